@@ -1,0 +1,1 @@
+"""Simulated EPICS IOCs of a diffuse-scattering beamline, with a known truth."""

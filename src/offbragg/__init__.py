@@ -1,0 +1,1 @@
+"""Single-crystal diffuse X-ray scattering with Bluesky and EPICS."""

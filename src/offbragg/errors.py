@@ -1,0 +1,90 @@
+"""What can go wrong, as a tree.
+
+::
+
+    OffbraggError
+    ├── ConfigError          beamline.toml: unknown key, wrong type, path that cannot be used
+    ├── MetadataError        a start document that must not open a run
+    ├── SweepError           a rotation that cannot be measured as asked
+    ├── GeometryError        vectors or matrices that describe no instrument
+    ├── FrameError           one frame file cannot be used
+    │   ├── IncompleteFrame    still being written, or cut short
+    │   └── RejectedFrame      complete but wrong: checksum, size, format
+    ├── ScanFileError        a scan file cannot be made, opened or resumed
+    ├── JournalError         the journal cannot be written or read
+    ├── CatalogError         the catalog refused or cannot be reached
+    └── DeviceError          a device did not do what was asked in time
+
+The message says what, where, the numbers and what to do; its first line alone is
+enough for a log. The command line turns each into one message and ``exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class OffbraggError(Exception):
+    """Base of everything that offbragg raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(OffbraggError):
+    """The configuration cannot be used: the message names the key and the file."""
+
+    exit_code = 3
+
+
+class MetadataError(OffbraggError):
+    """A start document lacks or contradicts something; the run is not opened."""
+
+    exit_code = 4
+
+
+class SweepError(OffbraggError):
+    """The asked sweep cannot be measured; nothing has moved."""
+
+    exit_code = 4
+
+
+class GeometryError(OffbraggError):
+    """The given vectors or matrices describe no instrument."""
+
+    exit_code = 4
+
+
+class FrameError(OffbraggError):
+    """One frame file cannot be used."""
+
+    exit_code = 5
+
+
+class IncompleteFrame(FrameError):  # noqa: N818  a state of the file, not a fault of the program
+    """The file is still being written, or was cut short."""
+
+
+class RejectedFrame(FrameError):  # noqa: N818
+    """The file is complete but its content must not be trusted."""
+
+
+class ScanFileError(OffbraggError):
+    """A scan file cannot be made, opened or resumed."""
+
+    exit_code = 6
+
+
+class JournalError(OffbraggError):
+    """The journal cannot be written or read."""
+
+    exit_code = 7
+
+
+class CatalogError(OffbraggError):
+    """The catalog refused a request or cannot be reached."""
+
+    exit_code = 8
+
+
+class DeviceError(OffbraggError):
+    """A device did not do what was asked, in the time it was given."""
+
+    exit_code = 9
