@@ -1,0 +1,356 @@
+"""A motor record whose position is an analytic function of time.
+
+A move is a trapezoid: from rest at ``VBAS``, up to ``VELO`` in ``ACCL`` seconds, and down again the
+same way. So a detector can ask where the axis was at any moment of an exposure, to the last digit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import caproto as ca
+
+from .records import Number, Records, make_record, read_table
+
+READBACK_PERIOD = 0.1  # s, the poll of a motor controller
+
+# MSTA bits
+POSITIVE, DONE, MOVING, HOMED = 1, 2, 1024, 128
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One motion along a trapezoid of speed.
+
+    Times are monotonic seconds, positions degrees (dial), speeds degrees per second.
+    """
+
+    began: float
+    start: float
+    end: float
+    speed: float
+    base: float
+    acceleration: float  # s from base to speed
+
+    @property
+    def _phases(self) -> tuple[float, float, float, float]:
+        """Peak speed, ramp seconds, ramp length, cruise seconds."""
+        length = abs(self.end - self.start)
+        base = min(self.base, self.speed)
+        ramp = self.acceleration
+        ramp_length = 0.5 * (base + self.speed) * ramp
+        if 2.0 * ramp_length <= length:
+            return self.speed, ramp, ramp_length, (length - 2.0 * ramp_length) / self.speed
+        # too short to reach full speed: same slope, lower peak
+        slope = (self.speed - base) / ramp
+        peak = math.sqrt(base * base + slope * length)
+        ramp = (peak - base) / slope
+        return peak, ramp, length / 2.0, 0.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first step to the last."""
+        if self.start == self.end:
+            return 0.0
+        _, ramp, _, cruise = self._phases
+        return 2.0 * ramp + cruise
+
+    def position(self, moment: float) -> float:
+        """Degrees at a moment."""
+        t = moment - self.began
+        if t <= 0.0 or self.start == self.end:
+            return self.start if t <= 0.0 else self.end
+        peak, ramp, ramp_length, cruise = self._phases
+        base = min(self.base, self.speed)
+        sign = math.copysign(1.0, self.end - self.start)
+        if ramp > 0.0 and t < ramp:
+            gone = base * t + 0.5 * (peak - base) / ramp * t * t
+        elif t < ramp + cruise:
+            gone = ramp_length + peak * (t - ramp)
+        elif t < 2.0 * ramp + cruise:
+            left = 2.0 * ramp + cruise - t
+            gone = abs(self.end - self.start) - (
+                base * left + 0.5 * (peak - base) / ramp * left * left
+            )
+        else:
+            return self.end
+        return self.start + sign * gone
+
+    def velocity(self, moment: float) -> float:
+        """Signed degrees per second at a moment."""
+        t = moment - self.began
+        if t <= 0.0 or t >= self.duration:
+            return 0.0
+        peak, ramp, _, cruise = self._phases
+        base = min(self.base, self.speed)
+        if t < ramp:
+            speed = base + (peak - base) * t / ramp
+        elif t < ramp + cruise:
+            speed = peak
+        else:
+            speed = base + (peak - base) * (2.0 * ramp + cruise - t) / ramp
+        return math.copysign(speed, self.end - self.start)
+
+    def when(self, position: float) -> float | None:
+        """The moment at which the move passes a position, or None if it never does."""
+        low, high = sorted((self.start, self.end))
+        if not low <= position <= high or self.start == self.end:
+            return None
+        early, late = self.began, self.began + self.duration
+        for _ in range(60):
+            middle = 0.5 * (early + late)
+            past = (self.position(middle) - position) * (self.end - self.start) >= 0.0
+            early, late = (early, middle) if past else (middle, late)
+        return late
+
+
+class Motor:
+    """An EPICS motor record with the fields that clients use alive, the others as fresh values."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        description: str,
+        limits: tuple[float, float],
+        speed: float,
+        acceleration: float = 0.2,
+        position: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        rows = read_table("motor.json")
+        rows["VAL"] |= {"low": limits[0], "high": limits[1]}
+        rows |= {"RTYP": {"type": "string", "value": "motor"}}
+        self.fields = Records({key: row for key, row in rows.items() if key != "VAL"})
+        self.value: Number = make_record(rows["VAL"] | {"record": "motor"})
+        self.value.field_records = _Fields(self.fields)
+        self.name = name
+        self._clock = clock
+        self._moves: deque[Move] = deque(maxlen=64)
+        self._moves.append(Move(clock(), position, position, speed, 0.0, acceleration))
+        self._task: asyncio.Task[None] | None = None
+        self._go = asyncio.Event()
+        self._go.set()
+        fresh: dict[str, Any] = {
+            "NAME": name, "DESC": description, "VELO": speed, "ACCL": acceleration, "VBAS": 0.0,
+            "BVEL": speed, "JVEL": speed, "HLM": limits[1], "LLM": limits[0], "DHLM": limits[1],
+            "DLLM": limits[0], "RBV": position, "DRBV": position, "DVAL": position,
+            "LVAL": position, "OFF": 0.0, "EGU": "degrees", "VMAX": 0.0,
+        }  # fmt: skip
+        for key, value in fresh.items():
+            self.fields[key]._data["value"] = value  # noqa: SLF001
+        self.value._data["value"] = position  # noqa: SLF001
+        hooks = {
+            "STOP": self._on_stop, "SPMG": self._on_spmg, "DVAL": self._on_dial, "RLV": self._on_rlv,
+            "TWF": lambda _: self._on_tweak("TWF", +1.0), "TWR": lambda _: self._on_tweak("TWR", -1.0),
+            "HLM": lambda v: self._on_limit("HLM", v), "LLM": lambda v: self._on_limit("LLM", v),
+            "DHLM": lambda v: self._on_limit("HLM", v), "DLLM": lambda v: self._on_limit("LLM", v),
+            "VELO": lambda v: self._on_speed("VELO", v), "ACCL": lambda v: self._on_speed("ACCL", v),
+            "VBAS": lambda v: self._on_speed("VBAS", v), "OFF": self._on_offset,
+        }  # fmt: skip
+        for key, hook in hooks.items():
+            self.fields[key].on_put = hook
+        self.value.on_put = self.move_to
+
+    # -- what the rest of the simulation asks -------------------------------------------------
+
+    @property
+    def offset(self) -> float:
+        """User position minus dial position, degrees."""
+        return self.fields.value("OFF")
+
+    def position(self, moment: float | None = None) -> float:
+        """User position at a moment (monotonic seconds), also one in the near past or future."""
+        moment = self._clock() if moment is None else moment
+        for move in reversed(self._moves):
+            if move.began <= moment:
+                return move.position(moment) + self.offset
+        return self._moves[0].start + self.offset
+
+    def when(self, position: float) -> float | None:
+        """When the move in progress passes a user position; None if it does not."""
+        return self._moves[-1].when(position - self.offset)
+
+    def records(self) -> dict[str, ca.ChannelData]:
+        """All fields under their full names."""
+        return {
+            self.name: self.value,
+            f"{self.name}.VAL": self.value,
+            **{f"{self.name}.{key}": self.fields[key] for key in self.fields},
+        }
+
+    # -- motion -------------------------------------------------------------------------------
+
+    async def move_to(self, target: float) -> None:
+        """Do what a put to VAL does; returns when the motion is done (put completion)."""
+        fields = self.fields
+        if fields.value("SET") == "Set":
+            await self._on_offset(target - self._moves[-1].position(self._clock()))
+            return
+        if not fields.value("LLM") <= target <= fields.value("HLM") or not math.isfinite(target):
+            await self.value.post(self.value.value)
+            await fields.post(LVIO=1, DMOV=0)
+            await fields.post(DMOV=1)
+            return
+        await fields["LVIO"].post_if_new(0)
+        await fields.post(DMOV=0)
+        await self._post_demand(target)
+        here = self._moves[-1].position(self._clock())
+        if abs(target - self.offset - here) < 0.5 * abs(fields.value("MRES")) and self._task is None:
+            await fields.post(DMOV=1)
+            return
+        await self._halt()
+        task = asyncio.create_task(self._run(target - self.offset))
+        self._task = task
+        await asyncio.wait({task})
+
+    async def _run(self, dial: float) -> None:
+        fields = self.fields
+        await self._go.wait()
+        now = self._clock()
+        move = Move(
+            began=now,
+            start=self._moves[-1].position(now),
+            end=dial,
+            speed=fields.value("VELO"),
+            base=fields.value("VBAS"),
+            acceleration=max(fields.value("ACCL"), 1e-6),
+        )
+        self._moves.append(move)
+        up = dial > move.start
+        await fields.post(MSTA=MOVING + POSITIVE * up, TDIR=int(up), MOVN=1)
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Read back every 0.1 s until the present move is over, then say so in one burst."""
+        while True:
+            move = self._moves[-1]
+            left = move.began + move.duration - self._clock()
+            if left <= 0.0:
+                break
+            await asyncio.sleep(min(READBACK_PERIOD, left))
+            await self._read_back()
+        await self._finish()
+
+    async def _finish(self) -> None:
+        self._task = None
+        await self._read_back()
+        await self.fields.post(MSTA=DONE, MOVN=0, DMOV=1)
+
+    async def _read_back(self) -> None:
+        dial = self._moves[-1].position(self._clock())
+        raw = round(dial / self.fields.value("MRES"))
+        await self.fields.post(
+            RRBV=raw, DRBV=dial, RBV=dial + self.offset, DIFF=self.value.value - dial - self.offset
+        )
+
+    async def _halt(self) -> None:
+        """Freeze the motion in progress where it is, without telling anyone it is done."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            now = self._clock()
+            here = self._moves[-1].position(now)
+            self._moves.append(replace(self._moves[-1], began=now, start=here, end=here))
+
+    async def stop(self) -> None:
+        """Slow down as the acceleration allows and end there; VAL follows."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        now = self._clock()
+        move = self._moves[-1]
+        here, velocity = move.position(now), move.velocity(now)
+        ramp = self.fields.value("ACCL") * abs(velocity) / max(move.speed, 1e-9)
+        rest = here + 0.5 * velocity * ramp
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if velocity:
+            # the second half of a symmetric trapezoid whose peak is now
+            self._moves.append(
+                Move(now - ramp, here - 0.5 * velocity * ramp, rest, abs(velocity), 0.0, ramp)
+            )
+            await asyncio.sleep(ramp)
+        if self._task is None:
+            await self._post_demand(rest + self.offset)
+            await self._finish()
+
+    async def _post_demand(self, target: float) -> None:
+        await self.value.post(target)
+        dial = target - self.offset
+        await self.fields.post(DVAL=dial, RVAL=round(dial / self.fields.value("MRES")), LVAL=target)
+
+    # -- puts to fields -----------------------------------------------------------------------
+
+    async def _on_stop(self, value: int) -> None:
+        if value:
+            await self.fields.post(STOP=1)
+            await self.stop()
+        await self.fields.post(STOP=0)
+
+    async def _on_spmg(self, label: str) -> None:
+        await self.fields.post(SPMG=label)
+        if label in ("Go", "Move"):
+            self._go.set()
+            if self._task is None and not self.fields.value("DMOV"):
+                self._task = asyncio.create_task(self._run(self.value.value - self.offset))
+            return
+        self._go.clear()
+        if self._task is None:
+            return
+        target = self.value.value
+        await self.stop()
+        if label == "Pause":
+            await self._post_demand(target)
+            await self.fields.post(DMOV=0)
+
+    async def _on_dial(self, dial: float) -> None:
+        await self.move_to(dial + self.offset)
+
+    async def _on_rlv(self, distance: float) -> None:
+        await self.fields.post(RLV=0.0)
+        await self.move_to(self.value.value + distance)
+
+    async def _on_tweak(self, key: str, sign: float) -> None:
+        await self.fields.post(**{key: 0})
+        await self.move_to(self.value.value + sign * self.fields.value("TWV"))
+
+    async def _on_limit(self, key: str, value: float) -> None:
+        await self.fields.post(**{key: value, f"D{key}": value - self.offset})
+        bound = "upper_ctrl_limit" if key == "HLM" else "lower_ctrl_limit"
+        await self.value.write_metadata(**{bound: value})
+
+    async def _on_speed(self, key: str, value: float) -> None:
+        fields = self.fields
+        fastest = fields.value("VMAX")
+        if key == "VELO":
+            value = max(value, fields.value("VBAS"), 1e-6)
+            value = min(value, fastest) if fastest > 0.0 else value
+        elif key == "ACCL":
+            value = max(value, 0.001)
+        else:
+            value = min(max(value, 0.0), fields.value("VELO"))
+        await fields.post(**{key: value})
+
+    async def _on_offset(self, offset: float) -> None:
+        shift = offset - self.offset
+        fields = self.fields
+        await fields.post(OFF=offset)
+        await self._on_limit("HLM", fields.value("HLM") + shift)
+        await self._on_limit("LLM", fields.value("LLM") + shift)
+        await self.value.post(self.value.value + shift)
+        await self._read_back()
+
+
+class _Fields(dict[str, ca.ChannelData]):
+    """The fields of the record, for a client that asks for ``record.NAME``."""
+
+    def __init__(self, fields: Records) -> None:
+        super().__init__({name: fields[name] for name in fields})

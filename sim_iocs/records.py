@@ -1,0 +1,193 @@
+"""Records: Channel Access values made from a data table, with a hook on a client's put.
+
+A table row (``cam1.json``, ``motor.json``, ``cryostream.json``) says a record's type, element
+count, enum labels, units, precision and fresh value. ``Record.post`` stores and publishes from
+inside; ``Record.on_put`` is awaited when a client puts, so a put with completion ends when the
+hook ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+import caproto as ca
+
+Hook = Callable[[Any], Awaitable[None]]
+
+
+class Record:
+    """What every record has besides caproto's channel data (mixed in before it)."""
+
+    on_put: Hook | None = None
+    field_records: Mapping[str, ca.ChannelData] = {}
+
+    async def write(self, value: Any, *, verify_value: bool = True, **keywords: Any) -> None:
+        """Take a client's put: the hook decides what is stored; without one, the value is."""
+        if not verify_value:
+            await super().write(value, verify_value=False, **keywords)  # type: ignore[misc]
+            return
+        value = self.python(value)
+        if self.on_put is None:
+            await self.post(value)
+        else:
+            await self.on_put(value)
+
+    async def post(self, value: Any) -> None:
+        """Store a value and publish it to every monitor."""
+        await self.write(value, verify_value=False)
+
+    async def post_if_new(self, value: Any) -> None:
+        """Store and publish only a change, as a record with MDEL = 0 does."""
+        if value != self.value:  # type: ignore[attr-defined]
+            await self.post(value)
+
+    def python(self, value: Any) -> Any:
+        """Turn a value off the wire into a plain Python one."""
+        value = self.preprocess_value(value)  # type: ignore[attr-defined]
+        return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+    def get_field(self, name: str) -> ca.ChannelData:
+        """Give ``record.NAME``; VAL is the record itself."""
+        if name in ("", "VAL"):
+            return self  # type: ignore[return-value]
+        return self.field_records[name]
+
+
+class Number(Record, ca.ChannelDouble):
+    """A double (ai, ao, calc)."""
+
+
+class Single(Record, ca.ChannelFloat):
+    """A float."""
+
+
+class Whole(Record, ca.ChannelInteger):
+    """A 32-bit integer (longin, longout), or an array of them."""
+
+
+class Short(Record, ca.ChannelShort):
+    """A 16-bit integer."""
+
+
+class Byte(Record, ca.ChannelInteger):
+    """An 8-bit number: a motor record's UCHAR fields; a long does as well for a client."""
+
+
+class Text(Record, ca.ChannelString):
+    """A string of up to 40 characters (stringin, stringout)."""
+
+    def python(self, value: Any) -> str:
+        """Decode a string off the wire."""
+        value = super().python(value)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+class LongText(Record, ca.ChannelChar):
+    """A char waveform that holds a string, such as a path."""
+
+    def python(self, value: Any) -> str:
+        """Decode a string off the wire; what follows a NUL is not part of it."""
+        value = self.preprocess_value(value)
+        if isinstance(value, list):
+            value = value[0] if value else ""
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        return str(value).split("\0", 1)[0]
+
+
+class Choice(Record, ca.ChannelEnum):
+    """One of a few labels (bo, bi, mbbo, mbbi, busy); ``index`` is its number."""
+
+    def python(self, value: Any) -> str:
+        """Turn an index or a label into the label."""
+        value = super().python(value)
+        if isinstance(value, str):
+            if value in self.enum_strings:
+                return value
+        elif 0 <= int(value) < len(self.enum_strings):
+            return self.enum_strings[int(value)]
+        raise ca.CaprotoValueError(
+            f"{value!r} is none of the choices {', '.join(self.enum_strings)}"
+        )
+
+    async def post(self, value: Any) -> None:
+        """Store a label, or the label of an index."""
+        if isinstance(value, int) and 0 <= value < len(self.enum_strings):
+            value = self.enum_strings[value]
+        await super().post(value)
+
+    @property
+    def index(self) -> int:
+        """The number of the present label."""
+        return self.enum_strings.index(self.value)
+
+
+def make_record(row: Mapping[str, Any]) -> Any:
+    """Make one record from a row of a table."""
+    kind, count = row["type"], row.get("count", 1)
+    common: dict[str, Any] = {"reported_record_type": row.get("record", "ai")}
+    value = row.get("value")
+    if kind == "enum":
+        # an empty label cannot be told from its neighbour, as ADCore has them for its commands
+        return Choice(
+            enum_strings=[label or f"{i}" for i, label in enumerate(row.get("enums", ["0", "1"]))],
+            value=0 if value is None else value,
+            **common,
+        )
+    if kind == "string":
+        return Text(value=value or "", string_encoding="utf-8", **common)
+    if kind == "char" and count > 1:
+        return LongText(value=value or "", max_length=count, string_encoding="utf-8", **common)
+    if count > 1:
+        common["max_length"] = count
+        value = value or [0]
+    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Byte}
+    if kind in ("double", "float"):
+        common["precision"] = row.get("precision", 0)
+    return numbers[kind](
+        value=value or 0,
+        units=row.get("units", ""),
+        lower_ctrl_limit=row.get("low", 0),
+        upper_ctrl_limit=row.get("high", 0),
+        **common,
+    )
+
+
+def read_table(name: str) -> dict[str, dict[str, Any]]:
+    """Read a table of records that ships with the package."""
+    return json.loads(resources.files("sim_iocs").joinpath(name).read_text())
+
+
+class Records:
+    """A named set of records under one prefix; ``records["Acquire"]`` is the record itself."""
+
+    def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        self._records = {name: make_record(row) for name, row in rows.items()}
+        for record in self._records.values():
+            if isinstance(record, Choice) and isinstance(record.value, int):
+                record._data["value"] = record.enum_strings[min(record.value, 15)]  # noqa: SLF001
+
+    def __getitem__(self, name: str) -> Any:
+        return self._records[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def value(self, name: str) -> Any:
+        """The present value of a record."""
+        return self._records[name].value
+
+    async def post(self, **values: Any) -> None:
+        """Store and publish several records in the order given."""
+        for name, value in values.items():
+            await self._records[name].post(value)
+
+    def named(self, prefix: str) -> dict[str, ca.ChannelData]:
+        """The records under their full names, as a server wants them."""
+        return {f"{prefix}{name}": record for name, record in self._records.items()}

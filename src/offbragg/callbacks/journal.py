@@ -1,0 +1,258 @@
+"""The journal: every document of a run on disk before anything else sees it.
+
+One file per run, ``<journal>/<uid>.jsonl``, one line ``["name", {document}]`` per document.
+The RunEngine process holds a lock (``flock``) on the journal of a run that is open, so anyone
+can tell a slow run from a dead RunEngine: an unlocked journal without a stop document was
+abandoned, and :func:`close_abandoned` gives it its one stop document.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from event_model import NumpyEncoder
+
+from offbragg.errors import JournalError
+
+log = logging.getLogger(__name__)
+
+Document = Mapping[str, Any]
+
+# Written and synced, so that what these documents promise survives a power cut.
+_SYNCED = frozenset({"start", "stop"})
+
+
+class Journal:
+    """Append every document of every run to its journal; the one critical subscriber.
+
+    Subscribe it to the RunEngine before everything else. If it cannot write it raises, and
+    the run fails loudly: a run that nobody can rebuild must not go on.
+
+    Parameters
+    ----------
+    directory
+        Where the journals are kept; made if need be.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(_no_journal(self.directory, error)) from error
+        self._open: dict[str, IO[bytes]] = {}
+        self._run_of: dict[str, str] = {}  # descriptor, resource or stream resource → run
+
+    def __call__(self, name: str, doc: Document) -> None:
+        """Write one document; for a start or stop document, all the way to the disk."""
+        if name == "start":
+            self._begin(doc)
+            return
+        run = self._which_run(name, doc)
+        journal = self._open.get(run)
+        if journal is None:
+            raise JournalError(
+                f"{name} document of run {run[:8]} came outside its run\n"
+                f"No journal is open for it in {self.directory}; the document is not saved."
+            )
+        _append(journal, name, doc)
+        if name == "stop":
+            del self._open[run]
+            self._run_of = {uid: r for uid, r in self._run_of.items() if r != run}
+            journal.close()  # releases the lock
+
+    def _begin(self, doc: Document) -> None:
+        """Make the journal under another name, lock it, and only then show it."""
+        uid = doc["uid"]
+        path = self.directory / f"{uid}.jsonl"
+        hidden = self.directory / f".{uid}.starting"
+        with contextlib.ExitStack() as undo:
+            try:
+                journal = undo.enter_context(hidden.open("xb", buffering=0))
+                undo.callback(hidden.unlink, missing_ok=True)
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _append(journal, "start", doc)
+                os.link(hidden, path)  # refuses to replace an existing journal
+                hidden.unlink()
+                _sync_directory(self.directory)
+            except OSError as error:
+                raise JournalError(_no_journal(path, error)) from error
+            undo.pop_all()
+        self._open[uid] = journal
+
+    def close(self) -> None:
+        """Let go of every open run, as the end of the process would."""
+        for journal in self._open.values():
+            journal.close()
+        self._open.clear()
+
+    def _which_run(self, name: str, doc: Document) -> str:
+        run = doc.get("run_start") or self._run_of.get(
+            doc.get("descriptor") or doc.get("resource") or ""
+        )
+        if run is None:
+            raise JournalError(
+                f"{name} document names no run that is open\n"
+                f"It refers to {doc.get('descriptor') or doc.get('resource')!r}."
+            )
+        if name in {"descriptor", "resource", "stream_resource"}:
+            self._run_of[doc["uid"]] = run
+        return run
+
+
+def read_journal(path: Path, position: int = 0) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+    """Read the complete lines of a journal from a byte position on.
+
+    Parameters
+    ----------
+    path
+        A journal.
+    position
+        Where to begin, bytes; what an earlier call returned.
+
+    Returns
+    -------
+    documents, position
+        The ``(name, document)`` pairs, and where to go on. A last line without its end is
+        left for the next call: its writer is still writing, or died.
+    """
+    try:
+        with path.open("rb") as journal:
+            journal.seek(position)
+            text = journal.read()
+    except OSError as error:
+        raise JournalError(
+            f"journal {path.name} cannot be read: {error.strerror}\n{path}"
+        ) from error
+    complete = text[: text.rfind(b"\n") + 1]
+    documents = []
+    for line in complete.splitlines():
+        try:
+            name, doc = json.loads(line)
+        except ValueError as error:
+            raise JournalError(
+                f"journal {path.name} has a line that is no document: {error}\n"
+                f"{path}: {line[:80]!r}"
+            ) from error
+        documents.append((name, doc))
+    return documents, position + len(complete)
+
+
+def read_start(path: Path) -> dict[str, Any]:
+    """Return the start document of a journal, without reading the rest."""
+    with path.open("rb") as journal:
+        line = journal.readline()
+    try:
+        name, doc = json.loads(line)
+    except ValueError:
+        name, doc = "", {}
+    if name != "start":
+        raise JournalError(f"journal {path.name} does not begin with a start document\n{path}")
+    return doc
+
+
+def journals(directory: Path) -> list[Path]:
+    """All journals of a directory (``<uid>.jsonl``), in no particular order."""
+    return list(directory.glob("*.jsonl"))
+
+
+def close_abandoned(path: Path) -> bool:
+    """Give an abandoned journal its stop document; leave every other one alone.
+
+    Parameters
+    ----------
+    path
+        A journal.
+
+    Returns
+    -------
+    bool
+        True if the RunEngine that wrote it was gone and the journal is closed now.
+    """
+    with path.open("r+b", buffering=0) as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False  # its RunEngine lives
+        documents, end = read_journal(path)
+        if not documents or documents[-1][0] == "stop":
+            return False
+        # What follows the last complete line was never acknowledged to anyone.
+        journal.truncate(end)
+        journal.seek(end)
+        start = documents[0][1]
+        stop = {
+            "uid": str(uuid.uuid4()),
+            "time": time.time(),
+            "run_start": start["uid"],
+            "exit_status": "fail",
+            "reason": "the RunEngine process ended before the run did; closed from the journal",
+            "num_events": _count_events(documents),
+        }
+        _append(journal, "stop", stop)
+    log.warning("run %s had lost its RunEngine; closed as failed", start["uid"][:8])
+    return True
+
+
+def close_all_abandoned(directory: Path) -> list[str]:
+    """Close every abandoned journal of a directory; return the uids of their runs."""
+    return [path.stem for path in journals(directory) if close_abandoned(path)]
+
+
+def _count_events(documents: list[tuple[str, dict[str, Any]]]) -> dict[str, int]:
+    streams: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for name, doc in documents:
+        if name == "descriptor":
+            streams[doc["uid"]] = doc.get("name", "primary")
+            counts[streams[doc["uid"]]] += 0
+        elif name == "event":
+            counts[streams[doc["descriptor"]]] += 1
+        elif name == "event_page":
+            counts[streams[doc["descriptor"]]] += len(doc["seq_num"])
+        elif name == "stream_datum":
+            stream = streams[doc["descriptor"]]
+            counts[stream] = max(counts[stream], doc["seq_nums"]["stop"] - 1)
+    return dict(counts)
+
+
+def _append(journal: IO[bytes], name: str, doc: Document) -> None:
+    line = json.dumps([name, doc], cls=NumpyEncoder, separators=(",", ":")).encode() + b"\n"
+    begin = journal.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(line)
+        while rest:
+            rest = rest[journal.write(rest) :]
+        if name in _SYNCED:
+            os.fsync(journal.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            journal.truncate(begin)  # half a line would hide what follows it
+        raise JournalError(_no_journal(Path(journal.name), error)) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _no_journal(path: Path, error: OSError) -> str:
+    return (
+        f"the journal cannot be written: {error.strerror}\n"
+        f"{path}\n"
+        "Without a journal a run could not be rebuilt, so it does not go on. Free or mend that "
+        "disk, then measure the sweep again."
+    )

@@ -1,0 +1,118 @@
+"""What people see while they wait: a bar for each thing that takes time, a row for each sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Bars:
+    """Show the status objects that a plan waits for; the RunEngine's ``waiting_hook``.
+
+    A status that can be watched (``watch``) has a bar with the time left from when it is first
+    waited for until it is done, however often the plan stops waiting to do something else.
+
+    Parameters
+    ----------
+    console
+        Where to draw; nothing is drawn where it is no terminal.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[reading]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._tasks: dict[Any, TaskID] = {}
+
+    def __call__(self, statuses: Iterable[Any] | None) -> None:
+        """Watch what is new, and drop what is done."""
+        if not self._console.is_terminal:
+            return
+        for status in statuses or ():
+            if hasattr(status, "watch") and status not in self._tasks:
+                self._bars.start()
+                task = self._bars.add_task("", total=1.0, reading="")
+                self._tasks[status] = task
+                status.watch(self._update_of(task))
+        for status in [status for status in self._tasks if status.done]:
+            self._bars.remove_task(self._tasks.pop(status))
+        if not self._tasks:
+            self._bars.stop()
+
+    def _update_of(self, task: TaskID) -> Callable[..., None]:
+        def update(
+            *,
+            name: str | None = None,
+            current: float | None = None,
+            initial: float | None = None,
+            target: float | None = None,
+            unit: str | None = None,
+            fraction: float | None = None,
+            **_: Any,
+        ) -> None:
+            """Take bluesky's report; its ``fraction`` is what is *left* of the way."""
+            done = 1.0 - fraction if fraction is not None else None
+            if done is None and None not in (current, initial, target) and target != initial:
+                done = abs(current - initial) / abs(target - initial)  # type: ignore[operator]
+            reading = "" if current is None else f"{current:.4g} {unit or ''}"
+            if target is not None:
+                reading += f" → {target:.4g}"
+            self._bars.update(task, description=name or "", completed=done, reading=reading)
+
+        return update
+
+
+class Rows:
+    """Print one row for each run, when it ends.
+
+    Parameters
+    ----------
+    console
+        Where to print.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._starts: dict[str, Mapping[str, Any]] = {}
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document."""
+        if name == "start":
+            self._starts[doc["uid"]] = doc
+        elif name == "stop":
+            start = self._starts.pop(doc["run_start"], {})
+            self._console.print(describe_run(start, doc), highlight=False, markup=False)
+
+
+def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
+    """Say in one line what a run measured.
+
+    Examples
+    --------
+    >>> start = {"uid": "0123456789", "time": 100.0, "scan_id": 7, "purpose": "data",
+    ...          "sample": {"name": "LSMO-140"}, "temperature": {"setpoint": 120.0},
+    ...          "sweep": {"axis": "phi", "start": 0.0, "step": 0.5, "n_frames": 60}}
+    >>> describe_run(start, {"exit_status": "success", "time": 112.5})
+    '#7 01234567 · LSMO-140 · 120 K · phi 0 → 30° · 60 frames · 12.5 s · success'
+    """
+    parts = [f"#{start.get('scan_id', '?')} {start.get('uid', '')[:8]}"]
+    if "sample" in start:
+        parts.append(start["sample"]["name"])
+    if "temperature" in start:
+        parts.append(f"{start['temperature']['setpoint']:g} K")
+    if sweep := start.get("sweep"):
+        end = sweep["start"] + sweep["step"] * sweep["n_frames"]
+        parts.append(f"{sweep['axis']} {sweep['start']:g} → {end:g}°")
+        parts.append(f"{sweep['n_frames']} frames")
+    parts.append(f"{stop['time'] - start.get('time', stop['time']):.1f} s")
+    parts.append(stop["exit_status"])
+    return " · ".join(parts)

@@ -1,0 +1,374 @@
+"""The stacker: frame files into the scan file, by their number, each one judged.
+
+It follows a journal. A ``stream_datum`` says that a frame is expected by now; the file of
+that number is read, verified and written, or the ledger says why not. All state is in the
+scan file: killed at any moment and started again, it reads the journal from the first line
+and goes on with the frames that are still pending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+
+from offbragg.errors import FrameError, IncompleteFrame
+from offbragg.files import read_frame
+from offbragg.files.nxrefine import scan_directory, write_wrapper
+from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.ledger import Status
+
+log = logging.getLogger(__name__)
+
+FRAME_SEQUENCES = ("multipart/related;type=image/x-cbf", "multipart/related;type=image/tiff")
+
+# How long one call of `poll` may read frames before documents get their turn, s.
+_TURN = 0.25
+# How often the file of a frame that is listed as missing is looked for again, s.
+_LOOK_AGAIN = 1.0
+
+
+class Stacker:
+    """Follow runs and keep one scan file for each sweep.
+
+    Parameters
+    ----------
+    experiment
+        Root of the experiment's directory tree (``<sample>/<label>/<scan>/fN.h5`` below it).
+    late
+        How long a frame that should be there may take before it is listed as missing, s.
+        A frame that turns up later still fills its own row.
+    """
+
+    name = "stack"
+
+    def __init__(self, experiment: Path, *, late: float = 5.0) -> None:
+        self.experiment = Path(experiment)
+        self.late = late
+
+    def done(self, start: Mapping[str, Any]) -> bool:
+        """Whether the scan file of a run needs nothing more."""
+        if "sweep" not in start:
+            return True
+        path = self._find(start)
+        if path is None:
+            return False
+        with ScanFile.open(path) as scan:
+            return scan.complete and all(
+                status is not Status.MISSING for _, status, _ in scan.ledger.problems()
+            )
+
+    def open(self, start: Mapping[str, Any]) -> SweepStacker:
+        """Make or find the scan file of a run."""
+        return SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
+
+    def _find(self, start: Mapping[str, Any]) -> Path | None:
+        return find_scan_file(scan_directory(self.experiment, start), start["uid"])
+
+
+class SweepStacker:
+    """Stack the frames of one sweep (see :class:`Stacker`)."""
+
+    def __init__(
+        self,
+        start: Mapping[str, Any],
+        path: Path | None,
+        *,
+        experiment: Path,
+        late: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.late = late
+        self._clock = clock
+        self._writer: ScanFile | None = None
+        if path is None:
+            directory = scan_directory(experiment, start)
+            directory.mkdir(parents=True, exist_ok=True)
+            self._writer = ScanFile.create(directory, start=start)
+            path = self._writer.path
+        self.path = path
+        scan = self._writer or ScanFile.open(path)
+        self._was_complete = scan.complete
+        self._sweep = scan.sweep
+        self._shape = scan.shape
+        statuses = scan.ledger.statuses
+        # The journal is read from its first line, so every sample comes again; the times of
+        # the frames that are stored already come back from the file.
+        self._values = _FrameValues(
+            start.get("per_frame", {}), scan.frame_values()["time"] + scan.sweep.exposure / 2
+        )
+        if self._writer is None:
+            scan.close()
+        self._pending = {n for n, s in enumerate(statuses) if s == Status.PENDING}
+        self._missing = {n for n, s in enumerate(statuses) if s == Status.MISSING}
+
+        self._source: _FrameFiles | None = None
+        self._resource = ""
+        self._due: dict[int, float] = {}  # frame → since when its file should be there
+        self._unannounced: frozenset[int] = frozenset()  # no datum spoke of them before the stop
+        self._last_stored = self._clock()
+        self._next_look = 0.0
+        self._stop: Mapping[str, Any] | None = None
+
+    # -- documents -------------------------------------------------------------------------
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take note of one document of the run."""
+        if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
+            self._source = _FrameFiles(doc)
+            self._resource = doc["uid"]
+        elif name == "stream_datum" and doc["stream_resource"] == self._resource:
+            self._expect(range(doc["indices"]["start"], doc["indices"]["stop"]))
+        elif name == "event":
+            self._values.add(doc["data"], doc["timestamps"], doc["time"])
+        elif name == "event_page":
+            self._values.add_page(doc)
+        elif name == "stop":
+            self._stop = doc
+            # A camserver outlives its RunEngine: what it still writes belongs to the sweep.
+            self._unannounced = frozenset(range(self._sweep.n_frames)) - self._due.keys()
+            self._expect(self._unannounced)
+
+    def _expect(self, numbers: Iterable[int]) -> None:
+        now = self._clock()
+        for number in numbers:
+            self._due.setdefault(number, now)
+
+    # -- work ------------------------------------------------------------------------------
+
+    def poll(self) -> bool:
+        """Stack what is there; True once every frame is decided and the file is closed."""
+        if self._was_complete:
+            return self._look_for_late_frames_only()
+        self._stack_pending()
+        self._look_for_late_frames()
+        self._write_values()
+        if self._stop is not None and not self._pending:
+            self._finish(self._stop)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Let go of the file as it is; a later stacker resumes it."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _stack_pending(self) -> None:
+        end_of_turn = self._clock() + _TURN
+        for number in sorted(self._pending & self._due.keys()):
+            self._judge(number)
+            if self._clock() > end_of_turn:
+                break
+
+    def _judge(self, number: int) -> None:
+        """Store a frame, reject it, or, when it is too late, list it as missing."""
+        path = self._path_of(number)
+        try:
+            if path is None:
+                raise FileNotFoundError
+            self._store(number, path)
+        except FileNotFoundError:
+            self._give_up_if_late(number, path, "was not there")
+        except IncompleteFrame as error:
+            self._give_up_if_late(number, path, f"was not complete ({_first_line(error)})")
+        except FrameError as error:
+            self._decide(number, Status.REJECTED, _first_line(error))
+
+    def _store(self, number: int, path: Path) -> None:
+        scan = self._scan()
+        frame = read_frame(path, number=number, shape=self._shape)
+        begin = self._source.exposure_began(number, self._sweep, path) if self._source else np.nan
+        scan.write_frame(frame, source=path.name, time=begin)
+        self._values.exposed(number, begin + self._sweep.exposure / 2)
+        self._pending.discard(number)
+        self._missing.discard(number)
+        self._last_stored = self._clock()
+
+    def _give_up_if_late(self, number: int, path: Path | None, what: str) -> None:
+        """List a frame as missing once its file is `late` behind its turn."""
+        due = self._due[number]
+        if number in self._unannounced:
+            due = max(due, self._last_stored)  # the camserver may still be at it
+        if self._clock() - due < self.late and not self._quiet():
+            return
+        file = path.name if path is not None else f"the file of frame {number}"
+        reason = f"{file} {what} {self.late:g} s after it was due"
+        if self._stop is not None and number in self._unannounced:
+            reason = f"{file} {what}; the run had ended ({self._stop['exit_status']})"
+        self._decide(number, Status.MISSING, reason)
+
+    def _quiet(self) -> bool:
+        """Whether the run ended, and the last file came, longer than `late` ago."""
+        if self._stop is None:
+            return False
+        last = self._stop["time"]
+        if self._source is not None:
+            with contextlib.suppress(OSError):
+                last = max(last, self._source.directory.stat().st_mtime)
+        return time.time() - last > self.late
+
+    def _decide(self, number: int, status: Status, reason: str) -> None:
+        self._scan().mark(number, status, reason)
+        self._pending.discard(number)
+        if status is Status.MISSING:
+            self._missing.add(number)
+        log.warning("frame %d of %d is %s: %s", number, self._sweep.n_frames, status.value, reason)
+
+    def _look_for_late_frames(self) -> None:
+        if not self._missing or self._clock() < self._next_look:
+            return
+        self._next_look = self._clock() + _LOOK_AGAIN
+        for number in sorted(self._missing):
+            path = self._path_of(number)
+            if path is not None and path.exists():
+                try:
+                    self._store(number, path)
+                    log.info("frame %d came late and is stored", number)
+                except IncompleteFrame:
+                    continue
+                except FrameError as error:
+                    self._missing.discard(number)
+                    self._decide(number, Status.REJECTED, _first_line(error))
+
+    def _look_for_late_frames_only(self) -> bool:
+        """For a sweep that was finished: reopen it only if a missing frame has turned up."""
+        if self._stop is None:
+            return False
+        if any((path := self._path_of(n)) is not None and path.exists() for n in self._missing):
+            self._next_look = 0.0
+            self._look_for_late_frames()
+        if self._writer is not None:
+            self._write_values()
+            self._finish(self._stop)
+        return True
+
+    def _write_values(self) -> None:
+        for column, numbers, values in self._values.take():
+            self._scan().set_values(column, numbers, values)
+
+    def _finish(self, stop: Mapping[str, Any]) -> None:
+        scan = self._scan()
+        scan.finish(
+            time=stop["time"],
+            exit_status=stop["exit_status"],
+            reason=stop.get("reason", ""),
+            summary=self._values.summary(),
+        )
+        self._writer = None
+        write_wrapper(self.path)
+
+    def _scan(self) -> ScanFile:
+        if self._writer is None:
+            self._writer = ScanFile.resume(self.path)
+        return self._writer
+
+    def _path_of(self, number: int) -> Path | None:
+        return self._source.path(number) if self._source is not None else None
+
+
+class _FrameFiles:
+    """Where the frames of one sweep are, from its ``stream_resource``."""
+
+    def __init__(self, doc: Mapping[str, Any]) -> None:
+        self.directory = Path(unquote(urlparse(doc["uri"]).path))
+        self.template: str = doc["parameters"]["template"]
+        self.began: float | None = doc["parameters"].get("exposure_started")
+
+    def path(self, number: int) -> Path:
+        return self.directory / self.template.format(number).lstrip("/")
+
+    def exposure_began(self, number: int, sweep: Any, path: Path) -> float:
+        """When the exposure of a frame began, POSIX s.
+
+        From when the detector was armed where that is known, else from when the file was
+        written.
+        """
+        if self.began is not None:
+            return self.began + number * sweep.period
+        return path.stat().st_mtime - sweep.exposure
+
+
+class _FrameValues:
+    """Values that belong to frames: joined by frame number, or by time.
+
+    A value joined by time is the last one at or before the middle of the exposure: a
+    Channel Access monitor that posts nothing says that the value is what it was.
+    """
+
+    def __init__(self, per_frame: Mapping[str, Mapping[str, str]], middle: np.ndarray) -> None:
+        self._by_number = {c: v for c, v in per_frame.items() if "by" in v}
+        self._by_time = {c: v["key"] for c, v in per_frame.items() if "by" not in v}
+        self._middle = middle  # of each exposure, POSIX s; NaN until known
+        self._columns = {c: np.full(middle.size, np.nan) for c in per_frame}
+        self._changed = {c: np.zeros(middle.size, bool) for c in per_frame}
+        self._samples: dict[str, list[tuple[float, float]]] = {c: [] for c in self._by_time}
+
+    def exposed(self, number: int, middle: float) -> None:
+        self._middle[number] = middle
+        for column, samples in self._samples.items():
+            i = bisect_right(samples, (middle, np.inf))
+            if i:
+                self._set(column, number, samples[i - 1][1])
+
+    def add(self, data: Mapping[str, Any], timestamps: Mapping[str, float], when: float) -> None:
+        for column, spec in self._by_number.items():
+            if spec["key"] in data:
+                self._set(column, int(data[spec["by"]]), float(data[spec["key"]]))
+        for column, key in self._by_time.items():
+            if key in data:
+                self._sample(column, timestamps.get(key, when), float(data[key]))
+
+    def add_page(self, doc: Mapping[str, Any]) -> None:
+        for i, when in enumerate(doc["time"]):
+            self.add(
+                {k: v[i] for k, v in doc["data"].items()},
+                {k: v[i] for k, v in doc["timestamps"].items()},
+                when,
+            )
+
+    def _sample(self, column: str, when: float, value: float) -> None:
+        samples = self._samples[column]
+        i = bisect_right(samples, (when, np.inf))
+        samples.insert(i, (when, value))
+        until = samples[i + 1][0] if i + 1 < len(samples) else np.inf
+        for number in np.flatnonzero((self._middle >= when) & (self._middle < until)):
+            self._set(column, int(number), value)
+
+    def _set(self, column: str, number: int, value: float) -> None:
+        if 0 <= number < self._middle.size and self._columns[column][number] != value:
+            self._columns[column][number] = value
+            self._changed[column][number] = True
+
+    def take(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Take what has changed since the last call: ``(column, numbers, values)``."""
+        taken = []
+        for column, changed in self._changed.items():
+            numbers = np.flatnonzero(changed)
+            if numbers.size:
+                taken.append((column, numbers, self._columns[column][numbers]))
+                changed[:] = False
+        return taken
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Mean, standard deviation and span of every column that has values."""
+        return {
+            column: {
+                "mean": float(np.mean(v)),
+                "std": float(np.std(v)),
+                "span": float(np.ptp(v)),
+            }
+            for column, values in self._columns.items()
+            if (v := values[np.isfinite(values)]).size
+        }
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,1 @@
+"""What people search and slice: a Tiled server and what publishes runs to it."""

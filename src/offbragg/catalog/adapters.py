@@ -1,0 +1,2 @@
+class FramesAdapter: pass
+class CBFSequenceAdapter: pass

@@ -1,0 +1,326 @@
+"""The catalog server: Tiled from a generated configuration, and how to connect to it.
+
+One directory holds all of it: ``catalog.db`` (SQLite), ``tables.duckdb``, ``files`` and the
+``key`` (mode 0600). It listens on the loopback interface unless told otherwise, never lets
+anybody in without the key, and reads frames only from the roots it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offbragg.errors import CatalogError
+
+if TYPE_CHECKING:
+    import httpx
+    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
+    from fastapi import FastAPI
+
+CONTAINER = "raw"
+_CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_GRACE = 2  # how long a client that still reads is waited for at the end, s
+_POLL = 0.1  # how often a starting server is asked whether it is there, s
+
+
+def catalog_key(directory: Path) -> str:
+    """Read the catalog's key, and make one if there is none.
+
+    Parameters
+    ----------
+    directory
+        The catalog's directory; the key is the file ``key`` in it, readable by its owner only.
+
+    Raises
+    ------
+    CatalogError
+        If others can read the key, or it is not one.
+    """
+    path = directory / "key"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise CatalogError(
+                f"the catalog's key {path} can be read by others (mode {mode:04o})\n"
+                f"Anybody on this host may have it. Remove the file; a new key is made at the "
+                f"next start."
+            ) from None
+        key = path.read_text().strip()
+        if not key.isalnum():
+            raise CatalogError(
+                f"the catalog's key {path} holds something else than letters and digits\n"
+                f"Remove the file; a new key is made at the next start."
+            ) from None
+        return key
+    key = secrets.token_hex(32)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+    return key
+
+
+def server_configuration(
+    directory: Path, readable: Sequence[Path], *, key: str
+) -> dict[str, Any]:
+    """Generate Tiled's configuration, as its documentation calls the fields.
+
+    Parameters
+    ----------
+    directory
+        Where the catalog keeps its own database, tables and files.
+    readable
+        The roots that frames and scan files may be read from; anything else is refused.
+    key
+        The one key.
+    """
+    return {
+        "trees": [
+            {
+                "path": "/",
+                "tree": "catalog",
+                "args": {
+                    "uri": f"sqlite:///{directory / 'catalog.db'}",
+                    "writable_storage": [
+                        str(directory / "files"),
+                        f"duckdb:///{directory / 'tables.duckdb'}",
+                    ],
+                    "readable_storage": [str(root.resolve()) for root in readable],
+                    "adapters_by_mimetype": {
+                        "application/x-offbragg-frames": "offbragg.catalog.adapters:FramesAdapter",
+                        "multipart/related;type=image/x-cbf": (
+                            "offbragg.catalog.adapters:CBFSequenceAdapter"
+                        ),
+                    },
+                },
+            }
+        ],
+        "authentication": {"single_user_api_key": key, "allow_anonymous_access": False},
+        "media_types": {
+            "BlueskyRun": {
+                "application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"
+            }
+        },
+        "streaming_cache": {"uri": "memory"},
+        "expose_raw_assets": False,
+        "metrics": {"prometheus": False},
+    }
+
+
+def serve(
+    directory: Path,
+    readable: Sequence[Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ready: Path | None = None,
+    parent: int | None = None,
+) -> None:
+    """Run the catalog server until it is told to end (SIGTERM, SIGINT).
+
+    Call it in the main thread of a process of its own.
+
+    Parameters
+    ----------
+    directory
+        The catalog's directory; made if need be.
+    readable
+        The roots that frames and scan files may be read from.
+    host, port
+        Where to listen; port 0 is any free one.
+    ready
+        Written, whole or not at all, once requests are answered: JSON with ``url`` and ``pid``.
+    parent
+        Process id of the parent; the server ends when that process is no longer its parent.
+
+    Raises
+    ------
+    CatalogError
+        If the directory cannot be used or the port is taken.
+    """
+    directory = directory.resolve()
+    try:
+        (directory / "files").mkdir(parents=True, exist_ok=True)
+        key = catalog_key(directory)
+    except OSError as error:
+        raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
+    logging.getLogger("tiled").setLevel(logging.WARNING)
+    _initialize(directory / "catalog.db")
+
+    import uvicorn
+    from tiled.server.app import build_app_from_config
+
+    app = build_app_from_config(server_configuration(directory, readable, key=key))
+    _keep_container(app)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,  # a key given as ?api_key= must not reach a log
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE,
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if ready is not None and self.servers:
+                at = self.servers[0].sockets[0].getsockname()
+                _write_ready(ready, url=f"http://{host}:{at[1]}")
+
+    server = Server(config)
+    if parent is not None:
+        threading.Thread(target=_watch_parent, args=(server, parent), daemon=True).start()
+    # uvicorn raises the signal once more after its graceful end: that one is not to kill us
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    try:
+        server.run()
+    except SystemExit as error:
+        raise CatalogError(
+            f"the catalog cannot listen on {host}:{port}\n"
+            f"Is another server there? Choose another port, or 0 for any free one."
+        ) from error
+    finally:
+        if ready is not None:
+            ready.unlink(missing_ok=True)
+
+
+def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRuns:
+    """Connect to a catalog and return its runs, waiting for a server that is still starting.
+
+    The client fails at once, with a `CatalogError`, when the server goes away later; Tiled's
+    own client would try for more than a minute.
+
+    Parameters
+    ----------
+    url
+        As in the ready file, e.g. ``http://127.0.0.1:8000``.
+    key
+        The catalog's key.
+    timeout
+        How long to wait for the server, s.
+
+    Raises
+    ------
+    CatalogError
+        If the server does not answer in time, or refuses the key.
+    """
+    import httpx
+    from tiled.client import from_uri
+
+    trust_env = httpx.URL(url).host not in _LOOPBACK  # no proxy between us and ourselves
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with httpx.Client(trust_env=trust_env, timeout=5.0) as http:
+                http.get(f"{url.rstrip('/')}/healthz").raise_for_status()
+                answer = http.get(
+                    f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}",
+                    headers={"Authorization": f"Apikey {key}"},
+                )
+            break
+        except httpx.HTTPError as error:
+            if time.monotonic() >= deadline:
+                raise CatalogError(
+                    f"the catalog at {url} did not answer within {timeout:g} s: {error!r}\n"
+                    f"Is it running? Start it with: offbragg serve"
+                ) from error
+            time.sleep(_POLL)
+    if answer.status_code in (401, 403):
+        raise CatalogError(
+            f"the catalog at {url} refused the key ({answer.status_code})\n"
+            f"The key is the content of the file 'key' in the catalog's directory."
+        )
+    if answer.is_error:
+        raise CatalogError(
+            f"the catalog at {url} has no container {CONTAINER!r} ({answer.status_code})\n"
+            f"Is it a catalog that 'offbragg serve' started?"
+        )
+    root = from_uri(
+        f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}", api_key=key, trust_env=trust_env
+    )
+    _fail_fast(root.context.http_client)
+    return root
+
+
+def _fail_fast(http: httpx.Client) -> None:
+    """Turn what Tiled's client would retry for a minute into an error at once."""
+    import httpx
+
+    send = http.send
+
+    def send_once(request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        where = f"{request.method} {request.url.copy_with(query=None)}"
+        try:
+            response = send(request, **kwargs)
+        except httpx.TransportError as error:
+            raise CatalogError(
+                f"the catalog is away: {where} failed with {error!r}\n"
+                f"Nothing is lost; what it missed is published when it is back."
+            ) from error
+        if response.status_code >= 500:
+            response.read()
+            raise CatalogError(
+                f"the catalog failed: {where} answered {response.status_code}: "
+                f"{response.text[:500]}"
+            )
+        return response
+
+    http.send = send_once  # type: ignore[method-assign]
+
+
+def _initialize(database: Path) -> None:
+    """Create the catalog's tables; Tiled itself would start a second interpreter for it."""
+    from tiled.commandline._catalog import init
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        init(f"sqlite:///{database}", if_not_exists=True)
+
+
+def _keep_container(app: FastAPI) -> None:
+    """See to it that the container of the runs is there before the first request is."""
+    from tiled.structures.core import Spec, StructureFamily
+
+    tree = app.state.root_tree
+    lifespan = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def with_container(app: FastAPI) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            if CONTAINER not in await tree.keys_range(0, None):
+                name, version = _CONTAINER_SPEC
+                await tree.create_node(
+                    structure_family=StructureFamily.container,
+                    metadata={},
+                    key=CONTAINER,
+                    specs=[Spec(name, version=version)],
+                )
+            yield state
+
+    app.router.lifespan_context = with_container
+
+
+def _watch_parent(server: Any, parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    server.should_exit = True
+
+
+def _write_ready(path: Path, *, url: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+    part.replace(path)

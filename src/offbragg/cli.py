@@ -1,0 +1,266 @@
+"""The command line: verbs for people at a beamline, ``--json`` for machines.
+
+Exit codes: 0 done; 1 something was found wrong; 2 the command was not understood; 3 and up
+one for each kind of error (see :mod:`offbragg.errors`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from offbragg.errors import OffbraggError, ScanFileError
+
+app = typer.Typer(
+    name="offbragg",
+    help="Single-crystal diffuse X-ray scattering: measure, stack, find and check.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Beamline = Annotated[
+    Path | None,
+    typer.Option(
+        "--beamline",
+        metavar="FILE",
+        help="The beamline.toml; else the one that $OFFBRAGG_BEAMLINE names.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Ready = Annotated[
+    Path | None,
+    typer.Option("--ready", metavar="FILE", help="Write this JSON file once it serves."),
+]
+WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True)]
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where all of it goes. [default: a fresh folder, named]"
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay", metavar="DIR", help="Play real CBF frames of this folder, in name order."
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="Geometry, axes and angles of the replayed frames, JSON.",
+        ),
+    ] = None,
+    detector: Annotated[
+        str,
+        typer.Option("--detector", metavar="SIZE", help="Simulated Pilatus: 100K, 300K, 1M, 2M."),
+    ] = "100K",
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="Frame files: cbf or tif.")
+    ] = "cbf",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave instruments and catalog up until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a temperature series on a simulated beamline, and look at it over HTTP.
+
+    Starts simulated instruments, a catalog and a stacker; runs three temperatures of two sweeps
+    each; reads the frames over HTTP while the crystal turns; compares the superlattice below
+    and above its transition. Takes about two minutes.
+    """
+    from offbragg.demo import run_demo
+
+    result = run_demo(
+        out=out,
+        replay=replay,
+        model=model,
+        detector=detector,
+        file_format=file_format,
+        keep=keep,
+        quiet=as_json,
+    )
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ioc(context: typer.Context) -> None:
+    """Serve the simulated instruments over Channel Access (``offbragg ioc -- --help``)."""
+    os.execv(sys.executable, [sys.executable, "-m", "sim_iocs", *context.args])
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def shell(context: typer.Context, beamline: Beamline = None) -> None:
+    """Open IPython with RE, the devices, the plans, cat and db of the beamline."""
+    from offbragg.beamline import load, profile_directory
+
+    config = load(beamline)  # a wrong configuration is told before IPython starts
+    os.environ["OFFBRAGG_BEAMLINE"] = str(config.file)
+    arguments = ["--profile-dir", str(profile_directory()), *context.args]
+    os.execv(sys.executable, [sys.executable, "-m", "IPython", *arguments])
+
+
+@app.command()
+def stack(
+    beamline: Beamline = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Finish every run that there is, then end.")
+    ] = False,
+    catalog: Annotated[
+        bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
+    ] = True,
+    as_json: AsJson = False,
+    with_parent: WithParent = False,
+) -> None:
+    """Follow the journal: stack frames into scan files, and publish the runs.
+
+    Run one of these for a beamline, on any host that sees the frame files. It can be killed at
+    any moment and started again. With --once it finishes what is there (exit code 1 if a run
+    could not be finished).
+    """
+    from offbragg.beamline import load
+    from offbragg.callbacks.stacker import Stacker
+    from offbragg.follow import Follower, follow
+
+    config = load(beamline)
+    _log_to_stderr()
+    followers: list[Follower] = [Stacker(config.paths.experiment)]
+    if catalog:
+        from offbragg.catalog.publisher import Publisher
+
+        followers.append(Publisher(config.connect_catalog, config.paths.experiment))
+    with _until_told_to_stop(with_parent=with_parent) as stop:
+        failed = follow(config.paths.journal, followers, once=once, stop=stop)
+    if as_json:
+        print(json.dumps({"failed": failed}))
+    for follower, runs in failed.items():
+        for run in runs:
+            print(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
+    if any(failed.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    beamline: Beamline = None,
+    ready: Ready = None,
+    with_parent: WithParent = False,
+) -> None:
+    """Serve the catalog over HTTP (Tiled), with the API key in the configured key file."""
+    from offbragg.beamline import load
+    from offbragg.catalog.server import serve as serve_catalog
+
+    config = load(beamline)
+    with _until_told_to_stop(with_parent=with_parent, signals=False):
+        serve_catalog(config.catalog_server(), ready=ready)
+
+
+@app.command()
+def verify(
+    what: Annotated[str, typer.Argument(metavar="FILE|UID", help="A scan file, or a run's uid.")],
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a scan file with its ledger, the frames' MD5s and its journal.
+
+    Exit code 0: the file holds what was measured. 1: it does not; each problem is listed.
+    Frames that are listed as missing or rejected are told, and are no problem of the file.
+    """
+    from offbragg.audit import scan_file_of_run, verify
+
+    config = None
+    if beamline is not None or "OFFBRAGG_BEAMLINE" in os.environ:
+        from offbragg.beamline import load
+
+        config = load(beamline)
+    path = Path(what)
+    if not path.exists():
+        if config is None:
+            raise ScanFileError(
+                f"{what} is no file, and no beamline says where its run would be\n"
+                "Give the path of a scan file, or --beamline FILE and a run's uid."
+            )
+        path = scan_file_of_run(
+            what, journal=config.paths.journal, experiment=config.paths.experiment
+        )
+    with _progress("checking frames", quiet=as_json) as progress:
+        verdict = verify(path, journal=config.paths.journal if config else None, progress=progress)
+    if as_json:
+        print(json.dumps(verdict.to_dict()))
+    else:
+        counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
+        print(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
+        print(f"{verdict.checked} compared with their MD5, {verdict.unchecked} came without one")
+        for frame in verdict.listed:
+            print(f"  frame {frame['number']} {frame['status']}: {frame['reason']}")
+        for problem in verdict.problems:
+            print(f"  PROBLEM: {problem}")
+        print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
+    if not verdict.ok:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; each of our own errors becomes one message and an exit code."""
+    try:
+        app()
+    except OffbraggError as error:
+        print(f"offbragg: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def _until_told_to_stop(*, with_parent: bool, signals: bool = True) -> Iterator[threading.Event]:
+    """Give an event that SIGINT, SIGTERM or, if asked, the end of the parent process sets."""
+    stop = threading.Event()
+    if signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+    if with_parent:
+        threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+    yield stop
+
+
+def _follow_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _progress(what: str, *, quiet: bool) -> Iterator[Any]:
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("offbragg").setLevel(logging.INFO)

@@ -1,0 +1,1 @@
+"""Instruments as classic ophyd devices that fly by the Bluesky protocols."""

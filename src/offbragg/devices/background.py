@@ -1,0 +1,64 @@
+"""Work that a device does behind a status: in a thread of its own, cancelled by an event."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ophyd
+from ophyd.status import Status
+
+from offbragg.errors import DeviceError
+
+
+def in_background(device: Any, work: Callable[..., None], *args: Any) -> Status:
+    """Run ``work(*args)`` in a thread that may use Channel Access; the status tells its end.
+
+    An exception of the work becomes the exception of the status, so a plan that waits for the
+    status sees the device's own words.
+    """
+    status = Status(device)
+
+    def run() -> None:
+        try:
+            work(*args)
+        except Exception as error:
+            fail(status, error)
+        else:
+            finish(status)
+
+    thread = ophyd.get_cl().thread_class(target=run, name=f"{device.name}-{work.__name__}")
+    thread.daemon = True
+    thread.start()
+    return status
+
+
+def finish(status: Status) -> None:
+    """Mark a status finished, unless somebody stopped it first."""
+    if not status.done:
+        status.set_finished()
+
+
+def fail(status: Status, error: Exception) -> None:
+    """Mark a status failed, unless it is decided already."""
+    if not status.done:
+        status.set_exception(error)
+
+
+def put(signal: Any, value: Any, *, timeout: float = 10.0) -> None:
+    """Write a record and wait until it has processed (put completion).
+
+    Raises
+    ------
+    DeviceError
+        If the record has not finished processing after ``timeout`` seconds.
+    """
+    finished = threading.Event()
+    signal.put(value, use_complete=True, callback=lambda **_: finished.set())
+    if not finished.wait(timeout):
+        raise DeviceError(
+            f"{signal.setpoint_pvname} did not take {value!r} in {timeout:g} s\n"
+            "The IOC accepted the put and never completed it: is its port locked, "
+            "or its hardware disconnected?"
+        )

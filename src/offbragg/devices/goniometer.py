@@ -1,0 +1,292 @@
+"""A rotation axis on a motor record that flies: run up, constant speed, run down."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import EpicsMotor, EpicsSignalRO, Kind
+from ophyd.status import Status
+
+from offbragg.devices.background import fail, finish, in_background, put
+from offbragg.errors import DeviceError, SweepError
+from offbragg.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A motion that turns through a sweep at constant speed.
+
+    Angles in degree, times in s after the motion begins.
+    """
+
+    begin: float
+    end: float
+    direction: int
+    speed: float
+    ramp: float
+    """Angle that is passed while speeding up (and while slowing down)."""
+    start_time: float
+    """When the axis passes the sweep's start."""
+    duration: float
+    """Of the whole motion."""
+
+
+def plan_flight(
+    sweep: Sweep, *, acceleration_time: float, base_speed: float = 0.0, margin: float = 0.5
+) -> Flight:
+    """Work out where a flight begins and ends.
+
+    Parameters
+    ----------
+    sweep
+        What to turn through.
+    acceleration_time
+        Seconds from base speed to speed (the motor record's ACCL).
+    base_speed
+        Speed that the motor starts with, degree/s (VBAS).
+    margin
+        Time at constant speed before the start and after the end, s.
+
+    Examples
+    --------
+    One degree per second, half a second to get there and half a second to spare:
+
+    >>> sweep = Sweep(axis="phi", start=10.0, step=0.1, n_frames=100, exposure=0.09, period=0.1)
+    >>> flight = plan_flight(sweep, acceleration_time=0.5)
+    >>> flight.begin, flight.end, flight.start_time
+    (9.25, 20.75, 1.0)
+    """
+    direction = 1 if sweep.step > 0 else -1
+    speed = sweep.speed
+    ramp = 0.5 * (base_speed + speed) * acceleration_time
+    reach = ramp + margin * speed
+    return Flight(
+        begin=sweep.start - direction * reach,
+        end=sweep.stop + direction * reach,
+        direction=direction,
+        speed=speed,
+        ramp=ramp,
+        start_time=acceleration_time + margin,
+        duration=2 * (acceleration_time + margin) + sweep.duration,
+    )
+
+
+class RotationAxis(EpicsMotor):
+    """A motor that turns a sample through a sweep at constant speed.
+
+    Parameters
+    ----------
+    prefix
+        Of the motor record.
+    lead
+        Time between telling the detector to start and its first exposure, s. Its kickoff is
+        announced so much before the axis passes the start angle.
+    margin
+        Time at constant speed before the start and after the end of a sweep, s.
+    """
+
+    base_speed = Cpt(EpicsSignalRO, ".VBAS", kind=Kind.omitted)
+    max_speed = Cpt(EpicsSignalRO, ".VMAX", kind=Kind.omitted)
+
+    def __init__(
+        self,
+        prefix: str = "",
+        *,
+        name: str,
+        lead: float = 0.026,
+        margin: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(prefix, name=name, **kwargs)
+        self.lead = lead
+        self.margin = margin
+        self._sweep: Sweep | None = None
+        self._flight: Flight | None = None
+        self._usual_speed: float | None = None
+        self._motion: Status | None = None
+        self._landing: Status | None = None
+        self._stopped = threading.Event()
+
+    def plan_flight(self, sweep: Sweep) -> Flight:
+        """Work out the flight with this motor's acceleration."""
+        return plan_flight(
+            sweep,
+            acceleration_time=float(self.acceleration.get()),
+            base_speed=float(self.base_speed.get()),
+            margin=self.margin,
+        )
+
+    def check(self, sweep: Sweep) -> None:
+        """Refuse a sweep that this axis cannot turn; nothing has moved.
+
+        Raises
+        ------
+        SweepError
+            If the speed or the travel with run-up is outside the motor's limits.
+        DeviceError
+            If the axis is moving.
+        """
+        slowest, fastest = float(self.base_speed.get()), float(self.max_speed.get())
+        if sweep.speed < slowest or (fastest > 0 and sweep.speed > fastest):
+            upper = f"{fastest:g}" if fastest > 0 else "any speed"
+            raise SweepError(
+                f"{self.name} cannot turn at {sweep.speed:g} degree/s: its record allows "
+                f"{slowest:g} to {upper} degree/s (VBAS, VMAX)\n"
+                "Change step or period of the sweep."
+            )
+        flight = self.plan_flight(sweep)
+        low, high = (float(x) for x in self.limits)
+        if low < high and not low <= min(flight.begin, flight.end) <= max(
+            flight.begin, flight.end
+        ) <= high:
+            raise SweepError(
+                f"{self.name} cannot turn from {flight.begin:.3f} to {flight.end:.3f} degree: "
+                f"its limits are {low:g} to {high:g}\n"
+                f"The sweep {sweep.start:g} to {sweep.stop:g} needs "
+                f"{abs(flight.begin - sweep.start):.3f} degree to speed up and to slow down."
+            )
+        if self.moving:
+            raise DeviceError(f"{self.name} is moving; stop it or wait until it is done")
+
+    def prepare(self, sweep: Sweep) -> Status:
+        """Go where the run-up begins and set the speed of the sweep."""
+        self.check(sweep)
+        self._stopped.clear()
+        self._sweep = sweep
+        self._flight = self.plan_flight(sweep)
+        return in_background(self, self._set_up, self._flight)
+
+    def _set_up(self, flight: Flight) -> None:
+        usual = float(self.velocity.get())
+        if self._usual_speed is None:
+            self._usual_speed = usual
+        time_needed = abs(flight.begin - self.position) / usual + 10.0
+        self.move(flight.begin, wait=True, timeout=2 * time_needed)
+        if self._stopped.is_set():
+            raise DeviceError(f"{self.name} was stopped on the way to {flight.begin:.3f} degree")
+        put(self.velocity, flight.speed)
+        told = float(self.velocity.get())
+        if not math.isclose(told, flight.speed, rel_tol=1e-3):
+            raise DeviceError(
+                f"{self.velocity.pvname} is {told:g} after {flight.speed:g} degree/s was put\n"
+                "The frames would not have the asked angles; choose a speed that the motor has."
+            )
+
+    def kickoff(self) -> Status:
+        """Start the motion; done when the axis passes the start (``lead`` earlier)."""
+        if self._flight is None or self._sweep is None:
+            raise DeviceError(f"{self.name} was kicked off without being prepared")
+        self._landing = Status(self)
+        return in_background(self, self._fly, self._sweep, self._flight, self._landing)
+
+    def _fly(self, sweep: Sweep, flight: Flight, landing: Status) -> None:
+        moving = threading.Event()
+        clock = {"began": 0.0, "offset": 0.0}
+        predictions: list[float] = []
+
+        def on_done_moving(value: Any = None, timestamp: float = 0.0, **_: Any) -> None:
+            if not value and not moving.is_set():
+                clock["began"] = now = time.monotonic()
+                clock["offset"] = now - timestamp
+                moving.set()
+
+        def on_position(value: Any = None, timestamp: float = 0.0, **_: Any) -> None:
+            if not moving.is_set():
+                return
+            run = (float(value) - flight.begin) * flight.direction
+            to_go = (sweep.start - float(value)) * flight.direction
+            if run > 1.05 * flight.ramp and to_go > 0:  # at constant speed already
+                predictions.append(timestamp + clock["offset"] + to_go / flight.speed)
+
+        try:
+            self.motor_done_move.subscribe(on_done_moving, run=False)
+            self.user_readback.subscribe(on_position, run=False)
+            self._motion = self.move(
+                flight.end, wait=False, timeout=2 * flight.duration + 10.0
+            )
+            if not moving.wait(5.0):
+                raise DeviceError(
+                    f"{self.name} does not start: {self.motor_done_move.pvname} stays 1 for 5 s "
+                    f"after {flight.end:.3f} degree was put"
+                )
+            while True:
+                # the motor's own profile first, its read-backs at constant speed when they come
+                passes = clock["began"] + flight.start_time
+                if predictions:
+                    passes = statistics.median(predictions)
+                left = passes - self.lead - time.monotonic()
+                if left <= 0:
+                    break
+                if self._stopped.wait(min(left, 0.02)) or self._motion.done:
+                    raise DeviceError(
+                        f"{self.name} stopped at {self.position:.3f} degree before it reached "
+                        f"the start of the sweep at {sweep.start:g}"
+                    )
+        except Exception as error:
+            self._restore_speed()
+            fail(landing, error)
+            raise
+        finally:
+            self.motor_done_move.clear_sub(on_done_moving)
+            self.user_readback.clear_sub(on_position)
+        self._motion.add_callback(lambda motion: self._land(motion, sweep, landing))
+
+    def _land(self, motion: Status, sweep: Sweep, landing: Status) -> None:
+        self._restore_speed()
+        reached = (self.position - sweep.stop) * (1 if sweep.step > 0 else -1)
+        error = motion.exception(timeout=0)
+        if error is None and reached >= 0:
+            finish(landing)
+        else:
+            fail(
+                landing,
+                DeviceError(
+                    f"{self.name} stopped at {self.position:.3f} degree, before the end of the "
+                    f"sweep at {sweep.stop:g}"
+                ),
+            )
+
+    def complete(self) -> Status:
+        """Give the status of the flight: done when the axis has passed the end and stands."""
+        if self._landing is None:
+            raise DeviceError(f"{self.name} was completed without being kicked off")
+        return self._landing
+
+    def _restore_speed(self) -> None:
+        if self._usual_speed is not None:
+            self.velocity.put(self._usual_speed)
+            self._usual_speed = None
+
+    @property
+    def flying(self) -> bool:
+        """Whether the axis is on a flight."""
+        return self._landing is not None and not self._landing.done
+
+    def stop(self, *, success: bool = False) -> None:
+        """Stop and set back the usual speed."""
+        self._stopped.set()
+        super().stop(success=success)
+        self._restore_speed()
+        if self.flying:
+            assert self._landing is not None
+            fail(self._landing, DeviceError(f"{self.name} was stopped at {self.position:.3f}"))
+
+    def pause(self) -> None:
+        """Stop if flying: half a sweep cannot be resumed."""
+        if self.flying or self._usual_speed is not None:
+            self.stop()
+
+    def unstage(self) -> list[object]:
+        """Leave the axis standing, at its usual speed."""
+        if self.flying or self._usual_speed is not None:
+            self.stop()
+        return super().unstage()

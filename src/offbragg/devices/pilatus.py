@@ -1,0 +1,690 @@
+"""Pilatus detector through ADPilatus: it flies, and its frames are files in a directory.
+
+The device follows the *files*, not ``ArrayCounter_RBV``: the IOC stops reading at the first file
+that is missing while the detector keeps exposing, so only the directory knows what there is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from event_model import compose_stream_resource
+from numpy.typing import NDArray
+from ophyd import Component as Cpt
+from ophyd import Device, EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV, Kind, Signal
+from ophyd.status import Status
+
+from offbragg.devices.background import fail, finish, in_background, put
+from offbragg.errors import ConfigError, DeviceError, SweepError
+from offbragg.geometry import Geometry
+from offbragg.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+MIMETYPES = {
+    "cbf": "multipart/related;type=image/x-cbf",
+    "tif": "multipart/related;type=image/tiff",
+}
+MAX_FRAMES = 65535  # camserver's NImages (manual)
+DEVICE_STATES_READY = ("Idle", "Error", "Aborted")
+
+
+def readout(model: str) -> tuple[float, float]:
+    """Give what a Pilatus needs between exposures.
+
+    Parameters
+    ----------
+    model
+        As Dectris writes it, e.g. "PILATUS 2M" or "PILATUS3 X 2M".
+
+    Returns
+    -------
+    readout, period
+        Shortest dead time after an exposure and shortest period, s.
+
+    Examples
+    --------
+    >>> readout("PILATUS3 X 2M")
+    (0.00095, 0.002)
+    >>> readout("PILATUS 2M")
+    (0.00228, 0.00228)
+    """
+    if re.match(r"pilatus\s*3", model, re.IGNORECASE):
+        return 0.00095, 0.002
+    return 0.00228, 0.00228
+
+
+def check_period(model: str, sweep: Sweep) -> None:
+    """Refuse a sweep that this model cannot expose.
+
+    Raises
+    ------
+    SweepError
+        If the period is shorter than exposure + readout or than the shortest period, or if there
+        are more frames than camserver counts.
+    """
+    dead, shortest = readout(model)
+    needed = max(sweep.exposure + dead, shortest)
+    if sweep.period < needed * (1 - 1e-9):
+        raise SweepError(
+            f"period {sweep.period:g} s is shorter than the {model} allows: "
+            f"exposure {sweep.exposure:g} s + readout {dead * 1e3:g} ms, "
+            f"and at least {shortest * 1e3:g} ms\n"
+            f"Set period to at least {needed:.5f} s, "
+            f"or exposure to at most {max(sweep.period - dead, 0):.5f} s."
+        )
+    if sweep.n_frames > MAX_FRAMES:
+        raise SweepError(
+            f"{sweep.n_frames} frames are more than the {model} takes in one series "
+            f"({MAX_FRAMES})\nSplit the sweep."
+        )
+
+
+def decided(
+    present: NDArray[np.bool_], elapsed: float, *, period: float, patience: float
+) -> tuple[int, list[int]]:
+    """Judge which frames of a sweep have come, are lost, or may still come.
+
+    A frame's time is over ``patience`` after its exposure ended. A hole counts as covered as soon
+    as a later frame is there, because files are written in order; it is lost only once its time
+    is over.
+
+    Parameters
+    ----------
+    present
+        Which frames have a complete file, shape (n_frames,).
+    elapsed
+        Time since the first exposure began, s.
+    period
+        Of one frame, s.
+    patience
+        How late a file may come, s.
+
+    Returns
+    -------
+    covered
+        Frames 0 … covered−1 are there or passed by.
+    lost
+        Numbers of the frames whose time is over without a file.
+
+    Examples
+    --------
+    >>> decided(np.array([True, False, True, False]), 0.4, period=0.1, patience=5.0)
+    (3, [])
+    >>> decided(np.array([True, False, True, False]), 5.25, period=0.1, patience=5.0)
+    (3, [1])
+    """
+    over = max(int(np.floor((elapsed - patience) / period + 1e-9)), 0)
+    over = min(over, len(present))
+    there = np.flatnonzero(present)
+    last = int(there[-1]) + 1 if len(there) else 0
+    lost = [int(number) for number in np.flatnonzero(~present[:over])]
+    return max(last, over), lost
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Write frame numbers shortly.
+
+    Examples
+    --------
+    >>> ranges([3, 4, 5, 9])
+    '3–5, 9'
+    """
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{p[0]}–{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
+
+
+class FrameFolder:
+    """The frame files of one sweep in one directory, looked at again and again.
+
+    A file counts once it has stopped growing: a later frame is there, or its size is the same at
+    two looks. Whether its content is good is not judged here.
+    """
+
+    def __init__(self, directory: Path, stem: str, suffix: str, n_frames: int) -> None:
+        self.directory = directory
+        self.present = np.zeros(n_frames, dtype=bool)
+        self._pattern = re.compile(re.escape(stem) + r"_(\d{5,})\." + re.escape(suffix) + r"\Z")
+        self._sizes: dict[int, int] = {}
+
+    def look(self) -> None:
+        """Take note of the files that have been completed since the last look."""
+        sizes: dict[int, int] = {}
+        newest = -1
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                match = self._pattern.match(entry.name)
+                if not match:
+                    continue
+                number = int(match[1])
+                newest = max(newest, number)
+                if number >= len(self.present) or self.present[number]:
+                    continue
+                try:
+                    sizes[number] = entry.stat().st_size
+                except FileNotFoundError:
+                    continue
+        for number, size in sizes.items():
+            if size and (number < newest or size == self._sizes.get(number)):
+                self.present[number] = True
+        self._sizes = sizes
+
+
+class PilatusCam(Device):
+    """The two dozen of camserver's 248 records that are used."""
+
+    acquire = Cpt(EpicsSignal, "Acquire", kind=Kind.omitted)
+    armed = Cpt(EpicsSignalRO, "Armed", auto_monitor=True, kind=Kind.omitted)
+    state = Cpt(EpicsSignalRO, "DetectorState_RBV", string=True, kind=Kind.omitted)
+    message = Cpt(EpicsSignalRO, "StatusMessage_RBV", string=True, kind=Kind.omitted)
+
+    exposure = Cpt(EpicsSignalWithRBV, "AcquireTime", kind=Kind.config)
+    period = Cpt(EpicsSignalWithRBV, "AcquirePeriod", kind=Kind.config)
+    n_frames = Cpt(EpicsSignalWithRBV, "NumImages", kind=Kind.config)
+    n_exposures = Cpt(EpicsSignalWithRBV, "NumExposures", kind=Kind.config)
+    trigger_mode = Cpt(EpicsSignalWithRBV, "TriggerMode", kind=Kind.config)
+    threshold = Cpt(EpicsSignalRO, "ThresholdEnergy_RBV", kind=Kind.config)
+    energy = Cpt(EpicsSignalRO, "Energy_RBV", kind=Kind.config)
+    cut_off = Cpt(EpicsSignalRO, "PixelCutOff_RBV", kind=Kind.config)
+    serial = Cpt(EpicsSignalRO, "SerialNumber_RBV", string=True, kind=Kind.config)
+    size_x = Cpt(EpicsSignalRO, "MaxSizeX_RBV", kind=Kind.omitted)
+    size_y = Cpt(EpicsSignalRO, "MaxSizeY_RBV", kind=Kind.omitted)
+
+    file_path = Cpt(EpicsSignalWithRBV, "FilePath", string=True, kind=Kind.config)
+    file_path_exists = Cpt(EpicsSignalRO, "FilePathExists_RBV", kind=Kind.omitted)
+    file_name = Cpt(EpicsSignalWithRBV, "FileName", string=True, kind=Kind.config)
+    file_template = Cpt(EpicsSignalWithRBV, "FileTemplate", string=True, kind=Kind.omitted)
+    file_number = Cpt(EpicsSignalWithRBV, "FileNumber", kind=Kind.omitted)
+    auto_increment = Cpt(EpicsSignalWithRBV, "AutoIncrement", kind=Kind.omitted)
+    file_timeout = Cpt(EpicsSignal, "ImageFileTmot", kind=Kind.omitted)
+
+    # what camserver writes into each header; no _RBV exists for these
+    wavelength = Cpt(EpicsSignal, "Wavelength", kind=Kind.omitted)
+    distance = Cpt(EpicsSignal, "DetDist", kind=Kind.omitted)
+    beam_x = Cpt(EpicsSignal, "BeamX", kind=Kind.omitted)
+    beam_y = Cpt(EpicsSignal, "BeamY", kind=Kind.omitted)
+    start_angle = Cpt(EpicsSignal, "StartAngle", kind=Kind.omitted)
+    angle_increment = Cpt(EpicsSignal, "AngleIncr", kind=Kind.omitted)
+    phi = Cpt(EpicsSignal, "Phi", kind=Kind.omitted)
+    phi_increment = Cpt(EpicsSignal, "PhiIncr", kind=Kind.omitted)
+    chi = Cpt(EpicsSignal, "Chi", kind=Kind.omitted)
+    chi_increment = Cpt(EpicsSignal, "ChiIncr", kind=Kind.omitted)
+    omega = Cpt(EpicsSignal, "Omega", kind=Kind.omitted)
+    omega_increment = Cpt(EpicsSignal, "OmegaIncr", kind=Kind.omitted)
+    oscillation_axis = Cpt(EpicsSignal, "OscillAxis", kind=Kind.omitted)
+
+
+class Pilatus(Device):
+    """A Pilatus that records one sweep per flight, one file per frame.
+
+    Parameters
+    ----------
+    prefix
+        Of the cam records, e.g. ``"13PIL1:cam1:"``.
+    frames
+        Directory for frame files as this host sees it.
+    write_path
+        The same directory as the detector's computer sees it; ``frames`` when not given.
+    model
+        As Dectris writes it; decides the readout time.
+    sensor_material, sensor_thickness
+        E.g. "Si" and mm.
+    format
+        "cbf" or "tif": camserver picks the format by the extension.
+    max_missing
+        So many frames may be lost in a sweep before it counts as failed.
+    patience
+        How late a frame file may come, s.
+    poll
+        Time between two looks at the directory, s.
+    reserve
+        Space to leave free on the disk of the frames, GB.
+    geometry
+        Beam, panel and axes; fills the frame headers and the start document.
+    """
+
+    cam = Cpt(PilatusCam, "", kind=Kind.normal)
+    file_stem = Cpt(Signal, value="", kind=Kind.omitted)
+
+    def __init__(
+        self,
+        prefix: str = "",
+        *,
+        name: str,
+        frames: str,
+        model: str,
+        sensor_material: str,
+        sensor_thickness: float,
+        write_path: str | None = None,
+        format: str = "cbf",
+        max_missing: int = 0,
+        patience: float = 5.0,
+        poll: float = 0.05,
+        reserve: float = 1.0,
+        geometry: Geometry | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if format not in MIMETYPES:
+            raise ConfigError(f"{name}: format {format!r} is none of {', '.join(MIMETYPES)}")
+        super().__init__(prefix, name=name, **kwargs)
+        self.frames = Path(frames)
+        self.write_path = write_path or str(self.frames)
+        self.model = model
+        self.sensor_material = sensor_material
+        self.sensor_thickness = sensor_thickness
+        self.format = format
+        self.max_missing = max_missing
+        self.patience = patience
+        self.poll = poll
+        self.reserve = reserve
+        self.geometry = geometry
+
+        self.exposure_started: float | None = None
+        self._sweep: Sweep | None = None
+        self._folder: FrameFolder | None = None
+        self._stem = ""
+        self._covered = 0
+        self._collected = 0
+        self._compose_datum: Any = None
+        self._flight: Status | None = None
+        self._stopped = threading.Event()
+        self._camera_done = threading.Event()
+
+    @property
+    def image_key(self) -> str:
+        """Data key of the frames."""
+        return f"{self.name}_image"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Pixels (slow, fast), as the IOC says."""
+        shape = int(self.cam.size_y.get()), int(self.cam.size_x.get())
+        if min(shape) < 1:
+            raise DeviceError(
+                f"{self.name} says its frames have {shape[0]} × {shape[1]} pixels "
+                f"({self.cam.size_y.pvname}, {self.cam.size_x.pvname})\n"
+                "Is camserver connected?"
+            )
+        return shape
+
+    def hardware(self) -> dict[str, Any]:
+        """Describe the detector for the start document; what is not known is left out."""
+        facts: dict[str, Any] = {
+            "name": self.name,
+            "model": self.model,
+            "serial": str(self.cam.serial.get()),
+            "sensor_material": self.sensor_material,
+            "sensor_thickness": float(self.sensor_thickness),
+            "format": self.format,
+            "shape": list(self.shape),
+        }
+        # the read-backs are 0 until something was sent to camserver (ADPilatus 2.9)
+        for key, signal in (
+            ("saturation", self.cam.cut_off),
+            ("threshold", self.cam.threshold),
+            ("energy", self.cam.energy),
+        ):
+            value = float(signal.get())
+            if value > 0:
+                facts[key] = value
+        return facts
+
+    def frame_bytes(self) -> int:
+        """Size of one frame file at most, bytes."""
+        pixels = self.shape[0] * self.shape[1]
+        return pixels * 4 + 4096 if self.format == "tif" else int(pixels * 1.2) + 4096
+
+    def check(self, sweep: Sweep) -> None:
+        """Refuse a sweep that cannot be recorded; nothing is written to any record.
+
+        Raises
+        ------
+        SweepError
+            Period or number of frames.
+        ConfigError
+            The directory for the frames cannot be written, or has too little space.
+        DeviceError
+            The detector is busy.
+        """
+        check_period(self.model, sweep)
+        if not self.frames.is_dir() or not os.access(self.frames, os.W_OK):
+            raise ConfigError(
+                f"frames directory {self.frames} is not there or cannot be written\n"
+                "Make it, or set [paths] frames in beamline.toml."
+            )
+        needed = self.frame_bytes() * sweep.n_frames / 1e9
+        free = shutil.disk_usage(self.frames).free / 1e9
+        if free < needed + self.reserve:
+            raise ConfigError(
+                f"too little disk for {sweep.n_frames} frames: {free:.2f} GB free in "
+                f"{self.frames}, {needed:.2f} GB needed and {self.reserve:g} GB to be left\n"
+                "Free some, or set [paths] frames in beamline.toml to a larger disk."
+            )
+        state = str(self.cam.state.get())
+        if state not in DEVICE_STATES_READY:
+            raise DeviceError(
+                f"{self.name} is busy: {self.cam.state.pvname} is {state} "
+                f"({self.cam.message.get()!r})\nStop it, or wait until it is idle."
+            )
+
+    def prepare(self, sweep: Sweep) -> Status:
+        """Set everything up for a sweep; the status is done when the IOC has taken it all."""
+        self.check(sweep)
+        self._sweep = sweep
+        self._covered = self._collected = 0
+        self._compose_datum = None
+        self.exposure_started = None
+        return in_background(self, self._set_up, sweep)
+
+    def _set_up(self, sweep: Sweep) -> None:
+        stem = str(self.file_stem.get()) or f"{self.name}_{uuid.uuid4().hex[:8]}"
+        directory = self._make_directory(stem)
+        self._stem = directory.name
+        self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
+
+        cam = self.cam
+        if cam.acquire.get():  # a camera left in an endless series
+            put(cam.acquire, 0)
+        put(cam.trigger_mode, 0)
+        put(cam.n_exposures, 1)
+        put(cam.n_frames, sweep.n_frames)
+        put(cam.exposure, sweep.exposure)
+        put(cam.period, sweep.period)
+        put(cam.file_timeout, sweep.period + self.patience)
+        put(cam.auto_increment, 0)
+        put(cam.file_number, 0)
+        # five digits after the last "_" are the number of the first frame (facts of ADPilatus)
+        put(cam.file_template, f"%s%s_%5.5d.{self.format}")
+        put(cam.file_name, self._stem)
+        self._set_directory(f"{self.write_path.rstrip('/')}/{self._stem}/")
+        self._set_headers(sweep)
+        self._verify(cam.n_frames, sweep.n_frames)
+        self._verify(cam.exposure, sweep.exposure)
+        self._verify(cam.period, sweep.period)
+
+    def _make_directory(self, stem: str) -> Path:
+        """Make a directory of the sweep's own, so that no old file can pass for a new one."""
+        for attempt in range(1, 1000):
+            directory = self.frames / (stem if attempt == 1 else f"{stem}-{attempt}")
+            try:
+                directory.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise ConfigError(
+                    f"directory {directory} for the frames cannot be made: {error.strerror}\n"
+                    "Set [paths] frames in beamline.toml to a directory that can be written."
+                ) from error
+            return directory
+        raise ConfigError(f"{self.frames} has 999 directories named {stem} already")
+
+    def _set_directory(self, path: str) -> None:
+        put(self.cam.file_path, path)
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:
+            # FilePath_RBV has a trailing slash whatever was put
+            told = str(self.cam.file_path.get())
+            if told.rstrip("/") == path.rstrip("/") and self.cam.file_path_exists.get():
+                return
+            self._stopped.wait(0.05)
+        raise DeviceError(
+            f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {told!r}, "
+            f"{self.cam.file_path_exists.pvname} is {self.cam.file_path_exists.get()}\n"
+            "Set write_path of the detector in beamline.toml: the frames directory "
+            f"({self.frames} on this host) as the detector's computer sees it."
+        )
+
+    def _verify(self, signal: Any, value: float) -> None:
+        told = float("nan")
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:
+            told = float(signal.get())
+            if abs(told - value) <= 1e-6 * max(abs(value), 1.0):
+                return
+            self._stopped.wait(0.05)
+        raise DeviceError(f"{signal.pvname} is {told:g} after {value:g} was put")
+
+    def _set_headers(self, sweep: Sweep) -> None:
+        """Tell camserver what to write into each frame's header, as far as it is known."""
+        cam = self.cam
+        put(cam.start_angle, sweep.start)
+        put(cam.angle_increment, sweep.step)
+        for name in ("phi", "chi", "omega"):
+            turns = name == sweep.axis
+            put(getattr(cam, f"{name}_increment"), sweep.step if turns else 0.0)
+            if turns:
+                put(getattr(cam, name), sweep.start)
+        put(cam.oscillation_axis, sweep.axis.upper())
+        if self.geometry is None:
+            return
+        put(cam.wavelength, self.geometry.wavelength)
+        for axis in self.geometry.axes:
+            if axis.name in ("phi", "chi", "omega") and axis.name != sweep.axis:
+                put(getattr(cam, axis.name), axis.angle)
+        beam = beam_on_panel(self.geometry)
+        if beam is not None:
+            distance, x, y = beam
+            put(cam.distance, distance)
+            put(cam.beam_x, x)
+            put(cam.beam_y, y)
+
+    def kickoff(self) -> Status:
+        """Start the series; the status is done when camserver has acknowledged (Armed)."""
+        if self._sweep is None or self._folder is None:
+            raise DeviceError(f"{self.name} was kicked off without being prepared")
+        self._stopped.clear()
+        self._camera_done.clear()
+        self._flight = Status(self)
+        armed = threading.Event()
+        began: dict[str, float] = {}
+
+        def on_armed(value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+            if value and not armed.is_set():
+                began["clock"] = time.monotonic()
+                began["time"] = float(timestamp) if timestamp else time.time()
+                armed.set()
+
+        self.cam.armed.subscribe(on_armed, run=False)
+        self.cam.acquire.put(1, use_complete=True, callback=lambda **_: self._camera_done.set())
+        return in_background(
+            self, self._fly, self._sweep, self._folder, self._flight, on_armed, armed, began
+        )
+
+    def _fly(
+        self,
+        sweep: Sweep,
+        folder: FrameFolder,
+        flight: Status,
+        on_armed: Any,
+        armed: threading.Event,
+        began: Mapping[str, float],
+    ) -> None:
+        limit = time.monotonic() + 10.0
+        try:
+            while not armed.wait(0.02):
+                if self._stopped.is_set():
+                    raise DeviceError(f"{self.name} was stopped before it was armed")
+                if self._camera_done.is_set() or time.monotonic() > limit:
+                    raise DeviceError(
+                        f"{self.name} did not arm: {self.cam.state.pvname} is "
+                        f"{self.cam.state.get()} ({self.cam.message.get()!r})\n"
+                        "Is camserver running, and can it make frames at "
+                        f"{1 / sweep.period:g} Hz?"
+                    )
+        except DeviceError as error:
+            fail(flight, error)
+            self._disarm()
+            raise
+        finally:
+            self.cam.armed.clear_sub(on_armed)
+        self.exposure_started = began["time"]
+        in_background(self, self._watch, sweep, folder, flight, began["clock"])
+
+    def _watch(self, sweep: Sweep, folder: FrameFolder, flight: Status, clock: float) -> None:
+        """Look for files until all frames are there, or their time is over."""
+        try:
+            lost: list[int] = []
+            told = False
+            while not self._stopped.is_set():
+                elapsed = time.monotonic() - clock
+                folder.look()
+                self._covered, lost = decided(
+                    folder.present, elapsed, period=sweep.period, patience=self.patience
+                )
+                if len(lost) > self.max_missing:
+                    raise self._lost(sweep, folder, lost)
+                if folder.present.all() or elapsed > sweep.duration + self.patience:
+                    break
+                if self._camera_done.is_set() and not told and elapsed < sweep.duration:
+                    told = True
+                    log.warning(
+                        "%s: the IOC stopped early (%s); its files are still followed",
+                        self.name,
+                        self.cam.message.get(),
+                    )
+                self._stopped.wait(self.poll)
+            if self._stopped.is_set():
+                return  # stop() has spoken
+            self._covered = sweep.n_frames
+            if not self._camera_done.wait(self.patience):
+                log.warning("%s: all frames are there and the IOC still acquires", self.name)
+            self._disarm()
+            finish(flight)
+            if lost:
+                log.warning("%s: frames %s never came", self.name, ranges(lost))
+        except Exception as error:
+            self._disarm()
+            fail(
+                flight,
+                error
+                if isinstance(error, DeviceError)
+                else DeviceError(f"{self.name}: frames cannot be followed: {error}"),
+            )
+
+    def _lost(self, sweep: Sweep, folder: FrameFolder, lost: list[int]) -> DeviceError:
+        what = "frame" if len(lost) == 1 else "frames"
+        return DeviceError(
+            f"{self.name}: {what} {ranges(lost)} of {sweep.n_frames} did not come "
+            f"within {self.patience:g} s of their time\n"
+            f"{self.max_missing} may be missing (max_missing); {int(folder.present.sum())} are "
+            f"in {folder.directory}. The IOC says {self.cam.state.get()}: "
+            f"{self.cam.message.get()!r}."
+        )
+
+    def complete(self) -> Status:
+        """Give the status of the flight: done when all frames are there or their time is over."""
+        if self._flight is None:
+            raise DeviceError(f"{self.name} was completed without being kicked off")
+        return self._flight
+
+    def _disarm(self) -> None:
+        """Leave the detector idle; an abort blocks the IOC's port for 2 s, so never wait."""
+        if not self._camera_done.is_set() or self.cam.acquire.get():
+            self.cam.acquire.put(0)
+
+    @property
+    def flying(self) -> bool:
+        """Whether a series is running or its files are still awaited."""
+        return self._flight is not None and not self._flight.done
+
+    def stop(self, *, success: bool = False) -> None:
+        """Stop a series; the frames that are there stay."""
+        if self.flying:
+            assert self._flight is not None and self._folder is not None
+            self._stopped.set()
+            self._disarm()
+            n = int(self._folder.present.sum())
+            fail(
+                self._flight,
+                DeviceError(
+                    f"{self.name} was stopped after {n} of {len(self._folder.present)} frames"
+                ),
+            )
+
+    def pause(self) -> None:
+        """Stop: half a sweep cannot be resumed."""
+        self.stop()
+
+    def unstage(self) -> list[object]:
+        """Leave the detector disarmed, whatever happened."""
+        self.stop()
+        return super().unstage()
+
+    def describe_collect(self) -> dict[str, Any]:
+        """Describe the frames: one external array per frame number."""
+        return {
+            self.image_key: {
+                "source": f"PV:{self.prefix}FullFileName_RBV",
+                "dtype": "array",
+                "dtype_numpy": "<i4",
+                "shape": list(self.shape),
+                "external": "STREAM:",
+            }
+        }
+
+    def get_index(self) -> int:
+        """Give the number of frames, from the first on, that are there or passed by."""
+        return self._covered
+
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
+        """Give the documents of the frames that came since the last call."""
+        if self.exposure_started is None or self._folder is None:
+            return
+        if self._compose_datum is None:
+            directory = self._folder.directory.absolute().as_uri().removeprefix("file://")
+            bundle = compose_stream_resource(
+                mimetype=MIMETYPES[self.format],
+                uri=f"file://localhost{directory}/",
+                data_key=self.image_key,
+                parameters={
+                    "template": f"{self._stem}_{{:05d}}.{self.format}",
+                    "chunk_shape": [1],
+                    "exposure_started": self.exposure_started,
+                },
+            )
+            self._compose_datum = bundle.compose_stream_datum
+            yield "stream_resource", bundle.stream_resource_doc
+        stop = self._covered if index is None else min(index, self._covered)
+        if stop > self._collected:
+            datum = self._compose_datum({"start": self._collected, "stop": stop})
+            self._collected = stop
+            yield "stream_datum", datum
+
+
+def beam_on_panel(geometry: Geometry) -> tuple[float, float, float] | None:
+    """Find where the direct beam meets the panel.
+
+    Returns
+    -------
+    distance, x, y
+        From the sample along the beam, mm, and in pixels along fast and slow from the outer corner
+        of the panel; None if the beam is parallel to the panel.
+    """
+    panel = geometry.panel
+    fast, slow = np.asarray(panel.fast), np.asarray(panel.slow)
+    normal = np.cross(fast, slow)
+    origin = np.asarray(panel.origin)
+    if abs(normal[2]) < 1e-6:
+        return None
+    distance = float(origin @ normal / normal[2])
+    offset = np.array([0.0, 0.0, distance]) - origin
+    return (
+        distance,
+        float(offset @ fast / panel.pixel_size[0]),
+        float(offset @ slow / panel.pixel_size[1]),
+    )

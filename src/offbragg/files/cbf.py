@@ -1,0 +1,273 @@
+"""Pilatus CBF files: one byte-offset compressed frame with a miniCBF header.
+
+Everything that a file says about its own size is checked against the file before anything
+is allocated. The pixels are decoded by fabio; the checksum, which fabio and DIALS leave
+unused, decides whether they are believed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from fabio.compression import compByteOffset, decByteOffset
+from numpy.typing import NDArray
+
+from offbragg.errors import IncompleteFrame, RejectedFrame
+from offbragg.frame import Frame
+
+_MAGIC = b"###CBF"
+_STARTER = b"\x0c\x1a\x04\xd5"
+_SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
+_SECTION_END = b"--CIF-BINARY-FORMAT-SECTION----"
+_HEADER_LIMIT = 16 << 20  # bytes of text before the pixels; real ones have 1 to 10 thousand
+_PIXEL_LIMIT = 1 << 26  # six times a Pilatus 6M
+_BLOCK = 1 << 16
+
+
+def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = None) -> Frame:
+    """Read one CBF file; see `offbragg.files.read_frame`."""
+    path = Path(path)
+    where = f"frame {number}: {path.name}"
+    with path.open("rb") as file:
+        text, section, rest = _header(file, where)
+        rows, columns, size = _promised(section, where, shape)
+        stream = rest + file.read(max(0, size + 8192 - len(rest)))
+    if len(stream) < size:
+        raise IncompleteFrame(f"{where} has {len(stream)} of {size} bytes of pixels")
+    ended = _SECTION_END in stream[size:]
+    stream = stream[:size]
+    declared = _content_md5(section, where)
+    if declared is None and not ended:
+        raise IncompleteFrame(f"{where} has neither a checksum nor the end of its binary section")
+    if declared is not None and hashlib.md5(stream, usedforsecurity=False).digest() != declared:
+        if not ended:
+            raise IncompleteFrame(f"{where} is being written: its binary section has no end yet")
+        raise RejectedFrame(
+            f"{where} does not have the checksum that it declares (MD5 {declared.hex()}): "
+            "copy it again from its source"
+        )
+    return Frame(
+        number=number,
+        counts=_decode(stream, rows * columns, where).reshape(rows, columns),
+        header=parse_minicbf_header(text),
+        md5=None if declared is None else declared.hex(),
+        verified=declared is not None,
+    )
+
+
+def _header(file: BinaryIO, where: str) -> tuple[str, str, bytes]:
+    """Text before the binary section, that section's own header, bytes after the starter."""
+    head = file.read(_BLOCK)
+    if head[: len(_MAGIC)] != _MAGIC[: len(head)]:
+        raise RejectedFrame(f"{where} is no CBF file: it begins with {head[:6]!r}")
+    blocks, length, tail = [head], len(head), b""
+    while _STARTER not in tail + blocks[-1]:
+        if length > _HEADER_LIMIT:
+            raise RejectedFrame(f"{where} has no pixels in its first {length} bytes")
+        tail = blocks[-1][-len(_STARTER) + 1 :]
+        blocks.append(file.read(_BLOCK))
+        if not blocks[-1]:
+            raise IncompleteFrame(f"{where} ends in its header, after {length} bytes")
+        length += len(blocks[-1])
+    before, _, rest = b"".join(blocks).partition(_STARTER)
+    text, _, section = before.rpartition(_SECTION)
+    return text.decode("latin-1"), section.decode("latin-1"), rest
+
+
+def _promised(section: str, where: str, shape: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Rows, columns and compressed size, if the file's promises agree with each other."""
+    kind = re.search(r'conversions\s*=\s*"?([\w-]+)', section, re.IGNORECASE)
+    if kind is None or kind[1].upper() != "X-CBF_BYTE_OFFSET":
+        raise RejectedFrame(
+            f"{where} is compressed as {kind[1] if kind else 'nothing named'}: "
+            "only x-CBF_BYTE_OFFSET is read"
+        )
+    element = re.search(r'X-Binary-Element-Type:\s*"([^"\r\n]{0,60})"', section, re.IGNORECASE)
+    if element is not None and element[1].lower() != "signed 32-bit integer":
+        raise RejectedFrame(
+            f"{where} has pixels of type {element[1]!r}: only signed 32-bit integers are read"
+        )
+
+    def promise(name: str) -> int:
+        found = re.search(rf"X-Binary-{name}:\s*(\d{{1,15}})\b", section, re.IGNORECASE)
+        if found is None:
+            raise RejectedFrame(f"{where} does not say X-Binary-{name}")
+        return int(found[1])
+
+    size = promise("Size")
+    columns, rows = promise("Size-Fastest-Dimension"), promise("Size-Second-Dimension")
+    if shape is not None and (rows, columns) != tuple(shape):
+        raise RejectedFrame(
+            f"{where} has {rows} rows × {columns} columns: expected {shape[0]} × {shape[1]}"
+        )
+    elements = promise("Number-of-Elements")
+    if elements != rows * columns:
+        raise RejectedFrame(f"{where} claims {elements} pixels in {rows} rows × {columns} columns")
+    if not 0 < elements <= _PIXEL_LIMIT:
+        raise RejectedFrame(f"{where} claims {elements} pixels: 1 to {_PIXEL_LIMIT} are believed")
+    # byte-offset: a pixel takes 1 byte at least, 1 + 2 + 4 + 8 at most
+    if not elements <= size <= 15 * elements:
+        raise RejectedFrame(f"{where} claims {elements} pixels in {size} bytes: that cannot be")
+    return rows, columns, size
+
+
+def _content_md5(section: str, where: str) -> bytes | None:
+    found = re.search(r"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", section, re.IGNORECASE)
+    if found is None:
+        return None
+    try:
+        digest = base64.b64decode(found[1], validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != 16:
+        raise RejectedFrame(f"{where} declares the MD5 {found[1][:40]!r}: that is no checksum")
+    return digest
+
+
+def _decode(stream: bytes, elements: int, where: str) -> NDArray[np.int32]:
+    # One pixel more is asked for than there should be, so that too many are noticed.
+    counts = np.asarray(decByteOffset(stream, elements + 1, "int32"))
+    # The 32-bit decoder wraps silently, and reads an 8-byte step as one of −2³¹. From a value
+    # within ±2³⁰ any such step lands outside ±2³⁰, so only then the 64-bit one is needed.
+    if counts.size and (counts.max() >= 1 << 30 or counts.min() <= -(1 << 30)):
+        wide = np.asarray(decByteOffset(stream, elements + 1, "int64"))
+        limits = np.iinfo(np.int32)
+        if wide.size and (wide.max() > limits.max or wide.min() < limits.min):
+            raise RejectedFrame(f"{where} has pixels that do not fit in 32 bits")
+        counts = wide.astype(np.int32)
+    if counts.size != elements:
+        less = counts.size < elements
+        raise RejectedFrame(
+            f"{where} decodes to {counts.size if less else f'more than {elements}'} pixels: "
+            f"it claims {elements}"
+        )
+    return counts
+
+
+def content_md5(counts: NDArray[np.int32]) -> str:
+    """MD5 (hex) that a Pilatus declares for these counts.
+
+    Byte-offset coding is unique for what a Pilatus writes, so pixels that were stored can be
+    held against the checksum of the file they came from, long after that file is gone.
+    """
+    packed = compByteOffset(np.ascontiguousarray(counts, np.int32).reshape(-1))
+    return hashlib.md5(bytes(packed), usedforsecurity=False).hexdigest()
+
+
+# ---- the text header -------------------------------------------------------------------
+
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+
+
+def _scaled(factor: float) -> Callable[[re.Match[str]], float | None]:
+    def value(match: re.Match[str]) -> float | None:
+        number = float(match[1]) * factor
+        return number if math.isfinite(number) else None
+
+    return value
+
+
+def _pair(match: re.Match[str]) -> list[float] | None:
+    pair = [float(match[1]), float(match[2])]
+    return pair if all(map(math.isfinite, pair)) else None
+
+
+def _word(match: re.Match[str]) -> str | None:
+    word = match[1].strip()
+    return None if word in ("", "(nil)") else word
+
+
+def _name(keyword: str) -> re.Pattern[str]:
+    # "# Keyword", "# Keyword:" and "# Keyword =" all occur
+    return re.compile(rf"^#[ \t]*{keyword}[ \t]*[:=]?[ \t]*(.{{0,300}})$", re.MULTILINE)
+
+
+_LINES: dict[str, tuple[str, str, Callable[[re.Match[str]], Any]]] = {
+    "detector": ("Detector:", r"(.*)", _word),
+    "wavelength": ("Wavelength", _NUMBER + r"\s*A", _scaled(1.0)),
+    "distance": ("Detector_distance", _NUMBER + r"\s*m\b", _scaled(1e3)),
+    "vertical_offset": ("Detector_Voffset", _NUMBER + r"\s*m\b", _scaled(1e3)),
+    "beam_xy": ("Beam_xy", rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)", _pair),
+    "energy_range": ("Energy_range", rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)", _pair),
+    "exposure_time": ("Exposure_time", _NUMBER + r"\s*s?", _scaled(1.0)),
+    "exposure_period": ("Exposure_period", _NUMBER + r"\s*s?", _scaled(1.0)),
+    "dead_time": ("Tau", _NUMBER + r"\s*s?", _scaled(1.0)),
+    "count_cutoff": ("Count_cutoff", _NUMBER, _scaled(1.0)),
+    "threshold": ("Threshold_setting", _NUMBER + r"\s*eV", _scaled(1e-3)),
+    "flux": ("Flux", _NUMBER, _scaled(1.0)),
+    "filter_transmission": ("Filter_transmission", _NUMBER, _scaled(1.0)),
+    "start_angle": ("Start_angle", _NUMBER, _scaled(1.0)),
+    "angle_increment": ("Angle_increment", _NUMBER, _scaled(1.0)),
+    "two_theta": ("Detector_2theta", _NUMBER, _scaled(1.0)),
+    "polarization": ("Polarization", _NUMBER, _scaled(1.0)),
+    "alpha": ("Alpha", _NUMBER, _scaled(1.0)),
+    "kappa": ("Kappa", _NUMBER, _scaled(1.0)),
+    "phi": ("Phi", _NUMBER, _scaled(1.0)),
+    "phi_increment": ("Phi_increment", _NUMBER, _scaled(1.0)),
+    "chi": ("Chi", _NUMBER, _scaled(1.0)),
+    "chi_increment": ("Chi_increment", _NUMBER, _scaled(1.0)),
+    "omega": ("Omega", _NUMBER, _scaled(1.0)),
+    "omega_increment": ("Omega_increment", _NUMBER, _scaled(1.0)),
+    "oscillation_axis": ("Oscillation_axis", r"(.*)", _word),
+    "n_oscillations": ("N_oscillations", _NUMBER, _scaled(1.0)),
+}
+_FINDERS = {
+    key: (_name(keyword), re.compile(pattern), value)
+    for key, (keyword, pattern, value) in _LINES.items()
+}
+_DATE = re.compile(r"^#[ \t]*(\d{4}[-/]\w{2,3}[-/]\d{2}[T ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?)", re.M)
+_SENSOR = re.compile(
+    rf"^#[ \t]*(\w{{1,40}})[ \t]+sensor,[ \t]*thickness[ \t]+{_NUMBER}[ \t]*m\b", re.MULTILINE
+)
+_TEXT_LIMIT = 1 << 16
+
+
+def parse_minicbf_header(text: str) -> dict[str, Any]:
+    r"""Read the comment lines that a Pilatus writes about an exposure.
+
+    Parameters
+    ----------
+    text
+        The header, lines beginning with ``#``.
+
+    Returns
+    -------
+    header
+        Only what is there and makes sense; nothing is invented, and ``(nil)`` and NaN are not
+        there. Lengths in mm (``distance``, ``sensor_thickness``), ``wavelength`` in Å, times in
+        s, angles in degree, ``threshold`` in keV, ``energy_range`` in eV, ``beam_xy`` in pixel.
+        ``text`` has the comment lines themselves.
+
+    Examples
+    --------
+    >>> parse_minicbf_header("# Wavelength 0.6889 A\r\n# Flat_field: (nil)")["wavelength"]
+    0.6889
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    head = lines[:_TEXT_LIMIT]
+    header: dict[str, Any] = {}
+    for key, (name, pattern, value) in _FINDERS.items():
+        line = name.search(head)
+        match = pattern.match(line[1]) if line else None
+        found = value(match) if match else None
+        if found is not None:
+            header[key] = found
+    if date := _DATE.search(head):
+        header["date"] = date[1]
+    if sensor := _SENSOR.search(head):
+        thickness = float(sensor[2]) * 1e3
+        if math.isfinite(thickness):
+            header["sensor_material"] = sensor[1]
+            header["sensor_thickness"] = thickness
+    comments = "\n".join(line for line in head.split("\n") if line.startswith("#"))
+    if comments:
+        header["text"] = comments
+    return header

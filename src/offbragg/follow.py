@@ -1,0 +1,213 @@
+"""Journal → followers: everything that is derived from a run, restartable at any moment.
+
+``offbragg stack`` runs :func:`follow` in a process of its own. Each follower (the stacker,
+the publisher) goes through the journals in a thread of its own, at its own pace: one that is
+behind, or whose catalog is away, holds up nobody. A follower keeps its state in the files it
+makes; started again it reads a journal from the first line and goes on where they say it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from offbragg.callbacks.journal import close_all_abandoned, journals, read_journal, read_start
+from offbragg.errors import JournalError, OffbraggError
+
+log = logging.getLogger(__name__)
+
+_LOOK = 0.1  # how often journals are looked at for new documents, s
+_LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
+_BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one repeats
+_TRIES_ONCE = 3  # how often a failing run is tried when asked to go through it once
+
+
+class RunFollower(Protocol):
+    """What a follower makes of one run."""
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take the next document of the run's journal, from the first one on."""
+
+    def poll(self) -> bool:
+        """Do what there is to do; True once the run is finished for this follower."""
+        ...
+
+    def close(self) -> None:
+        """Let go; the files say how far it came."""
+
+
+class Follower(Protocol):
+    """Something that is derived from runs."""
+
+    name: str
+
+    def done(self, start: Mapping[str, Any]) -> bool:
+        """Whether the run of this start document is finished already."""
+        ...
+
+    def open(self, start: Mapping[str, Any]) -> RunFollower:
+        """Begin, or go on with, one run."""
+        ...
+
+
+def follow(
+    journal: Path,
+    followers: Sequence[Follower],
+    *,
+    once: bool = False,
+    stop: threading.Event | None = None,
+) -> dict[str, list[str]]:
+    """Feed every run of a journal directory to every follower.
+
+    Parameters
+    ----------
+    journal
+        The journal directory; made if need be.
+    followers
+        Who follows.
+    once
+        Return when every run that is closed is finished for every follower, instead of waiting
+        for more; a run that is still open is followed to its end.
+    stop
+        Set it to end.
+
+    Returns
+    -------
+    failed
+        For each follower, the runs that it could not finish (``once`` only).
+
+    Raises
+    ------
+    JournalError
+        If another process follows the same journal directory: two stackers would both write.
+    """
+    stop = stop or threading.Event()
+    journal.mkdir(parents=True, exist_ok=True)
+    with _only_one(journal):
+        close_all_abandoned(journal)
+        tails = [_Tail(journal, follower, once=once, stop=stop) for follower in followers]
+        for tail in tails:
+            tail.start()
+        try:
+            while any(tail.is_alive() for tail in tails):
+                if stop.wait(_LOOK_FOR_ABANDONED):
+                    break
+                close_all_abandoned(journal)
+        finally:
+            stop.set()
+            for tail in tails:
+                tail.join()
+    return {tail.follower.name: tail.failed for tail in tails}
+
+
+class _Tail(threading.Thread):
+    """One follower going through all journals, in the order of their runs."""
+
+    def __init__(
+        self, journal: Path, follower: Follower, *, once: bool, stop: threading.Event
+    ) -> None:
+        super().__init__(name=f"offbragg-{follower.name}", daemon=True)
+        self.follower = follower
+        self.failed: list[str] = []
+        self._journal = journal
+        self._once = once
+        self._stop_asked = stop
+        self._runs: dict[Path, _Run] = {}
+
+    def run(self) -> None:
+        """Look, feed, poll, until asked to stop or, once, until nothing is left."""
+        try:
+            while not self._stop_asked.is_set():
+                for path in journals(self._journal):
+                    if path not in self._runs:
+                        self._runs[path] = _Run(path, self.follower)
+                unfinished = [run for run in self._runs.values() if not run.finished]
+                for run in sorted(unfinished, key=lambda run: run.start.get("time", 0.0)):
+                    if self._stop_asked.is_set():
+                        break
+                    run.advance()
+                    if self._once and run.failures >= _TRIES_ONCE:
+                        run.finished = True
+                        self.failed.append(run.path.stem)
+                if self._once and all(run.finished for run in self._runs.values()):
+                    return
+                self._stop_asked.wait(_LOOK)
+        finally:
+            for run in self._runs.values():
+                run.close()
+
+
+class _Run:
+    """One run as one follower sees it, with its own position in the journal."""
+
+    def __init__(self, path: Path, follower: Follower) -> None:
+        self.path = path
+        self.finished = False
+        self.failures = 0
+        self._follower = follower
+        self._run: RunFollower | None = None
+        self._position = 0
+        self._next_try = 0.0
+        try:
+            self.start = read_start(path)
+        except (OffbraggError, OSError) as error:
+            log.error("%s", error)
+            self.start = {}
+            self.finished = True  # no start document: nothing can be made of it
+
+    def advance(self) -> None:
+        """Feed what is new and let the follower work; a failure is logged and tried again."""
+        if time.monotonic() < self._next_try:
+            return
+        try:
+            if self._run is None:
+                if self._follower.done(self.start):
+                    self.finished = True
+                    return
+                self._run = self._follower.open(self.start)
+            documents, self._position = read_journal(self.path, self._position)
+            for name, doc in documents:
+                self._run(name, doc)
+            self.finished = self._run.poll()
+            if self.finished:
+                self.close()
+        except Exception as error:  # any follower, any run: the others go on
+            wait = _BACK_OFF[min(self.failures, len(_BACK_OFF) - 1)]
+            self.failures += 1
+            self._next_try = time.monotonic() + wait
+            run = self.path.stem[:8]
+            if isinstance(error, OffbraggError | OSError):
+                log.warning("%s, run %s: %s", self._follower.name, run, error)
+            else:
+                log.exception("%s, run %s: unexpected", self._follower.name, run)
+            self.close()
+            self._position = 0
+        else:
+            self.failures = 0
+
+    def close(self) -> None:
+        """Let go of the run."""
+        run, self._run = self._run, None
+        if run is not None:
+            with contextlib.suppress(OffbraggError, OSError):
+                run.close()
+
+
+@contextlib.contextmanager
+def _only_one(journal: Path) -> Iterator[None]:
+    with (journal / ".follow.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(
+                f"another offbragg stack follows this journal already\n"
+                f"{journal}\n"
+                "One is enough: it stacks every run. To run this one, end the other one first."
+            ) from error
+        yield

@@ -1,0 +1,604 @@
+"""Beam, panel and goniometer as vectors in one lab frame.
+
+The lab frame is that of NeXus (McStas): z along the beam downstream, y up, x = y × z. A
+pixel's corner is at whole numbers, its centre half a pixel further. Reciprocal lengths are
+in Å⁻¹ without 2π.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from offbragg.errors import GeometryError
+
+Vector = tuple[float, float, float]
+Array = NDArray[np.float64]
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One rotation axis of the goniometer; a positive angle turns right-handed.
+
+    Parameters
+    ----------
+    name
+        As the beamline calls it.
+    vector
+        Direction when all axes are at zero, lab frame, unit length.
+    angle
+        Where it stands, degree. Of the scan axis it does not matter: there the sweep rules.
+    """
+
+    name: str
+    vector: Vector
+    angle: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise GeometryError(
+                f"axis name {self.name!r} cannot be used: a letter, then up to 31 letters, "
+                "digits or _"
+            )
+        object.__setattr__(self, "vector", _unit(self.vector, f"axis {self.name}"))
+        if not math.isfinite(self.angle):
+            raise GeometryError(f"axis {self.name} stands at {self.angle} degree: not a number")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """The flat detector.
+
+    Parameters
+    ----------
+    origin
+        Outer corner of pixel (0, 0), mm.
+    fast, slow
+        Directions of growing column and row number, unit length and perpendicular.
+    pixel_size
+        Of a pixel along fast and slow, mm.
+    shape
+        Rows and columns: (slow, fast).
+    """
+
+    origin: Vector
+    fast: Vector
+    slow: Vector
+    pixel_size: tuple[float, float]
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(x) for x in self.origin) or not any(self.origin):
+            raise GeometryError(f"panel origin {self.origin} mm: three finite numbers, not all 0")
+        object.__setattr__(self, "fast", _unit(self.fast, "panel fast"))
+        object.__setattr__(self, "slow", _unit(self.slow, "panel slow"))
+        along = float(np.dot(self.fast, self.slow))
+        if abs(along) > 1e-3:
+            raise GeometryError(
+                f"panel fast and slow are not perpendicular: their product is {along:.4g}"
+            )
+        if not all(math.isfinite(size) and size > 0 for size in self.pixel_size):
+            raise GeometryError(f"panel pixel_size {self.pixel_size} mm: must be above 0")
+        if not all(n > 0 for n in self.shape):
+            raise GeometryError(f"panel shape {self.shape}: rows and columns must be above 0")
+
+    @property
+    def normal(self) -> Array:
+        """Unit vector along fast × slow, shape (3,)."""
+        normal = np.cross(self.fast, self.slow)
+        return normal / np.linalg.norm(normal)
+
+
+class Turn(Protocol):
+    """What `Geometry.predict` needs to know of a sweep."""
+
+    @property
+    def axis(self) -> str:
+        """Name of the axis that turns."""
+        ...
+
+    @property
+    def start(self) -> float:
+        """Where it begins, degree."""
+        ...
+
+    @property
+    def step(self) -> float:
+        """Turned per frame, degree."""
+        ...
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames."""
+        ...
+
+
+class Crossings(NamedTuple):
+    """Where and when reflections cross the Ewald sphere and hit the panel; one row each."""
+
+    x: Array
+    """Column, pixel, corner convention."""
+    y: Array
+    """Row, pixel, corner convention."""
+    z: Array
+    """Frames since the sweep's start; frame n is from n to n + 1."""
+    which: NDArray[np.int64]
+    """Index of the reflection in the given hkl."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Beam, panel and goniometer: pixel and angle become q.
+
+    Parameters
+    ----------
+    wavelength
+        Å. The beam runs exactly along +z.
+    panel
+        The detector.
+    axes
+        Goniometer axes, the innermost (at the sample) first.
+    scan_axis
+        Name of the axis that turns during the sweep.
+    """
+
+    wavelength: float
+    panel: Panel
+    axes: tuple[Axis, ...]
+    scan_axis: str
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.wavelength) and self.wavelength > 0):
+            raise GeometryError(f"wavelength {self.wavelength} Å: it must be above 0")
+        names = [axis.name for axis in self.axes]
+        if len(set(names)) != len(names):
+            raise GeometryError(f"axes {', '.join(names)}: each name may occur once")
+        if self.scan_axis not in names:
+            raise GeometryError(
+                f"scan axis {self.scan_axis!r} is none of the axes: {', '.join(names) or 'none'}"
+            )
+
+    # ---- turning ---------------------------------------------------------------------
+
+    @property
+    def _scan_index(self) -> int:
+        return [axis.name for axis in self.axes].index(self.scan_axis)
+
+    def _fixed(self) -> tuple[Array, Array, Array]:
+        """Rotation by the axes outside the scan axis, the scan axis, and that inside it."""
+        here = self._scan_index
+        outside, inside = np.eye(3), np.eye(3)
+        for axis in self.axes[here + 1 :]:
+            outside = rotation_about(axis.vector, axis.angle) @ outside
+        for axis in self.axes[:here]:
+            inside = rotation_about(axis.vector, axis.angle) @ inside
+        return outside, np.array(self.axes[here].vector), inside
+
+    def rotation(self, angle: ArrayLike) -> Array:
+        """Goniometer rotation with the scan axis at ``angle`` degree, shape (..., 3, 3)."""
+        outside, vector, inside = self._fixed()
+        return outside @ rotation_about(vector, angle) @ inside
+
+    # ---- pixels ----------------------------------------------------------------------
+
+    def lab(self, x: ArrayLike, y: ArrayLike) -> Array:
+        """Where a point of the panel is.
+
+        Parameters
+        ----------
+        x, y
+            Column and row, pixel; the corner of pixel (0, 0) is (0, 0), its centre (½, ½).
+
+        Returns
+        -------
+        position
+            mm from the crystal, lab frame, shape (..., 3).
+        """
+        u = np.asarray(x, np.float64)[..., None] * self.panel.pixel_size[0]
+        v = np.asarray(y, np.float64)[..., None] * self.panel.pixel_size[1]
+        return np.array(self.panel.origin) + u * self.panel.fast + v * self.panel.slow
+
+    def q(self, x: ArrayLike, y: ArrayLike, angle: ArrayLike) -> Array:
+        """Scattering vector of a point of the panel, fixed to the crystal.
+
+        Parameters
+        ----------
+        x, y
+            Column and row, pixel, corner convention.
+        angle
+            Of the scan axis, degree.
+
+        Returns
+        -------
+        q
+            R⁻¹ (s − s0) in the goniometer frame at zero angles, Å⁻¹ without 2π, shape (..., 3).
+        """
+        position = self.lab(x, y)
+        s = position / np.linalg.norm(position, axis=-1, keepdims=True)
+        s[..., 2] -= 1.0
+        turned = self.rotation(angle)
+        # (s − s0) as a row times R is R⁻¹ (s − s0) as a column
+        return (s[..., None, :] @ turned)[..., 0, :] / self.wavelength
+
+    def direct_beam(self) -> tuple[float, float, float] | None:
+        """Where the beam meets the panel's plane: column, row (pixel) and distance, mm.
+
+        None if it never does: the panel is parallel to the beam, or upstream.
+        """
+        normal = self.panel.normal
+        if abs(normal[2]) < 1e-9:
+            return None
+        distance = float(np.dot(self.panel.origin, normal) / normal[2])
+        if distance <= 0:
+            return None
+        x, y = self._pixel(np.array([0.0, 0.0, 1.0]))
+        return float(x), float(y), distance
+
+    def _pixel(self, s: Array) -> tuple[Array, Array]:
+        """Column and row where rays along ``s`` (..., 3) meet the panel; NaN where they do not."""
+        fast, slow = np.array(self.panel.fast), np.array(self.panel.slow)
+        d = np.linalg.inv(np.column_stack([fast, slow, np.array(self.panel.origin)]))
+        u, v, w = np.moveaxis(s @ d.T, -1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ahead = np.where(w > 0, w, np.nan)
+            return u / ahead / self.panel.pixel_size[0], v / ahead / self.panel.pixel_size[1]
+
+    # ---- reflections -----------------------------------------------------------------
+
+    def predict(self, hkl: ArrayLike, UB: ArrayLike, sweep: Turn) -> Crossings:
+        """Find where and when reflections cross the Ewald sphere during a sweep.
+
+        The Laue condition is solved for the angle (Milch & Minor, J. Appl. Cryst. 7, 502,
+        1974). A reflection may cross more than once, or never.
+
+        Parameters
+        ----------
+        hkl
+            Reciprocal-lattice units, shape (..., 3).
+        UB
+            Orientation matrix, Å⁻¹ without 2π, shape (3, 3).
+        sweep
+            The rotation; its axis must be the scan axis.
+
+        Returns
+        -------
+        x, y, z, which
+            Crossings that hit the panel, ordered by z; ``which`` counts hkl along its first
+            axes.
+        """
+        if sweep.axis != self.scan_axis:
+            raise GeometryError(
+                f"the sweep turns {sweep.axis!r}, but the geometry's scan axis is "
+                f"{self.scan_axis!r}"
+            )
+        outside, e, inside = self._fixed()
+        q = np.asarray(hkl, np.float64).reshape(-1, 3) @ np.asarray(UB, np.float64).T
+        p = q @ inside.T
+        beam = np.array([0.0, 0.0, 1.0 / self.wavelength]) @ outside
+        along = p @ e
+        across = p - along[:, None] * e
+        # |s0 + r| = |s0| with r = R p:  A cos φ + B sin φ = C
+        a, b = across @ beam, np.cross(e, p) @ beam
+        c = -0.5 * np.sum(p * p, axis=1) - along * float(e @ beam)
+        size = np.hypot(a, b)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            half = np.arccos(np.where(np.abs(c) <= size, c / size, np.nan))
+        middle = np.arctan2(b, a)
+        turn = 360.0 / abs(sweep.step)
+        found: list[tuple[Array, NDArray[np.int64]]] = []
+        for angle in (middle - half, middle + half):
+            z = ((np.rad2deg(angle) - sweep.start) / sweep.step) % turn
+            which = np.flatnonzero(np.isfinite(z) & (np.sum(p * p, axis=1) > 0))
+            for _ in range(math.ceil(sweep.n_frames / turn)):
+                inside_sweep = z[which] < sweep.n_frames
+                found.append((z[which][inside_sweep], which[inside_sweep]))
+                z = z + turn
+        z = np.concatenate([each[0] for each in found])
+        index = np.concatenate([each[1] for each in found]).astype(np.int64)
+        turned = self.rotation(sweep.start + sweep.step * z)
+        s = (turned @ q[index][..., None])[..., 0]
+        s[:, 2] += 1.0 / self.wavelength
+        x, y = self._pixel(s)
+        rows, columns = self.panel.shape
+        hit = np.flatnonzero((x >= 0) & (x < columns) & (y >= 0) & (y < rows))
+        hit = hit[np.argsort(z[hit], kind="stable")]
+        return Crossings(x[hit], y[hit], z[hit], index[hit])
+
+    # ---- as documents ----------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, for a start document."""
+        return {
+            "wavelength": self.wavelength,
+            "panel": {
+                "origin": list(self.panel.origin),
+                "fast": list(self.panel.fast),
+                "slow": list(self.panel.slow),
+                "pixel_size": list(self.panel.pixel_size),
+                "shape": list(self.panel.shape),
+            },
+            "axes": [
+                {"name": axis.name, "vector": list(axis.vector), "angle": axis.angle}
+                for axis in self.axes
+            ],
+            "scan_axis": self.scan_axis,
+        }
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Geometry:
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        GeometryError
+            If a key is unknown or missing, or a value is wrong: named.
+        """
+        top = _exactly(mapping, ("wavelength", "panel", "axes", "scan_axis"), "geometry")
+        panel = _exactly(
+            top["panel"], ("origin", "fast", "slow", "pixel_size", "shape"), "geometry.panel"
+        )
+        shape = _floats(panel["shape"], 2, "geometry.panel.shape")
+        if any(n != int(n) for n in shape):
+            raise GeometryError(f"geometry.panel.shape is {shape}: it must be two whole numbers")
+        axes: list[Axis] = []
+        if isinstance(top["axes"], (str, bytes)) or not isinstance(top["axes"], Sequence):
+            raise GeometryError(f"geometry.axes is {top['axes']!r}: it must be a list of axes")
+        for number, item in enumerate(cast(Sequence[Any], top["axes"])):
+            where = f"geometry.axes[{number}]"
+            axis = _exactly(item, ("name", "vector", "angle"), where)
+            axes.append(
+                Axis(
+                    name=_text(axis["name"], f"{where}.name"),
+                    vector=_vector(axis["vector"], f"{where}.vector"),
+                    angle=_float(axis["angle"], f"{where}.angle"),
+                )
+            )
+        sizes = _floats(panel["pixel_size"], 2, "geometry.panel.pixel_size")
+        return cls(
+            wavelength=_float(top["wavelength"], "geometry.wavelength"),
+            panel=Panel(
+                origin=_vector(panel["origin"], "geometry.panel.origin"),
+                fast=_vector(panel["fast"], "geometry.panel.fast"),
+                slow=_vector(panel["slow"], "geometry.panel.slow"),
+                pixel_size=(sizes[0], sizes[1]),
+                shape=(int(shape[0]), int(shape[1])),
+            ),
+            axes=tuple(axes),
+            scan_axis=_text(top["scan_axis"], "geometry.scan_axis"),
+        )
+
+    @classmethod
+    def from_model(
+        cls,
+        mapping: Mapping[str, Any],
+        *,
+        shape: tuple[int, int],
+        names: Sequence[str] | None = None,
+    ) -> tuple[Geometry, Array]:
+        """Read a refined model in the imgCIF frame that DIALS uses.
+
+        Its coordinates become NeXus ones by a half turn about y; then all of it (panel, axes,
+        UB) is turned until the beam runs exactly along +z.
+
+        Parameters
+        ----------
+        mapping
+            ``wavelength_angstrom``, ``s0``, ``panel_origin_mm``, ``fast``, ``slow``,
+            ``pixel_mm``, ``UB_no_2pi`` (row-major, Å⁻¹ without 2π) and ``goniometer`` with
+            ``axes`` (innermost first), ``angles_deg`` and ``scan_axis`` (an index); all vectors
+            in the imgCIF frame.
+        shape
+            Rows and columns of the panel, which the model does not say.
+        names
+            Of the axes, innermost first; ``axis0``, ``axis1`` … if not given.
+
+        Returns
+        -------
+        geometry
+            In the NeXus frame.
+        UB
+            Å⁻¹ without 2π, shape (3, 3), in the NeXus frame at zero angles.
+        """
+        try:
+            goniometer = cast(Mapping[str, Any], mapping["goniometer"])
+            vectors = cast(Sequence[Any], goniometer["axes"])
+            angles = cast(Sequence[Any], goniometer["angles_deg"])
+            scan = int(goniometer["scan_axis"])
+            s0 = mapping["s0"]
+            origin, fast, slow = mapping["panel_origin_mm"], mapping["fast"], mapping["slow"]
+            wavelength, pixel = mapping["wavelength_angstrom"], mapping["pixel_mm"]
+            flat = mapping["UB_no_2pi"]
+        except (KeyError, TypeError) as error:
+            raise GeometryError(f"the model lacks {error}: see Geometry.from_model") from None
+        half_turn = np.diag([-1.0, 1.0, -1.0])
+        beam = half_turn @ np.array(_vector(s0, "s0"))
+        length = float(np.linalg.norm(beam)) * _float(wavelength, "wavelength_angstrom")
+        if not abs(length - 1.0) < 1e-3:
+            raise GeometryError(f"the model's s0 is {length:.6g} / wavelength long, not 1")
+        if len(vectors) != len(angles) or not 0 <= scan < len(vectors):
+            raise GeometryError(
+                f"the model has {len(vectors)} goniometer axes, {len(angles)} angles and scan "
+                f"axis {scan}: they do not belong together"
+            )
+        called = list(names) if names is not None else [f"axis{n}" for n in range(len(vectors))]
+        if len(called) != len(vectors):
+            raise GeometryError(f"{len(called)} names for {len(vectors)} goniometer axes")
+        m = _turning(beam / np.linalg.norm(beam), np.array([0.0, 0.0, 1.0])) @ half_turn
+
+        def turned(value: Any, name: str) -> Vector:
+            return _vector(m @ np.array(_vector(value, name)), name)
+
+        size = _float(pixel, "pixel_mm")
+        geometry = cls(
+            wavelength=_float(wavelength, "wavelength_angstrom"),
+            panel=Panel(
+                origin=turned(origin, "panel_origin_mm"),
+                fast=turned(fast, "fast"),
+                slow=turned(slow, "slow"),
+                pixel_size=(size, size),
+                shape=shape,
+            ),
+            axes=tuple(
+                Axis(name, turned(vector, "goniometer.axes"), _float(angle, "angles_deg"))
+                for name, vector, angle in zip(called, vectors, angles, strict=True)
+            ),
+            scan_axis=called[scan],
+        )
+        UB = m @ np.array(_floats(flat, 9, "UB_no_2pi")).reshape(3, 3)
+        return geometry, UB
+
+
+def rotation_about(axis: ArrayLike, angle: ArrayLike) -> Array:
+    """Right-handed rotation about a unit vector (Rodrigues).
+
+    Parameters
+    ----------
+    axis
+        Unit length, shape (3,).
+    angle
+        Degree, shape (...).
+
+    Returns
+    -------
+    R
+        Shape (..., 3, 3).
+
+    Examples
+    --------
+    >>> rotation_about([0, 0, 1], 90.0).round(12) @ [1, 0, 0]
+    array([0., 1., 0.])
+    """
+    x, y, z = np.asarray(axis, np.float64)
+    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    phi = np.deg2rad(np.asarray(angle, np.float64))[..., None, None]
+    return np.eye(3) + np.sin(phi) * k + (1.0 - np.cos(phi)) * (k @ k)
+
+
+def q_to_hkl(q: ArrayLike, UB: ArrayLike) -> Array:
+    """Express scattering vectors in reciprocal-lattice units.
+
+    Parameters
+    ----------
+    q
+        (s − s0) in the goniometer frame at zero angles, Å⁻¹ without 2π, shape (..., 3).
+    UB
+        Orientation matrix, Å⁻¹ without 2π, shape (3, 3); column j is reciprocal basis vector j
+        (Busing & Levy, Acta Cryst. 22, 457, 1967).
+
+    Returns
+    -------
+    hkl
+        Reciprocal-lattice units, shape (..., 3).
+
+    Raises
+    ------
+    GeometryError
+        If ``UB`` is singular.
+
+    Examples
+    --------
+    >>> q_to_hkl(np.array([0.0, 0.5, 0.0]), np.eye(3) / 4.0)
+    array([0., 2., 0.])
+    """
+    matrix = np.asarray(UB, np.float64)
+    if matrix.shape != (3, 3) or not np.all(np.isfinite(matrix)):
+        raise GeometryError(f"UB must be 3 × 3 finite numbers, not {matrix.tolist()}")
+    if np.linalg.cond(matrix) > 1e9:
+        raise GeometryError(f"UB is singular: its rows are {matrix.tolist()}")
+    return np.asarray(q, np.float64) @ np.linalg.inv(matrix).T
+
+
+def direct_basis(lattice: Sequence[float]) -> Array:
+    """Direct basis of a lattice, a along x and b in the xy plane.
+
+    Parameters
+    ----------
+    lattice
+        a, b, c in Å and alpha, beta, gamma in degree.
+
+    Returns
+    -------
+    A
+        Å, shape (3, 3), upper triangular; column j is basis vector j.
+    """
+    a, b, c = lattice[:3]
+    ca, cb, cg = (math.cos(math.radians(angle)) for angle in lattice[3:])
+    sg = math.sqrt(1.0 - cg * cg)
+    third = (ca - cb * cg) / sg
+    return np.array(
+        [
+            [a, b * cg, c * cb],
+            [0.0, b * sg, c * third],
+            [0.0, 0.0, c * math.sqrt(1.0 - cb * cb - third * third)],
+        ]
+    )
+
+
+def _turning(here: Array, there: Array) -> Array:
+    """Smallest rotation that takes unit vector ``here`` to unit vector ``there``."""
+    axis = np.cross(here, there)
+    sine, cosine = float(np.linalg.norm(axis)), float(here @ there)
+    if sine < 1e-15:
+        if cosine > 0:
+            return np.eye(3)
+        raise GeometryError("the model's beam runs upstream after the half turn about y")
+    return rotation_about(axis / sine, math.degrees(math.atan2(sine, cosine)))
+
+
+def _unit(vector: Vector, name: str) -> Vector:
+    length = math.sqrt(sum(x * x for x in vector)) if len(vector) == 3 else math.nan
+    if not math.isfinite(length) or abs(length - 1.0) > 1e-3:
+        raise GeometryError(f"{name} {tuple(vector)} is no unit vector: its length is {length:.6g}")
+    if abs(length - 1.0) < 1e-14:  # so that a document read back is the very same geometry
+        return (float(vector[0]), float(vector[1]), float(vector[2]))
+    return (vector[0] / length, vector[1] / length, vector[2] / length)
+
+
+def _exactly(value: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise GeometryError(f"{where} is {value!r}: it must have {', '.join(keys)}")
+    mapping = cast(Mapping[str, Any], value)
+    for key in mapping:
+        if key not in keys:
+            raise GeometryError(f"{where}.{key} is unknown: it has {', '.join(keys)}")
+    for key in keys:
+        if key not in mapping:
+            raise GeometryError(f"{where}.{key} is missing: it has {', '.join(keys)}")
+    return mapping
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise GeometryError(f"{where} is {value!r}: it must be text")
+    return value
+
+
+def _float(value: object, where: str) -> float:
+    if isinstance(value, (bool, str, bytes)):
+        raise GeometryError(f"{where} is {value!r}: it must be a number")
+    try:
+        return float(cast(Any, value))
+    except (TypeError, ValueError):
+        raise GeometryError(f"{where} is {value!r}: it must be a number") from None
+
+
+def _floats(values: object, length: int, where: str) -> tuple[float, ...]:
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+        raise GeometryError(f"{where} is {values!r}: it must be {length} numbers")
+    items = cast(Sequence[Any], values)
+    if len(items) != length:
+        raise GeometryError(f"{where} has {len(items)} numbers: it must have {length}")
+    return tuple(_float(item, where) for item in items)
+
+
+def _vector(values: object, where: str) -> Vector:
+    x, y, z = _floats(values, 3, where)
+    return (x, y, z)

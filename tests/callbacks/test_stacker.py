@@ -1,0 +1,181 @@
+"""Frames are stored by their number, judged one by one, and nothing shifts."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from runs import counts_of
+
+from offbragg.callbacks.stacker import Stacker
+from offbragg.files.nxrefine import scan_directory
+from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.follow import follow
+
+
+
+@pytest.fixture
+def stacked(run):
+    """Follow the journal once and open the scan file of the run."""
+
+    def stack() -> ScanFile:
+        failed = follow(
+            run.journal_directory, [Stacker(run.experiment, late=run.late)], once=True
+        )
+        assert failed == {"stack": []}
+        path = find_scan_file(scan_directory(run.experiment, run.start), run.uid)
+        assert path is not None
+        return ScanFile.open(path)
+
+    return stack
+
+
+def test_every_frame_is_stored_at_its_number(run, stacked):
+    run.begin()
+    run.write(*range(10))
+    run.announce(10)
+    run.end()
+
+    with stacked() as scan:
+        assert scan.complete
+        assert scan.ledger.counts()["stored"] == 10
+        for number in range(10):
+            np.testing.assert_array_equal(scan.stack.counts[number], counts_of(number))
+
+
+def test_a_dropped_frame_is_listed_and_shifts_nothing(run, stacked):
+    run.begin()
+    run.write(*(n for n in range(10) if n != 4))
+    run.announce(10)
+    run.end()
+
+    with stacked() as scan:
+        ((number, status, reason),) = scan.ledger.problems()
+        assert (number, status) == (4, "missing")
+        assert "x_00004.cbf was not there" in reason
+        assert np.all(np.asarray(scan.stack.counts[4]) == -1)
+        np.testing.assert_array_equal(scan.stack.counts[5], counts_of(5))
+
+
+def test_a_flipped_bit_is_rejected_and_shifts_nothing(run, stacked):
+    def flip(content: bytes) -> bytes:
+        return content[:-6000] + bytes([content[-6000] ^ 16]) + content[-5999:]
+
+    run.begin()
+    run.write(*(n for n in range(10) if n != 4))
+    run.write(4, damage=flip)
+    run.announce(10)
+    run.end()
+
+    with stacked() as scan:
+        ((number, status, reason),) = scan.ledger.problems()
+        assert (number, status) == (4, "rejected")
+        assert "MD5" in reason
+        assert np.all(np.asarray(scan.stack.counts[4]) == -1)
+        np.testing.assert_array_equal(scan.stack.counts[9], counts_of(9))
+
+
+def test_a_frame_that_was_cut_short_is_missing_with_the_reason(run, stacked):
+    run.begin()
+    run.write(*range(9))
+    run.write(9, damage=lambda content: content[:20_000])
+    run.announce(10)
+    run.end()
+
+    with stacked() as scan:
+        ((number, status, reason),) = scan.ledger.problems()
+        assert (number, status) == (9, "missing")
+        assert "was not complete" in reason
+
+
+def test_a_frame_that_comes_after_the_end_fills_its_row(run, stacked):
+    run.begin()
+    run.write(*(n for n in range(10) if n != 4))
+    run.announce(10)
+    run.end()
+    stacked().close()
+
+    run.write(4)
+
+    with stacked() as scan:
+        assert scan.ledger.counts()["stored"] == 10
+        np.testing.assert_array_equal(scan.stack.counts[4], counts_of(4))
+
+
+def test_frames_of_a_dead_run_engine_are_kept_although_nobody_announced_them(run, stacked):
+    run.begin()
+    run.write(*range(10))
+    run.announce(3)
+    run.journal.close()  # as the end of its process does
+
+    with stacked() as scan:
+        assert scan.ledger.counts()["stored"] == 10
+        assert scan.complete
+
+
+def test_an_aborted_sweep_lists_what_was_not_exposed(run, stacked):
+    run.begin()
+    run.write(*range(6))
+    run.announce(6)
+    run.end("abort")
+
+    with stacked() as scan:
+        assert scan.ledger.counts() == {"pending": 0, "stored": 6, "missing": 4, "rejected": 0}
+        assert "the run had ended (abort)" in scan.ledger.reasons[7]
+        assert scan.stack.counts.shape[0] == 10
+
+
+def test_values_are_joined_by_frame_number_and_by_time(run, stacked):
+    run.begin()
+    run.write(*range(10))
+    run.announce(10)
+    run.monitor_counted([3, 4, 5])
+    run.temperature_is(121.0, at=run.began + 0.5, seq_num=2)
+    run.end()
+
+    with stacked() as scan:
+        values = scan.frame_values()
+        np.testing.assert_array_equal(values["monitor"][3:6], [1003.0, 1004.0, 1005.0])
+        assert np.isnan(values["monitor"][6])
+        np.testing.assert_array_equal(values["temperature"], [120.0] * 5 + [121.0] * 5)
+        np.testing.assert_allclose(values["time"], run.began + 0.1 * np.arange(10))
+        np.testing.assert_allclose(values["angle"], 0.25 + 0.5 * np.arange(10))
+
+
+def test_a_stacker_that_starts_again_goes_on_where_it_was(run, stacked):
+    run.begin()
+    run.write(*range(4))
+    run.announce(4)
+    run.monitor_counted(list(range(4)))
+    stop = threading.Event()
+    first = threading.Thread(
+        target=follow,
+        args=(run.journal_directory, [Stacker(run.experiment, late=run.late)]),
+        kwargs={"stop": stop},
+    )
+    first.start()
+    deadline = time.monotonic() + 20
+    directory = scan_directory(run.experiment, run.start)
+    while not ((path := find_scan_file(directory, run.uid)) and _stored(path) == 4):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stop.set()
+    first.join()
+
+    run.temperature_is(121.0, at=run.began + 0.2, seq_num=2)  # came late: it is about frame 2 on
+    run.write(*range(4, 10))
+    run.announce(10)
+    run.end()
+
+    with stacked() as scan:
+        assert scan.ledger.counts()["stored"] == 10
+        np.testing.assert_array_equal(
+            scan.frame_values()["temperature"], [120.0] * 2 + [121.0] * 8
+        )
+
+
+def _stored(path) -> int:
+    with ScanFile.open(path) as scan:
+        return scan.ledger.counts()["stored"]

@@ -1,0 +1,14 @@
+"""What many tests need."""
+
+from __future__ import annotations
+
+import pytest
+from runs import MeasuredRun
+
+
+@pytest.fixture
+def run(tmp_path) -> MeasuredRun:
+    """A run whose documents and frame files the test makes step by step."""
+    measured = MeasuredRun(tmp_path)
+    yield measured
+    measured.journal.close()

@@ -1,0 +1,104 @@
+"""Followers go at their own pace, are tried again, and hold up nobody."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from offbragg.errors import CatalogError, JournalError
+from offbragg.follow import follow
+
+
+class Noting:
+    """A follower that notes what it gets, and fails as often as it is told to."""
+
+    def __init__(self, name: str, *, failures: int = 0) -> None:
+        self.name = name
+        self.failures = failures
+        self.got: list[str] = []
+        self.ended = False
+
+    def done(self, start):
+        return False
+
+    def open(self, start):
+        self.got.clear()
+        self.ended = False
+        return self
+
+    def __call__(self, name, doc):
+        self.got.append(name)
+        if self.failures:
+            self.failures -= 1
+            raise CatalogError("away")
+        self.ended = name == "stop"
+
+    def poll(self):
+        return self.ended
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def journal(run):
+    run.begin()
+    run.announce(3)
+    run.end()
+    return run.journal_directory
+
+
+NAMES = ["start", "descriptor", "descriptor", "descriptor", "stream_resource", "event"]
+
+
+def test_every_follower_gets_every_document_in_order(journal):
+    followers = [Noting("one"), Noting("two")]
+
+    follow(journal, followers, once=True)
+
+    for follower in followers:
+        assert follower.got == [*NAMES, "stream_datum", "stop"]
+
+
+def test_a_failing_follower_is_tried_again_from_the_first_document(journal):
+    shaky = Noting("shaky", failures=1)
+
+    failed = follow(journal, [shaky], once=True)
+
+    assert failed == {"shaky": []}
+    assert shaky.got == [*NAMES, "stream_datum", "stop"]
+
+
+def test_a_follower_that_always_fails_holds_up_nobody(journal, run):
+    hopeless, fine = Noting("hopeless", failures=10**6), Noting("fine")
+
+    failed = follow(journal, [hopeless, fine], once=True)
+
+    assert failed == {"hopeless": [run.uid], "fine": []}
+    assert fine.ended
+
+
+def test_a_second_one_on_the_same_journal_is_refused(journal):
+    stop = threading.Event()
+    opened = threading.Event()
+
+    class Waiting(Noting):
+        def open(self, start):
+            opened.set()
+            return super().open(start)
+
+        def poll(self):
+            return False
+
+    first = threading.Thread(
+        target=follow, args=(journal, [Waiting("waits")]), kwargs={"stop": stop}
+    )
+    first.start()
+    try:
+        assert opened.wait(10)
+        with pytest.raises(JournalError, match="another offbragg stack"):
+            follow(journal, [Noting("second")], once=True)
+    finally:
+        stop.set()
+        first.join()
