@@ -22,7 +22,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
+    "mathml",
     "offbragg_reference",
 ]
 
@@ -44,9 +44,11 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nitpicky = False
 
+default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_class_signature = "separated"
+autodoc_type_aliases = {"NDArray": "NDArray", "ArrayLike": "ArrayLike", "Array": "Array"}
+autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
 napoleon_use_rtype = False
@@ -57,6 +59,7 @@ except ImportError:
     html_theme = "alabaster"
 else:
     html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = "offbragg"
 html_copy_source = False
 html_show_sphinx = False

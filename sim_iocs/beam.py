@@ -45,7 +45,7 @@ class Ring:
         self.records["top_up"].on_put = self._on_top_up
 
     def current(self, moment: float) -> float:
-        """Stored current at a moment, mA."""
+        """Give the stored current at a moment, mA."""
         if self._dumped:
             return 0.0
         lifetime = self.records.value("lifetime") * 3600.0

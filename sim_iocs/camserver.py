@@ -1,116 +1,212 @@
-"""The camserver's working half: a process of its own that makes frames and writes their files.
+"""The camserver: it exposes, frame after frame, and has the files written.
 
-Channel Access is answered by the parent; here a frame is evaluated, counted, encoded and written,
-so neither waits for the other's interpreter lock. One JSON object per line comes in on stdin and
-goes out on stdout; when stdin closes, the parent is gone and so is this process.
-
-In: ``{"frame": ..}`` (see ``Worker.write``). Out: ``{"ready": ..}`` once, then one
-``{"written": name}`` or ``{"failed": name, "why": ..}`` per frame.
+It knows when each exposure begins and ends, asks the beamline where everything was, and hands the
+frame to a process of its own (``frame_writer.py``), so Channel Access is never kept waiting.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-import numpy as np
+READOUT = 0.00095  # s, PILATUS3
+SHORTEST_PERIOD = 0.002  # s, PILATUS3
 
-from .cbf import MAGIC, encode_cbf
-from .crystal import Crystal, Exposure
-from .replay import Replay
-from .tiff import encode_tiff
-
-
+log = logging.getLogger(__name__)
 
 
-class Worker:
-    """Writes the frames that it is told to, one after the other."""
+class Surroundings(Protocol):
+    """What the detector sees of the beamline; moments are monotonic seconds."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.replay: Replay | None = None
-        self.crystal: Crystal | None = None
-        if options.get("replay"):
-            self.replay = Replay.open(Path(options["replay"]))
-        else:
-            self.crystal = Crystal(options["detector"], seed=options["seed"])
+    def exposure(self, began: float, ended: float) -> dict[str, Any]:
+        """Say what the sample and the beam were during an exposure."""
+        ...
 
-    def measure(self) -> dict[str, Any]:
-        """Make a frame or three, and say how long one takes."""
-        if self.crystal is None:
-            assert self.replay is not None
-            began = time.perf_counter()
-            self.replay.read(0)
-            return {"seconds": time.perf_counter() - began}
-        best = np.inf
-        for number in range(3):
-            began = time.perf_counter()
-            exposure = Exposure(number=number, angles=self.crystal.typical_angles(number))
-            encode_cbf(self.crystal.count(exposure), name="measure", header=[])
-            best = min(best, time.perf_counter() - began)
-        return {"seconds": float(best)}
+    async def gate(self, number: int, began: float, ended: float) -> None:
+        """Let everything that counts per frame count this one."""
+        ...
 
-    def write(self, task: dict[str, Any]) -> None:
-        """Make one frame and write its file.
+    def trigger(self, number: int, since: float) -> float | None:
+        """Say when the position compare unit gives (or gave) pulse ``number``."""
+        ...
 
-        The task has ``path``, ``number`` (from 0 in its series), ``header`` (lines), ``taken``
-        (POSIX s), ``exposure`` (fields of ``Exposure``) and ``fault`` (None, "drop", "flip",
-        "truncate").
-        """
-        path = Path(task["path"])
-        fault = task.get("fault")
-        if fault == "drop":
-            return
-        content = self.content(task, path)
-        if fault == "flip":
-            content = flip_bit(content)
-        elif fault == "truncate":
-            content = content[: len(content) // 2]
-        path.write_bytes(content)
-
-    def content(self, task: dict[str, Any], path: Path) -> bytes:
-        """Make the bytes of a frame file."""
-        if self.replay is not None:
-            return self.replay.read(task["number"])
-        assert self.crystal is not None
-        counts = self.crystal.count(Exposure(**task["exposure"]))
-        if path.suffix.lower() == ".cbf":
-            return encode_cbf(counts, name=path.stem, header=task["header"])
-        return encode_tiff(counts, model=task["model"], header=task["header"], taken=task["taken"])
+    async def series_began(self) -> None:
+        """Be told that a series of exposures starts."""
+        ...
 
 
-def flip_bit(content: bytes) -> bytes:
-    """Flip one bit in the middle of the pixels; the declared MD5 stays as it was."""
-    start = max(content.find(MAGIC), 0)
-    damaged = bytearray(content)
-    damaged[start + 4 + (len(content) - start - 4) // 3] ^= 0x04
-    return bytes(damaged)
+@dataclass(slots=True)
+class Faults:
+    """What shall go wrong in the next series, by frame number; -1 is nothing."""
+
+    drop: int = -1
+    flip: int = -1
+    truncate: int = -1
+    late: int = -1
+    hang: int = -1
+    late_seconds: float = 2.0
+
+    def of(self, number: int) -> str | None:
+        """Name the fault of one frame that its writer must commit."""
+        for kind in ("drop", "flip", "truncate"):
+            if getattr(self, kind) == number:
+                return kind
+        return None
 
 
-def main() -> None:
-    """Serve until stdin closes."""
-    options = json.loads(sys.stdin.readline())
+@dataclass(slots=True)
+class Series:
+    """One exposure command."""
 
-    def say(**message: Any) -> None:
-        sys.stdout.write(json.dumps(message) + "\n")
-        sys.stdout.flush()
-
-    worker = Worker(options)
-    say(ready=worker.measure())
-    for line in sys.stdin:
-        task = json.loads(line)
-        try:
-            worker.write(task)
-        except (OSError, ValueError) as problem:
-            say(failed=task["path"], number=task["number"], why=str(problem))
-        else:
-            say(written=task["path"], number=task["number"])
+    names: list[str]
+    exposure: float
+    period: float
+    mode: str
+    header: Callable[[int, float], list[str]]
+    faults: Faults = field(default_factory=Faults)
+    written: set[str] = field(default_factory=set)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    began: list[float] = field(default_factory=list)
 
 
-if __name__ == "__main__":
-    try:
-        main()
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.exit(0)
+class Camserver:
+    """Exposes, and has the frames written by its process."""
+
+    def __init__(self, surroundings: Surroundings, options: Mapping[str, Any]) -> None:
+        self._surroundings = surroundings
+        self._options = dict(options)
+        self._process: asyncio.subprocess.Process | None = None
+        self._exposing: asyncio.Task[None] | None = None
+        self._pending: dict[str, Series] = {}
+        self._stop = False
+        self._number = 0
+        self.seconds = 0.0
+
+    async def start(self) -> None:
+        """Start the process and wait until it has made its first frame."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "sim_iocs.frame_writer",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**20,
+        )  # fmt: skip
+        await self._tell(self._options)
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the camserver process ended before its first frame")
+        self.seconds = json.loads(line)["ready"]["seconds"]
+        self._listening = asyncio.create_task(self._listen())
+
+    @property
+    def shortest_period(self) -> float:
+        """The shortest period that the model can follow, with half a frame to spare, s."""
+        return max(SHORTEST_PERIOD, round(1.5 * self.seconds, 3))
+
+    async def stop(self) -> None:
+        """End the process."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+            await self._process.wait()
+
+    async def _tell(self, message: Mapping[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            message = json.loads(line)
+            name = message.get("written") or message["failed"]
+            series = self._pending.pop(name, None)
+            if series is not None and "written" in message:
+                series.written.add(name)
+            if "failed" in message:
+                log.warning("camserver could not write %s: %s", name, message["why"])
+        if self._process.returncode is None:
+            log.warning("the camserver process is gone; no frame will be written")
+
+    def expose(self, series: Series) -> str:
+        """Take an exposure command; gives the reply."""
+        single = len(series.names) == 1
+        gap = series.period - series.exposure
+        if not single and (gap < READOUT - 1e-9 or series.period < SHORTEST_PERIOD):
+            return (
+                f"15 ERR Exposure period {series.period:.7f} s is too short for exposure time "
+                f"{series.exposure:.7f} s + {READOUT * 1000:.2f} ms"
+            )
+        self.kill()
+        self._stop = False
+        self._number += 1
+        self._exposing = asyncio.create_task(self._expose(series, self._number))
+        return f"15 OK  Starting {series.exposure:.6f} second background: {series.names[0]}"
+
+    def kill(self) -> None:
+        """Stop after the current exposure."""
+        self._stop = True
+
+    async def _expose(self, series: Series, serial: int) -> None:
+        await self._surroundings.series_began()
+        armed = time.monotonic()
+        for number, name in enumerate(series.names):
+            if series.mode == "Internal" or (series.mode == "Ext. Trigger" and number):
+                began = (series.began[0] if series.began else armed) + number * series.period
+            else:
+                pulse = await self._triggered(number, since=armed)
+                if pulse is None:
+                    return
+                began = pulse
+            await asyncio.sleep(max(began - time.monotonic(), 0.0))
+            if serial != self._number or self._stop:
+                return
+            series.began.append(began)
+            ended = began + series.exposure
+            await asyncio.sleep(max(ended - time.monotonic(), 0.0))
+            if number == series.faults.hang:
+                return
+            await self._surroundings.gate(number, began, ended)
+            taken = time.time() - (time.monotonic() - began)
+            task = {
+                "path": name,
+                "number": number,
+                "taken": taken,
+                "model": self._options["model"],
+                "header": series.header(number, taken),
+                "fault": series.faults.of(number),
+                "exposure": {
+                    "number": number,
+                    "series": serial,
+                    **self._surroundings.exposure(began, ended),
+                },
+            }
+            if task["fault"] != "drop":
+                self._pending[name] = series
+            if number == series.faults.late:
+                asyncio.get_running_loop().call_later(
+                    series.faults.late_seconds,
+                    lambda task=task: asyncio.ensure_future(self._tell(task)),
+                )
+            else:
+                await self._tell(task)
+        while any(waiting is series for waiting in self._pending.values()):
+            await asyncio.sleep(0.002)
+        series.finished.set()
+
+    async def _triggered(self, number: int, *, since: float) -> float | None:
+        """Wait for a pulse of the position compare unit."""
+        serial = self._number
+        while not self._stop and serial == self._number:
+            moment = self._surroundings.trigger(number, since)
+            if moment is not None and moment <= time.monotonic() + 0.02:
+                return moment
+            await asyncio.sleep(0.002)
+        return None

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import caproto as ca
@@ -98,7 +99,7 @@ class Move:
         return math.copysign(speed, self.end - self.start)
 
     def when(self, position: float) -> float | None:
-        """The moment at which the move passes a position, or None if it never does."""
+        """Find the moment at which the move passes a position, or None if it never does."""
         low, high = sorted((self.start, self.end))
         if not low <= position <= high or self.start == self.end:
             return None
@@ -144,16 +145,24 @@ class Motor:
             "LVAL": position, "OFF": 0.0, "EGU": "degrees", "VMAX": 0.0,
         }  # fmt: skip
         for key, value in fresh.items():
-            self.fields[key]._data["value"] = value  # noqa: SLF001
-        self.value._data["value"] = position  # noqa: SLF001
+            self.fields[key].preset(value)
+        self.value.preset(position)
         hooks = {
-            "STOP": self._on_stop, "SPMG": self._on_spmg, "DVAL": self._on_dial, "RLV": self._on_rlv,
-            "TWF": lambda _: self._on_tweak("TWF", +1.0), "TWR": lambda _: self._on_tweak("TWR", -1.0),
-            "HLM": lambda v: self._on_limit("HLM", v), "LLM": lambda v: self._on_limit("LLM", v),
-            "DHLM": lambda v: self._on_limit("HLM", v), "DLLM": lambda v: self._on_limit("LLM", v),
-            "VELO": lambda v: self._on_speed("VELO", v), "ACCL": lambda v: self._on_speed("ACCL", v),
-            "VBAS": lambda v: self._on_speed("VBAS", v), "OFF": self._on_offset,
-        }  # fmt: skip
+            "STOP": self._on_stop,
+            "SPMG": self._on_spmg,
+            "DVAL": self._on_dial,
+            "RLV": self._on_rlv,
+            "OFF": self._on_offset,
+            "TWF": partial(self._on_tweak, "TWF", +1.0),
+            "TWR": partial(self._on_tweak, "TWR", -1.0),
+            "HLM": partial(self._on_limit, "HLM"),
+            "LLM": partial(self._on_limit, "LLM"),
+            "DHLM": partial(self._on_dial_limit, "HLM"),
+            "DLLM": partial(self._on_dial_limit, "LLM"),
+            "VELO": partial(self._on_speed, "VELO"),
+            "ACCL": partial(self._on_speed, "ACCL"),
+            "VBAS": partial(self._on_speed, "VBAS"),
+        }
         for key, hook in hooks.items():
             self.fields[key].on_put = hook
         self.value.on_put = self.move_to
@@ -202,7 +211,10 @@ class Motor:
         await fields.post(DMOV=0)
         await self._post_demand(target)
         here = self._moves[-1].position(self._clock())
-        if abs(target - self.offset - here) < 0.5 * abs(fields.value("MRES")) and self._task is None:
+        if (
+            abs(target - self.offset - here) < 0.5 * abs(fields.value("MRES"))
+            and self._task is None
+        ):
             await fields.post(DMOV=1)
             return
         await self._halt()
@@ -318,14 +330,18 @@ class Motor:
         await self.fields.post(RLV=0.0)
         await self.move_to(self.value.value + distance)
 
-    async def _on_tweak(self, key: str, sign: float) -> None:
+    async def _on_tweak(self, key: str, sign: float, _value: int) -> None:
         await self.fields.post(**{key: 0})
         await self.move_to(self.value.value + sign * self.fields.value("TWV"))
 
     async def _on_limit(self, key: str, value: float) -> None:
         await self.fields.post(**{key: value, f"D{key}": value - self.offset})
         bound = "upper_ctrl_limit" if key == "HLM" else "lower_ctrl_limit"
-        await self.value.write_metadata(**{bound: value})
+        limits: dict[str, Any] = {bound: value}
+        await self.value.write_metadata(**limits)
+
+    async def _on_dial_limit(self, key: str, value: float) -> None:
+        await self._on_limit(key, value + self.offset)
 
     async def _on_speed(self, key: str, value: float) -> None:
         fields = self.fields

@@ -1,9 +1,6 @@
-"""The ADPilatus records and the camserver they drive.
+"""The ADPilatus records: a driver that takes puts, tells camserver to expose, reads files back.
 
-``Pilatus`` is the driver: it takes puts, tells the camserver to expose and reads the files back, in
-the order and with the messages of the real IOC. ``Camserver`` exposes: it knows when each exposure
-begins and ends, asks the beamline where everything was, and has the frame written by a process of
-its own (``camserver.py``).
+It does so in the order and with the messages of the real IOC.
 
 Alive: acquisition in the trigger modes Internal, Ext. Trigger and Mult. Trigger, NumImages 1 and
 N, abort, the file naming rules, FilePath and its check, the header PVs, threshold and energy,
@@ -14,45 +11,23 @@ the Alignment mode, file plugins, gap fill.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from .records import Records, read_table
+from .camserver import Camserver, Faults, Series
+from .crystal import CUTOFF
+from .header import HEADER_RECORDS, header_lines
+from .records import Hook, Records, read_table
 
-COUNT_CUTOFF = 1048500
-READOUT = 0.00095  # s, PILATUS3
-SHORTEST_PERIOD = 0.002  # s, PILATUS3
 POLL = 0.01  # s, the driver looks for a file this often
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
 THRESHOLD_TIME = 0.5  # s; a real 2M takes tens of seconds
 SUFFIXES = (".cbf", ".tif", ".tiff")
-
-
-class Surroundings(Protocol):
-    """What the detector sees of the beamline; moments are monotonic seconds."""
-
-    def exposure(self, began: float, ended: float) -> dict[str, Any]:
-        """Say what the sample and the beam were during an exposure."""
-        ...
-
-    async def gate(self, number: int, began: float, ended: float) -> None:
-        """Let everything that counts per frame count this one."""
-        ...
-
-    def trigger(self, number: int) -> float | None:
-        """Say when the position compare unit gives (or gave) pulse ``number``."""
-        ...
-
-    async def series_began(self) -> None:
-        """Be told that a series of exposures starts."""
-        ...
 
 
 def frame_names(template_name: str, n_images: int) -> list[str]:
@@ -84,175 +59,6 @@ def c_format(template: str, path: str, name: str, number: int) -> str:
     return template
 
 
-@dataclass(slots=True)
-class Faults:
-    """What shall go wrong in the next series, by frame number; -1 is nothing."""
-
-    drop: int = -1
-    flip: int = -1
-    truncate: int = -1
-    late: int = -1
-    hang: int = -1
-    late_seconds: float = 2.0
-
-    def of(self, number: int) -> str | None:
-        """The fault of one frame that its writer must commit."""
-        for kind in ("drop", "flip", "truncate"):
-            if getattr(self, kind) == number:
-                return kind
-        return None
-
-
-@dataclass(slots=True)
-class Series:
-    """One exposure command."""
-
-    names: list[str]
-    exposure: float
-    period: float
-    mode: str
-    header: Callable[[int, float], list[str]]
-    faults: Faults = field(default_factory=Faults)
-    written: set[str] = field(default_factory=set)
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
-    began: list[float] = field(default_factory=list)
-
-
-class Camserver:
-    """Exposes, and has the frames written by its process."""
-
-    def __init__(self, surroundings: Surroundings, options: Mapping[str, Any]) -> None:
-        self._surroundings = surroundings
-        self._options = dict(options)
-        self._process: asyncio.subprocess.Process | None = None
-        self._exposing: asyncio.Task[None] | None = None
-        self._pending: dict[str, Series] = {}
-        self._stop = False
-        self._number = 0
-        self.seconds = 0.0
-        self.problem = ""
-        self.last_message = ""
-
-    async def start(self) -> None:
-        """Start the process and wait until it has made its first frame."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sim_iocs.camserver",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**20,
-        )  # fmt: skip
-        await self._tell(self._options)
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("the camserver process ended before its first frame")
-        self.seconds = json.loads(line)["ready"]["seconds"]
-        self._listening = asyncio.create_task(self._listen())
-
-    @property
-    def shortest_period(self) -> float:
-        """The shortest period that the model can follow, with half a frame to spare, s."""
-        return max(SHORTEST_PERIOD, round(1.5 * self.seconds, 3))
-
-    async def stop(self) -> None:
-        """End the process."""
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.terminate()
-            await self._process.wait()
-
-    async def _tell(self, message: Mapping[str, Any]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        await self._process.stdin.drain()
-
-    async def _listen(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            message = json.loads(line)
-            name = message.get("written") or message["failed"]
-            series = self._pending.pop(name, None)
-            if series is not None and "written" in message:
-                series.written.add(name)
-            if "failed" in message:
-                self.last_message = f"1 ERR {message['why']}"
-
-    def expose(self, series: Series) -> str:
-        """Take an exposure command; gives the reply."""
-        single = len(series.names) == 1
-        gap = series.period - series.exposure
-        if not single and (gap < READOUT - 1e-9 or series.period < SHORTEST_PERIOD):
-            return (
-                f"15 ERR Exposure period {series.period:.7f} s is too short for exposure time "
-                f"{series.exposure:.7f} s + {READOUT * 1000:.2f} ms"
-            )
-        self.kill()
-        self._stop = False
-        self._number += 1
-        self._exposing = asyncio.create_task(self._expose(series, self._number))
-        return f"15 OK  Starting {series.exposure:.6f} second background: {series.names[0]}"
-
-    def kill(self) -> None:
-        """Stop after the current exposure."""
-        self._stop = True
-
-    async def _expose(self, series: Series, serial: int) -> None:
-        await self._surroundings.series_began()
-        first = time.monotonic()
-        for number, name in enumerate(series.names):
-            if series.mode == "Internal" or (series.mode == "Ext. Trigger" and number):
-                began = (series.began[0] if series.began else first) + number * series.period
-            else:
-                began = await self._triggered(number)
-                if began is None:
-                    return
-            if serial != self._number or (self._stop and number):
-                return
-            series.began.append(began)
-            ended = began + series.exposure
-            await asyncio.sleep(max(ended - time.monotonic(), 0.0))
-            if number == series.faults.hang:
-                return
-            await self._surroundings.gate(number, began, ended)
-            taken = time.time() - (time.monotonic() - began)
-            task = {
-                "path": name,
-                "number": number,
-                "taken": taken,
-                "model": self._options["model"],
-                "header": series.header(number, taken),
-                "fault": series.faults.of(number),
-                "exposure": {
-                    "number": number,
-                    "series": serial,
-                    **self._surroundings.exposure(began, ended),
-                },
-            }
-            if task["fault"] != "drop":
-                self._pending[name] = series
-            if number == series.faults.late:
-                asyncio.get_running_loop().call_later(
-                    series.faults.late_seconds,
-                    lambda task=task: asyncio.ensure_future(self._tell(task)),
-                )
-            else:
-                await self._tell(task)
-        while any(waiting is series for waiting in self._pending.values()):
-            await asyncio.sleep(0.002)
-        series.finished.set()
-
-    async def _triggered(self, number: int) -> float | None:
-        """Wait for a pulse of the position compare unit."""
-        serial = self._number
-        while True:
-            moment = self._surroundings.trigger(number)
-            if moment is not None and moment <= time.monotonic() + 0.02:
-                return moment
-            if self._stop or serial != self._number:
-                return None
-            await asyncio.sleep(0.002)
-
-
 class Pilatus:
     """The driver behind the ``cam1:`` records."""
 
@@ -263,8 +69,9 @@ class Pilatus:
         shape: tuple[int, int],
         model: str,
         faults: Faults,
-        report: Callable[[str], Any],
+        report: Callable[[str], Awaitable[None]],
         n_files: int | None = None,
+        ending: str = "cbf",
     ) -> None:
         rows = read_table("cam1.json")
         slow, fast = shape
@@ -273,8 +80,10 @@ class Pilatus:
         for key in ("ArraySizeY_RBV", "MaxSizeY_RBV", "SizeY"):
             rows[key]["value"] = slow
         rows["Model_RBV"]["value"] = model
-        rows["PixelCutOff_RBV"]["value"] = COUNT_CUTOFF
+        rows["PixelCutOff_RBV"]["value"] = CUTOFF
         rows["GapFill_RBV"]["value"] = 0
+        for key in ("FileTemplate", "FileTemplate_RBV"):
+            rows[key]["value"] = f"%s%s_%3.3d_00000.{ending}"
         self.records = Records(rows)
         self._camserver = camserver
         self._model = model
@@ -305,14 +114,14 @@ class Pilatus:
 
     # -- settings -----------------------------------------------------------------------------
 
-    def _mirror(self, name: str) -> Callable[[Any], Any]:
+    def _mirror(self, name: str) -> Hook:
         async def put(value: Any) -> None:
             async with self._port:
                 await self.records.post(**{name: value, f"{name}_RBV": value})
 
         return put
 
-    def _at_least(self, name: str, least: float, instead: float) -> Callable[[Any], Any]:
+    def _at_least(self, name: str, least: float, instead: float) -> Hook:
         async def put(value: Any) -> None:
             async with self._port:
                 used = value if value >= least else instead
@@ -326,7 +135,7 @@ class Pilatus:
             await self.records.post(FilePath=path, FilePath_RBV=asked)
             await self.records.post(FilePathExists_RBV=int(bool(path) and Path(path).is_dir()))
 
-    def _on_threshold(self, name: str) -> Callable[[Any], Any]:
+    def _on_threshold(self, name: str) -> Hook:
         async def put(value: Any) -> None:
             async with self._port:
                 await self.records.post(**{name: value})
@@ -409,7 +218,7 @@ class Pilatus:
         )  # fmt: skip
         self._idle.set()
 
-    def _refusal(self, n_images: int, period: float) -> str | None:
+    def _refusal(self, name: str, n_images: int, period: float) -> str | None:
         """Why the simulation cannot do what the real detector could."""
         possible = self._camserver.shortest_period
         if n_images > 1 and period < possible:
@@ -423,6 +232,8 @@ class Pilatus:
                 f"Refused: NumImages {n_images} asked, the replayed folder holds "
                 f"{self._n_files} frames"
             )
+        if self._n_files is not None and not name.lower().endswith(".cbf"):
+            return f"Refused: the replayed frames are CBF files, {Path(name).name} is not"
         return None
 
     async def _run_series(self) -> None:
@@ -435,21 +246,22 @@ class Pilatus:
         n_images, exposure, period = (
             value("NumImages_RBV"), value("AcquireTime_RBV"), value("AcquirePeriod_RBV"),
         )  # fmt: skip
-        refusal = self._refusal(n_images, period)
+        name = c_format(
+            value("FileTemplate"), value("FilePath_RBV"), value("FileName"), value("FileNumber")
+        )
+        refusal = self._refusal(name, n_images, period)
         if refusal is not None:
             await self._report(refusal)
             await self._end("Error", refusal)
             return
-        name = c_format(
-            value("FileTemplate"), value("FilePath_RBV"), value("FileName"), value("FileNumber")
-        )
         names = frame_names(name, n_images)
+        settings = {key: value(key) for key in HEADER_RECORDS}
         series = Series(
             names=names,
             exposure=exposure,
             period=period,
             mode=value("TriggerMode_RBV"),
-            header=self._header_maker(exposure, period),
+            header=partial(header_lines, settings, self._model, exposure, period),
             faults=self._take_faults(n_images),
         )
         self._series = series
@@ -547,69 +359,10 @@ class Pilatus:
             await self.records.post(ArrayRate_RBV=rate)
 
     def _take_faults(self, n_images: int) -> Faults:
-        """The faults of this series; they are used up by it (single images are spared)."""
+        """Take the faults of this series, which uses them up; a single image is spared."""
         if n_images == 1:
             return Faults()
         taken = Faults(*(getattr(self._faults, key) for key in Faults.__slots__))
         for key in ("drop", "flip", "truncate", "late", "hang"):
             setattr(self._faults, key, -1)
         return taken
-
-    # -- the header of a frame ----------------------------------------------------------------
-
-    def _header_maker(self, exposure: float, period: float) -> Callable[[int, float], list[str]]:
-        """Fix the header PVs now; camserver counts the angles on by itself, frame by frame."""
-        value = self.records.value
-        keys = (
-            "Wavelength EnergyLow EnergyHigh DetDist DetVOffset BeamX BeamY Flux FilterTransm "
-            "StartAngle AngleIncr Det2theta Polarization Alpha Kappa Phi PhiIncr Chi ChiIncr Omega "
-            "OmegaIncr OscillAxis NumOscill CbfTemplateFile HeaderString FilePath_RBV "
-            "ThresholdEnergy"
-        )
-        h = {key: value(key) for key in keys.split()}
-
-        def lines(number: int, taken: float) -> list[str]:
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(taken))
-            made = [
-                f"Detector: {self._model}, S/N 00-0000 simulated",
-                f"{stamp}.{int(taken % 1 * 1000):03d}",
-                "Pixel_size 172e-6 m x 172e-6 m",
-                "Silicon sensor, thickness 0.000450 m",
-                f"Exposure_time {exposure:.7f} s",
-                f"Exposure_period {period or exposure:.7f} s",
-                "Tau = 0 s",
-                f"Count_cutoff {COUNT_CUTOFF} counts",
-                f"Threshold_setting: {h['ThresholdEnergy'] * 1000:.0f} eV",
-                "Gain_setting: mid gain (vrf = -0.200)",
-                "N_excluded_pixels = 0",
-                "Excluded_pixels: (nil)",
-                "Flat_field: (nil)",
-                "Trim_file: (nil)",
-                f"Image_path: {h['FilePath_RBV']}",
-                f"Wavelength {h['Wavelength']:.5f} A",
-                f"Energy_range ({h['EnergyLow']:.0f}, {h['EnergyHigh']:.0f}) eV",
-                f"Detector_distance {h['DetDist'] / 1000:.5f} m",
-                f"Detector_Voffset {h['DetVOffset'] / 1000:.5f} m",
-                f"Beam_xy ({h['BeamX']:.2f}, {h['BeamY']:.2f}) pixels",
-                f"Flux {h['Flux']:.6f}",
-                f"Filter_transmission {h['FilterTransm']:.4f}",
-                f"Start_angle {h['StartAngle'] + number * h['AngleIncr']:.4f} deg.",
-                f"Angle_increment {h['AngleIncr']:.4f} deg.",
-                f"Detector_2theta {h['Det2theta']:.4f} deg.",
-                f"Polarization {h['Polarization']:.3f}",
-                f"Alpha {h['Alpha']:.4f} deg.",
-                f"Kappa {h['Kappa']:.4f} deg.",
-                f"Phi {h['Phi'] + number * h['PhiIncr']:.4f} deg.",
-                f"Phi_increment {h['PhiIncr']:.4f} deg.",
-                f"Omega {h['Omega'] + number * h['OmegaIncr']:.4f} deg.",
-                f"Omega_increment {h['OmegaIncr']:.4f} deg.",
-                f"Chi {h['Chi'] + number * h['ChiIncr']:.4f} deg.",
-                f"Chi_increment {h['ChiIncr']:.4f} deg.",
-                f"Oscillation_axis {h['OscillAxis'] or '(nil)'}",
-                f"N_oscillations {h['NumOscill']}",
-            ]
-            if h["HeaderString"]:
-                made.append(str(h["HeaderString"]))
-            return made
-
-        return lines

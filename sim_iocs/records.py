@@ -35,6 +35,10 @@ class Record:
         else:
             await self.on_put(value)
 
+    def preset(self, value: Any) -> None:
+        """Give the value that the record has before anything is served."""
+        self._data["value"] = value  # type: ignore[attr-defined]
+
     async def post(self, value: Any) -> None:
         """Store a value and publish it to every monitor."""
         await self.write(value, verify_value=False)
@@ -70,10 +74,6 @@ class Whole(Record, ca.ChannelInteger):
 
 class Short(Record, ca.ChannelShort):
     """A 16-bit integer."""
-
-
-class Byte(Record, ca.ChannelInteger):
-    """An 8-bit number: a motor record's UCHAR fields; a long does as well for a client."""
 
 
 class Text(Record, ca.ChannelString):
@@ -131,10 +131,11 @@ def make_record(row: Mapping[str, Any]) -> Any:
     common: dict[str, Any] = {"reported_record_type": row.get("record", "ai")}
     value = row.get("value")
     if kind == "enum":
-        # an empty label cannot be told from its neighbour, as ADCore has them for its commands
+        # ADCore leaves the labels of some commands empty; a put by label needs them to differ
+        labels = [label or f"{i}" for i, label in enumerate(row.get("enums", ["0", "1"]))]
         return Choice(
-            enum_strings=[label or f"{i}" for i, label in enumerate(row.get("enums", ["0", "1"]))],
-            value=0 if value is None else value,
+            enum_strings=labels,
+            value=labels[value or 0],
             **common,
         )
     if kind == "string":
@@ -144,7 +145,7 @@ def make_record(row: Mapping[str, Any]) -> Any:
     if count > 1:
         common["max_length"] = count
         value = value or [0]
-    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Byte}
+    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Whole}
     if kind in ("double", "float"):
         common["precision"] = row.get("precision", 0)
     return numbers[kind](
@@ -166,9 +167,6 @@ class Records:
 
     def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         self._records = {name: make_record(row) for name, row in rows.items()}
-        for record in self._records.values():
-            if isinstance(record, Choice) and isinstance(record.value, int):
-                record._data["value"] = record.enum_strings[min(record.value, 15)]  # noqa: SLF001
 
     def __getitem__(self, name: str) -> Any:
         return self._records[name]
@@ -180,7 +178,7 @@ class Records:
         return iter(self._records)
 
     def value(self, name: str) -> Any:
-        """The present value of a record."""
+        """Give the present value of a record."""
         return self._records[name].value
 
     async def post(self, **values: Any) -> None:
@@ -189,5 +187,5 @@ class Records:
             await self._records[name].post(value)
 
     def named(self, prefix: str) -> dict[str, ca.ChannelData]:
-        """The records under their full names, as a server wants them."""
+        """Give the records under their full names, as a server wants them."""
         return {f"{prefix}{name}": record for name, record in self._records.items()}

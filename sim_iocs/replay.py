@@ -45,7 +45,7 @@ class Replay:
         return cls(files, first, header_lines(files[0]))
 
     def read(self, number: int) -> bytes:
-        """The bytes of frame ``number``, from 0."""
+        """Read the bytes of frame ``number``, from 0."""
         return self.files[number].read_bytes()
 
 
@@ -78,7 +78,7 @@ def check(file: Path) -> tuple[int, int]:
 
 
 def header_lines(file: Path) -> dict[str, str]:
-    """The miniCBF header as keyword and rest of the line."""
+    """Read the miniCBF header as keyword and rest of the line."""
     with file.open("rb") as stream:
         text = stream.read(8192).split(MAGIC, 1)[0].decode("latin-1")
     lines = re.findall(r"^# (\S+?):?[ \t=]+([^\r\n]*)", text, re.MULTILINE)

@@ -35,6 +35,7 @@ def example_start() -> dict:
         name="LSMO-140",
         label="crystal_2",
         formula="La0.7Sr0.3MnO3",
+        composition="30 % Sr, grown in air",
         space_group="P m -3 m",
         lattice=(3.9, 3.9, 3.9, 90.0, 90.0, 90.0),
         UB=((1 / 3.9, 0.0, 0.0), (0.0, 1 / 3.9, 0.0), (0.0, 0.0, 1 / 3.9)),
@@ -72,7 +73,11 @@ def example_start() -> dict:
             "temperature": {"key": "cryostream_temperature", "units": "K"},
             "ring": {"key": "ring_current", "units": "mA"},
         },
-        "series": {"uid": "7c0de0aa-0000-4000-8000-000000000000", "index": 0, "kind": "temperature"},
+        "series": {
+            "uid": "7c0de0aa-0000-4000-8000-000000000000",
+            "index": 0,
+            "kind": "temperature",
+        },
     }
 
 

@@ -15,7 +15,8 @@ import re
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +57,39 @@ def prose(docstring: str | None) -> list[str]:
     return [text, ""] if text else []
 
 
+_TYPE_NAMES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    dict: "table",
+    list: "list",
+    Any: "anything",
+}
+
+
 def type_name(annotation: Any) -> str:
     """Write a type as a user would say it."""
-    if annotation is type(None):
-        return "none"
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
     if origin is typing.Annotated:
         return type_name(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_name(argument) for argument in arguments)
+        given = [argument for argument in arguments if argument is not type(None)]
+        return " or ".join(type_name(argument) for argument in given)
     if origin is typing.Literal:
         return " or ".join(repr(argument) for argument in arguments)
-    if origin is not None:
-        inside = ", ".join("…" if a is Ellipsis else type_name(a) for a in arguments)
-        return f"{type_name(origin)}[{inside}]"
-    return getattr(annotation, "__name__", str(annotation).removeprefix("typing."))
+    if origin is tuple and Ellipsis not in arguments:
+        return "[" + ", ".join(type_name(argument) for argument in arguments) + "]"
+    if origin in (list, tuple, Sequence):
+        return f"list of {type_name(arguments[0])}"
+    if origin in (dict, Mapping):
+        return "table"
+    return _TYPE_NAMES.get(annotation) or getattr(annotation, "__name__", str(annotation))
 
 
-# --- configuration, start document: pydantic models ----------------------------------------
+# --- configuration: pydantic models --------------------------------------------------------
 
 
 def models_of(module: types.ModuleType) -> list[type]:
@@ -113,12 +128,21 @@ def default_of(field: Any) -> str:
             value = field.default_factory()
         except TypeError:
             return ""
-        return "" if hasattr(value, "model_dump") else code(repr(value))
-    if field.default is None:
-        return "none"
-    if hasattr(field.default, "model_dump"):
-        return ""
-    return code(repr(field.default))
+        return code(toml_value(value)) if value else ""
+    return "" if field.default in (None, "") else code(toml_value(field.default))
+
+
+def toml_value(value: Any) -> str:
+    """Write a value as it is written in TOML."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | Path):
+        return f'"{value}"'
+    return str(value)
 
 
 def limits_of(field: Any) -> str:
@@ -133,58 +157,126 @@ def limits_of(field: Any) -> str:
     return ", ".join(said)
 
 
-def sections(model: type, models: list[type], path: str) -> Iterator[tuple[str, type]]:
-    """Walk a model tree as TOML tables."""
-    yield path, model
+def sections(
+    model: Any, models: list[type], path: str = "", *, required: bool = False
+) -> Iterator[tuple[str, Any, bool]]:
+    """Walk a model tree as TOML tables: path, model, and whether the table is required."""
+    yield path, model, required
     for name, field in model.model_fields.items():
-        key = field.alias or name
         for inner, mapping in models_inside(field.annotation, models):
-            below = f"{path}.{key}" if path else key
-            yield from sections(inner, models, f"{below}.<name>" if mapping else below)
+            below = ".".join(filter(None, [path, field.alias or name]))
+            below = f"{below}.<name>" if mapping else below
+            yield from sections(inner, models, below, required=field.is_required() and not mapping)
 
 
-def model_page(module: types.ModuleType, *, brackets: bool) -> list[str]:
-    """Describe every key of the models of a module; the root is what no other mentions."""
-    models = models_of(module)
+def configuration(source: str) -> list[str]:
+    """Describe every key of ``beamline.toml``; the root is the model that no other mentions."""
+    models = models_of(importlib.import_module(source))
     mentioned = {
         inner
         for model in models
         for field in model.model_fields.values()
         for inner, _ in models_inside(field.annotation, models)
-        if inner is not model
     }
-    subclassed = {base for model in models for base in model.__mro__[1:]}
-    roots = [m for m in models if m not in mentioned and m not in subclassed]
+    (root,) = (model for model in models if model not in mentioned)
     lines: list[str] = []
-    seen: set[tuple[str, type]] = set()
-    for root in roots:
-        for path, model in sections(root, models, ""):
-            if (path, model) in seen:
+    for path, model, required in sections(root, models):
+        title = f"`[{path}]`" if path else "Top level"
+        lines += [f"## {title}{' (required)' if required else ''}", "", *prose(model.__doc__)]
+        rows = []
+        for name, field in model.model_fields.items():
+            if list(models_inside(field.annotation, models)) or name in _NOT_KEYS:
                 continue
-            seen.add((path, model))
-            title = (f"`[{path}]`" if brackets else f"`{path}`") if path else "Top level"
-            if any(seen_path == path and other is not model for seen_path, other in seen):
-                title += f" ({model.__name__})"
-            lines += [f"## {title}", "", *prose(model.__doc__)]
-            rows = []
-            for name, field in model.model_fields.items():
-                limits = limits_of(field)
-                kind = type_name(field.annotation) + (f", {limits}" if limits else "")
-                rows.append(
-                    (code(field.alias or name), kind, default_of(field), field.description or "")
-                )
-            lines += table(["key", "type", "default", "meaning"], rows)
+            limits = limits_of(field)
+            kind = type_name(field.annotation) + (f", {limits}" if limits else "")
+            key = code(field.alias or name)
+            rows.append((key, kind, default_of(field), field.description or ""))
+        lines += table(["key", "type", "default", "meaning"], rows)
     return lines
 
 
-def configuration(source: str) -> list[str]:
-    """Describe ``beamline.toml``."""
-    return model_page(importlib.import_module(source), brackets=True)
+_NOT_KEYS = {"file"}  # where the configuration came from; refused in the file itself
+
+
+# --- start document: found out by trying -----------------------------------------------------
 
 
 def start_document(source: str) -> list[str]:
-    """Describe what offbragg adds to Bluesky's start document."""
-    return model_page(importlib.import_module(source), brackets=False)
+    """Describe each entry of a start document; leave each out to see if it is required."""
+    import tomllib
+
+    from offbragg_example import example_start
+
+    module = importlib.import_module(source)
+    known = tomllib.loads((Path(__file__).parent / "start_fields.toml").read_text("utf-8"))
+    start = example_start()
+    module.validate_start(start)
+    lines = []
+    for group, fields in grouped(list(leaves(start, ""))):
+        rows = []
+        for name, value in fields:
+            if name in ("uid", "time") or name.startswith(("per_frame.t", "per_frame.r")):
+                continue
+            if name not in known:
+                raise LookupError(f"start_fields.toml does not say what {name} means")
+            kind = type_of(value)
+            required = "yes" if refuses(module, without(start, name)) else ""
+            rows.append((code(name), kind, required, known.pop(name)))
+        required = bool(group) and refuses(module, without(start, group))
+        title = f"`{group}`{' (required)' if required else ''}" if group else "Top level"
+        lines += [f"## {title}", "", *table(["entry", "type", "required", "meaning"], rows)]
+    if known:
+        raise LookupError(f"start_fields.toml describes what is not there: {', '.join(known)}")
+    return lines
+
+
+def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Walk a document as dotted names."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
+
+
+def grouped(
+    fields: list[tuple[str, Any]],
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Group dotted names by their first part; names without a dot come first."""
+    groups: dict[str, list[tuple[str, Any]]] = {"": []}
+    for name, value in fields:
+        groups.setdefault(name.partition(".")[0] if "." in name else "", []).append((name, value))
+    yield from groups.items()
+
+
+def type_of(value: Any) -> str:
+    """Say what kind of value an entry has."""
+    names = {str: "text", int: "whole number", float: "number", dict: "mapping"}
+    if isinstance(value, list | tuple):
+        inner = {type_of(item) for item in value}
+        if inner == {"mapping"}:
+            return "list of mappings"
+        return f"{len(value)} × {inner.pop()}" if len(inner) == 1 else "list"
+    return names[type(value)]
+
+
+def without(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Copy a document without one entry."""
+    head, _, rest = name.partition(".")
+    if rest:
+        return {**document, head: without(document[head], rest)}
+    return {key: value for key, value in document.items() if key != head}
+
+
+def refuses(module: types.ModuleType, document: dict[str, Any]) -> bool:
+    """Tell whether a start document is refused."""
+    from offbragg.errors import OffbraggError
+
+    try:
+        module.validate_start(document)
+    except OffbraggError:
+        return True
+    return False
 
 
 # --- devices, plans ------------------------------------------------------------------------
@@ -222,6 +314,9 @@ def devices(source: str) -> list[str]:
         for cls in classes:
             lines += [f"### `{cls.__name__}`", "", *prose(cls.__doc__)]
             if not issubclass(cls, Device):
+                rows = list(parameters(cls))
+                if rows and is_dataclass(cls):
+                    lines += table(["field", "type", "default", "meaning"], rows)
                 continue
             rows = []
             for name, part in cls._sig_attrs.items():
@@ -239,8 +334,47 @@ def devices(source: str) -> list[str]:
                     [*head, "meaning"] if described else head,
                     rows if described else [row[:-1] for row in rows],
                 )
+            rows = list(parameters(cls))
+            if rows:
+                lines += ["Parameters, also for `[devices.<name>]` in `beamline.toml`:", ""]
+                lines += table(["parameter", "type", "default", "meaning"], rows)
             lines += signatures(cls)
     return lines
+
+
+def parameters(cls: type) -> Iterator[tuple[str, str, str, str]]:
+    """List what a device can be told when it is made, besides its prefix and name."""
+    initialiser: Any = cls.__init__
+    hints = typing.get_type_hints(initialiser)
+    meanings = described(cls.__doc__)
+    for name, parameter in inspect.signature(initialiser).parameters.items():
+        variable = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name in ("self", "prefix", "name") or variable:
+            continue
+        if name not in meanings and initialiser.__qualname__ != f"{cls.__name__}.__init__":
+            continue  # of the ophyd class below: names, kinds and parents
+        default = parameter.default
+        if default is parameter.empty:
+            shown = "**required**"
+        else:
+            shown = "" if default in (None, "") else code(toml_value(default))
+        kind = type_name(hints[name]) if name in hints else ""
+        yield code(name), kind, shown, meanings.get(name, "")
+
+
+def described(docstring: str | None) -> dict[str, str]:
+    """Read the Parameters section of a numpy docstring."""
+    found = re.search(
+        r"\nParameters\n-{3,}\n(.*?)(?=\n\n?[A-Z][A-Za-z ]+\n-{3,}\n|\Z)",
+        "\n" + inspect.cleandoc(docstring or ""),
+        re.DOTALL,
+    )
+    meanings: dict[str, str] = {}
+    for part in re.split(r"\n(?=\S)", found.group(1) if found else ""):
+        head, _, body = part.partition("\n")
+        for name in head.partition(":")[0].split(","):
+            meanings[name.strip()] = " ".join(body.split()).replace("``", "`")
+    return meanings
 
 
 def _is_made_up(doc: str) -> bool:
@@ -287,50 +421,53 @@ def plans(source: str) -> list[str]:
 
 def command_line(source: str) -> list[str]:
     """Describe every command with its arguments and options."""
-    import click
     from typer.main import get_command
 
     module = importlib.import_module(source)
     root = get_command(module.app)
-    context = click.Context(root, info_name="offbragg")
     lines = [*prose(root.help)]
-    commands = getattr(root, "commands", {})
+    commands = {n: c for n, c in getattr(root, "commands", {}).items() if not c.hidden}
     if not commands:
         raise LookupError(f"{source}.app has no commands")
     for name, command in commands.items():
-        if command.hidden:
-            continue
-        inner = click.Context(command, info_name=name, parent=context)
-        usage = " ".join(["offbragg", name, *command.collect_usage_pieces(inner)])
+        shown = [
+            parameter
+            for parameter in command.params
+            if not getattr(parameter, "hidden", False) and parameter.name != "help"
+        ]
+        options = [p for p in shown if p.param_type_name == "option"]
+        arguments = [p for p in shown if p.param_type_name == "argument"]
+        usage = ["offbragg", name, *(["[OPTIONS]"] if options else [])]
+        usage += [written(p) if p.required else f"[{written(p)}]" for p in arguments]
+        if command.context_settings.get("allow_extra_args"):
+            usage.append("[-- …]")
         lines += [f"## `offbragg {name}`", "", *prose(command.help)]
-        lines += ["```console", f"$ {usage}", "```", ""]
-        rows = []
-        for parameter in command.params:
-            if getattr(parameter, "hidden", False) or parameter.name == "help":
-                continue
-            rows.append(parameter_row(parameter, inner))
+        lines += ["```console", f"$ {' '.join(usage)}", "```", ""]
+        rows = [(code(written(p)), default_value(p), p.help or "") for p in arguments + options]
         if rows:
             lines += table(["argument or option", "default", "meaning"], rows)
     return lines
 
 
-def parameter_row(parameter: Any, context: Any) -> tuple[str, str, str]:
-    """Describe one argument or option of a command."""
-    is_flag = getattr(parameter, "is_flag", False)
+def written(parameter: Any) -> str:
+    """Write an argument or option as it is typed."""
+    metavar = parameter.metavar or parameter.name.upper()
     if parameter.param_type_name == "argument":
-        written = code(parameter.make_metavar(context))
-    else:
-        names = ", ".join([*parameter.opts, *parameter.secondary_opts])
-        metavar = "" if is_flag else f" {parameter.make_metavar(context)}"
-        written = code(names + metavar)
+        return metavar
+    names = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    return names if parameter.is_flag else f"{names} {metavar}"
+
+
+def default_value(parameter: Any) -> str:
+    """Say what an argument or option is when it is left out."""
+    if parameter.required:
+        return "**required**"
     default = parameter.default
-    if callable(default):
-        default = None
-    if default in (None, False, (), ...) or "Sentinel" in type(default).__name__:
-        shown = "**required**" if parameter.required else ""
-    else:
-        shown = code(getattr(default, "value", default))
-    return written, shown, getattr(parameter, "help", None) or ""
+    if isinstance(default, bool) and parameter.secondary_opts:
+        return code((parameter.opts if default else parameter.secondary_opts)[0])
+    if isinstance(default, str | int | float | Path) and not isinstance(default, bool):
+        return code(getattr(default, "value", default))
+    return ""
 
 
 # --- file layout ---------------------------------------------------------------------------
@@ -345,11 +482,11 @@ def file_layout(source: str) -> list[str]:
         path = example_scan_file(importlib.import_module(source), Path(folder))
         with h5py.File(path, "r") as file:
             listing = [f"{path.name}"]
-            listing += tree(file["/"], "", hide=str(folder))
+            listing += tree(file["/"], "", hide=str(folder), seen={})
     return ["```text", *listing, "```", ""]
 
 
-def tree(group: Any, indent: str, *, hide: str) -> list[str]:
+def tree(group: Any, indent: str, *, hide: str, seen: dict[int, str]) -> list[str]:
     """Draw an HDF5 group with types, shapes, units and values of scalars."""
     import h5py
 
@@ -366,19 +503,22 @@ def tree(group: Any, indent: str, *, hide: str) -> list[str]:
             lines.append(f"{indent}{branch}{name} → {link.filename} {link.path}")
             continue
         thing = group[name]
+        address = h5py.h5o.get_info(thing.id).addr
+        if address in seen:
+            lines.append(f"{indent}{branch}{name} → {seen[address]}")
+            continue
+        seen[address] = thing.name
         if isinstance(thing, h5py.Group):
             kind = text(thing.attrs.get("NX_class", ""))
             lines.append(f"{indent}{branch}{name}{': ' + kind if kind else ''}")
-            lines += tree(thing, indent + below, hide=hide)
+            lines += tree(thing, indent + below, hide=hide, seen=seen)
         else:
             lines.append(f"{indent}{branch}{name}{describe(thing, hide=hide)}")
             lines += attributes(thing, indent + below, hide=hide, skip=("units",))
     return lines
 
 
-def attributes(
-    thing: Any, indent: str, *, hide: str, skip: tuple[str, ...] = ()
-) -> list[str]:
+def attributes(thing: Any, indent: str, *, hide: str, skip: tuple[str, ...] = ()) -> list[str]:
     """Write the attributes of a group or dataset, one a line."""
     return [
         f"{indent}@{name} = {shorten(text(value), hide)}"
@@ -471,16 +611,28 @@ def write_pages(app: Sphinx) -> None:
             path.write_text(new, encoding="utf-8")
 
 
-def escape_bars(
+_COLON = "\ue000"
+
+
+def hide_colons(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Keep |s0| in a docstring a length; reStructuredText would read a substitution."""
-    lines[:] = [re.sub(r"(?<!\\)\|", r"\\|", line) for line in lines]
+    """Keep napoleon from reading "Angle: half a step …" as "type: description"."""
+    if what in ("property", "attribute", "data"):
+        lines[:] = [line.replace(":", _COLON) for line in lines]
+
+
+def mend_text(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Put the colons back, and keep |s0| a length: it would be read as a substitution."""
+    lines[:] = [re.sub(r"(?<!\\)\|", r"\\|", line.replace(_COLON, ":")) for line in lines]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.add_config_value("offbragg_reference", {}, "env", [dict])
     app.connect("builder-inited", write_pages)
-    app.connect("autodoc-process-docstring", escape_bars, priority=900)
+    app.connect("autodoc-process-docstring", hide_colons, priority=400)
+    app.connect("autodoc-process-docstring", mend_text, priority=900)
     return {"parallel_read_safe": True, "version": "1"}

@@ -1,22 +1,28 @@
+# ruff: noqa: E402
+# [connect]
 import os
 
 from tiled.client import from_uri
-from tiled.queries import Comparison, Key
 
-cat = from_uri(os.environ["OFFBRAGG_CATALOG"] + "/raw", api_key=os.environ["OFFBRAGG_KEY"])
+address, key = os.environ["OFFBRAGG_CATALOG"], os.environ["OFFBRAGG_KEY"]
+cat = from_uri(address, api_key=key)["raw"]
+# [find]
+from tiled.queries import Key
 
-# Find runs: each search narrows the one before.
-mine = cat.search(Key("sample.name") == cat.values().last().start["sample"]["name"])
-cold = mine.search(Comparison("lt", "temperature.setpoint", 150.0))
+mine = cat.search(Key("sample.name") == "LSMO-140")
+above = mine.search(Key("temperature.setpoint") >= 90)
+cold = above.search(Key("temperature.setpoint") < 110)
 for uid, run in cold.items():
-    print(uid[:8], run.start["temperature"]["setpoint"], "K", run.start["purpose"])
-
-# One row per frame, without the frames themselves.
+    print(uid[:8], run.start["scan_id"], run.start["temperature"]["setpoint"], "K")
+# [rows]
 run = cold.values().last()
-rows = run["primary"].read(["angle", "monitor", "temperature", "status"])
-print(rows)
-
-# One region of a few frames; only this travels.
-image = run["primary"][f"{run.start['detector']['name']}_image"]
-region = image[10:13, 50:90, 100:180]
-print(image.shape, region.shape, region.max())
+rows = run["primary"].read(["angle", "monitor", "temperature", "status"]).to_dataframe()
+print(rows[rows["status"] != "stored"])
+# [slice]
+image = run["primary"]["pilatus_image"]  # <name of the detector>_image
+one = image[2]  # one frame
+region = image[0:3, 100:150, 200:300]  # frames, rows, columns: only this travels
+print(image.shape, region.max())
+# [databroker]
+table = cat.v1[run.start["uid"]].table()
+found = list(cat.v1(**{"sample.name": "LSMO-140"}))

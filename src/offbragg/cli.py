@@ -66,12 +66,12 @@ def demo(
         typer.Option(
             "--model",
             metavar="FILE",
-            help="Geometry, axes and angles of the replayed frames, JSON.",
+            help="Geometry and axes of the replayed frames, JSON.",
         ),
     ] = None,
     detector: Annotated[
         str,
-        typer.Option("--detector", metavar="SIZE", help="Simulated Pilatus: 100K, 300K, 1M, 2M."),
+        typer.Option("--detector", metavar="SIZE", help="Pilatus: 100K, 300K, 1M or 2M."),
     ] = "100K",
     file_format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="Frame files: cbf or tif.")
@@ -170,8 +170,14 @@ def serve(
     from offbragg.catalog.server import serve as serve_catalog
 
     config = load(beamline)
-    with _until_told_to_stop(with_parent=with_parent, signals=False):
-        serve_catalog(config.catalog_server(), ready=ready)
+    serve_catalog(
+        config.paths.catalog,
+        [config.paths.experiment, config.paths.frames],
+        host=config.catalog.host,
+        port=config.catalog.port,
+        ready=ready,
+        parent=os.getppid() if with_parent else None,
+    )
 
 
 @app.command()
@@ -229,12 +235,11 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _until_told_to_stop(*, with_parent: bool, signals: bool = True) -> Iterator[threading.Event]:
+def _until_told_to_stop(*, with_parent: bool) -> Iterator[threading.Event]:
     """Give an event that SIGINT, SIGTERM or, if asked, the end of the parent process sets."""
     stop = threading.Event()
-    if signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     if with_parent:
         threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     yield stop

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,14 +135,12 @@ class Sweep:
         axis, n_frames = mapping["axis"], mapping["n_frames"]
         if not isinstance(axis, str):
             raise SweepError(f"sweep.axis is {axis!r}: it must be the name of an axis")
-        if isinstance(n_frames, bool) or not isinstance(n_frames, (int, np.integer)):
+        if isinstance(n_frames, bool) or not isinstance(n_frames, Integral):
             raise SweepError(f"sweep.n_frames is {n_frames!r}: it must be a whole number")
         numbers: dict[str, float] = {}
         for key in ("start", "step", "exposure", "period"):
             value: object = mapping[key]
-            if isinstance(value, bool) or not isinstance(
-                value, (int, float, np.integer, np.floating)
-            ):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise SweepError(f"sweep.{key} is {value!r}: it must be a number")
-            numbers[key] = float(cast(Any, value))
+            numbers[key] = float(value)
         return cls(axis=axis, n_frames=int(n_frames), **numbers)

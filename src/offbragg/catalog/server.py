@@ -16,7 +16,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+import weakref
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,7 @@ def catalog_key(directory: Path) -> str:
     return key
 
 
-def server_configuration(
-    directory: Path, readable: Sequence[Path], *, key: str
-) -> dict[str, Any]:
+def server_configuration(directory: Path, readable: Sequence[Path], *, key: str) -> dict[str, Any]:
     """Generate Tiled's configuration, as its documentation calls the fields.
 
     Parameters
@@ -155,12 +154,12 @@ def serve(
         key = catalog_key(directory)
     except OSError as error:
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
-    logging.getLogger("tiled").setLevel(logging.WARNING)
     _initialize(directory / "catalog.db")
 
     import uvicorn
     from tiled.server.app import build_app_from_config
 
+    logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     _keep_container(app)
     config = uvicorn.Config(
@@ -251,10 +250,36 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
             f"Is it a catalog that 'offbragg serve' started?"
         )
     root = from_uri(
-        f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}", api_key=key, trust_env=trust_env
+        f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}",
+        structure_clients=_own_clients(),
+        api_key=key,
+        trust_env=trust_env,
     )
     _fail_fast(root.context.http_client)
+    weakref.finalize(root.context, root.context.http_client.close)
     return root
+
+
+def _own_clients() -> Any:
+    """Give the table that says which client class opens which node, as one that can be copied.
+
+    ``cat.v1`` and ``cat.v2`` copy it and change the copy, and so, with Tiled's table, whose
+    copies share their content, turn every client of the process into one of version 2.
+    """
+    from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun
+    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
+    from tiled.utils import OneShotCachedMap
+
+    class Clients(OneShotCachedMap):
+        def __copy__(self) -> Clients:
+            copied = Clients()
+            copied.__setstate__(dict(self.__getstate__()))
+            return copied
+
+    clients = Clients()
+    clients.__setstate__(dict(DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"].__getstate__()))
+    clients.set("BlueskyRun", lambda: BlueskyRun)
+    return clients
 
 
 def _fail_fast(http: httpx.Client) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -62,3 +64,21 @@ def put(signal: Any, value: Any, *, timeout: float = 10.0) -> None:
             "The IOC accepted the put and never completed it: is its port locked, "
             "or its hardware disconnected?"
         )
+
+
+def verify(signal: Any, value: float, *, rel_tol: float = 1e-6, timeout: float = 5.0) -> None:
+    """Wait until a record reads back what was put.
+
+    Raises
+    ------
+    DeviceError
+        If it reads something else after ``timeout`` seconds: what, and what was put.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        told = float(signal.get(use_monitor=False))
+        if math.isclose(told, value, rel_tol=rel_tol, abs_tol=1e-9):
+            return
+        if time.monotonic() > deadline:
+            raise DeviceError(f"{signal.pvname} is {told:g} after {value:g} was put")
+        time.sleep(0.02)

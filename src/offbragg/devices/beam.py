@@ -39,9 +39,7 @@ class Shutter(Device):
     command = Cpt(EpicsSignal, "open", kind=Kind.omitted)
     state = Cpt(EpicsSignalRO, "open_RBV", auto_monitor=True, kind=Kind.hinted)
 
-    def __init__(
-        self, prefix: str = "", *, name: str, timeout: float = 5.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, prefix: str = "", *, name: str, timeout: float = 5.0, **kwargs: Any) -> None:
         super().__init__(prefix, name=name, **kwargs)
         self.timeout = timeout
 

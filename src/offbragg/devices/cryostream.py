@@ -158,9 +158,7 @@ class Cryostream(Device):
         known = [field.name for field in fields(Settle)]
         for key in settle or {}:
             if key not in known:
-                raise ConfigError(
-                    f"{name}: settle.{key} is unknown; there are {', '.join(known)}"
-                )
+                raise ConfigError(f"{name}: settle.{key} is unknown; there are {', '.join(known)}")
         if not 0 < ramp_rate <= 360:
             raise ConfigError(f"{name}: ramp_rate {ramp_rate:g} K/h is not within 0 to 360 K/h")
         self.settle = Settle(**(settle or {}))
@@ -169,6 +167,7 @@ class Cryostream(Device):
         self.interval = interval
         self.limits = (float(limits[0]), float(limits[1]))
         self.settled: dict[str, float] | None = None
+        self._asked: float | None = None
         self._status: Status | None = None
         self._cancel = threading.Event()
 
@@ -199,7 +198,11 @@ class Cryostream(Device):
             Seconds beyond the time that the ramp takes; the device's own if not given.
         """
         self.check_value(kelvin)
-        self.cancel("another temperature was asked for")
+        if self._status is not None and not self._status.done:
+            if kelvin == self._asked:  # a plan that was paused asks again
+                return self._status
+            self.cancel("another temperature was asked for")
+        self._asked = kelvin
         cancel = self._cancel = threading.Event()
         self.settled = None
         self._status = in_background(
@@ -252,6 +255,15 @@ class Cryostream(Device):
         if self._status is not None:
             fail(self._status, DeviceError(f"{self.name} did not settle: {why}"))
 
+    @property
+    def position(self) -> float:
+        """Temperature now, K."""
+        return float(self.temperature.get())
+
     def stop(self, *, success: bool = False) -> None:
-        """Give up waiting; the gas goes on to where it was told to, which is the safe thing."""
-        self.cancel("it was stopped")
+        """Give up waiting; the gas goes on to where it was told to, which is the safe thing.
+
+        With ``success`` (a plan that pauses) the waiting goes on.
+        """
+        if not success:
+            self.cancel("it was stopped")

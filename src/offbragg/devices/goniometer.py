@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 import threading
 import time
@@ -14,7 +13,7 @@ from ophyd import Component as Cpt
 from ophyd import EpicsMotor, EpicsSignalRO, Kind
 from ophyd.status import Status
 
-from offbragg.devices.background import fail, finish, in_background, put
+from offbragg.devices.background import fail, finish, in_background, put, verify
 from offbragg.errors import DeviceError, SweepError
 from offbragg.sweep import Sweep
 
@@ -145,9 +144,10 @@ class RotationAxis(EpicsMotor):
             )
         flight = self.plan_flight(sweep)
         low, high = (float(x) for x in self.limits)
-        if low < high and not low <= min(flight.begin, flight.end) <= max(
-            flight.begin, flight.end
-        ) <= high:
+        if (
+            low < high
+            and not low <= min(flight.begin, flight.end) <= max(flight.begin, flight.end) <= high
+        ):
             raise SweepError(
                 f"{self.name} cannot turn from {flight.begin:.3f} to {flight.end:.3f} degree: "
                 f"its limits are {low:g} to {high:g}\n"
@@ -174,12 +174,8 @@ class RotationAxis(EpicsMotor):
         if self._stopped.is_set():
             raise DeviceError(f"{self.name} was stopped on the way to {flight.begin:.3f} degree")
         put(self.velocity, flight.speed)
-        told = float(self.velocity.get())
-        if not math.isclose(told, flight.speed, rel_tol=1e-3):
-            raise DeviceError(
-                f"{self.velocity.pvname} is {told:g} after {flight.speed:g} degree/s was put\n"
-                "The frames would not have the asked angles; choose a speed that the motor has."
-            )
+        # frames would not have the asked angles at another speed
+        verify(self.velocity, flight.speed, rel_tol=1e-3)
 
     def kickoff(self) -> Status:
         """Start the motion; done when the axis passes the start (``lead`` earlier)."""
@@ -210,9 +206,7 @@ class RotationAxis(EpicsMotor):
         try:
             self.motor_done_move.subscribe(on_done_moving, run=False)
             self.user_readback.subscribe(on_position, run=False)
-            self._motion = self.move(
-                flight.end, wait=False, timeout=2 * flight.duration + 10.0
-            )
+            self._motion = self.move(flight.end, wait=False, timeout=2 * flight.duration + 10.0)
             if not moving.wait(5.0):
                 raise DeviceError(
                     f"{self.name} does not start: {self.motor_done_move.pvname} stays 1 for 5 s "

@@ -13,18 +13,18 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from event_model import compose_stream_resource
-from numpy.typing import NDArray
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV, Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import fail, finish, in_background, put
+from offbragg.devices.background import fail, finish, in_background, put, verify
+from offbragg.devices.frame_folder import FrameFolder, decided, ranges
 from offbragg.errors import ConfigError, DeviceError, SweepError
 from offbragg.geometry import Geometry
 from offbragg.sweep import Sweep
@@ -88,101 +88,6 @@ def check_period(model: str, sweep: Sweep) -> None:
             f"{sweep.n_frames} frames are more than the {model} takes in one series "
             f"({MAX_FRAMES})\nSplit the sweep."
         )
-
-
-def decided(
-    present: NDArray[np.bool_], elapsed: float, *, period: float, patience: float
-) -> tuple[int, list[int]]:
-    """Judge which frames of a sweep have come, are lost, or may still come.
-
-    A frame's time is over ``patience`` after its exposure ended. A hole counts as covered as soon
-    as a later frame is there, because files are written in order; it is lost only once its time
-    is over.
-
-    Parameters
-    ----------
-    present
-        Which frames have a complete file, shape (n_frames,).
-    elapsed
-        Time since the first exposure began, s.
-    period
-        Of one frame, s.
-    patience
-        How late a file may come, s.
-
-    Returns
-    -------
-    covered
-        Frames 0 … covered−1 are there or passed by.
-    lost
-        Numbers of the frames whose time is over without a file.
-
-    Examples
-    --------
-    >>> decided(np.array([True, False, True, False]), 0.4, period=0.1, patience=5.0)
-    (3, [])
-    >>> decided(np.array([True, False, True, False]), 5.25, period=0.1, patience=5.0)
-    (3, [1])
-    """
-    over = max(int(np.floor((elapsed - patience) / period + 1e-9)), 0)
-    over = min(over, len(present))
-    there = np.flatnonzero(present)
-    last = int(there[-1]) + 1 if len(there) else 0
-    lost = [int(number) for number in np.flatnonzero(~present[:over])]
-    return max(last, over), lost
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Write frame numbers shortly.
-
-    Examples
-    --------
-    >>> ranges([3, 4, 5, 9])
-    '3–5, 9'
-    """
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{p[0]}–{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
-
-
-class FrameFolder:
-    """The frame files of one sweep in one directory, looked at again and again.
-
-    A file counts once it has stopped growing: a later frame is there, or its size is the same at
-    two looks. Whether its content is good is not judged here.
-    """
-
-    def __init__(self, directory: Path, stem: str, suffix: str, n_frames: int) -> None:
-        self.directory = directory
-        self.present = np.zeros(n_frames, dtype=bool)
-        self._pattern = re.compile(re.escape(stem) + r"_(\d{5,})\." + re.escape(suffix) + r"\Z")
-        self._sizes: dict[int, int] = {}
-
-    def look(self) -> None:
-        """Take note of the files that have been completed since the last look."""
-        sizes: dict[int, int] = {}
-        newest = -1
-        with os.scandir(self.directory) as entries:
-            for entry in entries:
-                match = self._pattern.match(entry.name)
-                if not match:
-                    continue
-                number = int(match[1])
-                newest = max(newest, number)
-                if number >= len(self.present) or self.present[number]:
-                    continue
-                try:
-                    sizes[number] = entry.stat().st_size
-                except FileNotFoundError:
-                    continue
-        for number, size in sizes.items():
-            if size and (number < newest or size == self._sizes.get(number)):
-                self.present[number] = True
-        self._sizes = sizes
 
 
 class PilatusCam(Device):
@@ -413,9 +318,9 @@ class Pilatus(Device):
         put(cam.file_name, self._stem)
         self._set_directory(f"{self.write_path.rstrip('/')}/{self._stem}/")
         self._set_headers(sweep)
-        self._verify(cam.n_frames, sweep.n_frames)
-        self._verify(cam.exposure, sweep.exposure)
-        self._verify(cam.period, sweep.period)
+        verify(cam.n_frames, sweep.n_frames)
+        verify(cam.exposure, sweep.exposure)
+        verify(cam.period, sweep.period)
 
     def _make_directory(self, stem: str) -> Path:
         """Make a directory of the sweep's own, so that no old file can pass for a new one."""
@@ -448,16 +353,6 @@ class Pilatus(Device):
             "Set write_path of the detector in beamline.toml: the frames directory "
             f"({self.frames} on this host) as the detector's computer sees it."
         )
-
-    def _verify(self, signal: Any, value: float) -> None:
-        told = float("nan")
-        deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline:
-            told = float(signal.get())
-            if abs(told - value) <= 1e-6 * max(abs(value), 1.0):
-                return
-            self._stopped.wait(0.05)
-        raise DeviceError(f"{signal.pvname} is {told:g} after {value:g} was put")
 
     def _set_headers(self, sweep: Sweep) -> None:
         """Tell camserver what to write into each frame's header, as far as it is known."""
@@ -605,7 +500,8 @@ class Pilatus(Device):
     def stop(self, *, success: bool = False) -> None:
         """Stop a series; the frames that are there stay."""
         if self.flying:
-            assert self._flight is not None and self._folder is not None
+            assert self._flight is not None
+            assert self._folder is not None
             self._stopped.set()
             self._disarm()
             n = int(self._folder.present.sum())

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from offbragg.errors import RejectedFrame
 from offbragg.files.cbf import read_cbf
+from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.files.tiff import read_tiff
 from offbragg.frame import Frame
 
-__all__ = ["read_cbf", "read_frame", "read_tiff"]
+__all__ = ["ScanFile", "find_scan_file", "read_cbf", "read_frame", "read_tiff"]
 
 
 def read_frame(path: Path | str, *, number: int, shape: tuple[int, int] | None = None) -> Frame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,6 +114,7 @@ def _fly(
     streams = [(detector, "primary"), *((flyer, flyer.name) for flyer in flyers)]
     devices = (detector, axis, *flyers)
     declared: list[tuple[Any, str]] = []
+    watched: list[Any] = []
 
     def sweeping() -> MsgGenerator[None]:
         yield from bps.stage_all(*devices)
@@ -128,6 +129,7 @@ def _fly(
             declared.append((device, name))
         for signal in monitors:
             yield from bps.monitor(signal, name=signal.name)
+            watched.append(signal)
         if shutter is not None and purpose != "dark":
             yield from bps.abs_set(shutter, "open", wait=True)
         for flyer in flyers:
@@ -150,13 +152,13 @@ def _fly(
         if shutter is not None:
             yield from bps.abs_set(shutter, "closed", wait=True)
         yield from collect()
-        for signal in monitors:
+        for signal in watched:
             yield from bps.unmonitor(signal)
 
     yield from bpp.finalize_wrapper(sweeping(), tidy)
 
 
-def _of_detector(detector: Any, sweep: Sweep) -> Iterator[Any] | dict[str, Any]:
+def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
     """Collect what the detector knows about itself and the beam, for the start document."""
     known: dict[str, Any] = {}
     hardware = getattr(detector, "hardware", None)

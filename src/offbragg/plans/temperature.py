@@ -55,7 +55,7 @@ def temperature_series(
                 check(sweep)
     series = {"uid": str(uuid.uuid4()), "kind": "temperature"}
     uids: list[str] = []
-    before: float | None = None
+    before: float | None = getattr(cryostream, "position", None)
     for kelvin in temperatures:
         yield from bps.checkpoint()
         try:
@@ -85,6 +85,6 @@ def temperature_series(
 
 
 def _direction(before: float | None, now: float) -> str:
-    if before is None or now == before:
+    if before is None or abs(now - before) < 0.5:
         return "hold"
     return "warming" if now > before else "cooling"

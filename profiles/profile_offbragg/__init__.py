@@ -1,0 +1,1 @@
+"""IPython profile and ``beamline.toml`` of the simulated beamline."""

@@ -1,0 +1,147 @@
+"""``python -m sim_iocs``: serve a simulated beamline on 127.0.0.1 until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .crystal import SHAPES
+from .ioc import Beamline, Options, PortTaken, client_environment, free_port, truth_of
+from .replay import Replay, ReplayRefused
+
+FAULTS = ("drop", "flip", "truncate", "late", "hang")
+
+
+def refuse(message: str) -> NoReturn:
+    """Say in one line why nothing is served, and end with 2."""
+    sys.stderr.write(f"sim_iocs: {message}\n")
+    raise SystemExit(2)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("sim_iocs", description=__doc__)
+    parser.add_argument("--prefix", default="SIM:", help="of every record (default %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="0 picks a free one (default)")
+    parser.add_argument("--detector", default="100K", help=f"{', '.join(SHAPES)} (default 100K)")
+    parser.add_argument("--replay", metavar="DIR", help="serve the CBF files of a folder instead")
+    parser.add_argument(
+        "--format",
+        default="cbf",
+        choices=("cbf", "tif"),
+        help="what FileTemplate names at the start (default %(default)s)",
+    )
+    parser.add_argument("--ready", metavar="FILE", type=Path, help="write JSON there once serving")
+    parser.add_argument("--seed", type=int, default=0, help="of all chance (default 0)")
+    parser.add_argument("--temperature", type=float, default=300.0, help="at the start, K")
+    parser.add_argument(
+        "--acceleration",
+        type=float,
+        default=1.0,
+        help="the cryostream's clock runs this much faster (default 1)",
+    )
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME=FRAME",
+                        help=f"in the next series: {', '.join(FAULTS)}")  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def checked(arguments: argparse.Namespace) -> Options:
+    """Turn the command line into options, or refuse it by name."""
+    if arguments.detector not in SHAPES:
+        refuse(f"unknown detector size {arguments.detector!r}; it is one of {', '.join(SHAPES)}")
+    if not 80.0 <= arguments.temperature <= 400.0:
+        refuse(f"--temperature {arguments.temperature:g} K is outside 80 to 400 K")
+    if not 0.0 < arguments.acceleration <= 10000.0:
+        refuse(f"--acceleration {arguments.acceleration:g} is outside 0 to 10000")
+    if arguments.ready is not None and not arguments.ready.absolute().parent.is_dir():
+        refuse(f"--ready {arguments.ready}: its folder does not exist")
+    faults = {}
+    for fault in arguments.fault:
+        name, _, number = fault.partition("=")
+        if name not in FAULTS or not number.isdigit():
+            refuse(f"--fault {fault!r} is not NAME=FRAME with a name of {', '.join(FAULTS)}")
+        faults[name] = int(number)
+    shape, n_files, detector = SHAPES[arguments.detector], None, arguments.detector
+    if arguments.replay is not None:
+        try:
+            replay = Replay.open(Path(arguments.replay))
+        except (ReplayRefused, OSError) as problem:
+            refuse(str(problem))
+        shape, n_files = replay.shape, len(replay.files)
+        sizes = [name for name, size in SHAPES.items() if size == shape]
+        detector = sizes[0] if sizes else f"{shape[0]} x {shape[1]}"
+    return Options(
+        prefix=arguments.prefix,
+        port=arguments.port,
+        detector=detector,
+        shape=shape,
+        replay=arguments.replay,
+        n_files=n_files,
+        seed=arguments.seed,
+        acceleration=arguments.acceleration,
+        temperature=arguments.temperature,
+        faults=faults,
+        ending=arguments.format,
+    )
+
+
+def write_ready(path: Path, content: dict[str, Any]) -> None:
+    """Write the file whole, so that who waits for it never reads half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=1) + "\n")
+    draft.replace(path)
+
+
+async def serve(options: Options, ready: Path | None) -> None:
+    """Serve until a signal comes or the parent is gone."""
+    port = free_port(options.port)
+    environment = client_environment(port)
+    beamline = Beamline(options)
+
+    async def announce() -> None:
+        for name, value in environment.items():
+            sys.stdout.write(f"export {name}={value}\n")
+        sys.stdout.flush()
+        if ready is not None:
+            write_ready(
+                ready,
+                {
+                    "prefix": options.prefix,
+                    "port": port,
+                    "environment": environment,
+                    "pid": os.getpid(),
+                    "detector": {"model": beamline.model, "shape": list(options.shape)},
+                    "shortest_period": beamline.camserver.shortest_period,
+                    "truth": truth_of(options),
+                },
+            )
+
+    serving = asyncio.create_task(beamline.serve(port=port, ready=announce))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, serving.cancel)
+    await asyncio.gather(serving, return_exceptions=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parsed = parse(arguments)
+    options = checked(parsed)
+    logging.basicConfig(level=logging.WARNING, format="sim_iocs: %(message)s")
+    try:
+        asyncio.run(serve(options, parsed.ready))
+    except PortTaken as problem:
+        refuse(str(problem))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        pass
+
+
+if __name__ == "__main__":
+    main()

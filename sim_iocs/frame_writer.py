@@ -1,0 +1,115 @@
+"""The process that makes frames and writes their files.
+
+Channel Access is answered by the parent; here a frame is evaluated, counted, encoded and written,
+so neither waits for the other's interpreter lock. One JSON object per line comes in on stdin and
+goes out on stdout; when stdin closes, the parent is gone and so is this process.
+
+In: ``{"frame": ..}`` (see ``Worker.write``). Out: ``{"ready": ..}`` once, then one
+``{"written": name}`` or ``{"failed": name, "why": ..}`` per frame.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .cbf import MAGIC, encode_cbf
+from .crystal import Crystal, Exposure
+from .replay import Replay
+from .tiff import encode_tiff
+
+
+class Worker:
+    """Writes the frames that it is told to, one after the other."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.replay: Replay | None = None
+        self.crystal: Crystal | None = None
+        if options.get("replay"):
+            self.replay = Replay.open(Path(options["replay"]))
+        else:
+            self.crystal = Crystal(options["detector"], seed=options["seed"])
+
+    def measure(self) -> dict[str, Any]:
+        """Make a frame or three, and say how long one takes."""
+        if self.crystal is None:
+            assert self.replay is not None
+            began = time.perf_counter()
+            self.replay.read(0)
+            # writing takes as long again, and the disk has its moods
+            return {"seconds": max(3.0 * (time.perf_counter() - began), 0.01)}
+        best = np.inf
+        for number in range(3):
+            began = time.perf_counter()
+            exposure = Exposure(number=number, angles=self.crystal.typical_angles(number))
+            encode_cbf(self.crystal.count(exposure), name="measure", header=[])
+            best = min(best, time.perf_counter() - began)
+        return {"seconds": float(best)}
+
+    def write(self, task: dict[str, Any]) -> None:
+        """Make one frame and write its file.
+
+        The task has ``path``, ``number`` (from 0 in its series), ``header`` (lines), ``taken``
+        (POSIX s), ``exposure`` (fields of ``Exposure``) and ``fault`` (None, "drop", "flip",
+        "truncate").
+        """
+        path = Path(task["path"])
+        fault = task.get("fault")
+        if fault == "drop":
+            return
+        content = self.content(task, path)
+        if fault == "flip":
+            content = flip_bit(content)
+        elif fault == "truncate":
+            content = content[: len(content) // 2]
+        path.write_bytes(content)
+
+    def content(self, task: dict[str, Any], path: Path) -> bytes:
+        """Make the bytes of a frame file."""
+        if self.replay is not None:
+            return self.replay.read(task["number"])
+        assert self.crystal is not None
+        counts = self.crystal.count(Exposure(**task["exposure"]))
+        if path.suffix.lower() == ".cbf":
+            return encode_cbf(counts, name=path.stem, header=task["header"])
+        return encode_tiff(counts, model=task["model"], header=task["header"], taken=task["taken"])
+
+
+def flip_bit(content: bytes) -> bytes:
+    """Flip one bit in the middle of the pixels; the declared MD5 stays as it was."""
+    start = max(content.find(MAGIC), 0)
+    damaged = bytearray(content)
+    damaged[start + 4 + (len(content) - start - 4) // 3] ^= 0x04
+    return bytes(damaged)
+
+
+def main() -> None:
+    """Serve until stdin closes."""
+    options = json.loads(sys.stdin.readline())
+
+    def say(**message: Any) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+    worker = Worker(options)
+    say(ready=worker.measure())
+    for line in sys.stdin:
+        task = json.loads(line)
+        try:
+            worker.write(task)
+        except (OSError, ValueError) as problem:
+            say(failed=task["path"], number=task["number"], why=str(problem))
+        else:
+            say(written=task["path"], number=task["number"])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(0)

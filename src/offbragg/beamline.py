@@ -1,0 +1,611 @@
+"""The beamline: ``beamline.toml`` becomes paths, devices and a RunEngine.
+
+The one place where things meet. Reading the configuration imports no control system, so the
+catalog and the stacker read it too; devices and RunEngine are imported where they are made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import inspect
+import os
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from offbragg.errors import CatalogError, ConfigError, DeviceError, GeometryError
+from offbragg.geometry import Geometry
+from offbragg.metadata import validate_start
+from offbragg.sample import Sample
+
+VARIABLE = "OFFBRAGG_BEAMLINE"
+
+LoosePath = Annotated[Path, Field(strict=False)]
+Range = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Paths(_Table):
+    """Where things are on this host; relative ones are relative to the file that says so."""
+
+    experiment: LoosePath = Field(description="scan files go below it")
+    frames: LoosePath = Field(description="frame files, as this host sees them")
+    journal: LoosePath = Field(description="one journal per run")
+    catalog: LoosePath = Field(description="the catalog's databases and key")
+    log: LoosePath = Field(description="log files")
+
+
+class ChannelAccess(_Table):
+    """How IOCs are found; what is not given is left to the environment."""
+
+    address_list: str | None = Field(None, description="EPICS_CA_ADDR_LIST")
+    auto_address_list: bool | None = Field(None, description="EPICS_CA_AUTO_ADDR_LIST")
+    server_port: int | None = Field(None, description="EPICS_CA_SERVER_PORT")
+    repeater_port: int | None = Field(None, description="EPICS_CA_REPEATER_PORT")
+    max_array_bytes: int | None = Field(None, description="EPICS_CA_MAX_ARRAY_BYTES")
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment variables that these settings stand for."""
+        known: dict[str, str] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is not None:
+                text = ("NO", "YES")[value] if isinstance(value, bool) else str(value)
+                known[str(field.description)] = text
+        return known
+
+
+class DeviceConfig(BaseModel):
+    """One device: its class, its records and the class's own parameters."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
+
+    class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$", description='"module:Class"')
+    prefix: str = Field("", description="of its records")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the class, as the file gives them."""
+        return dict(self.model_extra or {})
+
+
+class Column(_Table):
+    """A signal that is recorded through every run and joined to the frames by time."""
+
+    signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal"')
+    units: str = Field("", description="as the signal gives it")
+
+
+class Catalog(_Table):
+    """Where the catalog listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    key_file: LoosePath | None = Field(None, description="API key; by default in paths.catalog")
+
+
+class Limits(_Table):
+    """What is refused before anything moves."""
+
+    free_disk: float = Field(1.0, ge=0, description="space to leave on every disk, GB")
+    temperature: Range = Field((80.0, 500.0), description="lowest and highest, K")
+
+
+class Beamline(_Table):
+    """Everything that ``beamline.toml`` says."""
+
+    beamline_id: str = Field(min_length=1)
+    paths: Paths
+    channel_access: ChannelAccess = ChannelAccess()
+    devices: dict[str, DeviceConfig] = Field(default_factory=dict)
+    baseline: list[str] = Field(default_factory=list, description="read before and after a run")
+    per_frame: dict[str, Column] = Field(default_factory=dict)
+    geometry: dict[str, Any] | None = None
+    catalog: Catalog = Catalog()
+    limits: Limits = Limits()
+    metadata: dict[str, Any] = Field(default_factory=dict, description="for every start document")
+    file: LoosePath = Path("beamline.toml")
+
+    @property
+    def key_file(self) -> Path:
+        """Where the catalog's API key is kept."""
+        return self.catalog.key_file or self.paths.catalog / "key"
+
+    @property
+    def catalog_url(self) -> str:
+        """Where clients on this host find the catalog."""
+        return f"http://{self.catalog.host}:{self.catalog.port}"
+
+    def connect_catalog(self) -> Any:
+        """Connect to the catalog; returns the Tiled client of its runs.
+
+        Raises
+        ------
+        CatalogError
+            If it is not there or refuses the key.
+        """
+        from offbragg.catalog.server import connect
+
+        try:
+            key = self.key_file.read_text().strip()
+        except OSError as error:
+            raise CatalogError(
+                f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
+                "The server makes it when it first starts: offbragg serve"
+            ) from error
+        return connect(self.catalog_url, key, timeout=5.0)
+
+    def make_geometry(self) -> Geometry | None:
+        """Read the [geometry] table.
+
+        Raises
+        ------
+        ConfigError
+            If it describes no instrument, or lacks the wavelength.
+        """
+        if self.geometry is None:
+            return None
+        table = dict(self.geometry)
+        if "wavelength" not in table:
+            raise ConfigError(f"geometry.wavelength is missing in {self.file}: Å")
+        axes = table.get("axes", [])
+        if isinstance(axes, list):
+            table["axes"] = [
+                {"angle": 0.0, **axis} if isinstance(axis, dict) else axis for axis in axes
+            ]
+            if axes and isinstance(axes[0], dict):
+                table.setdefault("scan_axis", axes[0].get("name"))
+        try:
+            return Geometry.from_dict(table)
+        except GeometryError as error:
+            raise ConfigError(f"{error}\nin [geometry] of {self.file}") from error
+
+
+def profile_directory() -> Path:
+    """Find the IPython profile with the simulated beamline that comes with offbragg."""
+    here = Path(__file__).resolve()
+    for place in (here.parent / "profile", here.parents[2] / "profiles" / "profile_offbragg"):
+        if (place / "beamline.toml").is_file():
+            return place
+    raise ConfigError(f"profile_offbragg does not lie beside {here.parent}: install offbragg again")
+
+
+def load(path: str | Path | None = None) -> Beamline:
+    """Read a ``beamline.toml``.
+
+    Parameters
+    ----------
+    path
+        The file; if not given, what the environment variable ``OFFBRAGG_BEAMLINE`` says.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, the file, and what is allowed there.
+    """
+    if path is None:
+        told = os.environ.get(VARIABLE)
+        if not told:
+            raise ConfigError(
+                f"no beamline is configured: {VARIABLE} is not set\n"
+                f"Set it to a beamline.toml. The simulated one is {profile_directory()}."
+            )
+        path = told
+    file = Path(path).expanduser().absolute()
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    if "file" in content:
+        raise ConfigError(f"file is unknown in {file}; there are {_allowed(Beamline, ())}")
+    try:
+        config = Beamline.model_validate({**content, "file": file})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, file)) from None
+    paths = {name: _from(file, value) for name, value in config.paths}
+    key_file = config.catalog.key_file
+    return config.model_copy(
+        update={
+            "paths": Paths(**paths),
+            "catalog": config.catalog.model_copy(
+                update={"key_file": _from(file, key_file) if key_file else None}
+            ),
+        }
+    )
+
+
+def _from(file: Path, path: Path) -> Path:
+    return (file.parent / path.expanduser()).absolute()
+
+
+def _explain(error: ValidationError, file: Path) -> str:
+    """Say what is wrong with a configuration, one line per key."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        match item["type"]:
+            case "extra_forbidden":
+                lines.append(
+                    f"{where} is unknown in {file}; "
+                    f"there are {_allowed(Beamline, item['loc'][:-1])}"
+                )
+            case "missing":
+                lines.append(f"{where} is missing in {file}")
+            case _:
+                reason = item["msg"].removeprefix("Input ")
+                lines.append(f"{where} is {item['input']!r} in {file}: it {reason}")
+    return "\n".join(lines)
+
+
+def _allowed(model: type[BaseModel], loc: Sequence[str | int]) -> str:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return ", ".join(
+        field.alias or name for name, field in model.model_fields.items() if name != "file"
+    )
+
+
+def set_environment(config: Beamline) -> None:
+    """Set the Channel Access environment; must come before the first device is made.
+
+    Raises
+    ------
+    ConfigError
+        If Channel Access has started already with another setting.
+    """
+    wanted = config.channel_access.environment()
+    differing = [key for key, value in wanted.items() if os.environ.get(key) != value]
+    ca = sys.modules.get("epics.ca")
+    # libca reads its environment when the first channel is searched for
+    if differing and ca is not None and any(ca._cache.values()):
+        raise ConfigError(
+            f"{differing[0]} cannot become {wanted[differing[0]]!r}: Channel Access runs already "
+            f"with {os.environ.get(differing[0])!r}\n"
+            f"Start a new process for {config.file}."
+        )
+    os.environ.update(wanted)
+
+
+def build_devices(
+    config: Beamline, names: Sequence[str] | None = None, *, timeout: float = 10.0
+) -> dict[str, Any]:
+    """Make the devices of a beamline and wait until they are connected.
+
+    Parameters
+    ----------
+    config
+        What `load` gave.
+    names
+        Only these; all when not given.
+    timeout
+        For all records of a device to connect, s.
+
+    Raises
+    ------
+    ConfigError
+        For a class that cannot be imported, an unknown parameter or one of the wrong type.
+    DeviceError
+        If records do not answer: their names.
+    """
+    set_environment(config)
+    geometry = config.make_geometry()
+    offered = {
+        "frames": str(config.paths.frames),
+        "geometry": geometry,
+        "reserve": config.limits.free_disk,
+        "limits": config.limits.temperature,
+    }
+    devices = {
+        name: _make(config, name, config.devices[name], offered)
+        for name in (config.devices if names is None else names)
+    }
+    for device in devices.values():
+        _connect(device, timeout)
+    return devices
+
+
+def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[str, Any]) -> Any:
+    module, _, cls_name = device.class_.partition(":")
+    where = f"devices.{name}"
+    try:
+        cls = getattr(importlib.import_module(module), cls_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{where}.class {device.class_!r} in {config.file} cannot be imported: {error}"
+        ) from error
+    known = {
+        key: parameter
+        for key, parameter in inspect.signature(cls.__init__).parameters.items()
+        if key not in ("self", "prefix", "name") and parameter.kind is not parameter.VAR_KEYWORD
+    }
+    hints = get_type_hints(cls.__init__)
+    parameters = {key: value for key, value in offered.items() if key in known}
+    for key, value in device.parameters.items():
+        if key not in known:
+            raise ConfigError(
+                f"{where}.{key} is unknown in {config.file}; {cls_name} has "
+                f"{', '.join(['class', 'prefix', *known])}"
+            )
+        if key in hints:
+            try:
+                # strict but for sequences: TOML knows arrays only
+                strict = not isinstance(value, list)
+                value = TypeAdapter(hints[key]).validate_python(value, strict=strict)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].removeprefix("Input ")
+                raise ConfigError(
+                    f"{where}.{key} is {value!r} in {config.file}: it {reason}"
+                ) from (None)
+        parameters[key] = value
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in parameters:
+            raise ConfigError(f"{where}.{key} is missing in {config.file}")
+    return cls(device.prefix, name=name, **parameters)
+
+
+def _connect(device: Any, timeout: float) -> None:
+    try:
+        device.wait_for_connection(all_signals=True, timeout=timeout)
+    except TimeoutError:
+        dead = [
+            getattr(item.item, "pvname", item.dotted_name)
+            for item in device.walk_signals()
+            if not item.item.connected
+        ]
+        raise DeviceError(
+            f"{device.name} is not connected: {len(dead)} of its records do not answer within "
+            f"{timeout:g} s, first {', '.join(dead[:3])}\n"
+            "Is the IOC running, and do prefix and [channel_access] in beamline.toml fit it?"
+        ) from None
+
+
+def find(devices: Mapping[str, Any], path: str, *, config: Beamline) -> Any:
+    """Find a device or signal by a dotted name, as "cryostream.temperature".
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name.
+    """
+    first, *rest = path.split(".")
+    try:
+        return reduce(getattr, rest, devices[first])
+    except (KeyError, AttributeError):
+        raise ConfigError(
+            f"{path} in {config.file} names no device or signal; there are {', '.join(devices)}"
+        ) from None
+
+
+def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any) -> Any:
+    """Make a RunEngine that journals, checks every run before it opens, and records the beamline.
+
+    Parameters
+    ----------
+    config, devices
+        What `load` and `build_devices` gave.
+    options
+        More for ``bluesky.RunEngine``.
+    """
+    import bluesky
+    import ophyd
+    from bluesky.preprocessors import SupplementalData
+
+    import offbragg
+    from offbragg.callbacks.journal import Journal
+
+    RE = bluesky.RunEngine(
+        {},
+        md_validator=lambda md: check_start(config, md),
+        scan_id_source=scan_ids(config.paths.journal),
+        **options,
+    )
+    RE.md.update(
+        {
+            "beamline_id": config.beamline_id,
+            "versions": {
+                "offbragg": getattr(offbragg, "__version__", "unknown"),
+                "bluesky": bluesky.__version__,
+                "ophyd": ophyd.__version__,
+            },
+            **config.metadata,
+        }
+    )
+    RE.subscribe(Journal(config.paths.journal))
+    columns = {
+        name: (find(devices, column.signal, config=config), column.units)
+        for name, column in config.per_frame.items()
+    }
+    RE.preprocessors.append(recorder(columns, devices))
+    RE.preprocessors.append(
+        SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
+    )
+    return RE
+
+
+def recorder(
+    columns: Mapping[str, tuple[Any, str]], devices: Mapping[str, Any]
+) -> Callable[[Any], Generator[Any, Any, Any]]:
+    """Make a preprocessor that records signals through every run and says so in its start.
+
+    It also writes where the goniometer's axes stand into the start document's geometry.
+
+    Parameters
+    ----------
+    columns
+        Name of the per-frame column → (signal, units).
+    devices
+        Where the axes are found by name.
+    """
+    from bluesky import plan_stubs as bps
+    from bluesky.preprocessors import msg_mutator, plan_mutator
+
+    def complete(msg: Any) -> Any:
+        more: dict[str, Any] = {}
+        if msg.command == "open_run" and "sweep" in msg.kwargs:
+            more["per_frame"] = {
+                **{name: _column(signal, units) for name, (signal, units) in columns.items()},
+                **msg.kwargs.get("per_frame", {}),
+            }
+        if msg.command == "open_run" and "geometry" in msg.kwargs:
+            more["geometry"] = _where_axes_stand(msg.kwargs["geometry"], devices)
+        return msg._replace(kwargs={**msg.kwargs, **more}) if more else msg
+
+    def watch(msg: Any) -> tuple[Any, Any]:
+        if msg.command == "open_run" and columns:
+            return None, monitors()
+        return None, None
+
+    def monitors() -> Generator[Any, Any, None]:
+        for signal, _ in columns.values():
+            yield from bps.monitor(signal, name=signal.name)
+
+    return lambda plan: plan_mutator(msg_mutator(plan, complete), watch)
+
+
+def _column(signal: Any, units: str) -> dict[str, str]:
+    return {"key": signal.name, **({"units": units} if units else {})}
+
+
+def _where_axes_stand(geometry: Mapping[str, Any], devices: Mapping[str, Any]) -> dict[str, Any]:
+    known = Geometry.from_dict(geometry)
+    axes = tuple(
+        replace(axis, angle=float(devices[axis.name].position))
+        if axis.name in devices and axis.name != known.scan_axis
+        else axis
+        for axis in known.axes
+    )
+    return replace(known, axes=axes).to_dict()
+
+
+def check_start(config: Beamline, md: Mapping[str, Any]) -> None:
+    """Refuse a run that must not be opened: its metadata, its temperature, the disks.
+
+    Raises
+    ------
+    MetadataError, ConfigError
+        With the field or the path, and what to do.
+    """
+    validate_start(md)
+    if "sweep" not in md:
+        return
+    low, high = config.limits.temperature
+    kelvin = md.get("temperature", {}).get("setpoint")
+    if kelvin is not None and not low <= kelvin <= high:
+        raise ConfigError(
+            f"temperature.setpoint {kelvin:g} K is outside {low:g} to {high:g} K\n"
+            f"The range is [limits] temperature in {config.file}."
+        )
+    slow, fast = md["detector"]["shape"]
+    needed = md["sweep"]["n_frames"] * slow * fast * 1.2 / 1e9
+    check_paths(config, needed=needed)
+
+
+def check_paths(config: Beamline, *, needed: float = 0.0) -> None:
+    """Refuse directories that are not there, cannot be written, or have too little space.
+
+    Parameters
+    ----------
+    config
+        Whose [paths].
+    needed
+        Space for the scan file, GB.
+
+    Raises
+    ------
+    ConfigError
+        Naming the path's key, the directory and the numbers.
+    """
+    for name, room in (("experiment", needed), ("journal", 0.0)):
+        path: Path = getattr(config.paths, name)
+        if not path.is_dir() or not os.access(path, os.W_OK):
+            raise ConfigError(
+                f"paths.{name} {path} is not there or cannot be written\n"
+                f"Make it, or set [paths] {name} in {config.file}."
+            )
+        free = shutil.disk_usage(path).free / 1e9
+        if free < room + config.limits.free_disk:
+            raise ConfigError(
+                f"too little disk for the sweep: {free:.2f} GB free in {path} (paths.{name}), "
+                f"{room:.2f} GB needed and {config.limits.free_disk:g} GB to be left\n"
+                f"Free some, or set [paths] {name} in {config.file} to a larger disk."
+            )
+
+
+def make_paths(config: Beamline) -> None:
+    """Make the directories of [paths] that are not there yet."""
+    for name, path in config.paths:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"paths.{name} {path} cannot be made: {error.strerror}\n"
+                f"Set [paths] {name} in {config.file} to a directory that can be written."
+            ) from error
+
+
+def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:
+    """Make a source of scan numbers that goes on after a restart.
+
+    The last number is kept in ``<directory>/scan_id``; two processes never get the same one.
+    """
+
+    def next_id(_: Mapping[str, Any]) -> int:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "scan_id").open("a+", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read().strip()
+            try:
+                number = int(text or 0) + 1
+            except ValueError:
+                raise ConfigError(
+                    f"{file.name} holds {text[:40]!r}, not the last scan's number\n"
+                    "Write that number into it."
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"{number}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return number
+
+    return next_id
+
+
+def sample(RE: Any, /, **known: Any) -> Sample:
+    """Say which crystal is mounted; every run from now on has it in its start document.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine.
+    known
+        name and label (they name folders); formula, composition, space_group, lattice (a, b, c in
+        Å, alpha, beta, gamma in degree), UB (Å⁻¹ without 2π) as far as they are known.
+
+    Raises
+    ------
+    MetadataError
+        Naming the field that is wrong, unknown or missing; the sample stays what it was.
+    """
+    told = Sample.from_dict(known)
+    RE.md["sample"] = told.to_dict()
+    return told

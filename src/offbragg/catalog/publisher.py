@@ -1,0 +1,483 @@
+"""The publisher: runs into the catalog, with their frames pointing at the scan file.
+
+It follows the journal like the stacker does. What it writes is a pure function of the journal
+and the scan file, so it can always be done again: a run that is in the catalog but not whole
+is deleted there (records only, never a file) and published from its first document.
+
+In the catalog, ``primary`` holds the stack (an array that grows) and one row per frame: time,
+angle, every per-frame column, status, reason. Both are read from the scan file when somebody
+asks for them. The stop document is published last, when the scan file is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, uuid5
+
+import httpx
+import numpy as np
+from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+from numpy.typing import NDArray
+from tiled.client.container import Container
+
+from offbragg.catalog.adapters import FRAMES_MIMETYPE, WORDS, register_consolidators
+from offbragg.errors import CatalogError, ScanFileError
+from offbragg.files.nxrefine import scan_directory
+from offbragg.files.scan_file import ScanFile, find_scan_file
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
+
+log = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+
+STACK = "/entry/data/data"
+ROWS = "internal"  # the key that bluesky-tiled-plugins gives to the rows of a stream
+_INTERVAL = 0.5  # at most one flush in this time, s
+_PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
+
+
+# -- rewriting: pure -------------------------------------------------------------------------
+
+
+def frame_columns(start: Mapping[str, Any]) -> list[str]:
+    """List the per-frame columns of a run, as they are in its scan file."""
+    return ["angle", *start.get("per_frame", {}), *WORDS]
+
+
+def image_key(start: Mapping[str, Any]) -> str:
+    """Name the data key of the frames."""
+    return f"{start['detector']['name']}_image"
+
+
+def is_per_frame_stream(start: Mapping[str, Any], descriptor: Mapping[str, Any]) -> bool:
+    """Whether a stream holds values by frame number, which are columns of ``primary``."""
+    by = {spec["by"] for spec in start.get("per_frame", {}).values() if "by" in spec}
+    return bool(by & descriptor["data_keys"].keys())
+
+
+def rewrite_descriptor(start: Mapping[str, Any], descriptor: Mapping[str, Any]) -> Document:
+    """Declare the per-frame columns in the descriptor of ``primary``."""
+    units = {column: spec.get("units") for column, spec in start.get("per_frame", {}).items()}
+    units["angle"] = "degree"
+    keys: dict[str, Document] = {}
+    for column in frame_columns(start):
+        words = column in WORDS
+        keys[column] = {
+            "source": f"scan file:/entry/frames/{column}",
+            "dtype": "string" if words else "number",
+            "dtype_numpy": "<U160" if words else "<f8",
+            "shape": [],
+        }
+        if units.get(column):
+            keys[column]["units"] = units[column]
+    new = dict(descriptor)
+    new["data_keys"] = {**descriptor["data_keys"], **keys}
+    new["object_keys"] = {**descriptor.get("object_keys", {}), "frames": list(keys)}
+    fields = [key for key in keys if key not in WORDS]
+    new["hints"] = {**descriptor.get("hints", {}), "frames": {"fields": fields}}
+    return new
+
+
+def stack_resource(start: Mapping[str, Any], path: Path) -> Document:
+    """Point at the stack of a scan file."""
+    _, slow, fast = (0, *start["detector"]["shape"])
+    return {
+        "uid": _uid(start, "stack"),
+        "run_start": start["uid"],
+        "data_key": image_key(start),
+        "mimetype": "application/x-hdf5",
+        "uri": f"file://localhost{path.resolve()}",
+        "parameters": {
+            "dataset": STACK,
+            "swmr": True,
+            "chunk_shape": [1, slow, fast],
+            "n_frames": start["sweep"]["n_frames"],
+        },
+    }
+
+
+def rows_resource(start: Mapping[str, Any], path: Path) -> Document:
+    """Point at the per-frame rows of a scan file."""
+    return {
+        "uid": _uid(start, "rows"),
+        "run_start": start["uid"],
+        "data_key": ROWS,
+        "mimetype": FRAMES_MIMETYPE,
+        "uri": f"file://localhost{path.resolve()}",
+        "parameters": {
+            "columns": frame_columns(start),
+            "started": start["time"],
+            "period": start["sweep"]["period"],
+        },
+    }
+
+
+def frames_datum(
+    resource: Mapping[str, Any], descriptor: Mapping[str, Any], first: int, stop: int
+) -> Document:
+    """Say that the frames `first` to `stop` (not included) are there."""
+    return {
+        "uid": f"{resource['uid']}/{first}",
+        "stream_resource": resource["uid"],
+        "descriptor": descriptor["uid"],
+        "indices": {"start": first, "stop": stop},
+        "seq_nums": {"start": first + 1, "stop": stop + 1},
+    }
+
+
+def summary_documents(
+    start: Mapping[str, Any],
+    stop: Mapping[str, Any],
+    counts: Mapping[str, int],
+    values: Mapping[str, NDArray[Any]],
+) -> list[tuple[str, Document]]:
+    """Summarize a run that is complete: a descriptor and one event.
+
+    Parameters
+    ----------
+    start, stop
+        The run.
+    counts
+        Frames with each status, from the ledger.
+    values
+        The per-frame columns of the scan file; each has its mean, standard deviation and span
+        in the summary if any of its values is known.
+    """
+    n_frames = start["sweep"]["n_frames"]
+    data: dict[str, int | float] = {name: counts[name] for name in _ENDS}
+    data["completeness"] = counts["stored"] / n_frames
+    units: dict[str, str] = {}
+    for column, spec in start.get("per_frame", {}).items():
+        known = values[column][np.isfinite(values[column])]
+        if known.size:
+            for name, statistic in (("mean", np.mean), ("std", np.std), ("span", np.ptp)):
+                data[f"{column}_{name}"] = float(statistic(known))
+                units[f"{column}_{name}"] = spec.get("units", "")
+    keys: dict[str, Document] = {}
+    for key, value in data.items():
+        whole = isinstance(value, int)
+        keys[key] = {
+            "source": "scan file",
+            "dtype": "integer" if whole else "number",
+            "dtype_numpy": "<i8" if whole else "<f8",
+            "shape": [],
+        }
+        if units.get(key):
+            keys[key]["units"] = units[key]
+    descriptor: Document = {
+        "uid": _uid(start, "summary"),
+        "run_start": start["uid"],
+        "time": stop["time"],
+        "name": "summary",
+        "data_keys": keys,
+        "object_keys": {"summary": list(keys)},
+        "configuration": {},
+        "hints": {},
+    }
+    event: Document = {
+        "uid": _uid(start, "summary/1"),
+        "descriptor": descriptor["uid"],
+        "seq_num": 1,
+        "time": stop["time"],
+        "data": data,
+        "timestamps": dict.fromkeys(data, stop["time"]),
+        "filled": {},
+    }
+    return [("descriptor", descriptor), ("event", event)]
+
+
+def rewrite_stop(
+    start: Mapping[str, Any],
+    stop: Mapping[str, Any],
+    counts: Mapping[str, int],
+    path: Path,
+    *,
+    dropped: set[str],
+) -> Document:
+    """Add to a stop document what became of the frames.
+
+    Parameters
+    ----------
+    start, stop
+        The run.
+    counts
+        Frames with each status, from the ledger.
+    path
+        The scan file.
+    dropped
+        Streams that are not published, because their values are columns of ``primary``.
+    """
+    events = {k: n for k, n in stop.get("num_events", {}).items() if k not in dropped}
+    return {
+        **stop,
+        "num_events": {**events, "primary": start["sweep"]["n_frames"], "summary": 1},
+        "offbragg": {"frames": _ends(counts), "scan_file": str(path)},
+    }
+
+
+_ENDS = ("stored", "missing", "rejected")
+
+
+def _ends(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: counts[name] for name in _ENDS}
+
+
+def _uid(start: Mapping[str, Any], what: str) -> str:
+    """Make the same uid each time the run is published."""
+    return str(uuid5(NAMESPACE_URL, f"offbragg:{start['uid']}/{what}"))
+
+
+# -- publishing ------------------------------------------------------------------------------
+
+
+class Publisher:
+    """Follow runs and keep the catalog's copy of each.
+
+    Parameters
+    ----------
+    client_factory
+        Connects to the catalog: ``lambda: connect(url, key, timeout=5.0)``.
+    experiment
+        Root of the experiment's directory tree, where the scan files are.
+    interval
+        Documents, and frames, go to the catalog together, once in this time, s.
+    """
+
+    name = "publish"
+
+    def __init__(
+        self,
+        client_factory: Callable[[], CatalogOfBlueskyRuns],
+        experiment: Path,
+        *,
+        interval: float = _INTERVAL,
+    ) -> None:
+        register_consolidators()
+        self.experiment = Path(experiment)
+        self.interval = interval
+        self._connect = client_factory
+        self._client: CatalogOfBlueskyRuns | None = None
+
+    def done(self, start: Mapping[str, Any]) -> bool:
+        """Whether the run is in the catalog, whole and as its scan file has it."""
+        with self._catalog() as client:
+            run = _find_run(client, start["uid"])
+            stop = None if run is None else run.metadata.get("stop")
+        if not stop:
+            return False
+        path = self._find(start)
+        if path is None:
+            return True
+        with ScanFile.open(path) as scan:
+            return scan.complete and stop.get("offbragg", {}).get("frames") == _ends(
+                scan.ledger.counts()
+            )
+
+    def open(self, start: Mapping[str, Any]) -> RunPublisher:
+        """Begin to publish a run; one that is there but not whole is deleted first."""
+        if self.done(start):
+            return RunPublisher(self, start, None)
+        with self._catalog() as client:
+            if _find_run(client, start["uid"]) is not None:
+                # the catalog's own tables go too; what is external (every file) stays
+                client.delete_contents(start["uid"], recursive=True, external_only=False)
+            return RunPublisher(self, start, client)
+
+    def _find(self, start: Mapping[str, Any]) -> Path | None:
+        if "sweep" not in start:
+            return None
+        return find_scan_file(scan_directory(self.experiment, start), start["uid"])
+
+    @contextlib.contextmanager
+    def _catalog(self) -> Iterator[CatalogOfBlueskyRuns]:
+        """Give the client; whatever the catalog does wrong is a `CatalogError`."""
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            yield self._client
+        except CatalogError:
+            self._client = None
+            raise
+        except httpx.HTTPError as error:
+            self._client = None
+            raise CatalogError(f"the catalog refused a request: {error}") from error
+
+
+class RunPublisher:
+    """Publish one run (see `Publisher`)."""
+
+    def __init__(
+        self, publisher: Publisher, start: Mapping[str, Any], client: CatalogOfBlueskyRuns | None
+    ) -> None:
+        self._publisher = publisher
+        self._start = start
+        self._finished = client is None
+        if client is not None:
+            self._writer = _LiveRunWriter(client.include_data_sources())
+            self._emit = RunNormalizer()
+            self._emit.subscribe(self._writer)
+        self._path: Path | None = None
+        self._primary: Document | None = None
+        self._dropped: dict[str, str] = {}  # descriptor uid → stream
+        self._skipped: set[str] = set()  # resources that the scan file stands for
+        self._published = 0
+        self._stop: Document | None = None
+        self._next_flush = 0.0
+        self._waiting_since: float | None = None
+
+    # -- documents -------------------------------------------------------------------------
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take the next document of the run's journal."""
+        if self._finished:
+            return
+        if name == "stop":
+            self._stop = dict(doc)
+            self._waiting_since = None
+            self._next_flush = 0.0
+        elif not self._is_skipped(name, doc):
+            if name == "descriptor" and doc["name"] == "primary" and self._has_frames():
+                doc = rewrite_descriptor(self._start, doc)
+                self._primary = self._primary or doc
+            self._publish(name, doc)
+
+    def _has_frames(self) -> bool:
+        return "sweep" in self._start and "detector" in self._start
+
+    def _is_skipped(self, name: str, doc: Mapping[str, Any]) -> bool:
+        """Whether the rows and the stack of the scan file stand for this document."""
+        if not self._has_frames():
+            return False
+        if name == "descriptor" and is_per_frame_stream(self._start, doc):
+            self._dropped[doc["uid"]] = doc["name"]
+            return True
+        if name == "stream_resource" and doc["data_key"] == image_key(self._start):
+            self._skipped.add(doc["uid"])
+            return True
+        return doc.get("descriptor") in self._dropped or doc.get("stream_resource") in self._skipped
+
+    def _publish(self, name: str, doc: Mapping[str, Any]) -> None:
+        with self._publisher._catalog():
+            getattr(self._emit, name)(dict(doc))
+
+    # -- work ------------------------------------------------------------------------------
+
+    def poll(self) -> bool:
+        """Publish what has gathered; True once the run is in the catalog, with its stop."""
+        if self._finished:
+            return True
+        now = time.monotonic()
+        if now < self._next_flush:
+            return False
+        self._next_flush = now + self._publisher.interval
+        with self._publisher._catalog():
+            self._writer.flush()
+        if self._has_frames():
+            self._follow_scan_file()
+        elif self._stop is not None:
+            self._end(self._stop)
+        return self._finished
+
+    def close(self) -> None:
+        """Let go; a later publisher begins this run again."""
+        self._finished = True
+
+    def _follow_scan_file(self) -> None:
+        self._path = self._path or self._publisher._find(self._start)
+        if self._path is None:
+            self._end_without_scan_file()
+            return
+        try:
+            with ScanFile.open(self._path) as scan:
+                settled = min(scan.ledger.settled(), scan.length)
+                complete = scan.complete
+                counts = scan.ledger.counts()
+                values = scan.frame_values() if complete else {}
+        except (ScanFileError, OSError):
+            if self._waited():
+                raise
+            return  # it is being made, resumed or finished just now
+        self._waiting_since = None
+        if self._primary is not None and settled > self._published:
+            self._publish_frames(self._primary, self._path, settled)
+        if self._stop is not None and complete:
+            for name, doc in summary_documents(self._start, self._stop, counts, values):
+                self._publish(name, doc)
+            self._end(
+                rewrite_stop(
+                    self._start,
+                    self._stop,
+                    counts,
+                    self._path,
+                    dropped=set(self._dropped.values()),
+                )
+            )
+
+    def _publish_frames(self, primary: Document, path: Path, settled: int) -> None:
+        stack = stack_resource(self._start, path)
+        if self._published == 0:
+            rows = rows_resource(self._start, path)
+            self._publish("stream_resource", rows)
+            self._publish("stream_datum", frames_datum(rows, primary, 0, settled))
+            self._publish("stream_resource", stack)
+        self._publish("stream_datum", frames_datum(stack, primary, self._published, settled))
+        self._published = settled
+
+    def _end_without_scan_file(self) -> None:
+        """Publish the end of a run that failed before it had any frame."""
+        stop = self._stop
+        if stop is None or stop["exit_status"] == "success" or self._skipped:
+            return  # its scan file is to come
+        if self._waited():
+            self._end(stop)
+
+    def _waited(self) -> bool:
+        now = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        return now - self._waiting_since > _PATIENCE
+
+    def _end(self, stop: Document) -> None:
+        self._publish("stop", stop)
+        self._finished = True
+
+
+class _LiveRunWriter(_RunWriter):
+    """Write the events of all streams together, when `flush` is called.
+
+    `TiledWriter` writes either every event by itself, which takes 60 ms each, or nothing until
+    there are 10 000 of them. And it sends an append again when the answer got lost, at the
+    risk of double rows; here the run is published again instead.
+    """
+
+    def __init__(self, client: Container) -> None:
+        super().__init__(client, batch_size=sys.maxsize)
+
+    def stream_datum(self, doc: Any) -> None:
+        """Write at once."""
+        self._write_external_data(doc)
+
+    def flush(self) -> None:
+        """Write the events that have gathered."""
+        for stream, rows in self._internal_data_cache.items():
+            if rows:
+                self._write_internal_data(rows, desc_node=self._desc_nodes[stream])
+                rows.clear()
+
+    def _append_with_retry(self, df_client: Any, table: Any, desc_name: str) -> None:
+        df_client.append_partition(0, table)
+
+
+def _find_run(client: CatalogOfBlueskyRuns, uid: str) -> Container | None:
+    try:
+        return Container.__getitem__(client, uid)  # not its search by a part of the uid
+    except KeyError:
+        return None

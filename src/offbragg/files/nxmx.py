@@ -1,0 +1,343 @@
+"""The layout of a scan file: an NXmx tree, everything in it made before the first frame.
+
+SWMR allows nothing new once it has begun, so whatever a sweep may come to need is made here:
+fixed lengths, no variable-length strings, no attribute later. What is not known is absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from offbragg.geometry import Geometry, direct_basis
+from offbragg.sample import Sample
+from offbragg.sweep import Sweep
+
+FRAMES, RUN, DATA = "/entry/frames", "/entry/run", "/entry/data/data"
+MASK = "/entry/instrument/detector/pixel_mask"
+FILL = -1
+STATUS_LENGTH, REASON_LENGTH, SOURCE_LENGTH = 8, 160, 200
+SUMMARY_ROOM, HEADER_ROOM, TIME_LENGTH = 16384, 16384, 32
+FIXED_COLUMNS = ("number", "status", "reason", "angle", "angle_source", "time", "source", "md5")
+
+COMPRESSED: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
+
+
+def write_skeleton(file: h5py.File, start: Mapping[str, Any], shape: tuple[int, int]) -> None:
+    """Make everything that a scan file will ever hold, except the frames.
+
+    Parameters
+    ----------
+    file
+        Empty, open for writing.
+    start
+        The run's start document, validated.
+    shape
+        Rows and columns of a frame.
+    """
+    sweep = Sweep.from_dict(start["sweep"])
+    geometry = Geometry.from_dict(start["geometry"])
+    sample = Sample.from_dict(start["sample"])
+    begun = float(start["time"])
+
+    file.attrs["default"] = np.bytes_("entry")
+    entry = add_group(file, "entry", "NXentry", default="data")
+    add_field(entry, "definition", "NXmx")
+    add_field(entry, "entry_identifier", str(start["uid"]))
+    add_field(entry, "start_time", iso(begun))
+    add_field(entry, "end_time_estimated", iso(begun + sweep.duration))
+    _room(entry, "end_time", TIME_LENGTH)
+    title = " ".join(str(start[k]) for k in ("plan_name", "scan_id") if start.get(k) is not None)
+    if title:
+        add_field(entry, "title", f"{sample.name} {sample.label}: {title}")
+    if start.get("proposal") is not None:
+        add_field(entry, "experiment_identifier", str(start["proposal"]))
+
+    _write_run(entry, start)
+    frames = _write_frames(entry, start, sweep)
+    data = _write_data(entry, frames, shape, sweep)
+    _write_sample(entry, start, sample, geometry, sweep)
+    _write_instrument(entry, start, geometry, sweep, data, shape)
+    if "monitor" in frames:
+        monitor = add_group(entry, "monitor", "NXmonitor", signal="data")
+        monitor["data"] = frames["monitor"]
+
+
+def iso(seconds: float) -> str:
+    """POSIX seconds as ISO 8601 in UTC."""
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """Text of a document; NumPy numbers and arrays become plain ones."""
+    return json.dumps(document, default=_plain)
+
+
+def fit(text: str, length: int) -> bytes:
+    """UTF-8 of ``text``, cut between characters to at most ``length`` bytes."""
+    raw = text.replace("\0", "").encode("utf-8", "replace")
+    if len(raw) <= length:
+        return raw
+    return raw[: length - 3].decode("utf-8", "ignore").encode() + "…".encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)
+
+
+# ---- the parts -------------------------------------------------------------------------
+
+
+def _write_run(entry: h5py.Group, start: Mapping[str, Any]) -> None:
+    run = add_group(entry, "run", "NXcollection")
+    add_field(run, "start", as_json(start), description="the run's start document, JSON")
+    _room(run, "summary", SUMMARY_ROOM)
+    _room(run, "exit_status", 16)
+    _room(run, "reason", REASON_LENGTH)
+    _room(run, "first_header", HEADER_ROOM)
+
+
+def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> h5py.Group:
+    n = sweep.n_frames
+    frames = add_group(entry, "frames", "NXcollection")
+    frames["number"] = np.arange(n, dtype=np.int32)
+    frames["status"] = np.full(n, b"pending", f"S{STATUS_LENGTH}")
+    frames["reason"] = np.zeros(n, f"S{REASON_LENGTH}")
+    frames["angle"] = sweep.midpoints
+    frames["angle"].attrs["units"] = np.bytes_("deg")
+    frames["angle"].attrs["long_name"] = _text(f"{sweep.axis}, middle of the frame (deg)")
+    frames["angle_source"] = np.full(n, b"commanded", "S9")
+    frames["time"] = np.full(n, np.nan)
+    frames["time"].attrs["units"] = np.bytes_("s")
+    frames["time"].attrs["long_name"] = np.bytes_("start of the exposure, POSIX seconds")
+    frames["source"] = np.zeros(n, f"S{SOURCE_LENGTH}")
+    frames["md5"] = np.zeros(n, "S32")
+    for name, column in (start.get("per_frame") or {}).items():
+        frames[name] = np.full(n, np.nan)
+        if column.get("units"):
+            frames[name].attrs["units"] = _text(str(column["units"]))
+    return frames
+
+
+def _write_data(
+    entry: h5py.Group, frames: h5py.Group, shape: tuple[int, int], sweep: Sweep
+) -> h5py.Dataset:
+    group = add_group(entry, "data", "NXdata", signal="data")
+    group.attrs["axes"] = np.array([b"angle", b"y_pixel", b"x_pixel"])
+    for position, name in enumerate(("angle", "y_pixel", "x_pixel")):
+        group.attrs[f"{name}_indices"] = np.int32(position)
+    data = group.create_dataset(
+        "data",
+        shape=(0, *shape),
+        maxshape=(sweep.n_frames, *shape),
+        dtype="<i4",
+        chunks=(1, *shape),
+        fillvalue=FILL,
+        **COMPRESSED,
+    )
+    data.attrs["units"] = np.bytes_("counts")
+    data.attrs["interpretation"] = np.bytes_("image")
+    group["angle"] = frames["angle"]
+    for name, length in (("y_pixel", shape[0]), ("x_pixel", shape[1])):
+        group[name] = np.arange(length, dtype=np.int32)
+        group[name].attrs["units"] = np.bytes_("pixel")
+    return data
+
+
+def _write_sample(
+    entry: h5py.Group,
+    start: Mapping[str, Any],
+    sample: Sample,
+    geometry: Geometry,
+    sweep: Sweep,
+) -> None:
+    group = add_group(entry, "sample", "NXsample")
+    add_field(group, "name", sample.name)
+    add_field(group, "short_title", sample.label)
+    if sample.formula:
+        add_field(group, "chemical_formula", sample.formula)
+    if sample.composition:
+        add_field(group, "description", sample.composition)
+    if sample.space_group:
+        add_field(group, "unit_cell_group", sample.space_group)
+    if sample.lattice is not None:
+        add_field(group, "unit_cell", np.array(sample.lattice))
+        add_field(group, "unit_cell_abc", np.array(sample.lattice[:3]), units="angstrom")
+        add_field(group, "unit_cell_alphabetagamma", np.array(sample.lattice[3:]), units="deg")
+    if sample.UB is not None:
+        note = "1/angstrom without 2 pi; column j is reciprocal basis vector j, McStas frame"
+        add_field(group, "ub_matrix", np.array([sample.UB]), description=note)
+        if sample.lattice is not None:
+            # U = UB B⁻¹, and B is the inverse transpose of the direct basis
+            reciprocal = np.linalg.inv(direct_basis(sample.lattice)).T
+            U = np.array(sample.UB) @ np.linalg.inv(reciprocal)
+            add_field(group, "orientation_matrix", U[None])
+    temperature = start.get("temperature")
+    if temperature:
+        settled = temperature.get("settled") or {}
+        kelvin = settled.get("mean", temperature.get("setpoint"))
+        if kelvin is not None:
+            add_field(group, "temperature", float(kelvin), units="K")
+
+    chain = "/entry/sample/transformations"
+    turns = add_group(group, "transformations", "NXtransformations")
+    add_field(group, "depends_on", f"{chain}/{geometry.axes[0].name}")
+    outer = [f"{chain}/{axis.name}" for axis in geometry.axes[1:]] + ["."]
+    for axis, depends_on in zip(geometry.axes, outer, strict=True):
+        scanned = axis.name == geometry.scan_axis
+        add_field(
+            turns,
+            axis.name,
+            sweep.starts if scanned else axis.angle,
+            units="deg",
+            transformation_type="rotation",
+            vector=np.array(axis.vector),
+            depends_on=depends_on,
+        )
+        if scanned:
+            add_field(turns, f"{axis.name}_end", sweep.edges[1:], units="deg")
+            add_field(turns, f"{axis.name}_increment_set", sweep.step, units="deg")
+
+
+def _write_instrument(
+    entry: h5py.Group,
+    start: Mapping[str, Any],
+    geometry: Geometry,
+    sweep: Sweep,
+    data: h5py.Dataset,
+    shape: tuple[int, int],
+) -> None:
+    beamline = start.get("beamline_id")
+    source = start.get("source") or beamline
+    instrument = add_group(entry, "instrument", "NXinstrument")
+    if beamline:
+        add_field(instrument, "name", str(beamline))
+    where = add_group(entry, "source", "NXsource")
+    if source:
+        add_field(where, "name", str(source))
+    add_field(where, "probe", "x-ray")
+    beam = add_group(instrument, "beam", "NXbeam")
+    add_field(beam, "incident_wavelength", geometry.wavelength, units="angstrom")
+    transmission = start.get("attenuation")
+    if isinstance(transmission, (int, float)) and not isinstance(transmission, bool):
+        attenuator = add_group(instrument, "attenuator", "NXattenuator")
+        add_field(attenuator, "attenuator_transmission", float(transmission))
+    _write_detector(instrument, start.get("detector") or {}, geometry, sweep, data, shape)
+
+
+def _write_detector(
+    instrument: h5py.Group,
+    facts: Mapping[str, Any],
+    geometry: Geometry,
+    sweep: Sweep,
+    data: h5py.Dataset,
+    shape: tuple[int, int],
+) -> None:
+    panel = geometry.panel
+    group = add_group(instrument, "detector", "NXdetector")
+    group["data"] = data
+    for key, name, units in (
+        ("model", "description", None),
+        ("name", "local_name", None),
+        ("serial", "serial_number", None),
+        ("sensor_material", "sensor_material", None),
+        ("sensor_thickness", "sensor_thickness", "mm"),
+        ("threshold", "threshold_energy", "keV"),
+        ("energy", "photon_energy", "keV"),
+        ("saturation", "saturation_value", None),
+    ):
+        value = facts.get(key)
+        if value is not None:
+            text = name in ("description", "local_name", "serial_number", "sensor_material")
+            add_field(group, name, str(value) if text else value, units=units)
+    add_field(group, "type", "Pixel")
+    add_field(group, "count_time", sweep.exposure, units="s")
+    add_field(group, "frame_time", sweep.period, units="s")
+    add_field(group, "bit_depth_readout", np.int32(32))
+    add_field(group, "x_pixel_size", panel.pixel_size[0], units="mm")
+    add_field(group, "y_pixel_size", panel.pixel_size[1], units="mm")
+    met = geometry.direct_beam()
+    if met is not None:
+        add_field(group, "beam_center_x", met[0], units="pixel")
+        add_field(group, "beam_center_y", met[1], units="pixel")
+        add_field(group, "distance", met[2], units="mm")
+    group.create_dataset(
+        "pixel_mask", shape=shape, dtype="<u4", chunks=shape, fillvalue=0, **COMPRESSED
+    )
+
+    chain = "/entry/instrument/detector"
+    away = float(np.linalg.norm(panel.origin))
+    turns = add_group(group, "transformations", "NXtransformations")
+    add_field(
+        turns,
+        "translation",
+        away,
+        units="mm",
+        transformation_type="translation",
+        vector=np.array(panel.origin) / away,
+        depends_on=".",
+    )
+    add_field(group, "depends_on", f"{chain}/transformations/translation")
+    module = add_group(group, "module", "NXdetector_module")
+    add_field(module, "data_origin", np.zeros(2, np.int32))
+    add_field(module, "data_size", np.array(shape, np.int32))
+    for name, length, vector, depends_on in (
+        ("module_offset", 0.0, (0.0, 0.0, 1.0), f"{chain}/transformations/translation"),
+        ("fast_pixel_direction", panel.pixel_size[0], panel.fast, f"{chain}/module/module_offset"),
+        ("slow_pixel_direction", panel.pixel_size[1], panel.slow, f"{chain}/module/module_offset"),
+    ):
+        add_field(
+            module,
+            name,
+            length,
+            units="mm",
+            transformation_type="translation",
+            vector=np.array(vector),
+            offset=np.zeros(3),
+            depends_on=depends_on,
+        )
+
+
+# ---- pieces ----------------------------------------------------------------------------
+
+
+def add_group(parent: h5py.Group, name: str, kind: str, **attributes: str) -> h5py.Group:
+    """Make a group of a NeXus class; attributes are fixed-length."""
+    group = parent.create_group(name)
+    group.attrs["NX_class"] = np.bytes_(kind)
+    for key, value in attributes.items():
+        group.attrs[key] = np.bytes_(value)
+    return group
+
+
+def add_field(group: h5py.Group, name: str, value: Any, **attributes: Any) -> None:
+    """Make a field; text and attributes are fixed-length, attributes that are None left out."""
+    dataset = group.create_dataset(name, data=_text(value) if isinstance(value, str) else value)
+    for key, attribute in attributes.items():
+        if attribute is not None:
+            dataset.attrs[key] = _text(attribute) if isinstance(attribute, str) else attribute
+
+
+def _room(group: h5py.Group, name: str, length: int) -> None:
+    group.create_dataset(name, data=np.array(b"", f"S{length}"))
+
+
+def _text(value: str) -> np.ndarray:
+    raw = value.encode("utf-8", "replace") or b" "
+    return np.array(raw, h5py.string_dtype("utf-8", len(raw)))

@@ -1,0 +1,463 @@
+"""Where NXRefine expects a sweep, and our geometry in its terms; nowhere else.
+
+NXRefine and CCTW put x along the beam and z along the phi axis at zero angles, and know::
+
+    G = R2(theta) R3(omega) R1(chi) R3(phi)        M = R1(roll) R2(pitch) R3(yaw)
+    v = M [pixel (−(x − xc) ŷ + (y − yc) ẑ)] + distance x̂         (detector_orientation -y +z -x)
+    q = G⁻¹ (v / |v| − x̂) / wavelength             hkl = UB⁻¹ q
+
+with right-handed R1 R2 R3 about x y z, no 2π, and frame z at phi + step · z. Here x, y, xc, yc
+have the corner of pixel 0 at 0, as pyFAI and CCTW have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import time as clock
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import GeometryError, MetadataError, OffbraggError, ScanFileError
+from offbragg.files import nxmx
+from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.geometry import Geometry, direct_basis, rotation_about
+from offbragg.sample import Sample, check_component
+from offbragg.sweep import Sweep
+
+Array = NDArray[np.float64]
+
+_HC = 12.398419843320026  # keV Å
+_X, _Y, _Z = np.eye(3)
+_PURPOSES = ("data", "orient", "background", "dark", "calibration")
+_ORIENTATION = "-y +z -x"
+_LOCK_PATIENCE = 10.0  # s
+
+
+# ---- names on disk ---------------------------------------------------------------------
+
+
+def scan_directory(experiment: Path | str, start: Mapping[str, Any]) -> Path:
+    """Where the scan file of a run belongs: ``<experiment>/<sample>/<label>/<scan>``.
+
+    ``<scan>`` is the temperature (``100K``, ``102p5K``, ``m5K``) or ``ambient``; purposes other
+    than data have a label of their own. When a temperature is come back to, after another one or
+    in another series, it is ``300K_2``; a run that has a scan file already stays where it is.
+
+    Raises
+    ------
+    MetadataError
+        If a name cannot stand in a path: named.
+    ScanFileError
+        If the directory would lie outside ``experiment``, through a symbolic link.
+    """
+    experiment = Path(experiment)
+    sample = Sample.from_dict(start["sample"])
+    label, purpose = sample.label, start.get("purpose", "data")
+    if purpose not in _PURPOSES:
+        raise MetadataError(f"purpose is {purpose!r}: it must be one of {', '.join(_PURPOSES)}")
+    if purpose != "data":
+        label = f"{label}_{purpose}"
+    name = check_component(scan_name(start), "temperature.setpoint")
+    crystal = experiment / sample.name / check_component(label, "sample.label")
+    if not crystal.resolve().is_relative_to(experiment.resolve()):
+        raise ScanFileError(
+            f"{crystal} leads to {crystal.resolve()}, outside {experiment}: remove the link"
+        )
+    scan = _visit(crystal, name, start)
+    if not scan.resolve().is_relative_to(experiment.resolve()):
+        raise ScanFileError(
+            f"{scan} leads to {scan.resolve()}, outside {experiment}: remove the link"
+        )
+    return scan
+
+
+def scan_name(start: Mapping[str, Any]) -> str:
+    """Name of a scan after its temperature.
+
+    Examples
+    --------
+    >>> scan_name({"temperature": {"setpoint": 102.5}}), scan_name({})
+    ('102p5K', 'ambient')
+    """
+    kelvin = (start.get("temperature") or {}).get("setpoint")
+    if kelvin is None:
+        return "ambient"
+    if (
+        isinstance(kelvin, bool)
+        or not isinstance(kelvin, (int, float))
+        or not math.isfinite(kelvin)
+    ):
+        raise MetadataError(f"temperature.setpoint is {kelvin!r}: it must be a number of kelvin")
+    digits = f"{abs(kelvin):.3f}".rstrip("0").rstrip(".")
+    return ("m" if kelvin < 0 else "") + digits.replace(".", "p") + "K"
+
+
+def _visit(crystal: Path, name: str, start: Mapping[str, Any]) -> Path:
+    """Directory of this temperature, or the next of its kind if it was left in between."""
+    visits = [crystal / name]
+    while (another := crystal / f"{name}_{len(visits) + 1}").exists():
+        visits.append(another)
+    for visit in visits:
+        if find_scan_file(visit, str(start["uid"])):
+            return visit
+    here = _latest(visits[-1])
+    if here is None:
+        return visits[-1]
+    elsewhere = [
+        latest["time"]
+        for other in crystal.iterdir()
+        if other.is_dir() and other not in visits and (latest := _latest(other))
+    ]
+    series = (start.get("series") or {}).get("uid")
+    left = max(elsewhere, default=-math.inf) > here["time"]
+    if left or (here.get("series") or {}).get("uid") != series:
+        return another
+    return visits[-1]
+
+
+def _latest(directory: Path) -> dict[str, Any] | None:
+    """Start document of the newest sweep in a directory."""
+    newest: dict[str, Any] | None = None
+    for path in directory.glob("f*.h5"):
+        try:
+            with ScanFile.open(path) as scan:
+                start = scan.start
+        except (OffbraggError, OSError):
+            continue  # another file of that name, or one whose writer died just now
+        if newest is None or start["time"] > newest["time"]:
+            newest = start
+    return newest
+
+
+# ---- geometry --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One sweep in NXRefine's terms."""
+
+    theta: float
+    omega: float
+    chi: float
+    phi: float
+    """Where the first frame starts, degree."""
+    step: float
+    yaw: float
+    pitch: float
+    roll: float
+    xc: float
+    yc: float
+    """Where the beam meets the detector, pixel; the corner of pixel (0, 0) is (0, 0)."""
+    distance: float
+    """From the crystal to there, mm."""
+    UB: Array | None
+    """Å⁻¹ without 2π, half a step ahead: so that frame z at phi + step · z is right."""
+
+
+def translate(geometry: Geometry, sweep: Sweep, UB: Array | None) -> Setting:
+    """Express a geometry as NXRefine does.
+
+    If the goniometer is NXRefine's (phi innermost and scanned, then chi about the beam, omega
+    along phi, theta), its own angles are kept. Any other one becomes a rotation about phi on a
+    theta tilt, and what is fixed goes into UB.
+
+    Raises
+    ------
+    GeometryError
+        If the beam never meets the panel, the scan axis runs along the beam, or pixels are not
+        square: NXRefine has no words for that.
+    """
+    met = geometry.direct_beam()
+    if met is None:
+        raise GeometryError("the beam never meets the panel: NXRefine cannot describe that")
+    along_fast, along_slow = geometry.panel.pixel_size
+    if not math.isclose(along_fast, along_slow, rel_tol=1e-6):
+        raise GeometryError(
+            f"pixels of {along_fast} × {along_slow} mm are not square: "
+            "NXRefine cannot describe that"
+        )
+    turned, theta, omega, chi, inner = _native(geometry) or _general(geometry, sweep)
+    fast = turned @ np.array(geometry.panel.fast)
+    normal = turned @ geometry.panel.normal
+    # M takes −ŷ to fast and −x̂ to the panel's normal
+    M = np.column_stack([-normal, -fast, np.cross(normal, fast)])
+    if abs(M[0, 2]) < 1.0 - 1e-12:
+        yaw, roll = math.atan2(-M[0, 1], M[0, 0]), math.atan2(-M[1, 2], M[2, 2])
+    else:
+        yaw, roll = math.atan2(M[1, 0], M[1, 1]), 0.0
+    pitch = math.atan2(M[0, 2], math.hypot(M[0, 0], M[0, 1]))
+    half_step = rotation_about(_Z, 0.5 * sweep.step)
+    return Setting(
+        theta=theta,
+        omega=omega,
+        chi=chi,
+        phi=sweep.start,
+        step=sweep.step,
+        yaw=math.degrees(yaw),
+        pitch=math.degrees(pitch),
+        roll=math.degrees(roll),
+        xc=met[0],
+        yc=met[1],
+        distance=met[2],
+        UB=None if UB is None else half_step @ inner @ UB,
+    )
+
+
+_Frame = tuple[Array, float, float, float, Array]  # lab → NXRefine, theta, omega, chi, UB's turn
+
+
+def _native(geometry: Geometry) -> _Frame | None:
+    """If the goniometer is NXRefine's own, its angles."""
+    names = [axis.name for axis in geometry.axes]
+    order = ["phi", "chi", "omega", "theta"]
+    if geometry.scan_axis != "phi" or names != [name for name in order if name in names]:
+        return None
+    phi = np.array(geometry.axes[0].vector)
+    if abs(phi[2]) > 1e-9:
+        return None
+    turned = np.array([_Z, np.cross(phi, _Z), phi])
+    expected = {"phi": _Z, "chi": _X, "omega": _Z, "theta": _Y}
+    angles = {"theta": 0.0, "omega": 0.0, "chi": 0.0}
+    for axis in geometry.axes:
+        if not np.allclose(turned @ np.array(axis.vector), expected[axis.name], atol=1e-9):
+            return None
+        angles[axis.name] = axis.angle
+    return turned, angles["theta"], angles["omega"], angles["chi"], turned
+
+
+def _general(geometry: Geometry, sweep: Sweep) -> _Frame:
+    """A rotation about phi on a theta tilt."""
+    fixed = geometry.rotation(0.0)
+    quarter = geometry.rotation(90.0) @ fixed.T
+    # the scan axis as it stands in the lab: from the antisymmetric part of a quarter turn
+    axis = 0.5 * np.array(
+        [
+            quarter[2, 1] - quarter[1, 2],
+            quarter[0, 2] - quarter[2, 0],
+            quarter[1, 0] - quarter[0, 1],
+        ]
+    )
+    across = np.array([axis[0], axis[1], 0.0])
+    if np.linalg.norm(across) < 1e-6:
+        raise GeometryError(
+            f"the scan axis {geometry.scan_axis!r} runs along the beam: "
+            "NXRefine cannot describe that"
+        )
+    up = across / np.linalg.norm(across)
+    turned = np.array([_Z, np.cross(up, _Z), up])
+    theta = math.degrees(math.atan2(axis[2], float(axis @ up)))
+    inner = rotation_about(_Y, -theta) @ turned @ fixed
+    return turned, theta, 0.0, 0.0, inner
+
+
+# ---- wrapper and parent ----------------------------------------------------------------
+
+
+def write_wrapper(path: Path | str) -> Path:
+    """Write what NXRefine and NeXpy open: the wrapper of a finished sweep, and its parent.
+
+    Parameters
+    ----------
+    path
+        The scan file, where `scan_directory` put it.
+
+    Returns
+    -------
+    wrapper
+        ``<sample>_<scan>.nxs`` beside the scan's directory; other rotations in it are kept.
+    """
+    path = Path(path)
+    with ScanFile.open(path) as scan:
+        sample, scan_dir = scan.sample, path.resolve().parent
+        setting = translate(
+            scan.geometry, scan.sweep, None if sample.UB is None else np.array(sample.UB)
+        )
+        wrapper = scan_dir.parent / f"{sample.name}_{scan_dir.name}.nxs"
+        parent = scan_dir.parent / f"{sample.name}_scans.nxs"
+        with _edited(wrapper) as file:
+            _fresh_entry(file, scan, f"{sample.name} {sample.label} {scan_dir.name}")
+            _write_rotation(file, scan, setting, f"{scan_dir.name}/{path.name}")
+        with _edited(parent) as file:
+            _fresh_entry(file, scan, f"{sample.name} {sample.label}")
+            if path.stem not in file:
+                rotation = nxmx.add_group(file, path.stem, "NXentry")
+                _write_instrument(rotation, scan, setting)
+    return wrapper
+
+
+def _fresh_entry(file: h5py.File, scan: ScanFile, title: str) -> None:
+    """Make /entry with its sample if it is not there; what NXRefine put there stays."""
+    if "entry" in file:
+        return
+    file.attrs["default"] = np.bytes_("entry")
+    entry = nxmx.add_group(file, "entry", "NXentry")
+    nxmx.add_field(entry, "title", title)
+    sample = scan.sample
+    group = nxmx.add_group(entry, "sample", "NXsample")
+    nxmx.add_field(group, "name", sample.name)
+    nxmx.add_field(group, "label", sample.label)
+    if sample.formula:
+        nxmx.add_field(group, "chemical_formula", sample.formula)
+    if sample.space_group:
+        nxmx.add_field(group, "space_group", sample.space_group)
+        nxmx.add_field(group, "lattice_centring", sample.space_group.strip()[:1].upper())
+    kelvin = (scan.start.get("temperature") or {}).get("setpoint")
+    if kelvin is not None:
+        nxmx.add_field(group, "temperature", float(kelvin), units="K")
+    if sample.lattice is not None:
+        for name, value in zip(("a", "b", "c"), sample.lattice[:3], strict=True):
+            nxmx.add_field(group, f"unitcell_{name}", float(value), units="Angstrom")
+        for name, value in zip(("alpha", "beta", "gamma"), sample.lattice[3:], strict=True):
+            nxmx.add_field(group, f"unitcell_{name}", float(value), units="degrees")
+
+
+def _write_rotation(file: h5py.File, scan: ScanFile, setting: Setting, target: str) -> None:
+    name = scan.path.stem
+    if name in file:
+        del file[name]
+    file.attrs["default"] = np.bytes_(name)
+    entry = nxmx.add_group(file, name, "NXentry", default="data")
+    nxmx.add_field(entry, "title", f"{scan.sample.name} {target}")
+    nxmx.add_field(entry, "start_time", nxmx.iso(float(scan.start["time"])))
+    nxmx.add_field(entry, "entry_identifier", scan.run)
+    entry["sample"] = h5py.SoftLink("/entry/sample")
+    rows, columns = scan.shape
+    n = scan.n_frames
+
+    data = nxmx.add_group(entry, "data", "NXdata", signal="data")
+    data.attrs["axes"] = np.array([b"frame_number", b"y_pixel", b"x_pixel"])
+    data["data"] = h5py.ExternalLink(target, nxmx.DATA)
+    for axis, length in (("frame_number", n), ("y_pixel", rows), ("x_pixel", columns)):
+        nxmx.add_field(data, axis, np.arange(length, dtype=np.int32))
+    nxmx.add_field(data, "frame_time", scan.sweep.period, units="s")
+
+    weight, note = _monitor_weight(scan)
+    nxmx.add_field(data, "monitor_weight", weight, description=note)
+    values = scan.frame_values()
+    if "monitor" in values:
+        monitor = nxmx.add_group(entry, "monitor", "NXmonitor", signal="data", axes="frame_number")
+        nxmx.add_field(monitor, "data", values["monitor"])
+        nxmx.add_field(monitor, "frame_number", np.arange(n, dtype=np.int32))
+    _write_instrument(entry, scan, setting)
+    workflow = nxmx.add_group(entry, "nxworkflow", "NXcollection")
+    for task in ("nxload", "nxlink"):
+        process = nxmx.add_group(workflow, task, "NXprocess")
+        nxmx.add_field(process, "program", "offbragg")
+        nxmx.add_field(process, "version", version("offbragg"))
+        nxmx.add_field(process, "date", nxmx.iso(clock.time()))
+        nxmx.add_field(process, "sequence_index", np.int32(1))
+
+
+def _monitor_weight(scan: ScanFile) -> tuple[Array, str]:
+    """Weight of each frame; CCTW leaves out what weighs nothing."""
+    values = scan.frame_values()
+    stored = values["status"] == "stored"
+    if "monitor" not in values:
+        note = "no monitor was recorded: stored frames weigh 1, missing and rejected ones 0"
+        return stored.astype(np.float64), note
+    monitor = values["monitor"]
+    good = stored & np.isfinite(monitor) & (monitor > 0)
+    weight = np.zeros(scan.n_frames)
+    if good.any():
+        weight[good] = monitor[good] / monitor[good].mean()
+    note = "monitor / its mean; 0 for frames that are missing, rejected or without monitor"
+    return weight, note
+
+
+def _write_instrument(entry: h5py.Group, scan: ScanFile, setting: Setting) -> None:
+    panel, facts = scan.geometry.panel, scan.start.get("detector") or {}
+    instrument = nxmx.add_group(entry, "instrument", "NXinstrument")
+    if scan.start.get("beamline_id"):
+        nxmx.add_field(instrument, "name", str(scan.start["beamline_id"]))
+    detector = nxmx.add_group(instrument, "detector", "NXdetector")
+    if facts.get("model"):
+        nxmx.add_field(detector, "description", _pyfai_name(str(facts["model"])))
+    nxmx.add_field(detector, "shape", np.array(scan.shape, np.int32))
+    nxmx.add_field(detector, "pixel_size", panel.pixel_size[0], units="mm")
+    nxmx.add_field(detector, "distance", setting.distance, units="mm")
+    nxmx.add_field(detector, "beam_center_x", setting.xc, units="pixel")
+    nxmx.add_field(detector, "beam_center_y", setting.yc, units="pixel")
+    for name in ("yaw", "pitch", "roll"):
+        nxmx.add_field(detector, name, getattr(setting, name), units="deg")
+    nxmx.add_field(detector, "detector_orientation", _ORIENTATION)
+    nxmx.add_field(detector, "frame_time", scan.sweep.period, units="s")
+    for name in ("translation_x", "translation_y"):
+        nxmx.add_field(detector, name, 0.0, units="mm")
+    detector.create_dataset("pixel_mask", data=scan.pixel_mask().astype(np.int8), **nxmx.COMPRESSED)
+    if setting.UB is not None:
+        lattice = scan.sample.lattice
+        basis = np.linalg.inv(setting.UB).T if lattice is None else direct_basis(lattice)
+        if lattice is None:
+            basis = _upper(basis)
+        nxmx.add_field(detector, "orientation_matrix", setting.UB @ basis)
+
+    goniometer = nxmx.add_group(instrument, "goniometer", "NXgoniometer")
+    end = setting.phi + setting.step * scan.n_frames
+    nxmx.add_field(goniometer, "phi", setting.phi, units="deg", step=setting.step, end=end)
+    for name in ("chi", "omega", "theta"):
+        nxmx.add_field(goniometer, name, getattr(setting, name), units="deg")
+    monochromator = nxmx.add_group(instrument, "monochromator", "NXmonochromator")
+    wavelength = scan.geometry.wavelength
+    nxmx.add_field(monochromator, "wavelength", wavelength, units="Angstrom")
+    nxmx.add_field(monochromator, "energy", _HC / wavelength, units="keV")
+    source = nxmx.add_group(instrument, "source", "NXsource")
+    if scan.start.get("beamline_id"):
+        nxmx.add_field(source, "name", str(scan.start["beamline_id"]))
+    nxmx.add_field(source, "probe", "x-ray")
+
+
+def _upper(basis: Array) -> Array:
+    """Upper-triangular basis of the same lattice (a along x, b in the xy plane)."""
+    gram = basis.T @ basis
+    return np.linalg.cholesky(gram).T
+
+
+def _pyfai_name(model: str) -> str:
+    """Call a Pilatus as pyFAI does: 'Pilatus 2M' for 'PILATUS 2M, S/N 24-0107'."""
+    words = model.split(",")[0].split()
+    if len(words) >= 2 and words[0].upper().startswith("PILATUS"):
+        return f"Pilatus {words[-1]}"
+    return model
+
+
+@contextlib.contextmanager
+def _edited(path: Path) -> Iterator[h5py.File]:
+    """Edit a copy of an HDF5 file under nexusformat's lock; it replaces the file at the end."""
+    lock = path.with_name(path.name + ".lock")
+    draft = path.with_name(f".{uuid.uuid4().hex}.nxs")
+    deadline = clock.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            break
+        except FileExistsError:
+            if clock.monotonic() > deadline:
+                raise ScanFileError(
+                    f"{path.name} is locked: {lock} has been there for {_LOCK_PATIENCE:g} s\n"
+                    "If no NeXpy or NXRefine is at work, remove that file."
+                ) from None
+            clock.sleep(0.05)
+    try:
+        os.write(descriptor, str(os.getpid()).encode())
+        os.close(descriptor)
+        if path.exists():
+            shutil.copyfile(path, draft)
+        with h5py.File(draft, "a", libver=("v110", "v110"), locking=False) as file:
+            yield file
+        os.replace(draft, path)
+    except OSError as error:
+        raise ScanFileError(f"{path} cannot be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)

@@ -1,0 +1,604 @@
+"""One sweep on disk: an NXmx file that grows while the crystal turns.
+
+The order of writing makes a promise: pixels and their row first, flushed, and only then the
+word ``stored``, flushed. Whoever reads ``stored`` can read the frame, whenever the writer dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time as clock
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the compression
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from offbragg.errors import OffbraggError, RejectedFrame, ScanFileError
+from offbragg.files import nxmx
+from offbragg.files.superblock import read_superblock, release
+from offbragg.frame import Frame
+from offbragg.geometry import Geometry
+from offbragg.ledger import Ledger, Status
+from offbragg.sample import Sample
+from offbragg.stack import Stack
+from offbragg.sweep import Sweep
+
+_LIBVER = ("v110", "v110")  # newer layouts cannot be read by programs with HDF5 1.10
+# HDF5's own locks are left alone: a reader, as long as it is open, would keep a writer that was
+# killed from going on. `_take` sees to it that there is one writer.
+_SYNC_EVERY = 10.0  # s between fsyncs: HDF5's own flush survives a killed process, not a power cut
+
+
+class ScanFile:
+    """One sweep on disk, made by `create`, `resume` or `open`.
+
+    A scan file has one writer and any number of readers, in this process and in others. In the
+    writer's own process, open the writer first: HDF5 refuses to write a file that the same
+    process already holds open for reading.
+    """
+
+    def __init__(self, file: h5py.File, path: Path, lock: int | None = None) -> None:
+        self._file: h5py.File | None = file
+        self._lock = lock
+        self._path = path
+        self._synced = clock.monotonic()
+        run = self._get(nxmx.RUN)
+        self._start: dict[str, Any] = json.loads(bytes(run["start"][()]).decode("utf-8"))
+        self._sweep = Sweep.from_dict(self._start["sweep"])
+
+    # ---- opening and closing ---------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path | str,
+        *,
+        start: Mapping[str, Any],
+        data_shape: tuple[int, int] | None = None,
+    ) -> ScanFile:
+        """Make the scan file of a run and open it for writing.
+
+        All of it is made under a hidden name; the next free ``fN.h5`` then appears at once,
+        complete, and never in place of another.
+
+        Parameters
+        ----------
+        directory
+            Where; made if it is not there.
+        start
+            The run's start document.
+        data_shape
+            Rows and columns of a frame; the detector's in ``start`` if None.
+
+        Raises
+        ------
+        ScanFileError
+            If ``start`` lacks something or the directory cannot be written.
+        """
+        directory = Path(directory)
+        for key in ("uid", "time", "sample", "sweep", "geometry"):
+            if key not in start:
+                raise ScanFileError(f"a scan file needs {key!r} in the start document")
+        if data_shape is None:
+            data_shape = (start.get("detector") or {}).get("shape")
+        shape = tuple(int(n) for n in data_shape or start["geometry"]["panel"]["shape"])
+        hidden = directory / f".{uuid.uuid4().hex}.h5"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with h5py.File(hidden, "w", libver=_LIBVER, locking=False) as file:
+                nxmx.write_skeleton(file, start, (shape[0], shape[1]))
+            path = _link_next(hidden, directory)
+        except OSError as error:
+            raise ScanFileError(
+                f"no scan file can be made in {directory}: {error}\n"
+                "Look at the disk's space and the directory's permissions."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                hidden.unlink(missing_ok=True)
+        return cls._write(path, str(start["uid"]))
+
+    @classmethod
+    def resume(cls, path: Path | str) -> ScanFile:
+        """Open a scan file for writing again, also after its writer was killed.
+
+        Raises
+        ------
+        ScanFileError
+            If another process writes it, or it is no scan file.
+        """
+        path = Path(path)
+        try:
+            return cls._write(path, None)
+        except OSError as error:
+            raise ScanFileError(f"{path} cannot be written: {error}") from error
+
+    @classmethod
+    def _write(cls, path: Path, uid: str | None) -> ScanFile:
+        lock = _take(path, uid)
+        try:
+            if _interrupted(path):
+                release(path, keep=_beside(path, "superblock"))
+            file = h5py.File(path, "r+", libver=_LIBVER, locking=False, rdcc_nbytes=0)
+            try:
+                file.swmr_mode = True
+                return cls(file, path, lock)
+            except BaseException:
+                file.close()
+                raise
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def open(cls, path: Path | str) -> ScanFile:
+        """Open a scan file for reading, finished or growing.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        ScanFileError
+            If it is no scan file.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there")
+        deadline = clock.monotonic() + 2.0
+        while True:
+            try:
+                file = h5py.File(path, "r", libver=_LIBVER, swmr=True, locking=False)
+                break
+            except (OSError, RuntimeError) as error:
+                # For an instant a writer has it open and has not begun SWMR.
+                if clock.monotonic() > deadline or not read_superblock(path).opening:
+                    raise ScanFileError(f"{path} cannot be opened: {error}") from error
+                clock.sleep(0.01)
+        try:
+            return cls(file, path)
+        except (KeyError, ValueError, OffbraggError) as error:
+            file.close()
+            raise ScanFileError(f"{path} is no scan file: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the file as it is; a writer's file can be resumed."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        if self._lock is not None:
+            if not self._flag():
+                _beside(self._path, "superblock").unlink(missing_ok=True)
+                _beside(self._path, "writer").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- what is in it ---------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._path
+
+    @property
+    def run(self) -> str:
+        """Uid of the run."""
+        return str(self._start["uid"])
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The run's start document."""
+        return self._start
+
+    @property
+    def sweep(self) -> Sweep:
+        """What the sweep was to measure."""
+        return self._sweep
+
+    @property
+    def geometry(self) -> Geometry:
+        """Beam, panel and goniometer."""
+        return Geometry.from_dict(self._start["geometry"])
+
+    @property
+    def sample(self) -> Sample:
+        """The crystal."""
+        return Sample.from_dict(self._start["sample"])
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames the sweep is to have."""
+        return self._sweep.n_frames
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        _, rows, columns = self._get(nxmx.DATA).shape
+        return rows, columns
+
+    @property
+    def length(self) -> int:
+        """How many frames the data array has now."""
+        return self._fresh(nxmx.DATA).shape[0]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is finished: every frame decided, the end written, closed cleanly."""
+        ended = bool(self._word("/entry/end_time"))
+        return ended and self.ledger.counts()["pending"] == 0 and not self._flag()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was only known at the end; empty before."""
+        text = self._word(f"{nxmx.RUN}/summary")
+        return json.loads(text) if text else {}
+
+    @property
+    def exit_status(self) -> str:
+        """As in the stop document; empty before."""
+        return self._word(f"{nxmx.RUN}/exit_status")
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of every expected frame."""
+        # A word that straddles two pages can be seen half written; a second look sees it whole.
+        for attempt in range(5):
+            words = self._words("status")
+            try:
+                return Ledger.of(words, self._words("reason"))
+            except ScanFileError:
+                if attempt == 4:
+                    raise
+        raise AssertionError
+
+    @property
+    def stack(self) -> Stack:
+        """The frames that the data array has now, not read before they are asked for."""
+        data = self._fresh(nxmx.DATA)
+        monitor: NDArray[np.float64] | None = None
+        if "monitor" in self.columns:
+            monitor = self._fresh(f"{nxmx.FRAMES}/monitor")[: data.shape[0]]
+        return Stack(data, self._sweep, monitor)
+
+    def pixel_mask(self) -> NDArray[np.uint32]:
+        """Bit 0: gap, bit 1: dead; all zero before the first frame, shape (slow, fast)."""
+        return self._fresh(nxmx.MASK)[()]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the per-frame columns."""
+        return (*nxmx.FIXED_COLUMNS, *(self._start.get("per_frame") or {}))
+
+    def frame_values(self) -> dict[str, NDArray[Any]]:
+        """Every per-frame column, by name, each of shape (n_frames,); text as str."""
+        values: dict[str, NDArray[Any]] = {}
+        for name in self.columns:
+            column = self._fresh(f"{nxmx.FRAMES}/{name}")
+            values[name] = np.array(self._words(name)) if column.dtype.kind == "S" else column[()]
+        return values
+
+    # ---- writing ---------------------------------------------------------------------
+
+    def write_frame(self, frame: Frame, *, source: str, time: float) -> None:
+        """Store one frame by its number.
+
+        Parameters
+        ----------
+        frame
+            Exactly of the file's shape.
+        source
+            Name of the file that it came from.
+        time
+            Start of its exposure, POSIX s; NaN if not known.
+
+        Raises
+        ------
+        RejectedFrame
+            If it has another shape, or a number that is not in the sweep or already stored with
+            other pixels. The same frame once more is no error.
+        ScanFileError
+            If the file cannot be written; nothing that was stored is lost.
+        """
+        number, data = frame.number, self._get(nxmx.DATA)
+        frames = self._writable(nxmx.FRAMES)
+        if frame.shape != data.shape[1:] or frame.counts.dtype != np.int32:
+            raise RejectedFrame(
+                f"frame {number} ({source}) is {frame.counts.dtype} of {frame.shape[0]} rows × "
+                f"{frame.shape[1]} columns: expected int32, {data.shape[1]} × {data.shape[2]}"
+            )
+        if not 0 <= number < self.n_frames:
+            raise RejectedFrame(
+                f"frame {number} ({source}) is not one of the {self.n_frames} of this sweep"
+            )
+        counts = np.ascontiguousarray(frame.counts)
+        length = data.shape[0]
+        if frames["status"][number] == b"stored":
+            if np.array_equal(data[number], counts):
+                return
+            kept = frames["source"][number].decode("utf-8", "replace")
+            raise RejectedFrame(
+                f"frame {number} ({source}) has other pixels than the stored one ({kept}): "
+                "the stored one is kept"
+            )
+        with self._writing(f"frame {number}"):
+            try:
+                if number >= length:
+                    data.resize(number + 1, axis=0)
+                data[number] = counts
+            except BaseException:
+                # else a full disk leaves a frame that nobody measured
+                with contextlib.suppress(Exception):
+                    data.resize(length, axis=0)
+                raise
+            self._write_once(frame)
+            frames["source"][number] = nxmx.fit(source, nxmx.SOURCE_LENGTH)
+            frames["md5"][number] = (frame.md5 or "").encode("ascii", "replace")
+            if np.isfinite(time):
+                frames["time"][number] = time
+            self._flush()
+            frames["reason"][number] = b""
+            frames["status"][number] = b"stored"
+            self._flush()
+        self._sync_sometimes()
+
+    def set_values(self, column: str, numbers: ArrayLike, values: ArrayLike) -> None:
+        """Set a per-frame column at some frames.
+
+        Parameters
+        ----------
+        column
+            One of the start document's ``per_frame``; or ``time``; or ``angle`` as it was read,
+            degree at the middle of the frame, which the file then says.
+        numbers
+            Frame numbers, shape (n,); any order.
+        values
+            As many; NaN where not known.
+        """
+        allowed = ("angle", "time", *(self._start.get("per_frame") or {}))
+        if column not in allowed:
+            raise ScanFileError(f"no column {column!r} can be set: there are {', '.join(allowed)}")
+        which = np.atleast_1d(np.asarray(numbers, np.int64))
+        new = np.broadcast_to(np.asarray(values, np.float64), which.shape)
+        if which.size == 0:
+            return
+        if which.min() < 0 or which.max() >= self.n_frames:
+            raise ScanFileError(
+                f"frames {which.min()} to {which.max()} of {column!r} are not all in a sweep of "
+                f"{self.n_frames}"
+            )
+        frames = self._writable(nxmx.FRAMES)
+        with self._writing(f"column {column}"):
+            all_values = frames[column][()]
+            all_values[which] = new
+            first, last = int(which.min()), int(which.max()) + 1
+            frames[column][first:last] = all_values[first:last]
+            if column == "angle":
+                sources = frames["angle_source"][()]
+                sources[which] = b"read"
+                frames["angle_source"][first:last] = sources[first:last]
+            self._flush()
+
+    def mark(self, number: int, status: Status | str, reason: str) -> None:
+        """Say that a frame is missing or rejected, and why; its pixels read as −1.
+
+        Raises
+        ------
+        ScanFileError
+            If the frame is stored already, or ``status`` is another one.
+        """
+        status = Status(status)
+        if status not in (Status.MISSING, Status.REJECTED):
+            raise ScanFileError(f"frame {number} cannot be marked {status}: missing or rejected")
+        if not 0 <= number < self.n_frames:
+            raise ScanFileError(f"frame {number} is not one of the {self.n_frames} of this sweep")
+        frames = self._writable(nxmx.FRAMES)
+        if frames["status"][number] == b"stored":
+            raise ScanFileError(f"frame {number} is stored: it cannot be marked {status}")
+        with self._writing(f"frame {number}"):
+            data = self._get(nxmx.DATA)
+            if number < data.shape[0] and _has_chunk(data, number):
+                # left by a writer that died before it could say stored
+                data[number] = np.full(data.shape[1:], nxmx.FILL, np.int32)
+            frames["reason"][number] = nxmx.fit(reason, nxmx.REASON_LENGTH)
+            self._flush()
+            frames["status"][number] = status.value.encode()
+            self._flush()
+
+    def finish(
+        self, *, time: float, exit_status: str, reason: str, summary: Mapping[str, Any]
+    ) -> None:
+        """Write the end and close the file for good.
+
+        Frames that are still pending become missing: by then nobody waits for them.
+
+        Parameters
+        ----------
+        time
+            When the run ended, POSIX s.
+        exit_status, reason
+            As in the stop document.
+        summary
+            What is only known now; plain JSON types.
+        """
+        why = "was not there when the run ended"
+        why = f"{why}: {exit_status}" + (f", {reason}" if reason else "")
+        for number, status in enumerate(self.ledger.statuses):
+            if status is Status.PENDING:
+                self.mark(number, Status.MISSING, why)
+        text = nxmx.as_json(summary)
+        if len(text.encode()) > nxmx.SUMMARY_ROOM:
+            raise ScanFileError(
+                f"the summary has {len(text.encode())} bytes: there is room for {nxmx.SUMMARY_ROOM}"
+            )
+        run = self._writable(nxmx.RUN)
+        with self._writing("the end"):
+            self._get(nxmx.DATA).resize(self.n_frames, axis=0)
+            run["summary"][()] = text.encode()
+            run["exit_status"][()] = nxmx.fit(exit_status, 16)
+            run["reason"][()] = nxmx.fit(reason, nxmx.REASON_LENGTH)
+            self._flush()
+            self._get("/entry/end_time")[()] = nxmx.iso(time).encode()
+            self._flush()
+            self._close_clean()
+
+    def _close_clean(self) -> None:
+        file, self._file = self._file, None
+        assert file is not None
+        file.close()
+        if self._flag():
+            # A reader in this process keeps HDF5's file open, and with it the writer's mark. It
+            # has nothing left to write: when it closes, HDF5 writes these very bytes again.
+            release(self._path, keep=_beside(self._path, "superblock"))
+        _fsync(self._path)
+        self.close()
+        _fsync(self._path.parent)
+
+    def _write_once(self, frame: Frame) -> None:
+        """Keep what the first frame tells about all of them: dead pixels, and its header."""
+        mask = self._get(nxmx.MASK)
+        if mask.id.get_num_chunks() == 0:
+            bits = np.zeros(frame.shape, np.uint32)
+            bits[frame.counts == -1] = 1
+            bits[frame.counts == -2] = 2
+            mask[...] = bits
+            header = nxmx.as_json({"source_frame": frame.number, **frame.header})
+            if len(header.encode()) <= nxmx.HEADER_ROOM:
+                self._get(f"{nxmx.RUN}/first_header")[()] = header.encode()
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ScanFileError(
+                f"{what} cannot be written to {self._path}: {error}\n"
+                "What was stored before is safe. Look at the disk's space and permissions."
+            ) from error
+
+    def _flush(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+
+    def _sync_sometimes(self) -> None:
+        now = clock.monotonic()
+        if now - self._synced > _SYNC_EVERY:
+            self._synced = now
+            _fsync(self._path)
+
+    # ---- access ----------------------------------------------------------------------
+
+    def _get(self, name: str) -> Any:
+        if self._file is None:
+            raise ScanFileError(f"{self._path} is closed")
+        return self._file[name]
+
+    def _writable(self, name: str) -> Any:
+        if self._file is not None and self._lock is None:
+            raise ScanFileError(f"{self._path} is open for reading only")
+        return self._get(name)
+
+    def _fresh(self, name: str) -> Any:
+        dataset = self._get(name)
+        if self._lock is None:
+            dataset.refresh()
+        return dataset
+
+    def _word(self, name: str) -> str:
+        return bytes(self._fresh(name)[()]).decode("utf-8", "replace")
+
+    def _words(self, column: str) -> Sequence[str]:
+        raw = self._fresh(f"{nxmx.FRAMES}/{column}")[()]
+        return [word.decode("utf-8", "replace") for word in raw.tolist()]
+
+    def _flag(self) -> bool:
+        return read_superblock(self._path).writing
+
+
+def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
+    """Find the scan file of a run among the ``fN.h5`` of a directory."""
+    for path in sorted(Path(directory).glob("f*.h5")):
+        try:
+            with ScanFile.open(path) as scan:
+                uid = scan.run
+        except (OffbraggError, OSError):
+            # a writer died between opening and SWMR: it said beside the file whose it is
+            note = _beside(path, "writer")
+            uid = note.read_text() if note.exists() else ""
+        if uid == run_uid:
+            return path
+    return None
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _interrupted(path: Path) -> bool:
+    try:
+        block = read_superblock(path)
+    except ScanFileError:
+        return True
+    return block.writing or path.stat().st_size < block.end
+
+
+def _link_next(hidden: Path, directory: Path) -> Path:
+    number = 1
+    while True:
+        path = directory / f"f{number}.h5"
+        try:
+            os.link(hidden, path)
+        except FileExistsError:
+            number += 1
+            continue
+        _fsync(directory)
+        return path
+
+
+def _take(path: Path, uid: str | None) -> int:
+    """Become the file's only writer; HDF5 gives up its own lock when SWMR begins."""
+    note = _beside(path, "writer")
+    while True:
+        lock = os.open(note, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise ScanFileError(f"{path} is being written by another process") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), note.stat()):
+                break
+        os.close(lock)  # its last owner removed it just now
+    if uid is not None:
+        os.pwrite(lock, uid.encode(), 0)
+    return lock
+
+
+def _has_chunk(data: h5py.Dataset, number: int) -> bool:
+    return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

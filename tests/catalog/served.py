@@ -1,0 +1,129 @@
+"""A catalog server in a process of its own, and runs that are published step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runs import SHAPE, MeasuredRun, counts_of, wait_until
+
+from offbragg.callbacks.journal import read_journal
+from offbragg.catalog.publisher import Publisher, RunPublisher
+from offbragg.files.nxrefine import scan_directory
+from offbragg.files.scan_file import ScanFile
+from offbragg.frame import Frame
+
+SERVE = """
+import sys
+from pathlib import Path
+from offbragg.catalog.server import serve
+directory, root, ready, parent, port = sys.argv[1:]
+serve(Path(directory), [Path(root)], ready=Path(ready), parent=int(parent), port=int(port))
+"""
+
+
+@dataclass
+class Server:
+    """A catalog server in a process of its own."""
+
+    directory: Path
+    root: Path
+    process: subprocess.Popen[bytes]
+    ready: Path
+
+    @classmethod
+    def start(cls, directory: Path, root: Path, *, port: int = 0) -> Server:
+        ready = directory.parent / f"{directory.name}.ready"
+        log = directory.parent / f"{directory.name}.log"
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SERVE]
+                + [str(a) for a in (directory, root, ready, os.getpid(), port)],
+                stdout=file,
+                stderr=file,
+            )
+        server = cls(directory, root, process, ready)
+        wait_until(
+            lambda: ready.exists() or process.poll() is not None, 90.0, "the catalog to start"
+        )
+        assert process.poll() is None, log.read_text()
+        return server
+
+    @property
+    def url(self) -> str:
+        return json.loads(self.ready.read_text())["url"]
+
+    @property
+    def key(self) -> str:
+        return (self.directory / "key").read_text().strip()
+
+    @property
+    def log(self) -> str:
+        return (self.directory.parent / f"{self.directory.name}.log").read_text()
+
+    def end(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=30)
+
+
+@dataclass
+class PublishedRun(MeasuredRun):
+    """A run whose documents go to a publisher, and whose frames go to a scan file."""
+
+    client: Any = None
+    interval: float = 0.0
+    follower: RunPublisher | None = None
+    scan: ScanFile | None = None
+    position: int = 0
+
+    @property
+    def publisher(self) -> Publisher:
+        """A publisher that knows nothing yet, as after a restart."""
+        return Publisher(lambda: self.client, self.experiment, interval=self.interval)
+
+    def open(self) -> PublishedRun:
+        self.follower, self.position = self.publisher.open(self.start), 0
+        return self
+
+    def create_scan_file(self) -> PublishedRun:
+        directory = scan_directory(self.experiment, self.start)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.scan = ScanFile.create(directory, start=self.start)
+        return self
+
+    def store(self, *numbers: int) -> None:
+        """Store frames in the scan file, with their values."""
+        assert self.scan is not None
+        for number in numbers:
+            frame = Frame(number=number, counts=counts_of(number, SHAPE), header={})
+            self.scan.set_values("monitor", [number], [1000.0 + number])
+            self.scan.set_values("temperature", [number], [self.temperature + 0.1 * number])
+            self.scan.write_frame(
+                frame, source=f"x_{number:05d}.cbf", time=self.began + 0.1 * number
+            )
+
+    def finish(self, exit_status: str = "success") -> None:
+        """End the run in the journal and in the scan file."""
+        self.end(exit_status)
+        assert self.scan is not None
+        self.scan.finish(time=time.time(), exit_status=exit_status, reason="", summary={})
+
+    def feed(self) -> bool:
+        """Give the publisher what is new in the journal, and let it work once."""
+        assert self.follower is not None
+        path = self.journal_directory / f"{self.uid}.jsonl"
+        documents, self.position = read_journal(path, self.position)
+        for name, doc in documents:
+            self.follower(name, doc)
+        return self.follower.poll()
+
+    @property
+    def node(self) -> Any:
+        """The run in the catalog."""
+        return self.client[self.uid]

@@ -1,0 +1,412 @@
+"""What is published is what other people's clients expect, also while the crystal turns."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from bluesky_tiled_plugins.queries import ScanID, TimeRange
+from bluesky_tiled_plugins.writing.validator import validate
+from event_model import DocumentNames, schema_validators
+from runs import counts_of, wait_until
+from tiled.queries import Contains, FullText, Key, KeyPresent, Like
+
+from offbragg.catalog import publisher as module
+from offbragg.catalog.publisher import (
+    frames_datum,
+    rewrite_descriptor,
+    stack_resource,
+    summary_documents,
+)
+
+DESCRIPTOR = {"uid": "d", "name": "primary", "time": 0.0, "data_keys": {"pilatus_image": {}}}
+
+
+# -- pure ------------------------------------------------------------------------------------
+
+
+def test_the_descriptor_of_primary_declares_a_row_per_frame(run):
+    new = rewrite_descriptor(run.start, DESCRIPTOR)
+
+    assert list(new["data_keys"]) == [
+        *("pilatus_image", "angle", "monitor", "temperature", "status", "reason")
+    ]
+    assert new["data_keys"]["temperature"]["units"] == "K"
+    assert all("external" not in new["data_keys"][k] for k in ("angle", "status"))
+    assert list(DESCRIPTOR["data_keys"]) == ["pilatus_image"]
+
+
+def test_publishing_twice_gives_the_same_uids(run, tmp_path):
+    once, again = (stack_resource(run.start, tmp_path / "f1.h5") for _ in range(2))
+
+    assert once == again
+    assert frames_datum(once, DESCRIPTOR, 3, 5) == frames_datum(again, DESCRIPTOR, 3, 5)
+
+
+def test_the_summary_leaves_out_what_nobody_knows(run):
+    values = {"monitor": np.full(10, np.nan), "temperature": np.array([1.0, 3.0] + [np.nan] * 8)}
+    counts = {"pending": 0, "stored": 8, "missing": 2, "rejected": 0}
+
+    (_, descriptor), (_, event) = summary_documents(run.start, {"time": 9.0}, counts, values)
+
+    assert event["data"] == {
+        "stored": 8,
+        "missing": 2,
+        "rejected": 0,
+        "completeness": 0.8,
+        "temperature_mean": 2.0,
+        "temperature_std": 1.0,
+        "temperature_span": 2.0,
+    }
+    assert descriptor["data_keys"].keys() == event["data"].keys()
+
+
+# -- a whole run -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [
+        [Key("sample.name") == "LSMO-140"],
+        [Key("temperature.setpoint") >= 94.0, Key("temperature.setpoint") < 96.0],
+        [Key("temperature.direction") == "cooling"],
+        [Like("sample.name", "LSMO%")],
+        [Contains("sample.formula", "MnO")],
+        [KeyPresent("series.uid")],
+        [FullText('"LSMO-140"')],
+        [ScanID(1)],
+        [Key("sweep.n_frames") == 10, Key("purpose") == "data"],
+    ],
+    ids=str,
+)
+def test_the_run_is_found(whole, queries):
+    found = whole.client
+    for query in queries:
+        found = found.search(query)
+
+    assert whole.uid in found
+
+
+def test_the_run_is_found_by_its_time(whole):
+    at = whole.began
+
+    assert whole.uid in whole.client.search(TimeRange(since=at - 1, until=at + 1))
+    assert whole.uid not in whole.client.search(TimeRange(since=at + 1))
+
+
+@pytest.mark.parametrize(
+    "query", [Key("temperature.setpoint") > 96.0, Key("sample.name") == "LSMO", ScanID(2)], ids=str
+)
+def test_a_run_that_does_not_match_is_not_found(whole, query):
+    assert whole.uid not in whole.client.search(query)
+
+
+def test_the_stack_is_sliced_over_http(whole):
+    stack = whole.node["primary"]["pilatus_image"]
+
+    assert stack.shape == (10, *counts_of(0).shape)
+    np.testing.assert_array_equal(stack[2], counts_of(2))
+    np.testing.assert_array_equal(stack[4:6, 3:9, 7], [counts_of(n)[3:9, 7] for n in (4, 5)])
+    assert np.all(stack[3] == -1)
+    assert np.all(stack[7] == -1)
+
+
+def test_rows_and_pixels_share_their_dimension(whole):
+    data = whole.node["primary"].read()
+
+    assert data["pilatus_image"].dims == ("time", "slow", "fast")
+    bad = data.isel(time=data["status"].to_numpy() != "stored")
+    assert bad["angle"].to_numpy().tolist() == [1.75, 3.75]
+    assert "was not there" in str(bad["reason"].to_numpy()[0])
+    assert np.all(bad["pilatus_image"] == -1)
+
+
+def test_the_stop_document_says_what_became_of_the_frames(whole):
+    stop = whole.node.stop
+
+    assert stop["offbragg"]["frames"] == {"stored": 8, "missing": 1, "rejected": 1}
+    assert stop["offbragg"]["scan_file"].endswith("/f1.h5")
+    assert stop["num_events"] == {"primary": 10, "summary": 1}
+
+
+def test_the_streams_are_those_of_the_run_without_the_per_frame_one(whole):
+    assert set(whole.node) == {"primary", "cryostream_temperature", "summary"}
+    rows = whole.node["cryostream_temperature"].read()
+    assert rows["cryostream_temperature"].to_numpy().tolist() == [95.0, 95.1]
+    assert whole.node["summary"].read()["completeness"].item() == 0.8
+
+
+def test_databroker_gives_one_row_per_frame(whole):
+    (header,) = whole.client.v1(**{"sample.name": "LSMO-140", "temperature.setpoint": 95.0})
+
+    table = header.table()
+
+    assert header.start["uid"] == whole.uid
+    assert table.index.tolist() == list(range(1, 11))
+    assert set(table) == {"time", "angle", "monitor", "temperature", "status", "reason"}
+    assert table["angle"].tolist() == [0.5 * n + 0.25 for n in range(10)]
+    assert table["status"].value_counts().to_dict() == {"stored": 8, "missing": 1, "rejected": 1}
+    stored = table[table["status"] == "stored"]
+    assert stored["monitor"].tolist() == [1000.0 + n - 1 for n in stored.index]
+    assert table["time"].is_monotonic_increasing
+
+
+def test_the_client_stays_what_it_is_after_databroker_has_used_it(whole):
+    before = type(whole.node)
+    whole.client.v1[whole.uid].table()
+
+    assert type(whole.node) is before
+
+
+def test_databroker_reads_the_newest_run(make_run):
+    run = make_run(n_frames=2)
+    run.begin().create_scan_file()
+    run.store(0, 1)
+    run.finish()
+    assert run.open().feed()
+
+    assert run.client.v1[-1].start["uid"] == run.uid
+    assert len(run.client.v1[-1].table()) == 2
+    data = run.client.v2[-1].primary.read()
+    np.testing.assert_array_equal(data["pilatus_image"][1], counts_of(1))
+    assert run.client.v2[-1].primary["data"]["monitor"].read().tolist() == [1000.0, 1001.0]
+
+
+def test_the_documents_are_valid(whole):
+    documents = list(whole.node.documents())
+
+    for name, doc in documents:
+        schema_validators[DocumentNames[name]].validate(doc)
+    names = [name for name, _ in documents]
+    assert names[0] == "start"
+    assert names[-1] == "stop"
+    primary = whole.node["primary"].descriptors[0]["uid"]
+    events = [d for n, d in documents if n == "event" and d["descriptor"] == primary]
+    assert [e["seq_num"] for e in events] == list(range(1, 11))
+    assert [e["data"]["status"] for e in events[2:5]] == ["stored", "missing", "stored"]
+    (datum,) = [d for n, d in documents if n == "stream_datum"]
+    assert datum["indices"] == {"start": 0, "stop": 10}
+
+
+def test_the_validator_of_bluesky_tiled_plugins_finds_nothing(whole):
+    assert validate(whole.node, fix_errors=False, try_reading=True, raise_on_error=True)
+
+
+def test_a_run_that_is_whole_is_left_alone(whole):
+    assert whole.publisher.done(whole.start)
+
+    whole.open()
+
+    assert whole.feed()
+    assert whole.node["primary"]["pilatus_image"].shape[0] == 10
+
+
+# -- while the crystal turns -----------------------------------------------------------------
+
+
+def test_the_stack_and_its_rows_grow_while_the_run_lasts(make_run):
+    run = make_run()
+    run.begin().create_scan_file()
+    run.store(0, 1, 2)
+    run.open()
+
+    assert not run.feed()
+    assert run.node["primary"]["pilatus_image"].shape[0] == 3
+    np.testing.assert_array_equal(run.node["primary"]["pilatus_image"][2], counts_of(2))
+    assert len(run.client.v1[run.uid].table()) == 3
+
+    run.store(3, 4, 6)  # 5 is still to come
+    assert not run.feed()
+    np.testing.assert_array_equal(run.node["primary"]["pilatus_image"][4], counts_of(4))
+    assert run.node["primary"]["status"].read().tolist() == ["stored"] * 5
+    assert "stop" not in run.node.metadata
+
+
+def test_rows_that_are_ahead_of_the_stack_do_not_spoil_a_read(make_run):
+    run = make_run()
+    run.begin().create_scan_file()
+    run.store(0, 1, 2)
+    run.open()
+    run.feed()
+    run.store(3)
+
+    data = run.node["primary"].read()
+
+    assert data["pilatus_image"].dims == ("frame", "slow", "fast")
+    assert data.sizes["frame"] == 3
+    assert data.sizes["time"] == 4
+
+
+@pytest.mark.filterwarnings(  # Tiled's own way to open a websocket, with websockets 17.1
+    r"ignore:connect\(\) must be used as a context manager:DeprecationWarning"
+)
+def test_a_subscriber_sees_the_stack_grow(make_run):
+    run = make_run()
+    run.begin().create_scan_file()
+    run.store(0, 1)
+    run.open()
+    run.feed()
+    shapes: list[int] = []
+    seen = threading.Event()
+
+    def note(update) -> None:
+        shapes.append(update.shape[0])
+        if update.shape[0] == 4:
+            np.testing.assert_array_equal(update.data()[-1], counts_of(3))
+            seen.set()
+
+    subscription = run.node["primary"]["pilatus_image"].subscribe()
+    subscription.new_data.add_callback(note)
+    with subscription.start_in_thread():
+        run.store(2, 3)
+        run.feed()
+        assert seen.wait(20), shapes
+
+
+def test_frames_go_to_the_catalog_together_not_one_by_one(make_run):
+    run = make_run(interval=3600.0)
+    run.begin().create_scan_file()
+    run.store(0)
+    run.open()
+    run.feed()
+    run.store(1, 2)
+    for _ in range(5):
+        assert not run.feed()
+    assert run.node["primary"]["pilatus_image"].shape[0] == 1
+
+    run.store(*range(3, 10))
+    run.finish()
+
+    assert run.feed()
+    assert run.node["primary"]["pilatus_image"].shape[0] == 10
+
+
+def test_events_that_gathered_are_written_in_one_append(make_run, monkeypatch):
+    run = make_run(n_frames=1)
+    run.begin().create_scan_file()
+    for i in range(50):
+        run.temperature_is(120.0 + i, at=run.began + i, seq_num=i + 2)
+    run.store(0)
+    run.finish()
+    run.open()
+    appends = []
+    append = type(run.follower._writer)._append_with_retry
+    monkeypatch.setattr(
+        type(run.follower._writer),
+        "_append_with_retry",
+        lambda self, *a: (appends.append(a[-1]), append(self, *a)),
+    )
+
+    assert run.feed()
+
+    assert appends == ["cryostream_temperature", "summary"]
+    rows = run.node["cryostream_temperature"].read()["cryostream_temperature"].to_numpy()
+    assert rows.tolist() == [120.0, *(120.0 + i for i in range(50))]
+
+
+# -- restarts and failures -------------------------------------------------------------------
+
+
+def test_a_run_left_in_the_middle_is_published_again_and_once(make_run):
+    run = make_run()
+    run.begin().create_scan_file()
+    run.store(0, 1, 2)
+    run.open()
+    run.feed()
+    run.follower.close()
+    before = len(run.client)
+    assert not run.publisher.done(run.start)
+
+    run.open()
+    run.feed()
+    run.store(*range(3, 10))
+    run.finish()
+
+    assert run.feed()
+    assert len(run.client) == before
+    assert run.scan.path.exists()  # records go, files stay
+    np.testing.assert_array_equal(run.node["primary"]["pilatus_image"][9], counts_of(9))
+    rows = run.node["cryostream_temperature"].read()
+    assert rows.sizes["time"] == 1
+
+
+def test_a_run_published_before_its_file_changed_is_published_again(whole, make_run, monkeypatch):
+    assert whole.publisher.done(whole.start)
+
+    counts = {"stored": 9, "missing": 0, "rejected": 1, "pending": 0}
+    monkeypatch.setattr("offbragg.ledger.Ledger.counts", lambda self: counts)
+
+    assert not whole.publisher.done(whole.start)
+
+
+def test_a_failed_run_ends_in_the_catalog_with_its_stop(make_run):
+    run = make_run(n_frames=4)
+    run.begin().create_scan_file()
+    run.store(0, 1)
+    for number in (2, 3):
+        run.scan.mark(number, "missing", "the run had ended (fail)")
+    run.finish("fail")
+
+    assert run.open().feed()
+
+    assert run.node.stop["exit_status"] == "fail"
+    assert run.node.stop["offbragg"]["frames"] == {"stored": 2, "missing": 2, "rejected": 0}
+    assert run.node["primary"]["pilatus_image"].shape[0] == 4
+
+
+def test_a_run_that_failed_before_it_had_a_file_is_published(make_run, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    run = make_run()
+    run.journal("start", run.start)
+    run.end("fail")
+    run.open()
+
+    wait_until(run.feed, what="the run to be given up")
+
+    assert run.node.stop["exit_status"] == "fail"
+    assert run.publisher.done(run.start)
+
+
+def test_a_run_waits_for_its_scan_file(make_run, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    run = make_run(n_frames=1)
+    run.begin()
+    run.end()
+    run.open()
+    assert not run.feed()
+    assert not run.feed()
+
+    run.create_scan_file()
+    run.store(0)
+    run.scan.finish(time=run.began + 1, exit_status="success", reason="", summary={})
+
+    assert run.feed()
+
+
+def test_a_run_without_a_sweep_is_published_as_it_is(make_run):
+    """Its CBF files are an array too, also where one is gone or damaged."""
+    run = make_run()
+    run.write(0, 2, 3)
+    run.write(3, damage=lambda content: content[:-6000] + b"?" + content[-5999:])
+    start = {k: v for k, v in run.start.items() if k not in ("sweep", "per_frame")}
+    type(run).start, before = property(lambda self: start), type(run).start
+    try:
+        run.begin()
+        run.announce(4)
+        run.monitor_counted([0, 1])
+        run.end()
+        assert run.open().feed()
+        assert run.publisher.done(run.start)
+    finally:
+        type(run).start = before
+
+    assert set(run.node) == {"primary", "monitor", "cryostream_temperature"}
+    frames = run.node["primary"]["pilatus_image"]
+    assert frames.shape == (4, *counts_of(0).shape)
+    np.testing.assert_array_equal(frames[2], counts_of(2))
+    np.testing.assert_array_equal(frames[0:3:2, 5, 5], [1_000_000, 1_000_002])
+    assert np.all(frames[1] == -1)
+    assert np.all(frames[3] == -1)
+    assert "offbragg" not in run.node.stop
+    assert validate(run.node, fix_errors=False, try_reading=False, raise_on_error=False)

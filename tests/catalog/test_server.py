@@ -1,0 +1,123 @@
+"""Who gets in, what may be read, and how the server comes and goes."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from catalog.served import SERVE, PublishedRun, Server
+from runs import wait_until
+
+from offbragg.catalog.server import catalog_key, connect
+from offbragg.errors import CatalogError
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Apikey 0123456789abcdef"}])
+@pytest.mark.parametrize("path", ["metadata/raw", "search/", "metadata/"])
+def test_nobody_gets_in_without_the_key(server, path, headers):
+    answer = httpx.get(f"{server.url}/api/v1/{path}", headers=headers)
+
+    assert answer.status_code == 401
+
+
+def test_a_client_with_another_key_is_told_so(server):
+    with pytest.raises(CatalogError, match="refused the key"):
+        connect(server.url, "0123456789abcdef")
+
+
+def test_the_key_is_for_its_owner_only_and_nowhere_else(server, cat):
+    assert stat.S_IMODE((server.directory / "key").stat().st_mode) == 0o600
+    httpx.get(f"{server.url}/api/v1/metadata/raw", params={"api_key": server.key})
+
+    assert server.key not in server.log
+    assert server.key not in server.ready.read_text()
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path):
+    key = catalog_key(tmp_path)
+    assert catalog_key(tmp_path) == key
+    (tmp_path / "key").chmod(0o644)
+
+    with pytest.raises(CatalogError, match="can be read by others"):
+        catalog_key(tmp_path)
+
+
+def test_a_catalog_that_is_not_there_is_reported_in_time():
+    before = time.monotonic()
+
+    with pytest.raises(CatalogError, match=r"did not answer within 0\.2 s"):
+        connect("http://127.0.0.1:1", "key", timeout=0.2)
+    assert time.monotonic() - before < 10
+
+
+def test_a_file_outside_the_roots_is_refused(make_run, tmp_path):
+    run: PublishedRun = make_run()
+    run.experiment = tmp_path / "elsewhere"
+    run.begin().create_scan_file()
+    run.store(0)
+    run.open()
+    run.feed()
+
+    with pytest.raises(CatalogError, match="failed"):
+        run.node["primary"]["pilatus_image"].read()
+    with pytest.raises(CatalogError, match="failed"):
+        run.node["primary"].base["internal"].read()
+
+
+def test_a_catalog_that_goes_away_mid_run_has_the_run_once_when_it_is_back(tmp_path):
+    """It goes away because its parent was killed; its end by SIGTERM is clean."""
+    (root := tmp_path / "data").mkdir()
+    directory, ready = tmp_path / "catalog", tmp_path / "first.ready"
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, subprocess, sys\n"
+            "subprocess.run([sys.executable, '-c', *sys.argv[1:-1], str(os.getpid()), '0'])",
+            SERVE,
+            str(directory),
+            str(root),
+            str(ready),
+            "",
+        ]
+    )
+    wait_until(ready.exists, 90.0, "the catalog to start")
+    first = Server(directory, root, parent, ready)
+    run = PublishedRun(root / "run", client=connect(first.url, first.key), n_frames=6)
+    run.begin().create_scan_file()
+    run.store(0, 1, 2)
+    run.open()
+    run.feed()
+    assert run.node["primary"]["pilatus_image"].shape[0] == 3
+
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not ready.exists(), 30.0, "the catalog to end with its parent")
+    run.store(3)
+    before = time.monotonic()
+    with pytest.raises(CatalogError, match="is away"):
+        run.feed()
+    assert time.monotonic() - before < 5  # Tiled's own client would try for 73 s
+    with pytest.raises(CatalogError, match="is away"):
+        run.publisher.open(run.start)
+
+    run.store(4, 5)
+    run.announce(6)
+    run.finish()
+    second = Server.start(directory, root)
+    try:
+        run.client = connect(second.url, second.key)
+        run.open()
+        assert run.feed()
+        assert list(run.client) == [run.uid]
+        assert run.node["primary"]["pilatus_image"].shape[0] == 6
+        assert run.node.stop["offbragg"]["frames"]["stored"] == 6
+    finally:
+        assert second.end() == 0
+        run.journal.close()
+    assert not second.ready.exists()
+    assert not ready.exists()

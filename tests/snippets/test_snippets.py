@@ -1,0 +1,85 @@
+"""The Python that the documentation shows does run."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from catalog.served import PublishedRun, Server
+
+from offbragg.catalog.server import connect
+from offbragg.files import scan_file
+
+DOCS = Path(__file__).parents[2] / "docs"
+SNIPPETS = DOCS / "snippets"
+
+
+def run(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(SNIPPETS / f"{name}.py"))
+
+
+def test_every_snippet_is_run_here():
+    here = Path(__file__).read_text()
+
+    names = [path.stem for path in SNIPPETS.glob("*.py")]
+
+    assert names
+    for name in names:
+        assert f'run("{name}")' in here
+
+
+def test_a_sweep_has_the_edges_and_midpoints_that_the_page_says():
+    run("sweep")  # asserts by itself
+
+
+def test_a_scan_file_is_read_with_h5py_and_as_a_scan_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    monkeypatch.chdir(tmp_path)
+    from offbragg_example import example_scan_file
+
+    example_scan_file(scan_file, tmp_path)
+    sys.modules.pop("offbragg_example")
+    run("read_scan_file")
+
+    said = capsys.readouterr().out
+    assert "LSMO-140 stored 23" in said
+    assert "1 missing LSMO_00001.cbf was not there" in said
+
+
+def test_a_run_is_found_read_and_sliced_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    root = tmp_path / "data"
+    root.mkdir()
+    server = Server.start(tmp_path / "catalog", root)
+    try:
+        one = PublishedRun(root / "run", client=connect(server.url, server.key), temperature=95.0)
+        one.begin()
+        one.create_scan_file()
+        one.store(*(n for n in range(10) if n != 3))
+        assert one.scan is not None
+        one.scan.mark(3, "missing", "x_00003.cbf was not there 5 s after it was due")
+        one.announce(10)
+        one.finish()
+        one.open()
+        assert one.feed()
+        monkeypatch.setenv("OFFBRAGG_CATALOG", server.url)
+        monkeypatch.setenv("OFFBRAGG_KEY", server.key)
+
+        seen = run("from_home")
+
+        assert [uid for uid, _ in seen["cold"].items()] == [one.uid]
+        assert list(seen["rows"]["status"]).count("stored") == 9
+        assert "missing" in capsys.readouterr().out
+        assert seen["image"].shape == (10, 195, 487)
+        assert seen["region"].shape == (3, 50, 100)
+        assert seen["one"][0, 0] == 2
+        assert len(seen["table"]) == 10
+        assert len(seen["found"]) == 1
+    finally:
+        server.end()
