@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ.setdefault("EPICS_CA_AUTO_ADDR_LIST", "NO")
 os.environ.setdefault("EPICS_CA_ADDR_LIST", "127.0.0.1")
 
+os.environ["COLUMNS"] = "88"  # the width of help texts
+
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "offbragg"
@@ -36,6 +38,7 @@ offbragg_reference = {
     "file-layout": "offbragg.files.scan_file",
     "start-document": "offbragg.metadata",
     "errors": "offbragg.errors",
+    "simulator": "sim_iocs",
 }
 
 source_suffix = {".md": "markdown"}
@@ -44,6 +47,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nitpicky = False
 
+smartquotes = False
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -91,8 +92,10 @@ class Camserver:
 
     async def start(self) -> None:
         """Start the process and wait until it has made its first frame."""
+        # one thread: the other processors belong to the rest of the beamline
+        threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sim_iocs.frame_writer",
+            sys.executable, "-m", "sim_iocs.frame_writer", env=os.environ | threads,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**20,
         )  # fmt: skip
         await self._tell(self._options)

@@ -131,34 +131,31 @@ class Crystal:
     def _look(self, fast: NDArray[np.float64], slow: NDArray[np.float64]) -> None:
         """Work out, once, what every pixel sees."""
         n_slow, n_fast = self.shape
-        x = (np.arange(n_fast) + 0.5) * PIXEL
-        y = (np.arange(n_slow) + 0.5) * PIXEL
-        place = self.origin + y[:, None, None] * slow + x[None, :, None] * fast
-        length = np.linalg.norm(place, axis=-1, keepdims=True)
-        direction = place / length
-        q = (direction - [0.0, 0.0, 1.0]) / WAVELENGTH
-        normal = np.cross(fast, slow)
-        tilt = np.abs(direction @ normal)
-        solid_angle = PIXEL**2 * tilt / length[..., 0] ** 2
+        across = ((np.arange(n_fast) + 0.5) * PIXEL).astype(np.float32)[None, :]
+        down = ((np.arange(n_slow) + 0.5) * PIXEL).astype(np.float32)[:, None]
+        x, y, z = (
+            np.float32(self.origin[i]) + down * np.float32(slow[i]) + across * np.float32(fast[i])
+            for i in range(3)
+        )
+        shadow = x * x + y * y < BEAMSTOP**2
+        inverse = 1.0 / np.sqrt(x * x + y * y + z * z)
+        x, y, z = x * inverse, y * inverse, z * inverse
+        normal = np.cross(fast, slow).astype(np.float32)
+        solid_angle = (
+            np.abs(x * normal[0] + y * normal[1] + z * normal[2]) * (DISTANCE * inverse) ** 2
+        )
         # horizontal polarization: the electric vector is along x
-        unpolarized = 1.0 - 0.5 * (1.0 - direction[..., 2] ** 2)
-        excess = 0.5 * (direction[..., 1] ** 2 - direction[..., 0] ** 2)
-        self.polarization = unpolarized + POLARIZATION * excess
-        self.correction = (self.polarization * solid_angle / (PIXEL / DISTANCE) ** 2).astype(
-            np.float32
-        )
-        shadow = np.hypot(place[..., 0], place[..., 1]) < BEAMSTOP
-        length_q = np.linalg.norm(q, axis=-1)
-        self.air = np.where(shadow, 0.0, AIR * np.exp(-length_q / AIR_RANGE) + FLAT).astype(
-            np.float32
-        )
-        self.correction[shadow] = 0.0
-        self.q = np.ascontiguousarray(np.moveaxis(q, -1, 0), np.float32)
-        self.q_squared = (length_q**2).astype(np.float32).ravel()
+        self.polarization = 0.5 * (1.0 + z * z - POLARIZATION * (x * x - y * y))
+        self.correction = np.where(shadow, np.float32(0.0), self.polarization * solid_angle)
+        self.q = np.stack([x, y, z - np.float32(1.0)]) / np.float32(WAVELENGTH)
+        self.q_squared = np.einsum("ijk,ijk->jk", self.q, self.q)
+        length = np.sqrt(self.q_squared)
+        air = np.float32(AIR) * np.exp(length / np.float32(-AIR_RANGE)) + np.float32(FLAT)
+        self.air = np.where(shadow, np.float32(0.0), air)
         self.gaps = module_mask(self.shape)
-        bad = np.random.default_rng([self.seed, 5]).random(self.shape) < 1e-4
+        bad = np.random.default_rng([self.seed, 5]).random(self.shape, np.float32) < 1e-4
         self.bad = bad & ~self.gaps
-        self._q_max = float(length_q.max())
+        self._q_max = float(length.max())
 
     def _list_peaks(self) -> None:
         """List the Bragg and superlattice points that can reach the detector."""
@@ -184,36 +181,51 @@ class Crystal:
     def expected(self, exposure: Exposure) -> NDArray[np.float32]:
         """Expect counts of every pixel, gaps and bad pixels too."""
         scale = exposure.beam * exposure.seconds
+        total = np.zeros(self.shape, np.float32)
         if scale <= 0.0:
-            return np.zeros(self.shape, np.float32)
+            return total
         begin, end = (goniometer(*angles) for angles in exposure.angles)
         middle = goniometer(*(0.5 * (a + b) for a, b in zip(*exposure.angles, strict=True)))
-        total = self._diffuse(middle, exposure.temperature)
+        for rows in self._blocks():
+            self._diffuse(rows, middle, exposure.temperature, out=total[rows])
         self._add_peaks(total, begin, middle, end, exposure.temperature)
-        total *= self.correction
-        total += self.air
-        total *= np.float32(scale)
+        for rows in self._blocks():
+            total[rows] *= self.correction[rows]
+            total[rows] += self.air[rows]
+            total[rows] *= np.float32(scale)
         return total
 
     def count(self, exposure: Exposure) -> NDArray[np.int32]:
         """Count one exposure."""
-        expected = self.expected(exposure)
-        rng = np.random.default_rng([self.seed, exposure.series, exposure.number])
+        counts = np.zeros(self.shape, np.int32)
         if exposure.beam * exposure.seconds > 0.0:
-            counts = np.minimum(rng.poisson(expected), CUTOFF).astype(np.int32)
-        else:
-            counts = np.zeros(self.shape, np.int32)
+            expected = self.expected(exposure)
+            seeds = np.random.SeedSequence([self.seed, exposure.series, exposure.number])
+            rng = np.random.Generator(np.random.SFC64(seeds))
+            for rows in self._blocks():
+                counts[rows] = np.minimum(rng.poisson(expected[rows]), CUTOFF)
         counts[self.gaps] = GAP
         counts[self.bad] = BAD
         return counts
 
-    def _diffuse(self, rotation: NDArray[np.float64], temperature: float) -> NDArray[np.float32]:
-        """Thermal diffuse and critical scattering, which are smooth over the width of a frame."""
+    def _blocks(self) -> list[slice]:
+        """Divide the rows into blocks that stay in a processor's cache."""
+        step = max(32768 // self.shape[1], 1)
+        return [slice(i, i + step) for i in range(0, self.shape[0], step)]
+
+    def _diffuse(
+        self,
+        rows: slice,
+        rotation: NDArray[np.float64],
+        temperature: float,
+        *,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Evaluate thermal diffuse and critical scattering, which are smooth over a frame's width."""
         to_hkl = (np.linalg.inv(self.UB) @ rotation.T).astype(np.float32)
-        h = to_hkl @ self.q.reshape(3, -1)
+        h = to_hkl @ self.q[:, rows].reshape(3, -1)
         # distance to the nearest Bragg point and to the nearest R point, in units of a*
-        nearest = np.rint(h)
-        np.subtract(h, nearest, out=h)
+        np.subtract(h, np.rint(h), out=h)
         to_bragg = np.einsum("ij,ij->j", h, h)
         np.abs(h, out=h)
         h -= np.float32(0.5)
@@ -221,16 +233,13 @@ class Crystal:
         unit = np.float32(1.0 / LATTICE**2)
         to_bragg *= unit
         to_bragg += np.float32(DIFFUSE_CORE**2)
-        np.reciprocal(to_bragg, out=to_bragg)
-        to_bragg *= np.float32(THERMAL * temperature)
+        np.divide(np.float32(THERMAL * temperature), to_bragg, out=to_bragg)
         kappa = inverse_correlation_length(temperature)
         to_super *= unit
         to_super += np.float32(kappa**2)
-        np.reciprocal(to_super, out=to_super)
-        to_super *= np.float32(CRITICAL)
+        np.divide(np.float32(CRITICAL), to_super, out=to_super)
         to_bragg += to_super
-        to_bragg *= self.q_squared
-        return to_bragg.reshape(self.shape)
+        np.multiply(to_bragg.reshape(out.shape), self.q_squared[rows], out=out)
 
     def _add_peaks(
         self,

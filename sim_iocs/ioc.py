@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from caproto.asyncio.server import Context
+from caproto.server import common
 
 from .beam import Counter, Ring, Shutter
 from .camserver import Camserver, Faults
@@ -78,7 +79,7 @@ def free_port(asked: int = 0) -> int:
 
 
 def client_environment(port: int) -> dict[str, str]:
-    """Tell what a client must have in its environment before it imports a Channel Access library."""
+    """Tell what must be in a client's environment before it imports a Channel Access library."""
     return {
         "EPICS_CA_ADDR_LIST": HOST,
         "EPICS_CA_AUTO_ADDR_LIST": "NO",
@@ -93,6 +94,8 @@ class Server(Context):
 
     def __init__(self, records: Mapping[str, Any], port: int) -> None:
         super().__init__(dict(records), [HOST])
+        # caproto gathers monitors for 10 ms, and completions of puts overtake them
+        common.HIGH_LOAD_TIMEOUT = 0.001
         self.ca_server_port = port
         self.repeater = Repeater()
 

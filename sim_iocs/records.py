@@ -8,12 +8,15 @@ hook ends.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib import resources
 from typing import Any
 
 import caproto as ca
+
+MONITOR_TIME = 0.003  # s; monitors of what a put has changed go out before its completion
 
 Hook = Callable[[Any], Awaitable[None]]
 
@@ -34,6 +37,7 @@ class Record:
             await self.post(value)
         else:
             await self.on_put(value)
+        await asyncio.sleep(MONITOR_TIME)
 
     def preset(self, value: Any) -> None:
         """Give the value that the record has before anything is served."""

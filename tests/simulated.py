@@ -1,7 +1,7 @@
 """Fixtures: a simulated beamline behind real Channel Access, one per process.
 
 libca reads its environment once per process, so every test that talks to an IOC in this process has
-to use this one. A conftest.py imports the fixtures that its tests need.
+to use this one. tests/conftest.py imports this module before anything can import ophyd.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,30 +24,52 @@ import pytest
 TOML = Path(__file__).parents[1] / "profiles" / "profile_offbragg" / "beamline.toml"
 
 
+def _free_port() -> int:
+    with socket.socket() as tcp:
+        tcp.bind(("127.0.0.1", 0))
+        return tcp.getsockname()[1]
+
+
+# libca reads its environment once, when ophyd is imported: that may be at the collection of tests
+PORT = _free_port()
+os.environ.update(
+    EPICS_CA_ADDR_LIST="127.0.0.1",
+    EPICS_CA_AUTO_ADDR_LIST="NO",
+    EPICS_CA_SERVER_PORT=str(PORT),
+    EPICS_CA_REPEATER_PORT=str(PORT + 1),
+    EPICS_CA_MAX_ARRAY_BYTES="20000000",
+)
+
+
+_served: list[tuple[subprocess.Popen[bytes], Path]] = []
+
+
+@atexit.register  # before ophyd is imported, so after libca has been shut down
+def _end() -> None:
+    for process, folder in _served:
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @cache
 def _serve() -> dict[str, Any]:
     """Start the one IOC of this process; it ends with it."""
-    ready = Path(tempfile.mkdtemp(prefix="offbragg-ioc-")) / "ready.json"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sim_iocs", "--port", "0", "--ready", str(ready),
-         "--acceleration", "600", "--seed", "7"],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-    @atexit.register
-    def end() -> None:
-        process.terminate()
-        process.wait(10)
-        shutil.rmtree(ready.parent, ignore_errors=True)
-
+    folder = Path(tempfile.mkdtemp(prefix="offbragg-ioc-"))
+    ready = folder / "ready.json"
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sim_iocs", "--port", str(PORT), "--ready", str(ready),
+             "--acceleration", "600", "--seed", "7"],
+            stdout=said, stderr=said,
+        )  # fmt: skip
+    _served.append((process, folder))
     deadline = time.monotonic() + 60
     while not ready.exists():
-        assert process.poll() is None, "the simulated IOC ended before it served"
-        assert time.monotonic() < deadline, "the simulated IOC did not serve within 60 s"
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"no simulated IOC: {(folder / 'said').read_text()[-1000:]}")
         time.sleep(0.05)
-    told = json.loads(ready.read_text())
-    os.environ.update(told["environment"])
-    return told
+    return json.loads(ready.read_text())
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +85,10 @@ def config(ioc, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("beamline")
     file = folder / "beamline.toml"
-    file.write_text(TOML.read_text())
+    text = TOML.read_text()
+    file.write_text(
+        text.replace("window = 3.0", "window = 1.0").replace("dwell = 1.0", "dwell = 0.2")
+    )
     config = beamline.load(file)
     beamline.make_paths(config)
     return config

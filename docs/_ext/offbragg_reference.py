@@ -8,8 +8,10 @@ warning, so a build with ``-W`` fails.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import io
 import pkgutil
 import re
 import tempfile
@@ -470,6 +472,32 @@ def default_value(parameter: Any) -> str:
     return ""
 
 
+# --- simulator -----------------------------------------------------------------------------
+
+
+def simulator(source: str) -> list[str]:
+    """Show the simulator's own help, and its records as its modules describe them."""
+    module = importlib.import_module(f"{source}.__main__")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        module.parse(["--help"])
+    lines = ["## Options", "", "```text", *said.getvalue().splitlines(), "```", ""]
+    for name, title in _SIMULATED.items():
+        part = importlib.import_module(f"{source}.{name}")
+        text = inspect.cleandoc(part.__doc__ or "")
+        lines += [f"## {title}", "", "```{eval-rst}", *text.splitlines(), "```", ""]
+    return lines
+
+
+_SIMULATED = {
+    "ioc": "All of it, and its own records",
+    "pilatus": "Detector",
+    "motor": "Axes",
+    "cryostream": "Cryostream",
+    "beam": "Ring, shutter, counter",
+}
+
+
 # --- file layout ---------------------------------------------------------------------------
 
 
@@ -590,6 +618,7 @@ PAGES: dict[str, Callable[[str], list[str]]] = {
     "plans": plans,
     "command-line": command_line,
     "file-layout": file_layout,
+    "simulator": simulator,
     "start-document": start_document,
     "errors": errors,
 }

@@ -1,5 +1,5 @@
 """IPython settings of ``offbragg shell``."""
 
-c = get_config()  # noqa: F821
+c = get_config()
 c.TerminalInteractiveShell.banner2 = "offbragg: RE, devices, plans, sample(RE, name=…, label=…)\n"
 c.InteractiveShell.xmode = "Context"

@@ -49,11 +49,11 @@ class Paths(_Table):
 class ChannelAccess(_Table):
     """How IOCs are found; what is not given is left to the environment."""
 
-    address_list: str | None = Field(None, description="EPICS_CA_ADDR_LIST")
-    auto_address_list: bool | None = Field(None, description="EPICS_CA_AUTO_ADDR_LIST")
-    server_port: int | None = Field(None, description="EPICS_CA_SERVER_PORT")
-    repeater_port: int | None = Field(None, description="EPICS_CA_REPEATER_PORT")
-    max_array_bytes: int | None = Field(None, description="EPICS_CA_MAX_ARRAY_BYTES")
+    address_list: str | None = Field(default=None, description="EPICS_CA_ADDR_LIST")
+    auto_address_list: bool | None = Field(default=None, description="EPICS_CA_AUTO_ADDR_LIST")
+    server_port: int | None = Field(default=None, description="EPICS_CA_SERVER_PORT")
+    repeater_port: int | None = Field(default=None, description="EPICS_CA_REPEATER_PORT")
+    max_array_bytes: int | None = Field(default=None, description="EPICS_CA_MAX_ARRAY_BYTES")
 
     def environment(self) -> dict[str, str]:
         """Give the environment variables that these settings stand for."""
@@ -72,7 +72,7 @@ class DeviceConfig(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
 
     class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$", description='"module:Class"')
-    prefix: str = Field("", description="of its records")
+    prefix: str = Field(default="", description="of its records")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -84,22 +84,24 @@ class Column(_Table):
     """A signal that is recorded through every run and joined to the frames by time."""
 
     signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal"')
-    units: str = Field("", description="as the signal gives it")
+    units: str = Field(default="", description="as the signal gives it")
 
 
 class Catalog(_Table):
     """Where the catalog listens."""
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    key_file: LoosePath | None = Field(None, description="API key; by default in paths.catalog")
+    port: int = Field(default=8000, ge=0, le=65535)
+    key_file: LoosePath | None = Field(
+        default=None, description="API key; by default in paths.catalog"
+    )
 
 
 class Limits(_Table):
     """What is refused before anything moves."""
 
-    free_disk: float = Field(1.0, ge=0, description="space to leave on every disk, GB")
-    temperature: Range = Field((80.0, 500.0), description="lowest and highest, K")
+    free_disk: float = Field(default=1.0, ge=0, description="space to leave on every disk, GB")
+    temperature: Range = Field(default=(80.0, 500.0), description="lowest and highest, K")
 
 
 class Beamline(_Table):
@@ -264,7 +266,7 @@ def _allowed(model: type[BaseModel], loc: Sequence[str | int]) -> str:
 
 
 def set_environment(config: Beamline) -> None:
-    """Set the Channel Access environment; must come before the first device is made.
+    """Set the Channel Access environment; must come before ophyd is imported.
 
     Raises
     ------
@@ -274,8 +276,8 @@ def set_environment(config: Beamline) -> None:
     wanted = config.channel_access.environment()
     differing = [key for key, value in wanted.items() if os.environ.get(key) != value]
     ca = sys.modules.get("epics.ca")
-    # libca reads its environment when the first channel is searched for
-    if differing and ca is not None and any(ca._cache.values()):
+    # libca reads its environment when it is loaded
+    if differing and ca is not None and ca.libca is not None:
         raise ConfigError(
             f"{differing[0]} cannot become {wanted[differing[0]]!r}: Channel Access runs already "
             f"with {os.environ.get(differing[0])!r}\n"

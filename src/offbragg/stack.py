@@ -26,7 +26,7 @@ class Counts(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Window:
+class Window:
     """Frames start to stop of ``counts``, not read before they are asked for."""
 
     counts: Counts
@@ -35,7 +35,14 @@ class _Window:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(frame, slow, fast); it stays so if the array behind it grows."""
         return (self.stop - self.start, *self.counts.shape[1:])
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
 
     def __getitem__(self, key: Any, /) -> Any:
         keys = cast(tuple[Any, ...], key if isinstance(key, tuple) else (key,))
@@ -106,7 +113,7 @@ class Stack:
             raise ScanFileError(f"a stack is sliced in steps of 1, not {step}")
         stop = max(start, stop)
         return Stack(
-            _Window(self.counts, start, stop),
+            Window(self.counts, start, stop),
             self.sweep,
             None if self.monitor is None else self.monitor[start:stop],
             self.first + start,

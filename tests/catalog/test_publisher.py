@@ -12,6 +12,7 @@ from event_model import DocumentNames, schema_validators
 from runs import counts_of, wait_until
 from tiled.queries import Contains, FullText, Key, KeyPresent, Like
 
+from offbragg.callbacks.stacker import Stacker
 from offbragg.catalog import publisher as module
 from offbragg.catalog.publisher import (
     frames_datum,
@@ -19,6 +20,7 @@ from offbragg.catalog.publisher import (
     stack_resource,
     summary_documents,
 )
+from offbragg.follow import follow
 
 DESCRIPTOR = {"uid": "d", "name": "primary", "time": 0.0, "data_keys": {"pilatus_image": {}}}
 
@@ -329,6 +331,27 @@ def test_a_run_left_in_the_middle_is_published_again_and_once(make_run):
     np.testing.assert_array_equal(run.node["primary"]["pilatus_image"][9], counts_of(9))
     rows = run.node["cryostream_temperature"].read()
     assert rows.sizes["time"] == 1
+
+
+def test_stacker_and_publisher_go_through_a_journal_side_by_side(make_run):
+    run = make_run()
+    run.begin()
+    run.write(*(n for n in range(10) if n != 4))
+    run.announce(10)
+    run.monitor_counted(list(range(10)))
+    run.end()
+
+    failed = follow(
+        run.journal_directory,
+        [Stacker(run.experiment, late=run.late), run.publisher],
+        once=True,
+    )
+
+    assert failed == {"stack": [], "publish": []}
+    assert run.node.stop["offbragg"]["frames"] == {"stored": 9, "missing": 1, "rejected": 0}
+    np.testing.assert_array_equal(run.node["primary"]["pilatus_image"][9], counts_of(9))
+    assert run.node["primary"]["monitor"].read().tolist() == [1000.0 + n for n in range(10)]
+    assert run.publisher.done(run.start)
 
 
 def test_a_run_published_before_its_file_changed_is_published_again(whole, make_run, monkeypatch):

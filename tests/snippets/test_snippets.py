@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bluesky_tiled_plugins.queries import ScanID, TimeRange
 from catalog.served import PublishedRun, Server
+from tiled.queries import Key, Like
 
 from offbragg.catalog.server import connect
 from offbragg.files import scan_file
@@ -19,6 +22,15 @@ SNIPPETS = DOCS / "snippets"
 
 def run(name: str) -> dict[str, Any]:
     return runpy.run_path(str(SNIPPETS / f"{name}.py"))
+
+
+def queries_of_the_page() -> list[str]:
+    page = (DOCS / "how-to" / "find-and-slice-from-home.md").read_text()
+    return re.findall(r"^\| [^|]+ \| `(cat\.search\(.*?\))`", page, re.MULTILINE)
+
+
+def names(cat: Any) -> dict[str, Any]:
+    return {"cat": cat, "Key": Key, "Like": Like, "ScanID": ScanID, "TimeRange": TimeRange}
 
 
 def test_every_snippet_is_run_here():
@@ -57,8 +69,9 @@ def test_a_run_is_found_read_and_sliced_from_home(
     root = tmp_path / "data"
     root.mkdir()
     server = Server.start(tmp_path / "catalog", root)
+    clients = [connect(server.url, server.key)]
     try:
-        one = PublishedRun(root / "run", client=connect(server.url, server.key), temperature=95.0)
+        one = PublishedRun(root / "run", client=clients[0], temperature=95.0)
         one.begin()
         one.create_scan_file()
         one.store(*(n for n in range(10) if n != 3))
@@ -72,6 +85,7 @@ def test_a_run_is_found_read_and_sliced_from_home(
         monkeypatch.setenv("OFFBRAGG_KEY", server.key)
 
         seen = run("from_home")
+        clients.append(seen["cat"])
 
         assert [uid for uid, _ in seen["cold"].items()] == [one.uid]
         assert list(seen["rows"]["status"]).count("stored") == 9
@@ -81,5 +95,15 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert seen["one"][0, 0] == 2
         assert len(seen["table"]) == 10
         assert len(seen["found"]) == 1
+        found = {query: len(eval(query, names(seen["cat"]))) for query in queries_of_the_page()}
+        assert len(found) >= 6
+        assert found['cat.search(Key("sample.name") == "LSMO-140")'] == 1
+        assert found['cat.search(Like("sample.formula", "La%"))'] == 1
+        assert found['cat.search(Key("series.uid") == "…")'] == 0
+        assert seen["cat"][-1].start["uid"] == one.uid
+        assert seen["cat"][one.uid[:8]].start["uid"] == one.uid
+        one.journal.close()
     finally:
+        for client in clients:
+            client.context.http_client.close()
         server.end()

@@ -34,7 +34,7 @@ from offbragg.files.scan_file import ScanFile
 
 FRAMES_MIMETYPE = "application/x-offbragg-frames"
 CBF_MIMETYPE = "multipart/related;type=image/x-cbf"
-WORDS = ("status", "reason")  # the columns that hold text
+WORDS = {"status": 8, "reason": 160}  # the columns that hold text, and how long it can be
 
 
 # -- one row per frame -----------------------------------------------------------------------
@@ -163,7 +163,7 @@ class FramesAdapter(Adapter[TableStructure]):
         except FileNotFoundError as error:
             raise BrokenLink(f"the scan file is gone: {self._path.name}") from error
         rows = frame_rows(values, columns, count=count, started=self._started, period=self._period)
-        return rows if fields is None else rows[list(fields)]
+        return rows if fields is None else rows.loc[:, list(fields)]
 
     def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the one partition there is."""
@@ -241,7 +241,7 @@ class GrowingStackConsolidator(HDF5Consolidator):
 class CBFConsolidator(MultipartRelatedConsolidator):
     """Describe a sequence of CBF files, one frame each."""
 
-    supported_mimetypes: ClassVar[set[str]] = {CBF_MIMETYPE}
+    supported_mimetypes = {CBF_MIMETYPE}  # noqa: RUF012  as the base class has it
 
 
 class CBFSequenceAdapter(FileSequenceAdapter):

@@ -73,7 +73,7 @@ def rewrite_descriptor(start: Mapping[str, Any], descriptor: Mapping[str, Any]) 
         keys[column] = {
             "source": f"scan file:/entry/frames/{column}",
             "dtype": "string" if words else "number",
-            "dtype_numpy": "<U160" if words else "<f8",
+            "dtype_numpy": f"<U{WORDS[column]}" if words else "<f8",
             "shape": [],
         }
         if units.get(column):
@@ -88,7 +88,7 @@ def rewrite_descriptor(start: Mapping[str, Any], descriptor: Mapping[str, Any]) 
 
 def stack_resource(start: Mapping[str, Any], path: Path) -> Document:
     """Point at the stack of a scan file."""
-    _, slow, fast = (0, *start["detector"]["shape"])
+    slow, fast = start["detector"]["shape"]
     return {
         "uid": _uid(start, "stack"),
         "run_start": start["uid"],
@@ -244,7 +244,8 @@ class Publisher:
     Parameters
     ----------
     client_factory
-        Connects to the catalog: ``lambda: connect(url, key, timeout=5.0)``.
+        Connects to the catalog; it is tried again later, so it need not wait for a server:
+        ``lambda: connect(url, key, timeout=0.0)``.
     experiment
         Root of the experiment's directory tree, where the scan files are.
     interval
@@ -270,7 +271,7 @@ class Publisher:
         """Whether the run is in the catalog, whole and as its scan file has it."""
         with self._catalog() as client:
             run = _find_run(client, start["uid"])
-            stop = None if run is None else run.metadata.get("stop")
+            stop: Any = None if run is None else run.metadata.get("stop")
         if not stop:
             return False
         path = self._find(start)

@@ -267,7 +267,7 @@ def _own_clients() -> Any:
     copies share their content, turn every client of the process into one of version 2.
     """
     from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun
-    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
+    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
     from tiled.utils import OneShotCachedMap
 
     class Clients(OneShotCachedMap):
@@ -276,6 +276,7 @@ def _own_clients() -> Any:
             copied.__setstate__(dict(self.__getstate__()))
             return copied
 
+    Container.discover_clients_from_entrypoints()
     clients = Clients()
     clients.__setstate__(dict(DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"].__getstate__()))
     clients.set("BlueskyRun", lambda: BlueskyRun)

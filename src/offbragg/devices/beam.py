@@ -210,6 +210,7 @@ class FrameMonitor(Device):
         self._done.set()
         if self._flight is not None and not self._flight.done:
             self.stop_all.put(1)
+            finish(self._flight)
 
     def pause(self) -> None:
         """Stop: half a sweep cannot be resumed."""
@@ -217,5 +218,5 @@ class FrameMonitor(Device):
 
     def unstage(self) -> list[object]:
         """Leave the scaler standing."""
-        self.stop()
+        self.stop(success=True)
         return super().unstage()

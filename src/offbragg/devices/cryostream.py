@@ -171,7 +171,7 @@ class Cryostream(Device):
         self._status: Status | None = None
         self._cancel = threading.Event()
 
-    def check_value(self, kelvin: float) -> None:
+    def check_value(self, value: float, **kwargs: Any) -> None:
         """Refuse a temperature outside the limits; nothing is written to any record.
 
         Raises
@@ -180,9 +180,9 @@ class Cryostream(Device):
             With the temperature and the limits.
         """
         low, high = self.limits
-        if not low <= kelvin <= high:
+        if not low <= value <= high:
             raise ConfigError(
-                f"temperature {kelvin:g} K is outside {low:g} to {high:g} K, "
+                f"temperature {value:g} K is outside {low:g} to {high:g} K, "
                 f"which {self.name} may be set to\n"
                 "The range is [limits] temperature in beamline.toml."
             )

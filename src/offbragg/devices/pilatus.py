@@ -341,6 +341,7 @@ class Pilatus(Device):
     def _set_directory(self, path: str) -> None:
         put(self.cam.file_path, path)
         deadline = time.monotonic() + 5.0
+        told = ""
         while time.monotonic() < deadline:
             # FilePath_RBV has a trailing slash whatever was put
             told = str(self.cam.file_path.get())
@@ -445,7 +446,7 @@ class Pilatus(Device):
                     raise self._lost(sweep, folder, lost)
                 if folder.present.all() or elapsed > sweep.duration + self.patience:
                     break
-                if self._camera_done.is_set() and not told and elapsed < sweep.duration:
+                if not told and self._camera_done.is_set() and self.cam.state.get() == "Error":
                     told = True
                     log.warning(
                         "%s: the IOC stopped early (%s); its files are still followed",
@@ -498,28 +499,45 @@ class Pilatus(Device):
         return self._flight is not None and not self._flight.done
 
     def stop(self, *, success: bool = False) -> None:
-        """Stop a series; the frames that are there stay."""
+        """Stop a series; the frames that are there stay.
+
+        With ``success`` (a plan that tidies up) the flight ends as if this had been wanted.
+        """
         if self.flying:
             assert self._flight is not None
             assert self._folder is not None
             self._stopped.set()
-            self._disarm()
             n = int(self._folder.present.sum())
-            fail(
-                self._flight,
-                DeviceError(
-                    f"{self.name} was stopped after {n} of {len(self._folder.present)} frames"
-                ),
-            )
+            if success:
+                finish(self._flight)
+            else:
+                fail(
+                    self._flight,
+                    DeviceError(
+                        f"{self.name} was stopped after {n} of {len(self._folder.present)} frames"
+                    ),
+                )
+            self._disarm()
 
     def pause(self) -> None:
         """Stop: half a sweep cannot be resumed."""
         self.stop()
 
-    def unstage(self) -> list[object]:
-        """Leave the detector disarmed, whatever happened."""
-        self.stop()
-        return super().unstage()
+    def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both
+        """Leave the detector disarmed, whatever happened; done when it is."""
+        self.stop(success=True)
+        super().unstage()
+        return in_background(self, self._await_idle)
+
+    def _await_idle(self) -> None:
+        deadline = time.monotonic() + 15.0  # an abort holds the IOC's port for 2 s
+        while self.cam.acquire.get(use_monitor=False):
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"{self.name} still acquires 15 s after it was stopped: {self.cam.state.pvname}"
+                    f" is {self.cam.state.get()} ({self.cam.message.get()!r})"
+                )
+            time.sleep(0.02)
 
     def describe_collect(self) -> dict[str, Any]:
         """Describe the frames: one external array per frame number."""

@@ -30,6 +30,7 @@ _SECTION_END = b"--CIF-BINARY-FORMAT-SECTION----"
 _HEADER_LIMIT = 16 << 20  # bytes of text before the pixels; real ones have 1 to 10 thousand
 _PIXEL_LIMIT = 1 << 26  # six times a Pilatus 6M
 _BLOCK = 1 << 16
+_TAIL = bytes(range(1, 15))
 
 
 def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = None) -> Frame:
@@ -43,11 +44,11 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
     if len(stream) < size:
         raise IncompleteFrame(f"{where} has {len(stream)} of {size} bytes of pixels")
     ended = _SECTION_END in stream[size:]
-    stream = stream[:size]
+    packed = memoryview(stream)[:size]
     declared = _content_md5(section, where)
     if declared is None and not ended:
         raise IncompleteFrame(f"{where} has neither a checksum nor the end of its binary section")
-    if declared is not None and hashlib.md5(stream, usedforsecurity=False).digest() != declared:
+    if declared is not None and hashlib.md5(packed, usedforsecurity=False).digest() != declared:
         if not ended:
             raise IncompleteFrame(f"{where} is being written: its binary section has no end yet")
         raise RejectedFrame(
@@ -56,7 +57,7 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
         )
     return Frame(
         number=number,
-        counts=_decode(stream, rows * columns, where).reshape(rows, columns),
+        counts=_decode(packed, rows * columns, where).reshape(rows, columns),
         header=parse_minicbf_header(text),
         md5=None if declared is None else declared.hex(),
         verified=declared is not None,
@@ -132,24 +133,27 @@ def _content_md5(section: str, where: str) -> bytes | None:
     return digest
 
 
-def _decode(stream: bytes, elements: int, where: str) -> NDArray[np.int32]:
-    # One pixel more is asked for than there should be, so that too many are noticed.
-    counts = np.asarray(decByteOffset(stream, elements + 1, "int32"))
+def _decode(packed: memoryview, elements: int, where: str) -> NDArray[np.int32]:
+    # The decoder reads behind the end of a stream that ends within an escape. A tail of known
+    # small steps is put there: unless it comes out whole, right behind the last pixel, the
+    # stream does not hold the claimed number of pixels (an escape that swallows some of it has
+    # one of these bytes as its highest, and so is none of these steps).
+    stream = b"".join((packed, _TAIL))
+    counts = np.asarray(decByteOffset(stream, elements + len(_TAIL) + 1, "int32"))
+    head = counts[:elements]
     # The 32-bit decoder wraps silently, and reads an 8-byte step as one of −2³¹. From a value
     # within ±2³⁰ any such step lands outside ±2³⁰, so only then the 64-bit one is needed.
-    if counts.size and (counts.max() >= 1 << 30 or counts.min() <= -(1 << 30)):
-        wide = np.asarray(decByteOffset(stream, elements + 1, "int64"))
+    if head.size and (head.max() >= 1 << 30 or head.min() <= -(1 << 30)):
+        counts = np.asarray(decByteOffset(stream, elements + len(_TAIL) + 1, "int64"))
+        head = counts[:elements]
         limits = np.iinfo(np.int32)
-        if wide.size and (wide.max() > limits.max or wide.min() < limits.min):
+        if head.size and (head.max() > limits.max or head.min() < limits.min):
             raise RejectedFrame(f"{where} has pixels that do not fit in 32 bits")
-        counts = wide.astype(np.int32)
-    if counts.size != elements:
-        less = counts.size < elements
-        raise RejectedFrame(
-            f"{where} decodes to {counts.size if less else f'more than {elements}'} pixels: "
-            f"it claims {elements}"
-        )
-    return counts
+    if counts.size != elements + len(_TAIL) or not np.array_equal(
+        np.diff(counts[elements - 1 :]), list(_TAIL)
+    ):
+        raise RejectedFrame(f"{where} does not decode to the {elements} pixels that it claims")
+    return head.astype(np.int32, copy=False)
 
 
 def content_md5(counts: NDArray[np.int32]) -> str:

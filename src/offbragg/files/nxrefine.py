@@ -187,7 +187,7 @@ def translate(geometry: Geometry, sweep: Sweep, UB: Array | None) -> Setting:
             f"pixels of {along_fast} × {along_slow} mm are not square: "
             "NXRefine cannot describe that"
         )
-    turned, theta, omega, chi, inner = _native(geometry) or _general(geometry, sweep)
+    turned, theta, omega, chi, inner = _native(geometry) or _general(geometry)
     fast = turned @ np.array(geometry.panel.fast)
     normal = turned @ geometry.panel.normal
     # M takes −ŷ to fast and −x̂ to the panel's normal
@@ -236,8 +236,8 @@ def _native(geometry: Geometry) -> _Frame | None:
     return turned, angles["theta"], angles["omega"], angles["chi"], turned
 
 
-def _general(geometry: Geometry, sweep: Sweep) -> _Frame:
-    """A rotation about phi on a theta tilt."""
+def _general(geometry: Geometry) -> _Frame:
+    """Describe any goniometer as a rotation about phi on a theta tilt."""
     fixed = geometry.rotation(0.0)
     quarter = geometry.rotation(90.0) @ fixed.T
     # the scan axis as it stands in the lab: from the antisymmetric part of a quarter turn
@@ -397,9 +397,7 @@ def _write_instrument(entry: h5py.Group, scan: ScanFile, setting: Setting) -> No
     detector.create_dataset("pixel_mask", data=scan.pixel_mask().astype(np.int8), **nxmx.COMPRESSED)
     if setting.UB is not None:
         lattice = scan.sample.lattice
-        basis = np.linalg.inv(setting.UB).T if lattice is None else direct_basis(lattice)
-        if lattice is None:
-            basis = _upper(basis)
+        basis = _basis_of(setting.UB) if lattice is None else direct_basis(lattice)
         nxmx.add_field(detector, "orientation_matrix", setting.UB @ basis)
 
     goniometer = nxmx.add_group(instrument, "goniometer", "NXgoniometer")
@@ -417,10 +415,10 @@ def _write_instrument(entry: h5py.Group, scan: ScanFile, setting: Setting) -> No
     nxmx.add_field(source, "probe", "x-ray")
 
 
-def _upper(basis: Array) -> Array:
-    """Upper-triangular basis of the same lattice (a along x, b in the xy plane)."""
-    gram = basis.T @ basis
-    return np.linalg.cholesky(gram).T
+def _basis_of(UB: Array) -> Array:
+    """Direct basis of UB's lattice, a along x and b in the xy plane."""
+    direct = np.linalg.inv(UB).T
+    return np.linalg.cholesky(direct.T @ direct).T.astype(np.float64)
 
 
 def _pyfai_name(model: str) -> str:
@@ -455,7 +453,7 @@ def _edited(path: Path) -> Iterator[h5py.File]:
             shutil.copyfile(path, draft)
         with h5py.File(draft, "a", libver=("v110", "v110"), locking=False) as file:
             yield file
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as error:
         raise ScanFileError(f"{path} cannot be written: {error}") from error
     finally:

@@ -29,7 +29,7 @@ from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.ledger import Ledger, Status
 from offbragg.sample import Sample
-from offbragg.stack import Stack
+from offbragg.stack import Stack, Window
 from offbragg.sweep import Sweep
 
 _LIBVER = ("v110", "v110")  # newer layouts cannot be read by programs with HDF5 1.10
@@ -274,10 +274,11 @@ class ScanFile:
     def stack(self) -> Stack:
         """The frames that the data array has now, not read before they are asked for."""
         data = self._fresh(nxmx.DATA)
+        length = data.shape[0]  # once: in the writer's process it may grow between two lines
         monitor: NDArray[np.float64] | None = None
         if "monitor" in self.columns:
-            monitor = self._fresh(f"{nxmx.FRAMES}/monitor")[: data.shape[0]]
-        return Stack(data, self._sweep, monitor)
+            monitor = self._fresh(f"{nxmx.FRAMES}/monitor")[:length]
+        return Stack(Window(data, 0, length), self._sweep, monitor)
 
     def pixel_mask(self) -> NDArray[np.uint32]:
         """Bit 0: gap, bit 1: dead; all zero before the first frame, shape (slow, fast)."""

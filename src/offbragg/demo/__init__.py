@@ -1,0 +1,228 @@
+"""``offbragg demo``: a whole beamline on one machine, measured, catalogued and looked at.
+
+It starts what a beamline has (instruments, catalog, stacker) as supervised child processes,
+runs the RunEngine itself, and then does what a user at home does: search, slice and plot over
+HTTP. Everything it makes lies in one folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+import tomllib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from rich.console import Console
+
+from offbragg.beamline import (
+    Beamline,
+    build_devices,
+    load,
+    make_paths,
+    make_run_engine,
+    profile_directory,
+)
+from offbragg.demo.children import Children
+from offbragg.demo.look import Watch, look
+from offbragg.demo.scene import Scene, replayed_scene, simulated_scene
+from offbragg.errors import ConfigError
+
+TEMPERATURES = (170.0, 130.0, 90.0)  # through the simulated crystal's Tc, K
+
+
+def run_demo(
+    *,
+    out: Path | None = None,
+    replay: Path | None = None,
+    model: Path | None = None,
+    detector: str = "100K",
+    file_format: str = "cbf",
+    keep: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run the whole demonstration; return what it made and saw.
+
+    Parameters
+    ----------
+    out
+        Where all of it goes: a folder that is new or empty. Left out, a fresh one is made here.
+    replay
+        A folder of CBF frames that the simulated detector plays instead of its model.
+    model
+        Geometry, axes and angles of the replayed frames (JSON); needed with ``replay``.
+    detector
+        Size of the simulated Pilatus: 100K, 300K, 1M or 2M.
+    file_format
+        ``cbf`` or ``tif``.
+    keep
+        Leave everything up at the end, until Ctrl-C.
+    quiet
+        Say nothing on the way.
+
+    Raises
+    ------
+    ConfigError
+        If a folder or file cannot be used, before anything is started.
+    """
+    began = time.monotonic()
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    scene = replayed_scene(replay, model) if replay is not None else None
+    out = _fresh_folder(out)
+    console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}")
+    instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
+    instruments += ["--temperature", str(TEMPERATURES[0] + 5), "--acceleration", "60"]
+    if replay is not None:
+        instruments += ["--replay", str(replay.resolve())]
+    else:
+        instruments += ["--detector", detector, "--format", file_format]
+
+    with Children(out / "log") as children:
+        console.print("starting simulated instruments, catalog and stacker …")
+        children.start("ioc", instruments)
+        served = children.wait_for(out / "log" / "ioc.json")
+        scene = scene or simulated_scene(served["truth"])
+        config = load(configure(out, served, scene, file_format=file_format))
+        make_paths(config)
+        with_file = ["--beamline", str(config.file), "--with-parent"]
+        ready = out / "log" / "catalog.json"
+        children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
+        children.start("stack", ["offbragg", "stack", *with_file])
+
+        watch = Watch(children, config, ready)
+        uids = _measure(config, scene, watch, console)
+        result = look(config, scene, uids, children, console)
+        result["seen"] = watch.end()
+        result["seconds"] = round(time.monotonic() - began, 1)
+        _tell(result, console)
+        if keep:
+            console.print("\nAll of it stays up; Ctrl-C ends it.")
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    children.check()
+                    time.sleep(0.5)
+    return result
+
+
+def _measure(config: Beamline, scene: Scene, watch: Watch, console: Console) -> tuple[str, ...]:
+    """Run the temperature series with the RunEngine of this process."""
+    from offbragg.callbacks.progress import Bars, Rows
+    from offbragg.plans.rotation import estimate
+    from offbragg.plans.temperature import temperature_series
+
+    devices = build_devices(config)
+    RE = make_run_engine(config, devices, context_managers=[])
+    RE.md["sample"] = scene.sample.to_dict()
+    RE.waiting_hook = Bars(console)
+    RE.subscribe(Rows(console))
+    detector, axis = devices["pilatus"], devices[scene.geometry.scan_axis]
+    planned = estimate(*scene.sweeps, detector=detector, axis=axis, temperatures=TEMPERATURES)
+    console.print(f"measuring {planned}")
+    watch.start()
+    try:
+        done = RE(
+            temperature_series(
+                detector,
+                axis,
+                devices["cryostream"],
+                TEMPERATURES,
+                scene.sweeps,
+                flyers=[devices["monitor"]],
+                shutter=devices["shutter"],
+            )
+        )
+    except KeyboardInterrupt:
+        if not RE.state.is_idle:
+            RE.abort("interrupted")
+        raise
+    finally:
+        RE.waiting_hook = None
+        for device in devices.values():
+            device.destroy()
+    return tuple(done)
+
+
+def _fresh_folder(out: Path | None) -> Path:
+    if out is None:
+        out = Path(f"offbragg-demo-{datetime.now():%Y%m%d-%H%M%S}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise ConfigError(f"{out} is not empty\nGive --out a folder that is new or empty.")
+        (out / "log").mkdir()
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be used: {error.strerror}") from error
+    return out.resolve()
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def configure(
+    out: Path, instruments: Mapping[str, Any], scene: Scene, *, file_format: str = "cbf"
+) -> Path:
+    """Write the beamline.toml of this demo: the simulated one, with its ports and geometry."""
+    content = tomllib.loads((profile_directory() / "beamline.toml").read_text())
+    port = int(instruments["port"])
+    content["channel_access"] = {
+        "address_list": "127.0.0.1",
+        "auto_address_list": False,
+        "server_port": port,
+        "repeater_port": port + 1,
+        "max_array_bytes": 20_000_000,
+    }
+    content["catalog"] = {"port": _free_port()}
+    content["devices"]["pilatus"] |= {
+        "format": file_format,
+        "model": instruments["detector"]["model"],
+        **scene.detector,
+    }
+    content["geometry"] = scene.geometry.to_dict()
+    path = out / "beamline.toml"
+    path.write_text(tomli_w.dumps(content))
+    return path
+
+
+def _tell(result: Mapping[str, Any], console: Console) -> None:
+    """Say where things are and what to type next."""
+    frames = result["frames"]
+    console.print(
+        f"\n{len(result['runs'])} runs, {frames['stored']} frames stored, "
+        f"{frames['missing']} missing, {frames['rejected']} rejected, in {result['seconds']} s"
+    )
+    mid_sweep = [history for history in result["seen"].values() if len(history) > 1]
+    for history in mid_sweep[:1]:
+        growth = ", ".join(f"{n} at {t:g} s" for t, n in history)
+        console.print(f"a reader over HTTP saw one sweep grow: {growth}")
+    for what, number in result["found"].items():
+        console.print(f"search over HTTP, {what}: {number} runs")
+    for which, peak in result.get("superlattice", {}).items():
+        console.print(
+            f"superlattice {which} Tc, {peak['temperature']:g} K: {peak['counts']:g} ± "
+            f"{peak['sigma']:g} counts in {peak['reflections']} reflections"
+        )
+    for path in result["pictures"]:
+        console.print(f"picture   {path}")
+    for run in result["runs"]:
+        console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)")
+    console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}")
+    console.print(
+        "\nIn Python, while it is up (--keep; or offbragg serve --beamline "
+        f"{result['beamline']}):\n\n"
+        "  from pathlib import Path\n"
+        "  from tiled.client import from_uri\n"
+        f"  key = Path('{result['key_file']}').read_text().strip()\n"
+        f"  runs = from_uri('{result['catalog']}', api_key=key)['raw']\n"
+        "  run = runs.values().last()\n"
+        "  run['primary']['pilatus_image'][0]           # one frame\n"
+        "  runs.v1[-1].table()                           # one row per frame\n",
+        markup=False,
+        soft_wrap=True,
+    )

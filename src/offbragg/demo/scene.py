@@ -1,0 +1,132 @@
+"""What the demo measures: a simulated crystal whose truth is known, or real frames."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offbragg.errors import ConfigError, FrameError
+from offbragg.files import read_frame
+from offbragg.geometry import Axis, Geometry, Panel
+from offbragg.sample import Sample
+from offbragg.sweep import Sweep
+
+SWEEPS, FRAMES, STEP = 2, 60, 0.5  # at each temperature; frames; degree
+PERIOD, READOUT = 0.1, 0.003  # s
+_ZONES = 8  # Brillouin zones that are looked through for superlattice reflections, each way
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is measured: the crystal, the instrument, the sweeps."""
+
+    sample: Sample
+    geometry: Geometry
+    sweeps: tuple[Sweep, ...]
+    superlattice: np.ndarray  # hkl, shape (n, 3); n is 0 where nothing is known of it
+    transition: float = 0.0  # K
+    detector: Mapping[str, Any] = field(default_factory=dict)  # for [devices.pilatus]
+
+
+def simulated_scene(truth: Mapping[str, Any]) -> Scene:
+    """Two sweeps that follow each other, of the crystal that the simulator says it has."""
+    axis = truth["axes"][0]["name"]
+    geometry = Geometry(
+        wavelength=truth["wavelength"],
+        panel=Panel(
+            origin=tuple(truth["panel"]["origin_mm"]),
+            fast=tuple(truth["panel"]["fast"]),
+            slow=tuple(truth["panel"]["slow"]),
+            pixel_size=_pair(truth["panel"]["pixel_mm"]),
+            shape=tuple(truth["panel"]["shape"]),
+        ),
+        axes=tuple(Axis(a["name"], tuple(a["vector"]), a.get("angle", 0.0)) for a in truth["axes"]),
+        scan_axis=axis,
+    )
+    crystal = truth["sample"]
+    sample = Sample.from_dict(
+        {
+            "name": crystal["name"],
+            "label": "crystal1",
+            **{k: crystal[k] for k in ("formula", "space_group", "lattice", "UB") if k in crystal},
+        }
+    )
+    sweeps = tuple(
+        Sweep(
+            axis=axis,
+            start=i * FRAMES * STEP,
+            step=STEP,
+            n_frames=FRAMES,
+            exposure=PERIOD - READOUT,
+            period=PERIOD,
+        )
+        for i in range(SWEEPS)
+    )
+    zones = np.array(list(itertools.product(range(-_ZONES, _ZONES + 1), repeat=3)))
+    superlattice = np.concatenate([zones + q for q in np.array(crystal["superlattice"])])
+    return Scene(sample, geometry, sweeps, superlattice, crystal["Tc"])
+
+
+def replayed_scene(folder: Path, model: Path | None) -> Scene:
+    """One sweep as long as the folder has frames, with the geometry that the model gives.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no CBF frames, one is broken, or the model is missing or wrong.
+    """
+    paths = sorted(folder.glob("*.cbf")) if folder.is_dir() else []
+    if not paths:
+        raise ConfigError(f"{folder} holds no *.cbf frames to replay\nGive a folder that does.")
+    if model is None:
+        raise ConfigError(
+            "frames do not say which axes turned and where the panel stands\n"
+            "Give their geometry as well: --model FILE (JSON, see how-to/replay)."
+        )
+    try:
+        first = read_frame(paths[0], number=0)
+    except FrameError as error:
+        raise ConfigError(f"{paths[0].name} cannot be replayed: {error}") from error
+    try:
+        told = json.loads(model.read_text())
+        scan = told["goniometer"]["scan_axis"]
+        names = [f"axis{i}" for i in range(len(told["goniometer"]["axes"]))]
+        names[scan] = "omega"
+        names[0 if scan else -1] = "phi" if len(names) > 1 else names[-1]
+        geometry, UB = Geometry.from_model(told, shape=first.counts.shape, names=names)
+        sweep = Sweep(
+            axis="omega",
+            start=told["goniometer"]["start_deg"],
+            step=told["goniometer"]["step_deg"],
+            n_frames=len(paths),
+            exposure=first.header.get("exposure_time", PERIOD - READOUT),
+            period=first.header.get("exposure_period", PERIOD),
+        )
+        known = {"lattice": told["cell"], "UB": UB.tolist()}
+    except OSError as error:
+        raise ConfigError(f"{model} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{model} is no model of a sweep: {error!r}") from error
+    sample = Sample.from_dict({"name": folder.resolve().name, "label": "replayed", **known})
+    return Scene(sample, geometry, (sweep,), np.empty((0, 3)), detector=_detector(first.header))
+
+
+def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the detector that took the frames, as far as they say it."""
+    known: dict[str, Any] = {}
+    if "detector" in header:
+        known["model"] = header["detector"].partition(",")[0]
+    for key in ("sensor_material", "sensor_thickness"):
+        if key in header:
+            known[key] = header[key]
+    return known
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    return (value, value) if isinstance(value, int | float) else (value[0], value[1])

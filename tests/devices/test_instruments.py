@@ -1,0 +1,64 @@
+"""Shutter and cryostream over real Channel Access."""
+
+from __future__ import annotations
+
+import pytest
+
+from offbragg.errors import ConfigError, DeviceError
+
+pytestmark = pytest.mark.ioc
+
+
+def test_a_shutter_is_open_when_its_read_back_says_so(devices):
+    shutter = devices["shutter"]
+
+    shutter.set("open").wait(10)
+    assert shutter.state.get() == 1
+
+    shutter.set("closed").wait(10)
+    assert shutter.state.get() == 0
+
+
+def test_a_shutter_is_set_by_words_only(devices):
+    with pytest.raises(ValueError, match="'open' or 'closed'"):
+        devices["shutter"].set("Open")
+
+
+def test_a_set_temperature_is_reached_and_settled(devices):
+    cryostream = devices["cryostream"]
+
+    cryostream.set(295.0).wait(60)
+
+    assert cryostream.position == pytest.approx(295.0, abs=0.5)
+    assert cryostream.settled["mean"] == pytest.approx(295.0, abs=0.2)
+    assert cryostream.settled["window"] == cryostream.settle.window
+
+
+def test_another_temperature_ends_the_waiting_for_the_first(devices):
+    cryostream = devices["cryostream"]
+    first = cryostream.set(290.0)
+
+    second = cryostream.set(295.0)
+
+    with pytest.raises(DeviceError, match="another temperature was asked for"):
+        first.wait(10)
+    second.wait(60)
+
+
+def test_asking_twice_for_the_same_temperature_is_one_waiting(devices):
+    cryostream = devices["cryostream"]
+
+    first = cryostream.set(294.0)
+
+    assert cryostream.set(294.0) is first
+    first.wait(60)
+
+
+def test_a_temperature_out_of_range_is_refused_and_not_asked_for(devices):
+    cryostream = devices["cryostream"]
+    target = cryostream.target.get()
+
+    with pytest.raises(ConfigError, match="10 K is outside 80 to 400 K"):
+        cryostream.set(10.0)
+
+    assert cryostream.target.get() == target

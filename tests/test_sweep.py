@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offbragg.errors import SweepError
+from offbragg.sweep import Sweep
+
+GOOD = {"axis": "phi", "start": -10.0, "step": 0.1, "n_frames": 20, "exposure": 0.09, "period": 0.1}
+
+
+def test_angles_of_a_sweep_by_hand():
+    sweep = Sweep("phi", start=10.0, step=-0.5, n_frames=3, exposure=0.2, period=0.25)
+
+    np.testing.assert_allclose(sweep.edges, [10.0, 9.5, 9.0, 8.5])
+    np.testing.assert_allclose(sweep.starts, [10.0, 9.5, 9.0])
+    np.testing.assert_allclose(sweep.midpoints, [9.75, 9.25, 8.75])
+    assert sweep.stop == 8.5
+    assert sweep.speed == 2.0
+    assert sweep.duration == 0.75
+
+
+@given(
+    start=st.floats(-720, 720),
+    step=st.floats(0.001, 5) | st.floats(-5, -0.001),
+    n=st.integers(1, 5000),
+)
+def test_a_frame_lies_half_a_step_past_its_beginning(start: float, step: float, n: int):
+    sweep = Sweep("phi", start=start, step=step, n_frames=n, exposure=0.1, period=0.1)
+
+    assert sweep.edges.shape == (n + 1,)
+    assert sweep.midpoints.shape == sweep.starts.shape == (n,)
+    np.testing.assert_allclose(sweep.midpoints, sweep.starts + step / 2, atol=1e-9)
+    assert math.isclose(sweep.edges[-1], sweep.stop, abs_tol=1e-9)
+
+
+def test_a_sweep_survives_json():
+    sweep = Sweep.from_dict(GOOD)
+
+    assert Sweep.from_dict(json.loads(json.dumps(sweep.to_dict()))) == sweep
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("axis", ""),
+        ("axis", 3),
+        ("start", math.nan),
+        ("start", "0"),
+        ("step", 0.0),
+        ("step", math.inf),
+        ("n_frames", 0),
+        ("n_frames", 2.5),
+        ("n_frames", True),
+        ("exposure", 0.0),
+        ("exposure", None),
+        ("period", 0.05),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_by_name(key: str, value: object):
+    with pytest.raises(SweepError, match=rf"sweep\.{key}"):
+        Sweep.from_dict(GOOD | {key: value})
+
+
+def test_unknown_and_missing_keys_are_named():
+    with pytest.raises(SweepError, match=r"sweep\.speed is unknown"):
+        Sweep.from_dict(GOOD | {"speed": 1.0})
+    with pytest.raises(SweepError, match=r"sweep\.step is missing"):
+        Sweep.from_dict({key: value for key, value in GOOD.items() if key != "step"})
+
+
+def test_numpy_numbers_are_numbers():
+    mapping = GOOD | {"start": np.float32(1.5), "n_frames": np.int64(7)}
+
+    assert Sweep.from_dict(mapping).to_dict()["n_frames"] == 7
+    json.dumps(Sweep.from_dict(mapping).to_dict())
