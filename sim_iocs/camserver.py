@@ -85,6 +85,7 @@ class Camserver:
         self._options = dict(options)
         self._process: asyncio.subprocess.Process | None = None
         self._exposing: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._pending: dict[str, Series] = {}
         self._stop = False
         self._number = 0
@@ -113,6 +114,8 @@ class Camserver:
 
     async def stop(self) -> None:
         """End the process."""
+        if self._listening is not None:
+            self._listening.cancel()
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
@@ -135,8 +138,7 @@ class Camserver:
                 series.written.add(name)
             if "failed" in message:
                 log.warning("camserver could not write %s: %s", name, message["why"])
-        if self._process.returncode is None:
-            log.warning("the camserver process is gone; no frame will be written")
+        log.warning("the camserver process is gone; no frame will be written")
 
     def expose(self, series: Series) -> str:
         """Take an exposure command; gives the reply."""

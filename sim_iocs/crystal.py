@@ -221,7 +221,7 @@ class Crystal:
         *,
         out: NDArray[np.float32],
     ) -> None:
-        """Evaluate thermal diffuse and critical scattering, which are smooth over a frame's width."""
+        """Evaluate thermal diffuse and critical scattering, smooth over a frame's width."""
         to_hkl = (np.linalg.inv(self.UB) @ rotation.T).astype(np.float32)
         h = to_hkl @ self.q[:, rows].reshape(3, -1)
         # distance to the nearest Bragg point and to the nearest R point, in units of a*

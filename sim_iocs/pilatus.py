@@ -2,10 +2,10 @@
 
 It does so in the order and with the messages of the real IOC.
 
-Alive: acquisition in the trigger modes Internal, Ext. Trigger and Mult. Trigger, NumImages 1 and
-N, abort, the file naming rules, FilePath and its check, the header PVs, threshold and energy,
-ReadStatus, time-outs. Every other setting is a record that is mirrored to its ``_RBV``. Not alive:
-the Alignment mode, file plugins, gap fill.
+Alive: acquisition in the trigger modes Internal, Ext. Trigger and Mult. Trigger (Ext. Enable is
+taken for Mult. Trigger), NumImages 1 and N, abort, the file naming rules, FilePath and its check,
+the header PVs, threshold and energy, ReadStatus, time-outs. Every other setting is a record that is
+mirrored to its ``_RBV``. Not alive: the Alignment mode, file plugins, gap fill.
 """
 
 from __future__ import annotations

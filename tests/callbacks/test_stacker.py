@@ -15,15 +15,12 @@ from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import follow
 
 
-
 @pytest.fixture
 def stacked(run):
     """Follow the journal once and open the scan file of the run."""
 
     def stack() -> ScanFile:
-        failed = follow(
-            run.journal_directory, [Stacker(run.experiment, late=run.late)], once=True
-        )
+        failed = follow(run.journal_directory, [Stacker(run.experiment, late=run.late)], once=True)
         assert failed == {"stack": []}
         path = find_scan_file(scan_directory(run.experiment, run.start), run.uid)
         assert path is not None
@@ -171,9 +168,7 @@ def test_a_stacker_that_starts_again_goes_on_where_it_was(run, stacked):
 
     with stacked() as scan:
         assert scan.ledger.counts()["stored"] == 10
-        np.testing.assert_array_equal(
-            scan.frame_values()["temperature"], [120.0] * 2 + [121.0] * 8
-        )
+        np.testing.assert_array_equal(scan.frame_values()["temperature"], [120.0] * 2 + [121.0] * 8)
 
 
 def _stored(path) -> int:

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
+import queue
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -60,21 +59,25 @@ class Writer:
             text=True,
             bufsize=1,
         )
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.listener = threading.Thread(target=self.listen)
+        self.listener.start()
         self.path = Path(self.line())
 
+    def listen(self) -> None:
+        for line in self.process.stdout:
+            self.lines.put(line.strip())
+
     def line(self) -> str:
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], 60)
-        assert ready, "the writer says nothing"
-        return self.process.stdout.readline().strip()
+        return self.lines.get(timeout=60)
 
     def step(self) -> None:
-        assert self.process.stdin is not None
         self.process.stdin.write("\n")
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self.listener.join()
         for pipe in (self.process.stdin, self.process.stdout):
             pipe.close()
 
@@ -131,7 +134,7 @@ def test_a_sweep_goes_in_and_comes_out(tmp_path, start, make_counts):
     np.testing.assert_array_equal(values["time"], 1e9 + np.array([0, 1, 2, 3, np.nan, 5]))
     np.testing.assert_array_equal(values["monitor"], [10, *[np.nan] * 4, 20])
     assert np.isnan(values["ring"]).all()
-    assert os.listdir(tmp_path / "a" / "b") == ["f1.h5"]
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["f1.h5"]
 
 
 def test_the_mask_is_that_of_the_first_frame(tmp_path, start, make_counts):
@@ -188,12 +191,14 @@ def test_the_layout_of_the_file(tmp_path, start, make_counts):
 def test_next_free_number_and_never_in_place_of_another(tmp_path, start):
     (tmp_path / "f2.h5").write_text("somebody else's")
 
-    with ScanFile.create(tmp_path, start=start) as first:
-        with ScanFile.create(tmp_path, start=start | {"uid": "other"}) as second:
-            assert (first.path.name, second.path.name) == ("f1.h5", "f3.h5")
-            assert find_scan_file(tmp_path, "other") == second.path
-            assert find_scan_file(tmp_path, start["uid"]) == first.path
-            assert find_scan_file(tmp_path, "nobody") is None
+    with (
+        ScanFile.create(tmp_path, start=start) as first,
+        ScanFile.create(tmp_path, start=start | {"uid": "other"}) as second,
+    ):
+        assert (first.path.name, second.path.name) == ("f1.h5", "f3.h5")
+        assert find_scan_file(tmp_path, "other") == second.path
+        assert find_scan_file(tmp_path, start["uid"]) == first.path
+        assert find_scan_file(tmp_path, "nobody") is None
     assert (tmp_path / "f2.h5").read_text() == "somebody else's"
     assert find_scan_file(tmp_path / "nowhere", "x") is None
 
@@ -461,7 +466,7 @@ def test_a_killed_writer_is_resumed_with_all_that_it_said(writer, start, held_by
                 plain["entry/data/data"][number], written_by_writer(number, (20, 30))
             )
         np.testing.assert_array_equal(plain["entry/data/data"][39], -1)
-    assert sorted(os.listdir(process.path.parent)) == ["f1.h5"]
+    assert [path.name for path in process.path.parent.iterdir()] == ["f1.h5"]
 
 
 def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start):

@@ -47,8 +47,9 @@ def scan(RE, devices, documents):
 
 
 @pytest.fixture
-def idle(devices, simulator):
+def idle(devices, simulator, monkeypatch):
     """What must hold after every scan, whatever happened in it."""
+    monkeypatch.setattr(devices["pilatus"], "max_missing", 0)
     pilatus, phi, shutter = devices["pilatus"], devices["phi"], devices["shutter"]
     speed = phi.velocity.get()
     yield

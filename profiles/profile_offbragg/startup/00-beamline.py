@@ -1,5 +1,6 @@
-"""Devices, RunEngine and plans of the beamline that OFFBRAGG_BEAMLINE names."""
+"""Devices, RunEngine, plans and catalog of the beamline that OFFBRAGG_BEAMLINE names."""
 
+import logging
 import os
 
 from offbragg import beamline
@@ -15,5 +16,12 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 
 from offbragg.beamline import sample
+from offbragg.errors import CatalogError
 from offbragg.plans import estimate, rotation_scan, temperature_series
 from offbragg.sweep import Sweep
+
+try:
+    cat = config.connect_catalog()
+    db = cat.v1
+except CatalogError as error:  # one can measure without it
+    logging.getLogger("offbragg").warning("no cat, no db: %s", error)

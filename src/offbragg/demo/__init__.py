@@ -8,7 +8,10 @@ HTTP. Everything it makes lies in one folder.
 from __future__ import annotations
 
 import contextlib
+import logging
+import signal
 import socket
+import threading
 import time
 import tomllib
 from collections.abc import Mapping
@@ -73,6 +76,7 @@ def run_demo(
     console = Console(stderr=True, quiet=quiet, highlight=False)
     scene = replayed_scene(replay, model) if replay is not None else None
     out = _fresh_folder(out)
+    logging.basicConfig(filename=out / "log" / "demo.log", level=logging.INFO)
     console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}")
     instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
     instruments += ["--temperature", str(TEMPERATURES[0] + 5), "--acceleration", "60"]
@@ -93,10 +97,10 @@ def run_demo(
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
         children.start("stack", ["offbragg", "stack", *with_file])
 
-        watch = Watch(children, config, ready)
-        uids = _measure(config, scene, watch, console)
-        result = look(config, scene, uids, children, console)
-        result["seen"] = watch.end()
+        with Watch(children, config, ready) as watch:
+            uids = _measure(config, scene, console)
+            result = look(config, scene, uids, children, console)
+        result["seen"] = watch.seen
         result["seconds"] = round(time.monotonic() - began, 1)
         _tell(result, console)
         if keep:
@@ -108,21 +112,22 @@ def run_demo(
     return result
 
 
-def _measure(config: Beamline, scene: Scene, watch: Watch, console: Console) -> tuple[str, ...]:
+def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...]:
     """Run the temperature series with the RunEngine of this process."""
+    from bluesky.utils import RunEngineInterrupted
+
     from offbragg.callbacks.progress import Bars, Rows
     from offbragg.plans.rotation import estimate
     from offbragg.plans.temperature import temperature_series
 
     devices = build_devices(config)
-    RE = make_run_engine(config, devices, context_managers=[])
+    RE = make_run_engine(config, devices, context_managers=[_AbortWhenInterrupted])
     RE.md["sample"] = scene.sample.to_dict()
     RE.waiting_hook = Bars(console)
     RE.subscribe(Rows(console))
     detector, axis = devices["pilatus"], devices[scene.geometry.scan_axis]
     planned = estimate(*scene.sweeps, detector=detector, axis=axis, temperatures=TEMPERATURES)
     console.print(f"measuring {planned}")
-    watch.start()
     try:
         done = RE(
             temperature_series(
@@ -135,15 +140,34 @@ def _measure(config: Beamline, scene: Scene, watch: Watch, console: Console) -> 
                 shutter=devices["shutter"],
             )
         )
-    except KeyboardInterrupt:
-        if not RE.state.is_idle:
-            RE.abort("interrupted")
-        raise
+    except RunEngineInterrupted:
+        console.print("interrupted: the series was aborted; every frame that was taken is kept")
+        raise KeyboardInterrupt from None
     finally:
         RE.waiting_hook = None
         for device in devices.values():
             device.destroy()
     return tuple(done)
+
+
+class _AbortWhenInterrupted:
+    """While a plan runs, Ctrl-C and SIGTERM abort it cleanly: nobody is there to resume it."""
+
+    def __init__(self, RE: Any) -> None:
+        self._RE = RE
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._abort)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _abort(self, *_: object) -> None:
+        # a handler runs in the thread that waits for the plan, so it must not wait itself
+        threading.Thread(target=self._RE.abort, args=("interrupted",), daemon=True).start()
 
 
 def _fresh_folder(out: Path | None) -> Path:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,14 +54,20 @@ class Children:
                     + "\n".join(said.splitlines()[-5:])
                 )
 
-    def wait_for(self, ready: Path, *, timeout: float = START_TIMEOUT) -> dict[str, Any]:
+    def wait_for(
+        self,
+        ready: Path,
+        *,
+        timeout: float = START_TIMEOUT,
+        give_up: threading.Event | None = None,
+    ) -> dict[str, Any]:
         """Wait until a child has written its ready file; return what it says."""
         deadline = time.monotonic() + timeout
         while not ready.exists():
             self.check()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or (give_up and give_up.is_set()):
                 raise DeviceError(
-                    f"{ready.name} was not there after {timeout:g} s\nSee the logs in {self.logs}"
+                    f"{ready.name} was not there after {timeout:g} s\nSee {self.logs}"
                 )
             time.sleep(0.05)
         return json.loads(ready.read_text())

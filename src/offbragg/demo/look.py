@@ -35,12 +35,20 @@ class Watch(threading.Thread):
         self._config = config
         self._ready = ready
         self._enough = threading.Event()
-        self._seen: dict[str, list[tuple[float, int]]] = {}
+        self.seen: dict[str, list[tuple[float, int]]] = {}  # run → (s since its start, frames)
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self.join(10)
 
     def run(self) -> None:
         """Note how many frames can be read, and when, until told that it is enough."""
         try:
-            self._children.wait_for(self._ready)
+            self._children.wait_for(self._ready, give_up=self._enough)
             runs = self._config.connect_catalog()
         except OffbraggError as error:
             log.error("%s", error)
@@ -54,15 +62,9 @@ class Watch(threading.Thread):
                 image[frames - 1]  # the newest frame, over the network, while it is new
             except (OffbraggError, LookupError, ValueError, OSError):
                 continue  # no run yet, or none with frames
-            history = self._seen.setdefault(start["uid"], [])
+            history = self.seen.setdefault(start["uid"], [])
             if not history or history[-1][1] != frames:
                 history.append((round(time.time() - start["time"], 2), frames))
-
-    def end(self) -> dict[str, list[tuple[float, int]]]:
-        """Stop, and give for each run how many frames could be read at which time (s)."""
-        self._enough.set()
-        self.join(10)
-        return self._seen
 
 
 def _image(run: Any) -> Any:
@@ -264,7 +266,7 @@ class Peak:
 
 def measure_peaks(
     image: Any,
-    hkl: Sequence[Sequence[float]],
+    hkl: np.ndarray,
     *,
     geometry: Geometry,
     UB: np.ndarray,
@@ -303,7 +305,7 @@ def measure_peaks(
         background = counts[rim].sum() * n_inner / n_rim
         total = counts[inner].sum()
         sigma = float(np.sqrt(total + background * n_inner / n_rim))
-        reflection = np.asarray(hkl)[which]
+        reflection = hkl[which]
         found.append(
             Peak(
                 (float(reflection[0]), float(reflection[1]), float(reflection[2])),

@@ -83,7 +83,7 @@ class Settle:
         >>> Settle().judge(t, np.full(120, 100.05), 100.0).settled
         True
         >>> Settle().judge(t, 100.0 + 0.01 * (t - 119), 100.0).reason
-        'at 99.4 K, 0.59 K from the setpoint: more than 0.2 K'
+        'at 99.4 K, 0.60 K from the setpoint: more than 0.2 K'
         """
         t = np.asarray(times, dtype=float)
         kelvin = np.asarray(temperatures, dtype=float)

@@ -13,7 +13,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,30 @@ class PilatusCam(Device):
     oscillation_axis = Cpt(EpicsSignal, "OscillAxis", kind=Kind.omitted)
 
 
+@dataclass(slots=True)
+class Flight:
+    """One series of exposures; late news of one that was aborted cannot reach the next."""
+
+    sweep: Sweep
+    folder: FrameFolder
+    status: Status
+    armed: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    camera_done: threading.Event = field(default_factory=threading.Event)
+    began: float = 0.0
+    """When the first exposure began, POSIX s by the IOC's clock."""
+    clock: float = 0.0
+    """The same by this host's monotonic clock, s."""
+    watch: int = -1
+
+    def on_armed(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        """Take note that camserver has acknowledged the exposure command."""
+        if value and not self.armed.is_set():
+            self.clock = time.monotonic()
+            self.began = float(timestamp) if timestamp else time.time()
+            self.armed.set()
+
+
 class Pilatus(Device):
     """A Pilatus that records one sweep per flight, one file per frame.
 
@@ -206,9 +231,7 @@ class Pilatus(Device):
         self._covered = 0
         self._collected = 0
         self._compose_datum: Any = None
-        self._flight: Status | None = None
-        self._stopped = threading.Event()
-        self._camera_done = threading.Event()
+        self._flight: Flight | None = None
 
     @property
     def image_key(self) -> str:
@@ -347,7 +370,7 @@ class Pilatus(Device):
             told = str(self.cam.file_path.get())
             if told.rstrip("/") == path.rstrip("/") and self.cam.file_path_exists.get():
                 return
-            self._stopped.wait(0.05)
+            time.sleep(0.05)
         raise DeviceError(
             f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {told!r}, "
             f"{self.cam.file_path_exists.pvname} is {self.cam.file_path_exists.get()}\n"
@@ -383,61 +406,42 @@ class Pilatus(Device):
         """Start the series; the status is done when camserver has acknowledged (Armed)."""
         if self._sweep is None or self._folder is None:
             raise DeviceError(f"{self.name} was kicked off without being prepared")
-        self._stopped.clear()
-        self._camera_done.clear()
-        self._flight = Status(self)
-        armed = threading.Event()
-        began: dict[str, float] = {}
+        flight = self._flight = Flight(self._sweep, self._folder, Status(self))
+        flight.watch = self.cam.armed.subscribe(flight.on_armed, run=False)
+        self.cam.acquire.put(1, use_complete=True, callback=lambda **_: flight.camera_done.set())
+        return in_background(self, self._fly, flight)
 
-        def on_armed(value: Any = None, timestamp: float | None = None, **_: Any) -> None:
-            if value and not armed.is_set():
-                began["clock"] = time.monotonic()
-                began["time"] = float(timestamp) if timestamp else time.time()
-                armed.set()
-
-        self.cam.armed.subscribe(on_armed, run=False)
-        self.cam.acquire.put(1, use_complete=True, callback=lambda **_: self._camera_done.set())
-        return in_background(
-            self, self._fly, self._sweep, self._folder, self._flight, on_armed, armed, began
-        )
-
-    def _fly(
-        self,
-        sweep: Sweep,
-        folder: FrameFolder,
-        flight: Status,
-        on_armed: Any,
-        armed: threading.Event,
-        began: Mapping[str, float],
-    ) -> None:
+    def _fly(self, flight: Flight) -> None:
         limit = time.monotonic() + 10.0
         try:
-            while not armed.wait(0.02):
-                if self._stopped.is_set():
+            while not flight.armed.wait(0.02):
+                if flight.stopped.is_set():
                     raise DeviceError(f"{self.name} was stopped before it was armed")
-                if self._camera_done.is_set() or time.monotonic() > limit:
+                gave_up = flight.camera_done.is_set() and not flight.armed.wait(0.5)
+                if gave_up or time.monotonic() > limit:
                     raise DeviceError(
                         f"{self.name} did not arm: {self.cam.state.pvname} is "
                         f"{self.cam.state.get()} ({self.cam.message.get()!r})\n"
                         "Is camserver running, and can it make frames at "
-                        f"{1 / sweep.period:g} Hz?"
+                        f"{1 / flight.sweep.period:g} Hz?"
                     )
         except DeviceError as error:
-            fail(flight, error)
-            self._disarm()
+            fail(flight.status, error)
+            self._disarm(flight)
             raise
         finally:
-            self.cam.armed.clear_sub(on_armed)
-        self.exposure_started = began["time"]
-        in_background(self, self._watch, sweep, folder, flight, began["clock"])
+            self.cam.armed.unsubscribe(flight.watch)
+        self.exposure_started = flight.began
+        in_background(self, self._watch, flight)
 
-    def _watch(self, sweep: Sweep, folder: FrameFolder, flight: Status, clock: float) -> None:
+    def _watch(self, flight: Flight) -> None:
         """Look for files until all frames are there, or their time is over."""
+        sweep, folder = flight.sweep, flight.folder
         try:
             lost: list[int] = []
             told = False
-            while not self._stopped.is_set():
-                elapsed = time.monotonic() - clock
+            while not flight.stopped.is_set():
+                elapsed = time.monotonic() - flight.clock
                 folder.look()
                 self._covered, lost = decided(
                     folder.present, elapsed, period=sweep.period, patience=self.patience
@@ -446,27 +450,27 @@ class Pilatus(Device):
                     raise self._lost(sweep, folder, lost)
                 if folder.present.all() or elapsed > sweep.duration + self.patience:
                     break
-                if not told and self._camera_done.is_set() and self.cam.state.get() == "Error":
+                if not told and flight.camera_done.is_set() and self.cam.state.get() == "Error":
                     told = True
                     log.warning(
                         "%s: the IOC stopped early (%s); its files are still followed",
                         self.name,
                         self.cam.message.get(),
                     )
-                self._stopped.wait(self.poll)
-            if self._stopped.is_set():
+                flight.stopped.wait(self.poll)
+            if flight.stopped.is_set():
                 return  # stop() has spoken
             self._covered = sweep.n_frames
-            if not self._camera_done.wait(self.patience):
+            if not flight.camera_done.wait(self.patience):
                 log.warning("%s: all frames are there and the IOC still acquires", self.name)
-            self._disarm()
-            finish(flight)
+            self._disarm(flight)
+            finish(flight.status)
             if lost:
                 log.warning("%s: frames %s never came", self.name, ranges(lost))
         except Exception as error:
-            self._disarm()
+            self._disarm(flight)
             fail(
-                flight,
+                flight.status,
                 error
                 if isinstance(error, DeviceError)
                 else DeviceError(f"{self.name}: frames cannot be followed: {error}"),
@@ -486,38 +490,36 @@ class Pilatus(Device):
         """Give the status of the flight: done when all frames are there or their time is over."""
         if self._flight is None:
             raise DeviceError(f"{self.name} was completed without being kicked off")
-        return self._flight
+        return self._flight.status
 
-    def _disarm(self) -> None:
+    def _disarm(self, flight: Flight) -> None:
         """Leave the detector idle; an abort blocks the IOC's port for 2 s, so never wait."""
-        if not self._camera_done.is_set() or self.cam.acquire.get():
+        if not flight.camera_done.is_set() or self.cam.acquire.get():
             self.cam.acquire.put(0)
 
     @property
     def flying(self) -> bool:
         """Whether a series is running or its files are still awaited."""
-        return self._flight is not None and not self._flight.done
+        return self._flight is not None and not self._flight.status.done
 
     def stop(self, *, success: bool = False) -> None:
         """Stop a series; the frames that are there stay.
 
         With ``success`` (a plan that tidies up) the flight ends as if this had been wanted.
         """
-        if self.flying:
-            assert self._flight is not None
-            assert self._folder is not None
-            self._stopped.set()
-            n = int(self._folder.present.sum())
-            if success:
-                finish(self._flight)
-            else:
-                fail(
-                    self._flight,
-                    DeviceError(
-                        f"{self.name} was stopped after {n} of {len(self._folder.present)} frames"
-                    ),
-                )
-            self._disarm()
+        flight = self._flight
+        if flight is None or not self.flying:
+            return
+        flight.stopped.set()
+        n, expected = int(flight.folder.present.sum()), flight.sweep.n_frames
+        if success:
+            finish(flight.status)
+        else:
+            fail(
+                flight.status,
+                DeviceError(f"{self.name} was stopped after {n} of {expected} frames"),
+            )
+        self._disarm(flight)
 
     def pause(self) -> None:
         """Stop: half a sweep cannot be resumed."""
