@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from runs import MeasuredRun
+from simulated import RE, config, devices, documents, ioc, simulator  # noqa: F401
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ Ready = Annotated[
     Path | None,
     typer.Option("--ready", metavar="FILE", help="Write this JSON file once it serves."),
 ]
-WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True)]
+WithParent = Annotated[int | None, typer.Option("--with-parent", metavar="PID", hidden=True)]
 
 
 @app.command()
@@ -129,7 +129,7 @@ def stack(
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
     ] = True,
     as_json: AsJson = False,
-    with_parent: WithParent = False,
+    with_parent: WithParent = None,
 ) -> None:
     """Follow the journal: stack frames into scan files, and publish the runs.
 
@@ -163,7 +163,7 @@ def stack(
 def serve(
     beamline: Beamline = None,
     ready: Ready = None,
-    with_parent: WithParent = False,
+    with_parent: WithParent = None,
 ) -> None:
     """Serve the catalog over HTTP (Tiled), with the API key in the configured key file."""
     from offbragg.beamline import load
@@ -176,7 +176,7 @@ def serve(
         host=config.catalog.host,
         port=config.catalog.port,
         ready=ready,
-        parent=os.getppid() if with_parent else None,
+        parent=with_parent,
     )
 
 
@@ -235,13 +235,13 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _until_told_to_stop(*, with_parent: bool) -> Iterator[threading.Event]:
+def _until_told_to_stop(*, with_parent: int | None) -> Iterator[threading.Event]:
     """Give an event that SIGINT, SIGTERM or, if asked, the end of the parent process sets."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if with_parent:
-        threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+    if with_parent is not None:
+        threading.Thread(target=_follow_parent, args=(with_parent,), daemon=True).start()
     yield stop
 
 

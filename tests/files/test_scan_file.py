@@ -380,19 +380,21 @@ def test_one_thread_writes_and_others_read_the_same_file(tmp_path, start, make_c
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    held = ScanFile.open(scan.path)
-    for number in range(60):
-        scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)
-    assert held.length == 60
-    # the end, while others still hold the file: it must be clean for everybody afterwards
-    end(scan)
-    assert not read_superblock(scan.path).writing
-    deadline = time.monotonic() + 10
-    while (not seen or seen[-1] < 60) and time.monotonic() < deadline:
-        pass
-    finished.set()
-    for thread in threads:
-        thread.join()
+    try:
+        held = ScanFile.open(scan.path)
+        for number in range(60):
+            scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)
+        assert held.length == 60
+        # the end, while others still hold the file: it must be clean for everybody afterwards
+        end(scan)
+        assert not read_superblock(scan.path).writing
+        deadline = time.monotonic() + 10
+        while (not seen or seen[-1] < 60) and time.monotonic() < deadline:
+            pass
+    finally:
+        finished.set()
+        for thread in threads:
+            thread.join()
     assert held.complete
     held.close()
 
@@ -496,6 +498,24 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start):
             counts = scan.stack.counts[number]
             if statuses[number] is Status.STORED:
                 np.testing.assert_array_equal(counts, written_by_writer(number, scan.shape))
+
+
+def test_a_writer_waits_for_a_reader_of_its_own_process(tmp_path, start, make_counts, monkeypatch):
+    scan = ScanFile.create(tmp_path, start=start)
+    scan.close()
+    reader = ScanFile.open(scan.path)
+    closing = threading.Timer(0.2, reader.close)
+    closing.start()
+
+    with ScanFile.resume(scan.path) as again:
+        again.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
+        assert again.length == 1
+
+    closing.join()
+    with ScanFile.open(scan.path):
+        monkeypatch.setattr("offbragg.files.scan_file._PATIENCE", 0.05)
+        with pytest.raises(ScanFileError, match="read-only"):
+            ScanFile.resume(scan.path)
 
 
 def test_pixels_of_a_frame_that_was_never_acknowledged_read_as_missing(tmp_path, start):

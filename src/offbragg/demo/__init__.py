@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -92,7 +93,7 @@ def run_demo(
         scene = scene or simulated_scene(served["truth"])
         config = load(configure(out, served, scene, file_format=file_format))
         make_paths(config)
-        with_file = ["--beamline", str(config.file), "--with-parent"]
+        with_file = ["--beamline", str(config.file), "--with-parent", str(os.getpid())]
         ready = out / "log" / "catalog.json"
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
         children.start("stack", ["offbragg", "stack", *with_file])

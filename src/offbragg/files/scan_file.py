@@ -37,13 +37,15 @@ _LIBVER = ("v110", "v110")  # newer layouts cannot be read by programs with HDF5
 # killed from going on. `_take` sees to it that there is one writer.
 _SYNC_EVERY = 10.0  # s between fsyncs: HDF5's own flush survives a killed process, not a power cut
 
+_PATIENCE = 2.0  # s, for others who are just opening or reading
+
 
 class ScanFile:
     """One sweep on disk, made by `create`, `resume` or `open`.
 
     A scan file has one writer and any number of readers, in this process and in others. In the
-    writer's own process, open the writer first: HDF5 refuses to write a file that the same
-    process already holds open for reading.
+    writer's own process, readers that are open before the writer must close within two seconds:
+    HDF5 refuses to write a file that the same process already holds open for reading.
     """
 
     def __init__(self, file: h5py.File, path: Path, lock: int | None = None) -> None:
@@ -128,7 +130,7 @@ class ScanFile:
         try:
             if _interrupted(path):
                 release(path, keep=_beside(path, "superblock"))
-            file = h5py.File(path, "r+", libver=_LIBVER, locking=False, rdcc_nbytes=0)
+            file = _open_for_writing(path)
             try:
                 file.swmr_mode = True
                 return cls(file, path, lock)
@@ -153,7 +155,7 @@ class ScanFile:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there")
-        deadline = clock.monotonic() + 2.0
+        deadline = clock.monotonic() + _PATIENCE
         while True:
             try:
                 file = h5py.File(path, "r", libver=_LIBVER, swmr=True, locking=False)
@@ -551,6 +553,18 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
 
 def _beside(path: Path, what: str) -> Path:
     return path.with_name(f".{path.name}.{what}")
+
+
+def _open_for_writing(path: Path) -> h5py.File:
+    deadline = clock.monotonic() + _PATIENCE
+    while True:
+        try:
+            return h5py.File(path, "r+", libver=_LIBVER, locking=False, rdcc_nbytes=0)
+        except OSError as error:
+            # HDF5 cannot write what another thread of this process is just reading
+            if "already open for read-only" not in str(error) or clock.monotonic() > deadline:
+                raise
+            clock.sleep(0.01)
 
 
 def _interrupted(path: Path) -> bool:

@@ -1,0 +1,29 @@
+"""The examples in docstrings run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sweep",
+        "geometry",
+        "ledger",
+        "stack",
+        "files.cbf",
+        "files.nxrefine",
+        "files.superblock",
+    ],
+)
+def test_examples_run(name: str):
+    module = importlib.import_module(f"offbragg.{name}")
+
+    result = doctest.testmod(module)
+
+    assert result.attempted > 0
+    assert result.failed == 0
