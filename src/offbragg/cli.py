@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -115,7 +116,10 @@ def shell(context: typer.Context, beamline: Beamline = None) -> None:
 
     config = load(beamline)  # a wrong configuration is told before IPython starts
     os.environ["OFFBRAGG_BEAMLINE"] = str(config.file)
-    arguments = ["--profile-dir", str(profile_directory()), *context.args]
+    # IPython keeps its history beside the profile, and the installed one is not ours to write to
+    profile = config.paths.log / "profile_offbragg"
+    shutil.copytree(profile_directory(), profile, dirs_exist_ok=True)
+    arguments = ["--profile-dir", str(profile), *context.args]
     os.execv(sys.executable, [sys.executable, "-m", "IPython", *arguments])
 
 
@@ -125,6 +129,12 @@ def stack(
     once: Annotated[
         bool, typer.Option("--once", help="Finish every run that there is, then end.")
     ] = False,
+    late: Annotated[
+        float,
+        typer.Option(
+            "--late", metavar="SECONDS", help="How late a frame may be before it is missing."
+        ),
+    ] = 5.0,
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
     ] = True,
@@ -143,7 +153,7 @@ def stack(
 
     config = load(beamline)
     _log_to_stderr()
-    followers: list[Follower] = [Stacker(config.paths.experiment)]
+    followers: list[Follower] = [Stacker(config.paths.experiment, late=late)]
     if catalog:
         from offbragg.catalog.publisher import Publisher
 

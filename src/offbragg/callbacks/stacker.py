@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from offbragg.errors import FrameError, IncompleteFrame
+from offbragg.errors import FrameError, GeometryError, IncompleteFrame, ScanFileError
 from offbragg.files import read_frame
-from offbragg.files.nxrefine import scan_directory, write_wrapper
+from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.ledger import Status
 
@@ -61,9 +61,8 @@ class Stacker:
         if path is None:
             return False
         with ScanFile.open(path) as scan:
-            return scan.complete and all(
-                status is not Status.MISSING for _, status, _ in scan.ledger.problems()
-            )
+            stacked = scan.complete and not scan.ledger.counts()[Status.MISSING]
+        return stacked and has_wrapper(path)
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
@@ -248,6 +247,8 @@ class SweepStacker:
         if self._writer is not None:
             self._write_values()
             self._finish(self._stop)
+        elif not has_wrapper(self.path):
+            self._wrap()
         return True
 
     def _write_values(self) -> None:
@@ -263,7 +264,20 @@ class SweepStacker:
             summary=self._values.summary(),
         )
         self._writer = None
-        write_wrapper(self.path)
+        self._wrap()
+        counts = ", ".join(f"{n} {status}" for status, n in self._counts().items() if n)
+        log.info("stacked %s: %s", self.path, counts)
+
+    def _wrap(self) -> None:
+        """Write what NXRefine opens; without it the scan file is whole all the same."""
+        try:
+            write_wrapper(self.path)
+        except (GeometryError, ScanFileError) as error:
+            log.warning("no NXRefine wrapper for %s: %s", self.path, error)
+
+    def _counts(self) -> dict[str, int]:
+        with ScanFile.open(self.path) as scan:
+            return scan.ledger.counts()
 
     def _scan(self) -> ScanFile:
         if self._writer is None:

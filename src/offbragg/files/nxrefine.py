@@ -264,6 +264,21 @@ def _general(geometry: Geometry) -> _Frame:
 # ---- wrapper and parent ----------------------------------------------------------------
 
 
+def has_wrapper(path: Path | str) -> bool:
+    """Whether the wrapper of a scan file is there and has its rotation."""
+    path = Path(path).resolve()
+    with ScanFile.open(path) as scan:
+        wrapper = _wrapper_of(path, scan)
+    if not wrapper.is_file():
+        return False
+    with h5py.File(wrapper, "r", locking=False) as file:
+        return path.stem in file
+
+
+def _wrapper_of(path: Path, scan: ScanFile) -> Path:
+    return path.parents[1] / f"{scan.sample.name}_{path.parent.name}.nxs"
+
+
 def write_wrapper(path: Path | str) -> Path:
     """Write what NXRefine and NeXpy open: the wrapper of a finished sweep, and its parent.
 
@@ -283,7 +298,7 @@ def write_wrapper(path: Path | str) -> Path:
         setting = translate(
             scan.geometry, scan.sweep, None if sample.UB is None else np.array(sample.UB)
         )
-        wrapper = scan_dir.parent / f"{sample.name}_{scan_dir.name}.nxs"
+        wrapper = _wrapper_of(path.resolve(), scan)
         parent = scan_dir.parent / f"{sample.name}_scans.nxs"
         with _edited(wrapper) as file:
             _fresh_entry(file, scan, f"{sample.name} {sample.label} {scan_dir.name}")
