@@ -10,6 +10,7 @@ config = beamline.load()
 beamline.make_paths(config)
 devices = beamline.build_devices(config)
 RE = beamline.make_run_engine(config, devices)
+beamline.make_interactive(RE, config, get_ipython())
 globals().update(devices)
 
 import bluesky.plan_stubs as bps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -13,14 +14,39 @@ from ophyd.status import Status
 
 from offbragg.errors import DeviceError
 
+log = logging.getLogger(__name__)
 
-def in_background(device: Any, work: Callable[..., None], *args: Any) -> Status:
+
+class Watched(Status):
+    """A status that says how far it is, to whoever watches (as bluesky's progress bars do)."""
+
+    def __init__(self, device: Any) -> None:
+        super().__init__(device)
+        self._watchers: list[Callable[..., None]] = []
+
+    def watch(self, watcher: Callable[..., None]) -> None:
+        """Call ``watcher`` with name, current, initial, target and unit at every report."""
+        self._watchers.append(watcher)
+
+    def report(self, **how_far: Any) -> None:
+        """Tell all watchers; one that fails must not fail the device."""
+        for watcher in self._watchers:
+            try:
+                watcher(**how_far)
+            except Exception:
+                log.exception("a watcher of %s failed", self.obj)
+
+
+def in_background(
+    device: Any, work: Callable[..., None], *args: Any, status: Status | None = None
+) -> Status:
     """Run ``work(*args)`` in a thread that may use Channel Access; the status tells its end.
 
     An exception of the work becomes the exception of the status, so a plan that waits for the
     status sees the device's own words.
     """
-    status = Status(device)
+    if status is None:
+        status = Status(device)
 
     def run() -> None:
         try:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +16,7 @@ from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind
 from ophyd.status import Status
 
-from offbragg.devices.background import fail, in_background, put
+from offbragg.devices.background import Watched, fail, in_background, put
 from offbragg.errors import ConfigError, DeviceError
 
 log = logging.getLogger(__name__)
@@ -205,13 +206,21 @@ class Cryostream(Device):
         self._asked = kelvin
         cancel = self._cancel = threading.Event()
         self.settled = None
-        self._status = in_background(
-            self, self._go, float(kelvin), self.timeout if timeout is None else timeout, cancel
+        limit = self.timeout if timeout is None else timeout
+        status = self._status = Watched(self)
+        return in_background(
+            self, self._go, float(kelvin), limit, cancel, status.report, status=status
         )
-        return self._status
 
-    def _go(self, kelvin: float, timeout: float, cancel: threading.Event) -> None:
-        away = abs(kelvin - float(self.temperature.get()))
+    def _go(
+        self,
+        kelvin: float,
+        timeout: float,
+        cancel: threading.Event,
+        report: Callable[..., None],
+    ) -> None:
+        initial = float(self.temperature.get())
+        away = abs(kelvin - initial)
         put(self.ramp_speed, self.ramp_rate)
         put(self.ramp_target, kelvin)
         put(self.ramp, 1)
@@ -231,6 +240,13 @@ class Cryostream(Device):
                 settled_at = None
             elif settled_at is None:
                 settled_at = now
+            report(
+                name=f"{self.name}: {verdict.reason or 'settled, dwelling'}",
+                current=temperatures[-1],
+                initial=initial,
+                target=kelvin,
+                unit="K",
+            )
             if settled_at is not None and now - settled_at >= self.settle.dwell:
                 self.settled = {
                     "mean": verdict.mean,

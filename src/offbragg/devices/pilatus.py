@@ -24,7 +24,7 @@ from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV, Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import fail, finish, in_background, put, verify
+from offbragg.devices.background import Watched, fail, finish, in_background, put, verify
 from offbragg.devices.frame_folder import FrameFolder, decided, ranges
 from offbragg.errors import ConfigError, DeviceError, SweepError
 from offbragg.geometry import Geometry
@@ -141,7 +141,7 @@ class Flight:
 
     sweep: Sweep
     folder: FrameFolder
-    status: Status
+    status: Watched
     armed: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
     camera_done: threading.Event = field(default_factory=threading.Event)
@@ -406,7 +406,7 @@ class Pilatus(Device):
         """Start the series; the status is done when camserver has acknowledged (Armed)."""
         if self._sweep is None or self._folder is None:
             raise DeviceError(f"{self.name} was kicked off without being prepared")
-        flight = self._flight = Flight(self._sweep, self._folder, Status(self))
+        flight = self._flight = Flight(self._sweep, self._folder, Watched(self))
         flight.watch = self.cam.armed.subscribe(flight.on_armed, run=False)
         self.cam.acquire.put(1, use_complete=True, callback=lambda **_: flight.camera_done.set())
         return in_background(self, self._fly, flight)
@@ -445,6 +445,13 @@ class Pilatus(Device):
                 folder.look()
                 self._covered, lost = decided(
                     folder.present, elapsed, period=sweep.period, patience=self.patience
+                )
+                flight.status.report(
+                    name=f"{self.name}: {sweep.axis} {sweep.start:g} → {sweep.stop:g}°",
+                    current=self._covered,
+                    initial=0,
+                    target=sweep.n_frames,
+                    unit="frames",
                 )
                 if len(lost) > self.max_missing:
                     raise self._lost(sweep, folder, lost)
