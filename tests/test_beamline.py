@@ -79,7 +79,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("[limits]\ntemperature = [80.0]", ["limits.temperature"]),
         ("[catalog]\nport = '8000'", ["catalog.port is '8000'", "integer"]),
         ("[catalog]\nport = 70000", ["catalog.port is 70000"]),
-        ("[catalog]\nhots = 'x'", ["catalog.hots is unknown", "host, port, key_file"]),
+        ("[catalog]\nhots = 'x'", ["catalog.hots is unknown", "host, port"]),
         ("[channel_access]\nserver = 5064", ["channel_access.server is unknown", "server_port"]),
         ("[devices.pilatus]\nprefix = 'X:'", ["devices.pilatus.class is missing"]),
         ("[devices.pilatus]\nclass = 'Pilatus'", ["devices.pilatus.class is 'Pilatus'"]),

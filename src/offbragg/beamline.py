@@ -102,9 +102,6 @@ class Catalog(_Table):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    key_file: LoosePath | None = Field(
-        default=None, description="API key; by default in paths.catalog"
-    )
 
 
 class Limits(_Table):
@@ -131,8 +128,8 @@ class Beamline(_Table):
 
     @property
     def key_file(self) -> Path:
-        """Where the catalog's API key is kept."""
-        return self.catalog.key_file or self.paths.catalog / "key"
+        """Where the catalog's server keeps its API key (mode 0600)."""
+        return self.paths.catalog / "key"
 
     @property
     def catalog_url(self) -> str:
@@ -228,15 +225,7 @@ def load(path: str | Path | None = None) -> Beamline:
     except ValidationError as error:
         raise ConfigError(_explain(error, file)) from None
     paths = {name: _from(file, value) for name, value in config.paths}
-    key_file = config.catalog.key_file
-    return config.model_copy(
-        update={
-            "paths": Paths(**paths),
-            "catalog": config.catalog.model_copy(
-                update={"key_file": _from(file, key_file) if key_file else None}
-            ),
-        }
-    )
+    return config.model_copy(update={"paths": Paths(**paths)})
 
 
 def _from(file: Path, path: Path) -> Path:

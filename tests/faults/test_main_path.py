@@ -209,6 +209,24 @@ def test_a_catalog_that_was_dead_all_the_time_gets_every_run_once(beamline, meas
         assert validate(run, fix_errors=False, try_reading=True, raise_on_error=True)
     assert runs[measured["RunEngine killed"]].metadata["stop"]["exit_status"] == "fail"
 
+    read = run_readme(beamline.config)
+    np.testing.assert_array_equal(read["frame"], read["run"]["primary"]["pilatus_image"].read()[30])
+    assert len(read["cold"]) == 3
+    assert list(read["rows"]["status"]) == ["stored"] * FRAMES
+    assert list(read["table"]["angle"]) == list(read["rows"]["angle"])
+    read["runs"].context.close()
+
+
+def run_readme(config: Beamline) -> dict[str, Any]:
+    """Run the README's example as it stands there, with this catalog's address and key."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    example = example.replace("http://127.0.0.1:8000", config.catalog_url)
+    example = example.replace("…", config.key_file.read_text().strip())
+    names: dict[str, Any] = {}
+    exec(example, names)
+    return names
+
 
 def test_a_dropped_and_a_damaged_frame_are_listed_and_shift_nothing(tmp_path):
     beamline = SimulatedBeamline(tmp_path, ioc=("--fault", "drop=7", "--fault", "flip=12"))
