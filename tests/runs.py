@@ -34,6 +34,7 @@ class MeasuredRun:
     n_frames: int = 10
     temperature: float = 120.0
     late: float = 0.3
+    period: float = 0.1
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     began: float = field(default_factory=time.time)
 
@@ -72,7 +73,7 @@ class MeasuredRun:
                 "step": 0.5,
                 "n_frames": self.n_frames,
                 "exposure": 0.098,
-                "period": 0.1,
+                "period": self.period,
             },
             "geometry": {
                 "wavelength": 0.7,

@@ -410,7 +410,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     from bluesky.preprocessors import SupplementalData
 
     import offbragg
-    from offbragg.callbacks.journal import Journal
+    from offbragg.callbacks.journal import Journal, close_all_abandoned
 
     RE = bluesky.RunEngine(
         {},
@@ -429,16 +429,39 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
             **config.metadata,
         }
     )
+    for run in close_all_abandoned(config.paths.journal):
+        log.warning("run %s had lost its RunEngine; its journal is closed", run)
     RE.subscribe(Journal(config.paths.journal))
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
+    RE.preprocessors.append(checker(config, RE.md))
     RE.preprocessors.append(recorder(columns, devices))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
     return RE
+
+
+def checker(config: Beamline, md: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Make a preprocessor that refuses runs when a plan announces them, before it moves anything.
+
+    Parameters
+    ----------
+    config
+        What `load` gave.
+    md
+        The RunEngine's own metadata.
+    """
+    from bluesky.preprocessors import msg_mutator
+
+    def check(msg: Any) -> Any:
+        if msg.command == "null" and "would_open" in msg.kwargs:
+            check_start(config, {**md, **msg.kwargs["would_open"]})
+        return msg
+
+    return lambda plan: msg_mutator(plan, check)
 
 
 def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
@@ -452,7 +475,7 @@ def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
     RE, config
         What `make_run_engine` and `load` gave.
     shell
-        The IPython shell.
+        The IPython shell, or None (a queueserver's worker).
     """
     from offbragg.callbacks.progress import Bars, Rows
 
@@ -468,7 +491,8 @@ def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
         print(f"{kind.__name__}: {error}", file=sys.stderr)
         log.debug("told at the prompt", exc_info=error)
 
-    shell.set_custom_exc((OffbraggError,), tell)
+    if shell is not None:
+        shell.set_custom_exc((OffbraggError,), tell)
 
 
 def recorder(

@@ -225,6 +225,8 @@ class Pilatus(Device):
         self.geometry = geometry
 
         self.exposure_started: float | None = None
+        self.armed_at: float | None = None
+        """When the first exposure began, by this host's monotonic clock, s."""
         self._sweep: Sweep | None = None
         self._folder: FrameFolder | None = None
         self._stem = ""
@@ -432,6 +434,7 @@ class Pilatus(Device):
         finally:
             self.cam.armed.unsubscribe(flight.watch)
         self.exposure_started = flight.began
+        self.armed_at = flight.clock
         in_background(self, self._watch, flight)
 
     def _watch(self, flight: Flight) -> None:
