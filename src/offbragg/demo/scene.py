@@ -89,10 +89,11 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
             "frames do not say which axes turned and where the panel stands\n"
             "Give their geometry as well: --model FILE (JSON, see how-to/replay)."
         )
-    try:
-        first = read_frame(paths[0], number=0)
-    except FrameError as error:
-        raise ConfigError(f"{paths[0].name} cannot be replayed: {error}") from error
+    for number, path in reversed(list(enumerate(paths))):
+        try:
+            first = read_frame(path, number=number)
+        except FrameError as error:
+            raise ConfigError(f"{path.name} cannot be replayed: {error}") from error
     try:
         told = json.loads(model.read_text())
         scan = told["goniometer"]["scan_axis"]
