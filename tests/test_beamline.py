@@ -108,10 +108,13 @@ def test_broken_toml_says_where(written):
 
 
 def test_a_geometry_without_wavelength_is_refused(written):
-    config = beamline.load(written("[geometry]\naxes = []"))
-
     with pytest.raises(ConfigError, match=r"geometry\.wavelength is missing"):
-        config.make_geometry()
+        beamline.load(written("[geometry]\naxes = []"))
+
+
+def test_a_range_of_temperatures_the_wrong_way_round_is_refused(written):
+    with pytest.raises(ConfigError, match=r"limits\.temperature is .*lowest and then the highest"):
+        beamline.load(written("[limits]\ntemperature = [400.0, 80.0]"))
 
 
 @pytest.mark.parametrize(

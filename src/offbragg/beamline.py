@@ -21,7 +21,14 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from offbragg.errors import (
     CatalogError,
@@ -109,6 +116,13 @@ class Limits(_Table):
 
     free_disk: float = Field(default=1.0, ge=0, description="space to leave on every disk, GB")
     temperature: Range = Field(default=(80.0, 500.0), description="lowest and highest, K")
+
+    @field_validator("temperature")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("must be the lowest and then the highest temperature")
+        return value
 
 
 class Beamline(_Table):
@@ -225,6 +239,7 @@ def load(path: str | Path | None = None) -> Beamline:
     except ValidationError as error:
         raise ConfigError(_explain(error, file)) from None
     paths = {name: _from(file, value) for name, value in config.paths}
+    config.make_geometry()  # a wrong one is told now, not when a sweep is to begin
     return config.model_copy(update={"paths": Paths(**paths)})
 
 
