@@ -13,6 +13,7 @@ from offbragg.callbacks.stacker import Stacker
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import follow
+from sim_iocs.tiff import encode_tiff
 
 
 @pytest.fixture
@@ -224,3 +225,24 @@ def test_a_slow_camserver_that_outlived_its_run_engine_is_waited_for(run, stacke
         for timer in writing:
             timer.join()
         assert scan.ledger.counts()["stored"] == 10
+
+
+def test_a_tiff_is_believed_once_it_has_stopped_changing(run, stacked):
+    content = [
+        encode_tiff(counts_of(n), model="test", header=["test"], taken=0.0) for n in range(10)
+    ]
+    run.suffix = "tif"
+    run.begin()
+    for number in range(10):
+        run.path(number).write_bytes(content[number])
+    half = len(content[3]) // 2
+    run.path(3).write_bytes(content[3][:half] + bytes(len(content[3]) - half))
+    run.announce(10)
+    run.end()
+    later = threading.Timer(0.3, run.path(3).write_bytes, [content[3]])
+    later.start()
+
+    with stacked() as scan:
+        later.join()
+        assert scan.ledger.counts()["stored"] == 10
+        np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))

@@ -189,6 +189,10 @@ class SweepStacker:
             return Status.MISSING, f"{path.name} was not there"
         if look.problem is not None:
             return look.problem  # the file has not changed since
+        changing = Status.MISSING, f"{path.name} has no checksum and was still changing"
+        steady = self._clock() - look.since >= _STEADY
+        if look.unverified and not steady:
+            return changing
         try:
             frame = read_frame(path, number=number, shape=self._shape)
         except FileNotFoundError:
@@ -201,8 +205,9 @@ class SweepStacker:
                 else (Status.REJECTED, _first_line(error))
             )
             return look.problem
-        if not frame.verified and self._clock() - look.since < _STEADY:
-            return Status.MISSING, f"{path.name} has no checksum and was still changing"
+        if not frame.verified and not steady:
+            look.unverified = True
+            return changing
         self._store(frame, path)
         return None
 
@@ -269,7 +274,7 @@ class SweepStacker:
         for number in sorted(self._given_up):
             if self._try(number) is not None and number in self._looked:
                 look = self._looked[number]
-                if look.problem is None and self._clock() - look.since < _STEADY:
+                if look.unverified and self._clock() - look.since < _STEADY:
                     return False  # no checksum: it has to be seen twice
         if self._writer is not None:
             self._write_values()
@@ -322,6 +327,7 @@ class _Look:
     signature: tuple[int, int]  # size, time of the last change
     since: float
     problem: tuple[Status, str] | None = None
+    unverified: bool = False
 
 
 class _FrameFiles:
