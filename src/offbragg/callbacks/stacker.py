@@ -179,7 +179,10 @@ class SweepStacker:
                 break
 
     def _try(self, number: int) -> tuple[Status, str] | None:
-        """Store a frame if its file is good; else say what it would be given up as, and why."""
+        """Store a frame if its file is good, and say what it would be given up as if it is not.
+
+        A file without a checksum is neither until it has stopped changing.
+        """
         path = self._path_of(number)
         if path is None:
             return Status.MISSING, f"the file of frame {number} was not there"
@@ -189,10 +192,9 @@ class SweepStacker:
             return Status.MISSING, f"{path.name} was not there"
         if look.problem is not None:
             return look.problem  # the file has not changed since
-        changing = Status.MISSING, f"{path.name} has no checksum and was still changing"
         steady = self._clock() - look.since >= _STEADY
         if look.unverified and not steady:
-            return changing
+            return None  # to be seen again
         try:
             frame = read_frame(path, number=number, shape=self._shape)
         except FileNotFoundError:
@@ -207,7 +209,7 @@ class SweepStacker:
             return look.problem
         if not frame.verified and not steady:
             look.unverified = True
-            return changing
+            return None
         self._store(frame, path)
         return None
 
@@ -272,10 +274,9 @@ class SweepStacker:
         if self._stop is None:
             return False
         for number in sorted(self._given_up):
-            if self._try(number) is not None and number in self._looked:
-                look = self._looked[number]
-                if look.unverified and self._clock() - look.since < _STEADY:
-                    return False  # no checksum: it has to be seen twice
+            self._try(number)
+        if any(look.unverified for look in self._looked.values()):
+            return False  # to be seen again
         if self._writer is not None:
             self._write_values()
             self._finish(self._stop)
