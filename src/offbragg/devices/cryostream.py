@@ -171,6 +171,7 @@ class Cryostream(Device):
         self._asked: float | None = None
         self._status: Status | None = None
         self._cancel = threading.Event()
+        self._asking = threading.Lock()
 
     def check_value(self, value: float, **kwargs: Any) -> None:
         """Refuse a temperature outside the limits; nothing is written to any record.
@@ -221,9 +222,12 @@ class Cryostream(Device):
     ) -> None:
         initial = float(self.temperature.get())
         away = abs(kelvin - initial)
-        put(self.ramp_speed, self.ramp_rate)
-        put(self.ramp_target, kelvin)
-        put(self.ramp, 1)
+        with self._asking:  # one that was overtaken must not ask after the other
+            if cancel.is_set():
+                return
+            put(self.ramp_speed, self.ramp_rate)
+            put(self.ramp_target, kelvin)
+            put(self.ramp, 1)
         limit = away / self.ramp_rate * 3600.0 + timeout
         began = time.monotonic()
         keep = self.settle.window + 2 * self.interval
