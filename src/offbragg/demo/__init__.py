@@ -98,6 +98,7 @@ def run_demo(
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
         children.start("stack", ["offbragg", "stack", *with_file])
 
+        children.wait_for(ready)  # its start takes both cores, which the first sweep needs
         with Watch(children, config, ready) as watch:
             uids = _measure(config, scene, console)
             result = look(config, scene, uids, children, console)

@@ -16,7 +16,7 @@ from offbragg.sweep import Sweep
 FLUSH_PERIOD = 0.25
 """Time between two collections of documents during a sweep, s."""
 
-LATE = 0.25
+LATE = 0.4
 """How far from its start angle a software trigger may be, s; it is 5 to 20 ms on a quiet host."""
 
 
