@@ -95,6 +95,12 @@ class Whole(Record, ca.ChannelInteger):
     """A 32-bit integer (longin, longout), or an array of them."""
 
 
+class Tiny(Record, ca.ChannelInteger):
+    """An 8-bit integer that is a number, no text."""
+
+    data_type = ca.ChannelType.CHAR
+
+
 class Short(Record, ca.ChannelShort):
     """A 16-bit integer."""
 
@@ -168,7 +174,7 @@ def make_record(row: Mapping[str, Any]) -> Any:
     if count > 1:
         common["max_length"] = count
         value = value or [0]
-    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Whole}
+    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Tiny}
     if kind in ("double", "float"):
         common["precision"] = row.get("precision", 0)
     return numbers[kind](

@@ -204,6 +204,8 @@ def test_every_record_of_a_temperature_controller_is_there(told, prefix, databas
 
 # -- ophyd's classes; no tables are needed for these
 
+AT_ONCE = {"lazy_wait_for_connection": False}  # not signal by signal
+
 
 @pytest.mark.parametrize(
     ("kind", "name"),
@@ -215,7 +217,8 @@ def test_every_record_of_a_temperature_controller_is_there(told, prefix, databas
 def test_the_classes_of_ophyd_connect_with_all_their_signals(ioc, kind, name):
     from ophyd.areadetector import plugins
 
-    plugin = getattr(plugins, kind)(f"{ioc['prefix']}{name}:", name=name)
+    base = getattr(plugins, kind)
+    plugin = type(kind, (base,), AT_ONCE)(f"{ioc['prefix']}{name}:", name=name)
 
     plugin.wait_for_connection(all_signals=True, timeout=60)
 
@@ -236,7 +239,9 @@ def test_a_class_of_ophyd_connects_without_what_the_real_ioc_does_not_have_eithe
     from ophyd.areadetector import cam, plugins
 
     base = getattr(plugins if group == "Proc1" else cam, kind)
-    device = type(kind, (base,), dict.fromkeys(missing))(f"{ioc['prefix']}{group}:", name="device")
+    device = type(kind, (base,), AT_ONCE | dict.fromkeys(missing))(
+        f"{ioc['prefix']}{group}:", name="device"
+    )
 
     device.wait_for_connection(all_signals=True, timeout=60)
 
