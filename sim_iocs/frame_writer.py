@@ -30,6 +30,7 @@ class Worker:
     def __init__(self, options: dict[str, Any]) -> None:
         self.replay: Replay | None = None
         self.crystal: Crystal | None = None
+        self._last: bytes | None = None
         if options.get("replay"):
             self.replay = Replay.open(Path(options["replay"]))
         else:
@@ -56,13 +57,16 @@ class Worker:
 
         The task has ``path``, ``number`` (from 0 in its series), ``header`` (lines), ``taken``
         (POSIX s), ``exposure`` (fields of ``Exposure``) and ``fault`` (None, "drop", "flip",
-        "truncate").
+        "truncate", "resize", or "duplicate": the frame before once more).
         """
         path = Path(task["path"])
         fault = task.get("fault")
         if fault == "drop":
             return
         content = self.content(task, path)
+        if fault == "duplicate" and self._last is not None:
+            content = self._last
+        self._last = content
         if fault == "flip":
             content = flip_bit(content)
         elif fault == "truncate":
@@ -75,6 +79,8 @@ class Worker:
             return self.replay.read(task["number"])
         assert self.crystal is not None
         counts = self.crystal.count(Exposure(**task["exposure"]))
+        if task.get("fault") == "resize":
+            counts = counts[:-1]
         if path.suffix.lower() == ".cbf":
             return encode_cbf(counts, name=path.stem, header=task["header"])
         return encode_tiff(counts, model=task["model"], header=task["header"], taken=task["taken"])

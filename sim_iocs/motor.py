@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -123,9 +124,13 @@ class Motor:
         speed: float,
         acceleration: float = 0.2,
         position: float = 0.0,
+        units: str = "degrees",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         rows = read_table("motor.json")
+        for row in rows.values():
+            if row.get("units", "").startswith("degrees"):
+                row["units"] = row["units"].replace("degrees", units)
         rows["VAL"] |= {"low": limits[0], "high": limits[1]}
         rows |= {"RTYP": {"type": "string", "value": "motor"}}
         self.fields = Records({key: row for key, row in rows.items() if key != "VAL"})
@@ -135,6 +140,8 @@ class Motor:
         self._clock = clock
         self._moves: deque[Move] = deque(maxlen=64)
         self._moves.append(Move(clock(), position, position, speed, 0.0, acceleration))
+        self.jitter = 0.0
+        """Standard deviation of the encoder's reading."""
         self._task: asyncio.Task[None] | None = None
         self._go = asyncio.Event()
         self._go.set()
@@ -142,7 +149,7 @@ class Motor:
             "NAME": name, "DESC": description, "VELO": speed, "ACCL": acceleration, "VBAS": 0.0,
             "BVEL": speed, "JVEL": speed, "HLM": limits[1], "LLM": limits[0], "DHLM": limits[1],
             "DLLM": limits[0], "RBV": position, "DRBV": position, "DVAL": position,
-            "LVAL": position, "OFF": 0.0, "EGU": "degrees", "VMAX": 0.0,
+            "LVAL": position, "OFF": 0.0, "EGU": units, "VMAX": 0.0,
         }  # fmt: skip
         for key, value in fresh.items():
             self.fields[key].preset(value)
@@ -257,6 +264,8 @@ class Motor:
 
     async def _read_back(self) -> None:
         dial = self._moves[-1].position(self._clock())
+        if self.jitter:
+            dial += random.gauss(0.0, self.jitter)
         raw = round(dial / self.fields.value("MRES"))
         await self.fields.post(
             RRBV=raw, DRBV=dial, RBV=dial + self.offset, DIFF=self.value.value - dial - self.offset

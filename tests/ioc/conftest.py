@@ -33,7 +33,11 @@ def wait_until() -> Callable[..., Any]:
 
 
 class Client:
-    """Channel Access by short names."""
+    """Channel Access by short names.
+
+    Its PVs are of a form that ophyd does not ask for: pyepics would hand the same ones to ophyd,
+    which cannot use them.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -43,7 +47,9 @@ class Client:
         from epics import PV
 
         # no monitor: a get asks the IOC, and pyepics does not cut it to what a monitor had
-        pv = self._pvs.setdefault(name, PV(self.prefix + name, auto_monitor=False))
+        if name not in self._pvs:
+            self._pvs[name] = PV(self.prefix + name, auto_monitor=False, form="native")
+        pv = self._pvs[name]
         assert pv.wait_for_connection(timeout=5), name
         return pv.get(timeout=5, use_monitor=False, **keywords)
 
@@ -51,15 +57,17 @@ class Client:
         return self.get(name, as_string=True)
 
     def put(self, name: str, value: Any, *, timeout: float = 30.0) -> None:
-        from epics import caput
+        from epics import PV
 
-        assert caput(self.prefix + name, value, wait=True, timeout=timeout) == 1, name
+        pv = PV(self.prefix + name, auto_monitor=False, form="native")
+        assert pv.wait_for_connection(timeout=5), name
+        assert pv.put(value, wait=True, timeout=timeout) == 1, name
 
     def start(self, name: str, value: Any) -> Callable[[], bool]:
         """Put without waiting; the answer tells whether the put has completed."""
         from epics import PV
 
-        pv = PV(self.prefix + name)
+        pv = PV(self.prefix + name, auto_monitor=False, form="native")
         assert pv.wait_for_connection(timeout=5)
         completed: list[bool] = []
         pv.put(value, callback=lambda **_: completed.append(True))

@@ -9,8 +9,9 @@ import pytest
 
 from sim_iocs.beam import MONITOR_RATE, Counter, Ring, Shutter
 from sim_iocs.cryostream import Cryostream
+from sim_iocs.file_names import c_format, frame_names
 from sim_iocs.motor import Move
-from sim_iocs.pilatus import c_format, frame_names
+from sim_iocs.thermal import Thermal
 
 
 class Clock:
@@ -71,7 +72,8 @@ def cold(clock, refusals) -> Cryostream:
     async def report(message: str) -> None:
         refusals.append(message)
 
-    return Cryostream(temperature=170.0, acceleration=100.0, report=report, clock=clock)
+    thermal = Thermal(temperature=170.0, acceleration=100.0, clock=clock)
+    return Cryostream(thermal, report=report)
 
 
 def ramp(cryostream: Cryostream, to: float, rate: float = 360.0) -> None:
@@ -93,12 +95,12 @@ def test_a_ramp_goes_at_its_rate_and_the_sample_settles_in_8_s_at_100_fold(cold,
     ramp(cold, 130.0)
     later(cold, clock, 2.0)
     half_way = cold.records.value("SETPOINT")
-    lag = cold.sample - half_way
+    lag = cold.thermal.sample - half_way
     later(cold, clock, 6.0)
 
     assert half_way == pytest.approx(170.0 - 2.0 * 100.0 * 0.1, abs=0.5)
     assert 0.3 < lag < 3.0
-    assert cold.sample == pytest.approx(130.0, abs=0.05)
+    assert cold.thermal.sample == pytest.approx(130.0, abs=0.05)
     assert cold.records.value("TEMP") == pytest.approx(130.0, abs=0.15)
     assert cold.records.value("PHASE") == "Hold"
 
@@ -131,7 +133,7 @@ def test_hold_stays_where_the_ramp_is(cold, clock):
     later(cold, clock, 5.0)
 
     assert cold.records.value("SETPOINT") == pytest.approx(160.0, abs=0.5)
-    assert cold.sample == pytest.approx(cold.records.value("SETPOINT"), abs=0.05)
+    assert cold.thermal.sample == pytest.approx(cold.records.value("SETPOINT"), abs=0.05)
 
 
 # -- beam
