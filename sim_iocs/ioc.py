@@ -238,6 +238,8 @@ class Beamline:
         for name, value in (options.faults or {}).items():
             self.own[name]._data["value"] = value
         self.own["acceleration"].on_put = self._on_acceleration
+        self.own["compare_start"].on_put = self._on_compare_start
+        self._compare_armed = 0.0
 
     def records(self) -> dict[str, Any]:
         """Every record of the beamline under its full name."""
@@ -271,6 +273,10 @@ class Beamline:
         self.cryostream.acceleration = min(max(value, 0.0), 10000.0)
         await self.own.post(acceleration=self.cryostream.acceleration)
 
+    async def _on_compare_start(self, value: float) -> None:
+        self._compare_armed = time.monotonic()
+        await self.own.post(compare_start=value)
+
     # -- what the detector sees ---------------------------------------------------------------
 
     def exposure(self, began: float, ended: float) -> dict[str, Any]:
@@ -301,7 +307,8 @@ class Beamline:
         motor = self.motors[self.own.value("compare_axis")]
         position = self.own.value("compare_start") + number * self.own.value("compare_step")
         moment = motor.when(position)
-        return None if moment is None or moment < since else moment
+        # where the axis was before the unit was told to compare, it gave no pulse
+        return None if moment is None or moment < max(since, self._compare_armed) else moment
 
     async def series_began(self) -> None:
         """Start a new list of angles; the faults of this series are taken."""
