@@ -296,12 +296,13 @@ class Beamline:
             "dump": self._on_dump, "overshoot": self._on_overshoot, "stuck": self._on_stuck,
             "silent": self._on_silent, "jitter": self._on_jitter, "noise": self._on_noise,
             "camserver": self._on_camserver, "threshold_seconds": self._on_threshold_seconds,
-            "acceleration": self._on_acceleration,
+            "acceleration": self._on_acceleration, "compare_start": self._on_compare_start,
         }.items():  # fmt: skip
             self.own[name].on_put = hook
         self.own["noise"].preset(NOISE)
         for name in FRAME_FAULTS:
             self.own[name].preset(getattr(self.faults, name))
+        self._compare_armed = 0.0
 
     def records(self) -> dict[str, Any]:
         """Every record of the beamline under its full name."""
@@ -385,6 +386,10 @@ class Beamline:
             elif name in OTHER_FAULTS:
                 await self.own[name].on_put(value)
 
+    async def _on_compare_start(self, value: float) -> None:
+        self._compare_armed = time.monotonic()
+        await self.own.post(compare_start=value)
+
     # -- what the detector sees ---------------------------------------------------------------
 
     def exposure(self, began: float, ended: float) -> dict[str, Any]:
@@ -421,7 +426,8 @@ class Beamline:
             rng = np.random.default_rng([self._seed, 29, round(1000 * number)])
             position += float(rng.normal(0.0, self._jitter))
         moment = motor.when(position)
-        return None if moment is None or moment < since else moment
+        # where the axis was before the unit was told to compare, it gave no pulse
+        return None if moment is None or moment < max(since, self._compare_armed) else moment
 
     async def series_began(self) -> None:
         """Start a new list of angles; the faults of this series are taken."""
