@@ -422,6 +422,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
 
     import offbragg
     from offbragg.callbacks.journal import Journal
+    from offbragg.callbacks.recall import Recall
 
     RE = bluesky.RunEngine(
         {},
@@ -441,6 +442,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         }
     )
     RE.subscribe(Journal(config.paths.journal))
+    RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()

@@ -26,8 +26,10 @@ def rotation_scan(
     flyers: Sequence[Any] = (),
     monitors: Sequence[Any] = (),
     shutter: Any = None,
+    permit: Any = None,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
+    opened: list[str] | None = None,
 ) -> MsgGenerator[str]:
     """Record one sweep in one run; returns the run's uid.
 
@@ -50,11 +52,18 @@ def rotation_scan(
         Signals that are recorded whenever they change; each has a stream of its name.
     shutter
         Set to "open" for the sweep and to "closed" after it, if given.
+    permit
+        Says whether there is beam: ``beam`` is a signal, 1 with and 0 without, that is recorded as
+        the stream "permit". A sweep that loses its beam goes on to its end; its dark frames get
+        the weight 0.
     purpose
         "data", "orient", "background", "dark" or "calibration"; for "dark" the shutter stays
         closed.
     flush_period
         Time between two collections of documents, s.
+    opened
+        The run's uid is appended to it when the run opens, for a plan that wants to know it also
+        when the run fails.
 
     Raises
     ------
@@ -73,15 +82,21 @@ def rotation_scan(
         "hints": {"dimensions": []},
         "sweep": sweep.to_dict(),
         **_of_detector(detector, sweep),
-        "per_frame": _columns(flyers, monitors),
+        "per_frame": _columns(flyers, monitors, permit),
         **(md or {}),
     }
 
+    watched = [(signal, signal.name) for signal in monitors]
+    if permit is not None:
+        watched.append((permit.beam, "permit"))
+
     def inner() -> MsgGenerator[str]:
         uid = yield from bps.open_run(metadata)
+        if opened is not None:
+            opened.append(uid)
         try:
             yield from _fly(
-                detector, axis, sweep, uid, flyers, monitors, shutter, purpose, flush_period
+                detector, axis, sweep, uid, flyers, watched, shutter, purpose, flush_period
             )
         except OffbraggError as error:
             yield from bps.close_run(exit_status="fail", reason=str(error))
@@ -106,7 +121,7 @@ def _fly(
     sweep: Sweep,
     uid: str,
     flyers: Sequence[Any],
-    monitors: Sequence[Any],
+    monitors: Sequence[tuple[Any, str]],
     shutter: Any,
     purpose: str,
     flush_period: float,
@@ -127,8 +142,8 @@ def _fly(
         for device, name in streams:
             yield from bps.declare_stream(device, name=name, collect=True)
             declared.append((device, name))
-        for signal in monitors:
-            yield from bps.monitor(signal, name=signal.name)
+        for signal, name in monitors:
+            yield from bps.monitor(signal, name=name)
             watched.append(signal)
         if shutter is not None and purpose != "dark":
             yield from bps.abs_set(shutter, "open", wait=True)
@@ -171,13 +186,17 @@ def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
     return known
 
 
-def _columns(flyers: Sequence[Any], monitors: Sequence[Any]) -> dict[str, dict[str, str]]:
+def _columns(
+    flyers: Sequence[Any], monitors: Sequence[Any], permit: Any
+) -> dict[str, dict[str, str]]:
     """Collect which per-frame columns will be filled by which data key."""
     columns: dict[str, dict[str, str]] = {}
     for flyer in flyers:
         columns.update(getattr(flyer, "per_frame", {}))
     for signal in monitors:
         columns[signal.name] = {"key": signal.name}
+    if permit is not None:
+        columns["weight"] = {"key": permit.beam.name}
     return columns
 
 
