@@ -82,8 +82,8 @@ class Recall:
                 with ScanFile.open(path) as scan:
                     if scan.complete:
                         return [status is Status.STORED for status in scan.ledger.statuses]
-        except (OffbraggError, OSError):
-            pass  # a scan file that is just being made says nothing yet
+        except (OffbraggError, OSError, KeyError):
+            pass  # none, or one that is just being made
         for name, doc in documents:
             if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
                 files = FrameFiles(doc)
