@@ -31,7 +31,7 @@ class Sweep:
         Angle at which the first exposure begins, degree.
     step
         Turned from the beginning of one frame to the beginning of the next, degree; negative
-        turns backwards.
+        turns backwards, 0 stands still.
     n_frames
         How many frames.
     exposure
@@ -66,8 +66,6 @@ class Sweep:
                 raise SweepError(f"sweep.{name} is {value}: it must be a finite number")
         if self.n_frames < 1:
             raise SweepError(f"sweep.n_frames is {self.n_frames}: a sweep has at least one frame")
-        if self.step == 0.0:
-            raise SweepError("sweep.step is 0 degree: a sweep turns; negative turns backwards")
         if self.exposure <= 0.0:
             raise SweepError(f"sweep.exposure is {self.exposure} s: it must be above 0 s")
         if self.period < self.exposure:

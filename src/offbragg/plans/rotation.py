@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
-from offbragg.errors import OffbraggError
+from offbragg.errors import OffbraggError, SweepError
 from offbragg.sweep import Sweep
 
 FLUSH_PERIOD = 0.25
@@ -20,7 +20,7 @@ FLUSH_PERIOD = 0.25
 def rotation_scan(
     detector: Any,
     axis: Any,
-    sweep: Sweep,
+    sweep: Sweep | Mapping[str, Any],
     *,
     md: Mapping[str, Any] | None = None,
     flyers: Sequence[Any] = (),
@@ -43,7 +43,8 @@ def rotation_scan(
     axis
         A rotation axis that can move at constant speed, degrees.
     sweep
-        What to measure. A period shorter than exposure + readout is refused before anything moves.
+        What to measure, or a mapping with its fields. A period shorter than exposure + readout is
+        refused before anything moves.
     md
         More for the start document.
     flyers
@@ -70,20 +71,50 @@ def rotation_scan(
     OffbraggError
         What a device or a check had to say, as it said it.
     """
-    for device in (detector, axis, *flyers):
+    turn = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
+    if turn.step == 0:
+        raise SweepError("sweep.step is 0 degree: a rotation turns; for stills there is expose")
+    more = {"plan_name": "rotation_scan", **(md or {})}
+    return (
+        yield from record(
+            detector, axis, turn, md=more, flyers=flyers, monitors=monitors, shutter=shutter,
+            permit=permit, purpose=purpose, flush_period=flush_period, opened=opened,
+        )
+    )  # fmt: skip
+
+
+def record(
+    detector: Any,
+    axis: Any,
+    sweep: Sweep,
+    *,
+    md: Mapping[str, Any],
+    flyers: Sequence[Any] = (),
+    monitors: Sequence[Any] = (),
+    shutter: Any = None,
+    permit: Any = None,
+    purpose: str = "data",
+    flush_period: float = FLUSH_PERIOD,
+    opened: list[str] | None = None,
+) -> MsgGenerator[str]:
+    """Record frames in one run, turning an axis or, with None, standing still.
+
+    The parameters are those of `rotation_scan`.
+    """
+    devices = tuple(d for d in (detector, axis, *flyers) if d is not None)
+    for device in devices:
         check = getattr(device, "check", None)
         if check is not None:
             check(sweep)
     metadata = {
-        "plan_name": "rotation_scan",
         "purpose": purpose,
         "detectors": [detector.name],
-        "motors": [axis.name],
+        "motors": [] if axis is None else [axis.name],
         "hints": {"dimensions": []},
         "sweep": sweep.to_dict(),
         **_of_detector(detector, sweep),
         "per_frame": _columns(flyers, monitors, permit),
-        **(md or {}),
+        **md,
     }
 
     watched = [(signal, signal.name) for signal in monitors]
@@ -127,7 +158,8 @@ def _fly(
     flush_period: float,
 ) -> MsgGenerator[None]:
     streams = [(detector, "primary"), *((flyer, flyer.name) for flyer in flyers)]
-    devices = (detector, axis, *flyers)
+    moving = () if axis is None else (axis,)
+    devices = (detector, *moving, *flyers)
     declared: list[tuple[Any, str]] = []
     watched: list[Any] = []
 
@@ -145,11 +177,12 @@ def _fly(
         for signal, name in monitors:
             yield from bps.monitor(signal, name=name)
             watched.append(signal)
-        if shutter is not None and purpose != "dark":
-            yield from bps.abs_set(shutter, "open", wait=True)
+        if shutter is not None:
+            yield from bps.abs_set(shutter, "closed" if purpose == "dark" else "open", wait=True)
         for flyer in flyers:
             yield from bps.kickoff(flyer, wait=True)
-        yield from bps.kickoff(axis, wait=True)
+        for device in moving:
+            yield from bps.kickoff(device, wait=True)
         yield from bps.kickoff(detector, wait=True)
         group = short_uid("complete")
         yield from bps.complete_all(*devices, group=group, wait=False)
@@ -198,65 +231,3 @@ def _columns(
     if permit is not None:
         columns["weight"] = {"key": permit.beam.name}
     return columns
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a list of sweeps will take."""
-
-    sweeps: int
-    frames: int
-    seconds: float
-    bytes: int
-
-    def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return (
-            f"{self.sweeps} sweeps, {self.frames} frames, {hours} h {minutes:02d} min "
-            f"{seconds:02d} s, at most {self.bytes / 1e9:.2f} GB of frame files"
-        )
-
-
-def estimate(
-    *sweeps: Sweep,
-    detector: Any = None,
-    axis: Any = None,
-    temperatures: Sequence[float] = (),
-    settling: float = 0.0,
-) -> Estimate:
-    """Say what sweeps will take, without moving anything.
-
-    Parameters
-    ----------
-    sweeps
-        What will be measured (at each temperature).
-    detector
-        If given, the sweeps are checked against it, and bytes are counted.
-    axis
-        If given, the sweeps are checked against it.
-    temperatures
-        Of a series; none is one pass at the present temperature.
-    settling
-        Time for each temperature to be reached and settle, s.
-
-    Examples
-    --------
-    >>> sweep = Sweep(axis="phi", start=0, step=0.1, n_frames=3650, exposure=0.099, period=0.1)
-    >>> print(estimate(sweep, sweep, sweep))
-    3 sweeps, 10950 frames, 0 h 18 min 15 s, at most 0.00 GB of frame files
-    """
-    for device in (detector, axis):
-        check = getattr(device, "check", None)
-        if check is not None:
-            for sweep in sweeps:
-                check(sweep)
-    passes = max(len(temperatures), 1)
-    frames = passes * sum(sweep.n_frames for sweep in sweeps)
-    run_ups = 0.0
-    if axis is not None and hasattr(axis, "plan_flight"):
-        run_ups = sum(axis.plan_flight(sweep).duration - sweep.duration for sweep in sweeps)
-    seconds = passes * (sum(sweep.duration for sweep in sweeps) + run_ups)
-    seconds += len(temperatures) * settling
-    size = detector.frame_bytes() if hasattr(detector, "frame_bytes") else 0
-    return Estimate(passes * len(sweeps), frames, seconds, frames * size)

@@ -93,6 +93,8 @@ def temperature_series(
         More for the start documents.
     """
     planned = [s if isinstance(s, Sweep) else Sweep.from_dict(s) for s in sweeps]
+    if not planned or not all(sweep.step for sweep in planned):
+        raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
     points = in_order(temperatures, order, reference)
     _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
     check_value = getattr(cryostream, "check_value", None)
