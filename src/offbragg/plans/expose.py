@@ -1,7 +1,6 @@
 """Frames beside the data: stills, darks, powder, orientation, and the air without the crystal."""
 
-from __future__ import annotations
-
+# no "from __future__ import annotations": the queueserver reads the annotations as they are
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,9 +8,11 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import MsgGenerator
 
 from offbragg.errors import SweepError
+from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.plans.rotation import record, rotation_scan
 from offbragg.sweep import Sweep
 
@@ -20,15 +21,15 @@ READOUT = 0.003
 
 
 def expose(
-    detector: Any,
+    detector: Flyable,
     n_frames: int = 1,
     exposure: float = 1.0,
     *,
     period: float | None = None,
-    axis: Any = None,
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    axis: Readable | None = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
     purpose: str = "data",
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
@@ -68,13 +69,13 @@ def expose(
 
 
 def dark(
-    detector: Any,
+    detector: Flyable,
     n_frames: int = 10,
     exposure: float = 1.0,
     *,
-    axis: Any = None,
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    axis: Readable | None = None,
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
     """Record frames with the shutter closed: noisy pixels show there; returns the run's uid."""
@@ -88,15 +89,15 @@ def dark(
 
 
 def calibrate(
-    detector: Any,
+    detector: Flyable,
     calibrant: str = "CeO2",
     n_frames: int = 10,
     exposure: float = 1.0,
     *,
-    axis: Any = None,
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    axis: Readable | None = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
     """Record the rings of a powder standard, for the geometry; returns the run's uid.
@@ -123,17 +124,18 @@ def calibrate(
     )  # fmt: skip
 
 
+@from_json(sweep=MAPPING)
 def orient_scan(
-    detector: Any,
-    axis: Any,
+    detector: Flyable,
+    axis: Flyable,
     sweep: Sweep | Mapping[str, Any],
     *,
-    attenuator: Any = None,
+    attenuator: Movable | None = None,
     transmission: float = 0.01,
     both_ways: bool = True,
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[tuple[str, ...]]:
     """Record an attenuated sweep, there and back, for centring and UB; returns the runs' uids.
@@ -184,17 +186,18 @@ def orient_scan(
     return (yield from _set_for_now(attenuator, transmission, inner))
 
 
+@from_json(sweep=MAPPING)
 def air_scan(
-    detector: Any,
-    axis: Any,
+    detector: Flyable,
+    axis: Flyable,
     sweep: Sweep | Mapping[str, Any],
-    translation: Any,
+    translation: Movable,
     out: float,
     *,
     every: int = 10,
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
     """Record what air and windows scatter, with the crystal out; returns the run's uid.

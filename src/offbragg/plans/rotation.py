@@ -1,32 +1,34 @@
 """Rotation scans: one sweep, one run."""
 
-from __future__ import annotations
-
+# no "from __future__ import annotations": the queueserver reads the annotations as they are
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
 from offbragg.errors import OffbraggError, SweepError
+from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.sweep import Sweep
 
 FLUSH_PERIOD = 0.25
 """Time between two collections of documents during a sweep, s."""
 
 
+@from_json(sweep=MAPPING)
 def rotation_scan(
-    detector: Any,
-    axis: Any,
+    detector: Flyable,
+    axis: Flyable,
     sweep: Sweep | Mapping[str, Any],
     *,
     md: Mapping[str, Any] | None = None,
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
-    permit: Any = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    permit: Readable | None = None,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
     opened: list[str] | None = None,

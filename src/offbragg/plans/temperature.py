@@ -1,7 +1,6 @@
 """Temperature series: the same sweeps at one settled temperature after the other."""
 
-from __future__ import annotations
-
+# no "from __future__ import annotations": the queueserver reads the annotations as they are
 import logging
 import time
 import uuid
@@ -9,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
+from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, MsgGenerator
 
 from offbragg.errors import DeviceError, OffbraggError, SweepError
+from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.plans.rotation import FLUSH_PERIOD, rotation_scan
 from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
 from offbragg.sweep import Sweep
@@ -24,20 +25,21 @@ POLICIES = ("ask", "skip", "stop", "retry")
 ORDERS = ("given", "warming", "cooling")
 
 
+@from_json(sweeps=f"collections.abc.Sequence[{MAPPING}]")
 def temperature_series(
-    detector: Any,
-    axis: Any,
-    cryostream: Any,
+    detector: Flyable,
+    axis: Flyable,
+    cryostream: Movable,
     temperatures: Sequence[float],
     sweeps: Sequence[Sweep | Mapping[str, Any]],
     *,
     order: Order = "given",
     reference: float | None = None,
     resume: str | None = None,
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
-    permit: Any = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    permit: Readable | None = None,
     on_settle: Policy = "stop",
     on_detector: Policy = "stop",
     on_beam: Policy = "retry",
