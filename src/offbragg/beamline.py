@@ -426,6 +426,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
 
     import offbragg
     from offbragg.callbacks.journal import Journal, close_all_abandoned
+    from offbragg.callbacks.recall import Recall
 
     RE = bluesky.RunEngine(
         {},
@@ -447,6 +448,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     for run in close_all_abandoned(config.paths.journal):
         log.warning("run %s had lost its RunEngine; its journal is closed", run)
     RE.subscribe(Journal(config.paths.journal))
+    RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()

@@ -12,7 +12,8 @@ config = beamline.load()
 beamline.make_paths(config)
 devices = beamline.build_devices(config)
 RE = beamline.make_run_engine(config, devices)
-beamline.make_interactive(RE, config, get_ipython())
+if hasattr(get_ipython(), "set_custom_exc"):  # not in the queueserver
+    beamline.make_interactive(RE, config, get_ipython())
 globals().update(devices)
 
 import bluesky.plan_stubs as bps
@@ -20,7 +21,16 @@ import bluesky.plans as bp
 
 from offbragg.beamline import sample
 from offbragg.errors import CatalogError
-from offbragg.plans import estimate, rotation_scan, temperature_series
+from offbragg.plans import (
+    air_scan,
+    calibrate,
+    dark,
+    estimate,
+    expose,
+    orient_scan,
+    rotation_scan,
+    temperature_series,
+)
 from offbragg.sweep import Sweep
 
 try:

@@ -118,7 +118,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     from bluesky.utils import RunEngineInterrupted
 
     from offbragg.callbacks.progress import Bars, Rows
-    from offbragg.plans.rotation import estimate
+    from offbragg.plans.estimate import estimate
     from offbragg.plans.temperature import temperature_series
 
     devices = build_devices(config)
