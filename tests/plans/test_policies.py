@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import bluesky.plan_stubs as bps
 import pytest
 from bluesky import RunEngine
@@ -14,6 +16,7 @@ from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import temperature, temperature_series
 from offbragg.sweep import Sweep
 
+DETECTOR, AXIS = SimpleNamespace(name="pilatus"), SimpleNamespace(name="phi")
 SWEEPS = [
     Sweep("phi", start=start, step=0.5, n_frames=20, exposure=0.09, period=0.1)
     for start in (0.0, 20.0)
@@ -73,7 +76,7 @@ def run(cooler, tmp_path):
     RE.register_command("recall", Recall(tmp_path / "journal", tmp_path / "experiment"))
 
     def run(temperatures=(100.0, 200.0), sweeps=SWEEPS, **more):
-        return RE(temperature_series(None, None, cooler, temperatures, sweeps, **more))
+        return RE(temperature_series(DETECTOR, AXIS, cooler, temperatures, sweeps, **more))
 
     run.RE = RE
     return run

@@ -6,9 +6,9 @@ import logging
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -376,7 +376,7 @@ class PositionCompare(Device):
         SweepError
             With the axes that there are.
         """
-        axes = [str(axis) for axis in self.axis.enum_strs or ()]
+        axes = [str(axis) for axis in cast("Sequence[str] | None", self.axis.enum_strs) or ()]
         if axes and sweep.axis not in axes:
             raise SweepError(
                 f"{self.name} cannot give pulses along {sweep.axis}: {self.axis.pvname} knows "
