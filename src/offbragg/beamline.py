@@ -9,8 +9,6 @@ from __future__ import annotations
 import fcntl
 import importlib
 import inspect
-import logging
-import logging.handlers
 import os
 import shutil
 import sys
@@ -28,13 +26,10 @@ from offbragg.errors import (
     ConfigError,
     DeviceError,
     GeometryError,
-    OffbraggError,
 )
 from offbragg.geometry import Geometry
 from offbragg.metadata import validate_start
 from offbragg.sample import Sample
-
-log = logging.getLogger(__name__)
 
 VARIABLE = "OFFBRAGG_BEAMLINE"
 
@@ -139,8 +134,13 @@ class Beamline(_Table):
         """Where clients on this host find the catalog."""
         return f"http://{self.catalog.host}:{self.catalog.port}"
 
-    def connect_catalog(self) -> Any:
+    def connect_catalog(self, *, timeout: float = 5.0) -> Any:
         """Connect to the catalog; returns the Tiled client of its runs.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait for a server that is still starting, s.
 
         Raises
         ------
@@ -156,7 +156,7 @@ class Beamline(_Table):
                 f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
                 "The server makes it when it first starts: offbragg serve"
             ) from error
-        return connect(self.catalog_url, key, timeout=5.0)
+        return connect(self.catalog_url, key, timeout=timeout)
 
     def make_geometry(self) -> Geometry | None:
         """Read the [geometry] table.
@@ -450,36 +450,6 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
     return RE
-
-
-def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
-    """Make a RunEngine pleasant for people at a prompt.
-
-    It shows bars while it waits and one row for each run; our own errors are their message
-    without a traceback; what Bluesky logs goes to ``<paths.log>/offbragg.log``.
-
-    Parameters
-    ----------
-    RE, config
-        What `make_run_engine` and `load` gave.
-    shell
-        The IPython shell.
-    """
-    from offbragg.callbacks.progress import Bars, Rows
-
-    log_file = logging.handlers.RotatingFileHandler(
-        config.paths.log / "offbragg.log", maxBytes=10_000_000, backupCount=5
-    )
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.getLogger().addHandler(log_file)
-    RE.waiting_hook = Bars()
-    RE.subscribe(Rows())
-
-    def tell(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
-        print(f"{kind.__name__}: {error}", file=sys.stderr)
-        log.debug("told at the prompt", exc_info=error)
-
-    shell.set_custom_exc((OffbraggError,), tell)
 
 
 def recorder(
