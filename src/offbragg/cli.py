@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from offbragg.errors import OffbraggError, ScanFileError
+from offbragg.errors import JournalError, OffbraggError, ScanFileError
 
 app = typer.Typer(
     name="offbragg",
@@ -233,6 +234,60 @@ def verify(
         print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
     if not verdict.ok:
         raise typer.Exit(1)
+
+
+class Format(StrEnum):
+    """What a run can be exported to."""
+
+    NXSAS = "nxsas"
+    CSV = "csv"
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a run
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="UID", help="A run: its uid or the begin of it, #42, or -1.")
+    ],
+    file_format: Annotated[
+        Format, typer.Option("--format", help="nxsas: one NeXus file; csv: a table per stream.")
+    ] = Format.NXSAS,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path(),
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", help="Begin of their names, filled from the start document."),
+    ] = "{uid}-",
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run into a NeXus file with the layout of suitcase-nxsas, or into CSV tables.
+
+    The documents come from the journal. Frames are not copied: the NeXus file links to them in
+    the scan file. What is there already is not overwritten.
+    """
+    from offbragg.audit import scan_file_of_run
+    from offbragg.beamline import load
+    from offbragg.callbacks.journal import find_run, read_journal
+    from offbragg.export import csv, nxsas
+
+    config = load(beamline)
+    documents, _ = read_journal(find_run(config.paths.journal, run))
+    start = documents[0][1]
+    if documents[-1][0] != "stop":
+        raise JournalError(
+            f"run {start['uid']} is not over: it has no stop document\n"
+            "Wait for its end; if its RunEngine died, run: offbragg stack --once"
+        )
+    scan_file = None
+    if "sweep" in start:
+        scan_file = scan_file_of_run(
+            start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+        )
+    write = {Format.NXSAS: nxsas.export, Format.CSV: csv.export}[file_format]
+    files = write(documents, out, prefix, scan_file=scan_file)["stream_data"]
+    if as_json:
+        print(json.dumps({"run": start["uid"], "files": [str(path) for path in files]}))
+    else:
+        print(*files, sep="\n")
 
 
 def main() -> None:
