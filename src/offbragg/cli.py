@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offbragg.errors import JournalError, OffbraggError, ScanFileError
+from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
 
 app = typer.Typer(
     name="offbragg",
@@ -234,6 +234,62 @@ def verify(
         print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
     if not verdict.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    beamline: Beamline = None,
+    devices: Annotated[
+        bool, typer.Option("--devices/--no-devices", help="Look at the instruments, too.")
+    ] = True,
+    expose: Annotated[
+        bool,
+        typer.Option("--expose/--no-expose", help="Take one short frame if the detector is idle."),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything that a measurement needs; say of each failure what to do.
+
+    Records and their types, paths (a file is written and read back; the detector writes a frame
+    that is read here), disks, clocks, journal, stacker, catalog, versions. Nothing moves. Exit
+    code 0: one can measure, perhaps with warnings. 1: one cannot.
+    """
+    from offbragg.beamline import load
+    from offbragg.doctor import Finding, examine, tell
+
+    try:
+        findings = tell(
+            examine(load(beamline), devices=devices, expose=expose),
+            (lambda text: None) if as_json else print,
+        )
+    except ConfigError as error:
+        if not as_json:
+            raise
+        findings = [Finding("configuration", "failure", str(error))]
+    failed = [finding for finding in findings if finding.level == "failure"]
+    if as_json:
+        print(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}))
+    else:
+        print(f"{len(failed)} failures" if failed else "ready to measure")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    beamline: Beamline = None,
+    devices: Annotated[
+        bool, typer.Option("--devices/--no-devices", help="Look for alarms of the instruments.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Say what runs, how far stacking and publishing are behind, the last run, and alarms."""
+    from offbragg.beamline import load
+    from offbragg.status import describe
+    from offbragg.status import status as look
+
+    state = look(load(beamline), devices=devices)
+    print(json.dumps(state) if as_json else describe(state))
 
 
 class Format(StrEnum):

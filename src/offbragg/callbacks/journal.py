@@ -167,6 +167,16 @@ def journals(directory: Path) -> list[Path]:
     return list(directory.glob("*.jsonl"))
 
 
+def is_open(path: Path) -> bool:
+    """Whether the RunEngine that writes a journal is alive and in this run."""
+    with path.open("rb") as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def find_run(directory: Path, which: str = "-1") -> Path:
     """Find the journal of a run by what people call it.
 
