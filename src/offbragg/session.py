@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 EXPERIMENT = ("proposal", "esaf", "data_session", "project", "group", "owner")
 _OURS = frozenset({"beamline_id", "versions", "scan_id"})  # of this process, not told by anybody
+# a catalog is no device, and whoever looks for devices must not connect it
+_VERBS = frozenset({"read", "describe", "set", "kickoff", "complete", "trigger", "stage", "name"})
 _LISTED = 20  # frames that %ledger lists one by one
 
 
@@ -61,6 +63,8 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     DeviceError
         If records do not answer.
     """
+    if not hasattr(shell, "set_custom_exc"):  # the queueserver's worker has a stand-in
+        shell = None
     if config is None:
         os.environ.setdefault(VARIABLE, str(profile_directory() / "beamline.toml"))
         config = load()
@@ -271,7 +275,7 @@ class LaterCatalog:
         return self._runs
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # IPython asks for many
+        if name.startswith("_") or name in _VERBS:  # IPython and the queueserver ask for many
             raise AttributeError(name)
         return getattr(self._connected(), name)
 
