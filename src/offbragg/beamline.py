@@ -10,7 +10,6 @@ import fcntl
 import importlib
 import inspect
 import logging
-import logging.handlers
 import os
 import shutil
 import sys
@@ -35,7 +34,6 @@ from offbragg.errors import (
     ConfigError,
     DeviceError,
     GeometryError,
-    OffbraggError,
 )
 from offbragg.geometry import Geometry
 from offbragg.metadata import validate_start
@@ -150,8 +148,13 @@ class Beamline(_Table):
         """Where clients on this host find the catalog."""
         return f"http://{self.catalog.host}:{self.catalog.port}"
 
-    def connect_catalog(self) -> Any:
+    def connect_catalog(self, *, timeout: float = 5.0) -> Any:
         """Connect to the catalog; returns the Tiled client of its runs.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait for a server that is still starting, s.
 
         Raises
         ------
@@ -167,7 +170,7 @@ class Beamline(_Table):
                 f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
                 "The server makes it when it first starts: offbragg serve"
             ) from error
-        return connect(self.catalog_url, key, timeout=5.0)
+        return connect(self.catalog_url, key, timeout=timeout)
 
     def make_geometry(self) -> Geometry | None:
         """Read the [geometry] table.
@@ -453,7 +456,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
-    RE.preprocessors.append(checker(config, RE.md))
+    RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(recorder(columns, devices))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
@@ -461,55 +464,24 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     return RE
 
 
-def checker(config: Beamline, md: Mapping[str, Any]) -> Callable[[Any], Any]:
+def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
     """Make a preprocessor that refuses runs when a plan announces them, before it moves anything.
 
     Parameters
     ----------
     config
         What `load` gave.
-    md
-        The RunEngine's own metadata.
+    RE
+        The RunEngine, for its own metadata as it is then.
     """
     from bluesky.preprocessors import msg_mutator
 
     def check(msg: Any) -> Any:
         if msg.command == "null" and "would_open" in msg.kwargs:
-            check_start(config, {**md, **msg.kwargs["would_open"]})
+            check_start(config, {**RE.md, **msg.kwargs["would_open"]})
         return msg
 
     return lambda plan: msg_mutator(plan, check)
-
-
-def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
-    """Make a RunEngine pleasant for people at a prompt.
-
-    It shows bars while it waits and one row for each run; our own errors are their message
-    without a traceback; what Bluesky logs goes to ``<paths.log>/offbragg.log``.
-
-    Parameters
-    ----------
-    RE, config
-        What `make_run_engine` and `load` gave.
-    shell
-        The IPython shell, or None (a queueserver's worker).
-    """
-    from offbragg.callbacks.progress import Bars, Rows
-
-    log_file = logging.handlers.RotatingFileHandler(
-        config.paths.log / "offbragg.log", maxBytes=10_000_000, backupCount=5
-    )
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.getLogger().addHandler(log_file)
-    RE.waiting_hook = Bars()
-    RE.subscribe(Rows())
-
-    def tell(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
-        print(f"{kind.__name__}: {error}", file=sys.stderr)
-        log.debug("told at the prompt", exc_info=error)
-
-    if shell is not None:
-        shell.set_custom_exc((OffbraggError,), tell)
 
 
 def recorder(
