@@ -58,7 +58,7 @@ class Size(StrEnum):
     P2M = "2M"
 
 
-class Format(StrEnum):
+class FrameFormat(StrEnum):
     """Formats of frame files."""
 
     CBF = "cbf"
@@ -91,8 +91,8 @@ def demo(
         Size, typer.Option("--detector", help="Size of the simulated Pilatus.")
     ] = Size.P100K,
     file_format: Annotated[
-        Format, typer.Option("--format", help="What the simulated detector writes.")
-    ] = Format.CBF,
+        FrameFormat, typer.Option("--format", help="What the simulated detector writes.")
+    ] = FrameFormat.CBF,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave instruments and catalog up until Ctrl-C.")
     ] = False,
