@@ -112,8 +112,9 @@ def camera(client, tmp_path):
 
     yield prepare
     client.put("shutter:open", 0)
-    for fault in ("drop", "flip", "truncate", "late", "hang"):
+    for fault in ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang"):
         client.put(f"sim:{fault}", -1)
+    client.put("sim:no7ok", 0)
 
 
 @pytest.fixture
