@@ -178,7 +178,8 @@ class Image(Plugin):
 
     async def take(self, unique: int, taken: float, answer: dict[str, Any]) -> None:
         """Publish the pixels, then tell of them."""
-        await self.records["ArrayData"].post(self.reader.pixels())
+        pixels = await asyncio.to_thread(self.reader.pixels)
+        await self.records["ArrayData"].post(pixels)
         await super().take(unique, taken, answer)
 
 
