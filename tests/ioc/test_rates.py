@@ -15,7 +15,8 @@ MEASURE = """
 import time
 from epics import PV
 for name, value in dict(FilePath={folder!r}, FileName="x", FileTemplate="%s%s_%5.5d.cbf",
-                        NumImages={n}, AcquireTime={period} - 0.002, AcquirePeriod={period}).items():
+                        NumImages={n}, AcquireTime={period} - 0.002,
+                        AcquirePeriod={period}).items():
     assert caput("R:cam1:" + name, value, wait=True, timeout=10) == 1
 for name in ("image1", "Stats1"):
     assert caput("R:" + name + ":EnableCallbacks", 1, wait=True, timeout=30) == 1
