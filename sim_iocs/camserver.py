@@ -17,11 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from .file_names import frame_names
 
 READOUT = 0.00095  # s, PILATUS3
 SHORTEST_PERIOD = 0.002  # s, PILATUS3
 MOST_IMAGES = 65535
+SPARE = 1.25  # times the time that a frame takes
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +116,7 @@ class Camserver:
         self.running = True
         self._stop = False
         self._number = 0
-        self.seconds = 0.0
+        self._measured: tuple[list[float], list[float]] = ([0.0], [0.0])
 
     async def start(self) -> None:
         """Start the process and wait until it has made its first frame."""
@@ -128,13 +131,26 @@ class Camserver:
         line = await self._process.stdout.readline()
         if not line:
             raise RuntimeError("the camserver process ended before its first frame")
-        self.seconds = json.loads(line)["ready"]["seconds"]
+        measured = json.loads(line)["ready"]
+        self._measured = (measured["at"], measured["seconds"])
         self._listening = asyncio.create_task(self._listen())
+
+    def seconds(self, exposure: float) -> float:
+        """Say how long this host needs for a frame, s."""
+        return float(np.interp(exposure, *self._measured))
+
+    def can_follow(self, exposure: float, period: float) -> bool:
+        """Whether frames are made as fast as they are exposed, with a quarter to spare."""
+        return period >= SPARE * self.seconds(exposure) - 1e-9
 
     @property
     def shortest_period(self) -> float:
-        """The shortest period that the model can follow, with half a frame to spare, s."""
-        return max(SHORTEST_PERIOD, round(1.5 * self.seconds, 3))
+        """The shortest period that the model can follow, however much of it is exposed, s."""
+        for milliseconds in range(2, 100_000):
+            period = max(SHORTEST_PERIOD, 1e-3 * milliseconds)
+            if self.can_follow(period, period):
+                return round(period, 3)
+        return 100.0
 
     async def stop(self) -> None:
         """End the process."""

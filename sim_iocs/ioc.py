@@ -450,7 +450,7 @@ class Beamline:
             while access.port is None and not server.done():
                 await asyncio.sleep(0.01)
             await self.own.post(
-                frame_seconds=self.camserver.seconds,
+                frame_seconds=self.camserver.seconds(0.1),
                 shortest_period=self.camserver.shortest_period,
             )
             await self._apply_faults()

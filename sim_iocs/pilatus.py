@@ -243,9 +243,10 @@ class Pilatus:
 
     def _refusal(self, name: str, n_images: int, period: float) -> str | None:
         """Why the simulation cannot do what the real detector could."""
-        possible = self._camserver.shortest_period
-        follows = self._camserver.refusal(self._camserver.settings) is None
-        if n_images > 1 and follows and 0.0 < period < possible:
+        settings = self._camserver.settings
+        follows = self._camserver.refusal(settings) is None
+        if n_images > 1 and follows and not self._camserver.can_follow(settings.exposure, period):
+            possible = self._camserver.shortest_period
             return (
                 f"Refused: {1 / period if period > 0 else float('inf'):.3g} Hz asked, this "
                 f"simulator makes at most {1 / possible:.3g} Hz (period {possible:.3f} s) of "

@@ -42,7 +42,6 @@ class ReaderProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
         self._shared: Any = None
-        self._file: Any = None
 
     async def start(self) -> None:
         """Start it, unless it runs; done when it is ready."""
@@ -51,17 +50,15 @@ class ReaderProcess:
                 return
             memory = "/dev/shm"  # pixels pass through memory where there is such
             folder = memory if os.access(memory, os.W_OK) else None
-            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115  # lives as long as this
-                prefix="offbragg-frame-", dir=folder
-            )
-            self._file.truncate(4 * self.shape[0] * self.shape[1])
-            self._shared = np.memmap(self._file.name, np.int32, "r", shape=self.shape)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "sim_iocs.frame_reader",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24,
-            )  # fmt: skip
-            await self._say({"shape": list(self.shape), "shared": self._file.name})
-            await self._hear()
+            with tempfile.NamedTemporaryFile(prefix="offbragg-frame-", dir=folder) as shared:
+                shared.truncate(4 * self.shape[0] * self.shape[1])
+                self._shared = np.memmap(shared.name, np.int32, "r", shape=self.shape)
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "sim_iocs.frame_reader",
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24,
+                )  # fmt: skip
+                await self._say({"shape": list(self.shape), "shared": shared.name})
+                await self._hear()  # both have it mapped: it needs no name any more
 
     async def ask(self, do: str, **task: Any) -> dict[str, Any]:
         """Have one thing done; the answer holds ``failed`` if it could not be."""
@@ -100,8 +97,6 @@ class ReaderProcess:
             except TimeoutError:
                 process.kill()
                 await process.wait()
-        if self._file is not None:
-            self._file.close()
 
 
 class Plugin:
@@ -178,7 +173,8 @@ class Image(Plugin):
 
     async def take(self, unique: int, taken: float, answer: dict[str, Any]) -> None:
         """Publish the pixels, then tell of them."""
-        await self.records["ArrayData"].post(self.reader.pixels())
+        pixels = await asyncio.to_thread(self.reader.pixels)
+        await self.records["ArrayData"].post(pixels)
         await super().take(unique, taken, answer)
 
 

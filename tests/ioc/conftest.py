@@ -18,6 +18,16 @@ from simulated import ioc
 __all__ = ["ioc"]
 
 
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leave out what measures rates, unless asked for with ``-m slow``: it needs a quiet host."""
+    if "slow" in (config.option.markexpr or ""):
+        return
+    here = Path(__file__).parent
+    slow = [i for i in items if here in i.path.parents and i.get_closest_marker("slow")]
+    items[:] = [item for item in items if item not in slow]
+    config.hook.pytest_deselected(items=slow)
+
+
 def poll(condition: Callable[[], Any], *, seconds: float = 20.0) -> Any:
     """Poll until something holds; generous, for a loaded host."""
     deadline = time.monotonic() + seconds
@@ -112,8 +122,9 @@ def camera(client, tmp_path):
 
     yield prepare
     client.put("shutter:open", 0)
-    for fault in ("drop", "flip", "truncate", "late", "hang"):
+    for fault in ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang"):
         client.put(f"sim:{fault}", -1)
+    client.put("sim:no7ok", 0)
 
 
 @pytest.fixture
