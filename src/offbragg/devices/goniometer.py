@@ -372,7 +372,8 @@ class PositionCompare(Device):
         SweepError
             With the axes that there are.
         """
-        axes = [str(axis) for axis in self.axis.enum_strs or ()]
+        labels: Any = self.axis.enum_strs
+        axes = [str(label) for label in labels or ()]
         if axes and sweep.axis not in axes:
             raise SweepError(
                 f"{self.name} cannot give pulses along {sweep.axis}: {self.axis.pvname} knows "
