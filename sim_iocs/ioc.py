@@ -213,6 +213,8 @@ class Beamline:
             "omega": Motor(f"{prefix}omega", description="base", limits=(-180, 180), speed=20.0),
         }
         self._angles: list[float] = []
+        self._compare_armed = 0.0
+        self.own["compare_start"].on_put = self._on_compare_start
         self.model = f"PILATUS3 {options.detector}"
         self.faults = Faults(**(options.faults or {}))
         self.camserver = Camserver(
@@ -238,8 +240,6 @@ class Beamline:
         for name, value in (options.faults or {}).items():
             self.own[name]._data["value"] = value
         self.own["acceleration"].on_put = self._on_acceleration
-        self.own["compare_start"].on_put = self._on_compare_start
-        self._compare_armed = 0.0
 
     def records(self) -> dict[str, Any]:
         """Every record of the beamline under its full name."""
