@@ -151,6 +151,24 @@ def test_a_trigger_that_never_comes_is_told(
 
 
 @ioc_test
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.2, 0.5])
+def test_a_detector_given_up_while_it_is_prepared_is_not_left_armed(pilatus, after):
+    pilatus.trigger_mode = "mult_trigger"
+    status = pilatus.prepare(sweep())
+    time.sleep(after)
+
+    pilatus.unstage().wait(30)
+
+    deadline = time.monotonic() + 20
+    while not status.done:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    while pilatus.cam.acquire.get(use_monitor=False) or pilatus.cam.armed.get(use_monitor=False):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@ioc_test
 def test_after_a_hang_the_next_sweep_is_whole(scan, pilatus, documents, simulator, monkeypatch):
     monkeypatch.setattr(pilatus, "max_missing", 1000)
     monkeypatch.setattr(pilatus, "stall", 1.0)
