@@ -267,6 +267,8 @@ class Beamline:
         self._dump_at_series = 0.0
         self.server: Server | None = None
         self._angles: list[float] = []
+        self._compare_armed = 0.0
+        self.own["compare_start"].on_put = self._on_compare_start
         self.model = f"PILATUS3 {options.detector}"
         given = options.faults or {}
         self.faults = Faults(**{k: int(v) for k, v in given.items() if k in FRAME_FAULTS})
@@ -296,13 +298,12 @@ class Beamline:
             "dump": self._on_dump, "overshoot": self._on_overshoot, "stuck": self._on_stuck,
             "silent": self._on_silent, "jitter": self._on_jitter, "noise": self._on_noise,
             "camserver": self._on_camserver, "threshold_seconds": self._on_threshold_seconds,
-            "acceleration": self._on_acceleration, "compare_start": self._on_compare_start,
+            "acceleration": self._on_acceleration,
         }.items():  # fmt: skip
             self.own[name].on_put = hook
         self.own["noise"].preset(NOISE)
         for name in FRAME_FAULTS:
             self.own[name].preset(getattr(self.faults, name))
-        self._compare_armed = 0.0
 
     def records(self) -> dict[str, Any]:
         """Every record of the beamline under its full name."""

@@ -18,7 +18,7 @@ from offbragg.sweep import Sweep
 ioc_test = pytest.mark.ioc
 
 
-def sweep(n=15, step=0.2, start=5.0, **changed):
+def sweep(n=10, step=0.2, start=5.0, **changed):
     return Sweep(
         **{"axis": "phi", "start": start, "step": step, "n_frames": n, "exposure": 0.09,
            "period": 0.1, **changed}
@@ -63,10 +63,14 @@ def scan(RE, devices, compare):
 # pulses by position are exact; an internal start is as good as a busy host is prompt
 @ioc_test
 @pytest.mark.parametrize(
-    ("trigger", "within"),
-    [("internal", 0.5), ("ext_trigger", 0.003), ("mult_trigger", 0.003), ("ext_enable", 0.003)],
+    ("trigger", "within", "start", "step"),
+    [
+        ("internal", 0.5, 5.0, 0.2),
+        ("ext_trigger", 0.003, 5.0, 0.2),
+        ("mult_trigger", 0.003, 9.0, -0.2),
+        ("ext_enable", 0.003, 5.0, 0.2),
+    ],
 )
-@pytest.mark.parametrize(("start", "step"), [(5.0, 0.2), (9.0, -0.2)])
 def test_frames_begin_at_their_angles(
     scan, pilatus, documents, record_property, trigger, within, start, step
 ):
@@ -144,6 +148,24 @@ def test_a_trigger_that_never_comes_is_told(
 
     assert documents.stop()["exit_status"] == "fail"
     assert "no trigger came" in documents.stop()["reason"]
+
+
+@ioc_test
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.2, 0.5])
+def test_a_detector_given_up_while_it_is_prepared_is_not_left_armed(pilatus, after):
+    pilatus.trigger_mode = "mult_trigger"
+    status = pilatus.prepare(sweep())
+    time.sleep(after)
+
+    pilatus.unstage().wait(30)
+
+    deadline = time.monotonic() + 20
+    while not status.done:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    while pilatus.cam.acquire.get(use_monitor=False) or pilatus.cam.armed.get(use_monitor=False):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @ioc_test

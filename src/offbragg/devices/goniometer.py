@@ -6,9 +6,9 @@ import logging
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -376,7 +376,8 @@ class PositionCompare(Device):
         SweepError
             With the axes that there are.
         """
-        axes = [str(axis) for axis in cast("Sequence[str] | None", self.axis.enum_strs) or ()]
+        labels: Any = self.axis.enum_strs
+        axes = [str(label) for label in labels or ()]
         if axes and sweep.axis not in axes:
             raise SweepError(
                 f"{self.name} cannot give pulses along {sweep.axis}: {self.axis.pvname} knows "

@@ -75,7 +75,7 @@ class LakeShore336(TemperatureController):
         **kwargs: Any,
     ) -> None:
         if loop not in (1, 2):
-            raise ConfigError(f"{name}: loop {self.loop} is none of 1, 2")
+            raise ConfigError(f"{name}: loop {loop} is none of 1, 2")
         if channel not in (1, 2, 3, 4):
             raise ConfigError(f"{name}: channel {channel} is none of 1, 2, 3, 4")
         if heater not in HEATER_RANGES[1:]:

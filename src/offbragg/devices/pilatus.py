@@ -149,6 +149,7 @@ class Pilatus(PilatusFiles):
         self._collected = 0
         self._compose_datum: Any = None
         self._flight: Flight | None = None
+        self._given_up = threading.Event()
 
     @property
     def trigger_mode(self) -> str:
@@ -193,9 +194,10 @@ class Pilatus(PilatusFiles):
         self.exposure_started = None
         self.armed_at = None
         self._flight = None
-        return in_background(self, self._set_up, sweep, self.trigger_mode)
+        given_up = self._given_up = threading.Event()
+        return in_background(self, self._set_up, sweep, self.trigger_mode, given_up)
 
-    def _set_up(self, sweep: Sweep, trigger: str) -> None:
+    def _set_up(self, sweep: Sweep, trigger: str, given_up: threading.Event) -> None:
         self.recover()
         stem = str(self.file_stem.get()) or f"{self.name}_{uuid.uuid4().hex[:8]}"
         directory = self._make_directory(stem)
@@ -216,8 +218,12 @@ class Pilatus(PilatusFiles):
         verify(cam.exposure, sweep.exposure)
         verify(cam.period, sweep.period)
         if trigger != "internal":
-            self._flight = Flight(sweep, self._folder, Watched(self), trigger)
-            self._arm(self._flight)
+            # given up while it was being set up: it must not be left armed
+            flight = Flight(sweep, self._folder, Watched(self), trigger, stopped=given_up)
+            self._flight = flight
+            self._arm(flight)
+            if given_up.is_set():
+                self._disarm(flight)
 
     def _set_headers(self, sweep: Sweep) -> None:
         """Fill the headers; camserver counts the angles on by itself, frame by frame."""
@@ -262,6 +268,10 @@ class Pilatus(PilatusFiles):
         in_background(self, self._watch, flight)
 
     def _arm(self, flight: Flight) -> None:
+        if flight.stopped.is_set():
+            error = DeviceError(f"{self.name} was stopped before it was armed")
+            fail(flight.status, error)
+            raise error
         watch = self.cam.armed.subscribe(flight.on_armed, run=False)
         self.cam.acquire.put(1, use_complete=True, callback=lambda **_: flight.camera_done.set())
         limit = time.monotonic() + ARMING
@@ -400,6 +410,7 @@ class Pilatus(PilatusFiles):
 
         With ``success`` (a plan that tidies up) the flight ends as if this had been wanted.
         """
+        self._given_up.set()
         flight = self._flight
         if flight is None or not self.flying:
             return

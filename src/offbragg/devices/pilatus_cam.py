@@ -148,6 +148,18 @@ class Applied(EpicsSignalWithRBV):
             time.sleep(0.02)
 
 
+class Text(EpicsSignalWithRBV):
+    """A character waveform; it has no limits, though caproto gives it some (as bytes)."""
+
+    def describe(self) -> Any:
+        """Describe the text."""
+        described = super().describe()
+        for key in described.values():
+            for limit in ("lower_ctrl_limit", "upper_ctrl_limit"):
+                key.pop(limit, None)
+        return described
+
+
 class PilatusCam(Device):
     """Those of the 248 records of ADPilatus that are used; touching all costs half a minute."""
 
@@ -168,10 +180,10 @@ class PilatusCam(Device):
     size_x = Cpt(EpicsSignalRO, "MaxSizeX_RBV", kind=Kind.omitted)
     size_y = Cpt(EpicsSignalRO, "MaxSizeY_RBV", kind=Kind.omitted)
 
-    file_path = Cpt(EpicsSignalWithRBV, "FilePath", string=True, kind=Kind.config)
+    file_path = Cpt(Text, "FilePath", string=True, kind=Kind.config)
     file_path_exists = Cpt(EpicsSignalRO, "FilePathExists_RBV", kind=Kind.omitted)
-    file_name = Cpt(EpicsSignalWithRBV, "FileName", string=True, kind=Kind.config)
-    file_template = Cpt(EpicsSignalWithRBV, "FileTemplate", string=True, kind=Kind.omitted)
+    file_name = Cpt(Text, "FileName", string=True, kind=Kind.config)
+    file_template = Cpt(Text, "FileTemplate", string=True, kind=Kind.omitted)
     file_number = Cpt(EpicsSignalWithRBV, "FileNumber", kind=Kind.omitted)
     auto_increment = Cpt(EpicsSignalWithRBV, "AutoIncrement", kind=Kind.omitted)
     file_timeout = Cpt(EpicsSignal, "ImageFileTmot", kind=Kind.omitted)
