@@ -332,16 +332,21 @@ def build_devices(
         "reserve": config.limits.free_disk,
         "limits": config.limits.temperature,
     }
-    devices = {
-        name: _make(config, name, config.devices[name], offered)
-        for name in (config.devices if names is None else names)
-    }
+    devices: dict[str, Any] = {}
+    for name in config.devices if names is None else names:
+        devices[name] = _make(config, name, config.devices[name], offered, devices)
     for device in devices.values():
         _connect(device, timeout)
     return devices
 
 
-def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[str, Any]) -> Any:
+def _make(
+    config: Beamline,
+    name: str,
+    device: DeviceConfig,
+    offered: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> Any:
     module, _, cls_name = device.class_.partition(":")
     where = f"devices.{name}"
     try:
@@ -363,7 +368,14 @@ def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[st
                 f"{where}.{key} is unknown in {config.file}; {cls_name} has "
                 f"{', '.join(['class', 'prefix', *known])}"
             )
-        if key in hints:
+        if isinstance(value, dict) and value.keys() == {"device"}:
+            if value["device"] not in made:
+                raise ConfigError(
+                    f"{where}.{key} is the device {value['device']!r} in {config.file}: it must be "
+                    f"one of those before it, {', '.join(made) or 'of which there are none'}"
+                )
+            value = made[value["device"]]
+        elif key in hints:
             try:
                 # strict but for sequences: TOML knows arrays only
                 strict = not isinstance(value, list)
@@ -377,7 +389,9 @@ def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[st
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in parameters:
             raise ConfigError(f"{where}.{key} is missing in {config.file}")
-    return cls(device.prefix, name=name, **parameters)
+    if "prefix" in inspect.signature(cls.__init__).parameters:  # a permit has no records
+        return cls(device.prefix, name=name, **parameters)
+    return cls(name=name, **parameters)
 
 
 def _connect(device: Any, timeout: float) -> None:

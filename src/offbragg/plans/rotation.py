@@ -1,8 +1,10 @@
 """Rotation scans: one sweep, one run."""
 
 # no "from __future__ import annotations": the queueserver reads the annotations as they are
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -13,6 +15,10 @@ from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+_TRIES = 4
 
 FLUSH_PERIOD = 0.25
 """Time between two collections of documents during a sweep, s."""
@@ -235,15 +241,63 @@ def _fly(
         for device, name in declared:
             yield from bps.collect(device, name=name, return_payload=False)
 
-    def tidy() -> MsgGenerator[None]:
-        yield from bps.unstage_all(*reversed(devices))
+    def close() -> MsgGenerator[None]:
         if shutter is not None:
             yield from bps.abs_set(shutter, "closed", wait=True)
-        yield from collect()
-        for signal in watched:
-            yield from bps.unmonitor(signal)
 
-    yield from bpp.finalize_wrapper(sweeping(), tidy)
+    def forget() -> MsgGenerator[None]:
+        while watched:
+            yield from bps.unmonitor(watched.pop())
+
+    tidy = (
+        close,
+        *(partial(bps.unstage, device, wait=True) for device in devices),
+        collect,
+        forget,
+    )
+    try:
+        yield from sweeping()
+    except GeneratorExit:  # the RunEngine was told to halt, without cleaning up
+        raise
+    except BaseException:
+        yield from _each(tidy, because_it_failed=True)
+        raise
+    yield from _each(tidy)
+
+
+def _each(
+    steps: Sequence[Callable[[], MsgGenerator[Any]]], *, because_it_failed: bool = False
+) -> MsgGenerator[None]:
+    """Take every step, whatever the others meet with.
+
+    A status that fails while nobody waits for it (a kickoff that a stop cut short) is thrown into
+    whatever message is next: the step that it hits is taken again.
+
+    Parameters
+    ----------
+    steps
+        Plans; each can be repeated.
+    because_it_failed
+        An error is under way already: what goes wrong now is logged only.
+    """
+    first: Exception | None = None
+    for step in steps:
+        problem: Exception | None = None
+        for _ in range(_TRIES):
+            problem = None
+            try:
+                yield from step()
+            except FailedStatus as error:
+                problem = error
+                continue
+            except Exception as error:
+                problem = error
+            break
+        if problem is not None:
+            log.warning("while tidying up: %s", problem.__cause__ or problem)
+            first = first or problem
+    if first is not None and not because_it_failed:
+        raise first
 
 
 def _check_begin(detector: Any, axis: Any, sweep: Sweep) -> None:
