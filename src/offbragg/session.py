@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 EXPERIMENT = ("proposal", "esaf", "data_session", "project", "group", "owner")
 _OURS = frozenset({"beamline_id", "versions", "scan_id"})  # of this process, not told by anybody
 # a catalog is no device, and whoever looks for devices must not connect it
-_VERBS = frozenset({"read", "describe", "set", "kickoff", "complete", "trigger", "stage", "name"})
+_VERBS = frozenset(
+    {"read", "describe", "set", "kickoff", "complete", "trigger", "stage", "name", "children"}
+)
 _LISTED = 20  # frames that %ledger lists one by one
 
 
@@ -242,6 +244,10 @@ class KeptMetadata(UserDict[str, Any]):
         )
 
 
+class _AwayError(CatalogError, AttributeError):
+    """The catalog is away, said so that ``hasattr`` is a question and not a failure."""
+
+
 class LaterCatalog:
     """The catalog's runs, connected when first used: one can measure before it is up.
 
@@ -277,7 +283,10 @@ class LaterCatalog:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in _VERBS:  # IPython and the queueserver ask for many
             raise AttributeError(name)
-        return getattr(self._connected(), name)
+        try:
+            return getattr(self._connected(), name)
+        except CatalogError as error:
+            raise _AwayError(str(error)) from error
 
     def __getitem__(self, item: Any) -> Any:
         return self._connected()[item]

@@ -149,9 +149,13 @@ def test_a_catalog_that_is_away_is_no_reason_not_to_begin():
     assert "did not answer" in repr(cat)
     with pytest.raises(CatalogError):
         cat["uid"]
+    with pytest.raises(CatalogError):
+        cat.search  # noqa: B018
+    assert not hasattr(cat, "anything")
 
     here.append(True)
 
+    assert not hasattr(cat, "read")  # a catalog is no device
     assert cat["uid"] == "a run"
     assert list(cat) == ["uid"]
 
