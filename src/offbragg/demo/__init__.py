@@ -137,7 +137,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
                 devices["cryostream"],
                 TEMPERATURES,
                 scene.sweeps,
-                flyers=[devices["monitor"]],
+                flyers=[devices["monitor"], devices["compare"]],
                 shutter=devices["shutter"],
             )
         )
@@ -206,6 +206,7 @@ def configure(
     content["catalog"] = {"port": _free_port()}
     content["devices"]["pilatus"] |= {
         "format": file_format,
+        "trigger": "ext_trigger",  # by position compare: exact however busy this host is
         "model": instruments["detector"]["model"],
         **scene.detector,
     }
