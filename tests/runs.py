@@ -15,6 +15,10 @@ from offbragg.callbacks.journal import Journal
 from sim_iocs.cbf import encode_cbf
 
 SHAPE = (195, 487)
+MIMETYPES = {
+    "cbf": "multipart/related;type=image/x-cbf",
+    "tif": "multipart/related;type=image/tiff",
+}
 
 
 def counts_of(number: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
@@ -34,6 +38,8 @@ class MeasuredRun:
     n_frames: int = 10
     temperature: float = 120.0
     late: float = 0.3
+    period: float = 0.1
+    suffix: str = "cbf"
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     began: float = field(default_factory=time.time)
 
@@ -72,7 +78,7 @@ class MeasuredRun:
                 "step": 0.5,
                 "n_frames": self.n_frames,
                 "exposure": 0.098,
-                "period": 0.1,
+                "period": self.period,
             },
             "geometry": {
                 "wavelength": 0.7,
@@ -154,10 +160,10 @@ class MeasuredRun:
                 "uid": self.resource,
                 "run_start": self.uid,
                 "data_key": "pilatus_image",
-                "mimetype": "multipart/related;type=image/x-cbf",
+                "mimetype": MIMETYPES[self.suffix],
                 "uri": f"file://localhost{self.frames}/",
                 "parameters": {
-                    "template": "x_{:05d}.cbf",
+                    "template": f"x_{{:05d}}.{self.suffix}",
                     "chunk_shape": [1],
                     "exposure_started": self.began,
                 },
@@ -198,7 +204,7 @@ class MeasuredRun:
         )
 
     def path(self, number: int) -> Path:
-        return self.frames / f"x_{number:05d}.cbf"
+        return self.frames / f"x_{number:05d}.{self.suffix}"
 
     def write(self, *numbers: int, damage: Callable[[bytes], bytes] | None = None) -> None:
         """Write frame files."""

@@ -79,7 +79,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("[limits]\ntemperature = [80.0]", ["limits.temperature"]),
         ("[catalog]\nport = '8000'", ["catalog.port is '8000'", "integer"]),
         ("[catalog]\nport = 70000", ["catalog.port is 70000"]),
-        ("[catalog]\nhots = 'x'", ["catalog.hots is unknown", "host, port, key_file"]),
+        ("[catalog]\nhots = 'x'", ["catalog.hots is unknown", "host, port"]),
         ("[channel_access]\nserver = 5064", ["channel_access.server is unknown", "server_port"]),
         ("[devices.pilatus]\nprefix = 'X:'", ["devices.pilatus.class is missing"]),
         ("[devices.pilatus]\nclass = 'Pilatus'", ["devices.pilatus.class is 'Pilatus'"]),
@@ -108,10 +108,13 @@ def test_broken_toml_says_where(written):
 
 
 def test_a_geometry_without_wavelength_is_refused(written):
-    config = beamline.load(written("[geometry]\naxes = []"))
-
     with pytest.raises(ConfigError, match=r"geometry\.wavelength is missing"):
-        config.make_geometry()
+        beamline.load(written("[geometry]\naxes = []"))
+
+
+def test_a_range_of_temperatures_the_wrong_way_round_is_refused(written):
+    with pytest.raises(ConfigError, match=r"limits\.temperature is .*lowest and then the highest"):
+        beamline.load(written("[limits]\ntemperature = [400.0, 80.0]"))
 
 
 @pytest.mark.parametrize(

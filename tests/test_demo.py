@@ -69,8 +69,7 @@ def test_the_superlattice_is_there_below_the_transition_and_gone_above(demo):
 
     assert below["reflections"] == above["reflections"] >= 3
     assert below["counts"] > 50 * below["sigma"]
-    # thermal diffuse scattering is concave at the zone boundary: what is left is not positive
-    assert abs(above["counts"]) < 0.02 * below["counts"]
+    assert abs(above["counts"]) < 5 * above["sigma"]
 
 
 def test_the_pictures_are_png(demo):
@@ -200,4 +199,5 @@ def test_what_cannot_be_done_is_said_before_anything_starts(tmp_path, options, s
 
     assert done.returncode not in (0, 1)
     assert said in done.stderr
+    assert "starting" not in done.stderr
     assert "Traceback" not in done.stderr

@@ -102,3 +102,32 @@ def test_a_second_one_on_the_same_journal_is_refused(journal):
     finally:
         stop.set()
         first.join()
+
+
+def test_a_journal_that_is_none_stops_nobody_else(journal, caplog):
+    (journal / "torn.jsonl").write_text('["start",{"uid":"torn"}]\nnot a document\n["x",{}]\n')
+    (journal / "number.jsonl").write_text("7\n")
+    (journal / "folder.jsonl").mkdir()
+    fine = Noting("fine")
+
+    failed = follow(journal, [fine], once=True)
+
+    assert failed["fine"] == ["torn"]
+    assert "torn.jsonl has a line that is no document" in caplog.text
+
+
+def test_a_run_that_one_gave_up_is_not_waited_for_by_those_after_it(journal, run):
+    class Waiting(Noting):
+        def poll(self):
+            return False
+
+    failed = follow(journal, [Noting("first", failures=10**6), Waiting("waits")], once=True)
+
+    assert failed == {"first": [run.uid], "waits": [run.uid]}
+
+
+def test_a_journal_directory_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(JournalError, match="cannot be made"):
+        follow(tmp_path / "file" / "journal", [], once=True)

@@ -90,3 +90,8 @@ def test_wrong_fields_are_refused_by_name(field: str, value: object):
 def test_name_and_label_are_needed(field: str):
     with pytest.raises(MetadataError, match=rf"sample\.{field} is missing"):
         Sample.from_dict({key: value for key, value in GOOD.items() if key != field})
+
+
+def test_a_singular_orientation_matrix_is_refused():
+    with pytest.raises(MetadataError, match="singular"):
+        Sample(name="x", label="y", UB=((1.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 0.0, 1.0)))

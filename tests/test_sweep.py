@@ -79,3 +79,11 @@ def test_numpy_numbers_are_numbers():
 
     assert Sweep.from_dict(mapping).to_dict()["n_frames"] == 7
     json.dumps(Sweep.from_dict(mapping).to_dict())
+
+
+@pytest.mark.parametrize("wrong", [{"start": "0"}, {"n_frames": 1.5}, {"period": None}])
+def test_what_is_no_number_is_refused_by_name(wrong):
+    asked = {"axis": "phi", "start": 0, "step": 0.1, "n_frames": 9, "exposure": 0.09, "period": 0.1}
+
+    with pytest.raises(SweepError, match=f"sweep.{next(iter(wrong))} is"):
+        Sweep(**{**asked, **wrong})

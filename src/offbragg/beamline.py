@@ -21,7 +21,14 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from offbragg.errors import (
     CatalogError,
@@ -102,9 +109,6 @@ class Catalog(_Table):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    key_file: LoosePath | None = Field(
-        default=None, description="API key; by default in paths.catalog"
-    )
 
 
 class Limits(_Table):
@@ -112,6 +116,13 @@ class Limits(_Table):
 
     free_disk: float = Field(default=1.0, ge=0, description="space to leave on every disk, GB")
     temperature: Range = Field(default=(80.0, 500.0), description="lowest and highest, K")
+
+    @field_validator("temperature")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("must be the lowest and then the highest temperature")
+        return value
 
 
 class Beamline(_Table):
@@ -131,8 +142,8 @@ class Beamline(_Table):
 
     @property
     def key_file(self) -> Path:
-        """Where the catalog's API key is kept."""
-        return self.catalog.key_file or self.paths.catalog / "key"
+        """Where the catalog's server keeps its API key (mode 0600)."""
+        return self.paths.catalog / "key"
 
     @property
     def catalog_url(self) -> str:
@@ -228,15 +239,8 @@ def load(path: str | Path | None = None) -> Beamline:
     except ValidationError as error:
         raise ConfigError(_explain(error, file)) from None
     paths = {name: _from(file, value) for name, value in config.paths}
-    key_file = config.catalog.key_file
-    return config.model_copy(
-        update={
-            "paths": Paths(**paths),
-            "catalog": config.catalog.model_copy(
-                update={"key_file": _from(file, key_file) if key_file else None}
-            ),
-        }
-    )
+    config.make_geometry()  # a wrong one is told now, not when a sweep is to begin
+    return config.model_copy(update={"paths": Paths(**paths)})
 
 
 def _from(file: Path, path: Path) -> Path:
@@ -421,7 +425,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     from bluesky.preprocessors import SupplementalData
 
     import offbragg
-    from offbragg.callbacks.journal import Journal
+    from offbragg.callbacks.journal import Journal, close_all_abandoned
 
     RE = bluesky.RunEngine(
         {},
@@ -440,16 +444,39 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
             **config.metadata,
         }
     )
+    for run in close_all_abandoned(config.paths.journal):
+        log.warning("run %s had lost its RunEngine; its journal is closed", run)
     RE.subscribe(Journal(config.paths.journal))
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
+    RE.preprocessors.append(checker(config, RE.md))
     RE.preprocessors.append(recorder(columns, devices))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
     return RE
+
+
+def checker(config: Beamline, md: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Make a preprocessor that refuses runs when a plan announces them, before it moves anything.
+
+    Parameters
+    ----------
+    config
+        What `load` gave.
+    md
+        The RunEngine's own metadata.
+    """
+    from bluesky.preprocessors import msg_mutator
+
+    def check(msg: Any) -> Any:
+        if msg.command == "null" and "would_open" in msg.kwargs:
+            check_start(config, {**md, **msg.kwargs["would_open"]})
+        return msg
+
+    return lambda plan: msg_mutator(plan, check)
 
 
 def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
@@ -463,7 +490,7 @@ def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
     RE, config
         What `make_run_engine` and `load` gave.
     shell
-        The IPython shell.
+        The IPython shell, or None (a queueserver's worker).
     """
     from offbragg.callbacks.progress import Bars, Rows
 
@@ -479,7 +506,8 @@ def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
         print(f"{kind.__name__}: {error}", file=sys.stderr)
         log.debug("told at the prompt", exc_info=error)
 
-    shell.set_custom_exc((OffbraggError,), tell)
+    if shell is not None:
+        shell.set_custom_exc((OffbraggError,), tell)
 
 
 def recorder(

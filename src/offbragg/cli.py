@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,22 @@ Ready = Annotated[
 WithParent = Annotated[int | None, typer.Option("--with-parent", metavar="PID", hidden=True)]
 
 
+class Size(StrEnum):
+    """Detectors that can be simulated."""
+
+    P100K = "100K"
+    P300K = "300K"
+    P1M = "1M"
+    P2M = "2M"
+
+
+class Format(StrEnum):
+    """Formats of frame files."""
+
+    CBF = "cbf"
+    TIFF = "tif"
+
+
 @app.command()
 def demo(
     out: Annotated[
@@ -71,12 +88,11 @@ def demo(
         ),
     ] = None,
     detector: Annotated[
-        str,
-        typer.Option("--detector", metavar="SIZE", help="Pilatus: 100K, 300K, 1M or 2M."),
-    ] = "100K",
+        Size, typer.Option("--detector", help="Size of the simulated Pilatus.")
+    ] = Size.P100K,
     file_format: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="Frame files: cbf or tif.")
-    ] = "cbf",
+        Format, typer.Option("--format", help="What the simulated detector writes.")
+    ] = Format.CBF,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave instruments and catalog up until Ctrl-C.")
     ] = False,

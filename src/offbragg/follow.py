@@ -70,7 +70,7 @@ def follow(
     journal
         The journal directory; made if need be.
     followers
-        Who follows.
+        Who follows; one may wait for what those before it make.
     once
         Return when every run that is closed is finished for every follower, instead of waiting
         for more; a run that is still open is followed to its end.
@@ -88,17 +88,25 @@ def follow(
         If another process follows the same journal directory: two stackers would both write.
     """
     stop = stop or threading.Event()
-    journal.mkdir(parents=True, exist_ok=True)
+    try:
+        journal.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError(
+            f"the journal directory cannot be made: {error.strerror}\n{journal}"
+        ) from error
     with _only_one(journal):
-        close_all_abandoned(journal)
-        tails = [_Tail(journal, follower, once=once, stop=stop) for follower in followers]
+        closed: set[Path] = set()
+        close_all_abandoned(journal, closed)
+        tails: list[_Tail] = []
+        for follower in followers:
+            tails.append(_Tail(journal, follower, once=once, stop=stop, before=tuple(tails)))
         for tail in tails:
             tail.start()
         try:
             while any(tail.is_alive() for tail in tails):
                 if stop.wait(_LOOK_FOR_ABANDONED):
                     break
-                close_all_abandoned(journal)
+                close_all_abandoned(journal, closed)
         finally:
             stop.set()
             for tail in tails:
@@ -110,7 +118,13 @@ class _Tail(threading.Thread):
     """One follower going through all journals, in the order of their runs."""
 
     def __init__(
-        self, journal: Path, follower: Follower, *, once: bool, stop: threading.Event
+        self,
+        journal: Path,
+        follower: Follower,
+        *,
+        once: bool,
+        stop: threading.Event,
+        before: tuple[_Tail, ...],
     ) -> None:
         super().__init__(name=f"offbragg-{follower.name}", daemon=True)
         self.follower = follower
@@ -118,6 +132,7 @@ class _Tail(threading.Thread):
         self._journal = journal
         self._once = once
         self._stop_asked = stop
+        self._before = before  # a run that they failed may never be finished by this one
         self._runs: dict[Path, _Run] = {}
 
     def run(self) -> None:
@@ -132,9 +147,15 @@ class _Tail(threading.Thread):
                     if self._stop_asked.is_set():
                         break
                     run.advance()
-                    if self._once and run.failures >= _TRIES_ONCE:
+                    uid = run.path.stem
+                    hopeless = any(uid in tail.failed for tail in self._before)
+                    if (
+                        self._once
+                        and (run.failures >= _TRIES_ONCE or hopeless)
+                        and not run.finished
+                    ):
                         run.finished = True
-                        self.failed.append(run.path.stem)
+                        self.failed.append(uid)
                 if self._once and all(run.finished for run in self._runs.values()):
                     return
                 self._stop_asked.wait(_LOOK)

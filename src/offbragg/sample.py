@@ -88,6 +88,10 @@ class Sample:
             _check_lattice(self.lattice)
         if self.UB is not None and not all(math.isfinite(x) for row in self.UB for x in row):
             raise MetadataError(f"sample.UB has a number that is not finite: {self.UB}")
+        if self.UB is not None and _determinant(self.UB) == 0.0:
+            raise MetadataError(
+                f"sample.UB is singular: {self.UB}; its columns are the reciprocal basis vectors"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; what is not known is left out."""
@@ -166,3 +170,8 @@ def _matrix(values: object) -> tuple[Row, Row, Row]:
     if len(rows) != 3:
         raise MetadataError(f"sample.UB has {len(rows)} rows: it must have three")
     return cast(Any, tuple(_numbers(row, 3, "a row of sample.UB") for row in rows))
+
+
+def _determinant(rows: tuple[Row, Row, Row]) -> float:
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -61,9 +61,12 @@ class Sweep:
         if not self.axis:
             raise SweepError("sweep.axis is empty: name the rotation axis that moves")
         for name in ("start", "step", "exposure", "period"):
-            value = getattr(self, name)
-            if not math.isfinite(value):
-                raise SweepError(f"sweep.{name} is {value}: it must be a finite number")
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise SweepError(f"sweep.{name} is {value!r}: it must be a finite number")
+        frames: object = self.n_frames
+        if isinstance(frames, bool) or not isinstance(frames, Integral):
+            raise SweepError(f"sweep.n_frames is {frames!r}: it must be a whole number")
         if self.n_frames < 1:
             raise SweepError(f"sweep.n_frames is {self.n_frames}: a sweep has at least one frame")
         if self.step == 0.0:

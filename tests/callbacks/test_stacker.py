@@ -13,6 +13,7 @@ from offbragg.callbacks.stacker import Stacker
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import follow
+from sim_iocs.tiff import encode_tiff
 
 
 @pytest.fixture
@@ -174,3 +175,74 @@ def test_a_stacker_that_starts_again_goes_on_where_it_was(run, stacked):
 def _stored(path) -> int:
     with ScanFile.open(path) as scan:
         return scan.ledger.counts()["stored"]
+
+
+def test_a_file_that_is_first_seen_half_written_is_judged_by_what_it_becomes(run, stacked):
+    def hole(content: bytes) -> bytes:
+        """What a network file system may show before the blocks have come."""
+        return content[:-9000] + bytes(2000) + content[-7000:]
+
+    run.begin()
+    run.write(*range(9))
+    run.write(9, damage=hole)
+    run.announce(10)
+    run.end()
+    later = threading.Timer(0.2, run.write, [9])
+    later.start()
+
+    with stacked() as scan:
+        later.join()
+        assert scan.ledger.counts()["stored"] == 10
+
+
+def test_a_rejected_frame_is_stored_when_its_good_file_comes_later(run, stacked):
+    run.begin()
+    run.write(*range(9))
+    run.write(9, damage=lambda content: content[:-6000] + b"\x55" + content[-5999:])
+    run.announce(10)
+    run.end()
+    with stacked() as scan:
+        assert scan.ledger.counts()["rejected"] == 1
+
+    run.write(9)
+
+    with stacked() as scan:
+        assert scan.ledger.counts()["stored"] == 10
+        np.testing.assert_array_equal(scan.stack.counts[9], counts_of(9))
+
+
+def test_a_slow_camserver_that_outlived_its_run_engine_is_waited_for(run, stacked):
+    run.period = 0.5  # longer than frames may be late
+    run.begin()
+    run.write(0, 1)
+    run.announce(2)
+    run.journal.close()
+    writing = [threading.Timer(0.45 * (n - 1), run.write, [n]) for n in range(2, 10)]
+    for timer in writing:
+        timer.start()
+
+    with stacked() as scan:
+        for timer in writing:
+            timer.join()
+        assert scan.ledger.counts()["stored"] == 10
+
+
+def test_a_tiff_is_believed_once_it_has_stopped_changing(run, stacked):
+    content = [
+        encode_tiff(counts_of(n), model="test", header=["test"], taken=0.0) for n in range(10)
+    ]
+    run.suffix = "tif"
+    run.begin()
+    for number in range(10):
+        run.path(number).write_bytes(content[number])
+    half = len(content[3]) // 2
+    run.path(3).write_bytes(content[3][:half] + bytes(len(content[3]) - half))
+    run.announce(10)
+    run.end()
+    later = threading.Timer(0.3, run.path(3).write_bytes, [content[3]])
+    later.start()
+
+    with stacked() as scan:
+        later.join()
+        assert scan.ledger.counts()["stored"] == 10
+        np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))

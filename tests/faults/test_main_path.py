@@ -209,6 +209,33 @@ def test_a_catalog_that_was_dead_all_the_time_gets_every_run_once(beamline, meas
         assert validate(run, fix_errors=False, try_reading=True, raise_on_error=True)
     assert runs[measured["RunEngine killed"]].metadata["stop"]["exit_status"] == "fail"
 
+    said = run_readme(beamline.config)
+    assert said["frame"] == np.asarray(runs[said["uid"]]["primary"]["pilatus_image"][30]).sum(
+        dtype=np.int64
+    )
+    assert said["cold"] == 3
+    assert said["status"] == ["stored"] * FRAMES
+    assert said["angles"] == list(0.25 + 0.5 * np.arange(FRAMES))
+    assert said["table"] == FRAMES
+
+
+def run_readme(config: Beamline) -> dict[str, Any]:
+    """Run the README's example as it stands there, in a process of its own, as a reader would."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    example = example.replace("http://127.0.0.1:8000", config.catalog_url)
+    example = example.replace("…", config.key_file.read_text().strip())
+    example += """
+import json
+print(json.dumps({"uid": run.start["uid"], "frame": int(frame.sum()), "cold": len(cold),
+    "status": list(rows["status"]), "angles": list(rows["angle"]), "table": len(table)}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
 
 def test_a_dropped_and_a_damaged_frame_are_listed_and_shift_nothing(tmp_path):
     beamline = SimulatedBeamline(tmp_path, ioc=("--fault", "drop=7", "--fault", "flip=12"))

@@ -3,6 +3,8 @@
 import logging
 import os
 
+from IPython import get_ipython
+
 from offbragg import beamline
 
 os.environ.setdefault(beamline.VARIABLE, str(beamline.profile_directory() / "beamline.toml"))

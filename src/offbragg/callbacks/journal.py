@@ -139,7 +139,7 @@ def read_journal(path: Path, position: int = 0) -> tuple[list[tuple[str, dict[st
     for line in complete.splitlines():
         try:
             name, doc = json.loads(line)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise JournalError(
                 f"journal {path.name} has a line that is no document: {error}\n"
                 f"{path}: {line[:80]!r}"
@@ -150,11 +150,11 @@ def read_journal(path: Path, position: int = 0) -> tuple[list[tuple[str, dict[st
 
 def read_start(path: Path) -> dict[str, Any]:
     """Return the start document of a journal, without reading the rest."""
-    with path.open("rb") as journal:
-        line = journal.readline()
     try:
+        with path.open("rb") as journal:
+            line = journal.readline()
         name, doc = json.loads(line)
-    except ValueError:
+    except (OSError, ValueError, TypeError):
         name, doc = "", {}
     if name != "start":
         raise JournalError(f"journal {path.name} does not begin with a start document\n{path}")
@@ -163,7 +163,7 @@ def read_start(path: Path) -> dict[str, Any]:
 
 def journals(directory: Path) -> list[Path]:
     """All journals of a directory (``<uid>.jsonl``), in no particular order."""
-    return list(directory.glob("*.jsonl"))
+    return [path for path in directory.glob("*.jsonl") if path.is_file()]
 
 
 def close_abandoned(path: Path) -> bool:
@@ -204,9 +204,42 @@ def close_abandoned(path: Path) -> bool:
     return True
 
 
-def close_all_abandoned(directory: Path) -> list[str]:
-    """Close every abandoned journal of a directory; return the uids of their runs."""
-    return [path.stem for path in journals(directory) if close_abandoned(path)]
+def close_all_abandoned(directory: Path, closed: set[Path] | None = None) -> list[str]:
+    """Close every abandoned journal of a directory; return the uids of their runs.
+
+    A journal that cannot be read or written is told and passed by: the others go on.
+
+    Parameters
+    ----------
+    directory
+        The journal directory.
+    closed
+        Journals that are known to have their stop document; they are not read again, and what
+        is found to be closed, or to be no journal, is added.
+    """
+    known = closed if closed is not None else set()
+    runs = []
+    for path in journals(directory):
+        if path in known:
+            continue
+        try:
+            if close_abandoned(path):
+                runs.append(path.stem)
+            if _is_closed(path):
+                known.add(path)
+        except (JournalError, OSError) as error:
+            log.error("%s", error)
+            known.add(path)
+    return runs
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether the last line is a stop document, read from the end."""
+    with path.open("rb") as journal:
+        size = journal.seek(0, os.SEEK_END)
+        journal.seek(max(0, size - (1 << 16)))
+        last = journal.read().rstrip(b"\n").rpartition(b"\n")[2]
+    return last.startswith(b'["stop",')
 
 
 def _count_events(documents: list[tuple[str, dict[str, Any]]]) -> dict[str, int]:

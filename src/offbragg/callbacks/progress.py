@@ -85,12 +85,16 @@ class Rows:
         self._starts: dict[str, Mapping[str, Any]] = {}
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take a document."""
+        """Take a document; whatever it holds, a row must not fail a run."""
         if name == "start":
             self._starts[doc["uid"]] = doc
         elif name == "stop":
             start = self._starts.pop(doc["run_start"], {})
-            self._console.print(describe_run(start, doc), highlight=False, markup=False)
+            try:
+                row = describe_run(start, doc)
+            except (KeyError, TypeError, ValueError) as error:
+                row = f"run {doc['run_start'][:8]} · {doc['exit_status']} ({error!r})"
+            self._console.print(row, highlight=False, markup=False)
 
 
 def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
@@ -105,8 +109,9 @@ def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
     '#7 01234567 · LSMO-140 · 120 K · phi 0 → 30° · 60 frames · 12.5 s · success'
     """
     parts = [f"#{start.get('scan_id', '?')} {start.get('uid', '')[:8]}"]
-    if "sample" in start:
-        parts.append(start["sample"]["name"])
+    sample = start.get("sample")
+    if sample:
+        parts.append(sample["name"] if isinstance(sample, Mapping) else str(sample))
     if "temperature" in start:
         parts.append(f"{start['temperature']['setpoint']:g} K")
     if sweep := start.get("sweep"):

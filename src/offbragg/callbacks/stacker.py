@@ -8,11 +8,11 @@ and goes on with the frames that are still pending.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -23,6 +23,7 @@ from offbragg.errors import FrameError, GeometryError, IncompleteFrame, ScanFile
 from offbragg.files import read_frame
 from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
 from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.frame import Frame
 from offbragg.ledger import Status
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,10 @@ FRAME_SEQUENCES = ("multipart/related;type=image/x-cbf", "multipart/related;type
 
 # How long one call of `poll` may read frames before documents get their turn, s.
 _TURN = 0.25
-# How often the file of a frame that is listed as missing is looked for again, s.
+# How often the file of a frame that was given up is looked for again, s.
 _LOOK_AGAIN = 1.0
+# How long a file without a checksum must not have changed before it is believed, s.
+_STEADY = 0.5
 
 
 class Stacker:
@@ -61,8 +64,8 @@ class Stacker:
         if path is None:
             return False
         with ScanFile.open(path) as scan:
-            stacked = scan.complete and not scan.ledger.counts()[Status.MISSING]
-        return stacked and has_wrapper(path)
+            whole = scan.complete and scan.ledger.counts()[Status.STORED] == scan.n_frames
+        return whole and has_wrapper(path)
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
@@ -97,7 +100,7 @@ class SweepStacker:
         self._was_complete = scan.complete
         self._sweep = scan.sweep
         self._shape = scan.shape
-        statuses = scan.ledger.statuses
+        statuses, reasons = scan.ledger.statuses, scan.ledger.reasons
         # The journal is read from its first line, so every sample comes again; the times of
         # the frames that are stored already come back from the file.
         self._values = _FrameValues(
@@ -106,7 +109,13 @@ class SweepStacker:
         if self._writer is None:
             scan.close()
         self._pending = {n for n, s in enumerate(statuses) if s == Status.PENDING}
-        self._missing = {n for n, s in enumerate(statuses) if s == Status.MISSING}
+        # missing and rejected frames: a good file that turns up later still fills its row
+        self._given_up = {
+            n: (status, reason)
+            for n, (status, reason) in enumerate(zip(statuses, reasons, strict=True))
+            if status in (Status.MISSING, Status.REJECTED)
+        }
+        self._looked: dict[int, _Look] = {}
 
         self._source: _FrameFiles | None = None
         self._resource = ""
@@ -145,9 +154,9 @@ class SweepStacker:
     def poll(self) -> bool:
         """Stack what is there; True once every frame is decided and the file is closed."""
         if self._was_complete:
-            return self._look_for_late_frames_only()
+            return self._look_again_once()
         self._stack_pending()
-        self._look_for_late_frames()
+        self._look_again()
         self._write_values()
         if self._stop is not None and not self._pending:
             self._finish(self._stop)
@@ -163,87 +172,111 @@ class SweepStacker:
     def _stack_pending(self) -> None:
         end_of_turn = self._clock() + _TURN
         for number in sorted(self._pending & self._due.keys()):
-            self._judge(number)
+            problem = self._try(number)
+            if problem is not None and self._is_late(number):
+                self._give_up(number, *problem)
             if self._clock() > end_of_turn:
                 break
 
-    def _judge(self, number: int) -> None:
-        """Store a frame, reject it, or, when it is too late, list it as missing."""
-        path = self._path_of(number)
-        try:
-            if path is None:
-                raise FileNotFoundError
-            self._store(number, path)
-        except FileNotFoundError:
-            self._give_up_if_late(number, path, "was not there")
-        except IncompleteFrame as error:
-            self._give_up_if_late(number, path, f"was not complete ({_first_line(error)})")
-        except FrameError as error:
-            self._decide(number, Status.REJECTED, _first_line(error))
+    def _try(self, number: int) -> tuple[Status, str] | None:
+        """Store a frame if its file is good, and say what it would be given up as if it is not.
 
-    def _store(self, number: int, path: Path) -> None:
-        scan = self._scan()
-        frame = read_frame(path, number=number, shape=self._shape)
+        A file without a checksum is neither until it has stopped changing.
+        """
+        path = self._path_of(number)
+        if path is None:
+            return Status.MISSING, f"the file of frame {number} was not there"
+        try:
+            look = self._look(number, path)
+        except FileNotFoundError:
+            return Status.MISSING, f"{path.name} was not there"
+        if look.problem is not None:
+            return look.problem  # the file has not changed since
+        steady = self._clock() - look.since >= _STEADY
+        if look.unverified and not steady:
+            return None  # to be seen again
+        try:
+            frame = read_frame(path, number=number, shape=self._shape)
+        except FileNotFoundError:
+            return Status.MISSING, f"{path.name} was not there"
+        except FrameError as error:
+            incomplete = isinstance(error, IncompleteFrame)
+            look.problem = (
+                (Status.MISSING, f"{path.name} was not complete ({_first_line(error)})")
+                if incomplete
+                else (Status.REJECTED, _first_line(error))
+            )
+            return look.problem
+        if not frame.verified and not steady:
+            look.unverified = True
+            return None
+        self._store(frame, path)
+        return None
+
+    def _look(self, number: int, path: Path) -> _Look:
+        """Give what is known of a file as it is now: nothing, once it has changed."""
+        status = path.stat()
+        signature = (status.st_size, status.st_mtime_ns)
+        look = self._looked.get(number)
+        if look is None or look.signature != signature:
+            look = self._looked[number] = _Look(signature, self._clock())
+        return look
+
+    def _store(self, frame: Frame, path: Path) -> None:
+        number = frame.number
         begin = self._source.exposure_began(number, self._sweep, path) if self._source else np.nan
-        scan.write_frame(frame, source=path.name, time=begin)
+        self._scan().write_frame(frame, source=path.name, time=begin)
         self._values.exposed(number, begin + self._sweep.exposure / 2)
         self._pending.discard(number)
-        self._missing.discard(number)
+        self._looked.pop(number, None)
+        if self._given_up.pop(number, None):
+            log.info("frame %d came late and is stored", number)
         self._last_stored = self._clock()
 
-    def _give_up_if_late(self, number: int, path: Path | None, what: str) -> None:
-        """List a frame as missing once its file is `late` behind its turn."""
-        due = self._due[number]
+    def _is_late(self, number: int) -> bool:
+        """Whether a file that is not good yet has had its time, by this process's clock."""
+        due, patience = self._due[number], self.late
         if number in self._unannounced:
-            due = max(due, self._last_stored)  # the camserver may still be at it
-        if self._clock() - due < self.late and not self._quiet():
-            return
-        file = path.name if path is not None else f"the file of frame {number}"
-        reason = f"{file} {what} {self.late:g} s after it was due"
-        if self._stop is not None and number in self._unannounced:
-            reason = f"{file} {what}; the run had ended ({self._stop['exit_status']})"
-        self._decide(number, Status.MISSING, reason)
+            # the camserver may still be at it, as slowly as the sweep was to be
+            due = max(due, self._last_stored)
+            patience += 2 * self._sweep.period
+        look = self._looked.get(number)
+        if look is not None:
+            due = max(due, look.since)  # it changed: somebody may be writing it
+        return self._clock() - due >= patience
 
-    def _quiet(self) -> bool:
-        """Whether the run ended, and the last file came, longer than `late` ago."""
-        if self._stop is None:
-            return False
-        last = self._stop["time"]
-        if self._source is not None:
-            with contextlib.suppress(OSError):
-                last = max(last, self._source.directory.stat().st_mtime)
-        return time.time() - last > self.late
-
-    def _decide(self, number: int, status: Status, reason: str) -> None:
-        self._scan().mark(number, status, reason)
-        self._pending.discard(number)
+    def _give_up(self, number: int, status: Status, what: str) -> None:
+        """List a frame as missing or rejected; a good file may still come."""
+        reason = what
         if status is Status.MISSING:
-            self._missing.add(number)
+            reason = f"{what} {self.late:g} s after it was due"
+            if self._stop is not None and number in self._unannounced:
+                reason = f"{what}; the run had ended ({self._stop['exit_status']})"
+        self._pending.discard(number)
+        if self._given_up.get(number) == (status, reason):
+            return
+        self._given_up[number] = (status, reason)
+        self._scan().mark(number, status, reason)
         log.warning("frame %d of %d is %s: %s", number, self._sweep.n_frames, status.value, reason)
 
-    def _look_for_late_frames(self) -> None:
-        if not self._missing or self._clock() < self._next_look:
+    def _look_again(self) -> None:
+        """See whether a file of a frame that was given up is there now, or another one."""
+        if not self._given_up or self._clock() < self._next_look:
             return
         self._next_look = self._clock() + _LOOK_AGAIN
-        for number in sorted(self._missing):
-            path = self._path_of(number)
-            if path is not None and path.exists():
-                try:
-                    self._store(number, path)
-                    log.info("frame %d came late and is stored", number)
-                except IncompleteFrame:
-                    continue
-                except FrameError as error:
-                    self._missing.discard(number)
-                    self._decide(number, Status.REJECTED, _first_line(error))
+        for number in sorted(self._given_up):
+            problem = self._try(number)
+            if problem is not None and problem[0] is Status.REJECTED:
+                self._give_up(number, *problem)
 
-    def _look_for_late_frames_only(self) -> bool:
-        """For a sweep that was finished: reopen it only if a missing frame has turned up."""
+    def _look_again_once(self) -> bool:
+        """For a sweep that was finished: reopen it only if there is something to add."""
         if self._stop is None:
             return False
-        if any((path := self._path_of(n)) is not None and path.exists() for n in self._missing):
-            self._next_look = 0.0
-            self._look_for_late_frames()
+        for number in sorted(self._given_up):
+            self._try(number)
+        if any(look.unverified for look in self._looked.values()):
+            return False  # to be seen again
         if self._writer is not None:
             self._write_values()
             self._finish(self._stop)
@@ -286,6 +319,16 @@ class SweepStacker:
 
     def _path_of(self, number: int) -> Path | None:
         return self._source.path(number) if self._source is not None else None
+
+
+@dataclass(slots=True)
+class _Look:
+    """A file as it was when it was last looked at, and what is wrong with it."""
+
+    signature: tuple[int, int]  # size, time of the last change
+    since: float
+    problem: tuple[Status, str] | None = None
+    unverified: bool = False
 
 
 class _FrameFiles:

@@ -259,7 +259,7 @@ class Peak:
     """Counts of one reflection in one sweep, in a box about where it was predicted."""
 
     hkl: tuple[float, float, float]
-    counts: float  # above the background of the box's rim
+    counts: float  # above the background
     sigma: float
     where: tuple[int, int, int]  # frame, row, column
 
@@ -285,7 +285,7 @@ def measure_peaks(
         Where they come from.
     box
         Half the size of the inner box (frames, rows, columns); the rim about it, as wide again,
-        gives the background.
+        gives the background (see `_background`).
     """
     found = []
     crossings = geometry.predict(hkl, UB, sweep)
@@ -299,19 +299,33 @@ def measure_peaks(
         if np.any(counts < 0):
             continue  # a gap, a bad pixel or a missing frame
         inner = tuple(slice(b, 3 * b + 1) for b in box)
-        rim = np.ones(counts.shape, bool)
-        rim[inner] = False
-        n_inner, n_rim = counts[inner].size, int(rim.sum())
-        background = counts[rim].sum() * n_inner / n_rim
-        total = counts[inner].sum()
-        sigma = float(np.sqrt(total + background * n_inner / n_rim))
+        total = float(counts[inner].sum())
+        background, spread = _background(counts, inner)
         reflection = hkl[which]
         found.append(
             Peak(
                 (float(reflection[0]), float(reflection[1]), float(reflection[2])),
-                float(total - background),
-                max(sigma, 1.0),
+                total - background,
+                float(np.sqrt(max(total, 1.0) + spread)),
                 (int(centre[0]), int(centre[1]), int(centre[2])),
             )
         )
     return found
+
+
+def _background(counts: np.ndarray, inner: tuple[slice, ...]) -> tuple[float, float]:
+    """Estimate what lies under a peak: counts in its box, and their variance.
+
+    A polynomial of second order is fitted to the rim, because thermal diffuse scattering is
+    concave where superlattice peaks are, and a mean of the rim would be too high.
+    """
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in counts.shape), indexing="ij")
+    terms = [np.ones(counts.shape), *axes]
+    terms += [axes[i] * axes[j] for i in range(3) for j in range(i, 3)]
+    design = np.stack(terms, axis=-1)
+    rim = np.ones(counts.shape, bool)
+    rim[inner] = False
+    fit = np.linalg.lstsq(design[rim], counts[rim].astype(float), rcond=None)[0]
+    weights = design[inner].reshape(-1, len(terms)).sum(axis=0)
+    covariance = np.linalg.inv(design[rim].T @ design[rim]) * max(counts[rim].mean(), 1e-3)
+    return float(weights @ fit), float(weights @ covariance @ weights)

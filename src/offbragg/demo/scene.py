@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from offbragg.errors import ConfigError, FrameError
 from offbragg.files import read_frame
+from offbragg.frame import Frame
 from offbragg.geometry import Axis, Geometry, Panel
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
@@ -89,10 +90,7 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
             "frames do not say which axes turned and where the panel stands\n"
             "Give their geometry as well: --model FILE (JSON, see how-to/replay)."
         )
-    try:
-        first = read_frame(paths[0], number=0)
-    except FrameError as error:
-        raise ConfigError(f"{paths[0].name} cannot be replayed: {error}") from error
+    first = _check_frames(paths)
     try:
         told = json.loads(model.read_text())
         scan = told["goniometer"]["scan_axis"]
@@ -115,6 +113,19 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
         raise ConfigError(f"{model} is no model of a sweep: {error!r}") from error
     sample = Sample.from_dict({"name": folder.resolve().name, "label": "replayed", **known})
     return Scene(sample, geometry, (sweep,), np.empty((0, 3)), detector=_detector(first.header))
+
+
+def _check_frames(paths: Sequence[Path]) -> Frame:
+    """Read every frame once, so that a broken one is told before anything starts."""
+    first: Frame | None = None
+    for number, path in enumerate(paths):
+        try:
+            frame = read_frame(path, number=number)
+        except FrameError as error:
+            raise ConfigError(f"{path.name} cannot be replayed: {error}") from error
+        first = first or frame
+    assert first is not None
+    return first
 
 
 def _detector(header: Mapping[str, Any]) -> dict[str, Any]:

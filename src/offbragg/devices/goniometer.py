@@ -118,6 +118,8 @@ class RotationAxis(EpicsMotor):
         self._flight: Flight | None = None
         self._usual_speed: float | None = None
         self._landing: Status | None = None
+        self.passes_at: float | None = None
+        """When the axis passes the start of its sweep, by this host's monotonic clock, s."""
         self._stopped = threading.Event()
 
     @property
@@ -192,6 +194,7 @@ class RotationAxis(EpicsMotor):
         if self._flight is None or self._sweep is None:
             raise DeviceError(f"{self.name} was kicked off without being prepared")
         self._landing = Status(self)
+        self.passes_at = None
         return in_background(self, self._fly, self._sweep, self._flight, self._landing)
 
     def _fly(self, sweep: Sweep, flight: Flight, landing: Status) -> None:
@@ -229,6 +232,7 @@ class RotationAxis(EpicsMotor):
                     passes = statistics.median(predictions)
                 left = passes - self.lead - time.monotonic()
                 if left <= 0:
+                    self.passes_at = passes
                     break
                 if self._stopped.wait(min(left, 0.02)) or motion.done:
                     raise DeviceError(

@@ -141,6 +141,8 @@ class Pilatus(PilatusFiles):
         self.poll = poll
 
         self.exposure_started: float | None = None
+        self.armed_at: float | None = None
+        """When the first exposure began, by this host's monotonic clock, s; not for pulses."""
         self._sweep: Sweep | None = None
         self._folder: FrameFolder | None = None
         self._covered = 0
@@ -189,7 +191,7 @@ class Pilatus(PilatusFiles):
         self._sweep = sweep
         self._covered = self._collected = 0
         self._compose_datum = None
-        self.exposure_started = None
+        self.exposure_started = self.armed_at = None
         self._flight = None
         given_up = self._given_up = threading.Event()
         return in_background(self, self._set_up, sweep, self.trigger_mode, given_up)
@@ -255,6 +257,7 @@ class Pilatus(PilatusFiles):
             self._arm(flight)
         if flight.trigger == "internal":
             self.exposure_started = flight.began
+            self.armed_at = flight.clock
         else:
             flight.clock = time.monotonic()
             if flight.camera_done.is_set():
@@ -294,6 +297,7 @@ class Pilatus(PilatusFiles):
         folder, sweep = flight.folder, flight.sweep
         limit = flight.clock + self.trigger_timeout + sweep.period + self.patience
         while not flight.stopped.is_set():
+            ended = flight.camera_done.is_set()  # before looking: the last file may be the first
             folder.look()
             numbers = folder.seen()
             if numbers:
@@ -305,7 +309,7 @@ class Pilatus(PilatusFiles):
                 flight.clock = time.monotonic() - behind - ran
                 self.exposure_started = flight.began
                 return
-            if time.monotonic() > limit or flight.camera_done.is_set():
+            if time.monotonic() > limit or ended:
                 raise DeviceError(
                     f"{self.name}: no trigger came within "
                     f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory}\n"

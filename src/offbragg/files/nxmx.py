@@ -236,10 +236,10 @@ def _write_instrument(
     add_field(where, "probe", "x-ray")
     beam = add_group(instrument, "beam", "NXbeam")
     add_field(beam, "incident_wavelength", geometry.wavelength, units="angstrom")
-    transmission = start.get("attenuation")
-    if isinstance(transmission, (int, float)) and not isinstance(transmission, bool):
+    attenuation = start.get("attenuation")  # the factor by which the beam is weakened
+    if isinstance(attenuation, (int, float)) and attenuation > 0:
         attenuator = add_group(instrument, "attenuator", "NXattenuator")
-        add_field(attenuator, "attenuator_transmission", float(transmission))
+        add_field(attenuator, "attenuator_transmission", 1.0 / attenuation)
     _write_detector(instrument, start.get("detector") or {}, geometry, sweep, data, shape)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import FailedStatus, MsgGenerator, short_uid
+from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 
-from offbragg.errors import OffbraggError
+from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.sweep import Sweep
 
 FLUSH_PERIOD = 0.25
@@ -61,21 +61,9 @@ def rotation_scan(
     OffbraggError
         What a device or a check had to say, as it said it.
     """
-    for device in (detector, axis, *flyers):
-        check = getattr(device, "check", None)
-        if check is not None:
-            check(sweep)
-    metadata = {
-        "plan_name": "rotation_scan",
-        "purpose": purpose,
-        "detectors": [detector.name],
-        "motors": [axis.name],
-        "hints": {"dimensions": []},
-        "sweep": sweep.to_dict(),
-        **_of_detector(detector, sweep),
-        "per_frame": _columns(flyers, monitors),
-        **(md or {}),
-    }
+    metadata = start_of(
+        detector, axis, sweep, md=md, flyers=flyers, monitors=monitors, purpose=purpose
+    )
 
     def inner() -> MsgGenerator[str]:
         uid = yield from bps.open_run(metadata)
@@ -98,6 +86,54 @@ def rotation_scan(
 
     # half a sweep cannot be repeated by replaying messages
     return (yield from bpp.rewindable_wrapper(inner(), False))
+
+
+def start_of(
+    detector: Any,
+    axis: Any,
+    sweep: Sweep,
+    *,
+    md: Mapping[str, Any] | None = None,
+    flyers: Sequence[Any] = (),
+    monitors: Sequence[Any] = (),
+    purpose: str = "data",
+    **_: Any,
+) -> dict[str, Any]:
+    """Give what `rotation_scan` would put into its start document; nothing moves.
+
+    Raises
+    ------
+    OffbraggError
+        If a device cannot do the sweep, or the sweep is not about this axis.
+    """
+    if sweep.axis != axis.name:
+        raise SweepError(
+            f"the sweep turns {sweep.axis!r} but the axis given is {axis.name!r}\n"
+            f"Its angles would be recorded as those of {sweep.axis}. Give the axis that turns."
+        )
+    for device in (detector, axis, *flyers):
+        check = getattr(device, "check", None)
+        if check is not None:
+            check(sweep)
+    return {
+        "plan_name": "rotation_scan",
+        "purpose": purpose,
+        "detectors": [detector.name],
+        "motors": [axis.name],
+        "hints": {"dimensions": []},
+        "sweep": sweep.to_dict(),
+        **_of_detector(detector, sweep),
+        "per_frame": _columns(flyers, monitors),
+        **(md or {}),
+    }
+
+
+def announce(metadata: Mapping[str, Any]) -> MsgGenerator[None]:
+    """Say which run a plan is going to open, so that it can be refused before anything moves.
+
+    The message does nothing; a RunEngine that checks start documents looks at what it carries.
+    """
+    yield Msg("null", None, would_open=dict(metadata))
 
 
 def _fly(
@@ -136,6 +172,8 @@ def _fly(
             yield from bps.kickoff(flyer, wait=True)
         yield from bps.kickoff(axis, wait=True)
         yield from bps.kickoff(detector, wait=True)
+        yield from collect()  # at once: whoever stacks knows now where the frames will be
+        _check_begin(detector, axis, sweep)
         group = short_uid("complete")
         yield from bps.complete_all(*devices, group=group, wait=False)
         done = False
@@ -156,6 +194,21 @@ def _fly(
             yield from bps.unmonitor(signal)
 
     yield from bpp.finalize_wrapper(sweeping(), tidy)
+
+
+def _check_begin(detector: Any, axis: Any, sweep: Sweep) -> None:
+    """Refuse a sweep whose first exposure began far from where its axis passed the start."""
+    armed_at = getattr(detector, "armed_at", None)
+    passes_at = getattr(axis, "passes_at", None)
+    if armed_at is None or passes_at is None:
+        return
+    late = armed_at - passes_at  # both by this host's clock
+    if abs(late) > max(sweep.period, 0.1):
+        raise DeviceError(
+            f"{detector.name} began to expose {late:+.3f} s after {axis.name} passed "
+            f"{sweep.start:g}: every angle is off by {late * sweep.speed:+.3f} degree\n"
+            "Was this host or the IOC busy? Measure the sweep again; its frames are kept."
+        )
 
 
 def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import bluesky.plan_stubs as bps
 from bluesky.utils import FailedStatus, MsgGenerator
 
 from offbragg.errors import OffbraggError
-from offbragg.plans.rotation import rotation_scan
+from offbragg.plans.rotation import announce, rotation_scan, start_of
 from offbragg.sweep import Sweep
 
 
@@ -48,11 +48,11 @@ def temperature_series(
     if check_value is not None:
         for kelvin in temperatures:
             check_value(kelvin)
-    for device in (detector, axis):
-        check = getattr(device, "check", None)
-        if check is not None:
-            for sweep in sweeps:
-                check(sweep)
+    for kelvin in temperatures:
+        for sweep in sweeps:
+            would_be = {"temperature": {"setpoint": float(kelvin), "direction": "hold"}}
+            would_be.update(md or {})
+            yield from announce(start_of(detector, axis, sweep, md=would_be, **scan))
     series = {"uid": str(uuid.uuid4()), "kind": "temperature"}
     uids: list[str] = []
     before: float | None = getattr(cryostream, "position", None)
