@@ -6,6 +6,7 @@ that is missing while the detector keeps exposing, so only the directory knows w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -150,6 +151,7 @@ class Pilatus(PilatusFiles):
         self._compose_datum: Any = None
         self._flight: Flight | None = None
         self._given_up = threading.Event()
+        self._step: PilatusStep | None = None
 
     @property
     def trigger_mode(self) -> str:
@@ -161,6 +163,37 @@ class Pilatus(PilatusFiles):
         if mode not in TRIGGERS:
             raise ConfigError(f"{self.name}: trigger {mode!r} is none of {', '.join(TRIGGERS)}")
         self._trigger_mode = mode
+
+    @property
+    def step(self) -> PilatusStep:
+        """The step-scan twin on the same records, made when first asked for.
+
+        Raises
+        ------
+        DeviceError
+            If its records do not answer.
+        """
+        if self._step is None:
+            self._step = self._make_step()
+        return self._step
+
+    def _make_step(self) -> PilatusStep:
+        for _ in range(3):  # pyepics at times forgets to tell a second user of a channel
+            twin = PilatusStep(
+                self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
+                sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
+                write_path=self.write_path, format=self.format, patience=self.patience,
+                reserve=self.reserve, geometry=self.geometry,
+            )  # fmt: skip
+            twin.header = self.header
+            with contextlib.suppress(TimeoutError):
+                twin.wait_for_connection(all_signals=True, timeout=10.0)
+                return twin
+            twin.destroy()
+        raise DeviceError(
+            f"{self.name}.step is not connected: records of {self.prefix} do not answer\n"
+            "Is the IOC running?"
+        )
 
     def hardware(self) -> dict[str, Any]:
         """Describe the detector for the start document; what is not known is left out."""
