@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from event_model import DocumentNames, schema_validators
 
-from offbragg.devices.pilatus import PilatusStep
 from offbragg.errors import DeviceError
 from offbragg.files import read_frame
 
@@ -16,12 +15,7 @@ pytestmark = pytest.mark.ioc
 
 @pytest.fixture
 def step(devices, config):
-    pilatus = devices["pilatus"]
-    device = PilatusStep(
-        "SIM:cam1:", name="pilatus_step", frames=str(config.paths.frames), model=pilatus.model,
-        sensor_material="Si", sensor_thickness=0.45, geometry=pilatus.geometry,
-    )  # fmt: skip
-    device.wait_for_connection(all_signals=True, timeout=10)
+    device = devices["pilatus"].step
     device.exposure.put(0.05)
     devices["shutter"].set("open").wait(10)
     yield device

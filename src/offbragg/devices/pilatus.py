@@ -6,6 +6,7 @@ that is missing while the detector keeps exposing, so only the directory knows w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -142,7 +143,7 @@ class Pilatus(PilatusFiles):
 
         self.exposure_started: float | None = None
         self.armed_at: float | None = None
-        """When the first exposure began, by this host's monotonic clock, s."""
+        """When the first exposure began, by this host's monotonic clock, s; not for pulses."""
         self._sweep: Sweep | None = None
         self._folder: FrameFolder | None = None
         self._covered = 0
@@ -150,6 +151,7 @@ class Pilatus(PilatusFiles):
         self._compose_datum: Any = None
         self._flight: Flight | None = None
         self._given_up = threading.Event()
+        self._step: PilatusStep | None = None
 
     @property
     def trigger_mode(self) -> str:
@@ -161,6 +163,37 @@ class Pilatus(PilatusFiles):
         if mode not in TRIGGERS:
             raise ConfigError(f"{self.name}: trigger {mode!r} is none of {', '.join(TRIGGERS)}")
         self._trigger_mode = mode
+
+    @property
+    def step(self) -> PilatusStep:
+        """The step-scan twin on the same records, made when first asked for.
+
+        Raises
+        ------
+        DeviceError
+            If its records do not answer.
+        """
+        if self._step is None:
+            self._step = self._make_step()
+        return self._step
+
+    def _make_step(self) -> PilatusStep:
+        for _ in range(3):  # pyepics at times forgets to tell a second user of a channel
+            twin = PilatusStep(
+                self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
+                sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
+                write_path=self.write_path, format=self.format, patience=self.patience,
+                reserve=self.reserve, geometry=self.geometry,
+            )  # fmt: skip
+            twin.header = self.header
+            with contextlib.suppress(TimeoutError):
+                twin.wait_for_connection(all_signals=True, timeout=10.0)
+                return twin
+            twin.destroy()
+        raise DeviceError(
+            f"{self.name}.step is not connected: records of {self.prefix} do not answer\n"
+            "Is the IOC running?"
+        )
 
     def hardware(self) -> dict[str, Any]:
         """Describe the detector for the start document; what is not known is left out."""
@@ -191,8 +224,7 @@ class Pilatus(PilatusFiles):
         self._sweep = sweep
         self._covered = self._collected = 0
         self._compose_datum = None
-        self.exposure_started = None
-        self.armed_at = None
+        self.exposure_started = self.armed_at = None
         self._flight = None
         given_up = self._given_up = threading.Event()
         return in_background(self, self._set_up, sweep, self.trigger_mode, given_up)
@@ -298,6 +330,7 @@ class Pilatus(PilatusFiles):
         folder, sweep = flight.folder, flight.sweep
         limit = flight.clock + self.trigger_timeout + sweep.period + self.patience
         while not flight.stopped.is_set():
+            ended = flight.camera_done.is_set()  # before looking: the last file may be the first
             folder.look()
             numbers = folder.seen()
             if numbers:
@@ -309,7 +342,7 @@ class Pilatus(PilatusFiles):
                 flight.clock = time.monotonic() - behind - ran
                 self.exposure_started = flight.began
                 return
-            if time.monotonic() > limit or flight.camera_done.is_set():
+            if time.monotonic() > limit or ended:
                 raise DeviceError(
                     f"{self.name}: no trigger came within "
                     f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory}\n"

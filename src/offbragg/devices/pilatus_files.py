@@ -217,19 +217,22 @@ class PilatusFiles(Device):
             if beam is not None:
                 for signal, value in zip((cam.distance, cam.beam_x, cam.beam_y), beam, strict=True):
                     put(signal, value)
-        for key, source in self.header.items():
+        for key, source in list(self.header.items()):
             put(getattr(cam, HEADER_FIELDS[key]), self._header_value(key, source))
 
     def _header_value(self, key: str, source: Any) -> float:
         if not isinstance(source, EpicsSignalRO):
             return float(source)
-        try:
-            return float(np.asarray(source.get(timeout=5.0, connection_timeout=5.0)))
-        except TimeoutError as error:
-            raise DeviceError(
-                f"{self.name}: header.{key} cannot be filled: {source.pvname} does not answer\n"
-                "Correct or remove it in [devices.*] header of beamline.toml."
-            ) from error
+        for _ in range(2):
+            try:
+                return float(np.asarray(source.get(timeout=5.0, connection_timeout=5.0)))
+            except TimeoutError:
+                # pyepics at times forgets to tell a second user of a channel: ask anew
+                source = self.header[key] = EpicsSignalRO(source.pvname, name=key)
+        raise DeviceError(
+            f"{self.name}: header.{key} cannot be filled: {source.pvname} does not answer\n"
+            "Correct or remove it in [devices.*] header of beamline.toml."
+        )
 
     def recover(self) -> None:
         """Make a detector ready that was left acquiring, or ended in Error.
