@@ -180,6 +180,7 @@ def test_no_beam_for_too_long_ends_the_series_with_the_reason(RE, devices, docum
     assert documents == []
 
 
+@pytest.mark.slow
 def test_dark_angles_can_be_left_dark(RE, devices, documents, permit, dump):
     def lose():
         dump(True)

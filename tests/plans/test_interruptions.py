@@ -132,6 +132,7 @@ def test_an_interruption_leaves_everything_safe(RE, devices, documents, how, aft
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", ENDS)
 def test_twenty_interruptions_at_random_moments(RE, devices, documents, how):
     moments = random.Random(how)
