@@ -85,6 +85,7 @@ class TemperatureController(Device):
         self.state: State | None = None
         self._asked: float | None = None
         self._status: Status | None = None
+        self._asking = threading.Lock()
         self._cancel = threading.Event()
 
     def ask(self, kelvin: float) -> None:
@@ -155,7 +156,10 @@ class TemperatureController(Device):
                 f"{self.name} cannot be set to {kelvin:g} K: {self.temperature.pvname} gives no "
                 "temperature\nIs the IOC running, and the sensor connected?"
             )
-        self.ask(kelvin)
+        with self._asking:  # one whose asking was overtaken must not ask after the other
+            if cancel.is_set():
+                return
+            self.ask(kelvin)
         limit = abs(kelvin - initial) / self.ramp_rate * 3600.0 + timeout
         settling = Settling(self.settle, kelvin, initial=initial)
         began = bad_since = time.monotonic()
