@@ -134,7 +134,9 @@ def test_angles_that_were_read_are_in_the_scan_file(scan, pilatus, documents, tm
 
 
 @ioc_test
-@pytest.mark.parametrize("trigger", ["ext_trigger", "mult_trigger"])
+@pytest.mark.parametrize(
+    "trigger", ["mult_trigger", pytest.param("ext_trigger", marks=pytest.mark.slow)]
+)
 def test_a_trigger_that_never_comes_is_told(
     RE, pilatus, devices, documents, monkeypatch, simulator, trigger
 ):
@@ -151,7 +153,10 @@ def test_a_trigger_that_never_comes_is_told(
 
 
 @ioc_test
-@pytest.mark.parametrize("after", [0.0, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize(
+    "after",
+    [0.05, *(pytest.param(after, marks=pytest.mark.slow) for after in (0.0, 0.2, 0.5))],
+)
 def test_a_detector_given_up_while_it_is_prepared_is_not_left_armed(pilatus, after):
     pilatus.trigger_mode = "mult_trigger"
     status = pilatus.prepare(sweep())
