@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from .camserver import Settings
 from .crystal import CUTOFF
 
 HEADER_RECORDS = (
@@ -20,8 +21,7 @@ HEADER_RECORDS = (
 def header_lines(
     settings: Mapping[str, Any],
     model: str,
-    exposure: float,
-    period: float,
+    exposing: Settings,
     number: int,
     taken: float,
 ) -> list[str]:
@@ -31,6 +31,7 @@ def header_lines(
     where the axes are.
     """
     h = settings
+    exposure, period = exposing.exposure, exposing.period
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(taken))
     made = [
         f"Detector: {model}, S/N 00-0000 simulated",

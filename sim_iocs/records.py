@@ -18,6 +18,12 @@ import caproto as ca
 
 MONITOR_TIME = 0.003  # s; monitors of what a put has changed go out before its completion
 
+COMMON_FIELDS: dict[str, dict[str, Any]] = {
+    "DESC": {"type": "string"}, "EGU": {"type": "string"}, "RTYP": {"type": "string"},
+    "PREC": {"type": "short"}, "DISA": {"type": "short"}, "DISV": {"type": "short", "value": 1},
+    "SEVR": {"type": "enum", "enums": ["NO_ALARM", "MINOR", "MAJOR", "INVALID"]},
+}  # fmt: skip
+
 Hook = Callable[[Any], Awaitable[None]]
 
 
@@ -38,6 +44,8 @@ class Record:
         else:
             await self.on_put(value)
         await asyncio.sleep(MONITOR_TIME)
+        for _ in range(10):  # on a busy host that time is over before the monitors had their turn
+            await asyncio.sleep(0)
 
     def preset(self, value: Any) -> None:
         """Give the value that the record has before anything is served."""
@@ -61,7 +69,18 @@ class Record:
         """Give ``record.NAME``; VAL is the record itself."""
         if name in ("", "VAL"):
             return self  # type: ignore[return-value]
+        if name not in self.field_records and name in COMMON_FIELDS:
+            self.field_records = {**self.field_records, name: self._common_field(name)}
         return self.field_records[name]
+
+    def _common_field(self, name: str) -> ca.ChannelData:
+        """Make one of the fields that every record has; few clients look at them."""
+        row: dict[str, Any] = dict(COMMON_FIELDS[name])
+        if name == "RTYP":
+            row["value"] = self.reported_record_type  # type: ignore[attr-defined]
+        elif name in ("EGU", "PREC"):
+            row["value"] = getattr(self, {"EGU": "units", "PREC": "precision"}[name], None)
+        return make_record(row)
 
 
 class Number(Record, ca.ChannelDouble):
@@ -74,6 +93,12 @@ class Single(Record, ca.ChannelFloat):
 
 class Whole(Record, ca.ChannelInteger):
     """A 32-bit integer (longin, longout), or an array of them."""
+
+
+class Tiny(Record, ca.ChannelInteger):
+    """An 8-bit integer that is a number, no text."""
+
+    data_type = ca.ChannelType.CHAR
 
 
 class Short(Record, ca.ChannelShort):
@@ -149,7 +174,7 @@ def make_record(row: Mapping[str, Any]) -> Any:
     if count > 1:
         common["max_length"] = count
         value = value or [0]
-    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Whole}
+    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Tiny}
     if kind in ("double", "float"):
         common["precision"] = row.get("precision", 0)
     return numbers[kind](

@@ -234,3 +234,45 @@ def test_nothing_is_written_to_the_environment_by_reading(written):
     beamline.load(written('[channel_access]\naddress_list = "10.0.0.1"'))
 
     assert dict(os.environ) == before
+
+
+class Made:
+    """A device without records that looks after another one."""
+
+    def __init__(self, other=None, *, name: str, share: float = 0.5) -> None:
+        self.name, self.other, self.share = name, other, share
+
+    def wait_for_connection(self, **_) -> None: ...
+
+
+@pytest.fixture
+def made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "made", SimpleNamespace(Made=Made))
+
+
+def test_a_device_can_be_given_to_another_one(written, made):
+    file = written("""
+        [devices.first]
+        class = "made:Made"
+
+        [devices.second]
+        class = "made:Made"
+        other = { device = "first" }
+        share = 0.25
+        """)
+
+    devices = beamline.build_devices(beamline.load(file))
+
+    assert devices["second"].other is devices["first"]
+    assert devices["second"].share == 0.25
+
+
+def test_a_device_that_is_not_there_yet_is_named(written, made):
+    file = written("""
+        [devices.first]
+        class = "made:Made"
+        other = { device = "second" }
+        """)
+
+    with pytest.raises(ConfigError, match=r"devices\.first\.other is the device 'second'"):
+        beamline.build_devices(beamline.load(file))

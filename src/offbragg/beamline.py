@@ -10,7 +10,6 @@ import fcntl
 import importlib
 import inspect
 import logging
-import logging.handlers
 import os
 import shutil
 import sys
@@ -35,7 +34,6 @@ from offbragg.errors import (
     ConfigError,
     DeviceError,
     GeometryError,
-    OffbraggError,
 )
 from offbragg.geometry import Geometry
 from offbragg.metadata import validate_start
@@ -150,8 +148,13 @@ class Beamline(_Table):
         """Where clients on this host find the catalog."""
         return f"http://{self.catalog.host}:{self.catalog.port}"
 
-    def connect_catalog(self) -> Any:
+    def connect_catalog(self, *, timeout: float = 5.0) -> Any:
         """Connect to the catalog; returns the Tiled client of its runs.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait for a server that is still starting, s.
 
         Raises
         ------
@@ -167,7 +170,7 @@ class Beamline(_Table):
                 f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
                 "The server makes it when it first starts: offbragg serve"
             ) from error
-        return connect(self.catalog_url, key, timeout=5.0)
+        return connect(self.catalog_url, key, timeout=timeout)
 
     def make_geometry(self) -> Geometry | None:
         """Read the [geometry] table.
@@ -329,16 +332,21 @@ def build_devices(
         "reserve": config.limits.free_disk,
         "limits": config.limits.temperature,
     }
-    devices = {
-        name: _make(config, name, config.devices[name], offered)
-        for name in (config.devices if names is None else names)
-    }
+    devices: dict[str, Any] = {}
+    for name in config.devices if names is None else names:
+        devices[name] = _make(config, name, config.devices[name], offered, devices)
     for device in devices.values():
         _connect(device, timeout)
     return devices
 
 
-def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[str, Any]) -> Any:
+def _make(
+    config: Beamline,
+    name: str,
+    device: DeviceConfig,
+    offered: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> Any:
     module, _, cls_name = device.class_.partition(":")
     where = f"devices.{name}"
     try:
@@ -360,7 +368,14 @@ def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[st
                 f"{where}.{key} is unknown in {config.file}; {cls_name} has "
                 f"{', '.join(['class', 'prefix', *known])}"
             )
-        if key in hints:
+        if isinstance(value, dict) and value.keys() == {"device"}:
+            if value["device"] not in made:
+                raise ConfigError(
+                    f"{where}.{key} is the device {value['device']!r} in {config.file}: it must be "
+                    f"one of those before it, {', '.join(made) or 'of which there are none'}"
+                )
+            value = made[value["device"]]
+        elif key in hints:
             try:
                 # strict but for sequences: TOML knows arrays only
                 strict = not isinstance(value, list)
@@ -374,7 +389,9 @@ def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[st
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in parameters:
             raise ConfigError(f"{where}.{key} is missing in {config.file}")
-    return cls(device.prefix, name=name, **parameters)
+    if "prefix" in inspect.signature(cls.__init__).parameters:  # a permit has no records
+        return cls(device.prefix, name=name, **parameters)
+    return cls(name=name, **parameters)
 
 
 def _connect(device: Any, timeout: float) -> None:
@@ -426,6 +443,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
 
     import offbragg
     from offbragg.callbacks.journal import Journal, close_all_abandoned
+    from offbragg.callbacks.recall import Recall
 
     RE = bluesky.RunEngine(
         {},
@@ -447,11 +465,12 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     for run in close_all_abandoned(config.paths.journal):
         log.warning("run %s had lost its RunEngine; its journal is closed", run)
     RE.subscribe(Journal(config.paths.journal))
+    RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
-    RE.preprocessors.append(checker(config, RE.md))
+    RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(recorder(columns, devices))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
@@ -459,55 +478,24 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     return RE
 
 
-def checker(config: Beamline, md: Mapping[str, Any]) -> Callable[[Any], Any]:
+def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
     """Make a preprocessor that refuses runs when a plan announces them, before it moves anything.
 
     Parameters
     ----------
     config
         What `load` gave.
-    md
-        The RunEngine's own metadata.
+    RE
+        The RunEngine, for its own metadata as it is then.
     """
     from bluesky.preprocessors import msg_mutator
 
     def check(msg: Any) -> Any:
         if msg.command == "null" and "would_open" in msg.kwargs:
-            check_start(config, {**md, **msg.kwargs["would_open"]})
+            check_start(config, {**RE.md, **msg.kwargs["would_open"]})
         return msg
 
     return lambda plan: msg_mutator(plan, check)
-
-
-def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
-    """Make a RunEngine pleasant for people at a prompt.
-
-    It shows bars while it waits and one row for each run; our own errors are their message
-    without a traceback; what Bluesky logs goes to ``<paths.log>/offbragg.log``.
-
-    Parameters
-    ----------
-    RE, config
-        What `make_run_engine` and `load` gave.
-    shell
-        The IPython shell, or None (a queueserver's worker).
-    """
-    from offbragg.callbacks.progress import Bars, Rows
-
-    log_file = logging.handlers.RotatingFileHandler(
-        config.paths.log / "offbragg.log", maxBytes=10_000_000, backupCount=5
-    )
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.getLogger().addHandler(log_file)
-    RE.waiting_hook = Bars()
-    RE.subscribe(Rows())
-
-    def tell(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
-        print(f"{kind.__name__}: {error}", file=sys.stderr)
-        log.debug("told at the prompt", exc_info=error)
-
-    if shell is not None:
-        shell.set_custom_exc((OffbraggError,), tell)
 
 
 def recorder(

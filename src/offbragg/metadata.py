@@ -158,13 +158,22 @@ def _per_frame(value: Any) -> None:
 
 def _series(value: Any) -> None:
     series = _mapping(value, "series")
-    _only(series, ("uid", "index", "kind"), "series")
+    _only(series, ("uid", "index", "kind", "sweep_of", "follows"), "series")
     if "uid" not in series:
         raise MetadataError("start document lacks series.uid")
     _text(series["uid"], "series.uid")
     index = series.get("index", 0)
     if not isinstance(index, int) or index < 0:
         raise _wrong("series.index", index, "a number from 0")
+    place = series.get("sweep_of", [0, 0])
+    if (
+        not isinstance(place, Sequence)
+        or len(place) != 2
+        or not all(isinstance(n, int) and n >= 0 for n in place)
+    ):
+        raise _wrong("series.sweep_of", place, "[temperature, sweep] as numbers from 0")
+    if "follows" in series:
+        _text(series["follows"], "series.follows")
 
 
 def _noun(read: Callable[[Mapping[str, Any]], _T], value: Any, field: str) -> _T:

@@ -221,6 +221,32 @@ def test_a_flipped_bit_is_in_that_frame_only(client, camera, frames, tmp_path):
     assert [md5_holds(f.read_bytes()) for f in frames(tmp_path)] == [True, True, False, True]
 
 
+def test_a_duplicated_frame_has_the_bytes_of_the_one_before(client, camera, frames, tmp_path):
+    camera(4)
+    client.put("sim:duplicate", 2)
+
+    client.put("cam1:Acquire", 1)
+
+    content = [f.read_bytes() for f in frames(tmp_path)]
+    assert content[2] == content[1]
+    assert len({content[0], content[1], content[3]}) == 3
+
+
+def test_a_late_frame_comes_after_its_time(client, camera, frames, tmp_path, wait_until):
+    camera(4)
+    client.put("sim:late_seconds", 1.0)
+    client.put("sim:late", 1)
+
+    completed = client.start("cam1:Acquire", 1)
+    wait_until(lambda: len(frames(tmp_path)) == 3)
+    assert not (tmp_path / "x_001.cbf").exists()
+    wait_until(completed)
+
+    assert len(frames(tmp_path)) == 4
+    assert client.text("cam1:DetectorState_RBV") == "Idle"
+    client.put("sim:late_seconds", 2.0)
+
+
 def test_a_rate_that_the_model_cannot_make_is_refused_with_both_rates(client, camera):
     camera(5)
     client.put("cam1:AcquireTime", 0.0001)

@@ -25,10 +25,14 @@ from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.frame import Frame
 from offbragg.ledger import Status
+from offbragg.sweep import exposed_while_off
 
 log = logging.getLogger(__name__)
 
 FRAME_SEQUENCES = ("multipart/related;type=image/x-cbf", "multipart/related;type=image/tiff")
+
+WEIGHT = "weight"
+"""Per-frame column: 1 with beam, 0 without."""
 
 # How long one call of `poll` may read frames before documents get their turn, s.
 _TURN = 0.25
@@ -104,7 +108,9 @@ class SweepStacker:
         # The journal is read from its first line, so every sample comes again; the times of
         # the frames that are stored already come back from the file.
         self._values = _FrameValues(
-            start.get("per_frame", {}), scan.frame_values()["time"] + scan.sweep.exposure / 2
+            start.get("per_frame", {}),
+            scan.frame_values()["time"] + scan.sweep.exposure / 2,
+            exposure=scan.sweep.exposure,
         )
         if self._writer is None:
             scan.close()
@@ -117,7 +123,7 @@ class SweepStacker:
         }
         self._looked: dict[int, _Look] = {}
 
-        self._source: _FrameFiles | None = None
+        self._source: FrameFiles | None = None
         self._resource = ""
         self._due: dict[int, float] = {}  # frame → since when its file should be there
         self._unannounced: frozenset[int] = frozenset()  # no datum spoke of them before the stop
@@ -130,7 +136,7 @@ class SweepStacker:
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take note of one document of the run."""
         if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
-            self._source = _FrameFiles(doc)
+            self._source = FrameFiles(doc)
             self._resource = doc["uid"]
         elif name == "stream_datum" and doc["stream_resource"] == self._resource:
             self._expect(range(doc["indices"]["start"], doc["indices"]["stop"]))
@@ -331,7 +337,7 @@ class _Look:
     unverified: bool = False
 
 
-class _FrameFiles:
+class FrameFiles:
     """Where the frames of one sweep are, from its ``stream_resource``."""
 
     def __init__(self, doc: Mapping[str, Any]) -> None:
@@ -340,6 +346,7 @@ class _FrameFiles:
         self.began: float | None = doc["parameters"].get("exposure_started")
 
     def path(self, number: int) -> Path:
+        """Say where a frame's file is, or will be."""
         return self.directory / self.template.format(number).lstrip("/")
 
     def exposure_began(self, number: int, sweep: Any, path: Path) -> float:
@@ -358,9 +365,19 @@ class _FrameValues:
 
     A value joined by time is the last one at or before the middle of the exposure: a
     Channel Access monitor that posts nothing says that the value is what it was.
+
+    The column ``weight`` comes from a permit that is 1 with beam and 0 without: a frame that
+    was exposed without beam, be it for a part of it, weighs nothing.
     """
 
-    def __init__(self, per_frame: Mapping[str, Mapping[str, str]], middle: np.ndarray) -> None:
+    def __init__(
+        self,
+        per_frame: Mapping[str, Mapping[str, str]],
+        middle: np.ndarray,
+        *,
+        exposure: float,
+    ) -> None:
+        self._half = exposure / 2
         self._by_number = {c: v for c, v in per_frame.items() if "by" in v}
         self._by_time = {c: v["key"] for c, v in per_frame.items() if "by" not in v}
         self._middle = middle  # of each exposure, POSIX s; NaN until known
@@ -371,6 +388,9 @@ class _FrameValues:
     def exposed(self, number: int, middle: float) -> None:
         self._middle[number] = middle
         for column, samples in self._samples.items():
+            if column == WEIGHT:
+                self._weigh([number])
+                continue
             i = bisect_right(samples, (middle, np.inf))
             if i:
                 self._set(column, number, samples[i - 1][1])
@@ -395,9 +415,20 @@ class _FrameValues:
         samples = self._samples[column]
         i = bisect_right(samples, (when, np.inf))
         samples.insert(i, (when, value))
+        if column == WEIGHT:
+            self._weigh(np.flatnonzero(np.isfinite(self._middle)))
+            return
         until = samples[i + 1][0] if i + 1 < len(samples) else np.inf
         for number in np.flatnonzero((self._middle >= when) & (self._middle < until)):
             self._set(column, int(number), value)
+
+    def _weigh(self, numbers: Iterable[int]) -> None:
+        which = np.asarray(numbers, np.int64)
+        middle, samples = self._middle[which], self._samples[WEIGHT]
+        dark = exposed_while_off(samples, middle - self._half, middle + self._half)
+        for number, is_dark in zip(which, dark, strict=True):
+            if samples:
+                self._set(WEIGHT, int(number), 0.0 if is_dark else 1.0)
 
     def _set(self, column: str, number: int, value: float) -> None:
         if 0 <= number < self._middle.size and self._columns[column][number] != value:

@@ -119,7 +119,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     from bluesky.utils import RunEngineInterrupted
 
     from offbragg.callbacks.progress import Bars, Rows
-    from offbragg.plans.rotation import estimate
+    from offbragg.plans.estimate import estimate
     from offbragg.plans.temperature import temperature_series
 
     devices = build_devices(config)
@@ -138,7 +138,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
                 devices["cryostream"],
                 TEMPERATURES,
                 scene.sweeps,
-                flyers=[devices["monitor"]],
+                flyers=[devices["monitor"], devices["compare"]],
                 shutter=devices["shutter"],
             )
         )
@@ -207,6 +207,7 @@ def configure(
     content["catalog"] = {"port": _free_port()}
     content["devices"]["pilatus"] |= {
         "format": file_format,
+        "trigger": "ext_trigger",  # by position compare: exact however busy this host is
         "model": instruments["detector"]["model"],
         **scene.detector,
     }

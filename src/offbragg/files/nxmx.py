@@ -129,6 +129,8 @@ def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> 
     frames["source"] = np.zeros(n, f"S{SOURCE_LENGTH}")
     frames["md5"] = np.zeros(n, "S32")
     for name, column in (start.get("per_frame") or {}).items():
+        if name in FIXED_COLUMNS:  # "angle": read back instead of commanded
+            continue
         frames[name] = np.full(n, np.nan)
         if column.get("units"):
             frames[name].attrs["units"] = _text(str(column["units"]))

@@ -378,15 +378,17 @@ def _monitor_weight(scan: ScanFile) -> tuple[Array, str]:
     """Weight of each frame; CCTW leaves out what weighs nothing."""
     values = scan.frame_values()
     stored = values["status"] == "stored"
+    if "weight" in values:
+        stored &= values["weight"] != 0  # exposed without beam
     if "monitor" not in values:
-        note = "no monitor was recorded: stored frames weigh 1, missing and rejected ones 0"
+        note = "no monitor was recorded: stored frames weigh 1, missing, rejected and dark ones 0"
         return stored.astype(np.float64), note
     monitor = values["monitor"]
     good = stored & np.isfinite(monitor) & (monitor > 0)
     weight = np.zeros(scan.n_frames)
     if good.any():
         weight[good] = monitor[good] / monitor[good].mean()
-    note = "monitor / its mean; 0 for frames that are missing, rejected or without monitor"
+    note = "monitor / its mean; 0 for frames that are missing, rejected, dark or without monitor"
     return weight, note
 
 

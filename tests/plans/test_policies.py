@@ -1,0 +1,204 @@
+"""What a series does about trouble: retry, skip, stop, or ask; without any instruments."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import bluesky.plan_stubs as bps
+import pytest
+from bluesky import RunEngine
+from ophyd.sim import NullStatus
+from ophyd.status import Status
+
+from offbragg.callbacks.journal import Journal
+from offbragg.callbacks.recall import Recall
+from offbragg.errors import DeviceError, SweepError
+from offbragg.plans import temperature, temperature_series
+from offbragg.sweep import Sweep
+
+DETECTOR, AXIS = SimpleNamespace(name="pilatus"), SimpleNamespace(name="phi")
+SWEEPS = [
+    Sweep("phi", start=start, step=0.5, n_frames=20, exposure=0.09, period=0.1)
+    for start in (0.0, 20.0)
+]
+
+
+class Cooler:
+    """Settles, but not at the temperatures that it is told to fail at, so many times."""
+
+    name = "cooler"
+    parent = None
+
+    def __init__(self) -> None:
+        self.fails: dict[float, int] = {}
+        self.asked: list[float] = []
+
+    def set(self, kelvin):
+        self.asked.append(kelvin)
+        if self.fails.get(kelvin, 0) > 0:
+            self.fails[kelvin] -= 1
+            status = Status(self)
+            status.set_exception(DeviceError(f"cooler did not settle at {kelvin:g} K"))
+            return status
+        return NullStatus()
+
+
+@pytest.fixture
+def cooler():
+    return Cooler()
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Stands for `rotation_scan`; fails in the calls whose number (from 1) is in the set."""
+    failing: set[int] = set()
+    calls: list[tuple] = []
+
+    def scan(detector, axis, sweep, *, md, opened, **_):
+        calls.append((md["temperature"]["setpoint"], sweep.start, sweep.n_frames))
+        uid = yield from bps.open_run({"sweep": sweep.to_dict(), "motors": ["phi"], **md})
+        opened.append(uid)
+        if len(calls) in failing:
+            reason = "pilatus: frame 7 did not come"
+            yield from bps.close_run(exit_status="fail", reason=reason)
+            raise DeviceError(reason)
+        yield from bps.close_run(exit_status="success")
+        return uid
+
+    monkeypatch.setattr(temperature, "rotation_scan", scan)
+    return failing, calls
+
+
+@pytest.fixture
+def run(cooler, tmp_path):
+    RE = RunEngine({}, context_managers=[])
+    RE.subscribe(Journal(tmp_path / "journal"))
+    RE.register_command("recall", Recall(tmp_path / "journal", tmp_path / "experiment"))
+
+    def run(temperatures=(100.0, 200.0), sweeps=SWEEPS, **more):
+        return RE(temperature_series(DETECTOR, AXIS, cooler, temperatures, sweeps, **more))
+
+    run.RE = RE
+    return run
+
+
+def answers(run, *told: str) -> list[str]:
+    """Answer the plan's questions; give what was asked."""
+    asked: list[str] = []
+    rest = iter(told)
+
+    async def answer(msg):
+        asked.append(msg.kwargs["prompt"])
+        return next(rest)
+
+    run.RE.register_command("input", answer)
+    return asked
+
+
+def test_without_trouble_each_sweep_is_measured_once(run, failing, cooler):
+    run(reference=100.0, order="cooling")
+
+    assert cooler.asked == [200.0, 100.0, 100.0]
+    assert [call[:2] for call in failing[1]] == [
+        (kelvin, start) for kelvin in (200.0, 100.0, 100.0) for start in (0.0, 20.0)
+    ]
+
+
+def test_settle_retry_asks_for_the_temperature_again(run, failing, cooler):
+    cooler.fails = {100.0: 2}
+
+    assert len(run(on_settle="retry", attempts=3)) == 4
+    assert cooler.asked == [100.0] * 3 + [200.0]
+
+
+def test_settle_retry_gives_up_after_its_attempts(run, failing, cooler):
+    cooler.fails = {100.0: 9}
+
+    with pytest.raises(DeviceError, match="did not settle at 100 K"):
+        run(on_settle="retry", attempts=2)
+    assert cooler.asked == [100.0] * 2
+
+
+def test_settle_skip_goes_to_the_next_temperature(run, failing, cooler):
+    cooler.fails = {100.0: 1}
+
+    assert len(run(on_settle="skip")) == 2
+    assert {call[0] for call in failing[1]} == {200.0}
+
+
+def test_settle_stop_ends_the_series(run, failing, cooler):
+    cooler.fails = {200.0: 1}
+
+    with pytest.raises(DeviceError, match="did not settle at 200 K"):
+        run(on_settle="stop")
+    assert len(failing[1]) == 2
+
+
+def test_settle_ask_asks_until_it_understands(run, failing, cooler):
+    cooler.fails = {100.0: 2}
+    asked = answers(run, "what?", "Retry", "skip")
+
+    assert len(run(on_settle="ask")) == 2
+    assert len(asked) == 3
+    assert asked[0].startswith("100 K is not settled: cooler did not settle at 100 K")
+
+
+def test_a_failed_sweep_is_tried_again(run, failing):
+    failing[0].update({2})
+
+    assert len(run(on_detector="retry")) == 5
+    assert [call[1] for call in failing[1]] == [0.0, 20.0, 20.0, 0.0, 20.0]
+
+
+def test_a_sweep_that_fails_on_is_given_up(run, failing):
+    failing[0].update({1, 2, 3})
+
+    with pytest.raises(DeviceError, match="frame 7 did not come"):
+        run(on_detector="retry", attempts=3)
+    assert len(failing[1]) == 3
+
+
+def test_a_failed_sweep_can_be_skipped_or_end_the_series(run, failing):
+    failing[0].update({1})
+    assert len(run(on_detector="skip")) == 4
+
+    failing[1].clear()
+    with pytest.raises(DeviceError, match="frame 7"):
+        run(on_detector="stop")
+
+
+def test_asking_about_a_failed_sweep(run, failing):
+    failing[0].update({1})
+    asked = answers(run, "retry")
+
+    assert len(run(on_detector="ask")) == 5
+    assert asked[0].startswith("sweep 1 at 100 K failed: pilatus: frame 7 did not come")
+
+
+def test_what_was_skipped_is_measured_when_the_series_is_resumed(run, failing, cooler):
+    cooler.fails = {100.0: 1}
+    uids = run(on_settle="skip")
+    (told,) = Recall(*_of(run)).runs(uid=uids[0])
+    series = told["documents"][0][1]["series"]["uid"]
+    failing[1].clear()
+
+    run(resume=series[:8])
+
+    assert [call[0] for call in failing[1]] == [100.0, 100.0]
+
+
+def _of(run):
+    recall = run.RE._command_registry["recall"]
+    return recall.journal, recall.experiment
+
+
+def test_unknown_policies_are_refused_by_name(run, failing, cooler):
+    with pytest.raises(SweepError, match="on_beam is 'pray': it must be one of ask, skip"):
+        run(on_beam="pray")
+    assert cooler.asked == []
+
+
+def test_sweeps_may_be_mappings_as_a_queueserver_sends_them(run, failing):
+    run([100.0], [SWEEPS[0].to_dict()])
+
+    assert failing[1] == [(100.0, 0.0, 20)]
