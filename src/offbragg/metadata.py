@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from offbragg.errors import GeometryError, MetadataError, SweepError
+from offbragg.files.nxrefine import PURPOSES
 from offbragg.geometry import Geometry
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 
-PURPOSES = ("data", "orient", "background", "dark", "calibration")
 DIRECTIONS = ("warming", "cooling", "hold")
 FORMATS = ("cbf", "tif")
 REQUIRED = (

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offbragg.callbacks.journal import close_abandoned, journals, read_journal, read_start
+from offbragg.callbacks.journal import close_abandoned, is_open, journals, read_journal, read_start
 from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.nxrefine import scan_directory
@@ -71,7 +70,7 @@ class Recall:
         name, stop = documents[-1]
         if name != "stop" or stop["exit_status"] != "success":
             there = self._there(documents)
-        return {"documents": documents, "there": there, "alive": _is_locked(path)}
+        return {"documents": documents, "there": there, "alive": is_open(path)}
 
     def _there(self, documents: list[tuple[str, dict[str, Any]]]) -> list[bool] | None:
         """Say which frames there are: by the ledger once it is complete, else by the files."""
@@ -89,12 +88,3 @@ class Recall:
                 files = FrameFiles(doc)
                 return [files.path(n).exists() for n in range(start["sweep"]["n_frames"])]
         return None
-
-
-def _is_locked(path: Path) -> bool:
-    with path.open("rb") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

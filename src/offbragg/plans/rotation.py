@@ -315,7 +315,7 @@ def _check_begin(detector: Any, axis: Any, sweep: Sweep) -> None:
             f"{detector.name} began to expose {late:+.3f} s after {axis.name} passed "
             f"{sweep.start:g}: every angle is off by {late * sweep.speed:+.3f} degree\n"
             "Was this host or the IOC busy? Measure the sweep again; its frames are kept. "
-            "With a position compare (trigger = \"ext_trigger\") the start is exact."
+            'With a position compare (trigger = "ext_trigger") the start is exact.'
         )
 
 
