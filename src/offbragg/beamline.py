@@ -304,7 +304,11 @@ def set_environment(config: Beamline) -> None:
 
 
 def build_devices(
-    config: Beamline, names: Sequence[str] | None = None, *, timeout: float = 10.0
+    config: Beamline,
+    names: Sequence[str] | None = None,
+    *,
+    beside: Mapping[str, Any] | None = None,
+    timeout: float = 10.0,
 ) -> dict[str, Any]:
     """Make the devices of a beamline and wait until they are connected.
 
@@ -314,6 +318,8 @@ def build_devices(
         What `load` gave.
     names
         Only these; all when not given.
+    beside
+        Devices that there are already, for those that are made of others.
     timeout
         For all records of a device to connect, s.
 
@@ -334,7 +340,8 @@ def build_devices(
     }
     devices: dict[str, Any] = {}
     for name in config.devices if names is None else names:
-        devices[name] = _make(config, name, config.devices[name], offered, devices)
+        others = {**(beside or {}), **devices}
+        devices[name] = _make(config, name, config.devices[name], offered, others)
     for device in devices.values():
         _connect(device, timeout)
     return devices

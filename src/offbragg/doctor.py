@@ -304,9 +304,17 @@ def _geometry(config: Beamline) -> Finding:
 def _instruments(config: Beamline, *, expose: bool, timeout: float) -> Iterator[Finding]:
     made: dict[str, Any] = {}
     try:
-        for name in config.devices:
+        for name, device in config.devices.items():
+            needed = [value["device"] for value in device.parameters.values()
+                      if isinstance(value, dict) and "device" in value]  # fmt: skip
+            if failed := [each for each in needed if each in config.devices and each not in made]:
+                yield Finding(
+                    f"devices.{name}", "failure", f"it is made of {', '.join(failed)}: see there",
+                    f"Mend {', '.join(failed)} first.",
+                )  # fmt: skip
+                continue
             try:
-                made |= build_devices(config, [name], timeout=timeout)
+                made |= build_devices(config, [name], beside=made, timeout=timeout)
             except OffbraggError as error:
                 yield _trouble(f"devices.{name}", error)
             else:
