@@ -113,6 +113,7 @@ class BeamSuspender(SuspenderBase):
         self.resume = below if resume is None else resume
         self.shutter = shutter
         self._was_open = False
+        self._closed = False
         self._sweeping = False
         self._left_alone = False
 
@@ -139,7 +140,7 @@ class BeamSuspender(SuspenderBase):
             with self._lock:
                 self._tripped = True  # the plan is held at its next message
             return
-        if not self._tripped:
+        if self._should_suspend(value) and not self._tripped:
             self._look_at_shutter()  # bluesky pauses it before our plan is asked
         super().__call__(value)
 
@@ -161,7 +162,7 @@ class BeamSuspender(SuspenderBase):
             return None, None
 
         def whole() -> MsgGenerator[Any]:
-            self._sweeping = self._left_alone = False
+            self._sweeping = self._left_alone = self._closed = False
             try:
                 return (yield from plan_mutator(plan, watch))
             finally:
@@ -181,12 +182,15 @@ class BeamSuspender(SuspenderBase):
         yield msg
 
     def _look_at_shutter(self) -> None:
-        self._was_open = getattr(self.shutter, "is_open", False)
+        if not self._closed:  # in a second loss it is closed by us
+            self._was_open = getattr(self.shutter, "is_open", False)
 
     def _close(self) -> MsgGenerator[None]:
+        self._closed = True
         if self.shutter is not None:
             yield from bps.abs_set(self.shutter, "closed", wait=True)
 
     def _open_again(self) -> MsgGenerator[None]:
         if self._was_open:
             yield from bps.abs_set(self.shutter, "open", wait=True)
+        self._closed = False

@@ -1,10 +1,12 @@
 """Temperature series: the same sweeps at one settled temperature after the other."""
 
 # no "from __future__ import annotations": the queueserver reads the annotations as they are
+import asyncio
 import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 
 Policy = Literal["ask", "skip", "stop", "retry"]
 Order = Literal["given", "warming", "cooling"]
+_LAST_FRAMES = 5.0
+"""How long a detector may take to end once its axis stands, s."""
+
 POLICIES = ("ask", "skip", "stop", "retry")
 ORDERS = ("given", "warming", "cooling")
 
@@ -119,8 +124,8 @@ def temperature_series(
         past = yield from recall(series=resume)
         known = by_sweep(past, points, planned, resume)
         series = past[0].start["series"]["uid"]
-        index = 1 + max(run.start["series"]["index"] for run in past)
-        yield from _come_to_rest((detector, axis), planned)
+        index = 1 + _last(past).start["series"]["index"]
+        yield from _come_to_rest(detector, axis, planned, past)
         _mend_speed(axis, past)
     for kelvin in points:
         for sweep in planned:
@@ -312,23 +317,45 @@ def _choose(policy: str, what: str) -> MsgGenerator[str]:
 
 
 def _come_to_rest(
-    devices: Sequence[Any], sweeps: Sequence[Sweep], timeout: float = 60.0
+    detector: Any,
+    axis: Any,
+    sweeps: Sequence[Sweep],
+    past: Sequence[PastRun],
+    timeout: float = 60.0,
 ) -> MsgGenerator[None]:
-    """Wait until nothing moves: the RunEngine that was killed stopped neither axis nor detector."""
+    """Wait until nothing moves: the RunEngine that was killed stopped neither axis nor detector.
+
+    A detector that it left waiting for pulses would wait on: that one is stopped.
+    """
+    last = _last(past).start
+    waits = last.get("detector", {}).get("trigger", "internal") != "internal"
+    recover = getattr(detector, "recover", None) if waits else None
     deadline = time.monotonic() + timeout
+    stands_since: float | None = None
     while True:
         try:
-            _check(devices, sweeps)
+            _check((axis,), sweeps)
+            stands_since = stands_since or time.monotonic()
+            _check((detector,), sweeps)
             return
         except DeviceError:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise
+            if recover is not None and stands_since and now - stands_since > _LAST_FRAMES:
+                log.warning("%s was left armed; it is stopped", detector.name)
+                yield from bps.wait_for([partial(asyncio.to_thread, recover)])
+                recover = None
         yield from bps.sleep(0.5)
+
+
+def _last(past: Sequence[PastRun]) -> PastRun:
+    return max(past, key=lambda run: run.start["series"]["index"])
 
 
 def _mend_speed(axis: Any, past: Sequence[PastRun]) -> None:
     """Give the axis back the speed that a RunEngine which was killed did not."""
-    last = max(past, key=lambda run: run.start["series"]["index"])
+    last = _last(past)
     mend = getattr(axis, "mend_speed", None)
     if mend is not None and last.usual_speed is not None and last.sweep.axis == axis.name:
         mend(last.usual_speed, left=last.sweep.speed)
