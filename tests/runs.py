@@ -40,6 +40,7 @@ class MeasuredRun:
     late: float = 0.3
     period: float = 0.1
     suffix: str = "cbf"
+    per_frame: dict[str, Any] = field(default_factory=dict)  # more columns
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     began: float = field(default_factory=time.time)
 
@@ -107,6 +108,7 @@ class MeasuredRun:
             "per_frame": {
                 "monitor": {"key": "monitor_counts", "by": "monitor_frame", "units": "counts"},
                 "temperature": {"key": "cryostream_temperature", "units": "K"},
+                **self.per_frame,
             },
             "series": {"uid": "a-series", "index": 0, "kind": "temperature"},
         }

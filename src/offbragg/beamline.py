@@ -123,6 +123,18 @@ class Limits(_Table):
         return value
 
 
+class Suspend(_Table):
+    """When plans wait for beam."""
+
+    signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal", as "ring.current"')
+    below: float = Field(description="less than this is no beam, in the signal's units")
+    resume: float | None = Field(default=None, description="beam again from here; below if absent")
+    wait: float = Field(
+        default=0.0, ge=0, description="so long there is beam before plans go on, s"
+    )
+    shutter: str | None = Field(default=None, description="a device, closed meanwhile")
+
+
 class Beamline(_Table):
     """Everything that ``beamline.toml`` says."""
 
@@ -132,6 +144,7 @@ class Beamline(_Table):
     devices: dict[str, DeviceConfig] = Field(default_factory=dict)
     baseline: list[str] = Field(default_factory=list, description="read before and after a run")
     per_frame: dict[str, Column] = Field(default_factory=dict)
+    suspend: Suspend | None = None
     geometry: dict[str, Any] | None = None
     catalog: Catalog = Catalog()
     limits: Limits = Limits()
@@ -450,7 +463,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
 
     import offbragg
     from offbragg.callbacks.journal import Journal, close_all_abandoned
-    from offbragg.callbacks.recall import Recall
+    from offbragg.callbacks.recall import Recall, speeds_left
 
     RE = bluesky.RunEngine(
         {},
@@ -471,6 +484,9 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     )
     for run in close_all_abandoned(config.paths.journal):
         log.warning("run %s had lost its RunEngine; its journal is closed", run)
+    for name, (usual, left) in speeds_left(config.paths.journal).items():
+        if hasattr(devices.get(name), "mend_speed"):
+            devices[name].mend_speed(usual, left=left)
     RE.subscribe(Journal(config.paths.journal))
     RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
     columns = {
@@ -483,6 +499,38 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
     return RE
+
+
+def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> Any:
+    """Let plans wait while there is no beam, as [suspend] says; give the suspender, or None.
+
+    It is bluesky's: ``RE.suspenders`` has it, ``RE.remove_suspender(…)`` takes it away.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine.
+    config, devices
+        What `load` and `build_devices` gave.
+    """
+    from offbragg.plans.beam import BeamSuspender
+
+    told = config.suspend
+    if told is None:
+        return None
+    try:
+        suspender = BeamSuspender(
+            find(devices, told.signal, config=config),
+            told.below,
+            resume=told.resume,
+            wait=told.wait,
+            shutter=told.shutter and find(devices, told.shutter, config=config),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"suspend: {error}\nin [suspend] of {config.file}") from None
+    RE.preprocessors.append(suspender.preprocessor)
+    RE.install_suspender(suspender)
+    return suspender
 
 
 def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:

@@ -82,7 +82,7 @@ def test_frames_begin_at_their_angles(
     read = np.array(documents.rows("compare_angle"))
     assert documents.rows("compare_frame") == list(range(asked.n_frames))
     off = read - asked.midpoints
-    record_property("start_angle_off", off[0])
+    record_property("start_angle_off", float(off[0]))
     print(f"{trigger} {step:+g}: first {off[0]:+.4f}, worst {np.abs(off).max():.4f} degree")
     assert np.abs(off).max() < within
     assert documents.stop()["exit_status"] == "success"

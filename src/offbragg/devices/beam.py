@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
 from offbragg.devices.background import fail, finish, in_background, put
 from offbragg.errors import ConfigError, DeviceError
-from offbragg.sweep import Sweep
+from offbragg.sweep import Sweep, counted_too_little
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ class Shutter(Device):
                     f"{self.state.pvname} is {self.state.get()}"
                 )
             time.sleep(0.01)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was open when it last spoke."""
+        return bool(int(self.state.get() or 0))
 
     def pause(self) -> None:
         """Close: nobody looks at the sample while a plan is paused."""
@@ -310,7 +316,8 @@ class BeamPermit(Device):
     ring_threshold
         Least current, mA.
     fraction
-        A frame whose monitor has less than this fraction of the median had no beam.
+        A frame whose monitor has less than this fraction of the median had no beam. Where the
+        monitor flies along, each frame is judged by its own counts, whenever they were told.
     """
 
     beam = Cpt(Signal, value=1, kind=Kind.hinted)
@@ -333,12 +340,22 @@ class BeamPermit(Device):
         self.ring_threshold = ring_threshold
         self.fraction = fraction
         self._lock = threading.Lock()
+        self._counted_at = 0.0
+        self._counts: NDArray[np.float64] = np.empty(0)
         self.ring.current.subscribe(self._on_change, run=False)
         if shutter is not None:
             shutter.state.subscribe(self._on_change, run=False)
         if monitor is not None:
-            monitor.counts.subscribe(self._on_change, run=False)
+            monitor.counts.subscribe(self._on_counts, run=False)
         self._update(None)
+
+    def _on_counts(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._counts = np.atleast_1d(np.asarray(value, dtype=float))
+        # a frame is counted when it is over: there was no beam since the one before was
+        now = timestamp or time.time()
+        before, self._counted_at = self._counted_at, now
+        changed = float(self.beam.timestamp)
+        self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
 
     def _on_change(self, timestamp: float | None = None, **_: Any) -> None:
         self._update(timestamp)
@@ -367,11 +384,11 @@ class BeamPermit(Device):
         if flying and self.shutter is not None and not int(self.shutter.state.get() or 0):
             why.append(f"{self.shutter.state.name}: the shutter is closed")
         if flying and self.monitor is not None:
-            counts = np.atleast_1d(np.asarray(self.monitor.counts.get(), dtype=float))
-            if len(counts) >= 3 and counts[-1] < self.fraction * np.median(counts):
+            counts = self._counts
+            if len(counts) >= 3 and counted_too_little(counts, self.fraction)[-1]:
                 why.append(
                     f"{self.monitor.counts.name} counted {counts[-1]:g} in its last frame, "
-                    f"less than {self.fraction:g} of its median {np.median(counts):g}"
+                    f"less than {self.fraction:g} of the median of those with beam"
                 )
         return why
 

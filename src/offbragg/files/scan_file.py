@@ -395,8 +395,9 @@ class ScanFile:
             first, last = int(which.min()), int(which.max()) + 1
             frames[column][first:last] = all_values[first:last]
             if column == "angle":
+                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
                 sources = frames["angle_source"][()]
-                sources[which] = b"read"
+                sources[which] = how.encode()
                 frames["angle_source"][first:last] = sources[first:last]
             self._flush()
 
