@@ -342,9 +342,12 @@ class BeamPermit(Device):
         self._lock = threading.Lock()
         self._counted_at = 0.0
         self._counts: NDArray[np.float64] = np.empty(0)
-        self.ring.current.subscribe(self._on_change, run=False)
+        # callbacks judge by what they were told: they must never wait for a record
+        self._current: Any = ring.current.get()
+        self.ring.current.subscribe(self._on_current, run=False)
+        self._is_open = shutter is None or bool(int(shutter.state.get() or 0))
         if shutter is not None:
-            shutter.state.subscribe(self._on_change, run=False)
+            shutter.state.subscribe(self._on_shutter, run=False)
         if monitor is not None:
             monitor.counts.subscribe(self._on_counts, run=False)
         self._update(None)
@@ -357,7 +360,12 @@ class BeamPermit(Device):
         changed = float(self.beam.timestamp)
         self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
 
-    def _on_change(self, timestamp: float | None = None, **_: Any) -> None:
+    def _on_current(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._current = value
+        self._update(timestamp)
+
+    def _on_shutter(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._is_open = bool(int(value or 0))
         self._update(timestamp)
 
     def _update(self, timestamp: float | None) -> None:
@@ -376,13 +384,13 @@ class BeamPermit(Device):
             Whether a sweep is on: only then must the shutter be open and the monitor count.
         """
         why: list[str] = []
-        current = self.ring.current.get()
+        current = self._current
         if current is None or not float(current) >= self.ring_threshold:
             why.append(
                 f"{self.ring.current.name} is {current} mA, less than {self.ring_threshold:g} mA"
             )
-        if flying and self.shutter is not None and not int(self.shutter.state.get() or 0):
-            why.append(f"{self.shutter.state.name}: the shutter is closed")
+        if flying and not self._is_open:
+            why.append(f"{self.shutter.name}: the shutter is closed")
         if flying and self.monitor is not None:
             counts = self._counts
             if len(counts) >= 3 and counted_too_little(counts, self.fraction)[-1]:
