@@ -342,15 +342,16 @@ class BeamPermit(Device):
         self._lock = threading.Lock()
         self._counted_at = 0.0
         self._counts: NDArray[np.float64] = np.empty(0)
-        # callbacks judge by what they were told: they must never wait for a record
-        self._current: Any = ring.current.get()
-        self.ring.current.subscribe(self._on_current, run=False)
-        self._is_open = shutter is None or bool(int(shutter.state.get() or 0))
+        # callbacks judge by what they were told and never wait for a record; nor does this: when a
+        # beamline is made, nothing is connected yet
+        self._current: Any = None
+        self._is_open = shutter is None
+        self._told = False
+        self.ring.current.subscribe(self._on_current, run=True)
         if shutter is not None:
-            shutter.state.subscribe(self._on_shutter, run=False)
+            shutter.state.subscribe(self._on_shutter, run=True)
         if monitor is not None:
             monitor.counts.subscribe(self._on_counts, run=False)
-        self._update(None)
 
     def _on_counts(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
         self._counts = np.atleast_1d(np.asarray(value, dtype=float))
@@ -361,7 +362,7 @@ class BeamPermit(Device):
         self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
 
     def _on_current(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
-        self._current = value
+        self._current, self._told = value, True
         self._update(timestamp)
 
     def _on_shutter(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
@@ -370,6 +371,8 @@ class BeamPermit(Device):
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
+            if not self._told:
+                return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():
                 # when the beam changed by the IOC's clock, not when we heard of it
@@ -384,7 +387,7 @@ class BeamPermit(Device):
             Whether a sweep is on: only then must the shutter be open and the monitor count.
         """
         why: list[str] = []
-        current = self._current
+        current = self._current if self._told else self.ring.current.get()
         if current is None or not float(current) >= self.ring_threshold:
             why.append(
                 f"{self.ring.current.name} is {current} mA, less than {self.ring_threshold:g} mA"
