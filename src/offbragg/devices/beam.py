@@ -316,8 +316,9 @@ class BeamPermit(Device):
     ring_threshold
         Least current, mA.
     fraction
-        A frame whose monitor has less than this fraction of the median had no beam. Where the
-        monitor flies along, each frame is judged by its own counts, whenever they were told.
+        A frame whose monitor has less than this fraction of the median had no beam, be it for a
+        part of it. Where the monitor flies along, each frame is judged by its own counts, whenever
+        they were told: times of ring and detector are known to some ten milliseconds only.
     """
 
     beam = Cpt(Signal, value=1, kind=Kind.hinted)
@@ -329,7 +330,7 @@ class BeamPermit(Device):
         monitor: Any = None,
         *,
         ring_threshold: float,
-        fraction: float = 0.5,
+        fraction: float = 0.8,
         name: str = "permit",
         **kwargs: Any,
     ) -> None:
