@@ -181,3 +181,15 @@ def test_a_loss_never_becomes_the_rule(dark):
 def test_counts_that_are_not_known_are_not_too_little():
     assert not counted_too_little(np.full(3, np.nan), 0.5).any()
     assert list(counted_too_little(np.array([np.nan, 10.0, 0.0]), 0.5)) == [False, False, True]
+
+
+def test_a_permit_is_made_before_anything_is_connected():
+    ring, shutter = Ring("NOWHERE:ring:", name="ring"), Shutter("NOWHERE:shutter:", name="shutter")
+    began = time.monotonic()
+
+    permit = BeamPermit(ring, shutter, ring_threshold=50.0)
+
+    assert time.monotonic() - began < 0.5
+    assert permit.beam.get() == 1  # nobody has said otherwise
+    for device in (permit, ring, shutter):
+        device.destroy()

@@ -119,18 +119,48 @@ def test_angles_that_were_read_are_in_the_scan_file(scan, pilatus, documents, tm
 
     start = documents.start()
     assert start["per_frame"]["angle"]["key"] == "compare_angle"
-    follower = Stacker(tmp_path).open(start)
+    values = stack(documents, tmp_path)
+    assert {str(source) for source in values["angle_source"]} == {"read"}
+    assert values["angle"] == pytest.approx(documents.rows("compare_angle"))
+
+
+@ioc_test
+@pytest.mark.parametrize("jitter", [0.0, 0.01])
+def test_angles_between_read_backs_are_nearer_the_truth_than_half_a_frame(
+    RE, ioc, pilatus, devices, documents, simulator, tmp_path, monkeypatch, jitter
+):
+    from epics import caget
+
+    monkeypatch.setattr(devices["phi"], "encoder", True)
+    asked = sweep(n=30)
+    simulator("jitter", jitter)  # of the encoder, degree
+    try:
+        RE(rotation_scan(pilatus, devices["phi"], asked, shutter=devices["shutter"]))
+    finally:
+        simulator("jitter", 0.0)
+    truth = np.array(caget(f"{ioc['prefix']}sim:angles")) + 0.5 * asked.step
+
+    values = stack(documents, tmp_path)
+    off = values["angle"] - truth
+    late = asked.midpoints - truth
+    print(f"jitter {jitter}: interpolated {np.abs(off).max():.3f}, commanded {late.mean():.3f}")
+    assert {str(source) for source in values["angle_source"]} == {"interpolated"}
+    assert documents.start()["per_frame"]["angle"]["how"] == "interpolated"
+    # 20 ms of a busy host at 2 degree/s, and what the encoder adds
+    assert np.abs(off).max() < 0.1 + 4 * jitter
+
+
+def stack(documents, folder):
+    """Stack the last run of some documents; give the values of its frames."""
+    follower = Stacker(folder).open(documents.start())
     for name, doc in documents:
         follower(name, doc)
     deadline = time.monotonic() + 20
     while not follower.poll():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
     with ScanFile.open(follower.path) as file:
-        values = file.frame_values()
-    assert {str(source) for source in values["angle_source"]} == {"read"}
-    assert values["angle"] == pytest.approx(documents.rows("compare_angle"))
+        return file.frame_values()
 
 
 @ioc_test

@@ -108,7 +108,7 @@ def weights(config, uid: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
-    RE, config, devices, documents, permit, dump
+    RE, config, devices, documents, dump
 ):
     def lose():
         dump(True)
@@ -116,7 +116,7 @@ def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
         dump(False)
 
     thread = when(devices, 12, lose)
-    first, again = RE(series(devices, permit))
+    first, again = RE(series(devices, devices["permit"]))
     thread.join()
 
     assert [doc["exit_status"] for doc in documents.of("stop")] == ["success"] * 2
@@ -124,10 +124,10 @@ def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
         schema_validators[DocumentNames[name]].validate(doc)
     weight, monitor, told = weights(config, first)
     dark = np.flatnonzero(weight == 0)
-    assert 7 <= dark.size <= 11  # 0.8 s at 10 Hz, and what the edges touch
+    assert 7 <= dark.size <= 12  # 0.8 s at 10 Hz, and what the edges touch
     assert set(weight) == {0.0, 1.0}
     assert set(np.flatnonzero(monitor == 0)) <= set(dark)
-    assert (monitor[weight == 1] > 0.9 * np.median(monitor)).all()
+    assert (monitor[weight == 1] > 0.8 * np.median(monitor)).all()
     np.testing.assert_array_equal(np.flatnonzero(told == 0), dark)
     # extra frames = missing + overlap, exactly: 1° is 5 frames on each side
     start = documents.of("start")[1]
@@ -201,7 +201,7 @@ def test_dark_angles_can_be_left_dark(RE, devices, documents, permit, dump):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_at_twenty_random_moments_extra_frames_are_missing_and_overlap_exactly(
-    RE, config, devices, documents, permit, dump, part
+    RE, config, devices, documents, dump, part
 ):
     moments = random.Random(f"dump, part {part}")
     lost, extra = 0, 0
@@ -216,13 +216,13 @@ def test_at_twenty_random_moments_extra_frames_are_missing_and_overlap_exactly(
             dump(False)
 
         thread = when(devices, frame, lose)
-        first, *rest = RE(series(devices, permit))
+        first, *rest = RE(series(devices, devices["permit"]))
         thread.join()
 
         where = f"{seconds:.2f} s from frame {frame}"
         weight, monitor, _ = weights(config, first)
         dark = np.flatnonzero(weight == 0)
-        assert (monitor[weight == 1] > 0.9 * np.max(monitor)).all(), where
+        assert (monitor[weight == 1] > 0.8 * np.median(monitor[monitor > 0])).all(), where
         measured = sum(start["sweep"]["n_frames"] for start in documents.of("start")[1:])
         again = np.zeros(SWEEP.n_frames, bool)
         for number in dark:
@@ -235,7 +235,7 @@ def test_at_twenty_random_moments_extra_frames_are_missing_and_overlap_exactly(
 
 @pytest.mark.slow
 def test_a_dump_of_thirty_seconds_costs_its_angles_and_their_overlap(
-    RE, config, devices, documents, permit, dump
+    RE, config, devices, documents, dump
 ):
     long = replace(SWEEP, step=0.05, n_frames=400)
 
@@ -245,13 +245,13 @@ def test_a_dump_of_thirty_seconds_costs_its_angles_and_their_overlap(
         dump(False)
 
     thread = when(devices, 30, lose)
-    first, again = RE(series(devices, permit, sweeps=[long]))
+    first, again = RE(series(devices, devices["permit"], sweeps=[long]))
     thread.join()
 
     weight, monitor, _ = weights(config, first)
     dark = np.flatnonzero(weight == 0)
     assert 295 <= dark.size <= 315
-    assert (monitor[weight == 1] > 0.9 * np.max(monitor)).all()
+    assert (monitor[weight == 1] > 0.8 * np.median(monitor[monitor > 0])).all()
     start = documents.of("start")[1]
     assert start["sweep"]["n_frames"] == dark.size + 2 * 20  # 1° is 20 frames
     assert (weights(config, again)[0] == 1).all()
@@ -265,7 +265,7 @@ class MonitorPermit(BeamPermit):
 
 
 def test_a_loss_that_only_the_monitor_sees_leaves_no_dark_frame_its_weight(
-    RE, config, devices, documents, permit, dump
+    RE, config, devices, documents, dump
 ):
     blind = MonitorPermit(devices["ring"], devices["monitor"])
 
@@ -281,7 +281,7 @@ def test_a_loss_that_only_the_monitor_sees_leaves_no_dark_frame_its_weight(
     weight, monitor, _ = weights(config, first)
     assert set(weight) == {0.0, 1.0}
     assert 5 <= np.count_nonzero(monitor < 0.5 * monitor.max()) <= 8
-    assert (monitor[weight == 1] > 0.5 * np.median(monitor)).all()
+    assert (monitor[weight == 1] > 0.8 * np.median(monitor[monitor > 0])).all()
     (start,) = documents.of("start")[1:]
     assert start["sweep"]["n_frames"] == np.count_nonzero(weight == 0) + 2 * 5
     assert (weights(config, again)[0] == 1).all()

@@ -141,7 +141,8 @@ def test_a_detector_scan_goes_on_at_the_point_that_it_lost(
 
     assert documents.stop()["exit_status"] == "success"
     assert documents.stop()["num_events"]["primary"] == 3
-    np.testing.assert_allclose(documents.rows("chi"), [0.0, 0.5, 1.0], atol=1e-3)
+    points = [doc["data"]["chi"] for doc in primary(documents)]
+    np.testing.assert_allclose(points, [0.0, 0.5, 1.0], atol=1e-3)
 
 
 def test_a_sweep_on_its_way_is_finished_and_what_follows_waits(

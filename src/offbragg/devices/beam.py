@@ -316,8 +316,9 @@ class BeamPermit(Device):
     ring_threshold
         Least current, mA.
     fraction
-        A frame whose monitor has less than this fraction of the median had no beam. Where the
-        monitor flies along, each frame is judged by its own counts, whenever they were told.
+        A frame whose monitor has less than this fraction of the median had no beam, be it for a
+        part of it. Where the monitor flies along, each frame is judged by its own counts, whenever
+        they were told: times of ring and detector are known to some ten milliseconds only.
     """
 
     beam = Cpt(Signal, value=1, kind=Kind.hinted)
@@ -329,7 +330,7 @@ class BeamPermit(Device):
         monitor: Any = None,
         *,
         ring_threshold: float,
-        fraction: float = 0.5,
+        fraction: float = 0.8,
         name: str = "permit",
         **kwargs: Any,
     ) -> None:
@@ -342,12 +343,16 @@ class BeamPermit(Device):
         self._lock = threading.Lock()
         self._counted_at = 0.0
         self._counts: NDArray[np.float64] = np.empty(0)
-        self.ring.current.subscribe(self._on_change, run=False)
+        # callbacks judge by what they were told and never wait for a record; nor does this: when a
+        # beamline is made, nothing is connected yet
+        self._current: Any = None
+        self._is_open = shutter is None
+        self._told = False
+        self.ring.current.subscribe(self._on_current, run=True)
         if shutter is not None:
-            shutter.state.subscribe(self._on_change, run=False)
+            shutter.state.subscribe(self._on_shutter, run=True)
         if monitor is not None:
             monitor.counts.subscribe(self._on_counts, run=False)
-        self._update(None)
 
     def _on_counts(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
         self._counts = np.atleast_1d(np.asarray(value, dtype=float))
@@ -357,11 +362,18 @@ class BeamPermit(Device):
         changed = float(self.beam.timestamp)
         self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
 
-    def _on_change(self, timestamp: float | None = None, **_: Any) -> None:
+    def _on_current(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._current, self._told = value, True
+        self._update(timestamp)
+
+    def _on_shutter(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._is_open = bool(int(value or 0))
         self._update(timestamp)
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
+            if not self._told:
+                return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():
                 # when the beam changed by the IOC's clock, not when we heard of it
@@ -376,13 +388,13 @@ class BeamPermit(Device):
             Whether a sweep is on: only then must the shutter be open and the monitor count.
         """
         why: list[str] = []
-        current = self.ring.current.get()
+        current = self._current if self._told else self.ring.current.get()
         if current is None or not float(current) >= self.ring_threshold:
             why.append(
                 f"{self.ring.current.name} is {current} mA, less than {self.ring_threshold:g} mA"
             )
-        if flying and self.shutter is not None and not int(self.shutter.state.get() or 0):
-            why.append(f"{self.shutter.state.name}: the shutter is closed")
+        if flying and not self._is_open:
+            why.append(f"{self.shutter.name}: the shutter is closed")
         if flying and self.monitor is not None:
             counts = self._counts
             if len(counts) >= 3 and counted_too_little(counts, self.fraction)[-1]:
