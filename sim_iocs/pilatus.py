@@ -246,7 +246,8 @@ class Pilatus(Driver):
         deadline = time.monotonic() + patience
         path = Path(name)
         while True:
-            found = look(path, started=started, shape=self._shape)
+            # a disk that is being written to may keep who looks at a file waiting
+            found = await asyncio.to_thread(look, path, started=started, shape=self._shape)
             if found is Found.WHOLE:
                 return True
             if found is Found.WRONG_SIZE and path.suffix.lower() == ".cbf":

@@ -129,6 +129,15 @@ class LongText(Record, ca.ChannelChar):
             value = value.decode("utf-8", "replace")
         return str(value).split("\0", 1)[0]
 
+    async def write_from_dbr(
+        self, data: Any, data_type: Any, metadata: Any, **keywords: Any
+    ) -> None:
+        """Take what a client puts; caproto cannot take an empty text, which begins with a NUL."""
+        if not len(data) or not data[0]:
+            await self.write("", **keywords)
+        else:
+            await super().write_from_dbr(data, data_type, metadata, **keywords)
+
 
 class Labels(tuple[str, ...]):
     """The labels of a record whose value may be none of its choices."""

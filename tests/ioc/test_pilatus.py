@@ -232,6 +232,17 @@ def test_the_path_gets_a_slash_and_is_looked_for(client, tmp_path):
     assert client.get("cam1:FilePathExists_RBV") == 0
 
 
+def test_a_text_can_be_emptied_again(client):
+    for name in ("FilePath", "FileName", "HeaderString"):
+        client.put(f"cam1:{name}", "something")
+        client.put(f"cam1:{name}", "")
+        assert client.text(f"cam1:{name}") == "", name
+    client.put("cam1:FileName", np.zeros(256, np.uint8))  # as ophyd puts an empty one back
+
+    assert client.text("cam1:FilePath_RBV") == ""
+    assert client.get("cam1:FilePathExists_RBV") == 0
+
+
 def test_abort_answers_at_once_and_holds_the_port_for_two_seconds(
     client, camera, frames, tmp_path, wait_until
 ):
