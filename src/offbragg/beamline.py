@@ -340,6 +340,12 @@ def build_devices(
     return devices
 
 
+def destroy_devices(devices: Mapping[str, Any]) -> None:
+    """Disconnect devices from their records: what looks at others goes before them."""
+    for device in reversed(list(devices.values())):
+        device.destroy()
+
+
 def _make(
     config: Beamline,
     name: str,

@@ -345,6 +345,8 @@ class BeamPermit(Device):
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
+            if self._destroyed:  # what it looked at may be gone, too
+                return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():
                 # when the beam changed by the IOC's clock, not when we heard of it
@@ -388,3 +390,8 @@ class BeamPermit(Device):
         if self.monitor is not None:
             seen.append(self.monitor.counts)
         return seen
+
+    def destroy(self) -> None:
+        """Look no longer; what it looked at lives on."""
+        with self._lock:
+            super().destroy()
