@@ -360,6 +360,12 @@ def build_devices(
     return devices
 
 
+def destroy_devices(devices: Mapping[str, Any]) -> None:
+    """Disconnect devices from their records: what looks at others goes before them."""
+    for device in reversed(list(devices.values())):
+        device.destroy()
+
+
 def _make(
     config: Beamline,
     name: str,
@@ -495,6 +501,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     }
     RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(recorder(columns, devices))
+    RE.preprocessors.append(captioner(RE))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
@@ -591,6 +598,47 @@ def recorder(
             yield from bps.monitor(signal, name=signal.name)
 
     return lambda plan: plan_mutator(msg_mutator(plan, complete), watch)
+
+
+def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:
+    """Make a preprocessor that tells detectors, when they are staged, whose frames they will take.
+
+    A detector with a ``comment`` writes it into every frame's header: the number of the run, if
+    one is open already, then name and label of the sample.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine, for its own metadata as it is then.
+    """
+    from bluesky import plan_stubs as bps
+    from bluesky.preprocessors import plan_mutator
+
+    def caption(plan: Any) -> Generator[Any, Any, Any]:
+        open_run: dict[str, Any] = {}
+
+        def tell(msg: Any) -> tuple[Any, Any]:
+            if msg.command == "open_run":
+                open_run.update(msg.kwargs, open=True)
+            elif msg.command == "close_run":
+                open_run.clear()
+            elif msg.command == "stage" and hasattr(msg.obj, "comment"):
+                return told(msg), None
+            return None, None
+
+        def told(msg: Any) -> Generator[Any, Any, Any]:
+            number = [f"#{RE.md['scan_id']}"] if open_run and "scan_id" in RE.md else []
+            known = open_run.get("sample", RE.md.get("sample"))
+            if isinstance(known, Mapping):
+                words = [str(known[key]) for key in ("name", "label") if known.get(key)]
+            else:
+                words = [str(known)] if known else []
+            yield from bps.abs_set(msg.obj.comment, " ".join(number + words), wait=True)
+            return (yield msg)
+
+        return plan_mutator(plan, tell)
+
+    return caption
 
 
 def _column(signal: Any, units: str) -> dict[str, str]:

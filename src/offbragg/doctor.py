@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlparse
 
 from packaging.requirements import Requirement
 
-from offbragg.beamline import Beamline, build_devices, find
+from offbragg.beamline import Beamline, build_devices, destroy_devices, find
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.errors import OffbraggError
 from offbragg.files import read_frame
@@ -324,8 +324,7 @@ def _instruments(config: Beamline, *, expose: bool, timeout: float) -> Iterator[
             if hasattr(device, "collect_asset_docs") and hasattr(device, "kickoff"):
                 yield from _one_frame(config, name, device, expose=expose)
     finally:
-        for device in made.values():
-            device.destroy()
+        destroy_devices(made)
 
 
 def _records(config: Beamline, name: str, device: Any) -> Finding:

@@ -259,19 +259,22 @@ def test_a_threshold_is_done_when_it_is_applied(pilatus):
 
 
 @ioc_test
-def test_headers_say_where_other_records_are(scan, pilatus, devices, documents, config):
+def test_headers_say_whose_frame_it_is_and_where_other_records_are(
+    RE, scan, pilatus, devices, documents, config
+):
     from ophyd import EpicsSignalRO
 
+    from offbragg.beamline import sample
     from offbragg.files import read_frame
+
+    sample(RE, name="LSMO-140", label="c" * 60)
 
     pilatus.header = {"Chi": EpicsSignalRO("SIM:chi.RBV", name="Chi"), "Polarization": 0.99}
     devices["chi"].set(3.0).wait(20)
-    pilatus.comment.put("LSMO-140")
     try:
         scan(sweep(n=2))
     finally:
         pilatus.header = {}
-        pilatus.comment.put("")
         devices["chi"].set(0.0).wait(20)
 
     (resource,) = documents.of("stream_resource")
@@ -281,7 +284,9 @@ def test_headers_say_where_other_records_are(scan, pilatus, devices, documents, 
     assert "Chi 3.0000 deg." in text
     assert "Polarization 0.990" in text
     assert "Phi 5.2000 deg." in text
-    assert "LSMO-140" in text
+    start = documents.start()
+    whose = f"{start['uid'][:8]} #{start['scan_id']} LSMO-140 {'c' * 60}"
+    assert f"# {whose[:68]}\r\n" in text  # camserver takes 68 bytes
     assert "Energy_range (17712, 17712) eV" in text
     assert read_frame(path, number=1).verified
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from offbragg.beamline import (
     Beamline,
     build_devices,
+    destroy_devices,
     load,
     make_paths,
     make_run_engine,
@@ -147,8 +148,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
         raise KeyboardInterrupt from None
     finally:
         RE.waiting_hook = None
-        for device in devices.values():
-            device.destroy()
+        destroy_devices(devices)
     return tuple(done)
 
 

@@ -372,7 +372,7 @@ class BeamPermit(Device):
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
-            if not self._told:
+            if self._destroyed or not self._told:  # what it looks at may be gone, or not there yet
                 return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():
@@ -417,3 +417,8 @@ class BeamPermit(Device):
         if self.monitor is not None:
             seen.append(self.monitor.counts)
         return seen
+
+    def destroy(self) -> None:
+        """Look no longer; what it looked at lives on."""
+        with self._lock:
+            super().destroy()
