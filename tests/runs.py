@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -249,3 +252,17 @@ def wait_until(condition: Callable[[], Any], timeout: float = 30.0, what: str = 
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+
+
+def run_demo(out: Path, *options: str) -> dict[str, Any]:
+    """Type ``offbragg demo``; give what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "offbragg", "demo", "--out", str(out), "--json", *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
