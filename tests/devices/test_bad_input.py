@@ -7,13 +7,15 @@ import math
 import pytest
 from ophyd.sim import make_fake_device
 
-from offbragg.devices.background import in_background, verify
+from offbragg.devices.background import Watched, in_background, verify
 from offbragg.devices.beam import Attenuator, FrameMonitor, Shutter
 from offbragg.devices.cryostream import Cryostream
+from offbragg.devices.frame_folder import FrameFolder
 from offbragg.devices.goniometer import PositionCompare, RotationAxis
 from offbragg.devices.lakeshore import LakeShore336
-from offbragg.devices.pilatus import Pilatus, PilatusStep
+from offbragg.devices.pilatus import Flight, Pilatus, PilatusStep
 from offbragg.errors import ConfigError, DeviceError
+from offbragg.sweep import Sweep
 
 NEEDED = {
     Pilatus: {"model": "PILATUS 2M", "sensor_material": "Si", "sensor_thickness": 0.45},
@@ -105,7 +107,7 @@ class Silent:
 
     name = pvname = "X:Acquire"
 
-    def get(self, **_):
+    def get(self, *_, **__):
         raise TimeoutError("Failed to read X:Acquire within 2.00 sec")
 
 
@@ -126,3 +128,32 @@ def test_an_error_message_survives_an_ioc_that_is_silent(make, monkeypatch):
     monkeypatch.setattr(pilatus.cam.state, "get", Silent().get)
 
     assert pilatus.said() == "the IOC says nothing (Failed to read X:Acquire within 2.00 sec)"
+
+
+def test_a_detector_is_awaited_while_its_ioc_is_silent(make, monkeypatch):
+    pilatus = make(Pilatus)
+    answers = iter([TimeoutError("silent"), TimeoutError("silent"), 1, 0])
+
+    def get(**_):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(pilatus.cam.acquire, "get", get)
+
+    pilatus.await_idle()
+
+    assert list(answers) == []
+
+
+def test_a_flight_that_fails_is_decided_even_if_it_cannot_be_disarmed(make, monkeypatch):
+    pilatus = make(Pilatus)
+    sweep = Sweep(axis="phi", start=0, step=0.1, n_frames=2, exposure=0.09, period=0.1)
+    flight = Flight(sweep, FrameFolder(pilatus.frames / "nowhere", "x", "cbf", 2), Watched(pilatus))
+    monkeypatch.setattr(pilatus.cam.acquire, "put", Silent().get)
+
+    in_background(pilatus, pilatus._watch, flight)
+
+    with pytest.raises(DeviceError, match=r"frames cannot be followed: .*nowhere"):
+        flight.status.wait(5)

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 
+import epics
 import ophyd
 import pytest
 from runs import wait_until
@@ -241,19 +242,20 @@ def test_a_restart_between_prepare_and_kickoff_is_told(pilatus, next_is_whole, s
 
 
 def test_an_ioc_that_is_silent_for_a_while_loses_nothing(
-    take, next_is_whole, pilatus, documents, simulator, config
+    take, next_is_whole, pilatus, documents, ioc, config
 ):
     def silence():
         wait_until(lambda: pilatus.flying and pilatus.get_index() >= 2, 20, "two frames")
-        simulator("silent", 4.0)  # longer than ophyd waits for a read
+        # until after the sweep, and longer than ophyd waits for a read
+        epics.caput(f"{ioc['prefix']}sim:silent", 4.0, wait=False)
 
     thread = ophyd.get_cl().thread_class(target=silence)
     thread.start()
-    take(15)
+    take(10)
     thread.join()
 
     assert documents.stop()["exit_status"] == "success"
-    assert frames(documents, config) == list(range(15))
+    assert frames(documents, config) == list(range(10))
     next_is_whole()
 
 

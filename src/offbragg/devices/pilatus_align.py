@@ -6,16 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ophyd.status import Status
 
 from offbragg.devices.background import Watched, check_times, in_background, put
 from offbragg.devices.pilatus_cam import TRIGGERS
+from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.errors import ConfigError, DeviceError
-
-if TYPE_CHECKING:
-    from offbragg.devices.pilatus_files import PilatusFiles
 
 ALIGNMENT = 4  # in TriggerMode
 FILE = "alignment.tif"  # the IOC's own name for it
