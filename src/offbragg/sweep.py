@@ -192,8 +192,8 @@ def counted_too_little(counts: NDArray[np.float64], fraction: float) -> NDArray[
 
     Examples
     --------
-    >>> counted_too_little(np.array([99.0, 101.0, 30.0, 0.0, 0.0, 0.0, 100.0]), 0.5)
-    array([False, False,  True,  True,  True,  True, False])
+    >>> counted_too_little(np.array([99.0, 101.0, 30.0, 0.0, 0.0, 0.0, 100.0]), 0.5).tolist()
+    [False, False, True, True, True, True, False]
     """
     known = np.sort(counts[np.isfinite(counts)])
     if not known.size:
