@@ -94,6 +94,12 @@ class DeviceConfig(BaseModel):
         """Parameters of the class, as the file gives them."""
         return dict(self.model_extra or {})
 
+    @property
+    def made_of(self) -> set[str]:
+        """Names of the other devices that it is made of."""
+        given = self.parameters.values()
+        return {told["device"] for told in given if isinstance(told, dict) and "device" in told}
+
 
 class Column(_Table):
     """A signal that is recorded through every run and joined to the frames by time."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offbragg.beamline import Beamline, build_devices
+from offbragg.beamline import Beamline, build_devices, destroy_devices
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.callbacks.progress import describe_run
 from offbragg.errors import OffbraggError
@@ -131,17 +131,20 @@ def _disk_alarms(config: Beamline) -> Iterator[dict[str, str]]:
 
 
 def _alarms(config: Beamline, timeout: float) -> Iterator[dict[str, str]]:
-    for name in config.devices:
-        try:
-            device = build_devices(config, [name], timeout=timeout)[name]
-        except OffbraggError as error:
-            reason = str(error).partition("\n")[0]
-            yield {"what": name, "severity": "invalid", "reason": reason}
-            continue
-        try:
-            yield from _alarms_of(device)
-        finally:
-            device.destroy()
+    made: dict[str, Any] = {}
+    try:
+        for name, device in config.devices.items():
+            if device.made_of & config.devices.keys() - made.keys():
+                continue  # what it is made of is told
+            try:
+                made |= build_devices(config, [name], beside=made, timeout=timeout)
+            except OffbraggError as error:
+                reason = str(error).partition("\n")[0]
+                yield {"what": name, "severity": "invalid", "reason": reason}
+                continue
+            yield from _alarms_of(made[name])
+    finally:
+        destroy_devices(made)
 
 
 def _alarms_of(device: Any) -> Iterator[dict[str, str]]:

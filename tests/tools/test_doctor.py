@@ -300,6 +300,14 @@ def test_a_device_that_is_away_is_an_alarm(config, tmp_path):
     (alarm,) = [alarm for alarm in state["alarms"] if alarm["what"] == "shutter"]
     assert alarm["severity"] == "invalid"
     assert "is not connected" in alarm["reason"]
+    assert [a for a in state["alarms"] if a["what"] in ("permit", "ring", "monitor")] == []
+
+
+@pytest.mark.ioc
+def test_a_device_made_of_others_is_no_alarm(config):
+    alarms = status(config, timeout=3.0)["alarms"]
+
+    assert [alarm for alarm in alarms if alarm["what"] == "permit"] == []
 
 
 def test_the_status_command_prints_json(run: MeasuredRun):
