@@ -1,6 +1,6 @@
 """What people find at a prompt: the names, the sample they told of, and what the prompt shows.
 
-`open_session` is all that the profile's startup file calls. Without a shell (the queueserver's
+`sit_down` is all that the profile's startup file calls. Without a shell (the queueserver's
 worker, a script) the same names are there, and nothing is printed or plotted.
 """
 
@@ -46,6 +46,28 @@ _VERBS = frozenset(
     {"read", "describe", "set", "kickoff", "complete", "trigger", "stage", "name", "children"}
 )
 _LISTED = 20  # frames that %ledger lists one by one
+
+
+def sit_down(shell: Any = None) -> dict[str, Any]:
+    """Give what `open_session` gives; if it cannot, tell people at a prompt why, in words.
+
+    Parameters
+    ----------
+    shell
+        The IPython shell; where nobody types, the error is raised.
+    """
+    try:
+        return open_session(shell)
+    except OffbraggError as error:
+        if not hasattr(shell, "set_custom_exc"):
+            raise
+        print(
+            f"{type(error).__name__}: {str(error).strip()}\n"
+            "This prompt is a plain one, without the beamline. offbragg doctor says more. When it "
+            "is mended, start the shell again.",
+            file=sys.stderr,
+        )
+        return {}
 
 
 def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[str, Any]:

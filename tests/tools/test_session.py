@@ -21,6 +21,7 @@ from offbragg.session import (
     describe_ledger,
     prompt_text,
     set_experiment,
+    sit_down,
 )
 
 BEAMLINE = {"beamline_id": "simulated", "versions": {"offbragg": "1"}, "owner": "beamline staff"}
@@ -212,3 +213,17 @@ def test_a_run_that_there_is_not_is_refused_with_how_to_name_one(run: MeasuredRu
 
     with pytest.raises(JournalError, match=str(run.journal_directory)):
         find_run(run.journal_directory, which)
+
+
+def test_a_beamline_that_cannot_be_opened_is_told_at_a_prompt_and_raised_elsewhere(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("OFFBRAGG_BEAMLINE", str(tmp_path / "nowhere.toml"))
+
+    assert sit_down(SimpleNamespace(set_custom_exc=None)) == {}
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
+        sit_down(None)
+
+    said = capsys.readouterr().err
+    assert said.startswith(f"ConfigError: {tmp_path / 'nowhere.toml'} cannot be read")
+    assert "start the shell again" in said

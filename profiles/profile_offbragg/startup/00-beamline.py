@@ -5,6 +5,6 @@ What a beamline adds of its own (plans, shortcuts) goes into further files besid
 
 from IPython import get_ipython
 
-from offbragg.session import open_session
+from offbragg.session import sit_down
 
-globals().update(open_session(get_ipython()))
+globals().update(sit_down(get_ipython()))
