@@ -15,6 +15,7 @@ from offbragg.errors import ConfigError
 
 __all__ = ["LakeShore336", "Settle"]
 
+SLOWEST = 6.0  # K/h, the one decimal of its K/min
 HEATER_RANGES = ("OFF", "LOW", "MEDIUM", "HIGH")
 
 
@@ -22,7 +23,7 @@ class LakeShore336(TemperatureController):
     """Four inputs and two heater loops; a `set` is done once the sample has settled.
 
     Its records are those of ``LakeShore336.db``. The controller ramps at `ramp_rate`, which it
-    takes in K/min with one decimal.
+    takes in K/min with one decimal: 6 K/h at least.
 
     Parameters
     ----------
@@ -82,6 +83,11 @@ class LakeShore336(TemperatureController):
             raise ConfigError(
                 f"{name}: heater {heater!r} is none of {', '.join(HEATER_RANGES[1:])}"
             )
+        if ramp_rate < SLOWEST:
+            raise ConfigError(
+                f"{name}: ramp_rate {ramp_rate:g} K/h is less than {SLOWEST:g} K/h: the controller "
+                "takes 0.1 K/min at least"
+            )
         self.loop, self.channel, self.heater = loop, channel, heater
         super().__init__(
             prefix, name=name, settle=settle, ramp_rate=ramp_rate, timeout=timeout,
@@ -90,7 +96,7 @@ class LakeShore336(TemperatureController):
 
     def ask(self, kelvin: float) -> None:
         """Set rate, heater range and setpoint; the controller ramps there."""
-        put(self.ramp_speed, max(round(self.ramp_rate / 60.0, 1), 0.1))
+        put(self.ramp_speed, round(self.ramp_rate / 60.0, 1))
         put(self.ramp_on, "ON")
         put(self.heater_range, self.heater)
         put(self.setpoint, kelvin)
