@@ -55,6 +55,7 @@ def make(tmp_path):
         (Cryostream, {"settle": {"window": 0.0}}, r"settle\.window is 0\.0"),
         (Cryostream, {"settle": {"slop": 1.0}}, r"settle\.slop is unknown; there are tolerance"),
         (LakeShore336, {"limits": (5.0, 5.0)}, "limits are 5 to 5 K"),
+        (LakeShore336, {"ramp_rate": 1.0}, r"ramp_rate 1 K/h is less than 6 K/h: .* 0\.1 K/min"),
         (LakeShore336, {"interval": -1.0}, r"interval is -1\.0"),
     ],
 )  # fmt: skip
@@ -83,6 +84,11 @@ def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, told
 def test_what_means_nothing_is_refused(make, cls, do, told):
     with pytest.raises((ConfigError, ValueError), match=told):
         do(make(cls))
+
+
+def test_a_detector_of_sweeps_names_its_twin_for_steps(make):
+    with pytest.raises(DeviceError, match=r"use it\.step"):
+        make(Pilatus).trigger()
 
 
 @pytest.mark.parametrize("cls", [Pilatus, RotationAxis, PositionCompare, FrameMonitor])

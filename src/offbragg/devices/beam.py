@@ -14,7 +14,7 @@ from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import fail, finish, in_background, put
+from offbragg.devices.background import fail, finish, in_background, is_above_zero, put
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.sweep import Sweep, counted_too_little
 
@@ -45,9 +45,15 @@ class Shutter(Device):
         self.timeout = timeout
 
     def set(self, position: str) -> Status:
-        """Open or close; the status is done when the read-back says so."""
+        """Open or close; the status is done when the read-back says so.
+
+        Raises
+        ------
+        ConfigError
+            For any other word.
+        """
         if position not in ("open", "closed"):
-            raise ValueError(f"{self.name} can be set to 'open' or 'closed', not {position!r}")
+            raise ConfigError(f"{self.name} can be set to 'open' or 'closed', not {position!r}")
         wanted = int(position == "open")
         self.command.put(wanted)
         return in_background(self, self._wait_for, wanted, position)
@@ -278,7 +284,7 @@ class Attenuator(Device):
         ConfigError
             With the value and the range.
         """
-        if not self.least <= value <= 1.0:
+        if not is_above_zero(value) or not self.least <= value <= 1.0:
             raise ConfigError(
                 f"{self.name} can be set from {self.least:g} to 1, not {value!r}\n"
                 "It is a transmission: 0.1 lets a tenth of the beam through."

@@ -205,6 +205,19 @@ class Pilatus(PilatusFiles):
             self._step.destroy()
         super().destroy()
 
+    def trigger(self) -> Status:  # type: ignore[override]
+        """Refuse: a plan that counts step by step would record no frame.
+
+        Raises
+        ------
+        DeviceError
+            Naming the twin that does.
+        """
+        raise DeviceError(
+            f"{self.name} records sweeps and takes no single frames\n"
+            f"For count, scan and grid_scan use {self.name}.step."
+        )
+
     def hardware(self) -> dict[str, Any]:
         """Describe the detector for the start document; what is not known is left out."""
         return {**super().hardware(), "trigger": self.trigger_mode}
