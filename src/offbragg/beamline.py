@@ -571,7 +571,8 @@ def recorder(
 ) -> Callable[[Any], Generator[Any, Any, Any]]:
     """Make a preprocessor that records signals through every run and says so in its start.
 
-    It also writes where the goniometer's axes stand into the start document's geometry.
+    It also writes where the goniometer's axes stand into the start document's geometry, and the
+    angle of stills into their sweep.
 
     Parameters
     ----------
@@ -586,6 +587,7 @@ def recorder(
     def complete(msg: Any) -> Any:
         more: dict[str, Any] = {}
         if msg.command == "open_run" and "sweep" in msg.kwargs:
+            more["sweep"] = _where_it_stands(msg.kwargs["sweep"], devices)
             more["per_frame"] = {
                 **{name: _column(signal, units) for name, (signal, units) in columns.items()},
                 **msg.kwargs.get("per_frame", {}),
@@ -660,6 +662,13 @@ def _where_axes_stand(geometry: Mapping[str, Any], devices: Mapping[str, Any]) -
         for axis in known.axes
     )
     return replace(known, axes=axes).to_dict()
+
+
+def _where_it_stands(sweep: Mapping[str, Any], devices: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give stills the angle at which their axis stands: a plan without it does not know."""
+    if sweep.get("step") != 0 or sweep.get("axis") not in devices:
+        return sweep
+    return {**sweep, "start": float(devices[sweep["axis"]].position)}
 
 
 def check_start(config: Beamline, md: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from ophyd.sim import SynAxis
 
 from offbragg.callbacks.journal import read_journal
 from offbragg.callbacks.stacker import Stacker
-from offbragg.errors import DeviceError, SweepError
+from offbragg.errors import DeviceError, MetadataError, SweepError
 from offbragg.files.scan_file import ScanFile
 from offbragg.plans import air_scan, calibrate, dark, expose, orient_scan, rotation_scan
 from offbragg.sweep import Sweep
@@ -59,6 +59,26 @@ def test_stills_stand_still(RE, devices, documents, config):
         assert scan.ledger.counts()["stored"] == 4
         np.testing.assert_allclose(scan.frame_values()["angle"], position)
         assert (scan.frame_values()["monitor"] > 0).all()
+
+
+def test_stills_without_an_axis_are_at_the_angle_where_it_stands(RE, devices, documents):
+    phi = devices["phi"]
+    phi.set(3.25).wait(60)
+
+    RE(expose(devices["pilatus"], 1, 0.1))
+
+    assert documents.start()["sweep"]["axis"] == "phi"
+    assert documents.start()["sweep"]["start"] == pytest.approx(3.25)
+
+
+def test_an_orientation_run_says_what_the_filters_are_and_not_what_was_asked(
+    RE, devices, documents, put_back
+):
+    put_back.attenuation = 87.5
+
+    RE(orient_scan(devices["pilatus"], devices["phi"], SWEEP, attenuator=put_back, both_ways=False))
+
+    assert documents.start()["attenuation"] == 87.5
 
 
 def test_darks_are_dark(RE, devices, documents, config):
@@ -136,6 +156,18 @@ def test_what_cannot_be_is_refused_before_anything_moves(RE, devices, documents,
         RE(air_scan(detector, phi, SWEEP, put_back, 25.0, every=0))
     with pytest.raises(SweepError, match=r"n_frames is 0"):
         RE(expose(detector, 0, 0.1))
+    with pytest.raises(SweepError, match=r"sweep\.exposure is '1 s'"):
+        RE(expose(detector, 1, "1 s"))
+    with pytest.raises(SweepError, match=r"a sweep is 5: it must be a Sweep"):
+        RE(rotation_scan(detector, phi, 5))
+    with pytest.raises(SweepError, match="transmission is 'low'"):
+        RE(orient_scan(detector, phi, SWEEP, attenuator=put_back, transmission="low"))
+    with pytest.raises(SweepError, match="every is 'few'"):
+        RE(air_scan(detector, phi, SWEEP, put_back, 25.0, every="few"))
+    with pytest.raises(SweepError, match="flush_period is 'often'"):
+        RE(rotation_scan(detector, phi, SWEEP, flush_period="often"))
+    with pytest.raises(MetadataError, match="md says 'purpose'"):
+        RE(rotation_scan(detector, phi, SWEEP, md={"purpose": "dark"}))
     with pytest.raises(SweepError, match=r"sweep\.speed is unknown"):
         RE(rotation_scan(detector, phi, {"speed": 3}))
 

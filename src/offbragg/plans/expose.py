@@ -4,6 +4,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -46,18 +47,21 @@ def expose(
     period
         From one to the next, s; exposure + 3 ms if not given.
     axis
-        The rotation axis, for the angle at which the frames are; it is not moved.
+        The rotation axis, for the angle at which the frames are; it is not moved. Without it that
+        of the geometry, which a session's RunEngine looks up.
     flyers, monitors, shutter, purpose, md
         As for `rotation_scan`.
     """
     name, angle = _standing(detector, axis)
+    if period is None:  # what is no number is refused by its name
+        period = exposure + READOUT if isinstance(exposure, Real) else exposure
     still = Sweep(
         axis=name,
         start=angle,
         step=0.0,
         n_frames=n_frames,
-        exposure=float(exposure),
-        period=float(exposure + READOUT if period is None else period),
+        exposure=exposure,
+        period=period,
     )
     more = {"plan_name": "expose", **(md or {})}
     return (
@@ -149,7 +153,8 @@ def orient_scan(
     detector, axis, sweep
         As for `rotation_scan`; 180 degree are enough.
     attenuator
-        Set to ``transmission``, if given.
+        Set to ``transmission``, if given; its ``attenuation``, read then, goes into the start
+        documents.
     transmission
         Part of the beam that passes, above 0 to 1.
     both_ways
@@ -159,11 +164,9 @@ def orient_scan(
     """
     there = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
     back = replace(there, start=there.stop, step=-there.step)
-    if not 0 < transmission <= 1:
-        raise SweepError(f"transmission is {transmission:g}: it must be above 0 and at most 1")
+    if not isinstance(transmission, Real) or not 0 < transmission <= 1:
+        raise SweepError(f"transmission is {transmission!r}: it must be above 0 and at most 1")
     more = {"plan_name": "orient_scan", **(md or {})}
-    if attenuator is not None:
-        more["attenuation"] = 1.0 / transmission
     for device in (detector, axis):
         check = getattr(device, "check", None)
         for each in (there, back):
@@ -172,6 +175,8 @@ def orient_scan(
 
     def inner() -> MsgGenerator[tuple[str, ...]]:
         uids: list[str] = []
+        if attenuator is not None and "attenuation" not in (md or {}):  # filters come in steps
+            more["attenuation"] = getattr(attenuator, "attenuation", 1.0 / transmission)
         for each in (there, back) if both_ways else (there,):
             yield from bps.checkpoint()
             uids.append(
@@ -222,8 +227,8 @@ def air_scan(
         As for `rotation_scan`.
     """
     data = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
-    if every < 1:
-        raise SweepError(f"every is {every}: it must be a number from 1")
+    if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
+        raise SweepError(f"every is {every!r}: it must be a whole number from 1")
     thinned = replace(data, step=data.step * every, n_frames=math.ceil(data.n_frames / every))
     for device in (detector, axis):
         check = getattr(device, "check", None)
