@@ -58,6 +58,8 @@ class Sweep:
     period: float
 
     def __post_init__(self) -> None:
+        if not _is_a(str, self.axis):
+            raise SweepError(f"sweep.axis is {_short(self.axis)}: it must be the name of an axis")
         if not self.axis:
             raise SweepError("sweep.axis is empty: name the rotation axis that moves")
         for name in ("start", "step", "exposure", "period"):
@@ -125,8 +127,13 @@ class Sweep:
         Raises
         ------
         SweepError
-            If a key is unknown or missing, or a value has the wrong type: named.
+            If it is no mapping, a key is unknown or missing, or a value has the wrong type: named.
         """
+        if not _is_a(Mapping, mapping):
+            raise SweepError(
+                f"a sweep is {_short(mapping)}: it must be a Sweep, or a mapping with "
+                f"{', '.join(_KEYS)}"
+            )
         for key in mapping:
             if key not in _KEYS:
                 raise SweepError(f"sweep.{key} is unknown: a sweep has {', '.join(_KEYS)}")
@@ -145,6 +152,17 @@ class Sweep:
                 raise SweepError(f"sweep.{key} is {value!r}: it must be a number")
             numbers[key] = float(value)
         return cls(axis=axis, n_frames=int(n_frames), **numbers)
+
+
+def _is_a(kind: type, value: object) -> bool:
+    """Say whether something is what its type promises: people type at a prompt."""
+    return isinstance(value, kind)
+
+
+def _short(value: object) -> str:
+    """Show something in a message, whatever it is."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
 
 
 def exposed_while_off(

@@ -80,3 +80,17 @@ def test_a_setting_of_an_unknown_axis_is_refused_by_name(geometry):
 def test_stills_cover_no_volume(geometry):
     with pytest.raises(GeometryError, match="stands still"):
         estimate(replace(TURN, step=0.0), geometry=geometry)
+
+
+def test_an_estimate_takes_what_a_plan_takes_and_promises_no_bytes_of_an_unknown_detector():
+    told = estimate(TURN.to_dict(), TURN)
+
+    assert told.frames == 7200
+    assert "GB" not in str(told)
+
+
+def test_a_list_of_sweeps_or_a_single_setting_is_refused_in_words(geometry):
+    with pytest.raises(SweepError, match="it must be a Sweep, or a mapping"):
+        estimate([TURN])
+    with pytest.raises(SweepError, match="settings is one setting"):
+        estimate(TURN, geometry=geometry, settings={"omega": 15.0})

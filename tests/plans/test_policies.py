@@ -13,7 +13,7 @@ from ophyd.status import Status
 from offbragg.callbacks.journal import Journal
 from offbragg.callbacks.recall import Recall
 from offbragg.errors import DeviceError, SweepError
-from offbragg.plans import temperature, temperature_series
+from offbragg.plans import rotation_scan, temperature, temperature_series
 from offbragg.sweep import Sweep
 
 DETECTOR, AXIS = SimpleNamespace(name="pilatus"), SimpleNamespace(name="phi")
@@ -258,3 +258,50 @@ def test_sweeps_may_be_mappings_as_a_queueserver_sends_them(run, failing):
     run([100.0], [SWEEPS[0].to_dict()])
 
     assert failing[1] == [(100.0, 0.0, 20)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"temperatures": 300}, "temperatures is 300: it must be a list"),
+        ({"temperatures": "300"}, "temperatures is '300': it must be a list"),
+        ({"temperatures": [100, "200"]}, "temperature '200' cannot be set"),
+        ({"temperatures": [float("nan")]}, "temperature nan cannot be set"),
+        ({"temperatures": [True]}, "temperature True cannot be set"),
+        ({"reference": "cold"}, "temperature 'cold' cannot be set"),
+        ({"sweeps": SWEEPS[0]}, "sweeps is one sweep"),
+        ({"sweeps": SWEEPS[0].to_dict()}, "sweeps is one sweep"),
+        ({"sweeps": [5]}, "a sweep is 5"),
+        ({"overlap": -1.0}, "overlap is -1.0: it must be a number from 0 degree"),
+        ({"overlap": float("nan")}, "overlap is nan"),
+        ({"attempts": 0}, "attempts is 0: it must be a whole number from 1"),
+        ({"attempts": "3"}, "attempts is '3'"),
+        ({"test_frames": 2.5}, "test_frames is 2.5"),
+        ({"beam_timeout": None}, "beam_timeout is None"),
+        ({"resume": 5}, "resume is 5: it must be the uid"),
+    ],
+)
+def test_what_means_nothing_is_refused_before_the_first_temperature(cooler, wrong, told):
+    asked = {"temperatures": [100, 200], "sweeps": SWEEPS, **wrong}
+
+    with pytest.raises(SweepError, match=told):
+        list(temperature_series(DETECTOR, AXIS, cooler, **asked))
+
+    assert cooler.asked == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"detector": "pilatus"}, "detector is 'pilatus', which has no 'prepare'"),
+        ({"shutter": AXIS}, "shutter is phi, which has no 'set'"),
+        ({"permit": AXIS}, "permit is phi, which has no 'beam'"),
+        ({"flyers": AXIS}, r"flyers is phi: it must be a list, \[phi\]"),
+        ({"flyers": [AXIS]}, "a flyer is phi, which has no 'prepare'"),
+    ],
+)
+def test_a_device_that_cannot_be_what_it_is_given_as_is_refused(wrong, told):
+    able = SimpleNamespace(name="able", prepare=None)
+
+    with pytest.raises(SweepError, match=told):
+        list(rotation_scan(**{"detector": able, "axis": able, "sweep": SWEEPS[0], **wrong}))

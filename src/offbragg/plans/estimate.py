@@ -39,9 +39,10 @@ class Estimate:
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
         hours, minutes = divmod(minutes, 60)
+        size = f", at most {self.bytes / 1e9:.2f} GB of frame files" if self.bytes else ""
         lines = [
             f"{self.sweeps} sweeps, {self.frames} frames, {hours} h {minutes:02d} min "
-            f"{seconds:02d} s, at most {self.bytes / 1e9:.2f} GB of frame files"
+            f"{seconds:02d} s{size}"
         ]
         if self.coverage is not None:
             each = ", ".join(f"{100 * part:.1f}" for part in self.added)
@@ -50,7 +51,7 @@ class Estimate:
 
 
 def estimate(
-    *sweeps: Sweep,
+    *sweeps: Sweep | Mapping[str, Any],
     detector: Any = None,
     axis: Any = None,
     temperatures: Sequence[float] = (),
@@ -63,7 +64,7 @@ def estimate(
     Parameters
     ----------
     sweeps
-        What will be measured (at each temperature).
+        What will be measured (at each temperature); each a `Sweep` or a mapping with its fields.
     detector
         If given, the sweeps are checked against it, and bytes are counted.
     axis
@@ -82,31 +83,34 @@ def estimate(
     --------
     >>> sweep = Sweep(axis="phi", start=0, step=0.1, n_frames=3650, exposure=0.099, period=0.1)
     >>> print(estimate(sweep, sweep, sweep))
-    3 sweeps, 10950 frames, 0 h 18 min 15 s, at most 0.00 GB of frame files
+    3 sweeps, 10950 frames, 0 h 18 min 15 s
     """
+    planned = [s if isinstance(s, Sweep) else Sweep.from_dict(s) for s in sweeps]
     for device in (detector, axis):
         check = getattr(device, "check", None)
         if check is not None:
-            for sweep in sweeps:
+            for sweep in planned:
                 check(sweep)
+    if isinstance(settings, Mapping):
+        raise SweepError("settings is one setting: it must be a list of them, [{...}]")
     settings = settings or ({},)
     known = geometry if geometry is not None else getattr(detector, "geometry", None)
     if known is None and any(settings):
         raise SweepError("settings need a geometry: give geometry=, or a detector that has one")
     passes = max(len(temperatures), 1) * len(settings)
-    frames = passes * sum(sweep.n_frames for sweep in sweeps)
+    frames = passes * sum(sweep.n_frames for sweep in planned)
     run_ups = 0.0
     if axis is not None and hasattr(axis, "plan_flight"):
-        run_ups = sum(axis.plan_flight(sweep).duration - sweep.duration for sweep in sweeps)
-    seconds = passes * (sum(sweep.duration for sweep in sweeps) + run_ups)
+        run_ups = sum(axis.plan_flight(sweep).duration - sweep.duration for sweep in planned)
+    seconds = passes * (sum(sweep.duration for sweep in planned) + run_ups)
     seconds += len(temperatures) * settling
     size = detector.frame_bytes() if hasattr(detector, "frame_bytes") else 0
-    total = Estimate(passes * len(sweeps), frames, seconds, frames * size)
+    total = Estimate(passes * len(planned), frames, seconds, frames * size)
     if known is None:
         return total
-    added = coverage(known, sweeps, settings)
+    added = coverage(known, planned, settings)
     return replace(
-        total, coverage=sum(added), added=added, notes=_notes(known, sweeps, settings, added)
+        total, coverage=sum(added), added=added, notes=_notes(known, planned, settings, added)
     )
 
 

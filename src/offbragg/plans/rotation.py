@@ -2,9 +2,11 @@
 
 # no "from __future__ import annotations": the queueserver reads the annotations as they are
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -12,7 +14,7 @@ import bluesky.preprocessors as bpp
 from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 
-from offbragg.errors import DeviceError, OffbraggError, SweepError
+from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
 from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.sweep import Sweep
 
@@ -22,6 +24,8 @@ _TRIES = 4
 
 FLUSH_PERIOD = 0.25
 """Time between two collections of documents during a sweep, s."""
+
+_PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
 
 LATE = 0.4
 """How far from its start angle a software trigger may be, s; it is 5 to 20 ms on a quiet host."""
@@ -112,6 +116,17 @@ def record(
 
     The parameters are those of `rotation_scan`.
     """
+    if not isinstance(flush_period, Real) or not 0 < float(flush_period) < math.inf:
+        raise SweepError(f"flush_period is {flush_period!r}: it must be above 0 s")
+    for what, given in (("flyers", flyers), ("monitors", monitors)):
+        if not isinstance(given, Sequence):
+            raise SweepError(f"{what} is {_named(given)}: it must be a list, [{_named(given)}]")
+    _check_role("detector", detector, "prepare")
+    _check_role("axis", axis, "prepare")
+    for flyer in flyers:
+        _check_role("a flyer", flyer, "prepare")
+    _check_role("shutter", shutter, "set")
+    _check_role("permit", permit, "beam")
     metadata = start_of(
         detector, axis, sweep, md=md, flyers=flyers, monitors=monitors, permit=permit,
         purpose=purpose,
@@ -148,6 +163,19 @@ def record(
     return (yield from bpp.rewindable_wrapper(inner(), False))
 
 
+def _named(device: Any) -> str:
+    return str(getattr(device, "name", repr(device)))
+
+
+def _check_role(role: str, device: Any, verb: str) -> None:
+    """Refuse a device that cannot be what it is given as, before anything moves."""
+    if device is not None and not hasattr(device, verb):
+        raise SweepError(
+            f"{role} is {_named(device)}, which has no {verb!r}\n"
+            "Give the device itself, and one that can do that (see explanations/plug-points)."
+        )
+
+
 def start_of(
     detector: Any,
     axis: Any,
@@ -170,6 +198,11 @@ def start_of(
         raise SweepError(
             f"the sweep turns {sweep.axis!r} but the axis given is {axis.name!r}\n"
             f"Its angles would be recorded as those of {sweep.axis}. Give the axis that turns."
+        )
+    for key in _PLAN_SAYS & md.keys():
+        raise MetadataError(
+            f"md says {key!r}: that is what the plan itself records\n"
+            "A run would contradict what was measured. Leave it out of md."
         )
     for device in (detector, axis, *flyers):
         check = getattr(device, "check", None)

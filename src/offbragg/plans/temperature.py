@@ -3,10 +3,12 @@
 # no "from __future__ import annotations": the queueserver reads the annotations as they are
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
@@ -106,11 +108,17 @@ def temperature_series(
     md
         More for the start documents.
     """
+    if isinstance(sweeps, Sweep | Mapping):
+        raise SweepError("sweeps is one sweep: it must be a list of them, [sweep]")
     planned = [s if isinstance(s, Sweep) else Sweep.from_dict(s) for s in sweeps]
     if not planned or not all(sweep.step for sweep in planned):
         raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
     points = in_order(temperatures, order, reference)
     _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
+    _check_number("overlap", overlap, "degree")
+    _check_number("beam_timeout", beam_timeout, "s")
+    _check_number("attempts", attempts, least=1, whole=True)
+    _check_number("test_frames", test_frames, whole=True)
     check_value = getattr(cryostream, "check_value", None)
     if check_value is not None:
         for kelvin in points:
@@ -119,8 +127,11 @@ def temperature_series(
     known: dict[tuple[int, int], list[PastRun]] = {}
     series, index = str(uuid.uuid4()), 0
     if resume is not None:
-        if not resume:
-            raise SweepError("resume is empty: it is the uid of the series that is to go on")
+        if not resume or not isinstance(resume, str):
+            raise SweepError(
+                f"resume is {resume!r}: it must be the uid of the series that is to go on\n"
+                "It is series.uid in the start document of each of its runs."
+            )
         past = yield from recall(series=resume)
         known = by_sweep(past, points, planned, resume)
         series = past[0].start["series"]["uid"]
@@ -252,7 +263,13 @@ def in_order(
     """
     if order not in ORDERS:
         raise SweepError(f"order is {order!r}: it must be one of {', '.join(ORDERS)}")
-    points = [float(kelvin) for kelvin in temperatures]
+    if isinstance(temperatures, str | Mapping) or not hasattr(temperatures, "__iter__"):
+        raise SweepError(f"temperatures is {temperatures!r}: it must be a list, K, as [300, 200]")
+    asked: list[Any] = list(temperatures)
+    for kelvin in asked if reference is None else [*asked, reference]:
+        if not _is_number(kelvin) or kelvin == 0:
+            raise SweepError(f"temperature {kelvin!r} cannot be set: it must be a number above 0 K")
+    points = [float(kelvin) for kelvin in asked]
     if not points:
         raise SweepError("temperatures is empty: a series has at least one, K")
     if order != "given":
@@ -373,6 +390,21 @@ def _check_policies(**policies: str) -> None:
     for name, policy in policies.items():
         if policy not in POLICIES:
             raise SweepError(f"{name} is {policy!r}: it must be one of {', '.join(POLICIES)}")
+
+
+def _check_number(
+    name: str, value: object, unit: str = "", *, least: float = 0, whole: bool = False
+) -> None:
+    """Refuse now what would fail in the middle of a series only."""
+    if not _is_number(value, least=least) or (whole and not isinstance(value, Integral)):
+        wanted = f"a {'whole ' if whole else ''}number from {least:g}{f' {unit}' if unit else ''}"
+        raise SweepError(f"{name} is {value!r}: it must be {wanted}")
+
+
+def _is_number(value: object, *, least: float = 0) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return least <= float(value) < math.inf
 
 
 def _lost_beam(run: PastRun) -> bool:
