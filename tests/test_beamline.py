@@ -123,6 +123,14 @@ def test_a_range_of_temperatures_the_wrong_way_round_is_refused(written):
         ('class = "offbragg.devices.pilatus:Pilatos"', "devices.d.class"),
         ('class = "offbragg.devices.nowhere:Pilatus"', "devices.d.class"),
         ('class = "offbragg.devices.beam:Shutter"\ntimeoot = 3.0', "devices.d.timeoot is unknown"),
+        (
+            'class = "offbragg.devices.beam:Ring"\nrecords = { currant = "I" }',
+            "devices.d.records.currant is unknown",
+        ),
+        (
+            'class = "offbragg.devices.beam:Ring"\nrecords = { current = ["a", "b", "c"] }',
+            "devices.d.records.current is ['a', 'b', 'c']",
+        ),
         ('class = "offbragg.devices.beam:Shutter"\ntimeout = "3"', "devices.d.timeout is '3'"),
         ('class = "offbragg.devices.pilatus:Pilatus"', "devices.d.model is missing"),
     ],

@@ -6,6 +6,7 @@ catalog and the stacker read it too; devices and RunEngine are imported where th
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import importlib
 import inspect
@@ -18,7 +19,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -88,6 +89,11 @@ class DeviceConfig(BaseModel):
 
     class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$", description='"module:Class"')
     prefix: str = Field(default="", description="of its records")
+    records: dict[str, str | list[str] | Literal[False]] = Field(
+        default_factory=dict,
+        description="signals whose records have other names than in the class: what follows the "
+        "prefix, or [read, write], or false for one that is not there",
+    )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -387,6 +393,8 @@ def _make(
         raise ConfigError(
             f"{where}.class {device.class_!r} in {config.file} cannot be imported: {error}"
         ) from error
+    if device.records:
+        cls = _with_records(cls, device.records, f"{where}.records", config.file)
     known = {
         key: parameter
         for key, parameter in inspect.signature(cls.__init__).parameters.items()
@@ -424,6 +432,33 @@ def _make(
     if "prefix" in inspect.signature(cls.__init__).parameters:  # a permit has no records
         return cls(device.prefix, name=name, **parameters)
     return cls(name=name, **parameters)
+
+
+def _with_records(
+    cls: Any, records: Mapping[str, str | list[str] | Literal[False]], where: str, file: Path | None
+) -> Any:
+    """Make the class of a device whose signals have other records than the class says."""
+    changed: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    for signal, told in records.items():
+        if signal not in cls.component_names:
+            raise ConfigError(
+                f"{where}.{signal} is unknown in {file}; {cls.__name__} has the signals "
+                f"{', '.join(cls.component_names)}"
+            )
+        if told is False:
+            changed[signal] = None  # so ophyd leaves it out
+            continue
+        read, *write = [told] if isinstance(told, str) else told or [""]
+        if not read or len(write) > 1:
+            raise ConfigError(
+                f"{where}.{signal} is {told!r} in {file}: it must be the record's name after the "
+                "prefix, or two: [read, write]"
+            )
+        component = copy.copy(getattr(cls, signal))
+        component.suffix = read
+        component.kwargs = {**component.kwargs, **({"write_pv": write[0]} if write else {})}
+        changed[signal] = component
+    return type(cls.__name__, (cls,), changed)
 
 
 def _connect(device: Any, timeout: float) -> None:

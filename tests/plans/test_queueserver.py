@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -94,7 +95,7 @@ def queueserver(environment, tmp_path_factory):
              "--user-group-permissions", PROFILE / "user_group_permissions.yaml",
              "--redis-addr", f"127.0.0.1:{redis_port}", "--zmq-control-addr", address,
              "--zmq-info-addr", f"tcp://127.0.0.1:{info}", "--device-max-depth", "1"],
-            stdout=said, stderr=said, env=environment,
+            stdout=said, stderr=said, env=environment, start_new_session=True,
         ),
     ]  # fmt: skip
     client = ZMQCommSendThreads(zmq_server_address=address)
@@ -134,6 +135,8 @@ def queueserver(environment, tmp_path_factory):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(processes[1].pid, signal.SIGKILL)  # what the manager may have left
         said.close()
 
 

@@ -67,7 +67,8 @@ def test_the_beamline_of_the_guide_runs_with_other_prefixes(config, tmp_path: Pa
         ("13PIL2M:cam1:", "SIM:cam1:"),
         ("13IDX:m1", "SIM:phi"),
         ("13IDX:cryo:", "SIM:cryo:"),
-        ("S:SR:", "SIM:ring:"),
+        ('"S:"', '"SIM:"'),
+        ("SRcurrentAI", "ring:current"),
         ("PILATUS3 X 2M", "PILATUS3 100K"),
         ("[1679, 1475]", "[195, 487]"),
     ):

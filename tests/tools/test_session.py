@@ -207,7 +207,7 @@ def test_a_run_that_was_not_stacked_says_what_to_do(run: MeasuredRun):
         describe_ledger(config_of(run))
 
 
-@pytest.mark.parametrize("which", ["-2", "#7", "7", "zzzz", ""])
+@pytest.mark.parametrize("which", ["-2", "#7", "77777777", "zzzz", ""])
 def test_a_run_that_there_is_not_is_refused_with_how_to_name_one(run: MeasuredRun, which):
     run.begin()
 
