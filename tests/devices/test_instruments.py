@@ -22,7 +22,7 @@ def test_a_shutter_is_open_when_its_read_back_says_so(devices):
 
 
 def test_a_shutter_is_set_by_words_only(devices):
-    with pytest.raises(ValueError, match="'open' or 'closed'"):
+    with pytest.raises(ConfigError, match="'open' or 'closed'"):
         devices["shutter"].set("Open")
 
 

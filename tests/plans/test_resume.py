@@ -186,7 +186,7 @@ def test_another_series_than_it_was_is_refused_with_the_facts(RE, config, device
         resumed(RE, devices, series, [291.0], [SWEEPS[1]])
     with pytest.raises(JournalError, match="series nonsense is not in the journal"):
         resumed(RE, devices, "nonsense", [291.0], [sweep])
-    with pytest.raises(SweepError, match="resume is empty"):
+    with pytest.raises(SweepError, match="resume is ''"):
         resumed(RE, devices, "", [291.0], [sweep])
 
     assert documents == []
