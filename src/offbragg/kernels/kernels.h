@@ -18,7 +18,7 @@
 /* Ice Lake and Zen 4 onwards: one level, no half ones */
 #define OB_AVX512                                                                                 \
     __attribute__((target("avx2,bmi,bmi2,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,"    \
-                          "avx512vnni,prefer-vector-width=512")))
+                          "avx512vnni")))
 #else
 #define OB_X86 0
 #endif

@@ -82,10 +82,11 @@ static enum kind look_portable(const uint8_t *p, size_t n, int first)
         near = (uint8_t)(near + (p[i] == p[i - 1]));
     if (first)
         return kind_of(near, 0, n);
-    if (memcmp(p, p - n, n) == 0)
+    const uint8_t *back = p - n;
+    if (memcmp(p, back, n) == 0)
         return REPEAT;
     for (size_t i = 0; i < n; i++)
-        above = (uint8_t)(above + (p[i] == p[i - n]));
+        above = (uint8_t)(above + (p[i] == back[i]));
     return kind_of(near, above, n);
 }
 
