@@ -5,7 +5,7 @@
  * twelve. Everything else is ours, and made for bit planes of counts:
  *
  * - planes that repeat the one before (the sign, above all) are one match at a plane's distance;
- * - planes in which hardly a byte equals its neighbour or the byte one plane back are noise: they
+ * - planes in which few bytes equal their neighbour or the byte one plane back are noise: they
  *   become literals, and are not looked at;
  * - in the others, six equal bytes are looked for where they were seen last, and then one plane
  *   back, where a single bright pixel leaves the pattern of gaps and edges.
@@ -19,7 +19,7 @@
 #define SIX 6     /* the shortest that is looked for: 4 and 5 cost time and save nothing */
 #define LAST 5    /* literals at the end of a block */
 #define MARGIN 12 /* no match begins this close to the end */
-#define NOISE 8   /* fewer than 1/8 of equal bytes: nothing to find */
+#define NOISE 3   /* fewer than 1/3 of equal bytes: too little to find for the time it takes */
 
 enum kind { SEARCH, REPEAT, NOISY };
 

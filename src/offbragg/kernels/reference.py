@@ -110,7 +110,7 @@ def compress_planes(planes: NDArray[np.uint8]) -> bytes:
         above = np.count_nonzero(here == planes[p - 1]) if p else 0
         if above == plane:
             return "repeat"
-        return "noise" if near * 8 < plane and above * 8 < plane else "search"
+        return "noise" if near * 3 < plane and above * 3 < plane else "search"
 
     def place(at: int) -> int:
         six = int.from_bytes(text[at : at + 6], "little") << 16
