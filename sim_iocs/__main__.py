@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .camserver import MODELS
 from .crystal import SHAPES
 from .ioc import (
     FAULTS,
@@ -40,6 +41,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prefix", default="SIM:", help="of every record (default %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one (default)")
     parser.add_argument("--detector", default="100K", help=f"{', '.join(SHAPES)} (default 100K)")
+    parser.add_argument(
+        "--model",
+        choices=tuple(MODELS),
+        default="PILATUS3",
+        help="whose readout and limits it has (default %(default)s)",
+    )
     parser.add_argument("--replay", metavar="DIR", help="serve the CBF files of a folder instead")
     parser.add_argument(
         "--format",
@@ -104,6 +111,7 @@ def checked(arguments: argparse.Namespace) -> Options:
         temperature=arguments.temperature,
         faults=faults,
         ending=arguments.format,
+        model=arguments.model,
     )
 
 

@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .crystal import GAP
 from .file_names import frame_names
 
-READOUT = 0.00095  # s, PILATUS3
-SHORTEST_PERIOD = 0.002  # s, PILATUS3
 MOST_IMAGES = 65535
+LONGEST_DELAY = 64.0  # s
 SPARE = 1.25  # times the time that a frame takes
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,29 @@ class Surroundings(Protocol):
     async def series_began(self) -> None:
         """Be told that a series of exposures starts."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a generation of the detector can follow (Dectris' manuals).
+
+    ``finishes`` tells whether a kill lets it finish the exposure that it is in; newer camservers
+    drop it (release notes of ADPilatus on "camcmd k").
+    """
+
+    readout: float
+    """s, from the end of an exposure to the begin of the next."""
+
+    shortest_period: float
+    """s."""
+
+    finishes: bool
+
+
+MODELS = {
+    "PILATUS2": Model(readout=0.00228, shortest_period=0.00228, finishes=True),
+    "PILATUS3": Model(readout=0.00095, shortest_period=0.002, finishes=False),
+}
 
 
 class CamserverGone(Exception):  # noqa: N818
@@ -87,6 +110,7 @@ class Settings:
     period: float = 1.05
     n_exposures: int = 1
     delay: float = 0.0
+    gap_fill: int = GAP
 
 
 @dataclass(slots=True)
@@ -108,11 +132,14 @@ class Camserver:
     def __init__(self, surroundings: Surroundings, options: Mapping[str, Any]) -> None:
         self._surroundings = surroundings
         self._options = dict(options)
+        self._model = MODELS[options["generation"]]
         self._process: asyncio.subprocess.Process | None = None
         self._exposing: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._pending: dict[str, Series] = {}
         self.settings = Settings()
+        self.header: dict[str, Any] = {}
+        """What ``mxsettings`` was told, by record name."""
         self.running = True
         self._stop = False
         self._number = 0
@@ -147,9 +174,9 @@ class Camserver:
     def shortest_period(self) -> float:
         """The shortest period that the model can follow, however much of it is exposed, s."""
         for milliseconds in range(2, 100_000):
-            period = max(SHORTEST_PERIOD, 1e-3 * milliseconds)
+            period = max(self._model.shortest_period, 1e-3 * milliseconds)
             if self.can_follow(period, period):
-                return round(period, 3)
+                return round(period, 5)
         return 100.0
 
     async def stop(self) -> None:
@@ -183,6 +210,11 @@ class Camserver:
         if self.running:
             self.settings = replace(self.settings, **changes)
 
+    def describe(self, **settings: Any) -> None:
+        """Take what shall be in the frames' headers, if there is anybody to take it."""
+        if self.running:
+            self.header |= settings
+
     def leave(self) -> None:
         """Be gone, in the middle of whatever it was."""
         self.running = False
@@ -192,20 +224,30 @@ class Camserver:
     def come_back(self) -> None:
         """Be there again, as freshly started."""
         if not self.running:
-            self.running, self.settings = True, Settings()
+            self.running, self.settings, self.header = True, Settings(), {}
 
     def refusal(self, settings: Settings) -> str | None:
-        """Give camserver's answer to settings that the detector cannot follow."""
-        gap = settings.period - settings.exposure
-        if settings.n_images == 1:
-            return None
-        if gap < READOUT - 1e-9 or settings.period < SHORTEST_PERIOD:
+        """Give camserver's answer to settings that the detector cannot follow.
+
+        It answers the exposure command with it, and exposes nothing.
+        """
+        asked, model = settings, self._model
+        if asked.n_images > MOST_IMAGES:
+            return f"15 ERR {asked.n_images} images are more than {MOST_IMAGES}"
+        if asked.delay >= LONGEST_DELAY or asked.delay > max(asked.period, 0.0):
             return (
-                f"15 ERR Exposure period {settings.period:.7f} s is too short for exposure time "
-                f"{settings.exposure:.7f} s + {READOUT * 1000:.2f} ms"
+                f"15 ERR Delay {asked.delay:.7f} s is not below {LONGEST_DELAY:g} s and at most "
+                f"the exposure period {asked.period:.7f} s"
             )
-        if settings.n_images > MOST_IMAGES:
-            return f"15 ERR {settings.n_images} images are more than {MOST_IMAGES}"
+        if asked.n_images == asked.n_exposures == 1:
+            return None  # nothing follows the exposure
+        gap = asked.period - asked.exposure
+        if gap < model.readout - 1e-9 or asked.period < model.shortest_period - 1e-9:
+            return (
+                f"15 ERR Exposure period {asked.period:.7f} s is too short for exposure time "
+                f"{asked.exposure:.7f} s + {model.readout * 1000:.2f} ms, or shorter than "
+                f"{model.shortest_period * 1000:.2f} ms"
+            )
         return None
 
     def expose(self, series: Series) -> str:
@@ -223,7 +265,7 @@ class Camserver:
         return f"15 OK  Starting {series.settings.exposure:.6f} second background: {series.name}"
 
     def kill(self) -> None:
-        """Stop after the current exposure."""
+        """Stop the series: a PILATUS2 after the current exposure, a PILATUS3 at once."""
         self._stop = True
 
     async def _expose(self, series: Series, serial: int) -> None:
@@ -256,6 +298,8 @@ class Camserver:
             await asyncio.sleep(max(ended - time.monotonic(), 0.0))
             if number == series.faults.hang or serial != self._number:
                 return
+            if self._stop and not self._model.finishes:
+                return
             await self._surroundings.gate(number, began, ended)
             taken = time.time() - (time.monotonic() - began)
             task = {
@@ -265,6 +309,7 @@ class Camserver:
                 "model": self._options["model"],
                 "header": series.header(settings, number, taken),
                 "fault": series.faults.of(number),
+                "gap_fill": settings.gap_fill,
                 "exposure": {
                     "number": number,
                     "series": serial,

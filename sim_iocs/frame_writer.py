@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .cbf import MAGIC, encode_cbf
-from .crystal import Crystal, Exposure
+from .crystal import GAP, Crystal, Exposure
 from .replay import Replay
 from .tiff import encode_tiff
 
@@ -66,8 +66,9 @@ class Worker:
         """Make one frame and write its file.
 
         The task has ``path``, ``number`` (from 0 in its series), ``header`` (lines), ``taken``
-        (POSIX s), ``exposure`` (fields of ``Exposure``) and ``fault`` (None, "drop", "flip",
-        "truncate", "resize", or "duplicate": the frame before once more).
+        (POSIX s), ``exposure`` (fields of ``Exposure``), ``gap_fill`` (what the pixels between
+        modules read) and ``fault`` (None, "drop", "flip", "truncate", "resize", or "duplicate": the
+        frame before once more).
         """
         path = Path(task["path"])
         fault = task.get("fault")
@@ -89,6 +90,8 @@ class Worker:
             return self.replay.read(task["number"])
         assert self.crystal is not None
         counts = self.crystal.count(Exposure(**task["exposure"]))
+        if task["gap_fill"] != GAP:
+            counts[self.crystal.gaps] = task["gap_fill"]
         if task.get("fault") == "resize":
             counts = counts[:-1]
         if path.suffix.lower() == ".cbf":

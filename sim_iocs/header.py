@@ -15,7 +15,10 @@ HEADER_RECORDS = (
     "Phi", "PhiIncr", "Chi", "ChiIncr", "Omega", "OmegaIncr", "OscillAxis", "NumOscill",
     "CbfTemplateFile", "HeaderString", "FilePath_RBV", "ThresholdEnergy",
 )  # fmt: skip
-"""What of the records goes into a header, as it is when the series begins."""
+"""What of the records goes into a header, as camserver was told it when the series begins."""
+
+SENT_BY_ACQUIRE = ("StartAngle", "HeaderString", "FilePath_RBV", "ThresholdEnergy")
+"""camserver has these anew with each exposure; the others with a put, and never again."""
 
 
 def header_lines(

@@ -247,6 +247,7 @@ class Motor:
         )
         self._moves.append(move)
         up = dial > move.start
+        await fields.post(MSTA=0)
         await fields.post(MSTA=MOVING + POSITIVE * up, TDIR=int(up), MOVN=1)
         await self._follow()
 

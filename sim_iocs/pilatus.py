@@ -3,10 +3,8 @@
 It does so in the order and with the messages of the real IOC.
 
 Alive: acquisition in all five trigger modes, NumImages 1 and N, NumExposures, abort, the naming of
-files and its traps (stale files, wrong extension, wrong size, files that stay incomplete), FilePath
-and its check, the header PVs, threshold and energy, ReadStatus, time-outs, a camserver that is gone
-or was restarted. Every other setting is a record that is mirrored to its ``_RBV``. Not
-alive: gap fill.
+files and its traps (stale files, wrong extension, wrong size, files that stay incomplete),
+time-outs, a camserver that is gone or was restarted; the settings as in ``driver.py``.
 """
 
 from __future__ import annotations
@@ -16,30 +14,19 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from .camserver import Camserver, CamserverGone, Faults, Series
-from .crystal import CUTOFF
+from .driver import OK, Driver
 from .file_names import SUFFIXES, Found, c_format, frame_names, look
-from .header import HEADER_RECORDS, header_lines
+from .header import header_lines
 from .plugins import Plugins
-from .records import Hook, Records, read_table
 
 POLL = 0.01  # s, the driver looks for a file this often
-PARAMETER_TIME = 0.01  # s, to send nimages, exptime and their kind
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
-LEAST = {"NumImages": (1, 1), "NumExposures": (1, 1), "AcquireTime": (0.0, 1.0),
-         "AcquirePeriod": (0.0, 2.0), "DelayTime": (0.0, 0.0)}  # fmt: skip
-"""Below the first number the driver takes the second instead."""
-
-OK = "Camserver returned OK"
 
 
-class Pilatus:
+class Pilatus(Driver):
     """The driver behind the ``cam1:`` records."""
-
-    threshold_seconds = 0.5
-    """How long camserver needs to set a threshold; a real 2M takes tens of seconds."""
 
     def __init__(
         self,
@@ -53,140 +40,14 @@ class Pilatus:
         n_files: int | None = None,
         ending: str | None = None,
     ) -> None:
-        rows = read_table("cam1.json")
-        slow, fast = shape
-        for key in ("ArraySizeX_RBV", "MaxSizeX_RBV", "SizeX"):
-            rows[key]["value"] = fast
-        for key in ("ArraySizeY_RBV", "MaxSizeY_RBV", "SizeY"):
-            rows[key]["value"] = slow
-        rows["Model_RBV"]["value"] = model
-        rows["PixelCutOff_RBV"]["value"] = CUTOFF
-        rows["GapFill_RBV"]["value"] = 0
-        if ending is not None:
-            for key in ("FileTemplate", "FileTemplate_RBV"):
-                rows[key]["value"] = f"%s%s_%3.3d_00000.{ending}"
-        self.records = Records(rows)
-        self._camserver = camserver
-        self._shape = shape
-        self._model = model
+        super().__init__(camserver, shape=shape, model=model, report=report, ending=ending)
         self._faults = faults
-        self._report = report
         self._plugins = plugins
         self._n_files = n_files
-        self._port = asyncio.Lock()
         self._driving: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        for name in self.records:
-            if f"{name}_RBV" in self.records:
-                self.records[name].on_put = self._mirror(name)
-        for name in (*LEAST, "TriggerMode", "GapFill"):
-            self.records[name].on_put = self._parameter(name)
-        own = {
-            "Acquire": self._on_acquire, "FilePath": self._on_path,
-            "ThresholdEnergy": self._on_threshold("ThresholdEnergy"),
-            "Energy": self._on_threshold("Energy"), "Gain": self._on_threshold("Gain"),
-            "ThresholdApply": self._on_apply, "ResetPower": self._on_reset_power,
-            "ReadStatus": self._on_read_status,
-        }  # fmt: skip
-        for name, hook in own.items():
-            self.records[name].on_put = hook
-
-    # -- settings -----------------------------------------------------------------------------
-
-    def _mirror(self, name: str) -> Hook:
-        async def put(value: Any) -> None:
-            async with self._port:
-                await self.records.post(**{name: value, f"{name}_RBV": value})
-
-        return put
-
-    def _parameter(self, name: str) -> Hook:
-        async def put(value: Any) -> None:
-            async with self._port:
-                least, instead = LEAST.get(name, (None, None))
-                used = instead if least is not None and value < least else value
-                await self.records.post(**{name: value, f"{name}_RBV": used})
-                await self._send_parameters()
-
-        return put
-
-    async def _send_parameters(self) -> None:
-        """Tell camserver everything about the exposures, whatever of it has changed."""
-        value = self.records.value
-        if value("TriggerMode_RBV") == "Alignment":
-            await self.records.post(NumImages_RBV=1)
-        self._camserver.configure(
-            n_images=value("NumImages_RBV"),
-            exposure=value("AcquireTime_RBV"),
-            period=value("AcquirePeriod_RBV"),
-            n_exposures=value("NumExposures_RBV"),
-            delay=value("DelayTime_RBV"),
-        )
-        await asyncio.sleep(PARAMETER_TIME)
-
-    async def _on_path(self, path: str) -> None:
-        async with self._port:
-            asked = path if path.endswith("/") or not path else path + "/"
-            await self.records.post(FilePath=path, FilePath_RBV=asked)
-            await self.records.post(FilePathExists_RBV=int(bool(path) and Path(path).is_dir()))
-
-    def _on_threshold(self, name: str) -> Hook:
-        async def put(value: Any) -> None:
-            async with self._port:
-                await self.records.post(**{name: value})
-                if self.records.value("ThresholdAutoApply") == "Yes":
-                    await self._apply_threshold()
-
-        return put
-
-    async def _on_apply(self, value: str) -> None:
-        async with self._port:
-            await self.records.post(ThresholdApply=value)
-            await self._apply_threshold()
-            await self.records.post(ThresholdApply="Done")
-
-    async def _apply_threshold(self) -> None:
-        records = self.records
-        threshold, gain = records.value("ThresholdEnergy"), records.value("Gain")
-        energy = records.value("Energy") or 2.0 * threshold
-        await records.post(ThresholdEnergy_RBV=threshold, Energy_RBV=energy, Gain_RBV=gain)
-        if not self._camserver.running:
-            return
-        state = records.value("DetectorState_RBV")
-        await records.post(
-            DetectorState_RBV="Waiting", StatusMessage_RBV="Setting threshold",
-            StringToServer_RBV=f"SetThreshold energy {1e3 * energy:.0f} midG {1e3 * threshold:.0f}",
-        )  # fmt: skip
-        await asyncio.sleep(self.threshold_seconds)
-        # camserver reads back whole electronvolts
-        await records.post(
-            ThresholdEnergy_RBV=round(threshold, 3), Energy_RBV=round(energy, 3),
-            DetectorState_RBV="Idle" if state != "Acquire" else state, StatusMessage_RBV=OK,
-        )  # fmt: skip
-        await self._send_parameters()
-
-    async def _on_reset_power(self, label: str) -> None:
-        async with self._port:
-            await self.records.post(ResetPower=label)
-            if label == "Reset":
-                await asyncio.sleep(self.records.value("ResetPowerTime"))
-                await self._apply_threshold()
-            await self.records.post(ResetPower="Done")
-
-    async def _on_read_status(self, _value: Any) -> None:
-        if self.records.value("DetectorState_RBV") == "Acquire":
-            return
-        async with self._port:
-            if not self._camserver.running:
-                await self.records.post(DetectorState_RBV="Error")
-                return
-            await self.records.post(
-                Temp0_RBV=31.4, Temp1_RBV=25.8, Temp2_RBV=28.6, Humid0_RBV=22.1, Humid1_RBV=33.5,
-                Humid2_RBV=2.0, Temperature_RBV=31.4,
-            )  # fmt: skip
-
-    # -- acquisition --------------------------------------------------------------------------
+        self.records["Acquire"].on_put = self._on_acquire
 
     async def _on_acquire(self, label: str) -> None:
         if label == "Acquire":
@@ -313,10 +174,8 @@ class Pilatus:
             await self._wait_for_7ok(series, n_images * n_exposures * period + 10.0)
 
     def _series(self, name: str, mode: str, faults: Faults) -> Series:
-        settings = {key: self.records.value(key) for key in HEADER_RECORDS}
-        return Series(
-            name=name, mode=mode, header=partial(header_lines, settings, self._model), faults=faults
-        )
+        header = partial(header_lines, self._header(), self._model)
+        return Series(name=name, mode=mode, header=header, faults=faults)
 
     async def _align(self) -> None:
         """Expose into one file again and again, until aborted."""
@@ -387,7 +246,8 @@ class Pilatus:
         deadline = time.monotonic() + patience
         path = Path(name)
         while True:
-            found = look(path, started=started, shape=self._shape)
+            # a disk that is being written to may keep who looks at a file waiting
+            found = await asyncio.to_thread(look, path, started=started, shape=self._shape)
             if found is Found.WHOLE:
                 return True
             if found is Found.WRONG_SIZE and path.suffix.lower() == ".cbf":

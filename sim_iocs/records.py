@@ -24,6 +24,9 @@ COMMON_FIELDS: dict[str, dict[str, Any]] = {
     "SEVR": {"type": "enum", "enums": ["NO_ALARM", "MINOR", "MAJOR", "INVALID"]},
 }  # fmt: skip
 
+ILLEGAL = "Illegal Value"
+"""What an mbbi record calls a value that none of its choices has; its index is 65535."""
+
 Hook = Callable[[Any], Awaitable[None]]
 
 
@@ -126,6 +129,27 @@ class LongText(Record, ca.ChannelChar):
             value = value.decode("utf-8", "replace")
         return str(value).split("\0", 1)[0]
 
+    async def write_from_dbr(
+        self, data: Any, data_type: Any, metadata: Any, **keywords: Any
+    ) -> None:
+        """Take what a client puts; caproto cannot take an empty text, which begins with a NUL."""
+        if not len(data) or not data[0]:
+            await self.write("", **keywords)
+        else:
+            await super().write_from_dbr(data, data_type, metadata, **keywords)
+
+
+class Labels(tuple[str, ...]):
+    """The labels of a record whose value may be none of its choices."""
+
+    def index(self, label: Any, *where: Any) -> int:
+        """Give the number of a label, or that of no choice."""
+        return 65535 if label == ILLEGAL else super().index(label, *where)
+
+    def __contains__(self, label: object) -> bool:
+        """Whether a record can show this."""
+        return label == ILLEGAL or super().__contains__(label)
+
 
 class Choice(Record, ca.ChannelEnum):
     """One of a few labels (bo, bi, mbbo, mbbi, busy); ``index`` is its number."""
@@ -148,6 +172,10 @@ class Choice(Record, ca.ChannelEnum):
             value = self.enum_strings[value]
         await super().post(value)
 
+    def allow_illegal(self) -> None:
+        """Let the value be ``ILLEGAL``, too."""
+        self._data["enum_strings"] = Labels(self.enum_strings)
+
     @property
     def index(self) -> int:
         """The number of the present label."""
@@ -162,11 +190,15 @@ def make_record(row: Mapping[str, Any]) -> Any:
     if kind == "enum":
         # ADCore leaves the labels of some commands empty; a put by label needs them to differ
         labels = [label or f"{i}" for i, label in enumerate(row.get("enums", ["0", "1"]))]
-        return Choice(
+        known = (value or 0) < len(labels)
+        choice = Choice(
             enum_strings=labels,
-            value=labels[value or 0],
+            value=labels[value or 0] if known else ILLEGAL,
             **common,
         )
+        if not known:
+            choice.allow_illegal()
+        return choice
     if kind == "string":
         return Text(value=value or "", string_encoding="utf-8", **common)
     if kind == "char" and count > 1:

@@ -276,3 +276,41 @@ def test_a_device_that_is_not_there_yet_is_named(written, made):
 
     with pytest.raises(ConfigError, match=r"devices\.first\.other is the device 'second'"):
         beamline.build_devices(beamline.load(file))
+
+
+@pytest.mark.parametrize(
+    ("md", "of_plan", "told"),
+    [
+        ({"sample": {"name": "LSMO-140", "label": "c2"}}, {}, "#7 LSMO-140 c2"),
+        ({"sample": "a text"}, {}, "#7 a text"),
+        ({"sample": "a text"}, {"sample": {"name": "CeO2", "label": ""}}, "#7 CeO2"),
+        ({}, {}, "#7"),
+    ],
+)
+def test_a_detector_is_told_whose_frames_it_takes(md, of_plan, told):
+    from bluesky import RunEngine
+    from bluesky import plan_stubs as bps
+    from ophyd import Component, Device, Signal
+
+    class Detector(Device):
+        comment = Component(Signal, value="")
+
+    def plan():
+        yield from bps.stage(detector, wait=True)
+        words.append(detector.comment.get())
+        yield from bps.unstage(detector, wait=True)
+        yield from bps.open_run(of_plan)
+        yield from bps.stage(detector, wait=True)
+        words.append(detector.comment.get())
+        yield from bps.unstage(detector, wait=True)
+        yield from bps.close_run()
+
+    words = []
+    detector = Detector(name="detector")
+    RE = RunEngine({**md, "scan_id": 6}, context_managers=[])
+    RE.preprocessors.append(beamline.captioner(RE))
+
+    RE(plan())
+
+    before = RE.md.get("sample", "")
+    assert words == [before if isinstance(before, str) else "LSMO-140 c2", told]

@@ -5,9 +5,7 @@ config = load("my_beamline.toml")
 geometry = config.make_geometry()
 
 # [beam]
-from offbragg.devices.pilatus import beam_on_panel  # noqa: E402
-
-distance, x, y = beam_on_panel(geometry)  # mm, and pixels from the panel's outer corner
+x, y, distance = geometry.direct_beam()  # pixels from the panel's outer corner, and mm
 
 # [doctor]
 from offbragg.doctor import examine  # noqa: E402

@@ -123,6 +123,18 @@ class Limits(_Table):
         return value
 
 
+class Suspend(_Table):
+    """When plans wait for beam."""
+
+    signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal", as "ring.current"')
+    below: float = Field(description="less than this is no beam, in the signal's units")
+    resume: float | None = Field(default=None, description="beam again from here; below if absent")
+    wait: float = Field(
+        default=0.0, ge=0, description="so long there is beam before plans go on, s"
+    )
+    shutter: str | None = Field(default=None, description="a device, closed meanwhile")
+
+
 class Beamline(_Table):
     """Everything that ``beamline.toml`` says."""
 
@@ -132,6 +144,7 @@ class Beamline(_Table):
     devices: dict[str, DeviceConfig] = Field(default_factory=dict)
     baseline: list[str] = Field(default_factory=list, description="read before and after a run")
     per_frame: dict[str, Column] = Field(default_factory=dict)
+    suspend: Suspend | None = None
     geometry: dict[str, Any] | None = None
     catalog: Catalog = Catalog()
     limits: Limits = Limits()
@@ -304,7 +317,11 @@ def set_environment(config: Beamline) -> None:
 
 
 def build_devices(
-    config: Beamline, names: Sequence[str] | None = None, *, timeout: float = 10.0
+    config: Beamline,
+    names: Sequence[str] | None = None,
+    *,
+    beside: Mapping[str, Any] | None = None,
+    timeout: float = 10.0,
 ) -> dict[str, Any]:
     """Make the devices of a beamline and wait until they are connected.
 
@@ -314,6 +331,8 @@ def build_devices(
         What `load` gave.
     names
         Only these; all when not given.
+    beside
+        Devices that there are already, for those that are made of others.
     timeout
         For all records of a device to connect, s.
 
@@ -334,10 +353,17 @@ def build_devices(
     }
     devices: dict[str, Any] = {}
     for name in config.devices if names is None else names:
-        devices[name] = _make(config, name, config.devices[name], offered, devices)
+        others = {**(beside or {}), **devices}
+        devices[name] = _make(config, name, config.devices[name], offered, others)
     for device in devices.values():
         _connect(device, timeout)
     return devices
+
+
+def destroy_devices(devices: Mapping[str, Any]) -> None:
+    """Disconnect devices from their records: what looks at others goes before them."""
+    for device in reversed(list(devices.values())):
+        device.destroy()
 
 
 def _make(
@@ -443,7 +469,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
 
     import offbragg
     from offbragg.callbacks.journal import Journal, close_all_abandoned
-    from offbragg.callbacks.recall import Recall
+    from offbragg.callbacks.recall import Recall, speeds_left
 
     RE = bluesky.RunEngine(
         {},
@@ -464,6 +490,9 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     )
     for run in close_all_abandoned(config.paths.journal):
         log.warning("run %s had lost its RunEngine; its journal is closed", run)
+    for name, (usual, left) in speeds_left(config.paths.journal).items():
+        if hasattr(devices.get(name), "mend_speed"):
+            devices[name].mend_speed(usual, left=left)
     RE.subscribe(Journal(config.paths.journal))
     RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
     columns = {
@@ -472,10 +501,43 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     }
     RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(recorder(columns, devices))
+    RE.preprocessors.append(captioner(RE))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
     return RE
+
+
+def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> Any:
+    """Let plans wait while there is no beam, as [suspend] says; give the suspender, or None.
+
+    It is bluesky's: ``RE.suspenders`` has it, ``RE.remove_suspender(…)`` takes it away.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine.
+    config, devices
+        What `load` and `build_devices` gave.
+    """
+    from offbragg.plans.beam import BeamSuspender
+
+    told = config.suspend
+    if told is None:
+        return None
+    try:
+        suspender = BeamSuspender(
+            find(devices, told.signal, config=config),
+            told.below,
+            resume=told.resume,
+            wait=told.wait,
+            shutter=told.shutter and find(devices, told.shutter, config=config),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"suspend: {error}\nin [suspend] of {config.file}") from None
+    RE.preprocessors.append(suspender.preprocessor)
+    RE.install_suspender(suspender)
+    return suspender
 
 
 def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
@@ -536,6 +598,47 @@ def recorder(
             yield from bps.monitor(signal, name=signal.name)
 
     return lambda plan: plan_mutator(msg_mutator(plan, complete), watch)
+
+
+def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:
+    """Make a preprocessor that tells detectors, when they are staged, whose frames they will take.
+
+    A detector with a ``comment`` writes it into every frame's header: the number of the run, if
+    one is open already, then name and label of the sample.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine, for its own metadata as it is then.
+    """
+    from bluesky import plan_stubs as bps
+    from bluesky.preprocessors import plan_mutator
+
+    def caption(plan: Any) -> Generator[Any, Any, Any]:
+        open_run: dict[str, Any] = {}
+
+        def tell(msg: Any) -> tuple[Any, Any]:
+            if msg.command == "open_run":
+                open_run.update(msg.kwargs, open=True)
+            elif msg.command == "close_run":
+                open_run.clear()
+            elif msg.command == "stage" and hasattr(msg.obj, "comment"):
+                return told(msg), None
+            return None, None
+
+        def told(msg: Any) -> Generator[Any, Any, Any]:
+            number = [f"#{RE.md['scan_id']}"] if open_run and "scan_id" in RE.md else []
+            known = open_run.get("sample", RE.md.get("sample"))
+            if isinstance(known, Mapping):
+                words = [str(known[key]) for key in ("name", "label") if known.get(key)]
+            else:
+                words = [str(known)] if known else []
+            yield from bps.abs_set(msg.obj.comment, " ".join(number + words), wait=True)
+            return (yield msg)
+
+        return plan_mutator(plan, tell)
+
+    return caption
 
 
 def _column(signal: Any, units: str) -> dict[str, str]:

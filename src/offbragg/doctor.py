@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlparse
 from packaging.requirements import Requirement
 
 from offbragg import kernels
-from offbragg.beamline import Beamline, build_devices, find
+from offbragg.beamline import Beamline, build_devices, destroy_devices, find
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.errors import OffbraggError
 from offbragg.files import read_frame
@@ -316,9 +316,17 @@ def _geometry(config: Beamline) -> Finding:
 def _instruments(config: Beamline, *, expose: bool, timeout: float) -> Iterator[Finding]:
     made: dict[str, Any] = {}
     try:
-        for name in config.devices:
+        for name, device in config.devices.items():
+            needed = [value["device"] for value in device.parameters.values()
+                      if isinstance(value, dict) and "device" in value]  # fmt: skip
+            if failed := [each for each in needed if each in config.devices and each not in made]:
+                yield Finding(
+                    f"devices.{name}", "failure", f"it is made of {', '.join(failed)}: see there",
+                    f"Mend {', '.join(failed)} first.",
+                )  # fmt: skip
+                continue
             try:
-                made |= build_devices(config, [name], timeout=timeout)
+                made |= build_devices(config, [name], beside=made, timeout=timeout)
             except OffbraggError as error:
                 yield _trouble(f"devices.{name}", error)
             else:
@@ -328,8 +336,7 @@ def _instruments(config: Beamline, *, expose: bool, timeout: float) -> Iterator[
             if hasattr(device, "collect_asset_docs") and hasattr(device, "kickoff"):
                 yield from _one_frame(config, name, device, expose=expose)
     finally:
-        for device in made.values():
-            device.destroy()
+        destroy_devices(made)
 
 
 def _records(config: Beamline, name: str, device: Any) -> Finding:

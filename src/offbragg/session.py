@@ -25,6 +25,7 @@ from offbragg.beamline import (
     Beamline,
     build_devices,
     find,
+    install_suspender,
     load,
     make_paths,
     make_run_engine,
@@ -74,6 +75,7 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     write_log(config, to_people=shell is not None)
     devices = build_devices(config)
     RE = make_run_engine(config, devices)
+    install_suspender(RE, config, devices)
     RE.md = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
     RE.subscribe(lambda name, doc: RE.md.save(), "start")  # what was changed deep inside
 

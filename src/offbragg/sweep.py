@@ -175,3 +175,29 @@ def exposed_while_off(
             until = ordered[i + 1][0] if i + 1 < len(ordered) else math.inf
             off |= (begin < until) & (end > since)
     return off
+
+
+def counted_too_little(counts: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:
+    """Say which frames counted so little that they had no beam.
+
+    Compared is with the median of those that had beam; what that is, the third largest says:
+    no loss can be so long that it becomes the rule, and two spikes are none.
+
+    Parameters
+    ----------
+    counts
+        Of the incident monitor, one per frame; NaN where not known (not too little).
+    fraction
+        Less than this part of the median is no beam.
+
+    Examples
+    --------
+    >>> counted_too_little(np.array([99.0, 101.0, 30.0, 0.0, 0.0, 0.0, 100.0]), 0.5)
+    array([False, False,  True,  True,  True,  True, False])
+    """
+    known = np.sort(counts[np.isfinite(counts)])
+    if not known.size:
+        return np.zeros(counts.shape, np.bool_)
+    with_beam = known[known >= fraction * known[-min(3, known.size)]]
+    # nan compares as false
+    return (counts < fraction * np.median(with_beam)) | (counts <= 0)

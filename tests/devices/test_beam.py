@@ -12,6 +12,7 @@ from offbragg.devices.beam import Attenuator, BeamPermit, FrameMonitor, Ring, Sh
 from offbragg.devices.goniometer import Translation
 from offbragg.devices.lakeshore import LakeShore336
 from offbragg.errors import ConfigError, DeviceError
+from offbragg.sweep import counted_too_little, exposed_while_off
 
 
 def fake(cls, **more):
@@ -149,3 +150,46 @@ def test_a_rotation_is_no_translation():
 
     with pytest.raises(DeviceError, match="is no translation"):
         detx.check_value(1.0)
+
+
+def test_a_monitor_tells_of_a_loss_since_the_frame_before(ring, monitor):
+    permit = BeamPermit(ring, None, monitor, ring_threshold=50.0, fraction=0.5)
+    changes = []
+    permit.beam.subscribe(lambda value, timestamp, **_: changes.append((timestamp, value)))
+    began = time.time() + 10.0
+
+    counts = [1000.0, 990.0, 1010.0, 995.0, 2.0, 1.0, 3.0, 2.0, 1.0, 2.0, 990.0]
+    for number in range(1, len(counts) + 1):  # each is told 2 ms after the frame's end
+        over = began + 0.1 * (number - 1) + 0.099
+        monitor.counts.sim_put(np.array(counts[:number]), timestamp=over + 0.002)
+
+    begin = began + 0.1 * np.arange(11)
+    dark = exposed_while_off(changes, begin, begin + 0.099)
+    # 10 was exposed with beam: noticed late, it is measured again all the same
+    np.testing.assert_array_equal(np.flatnonzero(dark), np.arange(4, 11))
+
+
+@pytest.mark.parametrize("dark", [1, 5, 35, 36])
+def test_a_loss_never_becomes_the_rule(dark):
+    counts = np.full(40, 1000.0)
+    counts[:dark] = 40.0
+    counts[-1] = 5000.0  # a spike
+
+    np.testing.assert_array_equal(np.flatnonzero(counted_too_little(counts, 0.5)), np.arange(dark))
+
+
+def test_counts_that_are_not_known_are_not_too_little():
+    assert not counted_too_little(np.full(3, np.nan), 0.5).any()
+    assert list(counted_too_little(np.array([np.nan, 10.0, 0.0]), 0.5)) == [False, False, True]
+
+
+def test_a_permit_is_made_before_anything_is_connected():
+    ring, shutter = Ring("NOWHERE:ring:", name="ring"), Shutter("NOWHERE:shutter:", name="shutter")
+    began = time.monotonic()
+
+    permit = BeamPermit(ring, shutter, ring_threshold=50.0)
+
+    assert time.monotonic() - began < 0.5
+    assert permit.beam.get() == 1  # nobody has said otherwise
+    for device in (permit, ring, shutter):
+        device.destroy()

@@ -39,6 +39,7 @@ def test_count_takes_a_frame_per_point(RE, step, documents, config):
 
     taken = frames(documents, config)
     assert len(taken) == 3
+    assert "KMnF3 crystal1" in taken[0].header["text"]
     sums = [int(frame.counts[frame.counts >= 0].sum()) for frame in taken]
     assert documents.rows("pilatus_step_sum") == sums
     assert min(sums) > 0
@@ -99,9 +100,15 @@ def test_a_frame_that_this_host_cannot_see_is_told(RE, step, documents, tmp_path
     monkeypatch.setattr(step, "patience", 0.5)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setattr(
-        step, "_set_directory", lambda path: type(step)._set_directory(step, f"{elsewhere}/")
-    )
+    monkeypatch.setattr(step, "write_path", str(elsewhere))
+    make = step._make_directory
+
+    def make_both(stem):
+        directory = make(stem)
+        (elsewhere / directory.name).mkdir()
+        return directory
+
+    monkeypatch.setattr(step, "_make_directory", make_both)
 
     with pytest.raises(Exception, match="pilatus_step") as told:
         RE(bp.count([step]))

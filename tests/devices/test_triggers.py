@@ -82,7 +82,7 @@ def test_frames_begin_at_their_angles(
     read = np.array(documents.rows("compare_angle"))
     assert documents.rows("compare_frame") == list(range(asked.n_frames))
     off = read - asked.midpoints
-    record_property("start_angle_off", off[0])
+    record_property("start_angle_off", float(off[0]))
     print(f"{trigger} {step:+g}: first {off[0]:+.4f}, worst {np.abs(off).max():.4f} degree")
     assert np.abs(off).max() < within
     assert documents.stop()["exit_status"] == "success"
@@ -119,18 +119,48 @@ def test_angles_that_were_read_are_in_the_scan_file(scan, pilatus, documents, tm
 
     start = documents.start()
     assert start["per_frame"]["angle"]["key"] == "compare_angle"
-    follower = Stacker(tmp_path).open(start)
+    values = stack(documents, tmp_path)
+    assert {str(source) for source in values["angle_source"]} == {"read"}
+    assert values["angle"] == pytest.approx(documents.rows("compare_angle"))
+
+
+@ioc_test
+@pytest.mark.parametrize("jitter", [0.0, 0.01])
+def test_angles_between_read_backs_are_nearer_the_truth_than_half_a_frame(
+    RE, ioc, pilatus, devices, documents, simulator, tmp_path, monkeypatch, jitter
+):
+    from epics import caget
+
+    monkeypatch.setattr(devices["phi"], "encoder", True)
+    asked = sweep(n=30)
+    simulator("jitter", jitter)  # of the encoder, degree
+    try:
+        RE(rotation_scan(pilatus, devices["phi"], asked, shutter=devices["shutter"]))
+    finally:
+        simulator("jitter", 0.0)
+    truth = np.array(caget(f"{ioc['prefix']}sim:angles")) + 0.5 * asked.step
+
+    values = stack(documents, tmp_path)
+    off = values["angle"] - truth
+    late = asked.midpoints - truth
+    print(f"jitter {jitter}: interpolated {np.abs(off).max():.3f}, commanded {late.mean():.3f}")
+    assert {str(source) for source in values["angle_source"]} == {"interpolated"}
+    assert documents.start()["per_frame"]["angle"]["how"] == "interpolated"
+    # 20 ms of a busy host at 2 degree/s, and what the encoder adds
+    assert np.abs(off).max() < 0.1 + 4 * jitter
+
+
+def stack(documents, folder):
+    """Stack the last run of some documents; give the values of its frames."""
+    follower = Stacker(folder).open(documents.start())
     for name, doc in documents:
         follower(name, doc)
     deadline = time.monotonic() + 20
     while not follower.poll():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
     with ScanFile.open(follower.path) as file:
-        values = file.frame_values()
-    assert {str(source) for source in values["angle_source"]} == {"read"}
-    assert values["angle"] == pytest.approx(documents.rows("compare_angle"))
+        return file.frame_values()
 
 
 @ioc_test
@@ -229,19 +259,22 @@ def test_a_threshold_is_done_when_it_is_applied(pilatus):
 
 
 @ioc_test
-def test_headers_say_where_other_records_are(scan, pilatus, devices, documents, config):
+def test_headers_say_whose_frame_it_is_and_where_other_records_are(
+    RE, scan, pilatus, devices, documents, config
+):
     from ophyd import EpicsSignalRO
 
+    from offbragg.beamline import sample
     from offbragg.files import read_frame
+
+    sample(RE, name="LSMO-140", label="c" * 60)
 
     pilatus.header = {"Chi": EpicsSignalRO("SIM:chi.RBV", name="Chi"), "Polarization": 0.99}
     devices["chi"].set(3.0).wait(20)
-    pilatus.comment.put("LSMO-140")
     try:
         scan(sweep(n=2))
     finally:
         pilatus.header = {}
-        pilatus.comment.put("")
         devices["chi"].set(0.0).wait(20)
 
     (resource,) = documents.of("stream_resource")
@@ -251,7 +284,9 @@ def test_headers_say_where_other_records_are(scan, pilatus, devices, documents, 
     assert "Chi 3.0000 deg." in text
     assert "Polarization 0.990" in text
     assert "Phi 5.2000 deg." in text
-    assert "LSMO-140" in text
+    start = documents.start()
+    whose = f"{start['uid'][:8]} #{start['scan_id']} LSMO-140 {'c' * 60}"
+    assert f"# {whose[:68]}\r\n" in text  # camserver takes 68 bytes
     assert "Energy_range (17712, 17712) eV" in text
     assert read_frame(path, number=1).verified
 

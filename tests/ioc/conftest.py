@@ -127,13 +127,13 @@ def camera(client, tmp_path):
     client.put("sim:no7ok", 0)
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Start another IOC as a child; gives the process and what its ready file says."""
+@contextmanager
+def serving(folder: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], dict[str, Any]]]]:
+    """Start IOCs as children, and end them."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-        ready = tmp_path / f"ready{len(started)}.json"
+        ready = folder / f"ready{len(started)}.json"
         process = subprocess.Popen(
             [sys.executable, "-m", "sim_iocs", "--ready", str(ready), *arguments],
             stdout=subprocess.PIPE,
@@ -153,6 +153,20 @@ def serve(tmp_path):
 
 
 @pytest.fixture
+def serve(tmp_path):
+    """Start another IOC as a child; gives the process and what its ready file says."""
+    with serving(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_for_all(tmp_path_factory):
+    """Start an IOC that the tests of a module share."""
+    with serving(tmp_path_factory.mktemp("served")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
 def elsewhere():
     """Run Python in a process of its own that talks to another IOC (libca has one per process)."""
 

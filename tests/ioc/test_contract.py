@@ -25,7 +25,6 @@ KINDS = {"DBR_DOUBLE": "double", "DBR_LONG": "long", "DBR_ENUM": "enum", "DBR_ST
 OWN_VALUES = {
     "cam1": {
         "Model_RBV", "Manufacturer_RBV", "SerialNumber_RBV", "PixelCutOff_RBV", "TVXVersion_RBV",
-        "GapFill_RBV",  # 65535 is no choice that caproto could give
         "StringFromServer_RBV", "StringToServer_RBV", "ReadStatus",
     },
 }  # fmt: skip

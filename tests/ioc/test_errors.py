@@ -73,7 +73,9 @@ def test_a_stale_file_that_is_younger_is_taken_for_a_frame(client, camera, ended
         time.sleep(0.01)
 
 
-def test_a_wrong_extension_is_an_error_at_once_while_camserver_exposes(client, camera, ended):
+def test_a_wrong_extension_is_an_error_at_once_while_camserver_exposes(
+    client, camera, ended, frames, tmp_path, wait_until
+):
     camera(2, template="%s%s_%3.3d.edf")
 
     began = time.monotonic()
@@ -81,6 +83,7 @@ def test_a_wrong_extension_is_an_error_at_once_while_camserver_exposes(client, c
 
     assert found == ("Error", "Unsupported file extension, expected .tif or .cbf", 0)
     assert time.monotonic() - began < 2.0
+    wait_until(lambda: [f.name for f in frames(tmp_path)] == ["x_000.edf", "x_001.edf"])
 
 
 def test_a_cbf_of_the_wrong_size_is_an_error_at_once(client, camera, ended, tmp_path):
@@ -139,6 +142,20 @@ def test_an_error_reply_is_not_noticed(client, camera, ended):
     assert "ERR" in client.text("cam1:StringFromServer_RBV")
 
 
+@pytest.mark.slow  # the driver gives a single image ten seconds
+def test_an_error_reply_to_a_single_image_ends_in_a_kill(client, camera, ended):
+    camera(1)
+    client.put("cam1:DelayTime", 1.0)  # longer than the period
+
+    began = time.monotonic()
+    found = ended()
+
+    client.put("cam1:DelayTime", 0.0)
+    assert found == ("Error", "Camserver returned OK", 0)
+    assert "ERR Delay" in client.text("cam1:StringFromServer_RBV")
+    assert time.monotonic() - began > 10.0
+
+
 def test_camserver_gone_is_an_error_at_once_and_settings_seem_to_be_taken(client, camera, ended):
     camera(3)
     client.put("sim:camserver", "Gone")
@@ -159,6 +176,8 @@ def test_a_restarted_camserver_has_forgotten_and_remembers_after_one_put(
 ):
     camera(3)
     client.put("cam1:ImageFileTmot", 1.5)
+    client.put("cam1:Alpha", 12.5)
+    client.put("cam1:StartAngle", 33.0)
     client.put("sim:camserver", "Gone")
     client.put("sim:camserver", "Running")
 
@@ -169,6 +188,9 @@ def test_a_restarted_camserver_has_forgotten_and_remembers_after_one_put(
 
     assert ended()[0] == "Idle"
     assert len(list(tmp_path.glob("y*"))) == 3
+    text = fabio.open(str(tmp_path / "y_000.cbf")).header["_array_data.header_contents"]
+    assert "# Start_angle 33.0000 deg." in text  # is sent with each exposure
+    assert "# Alpha 0.0000 deg." in text  # the record still shows 12.5
 
 
 def test_a_camserver_that_hangs_is_seen_by_the_missing_file(client, camera, ended, tmp_path):

@@ -61,6 +61,33 @@ def test_the_same_value_again_gives_a_pulse_and_no_motion(motor, client, wait_un
     assert seen == [("chi.DMOV", "0"), ("chi.DMOV", "1")]
 
 
+@pytest.mark.parametrize(("target", "moving"), [(5.0, 1025), (-5.0, 1024)])
+def test_a_move_reports_in_the_order_of_the_real_record(motor, client, wait_until, target, moving):
+    motor.set(0.0).wait(20)
+
+    with client.watch("chi.DMOV", "chi.VAL", "chi.MSTA", "chi.MOVN") as seen:
+        client.put("chi", target)
+        wait_until(lambda: ("chi.DMOV", "1") in seen)
+
+    short = [(name.removeprefix("chi."), float(text)) for name, text in seen]
+    assert short == [
+        ("DMOV", 0), ("VAL", target), ("MSTA", 0), ("MSTA", moving), ("MOVN", 1),
+        ("MSTA", 2), ("MOVN", 0), ("DMOV", 1),
+    ]  # fmt: skip
+
+
+def test_a_tweak_is_a_step_and_its_button_comes_back(motor, client):
+    motor.set(2.0).wait(20)
+    client.put("chi.TWV", 0.5)
+
+    client.put("chi.TWF", 1)
+    assert client.get("chi") == 2.5
+    client.put("chi.TWR", 1)
+
+    assert client.get("chi.RBV") == pytest.approx(2.0)
+    assert client.get("chi.TWF") == client.get("chi.TWR") == 0
+
+
 def test_stop_slows_down_and_takes_the_place_reached_as_the_demand(motor, client, wait_until):
     client.put("chi.VELO", 10.0)
     completed = client.start("chi", 90.0)
@@ -247,13 +274,55 @@ def test_a_silent_ioc_answers_nothing_and_then_everything(client, wait_until):
     assert answer > 100.0
 
 
-def test_an_encoder_jitters_and_so_do_the_angles_of_position_compare(client, wait_until):
+def test_an_encoder_jitters_and_so_do_the_angles_of_position_compare(client, camera, wait_until):
     client.put("sim:jitter", 0.05)
     readings = []
     for _ in range(10):
         client.put("chi", 1.0 + len(readings) / 100)
         readings.append(client.get("chi.RBV") - client.get("chi.VAL"))
+    camera(5, period=0.1)
+    client.put("phi.VELO", 20.0)
+    client.put("phi", 0.0)
+    client.put("phi.VELO", 5.0)
+    for name, value in {"compare_start": 2.0, "compare_step": 0.5}.items():
+        client.put(f"sim:{name}", value)
+    client.put("cam1:TriggerMode", "Mult. Trigger")
+    completed = client.start("cam1:Acquire", 1)
+    wait_until(lambda: client.get("cam1:Armed") == 1)
+    client.put("phi", 5.0)
+    wait_until(completed)
+    angles = client.get("sim:angles")
+    client.put("cam1:TriggerMode", 0)
     client.put("sim:jitter", 0.0)
+    client.put("phi.VELO", 20.0)
     client.put("chi", 0.0)
 
     assert 0.01 < max(abs(reading) for reading in readings) < 0.5
+    errors = np.abs(angles - (2.0 + 0.5 * np.arange(5)))
+    assert 0.001 < errors.max() < 0.5
+
+
+def test_a_sensor_sticks_a_ramp_overshoots_and_readings_are_noisy(client, wait_until):
+    def readings(seconds: float) -> list[float]:
+        found, began = [], time.monotonic()
+        while time.monotonic() - began < seconds:
+            found.append(client.get("cryo:TEMP"))
+            time.sleep(0.05)
+        return found
+
+    client.put("sim:stuck", 0.8)
+    stuck = set(readings(0.6))
+    client.put("sim:noise", 2.0)
+    wait_until(lambda: client.get("cryo:TEMP") not in stuck)
+    noisy = np.std(readings(1.5))
+    client.put("sim:noise", 0.0)
+    start = client.get("cryo:SETPOINT")
+    client.put("sim:overshoot", 5.0)
+    client.put("ls:OnRamp1", "OFF")
+    client.put("ls:OUT1:SP", start - 10.0)
+    wait_until(lambda: client.get("sim:sample_temperature") < start - 12.0)
+    wait_until(lambda: abs(client.get("sim:sample_temperature") - start + 10.0) < 0.1)
+
+    client.put("sim:noise", 0.02)
+    assert len(stuck) == 1
+    assert noisy > 0.5

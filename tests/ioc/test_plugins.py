@@ -115,6 +115,42 @@ print(json.dumps([refused, lazy]))
     assert said == [["Done", "Write OK", ""], ["Capturing", "Writing", "Lazy Open..."]]
 
 
+def test_ophyd_calls_a_fresh_plugin_unprimed_and_warms_it_up(serve, elsewhere, tmp_path):
+    _, told = serve("--prefix", "U:")
+
+    said = elsewhere(
+        told,
+        f"""
+from ophyd import Component as Cpt, Device
+from ophyd.areadetector.cam import PilatusDetectorCam
+from ophyd.areadetector.plugins import HDF5Plugin_V35, UnprimedPlugin
+
+class Cam(PilatusDetectorCam):
+    pool_max_buffers = None
+
+class Detector(Device):
+    cam = Cpt(Cam, "cam1:")
+    hdf1 = Cpt(HDF5Plugin_V35, "HDF1:")
+
+for name, value in dict(FilePath={str(tmp_path)!r}, FileName="w",
+                        FileTemplate="%s%s_%3.3d.cbf").items():
+    assert caput("U:cam1:" + name, value, wait=True, timeout=10) == 1
+detector = Detector("U:", name="pilatus")
+told = []
+for _ in range(2):
+    try:
+        detector.hdf1.stage()
+        told.append("staged")
+    except UnprimedPlugin:
+        told.append("unprimed")
+        detector.hdf1.warmup()
+print(json.dumps(told))
+""",
+    )
+
+    assert said == ["unprimed", "staged"]
+
+
 def test_a_stream_is_a_file_with_the_layout_of_the_real_one(client, hdf, tmp_path, wait_until):
     hdf(6, n_capture=4)
     completed = client.start("HDF1:Capture", 1)

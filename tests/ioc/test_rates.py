@@ -1,4 +1,8 @@
-"""Frames at full rate, and Channel Access that answers meanwhile; asks for a quiet host."""
+"""Frames at full rate, and Channel Access that answers meanwhile; asks for a quiet host.
+
+How long the same questions wait while the beamline is idle is measured before and after: a host
+that keeps even those waiting cannot tell whether the beamline is late, and the test is skipped.
+"""
 
 from __future__ import annotations
 
@@ -25,34 +29,52 @@ pv = PV("R:cam1:ArrayCounter_RBV", auto_monitor=False)
 assert pv.wait_for_connection()
 acquire = PV("R:cam1:Acquire")
 assert acquire.wait_for_connection()
-waits = []
+def ask(waits):
+    asked = time.perf_counter()
+    assert pv.get(use_monitor=False) is not None
+    waits.append(time.perf_counter() - asked)
+    time.sleep(0.005)
+
+def idle(seconds):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        ask(noise)
+
+waits, noise = [], []
+idle(2.0)
 for _ in range({repeats}):
     done = []
     began = time.monotonic()
     acquire.put(1, callback=lambda **_: done.append(time.monotonic() - began))
     while not done:
-        asked = time.perf_counter()
-        pv.get(use_monitor=False)
-        waits.append(time.perf_counter() - asked)
-        time.sleep(0.005)
+        ask(waits)
 limit = time.monotonic() + 20
 while caget("R:image1:ArrayCounter_RBV", use_monitor=False) < {n} * {repeats}:
     assert time.monotonic() < limit
     time.sleep(0.05)
+idle(2.0)
 print(json.dumps(dict(
-    seconds=done[0], waits=waits, counter=pv.get(use_monitor=False),
+    seconds=done[0], waits=waits, noise=noise, counter=pv.get(use_monitor=False),
     state=caget("R:cam1:DetectorState_RBV", as_string=True),
     dropped=caget("R:image1:DroppedArrays_RBV"),
 )))
 """
 
 
+LATE = 0.050  # s
+
+
 def check(found: dict[str, Any], *, n: int, period: float) -> None:
-    late = [wait for wait in found["waits"] if wait > 0.050]
+    late = [wait for wait in found["waits"] if wait > LATE]
     assert found["state"] == "Idle"
     assert found["dropped"] == 0
     assert found["seconds"] < n * period + 0.5
-    assert late == []
+    if late and max(found["noise"]) > LATE:
+        pytest.skip(
+            f"an answer took {1e3 * max(late):.0f} ms, but this host keeps an idle beamline's "
+            f"client waiting {1e3 * max(found['noise']):.0f} ms"
+        )
+    assert late == [], f"idle: at most {max(found['noise']):.3f} s"
 
 
 def test_100_hz_of_100k_frames(serve, elsewhere, tmp_path):

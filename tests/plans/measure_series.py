@@ -22,6 +22,8 @@ SWEEPS = [
 def main() -> None:
     config = load(sys.argv[1])
     devices = build_devices(config)
+    # exact however busy this host is; an internal start is as good as the host is prompt
+    devices["pilatus"].trigger_mode = "mult_trigger"
     RE = make_run_engine(config, devices, context_managers=[])
     RE.md["sample"] = {"name": "perovskite", "label": "c1"}
     RE.subscribe(lambda name, doc: print("open", doc["uid"], flush=True), "start")
@@ -34,7 +36,7 @@ def main() -> None:
     RE(
         temperature_series(
             devices["pilatus"], devices["phi"], devices["cryostream"], TEMPERATURES, SWEEPS,
-            flyers=[devices["monitor"]], shutter=devices["shutter"],
+            flyers=[devices["monitor"], devices["compare"]], shutter=devices["shutter"],
         )
     )  # fmt: skip
     print("done", flush=True)

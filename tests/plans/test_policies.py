@@ -70,7 +70,26 @@ def failing(monkeypatch):
 
 
 @pytest.fixture
-def run(cooler, tmp_path):
+def tested(monkeypatch, failing):
+    """Stands for `dark`; fails in the calls whose number (from 1) is in the set."""
+    bad: set[int] = set()
+    calls: list[tuple] = []
+
+    def dark(detector, n_frames, exposure, *, period, axis, shutter, md):
+        calls.append((n_frames, exposure, period, len(failing[1])))
+        sweep = {**SWEEPS[0].to_dict(), "step": 0.0, "n_frames": n_frames}
+        uid = yield from bps.open_run({"sweep": sweep, "purpose": "dark", **md})
+        yield from bps.close_run()
+        if len(calls) in bad:
+            raise DeviceError("pilatus did not arm")
+        return uid
+
+    monkeypatch.setattr(temperature, "dark", dark)
+    return bad, calls
+
+
+@pytest.fixture
+def run(cooler, tmp_path, tested):
     RE = RunEngine({}, context_managers=[])
     RE.subscribe(Journal(tmp_path / "journal"))
     RE.register_command("recall", Recall(tmp_path / "journal", tmp_path / "experiment"))
@@ -146,8 +165,45 @@ def test_settle_ask_asks_until_it_understands(run, failing, cooler):
 def test_a_failed_sweep_is_tried_again(run, failing):
     failing[0].update({2})
 
-    assert len(run(on_detector="retry")) == 5
+    assert len(run(on_detector="retry", test_frames=0)) == 5
     assert [call[1] for call in failing[1]] == [0.0, 20.0, 20.0, 0.0, 20.0]
+
+
+def test_before_it_is_tried_again_the_detector_takes_test_frames(run, failing, tested):
+    failing[0].update({2})
+
+    uids = run(on_detector="retry")
+
+    # after the second sweep had failed and before the third call, which measures it again
+    assert tested[1] == [(5, 0.09, 0.1, 2)]
+    recall = Recall(*_of(run))
+    starts = [recall.runs(uid=uid)[0]["documents"][0][1] for uid in uids]
+    assert [start.get("purpose") == "dark" for start in starts] == [0, 0, 1, 0, 0, 0]
+    assert "series" not in starts[2]
+    series = [start["series"] for start in starts if "series" in start]
+    assert [each["index"] for each in series] == [0, 1, 2, 3, 4]
+    assert len(recall.runs(series=series[0]["uid"])) == 5
+    # the resumed series has nothing left, and is not confused by the test
+    assert run(resume=series[0]["uid"]) == ()
+
+
+def test_a_test_that_fails_is_a_failed_attempt(run, failing, tested):
+    failing[0].update({1})
+    tested[0].update({1, 2})
+
+    with pytest.raises(DeviceError, match="did not arm"):
+        run(on_detector="retry", attempts=3)
+
+    assert len(tested[1]) == 2
+    assert len(failing[1]) == 1  # nothing was measured with a detector that does not work
+
+
+def test_the_test_is_made_once_for_each_failure(run, failing, tested):
+    failing[0].update({1, 4})
+
+    run(on_detector="retry", test_frames=3)
+
+    assert [(call[0], call[3]) for call in tested[1]] == [(3, 1), (3, 4)]
 
 
 def test_a_sweep_that_fails_on_is_given_up(run, failing):
@@ -171,7 +227,7 @@ def test_asking_about_a_failed_sweep(run, failing):
     failing[0].update({1})
     asked = answers(run, "retry")
 
-    assert len(run(on_detector="ask")) == 5
+    assert len(run(on_detector="ask", test_frames=0)) == 5
     assert asked[0].startswith("sweep 1 at 100 K failed: pilatus: frame 7 did not come")
 
 

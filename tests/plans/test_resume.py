@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import wait_until
 
+from offbragg.beamline import make_run_engine
 from offbragg.callbacks.journal import close_abandoned, read_journal
 from offbragg.callbacks.recall import Recall
 from offbragg.errors import JournalError, SweepError
@@ -23,7 +26,14 @@ measure_series = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(measure_series)
 TEMPERATURES, SWEEPS = measure_series.TEMPERATURES, measure_series.SWEEPS
 
-pytestmark = pytest.mark.slow
+
+@pytest.fixture(autouse=True)
+def pulses(request):
+    """Frames begin at their angles, however busy this host is: as in the process to be killed."""
+    if "devices" in request.fixturenames:
+        monkeypatch = request.getfixturevalue("monkeypatch")
+        pilatus = request.getfixturevalue("devices")["pilatus"]
+        monkeypatch.setattr(pilatus, "trigger_mode", "mult_trigger")
 
 
 def killed_in(config, *, run: int, frames: int) -> list[str]:
@@ -37,7 +47,8 @@ def killed_in(config, *, run: int, frames: int) -> list[str]:
             word, _, value = line.strip().partition(" ")
             if word == "open":
                 uids.append(value)
-            if word == "frames" and len(uids) == run and int(value) >= frames:
+            reached = int(value) if word == "frames" else 0
+            if word in ("open", "frames") and len(uids) == run and reached >= frames:
                 process.send_signal(signal.SIGKILL)
                 break
             assert word != "done"
@@ -55,7 +66,8 @@ def resumed(RE, devices, series: str, temperatures=TEMPERATURES, sweeps=SWEEPS, 
     return RE(
         temperature_series(
             devices["pilatus"], devices["phi"], devices["cryostream"], temperatures, sweeps,
-            flyers=[devices["monitor"]], shutter=devices["shutter"], resume=series, **more,
+            flyers=[devices["monitor"], devices["compare"]], shutter=devices["shutter"],
+            resume=series, **more,
         )
     )  # fmt: skip
 
@@ -67,13 +79,18 @@ def series_of(config, uid: str) -> str:
 
 @pytest.mark.ioc
 def test_after_kill_9_a_series_goes_on_with_the_missing_angles(RE, config, devices, documents):
+    phi = devices["phi"]
+    speed = phi.velocity.get(use_monitor=False)
     before = killed_in(config, run=2, frames=8)
     assert len(before) == 2
+    assert phi.velocity.get(use_monitor=False) == SWEEPS[0].speed != speed
 
     uids = resumed(RE, devices, series_of(config, before[0]))
 
+    assert phi.velocity.get(use_monitor=False) == speed, "the axis keeps the speed of the sweep"
     starts = documents.of("start")
     assert [doc["uid"] for doc in starts] == list(uids)
+    assert {doc["motor_speeds"]["phi"] for doc in starts} == {speed}
     assert [doc["series"]["sweep_of"] for doc in starts] == [[0, 1], [1, 0], [1, 1]]
     assert [doc["series"]["index"] for doc in starts] == [2, 3, 4]
     assert starts[0]["series"]["follows"] == before[1]
@@ -89,11 +106,75 @@ def test_after_kill_9_a_series_goes_on_with_the_missing_angles(RE, config, devic
 
 
 @pytest.mark.ioc
+def test_the_next_session_gives_the_axis_its_speed_back(config, devices):
+    phi = devices["phi"]
+    speed = phi.velocity.get(use_monitor=False)
+    (uid,) = killed_in(config, run=1, frames=5)
+    assert phi.velocity.get(use_monitor=False) == SWEEPS[0].speed != speed
+
+    make_run_engine(config, devices)
+
+    wait_until(lambda: phi.velocity.get(use_monitor=False) == speed, 5, "the usual speed")
+    # whoever sets that very speed from now on may keep it
+    assert not close_abandoned(config.paths.journal / f"{uid}.jsonl")
+    _come_to_rest((devices["pilatus"], phi))
+
+
+def _come_to_rest(devices):
+    wait_until(lambda: not devices[1].moving, 30, "the axis stands")
+    devices[0].cam.acquire.put(0)
+    wait_until(lambda: devices[0].cam.state.get() in ("Idle", "Aborted", "Error"), 30, "idle")
+
+
+def test_a_damaged_journal_keeps_no_series_from_going_on(run, tmp_path):
+    run.begin()
+    run.end()
+    (run.journal_directory / "damaged.jsonl").write_text("")
+
+    (told,) = Recall(run.journal_directory, run.experiment).runs(series="a-series")
+
+    assert told["documents"][0][1]["uid"] == run.uid
+
+
+@pytest.mark.ioc
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_killed_at_twenty_random_moments_nothing_is_missing_or_measured_twice(
+    RE, config, devices, documents, part
+):
+    moments = random.Random(f"kill -9, part {part}")
+    again = 0
+    for _ in range(5):
+        documents.clear()
+        which, frames = moments.randint(1, 4), moments.randint(0, 19)
+        before = killed_in(config, run=which, frames=frames)
+
+        uids = resumed(RE, devices, series_of(config, before[0]))
+
+        again += len(uids)
+        for place in ([0, 0], [0, 1], [1, 0], [1, 1]):
+            pieces = []
+            for uid in (*before, *uids):
+                start = read_journal(config.paths.journal / f"{uid}.jsonl")[0][0][1]
+                if start["series"]["sweep_of"] == place:
+                    pieces.append(angles_of(config, uid))
+            where = f"killed in run {which} at frame {frames}, {place}"
+            angles = np.sort(np.concatenate(pieces))
+            np.testing.assert_allclose(angles, SWEEPS[place[1]].midpoints, err_msg=where)
+    print(f"5 kills, {again} runs to finish their series")
+
+
+@pytest.mark.ioc
 def test_another_series_than_it_was_is_refused_with_the_facts(RE, config, devices, documents):
     sweep = SWEEPS[0]
     (uid,) = RE(
         temperature_series(
-            devices["pilatus"], devices["phi"], devices["cryostream"], [291.0], [sweep]
+            devices["pilatus"],
+            devices["phi"],
+            devices["cryostream"],
+            [291.0],
+            [sweep],
+            flyers=[devices["compare"]],
         )
     )
     series = series_of(config, uid)

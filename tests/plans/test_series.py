@@ -39,8 +39,9 @@ def past(
     if monitor is not None:
         numbers = list(range(monitor))
         documents.append(
-            ("event_page", {"data": {"monitor_frame": numbers},
-                            "timestamps": {"monitor_frame": numbers}})
+            ("event_page", {"data": {"monitor_frame": numbers, "monitor_counts": numbers},
+                            "timestamps": {"monitor_frame": numbers,
+                                           "monitor_counts": numbers}})
         )  # fmt: skip
     documents += [
         ("event", {"data": {"permit": value}, "timestamps": {"permit": when}})
@@ -152,3 +153,12 @@ def test_an_exposure_is_dark_if_a_part_of_it_was():
     off = exposed_while_off([(0.95, 0), (1.05, 1)], begin, begin + 0.9)
 
     assert list(off) == [False, True, False, False]
+
+
+def test_a_frame_that_counted_too_little_is_dark_whenever_that_was_noticed():
+    column = {"key": "permit", "monitor": "monitor", "fraction": 0.5}
+    told_late = past(per_frame={**MONITOR, "weight": column}, monitor=20)
+    counts = [1000.0] * 7 + [300.0] + [5.0] * 12  # most of the sweep is dark
+    told_late.documents[3][1]["data"]["monitor_counts"] = counts
+
+    np.testing.assert_array_equal(np.flatnonzero(told_late.dark()), np.arange(7, 20))

@@ -15,7 +15,7 @@ from offbragg.demo import configure
 from offbragg.demo.children import Children
 from offbragg.demo.scene import simulated_scene
 
-pytestmark = [pytest.mark.ioc, pytest.mark.slow]
+pytestmark = pytest.mark.ioc
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "at-the-prompt.md"
 

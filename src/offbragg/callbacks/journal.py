@@ -24,6 +24,7 @@ from typing import IO, Any
 from event_model import NumpyEncoder
 
 from offbragg.errors import JournalError
+from offbragg.files.scan_file import sync
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Journal:
                 _append(journal, "start", doc)
                 os.link(hidden, path)  # refuses to replace an existing journal
                 hidden.unlink()
-                _sync_directory(self.directory)
+                sync(self.directory)
             except OSError as error:
                 raise JournalError(_no_journal(path, error)) from error
             undo.pop_all()
@@ -324,14 +325,6 @@ def _append(journal: IO[bytes], name: str, doc: Document) -> None:
         with contextlib.suppress(OSError):
             journal.truncate(begin)  # half a line would hide what follows it
         raise JournalError(_no_journal(Path(journal.name), error)) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _no_journal(path: Path, error: OSError) -> str:

@@ -25,7 +25,7 @@ from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.frame import Frame
 from offbragg.ledger import Status
-from offbragg.sweep import exposed_while_off
+from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,10 @@ WEIGHT = "weight"
 _TURN = 0.25
 # How often the file of a frame that was given up is looked for again, s.
 _LOOK_AGAIN = 1.0
+# Longest time between two read-backs of an axis between which its angle is interpolated, s.
+_READ_BACK_GAP = 1.0
+# A sweep that began later than this would have failed, s (and 2 periods).
+_LATEST = 0.6
 # How long a file without a checksum must not have changed before it is believed, s.
 _STEADY = 0.5
 
@@ -110,7 +114,7 @@ class SweepStacker:
         self._values = _FrameValues(
             start.get("per_frame", {}),
             scan.frame_values()["time"] + scan.sweep.exposure / 2,
-            exposure=scan.sweep.exposure,
+            sweep=scan.sweep,
         )
         if self._writer is None:
             scan.close()
@@ -366,8 +370,13 @@ class _FrameValues:
     A value joined by time is the last one at or before the middle of the exposure: a
     Channel Access monitor that posts nothing says that the value is what it was.
 
+    An angle that is ``interpolated`` lies between the two read-backs around the middle of the
+    frame. One that is further off than a sweep may begin late tells of clocks that differ, not of
+    the axis: it stays as commanded.
+
     The column ``weight`` comes from a permit that is 1 with beam and 0 without: a frame that
-    was exposed without beam, be it for a part of it, weighs nothing.
+    was exposed without beam, be it for a part of it, weighs nothing; nor does one whose monitor
+    counted too little, if the monitor belongs to the permit.
     """
 
     def __init__(
@@ -375,22 +384,29 @@ class _FrameValues:
         per_frame: Mapping[str, Mapping[str, str]],
         middle: np.ndarray,
         *,
-        exposure: float,
+        sweep: Sweep,
     ) -> None:
-        self._half = exposure / 2
+        self._sweep = sweep
+        self._half = sweep.exposure / 2
         self._by_number = {c: v for c, v in per_frame.items() if "by" in v}
         self._by_time = {c: v["key"] for c, v in per_frame.items() if "by" not in v}
         self._middle = middle  # of each exposure, POSIX s; NaN until known
         self._columns = {c: np.full(middle.size, np.nan) for c in per_frame}
         self._changed = {c: np.zeros(middle.size, bool) for c in per_frame}
         self._samples: dict[str, list[tuple[float, float]]] = {c: [] for c in self._by_time}
+        self._interpolated = [
+            c for c in self._by_time if c == "angle" and per_frame[c].get("how") == "interpolated"
+        ]
+        self._warned = False
+        weight = per_frame.get(WEIGHT, {})
+        self._monitor: str | None = weight.get("monitor")
+        self._fraction = float(weight.get("fraction", 0.0))
 
     def exposed(self, number: int, middle: float) -> None:
         self._middle[number] = middle
         for column, samples in self._samples.items():
-            if column == WEIGHT:
-                self._weigh([number])
-                continue
+            if column == WEIGHT or column in self._interpolated:
+                continue  # see take
             i = bisect_right(samples, (middle, np.inf))
             if i:
                 self._set(column, number, samples[i - 1][1])
@@ -415,20 +431,52 @@ class _FrameValues:
         samples = self._samples[column]
         i = bisect_right(samples, (when, np.inf))
         samples.insert(i, (when, value))
-        if column == WEIGHT:
-            self._weigh(np.flatnonzero(np.isfinite(self._middle)))
-            return
+        if column == WEIGHT or column in self._interpolated:
+            return  # see take
         until = samples[i + 1][0] if i + 1 < len(samples) else np.inf
         for number in np.flatnonzero((self._middle >= when) & (self._middle < until)):
             self._set(column, int(number), value)
 
-    def _weigh(self, numbers: Iterable[int]) -> None:
-        which = np.asarray(numbers, np.int64)
-        middle, samples = self._middle[which], self._samples[WEIGHT]
+    def _weigh(self) -> None:
+        """Weigh all frames anew: what one had depends on what others counted."""
+        samples = self._samples.get(WEIGHT)
+        if not samples:
+            return
+        middle = self._middle
         dark = exposed_while_off(samples, middle - self._half, middle + self._half)
-        for number, is_dark in zip(which, dark, strict=True):
-            if samples:
-                self._set(WEIGHT, int(number), 0.0 if is_dark else 1.0)
+        if self._monitor is not None:
+            dark |= counted_too_little(self._columns[self._monitor], self._fraction)
+        self._set_all(WEIGHT, np.where(np.isfinite(middle), np.where(dark, 0.0, 1.0), np.nan))
+
+    def _interpolate(self) -> None:
+        for column in self._interpolated:
+            samples = self._samples[column]
+            if len(samples) < 2:
+                continue
+            when, angle = np.array(samples).T
+            # a frame's angle is half a step past where its exposure began
+            middle = self._middle - self._half + self._sweep.period / 2
+            after = np.clip(np.searchsorted(when, middle), 1, len(when) - 1)
+            inside = (when[0] <= middle) & (middle <= when[-1])
+            inside &= when[after] - when[after - 1] <= _READ_BACK_GAP
+            values = np.where(inside, np.interp(middle, when, angle), np.nan)
+            off = np.abs(values - self._sweep.midpoints)
+            wrong = off > max(3 * self._sweep.period, _LATEST) * self._sweep.speed
+            if wrong.any() and not self._warned:
+                self._warned = True
+                log.warning(
+                    "%s is %.3f degree from where it should be at frame %d: do the clocks of axis "
+                    "and detector differ? Angles stay as commanded",
+                    self._sweep.axis, off[wrong][0], np.flatnonzero(wrong)[0],
+                )  # fmt: skip
+            self._set_all(column, np.where(wrong, np.nan, values))
+
+    def _set_all(self, column: str, values: np.ndarray) -> None:
+        """Set what is known of a column and has changed."""
+        known = self._columns[column]
+        changed = np.isfinite(values) & (values != known)
+        known[changed] = values[changed]
+        self._changed[column] |= changed
 
     def _set(self, column: str, number: int, value: float) -> None:
         if 0 <= number < self._middle.size and self._columns[column][number] != value:
@@ -437,6 +485,8 @@ class _FrameValues:
 
     def take(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Take what has changed since the last call: ``(column, numbers, values)``."""
+        self._weigh()
+        self._interpolate()
         taken = []
         for column, changed in self._changed.items():
             numbers = np.flatnonzero(changed)

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
 from offbragg.devices.background import fail, finish, in_background, put
 from offbragg.errors import ConfigError, DeviceError
-from offbragg.sweep import Sweep
+from offbragg.sweep import Sweep, counted_too_little
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ class Shutter(Device):
                     f"{self.state.pvname} is {self.state.get()}"
                 )
             time.sleep(0.01)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was open when it last spoke."""
+        return bool(int(self.state.get() or 0))
 
     def pause(self) -> None:
         """Close: nobody looks at the sample while a plan is paused."""
@@ -310,7 +316,9 @@ class BeamPermit(Device):
     ring_threshold
         Least current, mA.
     fraction
-        A frame whose monitor has less than this fraction of the median had no beam.
+        A frame whose monitor has less than this fraction of the median had no beam, be it for a
+        part of it. Where the monitor flies along, each frame is judged by its own counts, whenever
+        they were told: times of ring and detector are known to some ten milliseconds only.
     """
 
     beam = Cpt(Signal, value=1, kind=Kind.hinted)
@@ -322,7 +330,7 @@ class BeamPermit(Device):
         monitor: Any = None,
         *,
         ring_threshold: float,
-        fraction: float = 0.5,
+        fraction: float = 0.8,
         name: str = "permit",
         **kwargs: Any,
     ) -> None:
@@ -333,18 +341,39 @@ class BeamPermit(Device):
         self.ring_threshold = ring_threshold
         self.fraction = fraction
         self._lock = threading.Lock()
-        self.ring.current.subscribe(self._on_change, run=False)
+        self._counted_at = 0.0
+        self._counts: NDArray[np.float64] = np.empty(0)
+        # callbacks judge by what they were told and never wait for a record; nor does this: when a
+        # beamline is made, nothing is connected yet
+        self._current: Any = None
+        self._is_open = shutter is None
+        self._told = False
+        self.ring.current.subscribe(self._on_current, run=True)
         if shutter is not None:
-            shutter.state.subscribe(self._on_change, run=False)
+            shutter.state.subscribe(self._on_shutter, run=True)
         if monitor is not None:
-            monitor.counts.subscribe(self._on_change, run=False)
-        self._update(None)
+            monitor.counts.subscribe(self._on_counts, run=False)
 
-    def _on_change(self, timestamp: float | None = None, **_: Any) -> None:
+    def _on_counts(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._counts = np.atleast_1d(np.asarray(value, dtype=float))
+        # a frame is counted when it is over: there was no beam since the one before was
+        now = timestamp or time.time()
+        before, self._counted_at = self._counted_at, now
+        changed = float(self.beam.timestamp)
+        self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
+
+    def _on_current(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._current, self._told = value, True
+        self._update(timestamp)
+
+    def _on_shutter(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._is_open = bool(int(value or 0))
         self._update(timestamp)
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
+            if self._destroyed or not self._told:  # what it looks at may be gone, or not there yet
+                return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():
                 # when the beam changed by the IOC's clock, not when we heard of it
@@ -359,19 +388,19 @@ class BeamPermit(Device):
             Whether a sweep is on: only then must the shutter be open and the monitor count.
         """
         why: list[str] = []
-        current = self.ring.current.get()
+        current = self._current if self._told else self.ring.current.get()
         if current is None or not float(current) >= self.ring_threshold:
             why.append(
                 f"{self.ring.current.name} is {current} mA, less than {self.ring_threshold:g} mA"
             )
-        if flying and self.shutter is not None and not int(self.shutter.state.get() or 0):
-            why.append(f"{self.shutter.state.name}: the shutter is closed")
+        if flying and not self._is_open:
+            why.append(f"{self.shutter.name}: the shutter is closed")
         if flying and self.monitor is not None:
-            counts = np.atleast_1d(np.asarray(self.monitor.counts.get(), dtype=float))
-            if len(counts) >= 3 and counts[-1] < self.fraction * np.median(counts):
+            counts = self._counts
+            if len(counts) >= 3 and counted_too_little(counts, self.fraction)[-1]:
                 why.append(
                     f"{self.monitor.counts.name} counted {counts[-1]:g} in its last frame, "
-                    f"less than {self.fraction:g} of its median {np.median(counts):g}"
+                    f"less than {self.fraction:g} of the median of those with beam"
                 )
         return why
 
@@ -388,3 +417,8 @@ class BeamPermit(Device):
         if self.monitor is not None:
             seen.append(self.monitor.counts)
         return seen
+
+    def destroy(self) -> None:
+        """Look no longer; what it looked at lives on."""
+        with self._lock:
+            super().destroy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import threading
 import time
@@ -97,6 +98,11 @@ class RotationAxis(EpicsMotor):
         Channel Access a few more.
     margin
         Time at constant speed before the start and after the end of a sweep, s.
+    encoder
+        Whether its read-back comes from an encoder. Then the read-backs are recorded through a
+        sweep and the angles of its frames are interpolated between them; otherwise they are those
+        that were commanded. A position compare that flies along is better than both. Needs IOCs
+        of axis and detector whose clocks agree.
     """
 
     base_speed = Cpt(EpicsSignalRO, ".VBAS", kind=Kind.omitted)
@@ -109,11 +115,13 @@ class RotationAxis(EpicsMotor):
         name: str,
         lead: float = 0.03,
         margin: float = 0.5,
+        encoder: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(prefix, name=name, **kwargs)
         self.lead = lead
         self.margin = margin
+        self.encoder = encoder
         self._sweep: Sweep | None = None
         self._flight: Flight | None = None
         self._usual_speed: float | None = None
@@ -121,6 +129,11 @@ class RotationAxis(EpicsMotor):
         self.passes_at: float | None = None
         """When the axis passes the start of its sweep, by this host's monotonic clock, s."""
         self._stopped = threading.Event()
+
+    @property
+    def angle_signal(self) -> Any:
+        """What the axis reads back while it turns, if that is an encoder."""
+        return self.user_readback if self.encoder else None
 
     @property
     def _angle(self) -> float:
@@ -269,6 +282,30 @@ class RotationAxis(EpicsMotor):
             raise DeviceError(f"{self.name} was completed without being kicked off")
         return self._landing
 
+    @property
+    def usual_speed(self) -> float:
+        """Speed beside sweeps, degree/s."""
+        if self._usual_speed is not None:
+            return self._usual_speed
+        return float(self.velocity.get(use_monitor=False))
+
+    def mend_speed(self, usual: float, *, left: float) -> bool:
+        """Put back the usual speed, if the axis still has the one that a sweep left; say so.
+
+        For a sweep whose RunEngine died: nobody set back the speed.
+        """
+        now = float(self.velocity.get(use_monitor=False))
+        if self._usual_speed is not None or not math.isclose(now, left, rel_tol=1e-3):
+            return False
+        if math.isclose(now, usual, rel_tol=1e-3):
+            return False
+        log.warning(
+            "%s had the speed of a sweep that was cut off, %g degree/s; it is %g again",
+            self.name, now, usual,
+        )  # fmt: skip
+        self.velocity.put(usual)
+        return True
+
     def _restore_speed(self) -> None:
         if self._usual_speed is not None:
             self.velocity.put(self._usual_speed)
@@ -320,7 +357,7 @@ class RotationAxis(EpicsMotor):
             time.sleep(0.02)
 
     def describe_collect(self) -> dict[str, Any]:
-        """Describe nothing: the angles of the frames are those that were commanded."""
+        """Describe nothing: an axis has no pages (see ``angle_signal``)."""
         return {}
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:

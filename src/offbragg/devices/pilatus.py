@@ -15,30 +15,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from event_model import compose_stream_resource
 from ophyd.status import Status
 
-from offbragg.devices.background import Watched, fail, finish, in_background, put, verify
-from offbragg.devices.frame_folder import FrameFolder, decided, ranges
-from offbragg.devices.pilatus_cam import (
-    MIMETYPES,
-    TRIGGERS,
-    PilatusCam,
-    beam_on_panel,
-    check_period,
-    readout,
+from offbragg.devices.background import (
+    Watched,
+    check_times,
+    fail,
+    finish,
+    in_background,
+    put,
+    verify,
 )
+from offbragg.devices.frame_folder import FrameFolder, decided, ranges
+from offbragg.devices.pilatus_align import Alignment
+from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
 from offbragg.devices.pilatus_files import ARMING, PilatusFiles
 from offbragg.devices.pilatus_step import PilatusStep
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
 from offbragg.sweep import Sweep
 
-__all__ = ["Pilatus", "PilatusCam", "PilatusStep", "beam_on_panel", "check_period", "readout"]
+__all__ = ["Pilatus", "PilatusCam", "PilatusStep", "check_period", "readout"]
 
 log = logging.getLogger(__name__)
-
-DEVICE_STATES_READY = ("Idle", "Error", "Aborted")
 
 
 @dataclass(slots=True)
@@ -135,6 +134,9 @@ class Pilatus(PilatusFiles):
             sensor_thickness=sensor_thickness, write_path=write_path, format=format,
             patience=patience, reserve=reserve, geometry=geometry, header=header, **kwargs,
         )  # fmt: skip
+        check_times(name, stall=stall, trigger_timeout=trigger_timeout, poll=poll)
+        if max_missing < 0:
+            raise ConfigError(f"{name}: max_missing is {max_missing}: it must not be below 0")
         self.trigger_mode = trigger
         self.max_missing = max_missing
         self.stall = stall
@@ -152,6 +154,8 @@ class Pilatus(PilatusFiles):
         self._flight: Flight | None = None
         self._given_up = threading.Event()
         self._step: PilatusStep | None = None
+        self.alignment = Alignment(self)
+        """For looking while centring: endless exposures into one file."""
 
     @property
     def trigger_mode(self) -> str:
@@ -185,15 +189,21 @@ class Pilatus(PilatusFiles):
                 write_path=self.write_path, format=self.format, patience=self.patience,
                 reserve=self.reserve, geometry=self.geometry,
             )  # fmt: skip
-            twin.header = self.header
             with contextlib.suppress(TimeoutError):
                 twin.wait_for_connection(all_signals=True, timeout=10.0)
+                twin.header = self.header
                 return twin
             twin.destroy()
         raise DeviceError(
             f"{self.name}.step is not connected: records of {self.prefix} do not answer\n"
             "Is the IOC running?"
         )
+
+    def destroy(self) -> None:
+        """Disconnect from every record, those of the step-scan twin included."""
+        if self._step is not None:
+            self._step.destroy()
+        super().destroy()
 
     def hardware(self) -> dict[str, Any]:
         """Describe the detector for the start document; what is not known is left out."""
@@ -213,10 +223,21 @@ class Pilatus(PilatusFiles):
         """
         check_period(self.model, sweep, trigger=self.trigger_mode)
         self.check_disk(sweep.n_frames)
-        if str(self.cam.state.get()) not in DEVICE_STATES_READY:
+        self.check_ready()
+
+    def check_ready(self) -> None:
+        """Refuse if the detector is at something else, also if that has only been asked for.
+
+        Raises
+        ------
+        DeviceError
+            What it is.
+        """
+        if self.alignment.looking:
             raise DeviceError(
-                f"{self.name} is busy: {self.said()}\nStop it, or wait until it is idle."
+                f"{self.name} is busy: {self.alignment.name} is on\nSet that to 0 to end it."
             )
+        super().check_ready()
 
     def prepare(self, sweep: Sweep) -> Status:
         """Set everything up for a sweep; the status is done when the IOC has taken it all."""
@@ -386,13 +407,12 @@ class Pilatus(PilatusFiles):
                         f"frame {folder.last} of {sweep.n_frames}\n"
                         f"{self.said()}. Does camserver hang, or the disk?"
                     )
-                if not told and flight.camera_done.is_set() and self.cam.state.get() == "Error":
+                if not told and flight.camera_done.is_set():
                     told = True
-                    log.warning(
-                        "%s: the IOC stopped early (%s); its files are still followed",
-                        self.name,
-                        self.cam.message.get(),
-                    )
+                    said = self.said()
+                    if "Error" in said:
+                        log.warning("%s: the IOC stopped early (%s); its files are still followed",
+                                    self.name, said)  # fmt: skip
                 flight.stopped.wait(self.poll)
             if flight.stopped.is_set():
                 return  # stop() has spoken
@@ -404,13 +424,13 @@ class Pilatus(PilatusFiles):
             if lost:
                 log.warning("%s: frames %s never came", self.name, ranges(lost))
         except Exception as error:
-            self._disarm(flight)
             fail(
                 flight.status,
                 error
                 if isinstance(error, DeviceError)
                 else DeviceError(f"{self.name}: frames cannot be followed: {error}"),
             )
+            self._disarm(flight)
 
     def _lost(self, sweep: Sweep, folder: FrameFolder, lost: list[int]) -> DeviceError:
         what = "frame" if len(lost) == 1 else "frames"
@@ -418,8 +438,7 @@ class Pilatus(PilatusFiles):
             f"{self.name}: {what} {ranges(lost)} of {sweep.n_frames} did not come "
             f"within {self.patience:g} s of their time\n"
             f"{self.max_missing} may be missing (max_missing); {folder.n_present} are "
-            f"in {folder.directory}. The IOC says {self.cam.state.get()}: "
-            f"{self.cam.message.get()!r}."
+            f"in {folder.directory}. {self.said()}."
         )
 
     def complete(self) -> Status:
@@ -430,7 +449,7 @@ class Pilatus(PilatusFiles):
 
     def _disarm(self, flight: Flight) -> None:
         """Leave the detector idle; an abort blocks the IOC's port for 2 s, so never wait."""
-        if not flight.camera_done.is_set() or self.cam.acquire.get():
+        if not flight.camera_done.is_set():
             self.cam.acquire.put(0)
 
     @property
@@ -470,15 +489,7 @@ class Pilatus(PilatusFiles):
 
     def describe_collect(self) -> dict[str, Any]:
         """Describe the frames: one external array per frame number."""
-        return {
-            self.image_key: {
-                "source": f"PV:{self.prefix}FullFileName_RBV",
-                "dtype": "array",
-                "dtype_numpy": "<i4",
-                "shape": list(self.shape),
-                "external": "STREAM:",
-            }
-        }
+        return self.describe_frames()
 
     def get_index(self) -> int:
         """Give the number of frames, from the first on, that are there or passed by."""
@@ -489,16 +500,8 @@ class Pilatus(PilatusFiles):
         if self.exposure_started is None or self._folder is None:
             return
         if self._compose_datum is None:
-            directory = self._folder.directory.absolute().as_uri().removeprefix("file://")
-            bundle = compose_stream_resource(
-                mimetype=MIMETYPES[self.format],
-                uri=f"file://localhost{directory}/",
-                data_key=self.image_key,
-                parameters={
-                    "template": f"{self._stem}_{{:05d}}.{self.format}",
-                    "chunk_shape": [1],
-                    "exposure_started": self.exposure_started,
-                },
+            bundle = self.compose_frames(
+                self._folder.directory, exposure_started=self.exposure_started
             )
             self._compose_datum = bundle.compose_stream_datum
             yield "stream_resource", bundle.stream_resource_doc

@@ -7,14 +7,12 @@ import re
 import time
 from typing import Any
 
-import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV, Kind
 from ophyd.status import Status
 
-from offbragg.devices.background import in_background, put
-from offbragg.errors import DeviceError, SweepError
-from offbragg.geometry import Geometry
+from offbragg.devices.background import in_background, is_above_zero, put
+from offbragg.errors import ConfigError, DeviceError, SweepError
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -24,8 +22,7 @@ MIMETYPES = {
     "tif": "multipart/related;type=image/tiff",
 }
 MAX_FRAMES = 65535  # camserver's NImages (manual)
-DEVICE_STATES_READY = ("Idle", "Error", "Aborted")
-
+READY = ("Idle", "Error", "Aborted")  # states in which the IOC acts on Acquire
 
 TRIGGERS = {
     "internal": 0,  # the series starts at once and keeps time by itself
@@ -122,7 +119,15 @@ class Applied(EpicsSignalWithRBV):
         self.settle_timeout = settle_timeout
 
     def set(self, value: float, **kwargs: Any) -> Status:
-        """Apply a value, keV; done when camserver has answered and reads it back."""
+        """Apply a value, keV; done when camserver has answered and reads it back.
+
+        Raises
+        ------
+        ConfigError
+            If it is no energy; nothing is written.
+        """
+        if not is_above_zero(value):
+            raise ConfigError(f"{self.name} cannot be {value!r}: it must be above 0 keV")
         return in_background(self, self.apply, float(value))
 
     def apply(self, value: float) -> None:
@@ -213,27 +218,3 @@ class PilatusCam(Device):
     omega = Cpt(EpicsSignal, "Omega", kind=Kind.omitted)
     omega_increment = Cpt(EpicsSignal, "OmegaIncr", kind=Kind.omitted)
     oscillation_axis = Cpt(EpicsSignal, "OscillAxis", kind=Kind.omitted)
-
-
-def beam_on_panel(geometry: Geometry) -> tuple[float, float, float] | None:
-    """Find where the direct beam meets the panel.
-
-    Returns
-    -------
-    distance, x, y
-        From the sample along the beam, mm, and in pixels along fast and slow from the outer corner
-        of the panel; None if the beam is parallel to the panel.
-    """
-    panel = geometry.panel
-    fast, slow = np.asarray(panel.fast), np.asarray(panel.slow)
-    normal = np.cross(fast, slow)
-    origin = np.asarray(panel.origin)
-    if abs(normal[2]) < 1e-6:
-        return None
-    distance = float(origin @ normal / normal[2])
-    offset = np.array([0.0, 0.0, distance]) - origin
-    return (
-        distance,
-        float(offset @ fast / panel.pixel_size[0]),
-        float(offset @ slow / panel.pixel_size[1]),
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import shutil
 import threading
@@ -11,18 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from event_model import compose_stream_resource
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import in_background, put
-from offbragg.devices.pilatus_cam import (
-    HEADER_FIELDS,
-    MIMETYPES,
-    TRIGGERS,
-    PilatusCam,
-    beam_on_panel,
-)
+from offbragg.devices.background import check_times, in_background, put
+from offbragg.devices.pilatus_cam import HEADER_FIELDS, MIMETYPES, READY, TRIGGERS, PilatusCam
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
 
@@ -40,7 +37,7 @@ class PilatusFiles(Device):
     cam = Cpt(PilatusCam, "", kind=Kind.normal)
     file_stem = Cpt(Signal, value="", kind=Kind.omitted)
     comment = Cpt(Signal, value="", kind=Kind.omitted)
-    """What goes into each header as text, e.g. the sample's name; 68 bytes at most."""
+    """What goes into each header after the stem: the session writes run and sample into it."""
 
     def __init__(
         self,
@@ -66,6 +63,13 @@ class PilatusFiles(Device):
                 raise ConfigError(
                     f"{name}: header.{key} is unknown; there are {', '.join(HEADER_FIELDS)}"
                 )
+        check_times(name, patience=patience)
+        if not sensor_thickness > 0:
+            raise ConfigError(
+                f"{name}: sensor_thickness is {sensor_thickness:g}: it must be above 0 mm"
+            )
+        if not reserve >= 0:
+            raise ConfigError(f"{name}: reserve is {reserve:g}: it must not be below 0 GB")
         super().__init__(prefix, name=name, **kwargs)
         self.frames = Path(frames)
         self.write_path = write_path or str(self.frames)
@@ -98,6 +102,40 @@ class PilatusFiles(Device):
                 "Is camserver connected?"
             )
         return shape
+
+    def describe_frames(self) -> dict[str, Any]:
+        """Describe the frames: an external array of which each has one row."""
+        return {
+            self.image_key: {
+                "source": f"PV:{self.prefix}FullFileName_RBV",
+                "dtype": "array",
+                "dtype_numpy": "<i4",
+                "shape": list(self.shape),
+                "external": "STREAM:",
+            }
+        }
+
+    def compose_frames(self, directory: Path, **more: Any) -> Any:
+        """Make the documents that say where frames are: event-model's bundle.
+
+        Parameters
+        ----------
+        directory
+            Of the frames, as this host sees it.
+        more
+            More parameters of the stream resource.
+        """
+        path = directory.absolute().as_uri().removeprefix("file://")
+        return compose_stream_resource(
+            mimetype=MIMETYPES[self.format],
+            uri=f"file://localhost{path}/",
+            data_key=self.image_key,
+            parameters={
+                "template": f"{self._stem}_{{:05d}}.{self.format}",
+                "chunk_shape": [1],
+                **more,
+            },
+        )
 
     def hardware(self) -> dict[str, Any]:
         """Describe the detector for the start document; what is not known is left out."""
@@ -150,7 +188,25 @@ class PilatusFiles(Device):
 
     def said(self) -> str:
         """Say what the IOC says, for an error message."""
-        return f"{self.cam.state.pvname} is {self.cam.state.get()} ({self.cam.message.get()!r})"
+        try:
+            state, message = self.cam.state.get(), self.cam.message.get()
+        except TimeoutError as error:
+            return f"the IOC says nothing ({error})"
+        return f"{self.cam.state.pvname} is {state} ({message!r})"
+
+    def check_ready(self) -> None:
+        """Refuse if the detector is at something else.
+
+        Raises
+        ------
+        DeviceError
+            What the IOC says.
+        """
+        if str(self.cam.state.get()) not in READY:
+            raise DeviceError(
+                f"{self.name} is busy: {self.said()}\n"
+                f"Wait until it is idle, or put 0 to {self.cam.acquire.pvname}."
+            )
 
     def _make_directory(self, stem: str) -> Path:
         """Make a directory of the sweep's own, so that no old file can pass for a new one."""
@@ -168,7 +224,15 @@ class PilatusFiles(Device):
             return directory
         raise ConfigError(f"{self.frames} has 999 directories named {stem} already")
 
-    def _set_directory(self, path: str) -> None:
+    def use_directory(self, name: str) -> None:
+        """Have frames written to a directory below `frames`, which is there.
+
+        Raises
+        ------
+        DeviceError
+            If the detector's computer does not see it.
+        """
+        path = f"{self.write_path.rstrip('/')}/{name}/"
         put(self.cam.file_path, path)
         deadline = time.monotonic() + 5.0
         told = ""
@@ -185,21 +249,25 @@ class PilatusFiles(Device):
             f"({self.frames} on this host) as the detector's computer sees it."
         )
 
+    @property
+    def _template(self) -> str:
+        """FileTemplate: five digits after the last "_" are the number of the first frame."""
+        return f"%s%s_%5.5d.{self.format}"
+
     def _name_files(self, directory: Path) -> None:
         """Tell the IOC where frames go and what they are called."""
         self._stem = directory.name
         cam = self.cam
         put(cam.auto_increment, 0)
         put(cam.file_number, 0)
-        # five digits after the last "_" are the number of the first frame (facts of ADPilatus)
-        put(cam.file_template, f"%s%s_%5.5d.{self.format}")
+        put(cam.file_template, self._template)
         put(cam.file_name, self._stem)
-        self._set_directory(f"{self.write_path.rstrip('/')}/{self._stem}/")
+        self.use_directory(self._stem)
 
     def _fill_headers(self) -> None:
         """Tell camserver what goes into each frame's header, as far as it is known."""
         cam = self.cam
-        text = str(self.comment.get()) or self._stem
+        text = f"{self._stem} {self.comment.get()}".strip()
         put(cam.header_text, text.encode("ascii", "replace")[:HEADER_TEXT].decode())
         put(cam.n_oscillations, 1)
         if self.geometry is not None:
@@ -210,12 +278,11 @@ class PilatusFiles(Device):
             for axis in self.geometry.axes:
                 if axis.name in ("alpha", "kappa", "phi", "chi", "omega"):
                     put(getattr(cam, axis.name), axis.angle)
-            panel = self.geometry.panel
-            normal = np.cross(np.asarray(panel.fast), np.asarray(panel.slow))
-            put(cam.det_2theta, float(np.degrees(np.arccos(min(abs(normal[2]), 1.0)))))
-            beam = beam_on_panel(self.geometry)
+            along = abs(float(self.geometry.panel.normal[2]))
+            put(cam.det_2theta, math.degrees(math.acos(min(along, 1.0))))
+            beam = self.geometry.direct_beam()
             if beam is not None:
-                for signal, value in zip((cam.distance, cam.beam_x, cam.beam_y), beam, strict=True):
+                for signal, value in zip((cam.beam_x, cam.beam_y, cam.distance), beam, strict=True):
                     put(signal, value)
         for key, source in list(self.header.items()):
             put(getattr(cam, HEADER_FIELDS[key]), self._header_value(key, source))
@@ -228,6 +295,7 @@ class PilatusFiles(Device):
                 return float(np.asarray(source.get(timeout=5.0, connection_timeout=5.0)))
             except TimeoutError:
                 # pyepics at times forgets to tell a second user of a channel: ask anew
+                source.destroy()
                 source = self.header[key] = EpicsSignalRO(source.pvname, name=key)
         raise DeviceError(
             f"{self.name}: header.{key} cannot be filled: {source.pvname} does not answer\n"
@@ -247,7 +315,7 @@ class PilatusFiles(Device):
         """
         cam = self.cam
         if cam.acquire.get(use_monitor=False):
-            put(cam.acquire, 0, timeout=ABORTING)
+            self.abort()
             return
         if str(cam.state.get(use_monitor=False)) != "Error":
             return
@@ -255,6 +323,7 @@ class PilatusFiles(Device):
         put(cam.trigger_mode, TRIGGERS["ext_trigger"])
         put(cam.n_frames, 1)
         put(cam.file_timeout, ABORTING)
+        put(cam.file_template, self._template)  # the error may be of another one
         put(cam.file_name, "reset")
         ended = threading.Event()
         cam.acquire.put(1, use_complete=True, callback=lambda **_: ended.set())
@@ -266,10 +335,11 @@ class PilatusFiles(Device):
                     "Is camserver running? Start it again, then repeat the scan."
                 )
             time.sleep(0.01)
-        put(cam.acquire, 0, timeout=ABORTING)
+        self.abort()
 
     def prime(self, exposure: float = 0.1) -> Status:
         """Take one frame, so that camserver is known to work and every plugin knows its size."""
+        check_times(self.name, exposure=exposure)
         return in_background(self, self._prime, exposure)
 
     def _prime(self, exposure: float) -> None:
@@ -302,6 +372,18 @@ class PilatusFiles(Device):
         if str(self.cam.state.get(use_monitor=False)) in ("Error", "Aborted", "Disconnected"):
             raise DeviceError(f"{self.name} took no frame: {self.said()}")
 
+    def abort(self) -> None:
+        """End what is being acquired, if anything is, and wait until the detector is idle.
+
+        Raises
+        ------
+        DeviceError
+            If the IOC does not end it.
+        """
+        if self.cam.acquire.get(use_monitor=False):
+            put(self.cam.acquire, 0, timeout=ABORTING)
+        self.await_idle()
+
     def await_idle(self) -> None:
         """Wait until nothing is being acquired.
 
@@ -311,9 +393,19 @@ class PilatusFiles(Device):
             If it goes on.
         """
         deadline = time.monotonic() + ABORTING
-        while self.cam.acquire.get(use_monitor=False):
-            if time.monotonic() > deadline:
+        acquiring = True
+        while acquiring:
+            with contextlib.suppress(TimeoutError):  # a silent IOC has until then
+                acquiring = bool(self.cam.acquire.get(use_monitor=False))
+            if acquiring and time.monotonic() > deadline:
                 raise DeviceError(
                     f"{self.name} still acquires {ABORTING:g} s after it was stopped: {self.said()}"
                 )
             time.sleep(0.02)
+
+    def destroy(self) -> None:
+        """Disconnect from every record, those copied into the headers included."""
+        for source in self.header.values():
+            if isinstance(source, EpicsSignalRO):
+                source.destroy()
+        super().destroy()

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from event_model import compose_stream_resource
 from ophyd import Component as Cpt
 from ophyd import Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import in_background, put, verify
-from offbragg.devices.pilatus_cam import MIMETYPES, TRIGGERS
+from offbragg.devices.background import check_times, in_background, put, verify
+from offbragg.devices.pilatus_cam import TRIGGERS
 from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.errors import DeviceError, FrameError
 from offbragg.files import read_frame
@@ -68,10 +67,11 @@ class PilatusStep(PilatusFiles):
                 f"{self.name} was triggered without being staged\n"
                 "Bluesky's plans stage what they read; in a plan of your own use stage_decorator."
             )
-        return in_background(self, self._take, self._directory)
-
-    def _take(self, directory: Path) -> None:
         exposure = float(np.asarray(self.exposure.get()))
+        check_times(self.name, exposure=exposure)
+        return in_background(self, self._take, self._directory, exposure)
+
+    def _take(self, directory: Path, exposure: float) -> None:
         put(self.cam.exposure, exposure)
         verify(self.cam.exposure, exposure)
         put(self.cam.file_number, self._collected)
@@ -99,14 +99,7 @@ class PilatusStep(PilatusFiles):
 
     def describe(self) -> Any:
         """Describe the frame (external) and its sum and maximum."""
-        image: Any = {
-            "source": f"PV:{self.prefix}FullFileName_RBV",
-            "dtype": "array",
-            "dtype_numpy": "<i4",
-            "shape": list(self.shape),
-            "external": "STREAM:",
-        }
-        return {self.image_key: image, **super().describe()}
+        return {**self.describe_frames(), **super().describe()}
 
     def get_index(self) -> int:
         """Give the number of frames that have been taken."""
@@ -117,16 +110,7 @@ class PilatusStep(PilatusFiles):
         if not self._taken or self._directory is None:
             return
         if self._compose_datum is None:
-            directory = self._directory.absolute().as_uri().removeprefix("file://")
-            bundle = compose_stream_resource(
-                mimetype=MIMETYPES[self.format],
-                uri=f"file://localhost{directory}/",
-                data_key=self.image_key,
-                parameters={
-                    "template": f"{self._stem}_{{:05d}}.{self.format}",
-                    "chunk_shape": [1],
-                },
-            )
+            bundle = self.compose_frames(self._directory)
             self._compose_datum = bundle.compose_stream_datum
             yield "stream_resource", bundle.stream_resource_doc
         datum = self._compose_datum({"start": self._collected, "stop": self._collected + 1})

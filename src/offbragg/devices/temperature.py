@@ -12,7 +12,7 @@ from typing import Any
 from ophyd import Device
 from ophyd.status import Status
 
-from offbragg.devices.background import Watched, fail, in_background
+from offbragg.devices.background import Watched, check_times, fail, in_background, is_above_zero
 from offbragg.devices.settle import Settle, Settling, State
 from offbragg.errors import ConfigError, DeviceError
 
@@ -75,6 +75,11 @@ class TemperatureController(Device):
             raise ConfigError(
                 f"{name}: ramp_rate {ramp_rate:g} K/h is not within 0 to {self.fastest:g} K/h"
             )
+        check_times(name, timeout=timeout, stuck_timeout=stuck_timeout, interval=interval)
+        if not limits[0] < limits[1]:
+            raise ConfigError(
+                f"{name}: limits are {limits[0]:g} to {limits[1]:g} K: the lowest comes first"
+            )
         self.settle = make_rule(name, settle)
         self.ramp_rate = ramp_rate
         self.timeout = timeout
@@ -105,6 +110,8 @@ class TemperatureController(Device):
             With the temperature and the limits.
         """
         low, high = self.limits
+        if not is_above_zero(value):
+            raise ConfigError(f"{self.name} cannot be set to {value!r}: it must be above 0 K")
         if not low <= value <= high:
             raise ConfigError(
                 f"temperature {value:g} K is outside {low:g} to {high:g} K, "

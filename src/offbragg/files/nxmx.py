@@ -122,7 +122,7 @@ def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> 
     frames["angle"] = sweep.midpoints
     frames["angle"].attrs["units"] = np.bytes_("deg")
     frames["angle"].attrs["long_name"] = _text(f"{sweep.axis}, middle of the frame (deg)")
-    frames["angle_source"] = np.full(n, b"commanded", "S9")
+    frames["angle_source"] = np.full(n, b"commanded", "S12")
     frames["time"] = np.full(n, np.nan)
     frames["time"].attrs["units"] = np.bytes_("s")
     frames["time"].attrs["long_name"] = np.bytes_("start of the exposure, POSIX seconds")

@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 
 _HC = 12.398419843320026  # keV Å
 _X, _Y, _Z = np.eye(3)
-_PURPOSES = ("data", "orient", "background", "dark", "calibration")
+PURPOSES = ("data", "orient", "background", "dark", "calibration")
 _ORIENTATION = "-y +z -x"
 _LOCK_PATIENCE = 10.0  # s
 
@@ -64,8 +64,8 @@ def scan_directory(experiment: Path | str, start: Mapping[str, Any]) -> Path:
     experiment = Path(experiment)
     sample = Sample.from_dict(start["sample"])
     label, purpose = sample.label, start.get("purpose", "data")
-    if purpose not in _PURPOSES:
-        raise MetadataError(f"purpose is {purpose!r}: it must be one of {', '.join(_PURPOSES)}")
+    if purpose not in PURPOSES:
+        raise MetadataError(f"purpose is {purpose!r}: it must be one of {', '.join(PURPOSES)}")
     if purpose != "data":
         label = f"{label}_{purpose}"
     name = check_component(scan_name(start), "temperature.setpoint")

@@ -73,6 +73,7 @@ def dark(
     n_frames: int = 10,
     exposure: float = 1.0,
     *,
+    period: float | None = None,
     axis: Readable | None = None,
     monitors: Sequence[Readable] = (),
     shutter: Movable | None = None,
@@ -82,8 +83,8 @@ def dark(
     more = {"plan_name": "dark", **(md or {})}
     return (
         yield from expose(
-            detector, n_frames, exposure, axis=axis, monitors=monitors, shutter=shutter,
-            purpose="dark", md=more,
+            detector, n_frames, exposure, period=period, axis=axis, monitors=monitors,
+            shutter=shutter, purpose="dark", md=more,
         )
     )  # fmt: skip
 

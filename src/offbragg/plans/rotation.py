@@ -118,6 +118,8 @@ def record(
     )  # fmt: skip
 
     watched = [(signal, signal.name) for signal in monitors]
+    if metadata["per_frame"].get("angle", {}).get("how") == "interpolated":
+        watched.append((axis.angle_signal, f"{axis.name}_read_back"))
     if permit is not None:
         watched.append((permit.beam, "permit"))
 
@@ -177,10 +179,11 @@ def start_of(
         "purpose": purpose,
         "detectors": [detector.name],
         "motors": [] if axis is None else [axis.name],
+        **_of_axis(axis),
         "hints": {"dimensions": []},
         "sweep": sweep.to_dict(),
         **_of_detector(detector, sweep),
-        "per_frame": _columns(flyers, monitors, permit),
+        "per_frame": _columns(axis, flyers, monitors, permit),
         **md,
     }
 
@@ -315,8 +318,14 @@ def _check_begin(detector: Any, axis: Any, sweep: Sweep) -> None:
             f"{detector.name} began to expose {late:+.3f} s after {axis.name} passed "
             f"{sweep.start:g}: every angle is off by {late * sweep.speed:+.3f} degree\n"
             "Was this host or the IOC busy? Measure the sweep again; its frames are kept. "
-            "With a position compare (trigger = \"ext_trigger\") the start is exact."
+            'With a position compare (trigger = "ext_trigger") the start is exact.'
         )
+
+
+def _of_axis(axis: Any) -> dict[str, Any]:
+    """Say which speed the axis is to have again, also for whoever finds it without a RunEngine."""
+    speed = getattr(axis, "usual_speed", None)
+    return {} if speed is None else {"motor_speeds": {axis.name: float(speed)}}
 
 
 def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
@@ -333,14 +342,19 @@ def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
 
 
 def _columns(
-    flyers: Sequence[Any], monitors: Sequence[Any], permit: Any
-) -> dict[str, dict[str, str]]:
+    axis: Any, flyers: Sequence[Any], monitors: Sequence[Any], permit: Any
+) -> dict[str, dict[str, Any]]:
     """Collect which per-frame columns will be filled by which data key."""
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[str, dict[str, Any]] = {}
+    signal = getattr(axis, "angle_signal", None)
+    if signal is not None:
+        columns["angle"] = {"key": signal.name, "how": "interpolated", "units": "degree"}
     for flyer in flyers:
         columns.update(getattr(flyer, "per_frame", {}))
     for signal in monitors:
         columns[signal.name] = {"key": signal.name}
     if permit is not None:
         columns["weight"] = {"key": permit.beam.name}
+        if "monitor" in columns and getattr(permit, "monitor", None) is not None:
+            columns["weight"] |= {"monitor": "monitor", "fraction": permit.fraction}
     return columns

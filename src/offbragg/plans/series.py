@@ -12,7 +12,7 @@ from bluesky.utils import Msg, MsgGenerator
 from numpy.typing import NDArray
 
 from offbragg.errors import JournalError, SweepError
-from offbragg.sweep import Sweep, exposed_while_off
+from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 
 _SLOWING = 0.5
 """Frames of the last moments before somebody stopped a sweep are not trusted, s."""
@@ -21,7 +21,9 @@ RECALL = "recall"
 """Message that a RunEngine made by `offbragg.beamline` answers from the journal."""
 
 
-def recall(*, run: str | None = None, series: str | None = None) -> MsgGenerator[list[PastRun]]:
+def recall(
+    *, run: str | None = None, series: str | None = None, frames: bool = False
+) -> MsgGenerator[list[PastRun]]:
     """Ask the RunEngine what its journal knows of a run, or of all runs of a series.
 
     Parameters
@@ -30,8 +32,10 @@ def recall(*, run: str | None = None, series: str | None = None) -> MsgGenerator
         Uid of a run.
     series
         Uid of a series, or enough of its beginning.
+    frames
+        Look which frames there are also where the run succeeded.
     """
-    told = yield Msg(RECALL, None, uid=run, series=series)
+    told = yield Msg(RECALL, None, uid=run, series=series, frames=frames)
     # list(plan) answers every message with None
     return [PastRun(**each) for each in told or ()]
 
@@ -46,7 +50,7 @@ class PastRun:
         ``(name, document)`` in order.
     there
         Of a run that did not succeed: which frames there are, by the ledger of its scan file or,
-        while there is none, by the frame files; None of one that did.
+        while there is none, by the frame files; None of one that did, unless that was asked.
     alive
         Whether a RunEngine is still at it.
     """
@@ -69,6 +73,11 @@ class PastRun:
     def sweep(self) -> Sweep:
         """What it was to measure."""
         return Sweep.from_dict(self.start["sweep"])
+
+    @property
+    def usual_speed(self) -> float | None:
+        """Which speed its axis had before and is to have again, degree/s, if it said so."""
+        return self.start.get("motor_speeds", {}).get(self.sweep.axis)
 
     @property
     def sweep_of(self) -> tuple[int, int]:
@@ -122,21 +131,30 @@ class PastRun:
         )
 
     def dark(self) -> NDArray[np.bool_]:
-        """Say which frames were exposed without beam, be it for a part of them only."""
-        sweep = self.sweep
-        began = next(
-            (
-                doc["parameters"].get("exposure_started")
-                for name, doc in self.documents
-                if name == "stream_resource"
-            ),
-            None,
-        )
-        column = self.start.get("per_frame", {}).get("weight")
-        if column is None or began is None:
-            return np.zeros(sweep.n_frames, bool)
-        begin = began + sweep.period * np.arange(sweep.n_frames)
-        return exposed_while_off(self._samples(column["key"]), begin, begin + sweep.exposure)
+        """Say which frames were exposed without beam, be it for a part of them only.
+
+        The permit says when there was none; where the monitor belongs to it, a frame that counted
+        too little had none either, whenever that was noticed.
+        """
+        n, column = self.sweep.n_frames, self.start.get("per_frame", {}).get("weight")
+        dark = np.zeros(n, bool)
+        if column is None:
+            return dark
+        resources = (doc for name, doc in self.documents if name == "stream_resource")
+        began = next((doc["parameters"].get("exposure_started") for doc in resources), None)
+        if began is not None:
+            begin = began + self.sweep.period * np.arange(n)
+            end = begin + self.sweep.exposure
+            dark |= exposed_while_off(self._samples(column["key"]), begin, end)
+        if "monitor" in column:
+            monitor = self.start["per_frame"][column["monitor"]]
+            counts = np.full(n, np.nan)
+            numbers, values = self._values(monitor["by"]), self._values(monitor["key"])
+            for number, value in zip(numbers, values, strict=True):
+                if 0 <= number < n:
+                    counts[int(number)] = value
+            dark |= counted_too_little(counts, column["fraction"])
+        return dark
 
     def _values(self, key: str) -> list[Any]:
         return [value for _, value in self._samples(key)]

@@ -1,10 +1,12 @@
 """Temperature series: the same sweeps at one settled temperature after the other."""
 
 # no "from __future__ import annotations": the queueserver reads the annotations as they are
+import asyncio
 import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
@@ -13,6 +15,8 @@ from bluesky.utils import FailedStatus, MsgGenerator
 
 from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.beam import hold_for_beam, waits_itself
+from offbragg.plans.expose import dark
 from offbragg.plans.rotation import FLUSH_PERIOD, announce, rotation_scan, start_of
 from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
 from offbragg.sweep import Sweep
@@ -21,6 +25,9 @@ log = logging.getLogger(__name__)
 
 Policy = Literal["ask", "skip", "stop", "retry"]
 Order = Literal["given", "warming", "cooling"]
+_LAST_FRAMES = 5.0
+"""How long a detector may take to end once its axis stands, s."""
+
 POLICIES = ("ask", "skip", "stop", "retry")
 ORDERS = ("given", "warming", "cooling")
 
@@ -45,6 +52,7 @@ def temperature_series(
     on_beam: Policy = "retry",
     overlap: float = 1.0,
     attempts: int = 3,
+    test_frames: int = 5,
     beam_timeout: float = 86400.0,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
@@ -89,6 +97,10 @@ def temperature_series(
         Angle beside the dark frames that is measured once more, degree.
     attempts
         So often in all a temperature is set, or a failing sweep is tried.
+    test_frames
+        Before a failed sweep is tried again so many frames are taken with the axis standing and
+        the shutter closed, as a run of purpose "dark" that is not one of the series. One that
+        does not come is a failed attempt, too.
     beam_timeout
         How long to wait for beam, s, with the shutter closed and the temperature held.
     md
@@ -112,8 +124,9 @@ def temperature_series(
         past = yield from recall(series=resume)
         known = by_sweep(past, points, planned, resume)
         series = past[0].start["series"]["uid"]
-        index = 1 + max(run.start["series"]["index"] for run in past)
-        yield from _come_to_rest((detector, axis), planned)
+        index = 1 + _last(past).start["series"]["index"]
+        yield from _come_to_rest(detector, axis, planned, past)
+        _mend_speed(axis, past)
     for kelvin in points:
         for sweep in planned:
             would_be = {
@@ -138,7 +151,6 @@ def temperature_series(
     )  # fmt: skip
 
     uids: list[str] = []
-    before: float | None = getattr(cryostream, "position", None)
     # without journal, or without need, a run that succeeds has measured all
     asks_journal = permit is not None or resume is not None or on_detector in ("retry", "ask")
 
@@ -149,6 +161,7 @@ def temperature_series(
     def measure(i: int, j: int, temperature: Mapping[str, Any]) -> MsgGenerator[None]:
         nonlocal index
         failed = 0
+        distrusted = False
         runs = known.setdefault((i, j), [])
         while parts := parts_of(i, j):
             if runs and runs[-1].uid in uids and _lost_beam(runs[-1]):
@@ -175,6 +188,10 @@ def temperature_series(
                 more["series"]["follows"] = runs[-1].uid
             opened: list[str] = []
             try:
+                if distrusted and test_frames:
+                    about = {"temperature": dict(temperature), **(md or {})}
+                    yield from _test(detector, axis, planned[j], test_frames, shutter, about)
+                distrusted = False
                 yield from rotation_scan(
                     detector, axis, part(planned[j], first, end), md=more, flyers=flyers,
                     monitors=monitors, shutter=shutter, permit=permit, purpose=purpose,
@@ -182,6 +199,7 @@ def temperature_series(
                 )  # fmt: skip
             except (OffbraggError, FailedStatus) as error:
                 failed += 1
+                distrusted = True
                 what = f"sweep {j + 1} at {points[i]:g} K failed: {_first_line(error)}"
                 log.warning(what)
                 choice = yield from _choose(on_detector, what)
@@ -199,22 +217,26 @@ def temperature_series(
             if opened and not (runs and runs[-1].uid == opened[-1]):
                 return  # list(plan): nobody answers
 
-    for i, kelvin in enumerate(points):
-        if not any(parts_of(i, j) for j in range(len(planned))):
-            continue
-        settled = yield from _reach(cryostream, kelvin, on_settle, attempts)
-        if not settled:
-            continue
-        temperature: dict[str, Any] = {
-            "setpoint": float(kelvin),
-            "direction": _direction(before, kelvin),
-        }
-        told = getattr(cryostream, "settled", None)
-        if told:
-            temperature["settled"] = dict(told)
-        for j in range(len(planned)):
-            yield from measure(i, j, temperature)
-        before = kelvin
+    def all_points() -> MsgGenerator[None]:
+        before: float | None = getattr(cryostream, "position", None)
+        for i, kelvin in enumerate(points):
+            if not any(parts_of(i, j) for j in range(len(planned))):
+                continue
+            settled = yield from _reach(cryostream, kelvin, on_settle, attempts)
+            if not settled:
+                continue
+            temperature: dict[str, Any] = {
+                "setpoint": float(kelvin),
+                "direction": _direction(before, kelvin),
+            }
+            told = getattr(cryostream, "settled", None)
+            if told:
+                temperature["settled"] = dict(told)
+            for j in range(len(planned)):
+                yield from measure(i, j, temperature)
+            before = kelvin
+
+    yield from all_points() if permit is None else waits_itself(all_points())
     return tuple(uids)
 
 
@@ -236,44 +258,6 @@ def in_order(
     if order != "given":
         points.sort(reverse=order == "cooling")
     return points if reference is None else [*points, float(reference)]
-
-
-def hold_for_beam(
-    permit: Any, *, shutter: Any = None, timeout: float = 86400.0, interval: float = 0.5
-) -> MsgGenerator[None]:
-    """Wait until there is beam, with the shutter closed and everything else as it stands.
-
-    Parameters
-    ----------
-    permit
-        Whose ``ok()`` says whether there is beam; None is beam always.
-    shutter
-        Closed while there is none.
-    timeout
-        s.
-    interval
-        Between two looks, s.
-
-    Raises
-    ------
-    DeviceError
-        If there is no beam after ``timeout`` seconds.
-    """
-    if permit is None or permit.ok():
-        return
-    log.warning("no beam; waiting for it, at most %g s", timeout)
-    if shutter is not None:
-        yield from bps.abs_set(shutter, "closed", wait=True)
-    deadline = time.monotonic() + timeout
-    while not permit.ok():
-        if time.monotonic() > deadline:
-            raise DeviceError(
-                f"no beam for {timeout:g} s\n"
-                "Resume the series when it is back, or give a longer beam_timeout."
-            )
-        yield from bps.checkpoint()
-        yield from bps.sleep(interval)
-    log.info("beam is back")
 
 
 def _reach(cryostream: Any, kelvin: float, policy: str, attempts: int) -> MsgGenerator[bool]:
@@ -299,6 +283,29 @@ def _reach(cryostream: Any, kelvin: float, policy: str, attempts: int) -> MsgGen
             return True
 
 
+def _test(
+    detector: Any,
+    axis: Any,
+    sweep: Sweep,
+    n_frames: int,
+    shutter: Any,
+    md: Mapping[str, Any],
+) -> MsgGenerator[None]:
+    """See whether the detector takes frames again, before a sweep is tried with it."""
+    where = axis if hasattr(axis, "position") else None
+    uid = yield from dark(
+        detector, n_frames, sweep.exposure, period=sweep.period, axis=where, shutter=shutter,
+        md={"plan_name": "temperature_series", **md},
+    )  # fmt: skip
+    for run in (yield from recall(run=uid, frames=True)):
+        lost = [number for number, there in enumerate(run.there or ()) if not there]
+        if lost:
+            raise DeviceError(
+                f"{detector.name} took {n_frames - len(lost)} of {n_frames} test frames: "
+                f"{', '.join(map(str, lost))} did not come"
+            )
+
+
 def _choose(policy: str, what: str) -> MsgGenerator[str]:
     if policy != "ask":
         return policy
@@ -310,18 +317,48 @@ def _choose(policy: str, what: str) -> MsgGenerator[str]:
 
 
 def _come_to_rest(
-    devices: Sequence[Any], sweeps: Sequence[Sweep], timeout: float = 60.0
+    detector: Any,
+    axis: Any,
+    sweeps: Sequence[Sweep],
+    past: Sequence[PastRun],
+    timeout: float = 60.0,
 ) -> MsgGenerator[None]:
-    """Wait until nothing moves: the RunEngine that was killed stopped neither axis nor detector."""
+    """Wait until nothing moves: the RunEngine that was killed stopped neither axis nor detector.
+
+    A detector that it left waiting for pulses would wait on: that one is stopped.
+    """
+    last = _last(past).start
+    waits = last.get("detector", {}).get("trigger", "internal") != "internal"
+    recover = getattr(detector, "recover", None) if waits else None
     deadline = time.monotonic() + timeout
+    stands_since: float | None = None
     while True:
         try:
-            _check(devices, sweeps)
+            _check((axis,), sweeps)
+            stands_since = stands_since or time.monotonic()
+            _check((detector,), sweeps)
             return
         except DeviceError:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise
+            if recover is not None and stands_since and now - stands_since > _LAST_FRAMES:
+                log.warning("%s was left armed; it is stopped", detector.name)
+                yield from bps.wait_for([partial(asyncio.to_thread, recover)])
+                recover = None
         yield from bps.sleep(0.5)
+
+
+def _last(past: Sequence[PastRun]) -> PastRun:
+    return max(past, key=lambda run: run.start["series"]["index"])
+
+
+def _mend_speed(axis: Any, past: Sequence[PastRun]) -> None:
+    """Give the axis back the speed that a RunEngine which was killed did not."""
+    last = _last(past)
+    mend = getattr(axis, "mend_speed", None)
+    if mend is not None and last.usual_speed is not None and last.sweep.axis == axis.name:
+        mend(last.usual_speed, left=last.sweep.speed)
 
 
 def _check(devices: Sequence[Any], sweeps: Sequence[Sweep]) -> None:
