@@ -170,7 +170,8 @@ class _Tail(threading.Thread):
                         self.failed.append(uid)
                 if self._once and all(run.finished for run in self._runs.values()):
                     return
-                self._stop_asked.wait(_LOOK)
+                if not any(run.busy for run in unfinished):
+                    self._stop_asked.wait(_LOOK)
         finally:
             for run in self._runs.values():
                 run.close()
@@ -223,6 +224,11 @@ class _Run:
             self._position = 0
         else:
             self.failures = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether the follower has more to do at once; it says so by an attribute ``busy``."""
+        return bool(getattr(self._run, "busy", False))
 
     def close(self) -> None:
         """Let go of the run."""
