@@ -195,14 +195,17 @@ def stack(
     from offbragg.follow import Follower, follow
 
     config = load(beamline)
-    _log_to_stderr()
     followers: list[Follower] = [Stacker(config.paths.experiment, late=late)]
     if catalog:
         from offbragg.catalog.publisher import Publisher
 
         followers.append(Publisher(config.connect_catalog, config.paths.experiment))
-    with _until_told_to_stop(with_parent=with_parent) as stop:
-        failed = follow(config.paths.journal, followers, once=once, stop=stop)
+    with (
+        _until_told_to_stop(with_parent=with_parent) as stop,
+        _progress("stacking", quiet=as_json or not once) as progress,
+    ):
+        _log_to_stderr()  # by way of the bar, if there is one
+        failed = follow(config.paths.journal, followers, once=once, stop=stop, progress=progress)
     if as_json:
         print(json.dumps({"failed": failed}))
     for follower, runs in failed.items():

@@ -10,6 +10,7 @@ import pytest
 from runs import counts_of
 
 from offbragg import kernels
+from offbragg.callbacks.journal import read_journal
 from offbragg.callbacks.stacker import Stacker
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
@@ -359,3 +360,21 @@ def test_a_frame_whose_monitor_counted_too_little_weighs_nothing(run, stacked):
 
     with stacked() as scan:
         np.testing.assert_array_equal(scan.frame_values()["weight"], [1.0] * 4 + [0.0] * 6)
+
+
+def test_a_stacker_says_how_far_behind_it_is(run):
+    run.begin()
+    run.write(*range(4))
+    run.announce(6)
+    stacker = Stacker(run.experiment, late=60.0)
+    sweep = stacker.open(run.start)
+    for name, doc in read_journal(run.journal_directory / f"{run.uid}.jsonl")[0]:
+        sweep(name, doc)
+    assert stacker.backlog()["due"] == 6
+
+    while sweep.decided < 4:
+        sweep.poll()
+
+    assert stacker.backlog() == {"frames": 10, "decided": 4, "due": 2, "in_work": 0, "batches": 0}
+    sweep.close()
+    assert set(stacker.backlog().values()) == {0}

@@ -65,6 +65,7 @@ class Stacker:
     def __init__(self, experiment: Path, *, late: float = 5.0) -> None:
         self.experiment = Path(experiment)
         self.late = late
+        self._open: dict[str, SweepStacker] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
         """Whether the scan file of a run needs nothing more."""
@@ -79,7 +80,23 @@ class Stacker:
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
-        return SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
+        stacker = SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
+        self._open[start["uid"]] = stacker
+        return stacker
+
+    def backlog(self) -> dict[str, int]:
+        """Say how far the runs are that are being stacked; any thread may ask.
+
+        Returns
+        -------
+        backlog
+            ``frames`` of their sweeps, ``decided`` ones, ``due`` ones that are not decided,
+            ``in_work`` (with a thread, or done and not yet written), and of these the ``batches``
+            that wait for the writer, two at most for each run.
+        """
+        runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
+        keys = ("frames", "decided", "due", "in_work", "batches")
+        return {key: sum(run[key] for run in runs) for key in keys}
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
         return find_scan_file(scan_directory(self.experiment, start), start["uid"])
@@ -144,6 +161,7 @@ class SweepStacker:
         self._looked: dict[int, _Look] = {}
         self._pool = FramePool(self._shape) if kernels.compiled else None
         self.busy = False  # whether there is more to do at once
+        self.closed = False
 
         self._source: FrameFiles | None = None
         self._resource = ""
@@ -157,6 +175,17 @@ class SweepStacker:
     def decided(self) -> int:
         """How many of the sweep's frames are stored, missing or rejected."""
         return self._sweep.n_frames - len(self._pending)
+
+    def backlog(self) -> dict[str, int]:
+        """Say how far it is, as `Stacker.backlog` does."""
+        pool = self._pool
+        return {
+            "frames": self._sweep.n_frames,
+            "decided": self.decided,
+            "due": max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0),
+            "in_work": len(pool) if pool else 0,
+            "batches": pool.queued if pool else 0,
+        }
 
     # -- documents -------------------------------------------------------------------------
 
@@ -199,6 +228,7 @@ class SweepStacker:
 
     def close(self) -> None:
         """Let go of the file as it is; a later stacker resumes it."""
+        self.closed = True
         if self._pool is not None:
             self._pool.close()
         if self._writer is not None:
