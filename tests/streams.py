@@ -12,6 +12,7 @@ import numpy as np
 
 from offbragg import kernels
 
+SHAPE_2M = (1679, 1475)
 _FOLDER = Path("shared") / "data" / "l-cysteine"
 
 
@@ -50,3 +51,19 @@ def as_hdf5plugin_reads(chunk: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
 
 def chunk_for(n: int) -> np.ndarray:
     return np.full(kernels.chunk_bound(n), 0xA5, np.uint8)
+
+
+def generated() -> np.ndarray:
+    """Air scatter, diffuse streaks and Bragg peaks on a 2M with its gaps: 1 MB in a chunk."""
+    rng = np.random.default_rng(2)
+    slow, fast = np.ogrid[: SHAPE_2M[0], : SHAPE_2M[1]]
+    radius = np.hypot(slow - 830.0, fast - 738.0)
+    mean = 6.0 * np.exp(-radius / 500.0) + 3.0 * np.exp(-((slow % 160 - 80) ** 2) / 18.0)
+    counts = rng.poisson(np.broadcast_to(mean, SHAPE_2M)).astype(np.int32)
+    for at in rng.integers(3, 1470, (300, 2)):
+        counts[at[0] : at[0] + 3, at[1] : at[1] + 3] += rng.integers(100, 100_000, dtype=np.int32)
+    for module in range(1, 8):
+        counts[module * 212 - 17 : module * 212] = -1
+    for module in range(1, 3):
+        counts[:, module * 494 - 7 : module * 494] = -1
+    return counts

@@ -15,31 +15,14 @@ import hdf5plugin
 import numpy as np
 import pytest
 from fabio.compression import compByteOffset, decByteOffset
-from streams import chunk_for, real_files
+from streams import chunk_for, generated, real_files
 
 from offbragg import kernels
 
-SHAPE = (1679, 1475)  # a Pilatus 2M
 COMPILED = [name for name in kernels.available() if name != "reference"]
 LANES = 16
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="the kernels are not compiled")
-
-
-def generated() -> np.ndarray:
-    """Air scatter, diffuse streaks and Bragg peaks on a 2M with its gaps: 1 MB in a chunk."""
-    rng = np.random.default_rng(2)
-    slow, fast = np.ogrid[: SHAPE[0], : SHAPE[1]]
-    radius = np.hypot(slow - 830.0, fast - 738.0)
-    mean = 6.0 * np.exp(-radius / 500.0) + 3.0 * np.exp(-((slow % 160 - 80) ** 2) / 18.0)
-    counts = rng.poisson(np.broadcast_to(mean, SHAPE)).astype(np.int32)
-    for at in rng.integers(3, 1470, (300, 2)):
-        counts[at[0] : at[0] + 3, at[1] : at[1] + 3] += rng.integers(100, 100_000, dtype=np.int32)
-    for module in range(1, 8):
-        counts[module * 212 - 17 : module * 212] = -1
-    for module in range(1, 3):
-        counts[:, module * 494 - 7 : module * 494] = -1
-    return counts
 
 
 def real() -> np.ndarray | None:
