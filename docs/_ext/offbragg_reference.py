@@ -492,12 +492,9 @@ def simulator(source: str) -> list[str]:
 _SIMULATED = {
     "ioc": "All of it, and its own records",
     "pilatus": "Detector",
-    "driver": "Detector: its settings",
-    "plugins": "Detector: its plug-ins",
     "motor": "Axes",
     "cryostream": "Cryostream",
-    "lakeshore": "LakeShore",
-    "beam": "Ring, attenuator, shutter, counter",
+    "beam": "Ring, shutter, counter",
 }
 
 

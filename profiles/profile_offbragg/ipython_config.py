@@ -1,8 +1,5 @@
 """IPython settings of ``offbragg shell``."""
 
 c = get_config()
-c.TerminalInteractiveShell.banner2 = (
-    "offbragg: RE, devices, plans, cat · sample(name=…, label=…) · experiment(proposal=…) · "
-    "%ledger %wa %mov\n"
-)
+c.TerminalInteractiveShell.banner2 = "offbragg: RE, devices, plans, sample(RE, name=…, label=…)\n"
 c.InteractiveShell.xmode = "Context"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from offbragg.errors import ConfigError, DeviceError
@@ -64,20 +62,3 @@ def test_a_temperature_out_of_range_is_refused_and_not_asked_for(devices):
         cryostream.set(10.0)
 
     assert cryostream.target.get() == target
-
-
-def test_one_that_was_overtaken_does_not_ask_after_the_other(devices, monkeypatch):
-    cryostream = devices["cryostream"]
-    asked, pauses = [], iter([0.5])
-    ask, read = cryostream.ask, cryostream.read_temperature
-
-    def slow_read():
-        time.sleep(next(pauses, 0.0))
-        return read()
-
-    monkeypatch.setattr(cryostream, "read_temperature", slow_read)
-    monkeypatch.setattr(cryostream, "ask", lambda kelvin: (asked.append(kelvin), ask(kelvin)))
-    cryostream.set(290.0)
-    cryostream.set(294.0).wait(60)
-
-    assert asked == [294.0]

@@ -26,7 +26,6 @@ from rich.console import Console
 from offbragg.beamline import (
     Beamline,
     build_devices,
-    destroy_devices,
     load,
     make_paths,
     make_run_engine,
@@ -79,7 +78,7 @@ def run_demo(
     scene = replayed_scene(replay, model) if replay is not None else None
     out = _fresh_folder(out)
     logging.basicConfig(filename=out / "log" / "demo.log", level=logging.INFO)
-    console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}", soft_wrap=True)
+    console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}")
     instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
     instruments += ["--temperature", str(TEMPERATURES[0] + 5), "--acceleration", "60"]
     if replay is not None:
@@ -120,7 +119,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     from bluesky.utils import RunEngineInterrupted
 
     from offbragg.callbacks.progress import Bars, Rows
-    from offbragg.plans.estimate import estimate
+    from offbragg.plans.rotation import estimate
     from offbragg.plans.temperature import temperature_series
 
     devices = build_devices(config)
@@ -139,7 +138,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
                 devices["cryostream"],
                 TEMPERATURES,
                 scene.sweeps,
-                flyers=[devices["monitor"], devices["compare"]],
+                flyers=[devices["monitor"]],
                 shutter=devices["shutter"],
             )
         )
@@ -148,7 +147,8 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
         raise KeyboardInterrupt from None
     finally:
         RE.waiting_hook = None
-        destroy_devices(devices)
+        for device in devices.values():
+            device.destroy()
     return tuple(done)
 
 
@@ -207,7 +207,6 @@ def configure(
     content["catalog"] = {"port": _free_port()}
     content["devices"]["pilatus"] |= {
         "format": file_format,
-        "trigger": "ext_trigger",  # by position compare: exact however busy this host is
         "model": instruments["detector"]["model"],
         **scene.detector,
     }
@@ -236,10 +235,10 @@ def _tell(result: Mapping[str, Any], console: Console) -> None:
             f"{peak['sigma']:g} counts in {peak['reflections']} reflections"
         )
     for path in result["pictures"]:
-        console.print(f"picture   {path}", soft_wrap=True)
+        console.print(f"picture   {path}")
     for run in result["runs"]:
-        console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)", soft_wrap=True)
-    console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}", soft_wrap=True)
+        console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)")
+    console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}")
     console.print(
         "\nIn Python, while it is up (--keep; or offbragg serve --beamline "
         f"{result['beamline']}):\n\n"

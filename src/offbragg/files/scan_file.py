@@ -395,9 +395,8 @@ class ScanFile:
             first, last = int(which.min()), int(which.max()) + 1
             frames[column][first:last] = all_values[first:last]
             if column == "angle":
-                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
                 sources = frames["angle_source"][()]
-                sources[which] = how.encode()
+                sources[which] = b"read"
                 frames["angle_source"][first:last] = sources[first:last]
             self._flush()
 
@@ -472,9 +471,9 @@ class ScanFile:
             # A reader in this process keeps HDF5's file open, and with it the writer's mark. It
             # has nothing left to write: when it closes, HDF5 writes these very bytes again.
             release(self._path, keep=_beside(self._path, "superblock"))
-        sync(self._path)
+        _fsync(self._path)
         self.close()
-        sync(self._path.parent)
+        _fsync(self._path.parent)
 
     def _write_once(self, frame: Frame) -> None:
         """Keep what the first frame tells about all of them: dead pixels, and its header."""
@@ -506,7 +505,7 @@ class ScanFile:
         now = clock.monotonic()
         if now - self._synced > _SYNC_EVERY:
             self._synced = now
-            sync(self._path)
+            _fsync(self._path)
 
     # ---- access ----------------------------------------------------------------------
 
@@ -585,7 +584,7 @@ def _link_next(hidden: Path, directory: Path) -> Path:
         except FileExistsError:
             number += 1
             continue
-        sync(directory)
+        _fsync(directory)
         return path
 
 
@@ -612,8 +611,7 @@ def _has_chunk(data: h5py.Dataset, number: int) -> bool:
     return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
 
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
