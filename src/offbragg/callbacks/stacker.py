@@ -81,7 +81,9 @@ class Stacker:
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
         stacker = SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
-        self._open[start["uid"]] = stacker
+        # closed ones go; replaced, not changed: another thread may be in `backlog`
+        still = {uid: run for uid, run in self._open.items() if not run.closed}
+        self._open = {**still, start["uid"]: stacker}
         return stacker
 
     def backlog(self) -> dict[str, int]:
@@ -229,8 +231,9 @@ class SweepStacker:
     def close(self) -> None:
         """Let go of the file as it is; a later stacker resumes it."""
         self.closed = True
-        if self._pool is not None:
-            self._pool.close()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
