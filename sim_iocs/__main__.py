@@ -7,16 +7,26 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .camserver import MODELS
 from .crystal import SHAPES
-from .ioc import Beamline, Options, PortTaken, client_environment, free_port, truth_of
+from .ioc import (
+    FAULTS,
+    FRAME_FAULTS,
+    OTHER_FAULTS,
+    Beamline,
+    Options,
+    PortTaken,
+    client_environment,
+    free_port,
+    truth_of,
+)
 from .replay import Replay, ReplayRefused
-
-FAULTS = ("drop", "flip", "truncate", "late", "hang")
 
 
 def refuse(message: str) -> NoReturn:
@@ -31,12 +41,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prefix", default="SIM:", help="of every record (default %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one (default)")
     parser.add_argument("--detector", default="100K", help=f"{', '.join(SHAPES)} (default 100K)")
+    parser.add_argument(
+        "--model",
+        choices=tuple(MODELS),
+        default="PILATUS3",
+        help="whose readout and limits it has (default %(default)s)",
+    )
     parser.add_argument("--replay", metavar="DIR", help="serve the CBF files of a folder instead")
     parser.add_argument(
         "--format",
-        default="cbf",
         choices=("cbf", "tif"),
-        help="what FileTemplate names at the start (default %(default)s)",
+        help="preset FileTemplate for it (default: empty, as in a fresh IOC)",
     )
     parser.add_argument("--ready", metavar="FILE", type=Path, help="write JSON there once serving")
     parser.add_argument("--seed", type=int, default=0, help="of all chance (default 0)")
@@ -47,8 +62,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1.0,
         help="the cryostream's clock runs this much faster (default 1)",
     )
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME=FRAME",
-                        help=f"in the next series: {', '.join(FAULTS)}")  # fmt: skip
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"the frame of the next series: {', '.join(FRAME_FAULTS)}; or how much, from the "
+        f"start: {', '.join(OTHER_FAULTS)}",
+    )
     return parser.parse_args(arguments)
 
 
@@ -65,9 +86,10 @@ def checked(arguments: argparse.Namespace) -> Options:
     faults = {}
     for fault in arguments.fault:
         name, _, number = fault.partition("=")
-        if name not in FAULTS or not number.isdigit():
-            refuse(f"--fault {fault!r} is not NAME=FRAME with a name of {', '.join(FAULTS)}")
-        faults[name] = int(number)
+        kind = r"\d+" if name in FRAME_FAULTS else r"\d+(\.\d+)?"
+        if name not in FAULTS or not re.fullmatch(kind, number):
+            refuse(f"--fault {fault!r} is not NAME=VALUE with a name of {', '.join(FAULTS)}")
+        faults[name] = float(number)
     shape, n_files, detector = SHAPES[arguments.detector], None, arguments.detector
     if arguments.replay is not None:
         try:
@@ -89,6 +111,7 @@ def checked(arguments: argparse.Namespace) -> Options:
         temperature=arguments.temperature,
         faults=faults,
         ending=arguments.format,
+        model=arguments.model,
     )
 
 

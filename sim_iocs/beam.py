@@ -1,7 +1,8 @@
 """The beam: ring current, shutter, and a counter that advances one channel per frame.
 
 Alive: ``ring:current``, ``ring:lifetime``, ``ring:top_up`` (put 0: no top-up), ``ring:dump`` (put
-1: the beam is lost, 0: it is back); ``shutter:open`` with ``_RBV``; the SIS38xx-like counter
+1: the beam is lost, 0: it is back); ``atten:transmission`` (1e-4 to 1) with ``_RBV``;
+``shutter:open`` with ``_RBV``; the SIS38xx-like counter
 ``mcs:`` EraseStart, EraseAll, StopAll, Acquiring, NuseAll, CurrentChannel, ElapsedReal, ``mca1``
 (incident) and ``mca2`` (transmitted) with as many elements as channels counted.
 """
@@ -21,6 +22,7 @@ FULL = 102.0  # mA, after a top-up
 LOW = 101.5  # mA, the next top-up
 MONITOR_RATE = 2.0e6  # counts/s at 100 mA
 TRANSMITTED = 0.2
+LEAST_TRANSMISSION = 1e-4
 MAX_CHANNELS = 65536
 
 
@@ -30,7 +32,7 @@ class Ring:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._filled = clock()
-        self._dumped = False
+        self._changes: list[tuple[float, bool]] = [(-math.inf, True)]
         self._top_up = True
         self.records = Records(
             {
@@ -46,7 +48,7 @@ class Ring:
 
     def current(self, moment: float) -> float:
         """Give the stored current at a moment, mA."""
-        if self._dumped:
+        if not next(there for since, there in reversed(self._changes) if since <= moment):
             return 0.0
         lifetime = self.records.value("lifetime") * 3600.0
         gone = moment - self._filled
@@ -56,11 +58,22 @@ class Ring:
 
     async def update(self) -> None:
         """Read back."""
-        await self.records.post(current=self.current(self._clock()))
+        current = self.current(self._clock())
+        await self.records.post(current=current)
+        await self.records["dump"].post_if_new("Beam" if current else "Lost")
+
+    async def dump(self, seconds: float) -> None:
+        """Lose the beam for so long from now on; 0 ends a loss."""
+        now = self._clock()
+        past = [change for change in self._changes if change[0] <= now][-99:]
+        self._changes = [*past, (now, seconds <= 0.0)]
+        if 0.0 < seconds < math.inf:
+            self._changes.append((now + seconds, True))
+        self._filled = now
+        await self.update()
 
     async def _on_dump(self, label: str) -> None:
-        self._dumped = label == "Lost"
-        self._filled = self._clock()
+        await self.dump(math.inf if label == "Lost" else 0.0)
         await self.records.post(dump=label)
         await self.update()
 
@@ -98,6 +111,29 @@ class Shutter:
             if is_open:
                 total += max(min(end, ended) - max(start, began), 0.0)
         return total / (ended - began) if ended > began else 0.0
+
+
+class Attenuator:
+    """A filter box that makes any transmission it is asked for."""
+
+    def __init__(self) -> None:
+        rows = {"type": "double", "precision": 6, "value": 1.0}
+        self.records = Records(
+            {
+                "transmission": {"record": "ao", "low": LEAST_TRANSMISSION, "high": 1.0, **rows},
+                "transmission_RBV": {"record": "ai", **rows},
+            }
+        )
+        self.records["transmission"].on_put = self._on_transmission
+
+    @property
+    def transmission(self) -> float:
+        """The part of the beam that passes."""
+        return self.records.value("transmission_RBV")
+
+    async def _on_transmission(self, asked: float) -> None:
+        given = min(max(asked, LEAST_TRANSMISSION), 1.0)
+        await self.records.post(transmission=asked, transmission_RBV=given)
 
 
 class Counter:

@@ -14,11 +14,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-READOUT = 0.00095  # s, PILATUS3
-SHORTEST_PERIOD = 0.002  # s, PILATUS3
+import numpy as np
+
+from .crystal import GAP
+from .file_names import frame_names
+
+MOST_IMAGES = 65535
+LONGEST_DELAY = 64.0  # s
+SPARE = 1.25  # times the time that a frame takes
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +40,43 @@ class Surroundings(Protocol):
         """Let everything that counts per frame count this one."""
         ...
 
-    def trigger(self, number: int, since: float) -> float | None:
-        """Say when the position compare unit gives (or gave) pulse ``number``."""
+    def trigger(self, number: float, since: float) -> float | None:
+        """Say when the position compare unit gives (or gave) pulse ``number``.
+
+        A fraction is as much of the way to the next one: there a gate closes.
+        """
         ...
 
     async def series_began(self) -> None:
         """Be told that a series of exposures starts."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a generation of the detector can follow (Dectris' manuals).
+
+    ``finishes`` tells whether a kill lets it finish the exposure that it is in; newer camservers
+    drop it (release notes of ADPilatus on "camcmd k").
+    """
+
+    readout: float
+    """s, from the end of an exposure to the begin of the next."""
+
+    shortest_period: float
+    """s."""
+
+    finishes: bool
+
+
+MODELS = {
+    "PILATUS2": Model(readout=0.00228, shortest_period=0.00228, finishes=True),
+    "PILATUS3": Model(readout=0.00095, shortest_period=0.002, finishes=False),
+}
+
+
+class CamserverGone(Exception):  # noqa: N818
+    """Nobody answers on camserver's socket."""
 
 
 @dataclass(slots=True)
@@ -50,29 +86,42 @@ class Faults:
     drop: int = -1
     flip: int = -1
     truncate: int = -1
+    duplicate: int = -1
+    resize: int = -1
     late: int = -1
     hang: int = -1
+    no7ok: int = 0
     late_seconds: float = 2.0
 
     def of(self, number: int) -> str | None:
         """Name the fault of one frame that its writer must commit."""
-        for kind in ("drop", "flip", "truncate"):
+        for kind in ("drop", "flip", "truncate", "duplicate", "resize"):
             if getattr(self, kind) == number:
                 return kind
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What camserver was told last; a camserver that was restarted has forgotten it."""
+
+    n_images: int = 1
+    exposure: float = 1.0
+    period: float = 1.05
+    n_exposures: int = 1
+    delay: float = 0.0
+    gap_fill: int = GAP
 
 
 @dataclass(slots=True)
 class Series:
     """One exposure command."""
 
-    names: list[str]
-    exposure: float
-    period: float
+    name: str
     mode: str
-    header: Callable[[int, float], list[str]]
+    header: Callable[[Settings, int, float], list[str]]
     faults: Faults = field(default_factory=Faults)
-    written: set[str] = field(default_factory=set)
+    settings: Settings = field(default_factory=Settings)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     began: list[float] = field(default_factory=list)
 
@@ -83,13 +132,18 @@ class Camserver:
     def __init__(self, surroundings: Surroundings, options: Mapping[str, Any]) -> None:
         self._surroundings = surroundings
         self._options = dict(options)
+        self._model = MODELS[options["generation"]]
         self._process: asyncio.subprocess.Process | None = None
         self._exposing: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._pending: dict[str, Series] = {}
+        self.settings = Settings()
+        self.header: dict[str, Any] = {}
+        """What ``mxsettings`` was told, by record name."""
+        self.running = True
         self._stop = False
         self._number = 0
-        self.seconds = 0.0
+        self._measured: tuple[list[float], list[float]] = ([0.0], [0.0])
 
     async def start(self) -> None:
         """Start the process and wait until it has made its first frame."""
@@ -104,13 +158,26 @@ class Camserver:
         line = await self._process.stdout.readline()
         if not line:
             raise RuntimeError("the camserver process ended before its first frame")
-        self.seconds = json.loads(line)["ready"]["seconds"]
+        measured = json.loads(line)["ready"]
+        self._measured = (measured["at"], measured["seconds"])
         self._listening = asyncio.create_task(self._listen())
+
+    def seconds(self, exposure: float) -> float:
+        """Say how long this host needs for a frame, s."""
+        return float(np.interp(exposure, *self._measured))
+
+    def can_follow(self, exposure: float, period: float) -> bool:
+        """Whether frames are made as fast as they are exposed, with a quarter to spare."""
+        return period >= SPARE * self.seconds(exposure) - 1e-9
 
     @property
     def shortest_period(self) -> float:
-        """The shortest period that the model can follow, with half a frame to spare, s."""
-        return max(SHORTEST_PERIOD, round(1.5 * self.seconds, 3))
+        """The shortest period that the model can follow, however much of it is exposed, s."""
+        for milliseconds in range(2, 100_000):
+            period = max(self._model.shortest_period, 1e-3 * milliseconds)
+            if self.can_follow(period, period):
+                return round(period, 5)
+        return 100.0
 
     async def stop(self) -> None:
         """End the process."""
@@ -133,50 +200,105 @@ class Camserver:
         while line := await self._process.stdout.readline():
             message = json.loads(line)
             name = message.get("written") or message["failed"]
-            series = self._pending.pop(name, None)
-            if series is not None and "written" in message:
-                series.written.add(name)
+            self._pending.pop(name, None)
             if "failed" in message:
                 log.warning("camserver could not write %s: %s", name, message["why"])
         log.warning("the camserver process is gone; no frame will be written")
 
+    def configure(self, **changes: Any) -> None:
+        """Take settings, if there is anybody to take them."""
+        if self.running:
+            self.settings = replace(self.settings, **changes)
+
+    def describe(self, **settings: Any) -> None:
+        """Take what shall be in the frames' headers, if there is anybody to take it."""
+        if self.running:
+            self.header |= settings
+
+    def leave(self) -> None:
+        """Be gone, in the middle of whatever it was."""
+        self.running = False
+        self._number += 1  # no exposure goes on
+        self._pending.clear()
+
+    def come_back(self) -> None:
+        """Be there again, as freshly started."""
+        if not self.running:
+            self.running, self.settings, self.header = True, Settings(), {}
+
+    def refusal(self, settings: Settings) -> str | None:
+        """Give camserver's answer to settings that the detector cannot follow.
+
+        It answers the exposure command with it, and exposes nothing.
+        """
+        asked, model = settings, self._model
+        if asked.n_images > MOST_IMAGES:
+            return f"15 ERR {asked.n_images} images are more than {MOST_IMAGES}"
+        if asked.delay >= LONGEST_DELAY or asked.delay > max(asked.period, 0.0):
+            return (
+                f"15 ERR Delay {asked.delay:.7f} s is not below {LONGEST_DELAY:g} s and at most "
+                f"the exposure period {asked.period:.7f} s"
+            )
+        if asked.n_images == asked.n_exposures == 1:
+            return None  # nothing follows the exposure
+        gap = asked.period - asked.exposure
+        if gap < model.readout - 1e-9 or asked.period < model.shortest_period - 1e-9:
+            return (
+                f"15 ERR Exposure period {asked.period:.7f} s is too short for exposure time "
+                f"{asked.exposure:.7f} s + {model.readout * 1000:.2f} ms, or shorter than "
+                f"{model.shortest_period * 1000:.2f} ms"
+            )
+        return None
+
     def expose(self, series: Series) -> str:
         """Take an exposure command; gives the reply."""
-        single = len(series.names) == 1
-        gap = series.period - series.exposure
-        if not single and (gap < READOUT - 1e-9 or series.period < SHORTEST_PERIOD):
-            return (
-                f"15 ERR Exposure period {series.period:.7f} s is too short for exposure time "
-                f"{series.exposure:.7f} s + {READOUT * 1000:.2f} ms"
-            )
+        if not self.running:
+            raise CamserverGone
+        refusal = self.refusal(self.settings)
+        if refusal is not None:
+            return refusal
+        series.settings = self.settings
         self.kill()
         self._stop = False
         self._number += 1
         self._exposing = asyncio.create_task(self._expose(series, self._number))
-        return f"15 OK  Starting {series.exposure:.6f} second background: {series.names[0]}"
+        return f"15 OK  Starting {series.settings.exposure:.6f} second background: {series.name}"
 
     def kill(self) -> None:
-        """Stop after the current exposure."""
+        """Stop the series: a PILATUS2 after the current exposure, a PILATUS3 at once."""
         self._stop = True
 
     async def _expose(self, series: Series, serial: int) -> None:
         await self._surroundings.series_began()
         armed = time.monotonic()
-        for number, name in enumerate(series.names):
+        settings = series.settings
+        seconds = settings.period * (settings.n_exposures - 1) + settings.exposure
+        for number, name in enumerate(frame_names(series.name, settings.n_images)):
+            ended = None
             if series.mode == "Internal" or (series.mode == "Ext. Trigger" and number):
-                began = (series.began[0] if series.began else armed) + number * series.period
+                apart = number * settings.n_exposures * settings.period
+                began = (series.began[0] if series.began else armed) + apart
             else:
                 pulse = await self._triggered(number, since=armed)
                 if pulse is None:
                     return
                 began = pulse
+                if series.mode == "Ext. Enable":
+                    duty = settings.exposure / settings.period
+                    ended = await self._triggered(number + duty, since=armed)
+                    if ended is None:
+                        return
+                else:
+                    began += settings.delay
             await asyncio.sleep(max(began - time.monotonic(), 0.0))
             if serial != self._number or self._stop:
                 return
             series.began.append(began)
-            ended = began + series.exposure
+            ended = began + seconds if ended is None else ended
             await asyncio.sleep(max(ended - time.monotonic(), 0.0))
-            if number == series.faults.hang:
+            if number == series.faults.hang or serial != self._number:
+                return
+            if self._stop and not self._model.finishes:
                 return
             await self._surroundings.gate(number, began, ended)
             taken = time.time() - (time.monotonic() - began)
@@ -185,8 +307,9 @@ class Camserver:
                 "number": number,
                 "taken": taken,
                 "model": self._options["model"],
-                "header": series.header(number, taken),
+                "header": series.header(settings, number, taken),
                 "fault": series.faults.of(number),
+                "gap_fill": settings.gap_fill,
                 "exposure": {
                     "number": number,
                     "series": serial,
@@ -204,9 +327,10 @@ class Camserver:
                 await self._tell(task)
         while any(waiting is series for waiting in self._pending.values()):
             await asyncio.sleep(0.002)
-        series.finished.set()
+        if not series.faults.no7ok and serial == self._number:
+            series.finished.set()
 
-    async def _triggered(self, number: int, *, since: float) -> float | None:
+    async def _triggered(self, number: float, *, since: float) -> float | None:
         """Wait for a pulse of the position compare unit."""
         serial = self._number
         while not self._stop and serial == self._number:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,3 +113,27 @@ def encode_cbf(counts: NDArray[np.int32], *, name: str, header: list[str]) -> by
     text = "\r\n".join(lines).encode("utf-8")
     tail = b"\r\n--CIF-BINARY-FORMAT-SECTION----\r\n;\r\n\r\n"
     return b"".join([text, MAGIC, binary, bytes(PADDING), tail])
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the pixels of a CBF file are, as its header says."""
+
+    shape: tuple[int, int]
+    start: int
+    size: int
+
+
+def cbf_layout(content: bytes) -> Layout | None:
+    """Read the header of a CBF file; None if it is not all there."""
+    start = content.find(MAGIC)
+    if start < 0:
+        return None
+    header = content[:start]
+    numbers = []
+    for key in (b"Size-Second-Dimension", b"Size-Fastest-Dimension", b"Size"):
+        found = re.search(rb"^X-Binary-" + key + rb":\s*(\d+)\s*$", header, re.MULTILINE)
+        if found is None:
+            return None
+        numbers.append(int(found[1]))
+    return Layout((numbers[0], numbers[1]), start + len(MAGIC), numbers[2])

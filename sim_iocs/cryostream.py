@@ -24,37 +24,22 @@ cooler's clock run faster: ramps, lags and settling all shrink by it (``sim:acce
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Awaitable, Callable
 
-import numpy as np
-
 from .records import Records, read_table
+from .thermal import Thermal
 
 LOWEST, HIGHEST = 80.0, 400.0  # K
 SLOWEST, FASTEST = 1.0, 360.0  # K/h
 ROOM = 300.0  # K
-STEP = 0.25  # s of the cooler's own time
-
-GAS_FREQUENCY = 2.0 * math.pi / 40.0  # 1/s, of the controlled gas
-GAS_DAMPING = 0.75  # a small overshoot at the end of a ramp
-SAMPLE_LAG = 8.0  # s, the sample behind the gas
-NOISE = 0.02  # K, of the sensor
 
 
 class Cryostream:
-    """Gas temperature after a ramped setpoint, and a sample that lags behind it."""
+    """The commands and readings of the cooler in front of a thermal model."""
 
-    def __init__(
-        self,
-        *,
-        temperature: float = ROOM,
-        acceleration: float = 1.0,
-        seed: int = 0,
-        report: Callable[[str], Awaitable[None]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, thermal: Thermal, *, report: Callable[[str], Awaitable[None]]) -> None:
+        self.thermal = thermal
+        temperature = thermal.setpoint
         rows = read_table("cryostream.json")
         for name in ("RTEMP", "CTEMP"):
             rows[name] |= {"low": LOWEST, "high": HIGHEST, "value": temperature, "precision": 2}
@@ -71,16 +56,7 @@ class Cryostream:
         rows["DISABLE"]["value"] = 0
         rows["ALARM"]["value"] = "No Errors or Warnings"
         self.records = Records(rows)
-        self.acceleration = acceleration
         self._report = report
-        self._clock = clock
-        self._rng = np.random.default_rng([seed, 23])
-        self._seen = clock()
-        self._remainder = 0.0
-        self._gas, self._drift, self.sample = temperature, 0.0, temperature
-        self._setpoint = self._target = temperature
-        self._rate = 0.0  # K/s
-        self._paused = False
         self._phase = "Hold"
         for name in ("RTEMP", "CTEMP"):
             self.records[name].on_put = self._within(name, LOWEST, HIGHEST, "K")
@@ -94,45 +70,22 @@ class Cryostream:
         for name, command in commands.items():
             self.records[name].on_put = self._command(name, command)
 
-    # -- physics ------------------------------------------------------------------------------
-
-    def advance(self) -> None:
-        """Bring the temperatures up to now."""
-        now = self._clock()
-        elapsed = self._remainder + (now - self._seen) * self.acceleration
-        self._seen = now
-        steps = int(elapsed / STEP)
-        self._remainder = elapsed - steps * STEP
-        for _ in range(min(steps, 20000)):
-            self._step()
-
-    def _step(self) -> None:
-        if not self._paused:
-            gap = self._target - self._setpoint
-            self._setpoint += math.copysign(min(abs(gap), self._rate * STEP), gap)
-        follows = self._rate * math.copysign(1.0, self._target - self._setpoint)
-        follows = 0.0 if self._paused or self._setpoint == self._target else follows
-        pull = GAS_FREQUENCY**2 * (self._setpoint - self._gas)
-        drag = 2.0 * GAS_DAMPING * GAS_FREQUENCY * (follows - self._drift)
-        self._drift += (pull + drag) * STEP
-        self._gas += self._drift * STEP
-        self.sample += (self._gas - self.sample) * (1.0 - math.exp(-STEP / SAMPLE_LAG))
-
     async def update(self) -> None:
         """Advance and read back."""
-        self.advance()
-        reading = self._gas + float(self._rng.normal(0.0, NOISE))
-        left = abs(self._target - self._setpoint)
+        thermal = self.thermal
+        thermal.advance()
+        reading = thermal.reading()
+        left = abs(thermal.target - thermal.setpoint)
         if left == 0.0 and self._phase in ("Ramp", "Cool", "End"):
             self._phase = "Hold"
         await self.records.post(
-            TEMP=round(reading, 2), SETPOINT=round(self._setpoint, 3),
-            ERROR=round(reading - self._setpoint, 3),
+            TEMP=round(reading, 2), SETPOINT=round(thermal.setpoint, 3),
+            ERROR=round(reading - thermal.setpoint, 3),
         )  # fmt: skip
         for name, value in (
-            ("TARGETTEMP", self._target),
-            ("RAMPRATE", self._rate * 3600.0 if left else 0.0),
-            ("REMAINING", round(left / self._rate / 60.0, 2) if left and self._rate else 0.0),
+            ("TARGETTEMP", thermal.target),
+            ("RAMPRATE", thermal.rate * 3600.0 if left else 0.0),
+            ("REMAINING", round(left / thermal.rate / 60.0, 2) if left and thermal.rate else 0.0),
             ("PHASE", self._phase),
         ):
             await self.records[name].post_if_new(value)
@@ -157,7 +110,7 @@ class Cryostream:
         self, name: str, command: Callable[[], None]
     ) -> Callable[[float], Awaitable[None]]:
         async def put(value: float) -> None:
-            self.advance()
+            self.thermal.advance()
             await self.records.post(**{name: value})
             command()
             await self.update()
@@ -165,8 +118,8 @@ class Cryostream:
         return put
 
     def _go(self, target: float, rate: float, phase: str) -> None:
-        self._target, self._rate = target, rate / 3600.0
-        self._paused, self._phase = False, phase
+        self.thermal.go(target, rate)
+        self._phase = phase
 
     def _on_ramp(self) -> None:
         self._go(self.records.value("RTEMP"), self.records.value("RRATE"), "Ramp")
@@ -178,13 +131,13 @@ class Cryostream:
         self._go(ROOM, self.records.value("ERATE"), "End")
 
     def _on_hold(self) -> None:
-        self._go(self._setpoint, 0.0, "Hold")
+        self._go(self.thermal.setpoint, 0.0, "Hold")
 
     def _on_plateau(self) -> None:
-        self._go(self._setpoint, 0.0, "Plat")
+        self._go(self.thermal.setpoint, 0.0, "Plat")
 
     def _on_pause(self) -> None:
-        self._paused = True
+        self.thermal.paused = True
 
     def _on_resume(self) -> None:
-        self._paused = False
+        self.thermal.paused = False

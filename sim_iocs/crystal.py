@@ -63,7 +63,8 @@ class Exposure:
     """What the sample and the beam were during one exposure.
 
     ``angles`` are (phi, chi, omega) in degrees at its begin and at its end; ``beam`` is 1 for
-    100 mA and an open shutter; ``series`` and ``number`` only seed the counting.
+    100 mA and an open shutter; ``series`` and ``number`` only seed the counting; ``shift`` is how
+    far the panel was moved in x and y, mm.
     """
 
     number: int = 0
@@ -72,6 +73,7 @@ class Exposure:
     temperature: float = 300.0
     beam: float = 1.0
     series: int = 0
+    shift: Any = (0.0, 0.0)
 
 
 def turn(axis: tuple[float, float, float], degrees: float) -> NDArray[np.float64]:
@@ -125,6 +127,19 @@ class Crystal:
         self.UB = orientation()
         self.centre = BEAM_CENTRE[detector]
         self.origin = panel_origin(detector)
+        self._shift = (0.0, 0.0)
+        self._look(np.array(FAST), np.array(SLOW))
+        self._list_peaks()
+
+    def shift(self, x: float, y: float) -> None:
+        """Move the panel in its plane, mm; a new place takes as long as a frame or two."""
+        place = (round(x, 4), round(y, 4))
+        if place == self._shift:
+            return
+        self._shift = place
+        column, row = BEAM_CENTRE[self.detector]
+        self.centre = (column - place[0] * FAST[0] / PIXEL, row - place[1] * SLOW[1] / PIXEL)
+        self.origin = panel_origin(self.detector) + np.array([*place, 0.0])
         self._look(np.array(FAST), np.array(SLOW))
         self._list_peaks()
 
@@ -198,6 +213,7 @@ class Crystal:
     def count(self, exposure: Exposure) -> NDArray[np.int32]:
         """Count one exposure."""
         counts = np.zeros(self.shape, np.int32)
+        self.shift(*exposure.shift)
         if exposure.beam * exposure.seconds > 0.0:
             expected = self.expected(exposure)
             seeds = np.random.SeedSequence([self.seed, exposure.series, exposure.number])

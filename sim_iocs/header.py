@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from .camserver import Settings
 from .crystal import CUTOFF
 
 HEADER_RECORDS = (
@@ -14,14 +15,16 @@ HEADER_RECORDS = (
     "Phi", "PhiIncr", "Chi", "ChiIncr", "Omega", "OmegaIncr", "OscillAxis", "NumOscill",
     "CbfTemplateFile", "HeaderString", "FilePath_RBV", "ThresholdEnergy",
 )  # fmt: skip
-"""What of the records goes into a header, as it is when the series begins."""
+"""What of the records goes into a header, as camserver was told it when the series begins."""
+
+SENT_BY_ACQUIRE = ("StartAngle", "HeaderString", "FilePath_RBV", "ThresholdEnergy")
+"""camserver has these anew with each exposure; the others with a put, and never again."""
 
 
 def header_lines(
     settings: Mapping[str, Any],
     model: str,
-    exposure: float,
-    period: float,
+    exposing: Settings,
     number: int,
     taken: float,
 ) -> list[str]:
@@ -31,6 +34,7 @@ def header_lines(
     where the axes are.
     """
     h = settings
+    exposure, period = exposing.exposure, exposing.period
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(taken))
     made = [
         f"Detector: {model}, S/N 00-0000 simulated",

@@ -2,10 +2,26 @@
 
 Besides the instruments it serves its own records under ``sim:``
 
-``drop``, ``flip``, ``truncate``, ``late`` (by ``late_seconds``), ``hang``
+``drop``, ``flip``, ``truncate``, ``duplicate``, ``resize``, ``late`` (``late_seconds``), ``hang``
     The frame (from 0) of the next series of more than one image that is not written, has one bit of
-    its pixels flipped, is cut in half, comes late, or is the last thing camserver does. −1 is none;
-    a fault is used up by the series that it hits.
+    its pixels flipped, is cut in half, is the frame before once more, has a row too few, comes
+    late, or is the last thing camserver does. −1 is none; a fault is used up by the series that it
+    hits.
+``no7ok``
+    1: camserver does not say that the next series is over.
+``camserver``
+    "Gone": nobody answers the driver; "Running": it is back, and has forgotten all settings.
+``threshold_seconds``
+    How long setting a threshold takes.
+``dump``
+    The beam is lost for so many seconds, from now (with ``--fault``: from the next series) on.
+``overshoot``, ``stuck``, ``noise``
+    The next ramp overshoots by so many K; the gas sensor repeats its reading for so many seconds;
+    its noise is so many K.
+``silent``
+    Channel Access says nothing at all for so many seconds; the instruments go on.
+``jitter``
+    Standard deviation of every encoder and of the position compare unit, degrees.
 ``message``
     Why the simulator refused something last.
 ``acceleration``, ``sample_temperature``
@@ -24,6 +40,7 @@ Besides the instruments it serves its own records under ``sim:``
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -34,19 +51,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from caproto.asyncio.server import Context
+import numpy as np
+from caproto.asyncio.server import Context, VirtualCircuit
 from caproto.server import common
 
-from .beam import Counter, Ring, Shutter
+from .beam import Attenuator, Counter, Ring, Shutter
 from .camserver import Camserver, Faults
 from .cryostream import Cryostream
 from .crystal import AXES, truth
+from .lakeshore import LakeShore
 from .motor import Motor
 from .pilatus import Pilatus
+from .plugins import Plugins
 from .records import Records
+from .thermal import NOISE, Thermal
 
 HOST = "127.0.0.1"
 READBACK = 0.1  # s
+FRAME_FAULTS = ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang", "no7ok")
+OTHER_FAULTS = {"dump": "s", "overshoot": "K", "stuck": "s", "silent": "s", "jitter": "degrees",
+                "noise": "K"}  # fmt: skip
+FAULTS = (*FRAME_FAULTS, *OTHER_FAULTS)
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +114,21 @@ def client_environment(port: int) -> dict[str, str]:
     }
 
 
+class Circuit(VirtualCircuit):
+    """A client's connection that can be silent."""
+
+    context: Any  # the server
+
+    async def send(self, *commands: Any) -> None:
+        """Send, as soon as the server speaks."""
+        await self.context.speaking.wait()
+        await super().send(*commands)
+
+
 class Server(Context):
     """caproto's server on one port of 127.0.0.1; its beacons go to its own repeater only."""
+
+    CircuitClass = Circuit
 
     def __init__(self, records: Mapping[str, Any], port: int) -> None:
         super().__init__(dict(records), [HOST])
@@ -98,6 +136,13 @@ class Server(Context):
         common.HIGH_LOAD_TIMEOUT = 0.001
         self.ca_server_port = port
         self.repeater = Repeater()
+        self.speaking = asyncio.Event()
+        self.speaking.set()
+
+    def be_silent(self, seconds: float) -> None:
+        """Say nothing for so long."""
+        self.speaking.clear()
+        asyncio.get_running_loop().call_later(seconds, self.speaking.set)
 
     async def tcp_handler(self, client: Any, addr: Any) -> None:
         """Answer at once: asyncio leaves Nagle's 40 ms in sockets that name no protocol."""
@@ -164,8 +209,9 @@ class Options:
     seed: int = 0
     acceleration: float = 1.0
     temperature: float = 300.0
-    faults: Mapping[str, int] | None = None
-    ending: str = "cbf"
+    faults: Mapping[str, float] | None = None
+    ending: str | None = None
+    model: str = "PILATUS3"
 
 
 class Beamline:
@@ -176,13 +222,15 @@ class Beamline:
         self.own = Records(
             {
                 "message": {"record": "waveform", "type": "char", "count": 512},
-                "drop": {"record": "longout", "type": "long", "value": -1},
-                "flip": {"record": "longout", "type": "long", "value": -1},
-                "truncate": {"record": "longout", "type": "long", "value": -1},
-                "late": {"record": "longout", "type": "long", "value": -1},
+                **{name: {"record": "longout", "type": "long", "value": getattr(Faults(), name)}
+                   for name in FRAME_FAULTS},
+                **{name: {"record": "ao", "type": "double", "precision": 4, "units": unit}
+                   for name, unit in OTHER_FAULTS.items()},
+                "camserver": {"record": "bo", "type": "enum", "enums": ["Running", "Gone"]},
+                "threshold_seconds": {"record": "ao", "type": "double", "units": "s",
+                                      "precision": 2, "value": Pilatus.threshold_seconds},
                 "late_seconds": {"record": "ao", "type": "double", "units": "s", "precision": 2,
                                  "value": 2.0},
-                "hang": {"record": "longout", "type": "long", "value": -1},
                 "acceleration": {"record": "ao", "type": "double", "precision": 1,
                                  "value": options.acceleration},
                 "sample_temperature": {"record": "ai", "type": "double", "units": "K",
@@ -201,20 +249,32 @@ class Beamline:
         )  # fmt: skip
         prefix, seed = options.prefix, options.seed
         self.ring, self.shutter, self.counter = Ring(), Shutter(), Counter(seed=seed)
-        self.cryostream = Cryostream(
-            temperature=options.temperature,
-            acceleration=options.acceleration,
-            seed=seed,
-            report=self.report,
+        self.attenuator = Attenuator()
+        self.thermal = Thermal(
+            temperature=options.temperature, acceleration=options.acceleration, seed=seed
         )
+        self.cryostream = Cryostream(self.thermal, report=self.report)
+        self.lakeshore = LakeShore(self.thermal, report=self.report)
         self.motors = {
             "phi": Motor(f"{prefix}phi", description="rotation", limits=(-400, 400), speed=20.0),
             "chi": Motor(f"{prefix}chi", description="tilt", limits=(-100, 100), speed=10.0),
             "omega": Motor(f"{prefix}omega", description="base", limits=(-180, 180), speed=20.0),
-        }
+            "detx": Motor(f"{prefix}detx", description="detector x", limits=(-20, 20), speed=5.0,
+                          units="mm"),
+            "dety": Motor(f"{prefix}dety", description="detector y", limits=(-20, 20), speed=5.0,
+                          units="mm"),
+        }  # fmt: skip
+        self._seed = seed
+        self._jitter = 0.0
+        self._dump_at_series = 0.0
+        self.server: Server | None = None
         self._angles: list[float] = []
-        self.model = f"PILATUS3 {options.detector}"
-        self.faults = Faults(**(options.faults or {}))
+        self._compare_armed = 0.0
+        self.own["compare_start"].on_put = self._on_compare_start
+        # Dectris writes "PILATUS 2M" for the second generation
+        self.model = f"{options.model.removesuffix('2')} {options.detector}"
+        given = options.faults or {}
+        self.faults = Faults(**{k: int(v) for k, v in given.items() if k in FRAME_FAULTS})
         self.camserver = Camserver(
             self,
             {
@@ -222,10 +282,13 @@ class Beamline:
                 "seed": seed,
                 "replay": options.replay,
                 "model": self.model,
+                "generation": options.model,
             },
         )
+        self.plugins = Plugins(options.shape)
         self.pilatus = Pilatus(
             self.camserver,
+            plugins=self.plugins,
             shape=options.shape,
             model=self.model,
             faults=self.faults,
@@ -233,18 +296,28 @@ class Beamline:
             n_files=options.n_files,
             ending=options.ending,
         )
-        for name in ("drop", "flip", "truncate", "late", "hang", "late_seconds"):
+        for name in (*FRAME_FAULTS, "late_seconds"):
             self.own[name].on_put = self._fault(name)
-        for name, value in (options.faults or {}).items():
-            self.own[name]._data["value"] = value
-        self.own["acceleration"].on_put = self._on_acceleration
+        for name, hook in {
+            "dump": self._on_dump, "overshoot": self._on_overshoot, "stuck": self._on_stuck,
+            "silent": self._on_silent, "jitter": self._on_jitter, "noise": self._on_noise,
+            "camserver": self._on_camserver, "threshold_seconds": self._on_threshold_seconds,
+            "acceleration": self._on_acceleration,
+        }.items():  # fmt: skip
+            self.own[name].on_put = hook
+        self.own["noise"].preset(NOISE)
+        for name in FRAME_FAULTS:
+            self.own[name].preset(getattr(self.faults, name))
 
     def records(self) -> dict[str, Any]:
         """Every record of the beamline under its full name."""
         prefix = self.options.prefix
         named = {
             **self.pilatus.records.named(f"{prefix}cam1:"),
+            **self.plugins.records(prefix),
             **self.cryostream.records.named(f"{prefix}cryo:"),
+            **self.lakeshore.records.named(f"{prefix}ls:"),
+            **self.attenuator.records.named(f"{prefix}atten:"),
             **self.ring.records.named(f"{prefix}ring:"),
             **self.shutter.records.named(f"{prefix}shutter:"),
             **self.counter.records.named(f"{prefix}mcs:"),
@@ -267,27 +340,81 @@ class Beamline:
         return put
 
     async def _on_acceleration(self, value: float) -> None:
-        self.cryostream.advance()
-        self.cryostream.acceleration = min(max(value, 0.0), 10000.0)
-        await self.own.post(acceleration=self.cryostream.acceleration)
+        self.thermal.advance()
+        self.thermal.acceleration = min(max(value, 0.0), 10000.0)
+        await self.own.post(acceleration=self.thermal.acceleration)
+
+    async def _on_dump(self, seconds: float) -> None:
+        await self.own.post(dump=seconds)
+        await self.ring.dump(max(seconds, 0.0))
+
+    async def _on_overshoot(self, kelvin: float) -> None:
+        self.thermal.overshoot = kelvin
+        await self.own.post(overshoot=kelvin)
+
+    async def _on_stuck(self, seconds: float) -> None:
+        self.thermal.stick(seconds)
+        await self.own.post(stuck=seconds)
+
+    async def _on_noise(self, kelvin: float) -> None:
+        self.thermal.noise = max(kelvin, 0.0)
+        await self.own.post(noise=self.thermal.noise)
+
+    async def _on_silent(self, seconds: float) -> None:
+        await self.own.post(silent=seconds)
+        if seconds > 0.0 and self.server is not None:
+            self.server.be_silent(seconds)
+
+    async def _on_jitter(self, degrees: float) -> None:
+        self._jitter = max(degrees, 0.0)
+        for motor in self.motors.values():
+            motor.jitter = self._jitter
+        await self.own.post(jitter=self._jitter)
+
+    async def _on_camserver(self, label: str) -> None:
+        await self.own.post(camserver=label)
+        if label == "Gone":
+            self.camserver.leave()
+        else:
+            self.camserver.come_back()
+
+    async def _on_threshold_seconds(self, seconds: float) -> None:
+        self.pilatus.threshold_seconds = min(max(seconds, 0.0), 110.0)
+        await self.own.post(threshold_seconds=self.pilatus.threshold_seconds)
+
+    async def _apply_faults(self) -> None:
+        """Let the faults of the command line begin that are not of a frame."""
+        for name, value in (self.options.faults or {}).items():
+            if name == "dump":
+                self._dump_at_series = value
+                await self.own.post(dump=value)
+            elif name in OTHER_FAULTS:
+                await self.own[name].on_put(value)
+
+    async def _on_compare_start(self, value: float) -> None:
+        self._compare_armed = time.monotonic()
+        await self.own.post(compare_start=value)
 
     # -- what the detector sees ---------------------------------------------------------------
 
     def exposure(self, began: float, ended: float) -> dict[str, Any]:
         """Say what the sample and the beam were during an exposure."""
-        self.cryostream.advance()
+        self.thermal.advance()
         return {
             "angles": [
                 [self.motors[axis].position(moment) for axis in ("phi", "chi", "omega")]
                 for moment in (began, ended)
             ],
             "seconds": ended - began,
-            "temperature": self.cryostream.sample,
+            "temperature": self.thermal.sample,
             "beam": self._beam(began, ended),
+            "shift": [self.motors[axis].position(began) for axis in ("detx", "dety")],
         }
 
     def _beam(self, began: float, ended: float) -> float:
-        return self.ring.current(ended) / 100.0 * self.shutter.fraction(began, ended)
+        current = 0.5 * (self.ring.current(began) + self.ring.current(ended))
+        seen = self.shutter.fraction(began, ended) * self.attenuator.transmission
+        return current / 100.0 * seen
 
     async def gate(self, number: int, began: float, ended: float) -> None:
         """Count the monitor for one frame, and note the angle at which it truly began."""
@@ -296,46 +423,59 @@ class Beamline:
         self._angles.append(self.motors[axis].position(began))
         await self.own.post(angles=list(self._angles))
 
-    def trigger(self, number: int, since: float) -> float | None:
+    def trigger(self, number: float, since: float) -> float | None:
         """Say when the position compare unit gives pulse ``number``, unless that was before."""
         motor = self.motors[self.own.value("compare_axis")]
         position = self.own.value("compare_start") + number * self.own.value("compare_step")
+        if self._jitter:
+            rng = np.random.default_rng([self._seed, 29, round(1000 * number)])
+            position += float(rng.normal(0.0, self._jitter))
         moment = motor.when(position)
-        return None if moment is None or moment < since else moment
+        # where the axis was before the unit was told to compare, it gave no pulse
+        return None if moment is None or moment < max(since, self._compare_armed) else moment
 
     async def series_began(self) -> None:
         """Start a new list of angles; the faults of this series are taken."""
         self._angles = []
-        for name in ("drop", "flip", "truncate", "late", "hang"):
+        for name in FRAME_FAULTS:
             await self.own[name].post_if_new(getattr(self.faults, name))
+        if self._dump_at_series:
+            seconds, self._dump_at_series = self._dump_at_series, 0.0
+            await self.ring.dump(seconds)
 
     # -- life ---------------------------------------------------------------------------------
 
     async def serve(self, *, port: int, ready: Callable[[], Awaitable[None]]) -> None:
         """Serve until cancelled or until the process that started this one is gone."""
         parent = os.getppid()
-        access = Server(self.records(), port)
+        access = self.server = Server(self.records(), port)
         server = asyncio.create_task(access.run())
         try:
             await self.camserver.start()
             while access.port is None and not server.done():
                 await asyncio.sleep(0.01)
             await self.own.post(
-                frame_seconds=self.camserver.seconds,
+                frame_seconds=self.camserver.seconds(0.1),
                 shortest_period=self.camserver.shortest_period,
             )
+            await self._apply_faults()
+            # the thousands of records stay: searching them for garbage keeps clients waiting 15 ms
+            gc.collect()
+            gc.freeze()
             await ready()
             while not server.done() and os.getppid() == parent:
                 began = time.monotonic()
                 await self.cryostream.update()
+                await self.lakeshore.update()
                 await self.ring.update()
-                await self.own.post(sample_temperature=self.cryostream.sample)
+                await self.own.post(sample_temperature=self.thermal.sample)
                 await asyncio.sleep(max(READBACK - (time.monotonic() - began), 0.01))
             if server.done():
                 server.result()
         finally:
             server.cancel()
             await asyncio.gather(server, return_exceptions=True)
+            await self.plugins.stop()
             await self.camserver.stop()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -123,9 +124,13 @@ class Motor:
         speed: float,
         acceleration: float = 0.2,
         position: float = 0.0,
+        units: str = "degrees",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         rows = read_table("motor.json")
+        for row in rows.values():
+            if row.get("units", "").startswith("degrees"):
+                row["units"] = row["units"].replace("degrees", units)
         rows["VAL"] |= {"low": limits[0], "high": limits[1]}
         rows |= {"RTYP": {"type": "string", "value": "motor"}}
         self.fields = Records({key: row for key, row in rows.items() if key != "VAL"})
@@ -135,14 +140,19 @@ class Motor:
         self._clock = clock
         self._moves: deque[Move] = deque(maxlen=64)
         self._moves.append(Move(clock(), position, position, speed, 0.0, acceleration))
+        self.jitter = 0.0
+        """Standard deviation of the encoder's reading."""
         self._task: asyncio.Task[None] | None = None
         self._go = asyncio.Event()
         self._go.set()
+        self._paused = False
+        self._done = asyncio.Event()
+        self._done.set()
         fresh: dict[str, Any] = {
             "NAME": name, "DESC": description, "VELO": speed, "ACCL": acceleration, "VBAS": 0.0,
             "BVEL": speed, "JVEL": speed, "HLM": limits[1], "LLM": limits[0], "DHLM": limits[1],
             "DLLM": limits[0], "RBV": position, "DRBV": position, "DVAL": position,
-            "LVAL": position, "OFF": 0.0, "EGU": "degrees", "VMAX": 0.0,
+            "LVAL": position, "OFF": 0.0, "EGU": units, "VMAX": 0.0,
         }  # fmt: skip
         for key, value in fresh.items():
             self.fields[key].preset(value)
@@ -218,13 +228,14 @@ class Motor:
             await fields.post(DMOV=1)
             return
         await self._halt()
-        task = asyncio.create_task(self._run(target - self.offset))
-        self._task = task
-        await asyncio.wait({task})
+        self._done.clear()
+        self._task = asyncio.create_task(self._run(target - self.offset))
+        await self._done.wait()  # also through a pause, and through later moves
 
     async def _run(self, dial: float) -> None:
         fields = self.fields
         await self._go.wait()
+        self._paused = False
         now = self._clock()
         move = Move(
             began=now,
@@ -236,6 +247,7 @@ class Motor:
         )
         self._moves.append(move)
         up = dial > move.start
+        await fields.post(MSTA=0)
         await fields.post(MSTA=MOVING + POSITIVE * up, TDIR=int(up), MOVN=1)
         await self._follow()
 
@@ -254,9 +266,12 @@ class Motor:
         self._task = None
         await self._read_back()
         await self.fields.post(MSTA=DONE, MOVN=0, DMOV=1)
+        self._done.set()
 
     async def _read_back(self) -> None:
         dial = self._moves[-1].position(self._clock())
+        if self.jitter:
+            dial += random.gauss(0.0, self.jitter)
         raw = round(dial / self.fields.value("MRES"))
         await self.fields.post(
             RRBV=raw, DRBV=dial, RBV=dial + self.offset, DIFF=self.value.value - dial - self.offset
@@ -272,10 +287,14 @@ class Motor:
             here = self._moves[-1].position(now)
             self._moves.append(replace(self._moves[-1], began=now, start=here, end=here))
 
-    async def stop(self) -> None:
-        """Slow down as the acceleration allows and end there; VAL follows."""
+    async def stop(self, *, pause: bool = False) -> None:
+        """Slow down as the acceleration allows and end there; VAL follows, but not in a pause."""
         task, self._task = self._task, None
         if task is None:
+            if self._paused and not pause:
+                self._paused = False
+                await self._post_demand(self.position())
+                await self._finish()
             return
         now = self._clock()
         move = self._moves[-1]
@@ -290,9 +309,15 @@ class Motor:
                 Move(now - ramp, here - 0.5 * velocity * ramp, rest, abs(velocity), 0.0, ramp)
             )
             await asyncio.sleep(ramp)
-        if self._task is None:
-            await self._post_demand(rest + self.offset)
-            await self._finish()
+        if self._task is not None:
+            return
+        if pause:
+            self._paused = True
+            await self._read_back()
+            await self.fields.post(MSTA=DONE, MOVN=0)
+            return
+        await self._post_demand(rest + self.offset)
+        await self._finish()
 
     async def _post_demand(self, target: float) -> None:
         await self.value.post(target)
@@ -311,17 +336,13 @@ class Motor:
         await self.fields.post(SPMG=label)
         if label in ("Go", "Move"):
             self._go.set()
-            if self._task is None and not self.fields.value("DMOV"):
+            if self._task is None and self._paused:
                 self._task = asyncio.create_task(self._run(self.value.value - self.offset))
             return
         self._go.clear()
         if self._task is None:
             return
-        target = self.value.value
-        await self.stop()
-        if label == "Pause":
-            await self._post_demand(target)
-            await self.fields.post(DMOV=0)
+        await self.stop(pause=label == "Pause")
 
     async def _on_dial(self, dial: float) -> None:
         await self.move_to(dial + self.offset)

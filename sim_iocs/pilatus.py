@@ -2,64 +2,30 @@
 
 It does so in the order and with the messages of the real IOC.
 
-Alive: acquisition in the trigger modes Internal, Ext. Trigger and Mult. Trigger (Ext. Enable is
-taken for Mult. Trigger), NumImages 1 and N, abort, the file naming rules, FilePath and its check,
-the header PVs, threshold and energy, ReadStatus, time-outs. Every other setting is a record that is
-mirrored to its ``_RBV``. Not alive: the Alignment mode, file plugins, gap fill.
+Alive: acquisition in all five trigger modes, NumImages 1 and N, NumExposures, abort, the naming of
+files and its traps (stale files, wrong extension, wrong size, files that stay incomplete),
+time-outs, a camserver that is gone or was restarted; the settings as in ``driver.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from .camserver import Camserver, Faults, Series
-from .crystal import CUTOFF
-from .header import HEADER_RECORDS, header_lines
-from .records import Hook, Records, read_table
+from .camserver import Camserver, CamserverGone, Faults, Series
+from .driver import OK, Driver
+from .file_names import SUFFIXES, Found, c_format, frame_names, look
+from .header import header_lines
+from .plugins import Plugins
 
 POLL = 0.01  # s, the driver looks for a file this often
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
-THRESHOLD_TIME = 0.5  # s; a real 2M takes tens of seconds
-SUFFIXES = (".cbf", ".tif", ".tiff")
 
 
-def frame_names(template_name: str, n_images: int) -> list[str]:
-    """Name the files of a series the way camserver does.
-
-    After the last ``_`` three or more digits are the first number and its width; otherwise ``_``
-    and five digits from 0 are added. A single image keeps its name.
-    """
-    if n_images == 1:
-        return [template_name]
-    path = Path(template_name)
-    stem, suffix = path.name[: len(path.name) - len(path.suffix)], path.suffix
-    found = re.search(r"_(\d{3,})$", stem)
-    if found:
-        head, first, width = stem[: found.start()], int(found[1]), len(found[1])
-        if (width == 3 and first + n_images > 1000) or (width == 4 and first + n_images > 10000):
-            width = 5
-    else:
-        head, first, width = stem.removesuffix("_"), 0, 5
-    folder = template_name[: len(template_name) - len(path.name)]
-    return [f"{folder}{head}_{first + i:0{width}d}{suffix}" for i in range(n_images)]
-
-
-def c_format(template: str, path: str, name: str, number: int) -> str:
-    """Fill a C printf template that takes path, name and number; fewer are as good in C."""
-    for values in ((path, name, number), (path, name), (path,), ()):
-        with suppress(TypeError, ValueError):
-            return template % values
-    return template
-
-
-class Pilatus:
+class Pilatus(Driver):
     """The driver behind the ``cam1:`` records."""
 
     def __init__(
@@ -70,105 +36,18 @@ class Pilatus:
         model: str,
         faults: Faults,
         report: Callable[[str], Awaitable[None]],
+        plugins: Plugins,
         n_files: int | None = None,
-        ending: str = "cbf",
+        ending: str | None = None,
     ) -> None:
-        rows = read_table("cam1.json")
-        slow, fast = shape
-        for key in ("ArraySizeX_RBV", "MaxSizeX_RBV", "SizeX"):
-            rows[key]["value"] = fast
-        for key in ("ArraySizeY_RBV", "MaxSizeY_RBV", "SizeY"):
-            rows[key]["value"] = slow
-        rows["Model_RBV"]["value"] = model
-        rows["PixelCutOff_RBV"]["value"] = CUTOFF
-        rows["GapFill_RBV"]["value"] = 0
-        for key in ("FileTemplate", "FileTemplate_RBV"):
-            rows[key]["value"] = f"%s%s_%3.3d_00000.{ending}"
-        self.records = Records(rows)
-        self._camserver = camserver
-        self._model = model
+        super().__init__(camserver, shape=shape, model=model, report=report, ending=ending)
         self._faults = faults
-        self._report = report
+        self._plugins = plugins
         self._n_files = n_files
-        self._port = asyncio.Lock()
         self._driving: asyncio.Task[None] | None = None
-        self._series: Series | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        for name in self.records:
-            if f"{name}_RBV" in self.records:
-                self.records[name].on_put = self._mirror(name)
-        own = {
-            "Acquire": self._on_acquire, "FilePath": self._on_path,
-            "NumImages": self._at_least("NumImages", 1, 1),
-            "NumExposures": self._at_least("NumExposures", 1, 1),
-            "AcquireTime": self._at_least("AcquireTime", 0.0, 1.0),
-            "AcquirePeriod": self._at_least("AcquirePeriod", 0.0, 2.0),
-            "DelayTime": self._at_least("DelayTime", 0.0, 0.0),
-            "ThresholdEnergy": self._on_threshold("ThresholdEnergy"),
-            "Energy": self._on_threshold("Energy"), "Gain": self._on_threshold("Gain"),
-            "ThresholdApply": self._on_apply, "ReadStatus": self._on_read_status,
-        }  # fmt: skip
-        for name, hook in own.items():
-            self.records[name].on_put = hook
-
-    # -- settings -----------------------------------------------------------------------------
-
-    def _mirror(self, name: str) -> Hook:
-        async def put(value: Any) -> None:
-            async with self._port:
-                await self.records.post(**{name: value, f"{name}_RBV": value})
-
-        return put
-
-    def _at_least(self, name: str, least: float, instead: float) -> Hook:
-        async def put(value: Any) -> None:
-            async with self._port:
-                used = value if value >= least else instead
-                await self.records.post(**{name: value, f"{name}_RBV": used})
-
-        return put
-
-    async def _on_path(self, path: str) -> None:
-        async with self._port:
-            asked = path if path.endswith("/") or not path else path + "/"
-            await self.records.post(FilePath=path, FilePath_RBV=asked)
-            await self.records.post(FilePathExists_RBV=int(bool(path) and Path(path).is_dir()))
-
-    def _on_threshold(self, name: str) -> Hook:
-        async def put(value: Any) -> None:
-            async with self._port:
-                await self.records.post(**{name: value})
-                if self.records.value("ThresholdAutoApply") == "Yes":
-                    await self._apply_threshold()
-
-        return put
-
-    async def _on_apply(self, value: str) -> None:
-        async with self._port:
-            await self.records.post(ThresholdApply=value)
-            await self._apply_threshold()
-            await self.records.post(ThresholdApply="Done")
-
-    async def _apply_threshold(self) -> None:
-        records = self.records
-        threshold = records.value("ThresholdEnergy")
-        energy = records.value("Energy") or 2.0 * threshold
-        await records.post(
-            ThresholdEnergy_RBV=threshold, Energy_RBV=energy, Gain_RBV=records.value("Gain"),
-            DetectorState_RBV="Waiting", StatusMessage_RBV="Setting threshold",
-        )  # fmt: skip
-        await asyncio.sleep(THRESHOLD_TIME)
-        await records.post(DetectorState_RBV="Idle", StatusMessage_RBV="Camserver returned OK")
-
-    async def _on_read_status(self, _value: Any) -> None:
-        async with self._port:
-            await self.records.post(
-                Temp0_RBV=31.4, Temp1_RBV=25.8, Temp2_RBV=28.6, Humid0_RBV=22.1, Humid1_RBV=33.5,
-                Humid2_RBV=2.0, Temperature_RBV=31.4,
-            )  # fmt: skip
-
-    # -- acquisition --------------------------------------------------------------------------
+        self.records["Acquire"].on_put = self._on_acquire
 
     async def _on_acquire(self, label: str) -> None:
         if label == "Acquire":
@@ -210,18 +89,25 @@ class Pilatus:
             await self._end("Error", f"{type(problem).__name__}: {problem}"[:255])
             raise
 
-    async def _end(self, state: str, message: str) -> None:
+    async def _end(self, state: str, message: str | None) -> None:
+        """End an acquisition; without a message the last one stays."""
+        if message is not None:
+            await self.records.post(StatusMessage_RBV=message)
         self._driving = None
         await self.records.post(
-            StatusMessage_RBV=message, DetectorState_RBV=state, Acquire="Done", Acquire_RBV="Done",
-            Armed="Unarmed", AcquireBusy="Done", ShutterStatus_RBV="Closed",
-        )  # fmt: skip
+            DetectorState_RBV=state, Acquire="Done", Acquire_RBV="Done", Armed="Unarmed"
+        )
+        if self.records.value("WaitForPlugins") == "Yes":
+            await self._plugins.settled()
+        await self.records.post(AcquireBusy="Done", ShutterStatus_RBV="Closed")
         self._idle.set()
 
     def _refusal(self, name: str, n_images: int, period: float) -> str | None:
         """Why the simulation cannot do what the real detector could."""
-        possible = self._camserver.shortest_period
-        if n_images > 1 and period < possible:
+        settings = self._camserver.settings
+        follows = self._camserver.refusal(settings) is None
+        if n_images > 1 and follows and not self._camserver.can_follow(settings.exposure, period):
+            possible = self._camserver.shortest_period
             return (
                 f"Refused: {1 / period if period > 0 else float('inf'):.3g} Hz asked, this "
                 f"simulator makes at most {1 / possible:.3g} Hz (period {possible:.3f} s) of "
@@ -243,9 +129,12 @@ class Pilatus:
             StatusMessage_RBV="Acquiring data", DetectorState_RBV="Acquire",
             Acquire_RBV="Acquiring", Acquire="Acquire", AcquireBusy="Acquiring",
         )  # fmt: skip
-        n_images, exposure, period = (
-            value("NumImages_RBV"), value("AcquireTime_RBV"), value("AcquirePeriod_RBV"),
+        n_images, period, mode = (
+            value("NumImages_RBV"), value("AcquirePeriod_RBV"), value("TriggerMode_RBV"),
         )  # fmt: skip
+        if mode == "Alignment":
+            await self._align()
+            return
         name = c_format(
             value("FileTemplate"), value("FilePath_RBV"), value("FileName"), value("FileNumber")
         )
@@ -254,21 +143,15 @@ class Pilatus:
             await self._report(refusal)
             await self._end("Error", refusal)
             return
-        names = frame_names(name, n_images)
-        settings = {key: value(key) for key in HEADER_RECORDS}
-        series = Series(
-            names=names,
-            exposure=exposure,
-            period=period,
-            mode=value("TriggerMode_RBV"),
-            header=partial(header_lines, settings, self._model, exposure, period),
-            faults=self._take_faults(n_images),
-        )
-        self._series = series
+        series = self._series(name, mode, self._take_faults(n_images))
         await asyncio.sleep(0.020)  # two polls of camserver's replies
         command = {"Ext. Enable": "ExtEnable", "Ext. Trigger": "ExtTrigger",
-                   "Mult. Trigger": "ExtMTrigger"}.get(series.mode, "Exposure")  # fmt: skip
-        reply = self._camserver.expose(series)
+                   "Mult. Trigger": "ExtMTrigger"}.get(mode, "Exposure")  # fmt: skip
+        try:
+            reply = self._camserver.expose(series)
+        except CamserverGone:
+            await self._end("Error", "Starting exposure")
+            return
         await records.post(StringToServer_RBV=f"{command} {name}"[:255])
         if value("AutoIncrement") == "Yes":
             number = value("FileNumber") + 1
@@ -280,89 +163,126 @@ class Pilatus:
         if not name.lower().endswith(SUFFIXES):
             await self._end("Error", "Unsupported file extension, expected .tif or .cbf")
             return
+        names = frame_names(name, n_images)
         if n_images == 1:
             await self._read_single(series, started)
         elif value("ArrayCallbacks") == "Enable":
-            await self._read_many(series, started)
+            await self._read_many(series, names, started)
         else:
             await records.post(FullFileName_RBV=names[-1], Armed="Armed")
-            await self._wait_for_7ok(series, n_images * period + 10.0)
+            n_exposures = value("NumExposures_RBV")
+            await self._wait_for_7ok(series, n_images * n_exposures * period + 10.0)
 
-    async def _read_many(self, series: Series, started: float) -> None:
+    def _series(self, name: str, mode: str, faults: Faults) -> Series:
+        header = partial(header_lines, self._header(), self._model)
+        return Series(name=name, mode=mode, header=header, faults=faults)
+
+    async def _align(self) -> None:
+        """Expose into one file again and again, until aborted."""
+        name = f"{self.records.value('FilePath_RBV')}alignment.tif"
+        while True:
+            series, started = self._series(name, "Internal", Faults()), time.time()
+            try:
+                self._camserver.expose(series)
+            except CamserverGone:
+                await self._end("Error", "Starting exposure")
+                return
+            if self.records.value("Armed") != "Armed":
+                await self.records.post(Armed="Armed")
+            if not await self._read_single(series, started, last=False):
+                return
+
+    async def _read_many(self, series: Series, names: list[str], started: float) -> None:
         records = self.records
-        limit = records.value("NumExposures_RBV") * series.exposure
+        limit = records.value("NumExposures_RBV") * records.value("AcquireTime_RBV")
         await records.post(Armed="Armed")
-        for number, name in enumerate(series.names):
+        for number, name in enumerate(names):
             await records.post(FullFileName_RBV=name)
             await records.post(StatusMessage_RBV=f"Reading image file {name}"[:255])
             patience = limit + records.value("ImageFileTmot")
-            if not await self._wait_for_file(name, series, started, patience):
+            if not await self._read_file(name, started, patience):
                 return
-            await self._count_one(series, number)
+            await self._count_one(name, number, len(names), started)
         await records.post(StatusMessage_RBV="Waiting for 7OK response")
         await self._wait_for_7ok(series, records.value("ImageFileTmot"))
 
-    async def _read_single(self, series: Series, started: float) -> None:
-        records = self.records
-        await records.post(FullFileName_RBV=series.names[0], Armed="Armed")
+    async def _read_single(self, series: Series, started: float, *, last: bool = True) -> bool:
+        records, value = self.records, self.records.value
+        await records.post(FullFileName_RBV=series.name, Armed="Armed")
         await records.post(StatusMessage_RBV="Waiting for 7OK response")
+        more = (value("NumExposures_RBV") - 1) * value("AcquirePeriod_RBV")
+        patience = value("AcquireTime_RBV") + more + 10.0
         try:
-            await asyncio.wait_for(series.finished.wait(), series.exposure + 10.0)
+            await asyncio.wait_for(series.finished.wait(), patience)
         except TimeoutError:
-            await self._end("Error", "Camserver returned OK")
-            return
-        if records.value("ArrayCallbacks") == "Enable":
-            await records.post(StatusMessage_RBV=f"Reading image file {series.names[0]}"[:255])
-            patience = records.value("ImageFileTmot")
-            if not await self._wait_for_file(series.names[0], series, started, patience):
-                return
-            await self._count_one(series, 0)
-        await self._end("Idle", "Waiting for acquire command")
+            await self._kill()
+            return False
+        if value("ArrayCallbacks") == "Enable":
+            await records.post(StatusMessage_RBV=f"Reading image file {series.name}"[:255])
+            if not await self._read_file(series.name, started, value("ImageFileTmot")):
+                return False
+            await self._count_one(series.name, 0, 1, started)
+        if last:
+            await self._end("Idle", "Waiting for acquire command")
+        return True
 
     async def _wait_for_7ok(self, series: Series, patience: float) -> None:
         try:
             await asyncio.wait_for(series.finished.wait(), patience)
         except TimeoutError:
-            self._camserver.kill()
-            await self._end("Error", "Camserver returned OK")
+            await self._kill()
             return
         await self._end("Idle", "Waiting for acquire command")
 
-    async def _wait_for_file(
-        self, name: str, series: Series, started: float, patience: float
-    ) -> bool:
+    async def _kill(self) -> None:
+        """Give up on camserver; its answer to the kill hides why."""
+        self._camserver.kill()
+        await self.records.post(StringToServer_RBV="camcmd k")
+        await self.records.post(StringToServer_RBV="K")
+        await self._end("Error", OK)
+
+    async def _read_file(self, name: str, started: float, patience: float) -> bool:
+        """Wait for a file; whether a frame was read from it, however bad."""
         deadline = time.monotonic() + patience
         path = Path(name)
-        stale = False
-        while time.monotonic() < deadline:
-            if name in series.written:
+        while True:
+            # a disk that is being written to may keep who looks at a file waiting
+            found = await asyncio.to_thread(look, path, started=started, shape=self._shape)
+            if found is Found.WHOLE:
                 return True
-            with suppress(OSError):
-                age = started - path.stat().st_mtime
-                stale = age > 10.0
-                # a file left by an earlier series is taken for ours, as the real driver does
-                if 0.0 < age <= 10.0:
-                    return True
+            if found is Found.WRONG_SIZE and path.suffix.lower() == ".cbf":
+                await self._end("Error", None)
+                return False
+            if time.monotonic() > deadline:
+                break
             await asyncio.sleep(POLL)
+        if found in (Found.PARTIAL, Found.WRONG_SIZE):
+            return True
         message = (
-            "Image file is more than 10 seconds old" if stale
+            "Image file is more than 10 seconds old" if found is Found.OLD
             else "Timeout waiting for file to be created"
         )  # fmt: skip
         await self._end("Error", message)
         return False
 
-    async def _count_one(self, series: Series, number: int) -> None:
-        count = self.records.value("ArrayCounter_RBV") + 1
-        rate = 1.0 / series.period if len(series.names) > 1 and series.period > 0 else 0.0
+    async def _count_one(self, name: str, number: int, n_images: int, started: float) -> None:
+        value = self.records.value
+        count = value("ArrayCounter_RBV") + 1
         await self.records.post(ArrayCounter=count, ArrayCounter_RBV=count)
         if number == 0:
+            period = value("AcquirePeriod_RBV")
+            rate = 1.0 / period if n_images > 1 and period > 0.0 else 0.0
             await self.records.post(ArrayRate_RBV=rate)
+        await self._plugins.push(name, count, time.time())
 
     def _take_faults(self, n_images: int) -> Faults:
-        """Take the faults of this series, which uses them up; a single image is spared."""
+        """Take the faults of this series, which uses them up; a single image is spared most."""
         if n_images == 1:
-            return Faults()
+            taken = Faults(no7ok=self._faults.no7ok)
+            self._faults.no7ok = 0
+            return taken
         taken = Faults(*(getattr(self._faults, key) for key in Faults.__slots__))
-        for key in ("drop", "flip", "truncate", "late", "hang"):
-            setattr(self._faults, key, -1)
+        fresh = Faults(late_seconds=self._faults.late_seconds)
+        for key in Faults.__slots__:
+            setattr(self._faults, key, getattr(fresh, key))
         return taken

@@ -18,6 +18,15 @@ import caproto as ca
 
 MONITOR_TIME = 0.003  # s; monitors of what a put has changed go out before its completion
 
+COMMON_FIELDS: dict[str, dict[str, Any]] = {
+    "DESC": {"type": "string"}, "EGU": {"type": "string"}, "RTYP": {"type": "string"},
+    "PREC": {"type": "short"}, "DISA": {"type": "short"}, "DISV": {"type": "short", "value": 1},
+    "SEVR": {"type": "enum", "enums": ["NO_ALARM", "MINOR", "MAJOR", "INVALID"]},
+}  # fmt: skip
+
+ILLEGAL = "Illegal Value"
+"""What an mbbi record calls a value that none of its choices has; its index is 65535."""
+
 Hook = Callable[[Any], Awaitable[None]]
 
 
@@ -38,6 +47,8 @@ class Record:
         else:
             await self.on_put(value)
         await asyncio.sleep(MONITOR_TIME)
+        for _ in range(10):  # on a busy host that time is over before the monitors had their turn
+            await asyncio.sleep(0)
 
     def preset(self, value: Any) -> None:
         """Give the value that the record has before anything is served."""
@@ -61,7 +72,18 @@ class Record:
         """Give ``record.NAME``; VAL is the record itself."""
         if name in ("", "VAL"):
             return self  # type: ignore[return-value]
+        if name not in self.field_records and name in COMMON_FIELDS:
+            self.field_records = {**self.field_records, name: self._common_field(name)}
         return self.field_records[name]
+
+    def _common_field(self, name: str) -> ca.ChannelData:
+        """Make one of the fields that every record has; few clients look at them."""
+        row: dict[str, Any] = dict(COMMON_FIELDS[name])
+        if name == "RTYP":
+            row["value"] = self.reported_record_type  # type: ignore[attr-defined]
+        elif name in ("EGU", "PREC"):
+            row["value"] = getattr(self, {"EGU": "units", "PREC": "precision"}[name], None)
+        return make_record(row)
 
 
 class Number(Record, ca.ChannelDouble):
@@ -74,6 +96,12 @@ class Single(Record, ca.ChannelFloat):
 
 class Whole(Record, ca.ChannelInteger):
     """A 32-bit integer (longin, longout), or an array of them."""
+
+
+class Tiny(Record, ca.ChannelInteger):
+    """An 8-bit integer that is a number, no text."""
+
+    data_type = ca.ChannelType.CHAR
 
 
 class Short(Record, ca.ChannelShort):
@@ -101,6 +129,27 @@ class LongText(Record, ca.ChannelChar):
             value = value.decode("utf-8", "replace")
         return str(value).split("\0", 1)[0]
 
+    async def write_from_dbr(
+        self, data: Any, data_type: Any, metadata: Any, **keywords: Any
+    ) -> None:
+        """Take what a client puts; caproto cannot take an empty text, which begins with a NUL."""
+        if not len(data) or not data[0]:
+            await self.write("", **keywords)
+        else:
+            await super().write_from_dbr(data, data_type, metadata, **keywords)
+
+
+class Labels(tuple[str, ...]):
+    """The labels of a record whose value may be none of its choices."""
+
+    def index(self, label: Any, *where: Any) -> int:
+        """Give the number of a label, or that of no choice."""
+        return 65535 if label == ILLEGAL else super().index(label, *where)
+
+    def __contains__(self, label: object) -> bool:
+        """Whether a record can show this."""
+        return label == ILLEGAL or super().__contains__(label)
+
 
 class Choice(Record, ca.ChannelEnum):
     """One of a few labels (bo, bi, mbbo, mbbi, busy); ``index`` is its number."""
@@ -123,6 +172,10 @@ class Choice(Record, ca.ChannelEnum):
             value = self.enum_strings[value]
         await super().post(value)
 
+    def allow_illegal(self) -> None:
+        """Let the value be ``ILLEGAL``, too."""
+        self._data["enum_strings"] = Labels(self.enum_strings)
+
     @property
     def index(self) -> int:
         """The number of the present label."""
@@ -137,11 +190,15 @@ def make_record(row: Mapping[str, Any]) -> Any:
     if kind == "enum":
         # ADCore leaves the labels of some commands empty; a put by label needs them to differ
         labels = [label or f"{i}" for i, label in enumerate(row.get("enums", ["0", "1"]))]
-        return Choice(
+        known = (value or 0) < len(labels)
+        choice = Choice(
             enum_strings=labels,
-            value=labels[value or 0],
+            value=labels[value or 0] if known else ILLEGAL,
             **common,
         )
+        if not known:
+            choice.allow_illegal()
+        return choice
     if kind == "string":
         return Text(value=value or "", string_encoding="utf-8", **common)
     if kind == "char" and count > 1:
@@ -149,7 +206,7 @@ def make_record(row: Mapping[str, Any]) -> Any:
     if count > 1:
         common["max_length"] = count
         value = value or [0]
-    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Whole}
+    numbers = {"double": Number, "float": Single, "long": Whole, "short": Short, "char": Tiny}
     if kind in ("double", "float"):
         common["precision"] = row.get("precision", 0)
     return numbers[kind](

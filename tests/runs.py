@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -40,6 +43,7 @@ class MeasuredRun:
     late: float = 0.3
     period: float = 0.1
     suffix: str = "cbf"
+    per_frame: dict[str, Any] = field(default_factory=dict)  # more columns
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     began: float = field(default_factory=time.time)
 
@@ -107,6 +111,7 @@ class MeasuredRun:
             "per_frame": {
                 "monitor": {"key": "monitor_counts", "by": "monitor_frame", "units": "counts"},
                 "temperature": {"key": "cryostream_temperature", "units": "K"},
+                **self.per_frame,
             },
             "series": {"uid": "a-series", "index": 0, "kind": "temperature"},
         }
@@ -247,3 +252,17 @@ def wait_until(condition: Callable[[], Any], timeout: float = 30.0, what: str = 
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+
+
+def run_demo(out: Path, *options: str) -> dict[str, Any]:
+    """Type ``offbragg demo``; give what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "offbragg", "demo", "--out", str(out), "--json", *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)

@@ -123,6 +123,14 @@ def test_a_range_of_temperatures_the_wrong_way_round_is_refused(written):
         ('class = "offbragg.devices.pilatus:Pilatos"', "devices.d.class"),
         ('class = "offbragg.devices.nowhere:Pilatus"', "devices.d.class"),
         ('class = "offbragg.devices.beam:Shutter"\ntimeoot = 3.0', "devices.d.timeoot is unknown"),
+        (
+            'class = "offbragg.devices.beam:Ring"\nrecords = { currant = "I" }',
+            "devices.d.records.currant is unknown",
+        ),
+        (
+            'class = "offbragg.devices.beam:Ring"\nrecords = { current = ["a", "b", "c"] }',
+            "devices.d.records.current is ['a', 'b', 'c']",
+        ),
         ('class = "offbragg.devices.beam:Shutter"\ntimeout = "3"', "devices.d.timeout is '3'"),
         ('class = "offbragg.devices.pilatus:Pilatus"', "devices.d.model is missing"),
     ],
@@ -234,3 +242,83 @@ def test_nothing_is_written_to_the_environment_by_reading(written):
     beamline.load(written('[channel_access]\naddress_list = "10.0.0.1"'))
 
     assert dict(os.environ) == before
+
+
+class Made:
+    """A device without records that looks after another one."""
+
+    def __init__(self, other=None, *, name: str, share: float = 0.5) -> None:
+        self.name, self.other, self.share = name, other, share
+
+    def wait_for_connection(self, **_) -> None: ...
+
+
+@pytest.fixture
+def made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "made", SimpleNamespace(Made=Made))
+
+
+def test_a_device_can_be_given_to_another_one(written, made):
+    file = written("""
+        [devices.first]
+        class = "made:Made"
+
+        [devices.second]
+        class = "made:Made"
+        other = { device = "first" }
+        share = 0.25
+        """)
+
+    devices = beamline.build_devices(beamline.load(file))
+
+    assert devices["second"].other is devices["first"]
+    assert devices["second"].share == 0.25
+
+
+def test_a_device_that_is_not_there_yet_is_named(written, made):
+    file = written("""
+        [devices.first]
+        class = "made:Made"
+        other = { device = "second" }
+        """)
+
+    with pytest.raises(ConfigError, match=r"devices\.first\.other is the device 'second'"):
+        beamline.build_devices(beamline.load(file))
+
+
+@pytest.mark.parametrize(
+    ("md", "of_plan", "told"),
+    [
+        ({"sample": {"name": "LSMO-140", "label": "c2"}}, {}, "#7 LSMO-140 c2"),
+        ({"sample": "a text"}, {}, "#7 a text"),
+        ({"sample": "a text"}, {"sample": {"name": "CeO2", "label": ""}}, "#7 CeO2"),
+        ({}, {}, "#7"),
+    ],
+)
+def test_a_detector_is_told_whose_frames_it_takes(md, of_plan, told):
+    from bluesky import RunEngine
+    from bluesky import plan_stubs as bps
+    from ophyd import Component, Device, Signal
+
+    class Detector(Device):
+        comment = Component(Signal, value="")
+
+    def plan():
+        yield from bps.stage(detector, wait=True)
+        words.append(detector.comment.get())
+        yield from bps.unstage(detector, wait=True)
+        yield from bps.open_run(of_plan)
+        yield from bps.stage(detector, wait=True)
+        words.append(detector.comment.get())
+        yield from bps.unstage(detector, wait=True)
+        yield from bps.close_run()
+
+    words = []
+    detector = Detector(name="detector")
+    RE = RunEngine({**md, "scan_id": 6}, context_managers=[])
+    RE.preprocessors.append(beamline.captioner(RE))
+
+    RE(plan())
+
+    before = RE.md.get("sample", "")
+    assert words == [before if isinstance(before, str) else "LSMO-140 c2", told]

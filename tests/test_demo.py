@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -12,28 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import wait_until
+from runs import run_demo, wait_until
 
 from offbragg.audit import verify
 from offbragg.files.scan_file import ScanFile
-from offbragg.geometry import q_to_hkl
 
 pytestmark = [pytest.mark.ioc, pytest.mark.timeout(400)]
-
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "l-cysteine"
-
-
-def run_demo(out: Path, *options: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "offbragg", "demo", "--out", str(out), "--json", *options],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -131,42 +113,6 @@ def _command(directory: Path) -> str:
         return (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
-
-
-@pytest.fixture(scope="module")
-def replayed(tmp_path_factory) -> dict[str, Any]:
-    if not REAL.is_dir():
-        pytest.skip("the real frames (../shared/data/l-cysteine) are not here")
-    out = tmp_path_factory.mktemp("replay") / "out"
-    return run_demo(out, "--replay", str(REAL), "--model", str(REAL / "model.json"))
-
-
-def test_real_frames_come_through_bit_for_bit(replayed):
-    expected = [
-        pixels["sha256_int32_le"]
-        for _, pixels in sorted(json.loads((REAL / "pixels.json").read_text()).items())
-    ]
-
-    assert replayed["frames"] == {"stored": 45, "missing": 0, "rejected": 0}
-    for run in replayed["runs"]:
-        with ScanFile.open(run["scan_file"]) as scan:
-            counts = scan.stack.counts
-            found = [
-                hashlib.sha256(np.asarray(counts[n]).astype("<i4").tobytes()).hexdigest()
-                for n in range(15)
-            ]
-        assert found == expected
-
-
-def test_the_geometry_in_the_file_puts_real_spots_on_their_hkl(replayed):
-    spots = json.loads((REAL / "spots.json").read_text())["spots"]
-    with ScanFile.open(replayed["runs"][0]["scan_file"]) as scan:
-        geometry, sweep, UB = scan.geometry, scan.sweep, np.asarray(scan.sample.UB)
-
-    for spot in spots:
-        angle = sweep.start + spot["z"] * sweep.step
-        hkl = q_to_hkl(geometry.q(spot["x"], spot["y"], angle), UB)
-        np.testing.assert_allclose(hkl, spot["hkl"], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -492,9 +492,12 @@ def simulator(source: str) -> list[str]:
 _SIMULATED = {
     "ioc": "All of it, and its own records",
     "pilatus": "Detector",
+    "driver": "Detector: its settings",
+    "plugins": "Detector: its plug-ins",
     "motor": "Axes",
     "cryostream": "Cryostream",
-    "beam": "Ring, shutter, counter",
+    "lakeshore": "LakeShore",
+    "beam": "Ring, attenuator, shutter, counter",
 }
 
 

@@ -6,11 +6,11 @@ catalog and the stacker read it too; devices and RunEngine are imported where th
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import importlib
 import inspect
 import logging
-import logging.handlers
 import os
 import shutil
 import sys
@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -35,7 +35,6 @@ from offbragg.errors import (
     ConfigError,
     DeviceError,
     GeometryError,
-    OffbraggError,
 )
 from offbragg.geometry import Geometry
 from offbragg.metadata import validate_start
@@ -90,11 +89,22 @@ class DeviceConfig(BaseModel):
 
     class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$", description='"module:Class"')
     prefix: str = Field(default="", description="of its records")
+    records: dict[str, str | list[str] | Literal[False]] = Field(
+        default_factory=dict,
+        description="signals whose records have other names than in the class: what follows the "
+        "prefix, or [read, write], or false for one that is not there",
+    )
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Parameters of the class, as the file gives them."""
         return dict(self.model_extra or {})
+
+    @property
+    def made_of(self) -> set[str]:
+        """Names of the other devices that it is made of."""
+        given = self.parameters.values()
+        return {told["device"] for told in given if isinstance(told, dict) and "device" in told}
 
 
 class Column(_Table):
@@ -125,6 +135,18 @@ class Limits(_Table):
         return value
 
 
+class Suspend(_Table):
+    """When plans wait for beam."""
+
+    signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal", as "ring.current"')
+    below: float = Field(description="less than this is no beam, in the signal's units")
+    resume: float | None = Field(default=None, description="beam again from here; below if absent")
+    wait: float = Field(
+        default=0.0, ge=0, description="so long there is beam before plans go on, s"
+    )
+    shutter: str | None = Field(default=None, description="a device, closed meanwhile")
+
+
 class Beamline(_Table):
     """Everything that ``beamline.toml`` says."""
 
@@ -134,6 +156,7 @@ class Beamline(_Table):
     devices: dict[str, DeviceConfig] = Field(default_factory=dict)
     baseline: list[str] = Field(default_factory=list, description="read before and after a run")
     per_frame: dict[str, Column] = Field(default_factory=dict)
+    suspend: Suspend | None = None
     geometry: dict[str, Any] | None = None
     catalog: Catalog = Catalog()
     limits: Limits = Limits()
@@ -150,8 +173,13 @@ class Beamline(_Table):
         """Where clients on this host find the catalog."""
         return f"http://{self.catalog.host}:{self.catalog.port}"
 
-    def connect_catalog(self) -> Any:
+    def connect_catalog(self, *, timeout: float = 5.0) -> Any:
         """Connect to the catalog; returns the Tiled client of its runs.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait for a server that is still starting, s.
 
         Raises
         ------
@@ -167,7 +195,7 @@ class Beamline(_Table):
                 f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
                 "The server makes it when it first starts: offbragg serve"
             ) from error
-        return connect(self.catalog_url, key, timeout=5.0)
+        return connect(self.catalog_url, key, timeout=timeout)
 
     def make_geometry(self) -> Geometry | None:
         """Read the [geometry] table.
@@ -301,7 +329,11 @@ def set_environment(config: Beamline) -> None:
 
 
 def build_devices(
-    config: Beamline, names: Sequence[str] | None = None, *, timeout: float = 10.0
+    config: Beamline,
+    names: Sequence[str] | None = None,
+    *,
+    beside: Mapping[str, Any] | None = None,
+    timeout: float = 10.0,
 ) -> dict[str, Any]:
     """Make the devices of a beamline and wait until they are connected.
 
@@ -311,6 +343,8 @@ def build_devices(
         What `load` gave.
     names
         Only these; all when not given.
+    beside
+        Devices that there are already, for those that are made of others.
     timeout
         For all records of a device to connect, s.
 
@@ -329,16 +363,28 @@ def build_devices(
         "reserve": config.limits.free_disk,
         "limits": config.limits.temperature,
     }
-    devices = {
-        name: _make(config, name, config.devices[name], offered)
-        for name in (config.devices if names is None else names)
-    }
+    devices: dict[str, Any] = {}
+    for name in config.devices if names is None else names:
+        others = {**(beside or {}), **devices}
+        devices[name] = _make(config, name, config.devices[name], offered, others)
     for device in devices.values():
         _connect(device, timeout)
     return devices
 
 
-def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[str, Any]) -> Any:
+def destroy_devices(devices: Mapping[str, Any]) -> None:
+    """Disconnect devices from their records: what looks at others goes before them."""
+    for device in reversed(list(devices.values())):
+        device.destroy()
+
+
+def _make(
+    config: Beamline,
+    name: str,
+    device: DeviceConfig,
+    offered: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> Any:
     module, _, cls_name = device.class_.partition(":")
     where = f"devices.{name}"
     try:
@@ -347,6 +393,8 @@ def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[st
         raise ConfigError(
             f"{where}.class {device.class_!r} in {config.file} cannot be imported: {error}"
         ) from error
+    if device.records:
+        cls = _with_records(cls, device.records, f"{where}.records", config.file)
     known = {
         key: parameter
         for key, parameter in inspect.signature(cls.__init__).parameters.items()
@@ -360,7 +408,14 @@ def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[st
                 f"{where}.{key} is unknown in {config.file}; {cls_name} has "
                 f"{', '.join(['class', 'prefix', *known])}"
             )
-        if key in hints:
+        if isinstance(value, dict) and value.keys() == {"device"}:
+            if value["device"] not in made:
+                raise ConfigError(
+                    f"{where}.{key} is the device {value['device']!r} in {config.file}: it must be "
+                    f"one of those before it, {', '.join(made) or 'of which there are none'}"
+                )
+            value = made[value["device"]]
+        elif key in hints:
             try:
                 # strict but for sequences: TOML knows arrays only
                 strict = not isinstance(value, list)
@@ -374,7 +429,36 @@ def _make(config: Beamline, name: str, device: DeviceConfig, offered: Mapping[st
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in parameters:
             raise ConfigError(f"{where}.{key} is missing in {config.file}")
-    return cls(device.prefix, name=name, **parameters)
+    if "prefix" in inspect.signature(cls.__init__).parameters:  # a permit has no records
+        return cls(device.prefix, name=name, **parameters)
+    return cls(name=name, **parameters)
+
+
+def _with_records(
+    cls: Any, records: Mapping[str, str | list[str] | Literal[False]], where: str, file: Path | None
+) -> Any:
+    """Make the class of a device whose signals have other records than the class says."""
+    changed: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    for signal, told in records.items():
+        if signal not in cls.component_names:
+            raise ConfigError(
+                f"{where}.{signal} is unknown in {file}; {cls.__name__} has the signals "
+                f"{', '.join(cls.component_names)}"
+            )
+        if told is False:
+            changed[signal] = None  # so ophyd leaves it out
+            continue
+        read, *write = [told] if isinstance(told, str) else told or [""]
+        if not read or len(write) > 1:
+            raise ConfigError(
+                f"{where}.{signal} is {told!r} in {file}: it must be the record's name after the "
+                "prefix, or two: [read, write]"
+            )
+        component = copy.copy(getattr(cls, signal))
+        component.suffix = read
+        component.kwargs = {**component.kwargs, **({"write_pv": write[0]} if write else {})}
+        changed[signal] = component
+    return type(cls.__name__, (cls,), changed)
 
 
 def _connect(device: Any, timeout: float) -> None:
@@ -426,6 +510,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
 
     import offbragg
     from offbragg.callbacks.journal import Journal, close_all_abandoned
+    from offbragg.callbacks.recall import Recall, speeds_left
 
     RE = bluesky.RunEngine(
         {},
@@ -446,68 +531,74 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     )
     for run in close_all_abandoned(config.paths.journal):
         log.warning("run %s had lost its RunEngine; its journal is closed", run)
+    for name, (usual, left) in speeds_left(config.paths.journal).items():
+        if hasattr(devices.get(name), "mend_speed"):
+            devices[name].mend_speed(usual, left=left)
     RE.subscribe(Journal(config.paths.journal))
+    RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
-    RE.preprocessors.append(checker(config, RE.md))
+    RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(recorder(columns, devices))
+    RE.preprocessors.append(captioner(RE))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
     return RE
 
 
-def checker(config: Beamline, md: Mapping[str, Any]) -> Callable[[Any], Any]:
+def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> Any:
+    """Let plans wait while there is no beam, as [suspend] says; give the suspender, or None.
+
+    It is bluesky's: ``RE.suspenders`` has it, ``RE.remove_suspender(…)`` takes it away.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine.
+    config, devices
+        What `load` and `build_devices` gave.
+    """
+    from offbragg.plans.beam import BeamSuspender
+
+    told = config.suspend
+    if told is None:
+        return None
+    try:
+        suspender = BeamSuspender(
+            find(devices, told.signal, config=config),
+            told.below,
+            resume=told.resume,
+            wait=told.wait,
+            shutter=told.shutter and find(devices, told.shutter, config=config),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"suspend: {error}\nin [suspend] of {config.file}") from None
+    RE.preprocessors.append(suspender.preprocessor)
+    RE.install_suspender(suspender)
+    return suspender
+
+
+def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
     """Make a preprocessor that refuses runs when a plan announces them, before it moves anything.
 
     Parameters
     ----------
     config
         What `load` gave.
-    md
-        The RunEngine's own metadata.
+    RE
+        The RunEngine, for its own metadata as it is then.
     """
     from bluesky.preprocessors import msg_mutator
 
     def check(msg: Any) -> Any:
         if msg.command == "null" and "would_open" in msg.kwargs:
-            check_start(config, {**md, **msg.kwargs["would_open"]})
+            check_start(config, {**RE.md, **msg.kwargs["would_open"]})
         return msg
 
     return lambda plan: msg_mutator(plan, check)
-
-
-def make_interactive(RE: Any, config: Beamline, shell: Any) -> None:
-    """Make a RunEngine pleasant for people at a prompt.
-
-    It shows bars while it waits and one row for each run; our own errors are their message
-    without a traceback; what Bluesky logs goes to ``<paths.log>/offbragg.log``.
-
-    Parameters
-    ----------
-    RE, config
-        What `make_run_engine` and `load` gave.
-    shell
-        The IPython shell, or None (a queueserver's worker).
-    """
-    from offbragg.callbacks.progress import Bars, Rows
-
-    log_file = logging.handlers.RotatingFileHandler(
-        config.paths.log / "offbragg.log", maxBytes=10_000_000, backupCount=5
-    )
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.getLogger().addHandler(log_file)
-    RE.waiting_hook = Bars()
-    RE.subscribe(Rows())
-
-    def tell(shell: Any, kind: type, error: Exception, trace: Any, tb_offset: Any = None) -> None:
-        print(f"{kind.__name__}: {error}", file=sys.stderr)
-        log.debug("told at the prompt", exc_info=error)
-
-    if shell is not None:
-        shell.set_custom_exc((OffbraggError,), tell)
 
 
 def recorder(
@@ -515,7 +606,8 @@ def recorder(
 ) -> Callable[[Any], Generator[Any, Any, Any]]:
     """Make a preprocessor that records signals through every run and says so in its start.
 
-    It also writes where the goniometer's axes stand into the start document's geometry.
+    It also writes where the goniometer's axes stand into the start document's geometry, and the
+    angle of stills into their sweep.
 
     Parameters
     ----------
@@ -530,6 +622,7 @@ def recorder(
     def complete(msg: Any) -> Any:
         more: dict[str, Any] = {}
         if msg.command == "open_run" and "sweep" in msg.kwargs:
+            more["sweep"] = _where_it_stands(msg.kwargs["sweep"], devices)
             more["per_frame"] = {
                 **{name: _column(signal, units) for name, (signal, units) in columns.items()},
                 **msg.kwargs.get("per_frame", {}),
@@ -550,6 +643,47 @@ def recorder(
     return lambda plan: plan_mutator(msg_mutator(plan, complete), watch)
 
 
+def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:
+    """Make a preprocessor that tells detectors, when they are staged, whose frames they will take.
+
+    A detector with a ``comment`` writes it into every frame's header: the number of the run, if
+    one is open already, then name and label of the sample.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine, for its own metadata as it is then.
+    """
+    from bluesky import plan_stubs as bps
+    from bluesky.preprocessors import plan_mutator
+
+    def caption(plan: Any) -> Generator[Any, Any, Any]:
+        open_run: dict[str, Any] = {}
+
+        def tell(msg: Any) -> tuple[Any, Any]:
+            if msg.command == "open_run":
+                open_run.update(msg.kwargs, open=True)
+            elif msg.command == "close_run":
+                open_run.clear()
+            elif msg.command == "stage" and hasattr(msg.obj, "comment"):
+                return told(msg), None
+            return None, None
+
+        def told(msg: Any) -> Generator[Any, Any, Any]:
+            number = [f"#{RE.md['scan_id']}"] if open_run and "scan_id" in RE.md else []
+            known = open_run.get("sample", RE.md.get("sample"))
+            if isinstance(known, Mapping):
+                words = [str(known[key]) for key in ("name", "label") if known.get(key)]
+            else:
+                words = [str(known)] if known else []
+            yield from bps.abs_set(msg.obj.comment, " ".join(number + words), wait=True)
+            return (yield msg)
+
+        return plan_mutator(plan, tell)
+
+    return caption
+
+
 def _column(signal: Any, units: str) -> dict[str, str]:
     return {"key": signal.name, **({"units": units} if units else {})}
 
@@ -563,6 +697,13 @@ def _where_axes_stand(geometry: Mapping[str, Any], devices: Mapping[str, Any]) -
         for axis in known.axes
     )
     return replace(known, axes=axes).to_dict()
+
+
+def _where_it_stands(sweep: Mapping[str, Any], devices: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give stills the angle at which their axis stands: a plan without it does not know."""
+    if sweep.get("step") != 0 or sweep.get("axis") not in devices:
+        return sweep
+    return {**sweep, "start": float(devices[sweep["axis"]].position)}
 
 
 def check_start(config: Beamline, md: Mapping[str, Any]) -> None:

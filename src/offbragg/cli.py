@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offbragg.errors import OffbraggError, ScanFileError
+from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
 
 app = typer.Typer(
     name="offbragg",
@@ -58,7 +58,7 @@ class Size(StrEnum):
     P2M = "2M"
 
 
-class Format(StrEnum):
+class FrameFormat(StrEnum):
     """Formats of frame files."""
 
     CBF = "cbf"
@@ -91,8 +91,8 @@ def demo(
         Size, typer.Option("--detector", help="Size of the simulated Pilatus.")
     ] = Size.P100K,
     file_format: Annotated[
-        Format, typer.Option("--format", help="What the simulated detector writes.")
-    ] = Format.CBF,
+        FrameFormat, typer.Option("--format", help="What the simulated detector writes.")
+    ] = FrameFormat.CBF,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave instruments and catalog up until Ctrl-C.")
     ] = False,
@@ -249,6 +249,116 @@ def verify(
         print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
     if not verdict.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    beamline: Beamline = None,
+    devices: Annotated[
+        bool, typer.Option("--devices/--no-devices", help="Look at the instruments, too.")
+    ] = True,
+    expose: Annotated[
+        bool,
+        typer.Option("--expose/--no-expose", help="Take one short frame if the detector is idle."),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything that a measurement needs; say of each failure what to do.
+
+    Records and their types, paths (a file is written and read back; the detector writes a frame
+    that is read here), disks, clocks, journal, stacker, catalog, versions. Nothing moves. Exit
+    code 0: one can measure, perhaps with warnings. 1: one cannot.
+    """
+    from offbragg.beamline import load
+    from offbragg.doctor import Finding, examine, tell
+
+    try:
+        findings = tell(
+            examine(load(beamline), devices=devices, expose=expose),
+            (lambda text: None) if as_json else print,
+        )
+    except ConfigError as error:
+        if not as_json:
+            raise
+        findings = [Finding("configuration", "failure", str(error))]
+    failed = [finding for finding in findings if finding.level == "failure"]
+    if as_json:
+        print(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}))
+    else:
+        print(f"{len(failed)} failures" if failed else "ready to measure")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    beamline: Beamline = None,
+    devices: Annotated[
+        bool, typer.Option("--devices/--no-devices", help="Look for alarms of the instruments.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Say what runs, how far stacking and publishing are behind, the last run, and alarms."""
+    from offbragg.beamline import load
+    from offbragg.status import describe
+    from offbragg.status import status as look
+
+    state = look(load(beamline), devices=devices)
+    print(json.dumps(state) if as_json else describe(state))
+
+
+class Format(StrEnum):
+    """What a run can be exported to."""
+
+    NXSAS = "nxsas"
+    CSV = "csv"
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a run
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="UID", help="A run: its uid or the begin of it, #42, or -1.")
+    ],
+    file_format: Annotated[
+        Format, typer.Option("--format", help="nxsas: one NeXus file; csv: a table per stream.")
+    ] = Format.NXSAS,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path(),
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", help="Begin of their names, filled from the start document."),
+    ] = "{uid}-",
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run into a NeXus file with the layout of suitcase-nxsas, or into CSV tables.
+
+    The documents come from the journal. Frames are not copied: the NeXus file links to them in
+    the scan file. What is there already is not overwritten.
+    """
+    from offbragg.audit import scan_file_of_run
+    from offbragg.beamline import load
+    from offbragg.callbacks.journal import find_run, read_journal
+    from offbragg.export import csv, nxsas
+
+    config = load(beamline)
+    documents, _ = read_journal(find_run(config.paths.journal, run))
+    start = documents[0][1]
+    if documents[-1][0] != "stop":
+        raise JournalError(
+            f"run {start['uid']} is not over: it has no stop document\n"
+            "Wait for its end; if its RunEngine died, run: offbragg stack --once"
+        )
+    scan_file = None
+    if "sweep" in start:
+        scan_file = scan_file_of_run(
+            start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+        )
+    write = {Format.NXSAS: nxsas.export, Format.CSV: csv.export}[file_format]
+    files = write(documents, out, prefix, scan_file=scan_file)["stream_data"]
+    if as_json:
+        print(json.dumps({"run": start["uid"], "files": [str(path) for path in files]}))
+    else:
+        print(*files, sep="\n")
 
 
 def main() -> None:

@@ -114,6 +114,18 @@ def follow(
     return {tail.follower.name: tail.failed for tail in tails}
 
 
+def is_followed(journal: Path) -> bool:
+    """Whether some process follows this journal directory (``offbragg stack``)."""
+    try:
+        with (journal / ".follow.lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 class _Tail(threading.Thread):
     """One follower going through all journals, in the order of their runs."""
 

@@ -279,6 +279,8 @@ class Geometry:
                 f"the sweep turns {sweep.axis!r}, but the geometry's scan axis is "
                 f"{self.scan_axis!r}"
             )
+        if sweep.step == 0:
+            raise GeometryError("nothing crosses the Ewald sphere while the crystal stands still")
         outside, e, inside = self._fixed()
         q = np.asarray(hkl, np.float64).reshape(-1, 3) @ np.asarray(UB, np.float64).T
         p = q @ inside.T

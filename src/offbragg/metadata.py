@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from offbragg.errors import GeometryError, MetadataError, SweepError
+from offbragg.files.nxrefine import PURPOSES
 from offbragg.geometry import Geometry
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 
-PURPOSES = ("data", "orient", "background", "dark", "calibration")
 DIRECTIONS = ("warming", "cooling", "hold")
 FORMATS = ("cbf", "tif")
 REQUIRED = (
@@ -80,6 +80,8 @@ def validate_start(doc: Mapping[str, Any]) -> None:
         _per_frame(doc["per_frame"])
     if "series" in doc:
         _series(doc["series"])
+    for axis, speed in _mapping(doc.get("motor_speeds", {}), "motor_speeds").items():
+        _positive(speed, f"motor_speeds.{axis}", "degree/s")
     if "attenuation" in doc:
         _positive(doc["attenuation"], "attenuation", "factor by which the beam is weakened")
     if geometry is not None:
@@ -149,22 +151,43 @@ def _per_frame(value: Any) -> None:
                 f"{where} is no name for a column: small letters, digits and _, at most 32"
             )
         source = _mapping(source, where)
-        _only(source, ("key", "by", "units"), where)
+        _only(source, ("key", "by", "units", "how", "monitor", "fraction"), where)
         if "key" not in source:
             raise MetadataError(f"start document lacks {where}.key")
-        for key, text in source.items():
-            _text(text, f"{where}.{key}")
+        for key, told in source.items():
+            if key == "fraction":
+                _number(told, f"{where}.fraction")
+            else:
+                _text(told, f"{where}.{key}")
+        if source.get("how", "interpolated") != "interpolated":
+            raise _wrong(f"{where}.how", source["how"], "interpolated, or left out")
+        if "monitor" in source:
+            monitor = value.get(source["monitor"], {})
+            if "by" not in monitor or "fraction" not in source:
+                raise MetadataError(
+                    f"{where}.monitor is {source['monitor']!r}: it must be a column that is "
+                    f"joined by frame number, and needs {where}.fraction"
+                )
 
 
 def _series(value: Any) -> None:
     series = _mapping(value, "series")
-    _only(series, ("uid", "index", "kind"), "series")
+    _only(series, ("uid", "index", "kind", "sweep_of", "follows"), "series")
     if "uid" not in series:
         raise MetadataError("start document lacks series.uid")
     _text(series["uid"], "series.uid")
     index = series.get("index", 0)
     if not isinstance(index, int) or index < 0:
         raise _wrong("series.index", index, "a number from 0")
+    place = series.get("sweep_of", [0, 0])
+    if (
+        not isinstance(place, Sequence)
+        or len(place) != 2
+        or not all(isinstance(n, int) and n >= 0 for n in place)
+    ):
+        raise _wrong("series.sweep_of", place, "[temperature, sweep] as numbers from 0")
+    if "follows" in series:
+        _text(series["follows"], "series.follows")
 
 
 def _noun(read: Callable[[Mapping[str, Any]], _T], value: Any, field: str) -> _T:

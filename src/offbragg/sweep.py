@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -31,7 +31,7 @@ class Sweep:
         Angle at which the first exposure begins, degree.
     step
         Turned from the beginning of one frame to the beginning of the next, degree; negative
-        turns backwards.
+        turns backwards, 0 stands still.
     n_frames
         How many frames.
     exposure
@@ -58,6 +58,8 @@ class Sweep:
     period: float
 
     def __post_init__(self) -> None:
+        if not _is_a(str, self.axis):
+            raise SweepError(f"sweep.axis is {_short(self.axis)}: it must be the name of an axis")
         if not self.axis:
             raise SweepError("sweep.axis is empty: name the rotation axis that moves")
         for name in ("start", "step", "exposure", "period"):
@@ -69,8 +71,6 @@ class Sweep:
             raise SweepError(f"sweep.n_frames is {frames!r}: it must be a whole number")
         if self.n_frames < 1:
             raise SweepError(f"sweep.n_frames is {self.n_frames}: a sweep has at least one frame")
-        if self.step == 0.0:
-            raise SweepError("sweep.step is 0 degree: a sweep turns; negative turns backwards")
         if self.exposure <= 0.0:
             raise SweepError(f"sweep.exposure is {self.exposure} s: it must be above 0 s")
         if self.period < self.exposure:
@@ -127,8 +127,13 @@ class Sweep:
         Raises
         ------
         SweepError
-            If a key is unknown or missing, or a value has the wrong type: named.
+            If it is no mapping, a key is unknown or missing, or a value has the wrong type: named.
         """
+        if not _is_a(Mapping, mapping):
+            raise SweepError(
+                f"a sweep is {_short(mapping)}: it must be a Sweep, or a mapping with "
+                f"{', '.join(_KEYS)}"
+            )
         for key in mapping:
             if key not in _KEYS:
                 raise SweepError(f"sweep.{key} is unknown: a sweep has {', '.join(_KEYS)}")
@@ -147,3 +152,70 @@ class Sweep:
                 raise SweepError(f"sweep.{key} is {value!r}: it must be a number")
             numbers[key] = float(value)
         return cls(axis=axis, n_frames=int(n_frames), **numbers)
+
+
+def _is_a(kind: type, value: object) -> bool:
+    """Say whether something is what its type promises: people type at a prompt."""
+    return isinstance(value, kind)
+
+
+def _short(value: object) -> str:
+    """Show something in a message, whatever it is."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+
+
+def exposed_while_off(
+    samples: Sequence[tuple[float, float]],
+    begin: NDArray[np.float64],
+    end: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Say which exposures fell, in whole or in part, into a time in which something was off.
+
+    Parameters
+    ----------
+    samples
+        ``(time, value)`` whenever the value changed, in any order; 0 is off. What was before the
+        first is not known and counts as on.
+    begin, end
+        Of the exposures, on the same clock, s; NaN where not known (not off).
+
+    Examples
+    --------
+    >>> begin = np.arange(5.0)
+    >>> exposed_while_off([(0.0, 1), (1.5, 0), (3.0, 1)], begin, begin + 0.9)
+    array([False,  True,  True, False, False])
+    """
+    off = np.zeros(len(begin), np.bool_)
+    ordered = sorted(samples)
+    for i, (since, value) in enumerate(ordered):
+        if value == 0:
+            until = ordered[i + 1][0] if i + 1 < len(ordered) else math.inf
+            off |= (begin < until) & (end > since)
+    return off
+
+
+def counted_too_little(counts: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:
+    """Say which frames counted so little that they had no beam.
+
+    Compared is with the median of those that had beam; what that is, the third largest says:
+    no loss can be so long that it becomes the rule, and two spikes are none.
+
+    Parameters
+    ----------
+    counts
+        Of the incident monitor, one per frame; NaN where not known (not too little).
+    fraction
+        Less than this part of the median is no beam.
+
+    Examples
+    --------
+    >>> counted_too_little(np.array([99.0, 101.0, 30.0, 0.0, 0.0, 0.0, 100.0]), 0.5).tolist()
+    [False, False, True, True, True, True, False]
+    """
+    known = np.sort(counts[np.isfinite(counts)])
+    if not known.size:
+        return np.zeros(counts.shape, np.bool_)
+    with_beam = known[known >= fraction * known[-min(3, known.size)]]
+    # nan compares as false
+    return (counts < fraction * np.median(with_beam)) | (counts <= 0)

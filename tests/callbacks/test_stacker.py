@@ -246,3 +246,100 @@ def test_a_tiff_is_believed_once_it_has_stopped_changing(run, stacked):
         later.join()
         assert scan.ledger.counts()["stored"] == 10
         np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))
+
+
+def turning(run, *, late: float = 0.03, clock: float = 0.0, silent: float = np.inf) -> None:
+    """Measure all frames with an axis that passed the start ``late`` s before the exposure."""
+    run.per_frame["angle"] = {"key": "phi", "how": "interpolated", "units": "degree"}
+    run.begin()
+    run.journal(
+        "descriptor",
+        {
+            "uid": f"{run.uid}-phi", "run_start": run.uid, "time": run.began, "name": "phi",
+            "data_keys": {"phi": {"source": "test", "dtype": "number", "shape": []}},
+            "object_keys": {"phi": ["phi"]}, "configuration": {}, "hints": {},
+        },
+    )  # fmt: skip
+    for i in range(-10, 25):
+        at = run.began + 0.1 * i + 0.037
+        if 0.0 < at - run.began - silent < 1.5:
+            continue
+        run.journal(
+            "event",
+            {
+                "uid": f"{run.uid}-{i}", "descriptor": f"{run.uid}-phi", "time": at,
+                "seq_num": i + 11, "data": {"phi": 5.0 * (at - run.began + late)},
+                "timestamps": {"phi": at + clock},
+            },
+        )  # fmt: skip
+    run.write(*range(10))
+    run.announce(10)
+    run.end()
+
+
+def test_angles_are_interpolated_between_read_backs_and_the_file_says_so(run, stacked):
+    turning(run, late=0.03)
+
+    with stacked() as scan:
+        values = scan.frame_values()
+        # 30 ms at 5 degree/s beyond half a step past where the exposure began
+        np.testing.assert_allclose(values["angle"], scan.sweep.midpoints + 0.15, atol=1e-6)
+        assert {str(source) for source in values["angle_source"]} == {"interpolated"}
+
+
+@pytest.mark.parametrize("clock", [-3.0, 0.9, 3600.0])
+def test_clocks_that_differ_move_no_angle(run, stacked, clock):
+    turning(run, clock=clock)
+
+    with stacked() as scan:
+        values = scan.frame_values()
+        np.testing.assert_allclose(values["angle"], scan.sweep.midpoints)
+        assert {str(source) for source in values["angle_source"]} == {"commanded"}
+
+
+def test_where_the_axis_was_silent_angles_stay_as_commanded(run, stacked):
+    turning(run, silent=0.5)
+
+    with stacked() as scan:
+        values = scan.frame_values()
+        sources = [str(source) for source in values["angle_source"]]
+        assert sources == ["interpolated"] * 4 + ["commanded"] * 6
+
+
+def test_a_frame_whose_monitor_counted_too_little_weighs_nothing(run, stacked):
+    run.per_frame["weight"] = {"key": "permit_beam", "monitor": "monitor", "fraction": 0.5}
+    run.begin()
+    run.journal(
+        "descriptor",
+        {
+            "uid": f"{run.uid}-permit", "run_start": run.uid, "time": run.began, "name": "permit",
+            "data_keys": {"permit_beam": {"source": "test", "dtype": "integer", "shape": []}},
+            "object_keys": {"permit": ["permit_beam"]}, "configuration": {}, "hints": {},
+        },
+    )  # fmt: skip
+    for value, at in ((1, -5.0), (0, 0.501)):  # the loss is noticed when frame 4 is over
+        run.journal(
+            "event",
+            {
+                "uid": f"{run.uid}-{at}", "descriptor": f"{run.uid}-permit", "time": run.began + at,
+                "seq_num": 2 - value, "data": {"permit_beam": value},
+                "timestamps": {"permit_beam": run.began + at},
+            },
+        )  # fmt: skip
+    run.write(*range(10))
+    run.announce(10)
+    counts = [1000.0] * 4 + [20.0] * 6
+    when = [run.began + 0.1 * (n + 1) for n in range(10)]
+    run.journal(
+        "event_page",
+        {
+            "uid": [f"{run.uid}-m{n}" for n in range(10)], "descriptor": f"{run.uid}-monitor",
+            "time": when, "seq_num": list(range(1, 11)),
+            "data": {"monitor_frame": list(range(10)), "monitor_counts": counts},
+            "timestamps": {"monitor_frame": when, "monitor_counts": when},
+        },
+    )  # fmt: skip
+    run.end()
+
+    with stacked() as scan:
+        np.testing.assert_array_equal(scan.frame_values()["weight"], [1.0] * 4 + [0.0] * 6)

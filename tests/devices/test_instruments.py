@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from offbragg.errors import ConfigError, DeviceError
@@ -20,7 +22,7 @@ def test_a_shutter_is_open_when_its_read_back_says_so(devices):
 
 
 def test_a_shutter_is_set_by_words_only(devices):
-    with pytest.raises(ValueError, match="'open' or 'closed'"):
+    with pytest.raises(ConfigError, match="'open' or 'closed'"):
         devices["shutter"].set("Open")
 
 
@@ -62,3 +64,20 @@ def test_a_temperature_out_of_range_is_refused_and_not_asked_for(devices):
         cryostream.set(10.0)
 
     assert cryostream.target.get() == target
+
+
+def test_one_that_was_overtaken_does_not_ask_after_the_other(devices, monkeypatch):
+    cryostream = devices["cryostream"]
+    asked, pauses = [], iter([0.5])
+    ask, read = cryostream.ask, cryostream.read_temperature
+
+    def slow_read():
+        time.sleep(next(pauses, 0.0))
+        return read()
+
+    monkeypatch.setattr(cryostream, "read_temperature", slow_read)
+    monkeypatch.setattr(cryostream, "ask", lambda kelvin: (asked.append(kelvin), ask(kelvin)))
+    cryostream.set(290.0)
+    cryostream.set(294.0).wait(60)
+
+    assert asked == [294.0]

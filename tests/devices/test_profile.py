@@ -21,6 +21,7 @@ def test_the_shell_starts_with_devices_plans_and_a_run_engine(config, monkeypatc
     assert names["phi"].connected
     assert names["pilatus"].frames == config.paths.frames
     assert names["RE"].state == "idle"
+    assert [type(s).__name__ for s in names["RE"].suspenders] == ["BeamSuspender"]
     assert {"rotation_scan", "temperature_series", "estimate", "Sweep", "sample"} <= set(names)
 
 

@@ -28,7 +28,7 @@ def main() -> None:
             devices["phi"],
             sweep,
             md={"temperature": {"setpoint": 120.0, "direction": "hold"}},
-            flyers=[devices["monitor"]],
+            flyers=[devices["monitor"], devices["compare"]],
             shutter=devices["shutter"],
         )
     )

@@ -18,6 +18,16 @@ from simulated import ioc
 __all__ = ["ioc"]
 
 
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leave out what measures rates, unless asked for with ``-m slow``: it needs a quiet host."""
+    if "slow" in (config.option.markexpr or ""):
+        return
+    here = Path(__file__).parent
+    slow = [i for i in items if here in i.path.parents and i.get_closest_marker("slow")]
+    items[:] = [item for item in items if item not in slow]
+    config.hook.pytest_deselected(items=slow)
+
+
 def poll(condition: Callable[[], Any], *, seconds: float = 20.0) -> Any:
     """Poll until something holds; generous, for a loaded host."""
     deadline = time.monotonic() + seconds
@@ -33,7 +43,11 @@ def wait_until() -> Callable[..., Any]:
 
 
 class Client:
-    """Channel Access by short names."""
+    """Channel Access by short names.
+
+    Its PVs are of a form that ophyd does not ask for: pyepics would hand the same ones to ophyd,
+    which cannot use them.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -43,7 +57,9 @@ class Client:
         from epics import PV
 
         # no monitor: a get asks the IOC, and pyepics does not cut it to what a monitor had
-        pv = self._pvs.setdefault(name, PV(self.prefix + name, auto_monitor=False))
+        if name not in self._pvs:
+            self._pvs[name] = PV(self.prefix + name, auto_monitor=False, form="native")
+        pv = self._pvs[name]
         assert pv.wait_for_connection(timeout=5), name
         return pv.get(timeout=5, use_monitor=False, **keywords)
 
@@ -51,15 +67,17 @@ class Client:
         return self.get(name, as_string=True)
 
     def put(self, name: str, value: Any, *, timeout: float = 30.0) -> None:
-        from epics import caput
+        from epics import PV
 
-        assert caput(self.prefix + name, value, wait=True, timeout=timeout) == 1, name
+        pv = PV(self.prefix + name, auto_monitor=False, form="native")
+        assert pv.wait_for_connection(timeout=5), name
+        assert pv.put(value, wait=True, timeout=timeout) == 1, name
 
     def start(self, name: str, value: Any) -> Callable[[], bool]:
         """Put without waiting; the answer tells whether the put has completed."""
         from epics import PV
 
-        pv = PV(self.prefix + name)
+        pv = PV(self.prefix + name, auto_monitor=False, form="native")
         assert pv.wait_for_connection(timeout=5)
         completed: list[bool] = []
         pv.put(value, callback=lambda **_: completed.append(True))
@@ -104,17 +122,18 @@ def camera(client, tmp_path):
 
     yield prepare
     client.put("shutter:open", 0)
-    for fault in ("drop", "flip", "truncate", "late", "hang"):
+    for fault in ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang"):
         client.put(f"sim:{fault}", -1)
+    client.put("sim:no7ok", 0)
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Start another IOC as a child; gives the process and what its ready file says."""
+@contextmanager
+def serving(folder: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], dict[str, Any]]]]:
+    """Start IOCs as children, and end them."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-        ready = tmp_path / f"ready{len(started)}.json"
+        ready = folder / f"ready{len(started)}.json"
         process = subprocess.Popen(
             [sys.executable, "-m", "sim_iocs", "--ready", str(ready), *arguments],
             stdout=subprocess.PIPE,
@@ -134,6 +153,20 @@ def serve(tmp_path):
 
 
 @pytest.fixture
+def serve(tmp_path):
+    """Start another IOC as a child; gives the process and what its ready file says."""
+    with serving(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_for_all(tmp_path_factory):
+    """Start an IOC that the tests of a module share."""
+    with serving(tmp_path_factory.mktemp("served")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
 def elsewhere():
     """Run Python in a process of its own that talks to another IOC (libca has one per process)."""
 

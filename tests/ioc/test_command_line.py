@@ -59,6 +59,40 @@ def test_an_unknown_fault_is_refused():
     assert "'melt=3'" in refused("--fault", "melt=3")
 
 
+@pytest.mark.parametrize("fault", ["drop=1.5", "overshoot=", "silent=-1", "dump=soon"])
+def test_a_fault_that_is_no_number_of_its_kind_is_refused(fault):
+    assert f"'{fault}' is not NAME=VALUE" in refused("--fault", fault)
+
+
+def test_faults_of_the_command_line_wait_for_their_series(serve, elsewhere, tmp_path):
+    _, told = serve(
+        "--prefix", "D:", "--fault", "dump=30", "--fault", "duplicate=2", "--fault", "no7ok=1",
+        "--fault", "overshoot=2.5", "--fault", "jitter=0.01",
+    )  # fmt: skip
+
+    values = elsewhere(
+        told,
+        f"""
+names = ("dump", "duplicate", "no7ok", "overshoot", "jitter")
+given = [caget("D:sim:" + name) for name in names]
+before = caget("D:ring:current")
+for name, value in dict(FilePath={str(tmp_path)!r}, FileName="x", FileTemplate="%s%s_%3.3d.cbf",
+                        NumImages=3, AcquireTime=0.04, AcquirePeriod=0.05, ImageFileTmot=1).items():
+    assert caput("D:cam1:" + name, value, wait=True, timeout=5) == 1
+caput("D:cam1:Acquire", 1, wait=True, timeout=30)
+print(json.dumps([given, before, caget("D:ring:current", use_monitor=False),
+                  caget("D:cam1:StatusMessage_RBV", as_string=True, use_monitor=False)]))
+""",
+    )
+
+    given, before, after, message = values
+    assert given == [30.0, 2, 1, 2.5, 0.01]
+    assert before > 100.0
+    assert after == 0.0
+    assert message == "Camserver returned OK"
+    assert (tmp_path / "x_002.cbf").read_bytes() == (tmp_path / "x_001.cbf").read_bytes()
+
+
 def test_a_taken_port_is_refused(ioc):
     assert f"port {ioc['port']}" in refused("--port", str(ioc["port"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.ioc
@@ -60,6 +61,33 @@ def test_the_same_value_again_gives_a_pulse_and_no_motion(motor, client, wait_un
     assert seen == [("chi.DMOV", "0"), ("chi.DMOV", "1")]
 
 
+@pytest.mark.parametrize(("target", "moving"), [(5.0, 1025), (-5.0, 1024)])
+def test_a_move_reports_in_the_order_of_the_real_record(motor, client, wait_until, target, moving):
+    motor.set(0.0).wait(20)
+
+    with client.watch("chi.DMOV", "chi.VAL", "chi.MSTA", "chi.MOVN") as seen:
+        client.put("chi", target)
+        wait_until(lambda: ("chi.DMOV", "1") in seen)
+
+    short = [(name.removeprefix("chi."), float(text)) for name, text in seen]
+    assert short == [
+        ("DMOV", 0), ("VAL", target), ("MSTA", 0), ("MSTA", moving), ("MOVN", 1),
+        ("MSTA", 2), ("MOVN", 0), ("DMOV", 1),
+    ]  # fmt: skip
+
+
+def test_a_tweak_is_a_step_and_its_button_comes_back(motor, client):
+    motor.set(2.0).wait(20)
+    client.put("chi.TWV", 0.5)
+
+    client.put("chi.TWF", 1)
+    assert client.get("chi") == 2.5
+    client.put("chi.TWR", 1)
+
+    assert client.get("chi.RBV") == pytest.approx(2.0)
+    assert client.get("chi.TWF") == client.get("chi.TWR") == 0
+
+
 def test_stop_slows_down_and_takes_the_place_reached_as_the_demand(motor, client, wait_until):
     client.put("chi.VELO", 10.0)
     completed = client.start("chi", 90.0)
@@ -80,14 +108,83 @@ def test_pause_stops_without_being_done_and_go_resumes(motor, client, wait_until
     completed = client.start("chi", 60.0)
     wait_until(lambda: client.get("chi.RBV") > 1.0)
 
-    client.put("chi.SPMG", "Pause")
-    assert client.get("chi.DMOV") == 0
-    assert client.get("chi.RBV") < 60.0
-    client.put("chi.SPMG", "Go")
-    wait_until(lambda: client.get("chi.DMOV") == 1)
+    with client.watch("chi.DMOV") as seen:
+        client.put("chi.SPMG", "Pause")
+        wait_until(lambda: client.get("chi.MOVN") == 0)
+        assert client.get("chi.DMOV") == 0
+        assert client.get("chi.RBV") < 60.0
+        assert client.get("chi.VAL") == 60.0
+        assert not completed()
+        client.put("chi.SPMG", "Go")
+        wait_until(lambda: client.get("chi.DMOV") == 1)
     wait_until(completed)
 
+    assert ("chi.DMOV", "1") not in seen[:-1]
     assert client.get("chi.RBV") == pytest.approx(60.0)
+
+
+def test_stop_ends_a_pause(motor, client, wait_until):
+    completed = client.start("chi", 60.0)
+    wait_until(lambda: client.get("chi.RBV") > 1.0)
+    client.put("chi.SPMG", "Pause")
+
+    client.put("chi.STOP", 1)
+    wait_until(completed)
+    client.put("chi.SPMG", "Go")
+
+    assert client.get("chi.DMOV") == 1
+    assert client.get("chi.VAL") == pytest.approx(client.get("chi.RBV"))
+
+
+def test_with_spmg_at_stop_a_put_hangs_until_go(motor, client, wait_until):
+    before = client.get("chi.RBV")
+    client.put("chi.SPMG", "Stop")
+    completed = client.start("chi", before + 5.0)
+    wait_until(lambda: client.get("chi.DMOV") == 0)
+    time.sleep(0.3)
+    assert client.get("chi.RBV") == before
+    assert not completed()
+
+    client.put("chi.SPMG", "Go")
+    wait_until(completed)
+
+    assert client.get("chi.RBV") == pytest.approx(before + 5.0)
+
+
+def test_the_detector_stages_are_in_mm_and_move_what_the_panel_sees(client, camera, tmp_path):
+    import fabio
+
+    assert client.text("detx.EGU") == "mm"
+    assert client.text("dety.EGU") == "mm"
+    camera(2)
+    client.put("cam1:Acquire", 1)
+    client.put("detx", 5.0)
+    client.put("cam1:FileName", "y")
+    client.put("cam1:Acquire", 1)
+    client.put("detx", 0.0)
+
+    # the shadow of the beamstop, around column 48, moves by 5 mm / 0.172 mm
+    before, after = (fabio.open(str(tmp_path / f"{name}_000.cbf")).data for name in "xy")
+    here, there = np.s_[98:105, 45:52], np.s_[98:105, 74:81]
+    assert before[here].max() <= 0 < before[there].max()
+    assert after[there].max() <= 0 < after[here].max()
+
+
+def test_the_attenuator_takes_a_part_of_the_beam(client, camera):
+    camera(4)
+    counts = {}
+    for transmission in (1.0, 0.25):
+        client.put("atten:transmission", transmission)
+        client.put("mcs:EraseStart", 1)
+        client.put("cam1:FileName", f"t{100 * transmission:.0f}")
+        client.put("cam1:Acquire", 1)
+        counts[transmission] = client.get("mcs:mca1").mean()
+    client.put("atten:transmission", 7.0)
+
+    assert counts[0.25] / counts[1.0] == pytest.approx(0.25, rel=0.05)
+    assert client.get("atten:transmission_RBV") == 1.0
+    client.put("atten:transmission", 1.0)
+    client.put("mcs:StopAll", 1)
 
 
 def test_set_changes_the_offset_and_shifts_the_limits(motor, client):
@@ -115,6 +212,26 @@ def test_a_ramp_of_the_cooler_ends_at_its_target(client, wait_until):
     assert client.get("cryo:TARGETTEMP") == 140.0
 
 
+def test_the_lakeshore_drives_the_same_sample(client, wait_until):
+    client.put("ls:OnRamp1", "ON")
+    client.put("ls:RampR1", 100.0)
+
+    client.put("ls:OUT1:SP", 200.0)
+    wait_until(lambda: client.get("ls:OUT1:SP_RBV") == 200.0)
+    wait_until(lambda: abs(client.get("sim:sample_temperature") - 200.0) < 0.1)
+
+    assert client.get("ls:IN1") == pytest.approx(200.0, abs=0.3)
+    assert client.get("cryo:TEMP") == pytest.approx(200.0, abs=0.3)
+    assert client.get("ls:RampR1_RBV") == 100.0
+    client.put("ls:OUT1:SP", 500.0)
+    assert client.get("ls:OUT1:SP") == 200.0
+    assert "500 K is outside 1.4 to 420 K" in client.text("sim:message")
+    client.put("ls:HTR1:Range", "OFF")
+    client.put("ls:OUT1:SP", 210.0)
+    assert client.get("ls:OUT1:SP_RBV") == pytest.approx(200.0)
+    client.put("ls:HTR1:Range", "HIGH")
+
+
 def test_a_temperature_out_of_range_is_not_taken(client):
     before = client.get("cryo:RTEMP")
 
@@ -132,3 +249,81 @@ def test_a_beam_dump_is_seen_and_the_beam_comes_back(client):
     client.put("ring:dump", 0)
 
     assert client.get("ring:current") > 100.0
+
+
+def test_a_dump_of_some_seconds_ends_by_itself(client, wait_until):
+    client.put("sim:dump", 0.6)
+    assert client.get("ring:current") == 0.0
+    assert client.text("ring:dump") == "Lost"
+
+    wait_until(lambda: client.get("ring:current") > 100.0)
+
+    assert client.text("ring:dump") == "Beam"
+
+
+def test_a_silent_ioc_answers_nothing_and_then_everything(client, wait_until):
+    before = client.get("cryo:TEMP")
+    assert before is not None
+
+    client.start("sim:silent", 1.0)
+    time.sleep(0.1)
+    began = time.monotonic()
+    answer = client.get("ring:current")
+
+    assert 0.5 < time.monotonic() - began < 4.0
+    assert answer > 100.0
+
+
+def test_an_encoder_jitters_and_so_do_the_angles_of_position_compare(client, camera, wait_until):
+    client.put("sim:jitter", 0.05)
+    readings = []
+    for _ in range(10):
+        client.put("chi", 1.0 + len(readings) / 100)
+        readings.append(client.get("chi.RBV") - client.get("chi.VAL"))
+    camera(5, period=0.1)
+    client.put("phi.VELO", 20.0)
+    client.put("phi", 0.0)
+    client.put("phi.VELO", 5.0)
+    for name, value in {"compare_start": 2.0, "compare_step": 0.5}.items():
+        client.put(f"sim:{name}", value)
+    client.put("cam1:TriggerMode", "Mult. Trigger")
+    completed = client.start("cam1:Acquire", 1)
+    wait_until(lambda: client.get("cam1:Armed") == 1)
+    client.put("phi", 5.0)
+    wait_until(completed)
+    angles = client.get("sim:angles")
+    client.put("cam1:TriggerMode", 0)
+    client.put("sim:jitter", 0.0)
+    client.put("phi.VELO", 20.0)
+    client.put("chi", 0.0)
+
+    assert 0.01 < max(abs(reading) for reading in readings) < 0.5
+    errors = np.abs(angles - (2.0 + 0.5 * np.arange(5)))
+    assert 0.001 < errors.max() < 0.5
+
+
+def test_a_sensor_sticks_a_ramp_overshoots_and_readings_are_noisy(client, wait_until):
+    def readings(seconds: float) -> list[float]:
+        found, began = [], time.monotonic()
+        while time.monotonic() - began < seconds:
+            found.append(client.get("cryo:TEMP"))
+            time.sleep(0.05)
+        return found
+
+    client.put("sim:stuck", 2.0)
+    time.sleep(0.3)  # a reading of before may still be shown
+    stuck = set(readings(0.6))
+    client.put("sim:noise", 2.0)
+    wait_until(lambda: client.get("cryo:TEMP") not in stuck)
+    noisy = np.std(readings(1.5))
+    client.put("sim:noise", 0.0)
+    start = client.get("cryo:SETPOINT")
+    client.put("sim:overshoot", 5.0)
+    client.put("ls:OnRamp1", "OFF")
+    client.put("ls:OUT1:SP", start - 10.0)
+    wait_until(lambda: client.get("sim:sample_temperature") < start - 12.0)
+    wait_until(lambda: abs(client.get("sim:sample_temperature") - start + 10.0) < 0.1)
+
+    client.put("sim:noise", 0.02)
+    assert len(stuck) == 1
+    assert noisy > 0.5

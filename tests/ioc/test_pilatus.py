@@ -62,6 +62,64 @@ def test_every_setting_is_mirrored_to_its_readback(client):
         client.put(f"cam1:{name}", before)
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "used"),
+    [
+        ("NumImages", 0, 1), ("NumExposures", -3, 1), ("AcquireTime", -0.1, 1.0),
+        ("AcquirePeriod", -1.0, 2.0), ("DelayTime", -1.0, 0.0), ("AcquirePeriod", 0.0, 0.0),
+    ],
+)  # fmt: skip
+def test_the_driver_takes_its_own_number_for_one_below_the_least(client, name, asked, used):
+    client.put(f"cam1:{name}", asked)
+
+    assert client.get(f"cam1:{name}") == asked
+    assert client.get(f"cam1:{name}_RBV") == used
+    client.put(f"cam1:{name}", used)
+
+
+def test_the_file_number_counts_acquires_and_not_frames(client, camera, frames, tmp_path):
+    camera(3, template="%s%s_%3.3d_00000.cbf")
+    client.put("cam1:AutoIncrement", 1)
+
+    client.put("cam1:Acquire", 1)
+    client.put("cam1:Acquire", 1)
+
+    assert client.get("cam1:FileNumber_RBV") == 2
+    assert [f.stem for f in frames(tmp_path)] == [
+        f"x_00{i}_0000{j}" for i in (0, 1) for j in range(3)
+    ]
+
+
+def test_the_status_is_read_on_request_only(client):
+    client.put("cam1:Temp1_RBV", 0.0)
+
+    client.put("cam1:ReadStatus", 1)
+
+    assert client.get("cam1:Temp1_RBV") > 0.0
+    assert client.get("cam1:Temperature_RBV") == client.get("cam1:Temp0_RBV")
+    assert client.text("cam1:StringToServer_RBV") == "thread"
+
+
+def test_gain_power_and_no_energy_set_the_threshold_too(client):
+    client.put("sim:threshold_seconds", 0.1)
+    client.put("cam1:ThresholdEnergy", 6.0)
+
+    client.put("cam1:Energy", 0.0)
+    assert client.get("cam1:Energy_RBV") == 12.0  # twice the threshold
+    client.put("cam1:GainMenu", 3)
+    assert client.get("cam1:Gain_RBV") == 3.0
+    client.put("cam1:Energy", 12.0)
+    assert client.text("cam1:StringToServer_RBV") == "SetThreshold energy 12000 uhighG 6000"
+    client.put("cam1:StringToServer_RBV", "")
+    began = time.monotonic()
+    client.put("cam1:ResetPower", 1)
+
+    assert time.monotonic() - began > 1.0  # ResetPowerTime
+    assert client.text("cam1:StringToServer_RBV").startswith("SetThreshold")
+    client.put("cam1:GainMenu", 1)
+    client.put("sim:threshold_seconds", 0.5)
+
+
 def test_a_series_reports_in_the_order_of_the_real_ioc(client, camera, tmp_path, wait_until):
     camera(3)
     names = (
@@ -174,6 +232,17 @@ def test_the_path_gets_a_slash_and_is_looked_for(client, tmp_path):
     assert client.get("cam1:FilePathExists_RBV") == 0
 
 
+def test_a_text_can_be_emptied_again(client):
+    for name in ("FilePath", "FileName", "HeaderString"):
+        client.put(f"cam1:{name}", "something")
+        client.put(f"cam1:{name}", "")
+        assert client.text(f"cam1:{name}") == "", name
+    client.put("cam1:FileName", np.zeros(256, np.uint8))  # as ophyd puts an empty one back
+
+    assert client.text("cam1:FilePath_RBV") == ""
+    assert client.get("cam1:FilePathExists_RBV") == 0
+
+
 def test_abort_answers_at_once_and_holds_the_port_for_two_seconds(
     client, camera, frames, tmp_path, wait_until
 ):
@@ -185,9 +254,13 @@ def test_abort_answers_at_once_and_holds_the_port_for_two_seconds(
     stopping = client.start("cam1:Acquire", 0)
     wait_until(lambda: client.text("cam1:DetectorState_RBV") == "Aborted")
     assert client.get("cam1:Armed") == 0
+    others = [client.start(f"cam1:{name}", 0.5) for name in ("DelayTime", "Wavelength", "Flux")]
     assert not stopping()
     assert client.get("cam1:Acquire") == 1
     wait_until(stopping)
+    assert not all(other() for other in others)  # only now they have their turn
+    wait_until(lambda: all(other() for other in others))
+    client.put("cam1:DelayTime", 0.0)
 
     assert time.monotonic() - began > 1.9
     assert client.text("cam1:StatusMessage_RBV") == "Acquisition aborted"
@@ -219,6 +292,32 @@ def test_a_flipped_bit_is_in_that_frame_only(client, camera, frames, tmp_path):
     client.put("cam1:Acquire", 1)
 
     assert [md5_holds(f.read_bytes()) for f in frames(tmp_path)] == [True, True, False, True]
+
+
+def test_a_duplicated_frame_has_the_bytes_of_the_one_before(client, camera, frames, tmp_path):
+    camera(4)
+    client.put("sim:duplicate", 2)
+
+    client.put("cam1:Acquire", 1)
+
+    content = [f.read_bytes() for f in frames(tmp_path)]
+    assert content[2] == content[1]
+    assert len({content[0], content[1], content[3]}) == 3
+
+
+def test_a_late_frame_comes_after_its_time(client, camera, frames, tmp_path, wait_until):
+    camera(4)
+    client.put("sim:late_seconds", 1.0)
+    client.put("sim:late", 1)
+
+    completed = client.start("cam1:Acquire", 1)
+    wait_until(lambda: len(frames(tmp_path)) == 3)
+    assert not (tmp_path / "x_001.cbf").exists()
+    wait_until(completed)
+
+    assert len(frames(tmp_path)) == 4
+    assert client.text("cam1:DetectorState_RBV") == "Idle"
+    client.put("sim:late_seconds", 2.0)
 
 
 def test_a_rate_that_the_model_cannot_make_is_refused_with_both_rates(client, camera):

@@ -58,7 +58,7 @@ def test_a_sample_that_does_not_settle_ends_the_series_with_the_reason(
     monkeypatch.setattr(cryostream, "timeout", 1.0)
     monkeypatch.setattr(cryostream, "ramp_rate", 360.0)
 
-    with pytest.raises(DeviceError, match=r"did not settle at 29.* K in .* s: at 29"):
+    with pytest.raises(DeviceError, match=r"did not settle at .* K in .* s: .*at [23]"):
         RE(
             temperature_series(
                 devices["pilatus"], devices["phi"], cryostream,

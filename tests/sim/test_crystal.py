@@ -184,3 +184,16 @@ def test_horizontal_polarization_dims_the_horizontal_direction(small):
 
 def test_overloaded_pixels_stop_at_the_cutoff(small):
     assert small.count(Exposure(beam=1e6)).max() == crystal.CUTOFF
+
+
+def test_a_panel_moved_by_whole_pixels_sees_the_same_elsewhere():
+    panel = Crystal("100K")
+    exposure = Exposure(angles=((10.0, 0.0, 0.0), (10.5, 0.0, 0.0)))
+    before = panel.expected(exposure)
+
+    panel.shift(10 * crystal.PIXEL, -4 * crystal.PIXEL)
+
+    # fast and slow point to −x and −y
+    np.testing.assert_allclose(panel.expected(exposure)[:-4, 10:], before[4:, :-10], rtol=2e-3)
+    panel.shift(0.0, 0.0)
+    np.testing.assert_array_equal(panel.expected(exposure), before)

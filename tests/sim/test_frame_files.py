@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sim_iocs.cbf import MAGIC, encode_byte_offset, encode_cbf
-from sim_iocs.frame_writer import flip_bit
+from sim_iocs.crystal import module_mask
+from sim_iocs.frame_writer import Worker, flip_bit
 from sim_iocs.replay import Replay, ReplayRefused
 from sim_iocs.tiff import encode_tiff
 
@@ -131,3 +132,34 @@ def test_frames_of_two_sizes_are_refused(counts, tmp_path):
 
     with pytest.raises(ReplayRefused, match=r"b\.cbf: is 100 x 487"):
         Replay.open(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["cbf", "tif"])
+@pytest.mark.parametrize("gap_fill", [0, -1])
+def test_the_gaps_between_modules_are_filled_as_asked(ending, gap_fill, tmp_path):
+    worker = Worker({"detector": "300K", "seed": 1})
+    task = {
+        "path": str(tmp_path / f"x.{ending}"), "number": 0, "taken": 0.0, "model": "PILATUS 300K",
+        "header": ["Detector: PILATUS 300K"], "fault": None, "gap_fill": gap_fill,
+        "exposure": {"seconds": 0.1},
+    }  # fmt: skip
+    gaps = module_mask((619, 487))
+
+    worker.write(task)
+
+    counts = fabio.open(task["path"]).data
+    assert gaps.sum() == 2 * 17 * 487
+    assert np.all(counts[gaps] == gap_fill)
+    assert counts[~gaps].min() == -2  # bad pixels stay as they are
+    assert counts[~gaps].max() > 0
+
+
+def test_replayed_pixels_are_not_touched_by_a_gap_fill(counts, tmp_path):
+    (tmp_path / "real").mkdir()
+    content = encode_cbf(counts, name="a", header=[])
+    (tmp_path / "real" / "a.cbf").write_bytes(content)
+    worker = Worker({"replay": str(tmp_path / "real")})
+
+    worker.write({"path": str(tmp_path / "x.cbf"), "number": 0, "gap_fill": 0})
+
+    assert (tmp_path / "x.cbf").read_bytes() == content

@@ -9,8 +9,10 @@ import pytest
 
 from sim_iocs.beam import MONITOR_RATE, Counter, Ring, Shutter
 from sim_iocs.cryostream import Cryostream
+from sim_iocs.file_names import c_format, frame_names
+from sim_iocs.lakeshore import LakeShore
 from sim_iocs.motor import Move
-from sim_iocs.pilatus import c_format, frame_names
+from sim_iocs.thermal import Thermal
 
 
 class Clock:
@@ -71,7 +73,8 @@ def cold(clock, refusals) -> Cryostream:
     async def report(message: str) -> None:
         refusals.append(message)
 
-    return Cryostream(temperature=170.0, acceleration=100.0, report=report, clock=clock)
+    thermal = Thermal(temperature=170.0, acceleration=100.0, clock=clock)
+    return Cryostream(thermal, report=report)
 
 
 def ramp(cryostream: Cryostream, to: float, rate: float = 360.0) -> None:
@@ -93,12 +96,12 @@ def test_a_ramp_goes_at_its_rate_and_the_sample_settles_in_8_s_at_100_fold(cold,
     ramp(cold, 130.0)
     later(cold, clock, 2.0)
     half_way = cold.records.value("SETPOINT")
-    lag = cold.sample - half_way
+    lag = cold.thermal.sample - half_way
     later(cold, clock, 6.0)
 
     assert half_way == pytest.approx(170.0 - 2.0 * 100.0 * 0.1, abs=0.5)
     assert 0.3 < lag < 3.0
-    assert cold.sample == pytest.approx(130.0, abs=0.05)
+    assert cold.thermal.sample == pytest.approx(130.0, abs=0.05)
     assert cold.records.value("TEMP") == pytest.approx(130.0, abs=0.15)
     assert cold.records.value("PHASE") == "Hold"
 
@@ -131,7 +134,55 @@ def test_hold_stays_where_the_ramp_is(cold, clock):
     later(cold, clock, 5.0)
 
     assert cold.records.value("SETPOINT") == pytest.approx(160.0, abs=0.5)
-    assert cold.sample == pytest.approx(cold.records.value("SETPOINT"), abs=0.05)
+    assert cold.thermal.sample == pytest.approx(cold.records.value("SETPOINT"), abs=0.05)
+
+
+def test_an_injected_overshoot_hits_the_next_ramp_only(cold, clock):
+    cold.thermal.overshoot = 3.0
+    ramp(cold, 130.0)
+    coldest = 170.0
+    for _ in range(80):
+        later(cold, clock, 0.1)
+        coldest = min(coldest, cold.thermal.gas)
+    assert 127.0 < coldest < 128.5
+    later(cold, clock, 8.0)
+    assert cold.thermal.gas == pytest.approx(130.0, abs=0.05)
+
+    ramp(cold, 120.0)
+    coldest = 130.0
+    for _ in range(80):
+        later(cold, clock, 0.1)
+        coldest = min(coldest, cold.thermal.gas)
+
+    assert coldest > 119.5
+
+
+def test_a_stuck_sensor_repeats_itself_while_the_sample_goes_on(cold, clock):
+    cold.thermal.stick(2.0)
+    ramp(cold, 130.0)
+    readings = set()
+    for _ in range(19):
+        later(cold, clock, 0.1)
+        readings.add(cold.records.value("TEMP"))
+    assert len(readings) == 1
+    later(cold, clock, 1.0)
+
+    assert cold.records.value("TEMP") < 165.0
+
+
+def test_who_was_told_last_drives(cold, clock):
+    async def report(message: str) -> None:
+        raise AssertionError(message)
+
+    lakeshore = LakeShore(cold.thermal, report=report)
+    ramp(cold, 130.0)
+    asyncio.run(lakeshore.records["OUT1:SP"].write(160.0))
+    later(cold, clock, 5.0)
+    asyncio.run(lakeshore.update())
+
+    assert cold.thermal.sample == pytest.approx(160.0, abs=0.1)
+    assert lakeshore.records.value("OUT1:SP_RBV") == 160.0
+    assert cold.records.value("TARGETTEMP") == 160.0
 
 
 # -- beam

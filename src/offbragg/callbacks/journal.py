@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections import Counter
@@ -23,6 +24,7 @@ from typing import IO, Any
 from event_model import NumpyEncoder
 
 from offbragg.errors import JournalError
+from offbragg.files.scan_file import sync
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class Journal:
                 _append(journal, "start", doc)
                 os.link(hidden, path)  # refuses to replace an existing journal
                 hidden.unlink()
-                _sync_directory(self.directory)
+                sync(self.directory)
             except OSError as error:
                 raise JournalError(_no_journal(path, error)) from error
             undo.pop_all()
@@ -164,6 +166,57 @@ def read_start(path: Path) -> dict[str, Any]:
 def journals(directory: Path) -> list[Path]:
     """All journals of a directory (``<uid>.jsonl``), in no particular order."""
     return [path for path in directory.glob("*.jsonl") if path.is_file()]
+
+
+def is_open(path: Path) -> bool:
+    """Whether the RunEngine that writes a journal is alive and in this run."""
+    with path.open("rb") as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def find_run(directory: Path, which: str = "-1") -> Path:
+    """Find the journal of a run by what people call it.
+
+    Parameters
+    ----------
+    directory
+        The journal directory.
+    which
+        The beginning of its uid; its scan number ("42" or "#42"; the newest run that has it); or,
+        counted from the newest, "-1", "-2" …
+
+    Raises
+    ------
+    JournalError
+        If there is none, or more than one whose uid begins so.
+    """
+    paths = journals(directory)
+    if re.fullmatch(r"-[1-9]\d{0,5}|#?\d{1,7}", which):
+        starts = {path: read_start(path) for path in paths}
+        ordered = sorted(paths, key=lambda path: starts[path].get("time", 0.0))
+        if which.startswith("-"):
+            if int(which) >= -len(ordered):
+                return ordered[int(which)]
+            raise JournalError(
+                f"there is no run {which}: {directory} holds {len(ordered)}\n-1 is the newest one."
+            )
+        number = int(which.removeprefix("#"))
+        numbered = [path for path in ordered if starts[path].get("scan_id") == number]
+        if numbered:
+            return numbered[-1]
+    found = [path for path in paths if path.stem.startswith(which)]
+    if len(found) == 1 and which:
+        return found[0]
+    what = f"{len(found)} runs have" if found else "no run has"
+    raise JournalError(
+        f"{what} a uid that begins with {which!r}, or that scan number\n"
+        f"Looked in {directory}. A run is named by its uid or the beginning of it, by its scan "
+        "number (#42), or counted from the newest (-1)."
+    )
 
 
 def close_abandoned(path: Path) -> bool:
@@ -272,14 +325,6 @@ def _append(journal: IO[bytes], name: str, doc: Document) -> None:
         with contextlib.suppress(OSError):
             journal.truncate(begin)  # half a line would hide what follows it
         raise JournalError(_no_journal(Path(journal.name), error)) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _no_journal(path: Path, error: OSError) -> str:

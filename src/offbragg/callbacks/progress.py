@@ -35,7 +35,7 @@ class Bars:
 
     def __call__(self, statuses: Iterable[Any] | None) -> None:
         """Watch what is new, and drop what is done."""
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or self._console.is_dumb_terminal:
             return
         for status in statuses or ():
             if hasattr(status, "watch") and status not in self._tasks:

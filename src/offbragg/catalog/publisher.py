@@ -49,7 +49,7 @@ _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
 
 def frame_columns(start: Mapping[str, Any]) -> list[str]:
     """List the per-frame columns of a run, as they are in its scan file."""
-    return ["angle", *start.get("per_frame", {}), *WORDS]
+    return list(dict.fromkeys(["angle", *start.get("per_frame", {}), *WORDS]))
 
 
 def image_key(start: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from rich.console import Console
 from offbragg.beamline import (
     Beamline,
     build_devices,
+    destroy_devices,
     load,
     make_paths,
     make_run_engine,
@@ -78,7 +79,7 @@ def run_demo(
     scene = replayed_scene(replay, model) if replay is not None else None
     out = _fresh_folder(out)
     logging.basicConfig(filename=out / "log" / "demo.log", level=logging.INFO)
-    console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}")
+    console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}", soft_wrap=True)
     instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
     instruments += ["--temperature", str(TEMPERATURES[0] + 5), "--acceleration", "60"]
     if replay is not None:
@@ -119,7 +120,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     from bluesky.utils import RunEngineInterrupted
 
     from offbragg.callbacks.progress import Bars, Rows
-    from offbragg.plans.rotation import estimate
+    from offbragg.plans.estimate import estimate
     from offbragg.plans.temperature import temperature_series
 
     devices = build_devices(config)
@@ -138,7 +139,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
                 devices["cryostream"],
                 TEMPERATURES,
                 scene.sweeps,
-                flyers=[devices["monitor"]],
+                flyers=[devices["monitor"], devices["compare"]],
                 shutter=devices["shutter"],
             )
         )
@@ -147,8 +148,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
         raise KeyboardInterrupt from None
     finally:
         RE.waiting_hook = None
-        for device in devices.values():
-            device.destroy()
+        destroy_devices(devices)
     return tuple(done)
 
 
@@ -207,6 +207,7 @@ def configure(
     content["catalog"] = {"port": _free_port()}
     content["devices"]["pilatus"] |= {
         "format": file_format,
+        "trigger": "ext_trigger",  # by position compare: exact however busy this host is
         "model": instruments["detector"]["model"],
         **scene.detector,
     }
@@ -235,10 +236,10 @@ def _tell(result: Mapping[str, Any], console: Console) -> None:
             f"{peak['sigma']:g} counts in {peak['reflections']} reflections"
         )
     for path in result["pictures"]:
-        console.print(f"picture   {path}")
+        console.print(f"picture   {path}", soft_wrap=True)
     for run in result["runs"]:
-        console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)")
-    console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}")
+        console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)", soft_wrap=True)
+    console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}", soft_wrap=True)
     console.print(
         "\nIn Python, while it is up (--keep; or offbragg serve --beamline "
         f"{result['beamline']}):\n\n"

@@ -7,12 +7,14 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from numbers import Real
 from typing import Any
 
 import ophyd
 from ophyd.status import Status
 
-from offbragg.errors import DeviceError
+from offbragg.errors import ConfigError, DeviceError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def in_background(
     """Run ``work(*args)`` in a thread that may use Channel Access; the status tells its end.
 
     An exception of the work becomes the exception of the status, so a plan that waits for the
-    status sees the device's own words.
+    status sees the device's own words. A record that does not answer becomes a `DeviceError`.
     """
     if status is None:
         status = Status(device)
@@ -51,6 +53,11 @@ def in_background(
     def run() -> None:
         try:
             work(*args)
+        except TimeoutError as error:  # ophyd's: it names the record
+            fail(
+                status,
+                DeviceError(f"{device.name}: {error}\nDoes the IOC run, and answer this host?"),
+            )
         except Exception as error:
             fail(status, error)
         else:
@@ -102,9 +109,30 @@ def verify(signal: Any, value: float, *, rel_tol: float = 1e-6, timeout: float =
     """
     deadline = time.monotonic() + timeout
     while True:
-        told = float(signal.get(use_monitor=False))
-        if math.isclose(told, value, rel_tol=rel_tol, abs_tol=1e-9):
+        told: float | None = None
+        with suppress(TimeoutError):  # a silent IOC has until then
+            told = float(signal.get(use_monitor=False))
+        if told is not None and math.isclose(told, value, rel_tol=rel_tol, abs_tol=1e-9):
             return
         if time.monotonic() > deadline:
-            raise DeviceError(f"{signal.pvname} is {told:g} after {value:g} was put")
+            found = "does not answer" if told is None else f"is {told:g}"
+            raise DeviceError(f"{signal.pvname} {found} {timeout:g} s after {value:g} was put")
         time.sleep(0.02)
+
+
+def is_above_zero(value: Any) -> bool:
+    """Whether something is a number, finite and above 0."""
+    return isinstance(value, Real) and 0 < float(value) < math.inf
+
+
+def check_times(name: str, **seconds: Any) -> None:
+    """Refuse times that are none, by the names of their parameters.
+
+    Raises
+    ------
+    ConfigError
+        For the first that is no number, not finite or not above 0.
+    """
+    for key, value in seconds.items():
+        if not is_above_zero(value):
+            raise ConfigError(f"{name}: {key} is {value!r}: it must be above 0 s")

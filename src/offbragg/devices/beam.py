@@ -1,4 +1,4 @@
-"""The beam: storage ring, shutter, and a monitor that counts once per frame."""
+"""The beam: ring, shutter, attenuator, a monitor that counts per frame, and a permit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind
+from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import fail, finish, in_background, put
-from offbragg.errors import DeviceError
-from offbragg.sweep import Sweep
+from offbragg.devices.background import fail, finish, in_background, is_above_zero, put
+from offbragg.errors import ConfigError, DeviceError
+from offbragg.sweep import Sweep, counted_too_little
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,15 @@ class Shutter(Device):
         self.timeout = timeout
 
     def set(self, position: str) -> Status:
-        """Open or close; the status is done when the read-back says so."""
+        """Open or close; the status is done when the read-back says so.
+
+        Raises
+        ------
+        ConfigError
+            For any other word.
+        """
         if position not in ("open", "closed"):
-            raise ValueError(f"{self.name} can be set to 'open' or 'closed', not {position!r}")
+            raise ConfigError(f"{self.name} can be set to 'open' or 'closed', not {position!r}")
         wanted = int(position == "open")
         self.command.put(wanted)
         return in_background(self, self._wait_for, wanted, position)
@@ -60,6 +67,11 @@ class Shutter(Device):
                     f"{self.state.pvname} is {self.state.get()}"
                 )
             time.sleep(0.01)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was open when it last spoke."""
+        return bool(int(self.state.get() or 0))
 
     def pause(self) -> None:
         """Close: nobody looks at the sample while a plan is paused."""
@@ -220,3 +232,199 @@ class FrameMonitor(Device):
         """Leave the scaler standing."""
         self.stop(success=True)
         return super().unstage()
+
+
+class Attenuator(Device):
+    """A filter box that is set to a transmission, 1 for the whole beam.
+
+    Parameters
+    ----------
+    least
+        Smallest transmission that it can make.
+    tolerance
+        How far, relatively, the transmission may be from the one that was asked for: filters come
+        in steps.
+    timeout
+        How long filters may take to move, s.
+    """
+
+    transmission = Cpt(EpicsSignal, "transmission_RBV", write_pv="transmission",
+                       auto_monitor=True, kind=Kind.hinted)  # fmt: skip
+
+    def __init__(
+        self,
+        prefix: str = "",
+        *,
+        name: str,
+        least: float = 1e-4,
+        tolerance: float = 0.3,
+        timeout: float = 20.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(prefix, name=name, **kwargs)
+        self.least = least
+        self.tolerance = tolerance
+        self.timeout = timeout
+
+    @property
+    def position(self) -> float:
+        """Transmission now."""
+        return float(self.transmission.get(use_monitor=False))
+
+    @property
+    def attenuation(self) -> float:
+        """Factor by which the beam is weakened, for the start document."""
+        return 1.0 / max(self.position, 1e-30)
+
+    def check_value(self, value: float, **kwargs: Any) -> None:
+        """Refuse what is no transmission; nothing is written.
+
+        Raises
+        ------
+        ConfigError
+            With the value and the range.
+        """
+        if not is_above_zero(value) or not self.least <= value <= 1.0:
+            raise ConfigError(
+                f"{self.name} can be set from {self.least:g} to 1, not {value!r}\n"
+                "It is a transmission: 0.1 lets a tenth of the beam through."
+            )
+
+    def set(self, transmission: float) -> Status:
+        """Move the filters; done when the read-back is there."""
+        self.check_value(transmission)
+        return in_background(self, self._go, float(transmission))
+
+    def _go(self, wanted: float) -> None:
+        put(self.transmission, wanted, timeout=self.timeout)
+        deadline = time.monotonic() + self.timeout
+        while abs(self.position - wanted) > self.tolerance * wanted:
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"{self.name} has a transmission of {self.position:g} {self.timeout:g} s "
+                    f"after {wanted:g} was asked for ({self.transmission.pvname})\n"
+                    "Does a filter stick, or has the box no such step (tolerance)?"
+                )
+            time.sleep(0.02)
+
+
+class BeamPermit(Device):
+    """Whether there is beam on the sample: enough current, shutter open, monitor counting.
+
+    A plan asks `ok` before it begins and records `beam` (1 or 0) through a sweep, so that frames
+    without beam are known. Top-up changes the current by far less than a threshold: it never
+    matters.
+
+    Parameters
+    ----------
+    ring, shutter, monitor
+        `Ring`, `Shutter` and `FrameMonitor`; None for what is not there.
+    ring_threshold
+        Least current, mA.
+    fraction
+        A frame whose monitor has less than this fraction of the median had no beam, be it for a
+        part of it. Where the monitor flies along, each frame is judged by its own counts, whenever
+        they were told: times of ring and detector are known to some ten milliseconds only.
+    """
+
+    beam = Cpt(Signal, value=1, kind=Kind.hinted)
+
+    def __init__(
+        self,
+        ring: Any,
+        shutter: Any = None,
+        monitor: Any = None,
+        *,
+        ring_threshold: float,
+        fraction: float = 0.8,
+        name: str = "permit",
+        **kwargs: Any,
+    ) -> None:
+        if not 0.0 <= fraction < 1.0:
+            raise ConfigError(f"{name}: fraction {fraction:g} is not within 0 to 1")
+        super().__init__("", name=name, **kwargs)
+        self.ring, self.shutter, self.monitor = ring, shutter, monitor
+        self.ring_threshold = ring_threshold
+        self.fraction = fraction
+        self._lock = threading.Lock()
+        self._counted_at = 0.0
+        self._counts: NDArray[np.float64] = np.empty(0)
+        # callbacks judge by what they were told and never wait for a record; nor does this: when a
+        # beamline is made, nothing is connected yet
+        self._current: Any = None
+        self._is_open = shutter is None
+        self._told = False
+        self.ring.current.subscribe(self._on_current, run=True)
+        if shutter is not None:
+            shutter.state.subscribe(self._on_shutter, run=True)
+        if monitor is not None:
+            monitor.counts.subscribe(self._on_counts, run=False)
+
+    def _on_counts(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._counts = np.atleast_1d(np.asarray(value, dtype=float))
+        # a frame is counted when it is over: there was no beam since the one before was
+        now = timestamp or time.time()
+        before, self._counted_at = self._counted_at, now
+        changed = float(self.beam.timestamp)
+        self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
+
+    def _on_current(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._current, self._told = value, True
+        self._update(timestamp)
+
+    def _on_shutter(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+        self._is_open = bool(int(value or 0))
+        self._update(timestamp)
+
+    def _update(self, timestamp: float | None) -> None:
+        with self._lock:
+            if self._destroyed or not self._told:  # what it looks at may be gone, or not there yet
+                return
+            now = int(not self.reasons(flying=True))
+            if now != self.beam.get():
+                # when the beam changed by the IOC's clock, not when we heard of it
+                self.beam.put(now, timestamp=timestamp or time.time())
+
+    def reasons(self, *, flying: bool = False) -> list[str]:
+        """Say why there is no beam, one line each; nothing if there is.
+
+        Parameters
+        ----------
+        flying
+            Whether a sweep is on: only then must the shutter be open and the monitor count.
+        """
+        why: list[str] = []
+        current = self._current if self._told else self.ring.current.get()
+        if current is None or not float(current) >= self.ring_threshold:
+            why.append(
+                f"{self.ring.current.name} is {current} mA, less than {self.ring_threshold:g} mA"
+            )
+        if flying and not self._is_open:
+            why.append(f"{self.shutter.name}: the shutter is closed")
+        if flying and self.monitor is not None:
+            counts = self._counts
+            if len(counts) >= 3 and counted_too_little(counts, self.fraction)[-1]:
+                why.append(
+                    f"{self.monitor.counts.name} counted {counts[-1]:g} in its last frame, "
+                    f"less than {self.fraction:g} of the median of those with beam"
+                )
+        return why
+
+    def ok(self) -> bool:
+        """Whether a sweep may begin: the ring has beam. The plan itself opens the shutter."""
+        return not self.reasons()
+
+    @property
+    def signals(self) -> list[Any]:
+        """What it looks at."""
+        seen = [self.ring.current]
+        if self.shutter is not None:
+            seen.append(self.shutter.state)
+        if self.monitor is not None:
+            seen.append(self.monitor.counts)
+        return seen
+
+    def destroy(self) -> None:
+        """Look no longer; what it looked at lives on."""
+        with self._lock:
+            super().destroy()

@@ -82,6 +82,25 @@ class FrameFolder:
         self.present = np.zeros(n_frames, dtype=bool)
         self._pattern = re.compile(re.escape(stem) + r"_(\d{5,})\." + re.escape(suffix) + r"\Z")
         self._sizes: dict[int, int] = {}
+        self._paths: dict[int, Path] = {}
+
+    @property
+    def n_present(self) -> int:
+        """How many frames have a complete file."""
+        return int(self.present.sum())
+
+    @property
+    def last(self) -> int:
+        """Number of the last frame that has a complete file; −1 if none has."""
+        return int(np.flatnonzero(self.present).max(initial=-1))
+
+    def seen(self) -> list[int]:
+        """Numbers of the frames that have a file, complete or not, at the last look."""
+        return sorted({*map(int, np.flatnonzero(self.present)), *self._sizes})
+
+    def written(self, number: int) -> float:
+        """When the file of a frame was last written, POSIX s."""
+        return self._paths[number].stat().st_mtime
 
     def look(self) -> None:
         """Take note of the files that have been completed since the last look."""
@@ -100,6 +119,7 @@ class FrameFolder:
                     sizes[number] = entry.stat().st_size
                 except FileNotFoundError:
                     continue
+                self._paths[number] = Path(entry.path)
         for number, size in sizes.items():
             if size and (number < newest or size == self._sizes.get(number)):
                 self.present[number] = True

@@ -6,133 +6,38 @@ that is missing while the detector keeps exposing, so only the directory knows w
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
-import re
-import shutil
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from event_model import compose_stream_resource
-from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV, Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import Watched, fail, finish, in_background, put, verify
+from offbragg.devices.background import (
+    Watched,
+    check_times,
+    fail,
+    finish,
+    in_background,
+    put,
+    verify,
+)
 from offbragg.devices.frame_folder import FrameFolder, decided, ranges
-from offbragg.errors import ConfigError, DeviceError, SweepError
+from offbragg.devices.pilatus_align import Alignment
+from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
+from offbragg.devices.pilatus_files import ARMING, PilatusFiles
+from offbragg.devices.pilatus_step import PilatusStep
+from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
 from offbragg.sweep import Sweep
 
+__all__ = ["Pilatus", "PilatusCam", "PilatusStep", "check_period", "readout"]
+
 log = logging.getLogger(__name__)
-
-MIMETYPES = {
-    "cbf": "multipart/related;type=image/x-cbf",
-    "tif": "multipart/related;type=image/tiff",
-}
-MAX_FRAMES = 65535  # camserver's NImages (manual)
-DEVICE_STATES_READY = ("Idle", "Error", "Aborted")
-
-
-def readout(model: str) -> tuple[float, float]:
-    """Give what a Pilatus needs between exposures.
-
-    Parameters
-    ----------
-    model
-        As Dectris writes it, e.g. "PILATUS 2M" or "PILATUS3 X 2M".
-
-    Returns
-    -------
-    readout, period
-        Shortest dead time after an exposure and shortest period, s.
-
-    Examples
-    --------
-    >>> readout("PILATUS3 X 2M")
-    (0.00095, 0.002)
-    >>> readout("PILATUS 2M")
-    (0.00228, 0.00228)
-    """
-    if re.match(r"pilatus\s*3", model, re.IGNORECASE):
-        return 0.00095, 0.002
-    return 0.00228, 0.00228
-
-
-def check_period(model: str, sweep: Sweep) -> None:
-    """Refuse a sweep that this model cannot expose.
-
-    Raises
-    ------
-    SweepError
-        If the period is shorter than exposure + readout or than the shortest period, or if there
-        are more frames than camserver counts.
-    """
-    dead, shortest = readout(model)
-    needed = max(sweep.exposure + dead, shortest)
-    if sweep.period < needed * (1 - 1e-9):
-        raise SweepError(
-            f"period {sweep.period:g} s is shorter than the {model} allows: "
-            f"exposure {sweep.exposure:g} s + readout {dead * 1e3:g} ms, "
-            f"and at least {shortest * 1e3:g} ms\n"
-            f"Set period to at least {needed:.5f} s, "
-            f"or exposure to at most {max(sweep.period - dead, 0):.5f} s."
-        )
-    if sweep.n_frames > MAX_FRAMES:
-        raise SweepError(
-            f"{sweep.n_frames} frames are more than the {model} takes in one series "
-            f"({MAX_FRAMES})\nSplit the sweep."
-        )
-
-
-class PilatusCam(Device):
-    """The two dozen of camserver's 248 records that are used."""
-
-    acquire = Cpt(EpicsSignal, "Acquire", kind=Kind.omitted)
-    armed = Cpt(EpicsSignalRO, "Armed", auto_monitor=True, kind=Kind.omitted)
-    state = Cpt(EpicsSignalRO, "DetectorState_RBV", string=True, kind=Kind.omitted)
-    message = Cpt(EpicsSignalRO, "StatusMessage_RBV", string=True, kind=Kind.omitted)
-
-    exposure = Cpt(EpicsSignalWithRBV, "AcquireTime", kind=Kind.config)
-    period = Cpt(EpicsSignalWithRBV, "AcquirePeriod", kind=Kind.config)
-    n_frames = Cpt(EpicsSignalWithRBV, "NumImages", kind=Kind.config)
-    n_exposures = Cpt(EpicsSignalWithRBV, "NumExposures", kind=Kind.config)
-    trigger_mode = Cpt(EpicsSignalWithRBV, "TriggerMode", kind=Kind.config)
-    threshold = Cpt(EpicsSignalRO, "ThresholdEnergy_RBV", kind=Kind.config)
-    energy = Cpt(EpicsSignalRO, "Energy_RBV", kind=Kind.config)
-    cut_off = Cpt(EpicsSignalRO, "PixelCutOff_RBV", kind=Kind.config)
-    serial = Cpt(EpicsSignalRO, "SerialNumber_RBV", string=True, kind=Kind.config)
-    size_x = Cpt(EpicsSignalRO, "MaxSizeX_RBV", kind=Kind.omitted)
-    size_y = Cpt(EpicsSignalRO, "MaxSizeY_RBV", kind=Kind.omitted)
-
-    file_path = Cpt(EpicsSignalWithRBV, "FilePath", string=True, kind=Kind.config)
-    file_path_exists = Cpt(EpicsSignalRO, "FilePathExists_RBV", kind=Kind.omitted)
-    file_name = Cpt(EpicsSignalWithRBV, "FileName", string=True, kind=Kind.config)
-    file_template = Cpt(EpicsSignalWithRBV, "FileTemplate", string=True, kind=Kind.omitted)
-    file_number = Cpt(EpicsSignalWithRBV, "FileNumber", kind=Kind.omitted)
-    auto_increment = Cpt(EpicsSignalWithRBV, "AutoIncrement", kind=Kind.omitted)
-    file_timeout = Cpt(EpicsSignal, "ImageFileTmot", kind=Kind.omitted)
-
-    # what camserver writes into each header; no _RBV exists for these
-    wavelength = Cpt(EpicsSignal, "Wavelength", kind=Kind.omitted)
-    distance = Cpt(EpicsSignal, "DetDist", kind=Kind.omitted)
-    beam_x = Cpt(EpicsSignal, "BeamX", kind=Kind.omitted)
-    beam_y = Cpt(EpicsSignal, "BeamY", kind=Kind.omitted)
-    start_angle = Cpt(EpicsSignal, "StartAngle", kind=Kind.omitted)
-    angle_increment = Cpt(EpicsSignal, "AngleIncr", kind=Kind.omitted)
-    phi = Cpt(EpicsSignal, "Phi", kind=Kind.omitted)
-    phi_increment = Cpt(EpicsSignal, "PhiIncr", kind=Kind.omitted)
-    chi = Cpt(EpicsSignal, "Chi", kind=Kind.omitted)
-    chi_increment = Cpt(EpicsSignal, "ChiIncr", kind=Kind.omitted)
-    omega = Cpt(EpicsSignal, "Omega", kind=Kind.omitted)
-    omega_increment = Cpt(EpicsSignal, "OmegaIncr", kind=Kind.omitted)
-    oscillation_axis = Cpt(EpicsSignal, "OscillAxis", kind=Kind.omitted)
 
 
 @dataclass(slots=True)
@@ -142,6 +47,7 @@ class Flight:
     sweep: Sweep
     folder: FrameFolder
     status: Watched
+    trigger: str = "internal"
     armed: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
     camera_done: threading.Event = field(default_factory=threading.Event)
@@ -149,7 +55,8 @@ class Flight:
     """When the first exposure began, POSIX s by the IOC's clock."""
     clock: float = 0.0
     """The same by this host's monotonic clock, s."""
-    watch: int = -1
+    watched: bool = False
+    """Whether its files are being followed."""
 
     def on_armed(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
         """Take note that camserver has acknowledged the exposure command."""
@@ -159,8 +66,10 @@ class Flight:
             self.armed.set()
 
 
-class Pilatus(Device):
+class Pilatus(PilatusFiles):
     """A Pilatus that records one sweep per flight, one file per frame.
+
+    With an external trigger it is armed at the end of `prepare`: pulses may come from then on.
 
     Parameters
     ----------
@@ -176,20 +85,27 @@ class Pilatus(Device):
         E.g. "Si" and mm.
     format
         "cbf" or "tif": camserver picks the format by the extension.
+    trigger
+        "internal": the series is started as the axis passes the start. "ext_trigger": one pulse
+        starts it. "mult_trigger": a pulse for each frame. "ext_enable": a gate for each frame.
     max_missing
         So many frames may be lost in a sweep before it counts as failed.
     patience
         How late a frame file may come, s.
+    stall
+        No new file for so long beyond a period, with frames outstanding, fails a sweep, s.
+    trigger_timeout
+        How long to wait for the first pulse after kickoff, s.
     poll
         Time between two looks at the directory, s.
     reserve
         Space to leave free on the disk of the frames, GB.
     geometry
         Beam, panel and axes; fills the frame headers and the start document.
+    header
+        More for the frame headers: name of the record (Chi, FilterTransm, DetVOffset …) and a
+        number, or the name of the record to copy, e.g. ``Chi = "SIM:chi.RBV"``.
     """
-
-    cam = Cpt(PilatusCam, "", kind=Kind.normal)
-    file_stem = Cpt(Signal, value="", kind=Kind.omitted)
 
     def __init__(
         self,
@@ -202,82 +118,109 @@ class Pilatus(Device):
         sensor_thickness: float,
         write_path: str | None = None,
         format: str = "cbf",
+        trigger: str = "internal",
         max_missing: int = 0,
         patience: float = 5.0,
+        stall: float = 10.0,
+        trigger_timeout: float = 30.0,
         poll: float = 0.05,
         reserve: float = 1.0,
         geometry: Geometry | None = None,
+        header: dict[str, float | str] | None = None,
         **kwargs: Any,
     ) -> None:
-        if format not in MIMETYPES:
-            raise ConfigError(f"{name}: format {format!r} is none of {', '.join(MIMETYPES)}")
-        super().__init__(prefix, name=name, **kwargs)
-        self.frames = Path(frames)
-        self.write_path = write_path or str(self.frames)
-        self.model = model
-        self.sensor_material = sensor_material
-        self.sensor_thickness = sensor_thickness
-        self.format = format
+        super().__init__(
+            prefix, name=name, frames=frames, model=model, sensor_material=sensor_material,
+            sensor_thickness=sensor_thickness, write_path=write_path, format=format,
+            patience=patience, reserve=reserve, geometry=geometry, header=header, **kwargs,
+        )  # fmt: skip
+        check_times(name, stall=stall, trigger_timeout=trigger_timeout, poll=poll)
+        if max_missing < 0:
+            raise ConfigError(f"{name}: max_missing is {max_missing}: it must not be below 0")
+        self.trigger_mode = trigger
         self.max_missing = max_missing
-        self.patience = patience
+        self.stall = stall
+        self.trigger_timeout = trigger_timeout
         self.poll = poll
-        self.reserve = reserve
-        self.geometry = geometry
 
         self.exposure_started: float | None = None
         self.armed_at: float | None = None
-        """When the first exposure began, by this host's monotonic clock, s."""
+        """When the first exposure began, by this host's monotonic clock, s; not for pulses."""
         self._sweep: Sweep | None = None
         self._folder: FrameFolder | None = None
-        self._stem = ""
         self._covered = 0
         self._collected = 0
         self._compose_datum: Any = None
         self._flight: Flight | None = None
+        self._given_up = threading.Event()
+        self._step: PilatusStep | None = None
+        self.alignment = Alignment(self)
+        """For looking while centring: endless exposures into one file."""
 
     @property
-    def image_key(self) -> str:
-        """Data key of the frames."""
-        return f"{self.name}_image"
+    def trigger_mode(self) -> str:
+        """What starts the exposures: "internal", "ext_trigger", "mult_trigger", "ext_enable"."""
+        return self._trigger_mode
+
+    @trigger_mode.setter
+    def trigger_mode(self, mode: str) -> None:
+        if mode not in TRIGGERS:
+            raise ConfigError(f"{self.name}: trigger {mode!r} is none of {', '.join(TRIGGERS)}")
+        self._trigger_mode = mode
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Pixels (slow, fast), as the IOC says."""
-        shape = int(self.cam.size_y.get()), int(self.cam.size_x.get())
-        if min(shape) < 1:
-            raise DeviceError(
-                f"{self.name} says its frames have {shape[0]} × {shape[1]} pixels "
-                f"({self.cam.size_y.pvname}, {self.cam.size_x.pvname})\n"
-                "Is camserver connected?"
-            )
-        return shape
+    def step(self) -> PilatusStep:
+        """The step-scan twin on the same records, made when first asked for.
+
+        Raises
+        ------
+        DeviceError
+            If its records do not answer.
+        """
+        if self._step is None:
+            self._step = self._make_step()
+        return self._step
+
+    def _make_step(self) -> PilatusStep:
+        for _ in range(3):  # pyepics at times forgets to tell a second user of a channel
+            twin = PilatusStep(
+                self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
+                sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
+                write_path=self.write_path, format=self.format, patience=self.patience,
+                reserve=self.reserve, geometry=self.geometry,
+            )  # fmt: skip
+            with contextlib.suppress(TimeoutError):
+                twin.wait_for_connection(all_signals=True, timeout=10.0)
+                twin.header = self.header
+                return twin
+            twin.destroy()
+        raise DeviceError(
+            f"{self.name}.step is not connected: records of {self.prefix} do not answer\n"
+            "Is the IOC running?"
+        )
+
+    def destroy(self) -> None:
+        """Disconnect from every record, those of the step-scan twin included."""
+        if self._step is not None:
+            self._step.destroy()
+        super().destroy()
+
+    def trigger(self) -> Status:  # type: ignore[override]
+        """Refuse: a plan that counts step by step would record no frame.
+
+        Raises
+        ------
+        DeviceError
+            Naming the twin that does.
+        """
+        raise DeviceError(
+            f"{self.name} records sweeps and takes no single frames\n"
+            f"For count, scan and grid_scan use {self.name}.step."
+        )
 
     def hardware(self) -> dict[str, Any]:
         """Describe the detector for the start document; what is not known is left out."""
-        facts: dict[str, Any] = {
-            "name": self.name,
-            "model": self.model,
-            "serial": str(self.cam.serial.get()),
-            "sensor_material": self.sensor_material,
-            "sensor_thickness": float(self.sensor_thickness),
-            "format": self.format,
-            "shape": list(self.shape),
-        }
-        # the read-backs are 0 until something was sent to camserver (ADPilatus 2.9)
-        for key, signal in (
-            ("saturation", self.cam.cut_off),
-            ("threshold", self.cam.threshold),
-            ("energy", self.cam.energy),
-        ):
-            value = float(signal.get())
-            if value > 0:
-                facts[key] = value
-        return facts
-
-    def frame_bytes(self) -> int:
-        """Size of one frame file at most, bytes."""
-        pixels = self.shape[0] * self.shape[1]
-        return pixels * 4 + 4096 if self.format == "tif" else int(pixels * 1.2) + 4096
+        return {**super().hardware(), "trigger": self.trigger_mode}
 
     def check(self, sweep: Sweep) -> None:
         """Refuse a sweep that cannot be recorded; nothing is written to any record.
@@ -291,26 +234,23 @@ class Pilatus(Device):
         DeviceError
             The detector is busy.
         """
-        check_period(self.model, sweep)
-        if not self.frames.is_dir() or not os.access(self.frames, os.W_OK):
-            raise ConfigError(
-                f"frames directory {self.frames} is not there or cannot be written\n"
-                "Make it, or set [paths] frames in beamline.toml."
-            )
-        needed = self.frame_bytes() * sweep.n_frames / 1e9
-        free = shutil.disk_usage(self.frames).free / 1e9
-        if free < needed + self.reserve:
-            raise ConfigError(
-                f"too little disk for {sweep.n_frames} frames: {free:.2f} GB free in "
-                f"{self.frames}, {needed:.2f} GB needed and {self.reserve:g} GB to be left\n"
-                "Free some, or set [paths] frames in beamline.toml to a larger disk."
-            )
-        state = str(self.cam.state.get())
-        if state not in DEVICE_STATES_READY:
+        check_period(self.model, sweep, trigger=self.trigger_mode)
+        self.check_disk(sweep.n_frames)
+        self.check_ready()
+
+    def check_ready(self) -> None:
+        """Refuse if the detector is at something else, also if that has only been asked for.
+
+        Raises
+        ------
+        DeviceError
+            What it is.
+        """
+        if self.alignment.looking:
             raise DeviceError(
-                f"{self.name} is busy: {self.cam.state.pvname} is {state} "
-                f"({self.cam.message.get()!r})\nStop it, or wait until it is idle."
+                f"{self.name} is busy: {self.alignment.name} is on\nSet that to 0 to end it."
             )
+        super().check_ready()
 
     def prepare(self, sweep: Sweep) -> Status:
         """Set everything up for a sweep; the status is done when the IOC has taken it all."""
@@ -318,70 +258,42 @@ class Pilatus(Device):
         self._sweep = sweep
         self._covered = self._collected = 0
         self._compose_datum = None
-        self.exposure_started = None
-        return in_background(self, self._set_up, sweep)
+        self.exposure_started = self.armed_at = None
+        self._flight = None
+        given_up = self._given_up = threading.Event()
+        return in_background(self, self._set_up, sweep, self.trigger_mode, given_up)
 
-    def _set_up(self, sweep: Sweep) -> None:
+    def _set_up(self, sweep: Sweep, trigger: str, given_up: threading.Event) -> None:
+        self.recover()
         stem = str(self.file_stem.get()) or f"{self.name}_{uuid.uuid4().hex[:8]}"
         directory = self._make_directory(stem)
-        self._stem = directory.name
-        self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
-
         cam = self.cam
-        if cam.acquire.get():  # a camera left in an endless series
-            put(cam.acquire, 0)
-        put(cam.trigger_mode, 0)
+        put(cam.trigger_mode, TRIGGERS[trigger])
         put(cam.n_exposures, 1)
         put(cam.n_frames, sweep.n_frames)
         put(cam.exposure, sweep.exposure)
         put(cam.period, sweep.period)
-        put(cam.file_timeout, sweep.period + self.patience)
-        put(cam.auto_increment, 0)
-        put(cam.file_number, 0)
-        # five digits after the last "_" are the number of the first frame (facts of ADPilatus)
-        put(cam.file_template, f"%s%s_%5.5d.{self.format}")
-        put(cam.file_name, self._stem)
-        self._set_directory(f"{self.write_path.rstrip('/')}/{self._stem}/")
+        # the IOC counts from Armed; while it waits for a pulse it must not give up
+        waiting = 0.0 if trigger == "internal" else 3600.0
+        put(cam.file_timeout, waiting + sweep.period + self.patience)
+        self._name_files(directory)
+        self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
         self._set_headers(sweep)
+        verify(cam.trigger_mode, TRIGGERS[trigger])
         verify(cam.n_frames, sweep.n_frames)
         verify(cam.exposure, sweep.exposure)
         verify(cam.period, sweep.period)
-
-    def _make_directory(self, stem: str) -> Path:
-        """Make a directory of the sweep's own, so that no old file can pass for a new one."""
-        for attempt in range(1, 1000):
-            directory = self.frames / (stem if attempt == 1 else f"{stem}-{attempt}")
-            try:
-                directory.mkdir()
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise ConfigError(
-                    f"directory {directory} for the frames cannot be made: {error.strerror}\n"
-                    "Set [paths] frames in beamline.toml to a directory that can be written."
-                ) from error
-            return directory
-        raise ConfigError(f"{self.frames} has 999 directories named {stem} already")
-
-    def _set_directory(self, path: str) -> None:
-        put(self.cam.file_path, path)
-        deadline = time.monotonic() + 5.0
-        told = ""
-        while time.monotonic() < deadline:
-            # FilePath_RBV has a trailing slash whatever was put
-            told = str(self.cam.file_path.get())
-            if told.rstrip("/") == path.rstrip("/") and self.cam.file_path_exists.get():
-                return
-            time.sleep(0.05)
-        raise DeviceError(
-            f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {told!r}, "
-            f"{self.cam.file_path_exists.pvname} is {self.cam.file_path_exists.get()}\n"
-            "Set write_path of the detector in beamline.toml: the frames directory "
-            f"({self.frames} on this host) as the detector's computer sees it."
-        )
+        if trigger != "internal":
+            # given up while it was being set up: it must not be left armed
+            flight = Flight(sweep, self._folder, Watched(self), trigger, stopped=given_up)
+            self._flight = flight
+            self._arm(flight)
+            if given_up.is_set():
+                self._disarm(flight)
 
     def _set_headers(self, sweep: Sweep) -> None:
-        """Tell camserver what to write into each frame's header, as far as it is known."""
+        """Fill the headers; camserver counts the angles on by itself, frame by frame."""
+        self._fill_headers()
         cam = self.cam
         put(cam.start_angle, sweep.start)
         put(cam.angle_increment, sweep.step)
@@ -391,30 +303,44 @@ class Pilatus(Device):
             if turns:
                 put(getattr(cam, name), sweep.start)
         put(cam.oscillation_axis, sweep.axis.upper())
-        if self.geometry is None:
-            return
-        put(cam.wavelength, self.geometry.wavelength)
-        for axis in self.geometry.axes:
-            if axis.name in ("phi", "chi", "omega") and axis.name != sweep.axis:
-                put(getattr(cam, axis.name), axis.angle)
-        beam = beam_on_panel(self.geometry)
-        if beam is not None:
-            distance, x, y = beam
-            put(cam.distance, distance)
-            put(cam.beam_x, x)
-            put(cam.beam_y, y)
 
     def kickoff(self) -> Status:
-        """Start the series; the status is done when camserver has acknowledged (Armed)."""
+        """Start the series; the status is done when camserver has acknowledged (Armed).
+
+        With an external trigger it is armed already, and the waiting for pulses begins.
+        """
         if self._sweep is None or self._folder is None:
             raise DeviceError(f"{self.name} was kicked off without being prepared")
-        flight = self._flight = Flight(self._sweep, self._folder, Watched(self))
-        flight.watch = self.cam.armed.subscribe(flight.on_armed, run=False)
-        self.cam.acquire.put(1, use_complete=True, callback=lambda **_: flight.camera_done.set())
-        return in_background(self, self._fly, flight)
+        flight = self._flight
+        if flight is None or flight.watched:
+            flight = self._flight = Flight(
+                self._sweep, self._folder, Watched(self), self.trigger_mode
+            )
+        return in_background(self, self._start, flight)
 
-    def _fly(self, flight: Flight) -> None:
-        limit = time.monotonic() + 10.0
+    def _start(self, flight: Flight) -> None:
+        flight.watched = True
+        if flight.trigger == "internal" or not flight.armed.is_set():
+            self._arm(flight)
+        if flight.trigger == "internal":
+            self.exposure_started = flight.began
+            self.armed_at = flight.clock
+        else:
+            flight.clock = time.monotonic()
+            if flight.camera_done.is_set():
+                error = DeviceError(f"{self.name} did not wait for its trigger: {self.said()}")
+                fail(flight.status, error)
+                raise error
+        in_background(self, self._watch, flight)
+
+    def _arm(self, flight: Flight) -> None:
+        if flight.stopped.is_set():
+            error = DeviceError(f"{self.name} was stopped before it was armed")
+            fail(flight.status, error)
+            raise error
+        watch = self.cam.armed.subscribe(flight.on_armed, run=False)
+        self.cam.acquire.put(1, use_complete=True, callback=lambda **_: flight.camera_done.set())
+        limit = time.monotonic() + ARMING
         try:
             while not flight.armed.wait(0.02):
                 if flight.stopped.is_set():
@@ -422,8 +348,7 @@ class Pilatus(Device):
                 gave_up = flight.camera_done.is_set() and not flight.armed.wait(0.5)
                 if gave_up or time.monotonic() > limit:
                     raise DeviceError(
-                        f"{self.name} did not arm: {self.cam.state.pvname} is "
-                        f"{self.cam.state.get()} ({self.cam.message.get()!r})\n"
+                        f"{self.name} did not arm: {self.said()}\n"
                         "Is camserver running, and can it make frames at "
                         f"{1 / flight.sweep.period:g} Hz?"
                     )
@@ -432,10 +357,33 @@ class Pilatus(Device):
             self._disarm(flight)
             raise
         finally:
-            self.cam.armed.unsubscribe(flight.watch)
-        self.exposure_started = flight.began
-        self.armed_at = flight.clock
-        in_background(self, self._watch, flight)
+            self.cam.armed.unsubscribe(watch)
+
+    def _await_first_frame(self, flight: Flight) -> None:
+        """Wait for what the first pulse brings, and take the time of the pulse from it."""
+        folder, sweep = flight.folder, flight.sweep
+        limit = flight.clock + self.trigger_timeout + sweep.period + self.patience
+        while not flight.stopped.is_set():
+            ended = flight.camera_done.is_set()  # before looking: the last file may be the first
+            folder.look()
+            numbers = folder.seen()
+            if numbers:
+                last = max(numbers)
+                written = folder.written(last)
+                behind = max(time.time() - written, 0.0)
+                ran = (last + 1) * sweep.period
+                flight.began = written - last * sweep.period - sweep.exposure
+                flight.clock = time.monotonic() - behind - ran
+                self.exposure_started = flight.began
+                return
+            if time.monotonic() > limit or ended:
+                raise DeviceError(
+                    f"{self.name}: no trigger came within "
+                    f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory}\n"
+                    f"{self.said()}; trigger {flight.trigger}. Is the position compare armed on "
+                    f"{sweep.axis}, and its output connected to the detector?"
+                )
+            flight.stopped.wait(self.poll)
 
     def _watch(self, flight: Flight) -> None:
         """Look for files until all frames are there, or their time is over."""
@@ -443,8 +391,12 @@ class Pilatus(Device):
         try:
             lost: list[int] = []
             told = False
+            if flight.trigger != "internal":
+                self._await_first_frame(flight)
+            n_present, progress = 0, time.monotonic()
             while not flight.stopped.is_set():
-                elapsed = time.monotonic() - flight.clock
+                now = time.monotonic()
+                elapsed = now - flight.clock
                 folder.look()
                 self._covered, lost = decided(
                     folder.present, elapsed, period=sweep.period, patience=self.patience
@@ -460,13 +412,20 @@ class Pilatus(Device):
                     raise self._lost(sweep, folder, lost)
                 if folder.present.all() or elapsed > sweep.duration + self.patience:
                     break
-                if not told and flight.camera_done.is_set() and self.cam.state.get() == "Error":
-                    told = True
-                    log.warning(
-                        "%s: the IOC stopped early (%s); its files are still followed",
-                        self.name,
-                        self.cam.message.get(),
+                if folder.n_present > n_present:
+                    n_present, progress = folder.n_present, now
+                elif now - progress > sweep.period + self.stall:
+                    raise DeviceError(
+                        f"{self.name} stalled: no file came for {now - progress:.1f} s after "
+                        f"frame {folder.last} of {sweep.n_frames}\n"
+                        f"{self.said()}. Does camserver hang, or the disk?"
                     )
+                if not told and flight.camera_done.is_set():
+                    told = True
+                    said = self.said()
+                    if "Error" in said:
+                        log.warning("%s: the IOC stopped early (%s); its files are still followed",
+                                    self.name, said)  # fmt: skip
                 flight.stopped.wait(self.poll)
             if flight.stopped.is_set():
                 return  # stop() has spoken
@@ -478,22 +437,21 @@ class Pilatus(Device):
             if lost:
                 log.warning("%s: frames %s never came", self.name, ranges(lost))
         except Exception as error:
-            self._disarm(flight)
             fail(
                 flight.status,
                 error
                 if isinstance(error, DeviceError)
                 else DeviceError(f"{self.name}: frames cannot be followed: {error}"),
             )
+            self._disarm(flight)
 
     def _lost(self, sweep: Sweep, folder: FrameFolder, lost: list[int]) -> DeviceError:
         what = "frame" if len(lost) == 1 else "frames"
         return DeviceError(
             f"{self.name}: {what} {ranges(lost)} of {sweep.n_frames} did not come "
             f"within {self.patience:g} s of their time\n"
-            f"{self.max_missing} may be missing (max_missing); {int(folder.present.sum())} are "
-            f"in {folder.directory}. The IOC says {self.cam.state.get()}: "
-            f"{self.cam.message.get()!r}."
+            f"{self.max_missing} may be missing (max_missing); {folder.n_present} are "
+            f"in {folder.directory}. {self.said()}."
         )
 
     def complete(self) -> Status:
@@ -504,7 +462,7 @@ class Pilatus(Device):
 
     def _disarm(self, flight: Flight) -> None:
         """Leave the detector idle; an abort blocks the IOC's port for 2 s, so never wait."""
-        if not flight.camera_done.is_set() or self.cam.acquire.get():
+        if not flight.camera_done.is_set():
             self.cam.acquire.put(0)
 
     @property
@@ -517,6 +475,7 @@ class Pilatus(Device):
 
         With ``success`` (a plan that tidies up) the flight ends as if this had been wanted.
         """
+        self._given_up.set()
         flight = self._flight
         if flight is None or not self.flying:
             return
@@ -539,29 +498,11 @@ class Pilatus(Device):
         """Leave the detector disarmed, whatever happened; done when it is."""
         self.stop(success=True)
         super().unstage()
-        return in_background(self, self._await_idle)
-
-    def _await_idle(self) -> None:
-        deadline = time.monotonic() + 15.0  # an abort holds the IOC's port for 2 s
-        while self.cam.acquire.get(use_monitor=False):
-            if time.monotonic() > deadline:
-                raise DeviceError(
-                    f"{self.name} still acquires 15 s after it was stopped: {self.cam.state.pvname}"
-                    f" is {self.cam.state.get()} ({self.cam.message.get()!r})"
-                )
-            time.sleep(0.02)
+        return in_background(self, self.await_idle)
 
     def describe_collect(self) -> dict[str, Any]:
         """Describe the frames: one external array per frame number."""
-        return {
-            self.image_key: {
-                "source": f"PV:{self.prefix}FullFileName_RBV",
-                "dtype": "array",
-                "dtype_numpy": "<i4",
-                "shape": list(self.shape),
-                "external": "STREAM:",
-            }
-        }
+        return self.describe_frames()
 
     def get_index(self) -> int:
         """Give the number of frames, from the first on, that are there or passed by."""
@@ -572,16 +513,8 @@ class Pilatus(Device):
         if self.exposure_started is None or self._folder is None:
             return
         if self._compose_datum is None:
-            directory = self._folder.directory.absolute().as_uri().removeprefix("file://")
-            bundle = compose_stream_resource(
-                mimetype=MIMETYPES[self.format],
-                uri=f"file://localhost{directory}/",
-                data_key=self.image_key,
-                parameters={
-                    "template": f"{self._stem}_{{:05d}}.{self.format}",
-                    "chunk_shape": [1],
-                    "exposure_started": self.exposure_started,
-                },
+            bundle = self.compose_frames(
+                self._folder.directory, exposure_started=self.exposure_started
             )
             self._compose_datum = bundle.compose_stream_datum
             yield "stream_resource", bundle.stream_resource_doc
@@ -590,27 +523,3 @@ class Pilatus(Device):
             datum = self._compose_datum({"start": self._collected, "stop": stop})
             self._collected = stop
             yield "stream_datum", datum
-
-
-def beam_on_panel(geometry: Geometry) -> tuple[float, float, float] | None:
-    """Find where the direct beam meets the panel.
-
-    Returns
-    -------
-    distance, x, y
-        From the sample along the beam, mm, and in pixels along fast and slow from the outer corner
-        of the panel; None if the beam is parallel to the panel.
-    """
-    panel = geometry.panel
-    fast, slow = np.asarray(panel.fast), np.asarray(panel.slow)
-    normal = np.cross(fast, slow)
-    origin = np.asarray(panel.origin)
-    if abs(normal[2]) < 1e-6:
-        return None
-    distance = float(origin @ normal / normal[2])
-    offset = np.array([0.0, 0.0, distance]) - origin
-    return (
-        distance,
-        float(offset @ fast / panel.pixel_size[0]),
-        float(offset @ slow / panel.pixel_size[1]),
-    )

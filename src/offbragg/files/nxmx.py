@@ -122,13 +122,15 @@ def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> 
     frames["angle"] = sweep.midpoints
     frames["angle"].attrs["units"] = np.bytes_("deg")
     frames["angle"].attrs["long_name"] = _text(f"{sweep.axis}, middle of the frame (deg)")
-    frames["angle_source"] = np.full(n, b"commanded", "S9")
+    frames["angle_source"] = np.full(n, b"commanded", "S12")
     frames["time"] = np.full(n, np.nan)
     frames["time"].attrs["units"] = np.bytes_("s")
     frames["time"].attrs["long_name"] = np.bytes_("start of the exposure, POSIX seconds")
     frames["source"] = np.zeros(n, f"S{SOURCE_LENGTH}")
     frames["md5"] = np.zeros(n, "S32")
     for name, column in (start.get("per_frame") or {}).items():
+        if name in FIXED_COLUMNS:  # "angle": read back instead of commanded
+            continue
         frames[name] = np.full(n, np.nan)
         if column.get("units"):
             frames[name].attrs["units"] = _text(str(column["units"]))

@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 
 _HC = 12.398419843320026  # keV Å
 _X, _Y, _Z = np.eye(3)
-_PURPOSES = ("data", "orient", "background", "dark", "calibration")
+PURPOSES = ("data", "orient", "background", "dark", "calibration")
 _ORIENTATION = "-y +z -x"
 _LOCK_PATIENCE = 10.0  # s
 
@@ -64,8 +64,8 @@ def scan_directory(experiment: Path | str, start: Mapping[str, Any]) -> Path:
     experiment = Path(experiment)
     sample = Sample.from_dict(start["sample"])
     label, purpose = sample.label, start.get("purpose", "data")
-    if purpose not in _PURPOSES:
-        raise MetadataError(f"purpose is {purpose!r}: it must be one of {', '.join(_PURPOSES)}")
+    if purpose not in PURPOSES:
+        raise MetadataError(f"purpose is {purpose!r}: it must be one of {', '.join(PURPOSES)}")
     if purpose != "data":
         label = f"{label}_{purpose}"
     name = check_component(scan_name(start), "temperature.setpoint")
@@ -378,15 +378,17 @@ def _monitor_weight(scan: ScanFile) -> tuple[Array, str]:
     """Weight of each frame; CCTW leaves out what weighs nothing."""
     values = scan.frame_values()
     stored = values["status"] == "stored"
+    if "weight" in values:
+        stored &= values["weight"] != 0  # exposed without beam
     if "monitor" not in values:
-        note = "no monitor was recorded: stored frames weigh 1, missing and rejected ones 0"
+        note = "no monitor was recorded: stored frames weigh 1, missing, rejected and dark ones 0"
         return stored.astype(np.float64), note
     monitor = values["monitor"]
     good = stored & np.isfinite(monitor) & (monitor > 0)
     weight = np.zeros(scan.n_frames)
     if good.any():
         weight[good] = monitor[good] / monitor[good].mean()
-    note = "monitor / its mean; 0 for frames that are missing, rejected or without monitor"
+    note = "monitor / its mean; 0 for frames that are missing, rejected, dark or without monitor"
     return weight, note
 
 

@@ -395,8 +395,9 @@ class ScanFile:
             first, last = int(which.min()), int(which.max()) + 1
             frames[column][first:last] = all_values[first:last]
             if column == "angle":
+                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
                 sources = frames["angle_source"][()]
-                sources[which] = b"read"
+                sources[which] = how.encode()
                 frames["angle_source"][first:last] = sources[first:last]
             self._flush()
 
@@ -471,9 +472,9 @@ class ScanFile:
             # A reader in this process keeps HDF5's file open, and with it the writer's mark. It
             # has nothing left to write: when it closes, HDF5 writes these very bytes again.
             release(self._path, keep=_beside(self._path, "superblock"))
-        _fsync(self._path)
+        sync(self._path)
         self.close()
-        _fsync(self._path.parent)
+        sync(self._path.parent)
 
     def _write_once(self, frame: Frame) -> None:
         """Keep what the first frame tells about all of them: dead pixels, and its header."""
@@ -505,7 +506,7 @@ class ScanFile:
         now = clock.monotonic()
         if now - self._synced > _SYNC_EVERY:
             self._synced = now
-            _fsync(self._path)
+            sync(self._path)
 
     # ---- access ----------------------------------------------------------------------
 
@@ -584,7 +585,7 @@ def _link_next(hidden: Path, directory: Path) -> Path:
         except FileExistsError:
             number += 1
             continue
-        _fsync(directory)
+        sync(directory)
         return path
 
 
@@ -611,7 +612,8 @@ def _has_chunk(data: h5py.Dataset, number: int) -> bool:
     return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
 
-def _fsync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

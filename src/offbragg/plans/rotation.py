@@ -1,36 +1,50 @@
 """Rotation scans: one sweep, one run."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+# no "from __future__ import annotations": the queueserver reads the annotations as they are
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from numbers import Real
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 
-from offbragg.errors import DeviceError, OffbraggError, SweepError
+from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
+from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+_TRIES = 4
 
 FLUSH_PERIOD = 0.25
 """Time between two collections of documents during a sweep, s."""
+
+_PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
 
 LATE = 0.4
 """How far from its start angle a software trigger may be, s; it is 5 to 20 ms on a quiet host."""
 
 
+@from_json(sweep=MAPPING)
 def rotation_scan(
-    detector: Any,
-    axis: Any,
-    sweep: Sweep,
+    detector: Flyable,
+    axis: Flyable,
+    sweep: Sweep | Mapping[str, Any],
     *,
     md: Mapping[str, Any] | None = None,
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    permit: Readable | None = None,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
+    opened: list[str] | None = None,
 ) -> MsgGenerator[str]:
     """Record one sweep in one run; returns the run's uid.
 
@@ -44,7 +58,8 @@ def rotation_scan(
     axis
         A rotation axis that can move at constant speed, degrees.
     sweep
-        What to measure. A period shorter than exposure + readout is refused before anything moves.
+        What to measure, or a mapping with its fields. A period shorter than exposure + readout is
+        refused before anything moves.
     md
         More for the start document.
     flyers
@@ -53,26 +68,83 @@ def rotation_scan(
         Signals that are recorded whenever they change; each has a stream of its name.
     shutter
         Set to "open" for the sweep and to "closed" after it, if given.
+    permit
+        Says whether there is beam: ``beam`` is a signal, 1 with and 0 without, that is recorded as
+        the stream "permit". A sweep that loses its beam goes on to its end; its dark frames get
+        the weight 0.
     purpose
         "data", "orient", "background", "dark" or "calibration"; for "dark" the shutter stays
         closed.
     flush_period
         Time between two collections of documents, s.
+    opened
+        The run's uid is appended to it when the run opens, for a plan that wants to know it also
+        when the run fails.
 
     Raises
     ------
     OffbraggError
         What a device or a check had to say, as it said it.
     """
+    turn = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
+    if turn.step == 0:
+        raise SweepError("sweep.step is 0 degree: a rotation turns; for stills there is expose")
+    more = {"plan_name": "rotation_scan", **(md or {})}
+    return (
+        yield from record(
+            detector, axis, turn, md=more, flyers=flyers, monitors=monitors, shutter=shutter,
+            permit=permit, purpose=purpose, flush_period=flush_period, opened=opened,
+        )
+    )  # fmt: skip
+
+
+def record(
+    detector: Any,
+    axis: Any,
+    sweep: Sweep,
+    *,
+    md: Mapping[str, Any],
+    flyers: Sequence[Any] = (),
+    monitors: Sequence[Any] = (),
+    shutter: Any = None,
+    permit: Any = None,
+    purpose: str = "data",
+    flush_period: float = FLUSH_PERIOD,
+    opened: list[str] | None = None,
+) -> MsgGenerator[str]:
+    """Record frames in one run, turning an axis or, with None, standing still.
+
+    The parameters are those of `rotation_scan`.
+    """
+    if not isinstance(flush_period, Real) or not 0 < float(flush_period) < math.inf:
+        raise SweepError(f"flush_period is {flush_period!r}: it must be above 0 s")
+    for what, given in (("flyers", flyers), ("monitors", monitors)):
+        if not isinstance(given, Sequence):
+            raise SweepError(f"{what} is {_named(given)}: it must be a list, [{_named(given)}]")
+    _check_role("detector", detector, "prepare")
+    _check_role("axis", axis, "prepare")
+    for flyer in flyers:
+        _check_role("a flyer", flyer, "prepare")
+    _check_role("shutter", shutter, "set")
+    _check_role("permit", permit, "beam")
     metadata = start_of(
-        detector, axis, sweep, md=md, flyers=flyers, monitors=monitors, purpose=purpose
-    )
+        detector, axis, sweep, md=md, flyers=flyers, monitors=monitors, permit=permit,
+        purpose=purpose,
+    )  # fmt: skip
+
+    watched = [(signal, signal.name) for signal in monitors]
+    if metadata["per_frame"].get("angle", {}).get("how") == "interpolated":
+        watched.append((axis.angle_signal, f"{axis.name}_read_back"))
+    if permit is not None:
+        watched.append((permit.beam, "permit"))
 
     def inner() -> MsgGenerator[str]:
         uid = yield from bps.open_run(metadata)
+        if opened is not None:
+            opened.append(uid)
         try:
             yield from _fly(
-                detector, axis, sweep, uid, flyers, monitors, shutter, purpose, flush_period
+                detector, axis, sweep, uid, flyers, watched, shutter, purpose, flush_period
             )
         except OffbraggError as error:
             yield from bps.close_run(exit_status="fail", reason=str(error))
@@ -91,43 +163,61 @@ def rotation_scan(
     return (yield from bpp.rewindable_wrapper(inner(), False))
 
 
+def _named(device: Any) -> str:
+    return str(getattr(device, "name", repr(device)))
+
+
+def _check_role(role: str, device: Any, verb: str) -> None:
+    """Refuse a device that cannot be what it is given as, before anything moves."""
+    if device is not None and not hasattr(device, verb):
+        raise SweepError(
+            f"{role} is {_named(device)}, which has no {verb!r}\n"
+            "Give the device itself, and one that can do that (see explanations/plug-points)."
+        )
+
+
 def start_of(
     detector: Any,
     axis: Any,
     sweep: Sweep,
     *,
-    md: Mapping[str, Any] | None = None,
+    md: Mapping[str, Any],
     flyers: Sequence[Any] = (),
     monitors: Sequence[Any] = (),
+    permit: Any = None,
     purpose: str = "data",
-    **_: Any,
 ) -> dict[str, Any]:
-    """Give what `rotation_scan` would put into its start document; nothing moves.
+    """Give what `record` would put into its start document; nothing moves.
 
     Raises
     ------
     OffbraggError
         If a device cannot do the sweep, or the sweep is not about this axis.
     """
-    if sweep.axis != axis.name:
+    if axis is not None and sweep.axis != axis.name:
         raise SweepError(
             f"the sweep turns {sweep.axis!r} but the axis given is {axis.name!r}\n"
             f"Its angles would be recorded as those of {sweep.axis}. Give the axis that turns."
+        )
+    for key in _PLAN_SAYS & md.keys():
+        raise MetadataError(
+            f"md says {key!r}: that is what the plan itself records\n"
+            "A run would contradict what was measured. Leave it out of md."
         )
     for device in (detector, axis, *flyers):
         check = getattr(device, "check", None)
         if check is not None:
             check(sweep)
     return {
-        "plan_name": "rotation_scan",
         "purpose": purpose,
         "detectors": [detector.name],
-        "motors": [axis.name],
+        "motors": [] if axis is None else [axis.name],
+        **_of_axis(axis),
         "hints": {"dimensions": []},
         "sweep": sweep.to_dict(),
         **_of_detector(detector, sweep),
-        "per_frame": _columns(flyers, monitors),
-        **(md or {}),
+        "per_frame": _columns(axis, flyers, monitors, permit),
+        **md,
     }
 
 
@@ -145,13 +235,14 @@ def _fly(
     sweep: Sweep,
     uid: str,
     flyers: Sequence[Any],
-    monitors: Sequence[Any],
+    monitors: Sequence[tuple[Any, str]],
     shutter: Any,
     purpose: str,
     flush_period: float,
 ) -> MsgGenerator[None]:
     streams = [(detector, "primary"), *((flyer, flyer.name) for flyer in flyers)]
-    devices = (detector, axis, *flyers)
+    moving = () if axis is None else (axis,)
+    devices = (detector, *moving, *flyers)
     declared: list[tuple[Any, str]] = []
     watched: list[Any] = []
 
@@ -166,14 +257,15 @@ def _fly(
         for device, name in streams:
             yield from bps.declare_stream(device, name=name, collect=True)
             declared.append((device, name))
-        for signal in monitors:
-            yield from bps.monitor(signal, name=signal.name)
+        for signal, name in monitors:
+            yield from bps.monitor(signal, name=name)
             watched.append(signal)
-        if shutter is not None and purpose != "dark":
-            yield from bps.abs_set(shutter, "open", wait=True)
+        if shutter is not None:
+            yield from bps.abs_set(shutter, "closed" if purpose == "dark" else "open", wait=True)
         for flyer in flyers:
             yield from bps.kickoff(flyer, wait=True)
-        yield from bps.kickoff(axis, wait=True)
+        for device in moving:
+            yield from bps.kickoff(device, wait=True)
         yield from bps.kickoff(detector, wait=True)
         yield from collect()  # at once: whoever stacks knows now where the frames will be
         _check_begin(detector, axis, sweep)
@@ -188,15 +280,63 @@ def _fly(
         for device, name in declared:
             yield from bps.collect(device, name=name, return_payload=False)
 
-    def tidy() -> MsgGenerator[None]:
-        yield from bps.unstage_all(*reversed(devices))
+    def close() -> MsgGenerator[None]:
         if shutter is not None:
             yield from bps.abs_set(shutter, "closed", wait=True)
-        yield from collect()
-        for signal in watched:
-            yield from bps.unmonitor(signal)
 
-    yield from bpp.finalize_wrapper(sweeping(), tidy)
+    def forget() -> MsgGenerator[None]:
+        while watched:
+            yield from bps.unmonitor(watched.pop())
+
+    tidy = (
+        close,
+        *(partial(bps.unstage, device, wait=True) for device in devices),
+        collect,
+        forget,
+    )
+    try:
+        yield from sweeping()
+    except GeneratorExit:  # the RunEngine was told to halt, without cleaning up
+        raise
+    except BaseException:
+        yield from _each(tidy, because_it_failed=True)
+        raise
+    yield from _each(tidy)
+
+
+def _each(
+    steps: Sequence[Callable[[], MsgGenerator[Any]]], *, because_it_failed: bool = False
+) -> MsgGenerator[None]:
+    """Take every step, whatever the others meet with.
+
+    A status that fails while nobody waits for it (a kickoff that a stop cut short) is thrown into
+    whatever message is next: the step that it hits is taken again.
+
+    Parameters
+    ----------
+    steps
+        Plans; each can be repeated.
+    because_it_failed
+        An error is under way already: what goes wrong now is logged only.
+    """
+    first: Exception | None = None
+    for step in steps:
+        problem: Exception | None = None
+        for _ in range(_TRIES):
+            problem = None
+            try:
+                yield from step()
+            except FailedStatus as error:
+                problem = error
+                continue
+            except Exception as error:
+                problem = error
+            break
+        if problem is not None:
+            log.warning("while tidying up: %s", problem.__cause__ or problem)
+            first = first or problem
+    if first is not None and not because_it_failed:
+        raise first
 
 
 def _check_begin(detector: Any, axis: Any, sweep: Sweep) -> None:
@@ -210,8 +350,15 @@ def _check_begin(detector: Any, axis: Any, sweep: Sweep) -> None:
         raise DeviceError(
             f"{detector.name} began to expose {late:+.3f} s after {axis.name} passed "
             f"{sweep.start:g}: every angle is off by {late * sweep.speed:+.3f} degree\n"
-            "Was this host or the IOC busy? Measure the sweep again; its frames are kept."
+            "Was this host or the IOC busy? Measure the sweep again; its frames are kept. "
+            'With a position compare (trigger = "ext_trigger") the start is exact.'
         )
+
+
+def _of_axis(axis: Any) -> dict[str, Any]:
+    """Say which speed the axis is to have again, also for whoever finds it without a RunEngine."""
+    speed = getattr(axis, "usual_speed", None)
+    return {} if speed is None else {"motor_speeds": {axis.name: float(speed)}}
 
 
 def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
@@ -227,73 +374,20 @@ def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
     return known
 
 
-def _columns(flyers: Sequence[Any], monitors: Sequence[Any]) -> dict[str, dict[str, str]]:
+def _columns(
+    axis: Any, flyers: Sequence[Any], monitors: Sequence[Any], permit: Any
+) -> dict[str, dict[str, Any]]:
     """Collect which per-frame columns will be filled by which data key."""
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[str, dict[str, Any]] = {}
+    signal = getattr(axis, "angle_signal", None)
+    if signal is not None:
+        columns["angle"] = {"key": signal.name, "how": "interpolated", "units": "degree"}
     for flyer in flyers:
         columns.update(getattr(flyer, "per_frame", {}))
     for signal in monitors:
         columns[signal.name] = {"key": signal.name}
+    if permit is not None:
+        columns["weight"] = {"key": permit.beam.name}
+        if "monitor" in columns and getattr(permit, "monitor", None) is not None:
+            columns["weight"] |= {"monitor": "monitor", "fraction": permit.fraction}
     return columns
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a list of sweeps will take."""
-
-    sweeps: int
-    frames: int
-    seconds: float
-    bytes: int
-
-    def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return (
-            f"{self.sweeps} sweeps, {self.frames} frames, {hours} h {minutes:02d} min "
-            f"{seconds:02d} s, at most {self.bytes / 1e9:.2f} GB of frame files"
-        )
-
-
-def estimate(
-    *sweeps: Sweep,
-    detector: Any = None,
-    axis: Any = None,
-    temperatures: Sequence[float] = (),
-    settling: float = 0.0,
-) -> Estimate:
-    """Say what sweeps will take, without moving anything.
-
-    Parameters
-    ----------
-    sweeps
-        What will be measured (at each temperature).
-    detector
-        If given, the sweeps are checked against it, and bytes are counted.
-    axis
-        If given, the sweeps are checked against it.
-    temperatures
-        Of a series; none is one pass at the present temperature.
-    settling
-        Time for each temperature to be reached and settle, s.
-
-    Examples
-    --------
-    >>> sweep = Sweep(axis="phi", start=0, step=0.1, n_frames=3650, exposure=0.099, period=0.1)
-    >>> print(estimate(sweep, sweep, sweep))
-    3 sweeps, 10950 frames, 0 h 18 min 15 s, at most 0.00 GB of frame files
-    """
-    for device in (detector, axis):
-        check = getattr(device, "check", None)
-        if check is not None:
-            for sweep in sweeps:
-                check(sweep)
-    passes = max(len(temperatures), 1)
-    frames = passes * sum(sweep.n_frames for sweep in sweeps)
-    run_ups = 0.0
-    if axis is not None and hasattr(axis, "plan_flight"):
-        run_ups = sum(axis.plan_flight(sweep).duration - sweep.duration for sweep in sweeps)
-    seconds = passes * (sum(sweep.duration for sweep in sweeps) + run_ups)
-    seconds += len(temperatures) * settling
-    size = detector.frame_bytes() if hasattr(detector, "frame_bytes") else 0
-    return Estimate(passes * len(sweeps), frames, seconds, frames * size)

@@ -1,33 +1,70 @@
 """Temperature series: the same sweeps at one settled temperature after the other."""
 
-from __future__ import annotations
-
+# no "from __future__ import annotations": the queueserver reads the annotations as they are
+import asyncio
+import logging
+import math
+import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
+from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, MsgGenerator
 
-from offbragg.errors import OffbraggError
-from offbragg.plans.rotation import announce, rotation_scan, start_of
+from offbragg.errors import DeviceError, OffbraggError, SweepError
+from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.beam import hold_for_beam, waits_itself
+from offbragg.plans.expose import dark
+from offbragg.plans.rotation import FLUSH_PERIOD, announce, rotation_scan, start_of
+from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
 from offbragg.sweep import Sweep
 
+log = logging.getLogger(__name__)
 
+Policy = Literal["ask", "skip", "stop", "retry"]
+Order = Literal["given", "warming", "cooling"]
+_LAST_FRAMES = 5.0
+"""How long a detector may take to end once its axis stands, s."""
+
+POLICIES = ("ask", "skip", "stop", "retry")
+ORDERS = ("given", "warming", "cooling")
+
+
+@from_json(sweeps=f"collections.abc.Sequence[{MAPPING}]")
 def temperature_series(
-    detector: Any,
-    axis: Any,
-    cryostream: Any,
+    detector: Flyable,
+    axis: Flyable,
+    cryostream: Movable,
     temperatures: Sequence[float],
-    sweeps: Sequence[Sweep],
+    sweeps: Sequence[Sweep | Mapping[str, Any]],
     *,
+    order: Order = "given",
+    reference: float | None = None,
+    resume: str | None = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    permit: Readable | None = None,
+    on_settle: Policy = "stop",
+    on_detector: Policy = "stop",
+    on_beam: Policy = "retry",
+    overlap: float = 1.0,
+    attempts: int = 3,
+    test_frames: int = 5,
+    beam_timeout: float = 86400.0,
+    purpose: str = "data",
+    flush_period: float = FLUSH_PERIOD,
     md: Mapping[str, Any] | None = None,
-    **scan: Any,
 ) -> MsgGenerator[tuple[str, ...]]:
     """Record every sweep at every temperature, one run each; returns the runs' uids.
 
     All runs share one ``series`` uid. A temperature is set once and its sweeps begin when it has
-    settled. Everything is checked before the first temperature is set.
+    settled. Everything is checked before the first temperature is set. What has been measured is
+    read from the journal, so a series can go on after anything, also in another process.
 
     Parameters
     ----------
@@ -36,52 +73,351 @@ def temperature_series(
     cryostream
         Any sample environment whose ``set`` is done when the sample has settled.
     temperatures
-        K, in the order in which they are to be measured.
+        K.
     sweeps
-        What to measure at each.
+        What to measure at each; each a `Sweep` or a mapping with its fields.
+    order
+        "given" as they stand, or sorted: "warming", "cooling".
+    reference
+        A temperature that is measured again at the end, K: damage, ice and drift show there.
+    resume
+        Uid of a series (or enough of its beginning) that is to go on: sweeps that it has are not
+        measured again, of one that was interrupted the missing angles only. All else must be as
+        it was.
+    flyers, monitors, shutter, purpose, flush_period
+        As for `rotation_scan`.
+    permit
+        Says whether there is beam, by ``ok()`` and as the signal ``beam`` (see `rotation_scan`).
+        A sweep begins only with beam, and the angles that it lost are measured by runs that
+        follow it in the series.
+    on_settle, on_detector, on_beam
+        What to do when the sample does not settle, a run fails, or frames were exposed without
+        beam: "retry" (what is missing, ``attempts`` times), "skip" (the temperature, the sweep,
+        the dark angles), "stop" (the series ends with the reason; it can be resumed), or "ask"
+        at the prompt.
+    overlap
+        Angle beside the dark frames that is measured once more, degree.
+    attempts
+        So often in all a temperature is set, or a failing sweep is tried.
+    test_frames
+        Before a failed sweep is tried again so many frames are taken with the axis standing and
+        the shutter closed, as a run of purpose "dark" that is not one of the series. One that
+        does not come is a failed attempt, too.
+    beam_timeout
+        How long to wait for beam, s, with the shutter closed and the temperature held.
     md
         More for the start documents.
-    scan
-        More for `rotation_scan`: flyers, monitors, shutter, purpose …
     """
+    if isinstance(sweeps, Sweep | Mapping):
+        raise SweepError("sweeps is one sweep: it must be a list of them, [sweep]")
+    planned = [s if isinstance(s, Sweep) else Sweep.from_dict(s) for s in sweeps]
+    if not planned or not all(sweep.step for sweep in planned):
+        raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
+    points = in_order(temperatures, order, reference)
+    _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
+    _check_number("overlap", overlap, "degree")
+    _check_number("beam_timeout", beam_timeout, "s")
+    _check_number("attempts", attempts, least=1, whole=True)
+    _check_number("test_frames", test_frames, whole=True)
     check_value = getattr(cryostream, "check_value", None)
     if check_value is not None:
-        for kelvin in temperatures:
+        for kelvin in points:
             check_value(kelvin)
-    for kelvin in temperatures:
-        for sweep in sweeps:
-            would_be = {"temperature": {"setpoint": float(kelvin), "direction": "hold"}}
-            would_be.update(md or {})
-            yield from announce(start_of(detector, axis, sweep, md=would_be, **scan))
-    series = {"uid": str(uuid.uuid4()), "kind": "temperature"}
+
+    known: dict[tuple[int, int], list[PastRun]] = {}
+    series, index = str(uuid.uuid4()), 0
+    if resume is not None:
+        if not resume or not isinstance(resume, str):
+            raise SweepError(
+                f"resume is {resume!r}: it must be the uid of the series that is to go on\n"
+                "It is series.uid in the start document of each of its runs."
+            )
+        past = yield from recall(series=resume)
+        known = by_sweep(past, points, planned, resume)
+        series = past[0].start["series"]["uid"]
+        index = 1 + _last(past).start["series"]["index"]
+        yield from _come_to_rest(detector, axis, planned, past)
+        _mend_speed(axis, past)
+    for kelvin in points:
+        for sweep in planned:
+            would_be = {
+                "temperature": {"setpoint": float(kelvin), "direction": "hold"},
+                **(md or {}),
+            }
+            yield from announce(
+                start_of(
+                    detector,
+                    axis,
+                    sweep,
+                    md=would_be,
+                    flyers=flyers,
+                    monitors=monitors,
+                    permit=permit,
+                    purpose=purpose,
+                )
+            )
+    log.info(
+        "series %s: %d temperatures × %d sweeps, %d runs so far",
+        series, len(points), len(planned), index,
+    )  # fmt: skip
+
     uids: list[str] = []
-    before: float | None = getattr(cryostream, "position", None)
-    for kelvin in temperatures:
+    # without journal, or without need, a run that succeeds has measured all
+    asks_journal = permit is not None or resume is not None or on_detector in ("retry", "ask")
+
+    def parts_of(i: int, j: int) -> list[tuple[int, int]]:
+        runs = known.get((i, j), [])
+        return remaining(planned[j], runs, overlap=overlap)
+
+    def measure(i: int, j: int, temperature: Mapping[str, Any]) -> MsgGenerator[None]:
+        nonlocal index
+        failed = 0
+        distrusted = False
+        runs = known.setdefault((i, j), [])
+        while parts := parts_of(i, j):
+            if runs and runs[-1].uid in uids and _lost_beam(runs[-1]):
+                where = _say(planned[j], parts)
+                what = f"sweep {j + 1} at {points[i]:g} K lost its beam at {where}"
+                log.warning(what)
+                choice = yield from _choose(on_beam, what)
+                if choice == "skip":
+                    return
+                if choice == "stop":
+                    raise DeviceError(f"{what}\nResume the series with resume={series!r}.")
+            first, end = parts[0]
+            yield from bps.checkpoint()
+            yield from hold_for_beam(permit, shutter=shutter, timeout=beam_timeout)
+            more: dict[str, Any] = {
+                "plan_name": "temperature_series",
+                "temperature": dict(temperature),
+                **(md or {}),
+                "series": {
+                    "uid": series, "index": index, "kind": "temperature", "sweep_of": [i, j],
+                },
+            }  # fmt: skip
+            if runs:
+                more["series"]["follows"] = runs[-1].uid
+            opened: list[str] = []
+            try:
+                if distrusted and test_frames:
+                    about = {"temperature": dict(temperature), **(md or {})}
+                    yield from _test(detector, axis, planned[j], test_frames, shutter, about)
+                distrusted = False
+                yield from rotation_scan(
+                    detector, axis, part(planned[j], first, end), md=more, flyers=flyers,
+                    monitors=monitors, shutter=shutter, permit=permit, purpose=purpose,
+                    flush_period=flush_period, opened=opened,
+                )  # fmt: skip
+            except (OffbraggError, FailedStatus) as error:
+                failed += 1
+                distrusted = True
+                what = f"sweep {j + 1} at {points[i]:g} K failed: {_first_line(error)}"
+                log.warning(what)
+                choice = yield from _choose(on_detector, what)
+                if choice == "stop" or (choice == "retry" and failed >= attempts):
+                    raise
+                if choice == "skip":
+                    return
+            finally:
+                index += len(opened)
+                uids.extend(opened)
+            if not asks_journal:
+                return
+            for uid in opened:
+                runs.extend((yield from recall(run=uid)))
+            if opened and not (runs and runs[-1].uid == opened[-1]):
+                return  # list(plan): nobody answers
+
+    def all_points() -> MsgGenerator[None]:
+        before: float | None = getattr(cryostream, "position", None)
+        for i, kelvin in enumerate(points):
+            if not any(parts_of(i, j) for j in range(len(planned))):
+                continue
+            settled = yield from _reach(cryostream, kelvin, on_settle, attempts)
+            if not settled:
+                continue
+            temperature: dict[str, Any] = {
+                "setpoint": float(kelvin),
+                "direction": _direction(before, kelvin),
+            }
+            told = getattr(cryostream, "settled", None)
+            if told:
+                temperature["settled"] = dict(told)
+            for j in range(len(planned)):
+                yield from measure(i, j, temperature)
+            before = kelvin
+
+    yield from all_points() if permit is None else waits_itself(all_points())
+    return tuple(uids)
+
+
+def in_order(
+    temperatures: Sequence[float], order: str = "given", reference: float | None = None
+) -> list[float]:
+    """Put temperatures into the order in which they are measured.
+
+    Examples
+    --------
+    >>> in_order([300, 100, 200], "warming", reference=100)
+    [100.0, 200.0, 300.0, 100.0]
+    """
+    if order not in ORDERS:
+        raise SweepError(f"order is {order!r}: it must be one of {', '.join(ORDERS)}")
+    if isinstance(temperatures, str | Mapping) or not hasattr(temperatures, "__iter__"):
+        raise SweepError(f"temperatures is {temperatures!r}: it must be a list, K, as [300, 200]")
+    asked: list[Any] = list(temperatures)
+    for kelvin in asked if reference is None else [*asked, reference]:
+        if not _is_number(kelvin) or kelvin == 0:
+            raise SweepError(f"temperature {kelvin!r} cannot be set: it must be a number above 0 K")
+    points = [float(kelvin) for kelvin in asked]
+    if not points:
+        raise SweepError("temperatures is empty: a series has at least one, K")
+    if order != "given":
+        points.sort(reverse=order == "cooling")
+    return points if reference is None else [*points, float(reference)]
+
+
+def _reach(cryostream: Any, kelvin: float, policy: str, attempts: int) -> MsgGenerator[bool]:
+    """Set a temperature and wait until it has settled; False to skip it."""
+    attempt = 0
+    while True:
         yield from bps.checkpoint()
         try:
             yield from bps.abs_set(cryostream, kelvin, wait=True)
         except FailedStatus as error:
-            if isinstance(error.__cause__, OffbraggError):
-                raise error.__cause__ from None
-            raise
-        temperature: dict[str, Any] = {
-            "setpoint": float(kelvin),
-            "direction": _direction(before, kelvin),
-        }
-        settled = getattr(cryostream, "settled", None)
-        if settled:
-            temperature["settled"] = dict(settled)
-        for sweep in sweeps:
-            yield from bps.checkpoint()
-            more = {
-                "plan_name": "temperature_series",
-                "temperature": temperature,
-                "series": {**series, "index": len(uids)},
-                **(md or {}),
-            }
-            uids.append((yield from rotation_scan(detector, axis, sweep, md=more, **scan)))
-        before = kelvin
-    return tuple(uids)
+            cause = error.__cause__
+            if not isinstance(cause, OffbraggError):
+                raise
+            attempt += 1
+            what = f"{kelvin:g} K is not settled: {_first_line(cause)}"
+            log.warning(what)
+            choice = yield from _choose(policy, what)
+            if choice == "skip":
+                return False
+            if choice == "stop" or (policy == "retry" and attempt >= attempts):
+                raise cause from None
+        else:
+            return True
+
+
+def _test(
+    detector: Any,
+    axis: Any,
+    sweep: Sweep,
+    n_frames: int,
+    shutter: Any,
+    md: Mapping[str, Any],
+) -> MsgGenerator[None]:
+    """See whether the detector takes frames again, before a sweep is tried with it."""
+    where = axis if hasattr(axis, "position") else None
+    uid = yield from dark(
+        detector, n_frames, sweep.exposure, period=sweep.period, axis=where, shutter=shutter,
+        md={"plan_name": "temperature_series", **md},
+    )  # fmt: skip
+    for run in (yield from recall(run=uid, frames=True)):
+        lost = [number for number, there in enumerate(run.there or ()) if not there]
+        if lost:
+            raise DeviceError(
+                f"{detector.name} took {n_frames - len(lost)} of {n_frames} test frames: "
+                f"{', '.join(map(str, lost))} did not come"
+            )
+
+
+def _choose(policy: str, what: str) -> MsgGenerator[str]:
+    if policy != "ask":
+        return policy
+    while True:
+        answer = yield from bps.input_plan(f"{what}\nretry, skip or stop? ")
+        answer = str(answer or "stop").strip().lower()
+        if answer in ("retry", "skip", "stop"):
+            return answer
+
+
+def _come_to_rest(
+    detector: Any,
+    axis: Any,
+    sweeps: Sequence[Sweep],
+    past: Sequence[PastRun],
+    timeout: float = 60.0,
+) -> MsgGenerator[None]:
+    """Wait until nothing moves: the RunEngine that was killed stopped neither axis nor detector.
+
+    A detector that it left waiting for pulses would wait on: that one is stopped.
+    """
+    last = _last(past).start
+    waits = last.get("detector", {}).get("trigger", "internal") != "internal"
+    recover = getattr(detector, "recover", None) if waits else None
+    deadline = time.monotonic() + timeout
+    stands_since: float | None = None
+    while True:
+        try:
+            _check((axis,), sweeps)
+            stands_since = stands_since or time.monotonic()
+            _check((detector,), sweeps)
+            return
+        except DeviceError:
+            now = time.monotonic()
+            if now > deadline:
+                raise
+            if recover is not None and stands_since and now - stands_since > _LAST_FRAMES:
+                log.warning("%s was left armed; it is stopped", detector.name)
+                yield from bps.wait_for([partial(asyncio.to_thread, recover)])
+                recover = None
+        yield from bps.sleep(0.5)
+
+
+def _last(past: Sequence[PastRun]) -> PastRun:
+    return max(past, key=lambda run: run.start["series"]["index"])
+
+
+def _mend_speed(axis: Any, past: Sequence[PastRun]) -> None:
+    """Give the axis back the speed that a RunEngine which was killed did not."""
+    last = _last(past)
+    mend = getattr(axis, "mend_speed", None)
+    if mend is not None and last.usual_speed is not None and last.sweep.axis == axis.name:
+        mend(last.usual_speed, left=last.sweep.speed)
+
+
+def _check(devices: Sequence[Any], sweeps: Sequence[Sweep]) -> None:
+    for device in devices:
+        check = getattr(device, "check", None)
+        if check is not None:
+            for sweep in sweeps:
+                check(sweep)
+
+
+def _check_policies(**policies: str) -> None:
+    for name, policy in policies.items():
+        if policy not in POLICIES:
+            raise SweepError(f"{name} is {policy!r}: it must be one of {', '.join(POLICIES)}")
+
+
+def _check_number(
+    name: str, value: object, unit: str = "", *, least: float = 0, whole: bool = False
+) -> None:
+    """Refuse now what would fail in the middle of a series only."""
+    if not _is_number(value, least=least) or (whole and not isinstance(value, Integral)):
+        wanted = f"a {'whole ' if whole else ''}number from {least:g}{f' {unit}' if unit else ''}"
+        raise SweepError(f"{name} is {value!r}: it must be {wanted}")
+
+
+def _is_number(value: object, *, least: float = 0) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return least <= float(value) < math.inf
+
+
+def _lost_beam(run: PastRun) -> bool:
+    return bool((run.measured() & run.dark()).any())
+
+
+def _say(sweep: Sweep, parts: Sequence[tuple[int, int]]) -> str:
+    edges = sweep.edges
+    return ", ".join(f"{edges[a]:g} to {edges[b]:g}°" for a, b in parts)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error.__cause__ or error).partition("\n")[0]
 
 
 def _direction(before: float | None, now: float) -> str:

@@ -1,0 +1,1 @@
+"""Runs in files of other programs' making: NeXus as suitcase-nxsas wrote it, and CSV."""

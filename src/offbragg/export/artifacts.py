@@ -1,0 +1,97 @@
+"""Where an export goes: a directory, or a manager as the suitcase packages have them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offbragg.errors import ConfigError
+
+
+class Directory:
+    """Names for new files in a directory; what is there already is never overwritten.
+
+    It has of suitcase-utils' ``MultiFileManager`` what the exports here use.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = Path(directory)
+        self._artifacts: defaultdict[str, list[Path]] = defaultdict(list)
+
+    @property
+    def artifacts(self) -> dict[str, list[Path]]:
+        """Label → files."""
+        return dict(self._artifacts)
+
+    def reserve_name(self, label: str, postfix: str) -> Path:
+        """Give the path of a new file.
+
+        Raises
+        ------
+        ConfigError
+            If it is outside the directory, or there already.
+        """
+        root = self._directory.expanduser().resolve()
+        path = (root / postfix).resolve()
+        if not path.is_relative_to(root):
+            raise ConfigError(
+                f"{postfix} is not below {root}\nChoose a file_prefix without '..' or a leading /."
+            )
+        if path.exists():
+            raise ConfigError(
+                f"{path} is there already and is not overwritten\n"
+                "Move it aside, or choose another directory or file_prefix."
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path.parent} cannot be made: {error.strerror}") from error
+        self._artifacts[label].append(path)
+        return path
+
+    def close(self) -> None:
+        """Nothing is held open here."""
+
+
+def manager_of(directory: Any) -> Any:
+    """Take what the suitcase interface calls ``directory``: a path or a manager."""
+    return Directory(directory) if isinstance(directory, str | Path) else directory
+
+
+def target(manager: Any, label: str, postfix: str, *, mode: str = "xb") -> Any:
+    """Ask a manager for a path; one that keeps buffers in memory gives such a buffer instead."""
+    if isinstance(manager, Directory):
+        return manager.reserve_name(label, postfix)
+    try:
+        path = Path(manager.reserve_name(label, postfix))
+    except Exception as error:  # suitcase-utils' own type, and it is no dependency
+        if type(error).__name__ != "SuitcaseUtilsTypeError":
+            raise
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+    return manager.open(label, postfix, mode)
+
+
+def fill_prefix(file_prefix: str, start: Mapping[str, Any]) -> str:
+    """Fill a template like ``{uid}-`` from the start document.
+
+    Raises
+    ------
+    ConfigError
+        If the start document lacks a key that it names.
+
+    Examples
+    --------
+    >>> fill_prefix("{sample[name]}-{scan_id}-", {"sample": {"name": "LSMO"}, "scan_id": 7})
+    'LSMO-7-'
+    """
+    try:
+        return file_prefix.format(**start, start=start)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"file_prefix {file_prefix!r} cannot be filled from the start document: {error!r}\n"
+            f"It has {', '.join(sorted(start))}."
+        ) from error

@@ -1,0 +1,377 @@
+"""Runs as NeXus files with the interface and the layout of suitcase-nxsas.
+
+::
+
+    /bluesky/start/…                            the start document, one dataset for each entry
+    /bluesky/descriptors/<stream>/…             further ones of a stream: <stream>_2 …
+    /bluesky/events/<stream>/data/<key>         one row for each event
+    /bluesky/events/<stream>/timestamps/<key>
+    /bluesky/stream_resources/<uid>/…           stream documents, which suitcase-nxsas never knew
+    /bluesky/stream_data/<uid>/{indices,seq_nums}
+    /bluesky/stop/…
+
+Frames that stream documents point at are not copied: ``events/<stream>/data/<key>`` is an
+external link to the array where it lies in an HDF5 file, and a list of file names where each
+frame is a file. What ``start["md"]["techniques"]`` (or ``start["techniques"]``) says is built
+beside ``/bluesky``, with links into it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlparse
+
+import h5py
+import hdf5plugin  # noqa: F401  the stack's filter, for whoever follows the links in this process
+import numpy as np
+from event_model import NumpyEncoder, SingleRunDocumentRouter
+
+from offbragg.errors import ScanFileError
+from offbragg.export.artifacts import fill_prefix, manager_of, target
+from offbragg.files.scan_file import ScanFile
+
+log = logging.getLogger(__name__)
+
+_TEXT = h5py.string_dtype()
+_DTYPES = {"string": _TEXT, "number": np.dtype("f8"), "integer": np.dtype("i8"),
+           "boolean": np.dtype("?")}  # fmt: skip
+_LINK = re.compile(r"#bluesky/(?P<path>[^@]+)(@(?P<attribute>.+))?")
+
+
+def export(
+    gen: Iterable[tuple[str, Any]],
+    directory: Any,
+    file_prefix: str = "{uid}-",
+    *,
+    scan_file: str | Path | None = None,
+    **kwargs: Any,
+) -> dict[str, list[Any]]:
+    """Write one run's documents into a NeXus file.
+
+    Parameters
+    ----------
+    gen
+        ``(name, document)`` pairs of one run.
+    directory
+        Where the file goes (made if need be), or a manager as suitcase-utils has them.
+    file_prefix
+        Begin of the file's name, filled from the start document, as ``"{uid}-"``.
+    scan_file
+        The run's scan file, if there is one: the frames link to it, and its per-frame columns
+        become rows of ``primary``.
+    kwargs
+        For ``h5py.File``.
+
+    Returns
+    -------
+    artifacts
+        ``{"stream_data": [path]}``, or the manager's.
+
+    Raises
+    ------
+    OffbraggError
+        If the file cannot be made, or the documents are not those of one whole run.
+    """
+    with Serializer(directory, file_prefix, scan_file=scan_file, **kwargs) as serializer:
+        for name, doc in gen:
+            serializer(name, doc)
+    return serializer.artifacts
+
+
+class Serializer(SingleRunDocumentRouter):
+    """Write one run's documents into a NeXus file as they come; parameters as for `export`."""
+
+    def __init__(
+        self,
+        directory: Any,
+        file_prefix: str = "{uid}-",
+        *,
+        scan_file: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self._manager = manager_of(directory)
+        self._prefix = file_prefix
+        self._scan_file = Path(scan_file) if scan_file is not None else None
+        self._options = kwargs
+        self._file: Any = None
+        self._begun: dict[str, Any] = {}
+        self._path: Path | None = None
+        self._names: dict[str, str] = {}  # descriptor → stream
+        self._resources: dict[str, dict[str, Any]] = {}
+        self._datums: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    @property
+    def artifacts(self) -> dict[str, list[Any]]:
+        """Label → what was made."""
+        return self._manager.artifacts
+
+    def close(self) -> None:
+        """Close the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- documents -------------------------------------------------------------------------
+
+    def start(self, doc: Any) -> Any:
+        """Make the file."""
+        postfix = f"{fill_prefix(self._prefix, doc)}.h5"
+        where = target(self._manager, "stream_data", postfix)
+        self._path = where if isinstance(where, Path) else None
+        self._begun = dict(doc)
+        try:
+            # a buffer in memory has no exclusive mode
+            self._file = h5py.File(where, "x" if self._path else "w", **self._options)
+        except OSError as error:
+            raise ScanFileError(f"{where} cannot be made: {error}") from error
+        bluesky = self._file.create_group("bluesky", track_order=True)
+        write_mapping(bluesky.create_group("start"), doc)
+        for name in ("descriptors", "events", "stop"):
+            bluesky.create_group(name)
+
+    def descriptor(self, doc: Any) -> Any:
+        """Write a descriptor, and make room for its events."""
+        bluesky = self._group
+        stream = doc.get("name", "primary")
+        self._names[doc["uid"]] = stream
+        others = sum(name == stream for name in self._names.values())
+        group = bluesky["descriptors"].create_group(stream if others == 1 else f"{stream}_{others}")
+        write_mapping(group, doc)
+        for kind in ("data", "timestamps"):
+            bluesky["events"].require_group(f"{stream}/{kind}")
+
+    def event_page(self, doc: Any) -> Any:
+        """Append rows; an event alone is a page of one."""
+        stream = self._names[doc["descriptor"]]
+        events = self._group["events"][stream]
+        for key, values in doc["data"].items():
+            filled = doc.get("filled", {}).get(key, True)
+            if filled is False or (isinstance(filled, Sequence) and not all(filled)):
+                raise ValueError(
+                    f"data_key {key} of stream {stream} must be filled: its values are elsewhere"
+                )
+            _append(events["data"], key, self._array(doc["descriptor"], key, values))
+            _append(
+                events["timestamps"],
+                key,
+                np.asarray(doc["timestamps"][key], dtype="f8").reshape(-1),
+            )
+
+    def stream_resource(self, doc: Any) -> Any:
+        """Write where frames lie."""
+        self._resources[doc["uid"]] = doc
+        write_mapping(self._group.require_group("stream_resources").create_group(doc["uid"]), doc)
+
+    def stream_datum(self, doc: Any) -> Any:
+        """Remember which frames there are."""
+        self._datums[doc["stream_resource"]].append(doc)
+
+    def stop(self, doc: Any) -> Any:
+        """Write the end, the links to the frames, and what the techniques ask for."""
+        write_mapping(self._group["stop"], doc)
+        for uid, datums in self._datums.items():
+            self._link_frames(self._resources[uid], datums)
+        if self._scan_file is not None:
+            self._write_columns(self._scan_file)
+        md = self._begun.get("md")
+        asked = md.get("techniques") if isinstance(md, Mapping) else None
+        for technique in asked or self._begun.get("techniques") or ():
+            write_nexus(self._file, technique["nxsas"])
+        self.close()
+
+    # -- parts -----------------------------------------------------------------------------
+
+    @property
+    def _group(self) -> Any:
+        if self._file is None:
+            raise ScanFileError("documents of a run that has not begun, or is over")
+        return self._file["bluesky"]
+
+    def _array(self, descriptor: str, key: str, values: Sequence[Any]) -> np.ndarray:
+        data_key = self.get_descriptor({"descriptor": descriptor})["data_keys"].get(key, {})
+        dtype = _DTYPES.get(data_key.get("dtype", "array"))
+        try:
+            array = np.asarray(values)
+            if dtype is not None and (array.dtype.kind not in "OUS" or dtype == _TEXT):
+                array = np.asarray(values, dtype=dtype)
+        except (ValueError, TypeError) as error:
+            raise ScanFileError(
+                f"{key} has rows of different shape, which make no dataset: {error}"
+            ) from error
+        return array.astype(_TEXT) if array.dtype.kind in "OUS" else array
+
+    def _link_frames(self, resource: Mapping[str, Any], datums: list[dict[str, Any]]) -> None:
+        bluesky = self._group
+        rows = bluesky.require_group("stream_data").create_group(resource["uid"])
+        for what in ("indices", "seq_nums"):
+            spans = [[datum[what]["start"], datum[what]["stop"]] for datum in datums]
+            rows.create_dataset(what, data=np.array(spans, dtype="i8"))
+        rows.create_dataset("uid", data=[datum["uid"] for datum in datums], dtype=_TEXT)
+        stream = self._names[datums[0]["descriptor"]]
+        data, key = bluesky["events"][stream]["data"], resource["data_key"]
+        parameters = resource.get("parameters", {})
+        path = Path(unquote(urlparse(resource["uri"]).path))
+        if self._scan_file is not None and "image" in resource["mimetype"]:
+            data[key] = self._external(self._scan_file, "/entry/data/data")
+        elif resource["mimetype"] == "application/x-hdf5" and "dataset" in parameters:
+            data[key] = self._external(path, parameters["dataset"])
+        elif "template" in parameters:
+            numbers = [
+                number
+                for datum in datums
+                for number in range(datum["indices"]["start"], datum["indices"]["stop"])
+            ]
+            names = [str(path / _fill(parameters["template"], number)) for number in numbers]
+            files = data.create_dataset(key, data=names, dtype=_TEXT)
+            files.attrs["mimetype"] = resource["mimetype"]
+
+    def _external(self, path: Path, dataset: str) -> h5py.ExternalLink:
+        if self._path is not None:
+            path = Path(os.path.relpath(path.resolve(), self._path.resolve().parent))
+        return h5py.ExternalLink(str(path), dataset)
+
+    def _write_columns(self, path: Path) -> None:
+        """Write the per-frame values of the scan file as rows of ``primary``."""
+        with ScanFile.open(path) as scan:
+            values = scan.frame_values()
+        events = self._group["events"].require_group("primary")
+        for name, column in values.items():
+            if name in events.require_group("data"):
+                continue
+            kind = _TEXT if column.dtype.kind in "OUS" else column.dtype
+            events["data"].create_dataset(name, data=column.astype(kind), dtype=kind)
+            when = events.require_group("timestamps")
+            when.create_dataset(name, data=np.asarray(values["time"], dtype="f8"))
+
+
+def _append(group: Any, key: str, rows: np.ndarray) -> None:
+    """Append rows to a dataset, made at the first."""
+    name = _name(key)
+    if name not in group:
+        dtype = _TEXT if rows.dtype.kind == "O" else rows.dtype
+        chunks = (1, *(max(n, 1) for n in rows.shape[1:])) if rows.ndim > 1 else (1024,)
+        room = (None, *rows.shape[1:])
+        group.create_dataset(name, data=rows, dtype=dtype, chunks=chunks, maxshape=room)
+        return
+    dataset: Any = group[name]
+    if dataset.shape[1:] != rows.shape[1:]:
+        raise ScanFileError(
+            f"{key} has rows of shape {rows.shape[1:]} after rows of {dataset.shape[1:]}: "
+            "they make no dataset"
+        )
+    dataset.resize(dataset.shape[0] + rows.shape[0], axis=0)
+    dataset[-rows.shape[0] :] = rows
+
+
+def _fill(template: str, number: int) -> str:
+    """Name a file as the two kinds of template do, ``x_{:05d}.cbf`` and ``x_%05d.cbf``."""
+    return template % number if "%" in template else template.format(number)
+
+
+def _name(key: object) -> str:
+    """Make a name that HDF5 takes as one."""
+    text = str(key).replace("/", "_")
+    return f"_{text}" if text in ("", ".", "..") else text
+
+
+def write_mapping(group: Any, mapping: Mapping[str, Any]) -> None:
+    """Write a document: a group for each mapping, a dataset for each value.
+
+    None becomes ``"None"``, as suitcase-nxsas wrote it; what HDF5 has no type for becomes JSON.
+    """
+    for key, value in mapping.items():
+        name = _name(key)
+        if isinstance(value, Mapping):
+            write_mapping(group.create_group(name), value)
+        elif value is None:
+            group.create_dataset(name, data="None", dtype=_TEXT)
+        elif isinstance(value, bytes):
+            group.create_dataset(name, data=value.decode("utf-8", "replace").replace("\0", ""))
+        elif isinstance(value, str):
+            group.create_dataset(name, data=value.replace("\0", ""), dtype=_TEXT)
+        else:
+            data, dtype = _storable(value)
+            group.create_dataset(name, data=data, dtype=dtype)
+
+
+def _storable(value: Any) -> tuple[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different length
+        array = np.asarray(None)
+    if array.dtype.kind in "biuf" and array.size:
+        return array, array.dtype
+    flat = isinstance(value, Sequence) and all(isinstance(item, str) for item in value)
+    if flat:
+        return np.array(list(value), dtype=object), _TEXT
+    return json.dumps(value, cls=NumpyEncoder, default=str), _TEXT
+
+
+def write_nexus(group: Any, nexus: Mapping[str, Any]) -> None:
+    """Build what a technique asks for.
+
+    Parameters
+    ----------
+    group
+        Where.
+    nexus
+        Name → mapping (a group), value (a dataset) or ``"#bluesky/…"`` (a link to a document's
+        entry; ``@name`` at its end takes that attribute). ``_attributes`` are the attributes of
+        the group or dataset; ``_dataset`` (or ``_data``) and ``_link`` give a dataset or link
+        that has attributes.
+    """
+    for key, value in nexus.items():
+        if key in ("_dataset", "_data", "_link"):
+            continue
+        if key == "_attributes":
+            for name, attribute in value.items():
+                group.attrs[name] = attribute
+        elif isinstance(value, Mapping):
+            _write_part(group, _name(key), value)
+        elif isinstance(value, str) and value.startswith("#bluesky"):
+            _link(group, _name(key), value)
+        else:
+            data, dtype = (value, _TEXT) if isinstance(value, str) else _storable(value)
+            group.create_dataset(_name(key), data=data, dtype=dtype)
+
+
+def _write_part(group: Any, name: str, part: Mapping[str, Any]) -> None:
+    content = part.get("_link", part.get("_dataset", part.get("_data")))
+    if content is None:
+        write_nexus(group.require_group(name), part)
+        return
+    attributes = part.get("_attributes", {})
+    write_nexus(group, {name: content})
+    item = group.get(name)
+    if item is None or item.file.filename != group.file.filename:
+        return  # it leads nowhere, or into another file that is not ours to write to
+    for attribute, value in attributes.items():
+        item.attrs[attribute] = value
+
+
+def _link(group: Any, name: str, link: str) -> None:
+    match = _LINK.fullmatch(link)
+    if match is None:
+        raise ScanFileError(f"{link!r} is no link: they look like #bluesky/start/sample/name")
+    path = "/bluesky/" + re.sub(r"^desc/", "descriptors/", match["path"])
+    if group.file.get(path) is None:
+        log.warning("%s of %s leads nowhere: the run has no %s", name, group.name, path)
+    elif match["attribute"]:
+        group.create_dataset(name, data=group.file[path].attrs[match["attribute"]])
+    else:
+        group[name] = h5py.SoftLink(path)

@@ -1,0 +1,273 @@
+"""Frames beside the data: stills, darks, powder, orientation, and the air without the crystal."""
+
+# no "from __future__ import annotations": the queueserver reads the annotations as they are
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.protocols import Flyable, Movable, Readable
+from bluesky.utils import MsgGenerator
+
+from offbragg.errors import SweepError
+from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.rotation import record, rotation_scan
+from offbragg.sweep import Sweep
+
+READOUT = 0.003
+"""Time after each exposure where no period is given, s: more than any Pilatus needs."""
+
+
+def expose(
+    detector: Flyable,
+    n_frames: int = 1,
+    exposure: float = 1.0,
+    *,
+    period: float | None = None,
+    axis: Readable | None = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    purpose: str = "data",
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Record frames with the crystal standing still; returns the run's uid.
+
+    Parameters
+    ----------
+    detector
+        As for `rotation_scan`.
+    n_frames
+        How many.
+    exposure
+        Of each, s.
+    period
+        From one to the next, s; exposure + 3 ms if not given.
+    axis
+        The rotation axis, for the angle at which the frames are; it is not moved. Without it that
+        of the geometry, which a session's RunEngine looks up.
+    flyers, monitors, shutter, purpose, md
+        As for `rotation_scan`.
+    """
+    name, angle = _standing(detector, axis)
+    if period is None:  # what is no number is refused by its name
+        period = exposure + READOUT if isinstance(exposure, Real) else exposure
+    still = Sweep(
+        axis=name,
+        start=angle,
+        step=0.0,
+        n_frames=n_frames,
+        exposure=exposure,
+        period=period,
+    )
+    more = {"plan_name": "expose", **(md or {})}
+    return (
+        yield from record(
+            detector, None, still, md=more, flyers=flyers, monitors=monitors, shutter=shutter,
+            purpose=purpose,
+        )
+    )  # fmt: skip
+
+
+def dark(
+    detector: Flyable,
+    n_frames: int = 10,
+    exposure: float = 1.0,
+    *,
+    period: float | None = None,
+    axis: Readable | None = None,
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Record frames with the shutter closed: noisy pixels show there; returns the run's uid."""
+    more = {"plan_name": "dark", **(md or {})}
+    return (
+        yield from expose(
+            detector, n_frames, exposure, period=period, axis=axis, monitors=monitors,
+            shutter=shutter, purpose="dark", md=more,
+        )
+    )  # fmt: skip
+
+
+def calibrate(
+    detector: Flyable,
+    calibrant: str = "CeO2",
+    n_frames: int = 10,
+    exposure: float = 1.0,
+    *,
+    axis: Readable | None = None,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Record the rings of a powder standard, for the geometry; returns the run's uid.
+
+    Parameters
+    ----------
+    detector
+        At the position that is to be calibrated.
+    calibrant
+        The standard, as "CeO2" or "LaB6"; it is this run's sample.
+    n_frames, exposure, axis, flyers, monitors, shutter, md
+        As for `expose`.
+    """
+    more = {
+        "plan_name": "calibrate",
+        "sample": {"name": calibrant, "label": "powder"},
+        **(md or {}),
+    }
+    return (
+        yield from expose(
+            detector, n_frames, exposure, axis=axis, flyers=flyers, monitors=monitors,
+            shutter=shutter, purpose="calibration", md=more,
+        )
+    )  # fmt: skip
+
+
+@from_json(sweep=MAPPING)
+def orient_scan(
+    detector: Flyable,
+    axis: Flyable,
+    sweep: Sweep | Mapping[str, Any],
+    *,
+    attenuator: Movable | None = None,
+    transmission: float = 0.01,
+    both_ways: bool = True,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[tuple[str, ...]]:
+    """Record an attenuated sweep, there and back, for centring and UB; returns the runs' uids.
+
+    Bragg peaks are far brighter than what lies between them: attenuated, they stay below
+    saturation. The attenuator is set back, whatever happens.
+
+    Parameters
+    ----------
+    detector, axis, sweep
+        As for `rotation_scan`; 180 degree are enough.
+    attenuator
+        Set to ``transmission``, if given; its ``attenuation``, read then, goes into the start
+        documents.
+    transmission
+        Part of the beam that passes, above 0 to 1.
+    both_ways
+        Turn back as a second run: a lag of the axis shows as a difference.
+    flyers, monitors, shutter, md
+        As for `rotation_scan`.
+    """
+    there = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
+    back = replace(there, start=there.stop, step=-there.step)
+    if not isinstance(transmission, Real) or not 0 < transmission <= 1:
+        raise SweepError(f"transmission is {transmission!r}: it must be above 0 and at most 1")
+    more = {"plan_name": "orient_scan", **(md or {})}
+    for device in (detector, axis):
+        check = getattr(device, "check", None)
+        for each in (there, back):
+            if check is not None:
+                check(each)
+
+    def inner() -> MsgGenerator[tuple[str, ...]]:
+        uids: list[str] = []
+        if attenuator is not None and "attenuation" not in (md or {}):  # filters come in steps
+            more["attenuation"] = getattr(attenuator, "attenuation", 1.0 / transmission)
+        for each in (there, back) if both_ways else (there,):
+            yield from bps.checkpoint()
+            uids.append(
+                (
+                    yield from rotation_scan(
+                        detector, axis, each, md=more, flyers=flyers, monitors=monitors,
+                        shutter=shutter, purpose="orient",
+                    )
+                )
+            )  # fmt: skip
+        return tuple(uids)
+
+    return (yield from _set_for_now(attenuator, transmission, inner))
+
+
+@from_json(sweep=MAPPING)
+def air_scan(
+    detector: Flyable,
+    axis: Flyable,
+    sweep: Sweep | Mapping[str, Any],
+    translation: Movable,
+    out: float,
+    *,
+    every: int = 10,
+    flyers: Sequence[Flyable] = (),
+    monitors: Sequence[Readable] = (),
+    shutter: Movable | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Record what air and windows scatter, with the crystal out; returns the run's uid.
+
+    The crystal is put back, whatever happens. The run belongs to the data that have its detector
+    position and attenuation.
+
+    Parameters
+    ----------
+    detector, axis
+        As for `rotation_scan`.
+    sweep
+        Of the data; the same angles are turned in steps ``every`` times as large.
+    translation
+        Moves the crystal.
+    out
+        Where the crystal is out of the beam, in the translation's own unit.
+    every
+        One frame for so many of the data.
+    flyers, monitors, shutter, md
+        As for `rotation_scan`.
+    """
+    data = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
+    if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
+        raise SweepError(f"every is {every!r}: it must be a whole number from 1")
+    thinned = replace(data, step=data.step * every, n_frames=math.ceil(data.n_frames / every))
+    for device in (detector, axis):
+        check = getattr(device, "check", None)
+        if check is not None:
+            check(thinned)
+    more = {"plan_name": "air_scan", **(md or {})}
+
+    def inner() -> MsgGenerator[str]:
+        return (
+            yield from rotation_scan(
+                detector, axis, thinned, md=more, flyers=flyers, monitors=monitors,
+                shutter=shutter, purpose="background",
+            )
+        )  # fmt: skip
+
+    return (yield from _set_for_now(translation, out, inner))
+
+
+def _set_for_now(device: Any, value: float, plan: Any) -> MsgGenerator[Any]:
+    """Run a plan with a device set to a value, and set it back whatever happens."""
+    if device is None:
+        return (yield from plan())
+    before = getattr(device, "position", None)
+    if before is None:
+        before = yield from bps.rd(device)
+
+    def inner() -> MsgGenerator[Any]:
+        yield from bps.abs_set(device, value, wait=True)
+        return (yield from plan())
+
+    def back() -> MsgGenerator[None]:
+        yield from bps.abs_set(device, before, wait=True)
+
+    return (yield from bpp.finalize_wrapper(inner(), back))
+
+
+def _standing(detector: Any, axis: Any) -> tuple[str, float]:
+    """Name the axis at whose angle stills are taken, and the angle."""
+    if axis is not None:
+        return axis.name, float(axis.position)
+    geometry = getattr(detector, "geometry", None)
+    return (geometry.scan_axis if geometry is not None else "phi"), 0.0

@@ -1,0 +1,543 @@
+"""What people find at a prompt: the names, the sample they told of, and what the prompt shows.
+
+`sit_down` is all that the profile's startup file calls. Without a shell (the queueserver's
+worker, a script) the same names are there, and nothing is printed or plotted.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import logging.handlers
+import os
+import sys
+from collections import UserDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from event_model import NumpyEncoder
+
+from offbragg.audit import scan_file_of_run
+from offbragg.beamline import (
+    VARIABLE,
+    Beamline,
+    build_devices,
+    find,
+    install_suspender,
+    load,
+    make_paths,
+    make_run_engine,
+    profile_directory,
+)
+from offbragg.beamline import sample as mount
+from offbragg.callbacks.journal import find_run, read_journal
+from offbragg.errors import CatalogError, ConfigError, MetadataError, OffbraggError
+from offbragg.files.scan_file import ScanFile
+from offbragg.sample import Sample
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = ("proposal", "esaf", "data_session", "project", "group", "owner")
+_OURS = frozenset({"beamline_id", "versions", "scan_id"})  # of this process, not told by anybody
+# a catalog is no device, and whoever looks for devices must not connect it
+_VERBS = frozenset(
+    {"read", "describe", "set", "kickoff", "complete", "trigger", "stage", "name", "children"}
+)
+_LISTED = 20  # frames that %ledger lists one by one
+
+
+def sit_down(shell: Any = None) -> dict[str, Any]:
+    """Give what `open_session` gives; if it cannot, tell people at a prompt why, in words.
+
+    Parameters
+    ----------
+    shell
+        The IPython shell; where nobody types, the error is raised.
+    """
+    try:
+        return open_session(shell)
+    except OffbraggError as error:
+        if not hasattr(shell, "set_custom_exc"):
+            raise
+        print(
+            f"{type(error).__name__}: {str(error).strip()}\n"
+            "This prompt is a plain one, without the beamline. offbragg doctor says more. When it "
+            "is mended, start the shell again.",
+            file=sys.stderr,
+        )
+        return {}
+
+
+def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[str, Any]:
+    """Connect the beamline and give the names that people find at the prompt.
+
+    Parameters
+    ----------
+    shell
+        The IPython shell; None where nobody types.
+    config
+        What `beamline.load` gave; if not given, the file that ``OFFBRAGG_BEAMLINE`` names, and
+        the simulated beamline without that.
+
+    Raises
+    ------
+    ConfigError
+        For anything in ``beamline.toml`` that cannot be used.
+    DeviceError
+        If records do not answer.
+    """
+    if not hasattr(shell, "set_custom_exc"):  # the queueserver's worker has a stand-in
+        shell = None
+    if config is None:
+        os.environ.setdefault(VARIABLE, str(profile_directory() / "beamline.toml"))
+        config = load()
+    make_paths(config)
+    write_log(config, to_people=shell is not None)
+    devices = build_devices(config)
+    RE = make_run_engine(config, devices)
+    install_suspender(RE, config, devices)
+    RE.md = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
+    RE.subscribe(lambda name, doc: RE.md.save(), "start")  # what was changed deep inside
+
+    names = _names(RE, config)
+    for name in devices.keys() & names.keys():
+        raise ConfigError(
+            f"devices.{name} in {config.file} has a name that the shell uses itself\n"
+            f"Call it something else than {', '.join(sorted(names))}."
+        )
+    names |= devices
+    _label(devices)
+    if shell is not None:
+        _make_interactive(shell, RE, names["bec"], config, devices)
+    return names
+
+
+def _names(RE: Any, config: Beamline) -> dict[str, Any]:
+    import bluesky.plan_stubs as bps
+    import bluesky.plans as bp
+    import bluesky.preprocessors as bpp
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from bluesky.callbacks.best_effort import BestEffortCallback
+
+    from offbragg import plans
+    from offbragg.sweep import Sweep
+
+    def sample(*run_engine: Any, **known: Any) -> Sample | None:
+        """Say which crystal is mounted: sample(name=…, label=…, formula=… …); show it without."""
+        if known or "sample" not in RE.md:
+            return mount(RE, **known)
+        return Sample.from_dict(RE.md["sample"])
+
+    def experiment(**known: Any) -> dict[str, Any]:
+        """Say whose experiment it is: experiment(proposal=…, group=…); show it without."""
+        return set_experiment(RE.md, **known)
+
+    cat = LaterCatalog(config)
+    return {
+        "RE": RE,
+        "sd": next(p for p in RE.preprocessors if isinstance(p, bpp.SupplementalData)),
+        "bec": BestEffortCallback(),
+        "cat": cat,
+        "db": cat.v1,
+        "bp": bp,
+        "bps": bps,
+        "bpp": bpp,
+        "np": np,
+        "plt": plt,
+        "config": config,
+        "sample": sample,
+        "experiment": experiment,
+        "Sweep": Sweep,
+        **{name: getattr(plans, name) for name in plans.__all__},
+    }
+
+
+def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:
+    """Say whose experiment it is; every run from now on has it in its start document.
+
+    Parameters
+    ----------
+    md
+        ``RE.md``.
+    known
+        proposal, esaf, data_session, project, group, owner, as far as they are known; None
+        removes one.
+
+    Returns
+    -------
+    experiment
+        All that is known now.
+
+    Raises
+    ------
+    MetadataError
+        Naming the field; nothing is changed then.
+    """
+    for key, value in known.items():
+        if key not in EXPERIMENT:
+            raise MetadataError(f"{key} is unknown: an experiment has {', '.join(EXPERIMENT)}")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not whole and (not isinstance(value, str) or not value.strip()):
+            raise MetadataError(f"{key} is {value!r}: it must be text or a whole number")
+    for key, value in known.items():
+        if value is None:
+            md.pop(key, None)
+        else:
+            md[key] = str(value)
+    return {key: md[key] for key in EXPERIMENT if key in md}
+
+
+class KeptMetadata(UserDict[str, Any]):
+    """``RE.md``, with all that was told at a prompt kept in a file that people can read.
+
+    What the beamline itself says (its id, versions, [metadata] of beamline.toml) is not written,
+    so that a new beamline.toml has its effect; what was told at the prompt goes before it.
+
+    Parameters
+    ----------
+    path
+        A JSON file; made when there is something to keep.
+    base
+        What the beamline says.
+
+    Raises
+    ------
+    ConfigError
+        If the file is damaged: naming it and the line.
+    """
+
+    def __init__(self, path: Path, base: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.path = path
+        self._base = copy.deepcopy(dict(base))
+        self.data.update(base)
+        self._kept = self._read()
+        self.data.update(json.loads(self._kept) if self._kept else {})
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        try:
+            json.dumps(value, cls=NumpyEncoder)
+        except (TypeError, ValueError) as error:
+            raise MetadataError(
+                f"RE.md[{key!r}] cannot be written into a document: {error}\n"
+                "Text, numbers, true or false, lists and mappings of them can."
+            ) from error
+        super().__setitem__(key, value)
+        self.save()
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self.save()
+
+    def save(self) -> None:
+        """Write what was told, if that has changed; whole or not at all."""
+        told = {
+            key: value
+            for key, value in self.data.items()
+            if key not in _OURS and (key not in self._base or self._base[key] != value)
+        }
+        text = json.dumps(told, cls=NumpyEncoder, indent=2, ensure_ascii=False) + "\n"
+        if text == self._kept or (not told and not self._kept):
+            return
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.path)
+        except OSError as error:
+            raise ConfigError(
+                f"RE.md cannot be kept: {error.strerror}\n{self.path}\nMend or free that disk."
+            ) from error
+        self._kept = text
+
+    def _read(self) -> str:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+            if isinstance(json.loads(text), dict):
+                return text
+            damage = "it holds no mapping"
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            damage = str(error)
+        raise ConfigError(
+            f"RE.md cannot be restored: {damage}\n{self.path}\nMend the file, or move it aside "
+            "and tell sample(…) and experiment(…) again."
+        )
+
+
+class _AwayError(CatalogError, AttributeError):
+    """The catalog is away, said so that ``hasattr`` is a question and not a failure."""
+
+
+class LaterCatalog:
+    """The catalog's runs, connected when first used: one can measure before it is up.
+
+    Parameters
+    ----------
+    config
+        Whose catalog.
+    face
+        "v1" or "v2" for Databroker's faces.
+    """
+
+    def __init__(self, config: Beamline, face: str = "") -> None:
+        self._config = config
+        self._face = face
+        self._runs: Any = None
+
+    @property
+    def v1(self) -> LaterCatalog:
+        """Databroker's old face."""
+        return LaterCatalog(self._config, "v1")
+
+    @property
+    def v2(self) -> LaterCatalog:
+        """Databroker's newer face."""
+        return LaterCatalog(self._config, "v2")
+
+    def _connected(self) -> Any:
+        if self._runs is None:
+            runs = self._config.connect_catalog(timeout=1.0)
+            self._runs = getattr(runs, self._face) if self._face else runs
+        return self._runs
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in _VERBS:  # IPython and the queueserver ask for many
+            raise AttributeError(name)
+        try:
+            return getattr(self._connected(), name)
+        except CatalogError as error:
+            raise _AwayError(str(error)) from error
+
+    def __getitem__(self, item: Any) -> Any:
+        return self._connected()[item]
+
+    def __len__(self) -> int:
+        return len(self._connected())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._connected())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Search, as Databroker's v1 does: db(scan_id=42)."""
+        return self._connected()(*args, **kwargs)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._connected()) if self._runs is not None else ["v1", "v2"]
+
+    def __repr__(self) -> str:
+        try:
+            return repr(self._connected())
+        except CatalogError as error:
+            return f"<catalog away: {error}>"
+
+
+# -- the prompt --------------------------------------------------------------------------------
+
+
+class Latest:
+    """The last value that a monitor reported; asking for it never waits for a record."""
+
+    def __init__(self, signal: Any, units: str = "") -> None:
+        self._signal = signal
+        self._units = units
+        self._value: Any = None
+        signal.subscribe(self._take)
+
+    def _take(self, value: Any = None, **_: Any) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        units = f" {self._units}" if self._units else ""
+        if self._value is None or not self._signal.connected:
+            return f"?{units}"
+        return f"{float(self._value):.1f}{units}"
+
+
+def prompt_text(md: Mapping[str, Any], reading: object, scan_id: int) -> str:
+    """Say at the prompt where one is.
+
+    Examples
+    --------
+    >>> prompt_text({"sample": {"name": "LSMO-140"}}, "300.0 K", 42)
+    '[LSMO-140 · 300.0 K · #42]'
+    >>> prompt_text({}, None, 0)
+    '[no sample · #0]'
+    """
+    sample = md.get("sample")
+    name = sample.get("name", "?") if isinstance(sample, Mapping) else sample or "no sample"
+    parts = [str(name), *([str(reading)] if reading is not None else []), f"#{scan_id}"]
+    return f"[{' · '.join(parts)}]"
+
+
+def _last_scan_id(config: Beamline) -> int:
+    try:
+        return int((config.paths.journal / "scan_id").read_text().strip() or 0)
+    except (OSError, ValueError):
+        return 0  # scan_ids says what is wrong when it matters
+
+
+def _make_interactive(
+    shell: Any, RE: Any, bec: Any, config: Beamline, devices: Mapping[str, Any]
+) -> None:
+    """Prompt, bars, rows, magics, and errors without a traceback."""
+    from bluesky.magics import BlueskyMagics
+    from event_model import RunRouter
+
+    from offbragg.callbacks.progress import Bars, Rows
+
+    RE.waiting_hook = Bars()
+    bec.disable_baseline()
+    if not _can_plot():
+        bec.disable_plots()
+    # a sweep is one row; the table and plot of each point are for scans that have points
+    RE.subscribe(RunRouter([lambda name, doc: ([] if "sweep" in doc else [bec], [])]))
+    RE.subscribe(Rows())
+
+    _set_prompt(shell, RE, config, devices)
+    BlueskyMagics.pbar_manager = Bars()  # type: ignore[assignment]
+    shell.register_magics(BlueskyMagics)
+
+    def ledger(line: str) -> None:
+        """Tell what became of every frame of a run: %ledger, %ledger -2, %ledger #42."""
+        print(describe_ledger(config, line.strip() or "-1"))
+
+    shell.register_magic_function(ledger, "line", "ledger")
+    _tell_errors(shell)
+
+
+def _can_plot() -> bool:
+    import matplotlib
+
+    return matplotlib.get_backend().lower() not in ("agg", "template", "pdf", "svg", "ps", "cairo")
+
+
+def _set_prompt(shell: Any, RE: Any, config: Beamline, devices: Mapping[str, Any]) -> None:
+    from IPython.terminal.prompts import Prompts
+    from pygments.token import Token
+
+    column = config.per_frame.get("temperature")
+    reading = None
+    if column is not None:
+        reading = Latest(find(devices, column.signal, config=config), column.units)
+    last = {"scan_id": _last_scan_id(config)}
+    RE.subscribe(lambda name, doc: last.update(scan_id=doc.get("scan_id", 0)), "start")
+
+    class WithPlace(Prompts):
+        def in_prompt_tokens(self) -> Any:
+            place = prompt_text(RE.md, reading, last["scan_id"])
+            return [(Token.Prompt, f"{place} "), *super().in_prompt_tokens()]
+
+    if hasattr(shell, "prompts"):  # a terminal; a notebook has none
+        shell.prompts = WithPlace(shell)
+
+
+def _tell_errors(shell: Any) -> None:
+    """Let our own errors be their message; every other one keeps its traceback."""
+    from bluesky.utils import FailedStatus, RunEngineInterrupted
+
+    def tell(
+        shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None
+    ) -> Any:
+        cause = error.__cause__ if isinstance(error, FailedStatus) else error
+        if isinstance(cause, OffbraggError | RunEngineInterrupted):
+            print(f"{type(cause).__name__}: {str(cause).strip()}", file=sys.stderr)
+            log.debug("told at the prompt", exc_info=error)
+        else:
+            shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+    shell.set_custom_exc((OffbraggError, FailedStatus, RunEngineInterrupted), tell)
+
+
+def _label(devices: Mapping[str, Any]) -> None:
+    """Give devices without a label the one that ``%wa`` and ``%ct`` go by."""
+    from ophyd import Device
+
+    for device in devices.values():
+        if getattr(device, "_ophyd_labels_", None):
+            continue
+        if hasattr(device, "position") and hasattr(device, "set"):
+            axis = hasattr(device, "user_offset")
+            device._ophyd_labels_ = {"motors" if axis else "sample environment"}
+        elif getattr(type(device), "trigger", Device.trigger) is not Device.trigger:
+            device._ophyd_labels_ = {"detectors"}
+
+
+def write_log(config: Beamline, *, to_people: bool = False) -> None:
+    """Write what is logged to ``<paths.log>/offbragg.log``, in files that are turned over.
+
+    Parameters
+    ----------
+    config
+        Whose [paths].
+    to_people
+        Show warnings at the terminal, too.
+    """
+    path = config.paths.log / "offbragg.log"
+    ours = logging.getLogger("offbragg")
+    if any(getattr(handler, "baseFilename", "") == str(path) for handler in ours.handlers):
+        return
+    file = logging.handlers.RotatingFileHandler(
+        path, maxBytes=10_000_000, backupCount=5, encoding="utf-8", delay=True
+    )
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("offbragg", "bluesky", "ophyd"):
+        logger = logging.getLogger(name)
+        logger.addHandler(file)
+        logger.setLevel(logging.INFO)
+        # the shell shows what is raised; once is enough
+        logger.propagate = not to_people
+    if to_people:
+        terminal = logging.StreamHandler(sys.stderr)
+        terminal.setLevel(logging.WARNING)
+        terminal.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        ours.addHandler(terminal)
+
+
+# -- %ledger -----------------------------------------------------------------------------------
+
+
+def describe_ledger(config: Beamline, which: str = "-1") -> str:
+    """Say what became of every frame of a run, from its scan file.
+
+    Parameters
+    ----------
+    config
+        Whose runs.
+    which
+        The beginning of a uid, a scan number (#42), or -1 for the newest run, -2 …
+
+    Raises
+    ------
+    JournalError
+        If there is no such run.
+    ScanFileError
+        If it has no scan file (yet).
+    """
+    from offbragg.callbacks.progress import describe_run
+
+    journal = find_run(config.paths.journal, which)
+    documents, _ = read_journal(journal)
+    start, (last, stop) = documents[0][1], documents[-1]
+    if last != "stop":
+        stop = {"time": stop.get("time", start["time"]), "exit_status": "running"}
+    lines = [describe_run(start, stop)]
+    if "sweep" not in start:
+        return "\n".join([*lines, "it is no sweep and has no frames of its own"])
+    path = scan_file_of_run(
+        start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+    )
+    with ScanFile.open(path) as scan:
+        ledger = scan.ledger
+    counts = ", ".join(f"{n} {status}" for status, n in ledger.counts().items() if n)
+    lines.append(f"{counts} · {path}")
+    problems = ledger.problems()
+    lines += [
+        f"frame {number} {status.value}: {reason}" for number, status, reason in problems[:_LISTED]
+    ]
+    if len(problems) > _LISTED:
+        lines.append(f"… and {len(problems) - _LISTED} more: offbragg verify {path}")
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""``offbragg status``: what runs, how far behind it is, the last run, and what is in alarm."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from offbragg.beamline import Beamline, build_devices, destroy_devices
+from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
+from offbragg.callbacks.progress import describe_run
+from offbragg.errors import OffbraggError
+from offbragg.files.nxrefine import scan_directory
+from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.follow import is_followed
+
+_RECENT = 50  # runs whose files and place in the catalog are looked at
+_SEVERITIES = ("", "minor", "major", "invalid")
+
+
+def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> dict[str, Any]:
+    """Look at a beamline without touching it; plain JSON types.
+
+    Parameters
+    ----------
+    config
+        What `beamline.load` gave.
+    devices
+        Look for alarms of the instruments, too.
+    timeout
+        For the records of one device to connect, s.
+
+    Returns
+    -------
+    state
+        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``), ``running`` (runs
+        that are open), ``backlog`` (``frames`` and ``runs`` that are not stacked,
+        ``unpublished`` runs), ``last`` (run) and ``alarms``.
+    """
+    directory = config.paths.journal
+    runs = [_run(config, path) for path in _recent(directory)]
+    ended = [run for run in runs if run["exit_status"] != "running"]
+    behind = [run for run in ended if run["pending"] or run["complete"] is False]
+    return {
+        "beamline": config.beamline_id,
+        "stacker": directory.is_dir() and is_followed(directory),
+        "catalog": _catalog(config, [run["uid"] for run in ended]),
+        "running": [run for run in runs if run["exit_status"] == "running"],
+        "backlog": {
+            "runs": len(behind),
+            "frames": sum(run["pending"] for run in runs),
+        },
+        "last": ended[-1] if ended else None,
+        "alarms": [*_disk_alarms(config), *(_alarms(config, timeout) if devices else ())],
+    }
+
+
+def _recent(directory: Path) -> list[Path]:
+    """Give the newest journals, oldest first."""
+    newest = sorted(journals(directory), key=lambda path: path.stat().st_mtime)[-_RECENT:]
+    return sorted(newest, key=lambda path: read_start(path).get("time", 0.0))
+
+
+def _run(config: Beamline, path: Path) -> dict[str, Any]:
+    documents, _ = read_journal(path)
+    start, (last, stop) = documents[0][1], documents[-1]
+    if last != "stop":
+        state = "running" if is_open(path) else "abandoned"
+        stop = {"time": stop.get("time", start["time"]), "exit_status": state}
+    announced = max(
+        (doc["indices"]["stop"] for name, doc in documents if name == "stream_datum"), default=0
+    )
+    run: dict[str, Any] = {
+        "uid": start["uid"],
+        "scan_id": start.get("scan_id"),
+        "what": describe_run(start, stop),
+        "exit_status": stop["exit_status"],
+        "frames": {},
+        "pending": 0,
+        "complete": None,
+        "scan_file": None,
+    }
+    if "sweep" not in start:
+        return run
+    run["pending"], run["complete"] = announced, False
+    try:
+        found = find_scan_file(scan_directory(config.paths.experiment, start), start["uid"])
+        if found is not None:
+            with ScanFile.open(found) as scan:
+                counts = scan.ledger.counts()
+                run["complete"] = scan.complete
+            decided = sum(n for word, n in counts.items() if word != "pending")
+            run |= {"frames": counts, "scan_file": str(found)}
+            run["pending"] = max(announced - decided, 0)
+    except (OffbraggError, OSError, KeyError):
+        pass  # none yet, or just being made
+    return run
+
+
+def _catalog(config: Beamline, uids: list[str]) -> dict[str, Any]:
+    """Ask the catalog which runs it has whole."""
+    try:
+        runs = config.connect_catalog(timeout=1.0)
+        try:
+            missing = [uid for uid in uids if not _published(runs, uid)]
+            return {"up": True, "runs": len(runs), "unpublished": len(missing), "reason": ""}
+        finally:
+            runs.context.http_client.close()
+    except OffbraggError as error:
+        reason = str(error).partition("\n")[0]
+        return {"up": False, "runs": None, "unpublished": None, "reason": reason}
+
+
+def _published(runs: Any, uid: str) -> bool:
+    try:
+        return bool(runs[uid].metadata.get("stop"))
+    except KeyError:
+        return False
+
+
+def _disk_alarms(config: Beamline) -> Iterator[dict[str, str]]:
+    for name, path in config.paths:
+        if not path.is_dir():
+            yield {"what": f"paths.{name}", "severity": "major", "reason": f"{path} is not there"}
+            continue
+        free = shutil.disk_usage(path).free / 1e9
+        if free < config.limits.free_disk:
+            reason = f"{free:.2f} GB free, {config.limits.free_disk:g} GB are to be left"
+            yield {"what": f"paths.{name}", "severity": "major", "reason": reason}
+
+
+def _alarms(config: Beamline, timeout: float) -> Iterator[dict[str, str]]:
+    made: dict[str, Any] = {}
+    try:
+        for name, device in config.devices.items():
+            if device.made_of & config.devices.keys() - made.keys():
+                continue  # what it is made of is told
+            try:
+                made |= build_devices(config, [name], beside=made, timeout=timeout)
+            except OffbraggError as error:
+                reason = str(error).partition("\n")[0]
+                yield {"what": name, "severity": "invalid", "reason": reason}
+                continue
+            yield from _alarms_of(made[name])
+    finally:
+        destroy_devices(made)
+
+
+def _alarms_of(device: Any) -> Iterator[dict[str, str]]:
+    for attribute in [*device.read_attrs, *device.configuration_attrs]:
+        signal = getattr(device, attribute)
+        if not hasattr(signal, "alarm_severity"):
+            continue
+        try:
+            value = signal.get()
+            severity = int(signal.alarm_severity or 0)
+        except (TimeoutError, OSError, TypeError, ValueError):
+            continue
+        if severity:
+            yield {
+                "what": f"{device.name}.{attribute}",
+                "severity": _SEVERITIES[min(severity, 3)],
+                "reason": f"{getattr(signal, 'pvname', attribute)} is {value}",
+            }
+
+
+def describe(state: Mapping[str, Any]) -> str:
+    """Say it for people.
+
+    Examples
+    --------
+    >>> print(describe({"stacker": False, "catalog": {"up": False, "reason": "no answer"},
+    ...                 "running": [], "backlog": {"runs": 0, "frames": 0}, "last": None,
+    ...                 "alarms": []}))
+    stacker   does not run; start it: offbragg stack
+    catalog   away: no answer
+    running   nothing
+    backlog   none
+    last run  none
+    alarms    none
+    """
+    catalog = state["catalog"]
+    lines = [
+        "follows the journal" if state["stacker"] else "does not run; start it: offbragg stack",
+        f"{catalog['runs']} runs" if catalog["up"] else f"away: {catalog['reason']}",
+        "\n          ".join(_describe(run) for run in state["running"]) or "nothing",
+        _describe_backlog(state),
+        _describe(state["last"]) if state["last"] else "none",
+        "\n          ".join(f"{a['severity']}: {a['what']}: {a['reason']}" for a in state["alarms"])
+        or "none",
+    ]
+    heads = ("stacker", "catalog", "running", "backlog", "last run", "alarms")
+    return "\n".join(f"{head:9} {line}" for head, line in zip(heads, lines, strict=True))
+
+
+def _describe(run: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{n} {word}" for word, n in run["frames"].items() if n)
+    return f"{run['what']}{f' · {counts}' if counts else ''}"
+
+
+def _describe_backlog(state: Mapping[str, Any]) -> str:
+    backlog = state["backlog"]
+    parts = []
+    if backlog["frames"] or backlog["runs"]:
+        parts.append(f"{backlog['frames']} frames, {backlog['runs']} ended runs to be stacked")
+    if state["catalog"].get("unpublished"):
+        parts.append(f"{state['catalog']['unpublished']} runs to be published")
+    return "; ".join(parts) or "none"

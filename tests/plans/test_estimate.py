@@ -1,0 +1,96 @@
+"""What sweeps cover is known before anything moves, and what adds nothing is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from offbragg import beamline
+from offbragg.errors import GeometryError, SweepError
+from offbragg.plans import estimate
+from offbragg.plans.estimate import coverage, same_axes
+from offbragg.sweep import Sweep
+
+TURN = Sweep("phi", start=0.0, step=0.1, n_frames=3600, exposure=0.097, period=0.1)
+
+
+@pytest.fixture(scope="module")
+def geometry():
+    """phi in chi in omega; a small panel beside the beam."""
+    file = beamline.profile_directory() / "beamline.toml"
+    known = beamline.load(file).make_geometry()
+    return replace(known, panel=replace(known.panel, origin=(60.0, 17.4752, 100.0)))
+
+
+def test_at_chi_0_other_settings_of_omega_add_exactly_nothing(geometry):
+    told = estimate(
+        TURN, geometry=geometry, settings=[{"omega": 0.0}, {"omega": 15.0}, {"omega": -15.0}]
+    )
+
+    assert told.added[0] > 0.01
+    assert told.added[1:] == (0.0, 0.0)
+    assert told.coverage == told.added[0]
+    assert told.notes[0].startswith("omega and phi are the same axis at chi = 0: another omega")
+    assert "phi 0 to 360 at omega = 15 adds nothing" in told.notes[1]
+    assert "% of reciprocal space" in str(told)
+
+
+def test_at_chi_90_they_add_something(geometry):
+    told = estimate(
+        TURN, geometry=geometry,
+        settings=[{"chi": -90.0, "omega": omega} for omega in (0.0, 15.0, -15.0)],
+    )  # fmt: skip
+
+    assert min(told.added[1:]) > 0.001
+    assert told.notes == ()
+    assert told.sweeps == 3
+    assert told.frames == 3 * 3600
+
+
+def test_a_second_full_turn_adds_nothing_and_half_a_turn_adds_less(geometry):
+    half = replace(TURN, n_frames=1800)
+
+    first, second, again = coverage(geometry, [half, replace(half, start=180.0), TURN])
+
+    assert first > 0
+    assert second > 0
+    assert again == 0.0
+
+
+def test_an_axis_inside_the_scan_axis_may_be_the_same_too(geometry):
+    turned = replace(geometry, scan_axis="omega")
+
+    assert same_axes(turned) == ("phi",)
+    chi = replace(turned.axes[1], angle=-90.0)
+    assert same_axes(replace(turned, axes=(turned.axes[0], chi, turned.axes[2]))) == ()
+
+
+def test_nothing_is_guessed_without_a_geometry():
+    assert estimate(TURN).coverage is None
+    with pytest.raises(SweepError, match="settings need a geometry"):
+        estimate(TURN, settings=[{"omega": 15.0}])
+
+
+def test_a_setting_of_an_unknown_axis_is_refused_by_name(geometry):
+    with pytest.raises(SweepError, match="setting 'kappa' is no axis: there are phi, chi, omega"):
+        estimate(TURN, geometry=geometry, settings=[{"kappa": 1.0}])
+
+
+def test_stills_cover_no_volume(geometry):
+    with pytest.raises(GeometryError, match="stands still"):
+        estimate(replace(TURN, step=0.0), geometry=geometry)
+
+
+def test_an_estimate_takes_what_a_plan_takes_and_promises_no_bytes_of_an_unknown_detector():
+    told = estimate(TURN.to_dict(), TURN)
+
+    assert told.frames == 7200
+    assert "GB" not in str(told)
+
+
+def test_a_list_of_sweeps_or_a_single_setting_is_refused_in_words(geometry):
+    with pytest.raises(SweepError, match="it must be a Sweep, or a mapping"):
+        estimate([TURN])
+    with pytest.raises(SweepError, match="settings is one setting"):
+        estimate(TURN, geometry=geometry, settings={"omega": 15.0})

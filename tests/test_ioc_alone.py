@@ -1,0 +1,32 @@
+"""The simulated instruments are tested in a process of their own.
+
+These tests hold records with plain pyepics that ophyd holds elsewhere, and libca does not give
+one record to both in one process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.ioc
+@pytest.mark.timeout(500)
+def test_the_simulated_instruments_pass_their_tests():
+    options = "--strict-markers --import-mode=importlib -m 'not slow'"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", f"addopts={options}", str(HERE / "ioc")],
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent,
+        timeout=480,
+        check=False,
+    )
+
+    print(done.stdout[-20_000:])
+    assert done.returncode == 0, done.stdout[-5000:]

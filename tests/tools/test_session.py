@@ -1,0 +1,229 @@
+"""What a session keeps, refuses and says, without a beamline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from runs import MeasuredRun
+
+from offbragg.callbacks.journal import find_run
+from offbragg.callbacks.stacker import Stacker
+from offbragg.errors import CatalogError, ConfigError, JournalError, MetadataError, ScanFileError
+from offbragg.follow import follow
+from offbragg.session import (
+    KeptMetadata,
+    LaterCatalog,
+    Latest,
+    describe_ledger,
+    prompt_text,
+    set_experiment,
+    sit_down,
+)
+
+BEAMLINE = {"beamline_id": "simulated", "versions": {"offbragg": "1"}, "owner": "beamline staff"}
+
+
+def test_what_was_told_is_there_after_a_restart(tmp_path):
+    md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+    md["sample"] = {"name": "LSMO-140", "label": "c1"}
+    md["attenuation"] = np.float64(10.0)
+
+    again = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+
+    assert again["sample"] == {"name": "LSMO-140", "label": "c1"}
+    assert again["attenuation"] == 10.0
+    assert again["owner"] == "beamline staff"
+
+
+def test_the_file_holds_what_people_told_and_nothing_else(tmp_path):
+    md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+    md["scan_id"] = 7
+    assert not md.path.exists()
+    md["group"] = "Streuung für alle"
+    del md["scan_id"]
+
+    assert json.loads(md.path.read_text()) == {"group": "Streuung für alle"}
+    assert "für" in md.path.read_text()
+
+
+def test_what_was_told_goes_before_what_the_beamline_says_until_it_is_untold(tmp_path):
+    md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+    md["owner"] = "me"
+    assert KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)["owner"] == "me"
+
+    md["owner"] = BEAMLINE["owner"]
+
+    new = {**BEAMLINE, "owner": "new staff"}
+    assert KeptMetadata(tmp_path / "RE.md.json", new)["owner"] == "new staff"
+
+
+def test_a_change_deep_inside_is_kept_when_a_run_begins(tmp_path):
+    md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+    md["sample"] = {"name": "LSMO-140", "label": "c1"}
+    md["sample"]["label"] = "c2"
+
+    md.save()
+
+    assert KeptMetadata(tmp_path / "RE.md.json", {})["sample"]["label"] == "c2"
+
+
+def test_what_no_document_can_hold_is_refused_at_once(tmp_path):
+    md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+
+    with pytest.raises(MetadataError, match=r"RE\.md\['camera'\] cannot be written"):
+        md["camera"] = object()
+
+    assert "camera" not in md
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1'])
+def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path, text):
+    path = tmp_path / "RE.md.json"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"RE\.md cannot be restored") as caught:
+        KeptMetadata(path, BEAMLINE)
+
+    assert str(path) in str(caught.value)
+    assert path.read_text() == text
+
+
+def test_an_experiment_is_told_shown_and_untold():
+    md = {"sample": {}}
+
+    assert set_experiment(md, proposal=12345, group="diffuse") == {
+        "proposal": "12345",
+        "group": "diffuse",
+    }
+    assert set_experiment(md, group=None) == {"proposal": "12345"}
+    assert set_experiment(md) == {"proposal": "12345"}
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [({"propsal": "1"}, "propsal"), ({"group": ""}, "group"), ({"esaf": True}, "esaf")],
+)
+def test_a_wrong_experiment_changes_nothing(told, named):
+    md = {}
+
+    with pytest.raises(MetadataError, match=named):
+        set_experiment(md, proposal="1", **told)
+
+    assert md == {}
+
+
+class MonitoredSignal(SimpleNamespace):
+    def subscribe(self, callback):
+        self.report = callback
+
+    def get(self):
+        raise AssertionError("the prompt must not wait for a record")
+
+
+def test_the_prompt_shows_the_last_monitored_temperature_and_never_asks():
+    signal = MonitoredSignal(connected=True)
+    reading = Latest(signal, "K")
+    assert str(reading) == "? K"
+
+    signal.report(value=299.96)
+    assert prompt_text({"sample": {"name": "LSMO-140"}}, reading, 42) == (
+        "[LSMO-140 · 300.0 K · #42]"
+    )
+
+    signal.connected = False
+    assert str(reading) == "? K"
+
+
+def test_a_catalog_that_is_away_is_no_reason_not_to_begin():
+    class Away:
+        def connect_catalog(self, *, timeout):
+            if not here:
+                raise CatalogError("the catalog did not answer")
+            return {"uid": "a run"}
+
+    here = []
+    cat = LaterCatalog(Away())
+    assert "did not answer" in repr(cat)
+    with pytest.raises(CatalogError):
+        cat["uid"]
+    with pytest.raises(CatalogError):
+        cat.search  # noqa: B018
+    assert not hasattr(cat, "anything")
+
+    here.append(True)
+
+    assert not hasattr(cat, "read")  # a catalog is no device
+    assert cat["uid"] == "a run"
+    assert list(cat) == ["uid"]
+
+
+def config_of(run: MeasuredRun) -> SimpleNamespace:
+    return SimpleNamespace(
+        paths=SimpleNamespace(journal=run.journal_directory, experiment=run.experiment)
+    )
+
+
+def measured(run: MeasuredRun, *lost: int) -> MeasuredRun:
+    run.begin()
+    run.write(*(n for n in range(run.n_frames) if n not in lost))
+    run.announce(run.n_frames)
+    run.end()
+    failed = follow(run.journal_directory, [Stacker(run.experiment, late=run.late)], once=True)
+    assert not any(failed.values())
+    return run
+
+
+def test_the_ledger_says_what_became_of_every_frame(run: MeasuredRun):
+    measured(run, 3)
+
+    said = describe_ledger(config_of(run))
+
+    assert "LSMO-140 · 120 K · phi 0 → 5° · 10 frames" in said
+    assert "9 stored, 1 missing · " in said
+    assert str(next(Path(run.experiment).rglob("f1.h5"))) in said
+    assert "frame 3 missing: x_00003.cbf was not there" in said
+    assert describe_ledger(config_of(run), "#1") == said
+    assert describe_ledger(config_of(run), run.uid[:8]) == said
+
+
+def test_a_long_list_of_lost_frames_is_cut_with_the_command_that_shows_all(tmp_path):
+    run = measured(MeasuredRun(tmp_path, n_frames=40), *range(1, 40))
+
+    lines = describe_ledger(config_of(run)).splitlines()
+
+    assert len(lines) == 23
+    assert "19 more: offbragg verify" in lines[-1]
+    run.journal.close()
+
+
+def test_a_run_that_was_not_stacked_says_what_to_do(run: MeasuredRun):
+    run.begin()
+
+    with pytest.raises(ScanFileError, match="offbragg stack"):
+        describe_ledger(config_of(run))
+
+
+@pytest.mark.parametrize("which", ["-2", "#7", "77777777", "zzzz", ""])
+def test_a_run_that_there_is_not_is_refused_with_how_to_name_one(run: MeasuredRun, which):
+    run.begin()
+
+    with pytest.raises(JournalError, match=str(run.journal_directory)):
+        find_run(run.journal_directory, which)
+
+
+def test_a_beamline_that_cannot_be_opened_is_told_at_a_prompt_and_raised_elsewhere(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("OFFBRAGG_BEAMLINE", str(tmp_path / "nowhere.toml"))
+
+    assert sit_down(SimpleNamespace(set_custom_exc=None)) == {}
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
+        sit_down(None)
+
+    said = capsys.readouterr().err
+    assert said.startswith(f"ConfigError: {tmp_path / 'nowhere.toml'} cannot be read")
+    assert "start the shell again" in said
