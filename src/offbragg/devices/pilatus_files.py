@@ -202,7 +202,7 @@ class PilatusFiles(Device):
         DeviceError
             What the IOC says.
         """
-        if str(self.cam.state.get()) not in READY:
+        if str(self.cam.state.get(use_monitor=False)) not in READY:
             raise DeviceError(
                 f"{self.name} is busy: {self.said()}\n"
                 f"Wait until it is idle, or put 0 to {self.cam.acquire.pvname}."
