@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 @pytest.mark.ioc
 @pytest.mark.timeout(500)
 def test_the_simulated_instruments_pass_their_tests():
-    options = "--strict-markers --import-mode=importlib -m 'not slow'"
+    options = "--strict-markers --import-mode=importlib -m 'not slow' --timeout=90"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-o", f"addopts={options}", str(HERE / "ioc")],
         capture_output=True,
