@@ -9,6 +9,18 @@ from simulated import RE, config, devices, documents, ioc, simulator  # noqa: F4
 # the search for doctests would import it once more, and so choose another port for the IOC
 collect_ignore = ["simulated.py"]
 
+LONGEST_FIRST = (
+    "test_ioc_alone.py", "test_demo.py", "test_main_path.py", "test_demo_replay.py",
+    "test_shell.py", "test_beam_loss.py", "test_resume.py", "test_suspender.py",
+    "test_detector_trouble.py", "test_triggers.py", "test_rotation.py", "test_server.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: else one process is busy with it when the others are done."""
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 @pytest.fixture
 def run(tmp_path) -> MeasuredRun:

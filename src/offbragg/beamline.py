@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -39,6 +39,7 @@ from offbragg.errors import (
 from offbragg.geometry import Geometry
 from offbragg.metadata import validate_start
 from offbragg.sample import Sample
+from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -606,8 +607,9 @@ def recorder(
 ) -> Callable[[Any], Generator[Any, Any, Any]]:
     """Make a preprocessor that records signals through every run and says so in its start.
 
-    It also writes where the goniometer's axes stand into the start document's geometry, and the
-    angle of stills into their sweep.
+    What the plan monitors itself is not monitored twice. It also writes where the goniometer's axes
+    stand into the start document's geometry, and the angle of stills into their sweep, for the
+    devices as for the document.
 
     Parameters
     ----------
@@ -627,20 +629,26 @@ def recorder(
                 **{name: _column(signal, units) for name, (signal, units) in columns.items()},
                 **msg.kwargs.get("per_frame", {}),
             }
+        if msg.command == "prepare" and msg.args and isinstance(msg.args[0], Sweep):
+            told = _where_it_stands(msg.args[0].to_dict(), devices)
+            return msg._replace(args=(Sweep.from_dict(told), *msg.args[1:]))
         if msg.command == "open_run" and "geometry" in msg.kwargs:
             more["geometry"] = _where_axes_stand(msg.kwargs["geometry"], devices)
         return msg._replace(kwargs={**msg.kwargs, **more}) if more else msg
 
     def watch(msg: Any) -> tuple[Any, Any]:
         if msg.command == "open_run" and columns:
-            return None, monitors()
+            return None, monitors(
+                {told["key"] for told in msg.kwargs.get("per_frame", {}).values()}
+            )
         return None, None
 
-    def monitors() -> Generator[Any, Any, None]:
+    def monitors(plan_has: Set[str]) -> Generator[Any, Any, None]:
         for signal, _ in columns.values():
-            yield from bps.monitor(signal, name=signal.name)
+            if signal.name not in plan_has:
+                yield from bps.monitor(signal, name=signal.name)
 
-    return lambda plan: plan_mutator(msg_mutator(plan, complete), watch)
+    return lambda plan: msg_mutator(plan_mutator(plan, watch), complete)
 
 
 def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:

@@ -88,6 +88,23 @@ def validate_start(doc: Mapping[str, Any]) -> None:
         _agree(doc, sweep, geometry)
 
 
+def check_keys(md: Mapping[Any, Any], where: str = "md") -> None:
+    """Refuse keys that no document of Bluesky's can have.
+
+    Raises
+    ------
+    MetadataError
+        Naming the key.
+    """
+    for key, value in md.items():
+        if not isinstance(key, str) or not key or "." in key or "/" in key:
+            raise MetadataError(
+                f"{where} has the key {key!r}: a key must be text, and have neither '.' nor '/'"
+            )
+        if isinstance(value, Mapping):
+            check_keys(value, f"{where}[{key!r}]")
+
+
 def _agree(doc: Mapping[str, Any], sweep: Sweep | None, geometry: Geometry) -> None:
     wavelength = doc.get("wavelength")
     if wavelength is not None and not math.isclose(wavelength, geometry.wavelength, rel_tol=1e-6):

@@ -436,20 +436,23 @@ def _set_prompt(shell: Any, RE: Any, config: Beamline, devices: Mapping[str, Any
 
 
 def _tell_errors(shell: Any) -> None:
-    """Let our own errors be their message; every other one keeps its traceback."""
+    """Let our own errors, and a motor's limits, be their message; others keep their traceback."""
     from bluesky.utils import FailedStatus, RunEngineInterrupted
+    from ophyd.utils import LimitError
+
+    plain = (OffbraggError, RunEngineInterrupted, LimitError)
 
     def tell(
         shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None
     ) -> Any:
         cause = error.__cause__ if isinstance(error, FailedStatus) else error
-        if isinstance(cause, OffbraggError | RunEngineInterrupted):
+        if isinstance(cause, plain):
             print(f"{type(cause).__name__}: {str(cause).strip()}", file=sys.stderr)
             log.debug("told at the prompt", exc_info=error)
         else:
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
-    shell.set_custom_exc((OffbraggError, FailedStatus, RunEngineInterrupted), tell)
+    shell.set_custom_exc((*plain, FailedStatus), tell)
 
 
 def _label(devices: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from offbragg.devices.cryostream import Cryostream
 from offbragg.devices.frame_folder import FrameFolder
 from offbragg.devices.goniometer import PositionCompare, RotationAxis
 from offbragg.devices.lakeshore import LakeShore336
-from offbragg.devices.pilatus import Flight, Pilatus, PilatusStep
+from offbragg.devices.pilatus import Flight, Pilatus, PilatusStep, readout
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.sweep import Sweep
 
@@ -86,6 +86,12 @@ def test_what_means_nothing_is_refused(make, cls, do, told):
         do(make(cls))
 
 
+@pytest.mark.parametrize("model", ["EIGER 4M", "2M", ""])
+def test_the_readout_of_another_detector_is_not_guessed(model):
+    with pytest.raises(ConfigError, match=f"model '{model}' is no Pilatus"):
+        readout(model)
+
+
 def test_a_detector_of_sweeps_names_its_twin_for_steps(make):
     with pytest.raises(DeviceError, match=r"use it\.step"):
         make(Pilatus).trigger()
@@ -151,6 +157,20 @@ def test_a_detector_is_awaited_while_its_ioc_is_silent(make, monkeypatch):
     pilatus.await_idle()
 
     assert list(answers) == []
+
+
+def test_counts_that_cannot_be_read_now_are_asked_for_again(make, monkeypatch):
+    monitor = make(FrameMonitor)
+    monitor._sweep = Sweep(axis="phi", start=0, step=0.1, n_frames=2, exposure=0.09, period=0.1)
+    monitor.counts.sim_put([5.0, 6.0])
+    monitor.current_channel.sim_put(2)
+    with monkeypatch.context() as silent:
+        silent.setattr(monitor.counts, "get", Silent().get)
+        assert list(monitor.collect_pages()) == []
+
+    (page,) = monitor.collect_pages()
+
+    assert page["data"]["it_counts"] == [5.0, 6.0]
 
 
 def test_a_flight_that_fails_is_decided_even_if_it_cannot_be_disarmed(make, monkeypatch):

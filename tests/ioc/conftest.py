@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ophyd.signal import EpicsSignalBase
 from simulated import ioc
 
 __all__ = ["ioc"]
+
+EpicsSignalBase.set_defaults(connection_timeout=10.0)  # 1 s is short for a loaded host
 
 
 def pytest_collection_modifyitems(config, items) -> None:

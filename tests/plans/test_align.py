@@ -10,7 +10,7 @@ from bluesky.utils import RunEngineInterrupted
 from runs import wait_until
 
 from offbragg.devices.pilatus_cam import TRIGGERS
-from offbragg.errors import ConfigError, DeviceError
+from offbragg.errors import ConfigError, DeviceError, SweepError
 from offbragg.files import read_frame
 from offbragg.plans import align, expose
 
@@ -117,6 +117,11 @@ def test_a_camserver_that_is_gone_is_told(RE, looks, devices, simulator):
 def test_times_that_are_none_are_refused(RE, looks, devices, seconds, exposure, named):
     with pytest.raises(ConfigError, match=named):
         RE(align(looks, seconds, exposure, shutter=devices["shutter"]))
+
+
+def test_what_cannot_look_is_refused(RE, devices):
+    with pytest.raises(SweepError, match="detector is phi, which has no 'alignment'"):
+        RE(align(devices["phi"]))
 
 
 def test_a_detector_that_looks_does_nothing_else(RE, looks, devices, monkeypatch):

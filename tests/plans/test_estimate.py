@@ -94,3 +94,13 @@ def test_a_list_of_sweeps_or_a_single_setting_is_refused_in_words(geometry):
         estimate([TURN])
     with pytest.raises(SweepError, match="settings is one setting"):
         estimate(TURN, geometry=geometry, settings={"omega": 15.0})
+
+
+def test_what_cannot_be_estimated_is_refused():
+    class Omega:
+        name = "omega"
+
+    with pytest.raises(SweepError, match="temperatures is 300: it must be a list"):
+        estimate(TURN, temperatures=300)
+    with pytest.raises(SweepError, match="turns 'phi' but the axis given is 'omega'"):
+        estimate(TURN, axis=Omega())

@@ -69,6 +69,18 @@ def test_stills_without_an_axis_are_at_the_angle_where_it_stands(RE, devices, do
 
     assert documents.start()["sweep"]["axis"] == "phi"
     assert documents.start()["sweep"]["start"] == pytest.approx(3.25)
+    assert devices["pilatus"].cam.start_angle.get() == pytest.approx(3.25)  # in the headers, too
+
+
+def test_what_is_recorded_anyway_can_be_monitored_too(RE, devices, documents):
+    current = devices["ring"].current
+
+    RE(expose(devices["pilatus"], 1, 0.1, monitors=[current]))
+
+    keys = [column["key"] for column in documents.start()["per_frame"].values()]
+    assert keys.count(current.name) >= 1
+    streams = [doc["name"] for doc in documents.of("descriptor")]
+    assert streams.count(current.name) == 1
 
 
 def test_an_orientation_run_says_what_the_filters_are_and_not_what_was_asked(
@@ -168,6 +180,15 @@ def test_what_cannot_be_is_refused_before_anything_moves(RE, devices, documents,
         RE(rotation_scan(detector, phi, SWEEP, flush_period="often"))
     with pytest.raises(MetadataError, match="md says 'purpose'"):
         RE(rotation_scan(detector, phi, SWEEP, md={"purpose": "dark"}))
+    with pytest.raises(SweepError, match="dark was given no shutter: nothing would keep the beam"):
+        RE(dark(detector, 3, 0.1))
+    with pytest.raises(MetadataError, match="md is 'x': it must be a mapping"):
+        RE(rotation_scan(detector, phi, SWEEP, md="x"))
+    for odd in ({1: 2}, {"a.b": 1}, {"more": {"a/b": 1}}):
+        with pytest.raises(MetadataError, match="a key must be text, and have neither"):
+            RE(expose(detector, 3, 0.1, md=odd))
+    with pytest.raises(SweepError, match=r"ring, a whole device: .*\nIt has ring\.cur"):
+        RE(expose(detector, 3, 0.1, monitors=[devices["ring"]]))
     with pytest.raises(SweepError, match=r"sweep\.speed is unknown"):
         RE(rotation_scan(detector, phi, {"speed": 3}))
 

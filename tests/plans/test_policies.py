@@ -71,11 +71,11 @@ def failing(monkeypatch):
 
 @pytest.fixture
 def tested(monkeypatch, failing):
-    """Stands for `dark`; fails in the calls whose number (from 1) is in the set."""
+    """Stands for `expose` (no shutter); fails in the calls whose number (from 1) is in the set."""
     bad: set[int] = set()
     calls: list[tuple] = []
 
-    def dark(detector, n_frames, exposure, *, period, axis, shutter, md):
+    def stills(detector, n_frames, exposure, *, period, axis, md):
         calls.append((n_frames, exposure, period, len(failing[1])))
         sweep = {**SWEEPS[0].to_dict(), "step": 0.0, "n_frames": n_frames}
         uid = yield from bps.open_run({"sweep": sweep, "purpose": "dark", **md})
@@ -84,7 +84,7 @@ def tested(monkeypatch, failing):
             raise DeviceError("pilatus did not arm")
         return uid
 
-    monkeypatch.setattr(temperature, "dark", dark)
+    monkeypatch.setattr(temperature, "expose", stills)
     return bad, calls
 
 

@@ -197,10 +197,14 @@ class FrameMonitor(Device):
         """Give the frames that were counted since the last call, as one event page."""
         if self._sweep is None:
             return
-        stop = min(self.available(), self._sweep.n_frames)
-        if stop <= self._collected:
+        try:
+            stop = min(self.available(), self._sweep.n_frames)
+            if stop <= self._collected:
+                return
+            values = np.atleast_1d(np.asarray(self.counts.get(), dtype=float))
+        except TimeoutError as error:  # the next call asks again; counts are no reason to fail
+            log.warning("%s: %s", self.name, error)
             return
-        values = np.atleast_1d(np.asarray(self.counts.get(), dtype=float))
         stop = min(stop, len(values))
         frames = list(range(self._collected, stop))
         if not frames:

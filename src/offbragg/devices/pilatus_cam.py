@@ -50,6 +50,11 @@ def readout(model: str, *, pulsed: bool = False) -> tuple[float, float]:
     readout, period
         Shortest dead time after an exposure and shortest period, s.
 
+    Raises
+    ------
+    ConfigError
+        If it is another detector.
+
     Examples
     --------
     >>> readout("PILATUS3 X 2M")
@@ -57,6 +62,11 @@ def readout(model: str, *, pulsed: bool = False) -> tuple[float, float]:
     >>> readout("PILATUS 2M")
     (0.00228, 0.00228)
     """
+    if not re.match(r"pilatus", model, re.IGNORECASE):
+        raise ConfigError(
+            f"model {model!r} is no Pilatus: its readout time is not known\n"
+            "Write it as Dectris does, e.g. 'PILATUS 2M' or 'PILATUS3 X 2M'."
+        )
     if re.match(r"pilatus\s*3", model, re.IGNORECASE):
         return 0.00095, 0.002
     return (PULSED_READOUT if pulsed else 0.00228), 0.00228

@@ -6,7 +6,7 @@ import bluesky.preprocessors as bpp
 from bluesky.protocols import Flyable, Movable
 from bluesky.utils import FailedStatus, MsgGenerator
 
-from offbragg.errors import OffbraggError
+from offbragg.errors import OffbraggError, SweepError
 
 
 def align(
@@ -33,7 +33,12 @@ def align(
     shutter
         Set to "open" while looking and to "closed" after it, if given.
     """
-    alignment = detector.alignment  # type: ignore[attr-defined]  # a plug-point
+    alignment = getattr(detector, "alignment", None)
+    if alignment is None:
+        raise SweepError(
+            f"detector is {getattr(detector, 'name', repr(detector))}, which has no 'alignment'\n"
+            "Give the detector itself, and one that can look (see explanations/plug-points)."
+        )
     alignment.check(seconds, exposure=exposure)
 
     def look() -> MsgGenerator[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import SweepError
 from offbragg.geometry import Geometry, rotation_about
+from offbragg.plans.rotation import check_axis
 from offbragg.sweep import Sweep
 
 Setting = Mapping[str, float]
@@ -86,6 +87,10 @@ def estimate(
     3 sweeps, 10950 frames, 0 h 18 min 15 s
     """
     planned = [s if isinstance(s, Sweep) else Sweep.from_dict(s) for s in sweeps]
+    if isinstance(temperatures, str | Mapping) or not hasattr(temperatures, "__len__"):
+        raise SweepError(f"temperatures is {temperatures!r}: it must be a list, K, as [300, 200]")
+    for sweep in planned:
+        check_axis(sweep, axis)
     for device in (detector, axis):
         check = getattr(device, "check", None)
         if check is not None:

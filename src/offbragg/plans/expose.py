@@ -14,7 +14,7 @@ from bluesky.utils import MsgGenerator
 
 from offbragg.errors import SweepError
 from offbragg.plans.annotations import MAPPING, from_json
-from offbragg.plans.rotation import record, rotation_scan
+from offbragg.plans.rotation import about, record, rotation_scan
 from offbragg.sweep import Sweep
 
 READOUT = 0.003
@@ -63,7 +63,7 @@ def expose(
         exposure=exposure,
         period=period,
     )
-    more = {"plan_name": "expose", **(md or {})}
+    more = about("expose", md)
     return (
         yield from record(
             detector, None, still, md=more, flyers=flyers, monitors=monitors, shutter=shutter,
@@ -83,8 +83,21 @@ def dark(
     shutter: Movable | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
-    """Record frames with the shutter closed: noisy pixels show there; returns the run's uid."""
-    more = {"plan_name": "dark", **(md or {})}
+    """Record frames with the shutter closed: noisy pixels show there; returns the run's uid.
+
+    Parameters
+    ----------
+    detector, n_frames, exposure, period, axis, monitors, md
+        As for `expose`.
+    shutter
+        Set to "closed"; without one that does, nothing is recorded.
+    """
+    if shutter is None:
+        raise SweepError(
+            "dark was given no shutter: nothing would keep the beam from these frames\n"
+            "Give shutter=…; if something else blocks the beam, use expose(…, purpose='dark')."
+        )
+    more = about("dark", md)
     return (
         yield from expose(
             detector, n_frames, exposure, period=period, axis=axis, monitors=monitors,
@@ -116,11 +129,7 @@ def calibrate(
     n_frames, exposure, axis, flyers, monitors, shutter, md
         As for `expose`.
     """
-    more = {
-        "plan_name": "calibrate",
-        "sample": {"name": calibrant, "label": "powder"},
-        **(md or {}),
-    }
+    more = {"sample": {"name": calibrant, "label": "powder"}, **about("calibrate", md)}
     return (
         yield from expose(
             detector, n_frames, exposure, axis=axis, flyers=flyers, monitors=monitors,
@@ -166,7 +175,7 @@ def orient_scan(
     back = replace(there, start=there.stop, step=-there.step)
     if not isinstance(transmission, Real) or not 0 < transmission <= 1:
         raise SweepError(f"transmission is {transmission!r}: it must be above 0 and at most 1")
-    more = {"plan_name": "orient_scan", **(md or {})}
+    more = about("orient_scan", md)
     for device in (detector, axis):
         check = getattr(device, "check", None)
         for each in (there, back):
@@ -234,7 +243,7 @@ def air_scan(
         check = getattr(device, "check", None)
         if check is not None:
             check(thinned)
-    more = {"plan_name": "air_scan", **(md or {})}
+    more = about("air_scan", md)
 
     def inner() -> MsgGenerator[str]:
         return (
@@ -270,4 +279,8 @@ def _standing(detector: Any, axis: Any) -> tuple[str, float]:
     if axis is not None:
         return axis.name, float(axis.position)
     geometry = getattr(detector, "geometry", None)
-    return (geometry.scan_axis if geometry is not None else "phi"), 0.0
+    if geometry is None:
+        raise SweepError(
+            "nothing says which axis the frames stand at, and where: give axis=…, as axis=phi"
+        )
+    return geometry.scan_axis, next(a.angle for a in geometry.axes if a.name == geometry.scan_axis)

@@ -15,6 +15,7 @@ from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 
 from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
+from offbragg.metadata import check_keys
 from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.sweep import Sweep
 
@@ -89,7 +90,7 @@ def rotation_scan(
     turn = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
     if turn.step == 0:
         raise SweepError("sweep.step is 0 degree: a rotation turns; for stills there is expose")
-    more = {"plan_name": "rotation_scan", **(md or {})}
+    more = about("rotation_scan", md)
     return (
         yield from record(
             detector, axis, turn, md=more, flyers=flyers, monitors=monitors, shutter=shutter,
@@ -125,6 +126,13 @@ def record(
     _check_role("axis", axis, "prepare")
     for flyer in flyers:
         _check_role("a flyer", flyer, "prepare")
+    for signal in monitors:
+        _check_role("a monitor", signal, "subscribe")
+        if parts := getattr(signal, "component_names", ()):
+            raise SweepError(
+                f"a monitor is {signal.name}, a whole device: give its signals, one by one\n"
+                f"It has {', '.join(f'{signal.name}.{part}' for part in parts)}."
+            )
     _check_role("shutter", shutter, "set")
     _check_role("permit", permit, "beam")
     metadata = start_of(
@@ -176,6 +184,35 @@ def _check_role(role: str, device: Any, verb: str) -> None:
         )
 
 
+def about(plan: str, md: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Put a plan's name and what its user has to say together, for a start document.
+
+    Raises
+    ------
+    MetadataError
+        If that is no mapping, or a key in it is none that a document can have.
+    """
+    if md is not None and not isinstance(md, Mapping):
+        raise MetadataError(f"md is {md!r}: it must be a mapping, as {{'comment': '…'}}")
+    check_keys(md or {})
+    return {"plan_name": plan, **(md or {})}
+
+
+def check_axis(sweep: Sweep, axis: Any) -> None:
+    """Refuse a sweep that is about another axis.
+
+    Raises
+    ------
+    SweepError
+        Naming both.
+    """
+    if axis is not None and sweep.axis != axis.name:
+        raise SweepError(
+            f"the sweep turns {sweep.axis!r} but the axis given is {axis.name!r}\n"
+            f"Its angles would be recorded as those of {sweep.axis}. Give the axis that turns."
+        )
+
+
 def start_of(
     detector: Any,
     axis: Any,
@@ -194,11 +231,7 @@ def start_of(
     OffbraggError
         If a device cannot do the sweep, or the sweep is not about this axis.
     """
-    if axis is not None and sweep.axis != axis.name:
-        raise SweepError(
-            f"the sweep turns {sweep.axis!r} but the axis given is {axis.name!r}\n"
-            f"Its angles would be recorded as those of {sweep.axis}. Give the axis that turns."
-        )
+    check_axis(sweep, axis)
     for key in _PLAN_SAYS & md.keys():
         raise MetadataError(
             f"md says {key!r}: that is what the plan itself records\n"

@@ -18,8 +18,8 @@ from bluesky.utils import FailedStatus, MsgGenerator
 from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.plans.beam import hold_for_beam, waits_itself
-from offbragg.plans.expose import dark
-from offbragg.plans.rotation import FLUSH_PERIOD, announce, rotation_scan, start_of
+from offbragg.plans.expose import dark, expose
+from offbragg.plans.rotation import FLUSH_PERIOD, about, announce, rotation_scan, start_of
 from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
 from offbragg.sweep import Sweep
 
@@ -101,8 +101,8 @@ def temperature_series(
         So often in all a temperature is set, or a failing sweep is tried.
     test_frames
         Before a failed sweep is tried again so many frames are taken with the axis standing and
-        the shutter closed, as a run of purpose "dark" that is not one of the series. One that
-        does not come is a failed attempt, too.
+        the shutter, if given, closed, as a run of purpose "dark" (without a shutter "data") that
+        is not one of the series. One that does not come is a failed attempt, too.
     beam_timeout
         How long to wait for beam, s, with the shutter closed and the temperature held.
     md
@@ -142,7 +142,7 @@ def temperature_series(
         for sweep in planned:
             would_be = {
                 "temperature": {"setpoint": float(kelvin), "direction": "hold"},
-                **(md or {}),
+                **about("temperature_series", md),
             }
             yield from announce(
                 start_of(
@@ -188,9 +188,8 @@ def temperature_series(
             yield from bps.checkpoint()
             yield from hold_for_beam(permit, shutter=shutter, timeout=beam_timeout)
             more: dict[str, Any] = {
-                "plan_name": "temperature_series",
                 "temperature": dict(temperature),
-                **(md or {}),
+                **about("temperature_series", md),
                 "series": {
                     "uid": series, "index": index, "kind": "temperature", "sweep_of": [i, j],
                 },
@@ -200,8 +199,8 @@ def temperature_series(
             opened: list[str] = []
             try:
                 if distrusted and test_frames:
-                    about = {"temperature": dict(temperature), **(md or {})}
-                    yield from _test(detector, axis, planned[j], test_frames, shutter, about)
+                    known_md = {"temperature": dict(temperature), **(md or {})}
+                    yield from _test(detector, axis, planned[j], test_frames, shutter, known_md)
                 distrusted = False
                 yield from rotation_scan(
                     detector, axis, part(planned[j], first, end), md=more, flyers=flyers,
@@ -310,8 +309,10 @@ def _test(
 ) -> MsgGenerator[None]:
     """See whether the detector takes frames again, before a sweep is tried with it."""
     where = axis if hasattr(axis, "position") else None
-    uid = yield from dark(
-        detector, n_frames, sweep.exposure, period=sweep.period, axis=where, shutter=shutter,
+    # without a shutter they have beam: that is no dark
+    take = expose if shutter is None else partial(dark, shutter=shutter)
+    uid = yield from take(
+        detector, n_frames, sweep.exposure, period=sweep.period, axis=where,
         md={"plan_name": "temperature_series", **md},
     )  # fmt: skip
     for run in (yield from recall(run=uid, frames=True)):
