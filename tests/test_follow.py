@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from offbragg.errors import CatalogError, JournalError
-from offbragg.follow import follow
+from offbragg.follow import follow, read_backlog
 
 
 class Noting:
@@ -131,3 +131,29 @@ def test_a_journal_directory_that_cannot_be_made_is_an_error(tmp_path):
 
     with pytest.raises(JournalError, match="cannot be made"):
         follow(tmp_path / "file" / "journal", [], once=True)
+
+
+def test_a_backlog_is_told_to_other_processes_while_somebody_follows(journal):
+    """Also what the bar of a catch-up is drawn from."""
+
+    class Behind(Noting):
+        def backlog(self):
+            return {"frames": 10, "decided": 4, "due": 3, "in_work": 2, "batches": 1}
+
+        def poll(self):
+            return self.ended and bool(told)
+
+    told: list[tuple[int, int]] = []
+    seen: list[dict] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append(read_backlog(journal))
+        told.append((done, total))
+
+    assert read_backlog(journal) == {}
+    follow(journal, [Behind("stack"), Noting("publish")], once=True, progress=progress)
+
+    assert told[0] == (4, 10)
+    assert seen[0]["stack"]["in_work"] == 2
+    assert list(seen[0]) == ["stack"]
+    assert read_backlog(journal) == {}

@@ -154,6 +154,24 @@ def stack(
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
     ] = True,
+    from_files: Annotated[
+        str | None,
+        typer.Option(
+            "--from-files",
+            metavar="PATTERN",
+            help="Stack these CBF or TIFF files, by the numbers in their names; quote it.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The scan file that --from-files makes."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", metavar="FILE", help="Geometry and axes of --from-files' frames, JSON."
+        ),
+    ] = None,
     as_json: AsJson = False,
     with_parent: WithParent = None,
 ) -> None:
@@ -162,26 +180,64 @@ def stack(
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
     could not be finished).
+
+    With --from-files it needs no run and no beamline: frames that are there are stacked into one
+    scan file, which can be gone on with in the same way. A number that has no file is a missing
+    frame.
     """
+    if from_files is not None or out is not None or model is not None:
+        if from_files is None or out is None:
+            raise typer.BadParameter("--from-files and --out need each other")
+        _stack_files(from_files, out, model, as_json=as_json, with_parent=with_parent)
+        return
     from offbragg.beamline import load
     from offbragg.callbacks.stacker import Stacker
     from offbragg.follow import Follower, follow
 
     config = load(beamline)
-    _log_to_stderr()
     followers: list[Follower] = [Stacker(config.paths.experiment, late=late)]
     if catalog:
         from offbragg.catalog.publisher import Publisher
 
         followers.append(Publisher(config.connect_catalog, config.paths.experiment))
-    with _until_told_to_stop(with_parent=with_parent) as stop:
-        failed = follow(config.paths.journal, followers, once=once, stop=stop)
+    with (
+        _until_told_to_stop(with_parent=with_parent) as stop,
+        _progress("stacking", quiet=as_json or not once) as progress,
+    ):
+        _log_to_stderr()  # by way of the bar, if there is one
+        failed = follow(config.paths.journal, followers, once=once, stop=stop, progress=progress)
     if as_json:
         print(json.dumps({"failed": failed}))
     for follower, runs in failed.items():
         for run in runs:
             print(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
     if any(failed.values()):
+        raise typer.Exit(1)
+
+
+def _stack_files(
+    pattern: str, out: Path, model: Path | None, *, as_json: bool, with_parent: int | None
+) -> None:
+    from offbragg.callbacks.finished import stack_files
+
+    with (
+        _until_told_to_stop(with_parent=with_parent) as stop,
+        _progress("stacking", quiet=as_json) as progress,
+    ):
+        stacked = stack_files(pattern, out, model=model, progress=progress, stop=stop)
+    if as_json:
+        print(json.dumps(stacked.to_dict()))
+    else:
+        counts = {
+            key: getattr(stacked, key) for key in ("stored", "missing", "rejected", "pending")
+        }
+        said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+        print(f"{out}\n{stacked.frames} frames: {said}")
+        print(f"{stacked.seconds:.2f} s, {stacked.frames_per_second:.0f} frames/s")
+        for problem in stacked.problems:
+            print(f"  {problem}")
+    if stacked.pending:
+        print("ended before all was done; the same command goes on", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlparse
 
 from packaging.requirements import Requirement
 
+from offbragg import kernels
 from offbragg.beamline import Beamline, build_devices, destroy_devices, find
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.errors import OffbraggError
@@ -82,6 +83,7 @@ def examine(
         For the records of one device to connect, s.
     """
     yield _versions()
+    yield _kernels()
     yield from _paths(config)
     yield from _disks(config)
     yield from _journal(config)
@@ -128,6 +130,16 @@ def _versions() -> Finding:
     return Finding(
         "versions", "ok", ", ".join(f"{name} {have[name]}" for name in shown if name in have),
         facts=have,
+    )  # fmt: skip
+
+
+def _kernels() -> Finding:
+    facts = {"available": list(kernels.available())}
+    if kernels.compiled:
+        return Finding("kernels", "ok", f"compiled; this processor runs {kernels.level}", "", facts)
+    return Finding(
+        "kernels", "warning", "not compiled: the libraries serve, several times slower",
+        "Install a C compiler (on Debian: apt-get install gcc), then offbragg again.", facts,
     )  # fmt: skip
 
 

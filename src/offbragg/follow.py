@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from offbragg.errors import JournalError, OffbraggError
 
 log = logging.getLogger(__name__)
 
+_BACKLOG = ".follow.json"
 _LOOK = 0.1  # how often journals are looked at for new documents, s
 _LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
 _BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one repeats
@@ -62,6 +65,7 @@ def follow(
     *,
     once: bool = False,
     stop: threading.Event | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[str]]:
     """Feed every run of a journal directory to every follower.
 
@@ -76,6 +80,9 @@ def follow(
         for more; a run that is still open is followed to its end.
     stop
         Set it to end.
+    progress
+        Told once a second how many frames of the runs that are being stacked are decided, and of
+        how many.
 
     Returns
     -------
@@ -102,15 +109,20 @@ def follow(
             tails.append(_Tail(journal, follower, once=once, stop=stop, before=tuple(tails)))
         for tail in tails:
             tail.start()
+        told: dict[str, Any] = {}
         try:
             while any(tail.is_alive() for tail in tails):
                 if stop.wait(_LOOK_FOR_ABANDONED):
                     break
                 close_all_abandoned(journal, closed)
+                told = _tell_backlog(journal, followers, told)
+                for backlog in told.values():
+                    progress(backlog["decided"], backlog["frames"])
         finally:
             stop.set()
             for tail in tails:
                 tail.join()
+            (journal / _BACKLOG).unlink(missing_ok=True)
     return {tail.follower.name: tail.failed for tail in tails}
 
 
@@ -124,6 +136,27 @@ def is_followed(journal: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def read_backlog(journal: Path) -> dict[str, Any]:
+    """Read how far behind the followers say they are, by name; empty if none follows."""
+    try:
+        return json.loads((journal / _BACKLOG).read_text()) if is_followed(journal) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _tell_backlog(
+    journal: Path, followers: Sequence[Follower], before: dict[str, Any]
+) -> dict[str, Any]:
+    """Write what followers that have a ``backlog`` say, for `read_backlog` in other processes."""
+    told = {f.name: f.backlog() for f in followers if hasattr(f, "backlog")}  # type: ignore[attr-defined]
+    if told != before:
+        hidden = journal / f"{_BACKLOG}.{os.getpid()}"
+        with contextlib.suppress(OSError):  # a full disk is told by those who must write
+            hidden.write_text(json.dumps(told))
+            hidden.replace(journal / _BACKLOG)
+    return told
 
 
 class _Tail(threading.Thread):
@@ -170,7 +203,8 @@ class _Tail(threading.Thread):
                         self.failed.append(uid)
                 if self._once and all(run.finished for run in self._runs.values()):
                     return
-                self._stop_asked.wait(_LOOK)
+                if not any(run.busy for run in unfinished):
+                    self._stop_asked.wait(_LOOK)
         finally:
             for run in self._runs.values():
                 run.close()
@@ -223,6 +257,11 @@ class _Run:
             self._position = 0
         else:
             self.failures = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether the follower has more to do at once; it says so by an attribute ``busy``."""
+        return bool(getattr(self._run, "busy", False))
 
     def close(self) -> None:
         """Let go of the run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,3 +59,35 @@ class Frame:
     def shape(self) -> tuple[int, int]:
         """Rows and columns (slow, fast)."""
         return (self.counts.shape[0], self.counts.shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedFrame:
+    """One exposure, compressed as a scan file keeps it.
+
+    Parameters
+    ----------
+    number
+        Which frame of its sweep, from 0.
+    shape
+        Rows and columns (slow, fast).
+    chunk
+        uint8, as from `offbragg.kernels.encode`. It may lie in a buffer that is used again.
+    source
+        Name of the file that it came from.
+    text
+        What that file says about the exposure.
+    md5, verified
+        As in `Frame`.
+    time
+        Start of the exposure, POSIX s; NaN if not known.
+    """
+
+    number: int
+    shape: tuple[int, int]
+    chunk: NDArray[np.uint8]
+    source: str
+    text: str = ""
+    md5: str | None = None
+    verified: bool = False
+    time: float = math.nan

@@ -13,7 +13,7 @@ from offbragg.callbacks.progress import describe_run
 from offbragg.errors import OffbraggError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.follow import is_followed
+from offbragg.follow import is_followed, read_backlog
 
 _RECENT = 50  # runs whose files and place in the catalog are looked at
 _SEVERITIES = ("", "minor", "major", "invalid")
@@ -36,7 +36,8 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
     state
         ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``), ``running`` (runs
         that are open), ``backlog`` (``frames`` and ``runs`` that are not stacked,
-        ``unpublished`` runs), ``last`` (run) and ``alarms``.
+        ``unpublished`` runs), ``stacking`` (what the stacker that runs says of its queues, see
+        `Stacker.backlog`; empty if none does), ``last`` (run) and ``alarms``.
     """
     directory = config.paths.journal
     runs = [_run(config, path) for path in _recent(directory)]
@@ -51,6 +52,7 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
             "runs": len(behind),
             "frames": sum(run["pending"] for run in runs),
         },
+        "stacking": read_backlog(directory).get("stack", {}),
         "last": ended[-1] if ended else None,
         "alarms": [*_disk_alarms(config), *(_alarms(config, timeout) if devices else ())],
     }
@@ -206,4 +208,7 @@ def _describe_backlog(state: Mapping[str, Any]) -> str:
         parts.append(f"{backlog['frames']} frames, {backlog['runs']} ended runs to be stacked")
     if state["catalog"].get("unpublished"):
         parts.append(f"{state['catalog']['unpublished']} runs to be published")
+    stacking = state.get("stacking")
+    if stacking and stacking["in_work"]:
+        parts.append(f"{stacking['in_work']} in work, {stacking['batches']} batches to be written")
     return "; ".join(parts) or "none"

@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 from runs import counts_of
 
+from offbragg import kernels
+from offbragg.callbacks.journal import read_journal
 from offbragg.callbacks.stacker import Stacker
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import follow
 from sim_iocs.tiff import encode_tiff
+
+
+@pytest.fixture(params=["pool", "library"])
+def each_route(request, monkeypatch):
+    """Stack with the compiled kernels, and as it is done where there was no compiler."""
+    if request.param == "library":
+        monkeypatch.setattr("offbragg.kernels.compiled", False)
+    elif not kernels.compiled:
+        pytest.skip("the kernels are not compiled")
 
 
 @pytest.fixture
@@ -30,6 +41,7 @@ def stacked(run):
     return stack
 
 
+@pytest.mark.usefixtures("each_route")
 def test_every_frame_is_stored_at_its_number(run, stacked):
     run.begin()
     run.write(*range(10))
@@ -43,6 +55,7 @@ def test_every_frame_is_stored_at_its_number(run, stacked):
             np.testing.assert_array_equal(scan.stack.counts[number], counts_of(number))
 
 
+@pytest.mark.usefixtures("each_route")
 def test_a_dropped_frame_is_listed_and_shifts_nothing(run, stacked):
     run.begin()
     run.write(*(n for n in range(10) if n != 4))
@@ -57,6 +70,7 @@ def test_a_dropped_frame_is_listed_and_shifts_nothing(run, stacked):
         np.testing.assert_array_equal(scan.stack.counts[5], counts_of(5))
 
 
+@pytest.mark.usefixtures("each_route")
 def test_a_flipped_bit_is_rejected_and_shifts_nothing(run, stacked):
     def flip(content: bytes) -> bytes:
         return content[:-6000] + bytes([content[-6000] ^ 16]) + content[-5999:]
@@ -75,6 +89,7 @@ def test_a_flipped_bit_is_rejected_and_shifts_nothing(run, stacked):
         np.testing.assert_array_equal(scan.stack.counts[9], counts_of(9))
 
 
+@pytest.mark.usefixtures("each_route")
 def test_a_frame_that_was_cut_short_is_missing_with_the_reason(run, stacked):
     run.begin()
     run.write(*range(9))
@@ -177,6 +192,7 @@ def _stored(path) -> int:
         return scan.ledger.counts()["stored"]
 
 
+@pytest.mark.usefixtures("each_route")
 def test_a_file_that_is_first_seen_half_written_is_judged_by_what_it_becomes(run, stacked):
     def hole(content: bytes) -> bytes:
         """What a network file system may show before the blocks have come."""
@@ -227,6 +243,7 @@ def test_a_slow_camserver_that_outlived_its_run_engine_is_waited_for(run, stacke
         assert scan.ledger.counts()["stored"] == 10
 
 
+@pytest.mark.usefixtures("each_route")
 def test_a_tiff_is_believed_once_it_has_stopped_changing(run, stacked):
     content = [
         encode_tiff(counts_of(n), model="test", header=["test"], taken=0.0) for n in range(10)
@@ -343,3 +360,21 @@ def test_a_frame_whose_monitor_counted_too_little_weighs_nothing(run, stacked):
 
     with stacked() as scan:
         np.testing.assert_array_equal(scan.frame_values()["weight"], [1.0] * 4 + [0.0] * 6)
+
+
+def test_a_stacker_says_how_far_behind_it_is(run):
+    run.begin()
+    run.write(*range(4))
+    run.announce(6)
+    stacker = Stacker(run.experiment, late=60.0)
+    sweep = stacker.open(run.start)
+    for name, doc in read_journal(run.journal_directory / f"{run.uid}.jsonl")[0]:
+        sweep(name, doc)
+    assert stacker.backlog()["due"] == 6
+
+    while sweep.decided < 4:
+        sweep.poll()
+
+    assert stacker.backlog() == {"frames": 10, "decided": 4, "due": 2, "in_work": 0, "batches": 0}
+    sweep.close()
+    assert set(stacker.backlog().values()) == {0}

@@ -9,32 +9,47 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
+from offbragg import kernels
 from offbragg.errors import RejectedFrame, ScanFileError
 from offbragg.files import ScanFile, find_scan_file
 from offbragg.files.superblock import read_superblock
-from offbragg.frame import Frame
+from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
 
 # A process of its own that writes frames as fast as it can, saying each number once it is stored.
 WRITER = """
 import json, sys
 import numpy as np
+from offbragg import kernels
 from offbragg.files import ScanFile
-from offbragg.frame import Frame
-directory, document, path, first = sys.argv[1:]
+from offbragg.frame import Frame, PackedFrame
+directory, document, path, first, batch = sys.argv[1:]
 start = json.loads(document)
 scan = ScanFile.resume(path) if path else ScanFile.create(directory, start=start)
 print(scan.path, flush=True)
-for number in range(int(first), scan.n_frames):
+def counts_of(number):
     counts = np.full(scan.shape, number, np.int32)
     counts[0] = np.arange(scan.shape[1]) * (number + 1)
-    scan.write_frame(Frame(number, counts), source=f"x_{number:05d}.cbf", time=1e9 + number)
-    print(number, flush=True)
+    return counts
+def packed(number):
+    counts = counts_of(number)
+    chunk = kernels.encode(counts, np.empty(kernels.chunk_bound(counts.size), np.uint8))
+    return PackedFrame(number, scan.shape, chunk, f"x_{number:05d}.cbf", time=1e9 + number)
+batch = int(batch)
+for number in range(int(first), scan.n_frames, batch):
+    numbers = range(number, min(number + batch, scan.n_frames))
+    if batch == 1:
+        source = f"x_{number:05d}.cbf"
+        scan.write_frame(Frame(number, counts_of(number)), source=source, time=1e9 + number)
+    else:
+        scan.write_frames([packed(n) for n in numbers])
+    print(numbers[-1], flush=True)
     if sys.stdin.readline() == "":
         break
 print("idle", flush=True)
@@ -51,9 +66,12 @@ def written_by_writer(number: int, shape: tuple[int, int]) -> np.ndarray:
 class Writer:
     """The writer process; `step` lets it go on to the next frame."""
 
-    def __init__(self, directory: Path, start: dict, path: Path | str = "", first: int = 0):
+    def __init__(
+        self, directory: Path, start: dict, path: Path | str = "", first: int = 0, batch: int = 1
+    ):
+        document = json.dumps(start)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, directory, json.dumps(start), path, str(first)],
+            [sys.executable, "-c", WRITER, directory, document, path, str(first), str(batch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -471,13 +489,14 @@ def test_a_killed_writer_is_resumed_with_all_that_it_said(writer, start, held_by
     assert [path.name for path in process.path.parent.iterdir()] == ["f1.h5"]
 
 
-def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start):
+@pytest.mark.parametrize("batch", [1, 7])
+def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start, batch):
     start["sweep"]["n_frames"] = 5000
     rng = np.random.default_rng(7)
     path: Path | str = ""
     promised: set[int] = set()
     for _ in range(3):
-        process = writer(start=start, path=path, first=max(promised, default=-1) + 1)
+        process = writer(start=start, path=path, first=max(promised, default=-1) + 1, batch=batch)
         path = process.path
         last = int(process.line())
         for _ in range(200):  # let it run: the moment of the kill is its own affair
@@ -551,6 +570,105 @@ def test_a_full_disk_leaves_no_phantom_frame(tmp_path, start, make_counts, monke
     end(scan)
     with ScanFile.open(scan.path) as back:
         assert back.ledger.counts()["stored"] == 2
+
+
+def packed(number: int, counts: np.ndarray, **told) -> PackedFrame:
+    chunk = kernels.encode(counts, np.empty(kernels.chunk_bound(counts.size), np.uint8))
+    return PackedFrame(number, counts.shape, chunk, f"x_{number}.cbf", **told)
+
+
+def test_frames_that_are_compressed_already_are_stored_together(tmp_path, start, make_counts):
+    with ScanFile.create(tmp_path, start=start) as scan:
+        first = make_counts(1)
+        first[3, 4], first[5] = -2, -1
+
+        scan.write_frames(
+            [
+                packed(4, make_counts(4)),
+                packed(1, first, text="# Exposure_time 0.1 s", md5="0" * 32, time=1e9),
+                packed(2, make_counts(2), time=2e9),
+            ]
+        )
+
+        assert [str(status) for status in scan.ledger.statuses] == [
+            "pending", "stored", "stored", "pending", "stored", "pending"
+        ]  # fmt: skip
+        values = scan.frame_values()
+        np.testing.assert_array_equal(
+            values["source"][:5], ["", "x_1.cbf", "x_2.cbf", "", "x_4.cbf"]
+        )
+        np.testing.assert_array_equal(values["time"][:5], [np.nan, 1e9, 2e9, np.nan, np.nan])
+        assert values["md5"][1] == "0" * 32
+        np.testing.assert_array_equal(scan.stack.counts[3], -1)
+        for number, counts in ((1, first), (2, make_counts(2)), (4, make_counts(4))):
+            np.testing.assert_array_equal(scan.stack.counts[number], counts)
+        mask = scan.pixel_mask()
+        assert mask[3, 4] == 2
+        np.testing.assert_array_equal(mask[5], 1)
+        header = json.loads(bytes(scan._get("/entry/run/first_header")[()]))
+        assert header["source_frame"] == 1
+        assert header["exposure_time"] == 0.1
+
+
+def test_together_as_alone_the_same_is_no_error_and_another_is(tmp_path, start, make_counts):
+    with ScanFile.create(tmp_path, start=start) as scan:
+        scan.write_frame(Frame(1, make_counts(1)), source="x_1.cbf", time=1.0)
+        scan.write_frames([packed(2, make_counts(2))])
+
+        scan.write_frames([packed(n, make_counts(n)) for n in (1, 2, 3)])
+        with pytest.raises(RejectedFrame, match=r"other pixels than the stored one \(x_1\.cbf\)"):
+            scan.write_frames([packed(0, make_counts(0)), packed(1, make_counts(5))])
+        with pytest.raises(RejectedFrame, match="comes twice"):
+            scan.write_frames([packed(0, make_counts(0)), packed(0, make_counts(0))])
+        with pytest.raises(RejectedFrame, match="frame 6"):
+            scan.write_frames([packed(0, make_counts(0)), packed(6, make_counts(6))])
+        with pytest.raises(RejectedFrame, match="expected int32, 20 × 30"):
+            scan.write_frames([packed(0, make_counts(0)), packed(4, np.zeros((30, 20), np.int32))])
+
+        assert scan.ledger.counts()["stored"] == 3
+        assert scan.ledger.statuses[0] is Status.PENDING
+        assert scan.frame_values()["time"][1] == 1.0
+
+
+@pytest.mark.parametrize("fails", ["write_direct_chunk", "flush"])
+def test_a_full_disk_leaves_no_phantom_of_frames_together(
+    tmp_path, start, make_counts, monkeypatch, fails
+):
+    scan = ScanFile.create(tmp_path, start=start)
+    scan.write_frames([packed(0, make_counts(0))])
+    written = []
+
+    def full(*_):
+        written.append(1)
+        if fails == "flush" or len(written) == 2:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if fails == "flush":
+            patch.setattr(ScanFile, "_flush", full)
+        else:
+            kept = scan._get("/entry/data/data")
+            patch.setitem(scan._kept, "/entry/data/data", Failing(kept, full))
+        with pytest.raises(ScanFileError, match="No space left"):
+            scan.write_frames([packed(n, make_counts(n)) for n in (1, 2, 3)])
+
+    assert scan.length == 1
+    scan.write_frames([packed(n, make_counts(n)) for n in (1, 2, 3)])
+    end(scan)
+    with ScanFile.open(scan.path) as back:
+        assert back.ledger.counts()["stored"] == 4
+        np.testing.assert_array_equal(back.stack.counts[3], make_counts(3))
+
+
+class Failing:
+    """A dataset whose chunks cannot be written."""
+
+    def __init__(self, dataset: h5py.Dataset, write_direct_chunk) -> None:
+        self._dataset = dataset
+        self.id = SimpleNamespace(write_direct_chunk=write_direct_chunk)
+
+    def __getattr__(self, name):
+        return getattr(self._dataset, name)
 
 
 def test_a_finished_file_can_take_a_late_frame(tmp_path, start, make_counts):

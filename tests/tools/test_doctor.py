@@ -13,7 +13,7 @@ import pytest
 from runs import MeasuredRun
 from simulated import TOML
 
-from offbragg import beamline
+from offbragg import beamline, kernels
 from offbragg.beamline import Beamline, load, make_paths
 from offbragg.callbacks.stacker import Stacker
 from offbragg.doctor import Finding, _clock, examine
@@ -45,6 +45,18 @@ def here(tmp_path) -> Beamline:
     config = load(tmp_path / "beamline.toml")
     make_paths(config)
     return config
+
+
+def test_kernels_that_were_not_compiled_are_told_with_what_to_do(here, monkeypatch):
+    assert by_check(here, devices=False)["kernels"].level == (
+        "ok" if kernels.compiled else "warning"
+    )
+    monkeypatch.setattr(kernels, "compiled", False)
+
+    found = by_check(here, devices=False)["kernels"]
+
+    assert found.level == "warning"
+    assert "C compiler" in found.advice
 
 
 @pytest.mark.ioc

@@ -12,18 +12,20 @@ import logging
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import numpy as np
 
+from offbragg import kernels
 from offbragg.errors import FrameError, GeometryError, IncompleteFrame, ScanFileError
 from offbragg.files import read_frame
+from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
 from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.frame import Frame
+from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
 from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 
@@ -63,6 +65,7 @@ class Stacker:
     def __init__(self, experiment: Path, *, late: float = 5.0) -> None:
         self.experiment = Path(experiment)
         self.late = late
+        self._open: dict[str, SweepStacker] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
         """Whether the scan file of a run needs nothing more."""
@@ -77,28 +80,60 @@ class Stacker:
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
-        return SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
+        stacker = SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
+        # closed ones go; replaced, not changed: another thread may be in `backlog`
+        still = {uid: run for uid, run in self._open.items() if not run.closed}
+        self._open = {**still, start["uid"]: stacker}
+        return stacker
+
+    def backlog(self) -> dict[str, int]:
+        """Say how far the runs are that are being stacked; any thread may ask.
+
+        Returns
+        -------
+        backlog
+            ``frames`` of their sweeps, ``decided`` ones, ``due`` ones that are not decided,
+            ``in_work`` (with a thread, or done and not yet written), and of these the ``batches``
+            that wait for the writer, two at most for each run.
+        """
+        runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
+        keys = ("frames", "decided", "due", "in_work", "batches")
+        return {key: sum(run[key] for run in runs) for key in keys}
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
         return find_scan_file(scan_directory(self.experiment, start), start["uid"])
 
 
 class SweepStacker:
-    """Stack the frames of one sweep (see :class:`Stacker`)."""
+    """Stack the frames of one sweep (see :class:`Stacker`).
+
+    Parameters
+    ----------
+    start
+        The run's start document.
+    path
+        Its scan file; made below ``experiment`` if None.
+    experiment
+        Without it the scan file stands alone: nothing is written for NXRefine.
+    late
+        As in `Stacker`.
+    """
 
     def __init__(
         self,
         start: Mapping[str, Any],
         path: Path | None,
         *,
-        experiment: Path,
+        experiment: Path | None,
         late: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.late = late
         self._clock = clock
+        self._wrapped = experiment is not None
         self._writer: ScanFile | None = None
         if path is None:
+            assert experiment is not None
             directory = scan_directory(experiment, start)
             directory.mkdir(parents=True, exist_ok=True)
             self._writer = ScanFile.create(directory, start=start)
@@ -126,6 +161,9 @@ class SweepStacker:
             if status in (Status.MISSING, Status.REJECTED)
         }
         self._looked: dict[int, _Look] = {}
+        self._pool = FramePool(self._shape) if kernels.compiled else None
+        self.busy = False  # whether there is more to do at once
+        self.closed = False
 
         self._source: FrameFiles | None = None
         self._resource = ""
@@ -134,6 +172,22 @@ class SweepStacker:
         self._last_stored = self._clock()
         self._next_look = 0.0
         self._stop: Mapping[str, Any] | None = None
+
+    @property
+    def decided(self) -> int:
+        """How many of the sweep's frames are stored, missing or rejected."""
+        return self._sweep.n_frames - len(self._pending)
+
+    def backlog(self) -> dict[str, int]:
+        """Say how far it is, as `Stacker.backlog` does."""
+        pool = self._pool
+        return {
+            "frames": self._sweep.n_frames,
+            "decided": self.decided,
+            "due": max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0),
+            "in_work": len(pool) if pool else 0,
+            "batches": pool.queued if pool else 0,
+        }
 
     # -- documents -------------------------------------------------------------------------
 
@@ -169,30 +223,48 @@ class SweepStacker:
         self._look_again()
         self._write_values()
         if self._stop is not None and not self._pending:
+            self._take_all()
             self._finish(self._stop)
             return True
         return False
 
     def close(self) -> None:
         """Let go of the file as it is; a later stacker resumes it."""
+        self.closed = True
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def _stack_pending(self) -> None:
         end_of_turn = self._clock() + _TURN
+        stored = self._last_stored
+        self.busy = False
         for number in sorted(self._pending & self._due.keys()):
+            if number not in self._pending:
+                continue  # by now
             problem = self._try(number)
             if problem is not None and self._is_late(number):
                 self._give_up(number, *problem)
             if self._clock() > end_of_turn:
+                self.busy = self._last_stored != stored
                 break
+        if self._pool is not None:
+            self._pool.send()
+            while len(self._pool) and (left := end_of_turn - self._clock()) > 0:
+                self._take(left)
+            self.busy |= len(self._pool) > 0
 
     def _try(self, number: int) -> tuple[Status, str] | None:
         """Store a frame if its file is good, and say what it would be given up as if it is not.
 
-        A file without a checksum is neither until it has stopped changing.
+        A file without a checksum is neither until it has stopped changing. With a pool it is
+        neither, too, while it is in work.
         """
+        if self._pool is not None and number in self._pool:
+            return None
         path = self._path_of(number)
         if path is None:
             return Status.MISSING, f"the file of frame {number} was not there"
@@ -202,26 +274,62 @@ class SweepStacker:
             return Status.MISSING, f"{path.name} was not there"
         if look.problem is not None:
             return look.problem  # the file has not changed since
-        steady = self._clock() - look.since >= _STEADY
-        if look.unverified and not steady:
+        look.steady = self._clock() - look.since >= _STEADY
+        if look.unverified and not look.steady:
             return None  # to be seen again
+        if self._pool is not None:
+            self._pool.offer(number, path)
+            while self._pool.full:
+                self._take(_TURN)
+            return None
         try:
             frame = read_frame(path, number=number, shape=self._shape)
         except FileNotFoundError:
             return Status.MISSING, f"{path.name} was not there"
         except FrameError as error:
-            incomplete = isinstance(error, IncompleteFrame)
-            look.problem = (
-                (Status.MISSING, f"{path.name} was not complete ({_first_line(error)})")
-                if incomplete
-                else (Status.REJECTED, _first_line(error))
-            )
+            look.problem = _problem(error, path)
             return look.problem
-        if not frame.verified and not steady:
-            look.unverified = True
-            return None
-        self._store(frame, path)
+        if self._is_believed(frame, look):
+            begin = self._began(number, look)
+            self._scan().write_frame(frame, source=path.name, time=begin)
+            self._note_stored(number, begin)
         return None
+
+    def _take(self, timeout: float) -> None:
+        """Store what the pool has done, and note what is wrong with the rest."""
+        assert self._pool is not None
+        with self._pool.take(timeout) as judged:
+            good = [frame for item in judged if (frame := self._believe(item)) is not None]
+            if good:
+                self._scan().write_frames(good)
+                for frame in good:
+                    self._note_stored(frame.number, frame.time)
+            for item in judged:
+                if isinstance(item.error, OSError) and not isinstance(
+                    item.error, FileNotFoundError
+                ):
+                    raise item.error
+
+    def _take_all(self) -> None:
+        """Wait for everything that is in work."""
+        if self._pool is not None:
+            self._pool.send()
+            while len(self._pool):
+                self._take(_TURN)
+
+    def _believe(self, judged: Judged) -> PackedFrame | None:
+        look = self._looked[judged.number]
+        if isinstance(judged.error, FrameError):
+            look.problem = _problem(judged.error, judged.path)
+        if judged.frame is None or not self._is_believed(judged.frame, look):
+            return None
+        return replace(judged.frame, time=self._began(judged.number, look))
+
+    def _is_believed(self, frame: Frame | PackedFrame, look: _Look) -> bool:
+        if frame.verified or look.steady:
+            return True
+        look.unverified = True
+        return False
 
     def _look(self, number: int, path: Path) -> _Look:
         """Give what is known of a file as it is now: nothing, once it has changed."""
@@ -232,10 +340,12 @@ class SweepStacker:
             look = self._looked[number] = _Look(signature, self._clock())
         return look
 
-    def _store(self, frame: Frame, path: Path) -> None:
-        number = frame.number
-        begin = self._source.exposure_began(number, self._sweep, path) if self._source else np.nan
-        self._scan().write_frame(frame, source=path.name, time=begin)
+    def _began(self, number: int, look: _Look) -> float:
+        if self._source is None:
+            return np.nan
+        return self._source.exposure_began(number, self._sweep, look.signature[1] / 1e9)
+
+    def _note_stored(self, number: int, begin: float) -> None:
         self._values.exposed(number, begin + self._sweep.exposure / 2)
         self._pending.discard(number)
         self._looked.pop(number, None)
@@ -259,7 +369,7 @@ class SweepStacker:
         """List a frame as missing or rejected; a good file may still come."""
         reason = what
         if status is Status.MISSING:
-            reason = f"{what} {self.late:g} s after it was due"
+            reason = f"{what} {self.late:g} s after it was due" if self.late else what
             if self._stop is not None and number in self._unannounced:
                 reason = f"{what}; the run had ended ({self._stop['exit_status']})"
         self._pending.discard(number)
@@ -285,12 +395,13 @@ class SweepStacker:
             return False
         for number in sorted(self._given_up):
             self._try(number)
+        self._take_all()
         if any(look.unverified for look in self._looked.values()):
             return False  # to be seen again
         if self._writer is not None:
             self._write_values()
             self._finish(self._stop)
-        elif not has_wrapper(self.path):
+        elif self._wrapped and not has_wrapper(self.path):
             self._wrap()
         return True
 
@@ -313,6 +424,8 @@ class SweepStacker:
 
     def _wrap(self) -> None:
         """Write what NXRefine opens; without it the scan file is whole all the same."""
+        if not self._wrapped:
+            return
         try:
             write_wrapper(self.path)
         except (GeometryError, ScanFileError) as error:
@@ -339,6 +452,7 @@ class _Look:
     since: float
     problem: tuple[Status, str] | None = None
     unverified: bool = False
+    steady: bool = False  # when it was last read
 
 
 class FrameFiles:
@@ -347,13 +461,14 @@ class FrameFiles:
     def __init__(self, doc: Mapping[str, Any]) -> None:
         self.directory = Path(unquote(urlparse(doc["uri"]).path))
         self.template: str = doc["parameters"]["template"]
+        self.first: int = doc["parameters"].get("first_number", 0)  # in the name of frame 0
         self.began: float | None = doc["parameters"].get("exposure_started")
 
     def path(self, number: int) -> Path:
         """Say where a frame's file is, or will be."""
-        return self.directory / self.template.format(number).lstrip("/")
+        return self.directory / self.template.format(self.first + number).lstrip("/")
 
-    def exposure_began(self, number: int, sweep: Any, path: Path) -> float:
+    def exposure_began(self, number: int, sweep: Any, written: float) -> float:
         """When the exposure of a frame began, POSIX s.
 
         From when the detector was armed where that is known, else from when the file was
@@ -361,7 +476,7 @@ class FrameFiles:
         """
         if self.began is not None:
             return self.began + number * sweep.period
-        return path.stat().st_mtime - sweep.exposure
+        return written - sweep.exposure
 
 
 class _FrameValues:
@@ -506,6 +621,12 @@ class _FrameValues:
             for column, values in self._columns.items()
             if (v := values[np.isfinite(values)]).size
         }
+
+
+def _problem(error: FrameError, path: Path) -> tuple[Status, str]:
+    if isinstance(error, IncompleteFrame):
+        return Status.MISSING, f"{path.name} was not complete ({_first_line(error)})"
+    return Status.REJECTED, _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

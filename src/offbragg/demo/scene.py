@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from offbragg.callbacks.finished import read_model
 from offbragg.errors import ConfigError, FrameError
 from offbragg.files import read_frame
 from offbragg.frame import Frame
@@ -91,26 +91,9 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
             "Give their geometry as well: --model FILE (JSON, see how-to/replay)."
         )
     first = _check_frames(paths)
-    try:
-        told = json.loads(model.read_text())
-        scan = told["goniometer"]["scan_axis"]
-        names = [f"axis{i}" for i in range(len(told["goniometer"]["axes"]))]
-        names[scan] = "omega"
-        names[0 if scan else -1] = "phi" if len(names) > 1 else names[-1]
-        geometry, UB = Geometry.from_model(told, shape=first.counts.shape, names=names)
-        sweep = Sweep(
-            axis="omega",
-            start=told["goniometer"]["start_deg"],
-            step=told["goniometer"]["step_deg"],
-            n_frames=len(paths),
-            exposure=first.header.get("exposure_time", PERIOD - READOUT),
-            period=first.header.get("exposure_period", PERIOD),
-        )
-        known = {"lattice": told["cell"], "UB": UB.tolist()}
-    except OSError as error:
-        raise ConfigError(f"{model} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{model} is no model of a sweep: {error!r}") from error
+    geometry, sweep, known = read_model(
+        model, shape=first.shape, header=first.header, n_frames=len(paths)
+    )
     sample = Sample.from_dict({"name": folder.resolve().name, "label": "replayed", **known})
     return Scene(sample, geometry, (sweep,), np.empty((0, 3)), detector=_detector(first.header))
 

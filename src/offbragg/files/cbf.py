@@ -13,6 +13,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,8 @@ _SECTION_END = b"--CIF-BINARY-FORMAT-SECTION----"
 _HEADER_LIMIT = 16 << 20  # bytes of text before the pixels; real ones have 1 to 10 thousand
 _PIXEL_LIMIT = 1 << 26  # six times a Pilatus 6M
 _BLOCK = 1 << 16
+_BEHIND = 8192  # bytes behind the pixels that are looked through for the section's end
+_MOST_PER_PIXEL = 15  # bytes
 _TAIL = bytes(range(1, 15))
 
 
@@ -38,37 +41,112 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
     path = Path(path)
     where = f"frame {number}: {path.name}"
     with path.open("rb") as file:
-        text, section, rest = _header(file, where)
+        before, rest = _header(file, where)
+        text, section = _split(before)
         rows, columns, size = _promised(section, where, shape)
-        stream = rest + file.read(max(0, size + 8192 - len(rest)))
-    if len(stream) < size:
-        raise IncompleteFrame(f"{where} has {len(stream)} of {size} bytes of pixels")
-    ended = _SECTION_END in stream[size:]
-    packed = memoryview(stream)[:size]
-    declared = _content_md5(section, where)
-    if declared is None and not ended:
-        raise IncompleteFrame(f"{where} has neither a checksum nor the end of its binary section")
-    if declared is not None and hashlib.md5(packed, usedforsecurity=False).digest() != declared:
-        if not ended:
-            raise IncompleteFrame(f"{where} is being written: its binary section has no end yet")
-        raise RejectedFrame(
-            f"{where} does not have the checksum that it declares (MD5 {declared.hex()}): "
-            "copy it again from its source"
-        )
+        stream = rest + file.read(max(0, size + _BEHIND - len(rest)))
+    found = _section(memoryview(stream), text, section, (rows, columns, size), where)
+    if found.declared is not None:
+        found.believe(hashlib.md5(found.packed, usedforsecurity=False).digest(), where)
     return Frame(
         number=number,
-        counts=_decode(packed, rows * columns, where).reshape(rows, columns),
+        counts=_decode(found.packed, rows * columns, where).reshape(rows, columns),
         header=parse_minicbf_header(text),
-        md5=None if declared is None else declared.hex(),
-        verified=declared is not None,
+        md5=None if found.declared is None else found.declared.hex(),
+        verified=found.declared is not None,
     )
 
 
-def _header(file: BinaryIO, where: str) -> tuple[str, str, bytes]:
-    """Text before the binary section, that section's own header, bytes after the starter."""
+@dataclass(frozen=True, slots=True)
+class BinarySection:
+    """The compressed pixels of a CBF file, all of them, and what is declared of them."""
+
+    text: str
+    """Of the file before its binary section."""
+    shape: tuple[int, int]
+    packed: memoryview
+    declared: bytes | None
+    ended: bool
+
+    def believe(self, md5: bytes, where: str) -> None:
+        """Refuse the section unless its MD5 is the declared one."""
+        if self.declared is None or md5 == self.declared:
+            return
+        if not self.ended:
+            raise IncompleteFrame(f"{where} is being written: its binary section has no end yet")
+        raise RejectedFrame(
+            f"{where} does not have the checksum that it declares (MD5 {self.declared.hex()}): "
+            "copy it again from its source"
+        )
+
+
+def binary_section(
+    file: bytearray, length: int, *, where: str, shape: tuple[int, int] | None = None
+) -> BinarySection:
+    """Find the pixels in a CBF file that is in memory.
+
+    Parameters
+    ----------
+    file
+        A buffer that begins with the file.
+    length
+        How many bytes the file has.
+    where
+        What messages begin with.
+    shape
+        As in `offbragg.files.read_frame`.
+
+    Raises
+    ------
+    IncompleteFrame, RejectedFrame
+        As `offbragg.files.read_frame` does. The checksum and the pixels are not looked at.
+    """
+    _check_magic(bytes(file[: min(length, len(_MAGIC))]), where)
+    at = file.find(_STARTER, 0, min(length, _HEADER_LIMIT + _BLOCK))
+    if at < 0:
+        if length > _HEADER_LIMIT:
+            raise RejectedFrame(f"{where} has no pixels in its first {_HEADER_LIMIT} bytes")
+        raise IncompleteFrame(f"{where} ends in its header, after {length} bytes")
+    text, section = _split(bytes(file[:at]))
+    promised = _promised(section, where, shape)
+    start = at + len(_STARTER)
+    stream = memoryview(file)[start : min(length, start + promised[2] + _BEHIND)]
+    return _section(stream, text, section, promised, where)
+
+
+def most_bytes(shape: tuple[int, int]) -> int:
+    """Say how many bytes of a file of this shape can matter."""
+    return _HEADER_LIMIT + _BLOCK + _MOST_PER_PIXEL * shape[0] * shape[1] + _BEHIND
+
+
+def _section(
+    stream: memoryview, text: str, section: str, promised: tuple[int, int, int], where: str
+) -> BinarySection:
+    rows, columns, size = promised
+    if len(stream) < size:
+        raise IncompleteFrame(f"{where} has {len(stream)} of {size} bytes of pixels")
+    ended = _SECTION_END in bytes(stream[size:])
+    declared = _content_md5(section, where)
+    if declared is None and not ended:
+        raise IncompleteFrame(f"{where} has neither a checksum nor the end of its binary section")
+    return BinarySection(text, (rows, columns), stream[:size], declared, ended)
+
+
+def _check_magic(head: bytes, where: str) -> None:
+    if head != _MAGIC[: len(head)]:
+        raise RejectedFrame(f"{where} is no CBF file: it begins with {head!r}")
+
+
+def _split(before: bytes) -> tuple[str, str]:
+    """Text before the binary section, and that section's own header."""
+    text, _, section = before.rpartition(_SECTION)
+    return text.decode("latin-1"), section.decode("latin-1")
+
+
+def _header(file: BinaryIO, where: str) -> tuple[bytes, bytes]:
+    """Everything before the pixels, and those bytes of them that came with it."""
     head = file.read(_BLOCK)
-    if head[: len(_MAGIC)] != _MAGIC[: len(head)]:
-        raise RejectedFrame(f"{where} is no CBF file: it begins with {head[:6]!r}")
+    _check_magic(head[: len(_MAGIC)], where)
     blocks, length, tail = [head], len(head), b""
     while _STARTER not in tail + blocks[-1]:
         if length > _HEADER_LIMIT:
@@ -79,8 +157,7 @@ def _header(file: BinaryIO, where: str) -> tuple[str, str, bytes]:
             raise IncompleteFrame(f"{where} ends in its header, after {length} bytes")
         length += len(blocks[-1])
     before, _, rest = b"".join(blocks).partition(_STARTER)
-    text, _, section = before.rpartition(_SECTION)
-    return text.decode("latin-1"), section.decode("latin-1"), rest
+    return before, rest
 
 
 def _promised(section: str, where: str, shape: tuple[int, int] | None) -> tuple[int, int, int]:
@@ -115,7 +192,7 @@ def _promised(section: str, where: str, shape: tuple[int, int] | None) -> tuple[
     if not 0 < elements <= _PIXEL_LIMIT:
         raise RejectedFrame(f"{where} claims {elements} pixels: 1 to {_PIXEL_LIMIT} are believed")
     # byte-offset: a pixel takes 1 byte at least, 1 + 2 + 4 + 8 at most
-    if not elements <= size <= 15 * elements:
+    if not elements <= size <= _MOST_PER_PIXEL * elements:
         raise RejectedFrame(f"{where} claims {elements} pixels in {size} bytes: that cannot be")
     return rows, columns, size
 

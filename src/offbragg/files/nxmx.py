@@ -6,6 +6,7 @@ fixed lengths, no variable-length strings, no attribute later. What is not known
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+from numpy.typing import NDArray
 
 from offbragg.geometry import Geometry, direct_basis
 from offbragg.sample import Sample
@@ -42,7 +44,7 @@ def write_skeleton(file: h5py.File, start: Mapping[str, Any], shape: tuple[int, 
         Rows and columns of a frame.
     """
     sweep = Sweep.from_dict(start["sweep"])
-    geometry = Geometry.from_dict(start["geometry"])
+    geometry = None if start["geometry"] is None else Geometry.from_dict(start["geometry"])
     sample = Sample.from_dict(start["sample"])
     begun = float(start["time"])
 
@@ -76,6 +78,14 @@ def iso(seconds: float) -> str:
         .isoformat(timespec="milliseconds")
         .replace("+00:00", "Z")
     )
+
+
+def unpack(chunk: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Decompress a frame, as HDF5 does when it is read."""
+    with h5py.File(io.BytesIO(), "w") as file:
+        data = file.create_dataset("data", (1, *shape), "<i4", chunks=(1, *shape), **COMPRESSED)
+        data.id.write_direct_chunk((0, 0, 0), chunk)
+        return data[0]
 
 
 def as_json(document: Mapping[str, Any]) -> str:
@@ -166,7 +176,7 @@ def _write_sample(
     entry: h5py.Group,
     start: Mapping[str, Any],
     sample: Sample,
-    geometry: Geometry,
+    geometry: Geometry | None,
     sweep: Sweep,
 ) -> None:
     group = add_group(entry, "sample", "NXsample")
@@ -197,6 +207,8 @@ def _write_sample(
         if kelvin is not None:
             add_field(group, "temperature", float(kelvin), units="K")
 
+    if geometry is None:
+        return
     chain = "/entry/sample/transformations"
     turns = add_group(group, "transformations", "NXtransformations")
     add_field(group, "depends_on", f"{chain}/{geometry.axes[0].name}")
@@ -220,7 +232,7 @@ def _write_sample(
 def _write_instrument(
     entry: h5py.Group,
     start: Mapping[str, Any],
-    geometry: Geometry,
+    geometry: Geometry | None,
     sweep: Sweep,
     data: h5py.Dataset,
     shape: tuple[int, int],
@@ -235,7 +247,8 @@ def _write_instrument(
         add_field(where, "name", str(source))
     add_field(where, "probe", "x-ray")
     beam = add_group(instrument, "beam", "NXbeam")
-    add_field(beam, "incident_wavelength", geometry.wavelength, units="angstrom")
+    if geometry is not None:
+        add_field(beam, "incident_wavelength", geometry.wavelength, units="angstrom")
     attenuation = start.get("attenuation")  # the factor by which the beam is weakened
     if isinstance(attenuation, (int, float)) and attenuation > 0:
         attenuator = add_group(instrument, "attenuator", "NXattenuator")
@@ -246,12 +259,11 @@ def _write_instrument(
 def _write_detector(
     instrument: h5py.Group,
     facts: Mapping[str, Any],
-    geometry: Geometry,
+    geometry: Geometry | None,
     sweep: Sweep,
     data: h5py.Dataset,
     shape: tuple[int, int],
 ) -> None:
-    panel = geometry.panel
     group = add_group(instrument, "detector", "NXdetector")
     group["data"] = data
     for key, name, units in (
@@ -272,6 +284,16 @@ def _write_detector(
     add_field(group, "count_time", sweep.exposure, units="s")
     add_field(group, "frame_time", sweep.period, units="s")
     add_field(group, "bit_depth_readout", np.int32(32))
+    group.create_dataset(
+        "pixel_mask", shape=shape, dtype="<u4", chunks=shape, fillvalue=0, **COMPRESSED
+    )
+    if geometry is not None:
+        _write_place(group, geometry, shape)
+
+
+def _write_place(group: h5py.Group, geometry: Geometry, shape: tuple[int, int]) -> None:
+    """Say where the panel stands."""
+    panel = geometry.panel
     add_field(group, "x_pixel_size", panel.pixel_size[0], units="mm")
     add_field(group, "y_pixel_size", panel.pixel_size[1], units="mm")
     met = geometry.direct_beam()
@@ -279,9 +301,6 @@ def _write_detector(
         add_field(group, "beam_center_x", met[0], units="pixel")
         add_field(group, "beam_center_y", met[1], units="pixel")
         add_field(group, "distance", met[2], units="mm")
-    group.create_dataset(
-        "pixel_mask", shape=shape, dtype="<u4", chunks=shape, fillvalue=0, **COMPRESSED
-    )
 
     chain = "/entry/instrument/detector"
     away = float(np.linalg.norm(panel.origin))

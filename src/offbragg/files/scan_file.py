@@ -12,7 +12,7 @@ import json
 import os
 import time as clock
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from offbragg.errors import OffbraggError, RejectedFrame, ScanFileError
 from offbragg.files import nxmx
+from offbragg.files.cbf import parse_minicbf_header
 from offbragg.files.superblock import read_superblock, release
-from offbragg.frame import Frame
+from offbragg.frame import Frame, PackedFrame
 from offbragg.geometry import Geometry
 from offbragg.ledger import Ledger, Status
 from offbragg.sample import Sample
@@ -36,6 +37,8 @@ _LIBVER = ("v110", "v110")  # newer layouts cannot be read by programs with HDF5
 # HDF5's own locks are left alone: a reader, as long as it is open, would keep a writer that was
 # killed from going on. `_take` sees to it that there is one writer.
 _SYNC_EVERY = 10.0  # s between fsyncs: HDF5's own flush survives a killed process, not a power cut
+
+_SYNC_FRAMES = 1000  # at most so many frames between fsyncs
 
 _PATIENCE = 2.0  # s, for others who are just opening or reading
 
@@ -52,6 +55,8 @@ class ScanFile:
         self._file: h5py.File | None = file
         self._lock = lock
         self._path = path
+        self._kept: dict[str, Any] = {}  # what a writer has opened: to open it costs most
+        self._unsynced = 0
         self._synced = clock.monotonic()
         run = self._get(nxmx.RUN)
         self._start: dict[str, Any] = json.loads(bytes(run["start"][()]).decode("utf-8"))
@@ -66,6 +71,7 @@ class ScanFile:
         *,
         start: Mapping[str, Any],
         data_shape: tuple[int, int] | None = None,
+        name: str | None = None,
     ) -> ScanFile:
         """Make the scan file of a run and open it for writing.
 
@@ -80,11 +86,14 @@ class ScanFile:
             The run's start document.
         data_shape
             Rows and columns of a frame; the detector's in ``start`` if None.
+        name
+            Of the file, instead of the next free one.
 
         Raises
         ------
         ScanFileError
-            If ``start`` lacks something or the directory cannot be written.
+            If there is a file of this name, ``start`` lacks something, or the directory cannot
+            be written.
         """
         directory = Path(directory)
         for key in ("uid", "time", "sample", "sweep", "geometry"):
@@ -92,13 +101,21 @@ class ScanFile:
                 raise ScanFileError(f"a scan file needs {key!r} in the start document")
         if data_shape is None:
             data_shape = (start.get("detector") or {}).get("shape")
-        shape = tuple(int(n) for n in data_shape or start["geometry"]["panel"]["shape"])
+        panel = (start["geometry"] or {}).get("panel", {})
+        shape = tuple(int(n) for n in data_shape or panel.get("shape", ()))
+        if len(shape) != 2:
+            raise ScanFileError("a scan file needs the shape of its frames")
         hidden = directory / f".{uuid.uuid4().hex}.h5"
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with h5py.File(hidden, "w", libver=_LIBVER, locking=False) as file:
                 nxmx.write_skeleton(file, start, (shape[0], shape[1]))
-            path = _link_next(hidden, directory)
+            path = _link_next(hidden, directory) if name is None else directory / name
+            if name is not None:
+                os.link(hidden, path)
+                sync(directory)
+        except FileExistsError as error:
+            raise ScanFileError(f"{directory / str(name)} is there already") from error
         except OSError as error:
             raise ScanFileError(
                 f"no scan file can be made in {directory}: {error}\n"
@@ -174,6 +191,7 @@ class ScanFile:
     def close(self) -> None:
         """Let go of the file as it is; a writer's file can be resumed."""
         file, self._file = self._file, None
+        self._kept.clear()
         if file is not None:
             file.close()
         if self._lock is not None:
@@ -218,7 +236,15 @@ class ScanFile:
 
     @property
     def geometry(self) -> Geometry:
-        """Beam, panel and goniometer."""
+        """Beam, panel and goniometer.
+
+        Raises
+        ------
+        ScanFileError
+            If it was not known when the file was made.
+        """
+        if self._start["geometry"] is None:
+            raise ScanFileError(f"{self._path} does not say where beam, panel and axes were")
         return Geometry.from_dict(self._start["geometry"])
 
     @property
@@ -321,27 +347,14 @@ class ScanFile:
         ScanFileError
             If the file cannot be written; nothing that was stored is lost.
         """
-        number, data = frame.number, self._get(nxmx.DATA)
-        frames = self._writable(nxmx.FRAMES)
-        if frame.shape != data.shape[1:] or frame.counts.dtype != np.int32:
-            raise RejectedFrame(
-                f"frame {number} ({source}) is {frame.counts.dtype} of {frame.shape[0]} rows × "
-                f"{frame.shape[1]} columns: expected int32, {data.shape[1]} × {data.shape[2]}"
-            )
-        if not 0 <= number < self.n_frames:
-            raise RejectedFrame(
-                f"frame {number} ({source}) is not one of the {self.n_frames} of this sweep"
-            )
+        number, data = frame.number, self._writable(nxmx.DATA)
+        self._check(number, source, frame.shape, str(frame.counts.dtype))
         counts = np.ascontiguousarray(frame.counts)
         length = data.shape[0]
-        if frames["status"][number] == b"stored":
-            if np.array_equal(data[number], counts):
-                return
-            kept = frames["source"][number].decode("utf-8", "replace")
-            raise RejectedFrame(
-                f"frame {number} ({source}) has other pixels than the stored one ({kept}): "
-                "the stored one is kept"
-            )
+        if self._column("status")[number] == b"stored":
+            if not np.array_equal(data[number], counts):
+                raise self._another(number, source)
+            return
         with self._writing(f"frame {number}"):
             try:
                 if number >= length:
@@ -352,16 +365,83 @@ class ScanFile:
                 with contextlib.suppress(Exception):
                     data.resize(length, axis=0)
                 raise
-            self._write_once(frame)
-            frames["source"][number] = nxmx.fit(source, nxmx.SOURCE_LENGTH)
-            frames["md5"][number] = (frame.md5 or "").encode("ascii", "replace")
+            self._write_once(number, lambda: counts, frame.header)
+            self._column("source")[number] = nxmx.fit(source, nxmx.SOURCE_LENGTH)
+            self._column("md5")[number] = (frame.md5 or "").encode("ascii", "replace")
             if np.isfinite(time):
-                frames["time"][number] = time
+                self._column("time")[number] = time
             self._flush()
-            frames["reason"][number] = b""
-            frames["status"][number] = b"stored"
+            self._column("reason")[number] = b""
+            self._column("status")[number] = b"stored"
             self._flush()
-        self._sync_sometimes()
+        self._sync_sometimes(1)
+
+    def write_frames(self, frames: Iterable[PackedFrame]) -> None:
+        """Store frames that are compressed already, by their numbers: all of them, or none.
+
+        As much is done for all of them together as for one by `write_frame`, in the same order.
+
+        Parameters
+        ----------
+        frames
+            Exactly of the file's shape, each number once. A gap in their numbers stays one.
+
+        Raises
+        ------
+        RejectedFrame
+            If one of them is as `write_frame` does not take it.
+        ScanFileError
+            If the file cannot be written; nothing that was stored is lost.
+        """
+        data = self._writable(nxmx.DATA)
+        new: list[PackedFrame] = []
+        for frame in sorted(frames, key=lambda frame: frame.number):
+            self._check(frame.number, frame.source, frame.shape, "int32")
+            if new and frame.number == new[-1].number:
+                raise RejectedFrame(f"frame {frame.number} ({frame.source}) comes twice at once")
+            new.append(frame)
+        if not new:
+            return
+        words = self._column("status")[new[0].number : new[-1].number + 1]
+        if np.any(words == b"stored"):
+            there = {f.number for f in new if words[f.number - new[0].number] == b"stored"}
+            for frame in new:
+                if frame.number in there and not self._is_same(frame):
+                    raise self._another(frame.number, frame.source)
+            new = [frame for frame in new if frame.number not in there]
+            if not new:
+                return
+        numbers = np.array([frame.number for frame in new])
+        times = np.array([frame.time for frame in new])
+        known = np.isfinite(times)
+        length = data.shape[0]
+        with self._writing(f"frames {numbers[0]} to {numbers[-1]}"):
+            try:
+                if numbers[-1] >= length:
+                    data.resize(int(numbers[-1]) + 1, axis=0)
+                for frame in new:
+                    data.id.write_direct_chunk((frame.number, 0, 0), frame.chunk)
+                first = new[0]
+                self._write_once(
+                    first.number,
+                    lambda: data[first.number],
+                    {} if not first.text else parse_minicbf_header(first.text),
+                )
+                sources = [nxmx.fit(frame.source, nxmx.SOURCE_LENGTH) for frame in new]
+                digests = [(frame.md5 or "").encode("ascii", "replace") for frame in new]
+                self._put("source", numbers, np.array(sources, f"S{nxmx.SOURCE_LENGTH}"))
+                self._put("md5", numbers, np.array(digests, "S32"))
+                self._put("time", numbers[known], times[known])
+                self._flush()
+            except BaseException:
+                # else a full disk leaves frames that nobody measured
+                with contextlib.suppress(Exception):
+                    data.resize(length, axis=0)
+                raise
+            self._put("reason", numbers, np.zeros(len(new), f"S{nxmx.REASON_LENGTH}"))
+            self._put("status", numbers, np.full(len(new), b"stored", f"S{nxmx.STATUS_LENGTH}"))
+            self._flush()
+        self._sync_sometimes(len(new))
 
     def set_values(self, column: str, numbers: ArrayLike, values: ArrayLike) -> None:
         """Set a per-frame column at some frames.
@@ -388,17 +468,17 @@ class ScanFile:
                 f"frames {which.min()} to {which.max()} of {column!r} are not all in a sweep of "
                 f"{self.n_frames}"
             )
-        frames = self._writable(nxmx.FRAMES)
+        self._writable(nxmx.FRAMES)
         with self._writing(f"column {column}"):
-            all_values = frames[column][()]
-            all_values[which] = new
             first, last = int(which.min()), int(which.max()) + 1
-            frames[column][first:last] = all_values[first:last]
+            rows = self._column(column)[first:last]
+            rows[which - first] = new
+            self._column(column)[first:last] = rows
             if column == "angle":
                 how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
-                sources = frames["angle_source"][()]
-                sources[which] = how.encode()
-                frames["angle_source"][first:last] = sources[first:last]
+                sources = self._column("angle_source")[first:last]
+                sources[which - first] = how.encode()
+                self._column("angle_source")[first:last] = sources
             self._flush()
 
     def mark(self, number: int, status: Status | str, reason: str) -> None:
@@ -414,17 +494,17 @@ class ScanFile:
             raise ScanFileError(f"frame {number} cannot be marked {status}: missing or rejected")
         if not 0 <= number < self.n_frames:
             raise ScanFileError(f"frame {number} is not one of the {self.n_frames} of this sweep")
-        frames = self._writable(nxmx.FRAMES)
-        if frames["status"][number] == b"stored":
+        self._writable(nxmx.FRAMES)
+        if self._column("status")[number] == b"stored":
             raise ScanFileError(f"frame {number} is stored: it cannot be marked {status}")
         with self._writing(f"frame {number}"):
             data = self._get(nxmx.DATA)
             if number < data.shape[0] and _has_chunk(data, number):
                 # left by a writer that died before it could say stored
                 data[number] = np.full(data.shape[1:], nxmx.FILL, np.int32)
-            frames["reason"][number] = nxmx.fit(reason, nxmx.REASON_LENGTH)
+            self._column("reason")[number] = nxmx.fit(reason, nxmx.REASON_LENGTH)
             self._flush()
-            frames["status"][number] = status.value.encode()
+            self._column("status")[number] = status.value.encode()
             self._flush()
 
     def finish(
@@ -466,6 +546,7 @@ class ScanFile:
 
     def _close_clean(self) -> None:
         file, self._file = self._file, None
+        self._kept.clear()
         assert file is not None
         file.close()
         if self._flag():
@@ -476,17 +557,54 @@ class ScanFile:
         self.close()
         sync(self._path.parent)
 
-    def _write_once(self, frame: Frame) -> None:
+    def _check(self, number: int, source: str, shape: tuple[int, int], kind: str) -> None:
+        expected = self.shape
+        if shape != expected or kind != "int32":
+            raise RejectedFrame(
+                f"frame {number} ({source}) is {kind} of {shape[0]} rows × {shape[1]} columns: "
+                f"expected int32, {expected[0]} × {expected[1]}"
+            )
+        if not 0 <= number < self.n_frames:
+            raise RejectedFrame(
+                f"frame {number} ({source}) is not one of the {self.n_frames} of this sweep"
+            )
+
+    def _another(self, number: int, source: str) -> RejectedFrame:
+        kept = self._column("source")[number].decode("utf-8", "replace")
+        return RejectedFrame(
+            f"frame {number} ({source}) has other pixels than the stored one ({kept}): "
+            "the stored one is kept"
+        )
+
+    def _is_same(self, frame: PackedFrame) -> bool:
+        """Whether a stored frame has these pixels, whoever compressed them."""
+        data = self._get(nxmx.DATA)
+        _, chunk = data.id.read_direct_chunk((frame.number, 0, 0))
+        return chunk == frame.chunk.tobytes() or np.array_equal(
+            data[frame.number], nxmx.unpack(frame.chunk, frame.shape)
+        )
+
+    def _put(self, column: str, numbers: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Write rows of a column, those that follow each other at once."""
+        dataset = self._column(column)
+        for run in np.split(np.arange(numbers.size), np.flatnonzero(np.diff(numbers) != 1) + 1):
+            if run.size:
+                dataset[numbers[run[0]] : numbers[run[-1]] + 1] = values[run]
+
+    def _write_once(
+        self, number: int, read: Callable[[], NDArray[np.int32]], header: Mapping[str, Any]
+    ) -> None:
         """Keep what the first frame tells about all of them: dead pixels, and its header."""
         mask = self._get(nxmx.MASK)
         if mask.id.get_num_chunks() == 0:
-            bits = np.zeros(frame.shape, np.uint32)
-            bits[frame.counts == -1] = 1
-            bits[frame.counts == -2] = 2
+            counts = read()
+            bits = np.zeros(counts.shape, np.uint32)
+            bits[counts == -1] = 1
+            bits[counts == -2] = 2
             mask[...] = bits
-            header = nxmx.as_json({"source_frame": frame.number, **frame.header})
-            if len(header.encode()) <= nxmx.HEADER_ROOM:
-                self._get(f"{nxmx.RUN}/first_header")[()] = header.encode()
+            text = nxmx.as_json({"source_frame": number, **header}).encode()
+            if len(text) <= nxmx.HEADER_ROOM:
+                self._get(f"{nxmx.RUN}/first_header")[()] = text
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -502,10 +620,11 @@ class ScanFile:
         assert self._file is not None
         self._file.flush()
 
-    def _sync_sometimes(self) -> None:
+    def _sync_sometimes(self, written: int) -> None:
         now = clock.monotonic()
-        if now - self._synced > _SYNC_EVERY:
-            self._synced = now
+        self._unsynced += written
+        if now - self._synced > _SYNC_EVERY or self._unsynced >= _SYNC_FRAMES:
+            self._synced, self._unsynced = now, 0
             sync(self._path)
 
     # ---- access ----------------------------------------------------------------------
@@ -513,7 +632,14 @@ class ScanFile:
     def _get(self, name: str) -> Any:
         if self._file is None:
             raise ScanFileError(f"{self._path} is closed")
-        return self._file[name]
+        if self._lock is None:
+            return self._file[name]  # a dataset that is kept would keep its shape
+        if name not in self._kept:
+            self._kept[name] = self._file[name]
+        return self._kept[name]
+
+    def _column(self, name: str) -> Any:
+        return self._get(f"{nxmx.FRAMES}/{name}")
 
     def _writable(self, name: str) -> Any:
         if self._file is not None and self._lock is None:

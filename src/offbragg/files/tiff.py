@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -29,52 +30,71 @@ def read_tiff(path: Path | str, *, number: int, shape: tuple[int, int] | None = 
     path = Path(path)
     where = f"frame {number}: {path.name}"
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        order, tags = _directory(file, size, where)
-        rows, columns = _one(tags, _LENGTH, where), _one(tags, _WIDTH, where)
-        if shape is not None and (rows, columns) != tuple(shape):
-            raise RejectedFrame(
-                f"{where} has {rows} rows × {columns} columns: expected {shape[0]} × {shape[1]}"
-            )
-        if not 0 < rows * columns <= _PIXEL_LIMIT:
-            raise RejectedFrame(f"{where} claims {rows} × {columns} pixels: that is not believed")
-        for tag, name, wanted, default in (
-            (_BITS, "bits per pixel", (32,), 1),
-            (_COMPRESSION, "compression", (1,), 1),
-            (_SAMPLES, "samples per pixel", (1,), 1),
-            (_FORMAT, "sample format", (1, 2), 1),
-        ):
-            value = _one(tags, tag, where, default)
-            if value not in wanted:
-                raise RejectedFrame(f"{where} has {name} {value}: only {wanted[0]} is read")
-        offsets, lengths = _values(tags, _OFFSETS), _values(tags, _BYTES)
-        if len(offsets) != len(lengths) or sum(lengths) != 4 * rows * columns:
-            raise RejectedFrame(
-                f"{where} has {sum(lengths)} bytes in {len(lengths)} strips for "
-                f"{rows} × {columns} pixels of 4 bytes"
-            )
-        ends = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
-        if max(ends) > size:
-            raise IncompleteFrame(f"{where} has {size} of {max(ends)} bytes")
+        layout = read_layout(file, where=where, shape=shape)
         strips = bytearray()
-        for offset, length in zip(offsets, lengths, strict=True):
+        for offset, length in zip(layout.offsets, layout.lengths, strict=True):
             file.seek(offset)
             strips += file.read(length)
+    rows, columns = layout.shape
     if len(strips) != 4 * rows * columns:
         raise IncompleteFrame(f"{where} has {len(strips)} of {4 * rows * columns} bytes of pixels")
     # Camserver declares unsigned or nothing, and means signed: −1 is a gap either way.
+    order = ">" if layout.big_endian else "<"
     counts = np.frombuffer(strips, f"{order}i4").astype(np.int32, copy=False)
-    text = tags.get(_DESCRIPTION)
-    words = text.decode("latin-1") if isinstance(text, bytes) else ""
     return Frame(
         number=number,
         counts=counts.reshape(rows, columns),
-        header=parse_minicbf_header(words.rstrip("\0")),
+        header=parse_minicbf_header(layout.text),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the pixels of a TIFF file are, all of them within the file."""
+
+    shape: tuple[int, int]
+    offsets: tuple[int, ...]
+    lengths: tuple[int, ...]
+    big_endian: bool
+    text: str
+
+
+def read_layout(file: IO[bytes], *, where: str, shape: tuple[int, int] | None = None) -> Layout:
+    """Read the directory of a TIFF file; refuse what `offbragg.files.read_frame` does."""
+    size = os.fstat(file.fileno()).st_size
+    order, tags = _directory(file, size, where)
+    rows, columns = _one(tags, _LENGTH, where), _one(tags, _WIDTH, where)
+    if shape is not None and (rows, columns) != tuple(shape):
+        raise RejectedFrame(
+            f"{where} has {rows} rows × {columns} columns: expected {shape[0]} × {shape[1]}"
+        )
+    if not 0 < rows * columns <= _PIXEL_LIMIT:
+        raise RejectedFrame(f"{where} claims {rows} × {columns} pixels: that is not believed")
+    for tag, name, wanted, default in (
+        (_BITS, "bits per pixel", (32,), 1),
+        (_COMPRESSION, "compression", (1,), 1),
+        (_SAMPLES, "samples per pixel", (1,), 1),
+        (_FORMAT, "sample format", (1, 2), 1),
+    ):
+        value = _one(tags, tag, where, default)
+        if value not in wanted:
+            raise RejectedFrame(f"{where} has {name} {value}: only {wanted[0]} is read")
+    offsets, lengths = _values(tags, _OFFSETS), _values(tags, _BYTES)
+    if len(offsets) != len(lengths) or sum(lengths) != 4 * rows * columns:
+        raise RejectedFrame(
+            f"{where} has {sum(lengths)} bytes in {len(lengths)} strips for "
+            f"{rows} × {columns} pixels of 4 bytes"
+        )
+    end = max(offset + length for offset, length in zip(offsets, lengths, strict=True))
+    if end > size:
+        raise IncompleteFrame(f"{where} has {size} of {end} bytes")
+    text = tags.get(_DESCRIPTION)
+    words = text.decode("latin-1") if isinstance(text, bytes) else ""
+    return Layout((rows, columns), offsets, lengths, order == ">", words.rstrip("\0"))
+
+
 def _directory(
-    file: BinaryIO, size: int, where: str
+    file: IO[bytes], size: int, where: str
 ) -> tuple[str, dict[int, tuple[int, ...] | bytes]]:
     head = file.read(8)
     if head[:4] not in (b"II*\0"[: len(head)], b"MM\0*"[: len(head)]):
@@ -109,7 +129,7 @@ def _directory(
 
 
 def _at(
-    file: BinaryIO, start: int, length: int, size: int, where: str, *, limit: int = 1 << 20
+    file: IO[bytes], start: int, length: int, size: int, where: str, *, limit: int = 1 << 20
 ) -> bytes:
     if start + length > size:
         raise IncompleteFrame(f"{where} has {size} of at least {start + length} bytes")

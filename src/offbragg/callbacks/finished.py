@@ -1,0 +1,330 @@
+"""Folders of finished frames into one scan file: no run, no beamline, no catalog.
+
+The stacker is the one that follows journals. Here it is given the documents of a sweep that is
+over, made from the names and the headers of the files, and perhaps from a model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from glob import glob
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from offbragg.callbacks.stacker import FRAME_SEQUENCES, SweepStacker
+from offbragg.errors import ConfigError, FrameError, ScanFileError
+from offbragg.files import read_frame
+from offbragg.files.scan_file import ScanFile
+from offbragg.frame import Frame
+from offbragg.geometry import Geometry
+from offbragg.sweep import Sweep
+
+_MOST_FRAMES = 1_000_000
+_LOOK = 0.05  # s
+_MIMETYPES: dict[str, str] = dict(
+    zip((".cbf", ".tif", ".tiff"), (*FRAME_SEQUENCES, FRAME_SEQUENCES[1]), strict=True)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Frame files of one name with a number in it; frame 0 has the lowest one."""
+
+    directory: Path
+    template: str
+    first: int
+    n_frames: int
+    n_files: int
+
+    def path(self, number: int) -> Path:
+        """Say where a frame's file is, or would be."""
+        return self.directory / self.template.format(self.first + number)
+
+
+def find_series(pattern: str) -> Series:
+    """Find the frame files that a shell pattern matches; their numbers are the last in the name.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or they are not of one series.
+    """
+    paths = sorted(Path(name) for name in glob(pattern))  # noqa: PTH207  it may be absolute
+    if not paths:
+        raise ConfigError(
+            f"no file matches {pattern}\nQuote the pattern, so that the shell leaves it."
+        )
+    kinds: dict[tuple[Path, str, str], dict[int, str]] = {}
+    for path in paths:
+        if path.suffix.lower() not in _MIMETYPES:
+            raise ConfigError(f"{path.name} is no frame: only .cbf, .tif and .tiff are read")
+        found = re.fullmatch(r"(.*?)(\d+)", path.stem)
+        if found is None:
+            raise ConfigError(
+                f"{path.name} does not end with a number, which would say which frame it is"
+            )
+        digits = kinds.setdefault((path.parent, found[1], path.suffix), {})
+        if (number := int(found[2])) in digits:
+            raise ConfigError(f"{path.name} and another file both have the number {number}")
+        digits[number] = found[2]
+    if len(kinds) > 1:
+        names = ", ".join(f"{name}*{suffix}" for _, name, suffix in list(kinds)[:3])
+        raise ConfigError(
+            f"{pattern} matches {len(kinds)} series: {names}\nGive a pattern that matches one."
+        )
+    (((directory, name, suffix), digits),) = kinds.items()
+    width = min(map(len, digits.values()))
+    for number, text in digits.items():
+        if f"{number:0{width}d}" != text:
+            raise ConfigError(f"{name}{text}{suffix} has another number of digits than others")
+    first, last = min(digits), max(digits)
+    if last - first >= _MOST_FRAMES:
+        raise ConfigError(
+            f"{pattern} has numbers from {first} to {last}: too far apart for a sweep"
+        )
+    escaped = (name.replace("{", "{{").replace("}", "}}"), suffix)
+    template = f"{escaped[0]}{{:0{width}d}}{escaped[1]}"
+    return Series(directory.resolve(), template, first, last - first + 1, len(digits))
+
+
+def read_model(
+    model: Path, *, shape: tuple[int, int], header: Mapping[str, Any], n_frames: int
+) -> tuple[Geometry, Sweep, dict[str, Any]]:
+    """Read geometry, sweep and crystal of frames from a model (see `Geometry.from_model`).
+
+    Raises
+    ------
+    ConfigError
+        If the model is missing or wrong.
+    """
+    try:
+        told = json.loads(model.read_text())
+        scan = told["goniometer"]["scan_axis"]
+        names = [f"axis{i}" for i in range(len(told["goniometer"]["axes"]))]
+        names[scan] = "omega"
+        names[0 if scan else -1] = "phi" if len(names) > 1 else names[-1]
+        geometry, UB = Geometry.from_model(told, shape=shape, names=names)
+        sweep = Sweep(
+            axis=geometry.scan_axis,
+            start=told["goniometer"]["start_deg"],
+            step=told["goniometer"]["step_deg"],
+            n_frames=n_frames,
+            exposure=header.get("exposure_time", 0.097),
+            period=header.get("exposure_period", 0.1),
+        )
+        return geometry, sweep, {"lattice": told["cell"], "UB": UB.tolist()}
+    except OSError as error:
+        raise ConfigError(f"{model} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{model} is no model of a sweep: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """What became of a folder of frames."""
+
+    file: str
+    frames: int
+    stored: int
+    missing: int
+    rejected: int
+    pending: int
+    seconds: float
+    frames_per_second: float
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def stack_files(
+    pattern: str,
+    out: Path,
+    *,
+    model: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    stop: threading.Event | None = None,
+) -> Stacked:
+    """Stack the frame files that a pattern matches into a scan file.
+
+    A file that an earlier call left unfinished is gone on with; one that is whole gets the frames
+    that were missing or rejected, if their files are good now.
+
+    Parameters
+    ----------
+    pattern
+        Of CBF or TIFF files, as in a shell.
+    out
+        The scan file.
+    model
+        Geometry and angles, JSON. Without it the angles come from the header of the first frame,
+        and the scan file says nothing of beam, panel and axes.
+    progress
+        Told how many frames are decided, and of how many.
+    stop
+        Set it to end before all is done.
+
+    Raises
+    ------
+    ConfigError
+        If the files are not of one series, or do not say what a sweep needs.
+    ScanFileError
+        If ``out`` is there and holds something else, or cannot be written.
+    """
+    began = time.perf_counter()
+    series = find_series(pattern)
+    start = _start_document(series, model)
+    if out.exists():
+        with ScanFile.open(out) as scan:
+            if scan.run != start["uid"]:
+                raise ScanFileError(
+                    f"{out} holds other frames than {pattern}\n"
+                    "It is left as it is. Give another file, or remove this one first."
+                )
+            start, before = scan.start, scan.ledger.counts()["stored"]
+    else:
+        ScanFile.create(
+            out.parent, start=start, data_shape=start["detector"]["shape"], name=out.name
+        ).close()
+        before = 0
+    stacker = SweepStacker(start, out, experiment=None, late=0.0)
+    try:
+        for name, doc in _documents(series, start):
+            stacker(name, doc)
+        while not stacker.poll() and not (stop is not None and stop.is_set()):
+            progress(stacker.decided, series.n_frames)
+            if not stacker.busy:
+                time.sleep(_LOOK)  # for files without a checksum to have stopped changing
+    finally:
+        stacker.close()
+    seconds = time.perf_counter() - began
+    with ScanFile.open(out) as scan:
+        ledger = scan.ledger
+    counts = ledger.counts()
+    return Stacked(
+        file=str(out),
+        frames=series.n_frames,
+        seconds=seconds,
+        frames_per_second=(counts["stored"] - before) / seconds,
+        problems=tuple(
+            f"frame {n} is {status}: {reason}" for n, status, reason in ledger.problems()
+        ),
+        **counts,
+    )
+
+
+def _start_document(series: Series, model: Path | None) -> dict[str, Any]:
+    first = _first_good(series)
+    header = first.header
+    known: dict[str, Any] = {}
+    if model is not None:
+        geometry, sweep, known = read_model(
+            model, shape=first.shape, header=header, n_frames=series.n_frames
+        )
+    else:
+        geometry, sweep = None, _sweep_of_headers(first, series)
+    told = "" if model is None else model.read_text()
+    identity = f"{series.directory}/{series.template}/{series.first}+{series.n_frames}/{told}"
+    name = re.sub(r"[^\w.-]", "_", series.directory.name).strip("._-") or "frames"
+    return {
+        "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"offbragg:files:{identity}")),
+        "time": _measured(header, series.path(first.number)),
+        "plan_name": "from_files",
+        "purpose": "data",
+        "files": {
+            "directory": str(series.directory),
+            "template": series.template,
+            "first_number": series.first,
+        },
+        "sample": {"name": name, "label": "files", **known},
+        "sweep": sweep.to_dict(),
+        "geometry": None if geometry is None else geometry.to_dict(),
+        "detector": {
+            "name": "pilatus",
+            "format": series.template.rpartition(".")[2].lower().replace("tiff", "tif"),
+            "shape": list(first.shape),
+            **_detector(header),
+        },
+    }
+
+
+def _first_good(series: Series) -> Frame:
+    """Read the first frame that can be: it tells shape and header of all of them."""
+    why: Exception | None = None
+    for number in range(series.n_frames):
+        try:
+            return read_frame(series.path(number), number=number)
+        except FileNotFoundError:
+            continue
+        except FrameError as error:
+            why = why or error
+    raise ConfigError(f"none of {series.n_files} files is a frame: {why}")
+
+
+def _sweep_of_headers(frame: Frame, series: Series) -> Sweep:
+    header, name = frame.header, series.path(frame.number).name
+    exposure = header.get("exposure_time")
+    if exposure is None:
+        raise ConfigError(
+            f"{name} does not say Exposure_time\nGive what is not in the frames: --model FILE."
+        )
+    step = header.get("angle_increment", 0.0)
+    words = re.findall(r"\w+", header.get("oscillation_axis", ""))
+    return Sweep(
+        axis=words[0].lower() if words else "omega",
+        start=header.get("start_angle", 0.0) - frame.number * step,
+        step=step,
+        n_frames=series.n_frames,
+        exposure=exposure,
+        period=max(header.get("exposure_period", exposure), exposure),
+    )
+
+
+def _measured(header: Mapping[str, Any], path: Path) -> float:
+    """When the first frame was taken: by its header, in local time, or by its file."""
+    try:
+        return datetime.fromisoformat(header["date"].replace("/", "-")).timestamp()
+    except (KeyError, ValueError):
+        return path.stat().st_mtime
+
+
+def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
+    known = {key: header[key] for key in ("sensor_material", "sensor_thickness") if key in header}
+    if "detector" in header:
+        known["model"] = header["detector"].partition(",")[0]
+    return known
+
+
+def _documents(series: Series, start: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    suffix = f".{series.template.rpartition('.')[2].lower()}"
+    resource = {
+        "uid": f"{start['uid']}/files",
+        "mimetype": _MIMETYPES[suffix],
+        "uri": f"file://localhost{quote(str(series.directory))}/",
+        "parameters": {
+            "template": series.template,
+            "first_number": series.first,
+            "exposure_started": math.nan,  # a copy does not tell by its time
+        },
+    }
+    datum = {
+        "stream_resource": resource["uid"],
+        "indices": {"start": 0, "stop": series.n_frames},
+    }
+    stop = {
+        "time": start["time"],
+        "exit_status": "success",
+        "reason": "",
+        "run_start": start["uid"],
+    }
+    return [("stream_resource", resource), ("stream_datum", datum), ("stop", stop)]

@@ -1,0 +1,311 @@
+"""Frame files into chunks: read, verified and compressed by several threads at once.
+
+Threads, not processes: whatever takes time here (reading, checksum, decoding, compression)
+releases the GIL, and a chunk need not be pickled. Every buffer is made once and used again,
+because a fresh one costs more in page faults than a frame costs here. What is waiting is
+bounded everywhere, so memory does not grow with the length of a sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg import kernels
+from offbragg.errors import FrameError, IncompleteFrame, RejectedFrame
+from offbragg.files.cbf import BinarySection, binary_section, most_bytes
+from offbragg.files.tiff import read_layout
+from offbragg.frame import PackedFrame
+
+BATCH = 16
+"""Frames that a thread takes at once: as many as there are lanes for their MD5s."""
+
+_QUEUED = 2  # batches that may wait for the writer
+_FEW = 2  # so many frames are quicker with hashlib
+_MOST_THREADS = 8  # one writer cannot take more
+_SLAB = 4 << 20  # bytes
+_GRAIN = 1 << 20  # file buffers are multiples of it, so that they soon fit
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of one frame file: a frame, or why there is none."""
+
+    number: int
+    path: Path
+    frame: PackedFrame | None = None
+    error: FrameError | OSError | None = None
+
+
+class FramePool:
+    """Read frame files of one shape in threads; needs `offbragg.kernels.compiled`.
+
+    One thread offers frames and takes what became of them, in any order.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns that every frame must have.
+    threads
+        How many; as many as this process has processors if None.
+    """
+
+    def __init__(self, shape: tuple[int, int], *, threads: int | None = None) -> None:
+        self.shape = shape
+        self.threads = threads or min(processors(), _MOST_THREADS)
+        self._gathered: list[tuple[int, Path]] = []
+        self._flying: set[int] = set()
+        self._todo: queue.SimpleQueue[list[tuple[int, Path]] | None] = queue.SimpleQueue()
+        self._done: queue.Queue[_Batch] = queue.Queue(maxsize=_QUEUED)
+        self._slabs: queue.SimpleQueue[_Slab] = queue.SimpleQueue()
+        self._workers: list[threading.Thread] = []
+        self._closed = False
+
+    def __contains__(self, number: int) -> bool:
+        """Whether a frame is in work."""
+        return number in self._flying
+
+    def __len__(self) -> int:
+        """How many frames are in work."""
+        return len(self._flying)
+
+    @property
+    def full(self) -> bool:
+        """Whether to take what is done before more is offered."""
+        return len(self._flying) >= BATCH * (2 * self.threads + _QUEUED)
+
+    @property
+    def queued(self) -> int:
+        """How many batches wait for the writer; at most two."""
+        return self._done.qsize()
+
+    def offer(self, number: int, path: Path) -> None:
+        """Have a file read; a batch of them begins by itself, what is left by `send`."""
+        self._flying.add(number)
+        self._gathered.append((number, path))
+        if len(self._gathered) == BATCH:
+            self.send()
+
+    def send(self) -> None:
+        """Begin with what was offered."""
+        if not self._gathered:
+            return
+        if len(self._workers) < self.threads:
+            worker = threading.Thread(
+                target=self._work, name=f"offbragg-frames-{len(self._workers)}", daemon=True
+            )
+            self._workers.append(worker)
+            worker.start()
+        self._todo.put(self._gathered)
+        self._gathered = []
+
+    @contextlib.contextmanager
+    def take(self, timeout: float) -> Iterator[Sequence[Judged]]:
+        """Give the next files that are done; none if there are none in ``timeout`` s.
+
+        Their chunks are there only within the ``with``.
+        """
+        try:
+            batch = self._done.get(timeout=max(timeout, 0.001))
+        except queue.Empty:
+            yield ()
+            return
+        self._flying.difference_update(batch.numbers)
+        if batch.failure is not None:
+            raise batch.failure
+        try:
+            yield batch.judged
+        finally:
+            self._slabs.put(batch.slab)
+
+    def close(self) -> None:
+        """End the threads; what is in work is forgotten."""
+        self._closed = True
+        for _ in self._workers:
+            self._todo.put(None)
+        for worker in self._workers:
+            while worker.is_alive():
+                with contextlib.suppress(queue.Empty):  # it may wait for a place in the queue
+                    self._done.get_nowait()
+                worker.join(0.01)
+        self._workers.clear()
+
+    # ---- in the threads ----------------------------------------------------------------
+
+    def _work(self) -> None:
+        reader = _Reader(self.shape)
+        while (jobs := self._todo.get()) is not None and not self._closed:
+            try:
+                slab = self._slabs.get_nowait()
+            except queue.Empty:
+                slab = _Slab()
+            batch = _Batch([number for number, _ in jobs], slab)
+            slab.clear()
+            try:
+                batch.judged = reader.judge(jobs, slab)
+            except BaseException as error:  # handed to the one who takes: nothing is passed over
+                batch.failure = error
+            self._done.put(batch)
+
+
+@dataclass(slots=True)
+class _Batch:
+    numbers: list[int]
+    slab: _Slab
+    judged: list[Judged] = field(default_factory=list)
+    failure: BaseException | None = None
+
+
+class _Slab:
+    """Room for the chunks of one batch; grows to what the largest took, and is used again."""
+
+    def __init__(self) -> None:
+        self._blocks: list[NDArray[np.uint8]] = []
+        self.clear()
+
+    def clear(self) -> None:
+        self._block = self._used = 0
+
+    def keep(self, chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        while (
+            self._block < len(self._blocks)
+            and self._used + chunk.size > self._blocks[self._block].size
+        ):
+            self._block, self._used = self._block + 1, 0
+        if self._block == len(self._blocks):
+            self._blocks.append(np.empty(max(_SLAB, chunk.size), np.uint8))
+        kept = self._blocks[self._block][self._used : self._used + chunk.size]
+        self._used += chunk.size
+        kept[:] = chunk
+        return kept
+
+
+class _Reader:
+    """The buffers of one thread, and what it does with them."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._shape = shape
+        self._pixels = shape[0] * shape[1]
+        self._most = most_bytes(shape)
+        self._files: list[bytearray] = []
+        self._chunk = np.empty(kernels.chunk_bound(self._pixels), np.uint8)
+        self._image = np.empty(0, np.int32)
+
+    def judge(self, jobs: Sequence[tuple[int, Path]], slab: _Slab) -> list[Judged]:
+        """Read a batch of files, check them, and put their chunks into the slab."""
+        judged: list[Judged] = []
+        found: list[tuple[int, Path, BinarySection]] = []
+        for number, path in jobs:
+            try:
+                suffix = path.suffix.lower()
+                if suffix == ".cbf":
+                    found.append((number, path, self._find(len(found), number, path)))
+                elif suffix in (".tif", ".tiff"):
+                    judged.append(Judged(number, path, self._pack_tiff(number, path, slab)))
+                else:
+                    raise RejectedFrame(
+                        f"frame {number}: {path.name} ends with {path.suffix!r}: "
+                        "only .cbf, .tif and .tiff are read"
+                    )
+            except (FrameError, OSError) as error:
+                judged.append(Judged(number, path, error=error))
+        declared = [section.packed for *_, section in found if section.declared is not None]
+        digests = iter(_md5(declared))
+        for number, path, section in found:
+            digest = next(digests) if section.declared is not None else b""
+            try:
+                frame = self._pack_cbf(number, path, section, digest, slab)
+                judged.append(Judged(number, path, frame))
+            except FrameError as error:
+                judged.append(Judged(number, path, error=error))
+        return judged
+
+    def _find(self, i: int, number: int, path: Path) -> BinarySection:
+        length = self._read(i, path)
+        return binary_section(
+            self._files[i], length, where=f"frame {number}: {path.name}", shape=self._shape
+        )
+
+    def _read(self, i: int, path: Path) -> int:
+        """Read a file into buffer ``i``; give its length, as far as it can matter."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            wanted = min(os.fstat(descriptor).st_size, self._most)
+            if i == len(self._files):
+                self._files.append(bytearray())
+            if len(self._files[i]) < wanted:
+                self._files[i] = bytearray(-(-wanted // _GRAIN) * _GRAIN)
+            length, room = 0, memoryview(self._files[i])
+            while length < wanted and (n := os.readv(descriptor, [room[length:wanted]])):
+                length += n
+            return length
+        finally:
+            os.close(descriptor)
+
+    def _pack_cbf(
+        self, number: int, path: Path, section: BinarySection, digest: bytes, slab: _Slab
+    ) -> PackedFrame:
+        where = f"frame {number}: {path.name}"
+        if section.declared is not None:
+            section.believe(digest, where)
+        try:
+            chunk = kernels.decode_encode(section.packed, self._pixels, self._chunk)
+        except RejectedFrame as error:
+            raise RejectedFrame(
+                f"{where} does not decode to the {self._pixels} pixels that it claims: {error}"
+            ) from error
+        return PackedFrame(
+            number,
+            section.shape,
+            slab.keep(chunk),
+            path.name,
+            text=section.text,
+            md5=None if section.declared is None else section.declared.hex(),
+            verified=section.declared is not None,
+        )
+
+    def _pack_tiff(self, number: int, path: Path, slab: _Slab) -> PackedFrame:
+        where = f"frame {number}: {path.name}"
+        if not self._image.size:
+            self._image = np.empty(self._pixels, np.int32)
+        pixels, length = self._image.data.cast("B"), 0
+        with path.open("rb", buffering=0) as file:
+            layout = read_layout(file, where=where, shape=self._shape)
+            for offset, size in zip(layout.offsets, layout.lengths, strict=True):
+                length += _read_at(file.fileno(), pixels[length : length + size], offset)
+        if length != len(pixels):
+            raise IncompleteFrame(f"{where} has {length} of {len(pixels)} bytes of pixels")
+        if layout.big_endian is (sys.byteorder == "little"):
+            self._image.byteswap(inplace=True)
+        chunk = kernels.encode(self._image, self._chunk)
+        return PackedFrame(number, layout.shape, slab.keep(chunk), path.name, text=layout.text)
+
+
+def _read_at(descriptor: int, room: memoryview, offset: int) -> int:
+    length = 0
+    while length < len(room) and (n := os.preadv(descriptor, [room[length:]], offset + length)):
+        length += n
+    return length
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _md5(buffers: Sequence[memoryview]) -> list[bytes]:
+    if len(buffers) <= _FEW:
+        return [hashlib.md5(buffer, usedforsecurity=False).digest() for buffer in buffers]
+    return kernels.md5(buffers)

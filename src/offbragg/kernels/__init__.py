@@ -1,0 +1,274 @@
+"""Frames at the speed of memory: decode, check, compress.
+
+The kernels are C, and optional: where there was no compiler, `compiled` is false and `level` is
+``"reference"``, plain NumPy that gives the same bytes slowly. Each function takes a ``level``, so
+that tests and benchmarks can hold them against each other; otherwise the best one that this
+processor runs is taken.
+
+Buffers are the caller's, and made to be used again: a fresh one of 10 MB costs more in page
+faults than a frame takes here. The GIL is released, and nothing is shared between calls, so any
+number of threads can work with buffers of their own. Whatever the bytes say, nothing outside
+the given buffers is read or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from offbragg.errors import RejectedFrame
+from offbragg.kernels import reference
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+try:
+    from offbragg.kernels import _kernels
+except ImportError:
+    _kernels = None
+
+__all__ = [
+    "available",
+    "chunk_bound",
+    "compiled",
+    "decode",
+    "decode_encode",
+    "encode",
+    "level",
+    "md5",
+    "strips",
+]
+
+_LEVELS: tuple[str, ...] = (*(_kernels.levels() if _kernels else ()), "reference")
+_NUMBER = {name: i for i, name in enumerate(reversed(_LEVELS[:-1]))}
+
+compiled = _kernels is not None
+"""Whether the C is there."""
+
+level = _LEVELS[0]
+"""The best level here, which is taken unless another is asked for."""
+
+
+def available() -> tuple[str, ...]:
+    """Levels that run here, best first; the last one is always ``"reference"``."""
+    return _LEVELS
+
+
+def chunk_bound(n: int) -> int:
+    """Bytes that a buffer for a chunk of ``n`` pixels must have, whatever the pixels are.
+
+    Examples
+    --------
+    >>> chunk_bound(1679 * 1475)
+    9976558
+    """
+    return 12 + (n // 2048 + 1) * (4 + 8192 + 33 + 16) + 32 + 64
+
+
+def decode(stream: Buffer, out: NDArray[np.int32], *, level: str = level) -> None:
+    r"""Decode a CBF's byte-offset stream.
+
+    Parameters
+    ----------
+    stream
+        The binary section, all of it and nothing else.
+    out
+        int32, C-contiguous, any shape; as many pixels as the stream must have.
+    level
+        One of `available`.
+
+    Raises
+    ------
+    RejectedFrame
+        If the stream ends early, goes on behind the last pixel, or has a pixel that does not
+        fit in 32 bits. Pixels before that are decoded.
+
+    Examples
+    --------
+    >>> out = np.empty(4, np.int32)
+    >>> decode(b"\x05\xff\x80\xe8\x03\x00", out)
+    >>> out
+    array([   5,    4, 1004, 1004], dtype=int32)
+    """
+    _check(out, "out")
+    number = _number(level)
+    if number is None:
+        status, done = reference.decode(stream, out)
+    else:
+        status, done = number[0].decode(number[1], stream, out)
+    _accept(status, done, out.size)
+
+
+def encode(
+    counts: NDArray[np.int32], chunk: NDArray[np.uint8], *, level: str = level
+) -> NDArray[np.uint8]:
+    """Compress counts as HDF5's bitshuffle filter (32008) with LZ4 does.
+
+    Parameters
+    ----------
+    counts
+        int32, C-contiguous, any shape.
+    chunk
+        uint8, at least `chunk_bound` of the counts' size.
+
+    Returns
+    -------
+    chunk
+        The part of ``chunk`` that was filled, for `h5py.h5d.DatasetID.write_direct_chunk`. It
+        is the same at every level.
+    """
+    _check(counts, "counts")
+    _check_chunk(chunk, counts.size)
+    number = _number(level)
+    if number is None:
+        return _put(reference.encode(counts), chunk)
+    return chunk[: number[0].encode(number[1], counts, chunk)]
+
+
+def decode_encode(
+    stream: Buffer,
+    n: int,
+    chunk: NDArray[np.uint8],
+    *,
+    image: NDArray[np.int32] | None = None,
+    level: str = level,
+) -> NDArray[np.uint8]:
+    """Decode a byte-offset stream and compress what comes out, in one go.
+
+    Parameters
+    ----------
+    stream
+        As in `decode`.
+    n
+        How many pixels it must have.
+    chunk
+        As in `encode`.
+    image
+        Keeps the decoded counts, if given: int32, C-contiguous, ``n`` pixels. Without it no
+        more than 8 KiB of them are in memory at any time.
+
+    Returns
+    -------
+    chunk
+        As from `encode`.
+
+    Raises
+    ------
+    RejectedFrame
+        As from `decode`.
+    """
+    if n < 0:
+        raise ValueError(f"a frame of {n} pixels cannot be")
+    if image is not None:
+        _check(image, "image")
+        if image.size != n:
+            raise ValueError(f"an image of {image.size} pixels cannot keep {n}")
+    _check_chunk(chunk, n)
+    number = _number(level)
+    if number is None:
+        out = np.empty(n, np.int32) if image is None else image
+        decode(stream, out, level=level)
+        return _put(reference.encode(out), chunk)
+    status, done, length = number[0].decode_encode(number[1], stream, n, chunk, image)
+    _accept(status, done, n)
+    return chunk[:length]
+
+
+def md5(buffers: Sequence[Buffer], *, level: str = level) -> list[bytes]:
+    """MD5 of many buffers at once, one of them per lane of the processor's vectors.
+
+    Sixteen frames take little longer than three. One or two are quicker with hashlib.
+
+    Examples
+    --------
+    >>> [digest.hex()[:8] for digest in md5([b"", b"abc"])]
+    ['d41d8cd9', '90015098']
+    """
+    number = _number(level)
+    if number is None:
+        return reference.md5(buffers)
+    return number[0].md5(number[1], tuple(buffers))
+
+
+def strips(
+    data: Buffer,
+    offsets: ArrayLike,
+    lengths: ArrayLike,
+    out: NDArray[np.int32],
+    *,
+    big_endian: bool = False,
+    level: str = level,
+) -> None:
+    """Put the uncompressed strips of a TIFF file one behind the other.
+
+    Parameters
+    ----------
+    data
+        The file.
+    offsets, lengths
+        Where each strip is and how many bytes it has, in the order of the image.
+    out
+        int32, C-contiguous, any shape; the strips must fill it exactly.
+    big_endian
+        Whether the file's words are.
+
+    Raises
+    ------
+    RejectedFrame
+        If a strip is not within the file, or the strips do not fill ``out``.
+    """
+    _check(out, "out")
+    number = _number(level)
+    starts = np.ascontiguousarray(offsets, np.uint64).reshape(-1)
+    sizes = np.ascontiguousarray(lengths, np.uint64).reshape(-1)
+    if starts.size != sizes.size:
+        raise ValueError(f"{starts.size} offsets and {sizes.size} lengths are not of one file")
+    if number is None:
+        fit = reference.strips(data, starts, sizes, big_endian=big_endian, out=out)
+    else:
+        fit = number[0].strips(data, starts, sizes, big_endian, out)
+    if not fit:
+        raise RejectedFrame(
+            f"{starts.size} strips of {int(sizes.sum())} bytes are not within the file or do not "
+            f"fill {out.size} pixels of 4 bytes"
+        )
+
+
+def _number(level: str) -> tuple[Any, int] | None:
+    """Find the compiled module and its number for a level; None for the reference."""
+    if level == "reference":
+        return None
+    if _kernels is None or level not in _NUMBER:
+        raise ValueError(f"kernel level {level!r} does not run here: {', '.join(_LEVELS)} do")
+    return _kernels, _NUMBER[level]
+
+
+def _check(pixels: NDArray[np.int32], name: str) -> None:
+    if pixels.dtype != np.int32 or not pixels.flags.c_contiguous or not pixels.flags.aligned:
+        raise ValueError(f"{name} must be int32 and C-contiguous, not {pixels.dtype}")
+
+
+def _check_chunk(chunk: NDArray[np.uint8], n: int) -> None:
+    if chunk.dtype != np.uint8 or chunk.ndim != 1 or not chunk.flags.c_contiguous:
+        raise ValueError(f"chunk must be a row of uint8, not {chunk.dtype} of shape {chunk.shape}")
+    if chunk.size < chunk_bound(n):
+        raise ValueError(
+            f"a chunk of {n} pixels needs a buffer of {chunk_bound(n)} bytes, not {chunk.size}"
+        )
+
+
+def _put(text: bytes, chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    chunk[: len(text)] = np.frombuffer(text, np.uint8)
+    return chunk[: len(text)]
+
+
+def _accept(status: int, done: int, n: int) -> None:
+    if status == reference.TRUNCATED:
+        raise RejectedFrame(f"the stream ends after {done} of {n} pixels")
+    if status == reference.SURPLUS:
+        raise RejectedFrame(f"the stream goes on behind the last of {n} pixels")
+    if status == reference.OVERFLOW:
+        raise RejectedFrame(f"pixel {done} of {n} does not fit in 32 bits")

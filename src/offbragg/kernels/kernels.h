@@ -1,0 +1,122 @@
+/* What the kernels share. Nothing here knows Python; module.c is the only file that does.
+ *
+ * Every function is bounded by the sizes that it is given, whatever the bytes say. The variants
+ * of a function for other instruction sets give the same bytes; which of them a processor can
+ * run is asked once, in dispatch.c.
+ */
+#ifndef OFFBRAGG_KERNELS_H
+#define OFFBRAGG_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define OB_X86 1
+#include <immintrin.h>
+#define OB_AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt")))
+/* Ice Lake and Zen 4 onwards: one level, no half ones */
+#define OB_AVX512                                                                                 \
+    __attribute__((target("avx2,bmi,bmi2,lzcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,"    \
+                          "avx512vnni")))
+#else
+#define OB_X86 0
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the kernels are for little-endian processors; the NumPy reference is for all"
+#endif
+
+enum ob_level { OB_PORTABLE = 0, OB_LEVEL_AVX2 = 1, OB_LEVEL_AVX512 = 2 };
+
+/* the highest level that this processor runs */
+int ob_best_level(void);
+
+/* ---- byte-offset coding (byte_offset.c) ------------------------------------------------- */
+
+enum ob_status {
+    OB_OK = 0,
+    OB_TRUNCATED = 1, /* the stream ends before the last pixel */
+    OB_SURPLUS = 2,   /* bytes are left behind the last pixel */
+    OB_OVERFLOW = 3   /* a pixel does not fit in 32 bits */
+};
+
+typedef struct {
+    const uint8_t *in, *end; /* what is left of the stream */
+    int32_t last;            /* the pixel before the next one */
+} ob_steps;
+
+/* Decode at least `want` pixels, at most `room` of them (want <= room), and say how many.
+ * Fewer than `want` only if *status says why. All of out[0:room] may be written to. */
+typedef size_t (*ob_decode_fn)(ob_steps *, int32_t *out, size_t want, size_t room, int *status);
+ob_decode_fn ob_decoder(int level);
+
+/* Decode exactly `n` pixels that take the whole stream. */
+int ob_decode(int level, const uint8_t *in, size_t size, int32_t *out, size_t n, size_t *done);
+
+/* ---- bitshuffle-LZ4 chunks (chunk.c, bitshuffle.c, lz4_block.c) -------------------------- */
+
+#define OB_BLOCK 2048                  /* pixels of a block: 8 KiB, as bitshuffle has it */
+#define OB_PLANE (OB_BLOCK / 8)        /* bytes of a bit plane of a whole block */
+#define OB_LZ4_BOUND (8192 + 33 + 16)  /* worst case of a block */
+#define OB_SLACK 64                    /* bytes behind a buffer that copying in strides may touch */
+#define OB_HASH_BITS 11
+#define OB_MOST ((size_t)1 << 28) /* pixels of a chunk: HDF5's end at 4 GiB, places in 32 bits */
+
+/* Bytes that a chunk of n pixels may take, the slack for copying included. */
+size_t ob_chunk_bound(size_t n);
+
+/* Bit-transpose n pixels (n a multiple of 8, at most OB_BLOCK) into planes of n / 8 bytes, lowest
+ * bit first, and say how many planes differ in what they must hold: the planes from that one on
+ * repeat the sign, and are not written. */
+typedef int (*ob_shuffle_fn)(const int32_t *pixels, size_t n, uint8_t *planes);
+ob_shuffle_fn ob_shuffler(int level);
+int ob_shuffle_portable(const int32_t *pixels, size_t n, uint8_t *planes);
+
+typedef struct {
+    uint32_t at[1 << OB_HASH_BITS]; /* where such six bytes were seen last, as base + 1 + place */
+    uint32_t base;                  /* bytes compressed so far: starts at 0, all else too */
+} ob_lz4_memory;
+
+/* Compress 32 planes of `plane` bytes, of which the first `written` are there and the others
+ * repeat the last of them, to one LZ4 block; says how many bytes it has. `planes` has 32 * plane
+ * bytes, `out` OB_LZ4_BOUND, and both OB_SLACK more. */
+typedef size_t (*ob_lz4_fn)(uint8_t *planes, size_t plane, int written, uint8_t *out,
+                            ob_lz4_memory *memory);
+ob_lz4_fn ob_lz4(int level);
+
+/* Compress n pixels (at most OB_MOST) to a chunk; out has ob_chunk_bound(n) bytes. */
+size_t ob_encode(int level, const int32_t *pixels, size_t n, uint8_t *out);
+
+/* Decode and compress in one go, block by block. `image` has n pixels, or is NULL. */
+int ob_decode_encode(int level, const uint8_t *in, size_t size, int32_t *image, size_t n,
+                     uint8_t *out, size_t *done, size_t *length);
+
+/* ---- MD5 (md5.c) ------------------------------------------------------------------------- */
+
+/* MD5 of `count` buffers, in lanes; digests has 16 * count bytes. */
+void ob_md5(int level, const uint8_t *const *data, const size_t *sizes, size_t count,
+            uint8_t *digests);
+
+/* ---- pixels as they are (strips.c) ------------------------------------------------------- */
+
+/* Put strips of a file one behind the other, bytes of each 32-bit word swapped if asked.
+ * Nonzero if a strip is not within the file, or the strips do not fill n words exactly. */
+int ob_strips(const uint8_t *data, size_t size, const uint64_t *offsets, const uint64_t *lengths,
+              size_t count, int swap, int32_t *out, size_t n);
+
+static inline uint32_t ob_read32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+static inline uint64_t ob_read64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return v;
+}
+
+#endif

@@ -1,0 +1,242 @@
+/* The kernels for Python: buffers in, buffers out, the GIL released while it takes.
+ *
+ * The limited API of Python 3.11, so that one build serves all later ones. The wrappers in
+ * __init__.py say what the arguments mean; here their sizes are checked once more.
+ */
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#include <Python.h>
+
+#include "kernels.h"
+
+static const char *const NAMES[] = {"portable", "avx2", "avx512"};
+
+static int check_level(int level)
+{
+    if (level >= 0 && level <= ob_best_level())
+        return 0;
+    PyErr_Format(PyExc_ValueError, "this processor has no kernel level %d", level);
+    return -1;
+}
+
+static int check_words(const Py_buffer *view, const char *what)
+{
+    if (view->len % 4 == 0 && (uintptr_t)view->buf % 4 == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s must be aligned 32-bit words", what);
+    return -1;
+}
+
+static int check_room(const Py_buffer *out, size_t n)
+{
+    if (n > OB_MOST) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zu pixels cannot be", n);
+        return -1;
+    }
+    if ((size_t)out->len >= ob_chunk_bound(n))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "a chunk of %zu pixels needs a buffer of %zu bytes, not %zd", n,
+                 ob_chunk_bound(n), out->len);
+    return -1;
+}
+
+static PyObject *levels(PyObject *self, PyObject *nothing)
+{
+    PyObject *found = PyList_New(0);
+    (void)self;
+    (void)nothing;
+    for (int i = ob_best_level(); found != NULL && i >= 0; i--) {
+        PyObject *name = PyUnicode_FromString(NAMES[i]);
+        if (name == NULL || PyList_Append(found, name) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(name);
+    }
+    return found;
+}
+
+static PyObject *chunk_bound(PyObject *self, PyObject *args)
+{
+    Py_ssize_t n;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "n", &n))
+        return NULL;
+    if (n < 0 || (size_t)n > OB_MOST) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zd pixels cannot be", n);
+        return NULL;
+    }
+    return PyLong_FromSize_t(ob_chunk_bound((size_t)n));
+}
+
+static PyObject *decode(PyObject *self, PyObject *args)
+{
+    int level, status = 0;
+    size_t done = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*w*", &level, &in, &out))
+        return NULL;
+    if (check_level(level) == 0 && check_words(&out, "pixels") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode(level, in.buf, (size_t)in.len, out.buf, (size_t)out.len / 4, &done);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("in", status, (Py_ssize_t)done);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyObject *encode(PyObject *self, PyObject *args)
+{
+    int level;
+    size_t length = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*w*", &level, &in, &out))
+        return NULL;
+    if (check_level(level) == 0 && check_words(&in, "pixels") == 0 &&
+        check_room(&out, (size_t)in.len / 4) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        length = ob_encode(level, in.buf, (size_t)in.len / 4, out.buf);
+        Py_END_ALLOW_THREADS
+        result = PyLong_FromSize_t(length);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyObject *decode_encode(PyObject *self, PyObject *args)
+{
+    int level, status = 0;
+    Py_ssize_t n;
+    size_t done = 0, length = 0;
+    Py_buffer in, out, image = {0};
+    PyObject *keep, *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*nw*O", &level, &in, &n, &out, &keep))
+        return NULL;
+    if (keep != Py_None && PyObject_GetBuffer(keep, &image, PyBUF_WRITABLE) < 0)
+        goto end;
+    if (n < 0 || (size_t)n > OB_MOST) {
+        PyErr_Format(PyExc_ValueError, "a frame of %zd pixels cannot be", n);
+        goto end;
+    }
+    if (keep != Py_None && (check_words(&image, "the image") < 0 || image.len / 4 != n)) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "an image of %zd pixels cannot take %zd",
+                         image.len / 4, n);
+        goto end;
+    }
+    if (check_level(level) == 0 && check_room(&out, (size_t)n) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode_encode(level, in.buf, (size_t)in.len, image.buf, (size_t)n, out.buf,
+                                  &done, &length);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("inn", status, (Py_ssize_t)done, (Py_ssize_t)length);
+    }
+end:
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    if (image.obj != NULL)
+        PyBuffer_Release(&image);
+    return result;
+}
+
+static PyObject *md5(PyObject *self, PyObject *args)
+{
+    int level;
+    PyObject *given, *result = NULL;
+    Py_ssize_t count = 0, held = 0;
+    Py_buffer *views = NULL;
+    const uint8_t **data = NULL;
+    size_t *sizes = NULL;
+    uint8_t *digests = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iO!", &level, &PyTuple_Type, &given) || check_level(level) < 0)
+        return NULL;
+    count = PyTuple_Size(given);
+    views = PyMem_Calloc((size_t)count + 1, sizeof *views);
+    data = PyMem_Calloc((size_t)count + 1, sizeof *data);
+    sizes = PyMem_Calloc((size_t)count + 1, sizeof *sizes);
+    digests = PyMem_Calloc((size_t)count + 1, 16);
+    if (views == NULL || data == NULL || sizes == NULL || digests == NULL) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (; held < count; held++) {
+        if (PyObject_GetBuffer(PyTuple_GetItem(given, held), &views[held], PyBUF_SIMPLE) < 0)
+            goto end;
+        data[held] = views[held].buf;
+        sizes[held] = (size_t)views[held].len;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    ob_md5(level, data, sizes, (size_t)count, digests);
+    Py_END_ALLOW_THREADS
+    result = PyList_New(count);
+    for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+        PyObject *digest = PyBytes_FromStringAndSize((const char *)digests + 16 * i, 16);
+        if (digest == NULL || PyList_SetItem(result, i, digest) < 0)
+            Py_CLEAR(result);
+    }
+end:
+    for (Py_ssize_t i = 0; i < held; i++)
+        PyBuffer_Release(&views[i]);
+    PyMem_Free(views);
+    PyMem_Free(data);
+    PyMem_Free(sizes);
+    PyMem_Free(digests);
+    return result;
+}
+
+static PyObject *strips(PyObject *self, PyObject *args)
+{
+    int swap, wrong = 0;
+    Py_buffer in, offsets, lengths, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*y*y*iw*", &in, &offsets, &lengths, &swap, &out))
+        return NULL;
+    if (offsets.len != lengths.len || offsets.len % 8 || (uintptr_t)offsets.buf % 8 ||
+        (uintptr_t)lengths.buf % 8) {
+        PyErr_SetString(PyExc_ValueError, "offsets and lengths must be as many 64-bit words");
+    } else if (check_words(&out, "pixels") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        wrong = ob_strips(in.buf, (size_t)in.len, offsets.buf, lengths.buf,
+                          (size_t)offsets.len / 8, swap, out.buf, (size_t)out.len / 4);
+        Py_END_ALLOW_THREADS
+        result = PyBool_FromLong(!wrong);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&offsets);
+    PyBuffer_Release(&lengths);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"levels", levels, METH_NOARGS, "Names of the levels that run here, best first."},
+    {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
+    {"decode", decode, METH_VARARGS, "(level, stream, out) -> (status, pixels)"},
+    {"encode", encode, METH_VARARGS, "(level, pixels, out) -> length"},
+    {"decode_encode", decode_encode, METH_VARARGS,
+     "(level, stream, n, out, image or None) -> (status, pixels, length)"},
+    {"md5", md5, METH_VARARGS, "(level, buffers) -> digests"},
+    {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_kernels", "See offbragg.kernels.", 0, methods, slots, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__kernels(void)
+{
+    return PyModuleDef_Init(&module);
+}

@@ -1,0 +1,190 @@
+"""What the kernels do, in NumPy and the standard library: slow, plain, and the same bytes.
+
+This is what the C is held against, and what is there where it was not compiled. To be fast
+without it, use fabio, hashlib and HDF5's own filter, as `offbragg.files` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+OK, TRUNCATED, SURPLUS, OVERFLOW = range(4)
+
+_BLOCK = 2048  # pixels, 8 KiB, as bitshuffle has it
+_LIMITS = np.iinfo(np.int32)
+
+
+def decode(stream: Buffer, out: NDArray[np.int32]) -> tuple[int, int]:
+    """Decode byte-offset steps into ``out``; say how it went and how many pixels are right."""
+    data = np.frombuffer(memoryview(stream), np.uint8)
+    pixels, n = out.reshape(-1), out.size
+    escapes = np.append(np.flatnonzero(data == 0x80), data.size)
+    at = done = last = 0
+    while done < n:
+        # single bytes up to the next escape
+        stop = int(escapes[np.searchsorted(escapes, at)])
+        steps = data[at : min(stop, at + n - done)].view(np.int8)
+        if steps.size:
+            values = last + np.cumsum(steps, dtype=np.int64)
+            wrong = np.flatnonzero((values > _LIMITS.max) | (values < _LIMITS.min))
+            right = int(wrong[0]) if wrong.size else steps.size
+            pixels[done : done + right] = values[:right]
+            done, at = done + right, at + right
+            if wrong.size:
+                return OVERFLOW, done
+            last = int(values[-1])
+            continue
+        if at == data.size:
+            return TRUNCATED, done
+        for size in (2, 4, 8):
+            at += size // 2
+            bytes_of_step = data[at : at + size].tobytes()
+            if len(bytes_of_step) < size:
+                return TRUNCATED, done
+            step = int.from_bytes(bytes_of_step, "little", signed=True)
+            if step != -(1 << (8 * size - 1)):
+                break
+        at += size
+        last += step
+        if not _LIMITS.min <= last <= _LIMITS.max:
+            return OVERFLOW, done
+        pixels[done] = last
+        done += 1
+    return (OK if at == data.size else SURPLUS), done
+
+
+def bitshuffle(pixels: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Transpose the bits of a multiple of 8 pixels: plane by plane, lowest bit first."""
+    bits = np.unpackbits(
+        pixels.astype("<i4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little"
+    )
+    return np.packbits(bits.T, axis=1, bitorder="little")
+
+
+def _length(more: int) -> bytes:
+    return b"\xff" * (more // 255) + bytes([more % 255])
+
+
+def _sequence(literals: bytes, distance: int = 0, length: int = 4) -> bytes:
+    n, more = len(literals), length - 4
+    token = bytes([(min(n, 15) << 4) | min(more, 15)])
+    text = token + (_length(n - 15) if n >= 15 else b"") + literals
+    if not distance:
+        return text  # the last one
+    return text + distance.to_bytes(2, "little") + (_length(more - 15) if more >= 15 else b"")
+
+
+def _same(text: bytes, p: int, m: int, end: int) -> int:
+    n = 0
+    while p + n < end and text[p + n] == text[m + n]:
+        n += 1
+    return n
+
+
+def compress_planes(planes: NDArray[np.uint8]) -> bytes:
+    """Make one LZ4 block of 32 bit planes; lz4_block.c has the reasons."""
+    plane = planes.shape[1]
+    text, size = planes.tobytes(), planes.size
+    # the planes from `written` on repeat the last one before
+    written = 32
+    while written > 1 and np.array_equal(planes[written - 1], planes[written - 2]):
+        written -= 1
+    if plane < 16:
+        written = 32
+    there = written * plane
+    last_end = there if written < 32 else size - 5
+    last_start = there - 5 if written < 32 else size - 12
+    out, anchor, ip, seen = bytearray(), 0, 0, dict[int, int]()
+
+    def look(p: int) -> str:
+        here = planes[p]
+        near = np.count_nonzero(here[1:] == here[:-1])
+        above = np.count_nonzero(here == planes[p - 1]) if p else 0
+        if above == plane:
+            return "repeat"
+        return "noise" if near * 3 < plane and above * 3 < plane else "search"
+
+    def place(at: int) -> int:
+        six = int.from_bytes(text[at : at + 6], "little") << 16
+        return (six * 0x9E3779B185EBCA87 % (1 << 64)) >> 53
+
+    p = -1
+    while (p := p + 1) < written:
+        end = (p + 1) * plane
+        if ip >= end:
+            continue
+        kind = look(p)
+        if kind == "repeat":
+            while p + 1 < written and look(p + 1) == "repeat":
+                p, end = p + 1, end + plane
+            if end == there and written < 32:
+                break
+            stop = min(end, last_end)
+            if ip < last_start and stop - ip >= 4:
+                out += _sequence(text[anchor:ip], plane, stop - ip)
+                anchor = stop
+        elif kind == "search":
+            stop = min(end, last_start)
+            while ip < stop:
+                six, key = text[ip : ip + 6], place(ip)
+                m, seen[key] = seen.get(key, -1), ip
+                if m < 0 or text[m : m + 6] != six:
+                    m = ip - plane
+                    if m < 0 or text[m : m + 6] != six:
+                        ip += 1
+                        continue
+                length = 6 + _same(text, ip + 6, m + 6, last_end)
+                back = 0
+                while ip - back > anchor and m > back and text[ip - back - 1] == text[m - back - 1]:
+                    back += 1
+                out += _sequence(text[anchor : ip - back], ip - m, length + back)
+                anchor = ip = ip + length
+                if ip + 4 <= there:
+                    seen[place(ip - 2)] = ip - 2
+        ip = max(ip, end)
+    if written == 32:
+        return bytes(out + _sequence(text[anchor:size]))
+    out += _sequence(text[anchor:ip], plane, size - 5 - ip)
+    return bytes(out + _sequence(text[there - 5 : there]))
+
+
+def encode(pixels: NDArray[np.int32]) -> bytes:
+    """Compress pixels to a chunk of HDF5's bitshuffle filter, LZ4 inside."""
+    flat = pixels.reshape(-1)
+    out = bytearray((4 * flat.size).to_bytes(8, "big") + (4 * _BLOCK).to_bytes(4, "big"))
+    whole = flat.size & ~7
+    for start in range(0, whole, _BLOCK):
+        block = compress_planes(bitshuffle(flat[start : min(start + _BLOCK, whole)]))
+        out += len(block).to_bytes(4, "big") + block
+    return bytes(out) + flat[whole:].astype("<i4").tobytes()
+
+
+def md5(buffers: Sequence[Buffer]) -> list[bytes]:
+    """MD5 of each buffer."""
+    return [hashlib.md5(buffer, usedforsecurity=False).digest() for buffer in buffers]
+
+
+def strips(
+    data: Buffer,
+    offsets: NDArray[np.uint64],
+    lengths: NDArray[np.uint64],
+    *,
+    big_endian: bool,
+    out: NDArray[np.int32],
+) -> bool:
+    """Put strips one behind the other into ``out``; say whether they fit."""
+    text, words = memoryview(data).cast("B"), out.reshape(-1)
+    ends = [int(o) + int(n) for o, n in zip(offsets, lengths, strict=True)]
+    if any(end > len(text) for end in ends) or sum(map(int, lengths)) != 4 * words.size:
+        return False
+    pixels = b"".join(text[int(o) : end] for o, end in zip(offsets, ends, strict=True))
+    words[:] = np.frombuffer(pixels, ">i4" if big_endian else "<i4")
+    return True

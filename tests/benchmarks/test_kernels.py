@@ -1,0 +1,171 @@
+"""The kernels against memcpy and the libraries: same frames, one run, ratios.
+
+``poe bench`` times them well and holds them against the targets; in the whole suite each runs
+three times, and is only expected not to be slower than what it replaces by far. Timings of a
+busy machine say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from fabio.compression import compByteOffset, decByteOffset
+from streams import chunk_for, generated, real_files
+
+from offbragg import kernels
+
+COMPILED = [name for name in kernels.available() if name != "reference"]
+LANES = 16
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="the kernels are not compiled")
+
+
+def real() -> np.ndarray | None:
+    import fabio
+
+    files = real_files()
+    return fabio.open(files[0]).data.astype(np.int32) if files else None
+
+
+@pytest.fixture(scope="module", params=["generated", "real"])
+def frame(request):
+    counts = generated() if request.param == "generated" else real()
+    if counts is None:
+        pytest.skip("the real frames (../shared/data/l-cysteine) are not here")
+    return request.param, counts, bytes(compByteOffset(counts.reshape(-1)))
+
+
+@pytest.fixture(scope="module")
+def figures(request):
+    """Best time in ms of what was timed, by frame; told when all is done."""
+    found: dict[str, dict[str, float]] = {}
+    yield found
+    lines = []
+    for name, times in found.items():
+        lines.append(f"\n{name} 2M frame, one thread" + " " * 12 + "ms   speed-up")
+        for what, ms in times.items():
+            ratios = [
+                f"{times[rival] / ms:6.1f} × {rival}"
+                for rival in RIVALS.get(what.partition(",")[0], ())
+                if rival in times
+            ]
+            lines.append(f"  {what:34s} {ms:8.3f} {''.join(ratios)}")
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n".join(lines))
+
+
+RIVALS = {
+    "decode": ("fabio",),
+    "encode": ("bitshuffle wheel", "h5py + hdf5plugin"),
+    "decode + encode": ("fabio + bitshuffle wheel",),
+    "decode + encode + image": ("fabio + bitshuffle wheel",),
+    "md5 of 16": ("hashlib",),
+}
+
+
+@pytest.fixture
+def timed(benchmark, figures, frame, request):
+    """Run something often, and keep the best time."""
+    well = request.config.getoption("benchmark_only")
+
+    def run(what: str, work) -> float:
+        benchmark.pedantic(work, rounds=40 if well else 3, warmup_rounds=1)
+        times = figures.setdefault(frame[0], {})
+        times[what] = benchmark.stats.stats.min * 1e3
+        return times[what]
+
+    return run
+
+
+@pytest.fixture
+def wheel():
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return pytest.importorskip("bitshuffle")
+
+
+def test_memcpy(timed, frame):
+    out = np.empty_like(frame[1])
+    timed("memcpy", lambda: np.copyto(out, frame[1]))
+
+
+def test_fabio(timed, frame):
+    timed("fabio", lambda: decByteOffset(frame[2], frame[1].size, "int32"))
+
+
+def test_hashlib(timed, frame):
+    timed("hashlib", lambda: hashlib.md5(frame[2], usedforsecurity=False).digest())
+
+
+def test_bitshuffle_wheel(timed, frame, wheel):
+    counts = frame[1].reshape(-1)
+    timed("bitshuffle wheel", lambda: wheel.compress_lz4(counts))
+
+
+def test_the_filter_itself(timed, frame, tmp_path):
+    counts = frame[1]
+    with h5py.File(tmp_path / "x.h5", "w", driver="core", backing_store=False) as file:
+        data = file.create_dataset(
+            "x", counts.shape, "<i4", chunks=counts.shape,
+            **hdf5plugin.Bitshuffle(nelems=0, cname="lz4"),
+        )  # fmt: skip
+
+        def write() -> None:
+            data[...] = counts
+            file.flush()
+
+        timed("h5py + hdf5plugin", write)
+
+
+def test_fabio_and_bitshuffle_wheel(timed, frame, wheel):
+    n = frame[1].size
+    timed(
+        "fabio + bitshuffle wheel",
+        lambda: wheel.compress_lz4(decByteOffset(frame[2], n, "int32")),
+    )
+
+
+@pytest.mark.parametrize("level", COMPILED)
+def test_decode(timed, frame, figures, level, request):
+    name, counts, stream = frame
+    out = np.empty_like(counts)
+
+    ms = timed(f"decode, {level}", lambda: kernels.decode(stream, out, level=level))
+
+    np.testing.assert_array_equal(out, counts)
+    assert ms < 3 * figures[name]["fabio"]
+    if request.config.getoption("benchmark_only") and level == "avx512":
+        assert ms <= figures[name]["fabio"] / 3
+        assert ms <= 1.3 * figures[name]["memcpy"]
+
+
+@pytest.mark.parametrize("level", COMPILED)
+def test_encode(timed, frame, level):
+    counts = frame[1]
+    chunk = chunk_for(counts.size)
+    timed(f"encode, {level}", lambda: kernels.encode(counts, chunk, level=level))
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["blind", "image"])
+@pytest.mark.parametrize("level", COMPILED)
+def test_decode_and_encode(timed, frame, level, keep):
+    _, counts, stream = frame
+    chunk, image = chunk_for(counts.size), np.empty_like(counts) if keep else None
+    timed(
+        f"decode + encode{' + image' if keep else ''}, {level}",
+        lambda: kernels.decode_encode(stream, counts.size, chunk, image=image, level=level),
+    )
+
+
+@pytest.mark.parametrize("level", COMPILED)
+def test_md5(timed, frame, figures, level):
+    name, _, stream = frame
+    streams = [stream[i:] + bytes(i) for i in range(LANES)]
+    what = f"md5 of 16, {level}"
+    timed(what, lambda: kernels.md5(streams, level=level))
+    figures[name][what] /= LANES
+    assert figures[name][what] < 3 * figures[name]["hashlib"]

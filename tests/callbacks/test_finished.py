@@ -1,0 +1,196 @@
+"""Folders of finished frames become scan files: by the numbers in their names, nothing shifts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from runs import SHAPE, counts_of
+from streams import real_files
+
+from offbragg.audit import verify
+from offbragg.callbacks.finished import find_series, stack_files
+from offbragg.errors import ConfigError, ScanFileError
+from offbragg.files import ScanFile, read_frame
+from sim_iocs.cbf import encode_cbf
+from sim_iocs.tiff import encode_tiff
+
+HEADER = [
+    "2026-03-05T09:01:45.613",
+    "Exposure_time 0.0964000 s",
+    "Exposure_period 0.1000000 s",
+    "Start_angle 12.0000 deg.",
+    "Angle_increment 0.5000 deg.",
+    "Oscillation_axis X, CW",
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "frames of {one} crystal"
+    path.mkdir()
+    return path
+
+
+def write(folder, *numbers: int, form: str = "x_{:05d}.cbf") -> None:
+    for number in numbers:
+        counts, name = counts_of(number), form.format(number)
+        text = (
+            encode_tiff(counts, model="test", header=HEADER, taken=0.0)
+            if name.endswith(".tif")
+            else encode_cbf(counts, name=name, header=HEADER)
+        )
+        (folder / name).write_bytes(text)
+
+
+def test_a_gap_stays_a_gap_and_a_flipped_bit_is_rejected(folder, tmp_path):
+    write(folder, *(n for n in range(3, 33) if n != 7))
+    broken = folder / "x_00020.cbf"
+    text = broken.read_bytes()
+    broken.write_bytes(text[:-6000] + bytes([text[-6000] ^ 16]) + text[-5999:])
+    out = tmp_path / "new" / "F.h5"
+
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "offbragg", "stack", "--json",
+            "--from-files", f"{folder}/x_*.cbf", "--out", str(out),
+        ],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    said = json.loads(done.stdout)
+    counted = {key: said[key] for key in ("frames", "stored", "missing", "rejected", "pending")}
+    assert counted == {"frames": 30, "stored": 28, "missing": 1, "rejected": 1, "pending": 0}
+    assert said["frames_per_second"] == pytest.approx(28 / said["seconds"])
+    assert [path.name for path in out.parent.iterdir()] == ["F.h5"]
+    with ScanFile.open(out) as scan:
+        assert scan.complete
+        (gap, _, why), (bad, _, wrong) = scan.ledger.problems()
+        assert (gap, bad) == (4, 17)
+        assert why == "x_00007.cbf was not there"
+        assert "x_00020.cbf does not have the checksum" in wrong
+        np.testing.assert_array_equal(scan.stack.counts[4], -1)
+        for number in (0, 3, 5, 29):
+            np.testing.assert_array_equal(scan.stack.counts[number], counts_of(number + 3))
+        values = scan.frame_values()
+        np.testing.assert_allclose(values["angle"], 12.25 + 0.5 * np.arange(30))
+        assert np.isnan(values["time"]).all()
+        assert scan.sweep.axis == "x"
+        assert (scan.sweep.exposure, scan.sweep.period) == (0.0964, 0.1)
+        with pytest.raises(ScanFileError, match="does not say where"):
+            _ = scan.geometry
+    verdict = verify(out)
+    assert verdict.ok, verdict.problems
+
+
+def test_what_was_left_is_gone_on_with_and_what_was_missing_is_filled(folder, tmp_path):
+    write(folder, 0, 1, 2, 4)
+    pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
+    stop = threading.Event()
+    stop.set()
+    stack_files(pattern, out, stop=stop)
+    told: list[tuple[int, int]] = []
+
+    first = stack_files(pattern, out, progress=lambda *told_: told.append(told_))
+    assert (first.stored, first.missing) == (4, 1)
+    write(folder, 3)
+    again = stack_files(pattern, out)
+    once_more = stack_files(pattern, out)
+
+    assert (again.stored, again.missing, again.problems) == (5, 0, ())
+    assert (once_more.stored, once_more.frames_per_second) == (5, 0.0)
+    assert all(done <= total == 5 for done, total in told)
+    with ScanFile.open(out) as scan:
+        np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_tiff_files_and_names_without_leading_zeros(folder, tmp_path, monkeypatch, compiled):
+    if not compiled:
+        monkeypatch.setattr("offbragg.kernels.compiled", False)
+    write(folder, 9, 10, 11, form="a{{b_{}.tif")
+
+    stacked = stack_files(f"{folder}/*.tif", tmp_path / "F.h5")
+
+    assert (stacked.frames, stacked.stored) == (3, 3)
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        np.testing.assert_array_equal(scan.stack.counts[1], counts_of(10))
+
+
+def test_a_file_that_holds_something_else_is_left_as_it_is(folder, tmp_path):
+    write(folder, 0, 1, 2)
+    write(folder, 0, 1, form="y_{:05d}.cbf")
+    out = tmp_path / "F.h5"
+    stack_files(f"{folder}/x_*.cbf", out)
+    before = out.read_bytes()
+
+    with pytest.raises(ScanFileError, match="holds other frames"):
+        stack_files(f"{folder}/y_*.cbf", out)
+
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ([], "no file matches"),
+        (["x_1.cbf", "y_2.cbf"], "2 series"),
+        (["x_.cbf"], "does not end with a number"),
+        (["x_1.cbf", "x_01.cbf"], "both have the number 1"),
+        (["x_001.cbf", "x_02.cbf"], "another number of digits"),
+        (["x_1.cbf", "x_9999999.cbf"], "too far apart"),
+        (["x_1.h5"], "is no frame"),
+    ],
+)
+def test_files_that_are_no_series_are_refused(folder, names, why):
+    for name in names:
+        (folder / name).touch()
+
+    with pytest.raises(ConfigError, match=why):
+        find_series(f"{folder}/*")
+
+
+def test_frames_that_do_not_say_enough_are_refused(folder, tmp_path):
+    (folder / "x_1.cbf").write_bytes(encode_cbf(counts_of(1), name="x", header=["nothing"]))
+    (folder / "y_1.cbf").write_bytes(b"")
+
+    with pytest.raises(ConfigError, match="does not say Exposure_time"):
+        stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5")
+    with pytest.raises(ConfigError, match="none of 1 files is a frame"):
+        stack_files(f"{folder}/y_*.cbf", tmp_path / "F.h5")
+
+    assert not (tmp_path / "F.h5").exists()
+
+
+def test_frames_of_another_size_are_rejected(folder, tmp_path):
+    write(folder, 0, 2)
+    small = counts_of(1, (SHAPE[0] - 1, SHAPE[1]))
+    (folder / "x_00001.cbf").write_bytes(encode_cbf(small, name="x", header=HEADER))
+
+    stacked = stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5")
+
+    assert (stacked.stored, stacked.rejected) == (2, 1)
+    assert "expected 195 × 487" in stacked.problems[0]
+
+
+@pytest.mark.skipif(not real_files(), reason="the real frames (../shared/data) are not here")
+def test_real_frames_with_their_model(tmp_path):
+    files = real_files()
+    model = files[0].with_name("model.json")
+
+    stacked = stack_files(f"{files[0].parent}/*.cbf", tmp_path / "F.h5", model=model)
+
+    assert stacked.stored == len(files)
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        for number in (0, len(files) - 1):
+            expected = read_frame(files[number], number=number)
+            np.testing.assert_array_equal(scan.stack.counts[number], expected.counts)
+        assert scan.geometry.wavelength == pytest.approx(0.6889)
+        assert scan.geometry.scan_axis == "omega"
+        assert scan.sample.UB is not None
+        assert scan.sweep.start == pytest.approx(-145.0)
+    assert verify(tmp_path / "F.h5").ok

@@ -1,0 +1,185 @@
+"""The pool judges every file as the library route does, and keeps nothing."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import SHAPE, counts_of
+
+from offbragg import kernels
+from offbragg.errors import FrameError, RejectedFrame
+from offbragg.files import read_frame
+from offbragg.files.frame_pool import BATCH, FramePool, Judged
+from offbragg.files.nxmx import unpack
+from sim_iocs.cbf import encode_cbf
+from sim_iocs.tiff import encode_tiff
+
+pytestmark = pytest.mark.skipif(not kernels.compiled, reason="the kernels are not compiled")
+
+
+@pytest.fixture
+def pool():
+    made = FramePool(SHAPE, threads=2)
+    yield made
+    made.close()
+
+
+def judge(pool: FramePool, paths) -> dict[int, tuple[Judged, np.ndarray | None]]:
+    """What the pool says of each file, and the counts where there is a frame."""
+    found = {}
+    for number, path in enumerate(paths):
+        pool.offer(number, path)
+        while pool.full:
+            found |= take(pool)
+    pool.send()
+    while len(pool):
+        found |= take(pool)
+    return found
+
+
+def take(pool: FramePool):
+    with pool.take(10.0) as judged:
+        assert judged
+        return {j.number: (j, j.frame and unpack(j.frame.chunk, j.frame.shape)) for j in judged}
+
+
+def cbf(number: int) -> bytes:
+    return encode_cbf(counts_of(number), name=f"x_{number:05d}", header=["Exposure_time 0.1 s"])
+
+
+DAMAGE = {
+    "none": lambda b: b,
+    "empty": lambda b: b"",
+    "five bytes": lambda b: b[:5],
+    "no CBF": lambda b: b"GIF89a" + b[6:],
+    "only its header": lambda b: b[: b.index(b"\x0c\x1a\x04\xd5")],
+    "no starter": lambda b: b.replace(b"\x0c\x1a\x04\xd5", b"...."),
+    "cut in the pixels": lambda b: b[:20_000],
+    "cut behind the pixels": lambda b: b[: b.index(b"--CIF-BINARY-FORMAT-SECTION----")],
+    "cut and wrong": lambda b: b[: b.index(b"--CIF-BINARY-FORMAT-SECTION----")].replace(
+        b"\x02\x01", b"\x01\x02"
+    ),
+    "a flipped bit": lambda b: b[:-6000] + bytes([b[-6000] ^ 16]) + b[-5999:],
+    "no checksum": lambda b: b.replace(b"Content-MD5", b"Content-MDx"),
+    "no checksum, no end": lambda b: b[: b.index(b"--CIF-BINARY-FORMAT-SECTION----")].replace(
+        b"Content-MD5", b"Content-MDx"
+    ),
+    "no checksum, no pixels": lambda b: b.replace(b"Content-MD5", b"Content-MDx").replace(
+        b"X-Binary-Size: ", b"X-Binary-Size: 9"
+    ),
+    "a checksum that is none": lambda b: b.replace(b"Content-MD5: ", b"Content-MD5: ?"),
+    "another shape": lambda b: b.replace(b"Dimension: 487", b"Dimension: 486"),
+    "more pixels": lambda b: b.replace(b"Elements: 94965", b"Elements: 94966"),
+    "another compression": lambda b: b.replace(b"x-CBF_BYTE_OFFSET", b"x-CBF_PACKED"),
+}
+
+
+def test_every_damage_is_judged_as_by_the_library_route(pool, tmp_path):
+    paths = []
+    for number, (what, damage) in enumerate(DAMAGE.items()):
+        paths.append(tmp_path / f"{what}.cbf")
+        paths[-1].write_bytes(damage(cbf(number)))
+    paths += [tmp_path / "not there.cbf", tmp_path / "x.png"]
+
+    judged = judge(pool, paths)
+
+    assert sorted(judged) == list(range(len(paths)))
+    for number, path in enumerate(paths):
+        (verdict, counts), error = judged[number], None
+        try:
+            frame = read_frame(path, number=number, shape=SHAPE)
+        except (FrameError, OSError) as refused:
+            error = refused
+        if error is not None:
+            assert type(verdict.error) is type(error), path.name
+            assert str(verdict.error) == str(error)
+            continue
+        assert verdict.frame is not None, verdict.error
+        assert (verdict.frame.verified, verdict.frame.md5) == (frame.verified, frame.md5)
+        np.testing.assert_array_equal(counts, frame.counts)
+    assert sum(verdict.frame is not None for verdict, _ in judged.values()) == 3
+
+
+def test_a_stream_that_does_not_decode_is_refused_by_name(pool, tmp_path):
+    path = tmp_path / "x_00000.cbf"
+    content = cbf(0).replace(b"Content-MD5", b"Content-MDx")
+    start = content.index(b"\x0c\x1a\x04\xd5") + 4
+    path.write_bytes(content[:start] + b"\x80" * 90_000 + content[start + 90_000 :])
+
+    ((verdict, _),) = judge(pool, [path]).values()
+
+    assert isinstance(verdict.error, RejectedFrame)
+    assert str(verdict.error).startswith("frame 0: x_00000.cbf does not decode to the 94965")
+
+
+def strips(counts: np.ndarray, order: str) -> bytes:
+    """A TIFF file of two strips, the second one first."""
+    half = counts.shape[0] // 2
+    second = counts[half:].astype(f"{order}i4").tobytes()
+    first = counts[:half].astype(f"{order}i4").tobytes()
+    at = 8 + 2 + 6 * 12 + 4
+    values = at + 16
+    tags = [
+        (256, 1, counts.shape[1]), (257, 1, counts.shape[0]), (258, 1, 32), (259, 1, 1),
+        (273, 2, at), (279, 2, at + 8),
+    ]  # fmt: skip
+    return (
+        (b"II*\0" if order == "<" else b"MM\0*")
+        + struct.pack(f"{order}IH", 8, len(tags))
+        + b"".join(struct.pack(f"{order}HHII", tag, 4, n, value) for tag, n, value in tags)
+        + struct.pack(f"{order}IIIII", 0, values + len(second), values, len(first), len(second))
+        + second
+        + first
+    )
+
+
+def test_tiff_files_of_either_byte_order_and_of_several_strips(pool, tmp_path):
+    content = [
+        encode_tiff(counts_of(0), model="test", header=["Exposure_time 0.1 s"], taken=0.0),
+        strips(counts_of(1), "<"),
+        strips(counts_of(2), ">"),
+        strips(counts_of(3), ">")[:-100_000],
+        cbf(4),
+    ]
+    paths = [tmp_path / f"x_{n}.{'cbf' if n == 4 else 'tif'}" for n in range(len(content))]
+    for path, text in zip(paths, content, strict=True):
+        path.write_bytes(text)
+
+    judged = judge(pool, paths)
+
+    for number in (0, 1, 2, 4):
+        verdict, counts = judged[number]
+        assert verdict.frame is not None, verdict.error
+        assert verdict.frame.verified is (number == 4)
+        np.testing.assert_array_equal(counts, counts_of(number))
+    assert "Exposure_time" in judged[0][0].frame.text
+    assert "x_3.tif has" in str(judged[3][0].error)
+
+
+def descriptors_open() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_buffers_descriptors_and_threads_are_those_of_the_first_batches(tmp_path):
+    paths = [tmp_path / f"x_{n:05d}.cbf" for n in range(3 * BATCH + 5)]
+    for number, path in enumerate(paths):
+        path.write_bytes(cbf(number))
+    threads, descriptors = threading.active_count(), descriptors_open()
+    pool = FramePool(SHAPE, threads=2)
+
+    for _ in range(3):
+        judged = judge(pool, paths)
+        for number in range(len(paths)):
+            np.testing.assert_array_equal(judged[number][1], counts_of(number))
+        assert threading.active_count() <= threads + 2
+        assert descriptors_open() == descriptors
+        assert pool._slabs.qsize() <= 2 + 2 + 1
+
+    for number, path in enumerate(paths):
+        pool.offer(number, path)  # nobody takes them
+    pool.close()
+    assert threading.active_count() == threads

@@ -1,0 +1,253 @@
+/* Hostile bytes for the kernels: built with sanitizers by test_fuzz.py.
+ *
+ * Every buffer is of exactly the size that is told, so that one byte too far is seen. All levels
+ * must agree, and a chunk must come back through a reader that shares nothing with the writer.
+ * With libFuzzer the inputs are found by coverage; with -DOWN_MAIN they are mutated at random.
+ */
+#include "kernels.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CHECK(what)                                                                               \
+    do {                                                                                          \
+        if (!(what)) {                                                                            \
+            fprintf(stderr, "line %d: %s\n", __LINE__, #what);                                    \
+            abort();                                                                              \
+        }                                                                                         \
+    } while (0)
+
+static void *exactly(size_t n, int fill)
+{
+    void *p = malloc(n ? n : 1);
+    CHECK(p);
+    memset(p, fill, n);
+    return p;
+}
+
+/* ---- a reader of chunks, bit by bit ---- */
+
+static size_t read_lz4(const uint8_t *in, size_t size, uint8_t *out, size_t room)
+{
+    size_t i = 0, o = 0;
+    for (;;) {
+        CHECK(i < size);
+        uint8_t token = in[i++];
+        size_t n = token >> 4;
+        if (n == 15)
+            do {
+                CHECK(i < size);
+                n += in[i];
+            } while (in[i++] == 255);
+        CHECK(n <= size - i && n <= room - o);
+        memcpy(out + o, in + i, n);
+        i += n;
+        o += n;
+        if (i == size) {
+            CHECK(n >= 5 || o == n); /* the last five bytes are literals */
+            return o;
+        }
+        CHECK(size - i >= 2);
+        size_t distance = in[i] | (size_t)in[i + 1] << 8;
+        i += 2;
+        n = (token & 15) + 4;
+        if (n == 19)
+            do {
+                CHECK(i < size);
+                n += in[i];
+            } while (in[i++] == 255);
+        CHECK(distance > 0 && distance <= o && n <= room - o);
+        CHECK(o + 12 <= room && o + n + 5 <= room); /* where a match may begin and end */
+        for (; n > 0; n--, o++)
+            out[o] = out[o - distance];
+    }
+}
+
+static uint64_t big(const uint8_t *p, int n)
+{
+    uint64_t v = 0;
+    while (n-- > 0)
+        v = v << 8 | *p++;
+    return v;
+}
+
+static void read_chunk(const uint8_t *in, size_t size, const int32_t *pixels, size_t n)
+{
+    CHECK(size >= 12 && big(in, 8) == 4 * n && big(in + 8, 4) == 8192);
+    size_t i = 12, done = 0, whole = n & ~(size_t)7;
+    while (done < whole) {
+        size_t block = whole - done < 2048 ? whole - done : 2048;
+        uint8_t planes[8192];
+        CHECK(size - i >= 4);
+        size_t length = big(in + i, 4);
+        i += 4;
+        CHECK(length <= size - i);
+        CHECK(read_lz4(in + i, length, planes, 4 * block) == 4 * block);
+        i += length;
+        for (size_t k = 0; k < block; k++) {
+            uint32_t v = 0;
+            for (size_t bit = 0; bit < 32; bit++)
+                v |= (uint32_t)(planes[bit * (block / 8) + k / 8] >> (k % 8) & 1) << bit;
+            CHECK((int32_t)v == pixels[done + k]);
+        }
+        done += block;
+    }
+    CHECK(size - i == 4 * (n - whole));
+    CHECK(memcmp(in + i, pixels + whole, size - i) == 0);
+}
+
+/* ---- what is tried ---- */
+
+static void try_stream(const uint8_t *data, size_t size, size_t n)
+{
+    int32_t *first = exactly(4 * n, 1);
+    size_t first_done, length0 = 0;
+    int first_status = ob_decode(OB_PORTABLE, data, size, first, n, &first_done);
+    uint8_t *chunk0 = exactly(ob_chunk_bound(n), 2);
+
+    CHECK(first_done <= n);
+    if (first_status == OB_OK) {
+        length0 = ob_encode(OB_PORTABLE, first, n, chunk0);
+        read_chunk(chunk0, length0, first, n);
+    }
+    for (int level = 0; level <= ob_best_level(); level++) {
+        size_t done, length;
+        int32_t *out = exactly(4 * n, 3);
+        uint8_t *chunk = exactly(ob_chunk_bound(n), 4);
+        CHECK(ob_decode(level, data, size, out, n, &done) == first_status);
+        CHECK(done == first_done && memcmp(out, first, 4 * done) == 0);
+        for (int keep = 0; keep < 2; keep++) {
+            memset(out, 5, 4 * n);
+            CHECK(ob_decode_encode(level, data, size, keep ? out : NULL, n, chunk, &done,
+                                   &length) == first_status);
+            CHECK(done == first_done && (!keep || memcmp(out, first, 4 * done) == 0));
+            CHECK(length == length0 && memcmp(chunk, chunk0, length) == 0);
+        }
+        free(out);
+        free(chunk);
+    }
+    free(first);
+    free(chunk0);
+}
+
+static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
+{
+    size_t n = size / 4 * times;
+    int32_t *pixels = exactly(4 * n, 0);
+    uint8_t *first = exactly(ob_chunk_bound(n), 1), *chunk = exactly(ob_chunk_bound(n), 2);
+
+    for (size_t i = 0; i < n; i++) {
+        int32_t v = (int32_t)ob_read32(data + i % (size / 4) * 4);
+        pixels[i] = v >> down;
+    }
+    size_t length = ob_encode(OB_PORTABLE, pixels, n, first);
+    read_chunk(first, length, pixels, n);
+    for (int level = 1; level <= ob_best_level(); level++) {
+        CHECK(ob_encode(level, pixels, n, chunk) == length);
+        CHECK(memcmp(chunk, first, length) == 0);
+    }
+    free(pixels);
+    free(first);
+    free(chunk);
+}
+
+static void try_md5(const uint8_t *data, size_t size, size_t count)
+{
+    const uint8_t *parts[64];
+    size_t sizes[64], at = 0;
+    uint8_t one[64 * 16], many[64 * 16];
+
+    for (size_t i = 0; i < count; i++) {
+        size_t n = size ? (data[i % size] * (size_t)3) % (size + 1) : 0;
+        at = size ? (at + 7 * n + i) % (size + 1) : 0;
+        parts[i] = data + at;
+        sizes[i] = n < size - at ? n : size - at;
+        ob_md5(OB_PORTABLE, &parts[i], &sizes[i], 1, one + 16 * i);
+    }
+    for (int level = 0; level <= ob_best_level(); level++) {
+        memset(many, 0, sizeof many);
+        ob_md5(level, parts, sizes, count, many);
+        CHECK(memcmp(one, many, 16 * count) == 0);
+    }
+}
+
+static void try_strips(const uint8_t *data, size_t size, size_t n)
+{
+    size_t count = size / 16 < 8 ? size / 16 : 8;
+    uint64_t places[16];
+    int32_t *out = exactly(4 * n, 1);
+
+    memcpy(places, data, 16 * count);
+    for (size_t i = 0; i < 2 * count; i++)
+        if (places[i] >> 60)
+            places[i] %= size + 2; /* most of them near what is right */
+    ob_strips(data, size, places, places + count, count, data[0] & 1, out, n);
+    free(out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 4)
+        return 0;
+    uint8_t head[4];
+    memcpy(head, data, 4);
+    /* a copy of its own, so that reading behind it is seen */
+    size -= 4;
+    uint8_t *own = exactly(size, 0);
+    memcpy(own, data + 4, size);
+    size_t n = head[1] | (size_t)(head[2] & 31) << 8;
+    switch (head[0] & 3) {
+    case 0:
+        /* about as many pixels as bytes, or any number */
+        try_stream(own, size, head[3] & 1 ? n : size - (n < 64 ? n : 0) % (size + 1));
+        break;
+    case 1:
+        if (size >= 4)
+            try_counts(own, size, head[3] & 31, 1 + head[1] % (1 + 12000 / size));
+        break;
+    case 2:
+        try_md5(own, size, head[1] % 64);
+        break;
+    default:
+        if (size >= 16)
+            try_strips(own, size, head[3] & 1 ? n : size / 4);
+    }
+    free(own);
+    return 0;
+}
+
+#ifdef OWN_MAIN
+#include <time.h>
+
+static uint64_t state = 88172645463325252u;
+
+static uint64_t chance(void)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    return state ^= state << 17;
+}
+
+int main(int argc, char **argv)
+{
+    time_t end = time(NULL) + (argc > 1 ? atoi(argv[1]) : 10);
+    static uint8_t data[20004];
+    uint64_t runs = 0;
+
+    for (; time(NULL) < end; runs++) {
+        size_t size = 4 + chance() % (chance() % 8 ? 700 : 20000);
+        int alphabet = (int)(1 + chance() % 256);
+        for (size_t i = 0; i < size; i++)
+            data[i] = (uint8_t)(chance() % (uint64_t)alphabet);
+        memcpy(data, &state, 4);
+        for (uint64_t k = chance() % 30; k > 0 && size > 24; k--) {
+            static const uint8_t escape[] = {0x80, 0, 0x80, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0};
+            size_t length = 1 + chance() % sizeof escape;
+            memcpy(data + 4 + chance() % (size - 4 - length), escape, length);
+        }
+        LLVMFuzzerTestOneInput(data, size);
+    }
+    printf("%llu inputs\n", (unsigned long long)runs);
+    return 0;
+}
+#endif
