@@ -194,3 +194,19 @@ def test_real_frames_with_their_model(tmp_path):
         assert scan.sample.UB is not None
         assert scan.sweep.start == pytest.approx(-145.0)
     assert verify(tmp_path / "F.h5").ok
+
+
+@pytest.mark.skipif(not real_files(), reason="the real frames (../shared/data) are not here")
+def test_a_model_says_how_long_frames_count_that_do_not_say_it(folder, tmp_path):
+    told = json.loads(real_files()[0].with_name("model.json").read_text())
+    model = tmp_path / "model.json"
+    (folder / "x_1.cbf").write_bytes(encode_cbf(counts_of(1), name="x", header=["nothing"]))
+    model.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="does not say Exposure_time"):
+        stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
+    model.write_text(json.dumps(told | {"exposure_time": 0.5, "exposure_period": 0.6}))
+
+    stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
+
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        assert (scan.sweep.exposure, scan.sweep.period) == (0.5, 0.6)

@@ -104,7 +104,7 @@ def read_model(
     Raises
     ------
     ConfigError
-        If the model is missing or wrong.
+        If the model is missing or wrong, or the header does not say the exposure time.
     """
     try:
         told = json.loads(model.read_text())
@@ -113,13 +113,14 @@ def read_model(
         names[scan] = "omega"
         names[0 if scan else -1] = "phi" if len(names) > 1 else names[-1]
         geometry, UB = Geometry.from_model(told, shape=shape, names=names)
+        exposure, period = _times({**told, **header})
         sweep = Sweep(
             axis=geometry.scan_axis,
             start=told["goniometer"]["start_deg"],
             step=told["goniometer"]["step_deg"],
             n_frames=n_frames,
-            exposure=header.get("exposure_time", 0.097),
-            period=header.get("exposure_period", 0.1),
+            exposure=exposure,
+            period=period,
         )
         return geometry, sweep, {"lattice": told["cell"], "UB": UB.tolist()}
     except OSError as error:
@@ -271,13 +272,20 @@ def _first_good(series: Series) -> Frame:
     raise ConfigError(f"none of {series.n_files} files is a frame: {why}")
 
 
-def _sweep_of_headers(frame: Frame, series: Series) -> Sweep:
-    header, name = frame.header, series.path(frame.number).name
+def _times(header: Mapping[str, Any]) -> tuple[float, float]:
+    """Give exposure and period, s."""
     exposure = header.get("exposure_time")
     if exposure is None:
         raise ConfigError(
-            f"{name} does not say Exposure_time\nGive what is not in the frames: --model FILE."
+            "the header of the first frame does not say Exposure_time\n"
+            "Say it in a model: exposure_time and exposure_period, s (--model FILE)."
         )
+    return exposure, max(header.get("exposure_period", exposure), exposure)
+
+
+def _sweep_of_headers(frame: Frame, series: Series) -> Sweep:
+    header = frame.header
+    exposure, period = _times(header)
     step = header.get("angle_increment", 0.0)
     words = re.findall(r"\w+", header.get("oscillation_axis", ""))
     return Sweep(
@@ -286,7 +294,7 @@ def _sweep_of_headers(frame: Frame, series: Series) -> Sweep:
         step=step,
         n_frames=series.n_frames,
         exposure=exposure,
-        period=max(header.get("exposure_period", exposure), exposure),
+        period=period,
     )
 
 
