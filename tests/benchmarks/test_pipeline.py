@@ -90,6 +90,8 @@ def table(request, well):
     """Best frames/s and CPU ms per frame of everything; told, and written, when all is done."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     yield found
+    if not well or not found:
+        return
     lines = [f"{platform.processor() or platform.machine()}, {CORES} cores, {kernels.level}"]
     for name, ways in found.items():
         ours = ways.get("offbragg")
@@ -102,15 +104,14 @@ def table(request, well):
             lines.append(f"  {what:42s} {way['frames/s']:8.0f} {way['CPU ms']:8.2f} {ratio}")
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print("\n".join(lines))
-    if well and found:
-        out = request.config.rootpath / ".benchmarks" / "pipeline.json"
-        out.parent.mkdir(exist_ok=True)
-        machine = {
-            "processor": processor(), "cores": CORES, "level": kernels.level,
-            "python": platform.python_version(), "hdf5": h5py.version.hdf5_version,
-            "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg(),
-        }  # fmt: skip
-        out.write_text(json.dumps({"machine": machine, "pipeline": found}, indent=1))
+    out = request.config.rootpath / ".benchmarks" / "pipeline.json"
+    out.parent.mkdir(exist_ok=True)
+    machine = {
+        "processor": processor(), "cores": CORES, "level": kernels.level,
+        "python": platform.python_version(), "hdf5": h5py.version.hdf5_version,
+        "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg(),
+    }  # fmt: skip
+    out.write_text(json.dumps({"machine": machine, "pipeline": found}, indent=1))
 
 
 def processor() -> str:
