@@ -57,6 +57,8 @@ class ScanFile:
         self._path = path
         self._kept: dict[str, Any] = {}  # what a writer has opened: to open it costs most
         self._unsynced = 0
+        self._shape: tuple[int, int] | None = None  # it never changes
+        self._first_told = False  # what the first frame tells about all of them
         self._synced = clock.monotonic()
         run = self._get(nxmx.RUN)
         self._start: dict[str, Any] = json.loads(bytes(run["start"][()]).decode("utf-8"))
@@ -260,8 +262,10 @@ class ScanFile:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of a frame."""
-        _, rows, columns = self._get(nxmx.DATA).shape
-        return rows, columns
+        if self._shape is None:
+            _, rows, columns = self._get(nxmx.DATA).shape
+            self._shape = rows, columns
+        return self._shape
 
     @property
     def length(self) -> int:
@@ -365,7 +369,7 @@ class ScanFile:
                 with contextlib.suppress(Exception):
                     data.resize(length, axis=0)
                 raise
-            self._write_once(number, lambda: counts, frame.header)
+            self._write_once(number, lambda: counts, lambda: frame.header)
             self._column("source")[number] = nxmx.fit(source, nxmx.SOURCE_LENGTH)
             self._column("md5")[number] = (frame.md5 or "").encode("ascii", "replace")
             if np.isfinite(time):
@@ -425,7 +429,7 @@ class ScanFile:
                 self._write_once(
                     first.number,
                     lambda: data[first.number],
-                    {} if not first.text else parse_minicbf_header(first.text),
+                    lambda: parse_minicbf_header(first.text) if first.text else {},
                 )
                 sources = [nxmx.fit(frame.source, nxmx.SOURCE_LENGTH) for frame in new]
                 digests = [(frame.md5 or "").encode("ascii", "replace") for frame in new]
@@ -592,9 +596,14 @@ class ScanFile:
                 dataset[numbers[run[0]] : numbers[run[-1]] + 1] = values[run]
 
     def _write_once(
-        self, number: int, read: Callable[[], NDArray[np.int32]], header: Mapping[str, Any]
+        self,
+        number: int,
+        read: Callable[[], NDArray[np.int32]],
+        header: Callable[[], Mapping[str, Any]],
     ) -> None:
         """Keep what the first frame tells about all of them: dead pixels, and its header."""
+        if self._first_told:
+            return
         mask = self._get(nxmx.MASK)
         if mask.id.get_num_chunks() == 0:
             counts = read()
@@ -602,9 +611,10 @@ class ScanFile:
             bits[counts == -1] = 1
             bits[counts == -2] = 2
             mask[...] = bits
-            text = nxmx.as_json({"source_frame": number, **header}).encode()
+            text = nxmx.as_json({"source_frame": number, **header()}).encode()
             if len(text) <= nxmx.HEADER_ROOM:
                 self._get(f"{nxmx.RUN}/first_header")[()] = text
+        self._first_told = True
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
