@@ -12,7 +12,7 @@ assert kernels.compiled, "the wheel has no kernels"
 print("kernels:", kernels.level, "of", *kernels.available())
 
 counts = np.arange(-4, 5, dtype=np.int32).repeat(3000).reshape(90, 300)
-counts[7, 7] = 2**31 - 1
+counts[7, 7] = 1_000_000
 steps = np.diff(counts.ravel().astype(np.int64), prepend=0)
 stream = b"".join(
     int(s).to_bytes(1, "little", signed=True) if abs(s) < 128
