@@ -72,10 +72,8 @@ def frames(request, place, well):
             encode_cbf(np.roll(generated(), 7 * n, axis=0), name="x", header=header)
             for n in range(8 if well else 2)
         ]
-    if not contents or (not well and (where, request.param) != ("memory", "generated")):
-        pytest.skip(
-            "real frames (../shared/data) and the disk are for poe bench, and must be there"
-        )
+    if not contents:
+        pytest.skip("the real frames (../shared/data/l-cysteine) are not here")
     folder = folder / request.param
     folder.mkdir()
     for number in range(480 if well else 2 * BATCH):
@@ -259,9 +257,7 @@ def stack(files: list[Path], out: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", sorted({1, CORES, 2 * CORES} - {CORES}))
-def test_threads(timed, frames, threads, monkeypatch, well):
-    if not well:
-        pytest.skip("for poe bench")
+def test_threads(timed, frames, threads, monkeypatch):
     monkeypatch.setattr("offbragg.files.frame_pool.processors", lambda: threads)
 
     timed(f"offbragg, {threads} threads", stack, rounds=3)
