@@ -45,10 +45,13 @@ class Worker:
         """
         if self.crystal is None:
             assert self.replay is not None
-            began = time.process_time()
-            self.replay.read(0)
+            times = []
+            for _ in range(10):
+                began = time.process_time()
+                self.replay.read(0)
+                times.append(time.process_time() - began)
             # writing takes as long again, and the disk has its moods
-            return {"at": [0.0], "seconds": [max(3.0 * (time.process_time() - began), 0.01)]}
+            return {"at": [0.0], "seconds": [max(3.0 * min(times), 0.002)]}
         best = []
         for seconds in MEASURED:
             times = []

@@ -6,8 +6,8 @@ import pytest
 from runs import MeasuredRun
 from simulated import RE, config, devices, documents, ioc, simulator  # noqa: F401
 
-# the search for doctests would import the one once more, and so choose another port for the IOC, and
-# run the other, which is a script
+# the search for doctests would import the one once more, and so choose another port for the IOC,
+# and run the other, which is a script
 collect_ignore = ["simulated.py", "kernels/smoke.py"]
 
 LONGEST_FIRST = (

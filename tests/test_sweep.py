@@ -93,3 +93,8 @@ def test_what_is_no_number_is_refused_by_name(wrong):
 
     with pytest.raises(SweepError, match=f"sweep.{next(iter(wrong))} is"):
         Sweep(**{**asked, **wrong})
+
+
+def test_a_sweep_that_nobody_could_live_to_see_is_refused():
+    with pytest.raises(SweepError, match=r"3 frames every 1e\+300 s lasts 3e\+300 s"):
+        Sweep("phi", start=0, step=0.1, n_frames=3, exposure=1e300, period=1e300)

@@ -25,6 +25,7 @@ from offbragg.errors import JournalError, OffbraggError
 log = logging.getLogger(__name__)
 
 _BACKLOG = ".follow.json"
+_AT_ONCE = 2  # runs with more to do at once that are worked at: each has its threads and buffers
 _LOOK = 0.1  # how often journals are looked at for new documents, s
 _LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
 _BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one repeats
@@ -123,6 +124,9 @@ def follow(
             for tail in tails:
                 tail.join()
             (journal / _BACKLOG).unlink(missing_ok=True)
+        for tail in tails:
+            if tail.broken is not None:
+                raise tail.broken
     return {tail.follower.name: tail.failed for tail in tails}
 
 
@@ -174,6 +178,7 @@ class _Tail(threading.Thread):
         super().__init__(name=f"offbragg-{follower.name}", daemon=True)
         self.follower = follower
         self.failed: list[str] = []
+        self.broken: Exception | None = None
         self._journal = journal
         self._once = once
         self._stop_asked = stop
@@ -183,15 +188,27 @@ class _Tail(threading.Thread):
     def run(self) -> None:
         """Look, feed, poll, until asked to stop or, once, until nothing is left."""
         try:
+            self._follow()
+        except Exception as error:  # nobody may think that it still follows
+            self.broken = error
+            self._stop_asked.set()
+
+    def _follow(self) -> None:
+        try:
             while not self._stop_asked.is_set():
                 for path in journals(self._journal):
                     if path not in self._runs:
                         self._runs[path] = _Run(path, self.follower)
                 unfinished = [run for run in self._runs.values() if not run.finished]
-                for run in sorted(unfinished, key=lambda run: run.start.get("time", 0.0)):
+                unfinished.sort(key=lambda run: run.start.get("time", 0.0))
+                busy = 0
+                for run in unfinished:
                     if self._stop_asked.is_set():
                         break
+                    if busy >= _AT_ONCE and run is not unfinished[-1]:
+                        continue  # its turn comes; the newest may be the one that is measured
                     run.advance()
+                    busy += run.busy
                     uid = run.path.stem
                     hopeless = any(uid in tail.failed for tail in self._before)
                     if (
@@ -267,8 +284,10 @@ class _Run:
         """Let go of the run."""
         run, self._run = self._run, None
         if run is not None:
-            with contextlib.suppress(OffbraggError, OSError):
+            try:
                 run.close()
+            except Exception as error:  # it is let go of all the same
+                log.warning("%s, run %s: %s", self._follower.name, self.path.stem[:8], error)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import SweepError
 
+_LONGEST = 1e8  # s, three years: more is a slip
 _KEYS = ("axis", "start", "step", "n_frames", "exposure", "period")
 
 
@@ -73,6 +74,11 @@ class Sweep:
             raise SweepError(f"sweep.n_frames is {self.n_frames}: a sweep has at least one frame")
         if self.exposure <= 0.0:
             raise SweepError(f"sweep.exposure is {self.exposure} s: it must be above 0 s")
+        if self.duration > _LONGEST:
+            raise SweepError(
+                f"sweep of {self.n_frames} frames every {self.period:g} s lasts "
+                f"{self.duration:.3g} s: at most {_LONGEST:g} s are believed"
+            )
         if self.period < self.exposure:
             raise SweepError(
                 f"sweep.period {self.period} s is shorter than sweep.exposure {self.exposure} s: "

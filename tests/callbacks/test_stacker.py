@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 import numpy as np
 import pytest
-from runs import counts_of
+from runs import counts_of, wait_until
 
 from offbragg import kernels
 from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker
+from offbragg.callbacks.stacker import Stacker, _Look
+from offbragg.files.frame_pool import Judged
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import follow
+from offbragg.frame import PackedFrame
 from sim_iocs.tiff import encode_tiff
 
 
@@ -378,3 +381,68 @@ def test_a_stacker_says_how_far_behind_it_is(run):
     assert stacker.backlog() == {"frames": 10, "decided": 4, "due": 2, "in_work": 0, "batches": 0}
     sweep.close()
     assert set(stacker.backlog().values()) == {0}
+
+
+@pytest.mark.usefixtures("each_route")
+def test_values_of_a_frame_that_comes_with_the_last_document_are_kept(run):
+    run.begin()
+    run.write(0, 1, 2, *range(4, 10))
+    run.announce(10)
+    stacker = Stacker(run.experiment, late=0.0).open(run.start)
+    journal = run.journal_directory / f"{run.uid}.jsonl"
+    documents, position = read_journal(journal, 0)
+    for name, doc in documents:
+        stacker(name, doc)
+    wait_until(lambda: stacker.poll() or stacker.decided == 10, 20, "frame 3 to be given up")
+    run.write(3)
+    run.end()
+    for name, doc in read_journal(journal, position)[0]:
+        stacker(name, doc)
+    stacker._next_look = 0.0
+
+    wait_until(stacker.poll, 20, "end of the sweep")
+
+    with ScanFile.open(stacker.path) as scan:
+        assert scan.ledger.counts()["stored"] == 10
+        np.testing.assert_array_equal(scan.frame_values()["temperature"], run.temperature)
+
+
+@pytest.mark.usefixtures("each_route")
+def test_what_cannot_be_read_is_missing_with_the_reason_and_the_others_are_stored(run, stacked):
+    run.begin()
+    run.write(0, *range(2, 10))
+    os.mkfifo(run.path(1))
+    run.announce(10)
+    run.end()
+
+    with stacked() as scan:
+        assert scan.ledger.counts() == {"stored": 9, "missing": 1, "rejected": 0, "pending": 0}
+        assert "could not be read (it is no file)" in scan.ledger.reasons[1]
+
+
+def test_a_tiff_that_changed_while_it_waited_is_not_believed(run):
+    run.begin()
+    run.announce(1)
+    stacker = Stacker(run.experiment).open(run.start)
+    look = stacker._looked[0] = _Look((10, 1), 0.0, steady=True)
+    frame = PackedFrame(0, stacker._shape, np.zeros(1, np.uint8), "x_0.tif")
+
+    changed = stacker._believe(Judged(0, run.path(0), frame, signature=(10, 2)))
+    same = stacker._believe(Judged(0, run.path(0), frame, signature=(10, 1)))
+
+    assert changed is None
+    assert look.unverified
+    assert same is not None
+    stacker.close()
+
+
+def test_a_follower_that_cannot_go_on_ends_all_and_says_why(run, monkeypatch):
+    run.begin()
+
+    def gone(_):
+        raise OSError("the journal is gone")
+
+    monkeypatch.setattr("offbragg.follow.journals", gone)
+
+    with pytest.raises(OSError, match="the journal is gone"):
+        follow(run.journal_directory, [Stacker(run.experiment)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from runs import SHAPE, counts_of
 from offbragg import kernels
 from offbragg.errors import FrameError, RejectedFrame
 from offbragg.files import read_frame
-from offbragg.files.frame_pool import BATCH, FramePool, Judged
+from offbragg.files.frame_pool import BATCH, FramePool, Judged, _Reader, _Slab
 from offbragg.files.nxmx import unpack
 from sim_iocs.cbf import encode_cbf
 from sim_iocs.tiff import encode_tiff
@@ -183,3 +184,51 @@ def test_buffers_descriptors_and_threads_are_those_of_the_first_batches(tmp_path
         pool.offer(number, path)  # nobody takes them
     pool.close()
     assert threading.active_count() == threads
+
+
+def test_chunks_of_any_size_find_room_that_is_there():
+    slab = _Slab((1000, 1000))
+    largest = kernels.chunk_bound(1000 * 1000)
+    for batch in range(20):
+        slab.clear()
+        for n in range(BATCH):
+            slab.keep(np.empty(largest // 2 + 64 * (BATCH * batch + n), np.uint8))
+
+    assert len(slab._blocks) <= BATCH
+
+
+def test_a_thread_without_memory_says_so(pool, monkeypatch, tmp_path):
+    def no_memory(_: int) -> int:
+        raise MemoryError("no room for a chunk")
+
+    (tmp_path / "x_0.cbf").write_bytes(cbf(0))
+    monkeypatch.setattr("offbragg.kernels.chunk_bound", no_memory)
+    pool.offer(0, tmp_path / "x_0.cbf")
+    pool.send()
+
+    with pytest.raises(MemoryError, match="no room for a chunk"), pool.take(10.0):
+        pass
+
+
+def test_what_is_no_file_keeps_no_thread_waiting(pool, tmp_path):
+    os.mkfifo(tmp_path / "x_0.cbf")
+    (tmp_path / "x_1.cbf").mkdir()
+    (tmp_path / "x_2.cbf").write_bytes(cbf(2))
+
+    found = judge(pool, [tmp_path / f"x_{n}.cbf" for n in range(3)])
+
+    assert "is no file" in str(found[0][0].error)
+    assert found[1][0].error is not None
+    np.testing.assert_array_equal(found[2][1], counts_of(2))
+
+
+def test_of_a_file_that_goes_on_behind_its_pixels_no_more_is_read_than_it_promises(tmp_path):
+    with (tmp_path / "x_0.cbf").open("wb") as file:
+        file.write(cbf(0))
+        file.truncate(1 << 30)
+    reader = _Reader(SHAPE)
+
+    length, _ = reader._read(0, tmp_path / "x_0.cbf", "x")
+
+    assert len(cbf(0)) < length < len(cbf(0)) + 20_000
+    assert len(reader._files[0]) <= 1 << 20

@@ -704,3 +704,19 @@ def test_another_hdf5_file_is_refused_by_name(tmp_path):
 
     with pytest.raises(ScanFileError, match=re.escape(str(path))):
         ScanFile.open(path)
+
+
+def test_a_file_that_cannot_be_closed_can_be_resumed(tmp_path, start, monkeypatch):
+    scan = ScanFile.create(tmp_path, start=start)
+    file = scan._file
+    with monkeypatch.context() as full:
+        full.setattr(type(file), "close", lambda _: _raise(RuntimeError("no space left")))
+        with pytest.raises(ScanFileError, match="cannot be closed: no space left"):
+            scan.close()
+    file.close()
+
+    ScanFile.resume(scan.path).close()
+
+
+def _raise(error: Exception) -> None:
+    raise error

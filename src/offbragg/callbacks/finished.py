@@ -6,6 +6,7 @@ over, made from the names and the headers of the files, and perhaps from a model
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -65,6 +66,8 @@ def find_series(pattern: str) -> Series:
         )
     kinds: dict[tuple[Path, str, str], dict[int, str]] = {}
     for path in paths:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file\nGive a pattern that leaves it out.")
         if path.suffix.lower() not in _MIMETYPES:
             raise ConfigError(f"{path.name} is no frame: only .cbf, .tif and .tiff are read")
         found = re.fullmatch(r"(.*?)(\d+)", path.stem)
@@ -185,6 +188,8 @@ def stack_files(
     began = time.perf_counter()
     series = find_series(pattern)
     start = _start_document(series, model)
+    if out.is_dir():
+        raise ConfigError(f"{out} is a directory: give the name of a file in it")
     if out.exists():
         with ScanFile.open(out) as scan:
             if scan.run != start["uid"]:
@@ -206,8 +211,11 @@ def stack_files(
             progress(stacker.decided, series.n_frames)
             if not stacker.busy:
                 time.sleep(_LOOK)  # for files without a checksum to have stopped changing
-    finally:
-        stacker.close()
+    except BaseException:
+        with contextlib.suppress(ScanFileError):  # it follows from what is under way
+            stacker.close()
+        raise
+    stacker.close()
     seconds = time.perf_counter() - began
     with ScanFile.open(out) as scan:
         ledger = scan.ledger

@@ -13,7 +13,9 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from errno import EINVAL
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -161,6 +163,7 @@ class SweepStacker:
             if status in (Status.MISSING, Status.REJECTED)
         }
         self._looked: dict[int, _Look] = {}
+        self._unreadable: dict[int, OSError] = {}  # what a thread met with
         self._pool = FramePool(self._shape) if kernels.compiled else None
         self.busy = False  # whether there is more to do at once
         self.closed = False
@@ -221,12 +224,14 @@ class SweepStacker:
             return self._look_again_once()
         self._stack_pending()
         self._look_again()
+        over = self._stop is not None and not self._pending
+        if over:
+            self._take_all()  # their values are to be written, too
+            over = not self._unverified()
         self._write_values()
-        if self._stop is not None and not self._pending:
-            self._take_all()
+        if over and self._stop is not None:
             self._finish(self._stop)
-            return True
-        return False
+        return over
 
     def close(self) -> None:
         """Let go of the file as it is; a later stacker resumes it."""
@@ -234,9 +239,9 @@ class SweepStacker:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _stack_pending(self) -> None:
         end_of_turn = self._clock() + _TURN
@@ -268,10 +273,13 @@ class SweepStacker:
         path = self._path_of(number)
         if path is None:
             return Status.MISSING, f"the file of frame {number} was not there"
+        if number in self._unreadable:
+            return _unreadable(self._unreadable.pop(number), path)  # the next time anew
         try:
             look = self._look(number, path)
-        except FileNotFoundError:
-            return Status.MISSING, f"{path.name} was not there"
+        except OSError as error:
+            self._looked.pop(number, None)
+            return _unreadable(error, path)
         if look.problem is not None:
             return look.problem  # the file has not changed since
         look.steady = self._clock() - look.since >= _STEADY
@@ -284,11 +292,13 @@ class SweepStacker:
             return None
         try:
             frame = read_frame(path, number=number, shape=self._shape)
-        except FileNotFoundError:
-            return Status.MISSING, f"{path.name} was not there"
+        except OSError as error:
+            return _unreadable(error, path)
         except FrameError as error:
             look.problem = _problem(error, path)
             return look.problem
+        if not frame.verified and self._look(number, path) is not look:
+            return None  # it changed while it was read
         if self._is_believed(frame, look):
             begin = self._began(number, look)
             self._scan().write_frame(frame, source=path.name, time=begin)
@@ -305,10 +315,8 @@ class SweepStacker:
                 for frame in good:
                     self._note_stored(frame.number, frame.time)
             for item in judged:
-                if isinstance(item.error, OSError) and not isinstance(
-                    item.error, FileNotFoundError
-                ):
-                    raise item.error
+                if isinstance(item.error, OSError):
+                    self._unreadable[item.number] = item.error
 
     def _take_all(self) -> None:
         """Wait for everything that is in work."""
@@ -323,6 +331,9 @@ class SweepStacker:
             look.problem = _problem(judged.error, judged.path)
         if judged.frame is None or not self._is_believed(judged.frame, look):
             return None
+        if not judged.frame.verified and judged.signature != look.signature:
+            look.unverified = True  # it changed while it waited
+            return None
         return replace(judged.frame, time=self._began(judged.number, look))
 
     def _is_believed(self, frame: Frame | PackedFrame, look: _Look) -> bool:
@@ -334,6 +345,8 @@ class SweepStacker:
     def _look(self, number: int, path: Path) -> _Look:
         """Give what is known of a file as it is now: nothing, once it has changed."""
         status = path.stat()
+        if not S_ISREG(status.st_mode):  # a pipe would keep who reads it waiting for ever
+            raise OSError(EINVAL, "it is no file")
         signature = (status.st_size, status.st_mtime_ns)
         look = self._looked.get(number)
         if look is None or look.signature != signature:
@@ -393,10 +406,15 @@ class SweepStacker:
         """For a sweep that was finished: reopen it only if there is something to add."""
         if self._stop is None:
             return False
+        end_of_turn = self._clock() + _TURN
         for number in sorted(self._given_up):
-            self._try(number)
+            if number in self._given_up:  # still
+                self._try(number)
+            self.busy = self._clock() > end_of_turn
+            if self.busy:
+                return False
         self._take_all()
-        if any(look.unverified for look in self._looked.values()):
+        if self._unverified():
             return False  # to be seen again
         if self._writer is not None:
             self._write_values()
@@ -404,6 +422,10 @@ class SweepStacker:
         elif self._wrapped and not has_wrapper(self.path):
             self._wrap()
         return True
+
+    def _unverified(self) -> bool:
+        """Whether a file without a checksum is to be seen again before it is believed."""
+        return any(look.unverified and look.problem is None for look in self._looked.values())
 
     def _write_values(self) -> None:
         for column, numbers, values in self._values.take():
@@ -621,6 +643,12 @@ class _FrameValues:
             for column, values in self._columns.items()
             if (v := values[np.isfinite(values)]).size
         }
+
+
+def _unreadable(error: OSError, path: Path) -> tuple[Status, str]:
+    if isinstance(error, FileNotFoundError):
+        return Status.MISSING, f"{path.name} was not there"
+    return Status.MISSING, f"{path.name} could not be read ({error.strerror})"
 
 
 def _problem(error: FrameError, path: Path) -> tuple[Status, str]:

@@ -119,6 +119,13 @@ def most_bytes(shape: tuple[int, int]) -> int:
     return _HEADER_LIMIT + _BLOCK + _MOST_PER_PIXEL * shape[0] * shape[1] + _BEHIND
 
 
+def promised_end(head: bytes) -> int | None:
+    """Say how many bytes of a file matter, from its beginning; None if that does not tell."""
+    at = head.find(_STARTER)
+    size = re.search(rb"X-Binary-Size:\s*(\d{1,15})\b", head[: max(at, 0)], re.IGNORECASE)
+    return None if size is None else at + len(_STARTER) + int(size[1]) + _BEHIND
+
+
 def _section(
     stream: memoryview, text: str, section: str, promised: tuple[int, int, int], where: str
 ) -> BinarySection:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import queue
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from offbragg import kernels
 from offbragg.errors import FrameError, IncompleteFrame, RejectedFrame
-from offbragg.files.cbf import BinarySection, binary_section, most_bytes
+from offbragg.files.cbf import BinarySection, binary_section, most_bytes, promised_end
 from offbragg.files.tiff import read_layout
 from offbragg.frame import PackedFrame
 
@@ -34,6 +35,7 @@ _QUEUED = 2  # batches that may wait for the writer
 _FEW = 2  # so many frames are quicker with hashlib
 _MOST_THREADS = 8  # one writer cannot take more
 _SLAB = 4 << 20  # bytes
+_HEADER = 1 << 16  # bytes; real headers have 1 to 10 thousand
 _GRAIN = 1 << 20  # file buffers are multiples of it, so that they soon fit
 
 
@@ -45,6 +47,8 @@ class Judged:
     path: Path
     frame: PackedFrame | None = None
     error: FrameError | OSError | None = None
+    signature: tuple[int, int] | None = None
+    """Size and time of the last change, ns, once all of it had been read."""
 
 
 class FramePool:
@@ -143,15 +147,16 @@ class FramePool:
     # ---- in the threads ----------------------------------------------------------------
 
     def _work(self) -> None:
-        reader = _Reader(self.shape)
+        reader: _Reader | None = None
         while (jobs := self._todo.get()) is not None and not self._closed:
             try:
                 slab = self._slabs.get_nowait()
             except queue.Empty:
-                slab = _Slab()
+                slab = _Slab(self.shape)
             batch = _Batch([number for number, _ in jobs], slab)
             slab.clear()
             try:
+                reader = reader or _Reader(self.shape)
                 batch.judged = reader.judge(jobs, slab)
             except BaseException as error:  # handed to the one who takes: nothing is passed over
                 batch.failure = error
@@ -169,7 +174,8 @@ class _Batch:
 class _Slab:
     """Room for the chunks of one batch; grows to what the largest took, and is used again."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._pixels = shape[0] * shape[1]
         self._blocks: list[NDArray[np.uint8]] = []
         self.clear()
 
@@ -183,7 +189,9 @@ class _Slab:
         ):
             self._block, self._used = self._block + 1, 0
         if self._block == len(self._blocks):
-            self._blocks.append(np.empty(max(_SLAB, chunk.size), np.uint8))
+            # every chunk fits into every block, else it would pass by blocks for ever
+            most = max(_SLAB, kernels.chunk_bound(self._pixels))
+            self._blocks.append(np.empty(most, np.uint8))
         kept = self._blocks[self._block][self._used : self._used + chunk.size]
         self._used += chunk.size
         kept[:] = chunk
@@ -200,18 +208,20 @@ class _Reader:
         self._files: list[bytearray] = []
         self._chunk = np.empty(kernels.chunk_bound(self._pixels), np.uint8)
         self._image = np.empty(0, np.int32)
+        self._usual = 0  # bytes of a file
 
     def judge(self, jobs: Sequence[tuple[int, Path]], slab: _Slab) -> list[Judged]:
         """Read a batch of files, check them, and put their chunks into the slab."""
         judged: list[Judged] = []
-        found: list[tuple[int, Path, BinarySection]] = []
+        found: list[tuple[int, Path, tuple[int, int], BinarySection]] = []
         for number, path in jobs:
             try:
                 suffix = path.suffix.lower()
                 if suffix == ".cbf":
-                    found.append((number, path, self._find(len(found), number, path)))
+                    found.append((number, path, *self._find(len(found), number, path)))
                 elif suffix in (".tif", ".tiff"):
-                    judged.append(Judged(number, path, self._pack_tiff(number, path, slab)))
+                    frame, signature = self._pack_tiff(number, path, slab)
+                    judged.append(Judged(number, path, frame, signature=signature))
                 else:
                     raise RejectedFrame(
                         f"frame {number}: {path.name} ends with {path.suffix!r}: "
@@ -221,26 +231,28 @@ class _Reader:
                 judged.append(Judged(number, path, error=error))
         declared = [section.packed for *_, section in found if section.declared is not None]
         digests = iter(_md5(declared))
-        for number, path, section in found:
+        for number, path, signature, section in found:
             digest = next(digests) if section.declared is not None else b""
             try:
                 frame = self._pack_cbf(number, path, section, digest, slab)
-                judged.append(Judged(number, path, frame))
+                judged.append(Judged(number, path, frame, signature=signature))
             except FrameError as error:
                 judged.append(Judged(number, path, error=error))
         return judged
 
-    def _find(self, i: int, number: int, path: Path) -> BinarySection:
-        length = self._read(i, path)
-        return binary_section(
-            self._files[i], length, where=f"frame {number}: {path.name}", shape=self._shape
-        )
+    def _find(self, i: int, number: int, path: Path) -> tuple[tuple[int, int], BinarySection]:
+        where = f"frame {number}: {path.name}"
+        length, signature = self._read(i, path, where)
+        return signature, binary_section(self._files[i], length, where=where, shape=self._shape)
 
-    def _read(self, i: int, path: Path) -> int:
-        """Read a file into buffer ``i``; give its length, as far as it can matter."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def _read(self, i: int, path: Path, where: str) -> tuple[int, tuple[int, int]]:
+        """Read a file into buffer ``i``; give its length, as far as it matters, and signature."""
+        descriptor = _open(path, where)
         try:
             wanted = min(os.fstat(descriptor).st_size, self._most)
+            if wanted > 2 * max(self._usual, _GRAIN):  # it may be longer than it promises
+                wanted = min(wanted, promised_end(os.pread(descriptor, _HEADER, 0)) or wanted)
+            self._usual = max(self._usual, wanted)
             if i == len(self._files):
                 self._files.append(bytearray())
             if len(self._files[i]) < wanted:
@@ -248,7 +260,7 @@ class _Reader:
             length, room = 0, memoryview(self._files[i])
             while length < wanted and (n := os.readv(descriptor, [room[length:wanted]])):
                 length += n
-            return length
+            return length, _signature(descriptor)
         finally:
             os.close(descriptor)
 
@@ -274,21 +286,39 @@ class _Reader:
             verified=section.declared is not None,
         )
 
-    def _pack_tiff(self, number: int, path: Path, slab: _Slab) -> PackedFrame:
+    def _pack_tiff(
+        self, number: int, path: Path, slab: _Slab
+    ) -> tuple[PackedFrame, tuple[int, int]]:
         where = f"frame {number}: {path.name}"
         if not self._image.size:
             self._image = np.empty(self._pixels, np.int32)
         pixels, length = self._image.data.cast("B"), 0
-        with path.open("rb", buffering=0) as file:
+        with open(_open(path, where), "rb", buffering=0) as file:
             layout = read_layout(file, where=where, shape=self._shape)
             for offset, size in zip(layout.offsets, layout.lengths, strict=True):
                 length += _read_at(file.fileno(), pixels[length : length + size], offset)
+            signature = _signature(file.fileno())
         if length != len(pixels):
             raise IncompleteFrame(f"{where} has {length} of {len(pixels)} bytes of pixels")
         if layout.big_endian is (sys.byteorder == "little"):
             self._image.byteswap(inplace=True)
         chunk = kernels.encode(self._image, self._chunk)
-        return PackedFrame(number, layout.shape, slab.keep(chunk), path.name, text=layout.text)
+        kept = slab.keep(chunk)
+        return PackedFrame(number, layout.shape, kept, path.name, text=layout.text), signature
+
+
+def _open(path: Path, where: str) -> int:
+    """Open a file for reading; what is no file could keep a thread waiting for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RejectedFrame(f"{where} is no file")
+    return descriptor
+
+
+def _signature(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
 
 
 def _read_at(descriptor: int, room: memoryview, offset: int) -> int:

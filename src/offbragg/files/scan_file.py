@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import time as clock
@@ -108,10 +109,19 @@ class ScanFile:
         if len(shape) != 2:
             raise ScanFileError("a scan file needs the shape of its frames")
         hidden = directory / f".{uuid.uuid4().hex}.h5"
+        # in memory: HDF5 does not survive a disk that is full before its file has a beginning
+        skeleton = io.BytesIO()
+        with h5py.File(skeleton, "w", libver=_LIBVER) as file:
+            nxmx.write_skeleton(file, start, (shape[0], shape[1]))
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with h5py.File(hidden, "w", libver=_LIBVER, locking=False) as file:
-                nxmx.write_skeleton(file, start, (shape[0], shape[1]))
+        except OSError as error:
+            raise ScanFileError(
+                f"no scan file can be made in {directory}: {error.strerror}\n"
+                "Give another directory."
+            ) from error
+        try:
+            hidden.write_bytes(skeleton.getbuffer())
             path = _link_next(hidden, directory) if name is None else directory / name
             if name is not None:
                 os.link(hidden, path)
@@ -191,17 +201,30 @@ class ScanFile:
             raise ScanFileError(f"{path} is no scan file: {error}") from error
 
     def close(self) -> None:
-        """Let go of the file as it is; a writer's file can be resumed."""
+        """Let go of the file as it is; a writer's file can be resumed.
+
+        Raises
+        ------
+        ScanFileError
+            If what HDF5 still kept in memory cannot be written.
+        """
         file, self._file = self._file, None
+        lock, self._lock = self._lock, None
         self._kept.clear()
-        if file is not None:
-            file.close()
-        if self._lock is not None:
-            if not self._flag():
+        try:
+            if file is not None:
+                file.close()
+            if lock is not None and not self._flag():
                 _beside(self._path, "superblock").unlink(missing_ok=True)
                 _beside(self._path, "writer").unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+        except (OSError, RuntimeError, ValueError) as error:  # a full disk: RuntimeError
+            raise ScanFileError(
+                f"{self._path} cannot be closed: {error}\n"
+                "What was stored before is safe. Look at the disk's space and permissions."
+            ) from error
+        finally:
+            if lock is not None:
+                os.close(lock)
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +235,11 @@ class ScanFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except ScanFileError:
+            if error is None:  # else it follows from that one
+                raise
 
     # ---- what is in it ---------------------------------------------------------------
 

@@ -134,7 +134,10 @@ def _at(
     if start + length > size:
         raise IncompleteFrame(f"{where} has {size} of at least {start + length} bytes")
     file.seek(start)
-    return file.read(min(length, limit))
+    found = file.read(min(length, limit))
+    if len(found) < min(length, limit):
+        raise IncompleteFrame(f"{where} has become shorter than {start + length} bytes")
+    return found
 
 
 def _values(tags: dict[int, tuple[int, ...] | bytes], tag: int) -> tuple[int, ...]:
