@@ -219,9 +219,14 @@ def counted_too_little(counts: NDArray[np.float64], fraction: float) -> NDArray[
     >>> counted_too_little(np.array([99.0, 101.0, 30.0, 0.0, 0.0, 0.0, 100.0]), 0.5).tolist()
     [False, False, True, True, True, True, False]
     """
+    # nan compares as false
+    return (counts < least_count(counts, fraction)) | (counts <= 0)
+
+
+def least_count(counts: NDArray[np.float64], fraction: float) -> float:
+    """Say what a frame with beam counts at least; see `counted_too_little`. NaN of no counts."""
     known = np.sort(counts[np.isfinite(counts)])
     if not known.size:
-        return np.zeros(counts.shape, np.bool_)
+        return math.nan
     with_beam = known[known >= fraction * known[-min(3, known.size)]]
-    # nan compares as false
-    return (counts < fraction * np.median(with_beam)) | (counts <= 0)
+    return fraction * float(np.median(with_beam))

@@ -16,7 +16,7 @@ from ophyd.status import Status
 
 from offbragg.devices.background import fail, finish, in_background, is_above_zero, put
 from offbragg.errors import ConfigError, DeviceError
-from offbragg.sweep import Sweep, counted_too_little
+from offbragg.sweep import Sweep, least_count
 
 log = logging.getLogger(__name__)
 
@@ -353,6 +353,7 @@ class BeamPermit(Device):
         self._lock = threading.Lock()
         self._counted_at = 0.0
         self._counts: NDArray[np.float64] = np.empty(0)
+        self._least, self._least_of = 0.0, 0  # counts with beam, and of how many frames
         # callbacks judge by what they were told and never wait for a record; nor does this: when a
         # beamline is made, nothing is connected yet
         self._current: Any = None
@@ -407,12 +408,18 @@ class BeamPermit(Device):
             why.append(f"{self.shutter.name}: the shutter is closed")
         if flying and self.monitor is not None:
             counts = self._counts
-            if len(counts) >= 3 and counted_too_little(counts, self.fraction)[-1]:
+            if len(counts) >= 3 and self._is_too_little(counts):
                 why.append(
                     f"{self.monitor.counts.name} counted {counts[-1]:g} in its last frame, "
                     f"less than {self.fraction:g} of the median of those with beam"
                 )
         return why
+
+    def _is_too_little(self, counts: NDArray[np.float64]) -> bool:
+        # at 100 Hz each frame tells the counts of thousands: the median is of the first 15/16
+        if not self._least_of <= len(counts) <= self._least_of + self._least_of // 16:
+            self._least, self._least_of = least_count(counts, self.fraction), len(counts)
+        return bool(counts[-1] < self._least or counts[-1] <= 0)
 
     def ok(self) -> bool:
         """Whether a sweep may begin: the ring has beam. The plan itself opens the shutter."""

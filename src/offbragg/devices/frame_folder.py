@@ -83,6 +83,7 @@ class FrameFolder:
         self._pattern = re.compile(re.escape(stem) + r"_(\d{5,})\." + re.escape(suffix) + r"\Z")
         self._sizes: dict[int, int] = {}
         self._paths: dict[int, Path] = {}
+        self._whole: set[str] = set()  # names of complete files: thousands, at every look
 
     @property
     def n_present(self) -> int:
@@ -105,9 +106,11 @@ class FrameFolder:
     def look(self) -> None:
         """Take note of the files that have been completed since the last look."""
         sizes: dict[int, int] = {}
-        newest = -1
+        newest = self.last
         with os.scandir(self.directory) as entries:
             for entry in entries:
+                if entry.name in self._whole:
+                    continue
                 match = self._pattern.match(entry.name)
                 if not match:
                     continue
@@ -123,4 +126,5 @@ class FrameFolder:
         for number, size in sizes.items():
             if size and (number < newest or size == self._sizes.get(number)):
                 self.present[number] = True
+                self._whole.add(self._paths[number].name)
         self._sizes = sizes
