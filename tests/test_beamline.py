@@ -189,7 +189,7 @@ def test_a_temperature_out_of_range_is_refused(config):
 
 
 def test_too_little_disk_is_refused_with_the_numbers(config):
-    doc = {**GOOD, "sweep": {**GOOD["sweep"], "n_frames": 10**10}}
+    doc = {**GOOD, "sweep": {**GOOD["sweep"], "n_frames": 9 * 10**8}}
 
     with pytest.raises(ConfigError, match=r"too little disk.* GB free in .*experiment"):
         beamline.check_start(config, doc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import hdf5plugin
 import numpy as np
@@ -239,16 +240,24 @@ def test_threads_with_buffers_of_their_own_do_not_meet(compiled_level):
 
 def test_others_run_while_a_kernel_works(compiled_level):
     counts = np.zeros(1 << 24, np.int32)
-    chunk, ticks, ended = chunk_for(counts.size), [], threading.Event()
+    chunk, calls, seen = chunk_for(counts.size), [], threading.Event()
 
     def work() -> None:
-        kernels.encode(counts, chunk, level=compiled_level)
-        ended.set()
+        while not seen.is_set():
+            began = time.monotonic()
+            kernels.encode(counts, chunk, level=compiled_level)
+            calls.append((began, time.monotonic()))
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not ended.wait(0.0005):
-        ticks.append(None)
+    ticks, limit = [], time.monotonic() + 20.0
+    while not seen.is_set() and time.monotonic() < limit:
+        time.sleep(0.0005)
+        ticks.append(time.monotonic())
+        if any(a + (b - a) / 4 < t < b - (b - a) / 4 for a, b in calls for t in ticks):
+            seen.set()
+    found = seen.is_set()
+    seen.set()
     thread.join()
 
-    assert ticks
+    assert found, "nothing ran in the middle of a call"

@@ -9,6 +9,7 @@ import pytest
 from bluesky.utils import RunEngineInterrupted
 from runs import wait_until
 
+from offbragg.devices.pilatus_align import ALIGNMENT
 from offbragg.devices.pilatus_cam import TRIGGERS
 from offbragg.errors import ConfigError, DeviceError, SweepError
 from offbragg.files import read_frame
@@ -129,7 +130,10 @@ def test_a_detector_that_looks_does_nothing_else(RE, looks, devices, monkeypatch
     for plan in (align(looks, 10.0), expose(looks, 3, 0.09, period=0.1)):
         with pytest.raises(DeviceError, match="pilatus is busy: pilatus_alignment is on"):
             RE(plan)
-    wait_until(lambda: str(looks.cam.state.get(use_monitor=False)) == "Acquire", 20, "exposing")
+    mode, state = looks.cam.trigger_mode, looks.cam.state
+    # an error that an earlier test left is reset first, by a series that is aborted
+    wait_until(lambda: mode.get(use_monitor=False) == ALIGNMENT, 20, "TriggerMode Alignment")
+    wait_until(lambda: str(state.get(use_monitor=False)) == "Acquire", 20, "exposing")
 
     with monkeypatch.context() as patch:  # as another process sees it
         patch.setattr(looks.alignment, "_status", None)
