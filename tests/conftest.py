@@ -11,8 +11,8 @@ from simulated import RE, config, devices, documents, ioc, simulator  # noqa: F4
 collect_ignore = ["simulated.py", "kernels/smoke.py"]
 
 LONGEST_FIRST = (
-    "test_ioc_alone.py", "test_demo.py", "test_main_path.py", "test_demo_replay.py",
-    "test_shell.py", "test_beam_loss.py", "test_resume.py", "test_suspender.py",
+    "test_ioc_alone.py", "test_demo.py", "test_demo_replay.py", "test_main_path.py",
+    "test_beam_loss.py", "test_resume.py", "test_shell.py", "test_suspender.py",
     "test_detector_trouble.py", "test_triggers.py", "test_rotation.py", "test_server.py",
 )  # fmt: skip
 
