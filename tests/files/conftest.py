@@ -10,27 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from streams import byte_offset
 
 from offbragg.geometry import Geometry
 from offbragg.sweep import Sweep
 
 SHAPE = (20, 30)
-
-
-def byte_offset(counts: np.ndarray) -> bytes:
-    """Byte-offset coding as the CBF specification says it, one pixel at a time."""
-    out, last = bytearray(), 0
-    for value in counts.ravel().tolist():
-        step, last = value - last, value
-        if abs(step) <= 127:
-            out += struct.pack("<b", step)
-        elif abs(step) <= 32767:
-            out += b"\x80" + struct.pack("<h", step)
-        elif abs(step) <= 2**31 - 1:
-            out += b"\x80\x00\x80" + struct.pack("<i", step)
-        else:
-            out += b"\x80\x00\x80\x00\x00\x00\x80" + struct.pack("<q", step)
-    return bytes(out)
 
 
 HEADER = """# Detector: PILATUS 100K, S/N 1-0001

@@ -68,6 +68,21 @@ static size_t blocks_of(const ob_steps *s, size_t block, size_t room)
     return n < RUN ? n : RUN;
 }
 
+/* up to the escape and through it: what is next is again a block, if it can be */
+static inline int past_escape(ob_steps *s, int32_t *out, size_t *done, size_t want, int most)
+{
+    for (int i = 0; i < most && *done < want; i++) {
+        int escape = s->in < s->end && *s->in == 0x80;
+        int status = one_pixel(s, out + *done);
+        if (status != OB_OK)
+            return status;
+        (*done)++;
+        if (escape && !(s->in < s->end && *s->in == 0x80))
+            break;
+    }
+    return OB_OK;
+}
+
 static size_t decode_portable(ob_steps *s, int32_t *out, size_t want, size_t room, int *status)
 {
     size_t done = 0;
@@ -96,15 +111,8 @@ static size_t decode_portable(ob_steps *s, int32_t *out, size_t want, size_t roo
             s->in = in;
             s->last = v;
         }
-        /* up to the escape and through it: what is next is again a block, if it can be */
-        for (int i = 0; i < 8 && done < want; i++) {
-            int escape = s->in < s->end && *s->in == 0x80;
-            if ((*status = one_pixel(s, out + done)) != OB_OK)
-                return done;
-            done++;
-            if (escape && !(s->in < s->end && *s->in == 0x80))
-                break;
-        }
+        if ((*status = past_escape(s, out, &done, want, 8)) != OB_OK)
+            break;
     }
     return done;
 }
@@ -170,14 +178,8 @@ OB_AVX2 static size_t decode_avx2(ob_steps *s, int32_t *out, size_t want, size_t
             }
             s->in = in;
         }
-        for (int i = 0; i < 32 && done < want; i++) {
-            int escaped = s->in < s->end && *s->in == 0x80;
-            if ((*status = one_pixel(s, out + done)) != OB_OK)
-                return done;
-            done++;
-            if (escaped && !(s->in < s->end && *s->in == 0x80))
-                break;
-        }
+        if ((*status = past_escape(s, out, &done, want, 32)) != OB_OK)
+            break;
     }
     return done;
 }
@@ -254,14 +256,8 @@ OB_AVX512 static size_t decode_avx512(ob_steps *s, int32_t *out, size_t want, si
             }
             s->in = in;
         }
-        for (int i = 0; i < 64 && done < want; i++) {
-            int escaped = s->in < s->end && *s->in == 0x80;
-            if ((*status = one_pixel(s, out + done)) != OB_OK)
-                return done;
-            done++;
-            if (escaped && !(s->in < s->end && *s->in == 0x80))
-                break;
-        }
+        if ((*status = past_escape(s, out, &done, want, 64)) != OB_OK)
+            break;
     }
     return done;
 }
