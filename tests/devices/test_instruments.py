@@ -26,6 +26,32 @@ def test_a_shutter_is_set_by_words_only(devices):
         devices["shutter"].set("Open")
 
 
+def test_a_move_ends_although_the_limit_switches_did_not_answer(devices, monkeypatch):
+    omega = devices["omega"]
+    asked = []
+    usual = omega.low_limit_switch.get, omega.high_limit_switch.get
+
+    def silent_once(which):
+        def get(**how):
+            asked.append(which)
+            if len(asked) == 1:
+                raise TimeoutError("no answer")
+            return usual[which](**how)
+
+        return get
+
+    monkeypatch.setattr(omega.low_limit_switch, "get", silent_once(0))
+    monkeypatch.setattr(omega.high_limit_switch, "get", silent_once(1))
+    start = omega.position
+
+    omega.set(start + 1.0).wait(20)
+
+    assert len(asked) == 2
+    assert omega.position == pytest.approx(start + 1.0)
+    monkeypatch.undo()
+    omega.set(start).wait(20)
+
+
 def test_a_set_temperature_is_reached_and_settled(devices):
     cryostream = devices["cryostream"]
 

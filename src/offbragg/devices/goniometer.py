@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsMotor, EpicsSignal, EpicsSignalRO, Kind
 from ophyd.status import Status
+from ophyd.utils.errors import WaitTimeoutError
 
 from offbragg.devices.background import fail, finish, in_background, put, verify
 from offbragg.errors import DeviceError, SweepError
@@ -23,6 +24,7 @@ from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
+_DONE_MOVE = 1.0  # s that ophyd has to take note of the end of a move
 OUT_OF_REACH = 1e6  # degree, where no axis comes: the position compare gives no pulse
 
 
@@ -129,6 +131,7 @@ class RotationAxis(EpicsMotor):
         self.passes_at: float | None = None
         """When the axis passes the start of its sweep, by this host's monotonic clock, s."""
         self._stopped = threading.Event()
+        self._latest_move: Status | None = None
 
     @property
     def angle_signal(self) -> Any:
@@ -139,6 +142,40 @@ class RotationAxis(EpicsMotor):
     def _angle(self) -> float:
         """Where the axis is, degree, asked for and not the last that was told."""
         return float(self.user_readback.get(use_monitor=False))
+
+    def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
+        """Move, as any EpicsMotor does, and take the completion of the put for the end, too.
+
+        ophyd takes DMOV's change for it and then asks for the limit switches: a question that a
+        busy IOC does not answer in time would leave the move without an end.
+        """
+        self._started_moving = False
+        status = super(EpicsMotor, self).move(position, **kwargs)
+        self._latest_move = status
+        self.user_setpoint.put(
+            position,
+            wait=False,
+            use_complete=True,
+            callback=lambda **_: in_background(self, self._end_move, status),
+        )
+        if wait:
+            try:
+                status.wait()
+            except KeyboardInterrupt:
+                self.stop()
+                raise
+        return status
+
+    def _end_move(self, status: Status) -> None:
+        try:
+            status.wait(_DONE_MOVE)
+        except WaitTimeoutError:
+            # ophyd has missed it; a later move, or one that goes on, has its own end
+            if status is self._latest_move and self.motor_done_move.get(use_monitor=False):
+                self._moving = True
+                self._move_changed(timestamp=time.time(), value=1)
+        except Exception as error:  # whoever waits for the move is told
+            log.debug("%s: %s", self.name, error)
 
     def plan_flight(self, sweep: Sweep) -> Flight:
         """Work out the flight with this motor's acceleration."""
