@@ -115,13 +115,15 @@ class PublishedRun(MeasuredRun):
         self.scan.finish(time=time.time(), exit_status=exit_status, reason="", summary={})
 
     def feed(self) -> bool:
-        """Give the publisher what is new in the journal, and let it work once."""
+        """Give the publisher what is new in the journal, and let it do what there is to do."""
         assert self.follower is not None
         path = self.journal_directory / f"{self.uid}.jsonl"
         documents, self.position = read_journal(path, self.position)
         for name, doc in documents:
             self.follower(name, doc)
-        return self.follower.poll()
+        while not (finished := self.follower.poll()) and self.follower.busy:
+            pass
+        return finished
 
     @property
     def node(self) -> Any:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,10 @@ Document = dict[str, Any]
 
 STACK = "/entry/data/data"
 ROWS = "internal"  # the key that bluesky-tiled-plugins gives to the rows of a stream
-_INTERVAL = 0.5  # at most one flush in this time, s
+_INTERVAL = 0.25  # at most one look for new frames in this time, s
+_EVENTS = 1.0  # at most one append to a stream in this time, s
+_QUICK = 0.06  # what that takes, s; if it takes longer, that time is longer
+_TURN = 0.1  # how long one call of `poll` may publish what is no frame, s
 _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
 
 
@@ -249,7 +254,7 @@ class Publisher:
     experiment
         Root of the experiment's directory tree, where the scan files are.
     interval
-        Documents, and frames, go to the catalog together, once in this time, s.
+        Frames go to the catalog together, once in this time, s.
     """
 
     name = "publish"
@@ -270,8 +275,21 @@ class Publisher:
     def done(self, start: Mapping[str, Any]) -> bool:
         """Whether the run is in the catalog, whole and as its scan file has it."""
         with self._catalog() as client:
+            return self._whole(start, _find_run(client, start["uid"]))
+
+    def open(self, start: Mapping[str, Any]) -> RunPublisher:
+        """Begin to publish a run; one that is there but not whole is deleted first."""
+        with self._catalog() as client:
             run = _find_run(client, start["uid"])
-            stop: Any = None if run is None else run.metadata.get("stop")
+            if self._whole(start, run):
+                return RunPublisher(self, start, None)
+            if run is not None:
+                # the catalog's own tables go too; what is external (every file) stays
+                client.delete_contents(start["uid"], recursive=True, external_only=False)
+            return RunPublisher(self, start, client)
+
+    def _whole(self, start: Mapping[str, Any], run: Container | None) -> bool:
+        stop: Any = None if run is None else run.metadata.get("stop")
         if not stop:
             return False
         path = self._find(start)
@@ -281,16 +299,6 @@ class Publisher:
             return scan.complete and stop.get("offbragg", {}).get("frames") == _ends(
                 scan.ledger.counts()
             )
-
-    def open(self, start: Mapping[str, Any]) -> RunPublisher:
-        """Begin to publish a run; one that is there but not whole is deleted first."""
-        if self.done(start):
-            return RunPublisher(self, start, None)
-        with self._catalog() as client:
-            if _find_run(client, start["uid"]) is not None:
-                # the catalog's own tables go too; what is external (every file) stays
-                client.delete_contents(start["uid"], recursive=True, external_only=False)
-            return RunPublisher(self, start, client)
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
         if "sweep" not in start:
@@ -302,7 +310,7 @@ class Publisher:
         """Give the client; whatever the catalog does wrong is a `CatalogError`."""
         try:
             if self._client is None:
-                self._client = self._connect()
+                self._client = self._connect().include_data_sources()
             yield self._client
         except CatalogError:
             self._client = None
@@ -313,7 +321,11 @@ class Publisher:
 
 
 class RunPublisher:
-    """Publish one run (see `Publisher`)."""
+    """Publish one run (see `Publisher`).
+
+    A request takes 30 to 100 ms, and a run needs some thirty. So that a frame is seen soon, what
+    frames need goes first, and everything else in turns, between which other runs have theirs.
+    """
 
     def __init__(
         self, publisher: Publisher, start: Mapping[str, Any], client: CatalogOfBlueskyRuns | None
@@ -322,17 +334,21 @@ class RunPublisher:
         self._start = start
         self._finished = client is None
         if client is not None:
-            self._writer = _LiveRunWriter(client.include_data_sources())
+            self._writer = _LiveRunWriter(client)
             self._emit = RunNormalizer()
             self._emit.subscribe(self._writer)
+        self.busy = False  # whether there is more to do at once
         self._path: Path | None = None
         self._primary: Document | None = None
         self._dropped: dict[str, str] = {}  # descriptor uid → stream
         self._skipped: set[str] = set()  # resources that the scan file stands for
         self._published = 0
         self._stop: Document | None = None
-        self._next_flush = 0.0
+        self._next_look = 0.0
         self._waiting_since: float | None = None
+        self._first: deque[tuple[str, Document]] = deque()  # what frames need
+        self._rest: deque[tuple[str, Document]] = deque()
+        self._end: deque[tuple[str, Document]] = deque()  # known once the run is whole
 
     # -- documents -------------------------------------------------------------------------
 
@@ -343,12 +359,19 @@ class RunPublisher:
         if name == "stop":
             self._stop = dict(doc)
             self._waiting_since = None
-            self._next_flush = 0.0
+            self._next_look = 0.0
+            if not self._has_frames():
+                self._end.append((name, self._stop))
+        elif name == "start":
+            self._first.append((name, dict(doc)))
         elif not self._is_skipped(name, doc):
+            waiting = self._rest
             if name == "descriptor" and doc["name"] == "primary" and self._has_frames():
                 doc = rewrite_descriptor(self._start, doc)
-                self._primary = self._primary or doc
-            self._publish(name, doc)
+                if self._primary is None:
+                    self._primary = doc
+                    waiting = self._first
+            waiting.append((name, dict(doc)))
 
     def _has_frames(self) -> bool:
         return "sweep" in self._start and "detector" in self._start
@@ -375,17 +398,44 @@ class RunPublisher:
         """Publish what has gathered; True once the run is in the catalog, with its stop."""
         if self._finished:
             return True
-        now = time.monotonic()
-        if now < self._next_flush:
-            return False
-        self._next_flush = now + self._publisher.interval
-        with self._publisher._catalog():
-            self._writer.flush()
-        if self._has_frames():
-            self._follow_scan_file()
-        elif self._stop is not None:
-            self._end(self._stop)
+        end_of_turn = time.monotonic() + _TURN
+        while self._first:
+            self._publish(*self._first.popleft())
+        self._look()
+        while more := self._go_on():
+            if time.monotonic() > end_of_turn:
+                break
+        self.busy = more
         return self._finished
+
+    def _look(self) -> None:
+        """Publish the frames that have come since the last look."""
+        began = time.monotonic()
+        over = self._end or self._writer.ended
+        if over or not self._has_frames() or began < self._next_look:
+            return
+        self._follow_scan_file()
+        took = time.monotonic() - began
+        self._next_look = began + self._publisher.interval * max(took / _QUICK, 1.0)
+
+    def _go_on(self) -> bool:
+        """Do the next of what is no frame; False if there is nothing to do now."""
+        # streams are made in the same order each time: primary first
+        begun = self._primary is not None or self._stop is not None or not self._has_frames()
+        if self._rest and begun:
+            self._publish(*self._rest.popleft())
+            return True
+        with self._publisher._catalog():
+            if self._writer.flush_one(_EVENTS if self._stop is None else 0.0):
+                return True
+            if self._end:
+                name, doc = self._end.popleft()
+                self._publish(name, doc)
+                return True
+            if not self._writer.ended:
+                return False
+            self._finished = not self._writer.close_one()
+            return not self._finished
 
     def close(self) -> None:
         """Let go; a later publisher begins this run again."""
@@ -410,17 +460,10 @@ class RunPublisher:
         if self._primary is not None and settled > self._published:
             self._publish_frames(self._primary, self._path, settled)
         if self._stop is not None and complete:
-            for name, doc in summary_documents(self._start, self._stop, counts, values):
-                self._publish(name, doc)
-            self._end(
-                rewrite_stop(
-                    self._start,
-                    self._stop,
-                    counts,
-                    self._path,
-                    dropped=set(self._dropped.values()),
-                )
-            )
+            dropped = set(self._dropped.values())
+            stop = rewrite_stop(self._start, self._stop, counts, self._path, dropped=dropped)
+            self._end.extend(summary_documents(self._start, self._stop, counts, values))
+            self._end.append(("stop", stop))
 
     def _publish_frames(self, primary: Document, path: Path, settled: int) -> None:
         stack = stack_resource(self._start, path)
@@ -438,7 +481,7 @@ class RunPublisher:
         if stop is None or stop["exit_status"] == "success" or self._skipped:
             return  # its scan file is to come
         if self._waited():
-            self._end(stop)
+            self._end.append(("stop", stop))
 
     def _waited(self) -> bool:
         now = time.monotonic()
@@ -446,13 +489,9 @@ class RunPublisher:
             self._waiting_since = now
         return now - self._waiting_since > _PATIENCE
 
-    def _end(self, stop: Document) -> None:
-        self._publish("stop", stop)
-        self._finished = True
-
 
 class _LiveRunWriter(_RunWriter):
-    """Write the events of all streams together, when `flush` is called.
+    """Write the events of a stream together, when `flush_one` is called.
 
     `TiledWriter` writes either every event by itself, which takes 60 ms each, or nothing until
     there are 10 000 of them. And it sends an append again when the answer got lost, at the
@@ -461,17 +500,52 @@ class _LiveRunWriter(_RunWriter):
 
     def __init__(self, client: Container) -> None:
         super().__init__(client, batch_size=sys.maxsize)
+        self.ended = False
+        """Whether the stop document is there."""
+        self._flushed: dict[str, float] = {}  # stream → when
+        self._to_close: deque[Any] = deque()
 
     def stream_datum(self, doc: Any) -> None:
         """Write at once."""
         self._write_external_data(doc)
 
-    def flush(self) -> None:
-        """Write the events that have gathered."""
+    def _update_data_source_for_node(
+        self, node: Any, data_source: Any, patch: Any | None = None
+    ) -> None:
+        if patch is not None:  # else nothing has changed that Tiled knows of
+            super()._update_data_source_for_node(node, data_source, patch)
+
+    def flush_one(self, interval: float) -> bool:
+        """Write the events of a stream that was not written for ``interval`` s; False if none."""
+        now = time.monotonic()
         for stream, rows in self._internal_data_cache.items():
-            if rows:
+            if rows and now - self._flushed.get(stream, -math.inf) >= interval:
                 self._write_internal_data(rows, desc_node=self._desc_nodes[stream])
                 rows.clear()
+                self._flushed[stream] = now
+                return True
+        return False
+
+    def stop(self, doc: Any) -> None:
+        """Write the stop document; whoever subscribed to a node is told by `close_one`."""
+        super().stop(doc)
+        self.ended = True
+
+    def _close_stream_tree(self) -> None:
+        nodes = (
+            *self._internal_arrays.values(),
+            *self._internal_tables.values(),
+            *self._sres_nodes.values(),
+            *self._desc_nodes.values(),
+            self.root_node,
+        )
+        self._to_close.extend({node.uri: node for node in nodes if node is not None}.values())
+
+    def close_one(self) -> bool:
+        """Tell those who subscribed to a node that it is whole; False if all were told."""
+        if self._to_close:
+            self._to_close.popleft().close_stream()
+        return bool(self._to_close)
 
     def _append_with_retry(self, df_client: Any, table: Any, desc_name: str) -> None:
         df_client.append_partition(0, table)
