@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = ".follow.json"
 _AT_ONCE = 2  # runs with more to do at once that are worked at: each has its threads and buffers
-_LOOK = 0.1  # how often journals are looked at for new documents, s
+_LOOK = 0.05  # how often journals are looked at for new documents, s
 _LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
 _BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one repeats
 _TRIES_ONCE = 3  # how often a failing run is tried when asked to go through it once

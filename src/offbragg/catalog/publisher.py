@@ -42,10 +42,10 @@ Document = dict[str, Any]
 
 STACK = "/entry/data/data"
 ROWS = "internal"  # the key that bluesky-tiled-plugins gives to the rows of a stream
-_INTERVAL = 0.25  # at most one look for new frames in this time, s
+_INTERVAL = 0.2  # at most one look for new frames in this time, s, and twice it if slow
 _EVENTS = 1.0  # at most one append to a stream in this time, s
-_QUICK = 0.06  # what that takes, s; if it takes longer, that time is longer
-_TURN = 0.1  # how long one call of `poll` may publish what is no frame, s
+_SLOW = 0.1  # s for telling the catalog of them
+_TURN = 0.05  # how long one call of `poll` may publish what is no frame, s
 _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
 
 
@@ -416,7 +416,7 @@ class RunPublisher:
             return
         self._follow_scan_file()
         took = time.monotonic() - began
-        self._next_look = began + self._publisher.interval * max(took / _QUICK, 1.0)
+        self._next_look = began + self._publisher.interval * (2 if took > _SLOW else 1)
 
     def _go_on(self) -> bool:
         """Do the next of what is no frame; False if there is nothing to do now."""

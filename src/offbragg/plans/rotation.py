@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _TRIES = 4
 
-FLUSH_PERIOD = 0.25
+FLUSH_PERIOD = 0.15
 """Time between two collections of documents during a sweep, s."""
 
 _PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
