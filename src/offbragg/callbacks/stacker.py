@@ -24,6 +24,7 @@ import numpy as np
 from offbragg import kernels
 from offbragg.errors import FrameError, GeometryError, IncompleteFrame, ScanFileError
 from offbragg.files import read_frame
+from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
 from offbragg.files.scan_file import ScanFile, find_scan_file
@@ -78,7 +79,7 @@ class Stacker:
             return False
         with ScanFile.open(path) as scan:
             whole = scan.complete and scan.ledger.counts()[Status.STORED] == scan.n_frames
-        return whole and has_wrapper(path)
+        return whole and has_wrapper(path) and has_digest(path)
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
@@ -419,8 +420,12 @@ class SweepStacker:
         if self._writer is not None:
             self._write_values()
             self._finish(self._stop)
-        elif self._wrapped and not has_wrapper(self.path):
-            self._wrap()
+        else:
+            if self._wrapped and not has_wrapper(self.path):
+                self._wrap()
+            if not has_digest(self.path):
+                with ScanFile.open(self.path) as scan:
+                    scan.seal()
         return True
 
     def _unverified(self) -> bool:
