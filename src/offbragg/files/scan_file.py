@@ -777,6 +777,21 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
     return None
 
 
+def is_being_written(path: Path) -> bool:
+    """Whether some process has a scan file open for writing."""
+    try:
+        lock = os.open(_beside(path, "writer"), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _owner(path: Path) -> str:
     """Say whose a file is that cannot be opened, from what is beside it; empty if not known."""
     with contextlib.suppress(OSError, OffbraggError, UnicodeDecodeError):
