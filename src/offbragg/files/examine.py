@@ -30,6 +30,7 @@ from offbragg.files import nxmx
 from offbragg.files.cbf import content_md5
 from offbragg.files.digest import Part
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.superblock import read_superblock
 
 _PATIENCE = 60.0  # s without a word
 _MOST_MEMORY = 16 << 30  # bytes of address space
@@ -238,8 +239,15 @@ def _tell(answer: dict[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
+def _open(path: Path) -> ScanFile:
+    if read_superblock(path).writing:
+        return ScanFile.open(path)
+    # as a reader of a growing file HDF5 would read damaged metadata again, for minutes
+    return ScanFile(h5py.File(path, "r", locking=False), path)
+
+
 def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
-    with ScanFile.open(path) as scan:
+    with _open(path) as scan:
         ledger = scan.ledger  # first: what it calls stored is there
         complete = scan.complete
         if ledger.n_frames != scan.n_frames:
