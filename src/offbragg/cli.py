@@ -151,6 +151,10 @@ def stack(
             "--late", metavar="SECONDS", help="How late a frame may be before it is missing."
         ),
     ] = 5.0,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="With --once: first make scan files anew that are damaged."),
+    ] = False,
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
     ] = True,
@@ -179,7 +183,9 @@ def stack(
 
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
-    could not be finished).
+    could not be finished). With --once --repair every scan file is verified first, and one that is
+    damaged is made anew from its intact frames, the frame files and the journal; the damaged one
+    is kept beside it as fN.h5.damaged-1.
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
@@ -190,11 +196,14 @@ def stack(
             raise typer.BadParameter("--from-files and --out need each other")
         _stack_files(from_files, out, model, as_json=as_json, with_parent=with_parent)
         return
+    if repair and not once:
+        raise typer.BadParameter("--repair needs --once")
     from offbragg.beamline import load
     from offbragg.callbacks.stacker import Stacker
     from offbragg.follow import Follower, follow
 
     config = load(beamline)
+    repairs: list[Any] = []
     followers: list[Follower] = [Stacker(config.paths.experiment, late=late)]
     if catalog:
         from offbragg.catalog.publisher import Publisher
@@ -205,13 +214,35 @@ def stack(
         _progress("stacking", quiet=as_json or not once) as progress,
     ):
         _log_to_stderr()  # by way of the bar, if there is one
-        failed = follow(config.paths.journal, followers, once=once, stop=stop, progress=progress)
+
+        def mend() -> None:
+            from offbragg.repair import repair as make_anew
+
+            repairs.extend(
+                make_anew(config.paths.journal, config.paths.experiment, progress=progress)
+            )
+
+        failed = follow(
+            config.paths.journal,
+            followers,
+            once=once,
+            stop=stop,
+            progress=progress,
+            first=mend if repair else lambda: None,
+        )
     if as_json:
-        print(json.dumps({"failed": failed}))
+        said: dict[str, Any] = {"failed": failed}
+        if repair:
+            said["repaired"] = [each.to_dict() for each in repairs]
+        print(json.dumps(said))
+    elif repair:
+        for each in repairs:
+            print(f"{each.path}\n  {each.done or each.error}")
+        print(f"{len(repairs)} scan files were damaged" if repairs else "no scan file is damaged")
     for follower, runs in failed.items():
         for run in runs:
             print(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
-    if any(failed.values()):
+    if any(failed.values()) or any(each.error or each.lost for each in repairs):
         raise typer.Exit(1)
 
 
@@ -380,6 +411,48 @@ def _tell_verdict(verdict: Any) -> None:
     for problem in verdict.problems:
         print(f"  PROBLEM: {problem}")
     print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
+
+
+@app.command()
+def rebuild(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[UID]...", help="Runs that are published anew in any case."),
+    ] = None,
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a lost catalog again, from the journals and the scan files.
+
+    The catalog's server must run (offbragg serve), and no offbragg stack. Runs that the catalog has
+    as they should be are left alone. It can be killed at any moment and started again. Exit code 0:
+    every run is in the catalog. 1: at least one is not; see the messages.
+    """
+    from offbragg.beamline import load
+    from offbragg.repair import rebuild as build
+
+    config = load(beamline)
+    with (
+        _until_told_to_stop(with_parent=None) as stop,
+        _progress("rebuilding", quiet=as_json) as progress,
+    ):
+        _log_to_stderr()
+        rebuilt = build(
+            config.paths.journal,
+            config.paths.experiment,
+            config.connect_catalog,
+            runs=runs or (),
+            progress=progress,
+            stop=stop,
+        )
+    if as_json:
+        print(json.dumps(rebuilt))
+    else:
+        print(f"{rebuilt['runs']} runs: {len(rebuilt['published'])} published")
+        for uid in rebuilt["failed"]:
+            print(f"run {uid} could not be published; see above", file=sys.stderr)
+    if rebuilt["failed"]:
+        raise typer.Exit(1)
 
 
 @app.command()

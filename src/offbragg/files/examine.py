@@ -31,6 +31,7 @@ from offbragg.files.cbf import content_md5
 from offbragg.files.digest import Part
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.superblock import read_superblock
+from offbragg.ledger import Ledger, Status
 
 _PATIENCE = 60.0  # s without a word
 _MOST_MEMORY = 16 << 30  # bytes of address space
@@ -248,8 +249,13 @@ def _open(path: Path) -> ScanFile:
 
 def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
     with _open(path) as scan:
-        ledger = scan.ledger  # first: what it calls stored is there
-        complete = scan.complete
+        problems = []
+        try:
+            ledger = scan.ledger  # first: what it calls stored is there
+            complete = scan.complete
+        except ScanFileError as error:
+            problems.append(f"the ledger is damaged: {error}")
+            ledger, complete = _ledger(scan), False
         if ledger.n_frames != scan.n_frames:
             raise ScanFileError(
                 f"{path} has {ledger.n_frames} rows for {scan.n_frames} frames: it is damaged"
@@ -278,7 +284,7 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "times": begun,
             "first_header": scan._word(f"{nxmx.RUN}/first_header"),
             "places": places,
-            "problems": _problems(scan._get("/")),
+            "problems": problems + _problems(scan._get("/")),
             "pixels": {},
         }
         told = time.monotonic()
@@ -300,6 +306,15 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
                 told = time.monotonic()
                 _tell({"done": done + 1})
     return seen
+
+
+def _ledger(scan: ScanFile) -> Ledger:
+    """Take what has a checksum for stored where the ledger cannot be understood."""
+    words, reasons = scan._words("status"), scan._words("reason")
+    known = {status.value for status in Status}
+    crcs = scan._words("crc64") if "crc64" in scan.columns else [""] * len(words)
+    there = ["stored" if crc else "pending" for crc in crcs]
+    return Ledger.of([w if w in known else t for w, t in zip(words, there, strict=True)], reasons)
 
 
 def _problems(root: h5py.Group) -> list[str]:

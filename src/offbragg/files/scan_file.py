@@ -425,7 +425,9 @@ class ScanFile:
             self._flush()
         self._sync_sometimes(1)
 
-    def write_frames(self, frames: Iterable[PackedFrame]) -> None:
+    def write_frames(
+        self, frames: Iterable[PackedFrame], *, header: Mapping[str, Any] | None = None
+    ) -> None:
         """Store frames that are compressed already, by their numbers: all of them, or none.
 
         As much is done for all of them together as for one by `write_frame`, in the same order.
@@ -434,6 +436,8 @@ class ScanFile:
         ----------
         frames
             Exactly of the file's shape, each number once. A gap in their numbers stays one.
+        header
+            What the first frame's file said, if it does not bring its text.
 
         Raises
         ------
@@ -474,7 +478,7 @@ class ScanFile:
                 self._write_once(
                     first.number,
                     lambda: data[first.number],
-                    lambda: parse_minicbf_header(first.text) if first.text else {},
+                    lambda: parse_minicbf_header(first.text) if first.text else header or {},
                 )
                 sources = [nxmx.fit(frame.source, nxmx.SOURCE_LENGTH) for frame in new]
                 digests = [(frame.md5 or "").encode("ascii", "replace") for frame in new]
@@ -771,7 +775,7 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
             with ScanFile.open(path) as scan:
                 uid = scan.run
         except (OffbraggError, OSError):
-            uid = _owner(path)
+            uid = owner(path)
         if uid == run_uid:
             return path
     return None
@@ -792,7 +796,28 @@ def is_being_written(path: Path) -> bool:
     return False
 
 
-def _owner(path: Path) -> str:
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Keep every writer away from a scan file, while it is replaced.
+
+    Raises
+    ------
+    ScanFileError
+        If another process writes it.
+    """
+    note = _beside(path, "writer")
+    left = note.exists()  # by a writer that was killed: it says whose the file is
+    lock = _take(path, None)
+    try:
+        yield
+        left = False
+    finally:
+        if not left:
+            note.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def owner(path: Path) -> str:
     """Say whose a file is that cannot be opened, from what is beside it; empty if not known."""
     with contextlib.suppress(OSError, OffbraggError, UnicodeDecodeError):
         # its writer died between opening and SWMR
