@@ -1,7 +1,8 @@
 """Does the file hold what was measured? File ↔ digest ↔ checksums ↔ ledger ↔ journal ↔ sources.
 
-The bytes of a file are read once, in order, by threads, and nothing of them is believed: HDF5 looks
-at the file in a process of its own (`offbragg.files.examine`), which a damaged file may take with it.
+The bytes of a file are read once, in order, by threads, and nothing of them is believed: HDF5
+looks at the file in a process of its own (`offbragg.files.examine`), which a damaged file may take
+with it.
 """
 
 from __future__ import annotations
@@ -122,10 +123,12 @@ def verify(
         ) from error
     own = Examiner() if examiner is None else examiner
     try:
-        for left in reversed(range(_CHANGED)):
+        left = _CHANGED
+        while True:
             before = _signature(path)
             checking = _Checking(path, own, deep=deep, progress=progress)
             verdict = checking.check()
+            left -= 1
             if _signature(path) == before or not verdict.complete or not left:
                 break  # else a late frame was stored just then
     finally:
@@ -392,9 +395,7 @@ def _check_journal(
     start = documents[0][1]
     if start != seen.start:
         changed = sorted(
-            key
-            for key in start.keys() | seen.start.keys()
-            if start.get(key) != seen.start.get(key)
+            key for key in start.keys() | seen.start.keys() if start.get(key) != seen.start.get(key)
         )
         verdict.problems.append(f"start document and scan file differ in {', '.join(changed)}")
     name, last = documents[-1]

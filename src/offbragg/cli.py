@@ -401,9 +401,10 @@ def _tell_verdict(verdict: Any) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
     print(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
     print(f"{verdict.checked} compared with their checksum, {verdict.unchecked} have none")
-    speed = verdict.size / max(verdict.seconds, 1e-9) / 1e6
-    print(f"digest: {verdict.digest}; catalog: {verdict.catalog}")
-    print(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s ({speed:.0f} MB/s)")
+    print(f"digest: {verdict.digest}")
+    if verdict.catalog in ("agrees", "differs"):
+        print(f"catalog: {verdict.catalog}")
+    print(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
     for frame in verdict.listed:
         print(f"  frame {frame['number']} {frame['status']}: {frame['reason']}")
     for note in verdict.notes:

@@ -1,8 +1,9 @@
 """Scan files and the catalog made again from what is left: frames, journal, and intact chunks.
 
-A damaged file is never edited. A new one is made beside it under a hidden name, from the chunks that
-still have their checksum and from the frame files; the damaged one gets a second name, and only then
-the new one takes its place, in one step. Killed at any moment, the next repair begins anew.
+A damaged file is never edited. A new one is made beside it under a hidden name, from the chunks
+that still have their checksum and from the frame files; the damaged one gets a second name, and
+only then the new one takes its place, in one step. Killed at any moment, the next repair begins
+anew.
 """
 
 from __future__ import annotations

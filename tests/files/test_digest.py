@@ -135,9 +135,12 @@ def test_a_digest_that_cannot_be_written_is_told_and_made_later(
 
 
 def test_only_a_finished_file_that_nobody_writes_is_sealed(tmp_path, start):
-    with ScanFile.create(tmp_path, start=start) as scan:
-        with ScanFile.open(scan.path) as other, pytest.raises(ScanFileError, match="being written"):
-            other.seal()
+    with (
+        ScanFile.create(tmp_path, start=start) as scan,
+        ScanFile.open(scan.path) as other,
+        pytest.raises(ScanFileError, match="being written"),
+    ):
+        other.seal()
     with ScanFile.open(scan.path) as other, pytest.raises(ScanFileError, match="not finished"):
         other.seal()
 

@@ -152,7 +152,10 @@ def test_a_sweep_goes_in_and_comes_out(tmp_path, start, make_counts):
     np.testing.assert_array_equal(values["time"], 1e9 + np.array([0, 1, 2, 3, np.nan, 5]))
     np.testing.assert_array_equal(values["monitor"], [10, *[np.nan] * 4, 20])
     assert np.isnan(values["ring"]).all()
-    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["f1.h5", "f1.h5.digest"]
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == [
+        "f1.h5",
+        "f1.h5.digest",
+    ]
 
 
 def test_the_mask_is_that_of_the_first_frame(tmp_path, start, make_counts):

@@ -412,7 +412,7 @@ class SweepStacker:
             log.warning("frame %d is not kept aside: %s: %s", number, path.name, error)
 
     def _refuse_others(self) -> None:
-        """Keep files aside that took the place of one that was stored, if they hold other pixels."""
+        """Keep files aside that took the place of stored ones, if they hold other pixels."""
         for number in np.flatnonzero(self._stored_as[:, 1]).tolist():
             path = self._path_of(number)
             try:

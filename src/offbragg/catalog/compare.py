@@ -1,4 +1,4 @@
-"""Does the catalog say what the scan file says?"""
+"""Whether the catalog says what the scan file says."""
 
 from __future__ import annotations
 

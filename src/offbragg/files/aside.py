@@ -1,9 +1,9 @@
 """Frames that were refused, kept beside the scan file with the reason.
 
-``f1.rejected/`` has each refused file under its own name and a ``.json`` beside it that says why. It
-is a link where that is possible, so it takes no room and stays when the detector's folder is
-cleared; a copy on another disk, of which there are only so many bytes. Nothing is overwritten: another
-content of the same name gets a number.
+``f1.rejected/`` has each refused file under its own name and a ``.json`` beside it that says why.
+It is a link where that is possible, so it takes no room and stays when the detector's folder is
+cleared; a copy on another disk, of which there are only so many bytes. Nothing is overwritten:
+another content of the same name gets a number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from offbragg import kernels
 
 MOST_COPIED = 2 << 30
-"""Bytes that are copied for one scan file, where no link can be made; then only the reasons are kept."""
+"""Bytes that are copied for one scan file where no link can be made; then reasons are kept."""
 
 _NAMES = 1000  # that one frame's file can have
 
@@ -106,7 +106,7 @@ def _content(path: Path) -> tuple[str, os.stat_result]:
 
 
 def _read(note: Path) -> dict[str, object] | None:
-    """What is told of a kept file; None if nothing is, {} if it cannot be understood."""
+    """Read what is told of a kept file; None if nothing is, {} if it cannot be understood."""
     try:
         told = json.loads(note.read_text())
     except FileNotFoundError:

@@ -76,9 +76,7 @@ def read_digest(path: Path) -> Digest | None:
             raise ValueError("its own checksum is wrong")
         if raw != _text(told):  # what JSON passes over, such as a space
             raise ValueError("it is not as it was written")
-        return Digest(
-            told["run"], told["size"], int(told["crc64"], 16), told["made"], told["time"]
-        )
+        return Digest(told["run"], told["size"], int(told["crc64"], 16), told["made"], told["time"])
     except FileNotFoundError:
         return None
     except OSError as error:

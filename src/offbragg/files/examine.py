@@ -336,7 +336,7 @@ def _problems(root: h5py.Group) -> list[str]:
 
     def walk(group: h5py.Group, depth: int) -> None:
         for key in group:
-            name = f"{group.name.rstrip('/')}/{key}"
+            name = f"{(group.name or '').rstrip('/')}/{key}"
             try:
                 link = group.get(key, getlink=True)
                 if not isinstance(link, h5py.HardLink):

@@ -195,7 +195,7 @@ def md5(buffers: Sequence[Buffer], *, level: str = level) -> list[bytes]:
     return number[0].md5(number[1], tuple(buffers))
 
 
-def crc64(data: Buffer, before: int = 0, *, level: str = level) -> int:
+def crc64(data: Buffer | NDArray[np.uint8], before: int = 0, *, level: str = level) -> int:
     """CRC-64/XZ, the checksum of ``xz --check=crc64`` (ECMA-182, reflected).
 
     No change within 64 bits that follow each other passes unseen, so no changed byte does.
@@ -216,7 +216,7 @@ def crc64(data: Buffer, before: int = 0, *, level: str = level) -> int:
     """
     number = _number(level)
     if number is None:
-        return reference.crc64(data, before)
+        return reference.crc64(memoryview(data), before)  # type: ignore[arg-type]
     return number[0].crc64(number[1], before, data)
 
 
