@@ -114,6 +114,7 @@ def verify(
     began = time.perf_counter()
     if not path.is_file():
         raise ScanFileError(f"{path} is no file\nGive the path of a scan file (fN.h5).")
+    path = path.resolve()  # what belongs to it is beside it
     try:
         with path.open("rb"):
             pass
@@ -138,9 +139,9 @@ def verify(
     if seen is not None:
         documents = _check_journal(seen, journal, verdict) if journal is not None else []
         _check_sources(seen, documents, verdict, deep=deep)
+        verdict.seconds = time.perf_counter() - began
         if catalog is not None:
             _check_catalog(path, seen, catalog, verdict)
-    verdict.seconds = time.perf_counter() - began
     return verdict
 
 
@@ -187,8 +188,8 @@ class _Checking:
         if damaged is not None:
             verdict.digest = "damaged"
             verdict.problems.append(
-                f"{damaged}: nothing tells whether the file is as it was closed\n"
-                "Make a new one, if the rest agrees: offbragg stack --once --repair"
+                f"{damaged}: nothing tells whether the file is as it was closed; a new one is made "
+                "by offbragg stack --once --repair"
             )
         return verdict
 

@@ -16,7 +16,7 @@ from tiled.client.container import Container
 
 from offbragg.audit import verify
 from offbragg.callbacks.stacker import Stacker
-from offbragg.catalog.publisher import Publisher
+from offbragg.catalog.publisher import Publisher, RunPublisher
 from offbragg.catalog.server import connect
 from offbragg.errors import CatalogError
 from offbragg.files import find_scan_file
@@ -150,7 +150,7 @@ def publisher(client: Any, root: Path) -> Publisher:
     return Publisher(lambda: client, root / "experiment", interval=0.0)
 
 
-def test_a_lost_catalog_comes_back_as_it_was(lost):
+def test_a_lost_catalog_comes_back_as_it_was(lost, monkeypatch):
     root, client, before = lost
     assert [key for key, _ in before["children"]] == [
         "00000000-live", "11111111-sweep", "22222222-steps", "33333333-aborted", "44444444-failed",
@@ -158,6 +158,29 @@ def test_a_lost_catalog_comes_back_as_it_was(lost):
     assert json.dumps(before).count('"read"') == 14
     assert len(client) == 0
 
+    left, publish = [25], RunPublisher._publish
+
+    def fail(self: RunPublisher, name: str, doc: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise CatalogError("the catalog is away")
+        publish(self, name, doc)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunPublisher, "_publish", fail)
+        patch.setattr("offbragg.follow._BACK_OFF", (0.01,))
+        halfway = rebuild(root / "journal", root / "experiment", lambda: client)
+    assert halfway["failed"]
+    assert len(client) > 0
+
+    told = rebuild(root / "journal", root / "experiment", lambda: client)
+
+    assert told["failed"] == []
+    by_key = {key: seen for key, seen in before["children"]}
+    assert {key: seen for key, seen in seen_by_a_client(client)["children"]} == by_key
+
+    for key in by_key:
+        client.delete_contents(key, recursive=True, external_only=False)
     told = rebuild(root / "journal", root / "experiment", lambda: client)
 
     assert told == {
