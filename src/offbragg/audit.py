@@ -1,30 +1,51 @@
-"""Does the file hold what was measured? Scan file ↔ ledger ↔ MD5 ↔ journal."""
+"""Does the file hold what was measured? File ↔ digest ↔ checksums ↔ ledger ↔ journal ↔ sources.
+
+The bytes of a file are read once, in order, by threads, and nothing of them is believed: HDF5
+looks at the file in a process of its own (`offbragg.files.examine`), which a damaged file may take
+with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import re
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from offbragg.callbacks.journal import journals, read_journal, read_start
-from offbragg.errors import OffbraggError, ScanFileError
+from offbragg import kernels
+from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
+from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
+from offbragg.errors import CatalogError, FrameError, OffbraggError, ScanFileError
+from offbragg.files import read_frame
 from offbragg.files.cbf import content_md5
+from offbragg.files.digest import (
+    LATER,
+    Digest,
+    Part,
+    between,
+    crc64_of_parts,
+    has_digest,
+    read_digest,
+)
+from offbragg.files.examine import Examiner, Seen
+from offbragg.files.frame_pool import processors
 from offbragg.files.nxrefine import scan_directory
-from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.ledger import Status
+from offbragg.files.scan_file import find_scan_file, is_being_written
 
-_FILL = -1
+_HEAD = 1 << 16  # bytes of a frame file, in which it declares its MD5
+_CHANGED = 3  # so often a file is read anew that changed meanwhile
 
 
 @dataclass(slots=True)
 class Verdict:
     """What :func:`verify` found.
 
-    ``frames`` counts the frames by status; ``checked`` the stored frames whose pixels were
-    compared with the MD5 that came with them; ``unchecked`` those that came without one.
+    ``frames`` counts the frames by status; ``checked`` the stored frames that were compared with
+    a checksum, ``unchecked`` those that have none; ``differ`` has the numbers of those that are not
+    what was stored.
     """
 
     path: str
@@ -33,12 +54,21 @@ class Verdict:
     frames: dict[str, int]
     checked: int = 0
     unchecked: int = 0
+    differ: list[int] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)  # missing and rejected frames
+    digest: str = "none"
+    """agrees, differs, damaged; none; not yet (the sweep is not finished)."""
+    sources: dict[str, int] = field(default_factory=dict)  # there, gone
+    catalog: str = "not asked"
+    """agrees, differs; or why it was not compared."""
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # to be known, and no problem
+    size: int = 0
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether the file holds what the ledger and the journal say."""
+        """Whether the file holds what was measured, as far as all that was asked says."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,12 +80,16 @@ def verify(
     path: Path,
     *,
     journal: Path | None = None,
+    catalog: Callable[[], Any] | None = None,
+    deep: bool = False,
+    examiner: Examiner | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verdict:
-    """Compare a scan file with its ledger, the frames' MD5s and the journal of its run.
+    """Compare a scan file with everything that says what should be in it.
 
-    The pixels of each stored frame are compressed as the camera server did (CBF byte offset
-    has one form only), so their MD5 can be compared without the frame file.
+    Each stored chunk is compared with its checksum, the whole file with the digest that was taken
+    when it was closed, the ledger with what is there, and the file with the journal of its run and
+    the frame files that are still there.
 
     Parameters
     ----------
@@ -63,85 +97,416 @@ def verify(
         A scan file.
     journal
         The journal directory; left out, the journal is not looked at.
+    catalog
+        Connects to the catalog; left out, the catalog is not asked.
+    deep
+        Read the pixels of every frame, too, and every frame file, instead of what it declares.
+    examiner
+        For many files one after the other.
     progress
-        Called with (frames checked, frames in all).
+        Called with (bytes read, bytes in all).
 
     Raises
     ------
     ScanFileError
-        If the file cannot be read as a scan file.
+        If it is not there, not readable, or no scan file and nothing tells that it was one.
     """
+    began = time.perf_counter()
     if not path.is_file():
         raise ScanFileError(f"{path} is no file\nGive the path of a scan file (fN.h5).")
-    with ScanFile.open(path) as scan:
-        ledger = scan.ledger
-        verdict = Verdict(
-            path=str(path), run=scan.run, complete=scan.complete, frames=ledger.counts()
-        )
-        verdict.listed = [
-            {"number": number, "status": str(status.value), "reason": reason}
-            for number, status, reason in ledger.problems()
-        ]
-        if not scan.complete:
-            verdict.problems.append(
-                f"the sweep is not finished: {ledger.counts().get('pending', 0)} of "
-                f"{scan.n_frames} frames are pending; run: offbragg stack --once"
-            )
-        elif scan.length != scan.n_frames:
-            verdict.problems.append(
-                f"the data array holds {scan.length} frames where the sweep has {scan.n_frames}"
-            )
-        values = scan.frame_values()
-        for number, status in enumerate(ledger.statuses):
-            if number < scan.length:
-                _check_frame(scan, number, status, values["md5"][number], verdict)
-            elif status == Status.STORED:
-                verdict.problems.append(f"frame {number} is listed as stored but is not there")
-            progress(number + 1, scan.n_frames)
-        if journal is not None:
-            _check_journal(scan, journal, verdict)
+    path = path.resolve()  # what belongs to it is beside it
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ScanFileError(
+            f"{path} cannot be read: {error.strerror}\nIt was not checked."
+        ) from error
+    own = Examiner() if examiner is None else examiner
+    try:
+        left = _CHANGED
+        while True:
+            before = _signature(path)
+            checking = _Checking(path, own, deep=deep, progress=progress)
+            verdict = checking.check()
+            left -= 1
+            if _signature(path) == before or not verdict.complete or not left:
+                break  # else a late frame was stored just then
+    finally:
+        if examiner is None:
+            own.close()
+    seen = checking.seen
+    if seen is not None:
+        documents = _check_journal(seen, journal, verdict) if journal is not None else []
+        _check_sources(seen, documents, verdict, deep=deep)
+        verdict.seconds = time.perf_counter() - began
+        if catalog is not None:
+            _check_catalog(path, seen, catalog, verdict)
     return verdict
 
 
-def _check_frame(
-    scan: ScanFile, number: int, status: Status, md5: bytes | str, verdict: Verdict
-) -> None:
-    try:
-        counts = np.asarray(scan.stack.counts[number])
-    except OSError as error:
-        verdict.problems.append(f"frame {number} cannot be read: {error}")
-        return
-    if status != Status.STORED:
-        if np.any(counts != _FILL):
-            verdict.problems.append(f"frame {number} is {status.value} but has counts")
-        return
-    expected = md5.decode() if isinstance(md5, bytes) else str(md5)
-    if not expected:
-        verdict.unchecked += 1
-        return
-    verdict.checked += 1
-    if content_md5(counts) != expected:
-        verdict.problems.append(
-            f"frame {number} is not what was measured: its pixels have MD5 "
-            f"{content_md5(counts)}, its file said {expected}"
+class _Checking:
+    """What is found in the file itself."""
+
+    def __init__(
+        self,
+        path: Path,
+        examiner: Examiner,
+        *,
+        deep: bool,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.path = path
+        self.seen: Seen | None = None
+        self._examiner = examiner
+        self._deep = deep
+        self._progress = progress
+
+    def check(self) -> Verdict:
+        damaged, digest = None, None
+        try:
+            digest = read_digest(self.path)
+        except ScanFileError as error:
+            damaged = str(error)
+        try:
+            self.seen = self._examiner.look(self.path)
+        except ScanFileError as error:
+            if digest is None and damaged is None:
+                raise
+            return self._unreadable(digest, damaged, error)
+        seen = self.seen
+        counts = {status: seen.statuses.count(status) for status in _STATUSES}
+        verdict = Verdict(str(self.path), seen.run, seen.complete, counts)
+        verdict.problems += seen.problems
+        verdict.listed = [
+            {"number": n, "status": status, "reason": seen.reasons[n]}
+            for n, status in enumerate(seen.statuses)
+            if status in ("missing", "rejected")
+        ]
+        self._check_end(seen, verdict)
+        self._check_bytes(seen, digest, verdict)
+        if damaged is not None:
+            verdict.digest = "damaged"
+            verdict.problems.append(
+                f"{damaged}: nothing tells whether the file is as it was closed; a new one is made "
+                "by offbragg stack --once --repair"
+            )
+        return verdict
+
+    def _check_end(self, seen: Seen, verdict: Verdict) -> None:
+        pending = verdict.frames["pending"]
+        if not seen.complete:
+            if is_being_written(self.path):
+                verdict.problems.append(
+                    f"the sweep is being stacked: {pending} of {seen.n_frames} frames are pending"
+                )
+            elif seen.ended and not pending:
+                verdict.problems.append(
+                    "its writer died before it had closed it; run: offbragg stack --once"
+                )
+            else:
+                verdict.problems.append(
+                    f"the sweep is not finished: {pending} of {seen.n_frames} frames are pending; "
+                    "run: offbragg stack --once"
+                )
+        elif seen.length != seen.n_frames:
+            verdict.problems.append(
+                f"the data array holds {seen.length} frames where the sweep has {seen.n_frames}"
+            )
+
+    def _check_bytes(self, seen: Seen, digest: Digest | None, verdict: Verdict) -> None:
+        """Read the file once, and compare every part that has a checksum."""
+        size = verdict.size = self.path.stat().st_size
+        numbers: dict[int, int] = {}  # offset → frame
+        chunks: list[Part] = []
+        for number in seen.stored():
+            chunk = seen.chunk(number)
+            if chunk is None:
+                verdict.problems.append(f"frame {number} is listed as stored but is not there")
+                verdict.differ.append(number)
+            elif chunk.offset + chunk.size > size:
+                verdict.problems.append(
+                    f"frame {number} is not there: the file ends at byte {size}, before its chunk"
+                )
+                verdict.differ.append(number)
+            elif chunk.offset in numbers:
+                verdict.problems.append(
+                    f"frame {number} has the same place in the file as frame "
+                    f"{numbers[chunk.offset]}"
+                )
+                verdict.differ.append(number)
+            else:
+                numbers[chunk.offset] = number
+                chunks.append(chunk)
+        for number, pixels in seen.pixels.items():
+            if seen.statuses[number] != "stored" and pixels:
+                verdict.problems.append(f"frame {number} is {seen.statuses[number]} but has counts")
+        parts = between(chunks, size)
+        if not seen.complete:
+            parts = [part for part in parts if part.offset in numbers]
+        crcs = crc64_of_parts(
+            self.path, parts, threads=min(processors(), 4), progress=self._progress
         )
+        bad, ask = [], []
+        whole = told = 0
+        for part, crc in zip(parts, crcs, strict=True):
+            number = numbers.get(part.offset)
+            if number is not None and part.crc64 is None:
+                ask.append(number)
+            elif number is not None:
+                verdict.checked += 1
+                if crc != part.crc64:
+                    bad.append(number)
+            known = crc if part.crc64 is None else part.crc64
+            whole = kernels.crc64_combine(whole, crc, part.size)
+            told = kernels.crc64_combine(told, known % (1 << 64), part.size)
+        overlapping = sorted(set(numbers.values()) - {numbers.get(p.offset, -1) for p in parts})
+        for number in overlapping:
+            verdict.problems.append(f"frame {number} lies within another one's place in the file")
+            verdict.differ.append(number)
+        self._check_pixels(seen, bad, ask, verdict)
+        self._check_digest(seen, digest, (size, whole, told), verdict)
+        verdict.differ = sorted({*verdict.differ, *bad})
+
+    def _check_pixels(self, seen: Seen, bad: list[int], ask: list[int], verdict: Verdict) -> None:
+        """Hold the pixels of frames against the MD5 that came with them, where that tells more."""
+        with_md5 = [n for n in ask if seen.md5[n]]
+        verdict.unchecked += len(ask) - len(with_md5)
+        if ask:
+            verdict.notes.append(
+                f"{len(ask)} frames are of before there were checksums of what is stored: "
+                f"{len(with_md5)} were compared with the MD5 that they came with"
+            )
+        wanted = {*bad, *with_md5, *(seen.stored() if self._deep else ())}
+        if wanted:
+            total = len(wanted)
+            try:
+                again = self._examiner.look(
+                    self.path, pixels=wanted, progress=lambda done: self._progress(done, total)
+                )
+                seen.pixels.update({n: again.pixels.get(n, "") for n in wanted})
+            except ScanFileError as error:  # a damaged chunk may be the end of who reads it
+                seen.pixels.update(dict.fromkeys(wanted, f"cannot be read: {error}"))
+        for number in sorted(wanted):
+            found, md5 = seen.pixels[number], seen.md5[number]
+            verdict.checked += number in with_md5
+            if number in bad:
+                if found == md5 and md5:
+                    verdict.problems.append(
+                        f"frame {number} has its pixels, but they are stored otherwise than they "
+                        "were, or the checksum in the file has changed"
+                    )
+                else:
+                    what = f": {found}" if found.startswith("cannot be read") else ""
+                    verdict.problems.append(
+                        f"frame {number} is not what was measured: its chunk does not have the "
+                        f"checksum with which it was stored{what}"
+                    )
+            elif found.startswith("cannot be read"):
+                verdict.problems.append(f"frame {number} {found}")
+                verdict.differ.append(number)
+            elif md5 and found != md5:
+                verdict.problems.append(
+                    f"frame {number} is not what was measured: its pixels have MD5 {found}, "
+                    f"its file said {md5}"
+                )
+                verdict.differ.append(number)
+
+    def _check_digest(
+        self, seen: Seen, digest: Digest | None, found: tuple[int, int, int], verdict: Verdict
+    ) -> None:
+        size, whole, told = found
+        if not seen.complete:
+            verdict.digest = "not yet"
+        elif digest is None:
+            if not has_digest(self.path):
+                verdict.notes.append(
+                    "it has no digest: changes outside the frames would not be seen; "
+                    "offbragg stack --once makes one"
+                )
+        elif digest.run != seen.run:
+            verdict.digest = "differs"
+            verdict.problems.append(f"the digest beside it is that of run {digest.run}")
+        elif (digest.size, digest.crc64) == (size, whole):
+            verdict.digest = "agrees"
+        else:
+            verdict.digest = "differs"
+            if digest.size != size:
+                verdict.problems.append(
+                    f"the file has {size} bytes; it had {digest.size} when it was closed"
+                )
+            elif digest.crc64 != told:
+                verdict.problems.append(
+                    "the file has changed since it was closed, outside the frames: in its "
+                    "structure or in its columns"
+                )
+        if digest is not None and digest.made == LATER:
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(digest.time))
+            verdict.notes.append(
+                f"its digest was made later ({when}): it tells nothing of the time before"
+            )
+
+    def _unreadable(self, digest: Digest | None, damaged: str | None, error: Exception) -> Verdict:
+        """Say of a file that HDF5 does not read what the digest says of it."""
+        verdict = Verdict(str(self.path), "" if digest is None else digest.run, False, {})
+        verdict.digest = "damaged"
+        size = verdict.size = self.path.stat().st_size
+        if digest is not None:
+            (crc,) = crc64_of_parts(self.path, [Part(0, size)], progress=self._progress)
+            agrees = (size, crc) == (digest.size, digest.crc64)
+            verdict.digest = "agrees" if agrees else "differs"
+            if not agrees:
+                verdict.problems.append(
+                    f"the file is not as it was closed: {size} bytes with CRC-64 {crc:016x}, then "
+                    f"{digest.size} with {digest.crc64:016x}"
+                )
+        if damaged is not None:
+            verdict.problems.append(damaged)
+        verdict.problems.append(str(error))
+        return verdict
 
 
-def _check_journal(scan: ScanFile, journal: Path, verdict: Verdict) -> None:
-    path = journal / f"{scan.run}.jsonl"
+_STATUSES = ("pending", "stored", "missing", "rejected")
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+# ---- the journal, the frame files, the catalog ---------------------------------------------
+
+
+def _check_journal(
+    seen: Seen, journal: Path, verdict: Verdict
+) -> Sequence[tuple[str, dict[str, Any]]]:
+    path = journal / f"{seen.run}.jsonl"
     if not path.exists():
-        verdict.problems.append(f"run {scan.run} has no journal in {journal}")
-        return
-    documents, _ = read_journal(path)
-    if documents[0][1] != scan.start:
+        verdict.problems.append(f"run {seen.run} has no journal in {journal}")
+        return []
+    try:
+        documents, _ = read_journal(path)
+        over = not is_open(path)
+    except (OffbraggError, OSError) as error:
+        verdict.problems.append(f"the journal of run {seen.run} cannot be read: {error}")
+        return []
+    if not documents or documents[0][0] != "start":
+        verdict.problems.append(f"the journal of run {seen.run} has no start document")
+        return []
+    start = documents[0][1]
+    if start != seen.start:
         changed = sorted(
-            key
-            for key in documents[0][1].keys() | scan.start.keys()
-            if documents[0][1].get(key) != scan.start.get(key)
+            key for key in start.keys() | seen.start.keys() if start.get(key) != seen.start.get(key)
         )
         verdict.problems.append(f"start document and scan file differ in {', '.join(changed)}")
-    if documents[-1][0] != "stop" and scan.complete:
-        verdict.problems.append("the journal has no stop document but the file is finished")
+    name, last = documents[-1]
+    if name != "stop":
+        if seen.complete and over:
+            verdict.problems.append("the journal has no stop document but the file is finished")
+    elif seen.complete and seen.exit_status != last.get("exit_status"):
+        verdict.problems.append(
+            f"the journal says that the run ended with {last.get('exit_status')!r}, the file says "
+            f"{seen.exit_status!r}"
+        )
+    return documents
+
+
+def frame_files(
+    start: dict[str, Any], documents: Sequence[tuple[str, dict[str, Any]]]
+) -> FrameFiles | None:
+    """Say where the frame files of a run are, or were; None if nothing tells."""
+    for name, doc in documents:
+        if name == "stream_resource" and doc.get("mimetype") in FRAME_SEQUENCES:
+            return FrameFiles(doc)
+    files = start.get("files")  # of a folder that was stacked without a run
+    if isinstance(files, dict) and {"directory", "template"} <= files.keys():
+        return FrameFiles(
+            {"uri": Path(files["directory"]).as_uri(), "parameters": files}  # first_number is there
+        )
+    return None
+
+
+def _check_sources(
+    seen: Seen,
+    documents: Sequence[tuple[str, dict[str, Any]]],
+    verdict: Verdict,
+    *,
+    deep: bool,
+) -> None:
+    """Compare the stored frames with their files, as far as these are still there."""
+    try:
+        files = frame_files(seen.start, documents)
+        paths = [] if files is None else [files.path(n) for n in range(seen.n_frames)]
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        verdict.problems.append(f"where its frame files are cannot be understood: {error!r}")
+        return
+    verdict.sources = {"there": 0, "gone": 0}
+    back = []
+    for number, path in enumerate(paths):
+        status = seen.statuses[number]
+        there = path.is_file()
+        if status == "missing" and there:
+            back.append(number)
+        if status != "stored":
+            continue
+        verdict.sources["there" if there else "gone"] += 1
+        if there and (what := _differs(path, number, seen, deep=deep)):
+            verdict.problems.append(f"frame {number} is another than that of its file: {what}")
+    if verdict.sources["gone"]:
+        verdict.notes.append(
+            f"{verdict.sources['gone']} of {len(seen.stored())} frame files are gone, and were "
+            "not compared"
+        )
+    if back and seen.complete:
+        numbers = ", ".join(map(str, back[:10])) + (" …" if len(back) > 10 else "")
+        verdict.notes.append(
+            f"files of missing frames are there ({numbers}): offbragg stack --once stores them, "
+            "if they are good"
+        )
+
+
+def _differs(path: Path, number: int, seen: Seen, *, deep: bool) -> str:
+    """Say in what a frame file differs from the stored frame; empty if in nothing."""
+    md5 = seen.md5[number]
+    if deep:
+        try:
+            frame = read_frame(path, number=number, shape=seen.shape)
+        except (FrameError, OSError) as error:
+            return str(error).partition("\n")[0]
+        found = frame.md5 if frame.verified and md5 else content_md5(frame.counts)
+        expected = md5 or seen.pixels.get(number, "")
+        return "" if found == expected else f"{path.name} has other pixels"
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    told = re.search(rb"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", head, re.IGNORECASE)
+    if told is None or not md5:
+        return ""  # nothing to compare, unless deep
+    try:
+        declared = base64.b64decode(told[1], validate=True).hex()
+    except ValueError:
+        declared = ""
+    return "" if declared == md5 else f"{path.name} declares another MD5"
+
+
+def _check_catalog(path: Path, seen: Seen, connect: Callable[[], Any], verdict: Verdict) -> None:
+    from offbragg.catalog.compare import differences
+
+    try:
+        found = differences(connect(), path, seen)
+    except CatalogError as error:
+        verdict.catalog = f"not compared: {error}".partition("\n")[0]
+        verdict.notes.append(f"the catalog was {verdict.catalog}")
+        return
+    verdict.catalog = "differs" if found else "agrees"
+    verdict.problems += [f"the catalog differs: {what}" for what in found]
+    if found and seen.complete:
+        verdict.problems[-1] += f"; run: offbragg rebuild {seen.run[:8]}"
+
+
+# ---- which files --------------------------------------------------------------------------
 
 
 def scan_file_of_run(uid: str, *, journal: Path, experiment: Path) -> Path:
@@ -170,3 +535,17 @@ def scan_file_of_run(uid: str, *, journal: Path, experiment: Path) -> Path:
             "If it measured frames, run: offbragg stack --once"
         )
     return path
+
+
+def all_scan_files(journal: Path, experiment: Path) -> list[Path]:
+    """Find the scan files of all runs that the journals know; a run without one is passed by."""
+    found = []
+    for path in sorted(journals(journal)):
+        try:
+            start = read_start(path)
+            scan = find_scan_file(scan_directory(experiment, start), start["uid"])
+        except (OffbraggError, KeyError):
+            continue
+        if scan is not None:
+            found.append((start.get("time", 0.0), scan))
+    return [scan for _, scan in sorted(found)]

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,6 +151,10 @@ def stack(
             "--late", metavar="SECONDS", help="How late a frame may be before it is missing."
         ),
     ] = 5.0,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="With --once: first make scan files anew that are damaged."),
+    ] = False,
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
     ] = True,
@@ -179,7 +183,9 @@ def stack(
 
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
-    could not be finished).
+    could not be finished). With --once --repair every scan file is verified first, and one that is
+    damaged is made anew from its intact frames, the frame files and the journal; the damaged one
+    is kept beside it as fN.h5.damaged-1.
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
@@ -190,11 +196,14 @@ def stack(
             raise typer.BadParameter("--from-files and --out need each other")
         _stack_files(from_files, out, model, as_json=as_json, with_parent=with_parent)
         return
+    if repair and not once:
+        raise typer.BadParameter("--repair needs --once")
     from offbragg.beamline import load
     from offbragg.callbacks.stacker import Stacker
     from offbragg.follow import Follower, follow
 
     config = load(beamline)
+    repairs: list[Any] = []
     followers: list[Follower] = [Stacker(config.paths.experiment, late=late)]
     if catalog:
         from offbragg.catalog.publisher import Publisher
@@ -205,13 +214,35 @@ def stack(
         _progress("stacking", quiet=as_json or not once) as progress,
     ):
         _log_to_stderr()  # by way of the bar, if there is one
-        failed = follow(config.paths.journal, followers, once=once, stop=stop, progress=progress)
+
+        def mend() -> None:
+            from offbragg.repair import repair as make_anew
+
+            repairs.extend(
+                make_anew(config.paths.journal, config.paths.experiment, progress=progress)
+            )
+
+        failed = follow(
+            config.paths.journal,
+            followers,
+            once=once,
+            stop=stop,
+            progress=progress,
+            first=mend if repair else lambda: None,
+        )
     if as_json:
-        print(json.dumps({"failed": failed}))
+        said: dict[str, Any] = {"failed": failed}
+        if repair:
+            said["repaired"] = [each.to_dict() for each in repairs]
+        print(json.dumps(said))
+    elif repair:
+        for each in repairs:
+            print(f"{each.path}\n  {each.done or each.error}")
+        print(f"{len(repairs)} scan files were damaged" if repairs else "no scan file is damaged")
     for follower, runs in failed.items():
         for run in runs:
             print(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
-    if any(failed.values()):
+    if any(failed.values()) or any(each.error or each.lost for each in repairs):
         raise typer.Exit(1)
 
 
@@ -264,46 +295,164 @@ def serve(
 
 @app.command()
 def verify(
-    what: Annotated[str, typer.Argument(metavar="FILE|UID", help="A scan file, or a run's uid.")],
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE|UID]...", help="Scan files, or runs by their uids."),
+    ] = None,
     beamline: Beamline = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="The scan files of all runs in the journal.")
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read the pixels of all frames and frame files, too; slow."),
+    ] = False,
+    catalog: Annotated[
+        bool, typer.Option("--catalog/--no-catalog", help="Ask the catalog, too.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a scan file with its ledger, the frames' MD5s and its journal.
+    """Compare scan files with their checksums, ledger, journal, frame files and catalog.
 
-    Exit code 0: the file holds what was measured. 1: it does not; each problem is listed.
-    Frames that are listed as missing or rejected are told, and are no problem of the file.
+    One changed byte anywhere in a finished file is found, and the frame is named in which it lies.
+    Journal and catalog are asked if a beamline is named.
+
+    Exit code 0: every file holds what was measured. 1: at least one does not, or is not finished;
+    each problem is listed. 6: at least one could not be checked, and nothing else was found. Frames
+    that are listed as missing or rejected are told, and are no problem of the file.
     """
-    from offbragg.audit import scan_file_of_run, verify
+    from offbragg.audit import all_scan_files, scan_file_of_run
+    from offbragg.audit import verify as check
+    from offbragg.files.examine import Examiner
 
     config = None
     if beamline is not None or "OFFBRAGG_BEAMLINE" in os.environ:
         from offbragg.beamline import load
 
         config = load(beamline)
-    path = Path(what)
-    if not path.exists():
-        if config is None:
-            raise ScanFileError(
-                f"{what} is no file, and no beamline says where its run would be\n"
-                "Give the path of a scan file, or --beamline FILE and a run's uid."
-            )
-        path = scan_file_of_run(
-            what, journal=config.paths.journal, experiment=config.paths.experiment
-        )
-    with _progress("checking frames", quiet=as_json) as progress:
-        verdict = verify(path, journal=config.paths.journal if config else None, progress=progress)
+    if every == bool(what):
+        raise typer.BadParameter("give scan files or uids, or --all")
+    if every and config is None:
+        raise typer.BadParameter("--all needs a beamline: --beamline FILE")
+    names: list[str | Path] = list(what or ())
+    journal, connect = None, None
+    if config is not None:
+        journal = config.paths.journal
+        if every:
+            names += all_scan_files(journal, config.paths.experiment)
+        if catalog:
+            connect = _once(config.connect_catalog)
+    verdicts: list[dict[str, Any]] = []
+    code = 0
+    with _progress("checking", quiet=as_json) as progress, Examiner() as examiner:
+        for name in names:
+            path = Path(name)
+            try:
+                if not path.exists():
+                    if config is None:
+                        raise ScanFileError(
+                            f"{name} is no file, and no beamline says where its run would be\n"
+                            "Give the path of a scan file, or --beamline FILE and a run's uid."
+                        )
+                    path = scan_file_of_run(
+                        str(name), journal=config.paths.journal, experiment=config.paths.experiment
+                    )
+                verdict = check(
+                    path,
+                    journal=journal,
+                    catalog=connect,
+                    deep=deep,
+                    examiner=examiner,
+                    progress=progress,
+                )
+            except OffbraggError as error:
+                verdicts.append({"path": str(path), "ok": False, "error": str(error)})
+                print(f"offbragg: {error}", file=sys.stderr)
+                code = code or error.exit_code
+                continue
+            verdicts.append(verdict.to_dict())
+            if not as_json:
+                _tell_verdict(verdict)
+            if not verdict.ok:
+                code = 1
     if as_json:
-        print(json.dumps(verdict.to_dict()))
+        print(json.dumps({"ok": code == 0, "files": verdicts}))
+    raise typer.Exit(code)
+
+
+def _once(connect: Callable[[], Any]) -> Callable[[], Any]:
+    """Connect at the first call; what went wrong then goes wrong at every later one, at once."""
+    known: list[Any] = []
+
+    def connected() -> Any:
+        if not known:
+            try:
+                known.append(connect())
+            except OffbraggError as error:
+                known.append(error)
+        if isinstance(known[0], OffbraggError):
+            raise known[0]
+        return known[0]
+
+    return connected
+
+
+def _tell_verdict(verdict: Any) -> None:
+    counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
+    print(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
+    print(f"{verdict.checked} compared with their checksum, {verdict.unchecked} have none")
+    print(f"digest: {verdict.digest}")
+    if verdict.catalog in ("agrees", "differs"):
+        print(f"catalog: {verdict.catalog}")
+    print(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
+    for frame in verdict.listed:
+        print(f"  frame {frame['number']} {frame['status']}: {frame['reason']}")
+    for note in verdict.notes:
+        print(f"  note: {note}")
+    for problem in verdict.problems:
+        print(f"  PROBLEM: {problem}")
+    print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
+
+
+@app.command()
+def rebuild(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[UID]...", help="Runs that are published anew in any case."),
+    ] = None,
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a lost catalog again, from the journals and the scan files.
+
+    The catalog's server must run (offbragg serve), and no offbragg stack. Runs that the catalog has
+    as they should be are left alone. It can be killed at any moment and started again. Exit code 0:
+    every run is in the catalog. 1: at least one is not; see the messages.
+    """
+    from offbragg.beamline import load
+    from offbragg.repair import rebuild as build
+
+    config = load(beamline)
+    with (
+        _until_told_to_stop(with_parent=None) as stop,
+        _progress("rebuilding", quiet=as_json) as progress,
+    ):
+        _log_to_stderr()
+        rebuilt = build(
+            config.paths.journal,
+            config.paths.experiment,
+            config.connect_catalog,
+            runs=runs or (),
+            progress=progress,
+            stop=stop,
+        )
+    if as_json:
+        print(json.dumps(rebuilt))
     else:
-        counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
-        print(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
-        print(f"{verdict.checked} compared with their MD5, {verdict.unchecked} came without one")
-        for frame in verdict.listed:
-            print(f"  frame {frame['number']} {frame['status']}: {frame['reason']}")
-        for problem in verdict.problems:
-            print(f"  PROBLEM: {problem}")
-        print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
-    if not verdict.ok:
+        print(f"{rebuilt['runs']} runs: {len(rebuilt['published'])} published")
+        for uid in rebuilt["failed"]:
+            print(f"run {uid} could not be published; see above", file=sys.stderr)
+    if rebuilt["failed"]:
         raise typer.Exit(1)
 
 

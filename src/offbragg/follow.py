@@ -67,6 +67,7 @@ def follow(
     once: bool = False,
     stop: threading.Event | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    first: Callable[[], object] = lambda: None,
 ) -> dict[str, list[str]]:
     """Feed every run of a journal directory to every follower.
 
@@ -84,6 +85,8 @@ def follow(
     progress
         Told once a second how many frames of the runs that are being stacked are decided, and of
         how many.
+    first
+        Done before anything else, when nobody else can follow this journal.
 
     Returns
     -------
@@ -105,6 +108,7 @@ def follow(
     with _only_one(journal):
         closed: set[Path] = set()
         close_all_abandoned(journal, closed)
+        first()
         tails: list[_Tail] = []
         for follower in followers:
             tails.append(_Tail(journal, follower, once=once, stop=stop, before=tuple(tails)))

@@ -81,6 +81,8 @@ class PackedFrame:
         As in `Frame`.
     time
         Start of the exposure, POSIX s; NaN if not known.
+    crc64
+        CRC-64/XZ of the chunk, if it is known.
     """
 
     number: int
@@ -91,3 +93,4 @@ class PackedFrame:
     md5: str | None = None
     verified: bool = False
     time: float = math.nan
+    crc64: int | None = None

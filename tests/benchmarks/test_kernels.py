@@ -174,3 +174,9 @@ def test_decode_and_encode(timed, frame, level, keep):
 def test_md5(timed, frame, level):
     streams = [frame[2][i:] + bytes(i) for i in range(LANES)]
     timed(f"md5 of 16, {level}", lambda: kernels.md5(streams, level=level), n=LANES)
+
+
+@pytest.mark.parametrize("level", COMPILED)
+def test_crc64(timed, frame, level):
+    chunk = kernels.encode(frame[1], chunk_for(frame[1].size))
+    timed(f"crc64 of the chunk, {level}", lambda: kernels.crc64(chunk, level=level))

@@ -152,7 +152,10 @@ def test_a_sweep_goes_in_and_comes_out(tmp_path, start, make_counts):
     np.testing.assert_array_equal(values["time"], 1e9 + np.array([0, 1, 2, 3, np.nan, 5]))
     np.testing.assert_array_equal(values["monitor"], [10, *[np.nan] * 4, 20])
     assert np.isnan(values["ring"]).all()
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["f1.h5"]
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == [
+        "f1.h5",
+        "f1.h5.digest",
+    ]
 
 
 def test_the_mask_is_that_of_the_first_frame(tmp_path, start, make_counts):
@@ -199,6 +202,7 @@ def test_the_layout_of_the_file(tmp_path, start, make_counts):
             ("reason", "S160"),
             ("source", "S200"),
             ("md5", "S32"),
+            ("crc64", "S16"),
             ("number", "i4"),
             ("time", "f8"),
         ):
@@ -486,7 +490,7 @@ def test_a_killed_writer_is_resumed_with_all_that_it_said(writer, start, held_by
                 plain["entry/data/data"][number], written_by_writer(number, (20, 30))
             )
         np.testing.assert_array_equal(plain["entry/data/data"][39], -1)
-    assert [path.name for path in process.path.parent.iterdir()] == ["f1.h5"]
+    assert sorted(path.name for path in process.path.parent.iterdir()) == ["f1.h5", "f1.h5.digest"]
 
 
 @pytest.mark.parametrize("batch", [1, 7])

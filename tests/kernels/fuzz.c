@@ -171,6 +171,18 @@ static void try_md5(const uint8_t *data, size_t size, size_t count)
     }
 }
 
+static void try_crc64(const uint8_t *data, size_t size, size_t cut)
+{
+    cut %= size + 1;
+    uint64_t whole = ob_crc64(OB_PORTABLE, 0, data, size);
+    for (int level = 0; level <= ob_best_level(); level++) {
+        uint64_t first = ob_crc64(level, 0, data, cut);
+        CHECK(ob_crc64(level, first, data + cut, size - cut) == whole);
+        uint64_t second = ob_crc64(level, 0, data + cut, size - cut);
+        CHECK(ob_crc64_combine(first, second, size - cut) == whole);
+    }
+}
+
 static void try_strips(const uint8_t *data, size_t size, size_t n)
 {
     size_t count = size / 16 < 8 ? size / 16 : 8;
@@ -187,6 +199,11 @@ static void try_strips(const uint8_t *data, size_t size, size_t n)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static int made = 0;
+    if (!made) {
+        ob_crc64_init();
+        made = 1;
+    }
     if (size < 4)
         return 0;
     uint8_t head[4];
@@ -207,6 +224,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 2:
         try_md5(own, size, head[1] % 64);
+        try_crc64(own, size, n);
         break;
     default:
         if (size >= 16)

@@ -24,6 +24,8 @@ import numpy as np
 from offbragg import kernels
 from offbragg.errors import FrameError, GeometryError, IncompleteFrame, ScanFileError
 from offbragg.files import read_frame
+from offbragg.files.aside import keep_aside
+from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
 from offbragg.files.scan_file import ScanFile, find_scan_file
@@ -78,7 +80,7 @@ class Stacker:
             return False
         with ScanFile.open(path) as scan:
             whole = scan.complete and scan.ledger.counts()[Status.STORED] == scan.n_frames
-        return whole and has_wrapper(path)
+        return whole and has_wrapper(path) and has_digest(path)
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
@@ -163,6 +165,7 @@ class SweepStacker:
             if status in (Status.MISSING, Status.REJECTED)
         }
         self._looked: dict[int, _Look] = {}
+        self._stored_as = np.zeros((self._sweep.n_frames, 2), np.int64)  # signatures
         self._unreadable: dict[int, OSError] = {}  # what a thread met with
         self._pool = FramePool(self._shape) if kernels.compiled else None
         self.busy = False  # whether there is more to do at once
@@ -361,7 +364,9 @@ class SweepStacker:
     def _note_stored(self, number: int, begin: float) -> None:
         self._values.exposed(number, begin + self._sweep.exposure / 2)
         self._pending.discard(number)
-        self._looked.pop(number, None)
+        look = self._looked.pop(number, None)
+        if look is not None:
+            self._stored_as[number] = look.signature
         if self._given_up.pop(number, None):
             log.info("frame %d came late and is stored", number)
         self._last_stored = self._clock()
@@ -386,11 +391,49 @@ class SweepStacker:
             if self._stop is not None and number in self._unannounced:
                 reason = f"{what}; the run had ended ({self._stop['exit_status']})"
         self._pending.discard(number)
+        if status is Status.REJECTED:
+            self._keep_aside(number, reason)
         if self._given_up.get(number) == (status, reason):
             return
         self._given_up[number] = (status, reason)
         self._scan().mark(number, status, reason)
         log.warning("frame %d of %d is %s: %s", number, self._sweep.n_frames, status.value, reason)
+
+    def _keep_aside(self, number: int, reason: str, seen: tuple[int, int] | None = None) -> None:
+        """Keep a refused file in the run's folder; that it cannot be kept changes no verdict."""
+        path, look = self._path_of(number), self._looked.get(number)
+        if path is None or not self._wrapped or (look is not None and look.kept):
+            return
+        if seen is None and look is not None:
+            look.kept, seen = True, look.signature
+        try:
+            keep_aside(path, self.path, number=number, reason=reason, signature=seen)
+        except OSError as error:
+            log.warning("frame %d is not kept aside: %s: %s", number, path.name, error)
+
+    def _refuse_others(self) -> None:
+        """Keep files aside that took the place of stored ones, if they hold other pixels."""
+        for number in np.flatnonzero(self._stored_as[:, 1]).tolist():
+            path = self._path_of(number)
+            try:
+                status = path.stat() if path is not None else None
+            except OSError:
+                continue  # gone: it is stored
+            if status is None or not S_ISREG(status.st_mode):
+                continue
+            now = (status.st_size, status.st_mtime_ns)
+            if path is None or now == tuple(self._stored_as[number].tolist()):
+                continue
+            try:
+                frame = read_frame(path, number=number, shape=self._shape)
+                if np.array_equal(frame.counts, self._scan().stack.counts[number]):
+                    continue
+                reason = "holds other pixels than the frame that was stored"
+            except (FrameError, OSError) as error:
+                reason = f"is not what was stored: {_first_line(error)}"
+            reason = f"{path.name} was changed after its frame had been stored, and {reason}"
+            log.warning("frame %d: %s; the stored one is kept", number, reason)
+            self._keep_aside(number, reason, now)
 
     def _look_again(self) -> None:
         """See whether a file of a frame that was given up is there now, or another one."""
@@ -416,11 +459,18 @@ class SweepStacker:
         self._take_all()
         if self._unverified():
             return False  # to be seen again
+        for number, look in self._looked.items():
+            if look.problem is not None and look.problem[0] is Status.REJECTED:
+                self._keep_aside(number, look.problem[1])
         if self._writer is not None:
             self._write_values()
             self._finish(self._stop)
-        elif self._wrapped and not has_wrapper(self.path):
-            self._wrap()
+        else:
+            if self._wrapped and not has_wrapper(self.path):
+                self._wrap()
+            if not has_digest(self.path):
+                with ScanFile.open(self.path) as scan:
+                    scan.seal()
         return True
 
     def _unverified(self) -> bool:
@@ -432,6 +482,7 @@ class SweepStacker:
             self._scan().set_values(column, numbers, values)
 
     def _finish(self, stop: Mapping[str, Any]) -> None:
+        self._refuse_others()
         scan = self._scan()
         scan.finish(
             time=stop["time"],
@@ -475,6 +526,7 @@ class _Look:
     problem: tuple[Status, str] | None = None
     unverified: bool = False
     steady: bool = False  # when it was last read
+    kept: bool = False  # aside
 
 
 class FrameFiles:

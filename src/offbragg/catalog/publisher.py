@@ -296,8 +296,11 @@ class Publisher:
         if path is None:
             return True
         with ScanFile.open(path) as scan:
-            return scan.complete and stop.get("offbragg", {}).get("frames") == _ends(
-                scan.ledger.counts()
+            told = stop.get("offbragg", {})
+            return (
+                scan.complete
+                and told.get("frames") == _ends(scan.ledger.counts())
+                and told.get("scan_file") == str(path)  # it may have been made again elsewhere
             )
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:

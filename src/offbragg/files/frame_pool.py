@@ -284,6 +284,7 @@ class _Reader:
             text=section.text,
             md5=None if section.declared is None else section.declared.hex(),
             verified=section.declared is not None,
+            crc64=kernels.crc64(chunk),  # while it is in the cache
         )
 
     def _pack_tiff(
@@ -303,8 +304,15 @@ class _Reader:
         if layout.big_endian is (sys.byteorder == "little"):
             self._image.byteswap(inplace=True)
         chunk = kernels.encode(self._image, self._chunk)
-        kept = slab.keep(chunk)
-        return PackedFrame(number, layout.shape, kept, path.name, text=layout.text), signature
+        frame = PackedFrame(
+            number,
+            layout.shape,
+            slab.keep(chunk),
+            path.name,
+            text=layout.text,
+            crc64=kernels.crc64(chunk),
+        )
+        return frame, signature
 
 
 def _open(path: Path, where: str) -> int:

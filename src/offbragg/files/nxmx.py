@@ -26,7 +26,9 @@ MASK = "/entry/instrument/detector/pixel_mask"
 FILL = -1
 STATUS_LENGTH, REASON_LENGTH, SOURCE_LENGTH = 8, 160, 200
 SUMMARY_ROOM, HEADER_ROOM, TIME_LENGTH = 16384, 16384, 32
-FIXED_COLUMNS = ("number", "status", "reason", "angle", "angle_source", "time", "source", "md5")
+FIXED_COLUMNS = (
+    "number", "status", "reason", "angle", "angle_source", "time", "source", "md5", "crc64",
+)  # fmt: skip
 
 COMPRESSED: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
 
@@ -138,6 +140,8 @@ def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> 
     frames["time"].attrs["long_name"] = np.bytes_("start of the exposure, POSIX seconds")
     frames["source"] = np.zeros(n, f"S{SOURCE_LENGTH}")
     frames["md5"] = np.zeros(n, "S32")
+    frames["crc64"] = np.zeros(n, "S16")
+    frames["crc64"].attrs["long_name"] = np.bytes_("CRC-64/XZ of the chunk as it is stored, hex")
     for name, column in (start.get("per_frame") or {}).items():
         if name in FIXED_COLUMNS:  # "angle": read back instead of commanded
             continue

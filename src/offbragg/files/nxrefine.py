@@ -111,13 +111,17 @@ def _visit(crystal: Path, name: str, start: Mapping[str, Any]) -> Path:
     for visit in visits:
         if find_scan_file(visit, str(start["uid"])):
             return visit
-    here = _latest(visits[-1])
+    # as it was when this run began, also if its file is made again later
+    now = float(start.get("time", math.inf))
+    while len(visits) > 1 and _latest(visits[-1], now) is None and _latest(visits[-1]) is not None:
+        another = visits.pop()
+    here = _latest(visits[-1], now)
     if here is None:
         return visits[-1]
     elsewhere = [
         latest["time"]
         for other in crystal.iterdir()
-        if other.is_dir() and other not in visits and (latest := _latest(other))
+        if other.is_dir() and other not in visits and (latest := _latest(other, now))
     ]
     series = (start.get("series") or {}).get("uid")
     left = max(elsewhere, default=-math.inf) > here["time"]
@@ -126,8 +130,8 @@ def _visit(crystal: Path, name: str, start: Mapping[str, Any]) -> Path:
     return visits[-1]
 
 
-def _latest(directory: Path) -> dict[str, Any] | None:
-    """Start document of the newest sweep in a directory."""
+def _latest(directory: Path, before: float = math.inf) -> dict[str, Any] | None:
+    """Start document of the newest sweep in a directory that began before another."""
     newest: dict[str, Any] | None = None
     for path in directory.glob("f*.h5"):
         try:
@@ -135,7 +139,7 @@ def _latest(directory: Path) -> dict[str, Any] | None:
                 start = scan.start
         except (OffbraggError, OSError):
             continue  # another file of that name, or one whose writer died just now
-        if newest is None or start["time"] > newest["time"]:
+        if start["time"] <= before and (newest is None or start["time"] > newest["time"]):
             newest = start
     return newest
 

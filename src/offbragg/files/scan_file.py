@@ -23,9 +23,21 @@ import hdf5plugin  # noqa: F401  registers the compression
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from offbragg import kernels
 from offbragg.errors import OffbraggError, RejectedFrame, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.cbf import parse_minicbf_header
+from offbragg.files.digest import (
+    CLOSED,
+    LATER,
+    Part,
+    has_digest,
+    make_digest,
+    read_digest,
+    remove_digest,
+    sync,
+    write_digest,
+)
 from offbragg.files.superblock import read_superblock, release
 from offbragg.frame import Frame, PackedFrame
 from offbragg.geometry import Geometry
@@ -64,6 +76,7 @@ class ScanFile:
         run = self._get(nxmx.RUN)
         self._start: dict[str, Any] = json.loads(bytes(run["start"][()]).decode("utf-8"))
         self._sweep = Sweep.from_dict(self._start["sweep"])
+        self._has_crc64 = "crc64" in self._get(nxmx.FRAMES)  # older files have none
 
     # ---- opening and closing ---------------------------------------------------------
 
@@ -157,6 +170,7 @@ class ScanFile:
     def _write(cls, path: Path, uid: str | None) -> ScanFile:
         lock = _take(path, uid)
         try:
+            remove_digest(path)
             if _interrupted(path):
                 release(path, keep=_beside(path, "superblock"))
             file = _open_for_writing(path)
@@ -346,7 +360,8 @@ class ScanFile:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the per-frame columns."""
-        return (*nxmx.FIXED_COLUMNS, *(self._start.get("per_frame") or {}))
+        fixed = (c for c in nxmx.FIXED_COLUMNS if c != "crc64" or self._has_crc64)
+        return (*fixed, *(self._start.get("per_frame") or {}))
 
     def frame_values(self) -> dict[str, NDArray[Any]]:
         """Every per-frame column, by name, each of shape (n_frames,); text as str."""
@@ -399,6 +414,9 @@ class ScanFile:
             self._write_once(number, lambda: counts, lambda: frame.header)
             self._column("source")[number] = nxmx.fit(source, nxmx.SOURCE_LENGTH)
             self._column("md5")[number] = (frame.md5 or "").encode("ascii", "replace")
+            if self._has_crc64:
+                _, chunk = data.id.read_direct_chunk((number, 0, 0))
+                self._column("crc64")[number] = b"%016x" % kernels.crc64(chunk)
             if np.isfinite(time):
                 self._column("time")[number] = time
             self._flush()
@@ -407,7 +425,9 @@ class ScanFile:
             self._flush()
         self._sync_sometimes(1)
 
-    def write_frames(self, frames: Iterable[PackedFrame]) -> None:
+    def write_frames(
+        self, frames: Iterable[PackedFrame], *, header: Mapping[str, Any] | None = None
+    ) -> None:
         """Store frames that are compressed already, by their numbers: all of them, or none.
 
         As much is done for all of them together as for one by `write_frame`, in the same order.
@@ -416,6 +436,8 @@ class ScanFile:
         ----------
         frames
             Exactly of the file's shape, each number once. A gap in their numbers stays one.
+        header
+            What the first frame's file said, if it does not bring its text.
 
         Raises
         ------
@@ -456,12 +478,14 @@ class ScanFile:
                 self._write_once(
                     first.number,
                     lambda: data[first.number],
-                    lambda: parse_minicbf_header(first.text) if first.text else {},
+                    lambda: parse_minicbf_header(first.text) if first.text else header or {},
                 )
                 sources = [nxmx.fit(frame.source, nxmx.SOURCE_LENGTH) for frame in new]
                 digests = [(frame.md5 or "").encode("ascii", "replace") for frame in new]
                 self._put("source", numbers, np.array(sources, f"S{nxmx.SOURCE_LENGTH}"))
                 self._put("md5", numbers, np.array(digests, "S32"))
+                if self._has_crc64:
+                    self._put("crc64", numbers, np.array([_crc64(f) for f in new], "S16"))
                 self._put("time", numbers[known], times[known])
                 self._flush()
             except BaseException:
@@ -533,6 +557,8 @@ class ScanFile:
             if number < data.shape[0] and _has_chunk(data, number):
                 # left by a writer that died before it could say stored
                 data[number] = np.full(data.shape[1:], nxmx.FILL, np.int32)
+                if self._has_crc64:
+                    self._column("crc64")[number] = b""
             self._column("reason")[number] = nxmx.fit(reason, nxmx.REASON_LENGTH)
             self._flush()
             self._column("status")[number] = status.value.encode()
@@ -575,7 +601,48 @@ class ScanFile:
             self._flush()
             self._close_clean()
 
+    def seal(self) -> None:
+        """Make the digest of a finished file that has none: its writer died before it could.
+
+        Raises
+        ------
+        ScanFileError
+            If the file is not finished, another process writes it, or nothing can be written.
+        """
+        lock = _take(self._path, None)
+        try:
+            if not self.complete:
+                raise ScanFileError(f"{self._path} is not finished: it gets no digest")
+            if not has_digest(self._path):
+                digest = make_digest(self._path, self.run, self.chunks(), made=LATER)
+                write_digest(self._path, digest)
+            _beside(self._path, "superblock").unlink(missing_ok=True)
+            _beside(self._path, "writer").unlink(missing_ok=True)
+        except OSError as error:
+            raise ScanFileError(
+                f"the digest of {self._path} cannot be made: {error}\n"
+                "The scan file is whole. Look at the disk's space and permissions."
+            ) from error
+        finally:
+            os.close(lock)
+
+    def chunks(self) -> list[Part]:
+        """Where the chunks of stored frames are in the file, with the CRC-64 that they should have.
+
+        In the order of the frames' numbers.
+        """
+        data, words = self._fresh(nxmx.DATA), self._words("status")
+        crcs = self._words("crc64") if self._has_crc64 else [""] * len(words)
+        found = []
+        for number in range(min(data.shape[0], len(words))):
+            if words[number] == "stored" and _is_crc64(crcs[number]):
+                chunk = data.id.get_chunk_info_by_coord((number, 0, 0))
+                if chunk.byte_offset is not None:
+                    found.append(Part(chunk.byte_offset, chunk.size, int(crcs[number], 16)))
+        return found
+
     def _close_clean(self) -> None:
+        chunks = self.chunks()
         file, self._file = self._file, None
         self._kept.clear()
         assert file is not None
@@ -585,6 +652,7 @@ class ScanFile:
             # has nothing left to write: when it closes, HDF5 writes these very bytes again.
             release(self._path, keep=_beside(self._path, "superblock"))
         sync(self._path)
+        write_digest(self._path, make_digest(self._path, self.run, chunks, made=CLOSED))
         self.close()
         sync(self._path.parent)
 
@@ -707,12 +775,58 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
             with ScanFile.open(path) as scan:
                 uid = scan.run
         except (OffbraggError, OSError):
-            # a writer died between opening and SWMR: it said beside the file whose it is
-            note = _beside(path, "writer")
-            uid = note.read_text() if note.exists() else ""
+            uid = owner(path)
         if uid == run_uid:
             return path
     return None
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether some process has a scan file open for writing."""
+    try:
+        lock = os.open(_beside(path, "writer"), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Keep every writer away from a scan file, while it is replaced.
+
+    Raises
+    ------
+    ScanFileError
+        If another process writes it.
+    """
+    note = _beside(path, "writer")
+    left = note.exists()  # by a writer that was killed: it says whose the file is
+    lock = _take(path, None)
+    try:
+        yield
+        left = False
+    finally:
+        if not left:
+            note.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def owner(path: Path) -> str:
+    """Say whose a file is that cannot be opened, from what is beside it; empty if not known."""
+    with contextlib.suppress(OSError, OffbraggError, UnicodeDecodeError):
+        # its writer died between opening and SWMR
+        note = _beside(path, "writer")
+        if note.exists() and (uid := note.read_text()):
+            return uid
+        if (digest := read_digest(path)) is not None:  # it was damaged when it was finished
+            return digest.run
+    return ""
 
 
 def _beside(path: Path, what: str) -> Path:
@@ -775,10 +889,9 @@ def _has_chunk(data: h5py.Dataset, number: int) -> bool:
     return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
 
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _crc64(frame: PackedFrame) -> bytes:
+    return b"%016x" % (kernels.crc64(frame.chunk) if frame.crc64 is None else frame.crc64)
+
+
+def _is_crc64(word: str) -> bool:
+    return len(word) == 16 and not set(word) - set("0123456789abcdef")

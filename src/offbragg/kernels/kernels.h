@@ -98,6 +98,17 @@ int ob_decode_encode(int level, const uint8_t *in, size_t size, int32_t *image, 
 void ob_md5(int level, const uint8_t *const *data, const size_t *sizes, size_t count,
             uint8_t *digests);
 
+/* ---- CRC-64/XZ (crc64.c) ----------------------------------------------------------------- */
+
+/* Make the tables; once, before anything else of it is called. */
+void ob_crc64_init(void);
+
+/* CRC of what has the CRC `before` and then `data`; `before` is 0 where nothing is before. */
+uint64_t ob_crc64(int level, uint64_t before, const uint8_t *data, size_t size);
+
+/* CRC of two parts, one behind the other; the second has `length` bytes. */
+uint64_t ob_crc64_combine(uint64_t first, uint64_t second, uint64_t length);
+
 /* ---- pixels as they are (strips.c) ------------------------------------------------------- */
 
 /* Put strips of a file one behind the other, bytes of each 32-bit word swapped if asked.

@@ -193,6 +193,34 @@ end:
     return result;
 }
 
+static PyObject *crc64(PyObject *self, PyObject *args)
+{
+    int level;
+    unsigned long long value;
+    Py_buffer in;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iKy*", &level, &value, &in))
+        return NULL;
+    if (check_level(level) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        value = ob_crc64(level, value, in.buf, (size_t)in.len);
+        Py_END_ALLOW_THREADS
+        result = PyLong_FromUnsignedLongLong(value);
+    }
+    PyBuffer_Release(&in);
+    return result;
+}
+
+static PyObject *crc64_combine(PyObject *self, PyObject *args)
+{
+    unsigned long long first, second, length;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "KKK", &first, &second, &length))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ob_crc64_combine(first, second, length));
+}
+
 static PyObject *strips(PyObject *self, PyObject *args)
 {
     int swap, wrong = 0;
@@ -226,6 +254,8 @@ static PyMethodDef methods[] = {
     {"decode_encode", decode_encode, METH_VARARGS,
      "(level, stream, n, out, image or None) -> (status, pixels, length)"},
     {"md5", md5, METH_VARARGS, "(level, buffers) -> digests"},
+    {"crc64", crc64, METH_VARARGS, "(level, before, data) -> CRC-64/XZ"},
+    {"crc64_combine", crc64_combine, METH_VARARGS, "(first, second, length) -> CRC of both"},
     {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
     {NULL, NULL, 0, NULL},
 };
@@ -238,5 +268,6 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__kernels(void)
 {
+    ob_crc64_init();
     return PyModuleDef_Init(&module);
 }

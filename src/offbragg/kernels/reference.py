@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -188,3 +189,93 @@ def strips(
     pixels = b"".join(text[int(o) : end] for o, end in zip(offsets, ends, strict=True))
     words[:] = np.frombuffer(pixels, ">i4" if big_endian else "<i4")
     return True
+
+
+# ---- CRC-64/XZ -------------------------------------------------------------------------
+
+_POLY = 0xC96C5795D7870F42  # bit 63 is x^0
+_ONES = (1 << 64) - 1
+_LANES = 4096
+
+
+def crc64(data: Buffer, before: int = 0) -> int:
+    """CRC of many lanes at once, eight bytes of each in a step, and then of the lanes together."""
+    octets = np.frombuffer(memoryview(data), np.uint8)
+    value, words = before, octets.size // (8 * _LANES)
+    if words:
+        tables, length = _wide_tables(), 8 * words
+        lanes = octets[: length * _LANES].view("<u8").reshape(_LANES, words)
+        crcs = np.full(_LANES, _ONES, np.uint64)
+        for column in np.ascontiguousarray(lanes.T):
+            parts = (crcs ^ column).view(np.uint16).reshape(-1, 4)
+            crcs = np.take(tables[0], parts[:, 0])
+            for table, part in zip(tables[1:], parts.T[1:], strict=True):
+                crcs ^= np.take(table, part)
+        octets = octets[length * _LANES :]
+        crcs ^= np.uint64(_ONES)
+        while crcs.size > 1:
+            crcs = _moved(crcs[::2], length) ^ crcs[1::2]
+            length *= 2
+        value = crc64_combine(value, int(crcs[0]), length)
+    value ^= _ONES
+    for octet in octets.tobytes():
+        value = _TABLE[(value ^ octet) & 0xFF] ^ (value >> 8)
+    return value ^ _ONES
+
+
+def crc64_combine(first: int, second: int, length: int) -> int:
+    """CRC of two parts, from those of each and the length of the second, bytes."""
+    return _multiply(_power(8 * length), first) ^ second
+
+
+def _multiply(a: int, b: int) -> int:
+    product = 0
+    while a:
+        if a >> 63:
+            product ^= b
+        a = (a << 1) & _ONES
+        b = (b >> 1) ^ (_POLY if b & 1 else 0)
+    return product
+
+
+def _power(n: int) -> int:
+    """x^n mod P."""
+    product, square = 1 << 63, 1 << 62
+    while n:
+        if n & 1:
+            product = _multiply(square, product)
+        square = _multiply(square, square)
+        n >>= 1
+    return product
+
+
+def _moved(crcs: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
+    """Multiply each by x^(8 length)."""
+    factor, moved = _power(8 * length), np.zeros_like(crcs)
+    for bit in range(64):  # bit 63 is x^0
+        moved ^= (crcs >> np.uint64(63 - bit) & np.uint64(1)) * np.uint64(factor)
+        factor = (factor >> 1) ^ (_POLY if factor & 1 else 0)
+    return moved
+
+
+def _make_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (_POLY if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_TABLE = _make_table()
+
+
+@cache
+def _wide_tables() -> NDArray[np.uint64]:
+    """Tell what each of the four 16-bit parts of a word leaves, eight bytes on."""
+    single = [np.array(_TABLE, np.uint64)]  # a byte that n bytes follow
+    for _ in range(7):
+        last = single[-1]
+        single.append(single[0][last & np.uint64(0xFF)] ^ (last >> np.uint64(8)))
+    low, high = np.arange(1 << 16) & 0xFF, np.arange(1 << 16) >> 8
+    return np.array([single[7 - 2 * k][low] ^ single[6 - 2 * k][high] for k in range(4)])

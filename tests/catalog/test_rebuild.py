@@ -1,0 +1,214 @@
+"""A catalog that is lost comes back as it was, as a client sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from catalog.served import PublishedRun, Server
+from runs import MeasuredRun
+from tiled.client.container import Container
+
+from offbragg.audit import verify
+from offbragg.callbacks.stacker import Stacker
+from offbragg.catalog.publisher import Publisher, RunPublisher
+from offbragg.catalog.server import connect
+from offbragg.errors import CatalogError
+from offbragg.files import find_scan_file
+from offbragg.follow import follow
+from offbragg.repair import rebuild
+
+
+def seen_by_a_client(node: Any) -> Any:
+    """Everything that a client gets of a node and what is in it, but the time of its making."""
+    item = json.loads(json.dumps(node.item["attributes"], default=str))
+    for own in ("time_created", "time_updated"):
+        item.pop(own, None)
+    for source in item.get("data_sources") or []:
+        source.pop("id", None)
+        for asset in source.get("assets") or []:
+            asset.pop("id", None)
+            # its own tables and files are named after nothing that a run has
+            if "catalog" in asset["data_uri"]:
+                asset.pop("data_uri")
+        if source.get("management") == "writable":
+            source.pop("parameters", None)
+    told: dict[str, Any] = {"attributes": item}
+    if isinstance(node, Container):
+        node = getattr(node, "base", node)  # a stream shows the columns of its tables as its own
+        told["children"] = [
+            [key, seen_by_a_client(Container.__getitem__(node, key))]
+            for key in Container.keys(node)  # in its order
+        ]
+        return told
+    family = item["structure_family"]
+    if family == "array":
+        array = np.asarray(node.read())
+        told["read"] = [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+    elif family == "table":
+        table = node.read()
+        told["read"] = [list(map(str, table.dtypes)), table.to_json(double_precision=15)]
+    return told
+
+
+def sweep(root: Path, uid: str, *, missing: tuple[int, ...] = (), **options: Any) -> MeasuredRun:
+    run = MeasuredRun(root, uid=uid, n_frames=4, late=0.0, **options)
+    run.begin()
+    run.write(*(n for n in range(4) if n not in missing))
+    run.monitor_counted([0, 1, 2, 3])
+    run.temperature_is(run.temperature + 0.1, at=run.began + 0.3, seq_num=2)
+    run.announce(4)
+    return run
+
+
+def step_scan(root: Path, uid: str, began: float, exit_status: str = "success") -> MeasuredRun:
+    """A run of three points with two signals, without frames or a sweep."""
+    run = MeasuredRun(root, uid=uid, began=began)
+    start = {k: v for k, v in run.start.items() if k not in ("sweep", "geometry", "detector")}
+    run.journal("start", {**start, "plan_name": "scan", "motors": ["phi"]})
+    keys = {
+        key: {"source": "test", "dtype": "number", "shape": [], "dtype_numpy": "<f8"}
+        for key in ("phi", "sum")
+    }
+    run.journal(
+        "descriptor",
+        {
+            "uid": f"{uid}-d", "run_start": uid, "time": began, "name": "primary",
+            "data_keys": keys, "object_keys": {"phi": ["phi"], "sum": ["sum"]},
+            "configuration": {}, "hints": {"phi": {"fields": ["phi"]}},
+        },
+    )  # fmt: skip
+    for n in range(3):
+        run.journal(
+            "event",
+            {
+                "uid": f"{uid}-e{n}", "descriptor": f"{uid}-d", "time": began + n,
+                "seq_num": n + 1, "data": {"phi": 0.5 * n, "sum": 100.0 + n},
+                "timestamps": {"phi": began + n, "sum": began + n}, "filled": {},
+            },
+        )  # fmt: skip
+    run.announced = 3
+    run.end(exit_status)
+    return run
+
+
+def live(root: Path, client: Any) -> None:
+    """A sweep that is published while it is measured, bit by bit."""
+    run = PublishedRun(
+        root, client=client, n_frames=4, uid="00000000-live", began=1_789_999_900.0,
+        temperature=90.0,
+    )  # fmt: skip
+    run.begin()
+    run.create_scan_file()
+    run.open()
+    for number in range(4):
+        run.store(number)
+        run.announce(number + 1)
+        run.temperature_is(90.0 + number, at=run.began + 0.1 * number, seq_num=number + 2)
+        assert not run.feed()
+    run.finish()
+    while not run.feed():
+        pass
+    run.journal.close()
+
+
+@pytest.fixture
+def lost(tmp_path):
+    """A catalog with several kinds of runs; what a client saw of it; and a new, empty one."""
+    root = tmp_path / "data"
+    root.mkdir()
+    server = Server.start(tmp_path / "catalog", root)
+    try:
+        client = connect(server.url, server.key)
+        live(root, client)
+        one = sweep(root, "11111111-sweep", began=1_790_000_000.0)
+        followers = [Stacker(root / "experiment", late=0.0), publisher(client, root)]
+        one.end()
+        follow(one.journal_directory, followers, once=True)
+        step_scan(root, "22222222-steps", 1_790_000_100.0)
+        aborted = sweep(root, "33333333-aborted", missing=(2, 3), began=1_790_000_200.0)
+        aborted.end("abort")
+        step_scan(root, "44444444-failed", 1_790_000_300.0, "fail")
+        follow(one.journal_directory, followers, once=True)
+        before = seen_by_a_client(client)
+    finally:
+        server.end()
+    shutil.move(tmp_path / "catalog", tmp_path / "was")
+    (tmp_path / "catalog").mkdir()
+    shutil.copy(tmp_path / "was" / "key", tmp_path / "catalog")
+    server = Server.start(tmp_path / "catalog", root)
+    yield root, connect(server.url, server.key), before
+    server.end()
+
+
+def publisher(client: Any, root: Path) -> Publisher:
+    return Publisher(lambda: client, root / "experiment", interval=0.0)
+
+
+def test_a_lost_catalog_comes_back_as_it_was(lost, monkeypatch):
+    root, client, before = lost
+    assert [key for key, _ in before["children"]] == [
+        "00000000-live", "11111111-sweep", "22222222-steps", "33333333-aborted", "44444444-failed",
+    ]  # fmt: skip
+    assert json.dumps(before).count('"read"') == 14
+    assert len(client) == 0
+
+    left, publish = [25], RunPublisher._publish
+
+    def fail(self: RunPublisher, name: str, doc: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise CatalogError("the catalog is away")
+        publish(self, name, doc)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunPublisher, "_publish", fail)
+        patch.setattr("offbragg.follow._BACK_OFF", (0.01,))
+        halfway = rebuild(root / "journal", root / "experiment", lambda: client)
+    assert halfway["failed"]
+    assert len(client) > 0
+
+    told = rebuild(root / "journal", root / "experiment", lambda: client)
+
+    assert told["failed"] == []
+    by_key = {key: seen for key, seen in before["children"]}
+    assert {key: seen for key, seen in seen_by_a_client(client)["children"]} == by_key
+
+    for key in by_key:
+        client.delete_contents(key, recursive=True, external_only=False)
+    told = rebuild(root / "journal", root / "experiment", lambda: client)
+
+    assert told == {
+        "runs": 5, "published": [key for key, _ in before["children"]], "failed": [],
+    }  # fmt: skip
+    assert seen_by_a_client(client) == before
+    again = rebuild(root / "journal", root / "experiment", lambda: client)
+    assert again["published"] == []
+
+    path = find_scan_file(root / "experiment/LSMO-140/c1/120K", "33333333-aborted")
+    assert verify(path, journal=root / "journal", catalog=lambda: client).catalog == "agrees"
+    run = client["33333333-aborted"]
+    metadata = dict(run.metadata)
+    metadata["stop"] = {**metadata["stop"], "offbragg": {"frames": {"stored": 4}}}
+    run.update_metadata(metadata=metadata)
+    verdict = verify(path, catalog=lambda: client)
+    assert verdict.catalog == "differs"
+    assert "it counts" in verdict.problems[0]
+
+    told = rebuild(root / "journal", root / "experiment", lambda: client, runs=["33333333"])
+
+    assert told["published"] == ["33333333-aborted"]
+    assert verify(path, catalog=lambda: client).ok
+
+
+def test_a_catalog_that_is_away_is_told_at_once(tmp_path):
+    def away() -> Any:
+        raise CatalogError("the catalog is away")
+
+    with pytest.raises(CatalogError, match="away"):
+        rebuild(tmp_path / "journal", tmp_path, away)
