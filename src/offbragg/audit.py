@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from offbragg.callbacks.journal import journals, read_journal, read_start
-from offbragg.errors import OffbraggError, ScanFileError
+from offbragg.errors import MetadataError, OffbraggError, ScanFileError
 from offbragg.files.cbf import content_md5
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.ledger import Status
+from offbragg.sample import check_component
 
 _FILL = -1
 
@@ -128,7 +129,11 @@ def _check_frame(
 
 
 def _check_journal(scan: ScanFile, journal: Path, verdict: Verdict) -> None:
-    path = journal / f"{scan.run}.jsonl"
+    try:
+        path = journal / f"{check_component(scan.run, 'uid')}.jsonl"
+    except MetadataError as error:
+        verdict.problems.append(str(error))
+        return
     if not path.exists():
         verdict.problems.append(f"run {scan.run} has no journal in {journal}")
         return

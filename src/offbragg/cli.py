@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
+from offbragg.terminal import PrintableFormatter, printable
 
 app = typer.Typer(
     name="offbragg",
@@ -195,7 +196,9 @@ def stack(
     from offbragg.follow import Follower, follow
 
     config = load(beamline)
-    followers: list[Follower] = [Stacker(config.paths.experiment, late=late)]
+    followers: list[Follower] = [
+        Stacker(config.paths.experiment, late=late, frames=config.paths.frames)
+    ]
     if catalog:
         from offbragg.catalog.publisher import Publisher
 
@@ -210,7 +213,7 @@ def stack(
         print(json.dumps({"failed": failed}))
     for follower, runs in failed.items():
         for run in runs:
-            print(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
+            _say(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
     if any(failed.values()):
         raise typer.Exit(1)
 
@@ -232,12 +235,12 @@ def _stack_files(
             key: getattr(stacked, key) for key in ("stored", "missing", "rejected", "pending")
         }
         said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-        print(f"{out}\n{stacked.frames} frames: {said}")
-        print(f"{stacked.seconds:.2f} s, {stacked.frames_per_second:.0f} frames/s")
+        _say(f"{out}\n{stacked.frames} frames: {said}")
+        _say(f"{stacked.seconds:.2f} s, {stacked.frames_per_second:.0f} frames/s")
         for problem in stacked.problems:
-            print(f"  {problem}")
+            _say(f"  {printable(problem)}")
     if stacked.pending:
-        print("ended before all was done; the same command goes on", file=sys.stderr)
+        _say("ended before all was done; the same command goes on", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -252,6 +255,7 @@ def serve(
     from offbragg.catalog.server import serve as serve_catalog
 
     config = load(beamline)
+    _log_to_stderr()
     serve_catalog(
         config.paths.catalog,
         [config.paths.experiment, config.paths.frames],
@@ -296,13 +300,13 @@ def verify(
         print(json.dumps(verdict.to_dict()))
     else:
         counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
-        print(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
-        print(f"{verdict.checked} compared with their MD5, {verdict.unchecked} came without one")
+        _say(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
+        _say(f"{verdict.checked} compared with their MD5, {verdict.unchecked} came without one")
         for frame in verdict.listed:
-            print(f"  frame {frame['number']} {frame['status']}: {frame['reason']}")
+            _say(f"  frame {frame['number']} {frame['status']}: {printable(frame['reason'])}")
         for problem in verdict.problems:
-            print(f"  PROBLEM: {problem}")
-        print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
+            _say(f"  PROBLEM: {printable(problem)}")
+        _say("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
     if not verdict.ok:
         raise typer.Exit(1)
 
@@ -331,7 +335,7 @@ def doctor(
     try:
         findings = tell(
             examine(load(beamline), devices=devices, expose=expose),
-            (lambda text: None) if as_json else print,
+            (lambda text: None) if as_json else _say,
         )
     except ConfigError as error:
         if not as_json:
@@ -341,7 +345,7 @@ def doctor(
     if as_json:
         print(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}))
     else:
-        print(f"{len(failed)} failures" if failed else "ready to measure")
+        _say(f"{len(failed)} failures" if failed else "ready to measure")
     if failed:
         raise typer.Exit(1)
 
@@ -360,7 +364,7 @@ def status(
     from offbragg.status import status as look
 
     state = look(load(beamline), devices=devices)
-    print(json.dumps(state) if as_json else describe(state))
+    _say(json.dumps(state) if as_json else describe(state))
 
 
 class Format(StrEnum):
@@ -414,7 +418,12 @@ def export(
     if as_json:
         print(json.dumps({"run": start["uid"], "files": [str(path) for path in files]}))
     else:
-        print(*files, sep="\n")
+        _say("\n".join(printable(file) for file in files))
+
+
+def _say(text: str, *, file: Any = None) -> None:
+    """Print our own lines; whatever names and messages hold is shown, and not acted upon."""
+    print(printable(text, lines=True), file=file)
 
 
 def main() -> None:
@@ -422,7 +431,7 @@ def main() -> None:
     try:
         app()
     except OffbraggError as error:
-        print(f"offbragg: {error}", file=sys.stderr)
+        _say(f"offbragg: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
@@ -457,7 +466,7 @@ def _progress(what: str, *, quiet: bool) -> Iterator[Any]:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("offbragg").setLevel(logging.INFO)
