@@ -14,6 +14,7 @@ LONGEST_FIRST = (
     "test_ioc_alone.py", "test_demo.py", "test_demo_replay.py", "test_main_path.py",
     "test_beam_loss.py", "test_resume.py", "test_shell.py", "test_suspender.py",
     "test_detector_trouble.py", "test_triggers.py", "test_rotation.py", "test_server.py",
+    "test_kill.py", "test_injection.py", "test_registering.py",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from offbragg import kernels
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
-from offbragg.errors import CatalogError, FrameError, OffbraggError, ScanFileError
+from offbragg.errors import CatalogError, FrameError, MetadataError, OffbraggError, ScanFileError
 from offbragg.files import read_frame
 from offbragg.files.cbf import content_md5
 from offbragg.files.digest import (
@@ -34,6 +34,7 @@ from offbragg.files.examine import Examiner, Seen
 from offbragg.files.frame_pool import processors
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import find_scan_file, is_being_written
+from offbragg.sample import check_component
 
 _HEAD = 1 << 16  # bytes of a frame file, in which it declares its MD5
 _CHANGED = 3  # so often a file is read anew that changed meanwhile
@@ -380,7 +381,11 @@ def _signature(path: Path) -> tuple[int, int]:
 def _check_journal(
     seen: Seen, journal: Path, verdict: Verdict
 ) -> Sequence[tuple[str, dict[str, Any]]]:
-    path = journal / f"{seen.run}.jsonl"
+    try:
+        path = journal / f"{check_component(seen.run, 'uid')}.jsonl"
+    except MetadataError as error:
+        verdict.problems.append(str(error))
+        return []
     if not path.exists():
         verdict.problems.append(f"run {seen.run} has no journal in {journal}")
         return []

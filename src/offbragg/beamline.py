@@ -57,7 +57,9 @@ class Paths(_Table):
     """Where things are on this host; relative ones are relative to the file that says so."""
 
     experiment: LoosePath = Field(description="scan files go below it")
-    frames: LoosePath = Field(description="frame files, as this host sees them")
+    frames: LoosePath = Field(
+        description="frame files, as this host sees them; none is read from elsewhere"
+    )
     journal: LoosePath = Field(description="one journal per run")
     catalog: LoosePath = Field(description="the catalog's databases and key")
     log: LoosePath = Field(description="log files")
@@ -772,7 +774,8 @@ def make_paths(config: Beamline) -> None:
     """Make the directories of [paths] that are not there yet."""
     for name, path in config.paths:
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            # the catalog's databases are for nobody who has not its key
+            path.mkdir(mode=0o700 if name == "catalog" else 0o777, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"paths.{name} {path} cannot be made: {error.strerror}\n"

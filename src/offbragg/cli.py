@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
+from offbragg.terminal import PrintableFormatter, printable
 
 app = typer.Typer(
     name="offbragg",
@@ -204,7 +205,9 @@ def stack(
 
     config = load(beamline)
     repairs: list[Any] = []
-    followers: list[Follower] = [Stacker(config.paths.experiment, late=late)]
+    followers: list[Follower] = [
+        Stacker(config.paths.experiment, late=late, frames=config.paths.frames)
+    ]
     if catalog:
         from offbragg.catalog.publisher import Publisher
 
@@ -237,11 +240,11 @@ def stack(
         print(json.dumps(said))
     elif repair:
         for each in repairs:
-            print(f"{each.path}\n  {each.done or each.error}")
-        print(f"{len(repairs)} scan files were damaged" if repairs else "no scan file is damaged")
+            _say(f"{each.path}\n  {printable(each.done or each.error)}")
+        _say(f"{len(repairs)} scan files were damaged" if repairs else "no scan file is damaged")
     for follower, runs in failed.items():
         for run in runs:
-            print(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
+            _say(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
     if any(failed.values()) or any(each.error or each.lost for each in repairs):
         raise typer.Exit(1)
 
@@ -263,12 +266,12 @@ def _stack_files(
             key: getattr(stacked, key) for key in ("stored", "missing", "rejected", "pending")
         }
         said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-        print(f"{out}\n{stacked.frames} frames: {said}")
-        print(f"{stacked.seconds:.2f} s, {stacked.frames_per_second:.0f} frames/s")
+        _say(f"{out}\n{stacked.frames} frames: {said}")
+        _say(f"{stacked.seconds:.2f} s, {stacked.frames_per_second:.0f} frames/s")
         for problem in stacked.problems:
-            print(f"  {problem}")
+            _say(f"  {printable(problem)}")
     if stacked.pending:
-        print("ended before all was done; the same command goes on", file=sys.stderr)
+        _say("ended before all was done; the same command goes on", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -283,6 +286,7 @@ def serve(
     from offbragg.catalog.server import serve as serve_catalog
 
     config = load(beamline)
+    _log_to_stderr()
     serve_catalog(
         config.paths.catalog,
         [config.paths.experiment, config.paths.frames],
@@ -367,7 +371,7 @@ def verify(
                 )
             except OffbraggError as error:
                 verdicts.append({"path": str(path), "ok": False, "error": str(error)})
-                print(f"offbragg: {error}", file=sys.stderr)
+                _say(f"offbragg: {error}", file=sys.stderr)
                 code = code or error.exit_code
                 continue
             verdicts.append(verdict.to_dict())
@@ -399,19 +403,19 @@ def _once(connect: Callable[[], Any]) -> Callable[[], Any]:
 
 def _tell_verdict(verdict: Any) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
-    print(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
-    print(f"{verdict.checked} compared with their checksum, {verdict.unchecked} have none")
-    print(f"digest: {verdict.digest}")
+    _say(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
+    _say(f"{verdict.checked} compared with their checksum, {verdict.unchecked} have none")
+    _say(f"digest: {verdict.digest}")
     if verdict.catalog in ("agrees", "differs"):
-        print(f"catalog: {verdict.catalog}")
-    print(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
+        _say(f"catalog: {verdict.catalog}")
+    _say(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
     for frame in verdict.listed:
-        print(f"  frame {frame['number']} {frame['status']}: {frame['reason']}")
+        _say(f"  frame {frame['number']} {frame['status']}: {printable(frame['reason'])}")
     for note in verdict.notes:
-        print(f"  note: {note}")
+        _say(f"  note: {printable(note)}")
     for problem in verdict.problems:
-        print(f"  PROBLEM: {problem}")
-    print("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
+        _say(f"  PROBLEM: {printable(problem)}")
+    _say("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
 
 
 @app.command()
@@ -449,9 +453,9 @@ def rebuild(
     if as_json:
         print(json.dumps(rebuilt))
     else:
-        print(f"{rebuilt['runs']} runs: {len(rebuilt['published'])} published")
+        _say(f"{rebuilt['runs']} runs: {len(rebuilt['published'])} published")
         for uid in rebuilt["failed"]:
-            print(f"run {uid} could not be published; see above", file=sys.stderr)
+            _say(f"run {uid} could not be published; see above", file=sys.stderr)
     if rebuilt["failed"]:
         raise typer.Exit(1)
 
@@ -480,7 +484,7 @@ def doctor(
     try:
         findings = tell(
             examine(load(beamline), devices=devices, expose=expose),
-            (lambda text: None) if as_json else print,
+            (lambda text: None) if as_json else _say,
         )
     except ConfigError as error:
         if not as_json:
@@ -490,7 +494,7 @@ def doctor(
     if as_json:
         print(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}))
     else:
-        print(f"{len(failed)} failures" if failed else "ready to measure")
+        _say(f"{len(failed)} failures" if failed else "ready to measure")
     if failed:
         raise typer.Exit(1)
 
@@ -509,7 +513,7 @@ def status(
     from offbragg.status import status as look
 
     state = look(load(beamline), devices=devices)
-    print(json.dumps(state) if as_json else describe(state))
+    _say(json.dumps(state) if as_json else describe(state))
 
 
 class Format(StrEnum):
@@ -563,7 +567,12 @@ def export(
     if as_json:
         print(json.dumps({"run": start["uid"], "files": [str(path) for path in files]}))
     else:
-        print(*files, sep="\n")
+        _say("\n".join(printable(file) for file in files))
+
+
+def _say(text: str, *, file: Any = None) -> None:
+    """Print our own lines; whatever names and messages hold is shown, and not acted upon."""
+    print(printable(text, lines=True), file=file)
 
 
 def main() -> None:
@@ -571,7 +580,7 @@ def main() -> None:
     try:
         app()
     except OffbraggError as error:
-        print(f"offbragg: {error}", file=sys.stderr)
+        _say(f"offbragg: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
@@ -606,7 +615,7 @@ def _progress(what: str, *, quiet: bool) -> Iterator[Any]:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("offbragg").setLevel(logging.INFO)

@@ -12,10 +12,10 @@ from offbragg.errors import MetadataError
 
 Row = tuple[float, float, float]
 
-_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+()-]{0,99}")
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+()-]*")
 
 
-def check_component(value: object, field: str) -> str:
+def check_component(value: object, field: str, *, longest: int = 100) -> str:
     """Return ``value`` if it can stand as one component of a path, anywhere.
 
     Parameters
@@ -24,19 +24,21 @@ def check_component(value: object, field: str) -> str:
         The name to check.
     field
         What it is called in the message, e.g. ``sample.name``.
+    longest
+        How many characters it may have.
 
     Raises
     ------
     MetadataError
-        If it is not 1 to 100 ASCII letters, digits and ``_ . , + ( ) -``, beginning with a
+        If it is not 1 to ``longest`` ASCII letters, digits and ``_ . , + ( ) -``, beginning with a
         letter or digit.
     """
-    if not isinstance(value, str) or not _COMPONENT.fullmatch(value):
+    if not isinstance(value, str) or len(value) > longest or not _COMPONENT.fullmatch(value):
         shown = repr(value)
         shown = shown if len(shown) <= 60 else f"{shown[:60]}… ({len(shown)} characters)"
         raise MetadataError(
-            f"{field} is {shown}: it names a folder, so use 1 to 100 letters, digits and "
-            "_ . , + ( ) -, beginning with a letter or digit"
+            f"{field} is {shown}: it names a folder or file, so use 1 to {longest} letters, digits "
+            "and _ . , + ( ) -, beginning with a letter or digit"
         )
     return value
 

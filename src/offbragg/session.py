@@ -36,6 +36,7 @@ from offbragg.callbacks.journal import find_run, read_journal
 from offbragg.errors import CatalogError, ConfigError, MetadataError, OffbraggError
 from offbragg.files.scan_file import ScanFile
 from offbragg.sample import Sample
+from offbragg.terminal import PrintableFormatter, printable
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def sit_down(shell: Any = None) -> dict[str, Any]:
         if not hasattr(shell, "set_custom_exc"):
             raise
         print(
-            f"{type(error).__name__}: {str(error).strip()}\n"
+            f"{type(error).__name__}: {printable(str(error).strip(), lines=True)}\n"
             "This prompt is a plain one, without the beamline. offbragg doctor says more. When it "
             "is mended, start the shell again.",
             file=sys.stderr,
@@ -403,7 +404,7 @@ def _make_interactive(
 
     def ledger(line: str) -> None:
         """Tell what became of every frame of a run: %ledger, %ledger -2, %ledger #42."""
-        print(describe_ledger(config, line.strip() or "-1"))
+        print(printable(describe_ledger(config, line.strip() or "-1"), lines=True))
 
     shell.register_magic_function(ledger, "line", "ledger")
     _tell_errors(shell)
@@ -447,7 +448,8 @@ def _tell_errors(shell: Any) -> None:
     ) -> Any:
         cause = error.__cause__ if isinstance(error, FailedStatus) else error
         if isinstance(cause, plain):
-            print(f"{type(cause).__name__}: {str(cause).strip()}", file=sys.stderr)
+            said = printable(str(cause).strip(), lines=True)
+            print(f"{type(cause).__name__}: {said}", file=sys.stderr)
             log.debug("told at the prompt", exc_info=error)
         else:
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
@@ -486,7 +488,7 @@ def write_log(config: Beamline, *, to_people: bool = False) -> None:
     file = logging.handlers.RotatingFileHandler(
         path, maxBytes=10_000_000, backupCount=5, encoding="utf-8", delay=True
     )
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     for name in ("offbragg", "bluesky", "ophyd"):
         logger = logging.getLogger(name)
         logger.addHandler(file)
@@ -496,7 +498,7 @@ def write_log(config: Beamline, *, to_people: bool = False) -> None:
     if to_people:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setLevel(logging.WARNING)
-        terminal.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        terminal.setFormatter(PrintableFormatter("%(levelname)s %(message)s"))
         ours.addHandler(terminal)
 
 

@@ -14,6 +14,7 @@ from offbragg.errors import OffbraggError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import is_followed, read_backlog
+from offbragg.terminal import printable
 
 _RECENT = 50  # runs whose files and place in the catalog are looked at
 _SEVERITIES = ("", "minor", "major", "invalid")
@@ -185,11 +186,13 @@ def describe(state: Mapping[str, Any]) -> str:
     catalog = state["catalog"]
     lines = [
         "follows the journal" if state["stacker"] else "does not run; start it: offbragg stack",
-        f"{catalog['runs']} runs" if catalog["up"] else f"away: {catalog['reason']}",
+        f"{catalog['runs']} runs" if catalog["up"] else printable(f"away: {catalog['reason']}"),
         "\n          ".join(_describe(run) for run in state["running"]) or "nothing",
         _describe_backlog(state),
         _describe(state["last"]) if state["last"] else "none",
-        "\n          ".join(f"{a['severity']}: {a['what']}: {a['reason']}" for a in state["alarms"])
+        "\n          ".join(
+            printable(f"{a['severity']}: {a['what']}: {a['reason']}") for a in state["alarms"]
+        )
         or "none",
     ]
     heads = ("stacker", "catalog", "running", "backlog", "last run", "alarms")
@@ -209,6 +212,9 @@ def _describe_backlog(state: Mapping[str, Any]) -> str:
     if state["catalog"].get("unpublished"):
         parts.append(f"{state['catalog']['unpublished']} runs to be published")
     stacking = state.get("stacking")
+    if stacking and stacking.get("frames"):
+        safe = stacking.get("durable", 0)
+        parts.append(f"{safe} of {stacking['frames']} frames safe from a power cut")
     if stacking and stacking["in_work"]:
         parts.append(f"{stacking['in_work']} in work, {stacking['batches']} batches to be written")
     return "; ".join(parts) or "none"

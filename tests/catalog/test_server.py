@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import httpx
 import pytest
 from catalog.served import SERVE, PublishedRun, Server
@@ -121,3 +122,27 @@ def test_a_catalog_that_goes_away_mid_run_has_the_run_once_when_it_is_back(tmp_p
         run.journal.close()
     assert not second.ready.exists()
     assert not ready.exists()
+
+
+@pytest.mark.parametrize("how", ["symbolic link", "external link"])
+def test_a_scan_file_that_leads_out_of_the_roots_is_refused(make_run, tmp_path, how):
+    run: PublishedRun = make_run()
+    run.begin().create_scan_file()
+    run.store(0)
+    run.open()
+    run.feed()
+    assert run.node["primary"]["pilatus_image"].read().shape[0] == 1
+    assert run.scan is not None
+    run.scan.close()
+    path, elsewhere = run.scan.path, tmp_path / "elsewhere.h5"
+    path.rename(elsewhere)
+    if how == "symbolic link":
+        path.symlink_to(elsewhere)
+    else:
+        with h5py.File(path, "w") as file:
+            file["entry"] = h5py.ExternalLink(str(elsewhere), "/entry")
+
+    with pytest.raises(CatalogError, match="failed"):
+        run.node["primary"]["pilatus_image"].read()
+    with pytest.raises(CatalogError, match="failed"):
+        run.node["primary"].base["internal"].read()

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from offbragg.callbacks.stacker import FRAME_SEQUENCES, SweepStacker
 from offbragg.errors import ConfigError, FrameError, ScanFileError
 from offbragg.files import read_frame
-from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_file import ScanFile, release_if_left
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.sweep import Sweep
@@ -191,6 +191,7 @@ def stack_files(
     if out.is_dir():
         raise ConfigError(f"{out} is a directory: give the name of a file in it")
     if out.exists():
+        release_if_left(out)
         with ScanFile.open(out) as scan:
             if scan.run != start["uid"]:
                 raise ScanFileError(

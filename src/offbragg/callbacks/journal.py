@@ -24,7 +24,8 @@ from typing import IO, Any
 from event_model import NumpyEncoder
 
 from offbragg.errors import JournalError
-from offbragg.files.scan_file import sync
+from offbragg.files.scan_file import make_directory, sync
+from offbragg.sample import check_component
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self.directory)
         except OSError as error:
             raise JournalError(_no_journal(self.directory, error)) from error
         self._open: dict[str, IO[bytes]] = {}
@@ -75,7 +76,7 @@ class Journal:
 
     def _begin(self, doc: Document) -> None:
         """Make the journal under another name, lock it, and only then show it."""
-        uid = doc["uid"]
+        uid = check_component(doc["uid"], "uid")
         path = self.directory / f"{uid}.jsonl"
         hidden = self.directory / f".{uid}.starting"
         with contextlib.ExitStack() as undo:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from offbragg.terminal import printable
+
 
 class Bars:
     """Show the status objects that a plan waits for; the RunEngine's ``waiting_hook``.
@@ -66,7 +68,9 @@ class Bars:
             reading = "" if current is None else f"{current:.4g} {unit or ''}"
             if target is not None:
                 reading += f" → {target:.4g}"
-            self._bars.update(task, description=name or "", completed=done, reading=reading)
+            self._bars.update(
+                task, description=printable(name or ""), completed=done, reading=printable(reading)
+            )
 
         return update
 
@@ -120,4 +124,4 @@ def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
         parts.append(f"{sweep['n_frames']} frames")
     parts.append(f"{stop['time'] - start.get('time', stop['time']):.1f} s")
     parts.append(stop["exit_status"])
-    return " · ".join(parts)
+    return printable(" · ".join(parts))

@@ -9,6 +9,7 @@ and goes on with the frames that are still pending.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
@@ -22,15 +23,23 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from offbragg import kernels
-from offbragg.errors import FrameError, GeometryError, IncompleteFrame, ScanFileError
+from offbragg.errors import (
+    FrameError,
+    GeometryError,
+    IncompleteFrame,
+    MetadataError,
+    RejectedFrame,
+    ScanFileError,
+)
 from offbragg.files import read_frame
 from offbragg.files.aside import keep_aside
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
-from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.files.scan_file import ScanFile, find_scan_file, release_if_left
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
+from offbragg.sample import check_component
 from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 
 log = logging.getLogger(__name__)
@@ -50,6 +59,8 @@ _READ_BACK_GAP = 1.0
 _LATEST = 0.6
 # How long a file without a checksum must not have changed before it is believed, s.
 _STEADY = 0.5
+_LONGEST_NAME = 255  # characters that a file system takes
+_TEMPLATE = re.compile(r"(?:[^{}]|\{\{|\}\})*\{:0?\d{0,2}d\}(?:[^{}]|\{\{|\}\})*")
 
 
 class Stacker:
@@ -62,13 +73,17 @@ class Stacker:
     late
         How long a frame that should be there may take before it is listed as missing, s.
         A frame that turns up later still fills its own row.
+    frames
+        Root of the frame files: nothing outside is read, whatever a document says. Without it,
+        documents are believed.
     """
 
     name = "stack"
 
-    def __init__(self, experiment: Path, *, late: float = 5.0) -> None:
+    def __init__(self, experiment: Path, *, late: float = 5.0, frames: Path | None = None) -> None:
         self.experiment = Path(experiment)
         self.late = late
+        self.frames = frames
         self._open: dict[str, SweepStacker] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
@@ -78,13 +93,20 @@ class Stacker:
         path = self._find(start)
         if path is None:
             return False
+        release_if_left(path)
         with ScanFile.open(path) as scan:
             whole = scan.complete and scan.ledger.counts()[Status.STORED] == scan.n_frames
         return whole and has_wrapper(path) and has_digest(path)
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
-        stacker = SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
+        stacker = SweepStacker(
+            start,
+            self._find(start),
+            experiment=self.experiment,
+            late=self.late,
+            frames=self.frames,
+        )
         # closed ones go; replaced, not changed: another thread may be in `backlog`
         still = {uid: run for uid, run in self._open.items() if not run.closed}
         self._open = {**still, start["uid"]: stacker}
@@ -97,11 +119,12 @@ class Stacker:
         -------
         backlog
             ``frames`` of their sweeps, ``decided`` ones, ``due`` ones that are not decided,
-            ``in_work`` (with a thread, or done and not yet written), and of these the ``batches``
-            that wait for the writer, two at most for each run.
+            ``durable`` ones that a power cut cannot take, ``in_work`` (with a thread, or done and
+            not yet written), and of these the ``batches`` that wait for the writer, two at most
+            for each run.
         """
         runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
-        keys = ("frames", "decided", "due", "in_work", "batches")
+        keys = ("frames", "decided", "due", "durable", "in_work", "batches")
         return {key: sum(run[key] for run in runs) for key in keys}
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
@@ -119,7 +142,7 @@ class SweepStacker:
         Its scan file; made below ``experiment`` if None.
     experiment
         Without it the scan file stands alone: nothing is written for NXRefine.
-    late
+    late, frames
         As in `Stacker`.
     """
 
@@ -130,16 +153,17 @@ class SweepStacker:
         *,
         experiment: Path | None,
         late: float,
+        frames: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.late = late
+        self._frames = frames
         self._clock = clock
         self._wrapped = experiment is not None
         self._writer: ScanFile | None = None
         if path is None:
             assert experiment is not None
             directory = scan_directory(experiment, start)
-            directory.mkdir(parents=True, exist_ok=True)
             self._writer = ScanFile.create(directory, start=start)
             path = self._writer.path
         self.path = path
@@ -168,10 +192,12 @@ class SweepStacker:
         self._stored_as = np.zeros((self._sweep.n_frames, 2), np.int64)  # signatures
         self._unreadable: dict[int, OSError] = {}  # what a thread met with
         self._pool = FramePool(self._shape) if kernels.compiled else None
+        self._durable = 0
         self.busy = False  # whether there is more to do at once
         self.closed = False
 
         self._source: FrameFiles | None = None
+        self._refused = ""  # why there is none
         self._resource = ""
         self._due: dict[int, float] = {}  # frame → since when its file should be there
         self._unannounced: frozenset[int] = frozenset()  # no datum spoke of them before the stop
@@ -191,6 +217,7 @@ class SweepStacker:
             "frames": self._sweep.n_frames,
             "decided": self.decided,
             "due": max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0),
+            "durable": self._durable,
             "in_work": len(pool) if pool else 0,
             "batches": pool.queued if pool else 0,
         }
@@ -200,8 +227,12 @@ class SweepStacker:
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take note of one document of the run."""
         if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
-            self._source = FrameFiles(doc)
             self._resource = doc["uid"]
+            try:
+                self._source = FrameFiles(doc, self._frames)
+            except RejectedFrame as error:  # its frames are listed with it
+                self._source, self._refused = None, str(error)
+                log.error("run %s: %s", self.path, error)
         elif name == "stream_datum" and doc["stream_resource"] == self._resource:
             self._expect(range(doc["indices"]["start"], doc["indices"]["stop"]))
         elif name == "event":
@@ -210,6 +241,7 @@ class SweepStacker:
             self._values.add_page(doc)
         elif name == "stop":
             self._stop = doc
+            self._next_look = 0.0  # once more before it is over
             # A camserver outlives its RunEngine: what it still writes belongs to the sweep.
             self._unannounced = frozenset(range(self._sweep.n_frames)) - self._due.keys()
             self._expect(self._unannounced)
@@ -234,6 +266,9 @@ class SweepStacker:
         self._write_values()
         if over and self._stop is not None:
             self._finish(self._stop)
+        elif self._writer is not None:
+            self._writer.sync_sometimes()
+            self._durable = self._writer.durable
         return over
 
     def close(self) -> None:
@@ -275,6 +310,8 @@ class SweepStacker:
             return None
         path = self._path_of(number)
         if path is None:
+            if self._refused:
+                return Status.REJECTED, _first_line(self._refused)
             return Status.MISSING, f"the file of frame {number} was not there"
         if number in self._unreadable:
             return _unreadable(self._unreadable.pop(number), path)  # the next time anew
@@ -354,6 +391,9 @@ class SweepStacker:
         look = self._looked.get(number)
         if look is None or look.signature != signature:
             look = self._looked[number] = _Look(signature, self._clock())
+            if self._source is not None and not self._source.holds(path):
+                why = f"{path.name} leads out of the directory of the frames: it is not read"
+                look.problem = Status.REJECTED, why
         return look
 
     def _began(self, number: int, look: _Look) -> float:
@@ -490,7 +530,7 @@ class SweepStacker:
             reason=stop.get("reason", ""),
             summary=self._values.summary(),
         )
-        self._writer = None
+        self._writer, self._durable = None, scan.durable
         self._wrap()
         counts = ", ".join(f"{n} {status}" for status, n in self._counts().items() if n)
         log.info("stacked %s: %s", self.path, counts)
@@ -530,17 +570,58 @@ class _Look:
 
 
 class FrameFiles:
-    """Where the frames of one sweep are, from its ``stream_resource``."""
+    """Where the frames of one sweep are, from its ``stream_resource``.
 
-    def __init__(self, doc: Mapping[str, Any]) -> None:
+    Parameters
+    ----------
+    doc
+        The document.
+    root
+        What the frames must lie below, every name on the way being a plain one; None if anything
+        is believed.
+
+    Raises
+    ------
+    RejectedFrame
+        If they do not.
+    """
+
+    def __init__(self, doc: Mapping[str, Any], root: Path | None = None) -> None:
         self.directory = Path(unquote(urlparse(doc["uri"]).path))
-        self.template: str = doc["parameters"]["template"]
+        self.template: str = str(doc["parameters"]["template"]).lstrip("/")
+        self._root = None if root is None else root.resolve()
+        if not _TEMPLATE.fullmatch(self.template):
+            raise RejectedFrame(
+                f"the frames are called {self.template!r}: one {{:05d}}, and no other braces, "
+                "stands for their number"
+            )
         self.first: int = doc["parameters"].get("first_number", 0)  # in the name of frame 0
         self.began: float | None = doc["parameters"].get("exposure_started")
+        if root is not None:
+            self._check(root)
 
     def path(self, number: int) -> Path:
         """Say where a frame's file is, or will be."""
-        return self.directory / self.template.format(self.first + number).lstrip("/")
+        return self.directory / self.template.format(self.first + number)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file lies where frames may, with every link on the way followed."""
+        return self._root is None or path.resolve().is_relative_to(self._root)
+
+    def _check(self, root: Path) -> None:
+        place = f"frames in {str(self.directory)!r}"
+        try:
+            inside = self.holds(self.directory)
+            below = root if self.directory.is_relative_to(root) else root.resolve()
+            parts = self.directory.relative_to(below).parts
+            for name in (*parts, self.template.format(self.first)):
+                check_component(name, place, longest=_LONGEST_NAME)
+        except (ValueError, OSError, MetadataError, RuntimeError) as error:
+            inside, why = False, str(error) if isinstance(error, MetadataError) else ""
+        else:
+            why = ""
+        if not inside:
+            raise RejectedFrame(why or f"{place} are not below {root}: they are not read")
 
     def exposure_began(self, number: int, sweep: Any, written: float) -> float:
         """When the exposure of a frame began, POSIX s.
@@ -709,5 +790,5 @@ def _problem(error: FrameError, path: Path) -> tuple[Status, str]:
     return Status.REJECTED, _first_line(error)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | str) -> str:
     return str(error).partition("\n")[0]

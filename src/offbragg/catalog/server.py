@@ -151,7 +151,8 @@ def serve(
     """
     directory = directory.resolve()
     try:
-        (directory / "files").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "files").mkdir(exist_ok=True)
         key = catalog_key(directory)
     except OSError as error:
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
@@ -164,6 +165,7 @@ def serve(
     _remember_signatures()
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     _keep_container(app)
+    _guard(app, [*readable, directory / "files"])
     config = uvicorn.Config(
         app,
         host=host,
@@ -330,6 +332,15 @@ def _initialize(database: Path) -> None:
 
     with contextlib.redirect_stderr(io.StringIO()):
         init(f"sqlite:///{database}", if_not_exists=True)
+
+
+def _guard(app: FastAPI, roots: Sequence[Path]) -> None:
+    """Put a guard before every adapter."""
+    from offbragg.catalog.guard import GuardedAdapter
+
+    adapters = app.state.root_tree.context.adapters_by_mimetype
+    for mimetype in list(adapters):
+        adapters[mimetype] = GuardedAdapter(adapters[mimetype], mimetype, roots)
 
 
 def _keep_container(app: FastAPI) -> None:

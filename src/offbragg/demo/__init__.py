@@ -36,6 +36,7 @@ from offbragg.demo.children import Children
 from offbragg.demo.look import Watch, look
 from offbragg.demo.scene import Scene, replayed_scene, simulated_scene
 from offbragg.errors import ConfigError
+from offbragg.terminal import PrintableFormatter
 
 TEMPERATURES = (170.0, 130.0, 90.0)  # through the simulated crystal's Tc, K
 
@@ -78,7 +79,9 @@ def run_demo(
     console = Console(stderr=True, quiet=quiet, highlight=False)
     scene = replayed_scene(replay, model) if replay is not None else None
     out = _fresh_folder(out)
-    logging.basicConfig(filename=out / "log" / "demo.log", level=logging.INFO)
+    told = logging.FileHandler(out / "log" / "demo.log")
+    told.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
+    logging.basicConfig(handlers=[told], level=logging.INFO)
     console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}", soft_wrap=True)
     instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
     instruments += ["--temperature", str(TEMPERATURES[0] + 5), "--acceleration", "60"]

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.errors import ConfigError
+from offbragg.terminal import printable
+
+_LONGEST_NAME = 255  # characters that a file system takes
 
 
 class Directory:
@@ -34,8 +37,13 @@ class Directory:
             If it is outside the directory, or there already.
         """
         root = self._directory.expanduser().resolve()
+        shown = printable(postfix)
+        if shown != postfix or any(len(part) > _LONGEST_NAME for part in Path(postfix).parts):
+            raise ConfigError(
+                f"{shown[:300]} cannot be the name of a file\nChoose another file_prefix."
+            )
         path = (root / postfix).resolve()
-        if not path.is_relative_to(root):
+        if path == root or not path.is_relative_to(root):
             raise ConfigError(
                 f"{postfix} is not below {root}\nChoose a file_prefix without '..' or a leading /."
             )

@@ -251,7 +251,8 @@ class _Reader:
         try:
             wanted = min(os.fstat(descriptor).st_size, self._most)
             if wanted > 2 * max(self._usual, _GRAIN):  # it may be longer than it promises
-                wanted = min(wanted, promised_end(os.pread(descriptor, _HEADER, 0)) or wanted)
+                end = promised_end(os.pread(descriptor, _HEADER, 0)) or wanted
+                wanted = min(wanted, end if end <= self._most else _HEADER)  # its header lies
             self._usual = max(self._usual, wanted)
             if i == len(self._files):
                 self._files.append(bytearray())

@@ -13,11 +13,12 @@ have the corner of pixel 0 at 0, as pyFAI and CCTW have it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import shutil
+import socket
 import time as clock
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import GeometryError, MetadataError, OffbraggError, ScanFileError
 from offbragg.files import nxmx
-from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.files.scan_file import ScanFile, find_scan_file, sync
 from offbragg.geometry import Geometry, direct_basis, rotation_about
 from offbragg.sample import Sample, check_component
 from offbragg.sweep import Sweep
@@ -42,6 +43,8 @@ _X, _Y, _Z = np.eye(3)
 PURPOSES = ("data", "orient", "background", "dark", "calibration")
 _ORIENTATION = "-y +z -x"
 _LOCK_PATIENCE = 10.0  # s
+
+log = logging.getLogger(__name__)
 
 
 # ---- names on disk ---------------------------------------------------------------------
@@ -304,14 +307,15 @@ def write_wrapper(path: Path | str) -> Path:
         )
         wrapper = _wrapper_of(path.resolve(), scan)
         parent = scan_dir.parent / f"{sample.name}_scans.nxs"
-        with _edited(wrapper) as file:
-            _fresh_entry(file, scan, f"{sample.name} {sample.label} {scan_dir.name}")
-            _write_rotation(file, scan, setting, f"{scan_dir.name}/{path.name}")
+        # the wrapper last: where it is, all of it is
         with _edited(parent) as file:
             _fresh_entry(file, scan, f"{sample.name} {sample.label}")
             if path.stem not in file:
                 rotation = nxmx.add_group(file, path.stem, "NXentry")
                 _write_instrument(rotation, scan, setting)
+        with _edited(wrapper) as file:
+            _fresh_entry(file, scan, f"{sample.name} {sample.label} {scan_dir.name}")
+            _write_rotation(file, scan, setting, f"{scan_dir.name}/{path.name}")
     return wrapper
 
 
@@ -450,33 +454,61 @@ def _pyfai_name(model: str) -> str:
     return model
 
 
+def _is_left(lock: Path, waited: float) -> bool:
+    """Whether a lock is of a process of this host that is no more, NeXpy's or ours."""
+    try:
+        note = lock.read_text()
+        if not note:  # it is named right after it is made
+            return waited > 1.0
+        pid, _, host = note.partition("@")
+        if host == socket.gethostname():
+            os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return False
+
+
 @contextlib.contextmanager
 def _edited(path: Path) -> Iterator[h5py.File]:
     """Edit a copy of an HDF5 file under nexusformat's lock; it replaces the file at the end."""
     lock = path.with_name(path.name + ".lock")
-    draft = path.with_name(f".{uuid.uuid4().hex}.nxs")
-    deadline = clock.monotonic() + _LOCK_PATIENCE
+    draft = path.with_name(f".{path.name}.draft")  # it is ours as long as the lock is
+    began = clock.monotonic()
     while True:
         try:
             descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
             break
         except FileExistsError:
-            if clock.monotonic() > deadline:
+            waited = clock.monotonic() - began
+            if _is_left(lock, waited):
+                lock.unlink(missing_ok=True)
+                continue
+            if waited > _LOCK_PATIENCE:
                 raise ScanFileError(
                     f"{path.name} is locked: {lock} has been there for {_LOCK_PATIENCE:g} s\n"
                     "If no NeXpy or NXRefine is at work, remove that file."
                 ) from None
             clock.sleep(0.05)
     try:
-        os.write(descriptor, str(os.getpid()).encode())
-        os.close(descriptor)
+        try:
+            os.write(descriptor, f"{os.getpid()}@{socket.gethostname()}".encode())
+        finally:
+            os.close(descriptor)
+        draft.unlink(missing_ok=True)
         if path.exists():
             shutil.copyfile(path, draft)
         with h5py.File(draft, "a", libver=("v110", "v110"), locking=False) as file:
             yield file
+        sync(draft)  # else a power cut could leave an empty one in its place
         draft.replace(path)
-    except OSError as error:
+        sync(path.parent)
+    except (OSError, RuntimeError) as error:  # a full disk: RuntimeError
         raise ScanFileError(f"{path} cannot be written: {error}") from error
     finally:
-        draft.unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)
+        for left in (draft, lock):
+            try:
+                left.unlink(missing_ok=True)
+            except OSError as error:  # whoever comes next takes it away
+                log.warning("%s could not be removed: %s", left, error)

@@ -69,7 +69,8 @@ class ScanFile:
         self._lock = lock
         self._path = path
         self._kept: dict[str, Any] = {}  # what a writer has opened: to open it costs most
-        self._unsynced = 0
+        self._unsynced = 0 if lock is None else 1  # what another writer left
+        self._durable = 0
         self._shape: tuple[int, int] | None = None  # it never changes
         self._first_told = False  # what the first frame tells about all of them
         self._synced = clock.monotonic()
@@ -127,7 +128,7 @@ class ScanFile:
         with h5py.File(skeleton, "w", libver=_LIBVER) as file:
             nxmx.write_skeleton(file, start, (shape[0], shape[1]))
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
         except OSError as error:
             raise ScanFileError(
                 f"no scan file can be made in {directory}: {error.strerror}\n"
@@ -135,6 +136,7 @@ class ScanFile:
             ) from error
         try:
             hidden.write_bytes(skeleton.getbuffer())
+            sync(hidden)  # else a power cut could leave an empty file of a good name
             path = _link_next(hidden, directory) if name is None else directory / name
             if name is not None:
                 os.link(hidden, path)
@@ -162,7 +164,7 @@ class ScanFile:
         """
         path = Path(path)
         try:
-            return cls._write(path, None)
+            return cls._write(path, None if _noted(path) else _told_by(path))
         except OSError as error:
             raise ScanFileError(f"{path} cannot be written: {error}") from error
 
@@ -370,6 +372,11 @@ class ScanFile:
             column = self._fresh(f"{nxmx.FRAMES}/{name}")
             values[name] = np.array(self._words(name)) if column.dtype.kind == "S" else column[()]
         return values
+
+    @property
+    def durable(self) -> int:
+        """How many stored frames a power cut cannot take away, as far as this writer knows."""
+        return self._durable
 
     # ---- writing ---------------------------------------------------------------------
 
@@ -591,6 +598,7 @@ class ScanFile:
                 f"the summary has {len(text.encode())} bytes: there is room for {nxmx.SUMMARY_ROOM}"
             )
         run = self._writable(nxmx.RUN)
+        stored = self._stored()
         with self._writing("the end"):
             self._get(nxmx.DATA).resize(self.n_frames, axis=0)
             run["summary"][()] = text.encode()
@@ -600,6 +608,7 @@ class ScanFile:
             self._get("/entry/end_time")[()] = nxmx.iso(time).encode()
             self._flush()
             self._close_clean()
+        self._durable = stored
 
     def seal(self) -> None:
         """Make the digest of a finished file that has none: its writer died before it could.
@@ -725,12 +734,28 @@ class ScanFile:
         assert self._file is not None
         self._file.flush()
 
-    def _sync_sometimes(self, written: int) -> None:
-        now = clock.monotonic()
-        self._unsynced += written
-        if now - self._synced > _SYNC_EVERY or self._unsynced >= _SYNC_FRAMES:
-            self._synced, self._unsynced = now, 0
+    def sync_sometimes(self) -> None:
+        """Sync the file to the disk if it is time to; for a writer, again and again.
+
+        Raises
+        ------
+        ScanFileError
+            If that fails: the disk may not have what was stored since the last time.
+        """
+        late = clock.monotonic() - self._synced > _SYNC_EVERY
+        if not self._unsynced or not (late or self._unsynced >= _SYNC_FRAMES):
+            return
+        with self._writing("what was stored"):
             sync(self._path)
+        self._synced, self._unsynced = clock.monotonic(), 0
+        self._durable = self._stored()
+
+    def _sync_sometimes(self, written: int) -> None:
+        self._unsynced += written
+        self.sync_sometimes()
+
+    def _stored(self) -> int:
+        return int(np.count_nonzero(self._column("status")[()] == b"stored"))
 
     # ---- access ----------------------------------------------------------------------
 
@@ -771,6 +796,9 @@ class ScanFile:
 def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
     """Find the scan file of a run among the ``fN.h5`` of a directory."""
     for path in sorted(Path(directory).glob("f*.h5")):
+        # one that cannot be read, or not yet: its writer says beside it whose it is
+        if _is_opening(path) and _noted(path) == run_uid:
+            return path
         try:
             with ScanFile.open(path) as scan:
                 uid = scan.run
@@ -817,16 +845,52 @@ def hold(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def release_if_left(path: Path) -> None:
+    """Make a file readable whose writer died between opening it and beginning SWMR.
+
+    Raises
+    ------
+    ScanFileError
+        If its writer lives after all.
+    """
+    if _is_opening(path):
+        ScanFile.resume(path).close()
+
+
 def owner(path: Path) -> str:
     """Say whose a file is that cannot be opened, from what is beside it; empty if not known."""
-    with contextlib.suppress(OSError, OffbraggError, UnicodeDecodeError):
-        # its writer died between opening and SWMR
-        note = _beside(path, "writer")
-        if note.exists() and (uid := note.read_text()):
-            return uid
+    if uid := _noted(path):
+        return uid
+    with contextlib.suppress(OSError, OffbraggError):
         if (digest := read_digest(path)) is not None:  # it was damaged when it was finished
             return digest.run
     return ""
+
+
+def _noted(path: Path) -> str:
+    """Uid that a writer wrote beside its file; empty if there is none."""
+    try:
+        return _beside(path, "writer").read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _told_by(path: Path) -> str | None:
+    """Uid that a file says itself; None if it cannot be read."""
+    if _is_opening(path):
+        return None
+    try:
+        with ScanFile.open(path) as scan:
+            return scan.run
+    except (OffbraggError, OSError):
+        return None
+
+
+def _is_opening(path: Path) -> bool:
+    try:
+        return read_superblock(path).opening
+    except (OffbraggError, OSError):
+        return False
 
 
 def _beside(path: Path, what: str) -> Path:
@@ -882,6 +946,8 @@ def _take(path: Path, uid: str | None) -> int:
         os.close(lock)  # its last owner removed it just now
     if uid is not None:
         os.pwrite(lock, uid.encode(), 0)
+        os.fsync(lock)  # a file that cannot be read is known by this note, power cut or not
+        sync(note.parent)
     return lock
 
 
@@ -895,3 +961,11 @@ def _crc64(frame: PackedFrame) -> bytes:
 
 def _is_crc64(word: str) -> bool:
     return len(word) == 16 and not set(word) - set("0123456789abcdef")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, all of them also on the disk."""
+    missing = [place for place in (path, *path.parents) if not place.is_dir()]
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        sync(place.parent)

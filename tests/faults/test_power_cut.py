@@ -1,0 +1,174 @@
+"""The power goes: what was reported durable is there afterwards.
+
+Reported durable is what the stacker says in its backlog (``offbragg status``), and every frame of
+a sweep once it says that it is stacked; of a journal, its start once the run is open and its stop
+once that has been taken.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+from faults.conftest import stack_once
+from faults.judge import judge, stored
+from faults.power import TRACE, Disk, calls
+from faults.stacking import Stackers, WaitingRun, strace
+
+from offbragg.callbacks.journal import close_all_abandoned, read_journal
+
+pytestmark = strace
+
+QUICK = {
+    "offbragg.files.scan_file._SYNC_FRAMES": 5,
+    "offbragg.files.scan_file._SYNC_EVERY": 0.2,
+    "offbragg.follow._LOOK_FOR_ABANDONED": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def stackers(tmp_path_factory) -> Iterator[Stackers]:
+    made = Stackers(tmp_path_factory.mktemp("stackers"), quick=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def traced(stackers, tmp_path_factory) -> tuple[WaitingRun, list[tuple[str, str, int]]]:
+    """A sweep whose frames come while it is stacked, and all that was done to the disk."""
+    run = WaitingRun(tmp_path_factory.mktemp("power") / "run", n_frames=40).begin()
+
+    def measure(_: int) -> None:
+        for number in range(run.n_frames):
+            run.write(number)
+            run.announce(number + 1)
+            time.sleep(0.04)
+        run.end()
+
+    ended = stackers.run(run.arguments, trace=TRACE, patch=QUICK, meanwhile=measure)
+    assert ended.code == 0, ended.said
+    assert stored(run.scan_file()) == set(range(run.n_frames))
+    return run, calls(ended.trace)
+
+
+def reported(call: str, arguments: str, before: int, n_frames: int) -> int:
+    """How many frames are reported durable, once this has been written."""
+    if call == "write" and ".follow.json" in arguments:
+        told = re.search(r'\\"durable\\": (\d+)', arguments)
+        return max(before, int(told[1])) if told else before
+    if call == "write" and "INFO stacked" in arguments:
+        return n_frames
+    return before
+
+
+def survives(run: WaitingRun, trace: list, cut: int, rng: random.Random | None) -> int:
+    """Cut the power after so many calls, and start again without the frames that were durable."""
+    disk, durable = Disk(run.root), 0
+    for call, arguments, answer in trace[:cut]:
+        durable = reported(call, arguments, durable, run.n_frames)
+        disk.do(call, arguments, answer)
+    disk.cut(run.experiment, rng)
+    before = run.seen()
+    assert len(before) >= durable, f"{durable} were durable, {len(before)} are there"
+    aside = run.root / "aside"
+    aside.mkdir(exist_ok=True)
+    sources = run.sources
+    for number in before:  # they must come from the scan file now
+        shutil.move(run.path(number), aside)
+    try:
+        path = stack_once(run, late=0.0)
+        assert stored(path) == set(range(run.n_frames))
+    finally:
+        for file in aside.iterdir():
+            shutil.move(file, run.frames)
+    assert judge(path, sources, acknowledged=before, over=True) == []
+    return durable
+
+
+def test_frames_are_reported_durable_while_the_sweep_goes_on(traced):
+    run, trace = traced
+    said, durable = set(), 0
+    for call, arguments, _ in trace:
+        durable = reported(call, arguments, durable, run.n_frames)
+        said.add(durable)
+
+    assert len(said) > 4
+    assert max(said) == run.n_frames
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 1.0])
+def test_a_power_cut_takes_nothing_that_was_durable(traced, part):
+    run, trace = traced
+
+    survives(run, trace, int(part * len(trace)), None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(4))
+def test_sixty_power_cuts(traced, seed):
+    run, trace = traced
+    rng, most, failures = random.Random(seed), 0, []
+    for n in range(60):
+        cut = rng.randrange(len(trace) + 1)
+        try:
+            most = max(most, survives(run, trace, cut, rng if n % 3 else None))
+        except BaseException as error:
+            failures.append(f"after {cut} of {len(trace)}: {error!r}")
+
+    print(f"\n60 power cuts, {60 - len(failures)} survived; at most {most} durable")
+    assert failures == []
+
+
+JOURNAL = """
+import json, os, sys
+from pathlib import Path
+from offbragg.callbacks.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+for n in range(int(sys.argv[2])):
+    uid = f"run-{n}"
+    documents = [("start", {"uid": uid, "time": 1.0})]
+    documents += [("descriptor", {"uid": f"d-{n}", "run_start": uid, "name": "primary"})]
+    documents += [("event", {"descriptor": f"d-{n}", "seq_num": i, "data": {}}) for i in range(5)]
+    documents += [("stop", {"run_start": uid, "exit_status": "success"})]
+    for name, doc in documents:
+        journal(name, doc)
+        os.write(1, f"took {name} of {uid};".encode())
+"""
+
+
+def test_of_a_journal_every_start_and_stop_that_was_taken_is_there(tmp_path):
+    import subprocess
+    import sys
+
+    directory = tmp_path / "beamline" / "journal"
+    directory.parent.mkdir()
+    log = tmp_path / "strace"
+    subprocess.run(
+        ["strace", "-f", "-y", "-o", str(log), *TRACE.split(), sys.executable, "-c", JOURNAL,
+         str(directory), "3"],
+        check=True, stdout=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    trace = calls(log.read_text(errors="replace"))
+    first = next(i for i, (call, arguments, _) in enumerate(trace)
+                 if call == "mkdir" and str(directory) in arguments)  # fmt: skip
+    rng = random.Random(3)
+
+    for cut in range(first, len(trace) + 1):
+        for how in (None, rng):
+            disk, taken = Disk(tmp_path), []
+            for call, arguments, answer in trace[:cut]:
+                taken += re.findall(r'"took (start|stop) of (run-\d)', arguments)
+                disk.do(call, arguments, answer)
+            disk.cut(directory, how)
+            close_all_abandoned(directory)
+            for name, uid in taken:
+                documents, _ = read_journal(directory / f"{uid}.jsonl")
+                assert documents[0][1]["uid"] == uid
+                assert documents[-1][0] == "stop"
+                if name == "stop":
+                    assert documents[-1][1]["exit_status"] == "success"
