@@ -270,7 +270,7 @@ def kill_everywhere(run: MeasuredRun, path: Path, moments: list[int]) -> int:
 def test_killed_in_the_middle_the_next_one_makes_it_whole(measured):
     run, path = measured
 
-    assert kill_everywhere(run, path, [9, 18]) == 2
+    assert kill_everywhere(run, path, [9, 26]) == 2
 
 
 @pytest.mark.slow

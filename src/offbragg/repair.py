@@ -98,6 +98,7 @@ def repair(
                 continue
             what = Repair(verdict.run, str(path), _damage(verdict, seen))
             if not what.found:
+                _clear_left(path)
                 continue
             repairs.append(what)
             source = known.get(verdict.run)
@@ -278,6 +279,14 @@ def _aside(path: Path, damaged: Path) -> Path:
             if kept.samefile(damaged):  # by one who died then
                 return kept
             number += 1
+
+
+def _clear_left(path: Path) -> None:
+    """Remove what a repair left that was killed when its file was in place already."""
+    hidden = path.with_name(f".{path.name}.repair")
+    if any(path.parent.glob(f".*{hidden.name}*")) or any(path.parent.glob(f"{hidden.name}*")):
+        with contextlib.suppress(ScanFileError, OSError), hold(path):
+            _clear(hidden)
 
 
 def _clear(hidden: Path) -> None:

@@ -13,6 +13,7 @@ from runs import counts_of
 
 from offbragg.callbacks.stacker import Stacker
 from offbragg.files import ScanFile, aside, find_scan_file
+from offbragg.files.digest import LATER, digest_path, read_digest
 from offbragg.files.nxrefine import scan_directory
 from offbragg.follow import follow
 from sim_iocs.cbf import encode_cbf
@@ -156,3 +157,19 @@ def test_what_changed_since_it_was_judged_is_not_kept_with_that_reason(tmp_path)
 
     assert kept is None
     assert not (tmp_path / "f1.rejected").exists()
+
+
+def test_a_digest_that_was_lost_is_made_at_the_next_start(run, stacked):
+    run.begin()
+    run.write(0, 1)
+    run.announce(2)
+    run.end("abort")
+    path = stacked()
+    digest_path(path).unlink()
+
+    stacked()
+
+    assert read_digest(path).made == LATER
+    again = digest_path(path).read_bytes()
+    stacked()
+    assert digest_path(path).read_bytes() == again

@@ -57,6 +57,8 @@ _LOOK_AGAIN = 1.0
 _READ_BACK_GAP = 1.0
 # A sweep that began later than this would have failed, s (and 2 periods).
 _LATEST = 0.6
+# How long files that changed after their frame was stored are read at the end, s.
+_REFUSING = 10.0
 # How long a file without a checksum must not have changed before it is believed, s.
 _STEADY = 0.5
 _LONGEST_NAME = 255  # characters that a file system takes
@@ -453,7 +455,14 @@ class SweepStacker:
 
     def _refuse_others(self) -> None:
         """Keep files aside that took the place of stored ones, if they hold other pixels."""
+        end = self._clock() + _REFUSING
         for number in np.flatnonzero(self._stored_as[:, 1]).tolist():
+            if self._clock() > end:  # somebody touched all of them
+                log.warning(
+                    "frame files from %d on were not compared with what was stored: "
+                    "offbragg verify --deep does", number,
+                )  # fmt: skip
+                break
             path = self._path_of(number)
             try:
                 status = path.stat() if path is not None else None
@@ -509,8 +518,7 @@ class SweepStacker:
             if self._wrapped and not has_wrapper(self.path):
                 self._wrap()
             if not has_digest(self.path):
-                with ScanFile.open(self.path) as scan:
-                    scan.seal()
+                self._seal()
         return True
 
     def _unverified(self) -> bool:
@@ -543,6 +551,14 @@ class SweepStacker:
             write_wrapper(self.path)
         except (GeometryError, ScanFileError) as error:
             log.warning("no NXRefine wrapper for %s: %s", self.path, error)
+
+    def _seal(self) -> None:
+        """Make the digest that a writer could not make; without it the frames are whole, too."""
+        try:
+            with ScanFile.open(self.path) as scan:
+                scan.seal()
+        except (ScanFileError, OSError) as error:  # an archive that may only be read
+            log.warning("no digest for %s: %s", self.path, error)
 
     def _counts(self) -> dict[str, int]:
         with ScanFile.open(self.path) as scan:
