@@ -223,7 +223,7 @@ class WaitingRun(MeasuredRun):
         assert judge(path, self.sources, values=self.values, acknowledged=acknowledged,
                      over=True) == []  # fmt: skip
         assert stored(path) == set(range(self.n_frames))
-        left = [p.name for pattern in (".*.superblock", ".*.draft", "*.lock", "*.nxs")
+        left = [p.name for pattern in (".*.draft", "*.lock", "*.nxs")
                 for p in self.experiment.rglob(pattern)]  # fmt: skip
         if locked:  # it may not have been able to take its lock away
             left = [name for name in left if not name.endswith(".lock")]
