@@ -88,7 +88,7 @@ class Stacker:
         self._open = {**still, start["uid"]: stacker}
         return stacker
 
-    def backlog(self) -> dict[str, int]:
+    def backlog(self) -> dict[str, float]:
         """Say how far the runs are that are being stacked; any thread may ask.
 
         Returns
@@ -96,10 +96,11 @@ class Stacker:
         backlog
             ``frames`` of their sweeps, ``decided`` ones, ``due`` ones that are not decided,
             ``in_work`` (with a thread, or done and not yet written), and of these the ``batches``
-            that wait for the writer, two at most for each run.
+            that wait for the writer, two at most for each run; ``behind``, the time in which the
+            due ones were measured, s.
         """
         runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
-        keys = ("frames", "decided", "due", "in_work", "batches")
+        keys = ("frames", "decided", "due", "in_work", "batches", "behind")
         return {key: sum(run[key] for run in runs) for key in keys}
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
@@ -181,15 +182,17 @@ class SweepStacker:
         """How many of the sweep's frames are stored, missing or rejected."""
         return self._sweep.n_frames - len(self._pending)
 
-    def backlog(self) -> dict[str, int]:
+    def backlog(self) -> dict[str, float]:
         """Say how far it is, as `Stacker.backlog` does."""
         pool = self._pool
+        due = max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0)
         return {
             "frames": self._sweep.n_frames,
             "decided": self.decided,
-            "due": max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0),
+            "due": due,
             "in_work": len(pool) if pool else 0,
             "batches": pool.queued if pool else 0,
+            "behind": due * self._sweep.period,
         }
 
     # -- documents -------------------------------------------------------------------------
