@@ -121,6 +121,10 @@ class Board:
         """What is up, as plain JSON types, with ``since``."""
         return [{**up.alarm.to_dict(), "since": up.since} for up in list(self._up.values())]
 
+    def up(self, what: str) -> list[Alarm]:
+        """Give an alarm that is up; nothing if it is not."""
+        return [self._up[what].alarm] if what in self._up else []
+
     def since(self, known: Mapping[str, str], time: float) -> list[Change]:
         """Give what has changed for somebody who knows other alarms.
 

@@ -378,7 +378,9 @@ def test_a_stacker_says_how_far_behind_it_is(run):
     while sweep.decided < 4:
         sweep.poll()
 
-    assert stacker.backlog() == {"frames": 10, "decided": 4, "due": 2, "in_work": 0, "batches": 0}
+    assert stacker.backlog() == {
+        "frames": 10, "decided": 4, "due": 2, "in_work": 0, "batches": 0, "behind": 0.2,
+    }  # fmt: skip
     sweep.close()
     assert set(stacker.backlog().values()) == {0}
 

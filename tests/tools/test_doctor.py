@@ -282,7 +282,7 @@ def test_a_disk_that_fills_and_a_path_that_went_are_alarms(run: MeasuredRun):
     alarms = {alarm["what"]: alarm["reason"] for alarm in status(config)["alarms"]}
 
     assert "is not there" in alarms["paths.catalog"]
-    assert "GB free" in alarms["paths.frames"]
+    assert "GB free" in alarms["disk.experiment"]
 
 
 def test_a_record_in_alarm_is_told_with_its_severity():
@@ -299,7 +299,7 @@ def test_a_record_in_alarm_is_told_with_its_severity():
     )
 
     assert list(_alarms_of(ring)) == [
-        {"what": "ring.current", "severity": "major", "reason": "S:current is 3.0"}
+        {"what": "ring.current", "severity": "major", "reason": "S:current is 3.0", "since": None}
     ]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 _WAITING = 100  # changes that wait for the command at most; more are dropped, and the log says so
+_LONGEST = 4000  # characters in the environment; standard input has all
 _IDLE = 5.0  # so long without a change, and the thread ends, s
 _TOLD = ("what", "state", "severity", "reason", "side", "beamline")  # go into the environment
 
@@ -84,7 +85,7 @@ class Hook:
 
     def _tell(self, change: Mapping[str, Any]) -> None:
         told = {
-            f"OFFBRAGG_ALARM_{key.upper()}": str(change[key]).replace("\0", "")
+            f"OFFBRAGG_ALARM_{key.upper()}": str(change[key]).replace("\0", "")[:_LONGEST]
             for key in _TOLD
             if key in change
         }

@@ -26,6 +26,7 @@ from offbragg.errors import FrameError, GeometryError, IncompleteFrame, ScanFile
 from offbragg.files import read_frame
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
+from offbragg.files.root import Root
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
@@ -67,6 +68,7 @@ class Stacker:
     def __init__(self, experiment: Path, *, late: float = 5.0) -> None:
         self.experiment = Path(experiment)
         self.late = late
+        self._root = Root(self.experiment)
         self._open: dict[str, SweepStacker] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
@@ -82,6 +84,7 @@ class Stacker:
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
+        self._root.check()
         stacker = SweepStacker(start, self._find(start), experiment=self.experiment, late=self.late)
         # closed ones go; replaced, not changed: another thread may be in `backlog`
         still = {uid: run for uid, run in self._open.items() if not run.closed}

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from offbragg.callbacks.journal import is_open
 from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
+from offbragg.files.root import Root
 from offbragg.watch import (
     Alarm,
     Board,
@@ -203,10 +204,12 @@ class Watchdog:
                 found.append(jumped)
                 self._skew.forget()
             stalls = [self._judge(run, seen, over or paused, now) for run, seen, over in looked]
-            found += [stall for stall in stalls if stall is not None][:1]
+            stalls = [stall for stall in stalls if stall is not None]
+            if not stalls and any(paused or run.given_up for run in self._runs.values()):
+                stalls = self.board.up("stall")  # nothing new is expected, and nothing came
+            found += stalls[:1]
             found += self._skew.judge()
-            measured = any(run.expected and not run.given_up for run in self._runs.values())
-            at_once = () if measured and not paused else ("stall",)
+            at_once = () if self._runs else ("stall",)
             changes = self.board.judge(found, now=now, time=wall, at_once=at_once)
             for change in changes:
                 self._tell(change)
@@ -268,8 +271,12 @@ class Watchdog:
         thread.join(2.0)  # a disk that does not answer keeps it
         if not thread.is_alive():
             self._look_safely()
-            if self._file is not None:
-                self._file.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of what other processes read."""
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Watchdog:
         self.start()
@@ -326,6 +333,7 @@ class Disks:
         self.paths = dict(paths)
         self.thresholds = thresholds
         self._device: dict[str, int] = {}  # as it was when it was there
+        self._roots = {name: Root(path) for name, path in self.paths.items()}
         self._rates: dict[int, Rate] = {}
         self._free: dict[int, int] = {}
 
@@ -334,20 +342,18 @@ class Disks:
         alarms: list[Alarm] = []
         self._free = {}
         for name, path in self.paths.items():
-            trouble = ""
-            try:
-                device = path.stat().st_dev
-                space = os.statvfs(path)
-                # after a look, not instead of one: an immutable directory refuses this, too
-                if not os.access(path, os.W_OK | os.X_OK):
-                    read_only = space.f_flag & os.ST_RDONLY
-                    trouble = "is read-only" if read_only else "cannot be written: no permission"
-                self._device[name] = device
-                self._free[device] = space.f_bavail * space.f_frsize
-            except FileNotFoundError:
-                trouble = "is not there"
-            except OSError as error:
-                trouble = f"cannot be used: {error.strerror}"
+            trouble = self._roots[name].trouble()
+            if not trouble:
+                try:
+                    device = path.stat().st_dev
+                    space = os.statvfs(path)
+                    self._device[name] = device
+                    self._free[device] = space.f_bavail * space.f_frsize
+                    if not os.access(path, os.W_OK | os.X_OK):
+                        read_only = space.f_flag & os.ST_RDONLY
+                        trouble = "is read-only" if read_only else "cannot be written"
+                except OSError as error:
+                    trouble = f"cannot be used: {error.strerror}"
             if trouble:
                 alarms.append(judge_path(name, path, trouble))
         for device, free in self._free.items():
@@ -505,7 +511,8 @@ class _BoardFile:
                 if os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
                     return self._file
             except FileNotFoundError:
-                return self._file  # its directory may come back
+                if not self._path.parent.is_dir():
+                    return self._file  # its directory may come back
             self.close()  # another directory has come in its place
         made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         file = os.fdopen(made, "r+b", buffering=0)
