@@ -186,10 +186,15 @@ def test_a_series_waits_between_sweeps_for_room_and_goes_on_by_itself(small, dev
     """The second sweep would not fit; nothing is cut and nothing fails."""
     turn = Sweep(axis="phi", start=0.0, step=0.5, n_frames=6, exposure=0.09, period=0.1)
     states: list[str] = []
+    late: list[float] = []
 
     def people() -> None:
         wait_until(lambda: small.documents.of("stream_datum"), 40)
-        small.fill(49_600_000)  # mid-sweep: it is not paused
+        began = time.time()
+        small.fill(50_200_000)  # mid-sweep: it is not paused
+        wait_until(lambda: watch(small.documents), 10)
+        (event, *_) = [d for d in small.documents.of("event") if "watch_what" in d["data"]]
+        late.append(event["time"] - began)
         wait_until(lambda: "the next sweep waits" in caplog.text, 40)
         states.append(f"{len(small.documents.of('stop'))} runs")
         time.sleep(0.6)
@@ -206,6 +211,9 @@ def test_a_series_waits_between_sweeps_for_room_and_goes_on_by_itself(small, dev
     )  # fmt: skip
     thread.join()
 
+    print(f"disk told {late[0]:.3f} s after it was full")
+    assert late[0] < 1.0
+    assert watch(small.documents)[0] == ("disk.experiment", "raised")
     assert len(uids) == 2
     assert states == ["1 runs", "1 runs"]
     assert [doc["exit_status"] for doc in small.documents.of("stop")] == ["success"] * 2
