@@ -466,7 +466,7 @@ def is_alive(pid: int) -> bool:
     ("command", "said"),
     [
         (["/nowhere/alarm"], "cannot be run"),
-        (["/etc/hostname"], "cannot be run"),
+        (["/proc/self/status"], "cannot be run"),
         (["false"], "ended with 1"),
         (["true"], ""),
         (["sh", "-c", "exec 0<&-; exit 3"], "ended with 3"),
