@@ -186,7 +186,7 @@ def test_a_stamp_of_the_future_tells_of_a_clock_that_is_ahead_and_an_old_one_of_
     skew.add("ring_current", 1030.0, 1000.0)
 
     (found,) = skew.judge()
-    assert found.reason == "the clock of ring_current is 30.0 s ahead of this host's"
+    assert found.reason == "the time stamps of ring_current are 30.0 s ahead of this host's clock"
     skew.add("ring_current", 1000.9, 1001.0)
     assert skew.judge() == []
 

@@ -876,16 +876,12 @@ def lacking_room(
     disks: dict[int, list[str]] = {}
     for name in needs:
         path: Path = getattr(config.paths, name)
-        try:
-            device = path.stat().st_dev
-        except OSError:
-            device = -1
-        if device < 0 or not path.is_dir() or not os.access(path, os.W_OK):
+        if not path.is_dir() or not os.access(path, os.W_OK):
             return (
                 f"paths.{name} {path} is not there or cannot be written\n"
                 f"Make it, or set [paths] {name} in {config.file}."
             )
-        disks.setdefault(device, []).append(name)
+        disks.setdefault(path.stat().st_dev, []).append(name)
     for names in disks.values():
         path = getattr(config.paths, names[0])
         room = sum(needs[name] for name in names) * n_frames / 1e9

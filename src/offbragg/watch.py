@@ -361,6 +361,10 @@ class Clock:
         before, self._offset = self._offset, offset
         if before is not None and abs(offset - before) > self.limit:
             self._jump, self._until = offset - before, now + _HOLD
+        return self.alarm(now)
+
+    def alarm(self, now: float) -> Alarm | None:
+        """Give the alarm of a jump a short while ago; ``now`` is monotonic, s."""
         if now > self._until:
             return None
         way = "forward" if self._jump > 0 else "back"
@@ -416,6 +420,6 @@ class Skew:
             off = max(recent)  # the one that was read soonest
             if off > self.limit or (off < -self.limit and len(recent) == recent.maxlen):
                 way = "ahead of" if off > 0 else "behind"
-                reason = f"the clock of {whose} is {abs(off):.1f} s {way} this host's"
+                reason = f"the time stamps of {whose} are {abs(off):.1f} s {way} this host's clock"
                 found.append(Alarm(f"clock.{whose}", "minor", reason, off, self.limit, "s"))
         return found

@@ -261,7 +261,7 @@ def test_the_clock_of_the_detector_is_known_from_when_it_began(make, paths, time
     begin(watchdog, paths["frames"], began=times.wall + off)
 
     changes = watchdog.look()
-    assert told(changes) == ([("clock.the detector", "raised")] if found else [])
+    assert told(changes) == ([("clock.detector", "raised")] if found else [])
     assert found in "".join(change.alarm.reason for change in changes)
 
 
@@ -501,3 +501,44 @@ def test_an_alarm_is_plain_json():
     alarm = Alarm("stall", "major", "reason", 1.0, 0.5, "s", {"period": 0.1})
 
     assert json.loads(json.dumps(alarm.to_dict()))["facts"] == {"period": 0.1}
+
+
+def test_a_process_that_is_held_up_sees_no_clock_jump(make, times):
+    watchdog = make()
+    assert watchdog.look() == []
+    readings = iter([times.now + 1.0, times.now + 31.0])
+    watchdog._monotonic = lambda: next(readings, times.now + 31.0)
+    times.wall += 31.0
+
+    assert watchdog.look() == []  # between its first reading and its second it did not run
+
+    watchdog._monotonic = lambda: times.now + 31.2
+    times.wall += 0.2
+    assert watchdog.look() == []
+
+
+def test_the_rest_of_a_plan_that_could_not_end_its_run_is_forgotten(make, paths, times):
+    watchdog = make()
+    begin(watchdog, paths["frames"])
+    watchdog.look()
+    times.go(60.0)
+
+    watchdog.start()  # the next plan
+    watchdog.stop()
+
+    assert watchdog.board.alarms == []
+
+
+def test_a_look_takes_a_millisecond_and_not_more_with_thousands_of_frames(make, paths, times):
+    watchdog = make()
+    begin(watchdog, paths["frames"], n_frames=5000)
+    for number in range(4000):
+        (paths["frames"] / f"x_{number:05d}.cbf").touch()
+    began = time.process_time()
+
+    for _ in range(50):
+        watchdog.look()
+
+    each = (time.process_time() - began) / 50
+    print(f"a look takes {1e3 * each:.2f} ms")
+    assert each < 0.01

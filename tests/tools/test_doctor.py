@@ -233,7 +233,8 @@ def test_a_wrong_configuration_is_a_finding_too(here):
 
 
 @pytest.mark.parametrize(
-    ("command", "level"), [("/proc/self/status", "warning"), ("/nowhere", "warning"), ("true", "ok")]
+    ("command", "level"),
+    [("/proc/self/status", "warning"), ("/nowhere", "warning"), ("true", "ok")],
 )
 def test_an_alarm_command_that_cannot_be_run_is_found(here, tmp_path, command, level):
     other = variant(here, tmp_path, ("[limits]", f'[alarms]\ncommand = ["{command}"]\n[limits]'))

@@ -179,7 +179,7 @@ class Watchdog:
         began = doc["parameters"].get("exposure_started")
         if began is not None and self.side == ACQUISITION:  # the other side may read it later
             late = 1.0 + 2 * run.period
-            self._skew.add("the detector", float(began), self._wall(), late=late)
+            self._skew.add("detector", float(began), self._wall(), late=late)
 
     def expect_no_more(self) -> None:
         """Expect no more frames of the runs that are open: somebody ends them."""
@@ -191,7 +191,7 @@ class Watchdog:
 
     def look(self) -> list[Change]:
         """Look once at everything, and tell what has changed."""
-        now, wall = self._monotonic(), self._wall()
+        now, wall, after = self._monotonic(), self._wall(), self._monotonic()
         found = self.disks.look(now, wall)
         found += [alarm for look in self._looks if (alarm := look()) is not None]
         with self._lock:
@@ -199,7 +199,8 @@ class Watchdog:
         looked = [(run, *run.look()) for run in expected]  # nobody waits for a slow disk
         paused = self.is_paused()
         with self._lock:
-            jumped = self._clock.judge(wall, now)
+            # a process that is held up between two readings sees no jump
+            jumped = self._clock.judge(wall, now) if after - now < LOOK else self._clock.alarm(now)
             if jumped is not None:
                 found.append(jumped)
                 self._skew.forget()
@@ -222,7 +223,7 @@ class Watchdog:
         if seen != run.seen:
             if run.files is not None and run.seen is not None and isinstance(seen, int):
                 written = seen / 1e9
-                self._skew.add("the frames' disk", written, self._wall(), late=2 * LOOK, of=5)
+                self._skew.add("frames", written, self._wall(), late=2 * LOOK, of=5)
             run.seen, run.since = seen, now
         if over or run.given_up:
             run.since = now
@@ -254,6 +255,7 @@ class Watchdog:
             self._users += 1
             if self._users > 1:
                 return
+            self._runs.clear()  # of a plan that could not even end its run
             self._ended = threading.Event()
             self._thread = threading.Thread(
                 target=self._watch, args=(self._ended,), name="watchdog", daemon=True

@@ -48,7 +48,7 @@ class Root:
 
 def mount_of(path: Path) -> Path:
     """Give the mount point of the disk that a directory is on."""
-    here = path.absolute()
+    here = path.resolve()
     while here != here.parent and not os.path.ismount(here):
         here = here.parent
     return here

@@ -181,7 +181,7 @@ def room_keeper(
     def hold(msg: Msg) -> MsgGenerator[None]:
         deadline = time.monotonic() + msg.kwargs["timeout"]
         waits = False
-        while lack := lacks(**msg.kwargs["needs_room"]):
+        while lack := look_for_room(msg.kwargs["needs_room"]):
             first = lack.partition("\n")[0]
             if msg.kwargs["on_full"] == "stop":
                 raise ConfigError(lack)
@@ -199,6 +199,12 @@ def room_keeper(
             yield from bps.sleep(interval)
         if waits:
             log.info("there is room for the next sweep")
+
+    def look_for_room(needs: Mapping[str, Any]) -> str:
+        try:
+            return lacks(**needs)
+        except OSError as error:  # it goes while it is looked at
+            return f"a disk cannot be looked at: {error}"
 
     def look(msg: Msg) -> tuple[Any, Any]:
         if msg.command == "null" and "needs_room" in msg.kwargs:
