@@ -108,8 +108,11 @@ def watched(watchdog: Any) -> Callable[[MsgGenerator[Any]], MsgGenerator[Any]]:
 
     def record(msg: Msg) -> tuple[Any, Any]:
         if msg.command == "open_run":
-            return None, bps.monitor(WatchStream(watchdog), name=WATCH)  # type: ignore[arg-type]
+            return None, monitor()
         return None, None
+
+    def monitor() -> MsgGenerator[None]:  # bluesky's own warns if an abort comes before it
+        yield Msg("monitor", WatchStream(watchdog), name=WATCH)
 
     def whole(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
         watchdog.start()
