@@ -84,6 +84,11 @@ def test_a_missing_file_is_named(tmp_path):
         ("[devices.pilatus]\nprefix = 'X:'", ["devices.pilatus.class is missing"]),
         ("[devices.pilatus]\nclass = 'Pilatus'", ["devices.pilatus.class is 'Pilatus'"]),
         ("[per_frame.ring]\nunits = 'mA'", ["per_frame.ring.signal is missing"]),
+        ("[alarms]\ncommand = 'ring'", ["alarms.command is 'ring'"]),
+        ("[alarms]\ncommand = ['ring', '']", ["alarms.command.1 is ''"]),
+        ("[alarms]\nstall = 0.5", ["alarms.stall is 0.5"]),
+        ("[alarms]\nfull = -1.0", ["alarms.full is -1.0"]),
+        ("[alarms]\nstal = 5.0", ["alarms.stal is unknown", "command, timeout, stall, full"]),
         ("file = 'x'", ["file"]),
     ],
 )
@@ -95,6 +100,14 @@ def test_a_wrong_key_is_named_with_the_file_and_what_is_allowed(written, text, n
 
     for part in [*named, str(file)]:
         assert part in str(caught.value)
+
+
+def test_alarms_have_defaults_and_the_reserve_of_the_limits(written):
+    config = beamline.load(written("[limits]\nfree_disk = 3.0\n[alarms]\nstall = 7"))
+
+    assert config.alarms.command == []
+    assert (config.thresholds.reserve, config.thresholds.periods) == (3.0, 7.0)
+    assert (config.thresholds.hours, config.thresholds.backlog) == (2.0, 30.0)
 
 
 def test_a_missing_path_is_named(written):

@@ -17,9 +17,9 @@ import sys
 import tomllib
 from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,10 @@ from offbragg.geometry import Geometry
 from offbragg.metadata import validate_start
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
+from offbragg.watch import Thresholds
+
+if TYPE_CHECKING:
+    from offbragg.callbacks.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +142,28 @@ class Limits(_Table):
         return value
 
 
+class Alarms(_Table):
+    """What is told at once, and to whom (see how-to/alarms)."""
+
+    command: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="program and arguments, without a shell: run when an alarm is raised or "
+        "cleared, with the alarm as JSON on its standard input; none without",
+    )
+    timeout: float = Field(default=10.0, gt=0, description="so long the command may take, s")
+    stall: float = Field(
+        default=5.0, ge=1, description="no new frame file for so many periods (0.5 s at least)"
+    )
+    full: float = Field(default=2.0, ge=0, description="a disk that will be full within so long, h")
+    backlog: float = Field(
+        default=30.0, gt=0, description="frames of so much time wait to be stacked, s"
+    )
+    catalog: float = Field(
+        default=3.0, gt=0, description="so long the catalog may take to answer, s"
+    )
+    clock: float = Field(default=1.0, gt=0, description="a clock jumped, or differs, by more, s")
+
+
 class Suspend(_Table):
     """When plans wait for beam."""
 
@@ -163,6 +189,7 @@ class Beamline(_Table):
     geometry: dict[str, Any] | None = None
     catalog: Catalog = Catalog()
     limits: Limits = Limits()
+    alarms: Alarms = Alarms()
     metadata: dict[str, Any] = Field(default_factory=dict, description="for every start document")
     file: LoosePath = Path("beamline.toml")
 
@@ -170,6 +197,17 @@ class Beamline(_Table):
     def key_file(self) -> Path:
         """Where the catalog's server keeps its API key (mode 0600)."""
         return self.paths.catalog / "key"
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """From where on something is an alarm."""
+        return Thresholds(
+            reserve=self.limits.free_disk,
+            hours=self.alarms.full,
+            periods=self.alarms.stall,
+            backlog=self.alarms.backlog,
+            clock=self.alarms.clock,
+        )
 
     @property
     def catalog_url(self) -> str:
@@ -514,6 +552,8 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     import offbragg
     from offbragg.callbacks.journal import Journal, close_all_abandoned
     from offbragg.callbacks.recall import Recall, speeds_left
+    from offbragg.callbacks.watchdog import ACQUISITION
+    from offbragg.plans.watch import room_keeper, watched
 
     RE = bluesky.RunEngine(
         {},
@@ -543,13 +583,68 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
+    watchdog = make_watchdog(config, side=ACQUISITION)
+    watchdog.is_paused = lambda: RE.state != "running"
+    RE.subscribe(watchdog)
     RE.preprocessors.append(checker(config, RE))
+    RE.preprocessors.append(room_keeper(partial(lacking_room, config)))
     RE.preprocessors.append(recorder(columns, devices))
     RE.preprocessors.append(captioner(RE))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
+    RE.preprocessors.append(watched(watchdog))
     return RE
+
+
+def make_watchdog(
+    config: Beamline, *, side: str, looks: Sequence[Callable[[], Any]] = ()
+) -> Watchdog:
+    """Make what looks at disks, frames and clocks, and tells of alarms.
+
+    Parameters
+    ----------
+    config
+        What `load` gave.
+    side
+        "acquisition" in the RunEngine's process, "data" beside the stacker.
+    looks
+        More to look at.
+    """
+    from offbragg.callbacks.alarm_hook import Hook
+    from offbragg.callbacks.watchdog import ACQUISITION, OnceForBoth, Watchdog
+
+    hook = None
+    if config.alarms.command:
+        hook = Hook(config.alarms.command, timeout=config.alarms.timeout)
+        if side == ACQUISITION:
+            hook.is_told = OnceForBoth(config.paths.journal)
+    return Watchdog(
+        dict(config.paths), config.thresholds, side=side, journal=config.paths.journal,
+        beamline=config.beamline_id, hook=hook, looks=looks,
+    )  # fmt: skip
+
+
+def watch_data(config: Beamline, stacker: Any, *, catalog: bool) -> tuple[Watchdog, Any]:
+    """Make the watchdog that runs beside a stacker, and what follows the journal for it.
+
+    Parameters
+    ----------
+    config
+        What `load` gave.
+    stacker
+        Whose ``backlog`` is looked at.
+    catalog
+        Whether runs are to be published: then the catalog has to be there.
+    """
+    from offbragg.callbacks.watchdog import DATA, CatalogLook, JournalWatch, backlog_look
+
+    looks: list[Any] = [backlog_look(stacker.backlog, config.thresholds)]
+    if catalog:
+        where = config.catalog
+        looks.append(CatalogLook(where.host, where.port, patience=config.alarms.catalog))
+    watchdog = make_watchdog(config, side=DATA, looks=looks)
+    return watchdog, JournalWatch(watchdog, config.paths.journal)
 
 
 def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> Any:
@@ -734,40 +829,73 @@ def check_start(config: Beamline, md: Mapping[str, Any]) -> None:
             f"temperature.setpoint {kelvin:g} K is outside {low:g} to {high:g} K\n"
             f"The range is [limits] temperature in {config.file}."
         )
-    slow, fast = md["detector"]["shape"]
-    needed = md["sweep"]["n_frames"] * slow * fast * 1.2 / 1e9
-    check_paths(config, needed=needed)
+    check_paths(config, n_frames=md["sweep"]["n_frames"], detector=md["detector"])
 
 
-def check_paths(config: Beamline, *, needed: float = 0.0) -> None:
+def check_paths(config: Beamline, **needs: Any) -> None:
     """Refuse directories that are not there, cannot be written, or have too little space.
 
     Parameters
     ----------
     config
         Whose [paths].
-    needed
-        Space for the scan file, GB.
+    needs
+        As for `lacking_room`.
 
     Raises
     ------
     ConfigError
         Naming the path's key, the directory and the numbers.
     """
-    for name, room in (("experiment", needed), ("journal", 0.0)):
+    if lack := lacking_room(config, **needs):
+        raise ConfigError(lack)
+
+
+def lacking_room(
+    config: Beamline, *, n_frames: int = 0, detector: Mapping[str, Any] | None = None
+) -> str:
+    """Say what a sweep lacks on the disks that its data cross; nothing if it fits.
+
+    What shares a disk is added up. The catalog's disk can hold up nothing.
+
+    Parameters
+    ----------
+    config
+        Whose [paths].
+    n_frames
+        How many frames are to be measured.
+    detector
+        Its ``shape`` and ``format``, as in a start document, or its ``frame_bytes``.
+    """
+    stacked = written = 0.0
+    if detector and "shape" in detector:
+        slow, fast = detector["shape"]
+        stacked = slow * fast * 1.2
+        # uncompressed, or about a byte a pixel
+        written = slow * fast * (4.0 if detector.get("format") == "tif" else 1.2)
+    written = float((detector or {}).get("frame_bytes", written))
+    needs = {"frames": written, "experiment": stacked, "journal": 0.0}
+    disks: dict[int, list[str]] = {}
+    for name in needs:
         path: Path = getattr(config.paths, name)
         if not path.is_dir() or not os.access(path, os.W_OK):
-            raise ConfigError(
+            return (
                 f"paths.{name} {path} is not there or cannot be written\n"
                 f"Make it, or set [paths] {name} in {config.file}."
             )
+        disks.setdefault(path.stat().st_dev, []).append(name)
+    for names in disks.values():
+        path = getattr(config.paths, names[0])
+        room = sum(needs[name] for name in names) * n_frames / 1e9
         free = shutil.disk_usage(path).free / 1e9
         if free < room + config.limits.free_disk:
-            raise ConfigError(
-                f"too little disk for the sweep: {free:.2f} GB free in {path} (paths.{name}), "
+            keys = ", ".join(f"paths.{name}" for name in names)
+            return (
+                f"too little disk for the sweep: {free:.2f} GB free in {path} ({keys}), "
                 f"{room:.2f} GB needed and {config.limits.free_disk:g} GB to be left\n"
-                f"Free some, or set [paths] {name} in {config.file} to a larger disk."
+                f"Free some, or set [paths] in {config.file} to a larger disk."
             )
+    return ""
 
 
 def make_paths(config: Beamline) -> None:

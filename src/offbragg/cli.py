@@ -199,20 +199,24 @@ def stack(
         return
     if repair and not once:
         raise typer.BadParameter("--repair needs --once")
-    from offbragg.beamline import load
+    from offbragg.beamline import load, watch_data
     from offbragg.callbacks.stacker import Stacker
     from offbragg.follow import Follower, follow
 
     config = load(beamline)
     repairs: list[Any] = []
-    followers: list[Follower] = [
-        Stacker(config.paths.experiment, late=late, frames=config.paths.frames)
-    ]
+    stacker = Stacker(config.paths.experiment, late=late, frames=config.paths.frames)
+    followers: list[Follower] = [stacker]
     if catalog:
         from offbragg.catalog.publisher import Publisher
 
         followers.append(Publisher(config.connect_catalog, config.paths.experiment))
+    watchdog: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if not once:
+        watchdog, watching = watch_data(config, stacker, catalog=catalog)
+        followers.append(watching)
     with (
+        watchdog,
         _until_told_to_stop(with_parent=with_parent) as stop,
         _progress("stacking", quiet=as_json or not once) as progress,
     ):

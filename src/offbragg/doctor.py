@@ -89,6 +89,7 @@ def examine(
     yield from _journal(config)
     yield _stacker(config)
     yield _catalog(config)
+    yield from _alarm_command(config)
     yield _geometry(config)
     if devices:
         yield from _instruments(config, expose=expose, timeout=timeout)
@@ -281,6 +282,19 @@ def _stacker(config: Beamline) -> Finding:
         "stacker", "warning", "does not run: frames are kept, but not stacked",
         f"offbragg stack --beamline {config.file}",
     )  # fmt: skip
+
+
+def _alarm_command(config: Beamline) -> Iterator[Finding]:
+    command = config.alarms.command
+    if not command:
+        return
+    if shutil.which(command[0]) is None:
+        yield Finding(
+            "alarm command", "warning", f"{command[0]} is no program that can be run",
+            f"Correct [alarms] command in {config.file}, or make that file executable.",
+        )  # fmt: skip
+    else:
+        yield Finding("alarm command", "ok", f"{command[0]} is there")
 
 
 def _catalog(config: Beamline) -> Finding:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
+import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from offbragg.beamline import Beamline, build_devices, destroy_devices
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.callbacks.progress import describe_run
+from offbragg.callbacks.watchdog import Disks, read_board
 from offbragg.errors import OffbraggError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import is_followed, read_backlog
 from offbragg.terminal import printable
+from offbragg.watch import describe_space
 
 _RECENT = 50  # runs whose files and place in the catalog are looked at
 _SEVERITIES = ("", "minor", "major", "invalid")
@@ -38,11 +41,14 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``), ``running`` (runs
         that are open), ``backlog`` (``frames`` and ``runs`` that are not stacked,
         ``unpublished`` runs), ``stacking`` (what the stacker that runs says of its queues, see
-        `Stacker.backlog`; empty if none does), ``last`` (run) and ``alarms``.
+        `Stacker.backlog`; empty if none does), ``last`` (run), ``disks`` (with ``rate`` and
+        ``full``, POSIX s, if a watchdog runs that knows them) and ``alarms``: ``what``,
+        ``severity``, ``reason`` and, if a watchdog raised it, ``since`` (POSIX s, else None).
     """
     directory = config.paths.journal
     runs = [_run(config, path) for path in _recent(directory)]
     ended = [run for run in runs if run["exit_status"] != "running"]
+    disks, alarms = _watched(config)
     behind = [run for run in ended if run["pending"] or run["complete"] is False]
     return {
         "beamline": config.beamline_id,
@@ -55,7 +61,8 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         },
         "stacking": read_backlog(directory).get("stack", {}),
         "last": ended[-1] if ended else None,
-        "alarms": [*_disk_alarms(config), *(_alarms(config, timeout) if devices else ())],
+        "disks": disks,
+        "alarms": [*alarms, *(_alarms(config, timeout) if devices else ())],
     }
 
 
@@ -122,18 +129,23 @@ def _published(runs: Any, uid: str) -> bool:
         return False
 
 
-def _disk_alarms(config: Beamline) -> Iterator[dict[str, str]]:
-    for name, path in config.paths:
-        if not path.is_dir():
-            yield {"what": f"paths.{name}", "severity": "major", "reason": f"{path} is not there"}
-            continue
-        free = shutil.disk_usage(path).free / 1e9
-        if free < config.limits.free_disk:
-            reason = f"{free:.2f} GB free, {config.limits.free_disk:g} GB are to be left"
-            yield {"what": f"paths.{name}", "severity": "major", "reason": reason}
+def _watched(config: Beamline) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Give disks and alarms: as the watchdogs that run say, and as they are found now."""
+    looked = Disks(dict(config.paths), config.thresholds)
+    found = [{**alarm.to_dict(), "since": None} for alarm in looked.look(0.0, time.time())]
+    alarms: dict[str, dict[str, Any]] = {alarm["what"]: alarm for alarm in found}
+    disks = looked.facts(time.time())
+    for board in read_board(config.paths.journal).values():
+        for alarm in board.get("alarms", ()):
+            known = alarms.get(alarm["what"], {}).get("since")
+            if known is None or alarm["since"] < known:
+                alarms[alarm["what"]] = alarm
+        rates = {tuple(disk["paths"]): disk for disk in board.get("disks", ()) if disk["rate"]}
+        disks = [rates.get(tuple(disk["paths"]), disk) for disk in disks]
+    return disks, list(alarms.values())
 
 
-def _alarms(config: Beamline, timeout: float) -> Iterator[dict[str, str]]:
+def _alarms(config: Beamline, timeout: float) -> Iterator[dict[str, Any]]:
     made: dict[str, Any] = {}
     try:
         for name, device in config.devices.items():
@@ -143,14 +155,14 @@ def _alarms(config: Beamline, timeout: float) -> Iterator[dict[str, str]]:
                 made |= build_devices(config, [name], beside=made, timeout=timeout)
             except OffbraggError as error:
                 reason = str(error).partition("\n")[0]
-                yield {"what": name, "severity": "invalid", "reason": reason}
+                yield {"what": name, "severity": "invalid", "reason": reason, "since": None}
                 continue
             yield from _alarms_of(made[name])
     finally:
         destroy_devices(made)
 
 
-def _alarms_of(device: Any) -> Iterator[dict[str, str]]:
+def _alarms_of(device: Any) -> Iterator[dict[str, Any]]:
     for attribute in [*device.read_attrs, *device.configuration_attrs]:
         signal = getattr(device, attribute)
         if not hasattr(signal, "alarm_severity"):
@@ -165,6 +177,7 @@ def _alarms_of(device: Any) -> Iterator[dict[str, str]]:
                 "what": f"{device.name}.{attribute}",
                 "severity": _SEVERITIES[min(severity, 3)],
                 "reason": f"{getattr(signal, 'pvname', attribute)} is {value}",
+                "since": None,
             }
 
 
@@ -181,6 +194,7 @@ def describe(state: Mapping[str, Any]) -> str:
     running   nothing
     backlog   none
     last run  none
+    disks     none
     alarms    none
     """
     catalog = state["catalog"]
@@ -190,18 +204,29 @@ def describe(state: Mapping[str, Any]) -> str:
         "\n          ".join(_describe(run) for run in state["running"]) or "nothing",
         _describe_backlog(state),
         _describe(state["last"]) if state["last"] else "none",
-        "\n          ".join(
-            printable(f"{a['severity']}: {a['what']}: {a['reason']}") for a in state["alarms"]
-        )
-        or "none",
+        "\n          ".join(map(_describe_disk, state.get("disks", ()))) or "none",
+        "\n          ".join(map(_describe_alarm, state["alarms"])) or "none",
     ]
-    heads = ("stacker", "catalog", "running", "backlog", "last run", "alarms")
+    heads = ("stacker", "catalog", "running", "backlog", "last run", "disks", "alarms")
     return "\n".join(f"{head:9} {line}" for head, line in zip(heads, lines, strict=True))
 
 
 def _describe(run: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in run["frames"].items() if n)
     return f"{run['what']}{f' · {counts}' if counts else ''}"
+
+
+def _describe_disk(disk: Mapping[str, Any]) -> str:
+    return f"{describe_space(disk['free'], disk['rate'], time.time())}: {', '.join(disk['paths'])}"
+
+
+def _describe_alarm(alarm: Mapping[str, Any]) -> str:
+    text = printable(f"{alarm['severity']}: {alarm['what']}: {alarm['reason']}")
+    if alarm.get("since") is None:
+        return text
+    since = datetime.fromtimestamp(alarm["since"])
+    form = "%H:%M:%S" if since.date() == datetime.now().date() else "%a %d %b %H:%M:%S"
+    return f"{text} (since {since:{form}})"
 
 
 def _describe_backlog(state: Mapping[str, Any]) -> str:

@@ -380,6 +380,7 @@ def test_a_stacker_says_how_far_behind_it_is(run):
 
     assert stacker.backlog() == {
         "frames": 10, "decided": 4, "due": 2, "durable": 0, "in_work": 0, "batches": 0,
+        "behind": 0.2,
     }  # fmt: skip
     sweep.close()
     assert set(stacker.backlog().values()) == {0}

@@ -21,6 +21,8 @@ from offbragg.catalog.publisher import (
     summary_documents,
 )
 from offbragg.follow import follow
+from offbragg.plans.watch import WatchStream
+from offbragg.watch import Alarm, Change
 
 DESCRIPTOR = {"uid": "d", "name": "primary", "time": 0.0, "data_keys": {"pilatus_image": {}}}
 
@@ -405,6 +407,51 @@ def test_a_run_waits_for_its_scan_file(make_run, monkeypatch):
     run.scan.finish(time=run.began + 1, exit_status="success", reason="", summary={})
 
     assert run.feed()
+
+
+@pytest.mark.parametrize("changes", [0, 2])
+def test_what_a_watchdog_told_is_a_stream_with_or_without_events(make_run, changes):
+    run = make_run(n_frames=2)
+    run.begin()
+    run.create_scan_file()
+    run.store(0, 1)
+    stream = WatchStream(None)
+    descriptor = f"{run.uid}-watch"
+    run.journal(
+        "descriptor",
+        {
+            "uid": descriptor, "run_start": run.uid, "time": run.began, "name": "watch",
+            "data_keys": stream.describe(), "configuration": {}, "hints": {},
+            "object_keys": {"watch": list(stream.describe())},
+        },
+    )  # fmt: skip
+    events = []
+
+    def emit(readings):
+        data = {key: reading["value"] for key, reading in readings.items()}
+        stamps = {key: reading["timestamp"] for key, reading in readings.items()}
+        events.append(data)
+        run.journal("event", {
+            "uid": f"{descriptor}-{len(events)}", "descriptor": descriptor, "data": data,
+            "timestamps": stamps, "time": run.began, "seq_num": len(events),
+        })  # fmt: skip
+
+    stream._emit = emit
+    alarm = Alarm("disk.frames", "major", "0.4 GB free", 0.4, 1.0, "GB", {"free": 4e8})
+    for state in ("raised", "cleared")[:changes]:
+        stream._take(Change(alarm, state, run.began, run.began))
+    run.announce(2)
+    run.finish()
+
+    assert run.open().feed()
+
+    assert validate(run.node, fix_errors=False, try_reading=True, raise_on_error=True)
+    assert "watch" in set(run.node)
+    if changes:
+        rows = run.node["watch"].read()
+        assert rows["watch_state"].to_numpy().tolist() == ["raised", "cleared"]
+        assert rows["watch_value"].to_numpy().tolist() == [0.4, 0.4]
+        assert run.client.v1[run.uid].table("watch")["watch_reason"].tolist() == ["0.4 GB free"] * 2
 
 
 def test_a_run_without_a_sweep_is_published_as_it_is(make_run):

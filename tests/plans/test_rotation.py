@@ -96,7 +96,9 @@ def test_a_sweep_is_one_run_of_valid_documents(scan, documents, config, idle):
     for name, doc in documents:
         schema_validators[DocumentNames[name]].validate(doc)
     streams = {doc["name"] for doc in documents.of("descriptor")}
-    assert streams == {"primary", "monitor", "baseline", "cryostream_temperature", "ring_current"}
+    assert streams == {
+        "primary", "monitor", "baseline", "cryostream_temperature", "ring_current", "watch",
+    }  # fmt: skip
 
 
 def test_frames_are_documented_while_the_axis_turns(scan, documents, config, idle):

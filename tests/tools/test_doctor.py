@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -230,6 +232,19 @@ def test_a_wrong_configuration_is_a_finding_too(here):
     assert "beamline_id is 3" in finding["what"]
 
 
+@pytest.mark.parametrize(
+    ("command", "level"),
+    [("/proc/self/status", "warning"), ("/nowhere", "warning"), ("true", "ok")],
+)
+def test_an_alarm_command_that_cannot_be_run_is_found(here, tmp_path, command, level):
+    other = variant(here, tmp_path, ("[limits]", f'[alarms]\ncommand = ["{command}"]\n[limits]'))
+
+    found = by_check(other, devices=False)["alarm command"]
+
+    assert found.level == level
+    assert command in found.what
+
+
 # -- status ------------------------------------------------------------------------------------
 
 
@@ -282,7 +297,33 @@ def test_a_disk_that_fills_and_a_path_that_went_are_alarms(run: MeasuredRun):
     alarms = {alarm["what"]: alarm["reason"] for alarm in status(config)["alarms"]}
 
     assert "is not there" in alarms["paths.catalog"]
-    assert "GB free" in alarms["paths.frames"]
+    assert "GB free" in alarms["disk.experiment"]
+
+
+def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
+    config = of_run(run)
+    since = 1_700_000_000.0
+    up = [
+        {"what": "stall", "severity": "major", "reason": "no new frame file", "since": since},
+        {"what": "catalog", "severity": "minor", "reason": "it is away", "since": since + 5},
+    ]
+    disk = {"paths": ["experiment", "frames", "journal", "catalog", "log"], "free": 9e12,
+            "rate": 1e6, "full": 0.0}  # fmt: skip
+    path = config.paths.journal / ".watch.data.json"
+    with path.open("w") as board:
+        json.dump({"alarms": up, "disks": [disk]}, board)
+        board.write("\nrest of a longer line")
+        board.flush()
+        fcntl.flock(board, fcntl.LOCK_EX)
+        state = status(config)
+        said = describe(state)
+
+    alarms = {alarm["what"]: alarm["since"] for alarm in state["alarms"]}
+    assert alarms["stall"] == since
+    assert f"{datetime.fromtimestamp(since):%H:%M:%S})" in said
+    assert "9000.00 GB free, 0.06 GB/min written, full in 104 days: experiment" in said
+    assert status(config)["alarms"] == []  # whoever wrote it is gone
+    json.dumps(state)
 
 
 def test_a_record_in_alarm_is_told_with_its_severity():
@@ -299,7 +340,7 @@ def test_a_record_in_alarm_is_told_with_its_severity():
     )
 
     assert list(_alarms_of(ring)) == [
-        {"what": "ring.current", "severity": "major", "reason": "S:current is 3.0"}
+        {"what": "ring.current", "severity": "major", "reason": "S:current is 3.0", "since": None}
     ]
 
 

@@ -36,6 +36,7 @@ from offbragg.files.aside import keep_aside
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
+from offbragg.files.root import Root
 from offbragg.files.scan_file import ScanFile, find_scan_file, release_if_left
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
@@ -86,6 +87,7 @@ class Stacker:
         self.experiment = Path(experiment)
         self.late = late
         self.frames = frames
+        self._root = Root(self.experiment)
         self._open: dict[str, SweepStacker] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
@@ -102,6 +104,7 @@ class Stacker:
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""
+        self._root.check()
         stacker = SweepStacker(
             start,
             self._find(start),
@@ -114,7 +117,7 @@ class Stacker:
         self._open = {**still, start["uid"]: stacker}
         return stacker
 
-    def backlog(self) -> dict[str, int]:
+    def backlog(self) -> dict[str, float]:
         """Say how far the runs are that are being stacked; any thread may ask.
 
         Returns
@@ -123,10 +126,10 @@ class Stacker:
             ``frames`` of their sweeps, ``decided`` ones, ``due`` ones that are not decided,
             ``durable`` ones that a power cut cannot take, ``in_work`` (with a thread, or done and
             not yet written), and of these the ``batches`` that wait for the writer, two at most
-            for each run.
+            for each run; ``behind``, the time in which the due ones were measured, s.
         """
         runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
-        keys = ("frames", "decided", "due", "durable", "in_work", "batches")
+        keys = ("frames", "decided", "due", "durable", "in_work", "batches", "behind")
         return {key: sum(run[key] for run in runs) for key in keys}
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
@@ -212,16 +215,18 @@ class SweepStacker:
         """How many of the sweep's frames are stored, missing or rejected."""
         return self._sweep.n_frames - len(self._pending)
 
-    def backlog(self) -> dict[str, int]:
+    def backlog(self) -> dict[str, float]:
         """Say how far it is, as `Stacker.backlog` does."""
         pool = self._pool
+        due = max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0)
         return {
             "frames": self._sweep.n_frames,
             "decided": self.decided,
-            "due": max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0),
+            "due": due,
             "durable": self._durable,
             "in_work": len(pool) if pool else 0,
             "batches": pool.queued if pool else 0,
+            "behind": due * self._sweep.period,
         }
 
     # -- documents -------------------------------------------------------------------------

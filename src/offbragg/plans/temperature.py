@@ -21,11 +21,13 @@ from offbragg.plans.beam import hold_for_beam, waits_itself
 from offbragg.plans.expose import dark, expose
 from offbragg.plans.rotation import FLUSH_PERIOD, about, announce, rotation_scan, start_of
 from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
+from offbragg.plans.watch import FULL_POLICIES, need_room
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
 Policy = Literal["ask", "skip", "stop", "retry"]
+FullPolicy = Literal["wait", "ask", "stop"]
 Order = Literal["given", "warming", "cooling"]
 _LAST_FRAMES = 5.0
 """How long a detector may take to end once its axis stands, s."""
@@ -52,10 +54,12 @@ def temperature_series(
     on_settle: Policy = "stop",
     on_detector: Policy = "stop",
     on_beam: Policy = "retry",
+    on_full: FullPolicy = "wait",
     overlap: float = 1.0,
     attempts: int = 3,
     test_frames: int = 5,
     beam_timeout: float = 86400.0,
+    disk_timeout: float = 86400.0,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
     md: Mapping[str, Any] | None = None,
@@ -95,6 +99,9 @@ def temperature_series(
         beam: "retry" (what is missing, ``attempts`` times), "skip" (the temperature, the sweep,
         the dark angles), "stop" (the series ends with the reason; it can be resumed), or "ask"
         at the prompt.
+    on_full
+        What to do between two sweeps when the next one does not fit on a disk that its frames
+        cross: "wait" until there is room, "ask" at the prompt, or "stop".
     overlap
         Angle beside the dark frames that is measured once more, degree.
     attempts
@@ -105,6 +112,8 @@ def temperature_series(
         is not one of the series. One that does not come is a failed attempt, too.
     beam_timeout
         How long to wait for beam, s, with the shutter closed and the temperature held.
+    disk_timeout
+        How long to wait for room on a disk, s.
     md
         More for the start documents.
     """
@@ -115,8 +124,11 @@ def temperature_series(
         raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
     points = in_order(temperatures, order, reference)
     _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
+    if on_full not in FULL_POLICIES:
+        raise SweepError(f"on_full is {on_full!r}: it must be one of {', '.join(FULL_POLICIES)}")
     _check_number("overlap", overlap, "degree")
     _check_number("beam_timeout", beam_timeout, "s")
+    _check_number("disk_timeout", disk_timeout, "s")
     _check_number("attempts", attempts, least=1, whole=True)
     _check_number("test_frames", test_frames, whole=True)
     check_value = getattr(cryostream, "check_value", None)
@@ -138,24 +150,22 @@ def temperature_series(
         index = 1 + _last(past).start["series"]["index"]
         yield from _come_to_rest(detector, axis, planned, past)
         _mend_speed(axis, past)
+    about_detector: dict[str, Any] = {}
     for kelvin in points:
         for sweep in planned:
             would_be = {
                 "temperature": {"setpoint": float(kelvin), "direction": "hold"},
                 **about("temperature_series", md),
             }
-            yield from announce(
-                start_of(
-                    detector,
-                    axis,
-                    sweep,
-                    md=would_be,
-                    flyers=flyers,
-                    monitors=monitors,
-                    permit=permit,
-                    purpose=purpose,
-                )
-            )
+            would_open = start_of(
+                detector, axis, sweep, md=would_be, flyers=flyers, monitors=monitors,
+                permit=permit, purpose=purpose,
+            )  # fmt: skip
+            about_detector = would_open.get("detector", {})
+            yield from announce(would_open)
+    frame_bytes = getattr(detector, "frame_bytes", None)
+    if frame_bytes is not None:
+        about_detector = {**about_detector, "frame_bytes": frame_bytes()}
     log.info(
         "series %s: %d temperatures × %d sweeps, %d runs so far",
         series, len(points), len(planned), index,
@@ -186,6 +196,7 @@ def temperature_series(
                     raise DeviceError(f"{what}\nResume the series with resume={series!r}.")
             first, end = parts[0]
             yield from bps.checkpoint()
+            yield from need_room(end - first, about_detector, on_full=on_full, timeout=disk_timeout)
             yield from hold_for_beam(permit, shutter=shutter, timeout=beam_timeout)
             more: dict[str, Any] = {
                 "temperature": dict(temperature),

@@ -1,0 +1,120 @@
+"""A command for the beamline's own alarm: told of every change, and waited for by nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_WAITING = 100  # changes that wait for the command at most; more are dropped, and the log says so
+_LONGEST = 4000  # characters in the environment; standard input has all
+_IDLE = 5.0  # so long without a change, and the thread ends, s
+_TOLD = ("what", "state", "severity", "reason", "side", "beamline")  # go into the environment
+
+
+class Hook:
+    """Run a command for each alarm that is raised or cleared, one after the other.
+
+    It gets the alarm as JSON on its standard input, and in its environment as
+    ``OFFBRAGG_ALARM_WHAT``, ``…_STATE``, ``…_SEVERITY``, ``…_REASON``, ``…_SIDE`` and
+    ``…_BEAMLINE``. No shell is involved. Whatever it does (hang, fail, not exist) is logged and
+    stops nothing.
+
+    Parameters
+    ----------
+    command
+        Program and arguments.
+    timeout
+        So long it may take; then it is killed with all that it started, s.
+    """
+
+    def __init__(self, command: Sequence[str], *, timeout: float = 10.0) -> None:
+        self.command = list(command)
+        self.timeout = timeout
+        self.is_told: Callable[[Mapping[str, Any]], bool] = lambda change: False
+        """Whether somebody else has told of a change; asked in the hook's own thread."""
+        self._queue: queue.Queue[Mapping[str, Any]] = queue.Queue(_WAITING)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, change: Mapping[str, Any]) -> None:
+        """Tell of a change; returns at once."""
+        with self._lock:
+            try:
+                self._queue.put_nowait(change)
+            except queue.Full:
+                log.error("the alarm command is behind; %s is not told to it", change["what"])
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
+                self._thread.start()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Wait until all is told, but not longer than ``timeout`` seconds."""
+        thread = self._thread
+        deadline = time.monotonic() + timeout
+        while thread is not None and self._queue.unfinished_tasks and time.monotonic() < deadline:
+            thread.join(0.02)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                change = self._queue.get(timeout=_IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._queue.empty():
+                        self._thread = None
+                        return
+                continue
+            try:
+                if not self.is_told(change):
+                    self._tell(change)
+            except Exception:  # whatever the command may be
+                log.exception("the alarm command %s", self.command)
+            finally:
+                self._queue.task_done()
+
+    def _tell(self, change: Mapping[str, Any]) -> None:
+        told = {
+            f"OFFBRAGG_ALARM_{key.upper()}": str(change[key]).replace("\0", "")[:_LONGEST]
+            for key in _TOLD
+            if key in change
+        }
+        try:
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **told},
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            log.error("the alarm command %s cannot be run: %s", self.command[0], error)
+            return
+        try:
+            process.communicate(json.dumps(change).encode() + b"\n", timeout=self.timeout)
+        except subprocess.TimeoutExpired:
+            log.error(
+                "the alarm command %s took longer than %g s and is ended",
+                self.command[0], self.timeout,
+            )  # fmt: skip
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+                process.communicate(timeout=1.0)
+            return
+        except OSError as error:  # it read nothing and is gone
+            log.debug("the alarm command did not read: %s", error)
+            process.wait(self.timeout)
+        if process.returncode:
+            log.error("the alarm command %s ended with %d", self.command[0], process.returncode)

@@ -1,0 +1,425 @@
+"""What has to be told at once: a disk that fills, a detector that hangs, a clock that jumps.
+
+Judgement only: no I/O, and no clock of its own. Who looks (`offbragg.callbacks.watchdog`) gives
+times and numbers, and is given alarms; a `Board` makes of them what is worth telling: an alarm once
+when it is raised and once when it is cleared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+SEVERITIES = ("minor", "major")
+
+QUIET = 2.0
+"""So long what was in alarm must be well before its alarm is cleared, s."""
+
+_EVERY = 10.0  # between two samples of the free space, s
+_WINDOW = 1800.0  # over which the rate of writing is taken: also pauses between sweeps count, s
+_LEAST_SPAN = 10.0  # a rate over less is none, s
+_HOLD = 60.0  # so long a jump of the clock is in alarm, s
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """From where on something is an alarm; see [alarms] and [limits] of ``beamline.toml``."""
+
+    reserve: float = 1.0
+    """Space to leave on every disk, GB."""
+    hours: float = 2.0
+    """A disk that will be full within so many hours."""
+    periods: float = 5.0
+    """No new file for so many periods of a sweep…"""
+    least: float = 0.5
+    """… but for at least so long, s."""
+    backlog: float = 30.0
+    """Frames of so much time wait to be stacked, s."""
+    clock: float = 1.0
+    """A clock that jumped, or differs, by more, s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that somebody should know now.
+
+    Parameters
+    ----------
+    what
+        Always the same word for the same thing, as "disk.frames" or "stall".
+    severity
+        "minor" (it will be trouble) or "major" (it is).
+    reason
+        For people: what, where, the numbers.
+    value, limit, units
+        The number that decided, and from where on it is too much or too little.
+    facts
+        More numbers, plain JSON types.
+    """
+
+    what: str
+    severity: str
+    reason: str
+    value: float
+    limit: float
+    units: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as plain JSON types."""
+        return {
+            "what": self.what,
+            "severity": self.severity,
+            "reason": self.reason,
+            "value": self.value,
+            "limit": self.limit,
+            "units": self.units,
+            "facts": dict(self.facts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An alarm that was raised (or got worse, or better) or cleared.
+
+    ``time`` is when, ``since`` when it was first raised, both POSIX s by this host's clock.
+    """
+
+    alarm: Alarm
+    state: str
+    time: float
+    since: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as plain JSON types."""
+        return {**self.alarm.to_dict(), "state": self.state, "time": self.time, "since": self.since}
+
+
+class Board:
+    """The alarms that are up, and what of them is worth telling.
+
+    Worse is told at once, better when it has been better for a while: what is on the edge rings
+    once and not a hundred times.
+
+    Parameters
+    ----------
+    quiet
+        How long that is, s.
+    """
+
+    def __init__(self, quiet: float = QUIET) -> None:
+        self.quiet = quiet
+        self._up: dict[str, _Up] = {}
+
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """What is up, as plain JSON types, with ``since``."""
+        return [{**up.alarm.to_dict(), "since": up.since} for up in list(self._up.values())]
+
+    def up(self, what: str) -> list[Alarm]:
+        """Give an alarm that is up; nothing if it is not."""
+        return [self._up[what].alarm] if what in self._up else []
+
+    def since(self, known: Mapping[str, str], time: float) -> list[Change]:
+        """Give what has changed for somebody who knows other alarms.
+
+        Parameters
+        ----------
+        known
+            What → severity.
+        time
+            POSIX s.
+        """
+        changes = [
+            Change(up.alarm, "raised", time, up.since)
+            for what, up in self._up.items()
+            if known.get(what) != up.alarm.severity
+        ]
+        for what in known.keys() - self._up.keys():
+            over = Alarm(what, known[what], f"{what} is over", 0.0, 0.0, "")
+            changes.append(Change(over, "cleared", time, time))
+        return changes
+
+    def judge(
+        self,
+        alarms: Iterable[Alarm],
+        *,
+        now: float,
+        time: float,
+        at_once: Iterable[str] = (),
+    ) -> list[Change]:
+        """Take what is in alarm now; give what is to be told.
+
+        Parameters
+        ----------
+        alarms
+            All that is in alarm.
+        now
+            By a monotonic clock, s.
+        time
+            POSIX s, for people.
+        at_once
+            What is cleared without waiting, because nobody looks at it any more.
+        """
+        seen = {alarm.what: alarm for alarm in alarms}
+        without_waiting = set(at_once)
+        changes: list[Change] = []
+        for what, alarm in seen.items():
+            up = self._up.get(what)
+            if up is None:
+                self._up[what] = _Up(alarm, time, now)
+                changes.append(Change(alarm, "raised", time, time))
+            elif _rank(alarm) > _rank(up.alarm) or (
+                _rank(alarm) < _rank(up.alarm) and now - up.bad >= self.quiet
+            ):
+                up.alarm, up.bad = alarm, now
+                changes.append(Change(alarm, "raised", time, up.since))
+            elif _rank(alarm) == _rank(up.alarm):
+                up.alarm, up.bad = alarm, now
+        for what, up in list(self._up.items()):
+            if what not in seen and (what in without_waiting or now - up.bad >= self.quiet):
+                del self._up[what]
+                changes.append(Change(up.alarm, "cleared", time, up.since))
+        return changes
+
+
+@dataclass(slots=True)
+class _Up:
+    alarm: Alarm
+    since: float  # POSIX
+    bad: float  # when it was last as bad as it is said to be, monotonic
+
+
+def _rank(alarm: Alarm) -> int:
+    return SEVERITIES.index(alarm.severity)
+
+
+# -- disks -------------------------------------------------------------------------------------
+
+
+class Rate:
+    """How fast a disk is written to, from its free space now and then.
+
+    Only what disappears counts: somebody who tidies up writes nothing less.
+    """
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def add(self, now: float, free: float) -> None:
+        """Take note of the free space, bytes, by a monotonic clock, s."""
+        if self._samples and now - self._samples[-1][0] < _EVERY:
+            return
+        self._samples.append((now, free))
+        while now - self._samples[0][0] > _WINDOW:
+            self._samples.popleft()
+
+    @property
+    def per_second(self) -> float:
+        """Bytes/s; 0 until it is known."""
+        return writing_rate(self._samples)
+
+
+def writing_rate(samples: Sequence[tuple[float, float]]) -> float:
+    """Give the rate at which free space disappeared.
+
+    Parameters
+    ----------
+    samples
+        (time s, free bytes), oldest first.
+
+    Examples
+    --------
+    >>> writing_rate([(0.0, 100.0), (10.0, 80.0), (20.0, 95.0), (30.0, 85.0)])
+    1.0
+    """
+    pairs = list(samples)
+    if len(pairs) < 2 or pairs[-1][0] - pairs[0][0] < _LEAST_SPAN:
+        return 0.0
+    written = sum(max(a[1] - b[1], 0.0) for a, b in pairwise(pairs))
+    return written / (pairs[-1][0] - pairs[0][0])
+
+
+def judge_disk(
+    names: Sequence[str], free: float, rate: float, *, thresholds: Thresholds, time: float
+) -> Alarm | None:
+    """Judge the space on one disk.
+
+    Parameters
+    ----------
+    names
+        The paths of ``beamline.toml`` that are on it.
+    free
+        Bytes that can be used.
+    rate
+        At which it is written to, bytes/s.
+    thresholds
+        ``reserve`` and ``hours``.
+    time
+        Now, POSIX s.
+    """
+    on = ", ".join(names)
+    text = f"{describe_space(free, rate, time)} on the disk of {on}"
+    facts = {"paths": list(names), **disk_facts(free, rate, time)}
+    if free < thresholds.reserve * 1e9:
+        reason = f"{text}; {thresholds.reserve:g} GB are to be left"
+        return Alarm(
+            f"disk.{names[0]}", "major", reason, free / 1e9, thresholds.reserve, "GB", facts
+        )
+    if rate > 0 and free / rate < thresholds.hours * 3600:
+        hours = free / rate / 3600
+        return Alarm(f"disk.{names[0]}", "minor", text, hours, thresholds.hours, "h", facts)
+    return None
+
+
+def disk_facts(free: float, rate: float, time: float) -> dict[str, Any]:
+    """Give free space (bytes), rate (bytes/s) and when it will be full (POSIX s, or None)."""
+    return {"free": int(free), "rate": rate, "full": time + free / rate if rate > 0 else None}
+
+
+def describe_space(free: float, rate: float, time: float) -> str:
+    """Say how much space there is and until when.
+
+    Examples
+    --------
+    >>> describe_space(5e9, 0.0, 0.0)
+    '5.00 GB free'
+    """
+    text = f"{free / 1e9:.2f} GB free"
+    if rate > 0:
+        text += f", {rate * 60 / 1e9:.2f} GB/min written, full {describe_hour(free / rate, time)}"
+    return text
+
+
+def describe_hour(seconds: float, time: float) -> str:
+    """Say the hour that is so many seconds after a time; the day, too, if it is another one."""
+    if seconds > 30 * 86400:
+        return f"in {seconds / 86400:.0f} days"
+    now, then = datetime.fromtimestamp(time), datetime.fromtimestamp(time + seconds)
+    return f"at {then:%H:%M}" if then.date() == now.date() else f"on {then:%a %d %b at %H:%M}"
+
+
+def judge_path(name: str, path: object, trouble: str) -> Alarm:
+    """Tell of a directory that cannot be used; ``trouble`` as "is not there"."""
+    return Alarm(f"paths.{name}", "major", f"{path} {trouble}", 0.0, 1.0, "")
+
+
+# -- frames ------------------------------------------------------------------------------------
+
+
+def judge_stall(
+    silent: float, period: float, *, thresholds: Thresholds, n_frames: int
+) -> Alarm | None:
+    """Judge how long no file of a sweep has come, s, while more were expected.
+
+    Examples
+    --------
+    >>> judge_stall(0.4, 0.1, thresholds=Thresholds(), n_frames=20)
+    >>> judge_stall(0.6, 0.1, thresholds=Thresholds(), n_frames=20).reason
+    'no new frame file for 0.6 s, 6 periods of a sweep of 20 frames'
+    """
+    allowed = max(thresholds.periods * period, thresholds.least)
+    if silent < allowed:
+        return None
+    reason = (
+        f"no new frame file for {silent:.1f} s, {silent / period:.0f} periods of a sweep of "
+        f"{n_frames} frames"
+    )
+    return Alarm("stall", "major", reason, silent, allowed, "s", {"period": period})
+
+
+def judge_backlog(frames: int, seconds: float, *, thresholds: Thresholds) -> Alarm | None:
+    """Judge how many frames, taken in so many seconds, wait to be stacked."""
+    if seconds <= thresholds.backlog:
+        return None
+    reason = f"{frames} frames, {seconds:.0f} s of measuring, wait to be stacked"
+    return Alarm("backlog", "minor", reason, seconds, thresholds.backlog, "s", {"frames": frames})
+
+
+# -- clocks ------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Judge this host's clock by one that cannot be set."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._offset: float | None = None
+        self._jump, self._until = 0.0, -1.0
+
+    def judge(self, time: float, now: float) -> Alarm | None:
+        """Judge by POSIX time and monotonic time, both s, read at the same moment.
+
+        A clock that is slewed, as NTP does it, is followed.
+        """
+        offset = time - now
+        before, self._offset = self._offset, offset
+        if before is not None and abs(offset - before) > self.limit:
+            self._jump, self._until = offset - before, now + _HOLD
+        return self.alarm(now)
+
+    def alarm(self, now: float) -> Alarm | None:
+        """Give the alarm of a jump a short while ago; ``now`` is monotonic, s."""
+        if now > self._until:
+            return None
+        way = "forward" if self._jump > 0 else "back"
+        reason = (
+            f"the clock of this host jumped {way} by {abs(self._jump):.1f} s: times of frames and "
+            "values from before and after do not fit"
+        )
+        return Alarm("clock", "major", reason, self._jump, self.limit, "s")
+
+
+class Skew:
+    """Another clock, by the stamps that it gives, against this host's.
+
+    A stamp is read some time after it was made, so an old one says little and a future one
+    everything.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._off: dict[str, deque[float]] = {}
+
+    def __contains__(self, whose: str) -> bool:
+        return whose in self._off
+
+    def add(
+        self, whose: str, stamp: float, time: float, *, late: float = math.inf, of: int = 1
+    ) -> None:
+        """Take a stamp, and when it was seen, both POSIX s.
+
+        Parameters
+        ----------
+        whose
+            Word for the clock.
+        stamp, time
+            What it said, and this host's time then.
+        late
+            How old it may be for other reasons, s; if anything, it is never found to be behind.
+        of
+            So many in a row must all be too old before the clock is said to be behind.
+        """
+        recent = self._off.setdefault(whose, deque(maxlen=of))
+        off = stamp - time
+        recent.append(off if off > 0 else min(off + late, 0.0))
+
+    def forget(self) -> None:
+        """Begin anew: this host's own clock was set."""
+        self._off.clear()
+
+    def judge(self) -> list[Alarm]:
+        """Give the clocks that differ."""
+        found: list[Alarm] = []
+        for whose, recent in list(self._off.items()):
+            off = max(recent)  # the one that was read soonest
+            if off > self.limit or (off < -self.limit and len(recent) == recent.maxlen):
+                way = "ahead of" if off > 0 else "behind"
+                reason = f"the time stamps of {whose} are {abs(off):.1f} s {way} this host's clock"
+                found.append(Alarm(f"clock.{whose}", "minor", reason, off, self.limit, "s"))
+        return found
