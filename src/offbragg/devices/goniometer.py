@@ -131,7 +131,7 @@ class RotationAxis(EpicsMotor):
         self.passes_at: float | None = None
         """When the axis passes the start of its sweep, by this host's monotonic clock, s."""
         self._stopped = threading.Event()
-        self._latest_move: Status | None = None
+        self._latest_move: Any = None
 
     @property
     def angle_signal(self) -> Any:
