@@ -238,7 +238,7 @@ def stack(
     elif repair:
         for each in repairs:
             print(f"{each.path}\n  {each.done or each.error}")
-        print(f"{len(repairs)} scan files were damaged" if repairs else "no scan file is damaged")
+        print(f"damaged scan files: {len(repairs)}")
     for follower, runs in failed.items():
         for run in runs:
             print(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
