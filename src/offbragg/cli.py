@@ -245,7 +245,7 @@ def stack(
     elif repair:
         for each in repairs:
             _say(f"{each.path}\n  {printable(each.done or each.error)}")
-        _say(f"{len(repairs)} scan files were damaged" if repairs else "no scan file is damaged")
+        _say(f"damaged scan files: {len(repairs)}")
     for follower, runs in failed.items():
         for run in runs:
             _say(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
