@@ -53,7 +53,7 @@ def killed(stackers: Stackers, root: Path, **how) -> float:
     "point",
     [
         "mkdir:3", "link:1", "fsync:1", "pwrite64:3", "pwrite64:24", "pwrite64:41",
-        "fsync:2", "unlink:3", "pwrite64:90", "rename:1", "rename:2",
+        "fsync:2", "unlink:3", "unlink:8", "pwrite64:90", "rename:1", "rename:2",
     ],
 )  # fmt: skip
 def test_killed_at_a_system_call_nothing_is_lost(stackers, tmp_path, point):

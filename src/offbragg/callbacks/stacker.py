@@ -35,7 +35,7 @@ from offbragg.files import read_frame
 from offbragg.files.aside import keep_aside
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
-from offbragg.files.nxrefine import has_wrapper, scan_directory, write_wrapper
+from offbragg.files.nxrefine import has_wrapper, remove_left_locks, scan_directory, write_wrapper
 from offbragg.files.root import Root
 from offbragg.files.scan_file import ScanFile, find_scan_file, release_if_left
 from offbragg.frame import Frame, PackedFrame
@@ -100,7 +100,10 @@ class Stacker:
         release_if_left(path)
         with ScanFile.open(path) as scan:
             whole = scan.complete and scan.ledger.counts()[Status.STORED] == scan.n_frames
-        return whole and has_wrapper(path) and has_digest(path)
+        if not (whole and has_wrapper(path) and has_digest(path)):
+            return False
+        remove_left_locks(path)
+        return True
 
     def open(self, start: Mapping[str, Any]) -> SweepStacker:
         """Make or find the scan file of a run."""

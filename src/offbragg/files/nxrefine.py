@@ -282,6 +282,20 @@ def has_wrapper(path: Path | str) -> bool:
         return path.stem in file
 
 
+def remove_left_locks(path: Path | str) -> None:
+    """Take away locks on wrapper and parent of a scan file whose process is no more.
+
+    One that was killed after its last rename left them complete and locked, for NeXpy for hours.
+    """
+    path = Path(path).resolve()
+    with ScanFile.open(path) as scan:
+        files = _wrapper_of(path, scan), path.parents[1] / f"{scan.sample.name}_scans.nxs"
+    for file in files:
+        lock = file.with_name(file.name + ".lock")
+        if lock.exists() and _is_left(lock, 0.0):
+            lock.unlink(missing_ok=True)
+
+
 def _wrapper_of(path: Path, scan: ScanFile) -> Path:
     return path.parents[1] / f"{scan.sample.name}_{path.parent.name}.nxs"
 
