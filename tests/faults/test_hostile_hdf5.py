@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
-from offbragg.catalog.guard import check_hdf5, check_path
+from offbragg.catalog.guard import GuardedAdapter, check_hdf5, check_path
 from offbragg.errors import CatalogError
 
 
@@ -135,3 +136,31 @@ def test_a_symbolic_link_that_stays_inside_is_followed(places):
     (served / "link.h5").symlink_to(served / "good.h5")
 
     assert check_path(served / "link.h5", [served]) == served / "good.h5"
+
+
+@pytest.mark.parametrize("locking", [None, False])
+def test_a_file_that_the_process_reads_already_is_looked_at_in_the_same_way(places, locking):
+    """HDF5 refuses a second opening that asks for other locks than the first one."""
+    served, _ = places
+    adapter = GuardedAdapter(Adapter, "application/x-hdf5", [served])
+    path = served / "good.h5"
+
+    with h5py.File(path, "r", libver="latest", swmr=True, locking=locking):
+        made = adapter.from_catalog(Source(path), None, dataset="data", swmr=True, locking=locking)
+
+    assert made == "made"
+
+
+class Adapter:
+    """What Tiled would read with."""
+
+    @staticmethod
+    def from_catalog(source, node, **parameters):
+        return "made"
+
+
+class Source:
+    """What the catalog knows of a file."""
+
+    def __init__(self, path):
+        self.assets = [SimpleNamespace(data_uri=path.as_uri())]

@@ -62,7 +62,11 @@ class GuardedAdapter:
             if self._mimetype in HDF5 and path.is_file():
                 dataset = parameters.get("dataset", "/")
                 names = [dataset] if isinstance(dataset, str) else ["/".join(dataset)]
-                check_hdf5(path, self._roots, names=names)
+                # HDF5 opens a file that it has open only in the same way
+                ours = self._mimetype != "application/x-hdf5"
+                locking = False if ours else parameters.get("locking")
+                swmr = ours or parameters.get("swmr", True)
+                check_hdf5(path, self._roots, names=names, swmr=swmr, locking=locking)
         return self._adapter.from_catalog(data_source, node, **parameters)
 
 
@@ -83,7 +87,14 @@ def check_path(path: Path, roots: Iterable[Path]) -> Path:
     return real
 
 
-def check_hdf5(path: Path, roots: Sequence[Path], *, names: Sequence[str] = ("/",)) -> None:
+def check_hdf5(
+    path: Path,
+    roots: Sequence[Path],
+    *,
+    names: Sequence[str] = ("/",),
+    swmr: bool = True,
+    locking: bool | None = False,
+) -> None:
     """Refuse an HDF5 file if what is asked of it lies, or leads, somewhere else.
 
     Links to other files, and virtual datasets, may stay below the roots, and are looked at in
@@ -97,26 +108,29 @@ def check_hdf5(path: Path, roots: Sequence[Path], *, names: Sequence[str] = ("/"
         What may be read.
     names
         Datasets, or groups with all that is in them.
+    swmr, locking
+        How whoever reads it next opens it, in the same process.
 
     Raises
     ------
     CatalogError
         Naming the file, the object in it and what is wrong.
     """
-    look = _Look([root.resolve() for root in roots])
+    look = _Look([root.resolve() for root in roots], swmr=swmr, locking=locking)
     for name in names:
         look.at(path, name, 0)
 
 
 class _Look:
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], *, swmr: bool, locking: bool | None) -> None:
         self._roots = roots
+        self._how: dict[str, Any] = {"libver": "latest", "swmr": swmr, "locking": locking}
         self._seen: set[tuple[Path, int]] = set()
 
     def at(self, path: Path, name: str, depth: int) -> None:
         real = check_path(path, self._roots)
         try:
-            with h5py.File(real, "r", libver="latest", swmr=True, locking=False) as file:
+            with h5py.File(real, "r", **self._how) as file:
                 self._follow(file, real, name, depth)
         except FileNotFoundError:
             return  # nothing is read

@@ -103,6 +103,7 @@ def stack_resource(start: Mapping[str, Any], path: Path) -> Document:
         "parameters": {
             "dataset": STACK,
             "swmr": True,
+            "locking": False,  # as the rows are read: HDF5 wants all of a process to agree
             "chunk_shape": [1, slow, fast],
             "n_frames": start["sweep"]["n_frames"],
         },
