@@ -209,15 +209,16 @@ class _Tail(threading.Thread):
                 for run in unfinished:
                     if self._stop_asked.is_set():
                         break
-                    if busy >= _AT_ONCE and run is not unfinished[-1]:
-                        continue  # its turn comes; the newest may be the one that is measured
+                    newest = run is unfinished[-1] and not self._once  # may be measured just now
+                    if busy >= _AT_ONCE and not newest:
+                        continue  # its turn comes
                     run.advance()
                     busy += run.busy
                     uid = run.path.stem
                     hopeless = any(uid in tail.failed for tail in self._before)
                     if (
                         self._once
-                        and (run.failures >= _TRIES_ONCE or hopeless)
+                        and ((run.failures and run.tries >= _TRIES_ONCE) or hopeless)
                         and not run.finished
                     ):
                         run.finished = True
@@ -237,7 +238,8 @@ class _Run:
     def __init__(self, path: Path, follower: Follower) -> None:
         self.path = path
         self.finished = False
-        self.failures = 0
+        self.tries = 0  # how often it was begun
+        self.failures = 0  # one after the other
         self._follower = follower
         self._run: RunFollower | None = None
         self._position = 0
@@ -255,6 +257,7 @@ class _Run:
             return
         try:
             if self._run is None:
+                self.tries += 1
                 if self._follower.done(self.start):
                     self.finished = True
                     return

@@ -268,7 +268,7 @@ def test_json_for_machines_holds_no_escape_either(waiting, capsys, monkeypatch):
     shown = capsys.readouterr().out
 
     assert "\x1b" not in shown
-    assert json.loads(shown)["listed"]
+    assert json.loads(shown)["files"][0]["listed"]
 
 
 def test_a_scan_file_that_names_another_journal_reads_none(waiting, tmp_path):
