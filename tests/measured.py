@@ -58,7 +58,7 @@ class Measured:
     def geometry(self) -> Geometry:
         told = crystal.truth(self.detector)
         panel = told["panel"]
-        origin = np.array(panel["origin_mm"]) + [*self.shift, 0.0]
+        origin = np.add(panel["origin_mm"], [*self.shift, 0.0])
         angles = {"phi": 0.0, "chi": self.chi, "omega": self.omega}
         return Geometry.from_dict(
             {
@@ -209,7 +209,6 @@ class Truth:
     def add(self, sweep: Measured, without: Sequence[int] = ()) -> Truth:
         seen = sweep.crystal
         seen.shift(*sweep.shift)
-        rows, columns = seen.shape
         good = ~(seen.gaps | seen.bad) & (seen.correction > 0)
         down, across = np.nonzero(good)
         ray = (

@@ -132,6 +132,33 @@ def reduce_files(
     return volume
 
 
+def merge_and_reduce(
+    *files: Path | str,
+    grid: Grid | str | None = None,
+    out: Path | str | None = None,
+    progress: Progress = lambda done, total: None,
+    say: Say = lambda text: None,
+    **choices: Any,
+) -> Volume:
+    """Make one volume of one scan file or several, in one line.
+
+    Parameters
+    ----------
+    files
+        Scan files; several are merged.
+    grid
+        The cells, also as text: ``"-5:5:0.05,-5:5:0.05,-3:3:0.1"``.
+    out
+        The volume file to write, if one is wanted.
+    progress, say
+        As for `reduce_files`.
+    choices
+        The fields of `Choices`: ``symmetry="m-3m"``, ``background="none"``, ``monitor=False``.
+    """
+    chosen = Choices(grid=Grid.parse(grid) if isinstance(grid, str) else grid, **choices)
+    return reduce_files(list(files), chosen, out=out, progress=progress, say=say)
+
+
 def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[str, Any]:
     """Write down how a volume is to be made; the frames are not read yet.
 
@@ -175,6 +202,7 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
     mask = None
     if choices.mask is not None:
+        read_mask(choices.mask)
         mask = {"file": str(Path(choices.mask).absolute()), "sha256": _sha256(choices.mask)}
     temperatures = [t["temperature"] for t in inputs if t["temperature"] is not None]
     return {
@@ -631,6 +659,10 @@ def _sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _equal(one: Any, other: Any) -> bool:
+    return np.shape(one) == np.shape(other) and one.tobytes() == other.tobytes()
+
+
 def _differences(one: Path, other: Path) -> list[str]:
     """Where two volume files differ; by datasets, if not bit for bit the same."""
     if _sha256(one) == _sha256(other):
@@ -642,8 +674,7 @@ def _differences(one: Path, other: Path) -> list[str]:
             if not isinstance(thing, h5py.Dataset):
                 return
             its: Any = b.get(name)
-            same = its is not None and its.shape == thing.shape and its.dtype == thing.dtype
-            if not (same and thing[()].tobytes() == its[()].tobytes()):
+            if its is None or its.dtype != thing.dtype or not _equal(thing[()], its[()]):
                 found.append(name)
 
         a.visititems(compare)
