@@ -535,6 +535,71 @@ def plot_command(
     print(json.dumps({"file": str(target)}) if as_json else target)
 
 
+@app.command(name="series")
+def series_command(
+    where: Annotated[
+        list[str],
+        typer.Argument(metavar="SERIES…", help="Scan files, folders of them, or a series' uid."),
+    ],
+    at: Annotated[str, typer.Option("--at", metavar="H,K,L", help="The point, r.l.u.")],
+    reach: Annotated[float, typer.Option("--reach", help="Half the box around it, r.l.u.")] = 0.2,
+    step: Annotated[float, typer.Option("--step", help="Of its cells, r.l.u.; 1/integer.")] = 0.025,
+    background: Annotated[
+        str, typer.Option("--background", metavar="UID", help="auto, none, or an air run.")
+    ] = "auto",
+    orientation: Annotated[
+        Path | None, typer.Option("--orientation", metavar="FILE", help="JSON with UB and lattice.")
+    ] = None,
+    monitor: Annotated[
+        bool, typer.Option("--monitor/--no-monitor", help="Without: the flux was constant.")
+    ] = True,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="Pixels not to count.")
+    ] = None,
+    efficiency: Annotated[
+        bool, typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Draw it, too.")] = None,
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a superlattice point over temperature: order parameter, Tc and β.
+
+    At each temperature a Gaussian, a Lorentzian and a quadratic are fitted to the box around the
+    point; a power law goes through the Gaussians.
+    """
+    from offbragg.order import draw, find_sweeps, order_parameter
+    from offbragg.recipe import Choices
+    from offbragg.reduction import Corrections
+
+    try:
+        h, k, l = (float(x) for x in at.split(","))  # noqa: E741
+    except ValueError:
+        raise typer.BadParameter("--at takes three numbers, as 0.5,0.5,0.5") from None
+    uid = None
+    places: list[str | Path] = [name for name in where if Path(name).exists()]
+    if unknown := [name for name in where if not Path(name).exists()]:
+        from offbragg.beamline import load
+
+        uid = unknown[0]
+        places = places or [load(beamline).paths.experiment]
+    choices = Choices(
+        background=background,
+        orientation=orientation,
+        monitor=monitor,
+        mask=mask,
+        corrections=Corrections(efficiency=efficiency),
+    )
+    with _progress("temperatures", quiet=as_json) as progress:
+        found = order_parameter(
+            find_sweeps(places, uid), (h, k, l), reach=reach, step=step, choices=choices,
+            progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        draw(found, out)
+    print(json.dumps(found.to_dict()) if as_json else found.table())
+
+
 class Format(StrEnum):
     """What a run can be exported to."""
 
