@@ -51,14 +51,15 @@ def test_the_transition_of_the_simulated_crystal(folder):
     assert 0 < found.Tc_error < 0.5
     assert 0 < found.beta_error < 0.05
     kappa = {f.temperature: f.kappa for f in found.fits}
-    assert kappa[151] == pytest.approx(crystal.inverse_correlation_length(151), rel=0.3)
+    assert kappa[151] == pytest.approx(crystal.inverse_correlation_length(151), rel=0.4)
     assert kappa[151] < kappa[170]
 
 
 def test_typed(folder, tmp_path):
     few = [str(folder / f"{kelvin}K") for kelvin in TEMPERATURES[::3]]
     typed = ["series", *few, "--at=-1.5,0.5,-0.5", "--no-efficiency", "--background",
-             "none", "--mask", str(folder / "beamstop.npy"), "--out", str(tmp_path / "order.png")]  # fmt: skip
+             "none", "--mask", str(folder / "beamstop.npy"),
+             "--out", str(tmp_path / "order.png")]  # fmt: skip
 
     done = CliRunner().invoke(app, [*typed, "--json"], catch_exceptions=False)
 

@@ -600,6 +600,46 @@ def series_command(
     print(json.dumps(found.to_dict()) if as_json else found.table())
 
 
+@app.command(name="pdf")
+def pdf_command(
+    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="A volume file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="HDF5. [default: VOLUME-pdf.h5]"),
+    ] = None,
+    punch: Annotated[
+        float, typer.Option("--punch", help="Radius cut out around Bragg points, Å⁻¹ with 2π.")
+    ] = 0.15,
+    centring: Annotated[
+        str, typer.Option("--centring", help="P, I, F, A, B, C or R: where Bragg points are.")
+    ] = "P",
+    q_max: Annotated[
+        float | None, typer.Option("--q-max", help="End of the taper, Å⁻¹ with 2π.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Transform a volume into a 3D-ΔPDF: pairs more or less frequent than in the average crystal.
+
+    Bragg peaks are punched out and filled from around; use a volume that is symmetrised.
+    """
+    from offbragg.files.volume_file import read_volume
+    from offbragg.pdf import pair_distribution, save
+
+    target = out or volume.with_name(f"{volume.stem}-pdf.h5")
+    pdf = pair_distribution(read_volume(volume), punch=punch, centring=centring, q_max=q_max)
+    save(target, pdf, {"volume": volume.name, "punch": punch, "centring": centring})
+    found = pdf.strongest()
+    if as_json:
+        told = {"file": str(target), "residual": pdf.residual, "filled": pdf.filled}
+        print(json.dumps({**told, "q_max": pdf.q_max, "strongest": found}))
+        return
+    print(f"{target}\nup to {pdf.q_max:.2f} Å⁻¹, {pdf.filled:.1%} filled, "
+          f"back-transform off by {pdf.residual:.1e}")  # fmt: skip
+    for one in found:
+        x, y, z = one["vector"]
+        print(f"  {x:6.2f} {y:6.2f} {z:6.2f}  {one['length']:7.2f} Å  {one['value']:12.4g}")
+
+
 class Format(StrEnum):
     """What a run can be exported to."""
 

@@ -322,3 +322,45 @@ def _write_process(entry: h5py.Group, record: Mapping[str, Any]) -> None:
     if told:
         nxmx.add_field(group, "version", told)
     _text(group, "record", json.dumps(record, sort_keys=True))
+
+
+def write_pdf(
+    path: Path | str,
+    values: Array,
+    axes: tuple[Array, Array, Array],
+    lattice: tuple[float, ...],
+    record: Mapping[str, Any],
+) -> Path:
+    """Write a pair distribution: NXdata with axes in lattice vectors, never in place of another.
+
+    Parameters
+    ----------
+    path
+        The file to make.
+    values
+        Shape (x, y, z); stored as [z, y, x].
+    axes
+        Along x, y, z.
+    lattice
+        a, b, c in Å and alpha, beta, gamma in degree.
+    record
+        How it was made.
+    """
+    path = Path(path)
+    try:
+        with h5py.File(path, "x", libver=_LIBVER) as file:
+            file.attrs["default"] = np.bytes_("entry")
+            entry = nxmx.add_group(file, "entry", "NXentry", default="pdf")
+            data = nxmx.add_group(entry, "pdf", "NXdata", signal="pdf")
+            data.attrs["axes"] = np.array([b"z", b"y", b"x"])
+            _put(data, "pdf", values, np.float64)
+            for name, axis, length in zip("xyz", axes, lattice[:3], strict=True):
+                nxmx.add_field(data, name, axis, long_name=f"{name} (lattice vectors)")
+                data[name].attrs["scaling_factor"] = length
+            nxmx.add_field(entry, "unit_cell", np.array(lattice))
+            _write_process(entry, record)
+    except FileExistsError:
+        raise ReductionError(f"{path} is there already: it is not overwritten") from None
+    except OSError as error:
+        raise ReductionError(f"{path} cannot be written: {error}") from error
+    return path
