@@ -114,7 +114,7 @@ def pair_distribution(
         part.grid.h, part.grid.k, part.grid.l, indexing="ij", sparse=True
     )
     A = direct_basis(sample.lattice)
-    metric = np.linalg.inv(A.T @ A) * (2 * math.pi) ** 2
+    metric: Array = (np.linalg.inv(A.T @ A) * (2 * math.pi) ** 2).astype(np.float64)
     # planes h = const are 2π h / |a| from the origin, whatever the angles
     reach = [
         2 * math.pi * m / (n * float(np.linalg.norm(A[:, i])))
