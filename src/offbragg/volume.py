@@ -16,6 +16,7 @@ from offbragg.geometry import Geometry, q_to_hkl
 from offbragg.sample import Sample
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Three = tuple[int, int, int]
 
 _NAMES = "hkl"
@@ -377,7 +378,7 @@ class Volume:
         return own if self.background_variance is None else own + self.background_variance
 
     @property
-    def measured(self) -> NDArray[np.bool_]:
+    def measured(self) -> Mask:
         """Where something was measured."""
         return self.weight > 0
 
@@ -425,8 +426,8 @@ class Volume:
         >>> data = Volume(np.array([30.0, 5.0]), np.array([2.0, 1.0]))
         >>> air = Volume(np.array([8.0, 0.0]), np.array([4.0, 0.0]))
         >>> above = data.subtract(air)
-        >>> above.intensity, (above.sigma**2).round(3)
-        (array([13., nan]), array([8., nan]))
+        >>> above.intensity, above.sigma.round(3)
+        (array([13., nan]), array([2.828,   nan]))
         """
         if background.grid != self.grid or background.counts.shape != self.counts.shape:
             raise ReductionError(f"background on another grid ({background.grid}): {self.grid}")

@@ -19,6 +19,7 @@ from offbragg.stack import Stack
 from offbragg.volume import Grid, Volume, extent
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +62,7 @@ class Scene:
     grid: Grid
     corrections: Corrections = field(default_factory=Corrections)
     detector: Mapping[str, Any] = field(default_factory=dict)
-    mask: NDArray[np.bool_] | None = None
+    mask: Mask | None = None
     oversample: Oversample = field(default_factory=Oversample)
     air: AirRate | None = None
     sample: Sample | None = None
@@ -182,7 +183,7 @@ def air_rate(
     stack: Stack,
     flux: Array,
     *,
-    mask: NDArray[np.bool_] | None = None,
+    mask: Mask | None = None,
     saturation: float | None = None,
 ) -> AirRate:
     """Average frames without the crystal: what each pixel counts for a flux of one.
