@@ -202,6 +202,10 @@ def test_bad_input_is_refused_by_name(tmp_path, sweep, scan_path):
             scan_path, Choices(grid=offbragg_grid("20:21,20:21,20:21")), ReductionError,
             "no frame reaches the grid",
         ),
+        (
+            scan_path, Choices(grid=offbragg_grid("-99:99:0.01,-99:99:0.01,-99:99:0.01")),
+            ReductionError, "needs .* GB, and there are",
+        ),
         (scan_path, Choices(symmetry="6/mmm"), ReductionError, "does not have the symmetry"),
         (scan_path, Choices(orientation=tmp_path / "no.json"), GeometryError, "cannot be read"),
         (scan_path, Choices(mask=tmp_path / "no.npy"), ReductionError, "no.npy cannot be read"),

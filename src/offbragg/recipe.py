@@ -27,7 +27,7 @@ from offbragg.files import read_frame
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
 from offbragg.geometry import Geometry
-from offbragg.reduction.binning import Oversample
+from offbragg.reduction.binning import Oversample, check_memory
 from offbragg.reduction.corrections import Corrections, frame_weights, hot_pixels
 from offbragg.reduction.reduce import (
     Scene,
@@ -200,6 +200,9 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     if laue is not None:
         laue.check_grid(grid)
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
+    sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0]["background"] is not None)
+    # beside the sums: their symmetrised ones and how often each cell counts, or what is written
+    check_memory(grid, arrays=2 * sums + 1 if laue is not None else sums + 2)
     mask = None
     if choices.mask is not None:
         read_mask(choices.mask)

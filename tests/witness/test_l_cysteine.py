@@ -181,7 +181,7 @@ def test_nxrefine_sees_the_same_hkl(truth, spots, sweep, model):
         theirs = np.linalg.inv(u_nx @ np.linalg.inv(A)) @ q
 
         ours = q_to_hkl(geometry.q(x, y, sweep.midpoints[int(z)]), UB)
-        np.testing.assert_allclose(theirs, ours, atol=1e-6)
+        np.testing.assert_allclose(theirs, ours, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
