@@ -1,1 +1,35 @@
-"""Single-crystal diffuse X-ray scattering with Bluesky and EPICS."""
+"""Single-crystal diffuse X-ray scattering with Bluesky and EPICS.
+
+For notebooks, the steps from scan files to S(Q) are here, each imported when it is first used::
+
+    import offbragg
+
+    volume = offbragg.reduce("f1.h5", symmetry="auto")
+    offbragg.plot(volume, "hk0.5")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offbragg.files.volume_file import read_volume, write_volume
+    from offbragg.picture import plot
+    from offbragg.recipe import merge_and_reduce as reduce
+
+__all__ = ["plot", "read_volume", "reduce", "write_volume"]
+
+_WHERE = {
+    "plot": ("offbragg.picture", "plot"),
+    "read_volume": ("offbragg.files.volume_file", "read_volume"),
+    "reduce": ("offbragg.recipe", "merge_and_reduce"),
+    "write_volume": ("offbragg.files.volume_file", "write_volume"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, thing = _WHERE[name]
+    return getattr(import_module(module), thing)

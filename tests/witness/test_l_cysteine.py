@@ -15,10 +15,14 @@ from offbragg.files import ScanFile, read_frame
 from offbragg.files.cbf import content_md5
 from offbragg.files.nxrefine import translate
 from offbragg.geometry import Geometry, direct_basis, q_to_hkl, rotation_about
+from offbragg.recipe import Choices, reduce_files
+from offbragg.reduction import Corrections
+from offbragg.reduction.corrections import hot_pixels
 from offbragg.sweep import Sweep
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "data" / "l-cysteine"
 SHAPE = (1679, 1475)
+NO_AIR = Corrections(air=False)
 
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "model.json").exists(), reason="../shared/data/l-cysteine is not there"
@@ -177,7 +181,49 @@ def test_nxrefine_sees_the_same_hkl(truth, spots, sweep, model):
         theirs = np.linalg.inv(u_nx @ np.linalg.inv(A)) @ q
 
         ours = q_to_hkl(geometry.q(x, y, sweep.midpoints[int(z)]), UB)
-        np.testing.assert_allclose(theirs, ours, atol=1e-6)
+        np.testing.assert_allclose(theirs, ours, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def volume(scan_path):
+    choices = Choices(step=0.05, monitor=False, background="none", corrections=NO_AIR)
+    return reduce_files(scan_path, choices)
+
+
+def test_every_spot_is_in_the_volume_within_a_cell_of_its_hkl(scan_path, spots, volume):
+    """What its brightest pixel counted is in the cell of its hkl or one next to it.
+
+    And the brightest cell for some cells around is one of these, but for what lies beside a
+    stronger spot.
+    """
+    alone = 0
+    with ScanFile.open(scan_path) as scan:
+        counts = scan.stack.counts[:]
+    for x, y, z, hkl in zip(spots["x"], spots["y"], spots["z"], spots["hkl"], strict=True):
+        i, j, n = int(y), int(x), int(z)
+        brightest = counts[max(n - 1, 0) : n + 2, i - 1 : i + 2, j - 1 : j + 2].max()
+        near = volume[volume.grid.around(hkl, 1.5 * 0.05)].counts.max()
+        alone += near == volume[volume.grid.around(hkl, 3.5 * 0.05)].counts.max()
+
+        assert near >= brightest > 0
+
+    assert alone >= 0.85 * len(spots["x"])
+
+
+def test_no_reflection_is_taken_for_a_hot_pixel(scan_path):
+    """Fifteen frames of 0.1 degree: near the axis a reflection is there in most of them."""
+    with ScanFile.open(scan_path) as scan:
+        assert not hot_pixels(scan.stack).any()
+
+
+def test_no_count_of_the_real_frames_is_lost(scan_path, volume):
+    with ScanFile.open(scan_path) as scan:
+        masked = scan.pixel_mask() != 0
+        hot = hot_pixels(scan.stack)
+        counts = scan.stack.counts[:]
+    counts[:, masked | hot] = 0
+
+    assert volume.counts.sum() == counts[counts > 0].sum()
 
 
 def test_the_header_does_not_give_the_beam_centre(truth):

@@ -1,0 +1,212 @@
+"""Planes of a volume as pictures, on the axes of the reciprocal lattice."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import ReductionError
+from offbragg.files.volume_file import VolumeFile
+from offbragg.geometry import direct_basis
+from offbragg.volume import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A plane of cells: two axes run, one stands.
+
+    Examples
+    --------
+    >>> Plane.parse("hk0.5")
+    Plane(across=0, up=1, fixed=2, at=0.5)
+    >>> Plane.parse("h0l").across, Plane.parse("-1kl").at
+    (0, -1.0)
+    """
+
+    across: int
+    up: int
+    fixed: int
+    at: float
+
+    @classmethod
+    def parse(cls, text: str) -> Plane:
+        """Read a plane as it is written: two of h, k, l, and a number in place of the third."""
+        number = r"([+-]?\d+(?:\.\d+)?)"
+        found = re.fullmatch(rf"(h|{number})(k|{number})(l|{number})", text.replace(" ", ""))
+        if found is not None:
+            parts = [found[1], found[3], found[5]]
+            fixed = [i for i, part in enumerate(parts) if part not in "hkl"]
+            if len(fixed) == 1:
+                across, up = (i for i in range(3) if i != fixed[0])
+                return cls(across, up, fixed[0], float(parts[fixed[0]]))
+        raise ReductionError(f"{text!r} is no plane: write hk0, h0.5l or -1kl")
+
+
+def cut(volume: Volume, plane: Plane, *, thickness: float = 0.0) -> Array:
+    """Take the intensity on a plane, summed over cells at most half ``thickness`` away.
+
+    Returns
+    -------
+    intensity
+        NaN where nothing was measured, shape (across, up).
+    """
+    assert volume.grid is not None
+    centre = volume.grid.axis(plane.fixed)
+    near = np.abs(centre - plane.at)
+    which = np.flatnonzero(near <= max(0.5 * thickness, near.min()) + 1e-9)
+    if near.min() > 0.5 / volume.grid.per_unit[plane.fixed] + 1e-9:
+        raise ReductionError(
+            f"{'hkl'[plane.fixed]} = {plane.at:g} is outside the volume: {volume.grid}"
+        )
+    box: list[slice] = [slice(None)] * 3
+    box[plane.fixed] = slice(int(which[0]), int(which[-1]) + 1)
+    part = volume[box[0], box[1], box[2]]
+    above = part.counts if part.background is None else part.counts - part.background
+    total, weight = above.sum(axis=plane.fixed), part.weight.sum(axis=plane.fixed)
+    out = np.full(total.shape, np.nan)
+    np.divide(total, weight, out=out, where=weight > 0)
+    return out
+
+
+def plot(
+    volume: Volume | Path | str,
+    plane: str = "hk0",
+    *,
+    out: Path | str | None = None,
+    thickness: float = 0.0,
+    low: float | None = None,
+    high: float | None = None,
+) -> Figure:
+    """Draw a plane: logarithmic colours, true lengths and angles of the reciprocal lattice.
+
+    Parameters
+    ----------
+    volume
+        A volume, or its file, of which only this plane is read.
+    plane
+        As ``hk0``, ``h0.5l``, ``-1kl``.
+    out
+        The picture to write (PNG, or what matplotlib knows by the suffix).
+    thickness
+        Sum over so much across the plane, r.l.u.
+    low, high
+        Ends of the colours; from the data if None.
+
+    Returns
+    -------
+    figure
+        Of matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    which = Plane.parse(plane)
+    if not isinstance(volume, Volume):
+        volume = _read_plane(Path(volume), which, thickness)
+    if volume.grid is None:
+        raise ReductionError("a volume without a grid cannot be drawn")
+    intensity = cut(volume, which, thickness=thickness)
+    shown = intensity[np.isfinite(intensity) & (intensity > 0)]
+    if not shown.size:
+        raise ReductionError(f"there is nothing on {plane}: no measured cell is above 0")
+    low = float(np.percentile(shown, 1.0)) if low is None else low
+    high = float(np.percentile(shown, 99.8)) if high is None else high
+    basis = _basis(volume, which)
+    edges = [_edges(volume.grid.axis(i)) for i in (which.across, which.up)]
+    a, b = np.meshgrid(*edges, indexing="ij")
+    x, y = a * basis[0, 0] + b * basis[1, 0], a * basis[0, 1] + b * basis[1, 1]
+
+    figure = Figure(figsize=(7.0, 6.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.8")  # what was not measured
+    floor = np.where(np.isfinite(intensity), np.maximum(intensity, low), np.nan)
+    mesh = axes.pcolormesh(
+        x, y, np.ma.masked_invalid(floor), norm=LogNorm(low, max(high, low * 1.001)),
+        cmap="viridis", rasterized=True,
+    )  # fmt: skip
+    axes.set_aspect("equal")
+    names = "hkl"
+    _label(axes, edges, basis, names[which.across], names[which.up])
+    sample = volume.sample
+    title = "" if sample is None else f"{sample.name} {sample.label}, "
+    axes.set_title(f"{title}{names[which.fixed]} = {which.at:g}")
+    figure.colorbar(mesh, ax=axes, label="intensity (counts / weight)")
+    if out is not None:
+        figure.savefig(out, dpi=150)
+    return figure
+
+
+def _read_plane(path: Path, plane: Plane, thickness: float) -> Volume:
+    with VolumeFile(path) as file:
+        centres = file.grid.axis(plane.fixed)
+        reach = 0.5 * thickness + 0.5 / file.grid.per_unit[plane.fixed]
+        near = np.flatnonzero(np.abs(centres - plane.at) <= reach + 1e-9)
+        if not near.size:
+            raise ReductionError(
+                f"{'hkl'[plane.fixed]} = {plane.at:g} is outside the volume: {file.grid}"
+            )
+        box: list[slice] = [slice(None)] * 3
+        box[plane.fixed] = slice(int(near[0]), int(near[-1]) + 1)
+        return file.part((box[0], box[1], box[2]))
+
+
+def _basis(volume: Volume, plane: Plane) -> Array:
+    """Reciprocal basis vectors of the plane in its own coordinates, rows, Å⁻¹ with 2π."""
+    sample = volume.sample
+    if sample is None or sample.lattice is None:
+        return np.eye(2)
+    reciprocal = 2 * math.pi * np.linalg.inv(direct_basis(sample.lattice)).T
+    a, b = reciprocal[:, plane.across], reciprocal[:, plane.up]
+    along = a / np.linalg.norm(a)
+    first = float(b @ along)
+    second = math.sqrt(max(float(b @ b) - first**2, 0.0))
+    return np.array([[float(np.linalg.norm(a)), 0.0], [first, second]])
+
+
+def _edges(centres: Array) -> Array:
+    step = centres[1] - centres[0] if len(centres) > 1 else 1.0
+    return np.append(centres, centres[-1] + step) - 0.5 * step
+
+
+def _label(axes: Any, edges: list[Array], basis: Array, across: str, up: str) -> None:
+    """Write h, k, l along the lower and the left edge, which may be oblique."""
+    low = [float(e[0]) for e in edges]
+    for i in range(2):
+        ticks = _ticks(float(edges[i][0]), float(edges[i][-1]))
+        other = low[1 - i]
+        pairs = [(t, other) if i == 0 else (other, t) for t in ticks]
+        places = [
+            (a * basis[0, 0] + b * basis[1, 0], a * basis[0, 1] + b * basis[1, 1]) for a, b in pairs
+        ]
+        shift = (0, -4) if i == 0 else (-4, 0)
+        ha, va = ("center", "top") if i == 0 else ("right", "center")
+        for tick, place in zip(ticks, places, strict=True):
+            axes.annotate(
+                f"{tick:g}", place, xytext=shift, textcoords="offset points", ha=ha, va=va,
+                annotation_clip=False, fontsize=9,
+            )  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(f"{across} (r.l.u.)", labelpad=18)
+    axes.set_ylabel(f"{up} (r.l.u.)", labelpad=28)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    span = high - low
+    step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 1e9) if span / s <= 12)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -1,0 +1,684 @@
+"""From scan files to a volume, by a recipe that is kept in the volume's file.
+
+Everything that is chosen or found (orientation, background, grid, hot pixels, the order) is first
+written down as a *record* of plain JSON types; the volume is then made from the record and the
+files that it names, and from nothing else. So the record is enough to make it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import GeometryError, OffbraggError, ReductionError, ScanFileError
+from offbragg.files import read_frame
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.volume_file import VolumeFile, write_volume
+from offbragg.geometry import Geometry
+from offbragg.reduction.binning import Oversample, check_memory
+from offbragg.reduction.corrections import Corrections, frame_weights, hot_pixels
+from offbragg.reduction.reduce import (
+    Scene,
+    air_rate,
+    check_overlap,
+    check_UB,
+    check_units,
+    reduce,
+)
+from offbragg.reduction.symmetry import Laue, symmetrise
+from offbragg.sample import Sample
+from offbragg.volume import Grid, Volume, check_same_sample
+
+Array = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+FORMAT = 1
+_SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
+_SAME_PLACE = 0.05  # mm, of the panel
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What one can choose; everything has a default that is written into the record.
+
+    Parameters
+    ----------
+    grid
+        The cells; None: all that the sweeps see, in cells of at least 0.01 Å⁻¹.
+    step
+        Of a grid that covers all, r.l.u.: one, or one each for h, k, l.
+    symmetry
+        A Laue class, ``auto`` for that of the sample's space group, or ``none``.
+    background
+        ``auto`` for the air run with the same detector position and attenuation that is nearest in
+        time, the uid or the path of one, or ``none``.
+    background_scale
+        The background counts so much, e.g. for the crystal's transmission.
+    orientation
+        JSON file with ``UB`` and ``lattice``, perhaps ``geometry``; None: ``orientation.json``
+        beside the scan file, else the start document's.
+    monitor
+        False: the flux was constant.
+    corrections
+        Which are made.
+    oversample
+        Into how many parts pixels and frames are divided.
+    mask
+        File with pixels that must not count: .npy, CBF or TIFF; what is not 0 there.
+    hot
+        Whether hot pixels are looked for.
+    """
+
+    grid: Grid | None = None
+    step: float | Sequence[float] | None = None
+    symmetry: str = "none"
+    background: str = "auto"
+    background_scale: float = 1.0
+    orientation: Path | str | None = None
+    monitor: bool = True
+    corrections: Corrections = field(default_factory=Corrections)
+    oversample: Oversample = field(default_factory=Oversample)
+    mask: Path | str | None = None
+    hot: bool = True
+
+
+def reduce_files(
+    files: Sequence[Path | str] | Path | str,
+    choices: Choices | None = None,
+    *,
+    out: Path | str | None = None,
+    progress: Progress = lambda done, total: None,
+    say: Say = lambda text: None,
+) -> Volume:
+    """Make one volume of one scan file, or of several sweeps of the same crystal.
+
+    Parameters
+    ----------
+    files
+        Scan files; several are merged.
+    choices
+        What one can choose.
+    out
+        The volume file to write, if one is wanted.
+    progress
+        Told how many frames are done, and of how many.
+    say
+        Told what was chosen by itself: background, orientation, hot pixels.
+
+    Raises
+    ------
+    ReductionError
+        If the sweeps do not belong together, nothing would be measured, or something that is
+        needed is not known.
+    """
+    paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(f) for f in files]
+    record = write_record(paths, choices or Choices(), say=say)
+    volume = make(record, progress=progress)
+    if out is not None:
+        write_volume(out, volume, relative(record, Path(out)))
+    return volume
+
+
+def merge_and_reduce(
+    *files: Path | str,
+    grid: Grid | str | None = None,
+    out: Path | str | None = None,
+    progress: Progress = lambda done, total: None,
+    say: Say = lambda text: None,
+    **choices: Any,
+) -> Volume:
+    """Make one volume of one scan file or several, in one line.
+
+    Parameters
+    ----------
+    files
+        Scan files; several are merged.
+    grid
+        The cells, also as text: ``"-5:5:0.05,-5:5:0.05,-3:3:0.1"``.
+    out
+        The volume file to write, if one is wanted.
+    progress, say
+        As for `reduce_files`.
+    choices
+        The fields of `Choices`: ``symmetry="m-3m"``, ``background="none"``, ``monitor=False``.
+    """
+    chosen = Choices(grid=Grid.parse(grid) if isinstance(grid, str) else grid, **choices)
+    return reduce_files(list(files), chosen, out=out, progress=progress, say=say)
+
+
+def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[str, Any]:
+    """Write down how a volume is to be made; the frames are not read yet.
+
+    Parameters
+    ----------
+    paths, choices, say
+        As for `reduce_files`.
+
+    Returns
+    -------
+    record
+        Plain JSON types; files with their absolute paths.
+    """
+    if not paths:
+        raise ReductionError("no scan file is given")
+    inputs: list[dict[str, Any]] = []
+    samples: list[Sample] = []
+    covering: Grid | None = None
+    for path in paths:
+        with _opened(path) as scan:
+            told, sample, covered = _look_at(path.absolute(), scan, choices, say)
+        for earlier in samples:
+            check_same_sample(earlier, sample)
+        inputs.append(told)
+        samples.append(sample)
+        covering = covered if covering is None else covering | covered
+    _check_belong(inputs)
+    sample = samples[0]
+    assert covering is not None
+    laue = _laue(choices.symmetry, sample)
+    if choices.grid is not None:
+        grid = choices.grid
+        for told in inputs:
+            geometry = Geometry.from_dict(told["geometry"])
+            with _opened(Path(told["file"])) as scan:
+                check_overlap(grid, geometry, scan.sweep, np.array(told["UB"]))
+    else:
+        grid = covering if laue is None else laue.covering(covering)
+    if laue is not None:
+        laue.check_grid(grid)
+        say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
+    sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0]["background"] is not None)
+    # beside the sums: their symmetrised ones and how often each cell counts, or what is written
+    check_memory(grid, arrays=2 * sums + 1 if laue is not None else sums + 2)
+    mask = None
+    if choices.mask is not None:
+        read_mask(choices.mask)
+        mask = {"file": str(Path(choices.mask).absolute()), "sha256": _sha256(choices.mask)}
+    temperatures = [t["temperature"] for t in inputs if t["temperature"] is not None]
+    return {
+        "format": FORMAT,
+        "inputs": inputs,
+        "sample": sample.to_dict(),
+        "temperature": float(np.mean(temperatures)) if temperatures else None,
+        "grid": grid.to_dict(),
+        "symmetry": "" if laue is None else laue.name,
+        "monitor": choices.monitor,
+        "corrections": choices.corrections.to_dict(),
+        "oversample": asdict(choices.oversample),
+        "mask": mask,
+        "hot": choices.hot,
+        "background_scale": choices.background_scale,
+        "versions": {name: version(name) for name in ("offbragg", "numpy", "scipy", "h5py")},
+    }
+
+
+def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: None) -> Volume:
+    """Make the volume that a record describes.
+
+    Parameters
+    ----------
+    record
+        Of `write_record`, with absolute paths.
+    progress
+        Told how many frames are done, and of how many.
+    """
+    grid = Grid.from_dict(record["grid"])
+    sample = Sample.from_dict(record["sample"])
+    corrections = Corrections(**record["corrections"])
+    oversample = Oversample(**record["oversample"])
+    user_mask = None if record["mask"] is None else read_mask(record["mask"]["file"])
+    total = sum(told["frames"] for told in record["inputs"])
+    before = 0
+    volume: Volume | None = None
+    for told in record["inputs"]:
+        with _opened(Path(told["file"])) as scan:
+            geometry = Geometry.from_dict(told["geometry"])
+            detector = scan.start.get("detector") or {}
+            saturation = detector.get("saturation")
+            mask = scan.pixel_mask() != 0
+            if user_mask is not None:
+                if user_mask.shape != mask.shape:
+                    raise ReductionError(
+                        f"the mask has shape {user_mask.shape}, the frames {mask.shape}"
+                    )
+                mask |= user_mask
+            stack = scan.stack
+            if record["hot"]:
+                mask |= hot_pixels(stack)
+            air = None
+            if told["background"] is not None:
+                with _opened(Path(told["background"]["file"])) as empty:
+                    measured = empty.stack
+                    air_mask = hot_pixels(measured) if record["hot"] else None
+                    air = air_rate(
+                        measured,
+                        _flux(empty, record["monitor"]) / record["background_scale"],
+                        mask=air_mask,
+                        saturation=saturation,
+                    )
+            scene = Scene(
+                geometry, np.array(told["UB"]), grid, corrections, detector, mask,
+                oversample, air, sample,
+            )  # fmt: skip
+            if volume is None:
+                volume = scene.empty()
+            flux = _flux(scan, record["monitor"])[: len(stack)]
+            angles = scan.frame_values()["angle"][: len(stack)]
+            done_before = before
+
+            def report(done: int, _: int, so_far: int = done_before) -> None:
+                progress(so_far + done, total)
+
+            reduce(stack, scene, flux, angles=angles, into=volume, progress=report)
+            before += int(np.count_nonzero(flux > 0))
+    assert volume is not None
+    if not np.any(volume.weight):
+        raise ReductionError(
+            "nothing was measured in the grid: no pixel of any frame with flux falls into it"
+        )
+    if record["symmetry"]:
+        volume = symmetrise(volume, Laue.named(record["symmetry"]))
+    return volume
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Whether a volume file could be made again."""
+
+    file: str
+    same: bool
+    differences: tuple[str, ...]
+    """Empty if it is the same, bit for bit."""
+
+
+def make_again(
+    path: Path | str,
+    *,
+    out: Path | str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Again:
+    """Make a volume file again from its own record, and compare.
+
+    Parameters
+    ----------
+    path
+        The volume file.
+    out
+        Where the new one is kept; None: it is removed after the comparison.
+    progress
+        Told how many frames are done, and of how many.
+
+    Raises
+    ------
+    ReductionError
+        If an input is not there, or is not what it was.
+    """
+    path = Path(path)
+    with VolumeFile(path) as file:
+        kept = file.record
+    record = _absolute(kept, path)
+    for told in _files(record):
+        if not Path(told["file"]).exists():
+            raise ReductionError(f"{told['file']} is not there: {path} was made of it")
+        if _sha256(told["file"]) != told["sha256"]:
+            raise ReductionError(
+                f"{told['file']} has changed since {path} was made of it: its SHA-256 is not "
+                f"{told['sha256'][:12]}…"
+            )
+    volume = make(record, progress=progress)
+    new = Path(out) if out is not None else path.with_name(f".{path.name}.again-{os.getpid()}")
+    write_volume(new, volume, kept)
+    try:
+        differences = _differences(path, new)
+    finally:
+        if out is None:
+            new.unlink(missing_ok=True)
+    return Again(str(path), not differences, tuple(differences))
+
+
+def read_mask(path: Path | str) -> NDArray[np.bool_]:
+    """Read a mask: true where a pixel must not count.
+
+    Parameters
+    ----------
+    path
+        ``.npy`` of booleans or numbers, or a CBF or TIFF of int32; what is not 0 is masked.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False) != 0
+        return read_frame(path, number=0).counts != 0
+    except (OSError, ValueError, OffbraggError) as error:
+        raise ReductionError(f"mask {path} cannot be read: {error}") from error
+
+
+def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
+    """Find the air run that belongs to a sweep.
+
+    Parameters
+    ----------
+    path, scan
+        The sweep.
+    wanted
+        ``auto``, or the uid (or its begin) or the path of an air run.
+
+    Returns
+    -------
+    path
+        Of its scan file; None if ``auto`` finds none.
+
+    Raises
+    ------
+    ReductionError
+        If the one that is named is not there, or was measured otherwise.
+    """
+    if wanted != "auto" and Path(wanted).exists():
+        with _opened(Path(wanted)) as other:
+            why = _not_paired(scan, other)
+        if why:
+            raise ReductionError(f"{wanted} is no background of {path}: {why}")
+        return Path(wanted).absolute()
+    found: list[tuple[float, Path]] = []
+    near = ""
+    for candidate in _candidates(path):
+        try:
+            with ScanFile.open(candidate) as other:
+                is_air = other.start.get("purpose") == "background"
+                named = wanted != "auto" and other.run.startswith(wanted)
+                if not (named or (wanted == "auto" and is_air)):
+                    continue
+                why = _not_paired(scan, other)
+                apart = abs(other.start["time"] - scan.start["time"])
+        except (OffbraggError, OSError):
+            continue
+        if why and named:
+            raise ReductionError(f"run {wanted} is no background of {path}: {why}")
+        if why:
+            near = f"{candidate}: {why}"
+        else:
+            found.append((apart, candidate))
+    if not found and wanted != "auto":
+        raise ReductionError(
+            f"no run {wanted!r} is found near {path}" + (f" ({near})" if near else "")
+            + "\nGive the path of its scan file, or --background none."
+        )  # fmt: skip
+    return min(found)[1] if found else None
+
+
+def read_orientation(path: Path | str) -> dict[str, Any]:
+    """Read what `offbragg index` wrote: ``UB``, ``lattice``, perhaps ``geometry``.
+
+    Raises
+    ------
+    GeometryError
+        If it is no such file: named.
+    """
+    path = Path(path)
+    try:
+        told = json.loads(path.read_text())
+        UB = np.array(told["UB"], np.float64)
+        lattice = told.get("lattice")
+        if UB.shape != (3, 3) or (lattice is not None and len(lattice) != 6):
+            raise ValueError("UB is 3 × 3, lattice six numbers")
+        geometry = told.get("geometry")
+        if geometry is not None:
+            Geometry.from_dict(geometry)
+    except OSError as error:
+        raise GeometryError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise GeometryError(f"{path} is no orientation: {error!r}") from error
+    return told
+
+
+def lattice_of(UB: Array) -> tuple[float, float, float, float, float, float]:
+    """Say which lattice an orientation matrix has: Å and degree."""
+    axes = np.linalg.inv(UB)
+    a, b, c = (float(x) for x in np.linalg.norm(axes, axis=1))
+
+    def between(i: int, j: int, product: float) -> float:
+        return math.degrees(math.acos(float(axes[i] @ axes[j]) / product))
+
+    return a, b, c, between(1, 2, b * c), between(0, 2, a * c), between(0, 1, a * b)
+
+
+def next_free(directory: Path, stem: str, suffix: str = ".h5") -> Path:
+    """Find a name that is not taken: ``stem.h5``, ``stem_2.h5`` and so on."""
+    path, number = directory / f"{stem}{suffix}", 1
+    while path.exists():
+        number += 1
+        path = directory / f"{stem}_{number}{suffix}"
+    return path
+
+
+def relative(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Give the record with its files relative to where the volume file is, so that both move."""
+    copy: dict[str, Any] = json.loads(json.dumps(record))
+    for told in _files(copy):
+        told["file"] = os.path.relpath(told["file"], path.absolute().parent)
+    return copy
+
+
+# ---- looking at a sweep ----------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ScanFile]:
+    if not path.exists():
+        raise ReductionError(f"{path} is not there")
+    with ScanFile.open(path) as scan:
+        yield scan
+
+
+def _look_at(
+    path: Path, scan: ScanFile, choices: Choices, say: Say
+) -> tuple[dict[str, Any], Sample, Grid]:
+    stored = scan.ledger.counts()["stored"]
+    if not stored:
+        raise ReductionError(f"{path} holds no frame: none of {scan.n_frames} is stored")
+    UB, lattice, geometry, source = _orientation(path, scan, choices)
+    check_units(geometry)
+    check_UB(UB, lattice)
+    sample = replace(scan.sample, lattice=lattice or lattice_of(UB), UB=None)
+    say(f"{path.name}: orientation from {source}")
+    try:
+        flux = _flux(scan, choices.monitor)
+    except ReductionError as error:
+        raise ReductionError(f"{path}: {error}") from None
+    frames = int(np.count_nonzero(flux > 0))
+    if not frames:
+        raise ReductionError(f"{path}: none of {stored} stored frames has flux")
+    if frames < stored:
+        say(f"{path.name}: {stored - frames} of {stored} stored frames count for nothing")
+    background = None
+    if choices.background != "none":
+        found = find_background(path, scan, choices.background)
+        if found is None:
+            say(f"{path.name}: no air run is found that belongs to it; nothing is subtracted")
+        else:
+            with ScanFile.open(found) as other:
+                background = {"file": str(found), "sha256": _sha256(found), "run": other.run}
+            say(f"{path.name}: background {found}")
+    if choices.hot and (n := int(np.count_nonzero(hot_pixels(scan.stack)))):
+        say(f"{path.name}: {n} hot pixels are left out")
+    covered = Grid.covering(geometry, scan.sweep, UB, step=choices.step)
+    temperature = scan.start.get("temperature") or {}
+    settled = temperature.get("settled") or {}
+    told = {
+        "file": str(path),
+        "sha256": _sha256(path),
+        "run": scan.run,
+        "frames": frames,
+        "UB": UB.tolist(),
+        "orientation": source,
+        "geometry": geometry.to_dict(),
+        "background": background,
+        "temperature": settled.get("mean", temperature.get("setpoint")),
+    }
+    return told, sample, covered
+
+
+def _orientation(path: Path, scan: ScanFile, choices: Choices) -> tuple[Array, Any, Geometry, str]:
+    beside = path.parent / "orientation.json"
+    given = choices.orientation or (beside if beside.exists() else None)
+    lattice: Any
+    if given is not None:
+        told = read_orientation(given)
+        UB, lattice = np.array(told["UB"], np.float64), told.get("lattice")
+        geometry = told.get("geometry")
+        where = scan.geometry if geometry is None else Geometry.from_dict(geometry)
+        return UB, tuple(lattice) if lattice else scan.sample.lattice, where, str(given)
+    sample = scan.sample
+    if sample.UB is None:
+        raise ReductionError(
+            f"{path} does not say how the crystal lies: it has no UB\n"
+            f"Find it: offbragg index {path}; or give --orientation FILE."
+        )
+    return np.array(sample.UB), sample.lattice, scan.geometry, "start document"
+
+
+def _flux(scan: ScanFile, use_monitor: bool) -> Array:
+    values = scan.frame_values()
+    flux = frame_weights(
+        scan.n_frames,
+        values.get("monitor"),
+        exposure=scan.sweep.exposure,
+        weight=values.get("weight"),
+        transmission=values.get("transmission"),
+        use_monitor=use_monitor,
+        attenuation=float(scan.start.get("attenuation") or 1.0),
+    )
+    return np.where(values["status"] == "stored", flux, 0.0)
+
+
+def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
+    runs = [told["run"] for told in inputs]
+    for run in runs:
+        if runs.count(run) > 1:
+            raise ReductionError(f"run {run} is given twice: its counts would count twice")
+    first = inputs[0]
+    for told in inputs[1:]:
+        if (told["background"] is None) != (first["background"] is None):
+            without = told if told["background"] is None else first
+            raise ReductionError(
+                f"{without['file']} has no air run that belongs to it, others have\n"
+                "Name one (--background UID), or subtract none (--background none)."
+            )
+        a, b = first["temperature"], told["temperature"]
+        if a is not None and b is not None and abs(a - b) > _SAME_TEMPERATURE:
+            raise ReductionError(
+                f"{first['file']} was measured at {a:g} K and {told['file']} at {b:g} K: "
+                "temperatures are not merged"
+            )
+
+
+def _laue(wanted: str, sample: Sample) -> Laue | None:
+    if wanted in ("none", ""):
+        return None
+    if wanted == "auto":
+        if sample.space_group is None:
+            raise ReductionError(
+                "the sample has no space group to take the symmetry from\n"
+                "Give the Laue class: --symmetry m-3m"
+            )
+        return Laue.of(sample.space_group, sample.lattice)
+    return Laue.named(wanted, sample.lattice)
+
+
+# ---- background ------------------------------------------------------------------------
+
+
+def _candidates(path: Path) -> Iterator[Path]:
+    """Scan files near this one: in its folder, and where air runs of this experiment are."""
+    seen: set[Path] = {path}
+    parents = path.absolute().parents
+    places = [(path.absolute().parent, "*.h5")]
+    places += [(p, "*_background/*/f*.h5") for p in parents[1:4]]
+    places += [(p, "*/*_background/*/f*.h5") for p in parents[2:4]]
+    for place, pattern in places:
+        for candidate in sorted(place.glob(pattern)):
+            if candidate not in seen:
+                seen.add(candidate)
+                yield candidate
+
+
+def _not_paired(scan: ScanFile, other: ScanFile) -> str:
+    """Why an air run does not belong to a sweep; empty if it does."""
+    try:
+        mine, its = scan.geometry, other.geometry
+    except ScanFileError as error:
+        return str(error)
+    for name in ("origin", "fast", "slow"):
+        a, b = np.array(getattr(mine.panel, name)), np.array(getattr(its.panel, name))
+        apart = float(np.linalg.norm(a - b))
+        if apart > (_SAME_PLACE if name == "origin" else 1e-3):
+            return f"the panel's {name} is {apart:.3g} away"
+    if mine.panel.shape != its.panel.shape:
+        return f"its frames are {its.panel.shape}, not {mine.panel.shape}"
+    if not math.isclose(mine.wavelength, its.wavelength, rel_tol=1e-3):
+        return f"its wavelength is {its.wavelength:g} Å, not {mine.wavelength:g} Å"
+    a, b = (float(s.start.get("attenuation") or 1.0) for s in (scan, other))
+    if not math.isclose(a, b, rel_tol=0.01):
+        return f"its attenuation is {b:g}, not {a:g}"
+    if not other.ledger.counts()["stored"]:
+        return "it holds no frame"
+    return ""
+
+
+# ---- records ---------------------------------------------------------------------------
+
+
+def _files(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for told in record["inputs"]:
+        yield told
+        if told["background"] is not None:
+            yield told["background"]
+    if record["mask"] is not None:
+        yield record["mask"]
+
+
+def _absolute(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(record))
+    for told in _files(copy):
+        told["file"] = os.path.normpath(path.absolute().parent / told["file"])
+    return copy
+
+
+def _sha256(path: Path | str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return np.shape(one) == np.shape(other) and one.tobytes() == other.tobytes()
+
+
+def _differences(one: Path, other: Path) -> list[str]:
+    """Where two volume files differ; by datasets, if not bit for bit the same."""
+    if _sha256(one) == _sha256(other):
+        return []
+    found: list[str] = []
+    with h5py.File(one, "r", locking=False) as a, h5py.File(other, "r", locking=False) as b:
+
+        def compare(name: str, thing: Any) -> None:
+            if not isinstance(thing, h5py.Dataset):
+                return
+            its: Any = b.get(name)
+            if its is None or its.dtype != thing.dtype or not _equal(thing[()], its[()]):
+                found.append(name)
+
+        a.visititems(compare)
+    return found or ["the bytes of the file, but none of its arrays"]

@@ -1,0 +1,9 @@
+"""From frames to S(Q): correct, bin, symmetrise; `Stack` in, `Volume` out."""
+
+from __future__ import annotations
+
+from offbragg.reduction.corrections import Corrections
+from offbragg.reduction.reduce import Scene, reduce
+from offbragg.reduction.symmetry import Laue, symmetrise
+
+__all__ = ["Corrections", "Laue", "Scene", "reduce", "symmetrise"]

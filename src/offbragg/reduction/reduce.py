@@ -1,0 +1,306 @@
+"""`Stack` in, `Volume` out: the same function for a whole sweep and for each new piece of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import GeometryError, ReductionError
+from offbragg.geometry import Geometry, direct_basis
+from offbragg.reduction.binning import AirRate, Binner, Oversample, check_memory
+from offbragg.reduction.corrections import Corrections
+from offbragg.sample import Sample
+from offbragg.stack import Stack
+from offbragg.volume import Grid, Volume, extent
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """Everything about a sweep that does not change from frame to frame.
+
+    Parameters
+    ----------
+    geometry
+        Beam, panel and goniometer.
+    UB
+        Orientation matrix, Å⁻¹ without 2π, shape (3, 3).
+    grid
+        The cells.
+    corrections
+        Which are made.
+    detector
+        Facts of the sensor, as in a start document: ``sensor_material``, ``sensor_thickness``,
+        ``saturation``.
+    mask
+        Pixels that must not count, shape (slow, fast); negative counts never do.
+    oversample
+        Into how many parts pixels and frames are divided.
+    air
+        What each pixel counts without the crystal, to subtract.
+    sample
+        The crystal, for the volume.
+    threads
+        How many; they change nothing but the time.
+
+    Raises
+    ------
+    GeometryError
+        If ``UB`` is singular, left-handed, or in other units than the lattice; or lengths of the
+        geometry cannot be Å and mm.
+    """
+
+    geometry: Geometry
+    UB: Array
+    grid: Grid
+    corrections: Corrections = field(default_factory=Corrections)
+    detector: Mapping[str, Any] = field(default_factory=dict)
+    mask: Mask | None = None
+    oversample: Oversample = field(default_factory=Oversample)
+    air: AirRate | None = None
+    sample: Sample | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        lattice = None if self.sample is None else self.sample.lattice
+        object.__setattr__(self, "UB", check_UB(self.UB, lattice))
+        check_units(self.geometry)
+        if self.mask is not None and self.mask.shape != self.geometry.panel.shape:
+            raise ReductionError(
+                f"the mask has shape {self.mask.shape}, the frames {self.geometry.panel.shape}"
+            )
+
+    def empty(self) -> Volume:
+        """Make the volume that its frames can be added to.
+
+        Raises
+        ------
+        ReductionError
+            If it would not fit into memory; nothing is allocated then.
+        """
+        variance, air = self.oversample.parts > 1, self.air is not None
+        check_memory(self.grid, arrays=2 + variance + 2 * air)
+        return Volume.empty(self.grid, sample=self.sample, variance=variance, background=air)
+
+    def binner(self) -> Binner:
+        """Work out, once, where every pixel looks and what it weighs."""
+        factor = self.corrections.factor(self.geometry, self.detector)
+        if self.mask is not None:
+            factor[self.mask] = 0.0
+        return Binner(
+            self.geometry, self.UB, self.grid, factor,
+            saturation=self.detector.get("saturation"), oversample=self.oversample,
+            air=self.air, threads=self.threads,
+        )  # fmt: skip
+
+
+def reduce(
+    stack: Stack,
+    scene: Scene,
+    flux: Array,
+    *,
+    angles: Array | None = None,
+    into: Volume | None = None,
+    binner: Binner | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Volume:
+    """Sum the frames of a stack, or of a part of one, into a volume.
+
+    Parameters
+    ----------
+    stack
+        The frames; one whose pixels are all negative was not stored and adds nothing.
+    scene
+        What does not change.
+    flux
+        On the crystal during each frame of the stack (see `corrections.frame_weights`); frames
+        without flux are not read.
+    angles
+        Of the middle of each frame as it was read, degree; NaN and None: as commanded.
+    into
+        A volume of ``scene.empty()`` or of an earlier call, to which the frames are added in
+        place: a growing sweep costs no new memory. None: a new one.
+    binner
+        Of ``scene.binner()``, to prepare it once for many calls.
+    progress
+        Told how many frames are done, and of how many.
+
+    Returns
+    -------
+    volume
+        ``into``, or the new one.
+    """
+    if stack.counts.shape[1:] != scene.geometry.panel.shape:
+        raise GeometryError(
+            f"frames of {stack.counts.shape[1:]} pixels for a panel of "
+            f"{scene.geometry.panel.shape} (slow, fast)"
+        )
+    if flux.shape != (len(stack),):
+        raise ReductionError(f"{len(stack)} frames have flux of shape {flux.shape}")
+    if stack.sweep.axis != scene.geometry.scan_axis:
+        raise GeometryError(
+            f"the sweep turns {stack.sweep.axis!r}, but the geometry's scan axis is "
+            f"{scene.geometry.scan_axis!r}"
+        )
+    volume = scene.empty() if into is None else into
+    if volume.grid != scene.grid:
+        raise ReductionError(f"the volume to add to has another grid: {volume.grid}")
+    if scene.air is not None and volume.background is None:
+        raise ReductionError("the volume to add to keeps no background: take scene.empty()")
+    if scene.oversample.parts > 1 and volume.variance is None:
+        raise ReductionError("the volume to add to keeps no variance: take scene.empty()")
+    middle = stack.angles if angles is None else np.where(np.isfinite(angles), angles, stack.angles)
+    half = 0.5 * stack.sweep.step
+    which = np.flatnonzero(np.isfinite(flux) & (flux > 0))
+    total, count = len(which), 0
+
+    def frames() -> Iterator[tuple[NDArray[np.int32], float, float, float]]:
+        for i in which:
+            yield (
+                np.asarray(stack.counts[int(i)]),
+                float(middle[i] - half),
+                float(middle[i] + half),
+                float(flux[i]),
+            )
+
+    def one_more() -> None:
+        nonlocal count
+        count += 1
+        progress(count, total)
+
+    (binner or scene.binner()).add(frames(), volume, done=one_more)
+    return volume
+
+
+def air_rate(
+    stack: Stack,
+    flux: Array,
+    *,
+    mask: Mask | None = None,
+    saturation: float | None = None,
+) -> AirRate:
+    """Average frames without the crystal: what each pixel counts for a flux of one.
+
+    Air and windows stand still while the crystal turns, so all frames of an air run tell of the
+    same scattering, whatever their angles: rate = Σ counts / Σ flux, with variance
+    Σ counts / (Σ flux)².
+
+    Parameters
+    ----------
+    stack
+        Frames of the air run.
+    flux
+        During each of them, in the unit of the data's.
+    mask, saturation
+        As for `Scene`.
+    """
+    counts = np.zeros(stack.counts.shape[1:])
+    time = np.zeros(stack.counts.shape[1:])
+    for i in np.flatnonzero(np.isfinite(flux) & (flux > 0)):
+        frame = np.asarray(stack.counts[int(i)])
+        good = frame >= 0
+        if saturation is not None:
+            good &= frame < saturation
+        counts[good] += frame[good]
+        time[good] += flux[i]
+    if mask is not None:
+        time[mask] = 0.0
+    if not time.any():
+        raise ReductionError("the background has no frame with flux")
+    known = time > 0
+    rate, variance = np.full(counts.shape, np.nan), np.full(counts.shape, np.nan)
+    rate[known] = counts[known] / time[known]
+    # what was never counted is still not known to be nothing: one count more
+    variance[known] = np.maximum(counts[known], 1.0) / time[known] ** 2
+    return AirRate(rate, variance)
+
+
+def check_UB(UB: Any, lattice: Any = None) -> Array:
+    """Refuse a matrix that is no orientation of this lattice.
+
+    Raises
+    ------
+    GeometryError
+        If it is singular, left-handed, contains 2π, or has another cell than the lattice.
+    """
+    matrix = np.asarray(UB, np.float64)
+    if matrix.shape != (3, 3) or not np.all(np.isfinite(matrix)):
+        raise GeometryError(f"UB must be 3 × 3 finite numbers, not {matrix.tolist()}")
+    if np.linalg.cond(matrix) > 1e9:
+        raise GeometryError(f"UB is singular: its rows are {matrix.tolist()}")
+    determinant = float(np.linalg.det(matrix))
+    if determinant < 0:
+        raise GeometryError(
+            f"UB is left-handed: its determinant is {determinant:.4g} Å⁻³\n"
+            "Its columns are the reciprocal basis vectors: change the sign of all of them, or the "
+            "order of two."
+        )
+    lengths = np.linalg.norm(np.linalg.inv(matrix), axis=1)  # a, b, c
+    if lattice is not None:
+        expected = np.array(lattice[:3], np.float64)
+        ratio = lengths / expected
+        if np.all(np.abs(ratio * 2 * math.pi - 1) < 0.05):
+            raise GeometryError(
+                f"UB contains 2π: it gives axes of {_list(lengths)} Å, the lattice has "
+                f"{_list(expected)} Å\nDivide it by 2π."
+            )
+        A = direct_basis(lattice)
+        apart = np.linalg.inv(matrix) @ np.linalg.inv(matrix).T - A.T @ A
+        if np.any(np.abs(apart) > 0.05 * np.outer(expected, expected)):
+            raise GeometryError(
+                f"UB does not belong to the lattice: it gives axes of {_list(lengths)} Å, the "
+                f"lattice is {_list(lattice)} (Å, degree)\nUB is in Å⁻¹, without 2π."
+            )
+    elif lengths.max() > 1000 or lengths.min() < 0.5:
+        raise GeometryError(f"UB gives axes of {_list(lengths)} Å: is it in Å⁻¹, without 2π?")
+    return matrix
+
+
+def check_units(geometry: Geometry) -> None:
+    """Refuse a geometry whose numbers cannot be Å and mm.
+
+    Raises
+    ------
+    GeometryError
+        Naming the number.
+    """
+    if not 0.04 <= geometry.wavelength <= 12.0:
+        raise GeometryError(
+            f"wavelength {geometry.wavelength:g} Å is no X-ray that a Pilatus sees: is it in nm, "
+            "or an energy?"
+        )
+    for size in geometry.panel.pixel_size:
+        if not 0.005 <= size <= 5.0:
+            raise GeometryError(f"panel.pixel_size {size:g} mm: is it in m, or in µm?")
+    away = float(np.linalg.norm(geometry.panel.origin))
+    if not 1.0 <= away <= 1e5:
+        raise GeometryError(f"panel.origin is {away:g} mm from the crystal: is it in m?")
+
+
+def check_overlap(grid: Grid, geometry: Geometry, sweep: Any, UB: Array) -> None:
+    """Refuse a grid that no frame of the sweep reaches.
+
+    Raises
+    ------
+    ReductionError
+        Saying what is measured, and what was asked for.
+    """
+    low, high = extent(geometry, sweep, UB)
+    n = np.array(grid.per_unit)
+    first, last = (np.array(grid.first) - 0.5) / n, (np.array(grid.end) - 0.5) / n
+    if np.any(first > high) or np.any(last < low):
+        seen = ", ".join(
+            f"{x} {a:.3g} to {b:.3g}" for x, a, b in zip("hkl", low, high, strict=True)
+        )
+        raise ReductionError(f"no frame reaches the grid ({grid}): the sweep sees {seen}")
+
+
+def _list(values: Any) -> str:
+    return ", ".join(f"{float(v):.4g}" for v in values)

@@ -1,0 +1,372 @@
+"""The eleven Laue classes, exactly, on the lattice's own axes.
+
+An operation is a 3 × 3 matrix of whole numbers that acts on (h, k, l) as a column, so a cell goes
+exactly to a cell. International Tables for Crystallography A (2016), 2.1.3 and table 10.1.2.4
+(the classes) and 1.5.1 (trigonal ones on hexagonal and on rhombohedral axes).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import ReductionError
+from offbragg.geometry import direct_basis
+from offbragg.volume import Grid, Volume
+
+Array = NDArray[np.float64]
+Matrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
+
+_INVERSION: Matrix = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+_TWO_A: Matrix = ((1, 0, 0), (0, -1, 0), (0, 0, -1))
+_TWO_B: Matrix = ((-1, 0, 0), (0, 1, 0), (0, 0, -1))
+_TWO_C: Matrix = ((-1, 0, 0), (0, -1, 0), (0, 0, 1))
+_FOUR: Matrix = ((0, -1, 0), (1, 0, 0), (0, 0, 1))
+# hkl → kil with i = −h−k, and its double (turn by 60 degrees)
+_THREE: Matrix = ((0, 1, 0), (-1, -1, 0), (0, 0, 1))
+_SIX: Matrix = ((1, 1, 0), (-1, 0, 0), (0, 0, 1))
+_CYCLE: Matrix = ((0, 1, 0), (0, 0, 1), (1, 0, 0))  # about the diagonal: hkl → klh
+_SWAP: Matrix = ((0, 1, 0), (1, 0, 0), (0, 0, -1))  # hkl → kh−l
+_SWAP_UP: Matrix = ((0, 1, 0), (1, 0, 0), (0, 0, 1))  # hkl → khl
+
+_GENERATORS: dict[str, tuple[Matrix, ...]] = {
+    "-1": (_INVERSION,),
+    "2/m": (_INVERSION, _TWO_B),
+    "2/m (a)": (_INVERSION, _TWO_A),
+    "2/m (c)": (_INVERSION, _TWO_C),
+    "mmm": (_INVERSION, _TWO_A, _TWO_B),
+    "4/m": (_INVERSION, _FOUR),
+    "4/mmm": (_INVERSION, _FOUR, _TWO_A),
+    "-3": (_INVERSION, _THREE),
+    "-3m1": (_INVERSION, _THREE, _SWAP),
+    "-31m": (_INVERSION, _THREE, _SWAP_UP),
+    "-3 (r)": (_INVERSION, _CYCLE),
+    "-3m (r)": (_INVERSION, _CYCLE, _SWAP_UP),
+    "6/m": (_INVERSION, _SIX),
+    "6/mmm": (_INVERSION, _SIX, _SWAP),
+    "m-3": (_INVERSION, _TWO_A, _TWO_B, _CYCLE),
+    "m-3m": (_INVERSION, _TWO_A, _TWO_B, _CYCLE, _SWAP_UP),
+}
+
+NAMES = tuple(_GENERATORS)
+"""What a Laue class can be called: unique axis b, hexagonal axes, if nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Laue:
+    """One of the eleven Laue classes, on given axes.
+
+    Parameters
+    ----------
+    name
+        One of `NAMES`.
+    operations
+        All of them, the identity first; they act on (h, k, l) as a column.
+
+    Examples
+    --------
+    >>> len(Laue.named("m-3m").operations), len(Laue.named("-31m").operations)
+    (48, 12)
+    """
+
+    name: str
+    operations: tuple[Matrix, ...]
+
+    @classmethod
+    def named(cls, name: str, lattice: Sequence[float] | None = None) -> Laue:
+        """Find a class by its name; the lattice says which axes it is on.
+
+        Parameters
+        ----------
+        name
+            As ``m-3m``; ``-3m`` is ``-3m1`` on hexagonal axes.
+        lattice
+            a, b, c in Å and alpha, beta, gamma in degree.
+
+        Raises
+        ------
+        ReductionError
+            If there is no such class, or the lattice does not have its symmetry.
+        """
+        wanted = re.sub(r"\s+", "", name.lower().replace("_", "").replace("−", "-"))
+        aliases = {key.replace(" ", ""): key for key in NAMES} | {"-3m": "-3m1", "m3m": "m-3m"}
+        aliases |= {"m3": "m-3", "2/m(b)": "2/m", "1": "-1", "-3mr": "-3m (r)", "-3r": "-3 (r)"}
+        found = aliases.get(wanted)
+        if found is None:
+            raise ReductionError(f"{name!r} is no Laue class: one of {', '.join(NAMES)}")
+        if lattice is not None:
+            if found == "2/m" and wanted == "2/m":
+                found = _unique_axis(lattice)
+            if _is_rhombohedral(lattice) and wanted in ("-3", "-3m", "-3m1"):
+                found = "-3 (r)" if wanted == "-3" else "-3m (r)"
+        laue = cls(found, _close(_GENERATORS[found]))
+        if lattice is not None:
+            laue.check(lattice)
+        return laue
+
+    @classmethod
+    def of(cls, space_group: str, lattice: Sequence[float] | None = None) -> Laue:
+        """Find the class of a space group, by its Hermann–Mauguin symbol.
+
+        Raises
+        ------
+        ReductionError
+            If the symbol is not understood, or the lattice does not have its symmetry.
+
+        Examples
+        --------
+        >>> [Laue.of(s).name for s in ("P m -3 m", "P 21/c", "P 31 2 1", "P-31m", "Ia-3d")]
+        ['m-3m', '2/m', '-3m1', '-31m', 'm-3m']
+        """
+        return cls.named(_laue_of(space_group), lattice)
+
+    def check(self, lattice: Sequence[float]) -> None:
+        """Refuse a lattice that the operations change by more than 1 %.
+
+        Raises
+        ------
+        ReductionError
+            Saying which class and which lattice.
+        """
+        reciprocal = np.linalg.inv(direct_basis(lattice)).T
+        metric = reciprocal.T @ reciprocal
+        lengths = np.sqrt(np.diag(metric))
+        for operation in self.operations:
+            W = np.array(operation, np.float64)
+            apart = np.abs(W.T @ metric @ W - metric) / np.outer(lengths, lengths)
+            if apart.max() > 0.02:
+                raise ReductionError(
+                    f"the lattice {[round(float(x), 4) for x in lattice]} does not have the "
+                    f"symmetry {self.name}: one of its operations changes lengths or angles\n"
+                    "Give another --symmetry, or none."
+                )
+
+    def contains(self, other: Laue) -> bool:
+        """Whether all operations of another class are among these."""
+        return set(other.operations) <= set(self.operations)
+
+    def covering(self, grid: Grid) -> Grid:
+        """Make the smallest grid that holds all equivalents of a grid's cells."""
+        self.check_grid(grid)
+        low, high = np.array(grid.first), np.array(grid.end) - 1
+        corners = np.array(list(itertools.product(*zip(low, high, strict=True))))
+        images = np.concatenate([corners @ np.array(op).T for op in self.operations])
+        first, last = images.min(axis=0), images.max(axis=0)
+        return replace(grid, first=tuple(first), shape=tuple(last - first + 1))
+
+    def check_grid(self, grid: Grid) -> None:
+        """Refuse a grid in which an operation would not take a cell to a cell.
+
+        Raises
+        ------
+        ReductionError
+            Naming the axes.
+        """
+        for operation in self.operations:
+            for i, j in zip(*np.nonzero(np.array(operation)), strict=True):
+                if grid.per_unit[i] != grid.per_unit[j]:
+                    raise ReductionError(
+                        f"{self.name} exchanges {'hkl'[j]} and {'hkl'[i]}, but the grid has "
+                        f"steps of 1/{grid.per_unit[j]} and 1/{grid.per_unit[i]}: "
+                        "give both the same"
+                    )
+
+
+def symmetrise(volume: Volume, laue: Laue) -> Volume:
+    """Give every cell the sums over all cells that are equivalent to it.
+
+    Each equivalent cell counts once, however many operations lead to it (one on a mirror plane
+    is its own image); one outside the grid does not count. Counts, weights, variances and
+    backgrounds are summed and the division comes last, so a cell that was looked at longer
+    counts for more, and one that was not measured for nothing. Done twice it changes nothing.
+
+    Parameters
+    ----------
+    volume
+        Not symmetrised, or with a class that is contained in ``laue``.
+    laue
+        The class.
+
+    Raises
+    ------
+    ReductionError
+        If the grid does not allow it, or the volume has a symmetry that is not in ``laue``.
+    """
+    if volume.grid is None:
+        raise ReductionError("a volume without a grid cannot be symmetrised")
+    if volume.symmetry == laue.name:
+        return volume
+    laue.check_grid(volume.grid)
+    share = None
+    if volume.symmetry:
+        before = Laue.named(volume.symmetry)
+        if not laue.contains(before):
+            raise ReductionError(
+                f"the volume is symmetrised with {before.name}, which {laue.name} does not "
+                "contain: begin with the volume as it was measured"
+            )
+        share = 1.0 / _orbit(volume.grid, before)  # what equivalent cells hold is there once
+    fixed = _fixing(volume.grid, laue)
+
+    def summed(array: Array | None) -> Array | None:
+        if array is None:
+            return None
+        return _sum(array if share is None else array * share, volume.grid, laue) / fixed
+
+    sums = {
+        name: summed(getattr(volume, name))
+        for name in ("counts", "weight", "variance", "background", "background_variance")
+    }
+    return replace(volume, symmetry=laue.name, **sums)
+
+
+def _sum(array: Array, grid: Grid | None, laue: Laue) -> Array:
+    """Sum over all operations: out[x] = Σ array[W x]."""
+    assert grid is not None
+    out = np.zeros(array.shape)
+    for operation in laue.operations:
+        _add_image(out, array, grid, operation)
+    return out
+
+
+def _add_image(out: Array, array: Array, grid: Grid, operation: Matrix) -> None:
+    """Add array[W x] to out[x] wherever W x lies in the grid."""
+    W = np.array(operation)
+    first, shape = np.array(grid.first), np.array(grid.shape)
+    if np.all(np.count_nonzero(W, axis=1) == 1):
+        # axes change places and directions: slices do
+        source = np.argmax(W != 0, axis=1)  # (W x)_i = ±x_source[i]
+        target = np.argsort(source)
+        to: list[slice] = [slice(0)] * 3
+        of: list[slice] = [slice(0)] * 3
+        for i, j in enumerate(source):
+            sign = W[i, j]
+            ends = (first[i], first[i] + shape[i] - 1)
+            low, high = ends if sign > 0 else (-ends[1], -ends[0])
+            low, high = max(low, first[j]), min(high, first[j] + shape[j] - 1)
+            if low > high:
+                return
+            to[j] = slice(low - first[j], high - first[j] + 1)
+            begin, end = sign * low - first[i], sign * high - first[i]
+            of[i] = slice(begin, end + sign if end + sign >= 0 else None, sign)
+        out[tuple(to)] += array[tuple(of)].transpose(target)
+        return
+    # hexagonal axes: h and k mix, l keeps to itself
+    assert not W[2, :2].any()
+    assert not W[:2, 2].any()
+    h = np.arange(first[0], first[0] + shape[0])[:, None]
+    k = np.arange(first[1], first[1] + shape[1])[None, :]
+    i = W[0, 0] * h + W[0, 1] * k - first[0]
+    j = W[1, 0] * h + W[1, 1] * k - first[1]
+    there = (i >= 0) & (i < shape[0]) & (j >= 0) & (j < shape[1])
+    if W[2, 2] > 0:
+        to_l = of_l = slice(None)
+    else:
+        low, high = max(-grid.end[2] + 1, first[2]), min(-first[2], grid.end[2] - 1)
+        if low > high:
+            return
+        to_l = slice(low - first[2], high - first[2] + 1)
+        begin, end = -low - first[2], -high - first[2] - 1
+        of_l = slice(begin, end if end >= 0 else None, -1)
+    for row in range(shape[0]):  # a slab at a time: no copy of the whole
+        columns = np.flatnonzero(there[row])
+        if columns.size:
+            out[row, columns, to_l] += array[i[row, columns], j[row, columns], of_l]
+
+
+def _fixing(grid: Grid, laue: Laue) -> Array:
+    """How many operations leave each cell where it is."""
+    h, k, l = (  # noqa: E741
+        np.arange(grid.first[i], grid.end[i]).reshape([-1 if i == j else 1 for j in range(3)])
+        for i in range(3)
+    )
+    number = np.ones(grid.shape)
+    for operation in laue.operations[1:]:
+        D = np.array(operation) - np.eye(3, dtype=int)
+        same: NDArray[np.bool_] = np.ones((1, 1, 1), bool)
+        for a, b, c in D:
+            if a or b or c:
+                same = same & ((a * h if a else 0) + (b * k if b else 0) + (c * l if c else 0) == 0)
+        if same.any():
+            number += same
+    return number
+
+
+def _orbit(grid: Grid, laue: Laue) -> Array:
+    """How many cells of the grid are equivalent to each, itself included."""
+    ones = np.ones(grid.shape)
+    return _sum(ones, grid, laue) / _fixing(grid, laue)
+
+
+def _close(generators: Sequence[Matrix]) -> tuple[Matrix, ...]:
+    """Multiply until nothing new comes."""
+    identity: Matrix = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    found, new = [identity], [identity]
+    while new:
+        products: list[Matrix] = []
+        for a in new:
+            for b in generators:
+                product = np.array(a) @ np.array(b)
+                as_matrix: Matrix = tuple(map(tuple, product.tolist()))  # type: ignore[assignment]
+                if as_matrix not in found and as_matrix not in products:
+                    products.append(as_matrix)
+        found += products
+        new = products
+    return tuple(found)
+
+
+def _unique_axis(lattice: Sequence[float]) -> str:
+    """Which axis is at right angles to the other two; b if that says nothing."""
+    off = [abs(angle - 90.0) for angle in lattice[3:]]
+    which = int(np.argmax(off))
+    return "2/m" if off[which] < 1e-3 else ("2/m (a)", "2/m", "2/m (c)")[which]
+
+
+def _is_rhombohedral(lattice: Sequence[float]) -> bool:
+    a, b, c, alpha, beta, gamma = lattice
+    return (
+        abs(a - b) < 0.01 * a
+        and abs(a - c) < 0.01 * a
+        and abs(alpha - beta) < 0.3
+        and abs(alpha - gamma) < 0.3
+    )
+
+
+_PLANE = "[mabcnde]"
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    (r"-?1", "-1"),
+    (rf"(2|21|{_PLANE}|21?/{_PLANE})", "2/m"),
+    (rf"1(2|21|{_PLANE}|21?/{_PLANE})1", "2/m (b)"),
+    (rf"11(2|21|{_PLANE}|21?/{_PLANE})", "2/m (c)"),
+    (rf"(2|21|{_PLANE}|21?/{_PLANE})11", "2/m (a)"),
+    (r"(21?3|[mnda]-?3)", "m-3"),
+    (r"(4[123]?32|-43[mncd]|[mnda]-?3[mncd])", "m-3m"),
+    (rf"((21?|{_PLANE})){{3}}|(21?/{_PLANE}){{3}}", "mmm"),
+    (rf"(4[123]?|-4|4[123]?/{_PLANE})", "4/m"),
+    (r"-?4.+", "4/mmm"),
+    (r"(-?3|3[12])", "-3"),
+    (r"(3[12]?12|-?31[mc]|-312/[mc])", "-31m"),
+    (r"(3[12]?21?|-?3[mc]1?|-32/[mc]1?)", "-3m1"),
+    (rf"(6[1-5]?|-6|63?/{_PLANE})", "6/m"),
+    (r"-?6.+", "6/mmm"),
+)
+
+
+def _laue_of(symbol: str) -> str:
+    text = re.sub(r"[\s_]+", "", symbol.split(":")[0]).replace("−", "-")
+    lattice, point = text[:1].upper(), text[1:].lower()
+    if lattice in "PABCIFRH" and lattice:
+        if lattice == "R" and point == "32":
+            return "-3m1"  # elsewhere it is a screw axis
+        for pattern, name in _PATTERNS:
+            if re.fullmatch(pattern, point):
+                return name
+    raise ReductionError(
+        f"{symbol!r} is no space group that is understood\n"
+        f"Give the Laue class instead: --symmetry with one of {', '.join(NAMES)}"
+    )
