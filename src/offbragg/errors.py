@@ -13,7 +13,8 @@
     ├── ScanFileError        a scan file cannot be made, opened or resumed
     ├── JournalError         the journal cannot be written or read
     ├── CatalogError         the catalog refused or cannot be reached
-    └── DeviceError          a device did not do what was asked in time
+    ├── DeviceError          a device did not do what was asked in time
+    └── OrientationError     no lattice can be found, or an orientation cannot be used
 
 The message says what, where, the numbers and what to do; its first line alone is
 enough for a log. The command line turns each into one message and ``exit_code``.
@@ -88,3 +89,9 @@ class DeviceError(OffbraggError):
     """A device did not do what was asked, in the time it was given."""
 
     exit_code = 9
+
+
+class OrientationError(OffbraggError):
+    """No lattice can be found in the frames, or an orientation cannot be used."""
+
+    exit_code = 11
