@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gemmi
 import numpy as np
@@ -433,9 +432,8 @@ def matches(
     return sorted(found, key=lambda each: each.strain)
 
 
-def twins(turn: Array) -> tuple[Array, float]:
-    """Axis and angle, degree, of a rotation."""
-    angle = math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(turn)) - 1.0) / 2.0))))
-    values, vectors = np.linalg.eig(turn)
-    axis: Any = np.real(vectors[:, int(np.argmin(np.abs(values - 1.0)))])
-    return axis / np.linalg.norm(axis), angle
+def turn_of(basis: Array) -> Array:
+    """U of Busing & Levy (Acta Cryst. 22, 457, 1967): how a direct basis is turned."""
+    UB = np.linalg.inv(basis).T
+    B = np.linalg.cholesky(UB.T @ UB).T
+    return UB @ np.linalg.inv(B)
