@@ -19,6 +19,14 @@ ALLOWED = {
     "F": lambda h, k, l: ((h + k) % 2 == 0) & ((h + l) % 2 == 0),
     "R": lambda h, k, l: (-h + k + l) % 3 == 0,
 }
+# rows: primitive vectors in terms of a, b, c
+PRIMITIVE = {
+    "P": np.eye(3),
+    "C": np.array([[0.5, 0.5, 0], [-0.5, 0.5, 0], [0, 0, 1]]),
+    "I": np.array([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]]),
+    "F": np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]),
+    "R": np.array([[2, 1, 1], [-1, 1, 1], [-1, -2, 1]]) / 3,
+}
 BRAVAIS = ("aP", "mP", "mC", "oP", "oC", "oI", "oF", "tP", "tI", "hP", "hR", "cP", "cI", "cF")
 
 
@@ -101,10 +109,8 @@ def geometry(detector: str = "2M", *, distance=sim.DISTANCE, moved=(0.0, 0.0), p
 
 def crossings(UB, centring, start, turned, detector, q_max):
     """Where reflections cross, by hand: phi turns about y, and 2 s0 · q + q² = 0."""
-    reach = np.ceil(q_max / np.abs(np.linalg.inv(UB) ** -1).max() + 1) if False else None
     rows = np.linalg.inv(UB)  # rows are a, b, c
     limits = [math.ceil(q_max * np.linalg.norm(row)) for row in rows]
-    del reach
     h, k, l = (
         g.ravel() for g in np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij")
     )
@@ -197,3 +203,52 @@ def misorientation(found, truth, cell) -> tuple[float, float]:
     turn = u @ v
     angle = math.degrees(math.acos(max(-1.0, min(1.0, (np.trace(turn) - 1) / 2))))
     return angle, float(np.abs(s - 1).max())
+
+
+class AnyCrystal(sim.Crystal):
+    """The simulator's crystal with another lattice and orientation, diffuse scattering included."""
+
+    def __init__(self, UB, centring, *, detector="300K", seed=0, strength=3e5, mosaic=None) -> None:
+        self.wanted = np.asarray(UB), centring
+        self.base = strength
+        super().__init__(detector, seed=seed)
+
+    def _list_peaks(self) -> None:
+        self.UB, centring = self.wanted
+        limits = [math.ceil(self._q_max * np.linalg.norm(row)) for row in np.linalg.inv(self.UB)]
+        h, k, l = (
+            g.ravel() for g in np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij")
+        )
+        kept = ALLOWED[centring](h, k, l) & ((h != 0) | (k != 0) | (l != 0))
+        hkl = np.stack([h, k, l], 1)[kept].astype(float)
+        self.hkl = hkl[np.linalg.norm(hkl @ self.UB.T, axis=1) < self._q_max + 0.05]
+        self.is_super = np.zeros(len(self.hkl), bool)
+        # |F|² of an acentric crystal (Wilson), Friedel's law kept by the absolute hkl
+        seeds = np.random.default_rng(self.seed)
+        table = seeds.exponential(size=(64, 64, 64))
+        folded = np.abs(self.hkl).astype(int) % 64
+        self.strength = self.base * table[folded[:, 0], folded[:, 1], folded[:, 2]]
+
+    def _diffuse(self, rows, rotation, temperature, *, out) -> None:
+        # smooth, periodic, and highest at every Bragg point
+        UB, centring = self.wanted
+        direct = (PRIMITIVE[centring] @ np.linalg.inv(UB) @ rotation.T).astype(np.float32)
+        phase = np.float32(2 * np.pi) * (direct @ self.q[:, rows].reshape(3, -1))
+        value = np.exp(np.float32(1.5) * (np.cos(phase).sum(axis=0) - np.float32(3.0)))
+        value *= np.float32(0.1 * sim.THERMAL * temperature / sim.DIFFUSE_CORE**2)
+        np.multiply(value.reshape(out.shape), self.q_squared[rows], out=out)
+
+
+def frames(crystal, sweep, *, seconds=0.1) -> np.ndarray:
+    """Every frame of a sweep of phi."""
+    edges = sweep.start + sweep.step * np.arange(sweep.n_frames + 1)
+    return np.stack(
+        [
+            crystal.count(
+                sim.Exposure(
+                    number=i, angles=((edges[i], 0, 0), (edges[i + 1], 0, 0)), seconds=seconds
+                )
+            )
+            for i in range(sweep.n_frames)
+        ]
+    )

@@ -41,7 +41,9 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 _LEAST = 12  # peaks; fewer fit something by chance
-_SHARE = 0.25  # of the peaks that a lattice must index
+_SHARE = 0.25  # of the peaks that a lattice must index, or
+_WEIGHT = 0.5  # of their intensity, and then
+_FEWER = 0.05  # of the peaks: diffuse scattering can look like many weak ones
 _SEARCHED = 1500  # strongest peaks that the search looks at
 _WORSE = 1.08  # a symmetry may make residuals worse by so much
 _LONGEST = (12.0, 90.0)  # Å, between which the longest axis is sought
@@ -236,7 +238,7 @@ def _longest(views: Sequence[View], spots: Spots) -> float:
             near.append(cKDTree(some).query(some, k=2)[0][:, 1])
     if not near:
         return 40.0
-    return float(np.clip(1.5 / np.quantile(np.concatenate(near), 0.15), *_LONGEST))
+    return float(np.clip(1.6 / np.quantile(np.concatenate(near), 0.25), *_LONGEST))
 
 
 def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> list[Found]:
@@ -409,14 +411,17 @@ def _setting(
 
 def _sure(refined: Refined, expected: float, lattice: Sequence[float] | None) -> None:
     n, count = len(refined.indexed), int(refined.indexed.sum())
-    needed = max(
-        _LEAST - 2, expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6, _SHARE * n
-    )
+    intensity = refined.spots.intensity
+    weight = float(intensity[refined.indexed].sum() / intensity.sum())
+    share = _FEWER if weight >= _WEIGHT else _SHARE
+    by_chance = expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6
+    needed = max(_LEAST - 2, by_chance, share * n)
     if count >= needed:
         return
     raise OrientationError(
         f"the best lattice indexes {count} of {n} peaks ({count / n:.0%}): too few to be sure, "
-        f"{math.ceil(needed)} are needed ({expected:.1%} would be by chance)\n"
+        f"{math.ceil(needed)} are needed ({expected:.1%} would be by chance; they have {weight:.0%} of "
+        "the intensity)\n"
         f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. "
         + ("Is the given cell right? Try --unknown-cell. " if lattice is not None else "")
         + "Are wavelength, distance and beam centre right?"

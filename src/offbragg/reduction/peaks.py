@@ -26,6 +26,8 @@ _CORE = 0.2  # of its highest excess: what is below is the foot of a peak, often
 _MOST_STRONG = 0.02  # of a frame's pixels; more is no Bragg scattering
 _LONGEST = 8.0  # degree: what is strong for longer belongs to the detector or to powder
 _WIDEST = 10.0  # pixels, standard deviation
+_CIRCLE = 2.0 * np.pi * np.arange(24) / 24
+_RING = np.rint(7.5 * np.array([np.sin(_CIRCLE), np.cos(_CIRCLE)])).astype(np.int64)  # pixels
 _BRIDGE = 2  # missing frames over which a peak is still one
 
 
@@ -185,18 +187,23 @@ class _Search:
         is_strong = counts > limit
         is_strong &= ~self.masked
         where = np.flatnonzero(is_strong)
-        if not where.size:
-            return
-        tile = (where // self.shape[1] // _TILE, where % self.shape[1] // _TILE)
-        level = background[tile]
-        got = counts.reshape(-1)[where]
-        excess = (got - level).astype(np.float32)
         room = int(_MOST_STRONG * counts.size) + 1
         if where.size > room:
             self.ignored["crowded frames"] += 1
-            significance = excess / sigma[tile]
-            keep = np.sort(np.argpartition(significance, -room)[-room:])
-            where, excess, level, got = where[keep], excess[keep], level[keep], got[keep]
+            got = counts.reshape(-1)[where] / limit.reshape(-1)[where]
+            where = np.sort(where[np.argpartition(got, -room)[-room:]])
+        if not where.size:
+            return
+        level = np.maximum(
+            background[where // self.shape[1] // _TILE, where % self.shape[1] // _TILE],
+            self._around(where),
+        )
+        got = counts.reshape(-1)[where]
+        still = got > level + self.strong * np.sqrt(np.maximum(level, 1.0)) + 2.0
+        where, level, got = where[still], level[still], got[still]
+        if not where.size:
+            return
+        excess = (got - level).astype(np.float32)
         # the top of a saturated peak is not known: the sign of its background says so
         level = np.where(got >= self.saturation, -1.0, level).astype(np.float32)
         self.open.append(
@@ -231,6 +238,19 @@ class _Search:
         around = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
         # half its own, where it has one
         return np.where(weight > 0, 0.5 * (value + around), around)
+
+    def _around(self, where: NDArray[np.int64]) -> Array:
+        """Median of a ring around each pixel: a hill of diffuse scattering is no peak."""
+        rows, columns = self.shape
+        row, column = where // columns, where % columns
+        down = np.clip(row[:, None] + _RING[0], 0, rows - 1)
+        across = np.clip(column[:, None] + _RING[1], 0, columns - 1)
+        ring = self.padded[down, across]
+        ring.sort(axis=1)
+        # negative counts, which are none, come first
+        first = np.sum(ring < 0, axis=1)
+        middle = np.minimum((first + ring.shape[1]) // 2, ring.shape[1] - 1)
+        return np.maximum(np.take_along_axis(ring, middle[:, None], 1)[:, 0], 0).astype(np.float64)
 
     def _spread(self, tiles: Array) -> NDArray[np.float32]:
         rows, columns = self.shape

@@ -137,17 +137,41 @@ def periods(q: Array, longest: float) -> Array:
     inner = power[:, 1:-1]
     top = np.where((inner >= power[:, :-2]) & (inner >= power[:, 2:]), inner, -1.0)
     flat = np.argpartition(top.ravel(), -6000)[-6000:] if top.size > 6000 else np.arange(top.size)
-    flat = flat[np.argsort(-top.ravel()[flat], kind="stable")]
     t = along[flat // top.shape[1]] * period[flat % top.shape[1] + 1][:, None]
+    # multiples and sums of short vectors are as periodic as those: prefer the short ones
+    rank = np.exp(-2.0 * np.linalg.norm(t, axis=1) / longest)
+    t = t[np.argsort(-top.ravel()[flat] * rank, kind="stable")]
     t = _distinct(t, np.arange(len(t)), 150, apart=max(0.9, 0.3 / reach))
     t = sharpen(low, t)
-    t = _distinct(t, np.argsort(-strength(low, t)), 60)
+    t = _distinct(t, _order(low, t, longest), 60)
     i, j = np.triu_indices(min(len(t), 16), 1)
     t = np.concatenate([t, t[i] + t[j], t[i] - t[j]])
     t = sharpen(low, t, rounds=2)
     length = np.linalg.norm(t, axis=1)
     t = t[(length > SHORTEST) & (length < 1.05 * longest)]
-    return _distinct(t, np.argsort(-strength(low, t)), 90)
+    return _distinct(t, _order(low, t, longest), 90)
+
+
+def _order(q: Array, t: Array, longest: float) -> NDArray[np.int64]:
+    return np.argsort(-strength(q, t) * np.exp(-2.0 * np.linalg.norm(t, axis=1) / longest))
+
+
+def _independent(t: Array, most: int) -> Array:
+    """Leave out vectors that are small whole combinations of two that came before."""
+    kept: list[Array] = []
+    for v in t:
+        if len(kept) >= 2:
+            i, j = np.triu_indices(len(kept), 1)
+            pairs = np.stack([np.array(kept)[i], np.array(kept)[j]], axis=-1)
+            weights = np.linalg.pinv(pairs) @ v
+            whole = np.rint(weights)
+            rest = np.linalg.norm((pairs @ whole[..., None])[..., 0] - v, axis=1)
+            if np.any((rest < 0.3) & (np.abs(whole).max(axis=1) <= 6)):
+                continue
+        kept.append(v)
+        if len(kept) == most:
+            break
+    return np.array(kept)
 
 
 def periods_of(q: Array, lengths: Sequence[float], within: float) -> list[Array]:
@@ -253,9 +277,10 @@ def find_lattice(q: Array, longest: float) -> list[Found]:
     low = low_order(q, longest)
     power = strength(low, t)
     by_length = np.argsort(np.linalg.norm(t, axis=1))
-    short = by_length[power[by_length] > 0.55 * power.max()][:26]
-    chosen = np.unique(np.concatenate([np.argsort(-power)[:26], short]))
-    t = t[chosen]
+    short = _independent(t[by_length[power[by_length] > 0.45 * power.max()]], 24)
+    t = _distinct(np.concatenate([short, t[:26]]), np.arange(len(short) + min(26, len(t))), 50)
+    if len(t) < 3:
+        return []
     seen: dict[tuple[float, ...], Found] = {}
     for _, triple in _triples(low, t, 150):
         basis, _ = reduce(_right_handed(t[list(triple)].T))
