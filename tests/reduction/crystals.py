@@ -35,7 +35,9 @@ def random_cell(name: str, rng: np.random.Generator) -> tuple[float, ...]:
     while True:
         a, b, c = rng.uniform(4.0, 16.0, 3)
         ratios = np.array([a / b, b / c, a / c])
-        special = np.sqrt([1, 2, 3, 4, 3 / 2, 1 / 2, 1 / 3, 1 / 4, 2 / 3, 4 / 3, 3 / 4, 8 / 3, 3 / 8])
+        special = np.sqrt(
+            [1, 2, 3, 4, 3 / 2, 1 / 2, 1 / 3, 1 / 4, 2 / 3, 4 / 3, 3 / 4, 8 / 3, 3 / 8]
+        )
         if np.abs(ratios[:, None] / special - 1).min() > 0.03:
             break
     family = name[0]
@@ -182,9 +184,7 @@ def seen(
     strength = np.concatenate([strength, rng.exponential(size=n)])
     order = np.argsort(-strength)
     ones = np.ones(x.size)
-    peaks = Peaks(
-        x[order], y[order], z[order], strength[order], 0.4 * ones, ones.astype(bool), {}
-    )
+    peaks = Peaks(x[order], y[order], z[order], strength[order], 0.4 * ones, ones.astype(bool), {})
     sweep = Sweep("phi", start, step, n_frames, 0.1, 0.1)
     return View(believed or geometry(detector), sweep, peaks)
 

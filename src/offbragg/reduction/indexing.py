@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from offbragg.errors import OrientationError
-from offbragg.geometry import direct_basis
 from offbragg.reduction.lattice import (
     CENTRINGS,
     Bravais,
@@ -23,7 +22,6 @@ from offbragg.reduction.lattice import (
     matches,
     primitive_basis,
     reduce,
-    symmetrise,
     turn_of,
 )
 from offbragg.reduction.refinement import (
@@ -37,7 +35,7 @@ from offbragg.reduction.refinement import (
 )
 from offbragg.reduction.search import Found, find_given, find_lattice, inliers, primitive
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Whole = NDArray[np.int64]
 
 _LEAST = 12  # peaks; fewer fit something by chance
@@ -161,9 +159,9 @@ def index(
     n = len(spots)
     _enough(n, views)
     q = _searched(spots)
+    candidates: tuple[Lattice, ...] = ()
     if lattice is not None:
         found = _given(q, lattice, centring, within)
-        candidates: tuple[Lattice, ...] = ()
     else:
         found = find_lattice(q, _longest(views, spots))
     best = _best(views, found, lattice, centring, within)
@@ -177,15 +175,20 @@ def index(
         name, operations = chosen.name, chosen.operations
         basis = basis @ chosen.change
     else:
-        name, operations, basis = _laid(basis, lattice, centring, within)
-    basis, said = _setting(basis, operations, lattice, centring, reference, free)
-    refined = refine(views, np.linalg.inv(basis).T, operations, what=what)
+        name, operations = _given_symmetry(lattice, centring)
+    basis, said, unsure = _setting(basis, operations, lattice, centring, reference, free, within)
+    # a short sweep tells how a crystal lies, but hardly its cell
+    kept = lattice if lattice is not None and _tells_little(views, free) else None
+    refined = refine(views, np.linalg.inv(basis).T, operations, what=what, fixed=kept)
     cell = cell_of(np.linalg.inv(refined.UB).T)
     expected = chance(refined.spots, refined.UB, refined.sigma)
     _sure(refined, expected, lattice)
     if lattice is not None:
         _near_given(refined, cell, lattice, centring, within)
     warnings = list(_doubts(refined, lattice, name, operations, free, basis))
+    warnings += unsure
+    if kept is not None:
+        warnings.append("the cell was kept as it was given: these peaks hardly tell it")
     if trial and not what:
         warnings.insert(0, trial)
     second = _second(refined, expected)
@@ -222,7 +225,7 @@ def _enough(n: int, views: Sequence[View]) -> None:
 
 
 def _searched(spots: Spots) -> Array:
-    """The strongest peaks, clean ones first."""
+    """Take the strongest peaks, clean ones first."""
     order = np.lexsort((-spots.intensity, ~spots.clean))
     return spots.q[order[:_SEARCHED]]
 
@@ -235,7 +238,7 @@ def _longest(views: Sequence[View], spots: Spots) -> float:
     for number in np.unique(part):
         some = spots.q[part == number]
         if len(some) > 5:
-            near.append(cKDTree(some).query(some, k=2)[0][:, 1])
+            near.append(KDTree(some).query(some, k=2)[0][:, 1])
     if not near:
         return 40.0
     return float(np.clip(1.6 / np.quantile(np.concatenate(near), 0.25), *_LONGEST))
@@ -293,7 +296,7 @@ def _best(
 
 
 def _rebased(refined: Refined, change: Whole) -> Refined:
-    """The same fit on another basis of the lattice."""
+    """Tell the same fit on another basis of the lattice."""
     return Refined(
         np.linalg.inv(np.linalg.inv(refined.UB).T @ change).T,
         refined.views,
@@ -369,24 +372,20 @@ def _name(
     return chosen, tuple(tried)
 
 
-def _laid(
-    basis: Array, lattice: Sequence[float], centring: str, within: float
-) -> tuple[str, Whole, Array]:
-    """Lay the given cell into the lattice that was found."""
-    ways = matches(basis, lattice, centring, within=max(within, 0.02) * 1.5)
-    if not ways:
-        raise OrientationError(
-            f"the lattice that was found, {_told(cell_of(basis))} (reduced), is not the given one"
-        )
+def _given_symmetry(lattice: Sequence[float], centring: str) -> tuple[str, Whole]:
+    """Bravais lattice and rotations that the numbers of a given cell have."""
     given, change = primitive_basis(lattice, centring)
-    on_reduced = lattice_operations(given, _EXACT)
     inverse = np.linalg.inv(change)
-    operations = np.rint(inverse @ on_reduced @ change)
-    whole = np.abs(inverse @ on_reduced @ change - operations).max(axis=(1, 2)) < 1e-6
-    operations = operations[whole].astype(np.int64)
+    turned = inverse @ lattice_operations(given, _EXACT) @ change
+    whole = np.abs(turned - np.rint(turned)).max(axis=(1, 2)) < 1e-6
+    operations = np.rint(turned[whole]).astype(np.int64)
     letters = {1: "a", 2: "m", 4: "o", 6: "h", 8: "t", 12: "h", 24: "c"}
-    name = letters.get(len(operations), "a") + centring
-    return name, operations, ways[0].basis
+    return letters.get(len(operations), "a") + centring, operations
+
+
+def _tells_little(views: Sequence[View], free: Refined) -> bool:
+    turned = sum(abs(view.sweep.step) * view.sweep.n_frames for view in views)
+    return turned < 5.0 or int(free.used.sum()) < 30
 
 
 def _setting(
@@ -396,17 +395,38 @@ def _setting(
     centring: str,
     reference: Array | None,
     free: Refined,
-) -> tuple[Array, str]:
-    """Choose among settings that the lattice cannot tell apart, always in the same way."""
+    within: float,
+) -> tuple[Array, str, list[str]]:
+    """Choose among settings that cannot be told apart, always in the same way."""
+    unsure: list[str] = []
+    if lattice is None:
+        settings = [basis @ w for w in operations]
+    else:
+        ways = matches(basis, lattice, centring, within=max(within, 0.02) * 1.5)
+        if not ways:
+            raise OrientationError(
+                f"the lattice that was found, {_told(cell_of(basis))} (reduced), is not the given "
+                f"one, {_told(lattice)}\nIs the cell right? Try --unknown-cell."
+            )
+        lengths = np.linalg.norm(basis, axis=0)
+        relative = np.concatenate([free.esd[:3] / lengths, np.deg2rad(free.esd[3:])])
+        error = max(4.0 * float(np.sqrt(np.mean(relative**2))), 2e-4)
+        if _tells_little(free.views, free):
+            error = max(error, 0.01)
+        settings = [way.basis for way in ways if way.strain <= ways[0].strain + error]
+        if len(settings) > len(operations):
+            unsure.append(
+                f"the given cell fits in {len(settings)} ways, its symmetry explains "
+                f"{len(operations)}: lengths or angles differ by less than the errors"
+            )
     goal = np.eye(3) if reference is None else turn_of(np.linalg.inv(np.asarray(reference)).T)
-    settings = [basis @ w for w in operations]
     nearness = [float(np.trace(turn_of(s) @ goal.T)) for s in settings]
     chosen = settings[int(np.argmax(nearness))]
     nearest = "the earlier orientation" if reference is not None else "the axes of the laboratory"
-    many = len(operations)
-    if many == 1:
-        return chosen, "the only right-handed one"
-    return chosen, f"of {many} that the lattice cannot tell apart, the nearest to {nearest}"
+    if len(settings) == 1:
+        return chosen, "the only right-handed one", unsure
+    said = f"of {len(settings)} that cannot be told apart, the nearest to {nearest}"
+    return chosen, said, unsure
 
 
 def _sure(refined: Refined, expected: float, lattice: Sequence[float] | None) -> None:
@@ -482,8 +502,6 @@ def _doubts(
             f"{_told(cell_of(reduce(divided * np.sign(np.linalg.det(divided)))[0]))}"
         )
     said += _superlattice(refined)
-    if lattice is not None:
-        said += _alternatives(refined, lattice, name[1], operations)
     clean = int(spots.clean.sum())
     if clean < 30:
         said.append(f"only {clean} peaks are clean (whole, unsaturated, away from gaps)")
@@ -518,38 +536,13 @@ def _superlattice(refined: Refined) -> list[str]:
     return []
 
 
-def _alternatives(
-    refined: Refined, lattice: Sequence[float], centring: str, operations: Whole
-) -> list[str]:
-    """Say if the given cell fits in another way that the errors do not exclude."""
-    basis = np.linalg.inv(refined.UB).T
-    small, _ = reduce(basis @ np.linalg.inv(_to_conventional(centring)))
-    ways = matches(small, lattice, centring, within=0.03)
-    relative = refined.esd[:3] / np.array(lattice[:3])
-    error = float(np.sqrt(np.mean(relative**2) + np.mean(np.deg2rad(refined.esd[3:]) ** 2)))
-    inverse = np.linalg.inv(basis)
-    same = [basis @ w for w in operations]
-    others = [
-        way
-        for way in ways
-        if way.strain < ways[0].strain + max(4.0 * error, 2e-4)
-        and min(np.abs(inverse @ (way.basis - each)).max() for each in same) > 0.1
-    ]
-    if not others:
-        return []
-    return [
-        f"the given cell fits in {len(others)} other ways nearly as well (its lengths or angles "
-        f"differ by less than the errors): the next has {_told(cell_of(others[0].basis))}"
-    ]
-
-
 def _second(refined: Refined, expected: float) -> Second | None:
     left = ~refined.indexed
     n = len(left)
     if left.sum() < max(15, 0.04 * n):
         return None
     spots = refined.spots.take(left)
-    basis, change = reduce(np.linalg.inv(refined.UB).T)
+    basis, _ = reduce(np.linalg.inv(refined.UB).T)
     centring_free = primitive(refined.spots.q[refined.indexed], basis)
     basis, _ = reduce(centring_free * np.sign(np.linalg.det(centring_free)))
     cell = cell_of(basis)
@@ -566,7 +559,6 @@ def _second(refined: Refined, expected: float) -> Second | None:
         good = (away < 0.12) & np.all(np.abs(off[:, :2]) < 6.0, axis=1)
         if best is None or good.sum() > best[0]:
             best = int(good.sum()), UB
-    del change
     if best is None:
         return None
     count, UB = best
@@ -574,7 +566,7 @@ def _second(refined: Refined, expected: float) -> Second | None:
     by_chance = share * left.sum()
     if count < max(12, 0.03 * n, by_chance + 6 * math.sqrt(by_chance) + 8):
         return None
-    first = np.linalg.inv(np.linalg.inv(basis))
+    first = basis
     turn = turn_of(np.linalg.inv(UB).T) @ turn_of(first).T
     own = lattice_operations(basis, 1.0)
     ways = [first @ w @ np.linalg.inv(first) for w in own]
@@ -650,6 +642,3 @@ def _shells(q: Array) -> tuple[int, list[float]] | None:
 def _told(cell: Sequence[float]) -> str:
     lengths = ", ".join(f"{x:.3f}" for x in cell[:3])
     return f"{lengths} Å, {', '.join(f'{x:.2f}' for x in cell[3:])}°"
-
-
-__all__ = ["Indexed", "Lattice", "Second", "direct_basis", "index", "symmetrise"]

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from offbragg.errors import OrientationError
 from offbragg.geometry import direct_basis
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Whole = NDArray[np.int64]
 
 CENTRINGS: dict[str, tuple[tuple[float, float, float], ...]] = {
@@ -143,9 +144,7 @@ def primitive_basis(lattice: Sequence[float], centring: str = "P") -> tuple[Arra
         Conventional basis = basis @ change; whole numbers.
     """
     if centring not in CENTRINGS:
-        raise OrientationError(
-            f"centring {centring!r} is unknown: one of {', '.join(CENTRINGS)}"
-        )
+        raise OrientationError(f"centring {centring!r} is unknown: one of {', '.join(CENTRINGS)}")
     conventional = direct_basis(lattice)
     fractions = np.vstack([np.eye(3), *(np.array([each]) for each in CENTRINGS[centring])])
     best: Array | None = None
@@ -181,6 +180,7 @@ def lattice_operations(basis: Array, within: float) -> Whole:
     cell = gemmi.UnitCell(*cell_of(basis))
     found = [_rows(operation) for operation, _ in gemmi.find_lattice_2fold_ops(cell, within)]
     metric = basis.T @ basis
+
     # gemmi's operations act on coordinates or on their transposes; the metric tells
     def misfit(w: Whole) -> float:
         return float(np.abs(w.T @ metric @ w - metric).max() / metric.max())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from offbragg.errors import OrientationError
 from offbragg.stack import Stack
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 _TILE = 16  # pixels: the background is one number for such a square
 _CORE = 0.2  # of its highest excess: what is below is the foot of a peak, often diffuse
@@ -207,9 +207,7 @@ class _Search:
         # the top of a saturated peak is not known: the sign of its background says so
         level = np.where(got >= self.saturation, -1.0, level).astype(np.float32)
         self.open.append(
-            _Pixels(
-                np.full(where.size, turn), np.full(where.size, number), where, excess, level
-            )
+            _Pixels(np.full(where.size, turn), np.full(where.size, number), where, excess, level)
         )
         self.n_open += where.size
         if self.n_open > 400_000 or len(self.open) > self.longest + 16:

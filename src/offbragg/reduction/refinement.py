@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from offbragg.errors import OrientationError
-from offbragg.geometry import Geometry, Panel, rotation_about
+from offbragg.geometry import Geometry, Panel, direct_basis, rotation_about
 from offbragg.reduction.lattice import free_metrics, symmetrise
 from offbragg.reduction.peaks import Peaks
 from offbragg.sweep import Sweep
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 REFINABLE = ("beam", "distance", "tilt")
 """What of the panel can be refined: where it stands across the beam, how far, how it leans."""
@@ -72,7 +72,12 @@ def spots_of(views: Sequence[View]) -> Spots:
         angle = sweep.start + sweep.step * peaks.z
 
         def q_at(
-            dx: float, dy: float, da: float, g: Geometry = geometry, p: Peaks = peaks, a: Array = angle
+            dx: float,
+            dy: float,
+            da: float,
+            g: Geometry = geometry,
+            p: Peaks = peaks,
+            a: Array = angle,
         ) -> Array:
             return g.q(p.x + dx, p.y + dy, a + da)
 
@@ -215,6 +220,7 @@ def refine(
     what: Sequence[str] = (),
     rounds: int = 4,
     near: float = 0.3,
+    fixed: Sequence[float] | None = None,
 ) -> Refined:
     """Refine UB, the cell within a lattice symmetry, and the panel.
 
@@ -235,6 +241,8 @@ def refine(
         How often.
     near
         Peaks further from whole hkl are left out, reciprocal-lattice units.
+    fixed
+        A cell that is kept: only the orientation is refined, then.
 
     Raises
     ------
@@ -246,7 +254,8 @@ def refine(
             raise OrientationError(f"{each!r} cannot be refined: {', '.join(REFINABLE)} can")
     before = tuple(views)
     shift, tilt, errors = np.zeros(3), np.zeros(3), np.zeros(6)
-    free = free_metrics(operations)
+    free = free_metrics(operations) if fixed is None else np.zeros((0, 3, 3))
+    kept = None if fixed is None else direct_basis(fixed).T @ direct_basis(fixed)
     views = before
     spots = spots_of(views)
     floor = np.array([0.02, 0.02, 0.002])
@@ -280,7 +289,7 @@ def refine(
             sigma = _spread(off[good], floor)
         some, h = spots.take(good), hkl[good]
         UB, shift, tilt, errors, esd = _adjust(
-            before, views, some, good, h, UB, free, operations, sigma, what, shift, tilt
+            before, views, some, good, h, UB, free, operations, sigma, what, shift, tilt, kept
         )
         if what:
             views = moved_views(before, shift, tilt)
@@ -337,11 +346,15 @@ def _adjust(
     what: Sequence[str],
     shift: Array,
     tilt: Array,
+    kept: Array | None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """One least-squares fit; hkl and what is left out stay as they are."""
     basis = np.linalg.inv(UB)  # rows are the direct vectors
-    metric = symmetrise(basis @ basis.T, operations)
-    coefficients = np.linalg.lstsq(free.reshape(len(free), 9).T, metric.ravel(), rcond=None)[0]
+    metric = symmetrise(basis @ basis.T, operations) if kept is None else kept
+    coefficients = np.zeros(0)
+    if len(free):
+        flat = free.reshape(len(free), 9).T
+        coefficients = np.linalg.lstsq(flat, metric.ravel(), rcond=None)[0]
     # the orientation of the symmetrised cell nearest to UB
     B0 = _reciprocal(metric)
     u, _, v = np.linalg.svd(UB @ np.linalg.inv(B0))
@@ -349,14 +362,16 @@ def _adjust(
     inverse = np.linalg.inv(spots.moves)
     k = len(free)
     scale = float(np.trace(metric)) / 3.0
-    chosen = [i for each in what for i in {"beam": (0, 1), "distance": (2,), "tilt": (3, 4, 5)}[each]]
+    chosen = [
+        i for each in what for i in {"beam": (0, 1), "distance": (2,), "tilt": (3, 4, 5)}[each]
+    ]
     still = _still(before, which) if chosen else []
 
     def model(p: Array) -> Array:
         about = np.rad2deg(p[:3])
         angle = float(np.linalg.norm(about))
         turn = rotation_about(about / angle, angle) if angle > 1e-14 else np.eye(3)
-        g = np.tensordot(coefficients + scale * p[3 : 3 + k], free, 1)
+        g = np.tensordot(coefficients + scale * p[3 : 3 + k], free, 1) if k else metric
         return turn @ U0 @ _reciprocal(g)
 
     def panel(p: Array) -> Array:
@@ -382,12 +397,21 @@ def _adjust(
     errors = np.zeros(6)
     errors[chosen] = np.sqrt(np.maximum(np.diag(covariance)[3 + k :], 0.0))
     place = panel(p)
-    return model(p), place[:3], place[3:], errors, _cell_errors(
-        coefficients + scale * p[3 : 3 + k], free, covariance[3 : 3 + k, 3 : 3 + k] * scale**2
+    return (
+        model(p),
+        place[:3],
+        place[3:],
+        errors,
+        _cell_errors(
+            coefficients + scale * p[3 : 3 + k], free, covariance[3 : 3 + k, 3 : 3 + k] * scale**2
+        ),
     )
 
 
 def _cell_errors(coefficients: Array, free: Array, covariance: Array) -> Array:
+    if not len(free):
+        return np.zeros(6)
+
     def cell(c: Array) -> Array:
         g = np.tensordot(c, free, 1)
         length = np.sqrt(np.diag(g))

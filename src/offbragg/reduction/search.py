@@ -12,13 +12,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.reduction.lattice import matches, primitive_basis, reduce
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Whole = NDArray[np.int64]
 
 SHORTEST = 2.4  # Å: no lattice has a shorter vector
@@ -185,7 +186,9 @@ def periods_of(q: Array, lengths: Sequence[float], within: float) -> list[Array]
         best = np.argmax(power[:, window], axis=1)
         top = power[np.arange(len(along)), window[best]]
         order = np.argsort(-top, kind="stable")[:4000]
-        t = _distinct(along[order] * period[window[best[order]]][:, None], np.arange(order.size), 90)
+        t = _distinct(
+            along[order] * period[window[best[order]]][:, None], np.arange(order.size), 90
+        )
         t = sharpen(low, t)
         off = np.abs(np.linalg.norm(t, axis=1) / length - 1.0)
         t = t[off < 1.5 * within]
