@@ -192,7 +192,8 @@ def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> O
         "setting": indexed.setting,
         "esd": {name: _number(x) for name, x in zip(names, refined.esd, strict=True)},
         "moved": {
-            key: {"by": _number(by), "esd": _number(esd)} for key, (by, esd) in refined.moved.items()
+            key: {"by": _number(by), "esd": _number(esd)}
+            for key, (by, esd) in refined.moved.items()
         },
         "ignored": {
             key: sum(view.peaks.ignored.get(key, 0) for view in refined.views)
@@ -269,9 +270,7 @@ def describe(found: Found) -> str:
         unit = "°" if name.startswith("about") else " mm"
         lines.append(f"panel      {name}: {by:+.4f}{unit} ± {error:.4f}")
     if len(indexed.candidates) > 1:
-        lines.append(
-            "compared   lattice, how much worse its residuals are than of a free cell, cell"
-        )
+        lines.append("compared   lattice, how much worse it fits than a free cell, its cell")
         lines += [
             f"           {each.name}  {each.worse:6.2f}  " + " ".join(f"{x:.3f}" for x in each.cell)
             for each in indexed.candidates[:12]

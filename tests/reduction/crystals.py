@@ -13,11 +13,11 @@ from offbragg.sweep import Sweep
 from sim_iocs import crystal as sim
 
 ALLOWED = {
-    "P": lambda h, k, l: np.ones(h.shape, bool),
-    "C": lambda h, k, l: (h + k) % 2 == 0,
-    "I": lambda h, k, l: (h + k + l) % 2 == 0,
-    "F": lambda h, k, l: ((h + k) % 2 == 0) & ((h + l) % 2 == 0),
-    "R": lambda h, k, l: (-h + k + l) % 3 == 0,
+    "P": lambda h, k, m: np.ones(h.shape, bool),
+    "C": lambda h, k, m: (h + k) % 2 == 0,
+    "I": lambda h, k, m: (h + k + m) % 2 == 0,
+    "F": lambda h, k, m: ((h + k) % 2 == 0) & ((h + m) % 2 == 0),
+    "R": lambda h, k, m: (-h + k + m) % 3 == 0,
 }
 # rows: primitive vectors in terms of a, b, c
 PRIMITIVE = {
@@ -113,10 +113,10 @@ def crossings(UB, centring, start, turned, detector, q_max):
     """Where reflections cross, by hand: phi turns about y, and 2 s0 · q + q² = 0."""
     rows = np.linalg.inv(UB)  # rows are a, b, c
     limits = [math.ceil(q_max * np.linalg.norm(row)) for row in rows]
-    h, k, l = (
+    h, k, m = (
         g.ravel() for g in np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij")
     )
-    hkl = np.stack([h, k, l], 1)[ALLOWED[centring](h, k, l) & ((h != 0) | (k != 0) | (l != 0))]
+    hkl = np.stack([h, k, m], 1)[ALLOWED[centring](h, k, m) & ((h != 0) | (k != 0) | (m != 0))]
     q = hkl @ UB.T
     length = np.linalg.norm(q, axis=1)
     hkl, q, length = hkl[length < q_max], q[length < q_max], length[length < q_max]
@@ -216,11 +216,11 @@ class AnyCrystal(sim.Crystal):
     def _list_peaks(self) -> None:
         self.UB, centring = self.wanted
         limits = [math.ceil(self._q_max * np.linalg.norm(row)) for row in np.linalg.inv(self.UB)]
-        h, k, l = (
+        h, k, m = (
             g.ravel() for g in np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij")
         )
-        kept = ALLOWED[centring](h, k, l) & ((h != 0) | (k != 0) | (l != 0))
-        hkl = np.stack([h, k, l], 1)[kept].astype(float)
+        kept = ALLOWED[centring](h, k, m) & ((h != 0) | (k != 0) | (m != 0))
+        hkl = np.stack([h, k, m], 1)[kept].astype(float)
         self.hkl = hkl[np.linalg.norm(hkl @ self.UB.T, axis=1) < self._q_max + 0.05]
         self.is_super = np.zeros(len(self.hkl), bool)
         # |F|² of an acentric crystal (Wilson), Friedel's law kept by the absolute hkl

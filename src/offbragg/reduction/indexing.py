@@ -165,6 +165,9 @@ def index(
     else:
         found = find_lattice(q, _longest(views, spots))
     best = _best(views, found, lattice, centring, within)
+    if best is None and lattice is None:
+        # few peaks of a large cell lie far apart, and tell too little of its size
+        best = _best(views, find_lattice(q, _LONGEST[1]), lattice, centring, within)
     if best is None:
         raise _refusal(spots, found, lattice, within)
     basis, free = best
@@ -276,11 +279,15 @@ def _best(
         tried.append(each.basis)
         try:
             refined = refine(views, np.linalg.inv(each.basis).T, _ONE)
+            # of what is indexed now, hardly any is by chance: a multiple of the cell shows
+            small = primitive(refined.spots.q[refined.indexed], np.linalg.inv(refined.UB).T)
+            if abs(np.linalg.det(small @ refined.UB.T)) < 0.7:
+                again = refine(views, np.linalg.inv(small).T, _ONE)
+                if again.indexed.sum() > 0.93 * refined.indexed.sum():
+                    refined = again
         except (OrientationError, np.linalg.LinAlgError):
             continue
         basis, change = reduce(np.linalg.inv(refined.UB).T)
-        if np.linalg.det(basis) <= 0:
-            continue
         refined = _rebased(refined, change)
         expected = chance(refined.spots, refined.UB, refined.sigma)
         n = len(refined.indexed)
@@ -319,14 +326,14 @@ def _trial(views: Sequence[View], free: Refined) -> str:
     except (OrientationError, np.linalg.LinAlgError):
         return ""
     off = residuals(moved.spots, moved.UB, free.hkl)[free.used]
-    before, after = _score(free.off[free.used], free.sigma), _score(off, free.sigma)
+    better = float(np.max(free.sigma / np.maximum(1.4826 * np.median(np.abs(off), axis=0), 0.02)))
     size = views[0].geometry.panel.pixel_size
     x, y = moved.moved["fast"][0] / size[0], moved.moved["slow"][0] / size[1]
     z = moved.moved["normal"][0]
-    if before < 1.15 * after or (math.hypot(x, y) < 0.2 and abs(z) < 0.05):
+    if better < 1.2 or (math.hypot(x, y) < 0.2 and abs(z) < 0.05):
         return ""
     return (
-        f"the peaks fit {before / after:.1f} times better with the panel moved by {x:+.2f} pixel "
+        f"the peaks fit {better:.1f} times better with the panel moved by {x:+.2f} pixel "
         f"along fast, {y:+.2f} along slow and {z:+.3f} mm away: try --refine beam,distance"
     )
 
@@ -440,8 +447,8 @@ def _sure(refined: Refined, expected: float, lattice: Sequence[float] | None) ->
         return
     raise OrientationError(
         f"the best lattice indexes {count} of {n} peaks ({count / n:.0%}): too few to be sure, "
-        f"{math.ceil(needed)} are needed ({expected:.1%} would be by chance; they have {weight:.0%} of "
-        "the intensity)\n"
+        f"{math.ceil(needed)} are needed ({expected:.1%} would be by chance; they have "
+        f"{weight:.0%} of the intensity)\n"
         f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. "
         + ("Is the given cell right? Try --unknown-cell. " if lattice is not None else "")
         + "Are wavelength, distance and beam centre right?"

@@ -1,8 +1,8 @@
 """What a lattice is called: reduced cell, lattice symmetry, conventional cell, and a given one.
 
 A basis is a matrix of column vectors. Basis changes are integer matrices that are multiplied from
-the right; symmetry operations are integer matrices on coordinates, x' = W x, so that W'ᵀ G W = G for
-the metric G.
+the right; symmetry operations are integer matrices on coordinates, x' = W x, so that
+Wᵀ G W = G for the metric G.
 """
 
 from __future__ import annotations

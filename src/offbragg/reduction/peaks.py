@@ -81,7 +81,8 @@ class _Pixels(NamedTuple):
     background: NDArray[np.float32]
 
     def take(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> _Pixels:
-        return _Pixels(*(each[which] for each in self))
+        some: Any = [each[which] for each in self]
+        return _Pixels(*some)
 
 
 def find_peaks(
@@ -164,13 +165,12 @@ class _Search:
         self.shape, self.longest, self.strong = shape, longest, strong
         self.saturation = np.inf if saturation is None else saturation
         self.masked = np.zeros(shape, np.bool_) if mask is None else np.array(mask, np.bool_)
-        self.beside: NDArray[np.bool_] | None = None  # next to a pixel without counts
+        self.beside: Any = None  # next to a pixel without counts
         tiles = [-(-n // _TILE) for n in shape]
         self.padded = np.full((tiles[0] * _TILE, tiles[1] * _TILE), -1, np.int32)
         self.open: list[_Pixels] = []
         self.n_open = 0
-        self.bad_now: list[NDArray[np.int64]] = []
-        self.found: list[NDArray[np.float64]] = []
+        self.found: list[Array] = []
         self.n_found = 0
         self.ignored = {"single pixels": 0, "lasting": 0, "broad": 0, "crowded frames": 0}
 
@@ -282,7 +282,7 @@ class _Search:
         self.masked |= often.reshape(self.shape)
 
     def _label(self, pixels: _Pixels) -> NDArray[np.int64]:
-        """Number the groups of pixels that touch each other."""
+        """Give a number to the groups of pixels that touch each other."""
         columns = self.shape[1]
         stride = columns + 2
         plane = (self.shape[0] + 2) * stride

@@ -59,7 +59,7 @@ class Spots:
         return len(self.q)
 
     def take(self, which: NDArray[Any]) -> Spots:
-        """Some of them."""
+        """Take some of them."""
         return Spots(*(getattr(self, each.name)[which] for each in dataclasses.fields(self)))
 
 
@@ -151,7 +151,9 @@ class Refined:
         return float(np.sqrt(np.mean((self.off[self.used] / self.sigma) ** 2)))
 
 
-def moved_panel(panel: Panel, shift: Sequence[float], tilt: Sequence[float]) -> Panel:
+def moved_panel(
+    panel: Panel, shift: Sequence[float] | Array, tilt: Sequence[float] | Array
+) -> Panel:
     """Move a panel: mm along fast, slow and normal; then degree about them, at its foot."""
     fast, slow, normal = np.array(panel.fast), np.array(panel.slow), panel.normal
     origin = np.array(panel.origin)
@@ -172,7 +174,7 @@ def moved_panel(panel: Panel, shift: Sequence[float], tilt: Sequence[float]) -> 
 
 
 def moved_views(
-    views: Sequence[View], shift: Sequence[float], tilt: Sequence[float]
+    views: Sequence[View], shift: Sequence[float] | Array, tilt: Sequence[float] | Array
 ) -> tuple[View, ...]:
     """Move the panels of all sweeps in the same way."""
     return tuple(
@@ -390,7 +392,7 @@ def _adjust(
 
     start = np.zeros(3 + k + len(chosen))
     # parameters by how far they move a peak: radian, relative, mm, degree
-    x_scale = np.array([1e-3] * 3 + [1e-3] * k + [0.1 if i < 3 else 0.1 for i in chosen])
+    x_scale = np.array([1e-3] * 3 + [1e-3] * k + [0.1] * len(chosen))
     result = least_squares(fun, start, loss="soft_l1", x_scale=x_scale, max_nfev=60)
     p = result.x
     covariance = np.linalg.pinv(result.jac.T @ result.jac)
@@ -435,7 +437,7 @@ _Still = tuple[View, NDArray[np.bool_], Array, Array, Array]
 
 
 def _still(views: Sequence[View], which: NDArray[np.bool_]) -> list[_Still]:
-    """What of the peaks does not change when the panel moves: places on it, and rotations."""
+    """Take what does not change when the panel moves: places on it, and rotations."""
     parts: list[_Still] = []
     first = 0
     for view in views:

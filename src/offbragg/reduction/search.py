@@ -1,9 +1,10 @@
 """Find the direct lattice whose planes a set of scattering vectors lies on.
 
-A direct lattice vector t makes q · t a whole number for every Bragg peak. So all peaks, projected on
-its direction, are periodic, and a Fourier transform tells the period: the 1-D FFT of Steller,
-Bolotovsky & Rossmann, J. Appl. Cryst. 30, 1036 (1997). Three such vectors that explain most peaks
-*together* are a basis; peaks of a second lattice, of ice and of nothing are left over.
+A direct lattice vector t makes q · t a whole number for every Bragg peak. So all peaks, projected
+on its direction, are periodic, and a Fourier transform tells the period (Steller, Bolotovsky &
+Rossmann, J. Appl. Cryst. 30, 1036, 1997; Duisenberg, J. Appl. Cryst. 25, 92, 1992).
+Three such vectors that explain most peaks *together* are a basis; peaks of a second lattice, of ice
+and of nothing are left over.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def strength(q: Array, t: Array) -> Array:
 
 
 def _distinct(t: Array, order: NDArray[np.int64], most: int, apart: float = 0.9) -> Array:
-    """The first vectors in an order that are not one another, nor their negatives."""
+    """Take the first vectors in an order that are not one another, nor their negatives."""
     kept: list[Array] = []
     for i in order:
         v = t[i]
