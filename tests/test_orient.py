@@ -140,7 +140,7 @@ def test_the_next_sample_of_that_mount_has_its_UB(measured):
     assert with_orientation({"name": "KMnF3", "label": "x1"}, experiment, False)[1] == ""
     assert with_orientation({"name": "KMnF3", "label": "x2"}, experiment)[1] == ""
     assert with_orientation(told, experiment) == (told, "")
-    with pytest.raises(OrientationError, match=r"no orientation.json of KMnF3 x2"):
+    with pytest.raises(OrientationError, match=r"no orientation\.json of KMnF3 x2"):
         with_orientation({"name": "KMnF3", "label": "x2"}, experiment, True)
     with pytest.raises(OrientationError, match="has the lattice"):
         with_orientation({"name": "KMnF3", "label": "x1", "lattice": [5.0] * 3 + [90.0] * 3},
