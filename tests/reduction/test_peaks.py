@@ -95,7 +95,7 @@ def test_what_may_have_moved_a_centroid_is_not_clean():
     stored = np.ones(20, bool)
     stored[12] = False
     counts[12] = -1  # in the second
-    counts[9, 60, 100] = 1_100_000  # saturates the fourth
+    counts[8:11, 59:62, 99:102] = 1_100_000  # saturates the fourth
 
     found = find_peaks(stack(counts), stored=stored, saturation=1_000_000)
 

@@ -18,6 +18,7 @@ from offbragg.reduction.lattice import (
     Bravais,
     bravais_lattices,
     cell_of,
+    free_metrics,
     lattice_operations,
     matches,
     primitive_basis,
@@ -371,12 +372,23 @@ def _name(
             off = residuals(fit.spots, fit.UB, hkl @ each.change)[used]
             worse = _score(off, sigma) / level
             tried.append(Lattice(each.name, cell_of(np.linalg.inv(fit.UB).T), worse))
-            if worse < _WORSE:
+            if worse < _allowed(3 * int(used.sum()), each):
                 fitting.append((worse, each))
         if fitting and chosen is None:
             chosen = min(fitting, key=lambda pair: pair[0])[1]
     assert chosen is not None
     return chosen, tuple(tried)
+
+
+def _allowed(n: int, lattice: Bravais) -> float:
+    """Factor by which a symmetry may make ``n`` residuals larger; few residuals tell less.
+
+    At least what a symmetry that holds makes of them in three standard deviations (Hamilton, Acta
+    Cryst. 18, 502, 1965).
+    """
+    less = 6 - len(free_metrics(lattice.operations))
+    more = (less + 3.0 * math.sqrt(2.0 * less)) / max(n - 9, 1)
+    return max(_WORSE, math.sqrt(1.0 + more))
 
 
 def _given_symmetry(lattice: Sequence[float], centring: str) -> tuple[str, Whole]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import gammainc
 
 from offbragg.errors import OrientationError
 from offbragg.stack import Stack
@@ -23,6 +24,8 @@ Array = NDArray[Any]
 
 _TILE = 16  # pixels: the background is one number for such a square
 _CORE = 0.2  # of its highest excess: what is below is the foot of a peak, often diffuse
+# what a Gaussian peak keeps of its variance without that foot, in three dimensions
+_LEFT = float(gammainc(2.5, -np.log(_CORE)) / gammainc(1.5, -np.log(_CORE)))
 _MOST_STRONG = 0.02  # of a frame's pixels; more is no Bragg scattering
 _LONGEST = 8.0  # degree: what is strong for longer belongs to the detector or to powder
 _WIDEST = 10.0  # pixels, standard deviation
@@ -44,7 +47,7 @@ class Peaks:
     intensity
         Counts above the background.
     width
-        Standard deviation along z, frames.
+        Standard deviation along z, frames, as of a Gaussian.
     clean
         False if something may have moved the centroid: a gap, a dead or saturated pixel, a
         missing frame, the sweep's end.
@@ -333,7 +336,7 @@ class _Search:
         self.ignored["single pixels"] += int((single & ~broad).sum())
         self.ignored["broad"] += int(broad.sum())
         table = np.column_stack(
-            [cx, cy, cz, whole, np.sqrt(vz), np.bincount(label, dirty, n) == 0, first, last]
+            [cx, cy, cz, whole, np.sqrt(vz / _LEFT), np.bincount(label, dirty, n) == 0, first, last]
         )
         self.found.append(table[~single & ~broad])
         self.n_found += len(self.found[-1])

@@ -395,12 +395,18 @@ def _adjust(
     x_scale = np.array([1e-3] * 3 + [1e-3] * k + [0.1] * len(chosen))
     result = least_squares(fun, start, loss="soft_l1", x_scale=x_scale, max_nfev=60)
     p = result.x
+    UB = model(p)
+    lengths = np.linalg.norm(np.linalg.inv(UB), axis=1)
+    if not np.all(np.isfinite(UB)) or lengths.min() < 1.0 or lengths.max() > 1e3:
+        raise OrientationError(
+            f"the cell ran away in refinement, to lengths of {lengths.round(2).tolist()} Å"
+        )
     covariance = np.linalg.pinv(result.jac.T @ result.jac)
     errors = np.zeros(6)
     errors[chosen] = np.sqrt(np.maximum(np.diag(covariance)[3 + k :], 0.0))
     place = panel(p)
     return (
-        model(p),
+        UB,
         place[:3],
         place[3:],
         errors,

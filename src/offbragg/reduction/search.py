@@ -299,7 +299,8 @@ def find_lattice(q: Array, longest: float) -> list[Found]:
     for each in _smallest(list(seen.values()))[:8]:
         basis = fit(q, primitive(q, fit(q, each.basis)))
         basis, _ = reduce(_right_handed(basis))
-        found.append(Found(basis, int(inliers(q, basis).sum())))
+        if np.linalg.norm(basis, axis=0).min() > 0.8 * SHORTEST:  # else it fell into nothing
+            found.append(Found(basis, int(inliers(q, basis).sum())))
     return _smallest(found)
 
 
