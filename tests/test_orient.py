@@ -164,7 +164,7 @@ def test_a_file_without_geometry_is_refused(tmp_path):
 def test_mounts_are_not_mixed(tmp_path, measured):
     other = scan_file(tmp_path, n_frames=2, name="other")
 
-    with pytest.raises(OrientationError, match="is of other x1, but .* of KMnF3 x1"):
+    with pytest.raises(OrientationError, match=r"is of other x1, but .* of KMnF3 x1"):
         find_orientation([measured, other])
 
 

@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_number_of_frames():
 
 def test_the_simulators_own_crystal_is_found_in_its_frames():
     crystal = Crystal("100K", seed=3)
-    sweep = Sweep("phi", 0.0, 1.0, 90, 0.1, 0.1)
+    sweep = Sweep("phi", 0.0, 1.0, 180, 0.1, 0.1)
     counts = frames(crystal, sweep)
 
     found = index([View(geometry("100K"), sweep, find_peaks(Stack(counts, sweep)))])
