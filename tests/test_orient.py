@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from bluesky.preprocessors import SupplementalData
 
 from offbragg.errors import OrientationError
 from offbragg.files.orientation import read_orientation
@@ -18,7 +20,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.frame import Frame
 from offbragg.geometry import Axis, Geometry, Panel
 from offbragg.orient import find_orientation
-from offbragg.session import with_orientation
+from offbragg.session import _names, with_orientation
 from offbragg.sweep import Sweep
 from sim_iocs import crystal as sim
 
@@ -145,6 +147,24 @@ def test_the_next_sample_of_that_mount_has_its_UB(measured):
     with pytest.raises(OrientationError, match="has the lattice"):
         with_orientation({"name": "KMnF3", "label": "x1", "lattice": [5.0] * 3 + [90.0] * 3},
                          experiment, path)  # fmt: skip
+
+
+def test_sample_at_the_prompt_takes_it_and_says_so(measured, capsys):
+    find_orientation([measured], picture=False)
+    RE: Any = SimpleNamespace(md={}, preprocessors=[SupplementalData()])
+    config: Any = SimpleNamespace(paths=SimpleNamespace(experiment=measured.parents[3]))
+    sample: Any = _names(RE, config)["sample"]
+
+    mounted = sample(name="KMnF3", label="x1", formula="KMnF3")
+    said = capsys.readouterr().out
+    without = sample(name="KMnF3", label="x1", orientation=False)
+    again = sample(orientation=measured.parent / "orientation.json")
+
+    UB = read_orientation(measured.parent / "orientation.json").UB
+    assert mounted.UB == again.UB == UB
+    assert f"UB from {measured.parent / 'orientation.json'} (found 20" in said
+    assert without.UB is None
+    assert RE.md["sample"]["UB"] == [list(row) for row in UB]
 
 
 def test_frames_that_are_all_missing_are_refused(tmp_path):
