@@ -191,6 +191,8 @@ def test_mounts_are_not_mixed(tmp_path, measured):
 def test_what_is_no_file_or_no_place_is_refused(tmp_path, measured):
     with pytest.raises(OrientationError, match="is no file"):
         find_orientation([tmp_path / "f9.h5"])
+    with pytest.raises(OrientationError, match=r"name ends with \.json"):
+        find_orientation([measured], out=measured)
     with pytest.raises(OrientationError, match="there is no folder"):
         find_orientation([measured], out=tmp_path / "no" / "orientation.json")
     with pytest.raises(OrientationError, match="centring 'X' is unknown"):

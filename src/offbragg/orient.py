@@ -91,6 +91,8 @@ def find_orientation(
     if not paths:
         raise OrientationError("no scan file was given")
     target = Path(out) if out is not None else Path(paths[0]).resolve().parent / NAME
+    if target.suffix != ".json":
+        raise OrientationError(f"{target} cannot be written: an orientation's name ends with .json")
     if not target.parent.is_dir():
         raise OrientationError(f"{target} cannot be written: there is no folder {target.parent}")
     with contextlib.ExitStack() as opened:

@@ -10,6 +10,7 @@ import pytest
 from crystals import BRAVAIS, geometry, misorientation, orientation, random_cell, random_turn, seen
 
 from offbragg.errors import GeometryError, OrientationError
+from offbragg.geometry import rotation_about
 from offbragg.reduction.indexing import index
 from offbragg.reduction.peaks import Peaks
 from offbragg.reduction.refinement import View, moved_panel
@@ -76,6 +77,16 @@ def test_of_two_lattices_the_stronger_is_found_and_the_other_told():
     assert misorientation(found.UB, UB, ORTHO)[0] < 0.02
     assert found.second is not None
     assert any("a second lattice of the same cell" in each for each in found.warnings)
+
+
+def test_a_split_crystal_is_told():
+    rng, UB = crystal(38)
+    part = rotation_about([0, 1, 0], 0.8) @ UB
+    view = seen(UB, "P", rng, also=[(part, "P", 0.7)])
+
+    found = index([view])
+
+    assert any("a split crystal" in each for each in found.warnings)
 
 
 def test_one_lattice_has_no_second():

@@ -521,6 +521,13 @@ def _doubts(
             f"{_told(cell_of(reduce(divided * np.sign(np.linalg.det(divided)))[0]))}"
         )
     said += _superlattice(refined)
+    width = float(np.median(spots.width[refined.used] * spots.step[refined.used]))
+    pixels, angle = float(refined.sigma[:2].max()), float(refined.sigma[2])
+    if pixels > 2.0 or angle > max(1.5 * width, 0.5 * float(np.median(spots.step))):
+        said.append(
+            f"peaks are off by {pixels:.2f} pixel and {angle:.3f}° (they are {width:.3f}° wide): a "
+            "split crystal, one that moved, or a geometry that is not quite right"
+        )
     clean = int(spots.clean.sum())
     if clean < 30:
         said.append(f"only {clean} peaks are clean (whole, unsaturated, away from gaps)")
