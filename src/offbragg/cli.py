@@ -797,6 +797,79 @@ def pdf_command(
         print(f"  {x:6.2f} {y:6.2f} {z:6.2f}  {one['length']:7.2f} Å  {one['value']:12.4g}")
 
 
+@app.command()
+def index(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Scan files of one mount.")],
+    cell: Annotated[
+        str | None,
+        typer.Option(
+            "--cell",
+            metavar="a,b,c,al,be,ga",
+            help="The cell, Å and degree. [default: that of the start document]",
+        ),
+    ] = None,
+    unknown_cell: Annotated[
+        bool, typer.Option("--unknown-cell", help="Find the cell, too, whatever is known of it.")
+    ] = False,
+    centring: Annotated[
+        str | None,
+        typer.Option(
+            "--centring",
+            metavar="LETTER",
+            help="Of the cell: P, A, B, C, I, F or R. [default: that of the space group, or P]",
+        ),
+    ] = None,
+    refine: Annotated[
+        str,
+        typer.Option(
+            "--refine", metavar="WHAT", help="Of the panel, too: beam,distance,tilt or some."
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="What to write. [default: orientation.json beside the first FILE]",
+        ),
+    ] = None,
+    picture: Annotated[
+        bool,
+        typer.Option("--picture/--no-picture", help="Draw peaks and residuals beside it, PNG."),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Find how the crystal lies: peaks, cell, UB, refined; writes orientation.json.
+
+    Sweeps of one mount are indexed together. It refuses, with the numbers, rather than give an
+    orientation that is not sure. An earlier orientation.json is kept under another name.
+    """
+    from offbragg.orient import describe, find_orientation
+
+    with _progress("looking for peaks", quiet=as_json) as progress:
+        found = find_orientation(
+            files,
+            lattice=None if cell is None else _cell(cell),
+            unknown_cell=unknown_cell,
+            centring=centring,
+            what=[word.strip() for word in refine.split(",") if word.strip()],
+            out=out,
+            picture=picture,
+            progress=progress,
+        )
+    print(json.dumps(found.to_dict()) if as_json else describe(found))
+
+
+def _cell(text: str) -> list[float]:
+    try:
+        numbers = [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 6:
+        raise typer.BadParameter(f"--cell is {text!r}: six numbers, a,b,c,alpha,beta,gamma")
+    return numbers
+
+
 class Format(StrEnum):
     """What a run can be exported to."""
 

@@ -14,7 +14,8 @@
     ├── JournalError         the journal cannot be written or read
     ├── CatalogError         the catalog refused or cannot be reached
     ├── DeviceError          a device did not do what was asked in time
-    └── ReductionError       frames cannot become a volume, or volumes one
+    ├── ReductionError       frames cannot become a volume, or volumes one
+    └── OrientationError     no lattice can be found, or an orientation cannot be used
 
 The message says what, where, the numbers and what to do; its first line alone is
 enough for a log. The command line turns each into one message and ``exit_code``.
@@ -95,3 +96,9 @@ class ReductionError(OffbraggError):
     """Frames cannot become a volume as asked, or volumes do not belong together."""
 
     exit_code = 10
+
+
+class OrientationError(OffbraggError):
+    """No lattice can be found in the frames, or an orientation cannot be used."""
+
+    exit_code = 11

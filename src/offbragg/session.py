@@ -33,7 +33,14 @@ from offbragg.beamline import (
 )
 from offbragg.beamline import sample as mount
 from offbragg.callbacks.journal import find_run, read_journal
-from offbragg.errors import CatalogError, ConfigError, MetadataError, OffbraggError
+from offbragg.errors import (
+    CatalogError,
+    ConfigError,
+    MetadataError,
+    OffbraggError,
+    OrientationError,
+)
+from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.sample import Sample
 from offbragg.terminal import PrintableFormatter, printable
@@ -126,10 +133,23 @@ def _names(RE: Any, config: Beamline) -> dict[str, Any]:
     from offbragg import plans
     from offbragg.sweep import Sweep
 
-    def sample(*run_engine: Any, **known: Any) -> Sample | None:
-        """Say which crystal is mounted: sample(name=…, label=…, formula=… …); show it without."""
+    def sample(
+        *run_engine: Any, orientation: str | Path | bool | None = None, **known: Any
+    ) -> Sample | None:
+        """Say which crystal is mounted: sample(name=…, label=…, formula=… …); show it without.
+
+        Its UB is that of orientation=FILE, or of the newest orientation.json of this mount, which
+        is said; orientation=False takes none.
+        """
+        if orientation is not None and not known:
+            known = dict(RE.md.get("sample") or {})
+            known.pop("UB", None)
         if known or "sample" not in RE.md:
-            return mount(RE, **known)
+            told, said = with_orientation(known, config.paths.experiment, orientation)
+            mounted = mount(RE, **told)
+            if said:
+                print(said)
+            return mounted
         return Sample.from_dict(RE.md["sample"])
 
     def experiment(**known: Any) -> dict[str, Any]:
@@ -154,6 +174,70 @@ def _names(RE: Any, config: Beamline) -> dict[str, Any]:
         "Sweep": Sweep,
         **{name: getattr(plans, name) for name in plans.__all__},
     }
+
+
+def with_orientation(
+    known: Mapping[str, Any], experiment: Path, orientation: str | Path | bool | None = None
+) -> tuple[dict[str, Any], str]:
+    """Add UB, and the lattice if it is not told, from an ``orientation.json``.
+
+    Parameters
+    ----------
+    known
+        What was told of the sample. A UB that was told is kept.
+    experiment
+        Root of the scan files.
+    orientation
+        A file; True or None for the newest one of this mount (None: if there is one); False for
+        none.
+
+    Returns
+    -------
+    known
+        With ``UB`` and ``lattice``.
+    said
+        Where they are from, for people; empty if nothing was taken.
+
+    Raises
+    ------
+    OrientationError
+        If it cannot be used, is asked for and not there, or has another cell than was told.
+    """
+    told = dict(known)
+    if orientation is False or (orientation is None and told.get("UB") is not None):
+        return told, ""
+    if orientation is None or orientation is True:
+        mount = Sample.from_dict({key: told.get(key) for key in ("name", "label") if key in told})
+        path = newest_orientation(experiment, mount.name, mount.label)
+        if path is None and orientation is None:
+            return told, ""
+        if path is None:
+            raise OrientationError(
+                f"there is no orientation.json of {mount.name} {mount.label} in {experiment}\n"
+                "Find it with: offbragg index FILE"
+            )
+    else:
+        path = Path(orientation)
+    found = read_orientation(path)
+    lattice = told.get("lattice")
+    if lattice is not None:
+        mounted = Sample.from_dict({"name": "x", "label": "x", "lattice": lattice})
+        assert mounted.lattice is not None
+        pairs = list(zip(mounted.lattice, found.lattice, strict=True))
+        far = any(abs(a / b - 1.0) > 0.02 for a, b in pairs[:3])
+        if far or any(abs(a - b) > 2.0 for a, b in pairs[3:]):
+            raise OrientationError(
+                f"{path} has the lattice {[round(x, 4) for x in found.lattice]}, but the sample "
+                f"was told with {list(mounted.lattice)}\n"
+                "Leave lattice out, or give orientation=False."
+            )
+    told["UB"] = [list(row) for row in found.UB]
+    told.setdefault("lattice", list(found.lattice))
+    if told["lattice"] is None:
+        told["lattice"] = list(found.lattice)
+    share = found.residuals.get("fraction")
+    indexed = "" if share is None else f", {share:.0%} of the peaks indexed"
+    return told, f"UB from {path} (found {found.source.get('when', '?')}{indexed})"
 
 
 def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from offbragg.files import ScanFile, read_frame
 from offbragg.files.cbf import content_md5
 from offbragg.files.nxrefine import translate
 from offbragg.geometry import Geometry, direct_basis, q_to_hkl, rotation_about
+from offbragg.orient import find_orientation
 from offbragg.recipe import Choices, reduce_files
 from offbragg.reduction import Corrections
 from offbragg.reduction.corrections import hot_pixels
@@ -234,3 +235,22 @@ def test_the_header_does_not_give_the_beam_centre(truth):
     x, y, _ = geometry.direct_beam()
 
     assert np.hypot(x - frame.header["beam_xy"][0], y - frame.header["beam_xy"][1]) > 300
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["cell given", "cell unknown"])
+def test_the_orientation_is_found_in_the_frames(scan_path, truth, model, known, tmp_path):
+    """15 frames, 1.5 degree; the published model is of four sweeps of 170 degrees."""
+    _, UB = truth
+
+    found = find_orientation([scan_path], unknown_cell=not known, out=tmp_path / "o.json")
+
+    # the cell is nearly orthorhombic: four settings that 1.5 degree cannot tell apart
+    settings = [np.diag(d) for d in ([1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1])]
+    turns = [np.linalg.svd(found.indexed.UB @ s @ np.linalg.inv(UB)) for s in settings]
+    traces = [np.trace(u @ v) for u, _, v in turns]
+    assert np.degrees(np.arccos((max(traces) - 1) / 2)) < 1.0
+    assert found.indexed.fraction > 0.8
+    if known:  # the file has the published UB, and the nearest setting is taken
+        assert np.argmax(traces) == 0
+    else:
+        np.testing.assert_allclose(found.indexed.lattice[:3], model["cell"][:3], rtol=0.01)

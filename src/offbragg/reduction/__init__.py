@@ -1,4 +1,4 @@
-"""From frames to S(Q): correct, bin, symmetrise; `Stack` in, `Volume` out."""
+"""From frames to S(Q): index, correct, bin, symmetrise; `Stack` in, `Volume` out."""
 
 from __future__ import annotations
 

@@ -1,0 +1,670 @@
+"""From peaks to an orientation: search, name the lattice, refine, and refuse what is not sure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from offbragg.errors import OrientationError
+from offbragg.reduction.lattice import (
+    CENTRINGS,
+    Bravais,
+    bravais_lattices,
+    cell_of,
+    free_metrics,
+    lattice_operations,
+    matches,
+    primitive_basis,
+    reduce,
+    turn_of,
+)
+from offbragg.reduction.refinement import (
+    Refined,
+    Spots,
+    View,
+    chance,
+    refine,
+    residuals,
+    spots_of,
+)
+from offbragg.reduction.search import Found, find_given, find_lattice, inliers, primitive
+
+Array = NDArray[Any]
+Whole = NDArray[np.int64]
+
+_LEAST = 12  # peaks; fewer fit something by chance
+_SHARE = 0.25  # of the peaks that a lattice must index, or
+_WEIGHT = 0.5  # of their intensity, and then
+_FEWER = 0.05  # of the peaks: diffuse scattering can look like many weak ones
+_SEARCHED = 1500  # strongest peaks that the search looks at
+_WORSE = 1.08  # a symmetry may make residuals worse by so much
+_LONGEST = (12.0, 90.0)  # Å, between which the longest axis is sought
+_EXACT = 0.02  # degree: a given cell has the symmetries that hold so well
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lattice:
+    """A candidate for the lattice: what it would be called, and how well it fits.
+
+    ``worse`` is the factor by which residuals grow against a cell without symmetry.
+    """
+
+    name: str
+    cell: tuple[float, ...]
+    worse: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Second:
+    """A second lattice of the same cell among the peaks that the first leaves.
+
+    ``turned`` says by which rotation it follows from the first: axis in the first one's direct
+    coordinates as unit vector in the laboratory at zero angles, and degree.
+    """
+
+    UB: Array
+    count: int
+    axis: tuple[float, float, float]
+    angle: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Indexed:
+    """An orientation that was found.
+
+    Parameters
+    ----------
+    refined
+        UB, residuals, hkl, panel.
+    lattice
+        a, b, c in Å and alpha, beta, gamma in degree.
+    name
+        Bravais lattice (mP, cF …) that the cell has, or was given with.
+    candidates
+        The lattices that were compared, if the cell was not known.
+    setting
+        Which of the equivalent settings was taken, in words.
+    mosaicity
+        Standard deviation of a peak along its rotation, degree.
+    expected
+        Share of the peaks that would be indexed by chance.
+    second
+        A second lattice, if there is one.
+    warnings
+        What should be known before this is used; one sentence each.
+    """
+
+    refined: Refined
+    lattice: tuple[float, ...]
+    name: str
+    candidates: tuple[Lattice, ...]
+    setting: str
+    mosaicity: float
+    expected: float
+    second: Second | None
+    warnings: tuple[str, ...]
+
+    @property
+    def UB(self) -> Array:
+        """Å⁻¹ without 2π, shape (3, 3)."""
+        return self.refined.UB
+
+    @property
+    def fraction(self) -> float:
+        """Share of the peaks that it indexes."""
+        return float(np.mean(self.refined.indexed))
+
+
+def index(
+    views: Sequence[View],
+    *,
+    lattice: Sequence[float] | None = None,
+    centring: str = "P",
+    what: Sequence[str] = (),
+    reference: Array | None = None,
+    within: float = 0.02,
+) -> Indexed:
+    """Find how the crystal lies, and its cell if that is not known.
+
+    Parameters
+    ----------
+    views
+        Sweeps of one mount, with their peaks.
+    lattice
+        The cell, a, b, c in Å and alpha, beta, gamma in degree; None if not known. A symmetry
+        that its numbers have (equal lengths, 90°) is kept in the refinement.
+    centring
+        Of the given cell: P, A, B, C, I, F or R (hexagonal axes).
+    what
+        Of the panel, to be refined: any of ``beam``, ``distance``, ``tilt``.
+    reference
+        An earlier UB; of the settings that the lattice cannot tell apart, the nearest to it is
+        taken. Without one, that whose rotation U is nearest to none.
+    within
+        How much a length may differ from the given cell's, relative.
+
+    Raises
+    ------
+    OrientationError
+        If there are too few peaks, or no lattice explains them well beyond chance: with the
+        numbers.
+    """
+    spots = spots_of(views)
+    n = len(spots)
+    _enough(n, views)
+    q = _searched(spots)
+    candidates: tuple[Lattice, ...] = ()
+    if lattice is not None:
+        found = _given(q, lattice, centring, within)
+    else:
+        found = find_lattice(q, _longest(views, spots))
+    best = _best(views, found, lattice, centring, within)
+    if best is None and lattice is None:
+        # few peaks of a large cell lie far apart, and tell too little of its size
+        best = _best(views, find_lattice(q, _LONGEST[1]), lattice, centring, within)
+    if best is None:
+        raise _refusal(spots, found, lattice, within)
+    basis, free = best
+    trial = _trial(views, free)
+    judged = tuple(what) or (("beam", "distance") if trial else ())
+    if lattice is None:
+        chosen, candidates = _name(views, basis, free, judged)
+        name, operations = chosen.name, chosen.operations
+        basis = basis @ chosen.change
+    else:
+        name, operations = _given_symmetry(lattice, centring)
+    basis, said, unsure = _setting(basis, operations, lattice, centring, reference, free, within)
+    # a short sweep tells how a crystal lies, but hardly its cell
+    kept = lattice if lattice is not None and _tells_little(views, free) else None
+    refined = refine(views, np.linalg.inv(basis).T, operations, what=what, fixed=kept)
+    cell = cell_of(np.linalg.inv(refined.UB).T)
+    expected = chance(refined.spots, refined.UB, refined.sigma)
+    _sure(refined, expected, lattice)
+    if lattice is not None:
+        _near_given(refined, cell, lattice, centring, within)
+    warnings = list(_doubts(refined, lattice, name, operations, free, basis))
+    warnings += unsure
+    if kept is not None:
+        warnings.append("the cell was kept as it was given: these peaks hardly tell it")
+    if trial and not what:
+        warnings.insert(0, trial)
+    second = _second(refined, expected)
+    if second is not None:
+        warnings.append(
+            f"a second lattice of the same cell indexes {second.count} of the "
+            f"{int((~refined.indexed).sum())} peaks that are left: a twin or a second crystal, "
+            f"turned by {second.angle:.2f}° about ({', '.join(f'{x:.3f}' for x in second.axis)})"
+        )
+    elif refined.indexed.mean() < 0.6:
+        warnings.append(
+            f"only {refined.indexed.mean():.0%} of the peaks belong to this lattice, and the rest "
+            "to no second one of its cell"
+        )
+    return Indexed(
+        refined, cell, name, candidates, said, _mosaicity(refined), expected, second,
+        tuple(warnings),
+    )  # fmt: skip
+
+
+def _enough(n: int, views: Sequence[View]) -> None:
+    if n >= _LEAST:
+        return
+    ignored: dict[str, int] = {}
+    for view in views:
+        for key, value in view.peaks.ignored.items():
+            ignored[key] = ignored.get(key, 0) + value
+    told = ", ".join(f"{value} {key}" for key, value in ignored.items() if value)
+    raise OrientationError(
+        f"{n} peaks were found: at least {_LEAST} are needed\n"
+        + (f"Strong, but no peaks: {told}. " if told else "")
+        + "Measure longer, turn further, or attenuate less."
+    )
+
+
+def _searched(spots: Spots) -> Array:
+    """Take the strongest peaks, clean ones first."""
+    order = np.lexsort((-spots.intensity, ~spots.clean))
+    return spots.q[order[:_SEARCHED]]
+
+
+def _longest(views: Sequence[View], spots: Spots) -> float:
+    """How long an axis could be, from how near peaks are to each other in parts of a sweep."""
+    near: list[Array] = []
+    z = np.concatenate([view.peaks.z * abs(view.sweep.step) for view in views])
+    part = spots.view * 10_000 + (z // 30.0).astype(np.int64)
+    for number in np.unique(part):
+        some = spots.q[part == number]
+        if len(some) > 5:
+            near.append(KDTree(some).query(some, k=2)[0][:, 1])
+    if not near:
+        return 40.0
+    return float(np.clip(1.6 / np.quantile(np.concatenate(near), 0.25), *_LONGEST))
+
+
+def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> list[Found]:
+    found = find_given(q, lattice, centring, within=max(within, 0.02))
+    most = max((each.count for each in found), default=0)
+    if most < 0.5 * len(q):
+        longest = float(np.linalg.norm(primitive_basis(lattice, centring)[0], axis=0).max())
+        found += [
+            each
+            for each in find_lattice(q, 1.3 * longest)
+            if matches(each.basis, lattice, centring, within=max(within, 0.02))
+        ]
+    return sorted(found, key=lambda each: -each.count)
+
+
+_ONE = np.eye(3, dtype=np.int64)[None]
+
+
+def _best(
+    views: Sequence[View],
+    found: list[Found],
+    lattice: Sequence[float] | None,
+    centring: str,
+    within: float,
+) -> tuple[Array, Refined] | None:
+    """Refine the best few without symmetry, and take the one that indexes most."""
+    best: tuple[Array, Refined] | None = None
+    tried: list[Array] = []
+    for each in found[:12]:
+        if any(np.abs(each.basis - other).max() < 0.2 for other in tried) or len(tried) >= 4:
+            continue
+        tried.append(each.basis)
+        try:
+            refined = refine(views, np.linalg.inv(each.basis).T, _ONE)
+            # of what is indexed now, hardly any is by chance: a multiple of the cell shows
+            small = primitive(refined.spots.q[refined.indexed], np.linalg.inv(refined.UB).T)
+            if abs(np.linalg.det(small @ refined.UB.T)) < 0.7:
+                again = refine(views, np.linalg.inv(small).T, _ONE)
+                if again.indexed.sum() > 0.93 * refined.indexed.sum():
+                    refined = again
+        except (OrientationError, np.linalg.LinAlgError):
+            continue
+        basis, change = reduce(np.linalg.inv(refined.UB).T)
+        refined = _rebased(refined, change)
+        expected = chance(refined.spots, refined.UB, refined.sigma)
+        n = len(refined.indexed)
+        count = refined.indexed.sum()
+        if count < expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6:
+            continue
+        # a multiple of a cell indexes no more than the cell does, but for what fits by chance
+        if best is None or count - expected * n > 1.05 * (
+            best[1].indexed.sum() - n * chance(best[1].spots, best[1].UB, best[1].sigma)
+        ):
+            best = basis, refined
+    return best
+
+
+def _rebased(refined: Refined, change: Whole) -> Refined:
+    """Tell the same fit on another basis of the lattice."""
+    return Refined(
+        np.linalg.inv(np.linalg.inv(refined.UB).T @ change).T,
+        refined.views,
+        refined.spots,
+        refined.hkl @ change,
+        *(getattr(refined, name) for name in ("off", "sigma", "used", "indexed", "esd", "moved")),
+    )
+
+
+def _score(off: Array, sigma: Array) -> float:
+    return float(np.sqrt(np.mean(np.minimum((off / sigma) ** 2, 16.0))))
+
+
+def _trial(views: Sequence[View], free: Refined) -> str:
+    """Say so if another beam centre and distance explain the peaks much better."""
+    if free.used.sum() < 40:
+        return ""
+    try:
+        moved = refine(views, free.UB, _ONE, what=("beam", "distance"), rounds=3)
+    except (OrientationError, np.linalg.LinAlgError):
+        return ""
+    off = residuals(moved.spots, moved.UB, free.hkl)[free.used]
+    better = float(np.max(free.sigma / np.maximum(1.4826 * np.median(np.abs(off), axis=0), 0.02)))
+    size = views[0].geometry.panel.pixel_size
+    x, y = moved.moved["fast"][0] / size[0], moved.moved["slow"][0] / size[1]
+    z = moved.moved["normal"][0]
+    if better < 1.2 or (math.hypot(x, y) < 0.2 and abs(z) < 0.05):
+        return ""
+    return (
+        f"the peaks fit {better:.1f} times better with the panel moved by {x:+.2f} pixel "
+        f"along fast, {y:+.2f} along slow and {z:+.3f} mm away: try --refine beam,distance"
+    )
+
+
+def _name(
+    views: Sequence[View], basis: Array, free: Refined, judged: tuple[str, ...]
+) -> tuple[Bravais, tuple[Lattice, ...]]:
+    """Choose the most symmetric lattice that the peaks allow."""
+    views, start, reference = free.views, free, free
+    if judged:
+        start = refine(views, free.UB, _ONE, what=judged, rounds=3)
+        views, reference = start.views, start
+    hkl, used, sigma = free.hkl, free.used, reference.sigma
+    level = _score(residuals(reference.spots, reference.UB, hkl)[used], sigma)
+    tried: list[Lattice] = []
+    chosen: Bravais | None = None
+    for order, group in itertools.groupby(
+        bravais_lattices(basis), key=lambda each: len(each.operations)
+    ):
+        fitting: list[tuple[float, Bravais]] = []
+        for each in group:
+            if chosen is not None and order > 1:
+                break
+            laid = basis @ each.change
+            if order == 1:
+                tried.append(Lattice(each.name, cell_of(laid), 1.0))
+                fitting.append((1.0, each))
+                continue
+            try:
+                fit = refine(
+                    views, np.linalg.inv(laid).T, each.operations, what=judged, rounds=2, near=0.35
+                )
+            except (OrientationError, np.linalg.LinAlgError):
+                continue
+            off = residuals(fit.spots, fit.UB, hkl @ each.change)[used]
+            worse = _score(off, sigma) / level
+            tried.append(Lattice(each.name, cell_of(np.linalg.inv(fit.UB).T), worse))
+            if worse < _allowed(3 * int(used.sum()), each):
+                fitting.append((worse, each))
+        if fitting and chosen is None:
+            chosen = min(fitting, key=lambda pair: pair[0])[1]
+    assert chosen is not None
+    return chosen, tuple(tried)
+
+
+def _allowed(n: int, lattice: Bravais) -> float:
+    """Factor by which a symmetry may make ``n`` residuals larger; few residuals tell less.
+
+    At least what a symmetry that holds makes of them in three standard deviations (Hamilton, Acta
+    Cryst. 18, 502, 1965).
+    """
+    less = 6 - len(free_metrics(lattice.operations))
+    more = (less + 3.0 * math.sqrt(2.0 * less)) / max(n - 9, 1)
+    return max(_WORSE, math.sqrt(1.0 + more))
+
+
+def _given_symmetry(lattice: Sequence[float], centring: str) -> tuple[str, Whole]:
+    """Bravais lattice and rotations that the numbers of a given cell have."""
+    given, change = primitive_basis(lattice, centring)
+    inverse = np.linalg.inv(change)
+    turned = inverse @ lattice_operations(given, _EXACT) @ change
+    whole = np.abs(turned - np.rint(turned)).max(axis=(1, 2)) < 1e-6
+    operations = np.rint(turned[whole]).astype(np.int64)
+    letters = {1: "a", 2: "m", 4: "o", 6: "h", 8: "t", 12: "h", 24: "c"}
+    return letters.get(len(operations), "a") + centring, operations
+
+
+def _tells_little(views: Sequence[View], free: Refined) -> bool:
+    turned = sum(abs(view.sweep.step) * view.sweep.n_frames for view in views)
+    return turned < 5.0 or int(free.used.sum()) < 30
+
+
+def _setting(
+    basis: Array,
+    operations: Whole,
+    lattice: Sequence[float] | None,
+    centring: str,
+    reference: Array | None,
+    free: Refined,
+    within: float,
+) -> tuple[Array, str, list[str]]:
+    """Choose among settings that cannot be told apart, always in the same way."""
+    unsure: list[str] = []
+    if lattice is None:
+        settings = [basis @ w for w in operations]
+    else:
+        ways = matches(basis, lattice, centring, within=max(within, 0.02) * 1.5)
+        if not ways:
+            raise OrientationError(
+                f"the lattice that was found, {_told(cell_of(basis))} (reduced), is not the given "
+                f"one, {_told(lattice)}\nIs the cell right? Try --unknown-cell."
+            )
+        lengths = np.linalg.norm(basis, axis=0)
+        relative = np.concatenate([free.esd[:3] / lengths, np.deg2rad(free.esd[3:])])
+        error = max(4.0 * float(np.sqrt(np.mean(relative**2))), 2e-4)
+        if _tells_little(free.views, free):
+            error = max(error, 0.01)
+        settings = [way.basis for way in ways if way.strain <= ways[0].strain + error]
+        if len(settings) > len(operations):
+            unsure.append(
+                f"the given cell fits in {len(settings)} ways, its symmetry explains "
+                f"{len(operations)}: lengths or angles differ by less than the errors"
+            )
+    goal = np.eye(3) if reference is None else turn_of(np.linalg.inv(np.asarray(reference)).T)
+    nearness = [float(np.trace(turn_of(s) @ goal.T)) for s in settings]
+    chosen = settings[int(np.argmax(nearness))]
+    nearest = "the earlier orientation" if reference is not None else "the axes of the laboratory"
+    if len(settings) == 1:
+        return chosen, "the only right-handed one", unsure
+    said = f"of {len(settings)} that cannot be told apart, the nearest to {nearest}"
+    return chosen, said, unsure
+
+
+def _sure(refined: Refined, expected: float, lattice: Sequence[float] | None) -> None:
+    n, count = len(refined.indexed), int(refined.indexed.sum())
+    intensity = refined.spots.intensity
+    weight = float(intensity[refined.indexed].sum() / intensity.sum())
+    share = _FEWER if weight >= _WEIGHT else _SHARE
+    by_chance = expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6
+    needed = max(_LEAST - 2, by_chance, share * n)
+    if count >= needed:
+        return
+    raise OrientationError(
+        f"the best lattice indexes {count} of {n} peaks ({count / n:.0%}): too few to be sure, "
+        f"{math.ceil(needed)} are needed ({expected:.1%} would be by chance; they have "
+        f"{weight:.0%} of the intensity)\n"
+        f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. "
+        + ("Is the given cell right? Try --unknown-cell. " if lattice is not None else "")
+        + "Are wavelength, distance and beam centre right?"
+    )
+
+
+def _near_given(
+    refined: Refined, cell: Sequence[float], lattice: Sequence[float], centring: str, within: float
+) -> None:
+    basis, _ = reduce(np.linalg.inv(refined.UB).T @ np.linalg.inv(_to_conventional(centring)))
+    if not matches(basis, lattice, centring, within=max(within, 0.005)):
+        raise OrientationError(
+            f"the cell refines to {_told(cell)}, more than {within:.0%} from the given one, "
+            f"{_told(lattice)}\nIs the cell right? Try --unknown-cell."
+        )
+
+
+def _to_conventional(centring: str) -> Array:
+    """Conventional basis = primitive basis @ this, for some primitive basis."""
+    fractions = np.vstack([np.eye(3), *(np.array([each]) for each in CENTRINGS[centring])])
+    for chosen in itertools.combinations(range(len(fractions)), 3):
+        rows = fractions[list(chosen)]
+        volume = float(np.linalg.det(rows))
+        if abs(abs(volume) - 1.0 / (1 + len(CENTRINGS[centring]))) < 1e-6:
+            return np.linalg.inv(rows.T if volume > 0 else -rows.T)
+    raise AssertionError
+
+
+def _doubts(
+    refined: Refined,
+    lattice: Sequence[float] | None,
+    name: str,
+    operations: Whole,
+    free: Refined,
+    basis: Array,
+) -> list[str]:
+    said: list[str] = []
+    spots = refined.spots
+    UB = refined.UB
+    # a cell with symmetry against one without
+    change = np.rint(np.linalg.inv(np.linalg.inv(free.UB).T) @ basis).astype(np.int64)
+    used = free.used
+    off = residuals(spots, UB, free.hkl @ change)[used]
+    worse = _score(off, free.sigma) / _score(free.off[used], free.sigma)
+    if lattice is not None and len(operations) > 1 and worse > 1.3 and not refined.moved:
+        said.append(
+            f"a cell without the given one's symmetry fits {worse:.1f} times better: "
+            f"{_told(cell_of(np.linalg.inv(free.UB).T))} (reduced)"
+        )
+    conventional = np.linalg.inv(UB).T
+    small, _ = reduce(conventional @ np.linalg.inv(_to_conventional(name[1])))
+    q = spots.q[refined.indexed]
+    divided = primitive(q, small)
+    times = round(float(np.linalg.det(small) / abs(np.linalg.det(divided))))
+    if times > 1:
+        said.append(
+            f"all indexed peaks fit a {times} times smaller primitive cell, too: "
+            f"{_told(cell_of(reduce(divided * np.sign(np.linalg.det(divided)))[0]))}"
+        )
+    said += _superlattice(refined)
+    width = float(np.median(spots.width[refined.used] * spots.step[refined.used]))
+    pixels, angle = float(refined.sigma[:2].max()), float(refined.sigma[2])
+    if pixels > 2.0 or angle > max(1.5 * width, 0.5 * float(np.median(spots.step))):
+        said.append(
+            f"peaks are off by {pixels:.2f} pixel and {angle:.3f}° (they are {width:.3f}° wide): a "
+            "split crystal, one that moved, or a geometry that is not quite right"
+        )
+    clean = int(spots.clean.sum())
+    if clean < 30:
+        said.append(f"only {clean} peaks are clean (whole, unsaturated, away from gaps)")
+    turned = sum(abs(v.sweep.step) * v.sweep.n_frames for v in refined.views)
+    if turned < 20.0:
+        said.append(
+            f"the crystal turned by {turned:.3g}° only: what lies along the beam is known less well"
+        )
+    return said
+
+
+def _superlattice(refined: Refined) -> list[str]:
+    """Look whether peaks that are left lie at simple fractions of the lattice."""
+    left = refined.spots.q[~refined.indexed]
+    if len(left) < 12:
+        return []
+    h = left @ np.linalg.inv(refined.UB).T
+    away = np.abs(h - np.rint(h)).max(axis=1)
+    for m in (2, 3, 4):
+        fraction = np.rint(h * m)
+        near = (np.abs(h - fraction / m).max(axis=1) < 0.05) & (away > 0.15)
+        by_chance = m**3 * 0.1**3 * len(left)
+        if near.sum() > by_chance + 6.0 * math.sqrt(by_chance) + 8:
+            kinds, counts = np.unique(fraction[near].astype(int) % m, axis=0, return_counts=True)
+            most = kinds[int(np.argmax(counts))]
+            shown = " ".join("0" if x == 0 else f"{x}/{m}" for x in most)
+            n = len(refined.indexed)
+            return [
+                f"{int(near.sum())} of {n} peaks lie at fractions n/{m} of this lattice, most at "
+                f"({shown}): superlattice reflections? The cell without them was kept"
+            ]
+    return []
+
+
+def _second(refined: Refined, expected: float) -> Second | None:
+    left = ~refined.indexed
+    n = len(left)
+    if left.sum() < max(15, 0.04 * n):
+        return None
+    spots = refined.spots.take(left)
+    basis, _ = reduce(np.linalg.inv(refined.UB).T)
+    centring_free = primitive(refined.spots.q[refined.indexed], basis)
+    basis, _ = reduce(centring_free * np.sign(np.linalg.det(centring_free)))
+    cell = cell_of(basis)
+    found = find_given(_searched(spots), cell, "P", within=0.01)
+    best: tuple[int, Array] | None = None
+    for each in found[:4]:
+        way = matches(each.basis, cell, "P", within=0.03)
+        if not way:
+            continue
+        UB = np.linalg.inv(way[0].basis).T
+        hkl = np.rint(spots.q @ np.linalg.inv(UB).T)
+        off = residuals(spots, UB, hkl)
+        away = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * float(np.cbrt(np.linalg.det(basis)))
+        good = (away < 0.12) & np.all(np.abs(off[:, :2]) < 6.0, axis=1)
+        if best is None or good.sum() > best[0]:
+            best = int(good.sum()), UB
+    if best is None:
+        return None
+    count, UB = best
+    share = max(expected, (0.24**3) * 0.52)
+    by_chance = share * left.sum()
+    if count < max(12, 0.03 * n, by_chance + 6 * math.sqrt(by_chance) + 8):
+        return None
+    first = basis
+    turn = turn_of(np.linalg.inv(UB).T) @ turn_of(first).T
+    own = lattice_operations(basis, 1.0)
+    ways = [first @ w @ np.linalg.inv(first) for w in own]
+    smallest = max(ways, key=lambda w: float(np.trace(turn @ w)))
+    axis, angle = _axis(turn @ smallest)
+    return Second(UB, count, axis, angle)
+
+
+def _axis(turn: Array) -> tuple[tuple[float, float, float], float]:
+    angle = math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(turn)) - 1.0) / 2.0))))
+    values, vectors = np.linalg.eig(turn)
+    axis: Any = np.real(vectors[:, int(np.argmin(np.abs(values - 1.0)))])
+    axis = axis / np.linalg.norm(axis)
+    return (float(axis[0]), float(axis[1]), float(axis[2])), angle
+
+
+def _mosaicity(refined: Refined) -> float:
+    """Width of a reflection across the Ewald sphere (Kabsch, Acta Cryst. D66, 125, 2010)."""
+    spots = refined.spots
+    good = refined.indexed & spots.clean & (spots.speed > 0.3)
+    if not good.any():
+        return math.nan
+    # a frame smears by its own width
+    variance = (spots.width[good] ** 2 - 1.0 / 12.0) * spots.step[good] ** 2
+    return float(np.median(np.sqrt(np.maximum(variance, 0.0)) * spots.speed[good]))
+
+
+def _refusal(
+    spots: Spots, found: list[Found], lattice: Sequence[float] | None, within: float
+) -> OrientationError:
+    n = min(len(spots), _SEARCHED)
+    if found:
+        best = found[0]
+        count = inliers(_searched(spots), best.basis).sum()
+        what = (
+            f"no lattice explains the {len(spots)} peaks: the best one, "
+            f"{_told(cell_of(best.basis))} (reduced), is near {count} of {n}, no more than chance"
+        )
+    elif lattice is not None:
+        what = (
+            f"the given cell, {_told(lattice)}, lies nowhere in the {len(spots)} peaks, "
+            f"even if its lengths are off by {within:.0%}"
+        )
+    else:
+        what = f"no lattice explains the {len(spots)} peaks"
+    shells = _shells(spots.q)
+    advice = "Is the given cell right? Try --unknown-cell. " if lattice is not None else ""
+    if shells:
+        advice += (
+            f"{shells[0]} of the peaks lie on {len(shells[1])} thin shells, d = "
+            f"{', '.join(f'{d:.2f}' for d in shells[1][:5])} Å: powder or ice? "
+        )
+    return OrientationError(
+        f"{what}\n{advice}Are wavelength, distance and beam centre right, and is there one crystal?"
+    )
+
+
+def _shells(q: Array) -> tuple[int, list[float]] | None:
+    """Find thin shells of |q| that hold far more peaks than what lies between."""
+    length = np.linalg.norm(q, axis=1)
+    edges = np.exp(np.arange(math.log(max(length.min(), 1e-3)), math.log(length.max()), 0.006))
+    if edges.size < 12:
+        return None
+    counts, _ = np.histogram(length, edges)
+    usual = np.mean(counts)
+    full = np.flatnonzero(counts > 6.0 * usual + 5)
+    if not full.size or counts[full].sum() < 0.3 * len(q):
+        return None
+    ordered = full[np.argsort(-counts[full])]
+    return int(counts[full].sum()), [float(2.0 / (edges[i] + edges[i + 1])) for i in ordered]
+
+
+def _told(cell: Sequence[float]) -> str:
+    lengths = ", ".join(f"{x:.3f}" for x in cell[:3])
+    return f"{lengths} Å, {', '.join(f'{x:.2f}' for x in cell[3:])}°"

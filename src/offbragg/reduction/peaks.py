@@ -1,0 +1,354 @@
+"""Find Bragg peaks in three dimensions, column, row and frame, one frame in memory at a time.
+
+Pixels are strong that exceed their surroundings by some standard deviations of its counts; strong
+pixels that touch each other, in a frame or from one to the next, belong to one peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, uniform_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.special import gammainc
+
+from offbragg.errors import OrientationError
+from offbragg.stack import Stack
+
+Array = NDArray[Any]
+
+_TILE = 16  # pixels: the background is one number for such a square
+_CORE = 0.2  # of its highest excess: what is below is the foot of a peak, often diffuse
+# what a Gaussian peak keeps of its variance without that foot, in three dimensions
+_LEFT = float(gammainc(2.5, -np.log(_CORE)) / gammainc(1.5, -np.log(_CORE)))
+_MOST_STRONG = 0.02  # of a frame's pixels; more is no Bragg scattering
+_LONGEST = 8.0  # degree: what is strong for longer belongs to the detector or to powder
+_WIDEST = 10.0  # pixels, standard deviation
+_CIRCLE = 2.0 * np.pi * np.arange(24) / 24
+_RING = np.rint(7.5 * np.array([np.sin(_CIRCLE), np.cos(_CIRCLE)])).astype(np.int64)  # pixels
+_BRIDGE = 2  # missing frames over which a peak is still one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Peaks:
+    """Peaks of one sweep; one row each, the strongest first.
+
+    Parameters
+    ----------
+    x, y
+        Centroid, column and row, pixel; the corner of pixel (0, 0) is (0, 0).
+    z
+        Centroid, frames since the sweep's start; frame n is from n to n + 1.
+    intensity
+        Counts above the background.
+    width
+        Standard deviation along z, frames, as of a Gaussian.
+    clean
+        False if something may have moved the centroid: a gap, a dead or saturated pixel, a
+        missing frame, the sweep's end.
+    ignored
+        What was strong but is no peak, and how much of it there was.
+    """
+
+    x: Array
+    y: Array
+    z: Array
+    intensity: Array
+    width: Array
+    clean: NDArray[np.bool_]
+    ignored: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Peaks:
+        return Peaks(
+            *(getattr(self, name)[which] for name in ("x", "y", "z", "intensity", "width")),
+            clean=self.clean[which],
+            ignored=self.ignored,
+        )
+
+
+class _Pixels(NamedTuple):
+    """Strong pixels, ordered by turn, row, column."""
+
+    turn: NDArray[np.int64]  # counts the frames that are there; a long gap counts as one more
+    frame: NDArray[np.int64]
+    where: NDArray[np.int64]  # in the flat frame
+    excess: NDArray[np.float32]  # counts above background
+    background: NDArray[np.float32]
+
+    def take(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> _Pixels:
+        some: Any = [each[which] for each in self]
+        return _Pixels(*some)
+
+
+def find_peaks(
+    stack: Stack,
+    *,
+    stored: NDArray[np.bool_] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    saturation: float | None = None,
+    strong: float = 6.0,
+    most: int = 20_000,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Peaks:
+    """Find the Bragg peaks of a sweep.
+
+    The background of a pixel is the median of its surroundings; a pixel is strong if its counts
+    exceed that by ``strong`` standard deviations of a Poisson distribution (as in Kabsch, Acta
+    Cryst. D66, 133, 2010, with a median for the mean). The centroid is weighted with the excess
+    of those pixels that have at least a fifth of the highest one, so that diffuse scattering
+    around a Bragg point does not count.
+
+    Memory does not grow with the number of frames: one frame, the strong pixels of a few, and
+    the peaks found.
+
+    Parameters
+    ----------
+    stack
+        The sweep.
+    stored
+        Which of its frames count, shape (frame,); all if None. A missing frame is not looked at,
+        and a peak next to it is not clean.
+    mask
+        Pixels to leave out (True), shape (slow, fast); negative counts are left out anyhow.
+    saturation
+        Counts from which on a pixel is saturated.
+    strong
+        How many standard deviations above the background.
+    most
+        At most so many peaks are kept, the strongest.
+    progress
+        Called with (frames done, frames in all).
+
+    Raises
+    ------
+    OrientationError
+        If no frame is there.
+    """
+    total, rows, columns = stack.counts.shape
+    there = np.ones(total, np.bool_) if stored is None else np.asarray(stored, np.bool_)[:total]
+    if not there.any():
+        raise OrientationError(
+            f"none of the {total} frames is there: nothing to look for peaks in\n"
+            "Look at the ledger: offbragg verify FILE"
+        )
+    numbers = np.flatnonzero(there) + stack.first
+    steps = np.diff(numbers)
+    turns = np.concatenate([[0], np.cumsum(np.where(steps <= _BRIDGE + 1, 1, 2))])
+    step = abs(stack.sweep.step)
+    longest = max(12, min(int(np.ceil(_LONGEST / step)), 200)) if step else 12
+    search = _Search((rows, columns), longest, mask, saturation, strong)
+    for done, (number, turn) in enumerate(zip(numbers, turns, strict=True)):
+        search.look(np.asarray(stack.counts[int(number - stack.first)]), int(number), int(turn))
+        progress(done + 1, len(numbers))
+    search.settle(everything=True)
+    gone = np.flatnonzero(np.diff(numbers) > 1)
+    ends = np.concatenate(
+        [[numbers[0], numbers[-1]], numbers[gone], numbers[gone + 1]]
+    )  # frames beside which something is not known
+    return search.peaks(ends, most)
+
+
+class _Search:
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        longest: int,
+        mask: NDArray[np.bool_] | None,
+        saturation: float | None,
+        strong: float,
+    ) -> None:
+        self.shape, self.longest, self.strong = shape, longest, strong
+        self.saturation = np.inf if saturation is None else saturation
+        self.masked = np.zeros(shape, np.bool_) if mask is None else np.array(mask, np.bool_)
+        self.beside: Any = None  # next to a pixel without counts
+        tiles = [-(-n // _TILE) for n in shape]
+        self.padded = np.full((tiles[0] * _TILE, tiles[1] * _TILE), -1, np.int32)
+        self.open: list[_Pixels] = []
+        self.n_open = 0
+        self.found: list[Array] = []
+        self.n_found = 0
+        self.ignored = {"single pixels": 0, "lasting": 0, "broad": 0, "crowded frames": 0}
+
+    def look(self, counts: NDArray[np.int32], number: int, turn: int) -> None:
+        """Take the strong pixels of one frame."""
+        valid = counts >= 0
+        if not valid.any():
+            return
+        if self.beside is None:
+            self.beside = binary_dilation(~valid | self.masked, iterations=2)
+        background = self._background(counts, valid)
+        sigma = np.sqrt(np.maximum(background, 1.0))
+        limit = self._spread(background + self.strong * sigma + 2.0)
+        is_strong = counts > limit
+        is_strong &= ~self.masked
+        where = np.flatnonzero(is_strong)
+        room = int(_MOST_STRONG * counts.size) + 1
+        if where.size > room:
+            self.ignored["crowded frames"] += 1
+            got = counts.reshape(-1)[where] / limit.reshape(-1)[where]
+            where = np.sort(where[np.argpartition(got, -room)[-room:]])
+        if not where.size:
+            return
+        level = np.maximum(
+            background[where // self.shape[1] // _TILE, where % self.shape[1] // _TILE],
+            self._around(where),
+        )
+        got = counts.reshape(-1)[where]
+        still = got > level + self.strong * np.sqrt(np.maximum(level, 1.0)) + 2.0
+        where, level, got = where[still], level[still], got[still]
+        if not where.size:
+            return
+        excess = (got - level).astype(np.float32)
+        # the top of a saturated peak is not known: the sign of its background says so
+        level = np.where(got >= self.saturation, -1.0, level).astype(np.float32)
+        self.open.append(
+            _Pixels(np.full(where.size, turn), np.full(where.size, number), where, excess, level)
+        )
+        self.n_open += where.size
+        if self.n_open > 400_000 or len(self.open) > self.longest + 16:
+            self.settle()
+
+    def _background(self, counts: NDArray[np.int32], valid: NDArray[np.bool_]) -> Array:
+        """Median of every tile, from a quarter of its pixels, smoothed over its neighbours."""
+        rows, columns = self.shape
+        top = np.iinfo(np.int32).max
+        inside = self.padded[:rows, :columns]
+        inside[...] = counts
+        sampled = self.padded[::2, ::2]
+        half = _TILE // 2
+        down, across = (n // half for n in sampled.shape)
+        tiles = sampled.reshape(down, half, across, half).swapaxes(1, 2)
+        tiles = tiles.reshape(down, across, half * half).copy()
+        tiles[tiles < 0] = top
+        tiles.sort(axis=-1)
+        n = np.sum(tiles < top, axis=-1)
+        # a little below the middle: peaks lie above
+        middle = np.take_along_axis(tiles, np.maximum(n * 9 // 20, 0)[..., None], -1)[..., 0]
+        weight = np.where(n >= 6, n, 0).astype(np.float64)
+        value = np.where(weight > 0, middle, 0).astype(np.float64)
+        below = uniform_filter(weight, 3, mode="nearest")
+        above = uniform_filter(weight * value, 3, mode="nearest")
+        around = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+        # half its own, where it has one
+        return np.where(weight > 0, 0.5 * (value + around), around)
+
+    def _around(self, where: NDArray[np.int64]) -> Array:
+        """Median of a ring around each pixel: a hill of diffuse scattering is no peak."""
+        rows, columns = self.shape
+        row, column = where // columns, where % columns
+        down = np.clip(row[:, None] + _RING[0], 0, rows - 1)
+        across = np.clip(column[:, None] + _RING[1], 0, columns - 1)
+        ring = self.padded[down, across]
+        ring.sort(axis=1)
+        # negative counts, which are none, come first
+        first = np.sum(ring < 0, axis=1)
+        middle = np.minimum((first + ring.shape[1]) // 2, ring.shape[1] - 1)
+        return np.maximum(np.take_along_axis(ring, middle[:, None], 1)[:, 0], 0).astype(np.float64)
+
+    def _spread(self, tiles: Array) -> NDArray[np.float32]:
+        rows, columns = self.shape
+        wide = np.repeat(tiles.astype(np.float32), _TILE, axis=1)[:, :columns]
+        return np.repeat(wide, _TILE, axis=0)[:rows]
+
+    def settle(self, *, everything: bool = False) -> None:
+        """Close what no later frame can add to."""
+        if not self.open:
+            return
+        pixels = _Pixels(*(np.concatenate(each) for each in zip(*self.open, strict=True)))
+        self.open, self.n_open = [], 0
+        label = self._label(pixels)
+        n = int(label.max()) + 1
+        last, first = np.zeros(n, np.int64), np.full(n, np.iinfo(np.int64).max)
+        np.maximum.at(last, label, pixels.turn)
+        np.minimum.at(first, label, pixels.turn)
+        lasting = last - first + 1 > self.longest
+        closed = np.ones(n, np.bool_) if everything else last < pixels.turn[-1]
+        if lasting.any():
+            self.ignored["lasting"] += int(lasting.sum())
+            self._leave_out(pixels, lasting[label])
+        self._summarise(pixels.take((closed & ~lasting)[label]))
+        carried = (~closed & ~lasting)[label]
+        if carried.any():
+            self.open, self.n_open = [pixels.take(carried)], int(carried.sum())
+
+    def _leave_out(self, pixels: _Pixels, which: NDArray[np.bool_]) -> None:
+        """Look no longer at pixels that were strong in most of the frames lately."""
+        often = np.bincount(pixels.where[which], minlength=self.masked.size) > self.longest // 2
+        self.masked |= often.reshape(self.shape)
+
+    def _label(self, pixels: _Pixels) -> NDArray[np.int64]:
+        """Give a number to the groups of pixels that touch each other."""
+        columns = self.shape[1]
+        stride = columns + 2
+        plane = (self.shape[0] + 2) * stride
+        key = (
+            pixels.turn * plane
+            + (pixels.where // columns + 1) * stride
+            + pixels.where % columns
+            + 1
+        )
+        links: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for offset in (1, stride - 1, stride, stride + 1, plane):
+            there = np.searchsorted(key, key + offset)
+            there[there == key.size] = 0
+            here = np.flatnonzero(key[there] == key + offset)
+            links.append((here, there[here]))
+        a, b = (np.concatenate(each) for each in zip(*links, strict=True))
+        graph = coo_array((np.ones(a.size, np.bool_), (a, b)), shape=(key.size, key.size))
+        return cast(NDArray[np.int64], connected_components(graph, directed=False)[1])
+
+    def _summarise(self, pixels: _Pixels) -> None:
+        if not pixels.where.size:
+            return
+        label = self._label(pixels)
+        highest = np.zeros(label.max() + 1, np.float32)
+        np.maximum.at(highest, label, pixels.excess)
+        pixels = pixels.take(pixels.excess >= _CORE * highest[label])
+        label = self._label(pixels)
+        n = int(label.max()) + 1
+        columns = self.shape[1]
+        weight = pixels.excess.astype(np.float64)
+        x, y = pixels.where % columns + 0.5, pixels.where // columns + 0.5
+        z = pixels.frame + 0.5
+        whole = np.bincount(label, weight, n)
+
+        def mean(of: Array) -> Array:
+            return np.bincount(label, weight * of, n) / whole
+
+        cx, cy, cz = mean(x), mean(y), mean(z)
+        vx, vy, vz = (mean((u - c[label]) ** 2) for u, c in ((x, cx), (y, cy), (z, cz)))
+        assert self.beside is not None
+        dirty = self.beside.reshape(-1)[pixels.where] | (pixels.background < 0)
+        first, last = np.full(n, np.iinfo(np.int64).max), np.zeros(n, np.int64)
+        np.minimum.at(first, label, pixels.frame)
+        np.maximum.at(last, label, pixels.frame)
+        size = np.bincount(label, minlength=n)
+        single = (vx + vy < 1e-9) | (size < 3)
+        broad = np.maximum(vx, vy) > _WIDEST**2
+        self.ignored["single pixels"] += int((single & ~broad).sum())
+        self.ignored["broad"] += int(broad.sum())
+        table = np.column_stack(
+            [cx, cy, cz, whole, np.sqrt(vz / _LEFT), np.bincount(label, dirty, n) == 0, first, last]
+        )
+        self.found.append(table[~single & ~broad])
+        self.n_found += len(self.found[-1])
+        if self.n_found > 200_000:  # bounded, whatever the frames hold
+            best = np.concatenate(self.found)
+            self.found = [best[np.argsort(-best[:, 3])[:100_000]]]
+            self.n_found = 100_000
+
+    def peaks(self, ends: NDArray[np.int64], most: int) -> Peaks:
+        """All that was found, the strongest first."""
+        table = np.concatenate(self.found) if self.found else np.zeros((0, 8))
+        table = table[np.argsort(-table[:, 3], kind="stable")[:most]]
+        x, y, z, intensity, width, clean, first, last = table.T
+        whole = (clean > 0) & ~np.isin(first, ends) & ~np.isin(last, ends)
+        return Peaks(x, y, z, intensity, width, whole, dict(self.ignored))

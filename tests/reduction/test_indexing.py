@@ -1,0 +1,278 @@
+"""Orientations from peak positions, against the simulator's geometry and hand-made crossings."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from crystals import BRAVAIS, geometry, misorientation, orientation, random_cell, random_turn, seen
+
+from offbragg.errors import GeometryError, OrientationError
+from offbragg.geometry import rotation_about
+from offbragg.reduction.indexing import index
+from offbragg.reduction.peaks import Peaks
+from offbragg.reduction.refinement import View, moved_panel
+from offbragg.sweep import Sweep
+
+ORTHO = (5.43, 7.21, 11.3, 90.0, 90.0, 90.0)
+
+
+def crystal(seed: int, cell=ORTHO):
+    rng = np.random.default_rng(seed)
+    return rng, orientation(cell, random_turn(rng))
+
+
+def attempt(seed: int, *, known: bool) -> tuple[bool, str]:
+    """Index one random crystal; say whether it came out right, and the numbers."""
+    rng = np.random.default_rng(seed)
+    name = BRAVAIS[seed % len(BRAVAIS)]
+    cell = random_cell(name, rng)
+    UB = orientation(cell, random_turn(rng))
+    view = seen(UB, name[1], rng)
+    began = time.perf_counter()
+    try:
+        found = index([view], lattice=cell if known else None, centring=name[1])
+    except OrientationError as error:
+        return False, f"{seed} {name} {cell}: {error}"
+    seconds = time.perf_counter() - began
+    angle, strain = misorientation(found.UB, UB, cell)
+    told = f"{seed} {name}: {found.name}, {angle:.4f} degree, {strain:.6f}, {seconds:.1f} s"
+    right = angle < 0.02 and strain < 5e-4 and found.name == name and seconds < 30
+    return right, told
+
+
+@pytest.mark.parametrize("seed", [0, 2, 6, 8, 9, 10, 13], ids=lambda seed: BRAVAIS[seed])
+def test_a_crystal_of_unknown_cell_is_found(seed):
+    right, told = attempt(seed, known=False)
+
+    assert right, told
+
+
+@pytest.mark.parametrize("seed", [15, 24])
+def test_a_crystal_of_known_cell_is_found(seed):
+    right, told = attempt(seed, known=True)
+
+    assert right, told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "known"])
+def test_98_percent_of_250_random_crystals_are_found(known):
+    results = [attempt(seed, known=known) for seed in range(250)]
+
+    wrong = [told for right, told in results if not right]
+    print(*wrong, sep="\n")
+    assert len(wrong) <= 5, wrong
+
+
+def test_of_two_lattices_the_stronger_is_found_and_the_other_told():
+    rng, UB = crystal(2)
+    view = seen(UB, "P", rng, also=[(random_turn(rng) @ UB, "P", 0.5)])
+
+    found = index([view])
+
+    assert misorientation(found.UB, UB, ORTHO)[0] < 0.02
+    assert found.second is not None
+    assert any("a second lattice of the same cell" in each for each in found.warnings)
+
+
+def test_a_split_crystal_is_told():
+    rng, UB = crystal(38)
+    part = rotation_about([0, 1, 0], 0.8) @ UB
+    view = seen(UB, "P", rng, also=[(part, "P", 0.7)])
+
+    found = index([view])
+
+    assert any("a split crystal" in each for each in found.warnings)
+
+
+def test_one_lattice_has_no_second():
+    rng, UB = crystal(3)
+
+    found = index([seen(UB, "P", rng)])
+
+    assert found.second is None
+    assert found.warnings == ()
+
+
+def test_peaks_of_ice_are_left_over():
+    rng, UB = crystal(4)
+    view = seen(UB, "P", rng, most=600)
+    peaks = view.peaks
+    # 400 more, on the shells of hexagonal ice
+    shells = np.repeat(1 / np.array([3.90, 3.67, 3.44, 2.67, 2.25]), 80)
+    theta = 2 * np.arcsin(shells * 0.7 / 2)
+    about = rng.uniform(0, 2 * np.pi, shells.size)
+    radius = 100 * np.tan(theta) / 0.172
+    x, y, z = (
+        737.4 + radius * np.cos(about),
+        832.1 + radius * np.sin(about),
+        rng.uniform(0, 360, 400),
+    )
+    iced = Peaks(
+        *(np.concatenate(pair) for pair in ((peaks.x, x), (peaks.y, y), (peaks.z, z))),
+        np.concatenate([peaks.intensity, rng.exponential(size=400)]),
+        np.full(len(peaks) + 400, 0.4),
+        np.ones(len(peaks) + 400, bool),
+        {},
+    )
+
+    found = index([dataclasses.replace(view, peaks=iced)])
+
+    assert misorientation(found.UB, UB, ORTHO)[0] < 0.02
+
+
+def test_a_beam_centre_that_is_off_is_told_and_can_be_refined():
+    rng, UB = crystal(5)
+    view = seen(UB, "P", rng, believed=geometry(moved=(3.0, -2.0)))
+
+    warned = index([view])
+    refined = index([view], what=("beam",))
+
+    assert warned.warnings[0].endswith("try --refine beam,distance")
+    assert refined.refined.moved["fast"][0] == pytest.approx(-3.0 * 0.172, abs=0.02)
+    assert refined.refined.moved["slow"][0] == pytest.approx(2.0 * 0.172, abs=0.02)
+    assert misorientation(refined.UB, UB, ORTHO)[0] < 0.02
+    assert misorientation(refined.UB, UB, ORTHO)[1] < 5e-4
+
+
+def test_distance_and_tilts_are_refined():
+    rng, UB = crystal(6, (8.2, 8.2, 8.2, 90, 90, 90))
+    true = geometry()
+    believed = dataclasses.replace(
+        true, panel=moved_panel(true.panel, (0.1, 0.2, 0.5), (0.3, -0.2, 0.15))
+    )
+    view = seen(UB, "P", rng, believed=believed)
+
+    found = index([view], what=("beam", "distance", "tilt"))
+
+    panel = found.refined.views[0].geometry.panel
+    np.testing.assert_allclose(panel.normal, true.panel.normal, atol=1e-3)
+    np.testing.assert_allclose(panel.origin, true.panel.origin, atol=0.1)
+    assert misorientation(found.UB, UB, (8.2, 8.2, 8.2, 90, 90, 90))[0] < 0.02
+
+
+def test_two_sweeps_of_one_mount_are_indexed_together():
+    rng, UB = crystal(7)
+    views = [seen(UB, "P", rng, start=start, n_frames=40, most=150) for start in (-30.0, 60.0)]
+
+    both = index(views)
+
+    assert len(both.refined.indexed) == sum(len(view.peaks) for view in views)
+    assert misorientation(both.UB, UB, ORTHO)[0] < 0.02
+
+
+def test_the_setting_is_right_handed_and_always_the_same():
+    rng, UB = crystal(8)
+    view = seen(UB, "P", rng)
+    other = UB @ np.diag([-1.0, -1.0, 1.0])
+
+    settings = [index([view], lattice=ORTHO, reference=each).UB for each in (UB, other)]
+    plain = index([view], lattice=ORTHO)
+
+    assert np.linalg.det(plain.UB) > 0
+    assert "of 4 that cannot be told apart" in plain.setting
+    np.testing.assert_allclose(settings[0], UB, atol=2e-4)
+    np.testing.assert_allclose(settings[1], other, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [(5.50, 5.51, 5.52, 90, 90, 90), (8.1, 9.7, 40.0, 90, 90, 90), (4.2, 4.2, 8.4, 90, 90, 90)],
+    ids=["pseudo-cubic", "40 angstrom", "c = 2a"],
+)
+def test_cells_that_tempt_come_out_as_they_are(cell):
+    rng, UB = crystal(9, cell)
+
+    found = index([seen(UB, "P", rng, most=2500)])
+
+    assert found.name == ("tP" if cell[0] == cell[1] else "oP")
+    np.testing.assert_allclose(found.lattice[:3], cell[:3], rtol=5e-4)
+
+
+def test_weak_superlattice_reflections_are_told():
+    rng, UB = crystal(10)
+    view = seen(UB, "P", rng, most=1000, missing=0.0, stray=0.0)
+    half = seen(UB @ np.diag([1, 1, 0.5]), "P", rng, most=1000, missing=0.0, stray=0.0)
+    h = half.peaks
+    q = half.geometry.q(h.x, h.y, half.sweep.start + half.sweep.step * h.z)
+    odd = np.flatnonzero(np.abs(np.rint(q @ np.linalg.inv(UB * [1, 1, 0.5]).T)[:, 2]) % 2 == 1)[:60]
+    joined = Peaks(
+        *(
+            np.concatenate([getattr(view.peaks, name), getattr(h, name)[odd]])
+            for name in ("x", "y", "z", "intensity", "width", "clean")
+        ),
+        {},
+    )
+
+    found = index([dataclasses.replace(view, peaks=joined)])
+
+    np.testing.assert_allclose(found.lattice[:3], ORTHO[:3], rtol=5e-4)
+    assert any("n/2 of this lattice, most at (0 0 1/2)" in each for each in found.warnings)
+
+
+# ---- what must be refused ------------------------------------------------------------------
+
+
+def test_a_wrong_cell_is_refused():
+    rng, UB = crystal(11)
+
+    with pytest.raises(OrientationError, match=r"the given cell, 6.100, 7.900, 9.400 Å"):
+        index([seen(UB, "P", rng)], lattice=(6.1, 7.9, 9.4, 90, 90, 90))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_peaks_of_nothing_are_refused(known):
+    rng, UB = crystal(12)
+    view = seen(UB, "P", rng, most=0, stray=0)
+    n = 800
+    noise = Peaks(
+        rng.uniform(0, 1475, n), rng.uniform(0, 1679, n), rng.uniform(0, 360, n),
+        np.ones(n), np.full(n, 0.4), np.ones(n, bool), {},
+    )  # fmt: skip
+
+    with pytest.raises(OrientationError, match="800 peaks"):
+        index([dataclasses.replace(view, peaks=noise)], lattice=ORTHO if known else None)
+
+
+def test_powder_is_refused_with_its_spacings():
+    rng, _ = crystal(13)
+    shells = np.repeat(1 / np.array([3.12, 2.70, 1.91, 1.63]), 150)
+    theta = 2 * np.arcsin(shells * 0.7 / 2)
+    about = rng.uniform(0, 2 * np.pi, shells.size)
+    radius = 100 * np.tan(theta) / 0.172
+    n = shells.size
+    peaks = Peaks(
+        737.4 + radius * np.cos(about), 832.1 + radius * np.sin(about), rng.uniform(0, 360, n),
+        np.ones(n), np.full(n, 0.4), np.ones(n, bool), {},
+    )  # fmt: skip
+    view = View(geometry(), Sweep("phi", 0.0, 0.5, 360, 0.1, 0.1), peaks)
+
+    with pytest.raises(OrientationError, match=r"of the peaks lie on [34] thin shells, d = 3\.1"):
+        index([view])
+
+
+def test_too_few_peaks_are_refused_with_what_was_seen():
+    rng, UB = crystal(14)
+    view = seen(UB, "P", rng, most=8, stray=0.0)
+    peaks = dataclasses.replace(view.peaks, ignored={"single pixels": 3, "lasting": 1, "broad": 0})
+
+    with pytest.raises(OrientationError, match="8 peaks were found: at least 12") as caught:
+        index([dataclasses.replace(view, peaks=peaks)])
+
+    assert "3 single pixels, 1 lasting" in str(caught.value)
+
+
+def test_what_cannot_be_refined_is_named():
+    rng, UB = crystal(15)
+
+    with pytest.raises(OrientationError, match="'wavelength' cannot be refined"):
+        index([seen(UB, "P", rng)], what=("wavelength",))
+
+
+def test_a_wavelength_that_is_no_number_is_refused():
+    with pytest.raises(GeometryError, match="wavelength nan Å"):
+        dataclasses.replace(geometry(), wavelength=float("nan"))
