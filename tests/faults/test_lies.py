@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -115,6 +116,7 @@ def test_lies_are_refused_by_name_soon_and_without_memory(route, tmp_path):
     told = subprocess.run(
         [sys.executable, "-c", CHILD, route, str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert told.returncode == 0, told.stderr[-3000:]
     said = json.loads(told.stdout)
