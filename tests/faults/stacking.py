@@ -263,6 +263,11 @@ CALLS = ("pwrite64", "openat", "pread64", "readv", "write", "fsync", "rename", "
          "unlink", "mkdir")  # fmt: skip
 
 
+_MOST = ("pwrite64", "openat", "pread64")
+GROUPS = {**{call: (call,) for call in _MOST}, "others": tuple(c for c in CALLS if c not in _MOST)}
+"""The calls of which there are most by themselves, and the rest together."""
+
+
 def survey(root: Path) -> dict[str, int]:
     """How often the thread that stacks a run of 20 frames makes each system call."""
     stackers = Stackers(root)
@@ -314,5 +319,6 @@ class Sweep:
             raise AssertionError("\n".join(self.failures))
 
 
-__all__ = ["CALLS", "SMALL", "Ended", "Stackers", "Sweep", "WaitingRun", "calls_of_stacker",
+__all__ = ["CALLS", "GROUPS", "SMALL", "Ended", "Stackers", "Sweep", "WaitingRun",
+           "calls_of_stacker",
            "kill_after", "small_cbf", "strace", "survey", "wait_until"]  # fmt: skip

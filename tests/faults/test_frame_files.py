@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -366,17 +368,27 @@ def test_whatever_its_header_says_the_pixels_are_kept(waiting, newline):
     assert judge(path, run.sources, over=True) == []
 
 
-def test_a_frames_directory_that_goes_and_comes_back(waiting):
-    run = waiting(n_frames=8, late=0.5).begin()
-    run.write(*range(8))
-    run.announce(4)
+@contextlib.contextmanager
+def followed(run: Any, *, late: float) -> Iterator[None]:
+    """Stack a run in a thread meanwhile."""
     stop = threading.Event()
     following = threading.Thread(
-        target=follow, args=(run.journal_directory, [Stacker(run.experiment, late=0.5)]),
+        target=follow, args=(run.journal_directory, [Stacker(run.experiment, late=late)]),
         kwargs={"stop": stop},
     )  # fmt: skip
     following.start()
     try:
+        yield
+    finally:
+        stop.set()
+        following.join()
+
+
+def test_a_frames_directory_that_goes_and_comes_back(waiting):
+    run = waiting(n_frames=8, late=0.5).begin()
+    run.write(*range(8))
+    run.announce(4)
+    with followed(run, late=0.5):
         wait_until(lambda: run.scan_files() and len(stored(run.scan_file())) == 4, 20, "4 frames")
         away = run.root / "away"
         run.frames.rename(away)
@@ -386,9 +398,6 @@ def test_a_frames_directory_that_goes_and_comes_back(waiting):
         away.rename(run.frames)
         run.end()
         wait_until(lambda: len(stored(run.scan_file())) == 8, 20, "all of them")
-    finally:
-        stop.set()
-        following.join()
 
     stack_once(run)
 
@@ -399,13 +408,7 @@ def test_an_experiment_directory_that_goes_and_comes_back(waiting):
     run = waiting(n_frames=8).begin()
     run.write(*range(8))
     run.announce(4)
-    stop = threading.Event()
-    following = threading.Thread(
-        target=follow, args=(run.journal_directory, [Stacker(run.experiment, late=5.0)]),
-        kwargs={"stop": stop},
-    )  # fmt: skip
-    following.start()
-    try:
+    with followed(run, late=5.0):
         wait_until(lambda: run.scan_files() and len(stored(run.scan_file())) == 4, 20, "4 frames")
         away = run.root / "away"
         run.experiment.rename(away)
@@ -416,9 +419,6 @@ def test_an_experiment_directory_that_goes_and_comes_back(waiting):
             shutil.rmtree(run.experiment)
         away.rename(run.experiment)
         run.end()
-    finally:
-        stop.set()
-        following.join()
 
     stack_once(run)
 

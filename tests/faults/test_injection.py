@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults.judge import judge, statuses, stored
-from faults.stacking import CALLS, Ended, Stackers, Sweep, WaitingRun, strace, survey
+from faults.stacking import GROUPS, Ended, Stackers, Sweep, WaitingRun, strace, survey
 
 from offbragg.callbacks.journal import close_all_abandoned, read_journal
 
@@ -88,15 +88,13 @@ def test_a_system_call_fails_and_nothing_is_lost(stackers, tmp_path, point):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("call", ["pwrite64", "openat", "pread64", "others"])
+@pytest.mark.parametrize("call", GROUPS)
 def test_each_system_call_fails_once_and_for_good(tmp_path, call):
     sweep = Sweep(tmp_path)
     counts = survey(tmp_path / "dry")
-    most = ("pwrite64", "openat", "pread64")
-    calls = [call] if call in most else [c for c in CALLS if c not in most]
     points = [
         f"{c}:error={error}:when={k}{until}"
-        for c in calls
+        for c in GROUPS[call]
         for k in range(1, counts[c] + 1, max(1, counts[c] // 60))
         for error in ERRORS[c]
         for until in ("", "+")

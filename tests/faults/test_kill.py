@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from faults.judge import stored
 from faults.stacking import (
-    CALLS,
+    GROUPS,
     Stackers,
     Sweep,
     WaitingRun,
@@ -129,13 +129,11 @@ def test_killed_at_a_hundred_random_moments(tmp_path):
 @strace
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("call", ["pwrite64", "openat", "pread64", "others"])
+@pytest.mark.parametrize("call", GROUPS)
 def test_killed_at_every_system_call(tmp_path, call):
     sweep = Sweep(tmp_path)
     counts = survey(tmp_path / "dry")
-    most = ("pwrite64", "openat", "pread64")
-    calls = [call] if call in most else [c for c in CALLS if c not in most]
-    points = [f"{c}:signal=KILL:when={k}" for c in calls for k in range(1, counts[c] + 1)]
+    points = [f"{c}:signal=KILL:when={k}" for c in GROUPS[call] for k in range(1, counts[c] + 1)]
 
     sweep.each(points, lambda stackers, root, point: killed(stackers, root, inject=[point]))
 

@@ -169,13 +169,22 @@ def serve_for_all(tmp_path_factory):
         yield start
 
 
+# a monitor of what a put changed may come after the put's completion, so caget asks the IOC
+ELSEWHERE = """
+import functools, json, sys
+import epics
+from epics import caput
+caget = functools.partial(epics.caget, use_monitor=False)
+"""
+
+
 @pytest.fixture(scope="session")
 def elsewhere():
     """Run Python in a process of its own that talks to another IOC (libca has one per process)."""
 
     def run(told: dict[str, Any], script: str) -> Any:
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys, json\nfrom epics import caget, caput\n{script}"],
+            [sys.executable, "-c", ELSEWHERE + script],
             env=os.environ | told["environment"],
             capture_output=True,
             text=True,

@@ -80,8 +80,8 @@ for name, value in dict(FilePath={str(tmp_path)!r}, FileName="x", FileTemplate="
                         NumImages=3, AcquireTime=0.04, AcquirePeriod=0.05, ImageFileTmot=1).items():
     assert caput("D:cam1:" + name, value, wait=True, timeout=5) == 1
 caput("D:cam1:Acquire", 1, wait=True, timeout=30)
-print(json.dumps([given, before, caget("D:ring:current", use_monitor=False),
-                  caget("D:cam1:StatusMessage_RBV", as_string=True, use_monitor=False)]))
+print(json.dumps([given, before, caget("D:ring:current"),
+                  caget("D:cam1:StatusMessage_RBV", as_string=True)]))
 """,
     )
 

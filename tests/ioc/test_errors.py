@@ -321,7 +321,7 @@ names = ("NumImages", "AcquireTime", "AcquirePeriod", "FileTemplate", "FilePath"
 fresh = [caget("N:cam1:" + name, as_string=True) for name in names]
 caput("N:cam1:FilePath", {str(tmp_path)!r}, wait=True)
 caput("N:cam1:Acquire", 1, wait=True, timeout=20)
-print(json.dumps(fresh + [caget("N:cam1:StatusMessage_RBV", as_string=True, use_monitor=False)]))
+print(json.dumps(fresh + [caget("N:cam1:StatusMessage_RBV", as_string=True)]))
 """,
     )
 

@@ -100,12 +100,12 @@ for name, value in dict(EnableCallbacks=1, FilePath={str(tmp_path)!r}, FileName=
                         FileTemplate="%s%s.h5", FileWriteMode=2, NumCapture=1).items():
     assert caput("F:HDF1:" + name, value, wait=True, timeout=10) == 1
 caput("F:HDF1:Capture", 1, wait=True, timeout=5)
-refused = [caget("F:HDF1:" + name, as_string=True, use_monitor=False)
+refused = [caget("F:HDF1:" + name, as_string=True)
            for name in ("Capture_RBV", "WriteStatus", "WriteMessage")]
 caput("F:HDF1:LazyOpen", 1, wait=True, timeout=5)
 caput("F:HDF1:Capture", 1)
 import time; time.sleep(0.5)
-lazy = [caget("F:HDF1:" + name, as_string=True, use_monitor=False)
+lazy = [caget("F:HDF1:" + name, as_string=True)
         for name in ("Capture_RBV", "WriteFile_RBV", "WriteMessage")]
 caput("F:HDF1:Capture", 0, wait=True, timeout=5)
 print(json.dumps([refused, lazy]))

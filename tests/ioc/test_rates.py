@@ -49,7 +49,7 @@ for _ in range({repeats}):
     while not done:
         ask(waits)
 limit = time.monotonic() + 20
-while caget("R:image1:ArrayCounter_RBV", use_monitor=False) < {n} * {repeats}:
+while caget("R:image1:ArrayCounter_RBV") < {n} * {repeats}:
     assert time.monotonic() < limit
     time.sleep(0.05)
 idle(2.0)
