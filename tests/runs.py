@@ -81,7 +81,7 @@ class MeasuredRun:
                 "start": 0.0,
                 "step": 0.5,
                 "n_frames": self.n_frames,
-                "exposure": 0.098,
+                "exposure": round(self.period - 0.002, 6),
                 "period": self.period,
             },
             "geometry": {
@@ -131,7 +131,7 @@ class MeasuredRun:
                         "source": "test",
                         "dtype": "array",
                         "dtype_numpy": "<i4",
-                        "shape": list(SHAPE),
+                        "shape": self.start["detector"]["shape"],
                         "external": "STREAM:",
                     }
                 },

@@ -6,8 +6,9 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from streams import generated
+from streams import SHAPE_2M
 
 from offbragg import kernels
 from offbragg.callbacks.finished import stack_files
@@ -25,7 +26,9 @@ def _memory() -> float:
 def stack(folder: Path, n: int) -> list[tuple[int, float, float, int]]:
     """Stack ``n`` frames; give done, CPU s, MB and descriptors as it goes on."""
     header = ["Exposure_time 0.1 s"]
-    (folder / "frame").write_bytes(encode_cbf(generated(), name="x", header=header))
+    # few counts: a virtual machine may have to ask its host, slowly, for memory never used before
+    counts = np.random.default_rng(1).poisson(0.001, SHAPE_2M).astype(np.int32)
+    (folder / "frame").write_bytes(encode_cbf(counts, name="x", header=header))
     for number in range(n):
         (folder / f"x_{number:05d}.cbf").symlink_to("frame")
     seen: list[tuple[int, float, float, int]] = []
@@ -68,4 +71,4 @@ def test_ten_thousand_frames_cost_each_what_the_first_ones_did(tmp_path, capsys)
         )
     assert cost(late, last) < 1.5 * cost(first, early)
     assert growth < 1.0
-    assert last[3] == first[3]
+    assert last[3] <= first[3] + 2  # each thread may have a file open just then

@@ -29,7 +29,7 @@ from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.cbf import content_md5
 from offbragg.files.digest import Part
-from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_file import ScanFile, places_of_chunks
 from offbragg.files.superblock import read_superblock
 from offbragg.ledger import Ledger, Status
 
@@ -263,10 +263,8 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
         values = scan.frame_values()
         data = scan._fresh(nxmx.DATA)
         length = data.shape[0]
-        places: list[tuple[int, int] | None] = []
-        for number in range(min(length, scan.n_frames)):
-            chunk = data.id.get_chunk_info_by_coord((number, 0, 0))
-            places.append(None if chunk.byte_offset is None else (chunk.byte_offset, chunk.size))
+        found = places_of_chunks(data)
+        places = [found.get(number) for number in range(min(length, scan.n_frames))]
         begun = [None if not np.isfinite(when) else float(when) for when in values["time"]]
         seen: dict[str, Any] = {
             "run": scan.run,

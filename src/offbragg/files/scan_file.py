@@ -642,13 +642,11 @@ class ScanFile:
         """
         data, words = self._fresh(nxmx.DATA), self._words("status")
         crcs = self._words("crc64") if self._has_crc64 else [""] * len(words)
-        found = []
-        for number in range(min(data.shape[0], len(words))):
-            if words[number] == "stored" and _is_crc64(crcs[number]):
-                chunk = data.id.get_chunk_info_by_coord((number, 0, 0))
-                if chunk.byte_offset is not None:
-                    found.append(Part(chunk.byte_offset, chunk.size, int(crcs[number], 16)))
-        return found
+        return [
+            Part(*place, int(crcs[number], 16))
+            for number, place in sorted(places_of_chunks(data).items())
+            if number < len(words) and words[number] == "stored" and _is_crc64(crcs[number])
+        ]
 
     def _close_clean(self) -> None:
         chunks = self.chunks()
@@ -949,6 +947,20 @@ def _take(path: Path, uid: str | None) -> int:
         os.fsync(lock)  # a file that cannot be read is known by this note, power cut or not
         sync(note.parent)
     return lock
+
+
+def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
+    """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
+
+    HDF5 finds one chunk by going through all of them; this goes through them once.
+    """
+    places: dict[int, tuple[int, int]] = {}
+
+    def note(chunk: Any) -> None:
+        places[chunk.chunk_offset[0]] = (chunk.byte_offset, chunk.size)
+
+    data.id.chunk_iter(note)
+    return places
 
 
 def _has_chunk(data: h5py.Dataset, number: int) -> bool:
