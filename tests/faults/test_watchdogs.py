@@ -229,6 +229,7 @@ def test_a_backlog_is_told_and_is_over_when_the_frames_are_stacked(watched: Watc
     run = watched.run
     run.begin()
     measure(run, 0, 2)
+    wait_until(lambda: watched.stored() == 2, 20)
     began = time.time()
     run.announce(FRAMES)  # ten frames of 0.1 s, of which none is there
 
