@@ -31,6 +31,7 @@ from offbragg.files.digest import (
     CLOSED,
     LATER,
     Part,
+    begin_to_sync,
     has_digest,
     make_digest,
     read_digest,
@@ -52,6 +53,7 @@ _LIBVER = ("v110", "v110")  # newer layouts cannot be read by programs with HDF5
 _SYNC_EVERY = 10.0  # s between fsyncs: HDF5's own flush survives a killed process, not a power cut
 
 _SYNC_FRAMES = 1000  # at most so many frames between fsyncs
+_BEGIN_FRAMES = 32  # after so many the disk begins to write, so that it need not be waited for
 
 _PATIENCE = 2.0  # s, for others who are just opening or reading
 
@@ -749,8 +751,10 @@ class ScanFile:
         self._durable = self._stored()
 
     def _sync_sometimes(self, written: int) -> None:
-        self._unsynced += written
+        before, self._unsynced = self._unsynced, self._unsynced + written
         self.sync_sometimes()
+        if self._unsynced // _BEGIN_FRAMES > before // _BEGIN_FRAMES:
+            begin_to_sync(self._path)
 
     def _stored(self) -> int:
         return int(np.count_nonzero(self._column("status")[()] == b"stored"))
