@@ -20,6 +20,8 @@ Besides the instruments it serves its own records under ``sim:``
     its noise is so many K.
 ``silent``
     Channel Access says nothing at all for so many seconds; the instruments go on.
+``away``
+    Channel Access drops every connection and takes none for so many seconds; the instruments go on.
 ``jitter``
     Standard deviation of every encoder and of the position compare unit, degrees.
 ``message``
@@ -42,6 +44,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import socket
 import struct
@@ -69,8 +72,8 @@ from .thermal import NOISE, Thermal
 HOST = "127.0.0.1"
 READBACK = 0.1  # s
 FRAME_FAULTS = ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang", "no7ok")
-OTHER_FAULTS = {"dump": "s", "overshoot": "K", "stuck": "s", "silent": "s", "jitter": "degrees",
-                "noise": "K"}  # fmt: skip
+OTHER_FAULTS = {"dump": "s", "overshoot": "K", "stuck": "s", "silent": "s", "away": "s",
+                "jitter": "degrees", "noise": "K"}  # fmt: skip
 FAULTS = (*FRAME_FAULTS, *OTHER_FAULTS)
 
 log = logging.getLogger(__name__)
@@ -138,14 +141,37 @@ class Server(Context):
         self.repeater = Repeater()
         self.speaking = asyncio.Event()
         self.speaking.set()
+        self._back = -math.inf
 
     def be_silent(self, seconds: float) -> None:
         """Say nothing for so long."""
         self.speaking.clear()
         asyncio.get_running_loop().call_later(seconds, self.speaking.set)
 
+    async def be_away(self, seconds: float) -> None:
+        """Drop every connection, and take none for so long."""
+        self._back = time.monotonic() + seconds
+        await asyncio.sleep(0.1)  # who asked for it is answered
+        for circuit in list(self.circuits):
+            circuit.client.close()
+        await asyncio.sleep(seconds)
+        self.repeater.beacon(self.ca_server_port, 0)
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody can connect just now."""
+        return time.monotonic() < self._back
+
+    async def _broadcaster_queue_iteration(self, addr: Any, commands: Any) -> None:
+        """Say where records are."""
+        if not self.away:
+            await super()._broadcaster_queue_iteration(addr, commands)
+
     async def tcp_handler(self, client: Any, addr: Any) -> None:
         """Answer at once: asyncio leaves Nagle's 40 ms in sockets that name no protocol."""
+        if self.away:
+            client.close()
+            return
         connection = client.writer.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await super().tcp_handler(client, addr)
@@ -300,7 +326,8 @@ class Beamline:
             self.own[name].on_put = self._fault(name)
         for name, hook in {
             "dump": self._on_dump, "overshoot": self._on_overshoot, "stuck": self._on_stuck,
-            "silent": self._on_silent, "jitter": self._on_jitter, "noise": self._on_noise,
+            "silent": self._on_silent, "away": self._on_away, "jitter": self._on_jitter,
+            "noise": self._on_noise,
             "camserver": self._on_camserver, "threshold_seconds": self._on_threshold_seconds,
             "acceleration": self._on_acceleration,
         }.items():  # fmt: skip
@@ -364,6 +391,11 @@ class Beamline:
         await self.own.post(silent=seconds)
         if seconds > 0.0 and self.server is not None:
             self.server.be_silent(seconds)
+
+    async def _on_away(self, seconds: float) -> None:
+        await self.own.post(away=seconds)
+        if seconds > 0.0 and self.server is not None:
+            self._absence = asyncio.create_task(self.server.be_away(seconds))
 
     async def _on_jitter(self, degrees: float) -> None:
         self._jitter = max(degrees, 0.0)

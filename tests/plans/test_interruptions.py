@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 from bluesky.utils import RunEngineInterrupted
 from event_model import DocumentNames, schema_validators
+from runs import wait_until
 
 from offbragg.errors import OffbraggError
 from offbragg.plans import rotation_scan
@@ -129,6 +130,36 @@ def check(RE, devices, documents, how: str, after: float) -> None:
 )
 def test_an_interruption_leaves_everything_safe(RE, devices, documents, how, after):
     check(RE, devices, documents, how, after)
+
+
+@pytest.mark.parametrize("after", [0.5, 2.0, pytest.param(6.0, marks=pytest.mark.slow)])
+def test_instruments_that_are_away_for_five_seconds(RE, devices, documents, simulator, after):
+    """The connections are gone; detector and axis go on, and so do the frames."""
+    sweep = Sweep(axis="phi", start=0.0, step=0.1, n_frames=80, exposure=0.09, period=0.1)
+    speed = devices["phi"].velocity.get(use_monitor=False)
+    leave = threading.Timer(after, lambda: simulator("away", 5.0))
+    leave.start()
+
+    try:
+        RE(
+            rotation_scan(
+                devices["pilatus"], devices["phi"], sweep, flyers=[devices["monitor"]],
+                shutter=devices["shutter"],
+            )
+        )  # fmt: skip
+        ended = "done"
+    except OffbraggError as error:
+        ended = str(error)
+    leave.join()
+    wait_until(lambda: all(device.connected for device in devices.values()), 30, "connections")
+
+    assert_safe(devices, speed)
+    assert_valid(documents)
+    if after < 1.0:  # nothing turns yet
+        assert "could not connect" in ended
+    else:
+        assert ended == "done"
+        assert documents.of("stream_datum")[-1]["indices"]["stop"] == 80
 
 
 @pytest.mark.slow

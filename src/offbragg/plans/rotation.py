@@ -3,6 +3,7 @@
 # no "from __future__ import annotations": the queueserver reads the annotations as they are
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from offbragg.sweep import Sweep
 log = logging.getLogger(__name__)
 
 _TRIES = 4
+_PATIENCE = 60.0  # s for instruments to be connected again
 
 FLUSH_PERIOD = 0.15
 """Time between two collections of documents during a sweep, s."""
@@ -322,6 +324,7 @@ def _fly(
             yield from bps.unmonitor(watched.pop())
 
     tidy = (
+        partial(_until_connected, (*devices, shutter)),
         close,
         *(partial(bps.unstage, device, wait=True) for device in devices),
         collect,
@@ -335,6 +338,19 @@ def _fly(
         yield from _each(tidy, because_it_failed=True)
         raise
     yield from _each(tidy)
+
+
+def _until_connected(devices: Sequence[Any]) -> MsgGenerator[None]:
+    """Wait a while for instruments that are away: else nobody closes the shutter."""
+    limit = time.monotonic() + _PATIENCE
+    told = False
+    while away := [d.name for d in devices if not getattr(d, "connected", True)]:
+        if not told:
+            log.warning("tidying up waits for %s to be connected again", ", ".join(away))
+            told = True
+        if time.monotonic() > limit:
+            return  # the next steps say what they cannot do
+        yield from bps.sleep(0.2)
 
 
 def _each(
