@@ -324,7 +324,6 @@ def _fly(
             yield from bps.unmonitor(watched.pop())
 
     tidy = (
-        partial(_until_connected, (*devices, shutter)),
         close,
         *(partial(bps.unstage, device, wait=True) for device in devices),
         collect,
@@ -335,44 +334,39 @@ def _fly(
     except GeneratorExit:  # the RunEngine was told to halt, without cleaning up
         raise
     except BaseException:
-        yield from _each(tidy, because_it_failed=True)
+        yield from _each(tidy, (*devices, shutter), because_it_failed=True)
         raise
-    yield from _each(tidy)
-
-
-def _until_connected(devices: Sequence[Any]) -> MsgGenerator[None]:
-    """Wait a while for instruments that are away: else nobody closes the shutter."""
-    limit = time.monotonic() + _PATIENCE
-    told = False
-    while away := [d.name for d in devices if not getattr(d, "connected", True)]:
-        if not told:
-            log.warning("tidying up waits for %s to be connected again", ", ".join(away))
-            told = True
-        if time.monotonic() > limit:
-            return  # the next steps say what they cannot do
-        yield from bps.sleep(0.2)
+    yield from _each(tidy, (*devices, shutter))
 
 
 def _each(
-    steps: Sequence[Callable[[], MsgGenerator[Any]]], *, because_it_failed: bool = False
+    steps: Sequence[Callable[[], MsgGenerator[Any]]],
+    devices: Sequence[Any],
+    *,
+    because_it_failed: bool = False,
 ) -> MsgGenerator[None]:
     """Take every step, whatever the others meet with.
 
     A status that fails while nobody waits for it (a kickoff that a stop cut short) is thrown into
-    whatever message is next: the step that it hits is taken again.
+    whatever message is next: the step that it hits is taken again. So is one that finds an
+    instrument away, once it is back: else nobody closes the shutter.
 
     Parameters
     ----------
     steps
         Plans; each can be repeated.
+    devices
+        What they use.
     because_it_failed
         An error is under way already: what goes wrong now is logged only.
     """
     first: Exception | None = None
+    limit = time.monotonic() + _PATIENCE
     for step in steps:
         problem: Exception | None = None
         for _ in range(_TRIES):
             problem = None
+            yield from _until_connected(devices, limit)
             try:
                 yield from step()
             except FailedStatus as error:
@@ -380,12 +374,27 @@ def _each(
                 continue
             except Exception as error:
                 problem = error
+                yield from bps.sleep(0.2)  # an exception is faster than the news that it is away
+                if time.monotonic() < limit and _away(devices):
+                    continue
             break
         if problem is not None:
             log.warning("while tidying up: %s", problem.__cause__ or problem)
             first = first or problem
     if first is not None and not because_it_failed:
         raise first
+
+
+def _until_connected(devices: Sequence[Any], limit: float) -> MsgGenerator[None]:
+    """Wait for instruments that are away, until a time of the monotonic clock."""
+    if away := _away(devices):
+        log.warning("tidying up waits for %s to be connected again", ", ".join(away))
+    while _away(devices) and time.monotonic() < limit:
+        yield from bps.sleep(0.2)
+
+
+def _away(devices: Sequence[Any]) -> list[str]:
+    return [device.name for device in devices if not getattr(device, "connected", True)]
 
 
 def _check_begin(detector: Any, axis: Any, sweep: Sweep) -> None:
