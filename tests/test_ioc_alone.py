@@ -18,9 +18,19 @@ HERE = Path(__file__).parent
 @pytest.mark.ioc
 @pytest.mark.timeout(500)
 def test_the_simulated_instruments_pass_their_tests():
-    options = "--strict-markers --import-mode=importlib -m 'not slow' --timeout=90"
+    # most of their time they wait, each file for an IOC of its own
+    options = "-n 2 --dist loadfile --strict-markers --import-mode=importlib -m 'not slow'"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-o", f"addopts={options}", str(HERE / "ioc")],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--timeout=90",
+            "-o",
+            f"addopts={options}",
+            str(HERE / "ioc"),
+        ],
         capture_output=True,
         text=True,
         cwd=HERE.parent,
