@@ -1,0 +1,427 @@
+"""Clients of the catalog that ask for too much, or do not come to an end; and the others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import httpx
+import numpy as np
+import pytest
+from catalog.served import SERVE, Server
+from faults.judge import judge
+from faults.stacking import WaitingRun
+from runs import wait_until
+from tiled.structures.array import ArrayStructure, BuiltinDtype
+from tiled.structures.core import StructureFamily
+from tiled.structures.data_source import Asset, DataSource, Management
+
+from offbragg.catalog.limits import DOCUMENT, SOCKETS
+from offbragg.catalog.server import connect
+from offbragg.files.scan_file import ScanFile
+
+SHAPE = (4000, 1679, 1475)  # 40 GB
+ROOM = 1_000_000_000  # bytes of address space that the server may take beyond what it has
+IMPATIENT = (
+    "from offbragg.catalog import limits\n"
+    "limits.HEADING, limits.STALLED, limits.UPLOADING = 1.0, 2.0, 2.0\n"
+)
+
+
+@dataclass
+class Besieged:
+    """A catalog with files that are larger than they look."""
+
+    server: Server
+    http: httpx.Client
+    runs: Any
+
+    def memory(self, word: str) -> int:
+        """Bytes, as the kernel counts them."""
+        for line in Path(f"/proc/{self.server.process.pid}/status").read_text().splitlines():
+            if line.startswith(word):
+                return 1024 * int(line.split()[1])
+        raise AssertionError(word)
+
+    @contextlib.contextmanager
+    def grows_by_at_most(self, most: int) -> Iterator[None]:
+        """Nothing that is done may take more memory, not even for a moment."""
+        before = self.memory("VmRSS")
+        Path(f"/proc/{self.server.process.pid}/clear_refs").write_text("5")  # the peak is now
+        yield
+        grown = self.memory("VmHWM") - before
+        print(f"memory: {grown / 1e6:.0f} MB more than {before / 1e6:.0f} MB at most")
+        assert grown <= most
+
+    def works(self) -> float:
+        """Read one frame as everybody does; gives how long it took, s."""
+        began = time.monotonic()
+        with httpx.Client(base_url=self.http.base_url, headers=self.http.headers) as friend:
+            answer = friend.get("/api/v1/array/full/raw/sparse?slice=7", timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.content) == 4 * SHAPE[1] * SHAPE[2]
+        return time.monotonic() - began
+
+    def register(
+        self, name: str, path: Path, *, shape: tuple[int, ...] | None = (), dataset: str = "data"
+    ) -> None:
+        """Register an HDF5 file, or with `shape` a dataset in it, as one block."""
+        structure = None
+        family = StructureFamily.container
+        if shape is not None:
+            family = StructureFamily.array
+            dtype = BuiltinDtype.from_numpy_dtype(np.dtype("<i4"))
+            structure = ArrayStructure(dtype, tuple((n,) for n in shape), shape)
+        uri = f"file://localhost{path}"
+        asset = Asset(data_uri=uri, is_directory=False, parameter="data_uris", num=0)
+        source = DataSource(
+            structure_family=family,
+            structure=structure,
+            mimetype="application/x-hdf5",
+            parameters={"dataset": dataset} if shape is not None else {},
+            assets=[asset],
+            management=Management.external,
+        )
+        self.runs.new(family, [source], key=name)
+
+    def dial(self, *, buffer: int = 0) -> socket.socket:
+        """Connect, and say nothing."""
+        caller = socket.socket()
+        if buffer:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        caller.settimeout(20)
+        caller.connect((self.http.base_url.host, self.http.base_url.port))
+        return caller
+
+    def ask(self, path: str, **how: int) -> socket.socket:
+        """Ask for something, and do not take the answer."""
+        caller = self.dial(**how)
+        key = self.http.headers["Authorization"]
+        caller.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n\r\n".encode())
+        return caller
+
+
+@pytest.fixture(scope="module")
+def besieged(tmp_path_factory) -> Iterator[Besieged]:
+    root = tmp_path_factory.mktemp("besieged")
+    (data := root / "experiment").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server.start(root / "catalog", root, port=port, program=IMPATIENT + SERVE)
+    runs = connect(server.url, server.key)
+    http = httpx.Client(
+        base_url=server.url, headers={"Authorization": f"Apikey {server.key}"}, timeout=30
+    )
+    made = Besieged(server, http, runs)
+    with h5py.File(data / "sparse.h5", "w") as file:  # a few kB, all of them
+        file.create_dataset("data", SHAPE, "<i4", chunks=(1, *SHAPE[1:]))
+        file.create_dataset("contiguous", SHAPE, "<i4")
+        file.create_dataset("one chunk", SHAPE, "<i4", chunks=(390, *SHAPE[1:]))
+        file.create_dataset("crumbs", (10**12,), "<i4", chunks=(1,))
+    with h5py.File(data / "many.h5", "w") as file:
+        for number in range(8):
+            shape = (9, *SHAPE[1:])
+            file.create_dataset(f"deep/{number}", shape, "<i4", chunks=(1, *shape[1:]))
+    made.register("sparse", data / "sparse.h5", shape=SHAPE)
+    made.register("contiguous", data / "sparse.h5", shape=SHAPE, dataset="contiguous")
+    made.register("one chunk", data / "sparse.h5", shape=SHAPE, dataset="one chunk")
+    made.register("crumbs", data / "sparse.h5", shape=(10**12,), dataset="crumbs")
+    made.register("whole", data / "sparse.h5", shape=None)
+    made.register("many", data / "many.h5", shape=None)
+    made.works()
+    http.get("/zarr/v2/raw/sparse/.zarray")
+    limit = made.memory("VmSize") + ROOM
+    resource.prlimit(server.process.pid, resource.RLIMIT_AS, (limit, limit))
+    yield made
+    http.close()
+    runs.context.http_client.close()
+    assert server.end() == 0
+
+
+TOO_MUCH = {
+    "all of 40 GB": "/api/v1/array/full/raw/sparse",
+    "10^12 of it": "/api/v1/array/full/raw/sparse?slice=0:1000000000000",
+    "10^12 steps back": "/api/v1/array/full/raw/sparse?slice=1000000000000::-1",
+    "one block of 40 GB": "/api/v1/array/block/raw/sparse?block=0,0,0",
+    "nearly all of a block": "/api/v1/array/block/raw/sparse?block=0,0,0&slice=1:",
+    "a block of Zarr": "/zarr/v2/raw/sparse/0.0.0",
+    "a chunk of Zarr 3": "/zarr/v3/raw/sparse/c/0/0/0",
+    "four frames as text": "/api/v1/array/full/raw/sparse?slice=0:4&format=application/json",
+    "four frames as a picture": "/api/v1/array/full/raw/sparse?slice=0:4&format=image/tiff",
+    "what lies in a file": "/api/v1/array/full/raw/many/deep/3?format=csv",
+}
+NONSENSE = {
+    "a number of 5000 digits": f"/api/v1/array/full/raw/sparse?slice=0:{'9' * 5000}",
+    "block 10^12": "/api/v1/array/block/raw/sparse?block=1000000000000,0,0",
+    "frame 10^12": "/api/v1/array/full/raw/sparse?slice=1000000000000",
+    "a step of nothing": "/api/v1/array/full/raw/sparse?slice=::0",
+}
+ABSURD = {
+    "contiguous": "/api/v1/array/full/raw/contiguous?slice=0",
+    "one chunk": "/api/v1/array/full/raw/one chunk?slice=0,0,0",
+    "crumbs": "/api/v1/array/full/raw/crumbs?slice=0:10",
+    "sparse.h5": "/api/v1/array/full/raw/whole/data?slice=0",  # the others are in it
+}
+
+
+def test_what_is_too_much_is_refused_before_it_is_read(besieged):
+    worst = 0.0
+    with besieged.grows_by_at_most(60_000_000):
+        for what, asked in (TOO_MUCH | NONSENSE).items():
+            began = time.monotonic()
+            answer = besieged.http.get(asked)
+            worst = max(worst, time.monotonic() - began)
+            assert answer.status_code in ((400,) if what in TOO_MUCH else (400, 422)), what
+            assert ("one request may read" in answer.text) == (what in TOO_MUCH), answer.text
+        for name, asked in ABSURD.items():
+            answer = besieged.http.get(asked)
+            assert answer.status_code == 403, name
+            assert name in answer.text
+            assert "Store it in" in answer.text
+
+    print(f"{len(TOO_MUCH | NONSENSE | ABSURD)} refused, the worst after {worst:.2f} s")
+    assert worst < 2
+    assert besieged.works() < 5
+
+
+def test_a_container_is_not_read_beyond_what_one_request_may(besieged):
+    with besieged.grows_by_at_most(750_000_000):  # what it may, twice, and no more of 640 MB
+        for route in ("container", "node"):
+            answer = besieged.http.get(f"/api/v1/{route}/full/raw/many")
+            assert answer.status_code == 400
+            assert "one node of a container" in answer.text
+
+    besieged.works()
+
+
+def endless(size: int) -> Iterator[bytes]:
+    for _ in range(size // 100_000):
+        yield b'"' + b"x" * 99_999
+
+
+def test_a_request_that_brings_too_much_is_refused(besieged):
+    large = json.dumps({"metadata": {"x": "y" * 20_000_000}}).encode()
+    assert len(large) > DOCUMENT
+
+    with besieged.grows_by_at_most(60_000_000):
+        answers = [
+            besieged.http.post("/api/v1/metadata/raw", content=large),
+            besieged.http.post("/api/v1/metadata/raw", content=endless(20_000_000)),
+            besieged.http.patch("/api/v1/metadata/raw", content=endless(20_000_000)),
+        ]
+        announced = besieged.dial()
+        key = besieged.http.headers["Authorization"]
+        announced.sendall(
+            f"PUT /api/v1/array/full/raw/sparse HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n"
+            f"Content-Length: {40 * 10**9}\r\n\r\n".encode()
+        )
+        head = announced.recv(100)
+        announced.close()
+
+    assert [answer.status_code for answer in answers] == [413] * 3
+    assert "this one brings more" in answers[1].text
+    assert head.startswith(b"HTTP/1.1 413 ")
+    besieged.works()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(besieged):
+    with besieged.dial() as caller:
+        key = besieged.http.headers["Authorization"]
+        caller.sendall(
+            f"POST /api/v1/metadata/raw HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{".encode()
+        )
+        began = time.monotonic()
+        said = caller.recv(100)
+
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert 1 < time.monotonic() - began < 6
+
+
+@contextlib.contextmanager
+def many_files(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def is_cut(caller: socket.socket) -> bool:
+    """Whether the server has ended a connection; what it has sent before is thrown away."""
+    try:
+        while caller.recv(1 << 20):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_a_thousand_sockets_that_say_nothing_keep_nobody_out(besieged):
+    pid = besieged.server.process.pid
+    with many_files(2000), contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(besieged.dial()) for _ in range(1000)]
+        worst = max(besieged.works() for _ in range(3))
+        opened = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        began = time.monotonic()
+        assert all(is_cut(caller) for caller in callers)
+        print(f"1000 sockets: worst answer {worst:.2f} s, {opened} files open, all sockets cut "
+              f"after {time.monotonic() - began:.1f} s")  # fmt: skip
+
+    assert opened < SOCKETS + 100
+    assert worst < 5
+
+
+def test_who_asks_letter_by_letter_is_cut_off(besieged):
+    request = b"GET /api/v1/ HTTP/1.1\r\nHost: " + b"x" * 1000
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(besieged.dial()) for _ in range(20)]
+        began = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for letter in request:
+                for caller in callers:
+                    caller.sendall(bytes([letter]))
+                time.sleep(0.05)
+        seconds = time.monotonic() - began
+        besieged.works()
+        assert all(is_cut(caller) for caller in callers)
+
+    assert 0.5 < seconds < 5
+
+
+def test_who_does_not_take_an_answer_is_cut_off_and_who_is_slow_gets_all_of_it(besieged):
+    five = "/api/v1/array/full/raw/sparse?slice=0:5"  # 50 MB
+    resident = besieged.memory("VmRSS")
+    with contextlib.ExitStack() as stack:
+        stalled = [stack.enter_context(besieged.ask(five, buffer=4096)) for _ in range(4)]
+        slow = stack.enter_context(
+            besieged.ask("/api/v1/array/full/raw/sparse?slice=0:1", buffer=4096)
+        )
+        taken, began = 0, time.monotonic()
+        while part := slow.recv(1 << 16):
+            if taken == 0:
+                head, _, part = part.partition(b"\r\n\r\n")
+                assert b"200 OK" in head
+            taken += len(part)
+            if taken >= 4 * SHAPE[1] * SHAPE[2]:
+                break
+            time.sleep(len(part) / 3e6)  # 3 MB/s
+        seconds = time.monotonic() - began
+        besieged.works()
+        time.sleep(max(0.0, 2.5 - seconds))
+        for caller in stalled:
+            taken_by_stalled = 0
+            with contextlib.suppress(ConnectionResetError):
+                while part := caller.recv(1 << 20):
+                    taken_by_stalled += len(part)
+            assert taken_by_stalled < 4 * 5 * SHAPE[1] * SHAPE[2]
+
+    assert taken == 4 * SHAPE[1] * SHAPE[2]
+    assert seconds > 2  # slower than a piece may be late, and than a silence may be
+    wait_until(lambda: besieged.memory("VmRSS") < resident + 100_000_000, 10, "memory to be free")
+
+
+def test_the_stacker_stores_at_its_rate_while_the_catalog_is_besieged(besieged):
+    """It is another process, and waits for no answer."""
+    n_frames, period = 60, 0.05
+    run = WaitingRun(
+        besieged.server.directory.parent, n_frames=n_frames, period=period,
+        port=besieged.http.base_url.port, late=5.0,
+    )  # fmt: skip
+    stop = threading.Event()
+    asked = 0
+
+    def besiege(ask: Callable[[httpx.Client], object]) -> None:
+        nonlocal asked
+        with httpx.Client(
+            base_url=besieged.http.base_url, headers=besieged.http.headers, timeout=30
+        ) as http:
+            while not stop.is_set():
+                with contextlib.suppress(httpx.HTTPError):
+                    ask(http)
+                    asked += 1
+
+    def dial(http: httpx.Client) -> None:
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(besieged.dial())
+            stop.wait(0.2)
+
+    attacks: list[Callable[[httpx.Client], object]] = [
+        lambda http: [http.get(asked) for asked in TOO_MUCH.values()],
+        lambda http: http.get("/api/v1/array/full/raw/sparse?slice=0:10"),
+        lambda http: http.post("/api/v1/metadata/raw", content=endless(20_000_000)),
+        dial,
+    ]
+    with (run.root / "said").open("wb") as said:
+        stacker = subprocess.Popen(
+            [sys.executable, "-m", "offbragg", "stack", "--catalog", "--late", "5",
+             "--beamline", str(run.toml)], stdout=said, stderr=said,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    run.begin()
+    run.write(0)
+    run.announce(1)
+    wait_until(run.scan_files, 60, "the stacker")
+    crowd = [threading.Thread(target=besiege, args=(attack,)) for attack in attacks]
+    for one in crowd:
+        one.start()
+
+    written, seen = {0: time.monotonic()}, {0: 0.0}
+
+    def measure() -> None:
+        begin = time.monotonic()
+        for number in range(1, n_frames):
+            time.sleep(max(0.0, begin + period * number - time.monotonic()))
+            run.write(number)
+            written[number] = time.monotonic()
+            run.announce(number + 1)
+
+    measuring = threading.Thread(target=measure)
+    measuring.start()
+    path = run.scan_file()
+    deadline = time.monotonic() + 30
+    while len(seen) < n_frames and time.monotonic() < deadline:
+        with ScanFile.open(path) as scan:
+            words = scan.frame_values()["status"]
+        now = time.monotonic()
+        for number in np.flatnonzero(words == "stored"):
+            if int(number) in written:
+                seen.setdefault(int(number), now - written[int(number)])
+        time.sleep(0.02)
+    measuring.join()
+    run.end()
+    with ScanFile.open(path) as scan:
+        counts = scan.ledger.counts()
+    stop.set()
+    for one in crowd:
+        one.join()
+    worst = max(seen.values())
+    print(
+        f"{len(seen)} frames stored, the latest {worst:.2f} s after it was written; {asked} asked"
+    )
+    wait_until(lambda: run.uid in besieged.runs and besieged.runs[run.uid].stop, 60, "its run")
+    stacker.send_signal(signal.SIGTERM)
+    assert stacker.wait(30) == 0
+
+    assert counts["stored"] == n_frames
+    assert counts["pending"] == counts["missing"] == 0
+    assert worst < 2
+    assert judge(path, run.sources, over=True) == []
+    assert besieged.runs[run.uid].stop["offbragg"]["frames"]["stored"] == n_frames
+    run.journal.close()
