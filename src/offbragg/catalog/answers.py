@@ -105,6 +105,8 @@ class CountedAdapter:
         self._adapter = adapter
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self._adapter, name)
 
     def __getitem__(self, key: str) -> Any:
@@ -131,21 +133,20 @@ class CountedAdapter:
         """Read a slice of an array, or columns of a table."""
         structure = self._adapter.structure()
         if isinstance(structure, ArrayStructure):
-            asked = args[0] if args else kwargs.get("slice", ...)
-            asked = NDSlice(*asked) if isinstance(asked, tuple) else NDSlice(asked)
-            about_to_read(_array_bytes(structure, asked.shape_after_slice(structure.shape)))
+            asked = NDSlice(args[0] if args else kwargs.get("slice", ...))
+            about_to_read(_array_bytes(structure, _shape(structure.shape, asked)))
             return self._adapter.read(*args, **kwargs)
         if self._adapter.structure_family == StructureFamily.table:
             return self._read_table(self._adapter.read, *args, **kwargs)
         read = self._adapter.read(*args, **kwargs)
-        return self if read is self._adapter else read
+        return CountedAdapter(read) if hasattr(read, "structure_family") else read
 
     def read_block(self, block: Any, slice: NDSlice = NDSlice(...)) -> Any:  # noqa: B008
         """Read a block of an array, or a slice of it."""
         structure = self._adapter.structure()
         shape = block.shape_from_chunks(structure.chunks)
         if not isinstance(self._adapter, FileSequenceAdapter):  # which reads all of it
-            shape = slice.shape_after_slice(shape)
+            shape = _shape(shape, slice)
         about_to_read(_array_bytes(structure, shape))
         return self._adapter.read_block(block, slice)
 
@@ -159,6 +160,13 @@ class CountedAdapter:
         rows = read(*args, **kwargs)
         about_to_read(int(rows.memory_usage(deep=True).sum()))  # text has any length
         return rows
+
+
+def _shape(shape: tuple[int, ...], asked: NDSlice) -> tuple[int, ...]:
+    try:
+        return asked.shape_after_slice(shape)
+    except ValueError as error:
+        raise HTTPException(400, f"there is no such slice: {error}") from error
 
 
 def _array_bytes(structure: ArrayStructure, shape: tuple[int, ...]) -> int:
