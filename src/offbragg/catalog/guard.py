@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
+from tiled.adapters.hdf5 import SWMR_DEFAULT
 from tiled.utils import path_from_uri
 
 from offbragg.catalog.answers import ANSWER, CountedAdapter
@@ -78,7 +79,7 @@ class GuardedAdapter:
                 # HDF5 opens a file that it has open only in the same way
                 ours = self._mimetype != "application/x-hdf5"
                 locking = False if ours else parameters.get("locking")
-                swmr = ours or parameters.get("swmr", True)
+                swmr = ours or parameters.get("swmr", SWMR_DEFAULT)
                 check_hdf5(path, self._roots, names=names, swmr=swmr, locking=locking)
             elif path.is_file() and (size := path.stat().st_size) > ANSWER:
                 raise CatalogError(
