@@ -35,10 +35,11 @@ from offbragg.files.scan_file import ScanFile
 
 SHAPE = (4000, 1679, 1475)  # 40 GB
 ROOM = 3_000_000_000  # bytes of address space that the server may take beyond what it has
-IMPATIENT = (
-    "from offbragg.catalog import limits\n"
-    "limits.HEADING, limits.STALLED, limits.UPLOADING = 1.0, 2.0, 2.0\n"
-)
+SMALLER = """
+from offbragg.catalog import answers, limits
+answers.AT_ONCE = 320_000_000
+limits.HEADING, limits.STALLED, limits.UPLOADING = 1.0, 1.5, 1.0
+"""
 
 
 @dataclass
@@ -121,7 +122,7 @@ def besieged(tmp_path_factory) -> Iterator[Besieged]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Server.start(root / "catalog", root, port=port, program=IMPATIENT + SERVE)
+    server = Server.start(root / "catalog", root, port=port, program=SMALLER + SERVE)
     runs = connect(server.url, server.key)
     http = httpx.Client(
         base_url=server.url, headers={"Authorization": f"Apikey {server.key}"}, timeout=30
@@ -249,7 +250,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(besieged):
         said = caller.recv(100)
 
     assert said.startswith(b"HTTP/1.1 408 ")
-    assert 1 < time.monotonic() - began < 6
+    assert 0.5 < time.monotonic() - began < 5
 
 
 @contextlib.contextmanager
@@ -304,38 +305,38 @@ def test_who_asks_letter_by_letter_is_cut_off(besieged):
     assert 0.5 < seconds < 5
 
 
-@pytest.mark.parametrize("again", range(8))
-def test_who_does_not_take_an_answer_is_cut_off_and_who_is_slow_gets_all_of_it(besieged, again):
+def test_who_does_not_take_an_answer_is_cut_off_and_who_is_slow_gets_all_of_it(besieged):
     frame, resident = 4 * SHAPE[1] * SHAPE[2], besieged.memory("VmRSS")
-    twenty = "/api/v1/array/full/raw/sparse?slice=0:20"  # 200 MB
+    five = "/api/v1/array/full/raw/sparse?slice=0:5"  # 50 MB; four of them are 200
+    more = "/api/v1/array/full/raw/sparse?slice=0:13"  # would be 330 with them
     with contextlib.ExitStack() as stack:
-        stalled = [stack.enter_context(besieged.ask(twenty, buffer=4096)) for _ in range(4)]
+        stalled = [stack.enter_context(besieged.ask(five, buffer=4096)) for _ in range(4)]
         heads = [caller.recv(100) for caller in stalled]
         assert all(head.startswith(b"HTTP/1.1 200 OK") for head in heads), heads
-        busy = besieged.http.get("/api/v1/array/full/raw/sparse?slice=0:29")
+        busy = besieged.http.get(more)
         slow = stack.enter_context(
             besieged.ask("/api/v1/array/full/raw/sparse?slice=0:1", buffer=4096)
         )
         taken, began = slow.recv(4096).partition(b"\r\n\r\n")[2], time.monotonic()
         while len(taken) < frame and (part := slow.recv(1 << 16)):
             taken += part
-            time.sleep(len(part) / 3e6)  # 3 MB/s
+            time.sleep(len(part) / 5e6)  # 5 MB/s
         seconds = time.monotonic() - began
         besieged.works()
-        time.sleep(max(0.0, 4.0 - seconds))
+        time.sleep(max(0.0, 3.0 - seconds))
         for caller in stalled:
             late = 0
             with contextlib.suppress(ConnectionResetError):
                 while part := caller.recv(1 << 20):
                     late += len(part)
-            assert late < 19 * frame
+            assert late < 5 * frame - 1_000_000
 
     assert busy.status_code == 503
     assert int(busy.headers["retry-after"]) > 0
     assert len(taken) == frame
-    assert seconds > 2  # slower than a piece may be late, and than a silence may be
-    wait_until(lambda: besieged.memory("VmRSS") < resident + 400_000_000, 10, "memory to be free")
-    assert besieged.http.get("/api/v1/array/full/raw/sparse?slice=0:29").status_code == 200
+    assert seconds > 1.5  # slower than a piece may be late, and than a silence may be
+    wait_until(lambda: besieged.memory("VmRSS") < resident + 100_000_000, 10, "memory to be free")
+    assert besieged.http.get(more).status_code == 200
 
 
 @contextlib.contextmanager
@@ -395,7 +396,7 @@ def test_a_minute_of_siege(besieged):
 
 def test_the_stacker_stores_at_its_rate_while_the_catalog_is_besieged(besieged):
     """It is another process, and waits for no answer."""
-    n_frames, period = 40, 0.1
+    n_frames, period = 25, 0.1
     run = WaitingRun(
         besieged.server.directory.parent, n_frames=n_frames, period=period,
         port=besieged.http.base_url.port, late=5.0,

@@ -181,7 +181,7 @@ def _table_bytes(adapter: Any, fields: Sequence[str] | None) -> int:
                 f'SELECT COUNT(*) FROM "{adapter.table_name}" '
                 f"WHERE _dataset_id={int(adapter.dataset_id)}"
             )
-            (rows,) = cursor.fetchone()
+            (rows,) = cursor.fetchone() or (0,)
             connection.commit()
         return 8 * rows * len(fields or adapter.structure().columns)
     if isinstance(adapter, ParquetDatasetAdapter):

@@ -8,6 +8,7 @@ anybody in without the key, and reads frames only from the roots it was given.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import json
@@ -37,6 +38,7 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _GRACE = 2  # how long a client that still reads is waited for at the end, s
 _POLL = 0.1  # how often a starting server is asked whether it is there, s
 _THREADS = 4  # that read chunks
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +177,7 @@ def serve(
     _keep_container(app)
     _guard(app, [*readable, directory / "files"])
     _share_threads()
+    _give_memory_back()
     _allow_sockets(limits.SOCKETS)
     config = uvicorn.Config(
         Gate(limits.Limits(app), key),
@@ -368,9 +371,15 @@ def _guard(app: FastAPI, roots: Sequence[Path]) -> None:
 
 def _share_threads() -> None:
     """Let all requests share a few threads that read chunks; else each brings its own."""
-    import dask
+    import dask.config
 
     dask.config.set(pool=ThreadPoolExecutor(_THREADS, thread_name_prefix="chunks"))
+
+
+def _give_memory_back() -> None:
+    """Let what an answer took be free when it is sent; glibc keeps for long what it may reuse."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _allow_sockets(count: int) -> None:
