@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,12 +182,33 @@ def test_a_truncated_file_is_told_with_what_is_left_of_it(copy, examiner, left):
         assert not verify(copy, examiner=examiner).ok
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_told(copy, examiner):
-    copy.chmod(0)
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from offbragg.audit import verify
+from offbragg.errors import ScanFileError
+if os.geteuid() == 0:  # who may read everything
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    verify(Path(sys.argv[1]))
+except ScanFileError as error:
+    print(error)
+"""
 
-    with pytest.raises(ScanFileError, match="cannot be read: Permission denied"):
-        verify(copy, examiner=examiner)
+
+def test_a_file_that_may_not_be_read_is_told(copy):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are for one user only
+        Path(folder).chmod(0o755)
+        path = Path(shutil.copy(copy, folder))
+        path.chmod(0)
+        told = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, str(path)],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+
+    assert f"{path} cannot be read: Permission denied" in told.stdout
 
 
 def test_whoever_reads_a_damaged_file_may_die_and_the_next_one_is_read(copy, monkeypatch):

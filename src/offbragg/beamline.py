@@ -229,14 +229,23 @@ class Beamline(_Table):
         """
         from offbragg.catalog.server import connect
 
+        return connect(self.catalog_url, self.read_key(), timeout=timeout)
+
+    def read_key(self) -> str:
+        """Read the catalog's key.
+
+        Raises
+        ------
+        CatalogError
+            If it is not there, or not for us.
+        """
         try:
-            key = self.key_file.read_text().strip()
+            return self.key_file.read_text().strip()
         except OSError as error:
             raise CatalogError(
                 f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
                 "The server makes it when it first starts: offbragg serve"
             ) from error
-        return connect(self.catalog_url, key, timeout=timeout)
 
     def make_geometry(self) -> Geometry | None:
         """Read the [geometry] table.

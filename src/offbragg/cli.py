@@ -302,6 +302,30 @@ def serve(
 
 
 @app.command()
+def key(
+    days: Annotated[
+        float, typer.Option("--days", metavar="N", min=0, max=3650, help="So long it is good.")
+    ] = 30.0,
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key for reading the catalog, which ends by itself.
+
+    Give this one away, not the file 'key', which may write and delete. It cannot be called back by
+    itself: remove the file 'key' and start the catalog again, and all keys end.
+    """
+    from offbragg.beamline import load
+    from offbragg.catalog.gate import reading_key
+
+    ends = time.time() + 86400 * days
+    made = reading_key(load(beamline).read_key(), ends=ends)
+    if as_json:
+        print(json.dumps({"key": made, "ends": ends}))
+    else:
+        _say(made)
+
+
+@app.command()
 def verify(
     what: Annotated[
         list[str] | None,

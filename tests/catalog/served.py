@@ -38,12 +38,12 @@ class Server:
     ready: Path
 
     @classmethod
-    def start(cls, directory: Path, root: Path, *, port: int = 0) -> Server:
+    def start(cls, directory: Path, root: Path, *, port: int = 0, program: str = SERVE) -> Server:
         ready = directory.parent / f"{directory.name}.ready"
         log = directory.parent / f"{directory.name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-c", SERVE]
+                [sys.executable, "-c", program]
                 + [str(a) for a in (directory, root, ready, os.getpid(), port)],
                 stdout=file,
                 stderr=file,

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from tiled.adapters.hdf5 import SWMR_DEFAULT, h5open
+from tiled.structures.core import StructureFamily
 
 from offbragg.catalog.guard import GuardedAdapter, check_hdf5, check_path
 from offbragg.errors import CatalogError
@@ -95,6 +97,34 @@ def test_what_leads_out_or_nowhere_is_refused_by_name(places, make, asked):
     assert "\x1b" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "chunks"),
+    [((10**10,), "<i4", None), ((4 * 10**8,), "<i4", (4 * 10**8,)), ((10**12,), "u1", (1,)),
+     ((1000, 10**6), "<f8", (1, 1)), ((200_000,), h5py.string_dtype(), (1000,))],
+)  # fmt: skip
+@pytest.mark.parametrize("asked", ["/data", "/"])
+def test_what_cannot_be_read_in_parts_is_refused_by_name(places, shape, dtype, chunks, asked):
+    served, _ = places
+    with h5py.File(served / "absurd.h5", "w") as file:
+        file.create_dataset("data", shape, dtype, chunks=chunks)
+
+    with pytest.raises(CatalogError, match=r"absurd.h5: /data is not read: it (lies in|has) "):
+        check_hdf5(served / "absurd.h5", [served], names=[asked])
+
+
+@pytest.mark.parametrize("shape", [None, (), (0, 5), (3600, 4362, 4148)])
+def test_what_is_empty_or_large_in_good_pieces_is_read(places, shape):
+    served, _ = places
+    with h5py.File(served / "good.h5", "w") as file:
+        if shape is None:
+            file["data"] = h5py.Empty("<i4")
+        else:
+            file.create_dataset("data", shape, "<u4", chunks=(1, *shape[1:]) if shape else None,
+                                maxshape=(None, *shape[1:]) if shape else None)  # fmt: skip
+
+    check_hdf5(served / "good.h5", [served], names=["/data"])
+
+
 def test_a_group_that_holds_itself_is_refused(places):
     served, _ = places
     with h5py.File(served / "loop.h5", "w") as file:
@@ -148,15 +178,34 @@ def test_a_file_that_the_process_reads_already_is_looked_at_in_the_same_way(plac
     with h5py.File(path, "r", libver="latest", swmr=True, locking=locking):
         made = adapter.from_catalog(Source(path), None, dataset="data", swmr=True, locking=locking)
 
-    assert made == "made"
+    assert made.read() == "read"
+
+
+def test_a_file_of_which_nobody_said_how_to_open_it_is_read_by_several_at_once(places):
+    served, _ = places
+    adapter = GuardedAdapter(Adapter, "application/x-hdf5", [served])
+    path = served / "good.h5"
+
+    with h5open(path, "data", swmr=SWMR_DEFAULT, libver="latest"):  # as Tiled has it open
+        made = adapter.from_catalog(Source(path), None, dataset="data")
+
+    assert made.read() == "read"
 
 
 class Adapter:
     """What Tiled would read with."""
 
-    @staticmethod
-    def from_catalog(source, node, **parameters):
-        return "made"
+    structure_family = StructureFamily.container
+
+    @classmethod
+    def from_catalog(cls, source, node, **parameters):
+        return cls()
+
+    def structure(self):
+        return None
+
+    def read(self):
+        return "read"
 
 
 class Source:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from runs import wait_until
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect as connect_websocket
 
 from offbragg.beamline import Catalog, load, profile_directory
+from offbragg.catalog.gate import TRIES, reading_key
 from offbragg.errors import CatalogError
 
 
@@ -122,3 +129,123 @@ def test_an_error_of_a_client_does_not_hold_the_key(fresh):
     assert key not in repr(config)
     runs.context.http_client.close()
     assert url in config.catalog_url
+
+
+def routes(url: str, key: str) -> list[tuple[str, str]]:
+    """Every method and address that the server has, as it says itself."""
+    told = httpx.get(f"{url}/openapi.json", headers=bearing(key)).json()["paths"]
+    found = [
+        (method.upper(), re.sub(r"\{\w+\}", "raw", path))
+        for path, methods in told.items()
+        for method in methods
+        if path not in ("/healthz", "/api/v1/")
+    ]
+    assert len(found) > 50
+    return found
+
+
+def bearing(key: str) -> dict[str, str]:
+    return {"Authorization": f"Apikey {key}"}
+
+
+@pytest.fixture(scope="module")
+def key(fresh) -> str:
+    """Of the fresh catalog."""
+    return (fresh[0] / "catalog" / "key").read_text().strip()
+
+
+def test_a_key_for_reading_reads_and_changes_nothing(fresh, key):
+    root, _, url = fresh
+    made = subprocess.run(
+        [sys.executable, "-m", "offbragg", "key", "--days", "2", "--json",
+         "--beamline", str(root / "beamline.toml")],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    told = json.loads(made.stdout)
+    assert abs(told["ends"] - time.time() - 2 * 86400) < 60
+
+    with httpx.Client(base_url=url, headers=bearing(told["key"])) as reader:
+        assert reader.get("/api/v1/metadata/raw").status_code == 200
+        assert reader.get("/zarr/v2/raw/.zgroup").status_code == 200
+        assert reader.post("/api/v1/table/full/none", json=["a"]).status_code == 404
+        tried = [
+            (m, p)
+            for m, p in routes(url, key)
+            if m not in ("GET", "HEAD")
+            and not (m == "POST" and re.match("/api/v1/(table|container|awkward)/", p))
+        ]
+        assert len(tried) > 20
+        answers = {(m, p): reader.request(m, p, content=b"{}").status_code for m, p in tried}
+
+    print(f"{len(tried)} addresses that change something refuse a key for reading")
+    assert answers == dict.fromkeys(answers, 403)
+
+
+@pytest.mark.parametrize("changed", ["ended", "later", "cut", "of another catalog"])
+def test_a_key_for_reading_that_has_ended_or_is_changed_opens_nothing(fresh, key, changed):
+    past = reading_key(key, ends=time.time() - 1)
+    given = {
+        "ended": past,
+        "later": past[:4] + f"{int(time.time()) + 1000:010x}" + past[14:],
+        "cut": reading_key(key, ends=time.time() + 1000)[:-1],
+        "of another catalog": reading_key("0" * 64, ends=time.time() + 1000),
+    }[changed]
+
+    answer = httpx.get(f"{fresh[2]}/api/v1/metadata/raw", headers=bearing(given))
+
+    assert answer.status_code == 401
+    assert ("ended" in answer.text) == (changed == "ended")
+
+
+def test_a_key_in_an_address_is_not_given_back(fresh, key):
+    for path in ("/zarr/v2/raw", "/api/v1/metadata/raw", "/api/v1/search/"):
+        answer = httpx.get(f"{fresh[2]}{path}?a=b&api_key={key}&api_key=other")
+        assert answer.status_code == 200
+        assert key not in answer.text + repr(answer.headers)
+    with httpx.Client(base_url=fresh[2]) as browser:
+        if browser.get(f"/?api_key={key}").status_code == 200:  # Tiled came with its pages
+            assert browser.get("/api/v1/metadata/raw").status_code == 200
+            answer = browser.delete("/api/v1/metadata/raw")  # by somebody else's page
+            assert answer.status_code == 403
+            assert "csrf" in answer.text
+
+
+def test_who_tries_out_keys_is_soon_told_to_wait_and_the_right_key_still_works(fresh, key):
+    root, _, url = fresh
+    answers: Counter[int] = Counter()
+    with httpx.Client(base_url=url) as thief, httpx.Client(base_url=url) as friend:
+        began = time.monotonic()
+        for number in range(1000):
+            answer = thief.get("/api/v1/metadata/raw", headers=bearing(f"{number:064x}"))
+            answers[answer.status_code] += 1
+            if answer.status_code == 429:
+                assert 1 <= int(answer.headers["retry-after"]) <= 61
+            if number % 200 == 0:
+                assert friend.get("/api/v1/metadata/raw", headers=bearing(key)).status_code == 200
+        seconds = time.monotonic() - began
+        # whatever bytes it is: a key that is no text is a wrong one
+        strange = {"Authorization": b"Apikey \xff\xfe"}
+        assert thief.get("/api/v1/metadata/raw", headers=strange).status_code == 429
+
+    print(f"1000 wrong keys in {seconds:.1f} s: {dict(answers)}")
+    assert set(answers) == {401, 429}
+    assert answers[401] <= TRIES * (2 + int(seconds / 60))
+    assert answers[429] >= 1000 - TRIES * (2 + int(seconds / 60))
+    load(root / "beamline.toml").connect_catalog().context.http_client.close()
+    said = (root / "said").read_text()
+    assert "tries out keys" in said
+    assert f"{7:064x}" not in said
+
+
+@pytest.mark.parametrize("given", [None, "wrong"])
+def test_nothing_answers_without_a_key(fresh, key, given):
+    _, _, url = fresh
+    headers = {} if given is None else bearing(given)
+    with httpx.Client(base_url=url, headers=headers) as nobody:
+        answers = Counter(nobody.request(*route).status_code for route in routes(url, key))
+        print(f"without a key: {dict(answers)}")
+
+        assert set(answers) <= {401, 429}
+    with pytest.raises(InvalidStatus) as refused:
+        connect_websocket(f"ws{url[4:]}/api/v1/stream/single/raw", additional_headers=headers)
+    assert refused.value.response.status_code == 403

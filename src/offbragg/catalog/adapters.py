@@ -156,14 +156,22 @@ class FramesAdapter(Adapter[TableStructure]):
     def read(self, fields: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the rows of every frame that is decided and whose pixels can be read too."""
         columns = [c for c in self._structure.columns[2:] if not c.startswith("ts_")]
-        try:
-            with ScanFile.open(self._path) as scan:
-                count = min(scan.ledger.settled(), scan.length)
-                values = scan.frame_values()
-        except FileNotFoundError as error:
-            raise BrokenLink(f"the scan file is gone: {self._path.name}") from error
+        with self._open() as scan:
+            count = min(scan.ledger.settled(), scan.length)
+            values = scan.frame_values()
         rows = frame_rows(values, columns, count=count, started=self._started, period=self._period)
         return rows if fields is None else rows.loc[:, list(fields)]
+
+    def bytes_to_read(self) -> int:
+        """How many bytes of the scan file that takes."""
+        with self._open() as scan:
+            return scan.values_size
+
+    def _open(self) -> ScanFile:
+        try:
+            return ScanFile.open(self._path)
+        except FileNotFoundError as error:
+            raise BrokenLink(f"the scan file is gone: {self._path.name}") from error
 
     def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the one partition there is."""

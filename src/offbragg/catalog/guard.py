@@ -7,20 +7,34 @@ HDF5 every link, virtual source and external storage on the way to what is asked
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
+from tiled.adapters.hdf5 import SWMR_DEFAULT
 from tiled.utils import path_from_uri
 
+from offbragg.catalog.answers import ANSWER, CountedAdapter
 from offbragg.errors import CatalogError
 from offbragg.terminal import printable
 
 HDF5 = frozenset({"application/x-hdf5", "application/x-offbragg-frames"})
+SERVED = HDF5 | {
+    "multipart/related;type=image/x-cbf",
+    "multipart/related;type=image/tiff",
+    "multipart/related;type=image/jpeg",
+    "image/tiff",
+    "image/jpeg",
+    "application/x-zarr",
+    "application/x-parquet",
+    "application/x-tiled-sql-table",
+}
+PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it
 _DEEPEST = 32  # links and groups on the way to one thing
-_MOST = 100_000  # things in one file
+_MOST = 100_000  # things in one file, or chunks of a dataset
 
 
 class GuardedAdapter:
@@ -65,9 +79,16 @@ class GuardedAdapter:
                 # HDF5 opens a file that it has open only in the same way
                 ours = self._mimetype != "application/x-hdf5"
                 locking = False if ours else parameters.get("locking")
-                swmr = ours or parameters.get("swmr", True)
+                swmr = ours or parameters.get("swmr", SWMR_DEFAULT)
                 check_hdf5(path, self._roots, names=names, swmr=swmr, locking=locking)
-        return self._adapter.from_catalog(data_source, node, **parameters)
+            elif path.is_file() and (size := path.stat().st_size) > ANSWER:
+                raise CatalogError(
+                    f"{_shown(path)} is not read: it has {size:,} bytes, and the most that one "
+                    f"request may read are {ANSWER:,}"
+                )
+        adapter = self._adapter.from_catalog(data_source, node, **parameters)
+        _check_pieces(getattr(adapter, "_array", None), uris[0] if uris else "an array")
+        return CountedAdapter(adapter)
 
 
 def check_path(path: Path, roots: Iterable[Path]) -> Path:
@@ -172,6 +193,7 @@ class _Look:
         if len(self._seen) > _MOST or depth > _DEEPEST:
             raise CatalogError(f"{where} is not read: there is no end to it")
         if isinstance(found, h5py.Dataset):
+            _check_pieces(found, where)
             if found.external:
                 raise CatalogError(f"{where} is not read: its data lie in another file, as bytes")
             for source in found.virtual_sources() if found.is_virtual else ():
@@ -195,6 +217,28 @@ class _Look:
             if place.name == "/":
                 return False
             place = place.parent
+
+
+def _check_pieces(array: Any, where: str) -> None:
+    """Refuse an array of HDF5 or Zarr that cannot be read in parts."""
+    shape = getattr(array, "shape", None)
+    if not shape:
+        return  # one number, or none
+    if array.dtype.kind == "O" and math.prod(shape) > _MOST:
+        raise CatalogError(f"{where} is not read: it has {math.prod(shape):,} texts of any length")
+    piece = getattr(array, "chunksize", None) or getattr(array, "chunks", None) or shape
+    size = math.prod(piece) * array.dtype.itemsize
+    if size > PIECE:
+        raise CatalogError(
+            f"{where} is not read: it lies in pieces of {size:,} bytes, and each must be read as "
+            f"a whole; the most are {PIECE:,}. Store it in smaller chunks"
+        )
+    count = math.prod(math.ceil(n / m) for n, m in zip(shape, piece, strict=True) if m)
+    if count > _MOST:
+        raise CatalogError(
+            f"{where} is not read: it lies in {count:,} pieces, and the most are {_MOST:,}. "
+            f"Store it in larger chunks"
+        )
 
 
 def _shown(name: object) -> str:

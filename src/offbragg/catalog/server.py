@@ -8,17 +8,20 @@ anybody in without the key, and reads frames only from the roots it was given.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,10 @@ _CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _GRACE = 2  # how long a client that still reads is waited for at the end, s
 _POLL = 0.1  # how often a starting server is asked whether it is there, s
+_THREADS = 4  # that read chunks
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+
+_log = logging.getLogger(__name__)
 
 
 def catalog_key(directory: Path) -> str:
@@ -161,15 +168,24 @@ def serve(
     import uvicorn
     from tiled.server.app import build_app_from_config
 
+    from offbragg.catalog import limits
+    from offbragg.catalog.gate import Gate
+
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
     _remember_signatures()
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     _keep_container(app)
     _guard(app, [*readable, directory / "files"])
+    _share_threads()
+    _give_memory_back()
+    _allow_sockets(limits.SOCKETS)
     config = uvicorn.Config(
-        app,
+        Gate(limits.Limits(app), key),
         host=host,
         port=port,
+        http=limits.Connection,
+        h11_max_incomplete_event_size=limits.HEAD,
+        ws_max_size=limits.HEAD,
         log_config=None,
         log_level="warning",
         access_log=False,  # a key given as ?api_key= must not reach a log
@@ -315,11 +331,11 @@ def _fail_fast(http: httpx.Client) -> None:
                 f"the catalog is away: {where} failed with {error!r}\n"
                 f"Nothing is lost; what it missed is published when it is back."
             ) from error
-        if response.status_code >= 500:
+        if response.status_code >= 500 or response.status_code == 403:
             response.read()
+            did = "refused" if response.status_code == 403 else "failed"
             raise CatalogError(
-                f"the catalog failed: {where} answered {response.status_code}: "
-                f"{response.text[:500]}"
+                f"the catalog {did}: {where} answered {response.status_code}: {response.text[:500]}"
             )
         return response
 
@@ -335,12 +351,43 @@ def _initialize(database: Path) -> None:
 
 
 def _guard(app: FastAPI, roots: Sequence[Path]) -> None:
-    """Put a guard before every adapter."""
-    from offbragg.catalog.guard import GuardedAdapter
+    """Put a guard before every adapter, and tell clients what it says."""
+    from fastapi import Request
+    from fastapi.responses import JSONResponse
 
-    adapters = app.state.root_tree.context.adapters_by_mimetype
-    for mimetype in list(adapters):
-        adapters[mimetype] = GuardedAdapter(adapters[mimetype], mimetype, roots)
+    from offbragg.catalog.guard import SERVED, GuardedAdapter
+
+    context = app.state.root_tree.context
+    context.adapters_by_mimetype = {
+        mimetype: GuardedAdapter(context.adapters_by_mimetype[mimetype], mimetype, roots)
+        for mimetype in SERVED
+    }
+
+    @app.exception_handler(CatalogError)
+    async def refuse(request: Request, error: CatalogError) -> JSONResponse:
+        _log.warning("refused: %s", error)
+        return JSONResponse({"detail": str(error)}, status_code=403)
+
+
+def _share_threads() -> None:
+    """Let all requests share a few threads that read chunks; else each brings its own."""
+    import dask.config
+
+    dask.config.set(pool=ThreadPoolExecutor(_THREADS, thread_name_prefix="chunks"))
+
+
+def _give_memory_back() -> None:
+    """Let what an answer took be free when it is sent; glibc keeps for long what it may reuse."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def _allow_sockets(count: int) -> None:
+    """See to it that there are files left to open when all sockets are taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 2 * count:
+        wanted = 2 * count if hard == resource.RLIM_INFINITY else min(2 * count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _keep_container(app: FastAPI) -> None:

@@ -376,6 +376,11 @@ class ScanFile:
         return values
 
     @property
+    def values_size(self) -> int:
+        """How many bytes `frame_values` reads."""
+        return sum(self._fresh(f"{nxmx.FRAMES}/{name}").nbytes for name in self.columns)
+
+    @property
     def durable(self) -> int:
         """How many stored frames a power cut cannot take away, as far as this writer knows."""
         return self._durable
