@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import threading
@@ -21,6 +22,7 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from offbragg.errors import CatalogError
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 CONTAINER = "raw"
 _CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_COLUMN = re.compile(r"/api/v1/array/(full|block)/.*/internal/[^/]+")
 _GRACE = 2  # how long a client that still reads is waited for at the end, s
 _POLL = 0.1  # how often a starting server is asked whether it is there, s
 
@@ -166,6 +169,7 @@ def serve(
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     _keep_container(app)
     _guard(app, [*readable, directory / "files"])
+    app.add_middleware(_AsAsked)
     config = uvicorn.Config(
         app,
         host=host,
@@ -341,6 +345,26 @@ def _guard(app: FastAPI, roots: Sequence[Path]) -> None:
     adapters = app.state.root_tree.context.adapters_by_mimetype
     for mimetype in list(adapters):
         adapters[mimetype] = GuardedAdapter(adapters[mimetype], mimetype, roots)
+
+
+class _AsAsked:
+    """Give a column that has grown since a client asked how long it is as long as it was then.
+
+    The client asks first for the length and then for so many values; Tiled has an error for it
+    if there are more by then.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and _COLUMN.match(scope["path"]):
+            asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            length = asked.get("expected_shape", "")
+            if re.fullmatch("[0-9]{1,12}", length) and "slice" not in asked:
+                more = f"&slice=0:{length}".encode()
+                scope = {**scope, "query_string": scope["query_string"] + more}
+        await self._app(scope, receive, send)
 
 
 def _keep_container(app: FastAPI) -> None:
