@@ -131,7 +131,7 @@ class MeasuredRun:
                         "source": "test",
                         "dtype": "array",
                         "dtype_numpy": "<i4",
-                        "shape": list(SHAPE),
+                        "shape": self.start["detector"]["shape"],
                         "external": "STREAM:",
                     }
                 },
