@@ -7,8 +7,6 @@ with it.
 
 from __future__ import annotations
 
-import base64
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +18,8 @@ from offbragg.callbacks.journal import is_open, journals, read_journal, read_sta
 from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
 from offbragg.errors import CatalogError, FrameError, MetadataError, OffbraggError, ScanFileError
 from offbragg.files import read_frame
-from offbragg.files.cbf import content_md5
+from offbragg.files.aside import aside_directory, kept_aside
+from offbragg.files.cbf import content_md5, declared_md5
 from offbragg.files.digest import (
     LATER,
     Digest,
@@ -36,7 +35,6 @@ from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import find_scan_file, is_being_written
 from offbragg.sample import check_component
 
-_HEAD = 1 << 16  # bytes of a frame file, in which it declares its MD5
 _CHANGED = 3  # so often a file is read anew that changed meanwhile
 
 
@@ -57,6 +55,8 @@ class Verdict:
     unchecked: int = 0
     differ: list[int] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)  # missing and rejected frames
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    """Files that were refused and are kept beside it: ``number``, ``file``, ``reason``."""
     digest: str = "none"
     """agrees, differs, damaged; none; not yet (the sweep is not finished)."""
     sources: dict[str, int] = field(default_factory=dict)  # there, gone
@@ -184,6 +184,7 @@ class _Checking:
             for n, status in enumerate(seen.statuses)
             if status in ("missing", "rejected")
         ]
+        self._list_refused(seen, verdict)
         self._check_end(seen, verdict)
         self._check_bytes(seen, digest, verdict)
         if damaged is not None:
@@ -193,6 +194,17 @@ class _Checking:
                 "by offbragg stack --once --repair"
             )
         return verdict
+
+    def _list_refused(self, seen: Seen, verdict: Verdict) -> None:
+        """Tell of refused files; of those of frames that are not stored, the ledger tells."""
+        verdict.refused = kept_aside(self.path)
+        for one in verdict.refused:
+            number = one["number"]
+            if 0 <= number < seen.n_frames and seen.statuses[number] == "stored":
+                verdict.notes.append(
+                    f"frame {number}: another file was refused and is kept in "
+                    f"{aside_directory(self.path).name}/{one['file']}: {one['reason']}"
+                )
 
     def _check_end(self, seen: Seen, verdict: Verdict) -> None:
         pending = verdict.frames["pending"]
@@ -482,17 +494,11 @@ def _differs(path: Path, number: int, seen: Seen, *, deep: bool) -> str:
         expected = md5 or seen.pixels.get(number, "")
         return "" if found == expected else f"{path.name} has other pixels"
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
+        declared = declared_md5(path)
     except OSError as error:
         return f"{path.name} cannot be read: {error.strerror}"
-    told = re.search(rb"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", head, re.IGNORECASE)
-    if told is None or not md5:
+    if declared is None or not md5:
         return ""  # nothing to compare, unless deep
-    try:
-        declared = base64.b64decode(told[1], validate=True).hex()
-    except ValueError:
-        declared = ""
     return "" if declared == md5 else f"{path.name} declares another MD5"
 
 

@@ -68,6 +68,7 @@ def follow(
     stop: threading.Event | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     first: Callable[[], object] = lambda: None,
+    at_once: int = _AT_ONCE,
 ) -> dict[str, list[str]]:
     """Feed every run of a journal directory to every follower.
 
@@ -87,6 +88,9 @@ def follow(
         how many.
     first
         Done before anything else, when nobody else can follow this journal.
+    at_once
+        So many runs that keep a follower busy are worked at in turns; with 1 they are finished in
+        the order in which they were measured.
 
     Returns
     -------
@@ -111,7 +115,9 @@ def follow(
         first()
         tails: list[_Tail] = []
         for follower in followers:
-            tails.append(_Tail(journal, follower, once=once, stop=stop, before=tuple(tails)))
+            tails.append(
+                _Tail(journal, follower, once=once, stop=stop, before=tuple(tails), at_once=at_once)
+            )
         for tail in tails:
             tail.start()
         told: dict[str, Any] = {}
@@ -122,7 +128,8 @@ def follow(
                 close_all_abandoned(journal, closed)
                 told = _tell_backlog(journal, followers, told)
                 for backlog in told.values():
-                    progress(backlog["decided"], backlog["frames"])
+                    if "decided" in backlog:
+                        progress(backlog["decided"], backlog["frames"])
         finally:
             stop.set()
             for tail in tails:
@@ -178,6 +185,7 @@ class _Tail(threading.Thread):
         once: bool,
         stop: threading.Event,
         before: tuple[_Tail, ...],
+        at_once: int,
     ) -> None:
         super().__init__(name=f"offbragg-{follower.name}", daemon=True)
         self.follower = follower
@@ -186,6 +194,7 @@ class _Tail(threading.Thread):
         self._journal = journal
         self._once = once
         self._stop_asked = stop
+        self._at_once = at_once
         self._before = before  # a run that they failed may never be finished by this one
         self._runs: dict[Path, _Run] = {}
 
@@ -210,7 +219,7 @@ class _Tail(threading.Thread):
                     if self._stop_asked.is_set():
                         break
                     newest = run is unfinished[-1] and not self._once  # may be measured just now
-                    if busy >= _AT_ONCE and not newest:
+                    if busy >= self._at_once and not newest:
                         continue  # its turn comes
                     run.advance()
                     busy += run.busy

@@ -354,7 +354,10 @@ def rebuild(
 
     publisher = Publisher(connect, experiment)
     followers = [Stacker(experiment), publisher]
-    failed = follow(journal, followers, once=True, stop=stop, progress=progress, first=forget)
+    # in their order, as the catalog lists them: also after a rebuild that was killed
+    failed = follow(
+        journal, followers, once=True, stop=stop, progress=progress, first=forget, at_once=1
+    )
     there = set(connect())
     return {
         "runs": len(journals(journal)),

@@ -38,9 +38,10 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
     Returns
     -------
     state
-        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``), ``running`` (runs
-        that are open), ``backlog`` (``frames`` and ``runs`` that are not stacked,
-        ``unpublished`` runs), ``stacking`` (what the stacker that runs says of its queues, see
+        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``, and how many runs are
+        ``unpublished``: if it is away, those that wait for it, or None if nobody publishes),
+        ``running`` (runs that are open), ``backlog`` (``frames`` and ``runs`` that are not
+        stacked), ``stacking`` (what the stacker that runs says of its queues, see
         `Stacker.backlog`; empty if none does), ``last`` (run), ``disks`` (with ``rate`` and
         ``full``, POSIX s, if a watchdog runs that knows them) and ``alarms``: ``what``,
         ``severity``, ``reason`` and, if a watchdog raised it, ``since`` (POSIX s, else None).
@@ -49,17 +50,18 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
     runs = [_run(config, path) for path in _recent(directory)]
     ended = [run for run in runs if run["exit_status"] != "running"]
     disks, alarms = _watched(config)
+    told = read_backlog(directory)
     behind = [run for run in ended if run["pending"] or run["complete"] is False]
     return {
         "beamline": config.beamline_id,
         "stacker": directory.is_dir() and is_followed(directory),
-        "catalog": _catalog(config, [run["uid"] for run in ended]),
+        "catalog": _catalog(config, [run["uid"] for run in ended], told.get("publish", {})),
         "running": [run for run in runs if run["exit_status"] == "running"],
         "backlog": {
             "runs": len(behind),
             "frames": sum(run["pending"] for run in runs),
         },
-        "stacking": read_backlog(directory).get("stack", {}),
+        "stacking": told.get("stack", {}),
         "last": ended[-1] if ended else None,
         "disks": disks,
         "alarms": [*alarms, *(_alarms(config, timeout) if devices else ())],
@@ -108,8 +110,8 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
     return run
 
 
-def _catalog(config: Beamline, uids: list[str]) -> dict[str, Any]:
-    """Ask the catalog which runs it has whole."""
+def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, float]) -> dict[str, Any]:
+    """Ask the catalog which runs it has whole; if it is away, who publishes says what waits."""
     try:
         runs = config.connect_catalog(timeout=1.0)
         try:
@@ -119,7 +121,8 @@ def _catalog(config: Beamline, uids: list[str]) -> dict[str, Any]:
             runs.context.http_client.close()
     except OffbraggError as error:
         reason = str(error).partition("\n")[0]
-        return {"up": False, "runs": None, "unpublished": None, "reason": reason}
+        waiting = publishing.get("runs")
+        return {"up": False, "runs": None, "unpublished": waiting, "reason": reason}
 
 
 def _published(runs: Any, uid: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from streams import SHAPE_2M
 
 from offbragg import kernels
+from offbragg.audit import verify
 from offbragg.callbacks.finished import stack_files
 from sim_iocs.cbf import encode_cbf
 
@@ -39,6 +40,12 @@ def stack(folder: Path, n: int) -> list[tuple[int, float, float, int]]:
 
     stacked = stack_files(f"{folder}/x_*.cbf", folder / "stack.h5", progress=look)
     assert stacked.stored == n
+    verdict = verify(folder / "stack.h5")
+    assert verdict.problems == []
+    assert verdict.frames == {"pending": 0, "stored": n, "missing": 0, "rejected": 0}
+    assert verdict.checked == n
+    assert verdict.digest == "agrees"
+    assert verdict.sources == {"there": n, "gone": 0}
     return seen
 
 
@@ -57,16 +64,19 @@ def test_ten_thousand_frames_cost_each_what_the_first_ones_did(tmp_path, capsys)
 
     first = next(row for row in seen if row[0] >= 100)
     early = next(row for row in seen if row[0] >= 1000)
+    half = next(row for row in seen if row[0] >= 5000)  # by then buffers and caches are full
     late, last = next(row for row in seen if row[0] >= 9000), seen[-1]
 
     def cost(a, b) -> float:
         return 1e3 * (b[1] - a[1]) / (b[0] - a[0])
 
-    growth = 1e3 * (last[2] - early[2]) / (last[0] - early[0])
+    filling = 1e3 * (half[2] - early[2]) / (half[0] - early[0])
+    growth = 1e3 * (last[2] - half[2]) / (last[0] - half[0])
     with capsys.disabled():
         print(
             f"\nCPU ms per frame: {cost(first, early):.2f} from {first[0]} to {early[0]}, "
-            f"{cost(late, last):.2f} from {late[0]} to {last[0]}; {growth:.3f} MB per 1000 frames; "
+            f"{cost(late, last):.2f} from {late[0]} to {last[0]}; {filling:.3f} and from {half[0]} "
+            f"on {growth:.3f} MB per 1000 frames; "
             f"descriptors {first[3]} and {last[3]}"
         )
     assert cost(late, last) < 1.5 * cost(first, early)

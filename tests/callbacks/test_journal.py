@@ -17,6 +17,7 @@ from bluesky import RunEngine
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from event_model import DocumentNames, schema_validators
+from faulty_disks import SmallDisk, needs_mount
 
 from offbragg.callbacks.journal import (
     Journal,
@@ -72,6 +73,22 @@ def test_a_run_whose_journal_cannot_be_written_fails(tmp_path, run_engine):
 
     with pytest.raises(JournalError, match="the journal cannot be written"):
         run_engine(one_run())
+
+
+@needs_mount
+def test_a_run_is_refused_while_the_disk_of_its_journal_is_not_mounted(tmp_path):
+    with SmallDisk(tmp_path, 1_000_000) as disk, closing(Journal(tmp_path / "journal")) as journal:
+        journal("start", {"uid": "before", "time": 0.0})
+        journal("stop", {"run_start": "before", "exit_status": "success"})
+        with disk.broken("unmounted"):
+            (tmp_path / "journal").mkdir()  # somebody did, on the disk below
+
+            with pytest.raises(JournalError, match=f"{tmp_path} is not mounted"):
+                journal("start", {"uid": "meanwhile", "time": 0.0})
+
+            assert list((tmp_path / "journal").iterdir()) == []
+        journal("start", {"uid": "after", "time": 0.0})
+        assert {path.stem for path in journals(tmp_path / "journal")} == {"before", "after"}
 
 
 def test_a_journal_is_never_replaced(tmp_path):

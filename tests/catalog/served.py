@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from runs import SHAPE, MeasuredRun, counts_of, wait_until
+from tiled.client.container import Container
 
 from offbragg.callbacks.journal import read_journal
 from offbragg.catalog.publisher import Publisher, RunPublisher
@@ -129,3 +132,35 @@ class PublishedRun(MeasuredRun):
     def node(self) -> Any:
         """The run in the catalog."""
         return self.client[self.uid]
+
+
+def seen_by_a_client(node: Any) -> Any:
+    """Everything that a client gets of a node and what is in it, but the time of its making."""
+    item = json.loads(json.dumps(node.item["attributes"], default=str))
+    for own in ("time_created", "time_updated"):
+        item.pop(own, None)
+    for source in item.get("data_sources") or []:
+        source.pop("id", None)
+        for asset in source.get("assets") or []:
+            asset.pop("id", None)
+            # its own tables and files are named after nothing that a run has
+            if "catalog" in asset["data_uri"]:
+                asset.pop("data_uri")
+        if source.get("management") == "writable":
+            source.pop("parameters", None)
+    told: dict[str, Any] = {"attributes": item}
+    if isinstance(node, Container):
+        node = getattr(node, "base", node)  # a stream shows the columns of its tables as its own
+        told["children"] = [
+            [key, seen_by_a_client(Container.__getitem__(node, key))]
+            for key in Container.keys(node)  # in its order
+        ]
+        return told
+    family = item["structure_family"]
+    if family == "array":
+        array = np.asarray(node.read())
+        told["read"] = [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+    elif family == "table":
+        table = node.read()
+        told["read"] = [list(map(str, table.dtypes)), table.to_json(double_precision=15)]
+    return told

@@ -242,6 +242,22 @@ def test_rows_that_are_ahead_of_the_stack_do_not_spoil_a_read(make_run):
     assert data.sizes["time"] == 4
 
 
+def test_a_column_that_grows_between_two_requests_is_read_as_long_as_it_was(make_run):
+    run = make_run().begin()
+    run.create_scan_file()
+    run.open()
+    run.store(0, 1, 2)
+    run.announce(3)
+    run.feed()
+    status, angle = (run.node["primary"][column] for column in ("status", "angle"))
+    run.store(3, 4)
+
+    assert [str(word) for word in status.read()] == ["stored"] * 3
+    np.testing.assert_allclose(angle[:], [0.25, 0.75, 1.25])
+    np.testing.assert_allclose(angle[1:], [0.75, 1.25])
+    assert len(run.node["primary"]["status"].read()) == 5
+
+
 @pytest.mark.filterwarnings(  # Tiled's own way to open a websocket, with websockets 17.1
     r"ignore:connect\(\) must be used as a context manager:DeprecationWarning"
 )

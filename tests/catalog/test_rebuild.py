@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from catalog.served import PublishedRun, Server
+from catalog.served import PublishedRun, Server, seen_by_a_client
 from runs import MeasuredRun
-from tiled.client.container import Container
 
 from offbragg.audit import verify
 from offbragg.callbacks.stacker import Stacker
@@ -22,38 +19,6 @@ from offbragg.errors import CatalogError
 from offbragg.files import find_scan_file
 from offbragg.follow import follow
 from offbragg.repair import rebuild
-
-
-def seen_by_a_client(node: Any) -> Any:
-    """Everything that a client gets of a node and what is in it, but the time of its making."""
-    item = json.loads(json.dumps(node.item["attributes"], default=str))
-    for own in ("time_created", "time_updated"):
-        item.pop(own, None)
-    for source in item.get("data_sources") or []:
-        source.pop("id", None)
-        for asset in source.get("assets") or []:
-            asset.pop("id", None)
-            # its own tables and files are named after nothing that a run has
-            if "catalog" in asset["data_uri"]:
-                asset.pop("data_uri")
-        if source.get("management") == "writable":
-            source.pop("parameters", None)
-    told: dict[str, Any] = {"attributes": item}
-    if isinstance(node, Container):
-        node = getattr(node, "base", node)  # a stream shows the columns of its tables as its own
-        told["children"] = [
-            [key, seen_by_a_client(Container.__getitem__(node, key))]
-            for key in Container.keys(node)  # in its order
-        ]
-        return told
-    family = item["structure_family"]
-    if family == "array":
-        array = np.asarray(node.read())
-        told["read"] = [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
-    elif family == "table":
-        table = node.read()
-        told["read"] = [list(map(str, table.dtypes)), table.to_json(double_precision=15)]
-    return told
 
 
 def sweep(root: Path, uid: str, *, missing: tuple[int, ...] = (), **options: Any) -> MeasuredRun:

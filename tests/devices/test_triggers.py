@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +162,20 @@ def stack(documents, folder):
         time.sleep(0.02)
     with ScanFile.open(follower.path) as file:
         return file.frame_values()
+
+
+@ioc_test
+def test_a_clock_that_is_an_hour_ahead_of_the_files_makes_no_frame_late(
+    scan, pilatus, documents, monkeypatch
+):
+    ahead = SimpleNamespace(time=lambda: time.time() + 3600.0, monotonic=time.monotonic)
+    monkeypatch.setattr("offbragg.devices.pilatus.time", ahead)
+    pilatus.trigger_mode = "mult_trigger"
+
+    scan(sweep(n=5))
+
+    assert documents.stop()["exit_status"] == "success"
+    assert documents.stop()["num_events"]["primary"] == 5
 
 
 @ioc_test

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from faults.judge import judge, stored
 from runs import MeasuredRun, wait_until
@@ -231,13 +232,17 @@ class WaitingRun(MeasuredRun):
         return again.seconds
 
 
-def small_cbf(number: int, shape: tuple[int, int] = SMALL) -> bytes:
-    """A frame file whose counts nobody can take for another frame's."""
-    import numpy as np
-
+def small_counts(number: int, shape: tuple[int, int] = SMALL) -> np.ndarray:
+    """Counts that nobody can take for another frame's."""
     counts = np.random.default_rng(number).poisson(3.0, shape).astype(np.int32)
     counts[0, :2] = number, 1_000_000 + number
     counts[7] = -1
+    return counts
+
+
+def small_cbf(number: int, shape: tuple[int, int] = SMALL) -> bytes:
+    """The frame file of these counts."""
+    counts = small_counts(number, shape)
     return encode_cbf(counts, name=f"x_{number:05d}", header=["test"])
 
 
@@ -321,4 +326,4 @@ class Sweep:
 
 __all__ = ["CALLS", "GROUPS", "SMALL", "Ended", "Stackers", "Sweep", "WaitingRun",
            "calls_of_stacker",
-           "kill_after", "small_cbf", "strace", "survey", "wait_until"]  # fmt: skip
+           "kill_after", "small_cbf", "small_counts", "strace", "survey", "wait_until"]  # fmt: skip

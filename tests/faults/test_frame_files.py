@@ -18,6 +18,7 @@ from faults.conftest import stack_once
 from faults.judge import judge, reasons, statuses, stored
 from faults.stacking import small_cbf, wait_until
 
+from offbragg.audit import verify
 from offbragg.callbacks.stacker import Stacker
 from offbragg.follow import follow
 from sim_iocs.cbf import MAGIC, encode_cbf
@@ -236,7 +237,8 @@ def test_late_frames_fill_their_gaps(waiting):
     assert judge(path, run.sources, over=True) == []
 
 
-def test_another_frame_of_a_stored_number_changes_nothing(waiting):
+def test_another_frame_of_a_stored_number_changes_nothing_and_is_kept_aside(waiting):
+    """It came while no stacker ran: the next one knows the stored frame by its MD5 only."""
     run = waiting(n_frames=4).begin()
     run.write(0, 1, 2)
     run.announce(4)
@@ -245,12 +247,56 @@ def test_another_frame_of_a_stored_number_changes_nothing(waiting):
     kept = _data(path)
 
     run.path(1).write_bytes(small_cbf(77))
+    run.write(0)  # the same once more
     run.write(3)
     stack_once(run)
 
     assert stored(path) == {0, 1, 2, 3}
     np.testing.assert_array_equal(_data(path)[:3], kept[:3])
     np.testing.assert_array_equal(_data(path)[1], _counts(1))
+    aside = path.with_name("f1.rejected")
+    assert sorted(p.name for p in aside.iterdir()) == ["x_00001.cbf", "x_00001.cbf.json"]
+    assert (aside / "x_00001.cbf").read_bytes() == small_cbf(77)
+    verdict = verify(path, journal=run.journal_directory)
+    assert [(one["number"], one["file"]) for one in verdict.refused] == [(1, "x_00001.cbf")]
+    assert verdict.notes == [
+        "frame 1: another file was refused and is kept in f1.rejected/x_00001.cbf: x_00001.cbf was "
+        "changed after its frame had been stored, and holds other pixels than the frame that was "
+        "stored"
+    ]
+    assert verdict.problems == [
+        "frame 1 is another than that of its file: x_00001.cbf declares another MD5"
+    ]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_link_in_place_of_a_stored_frame_is_not_followed_out_of_the_root(waiting, restarted):
+    run = waiting(n_frames=3).begin()
+    run.write(0, 1)
+    run.announce(3)
+    documents = _documents(run)
+    stacker = Stacker(run.experiment, late=5.0, frames=run.frames.parent)
+    sweep = stacker.open(run.start)
+    for name, doc in documents:
+        sweep(name, doc)
+    wait_until(lambda: sweep.poll() or sweep.decided == 2, 20)
+    secret = run.root / "secret.cbf"
+    secret.write_bytes(small_cbf(77))
+    run.path(1).unlink()
+    run.path(1).symlink_to(secret)
+    run.write(2)
+    run.end()
+    if restarted:
+        sweep.close()
+        sweep = stacker.open(run.start)
+    for name, doc in _documents(run)[0 if restarted else len(documents) :]:
+        sweep(name, doc)
+
+    wait_until(sweep.poll, 20)
+
+    sweep.close()
+    assert stored(sweep.path) == {0, 1, 2}
+    assert not sweep.path.with_name("f1.rejected").exists()
 
 
 def test_the_same_pixels_under_two_numbers_are_two_frames(waiting):

@@ -162,6 +162,7 @@ def test_a_frame_that_is_a_link_out_is_listed_and_not_read(waiting, tmp_path):
 
     assert statuses(path) == ["stored", "rejected", "stored", "stored"]
     assert "leads out" in reasons(path)[1]
+    assert not path.with_name("f1.rejected").exists()  # else a copy would be, from another disk
     assert judge(path, {n: run.path(n) for n in (0, 2, 3)}, over=True) == []
 
 

@@ -3,79 +3,24 @@
 from __future__ import annotations
 
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import h5py
 import pytest
 from faults.judge import judge, stored
-from faults.stacking import Stackers, WaitingRun, calls_of_stacker, strace, wait_until
-from runs import SHAPE
-
-from offbragg.catalog.server import connect
+from faults.served import Served, scan_file_of
+from faults.stacking import calls_of_stacker, strace
 
 pytestmark = strace
 
 
-@dataclass
-class Served:
-    """One beamline with a catalog, and all the runs of this module."""
-
-    root: Path
-    port: int
-    stackers: Stackers
-    runs: list[WaitingRun]
-    client: Any = None
-
-    def measure(self) -> WaitingRun:
-        self.runs.append(WaitingRun(self.root, n_frames=20, port=self.port, shape=SHAPE).whole())
-        return self.runs[-1]
-
-    def stack(self, **how: Any) -> Any:
-        return self.stackers.run(self.runs[-1].arguments, **how)
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Served]:
-    root = tmp_path_factory.mktemp("registered")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    beamline = Served(root / "beamline", port, Stackers(root / "stackers", quick=True), [])
-    beamline.measure()
-    ready = root / "ready"
-    with (root / "said").open("wb") as said:
-        serving = subprocess.Popen(
-            [sys.executable, "-m", "offbragg", "serve", "--ready", str(ready),
-             "--beamline", str(beamline.runs[0].toml)],
-            stdout=said, stderr=said,
-        )  # fmt: skip
-    wait_until(lambda: ready.exists() or serving.poll() is not None, 90, "the catalog")
-    assert beamline.stack().code == 0
-    key = (beamline.root / "catalog" / "key").read_text().strip()
-    beamline.client = connect(f"http://127.0.0.1:{port}", key)
-    yield beamline
-    beamline.client.context.http_client.close()
-    serving.terminate()
-    serving.wait(30)
-    beamline.stackers.close()
-    for run in beamline.runs:
-        run.journal.close()
-
-
-def scan_file_of(run: WaitingRun) -> Path:
-    found = []
-    for path in run.scan_files():
-        with h5py.File(path, "r", swmr=True, locking=False) as file:
-            if file["/entry/entry_identifier"][()].decode() == run.uid:
-                found.append(path)
-    (path,) = found
-    return path
+    with Served.started(tmp_path_factory.mktemp("registered")) as beamline:
+        beamline.measure()
+        beamline.serve()
+        assert beamline.stack().code == 0
+        yield beamline
 
 
 def killed(served: Served, point: str) -> float:
@@ -87,6 +32,7 @@ def killed(served: Served, point: str) -> float:
     assert again.code == 0, again.said
 
     path = scan_file_of(run)
+    assert path is not None
     assert judge(path, run.sources, values=run.values, over=True) == []
     assert sorted(served.client) == sorted(run.uid for run in served.runs)
     node = served.client[run.uid]

@@ -24,6 +24,7 @@ from typing import IO, Any
 from event_model import NumpyEncoder
 
 from offbragg.errors import JournalError
+from offbragg.files.root import Root
 from offbragg.files.scan_file import make_directory, sync
 from offbragg.sample import check_component
 
@@ -39,7 +40,8 @@ class Journal:
     """Append every document of every run to its journal; the one critical subscriber.
 
     Subscribe it to the RunEngine before everything else. If it cannot write it raises, and
-    the run fails loudly: a run that nobody can rebuild must not go on.
+    the run fails loudly: a run that nobody can rebuild must not go on. So it does if its disk is
+    not mounted any more: what is written to the directory that is left then is hidden later.
 
     Parameters
     ----------
@@ -53,6 +55,7 @@ class Journal:
             make_directory(self.directory)
         except OSError as error:
             raise JournalError(_no_journal(self.directory, error)) from error
+        self._root = Root(self.directory)
         self._open: dict[str, IO[bytes]] = {}
         self._run_of: dict[str, str] = {}  # descriptor, resource or stream resource → run
 
@@ -79,6 +82,8 @@ class Journal:
         uid = check_component(doc["uid"], "uid")
         path = self.directory / f"{uid}.jsonl"
         hidden = self.directory / f".{uid}.starting"
+        if trouble := self._root.trouble():
+            raise JournalError(_no_journal(path, f"{self.directory} {trouble}"))
         with contextlib.ExitStack() as undo:
             try:
                 journal = undo.enter_context(hidden.open("xb", buffering=0))
@@ -328,9 +333,9 @@ def _append(journal: IO[bytes], name: str, doc: Document) -> None:
         raise JournalError(_no_journal(Path(journal.name), error)) from error
 
 
-def _no_journal(path: Path, error: OSError) -> str:
+def _no_journal(path: Path, error: OSError | str) -> str:
     return (
-        f"the journal cannot be written: {error.strerror}\n"
+        f"the journal cannot be written: {error if isinstance(error, str) else error.strerror}\n"
         f"{path}\n"
         "Without a journal a run could not be rebuilt, so it does not go on. Free or mend that "
         "disk, then measure the sweep again."

@@ -33,6 +33,7 @@ from offbragg.errors import (
 )
 from offbragg.files import read_frame
 from offbragg.files.aside import keep_aside
+from offbragg.files.cbf import declared_md5
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, remove_left_locks, scan_directory, write_wrapper
@@ -180,11 +181,12 @@ class SweepStacker:
         self._sweep = scan.sweep
         self._shape = scan.shape
         statuses, reasons = scan.ledger.statuses, scan.ledger.reasons
+        columns = scan.frame_values()
         # The journal is read from its first line, so every sample comes again; the times of
         # the frames that are stored already come back from the file.
         self._values = _FrameValues(
             start.get("per_frame", {}),
-            scan.frame_values()["time"] + scan.sweep.exposure / 2,
+            columns["time"] + scan.sweep.exposure / 2,
             sweep=scan.sweep,
         )
         if self._writer is None:
@@ -198,6 +200,10 @@ class SweepStacker:
         }
         self._looked: dict[int, _Look] = {}
         self._stored_as = np.zeros((self._sweep.n_frames, 2), np.int64)  # signatures
+        # by an earlier stacker, which knew the signatures of their files
+        self._md5_before = {
+            n: str(columns["md5"][n]) for n, s in enumerate(statuses) if s == Status.STORED
+        }
         self._unreadable: dict[int, OSError] = {}  # what a thread met with
         self._pool = FramePool(self._shape) if kernels.compiled else None
         self._durable = 0
@@ -401,7 +407,7 @@ class SweepStacker:
         look = self._looked.get(number)
         if look is None or look.signature != signature:
             look = self._looked[number] = _Look(signature, self._clock())
-            if self._source is not None and not self._source.holds(path):
+            if self._leads_out(path):
                 why = f"{path.name} leads out of the directory of the frames: it is not read"
                 look.problem = Status.REJECTED, why
         return look
@@ -454,6 +460,8 @@ class SweepStacker:
         path, look = self._path_of(number), self._looked.get(number)
         if path is None or not self._wrapped or (look is not None and look.kept):
             return
+        if self._leads_out(path):
+            return  # what it leads to is not ours to read, and not to be copied
         if seen is None and look is not None:
             look.kept, seen = True, look.signature
         try:
@@ -464,7 +472,8 @@ class SweepStacker:
     def _refuse_others(self) -> None:
         """Keep files aside that took the place of stored ones, if they hold other pixels."""
         end = self._clock() + _REFUSING
-        for number in np.flatnonzero(self._stored_as[:, 1]).tolist():
+        here = np.flatnonzero(self._stored_as[:, 1]).tolist()
+        for number in [*here, *self._md5_before]:
             if self._clock() > end:  # somebody touched all of them
                 log.warning(
                     "frame files from %d on were not compared with what was stored: "
@@ -473,13 +482,10 @@ class SweepStacker:
                 break
             path = self._path_of(number)
             try:
-                status = path.stat() if path is not None else None
+                now = self._changed(number, path) if path is not None else None
             except OSError:
                 continue  # gone: it is stored
-            if status is None or not S_ISREG(status.st_mode):
-                continue
-            now = (status.st_size, status.st_mtime_ns)
-            if path is None or now == tuple(self._stored_as[number].tolist()):
+            if path is None or now is None:
                 continue
             try:
                 frame = read_frame(path, number=number, shape=self._shape)
@@ -491,6 +497,24 @@ class SweepStacker:
             reason = f"{path.name} was changed after its frame had been stored, and {reason}"
             log.warning("frame %d: %s; the stored one is kept", number, reason)
             self._keep_aside(number, reason, now)
+
+    def _changed(self, number: int, path: Path) -> tuple[int, int] | None:
+        """Give the signature of a stored frame's file if it may be another one now.
+
+        What an earlier stacker stored is told by the MD5 that the file declares, if there is one.
+        """
+        status = path.stat()
+        now = (status.st_size, status.st_mtime_ns)
+        if not S_ISREG(status.st_mode) or now == tuple(self._stored_as[number].tolist()):
+            return None
+        if self._leads_out(path):
+            log.warning("frame %d: %s leads out of the directory of the frames now: it is not read",
+                        number, path.name)  # fmt: skip
+            return None
+        if number in self._md5_before:
+            md5 = self._md5_before[number]
+            return now if md5 and declared_md5(path) != md5 else None
+        return now
 
     def _look_again(self) -> None:
         """See whether a file of a frame that was given up is there now, or another one."""
@@ -576,6 +600,9 @@ class SweepStacker:
         if self._writer is None:
             self._writer = ScanFile.resume(self.path)
         return self._writer
+
+    def _leads_out(self, path: Path) -> bool:
+        return self._source is not None and not self._source.holds(path)
 
     def _path_of(self, number: int) -> Path | None:
         return self._source.path(number) if self._source is not None else None

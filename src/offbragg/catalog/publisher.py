@@ -272,11 +272,30 @@ class Publisher:
         self.interval = interval
         self._connect = client_factory
         self._client: CatalogOfBlueskyRuns | None = None
+        self._waiting: set[str] = set()  # runs that the catalog is not known to have whole
 
     def done(self, start: Mapping[str, Any]) -> bool:
         """Whether the run is in the catalog, whole and as its scan file has it."""
+        self._waiting.add(start["uid"])
         with self._catalog() as client:
-            return self._whole(start, _find_run(client, start["uid"]))
+            whole = self._whole(start, _find_run(client, start["uid"]))
+        if whole:
+            self.note_published(start)
+        return whole
+
+    def note_published(self, start: Mapping[str, Any]) -> None:
+        """Take note that the catalog has a run, whole."""
+        self._waiting.discard(start["uid"])
+
+    def backlog(self) -> dict[str, float]:
+        """Say how many ``runs`` wait for the catalog, those that are open too; any thread may ask.
+
+        Returns
+        -------
+        backlog
+            ``runs``: while the catalog is away, also those of which it could not be asked yet.
+        """
+        return {"runs": len(self._waiting)}
 
     def open(self, start: Mapping[str, Any]) -> RunPublisher:
         """Begin to publish a run; one that is there but not whole is deleted first."""
@@ -400,8 +419,13 @@ class RunPublisher:
 
     def poll(self) -> bool:
         """Publish what has gathered; True once the run is in the catalog, with its stop."""
+        if not self._finished:
+            self._work()
         if self._finished:
-            return True
+            self._publisher.note_published(self._start)
+        return self._finished
+
+    def _work(self) -> None:
         end_of_turn = time.monotonic() + _TURN
         while self._first:
             self._publish(*self._first.popleft())
@@ -410,7 +434,6 @@ class RunPublisher:
             if time.monotonic() > end_of_turn:
                 break
         self.busy = more
-        return self._finished
 
     def _look(self) -> None:
         """Publish the frames that have come since the last look."""

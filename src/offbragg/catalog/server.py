@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import re
 import resource
 import secrets
 import signal
@@ -24,6 +25,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from offbragg.errors import CatalogError
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 CONTAINER = "raw"
 _CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_COLUMN = re.compile(r"/api/v1/array/(full|block)/.*/internal/[^/]+")
 _GRACE = 2  # how long a client that still reads is waited for at the end, s
 _POLL = 0.1  # how often a starting server is asked whether it is there, s
 _THREADS = 4  # that read chunks
@@ -179,6 +182,7 @@ def serve(
     _share_threads()
     _give_memory_back()
     _allow_sockets(limits.SOCKETS)
+    app.add_middleware(_AsAsked)
     config = uvicorn.Config(
         Gate(limits.Limits(app), key),
         host=host,
@@ -388,6 +392,26 @@ def _allow_sockets(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < 2 * count:
         wanted = 2 * count if hard == resource.RLIM_INFINITY else min(2 * count, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _AsAsked:
+    """Give a column that has grown since a client asked how long it is as long as it was then.
+
+    The client asks first for the length and then for so many values; Tiled has an error for it
+    if there are more by then.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and _COLUMN.match(scope["path"]):
+            asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            length = asked.get("expected_shape", "")
+            if re.fullmatch("[0-9]{1,12}", length) and "slice" not in asked:
+                more = f"&slice=0:{length}".encode()
+                scope = {**scope, "query_string": scope["query_string"] + more}
+        await self._app(scope, receive, send)
 
 
 def _keep_container(app: FastAPI) -> None:

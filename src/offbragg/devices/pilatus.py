@@ -363,19 +363,24 @@ class Pilatus(PilatusFiles):
         """Wait for what the first pulse brings, and take the time of the pulse from it."""
         folder, sweep = flight.folder, flight.sweep
         limit = flight.clock + self.trigger_timeout + sweep.period + self.patience
+        empty = flight.clock  # when no file was there for the last time
         while not flight.stopped.is_set():
             ended = flight.camera_done.is_set()  # before looking: the last file may be the first
+            looked = time.monotonic()
             folder.look()
             numbers = folder.seen()
             if numbers:
                 last = max(numbers)
                 written = folder.written(last)
-                behind = max(time.time() - written, 0.0)
+                now = time.monotonic()
+                # the clocks of this host and of the disk may differ by anything
+                behind = min(max(time.time() - written, 0.0), now - empty)
                 ran = (last + 1) * sweep.period
                 flight.began = written - last * sweep.period - sweep.exposure
-                flight.clock = time.monotonic() - behind - ran
+                flight.clock = now - behind - ran
                 self.exposure_started = flight.began
                 return
+            empty = looked
             if time.monotonic() > limit or ended:
                 raise DeviceError(
                     f"{self.name}: no trigger came within "

@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from offbragg import kernels
 
@@ -95,6 +96,17 @@ def keep_aside(
         hidden.replace(note)
         return kept
     raise OSError(f"there are {_NAMES} refused files named {path.name} already")
+
+
+def kept_aside(scan_file: Path) -> list[dict[str, Any]]:
+    """List the refused files of a scan file: ``number`` of the frame, ``file``, ``reason``."""
+    found: list[dict[str, Any]] = []
+    for note in sorted(aside_directory(scan_file).glob("*.json")):
+        told = _read(note) or {}
+        number, reason = told.get("frame"), told.get("reason")
+        if isinstance(number, int) and isinstance(reason, str):
+            found.append({"number": number, "file": note.stem, "reason": reason})
+    return sorted(found, key=lambda one: one["number"])
 
 
 def _content(path: Path) -> tuple[str, os.stat_result]:
