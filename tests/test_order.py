@@ -6,13 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from measured import AS_SIMULATED, Measured
+from measured import AS_SIMULATED, MONITOR, PER_SR, Measured, Truth
 from typer.testing import CliRunner
 
 from offbragg.cli import app
 from offbragg.errors import ReductionError
-from offbragg.order import find_sweeps, fit_series, order_parameter
+from offbragg.order import find_sweeps, fit_law, fit_series, order_parameter
 from offbragg.recipe import Choices
+from offbragg.sample import Sample
+from offbragg.volume import Grid, Volume
 from sim_iocs import crystal
 
 AT = (-1.5, 0.5, -0.5)
@@ -53,6 +55,79 @@ def test_the_transition_of_the_simulated_crystal(folder):
     kappa = {f.temperature: f.kappa for f in found.fits}
     assert kappa[151] == pytest.approx(crystal.inverse_correlation_length(151), rel=0.4)
     assert kappa[151] < kappa[170]
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.003])
+def test_the_law_knows_how_well_it_knows(noise):
+    """Pulls of Tc and β over many series whose peaks are known by their errors."""
+    rng = np.random.default_rng(7)
+    T = np.array(TEMPERATURES, float)
+    pulls = []
+    for _ in range(150):
+        Tc, beta = rng.uniform(146, 152), rng.uniform(0.25, 0.45)
+        peak = np.maximum(1 - T / Tc, 0.0) ** (2 * beta)
+        error = noise * np.sqrt(peak + 0.3)
+        law = fit_law(T, peak + error * rng.standard_normal(len(T)), error)
+        pulls.append([(law.Tc - Tc) / law.Tc_error, (law.beta - beta) / law.beta_error])
+
+    assert np.all(np.abs(np.mean(pulls, axis=0)) < 0.3)
+    assert np.all(np.abs(np.std(pulls, axis=0) - 1.0) < 0.18)  # 150 tell it to 0.06
+
+
+def test_more_scatter_than_the_errors_explain_is_in_the_uncertainty():
+    rng = np.random.default_rng(3)
+    T = np.array(TEMPERATURES, float)
+    peak = np.maximum(1 - T / 150.0, 0.0) ** 0.66 + 0.02 * rng.standard_normal(len(T))
+
+    right, wrong = (fit_law(T, peak, np.full(len(T), error)) for error in (0.02, 0.002))
+
+    assert wrong.chi2 == pytest.approx(100 * right.chi2, rel=0.2)
+    assert wrong.Tc_error == pytest.approx(right.Tc_error, rel=0.3)
+    assert wrong.beta_error == pytest.approx(right.beta_error, rel=0.3)
+
+
+def test_peaks_that_never_vanish_or_never_were_are_refused():
+    T = np.array(TEMPERATURES, float)
+
+    with pytest.raises(ReductionError, match="no power law"):
+        fit_law(T, np.zeros(len(T)), np.ones(len(T)))
+    with pytest.raises(ReductionError, match="no power law"):
+        fit_law(T, -np.ones(len(T)), np.full(len(T), 0.1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_pulls_of_series_against_the_simulators_truth():
+    """Counts drawn again and again from what the simulator expects in each cell of each box."""
+    box = Grid.box(*[(x - 0.2, x + 0.2) for x in AT], step=0.025)
+    sample = Sample("perovskite", "c1", lattice=(crystal.LATTICE,) * 3 + (90.0,) * 3)
+    expected = {}
+    for kelvin in TEMPERATURES:
+        truth = Truth(box).add(sweep_at(kelvin))
+        expected[float(kelvin)] = truth.expected, truth.weight * MONITOR * PER_SR
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(100):
+        volumes = {
+            kelvin: Volume(
+                rng.poisson(mean).astype(float).reshape(box.shape), weight.reshape(box.shape), box,
+                sample=sample,
+            )
+            for kelvin, (mean, weight) in expected.items()
+        }  # fmt: skip
+        found.append(fit_series(volumes, AT))
+
+    for name, truth in (("Tc", crystal.TC), ("beta", crystal.BETA)):
+        values = np.array([getattr(each, name) for each in found])
+        errors = np.array([getattr(each, f"{name}_error") for each in found])
+        pulls = (values - truth) / errors
+        print(
+            f"{name}: {values.mean():.4f} (truth {truth}), scatter {values.std():.4f}, told "
+            f"{errors.mean():.4f}; pulls {pulls.mean():.2f} ± {pulls.std():.2f}"
+        )
+        assert 0.9 < pulls.std() < 1.1
+        assert abs(pulls.mean()) < 0.5
+    print(f"χ² of the law {np.mean([each.chi2 for each in found]):.2f}")
 
 
 def test_typed(folder, tmp_path):

@@ -68,7 +68,8 @@ class ScanFile:
         self._file: h5py.File | None = file
         self._lock = lock
         self._path = path
-        self._kept: dict[str, Any] = {}  # what a writer has opened: to open it costs most
+        self._kept: dict[str, Any] = {}  # what was opened: to open it costs most
+        self._seen, self._growing = _look(path), False  # for a reader
         self._unsynced = 0 if lock is None else 1  # what another writer left
         self._durable = 0
         self._shape: tuple[int, int] | None = None  # it never changes
@@ -762,8 +763,6 @@ class ScanFile:
     def _get(self, name: str) -> Any:
         if self._file is None:
             raise ScanFileError(f"{self._path} is closed")
-        if self._lock is None:
-            return self._file[name]  # a dataset that is kept would keep its shape
         if name not in self._kept:
             self._kept[name] = self._file[name]
         return self._kept[name]
@@ -778,9 +777,21 @@ class ScanFile:
 
     def _fresh(self, name: str) -> Any:
         dataset = self._get(name)
-        if self._lock is None:
+        if self._lock is None and self._grows():
             dataset.refresh()
         return dataset
+
+    def _grows(self) -> bool:
+        """Whether somebody writes the file, or has written it since this reader opened it.
+
+        HDF5's refresh spoils every other handle of this process on the same dataset: it reads the
+        first frame for every other one, or fails (HDF5 2.0). So there is one handle of each dataset
+        here, and what no longer changes is not refreshed.
+        """
+        if not self._growing:
+            with contextlib.suppress(OSError):  # taken away: what is open can still be read
+                self._growing = _look(self._path) != self._seen or self._flag()
+        return self._growing
 
     def _word(self, name: str) -> str:
         return bytes(self._fresh(name)[()]).decode("utf-8", "replace")
@@ -891,6 +902,12 @@ def _is_opening(path: Path) -> bool:
         return read_superblock(path).opening
     except (OffbraggError, OSError):
         return False
+
+
+def _look(path: Path) -> tuple[int, int]:
+    """What changes with a file: when it was written last, and its size."""
+    told = path.stat()
+    return told.st_mtime_ns, told.st_size
 
 
 def _beside(path: Path, what: str) -> Path:
