@@ -325,7 +325,7 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 3, "beamline"),
         (["index", tmp_path / "no.h5"], 11, "no.h5 is no file"),
         (["index", nothing], 6, "nothing.h5"),
-        (["index", no_frame.path], 11, "none of the 8 frames is there"),
+        (["index", no_frame.path], 11, "none of the . frames is there"),
         (["index", starting("f", geometry=None)], 6, "does not say where beam, panel"),
         (["index", scan_path, other], 11, "of SrTiO3 c1"),
     ]  # fmt: skip
