@@ -650,8 +650,8 @@ def _candidates(path: Path) -> Iterator[Path]:
     places += [(p, "*_background/*/f*.h5") for p in parents[1:4]]
     places += [(p, "*/*_background/*/f*.h5") for p in parents[2:4]]
     for place, pattern in places:
-        # of folders that come and go meanwhile, Path.glob makes an error
-        for name in sorted(glob(pattern, root_dir=place)):
+        # Path.glob fails if a folder goes meanwhile
+        for name in sorted(glob(pattern, root_dir=place)):  # noqa: PTH207
             candidate = place / name
             if candidate not in seen:
                 seen.add(candidate)

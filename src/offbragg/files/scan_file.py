@@ -905,7 +905,7 @@ def _is_opening(path: Path) -> bool:
 
 
 def _look(path: Path) -> tuple[int, int]:
-    """What changes with a file: when it was written last, and its size."""
+    """Tell what changes with a file: when it was written last, and its size."""
     told = path.stat()
     return told.st_mtime_ns, told.st_size
 
