@@ -95,10 +95,63 @@ def test_peaks_that_never_vanish_or_never_were_are_refused():
         fit_law(T, -np.ones(len(T)), np.full(len(T), 0.1))
 
 
+def tell_pulls(found, Tc, beta) -> dict[str, np.ndarray]:
+    """Pulls of many series; said, too."""
+    pulls = {}
+    for name, truth in (("Tc", np.broadcast_to(Tc, len(found))),
+                        ("beta", np.broadcast_to(beta, len(found)))):  # fmt: skip
+        off = np.array([getattr(each, name) for each in found]) - truth
+        errors = np.array([getattr(each, f"{name}_error") for each in found])
+        pulls[name] = off / errors
+        print(
+            f"{len(found)} series, {name}: off by {off.mean():+.4f}, scatter {off.std():.4f}, told "
+            f"{errors.mean():.4f}; pulls {pulls[name].mean():+.2f} ± {pulls[name].std():.2f}"
+        )
+    print(f"χ² of the law {np.mean([each.chi2 for each in found]):.2f}")
+    return pulls
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_pulls_of_series_against_the_simulators_truth():
-    """Counts drawn again and again from what the simulator expects in each cell of each box."""
+def test_pulls_of_series_that_are_as_the_model():
+    """Intensities, then counts: the peak, critical scattering and a hill, for many Tc and β."""
+    box = Grid.box(*[(0.3, 0.7)] * 3, step=0.05)
+    sample = Sample("any", "c1", lattice=(crystal.LATTICE,) * 3 + (90.0,) * 3)
+    away = np.stack(np.meshgrid(*[box.h - 0.5] * 3, indexing="ij"), -1) / crystal.LATTICE
+    part = (np.arange(3) - 1.0) / 3 * 0.05 / crystal.LATTICE
+    parts = [
+        np.sum((away + np.array([x, y, z])) ** 2, -1) for x in part for y in part for z in part
+    ]
+    weight = np.full(box.shape, 10.0)
+    rng = np.random.default_rng(12)
+    found, truths = [], []
+    for _ in range(120):
+        Tc, beta = rng.uniform(146, 152), rng.uniform(0.25, 0.45)
+        volumes = {}
+        for kelvin in map(float, TEMPERATURES):
+            kappa = 0.012 + 0.35 * abs(kelvin / Tc - 1) ** 0.63
+            order = 300 * max(1 - kelvin / Tc, 0.0) ** (2 * beta)
+            value = 5.0 - 200 * np.sum(away**2, -1)
+            value += order * np.mean([np.exp(-0.5 * d / 0.006**2) for d in parts], axis=0)
+            value += np.mean([4e-3 / (kappa**2 + d) for d in parts], axis=0)
+            counts = rng.poisson(value * weight).astype(float)
+            volumes[kelvin] = Volume(counts, weight, box, sample=sample)
+        found.append(fit_series(volumes, (0.5, 0.5, 0.5)))
+        truths.append((Tc, beta))
+
+    for pulls in tell_pulls(found, *np.transpose(truths)).values():
+        assert 0.9 < pulls.std() < 1.1
+        assert abs(pulls.mean()) < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_pulls_of_series_of_the_simulator():
+    """Counts drawn again and again from what the simulator expects in each cell of each box.
+
+    The model is not all of it: a frame's turn smears the peak, and its height has a Debye-Waller
+    factor. The errors know that from χ², so they are a little larger than the scatter.
+    """
     box = Grid.box(*[(x - 0.2, x + 0.2) for x in AT], step=0.025)
     sample = Sample("perovskite", "c1", lattice=(crystal.LATTICE,) * 3 + (90.0,) * 3)
     expected = {}
@@ -107,7 +160,7 @@ def test_pulls_of_series_against_the_simulators_truth():
         expected[float(kelvin)] = truth.expected, truth.weight * MONITOR * PER_SR
     rng = np.random.default_rng(11)
     found = []
-    for _ in range(100):
+    for _ in range(40):
         volumes = {
             kelvin: Volume(
                 rng.poisson(mean).astype(float).reshape(box.shape), weight.reshape(box.shape), box,
@@ -117,17 +170,10 @@ def test_pulls_of_series_against_the_simulators_truth():
         }  # fmt: skip
         found.append(fit_series(volumes, AT))
 
-    for name, truth in (("Tc", crystal.TC), ("beta", crystal.BETA)):
-        values = np.array([getattr(each, name) for each in found])
-        errors = np.array([getattr(each, f"{name}_error") for each in found])
-        pulls = (values - truth) / errors
-        print(
-            f"{name}: {values.mean():.4f} (truth {truth}), scatter {values.std():.4f}, told "
-            f"{errors.mean():.4f}; pulls {pulls.mean():.2f} ± {pulls.std():.2f}"
-        )
-        assert 0.9 < pulls.std() < 1.1
-        assert abs(pulls.mean()) < 0.5
-    print(f"χ² of the law {np.mean([each.chi2 for each in found]):.2f}")
+    for pulls in tell_pulls(found, crystal.TC, crystal.BETA).values():
+        assert pulls.std() < 1.1
+    assert all(abs(each.Tc - crystal.TC) < 0.5 for each in found)
+    assert all(abs(each.beta - crystal.BETA) < 0.05 for each in found)
 
 
 def test_typed(folder, tmp_path):
