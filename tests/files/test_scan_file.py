@@ -463,6 +463,25 @@ def test_another_process_sees_it_grow(writer, start):
     assert lengths == [(n, n) for n in range(1, 7)]
 
 
+def test_two_readers_of_one_process_see_it_grow_and_keep_what_they_saw(writer, start):
+    process = writer()
+    stacks = []
+    with ScanFile.open(process.path) as one, ScanFile.open(process.path) as other:
+        for number in range(6):
+            assert process.line() == str(number)
+            stacks += [one.stack, other.stack]
+            assert one.length == other.length == number + 1
+            for stack in stacks:
+                for n in range(len(stack)):
+                    np.testing.assert_array_equal(stack.counts[n], written_by_writer(n, one.shape))
+            process.step()
+        one.close()
+
+        np.testing.assert_array_equal(stacks[-1].counts[5], written_by_writer(5, other.shape))
+    with ScanFile.open(process.path) as again:
+        assert again.length == 6
+
+
 def test_two_writers_are_one_too_many(writer, tmp_path, start):
     process = writer()
 
