@@ -39,6 +39,7 @@ Array = NDArray[np.float64]
 _SAME = 0.5  # K: sweeps this close are one temperature
 _SUB = 3  # points along each side over which a peak is averaged in a cell
 _GRID = (241, 81)  # Tc, β
+_DISPLACEMENT = np.linspace(0.0, 0.006, 5)  # Å² K⁻¹: how B of a solid grows with temperature
 _CHANCE = 0.05  # a larger χ² than this often comes by chance says that the errors are too small
 
 
@@ -203,7 +204,12 @@ def fit_series(volumes: dict[float, Volume], at: tuple[float, float, float]) -> 
         np.array([getattr(f, name) for f in fits]) for name in ("temperature", "peak", "peak_error")
     )
 
-    law = fit_law(T, peak, error)
+    # Debye and Waller: exp(−B s²/2), of which only the change with temperature matters
+    sample = ordered[0][1].sample
+    assert sample is not None
+    assert sample.lattice is not None
+    s = np.linalg.inv(direct_basis(sample.lattice)).T @ np.array(at)
+    law = fit_law(T, peak, error, falls=0.5 * float(s @ s) * _DISPLACEMENT)
     return Transition(
         at=at, Tc=law.Tc, Tc_error=law.Tc_error, beta=law.beta, beta_error=law.beta_error,
         scale=law.scale, width=width, chi2=law.chi2, fits=fits,
@@ -228,7 +234,38 @@ class Law:
     """Per degree of freedom."""
 
 
-def fit_law(T: Array, peak: Array, error: Array) -> Law:
+def fit_law(T: Array, peak: Array, error: Array, *, falls: Sequence[float] | Array = (0.0,)) -> Law:
+    """Put a power law through peaks that also fall, by an unknown rate, with temperature.
+
+    Parameters
+    ----------
+    T
+        K, ascending.
+    peak, error
+        Heights and their standard deviations.
+    falls
+        Rates f of a factor exp(−f T), K⁻¹, all as probable before the peaks are looked at.
+    """
+    laws = [_fit_law(T, peak * np.exp(f * T), error * np.exp(f * T)) for f in falls]
+    chi2 = np.array([law.chi2 for law in laws])
+    free = max(len(T) - 3, 1)
+    wide = chi2.min() if gammaincc(0.5 * free, 0.5 * chi2.min() * free) < _CHANCE else 1.0
+    likely = np.exp(-0.5 * free * (chi2 - chi2.min()) / wide)
+    likely /= likely.sum()
+    told: dict[str, float] = {"chi2": float(chi2.min())}
+    for name in ("Tc", "beta"):
+        values, errors = (
+            np.array([getattr(law, key) for law in laws]) for key in (name, f"{name}_error")
+        )
+        mean = float(likely @ values)
+        told[name] = mean
+        told[f"{name}_error"] = math.sqrt(float(likely @ (errors**2 + (values - mean) ** 2)))
+    shape = np.maximum(1.0 - T / told["Tc"], 0.0) ** (2.0 * told["beta"]) * (told["Tc"] > T)
+    scale = float((shape * peak / error**2).sum() / max(float((shape**2 / error**2).sum()), 1e-300))
+    return Law(scale=scale, **told)
+
+
+def _fit_law(T: Array, peak: Array, error: Array) -> Law:
     """Put a power law through peaks: mean and standard deviation of what they allow.
 
     Where χ² is larger than chance explains, the errors of the peaks are taken as so much larger.
