@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -178,14 +178,19 @@ class Measured:
         *,
         order: Sequence[int] | None = None,
         without: Sequence[int] = (),
+        repeated: Mapping[int, int] | None = None,
         monitor: bool = True,
         name: str | None = None,
     ) -> Path:
-        """Write its scan file, as a stacker would, frames in some order."""
+        """Write its scan file, as a stacker would, frames in some order.
+
+        ``repeated`` are numbers whose files hold the pixels of another frame.
+        """
+        again = repeated or {}
         scan = ScanFile.create(directory, start=self.start, name=name)
         for n in range(self.n_frames) if order is None else order:
             if n not in without:
-                frame = Frame(n, self.counts[n])
+                frame = Frame(n, self.counts[again.get(n, n)])
                 scan.write_frame(frame, source=f"x_{n:05d}.cbf", time=1.77e9 + n * self.seconds)
         for n in without:
             scan.mark(n, "missing", "was not there")

@@ -6,13 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from measured import AS_SIMULATED, Measured
+from measured import AS_SIMULATED, MONITOR, PER_SR, Measured, Truth
 from typer.testing import CliRunner
 
 from offbragg.cli import app
 from offbragg.errors import ReductionError
-from offbragg.order import find_sweeps, fit_series, order_parameter
+from offbragg.order import find_sweeps, fit_law, fit_series, order_parameter
 from offbragg.recipe import Choices
+from offbragg.sample import Sample
+from offbragg.volume import Grid, Volume
 from sim_iocs import crystal
 
 AT = (-1.5, 0.5, -0.5)
@@ -53,6 +55,127 @@ def test_the_transition_of_the_simulated_crystal(folder):
     kappa = {f.temperature: f.kappa for f in found.fits}
     assert kappa[151] == pytest.approx(crystal.inverse_correlation_length(151), rel=0.4)
     assert kappa[151] < kappa[170]
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.003])
+def test_the_law_knows_how_well_it_knows(noise):
+    """Pulls of Tc and β over many series whose peaks are known by their errors."""
+    rng = np.random.default_rng(7)
+    T = np.array(TEMPERATURES, float)
+    pulls = []
+    for _ in range(150):
+        Tc, beta = rng.uniform(146, 152), rng.uniform(0.25, 0.45)
+        peak = np.maximum(1 - T / Tc, 0.0) ** (2 * beta)
+        error = noise * np.sqrt(peak + 0.3)
+        law = fit_law(T, peak + error * rng.standard_normal(len(T)), error)
+        pulls.append([(law.Tc - Tc) / law.Tc_error, (law.beta - beta) / law.beta_error])
+
+    assert np.all(np.abs(np.mean(pulls, axis=0)) < 0.3)
+    assert np.all(np.abs(np.std(pulls, axis=0) - 1.0) < 0.18)  # 150 tell it to 0.06
+
+
+def test_more_scatter_than_the_errors_explain_is_in_the_uncertainty():
+    rng = np.random.default_rng(3)
+    T = np.array(TEMPERATURES, float)
+    peak = np.maximum(1 - T / 150.0, 0.0) ** 0.66 + 0.02 * rng.standard_normal(len(T))
+
+    right, wrong = (fit_law(T, peak, np.full(len(T), error)) for error in (0.02, 0.002))
+
+    assert wrong.chi2 == pytest.approx(100 * right.chi2, rel=0.2)
+    assert wrong.Tc_error == pytest.approx(right.Tc_error, rel=0.3)
+    assert wrong.beta_error == pytest.approx(right.beta_error, rel=0.3)
+
+
+def test_peaks_that_never_vanish_or_never_were_are_refused():
+    T = np.array(TEMPERATURES, float)
+
+    with pytest.raises(ReductionError, match="no power law"):
+        fit_law(T, np.zeros(len(T)), np.ones(len(T)))
+    with pytest.raises(ReductionError, match="no power law"):
+        fit_law(T, -np.ones(len(T)), np.full(len(T), 0.1))
+
+
+def tell_pulls(found, Tc, beta) -> dict[str, np.ndarray]:
+    """Pulls of many series; said, too."""
+    pulls = {}
+    for name, truth in (("Tc", np.broadcast_to(Tc, len(found))),
+                        ("beta", np.broadcast_to(beta, len(found)))):  # fmt: skip
+        off = np.array([getattr(each, name) for each in found]) - truth
+        errors = np.array([getattr(each, f"{name}_error") for each in found])
+        pulls[name] = off / errors
+        print(
+            f"{len(found)} series, {name}: off by {off.mean():+.4f}, scatter {off.std():.4f}, told "
+            f"{errors.mean():.4f}; pulls {pulls[name].mean():+.2f} ± {pulls[name].std():.2f}"
+        )
+    print(f"χ² of the law {np.mean([each.chi2 for each in found]):.2f}")
+    return pulls
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_pulls_of_series_that_are_as_the_model():
+    """Intensities, then counts: the peak, critical scattering and a hill, for many Tc and β."""
+    box = Grid.box(*[(0.3, 0.7)] * 3, step=0.05)
+    sample = Sample("any", "c1", lattice=(crystal.LATTICE,) * 3 + (90.0,) * 3)
+    away = np.stack(np.meshgrid(*[box.h - 0.5] * 3, indexing="ij"), -1) / crystal.LATTICE
+    part = (np.arange(3) - 1.0) / 3 * 0.05 / crystal.LATTICE
+    parts = [
+        np.sum((away + np.array([x, y, z])) ** 2, -1) for x in part for y in part for z in part
+    ]
+    weight = np.full(box.shape, 10.0)
+    rng = np.random.default_rng(12)
+    found, truths = [], []
+    for _ in range(120):
+        Tc, beta = rng.uniform(146, 152), rng.uniform(0.25, 0.45)
+        volumes = {}
+        for kelvin in map(float, TEMPERATURES):
+            kappa = 0.012 + 0.35 * abs(kelvin / Tc - 1) ** 0.63
+            order = 300 * max(1 - kelvin / Tc, 0.0) ** (2 * beta)
+            value = 5.0 - 200 * np.sum(away**2, -1)
+            value += order * np.mean([np.exp(-0.5 * d / 0.006**2) for d in parts], axis=0)
+            value += np.mean([4e-3 / (kappa**2 + d) for d in parts], axis=0)
+            counts = rng.poisson(value * weight).astype(float)
+            volumes[kelvin] = Volume(counts, weight, box, sample=sample)
+        found.append(fit_series(volumes, (0.5, 0.5, 0.5)))
+        truths.append((Tc, beta))
+
+    for pulls in tell_pulls(found, *np.transpose(truths)).values():
+        # 0.86 and 0.89 were seen: κ is averaged over all that is allowed, which is a little much
+        assert 0.8 < pulls.std() < 1.1
+        assert abs(pulls.mean()) < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_pulls_of_series_of_the_simulator():
+    """Counts drawn again and again from what the simulator expects in each cell of each box.
+
+    The model is not all of it: a frame's turn smears the peak, and its height has a Debye-Waller
+    factor. So the errors are larger than the scatter, and have to hold the truth.
+    """
+    box = Grid.box(*[(x - 0.2, x + 0.2) for x in AT], step=0.025)
+    sample = Sample("perovskite", "c1", lattice=(crystal.LATTICE,) * 3 + (90.0,) * 3)
+    expected = {}
+    for kelvin in TEMPERATURES:
+        truth = Truth(box).add(sweep_at(kelvin))
+        expected[float(kelvin)] = truth.expected, truth.weight * MONITOR * PER_SR
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(20):
+        volumes = {
+            kelvin: Volume(
+                rng.poisson(mean).astype(float).reshape(box.shape), weight.reshape(box.shape), box,
+                sample=sample,
+            )
+            for kelvin, (mean, weight) in expected.items()
+        }  # fmt: skip
+        found.append(fit_series(volumes, AT))
+
+    for pulls in tell_pulls(found, crystal.TC, crystal.BETA).values():
+        assert pulls.std() < 1.1
+        assert abs(pulls.mean()) < 3.0
+    assert all(abs(each.Tc - crystal.TC) < 0.5 for each in found)
+    assert all(abs(each.beta - crystal.BETA) < 0.05 for each in found)
 
 
 def test_typed(folder, tmp_path):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from measured import AS_SIMULATED, Measured
 from typer.testing import CliRunner
 
 import offbragg
-from offbragg.cli import app
-from offbragg.errors import GeometryError, OffbraggError, ReductionError
+from offbragg.cli import app, main
+from offbragg.errors import GeometryError, OffbraggError, OrientationError, ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume
-from offbragg.recipe import Choices, make_again, reduce_files
+from offbragg.recipe import Choices, make_again, reduce_files, repeats
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
 
@@ -64,6 +66,8 @@ def test_one_line_in_python(scan_path, tmp_path):
     assert volume.symmetry == "m-3m"
     assert offbragg.read_volume(tmp_path / "v.h5").counts.sum() == volume.counts.sum()
     assert len(figure.axes) == 2
+    shown, _ = DisplayFormatter().format(figure)  # as a notebook asks
+    assert shown["image/png"].startswith(b"\x89PNG")
     with pytest.raises(AttributeError):
         _ = offbragg.nothing
 
@@ -71,6 +75,7 @@ def test_one_line_in_python(scan_path, tmp_path):
 def test_importing_stays_light():
     code = (
         "import sys, offbragg; "
+        "import offbragg.cli; "
         "assert not {'numpy','h5py','scipy','matplotlib','bluesky'} & set(sys.modules); "
         "offbragg.reduce; offbragg.plot; "
         "assert not {'bluesky','ophyd','tiled','caproto','epics','matplotlib'} & set(sys.modules)"
@@ -207,13 +212,160 @@ def test_bad_input_is_refused_by_name(tmp_path, sweep, scan_path):
             ReductionError, "needs .* GB, and there are",
         ),
         (scan_path, Choices(symmetry="6/mmm"), ReductionError, "does not have the symmetry"),
-        (scan_path, Choices(orientation=tmp_path / "no.json"), GeometryError, "cannot be read"),
+        (scan_path, Choices(orientation=tmp_path / "no.json"), OrientationError, "is not there"),
         (scan_path, Choices(mask=tmp_path / "no.npy"), ReductionError, "no.npy cannot be read"),
     ]  # fmt: skip
 
     for path, choices, error, message in cases:
         with pytest.raises(error, match=message):
             reduce_files(path, choices)
+
+
+def test_a_frame_that_is_there_twice_counts_once(tmp_path, sweep):
+    """Sent twice: one frame. The pixels of one under another number: not measured there."""
+    mask = sweep.mask_file(tmp_path)
+    choices = Choices(step=0.1, corrections=AS_SIMULATED, mask=mask)
+    told: list[str] = []
+    once = sweep.write(tmp_path / "once", without=[4])
+    twice = sweep.write(tmp_path / "twice", order=[0, 1, 2, 3, 3, 5, 6, 7, 0], without=[4])
+    stuck = sweep.write(tmp_path / "stuck", repeated={4: 3})
+
+    volumes = [reduce_files(path, choices, say=told.append) for path in (once, twice, stuck)]
+
+    for volume in volumes[1:]:
+        np.testing.assert_array_equal(volume.counts, volumes[0].counts)
+        np.testing.assert_array_equal(volume.weight, volumes[0].weight)
+    assert [line for line in told if "pixels of an earlier one" in line] == [
+        "f1.h5: frames with the pixels of an earlier one do not count: 4 = 3"
+    ]
+    with ScanFile.open(stuck) as scan:
+        assert repeats(scan) == {4: 3}
+
+
+def test_empty_frames_are_alike_and_no_repeats(tmp_path):
+    dark = Measured(n_frames=5, step=2.0, series=9)
+    dark.counts = np.where(dark.crystal.gaps, -1, 0).astype(np.int32)[None].repeat(5, axis=0)
+    dark.counts[3:, 90, 90] = 29  # as many as can be by chance
+
+    with ScanFile.open(dark.write(tmp_path)) as scan:
+        assert repeats(scan) == {}
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """Type a command; gives its exit code and what it says of an error."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["offbragg", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep, scan_path):
+    """One line that names the file and the number, and an exit code; no traceback."""
+    sample, geometry = sweep.start["sample"], sweep.start["geometry"]
+    UB, lattice = sweep.UB, [4.186] * 3 + [90.0] * 3
+
+    def lying(name: str, UB: np.ndarray, lattice: list[float] = lattice) -> Path:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"UB": UB.tolist(), "lattice": lattice}))
+        return path
+
+    def starting(name: str, **changes) -> Path:
+        return start_without(sweep, tmp_path / name, **changes)
+
+    no_frame = ScanFile.create(tmp_path / "pending", start=sweep.start)
+    no_frame.close()
+    (nothing := tmp_path / "nothing.h5").touch()
+    (text := tmp_path / "text.h5").write_text("h k l\n")
+    other = altered(sweep, sample={**sample, "name": "SrTiO3"}).write(tmp_path / "x")
+    mount = altered(sweep, sample={**sample, "label": "c2"}).write(tmp_path / "y")
+    warmer = altered(sweep, temperature={"setpoint": 250.0}).write(tmp_path / "z")
+    singular = UB.copy()
+    singular[:, 2] = singular[:, 0]
+    metres = {**geometry, "panel": {**geometry["panel"], "pixel_size": [1.72e-4] * 2}}
+    cases: list[tuple[list[object], int, str]] = [
+        (["reduce", scan_path, "--orientation", lying("s", singular)], 11, "s.json .*singular"),
+        (["reduce", scan_path, "--orientation", lying("l", -UB)], 11, "l.json .*left-handed"),
+        (["reduce", scan_path, "--orientation", lying("w", UB * 2 * np.pi)], 4, "contains 2π"),
+        (["reduce", scan_path, "--orientation", lying("o", UB, [5.0] * 3 + [90.0] * 3)], 4,
+         "does not belong to the lattice"),
+        (["reduce", scan_path, "--orientation", tmp_path / "no.json"], 11, "no.json is not there"),
+        (["reduce", starting("a", sample={**sample, "UB": (-UB).tolist()})], 4, "left-handed"),
+        (["reduce", starting("b", sample={**sample, "UB": None})], 10, "f1.h5 .*has no UB"),
+        (["reduce", starting("c", geometry=None)], 6, "f1.h5 does not say where beam, panel"),
+        (["reduce", starting("d", geometry=metres)], 4, "panel.pixel_size 0.000172 mm: is it in m"),
+        (["reduce", starting("e", geometry={**geometry, "wavelength": 17.7})], 4, "or an energy"),
+        (["reduce", scan_path, "--grid", "20:21,20:21,20:21"], 10, "no frame reaches the grid"),
+        (["reduce", scan_path, "--grid", "0:1:0.03,0:1,0:1"], 10, "0.03 is not 1/integer"),
+        (["reduce", scan_path, "--grid", "a:b"], 10, "'a:b' is no grid"),
+        (["reduce", no_frame.path], 10, "f1.h5 holds no frame"),
+        (["reduce", nothing], 6, "nothing.h5"),
+        (["reduce", text], 6, "text.h5"),
+        (["reduce", tmp_path / "no.h5"], 10, "no.h5 is not there"),
+        (["reduce", scan_path, other, "--merge"], 10, "sample.name is 'perovskite' and 'SrTiO3'"),
+        (["reduce", scan_path, mount, "--merge"], 10, "sample.label is 'c1' and 'c2'"),
+        (["reduce", scan_path, warmer, "--merge"], 10, "100 K and .* 250 K"),
+        (["reduce", scan_path, scan_path, "--merge"], 10, "given twice"),
+        (["reduce", scan_path, "--out", text], 10, "text.h5 is there already"),
+        (["reduce", scan_path, "--symmetry", "6/mmm"], 10, "does not have the symmetry 6/mmm"),
+        (["reduce", scan_path, "--symmetry", "cubic"], 10, "'cubic' is no Laue class"),
+        (["reduce", scan_path, "--background", "nobody"], 10, "no run 'nobody' is found"),
+        (["reduce", "--again", scan_path], 10, "f1.h5 is no volume file"),
+        (["reduce", "--again", tmp_path / "no.h5"], 10, "no.h5 is not there"),
+        (["plot", tmp_path / "no.h5"], 10, "no.h5 is not there"),
+        (["plot", nothing], 10, "nothing.h5 cannot be opened"),
+        (["plot", scan_path], 10, "f1.h5 is no volume file"),
+        (["pdf", tmp_path / "no.h5"], 10, "no.h5 is not there"),
+        (["series", scan_path, "--at", "0.5,0.5,0.5"], 10, "at least 5 temperatures"),
+        (["series", nothing, "--at", "0.5,0.5,0.5"], 6, "nothing.h5"),
+        (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 3, "beamline"),
+        (["index", tmp_path / "no.h5"], 11, "no.h5 is no file"),
+        (["index", nothing], 6, "nothing.h5"),
+        (["index", no_frame.path], 11, "none of the . frames is there"),
+        (["index", starting("f", geometry=None)], 6, "does not say where beam, panel"),
+        (["index", scan_path, other], 11, "of SrTiO3 c1"),
+    ]  # fmt: skip
+
+    for words, code, message in cases:
+        ended, said = typed(*words)
+        assert ended == code, (words, said)
+        assert re.search(message, said), (words, said)
+        assert said.startswith("offbragg: "), said
+    assert list(scan_path.parent.glob("volume*")) == []
+
+
+@pytest.mark.parametrize("verb", ["reduce", "plot", "series", "pdf", "index"])
+def test_help_tells_every_default(verb, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    said = CliRunner().invoke(app, [verb, "--help"]).output
+
+    if verb != "series":
+        assert re.search(r"--out .*\[default: \(", said), said
+
+
+def test_a_refined_geometry_is_of_the_panel_alone(tmp_path, sweep):
+    """The sweep that is reduced may have been measured at another omega, or place."""
+    turned = Measured(n_frames=2, step=2.0, omega=15.0)
+    moved = Measured(n_frames=2, step=2.0, shift=(0.0, 5.0))
+    told = {"UB": sweep.UB.tolist(), "lattice": [4.186] * 3 + [90.0] * 3}
+    plain, refined = tmp_path / "plain.json", tmp_path / "refined.json"
+    plain.write_text(json.dumps(told))
+    refined.write_text(json.dumps({**told, "geometry": sweep.geometry.to_dict()}))
+    path = turned.write(tmp_path / "turned")
+
+    by_both = [
+        reduce_files(path, Choices(step=0.1, corrections=AS_SIMULATED, orientation=orientation))
+        for orientation in (plain, refined)
+    ]
+
+    np.testing.assert_array_equal(by_both[0].counts, by_both[1].counts)
+    with pytest.raises(ReductionError, match="5 mm away from where the sweep's was"):
+        reduce_files(moved.write(tmp_path / "moved"), Choices(orientation=refined))
 
 
 def offbragg_grid(text: str):

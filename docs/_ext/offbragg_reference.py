@@ -464,6 +464,8 @@ def default_value(parameter: Any) -> str:
     """Say what an argument or option is when it is left out."""
     if parameter.required:
         return "**required**"
+    if isinstance(getattr(parameter, "show_default", None), str):
+        return parameter.show_default
     default = parameter.default
     if isinstance(default, bool) and parameter.secondary_opts:
         return code((parameter.opts if default else parameter.secondary_opts)[0])

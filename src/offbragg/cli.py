@@ -22,8 +22,11 @@ from typing import Annotated, Any
 
 import typer
 
+from offbragg.cli_reduction import add_reduction_commands
 from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
 from offbragg.terminal import PrintableFormatter, printable
+from offbragg.terminal import progress as _progress
+from offbragg.terminal import say as _say
 
 app = typer.Typer(
     name="offbragg",
@@ -71,7 +74,10 @@ def demo(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Where all of it goes. [default: a fresh folder, named]"
+            "--out",
+            metavar="DIR",
+            help="Where all of it goes.",
+            show_default="a fresh folder, named",
         ),
     ] = None,
     replay: Annotated[
@@ -544,354 +550,7 @@ def status(
     _say(json.dumps(state) if as_json else describe(state))
 
 
-@app.command(name="reduce")
-def reduce_command(
-    files: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE…", help="Scan files; with --again, one volume file."),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="The volume. [default: volume-f1.h5 beside f1.h5]"
-        ),
-    ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="One volume of all files, instead of one for each.")
-    ] = False,
-    grid: Annotated[
-        str | None,
-        typer.Option(
-            "--grid",
-            metavar="BOX",
-            help="h0:h1:step,k0:k1:step,l0:l1:step, steps 1/integer. [default: all that is seen]",
-        ),
-    ] = None,
-    symmetry: Annotated[
-        str,
-        typer.Option(
-            "--symmetry", metavar="CLASS", help="A Laue class as m-3m; auto: the space group's."
-        ),
-    ] = "none",
-    background: Annotated[
-        str,
-        typer.Option(
-            "--background", metavar="UID", help="auto, none, or an air run's uid or scan file."
-        ),
-    ] = "auto",
-    background_scale: Annotated[
-        float, typer.Option("--background-scale", help="The background counts so much.")
-    ] = 1.0,
-    orientation: Annotated[
-        Path | None,
-        typer.Option(
-            "--orientation",
-            metavar="FILE",
-            help="JSON with UB and lattice. [default: orientation.json beside the scan file]",
-        ),
-    ] = None,
-    monitor: Annotated[
-        bool, typer.Option("--monitor/--no-monitor", help="Without: the flux was constant.")
-    ] = True,
-    mask: Annotated[
-        Path | None,
-        typer.Option("--mask", metavar="FILE", help="Pixels not to count: .npy, CBF or TIFF."),
-    ] = None,
-    hot: Annotated[bool, typer.Option("--hot/--no-hot", help="Look for hot pixels.")] = True,
-    oversample: Annotated[
-        str,
-        typer.Option(
-            "--oversample", metavar="P,F", help="Divide pixels into P × P, frames into F parts."
-        ),
-    ] = "1,1",
-    polarization: Annotated[
-        float, typer.Option("--polarization", help="Degree; 1 is horizontal, 0 none.")
-    ] = 0.99,
-    efficiency: Annotated[
-        bool, typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's.")
-    ] = True,
-    air: Annotated[
-        bool, typer.Option("--air/--no-air", help="Correct for absorption in air.")
-    ] = True,
-    again: Annotated[
-        bool,
-        typer.Option("--again", help="Make a volume again from its own record, and compare."),
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn scan files into intensity in reciprocal space, S(Q).
-
-    Every count goes to the hkl cell it belongs to, and beside the counts is summed how long and
-    how well each cell was looked at; the volume file keeps both, and the record of how it was
-    made. Exit code 1: --again found a difference.
-    """
-    from offbragg.recipe import Choices, make_again, next_free, reduce_files
-    from offbragg.reduction import Corrections
-    from offbragg.reduction.binning import Oversample
-    from offbragg.volume import Grid
-
-    if again:
-        if len(files) != 1:
-            raise typer.BadParameter("--again takes one volume file")
-        with _progress("reducing", quiet=as_json) as progress:
-            verdict = make_again(files[0], out=out, progress=progress)
-        if as_json:
-            print(json.dumps({"file": verdict.file, "same": verdict.same,
-                              "differences": list(verdict.differences)}))  # fmt: skip
-        else:
-            differs = ", ".join(verdict.differences)
-            print(
-                f"{verdict.file}: the same, bit for bit" if verdict.same else f"DIFFERS: {differs}"
-            )
-        if not verdict.same:
-            raise typer.Exit(1)
-        return
-    try:
-        pixels, frames = (int(part) for part in oversample.split(","))
-    except ValueError:
-        raise typer.BadParameter("--oversample takes two whole numbers, as 2,3") from None
-    if out is not None and len(files) > 1 and not merge:
-        raise typer.BadParameter("--out takes one volume: give one file, or --merge")
-    choices = Choices(
-        grid=None if grid is None else Grid.parse(grid),
-        symmetry=symmetry,
-        background=background,
-        background_scale=background_scale,
-        orientation=orientation,
-        monitor=monitor,
-        corrections=Corrections(polarization=polarization, efficiency=efficiency, air=air),
-        oversample=Oversample(pixels, frames),
-        mask=mask,
-        hot=hot,
-    )
-    made: list[dict[str, Any]] = []
-    for group in [files] if merge else [[file] for file in files]:
-        stem = "volume-" + "+".join(file.stem for file in group)
-        target = out or next_free(group[0].parent, stem)
-        said: list[str] = []
-        with _progress("reducing", quiet=as_json) as progress:
-            volume = reduce_files(group, choices, out=target, progress=progress, say=said.append)
-        assert volume.grid is not None
-        made.append(
-            {
-                "file": str(target), "inputs": [str(file) for file in group],
-                "grid": volume.grid.to_dict(), "symmetry": volume.symmetry,
-                "completeness": volume.completeness, "counts": float(volume.counts.sum()),
-                "said": said,
-            }
-        )  # fmt: skip
-        if not as_json:
-            print(f"{target}\n{volume.grid}")
-            print(f"{volume.completeness:.1%} of the cells measured")
-            for line in said:
-                print(f"  {line}")
-    if as_json:
-        print(json.dumps({"volumes": made}))
-
-
-@app.command(name="plot", context_settings={"ignore_unknown_options": True})  # -1kl is a plane
-def plot_command(
-    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="A volume file.")],
-    plane: Annotated[str, typer.Argument(metavar="PLANE", help="hk0, h0.5l, -1kl.")] = "hk0",
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="PNG", help="The picture. [default: beside the volume]"),
-    ] = None,
-    thickness: Annotated[
-        float, typer.Option("--thickness", help="Sum so much across the plane, r.l.u.")
-    ] = 0.0,
-    low: Annotated[float | None, typer.Option("--low", help="Where the colours begin.")] = None,
-    high: Annotated[float | None, typer.Option("--high", help="Where they end.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Draw a plane of a volume into a picture.
-
-    Colours are logarithmic, lengths and angles those of the reciprocal lattice; what was not
-    measured is grey.
-    """
-    from offbragg.picture import plot
-
-    target = out or volume.with_name(f"{volume.stem}-{plane}.png")
-    plot(volume, plane, out=target, thickness=thickness, low=low, high=high)
-    print(json.dumps({"file": str(target)}) if as_json else target)
-
-
-@app.command(name="series")
-def series_command(
-    where: Annotated[
-        list[str],
-        typer.Argument(metavar="SERIES…", help="Scan files, folders of them, or a series' uid."),
-    ],
-    at: Annotated[str, typer.Option("--at", metavar="H,K,L", help="The point, r.l.u.")],
-    reach: Annotated[float, typer.Option("--reach", help="Half the box around it, r.l.u.")] = 0.2,
-    step: Annotated[float, typer.Option("--step", help="Of its cells, r.l.u.; 1/integer.")] = 0.025,
-    background: Annotated[
-        str, typer.Option("--background", metavar="UID", help="auto, none, or an air run.")
-    ] = "auto",
-    orientation: Annotated[
-        Path | None, typer.Option("--orientation", metavar="FILE", help="JSON with UB and lattice.")
-    ] = None,
-    monitor: Annotated[
-        bool, typer.Option("--monitor/--no-monitor", help="Without: the flux was constant.")
-    ] = True,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Pixels not to count.")
-    ] = None,
-    efficiency: Annotated[
-        bool, typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's.")
-    ] = True,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Draw it, too.")] = None,
-    beamline: Beamline = None,
-    as_json: AsJson = False,
-) -> None:
-    """Follow a superlattice point over temperature: order parameter, Tc and β.
-
-    At each temperature a Gaussian, a Lorentzian and a quadratic are fitted to the box around the
-    point; a power law goes through the Gaussians.
-    """
-    from offbragg.order import draw, find_sweeps, order_parameter
-    from offbragg.recipe import Choices
-    from offbragg.reduction import Corrections
-
-    try:
-        h, k, l = (float(x) for x in at.split(","))  # noqa: E741
-    except ValueError:
-        raise typer.BadParameter("--at takes three numbers, as 0.5,0.5,0.5") from None
-    uid = None
-    places: list[str | Path] = [name for name in where if Path(name).exists()]
-    if unknown := [name for name in where if not Path(name).exists()]:
-        from offbragg.beamline import load
-
-        uid = unknown[0]
-        places = places or [load(beamline).paths.experiment]
-    choices = Choices(
-        background=background,
-        orientation=orientation,
-        monitor=monitor,
-        mask=mask,
-        corrections=Corrections(efficiency=efficiency),
-    )
-    with _progress("temperatures", quiet=as_json) as progress:
-        found = order_parameter(
-            find_sweeps(places, uid), (h, k, l), reach=reach, step=step, choices=choices,
-            progress=progress,
-        )  # fmt: skip
-    if out is not None:
-        draw(found, out)
-    print(json.dumps(found.to_dict()) if as_json else found.table())
-
-
-@app.command(name="pdf")
-def pdf_command(
-    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="A volume file.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="HDF5. [default: VOLUME-pdf.h5]"),
-    ] = None,
-    punch: Annotated[
-        float, typer.Option("--punch", help="Radius cut out around Bragg points, Å⁻¹ with 2π.")
-    ] = 0.15,
-    centring: Annotated[
-        str, typer.Option("--centring", help="P, I, F, A, B, C or R: where Bragg points are.")
-    ] = "P",
-    q_max: Annotated[
-        float | None, typer.Option("--q-max", help="End of the taper, Å⁻¹ with 2π.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Transform a volume into a 3D-ΔPDF: pairs more or less frequent than in the average crystal.
-
-    Bragg peaks are punched out and filled from around; use a volume that is symmetrised.
-    """
-    from offbragg.files.volume_file import read_volume
-    from offbragg.pdf import pair_distribution, save
-
-    target = out or volume.with_name(f"{volume.stem}-pdf.h5")
-    pdf = pair_distribution(read_volume(volume), punch=punch, centring=centring, q_max=q_max)
-    save(target, pdf, {"volume": volume.name, "punch": punch, "centring": centring})
-    found = pdf.strongest()
-    if as_json:
-        told = {"file": str(target), "residual": pdf.residual, "filled": pdf.filled}
-        print(json.dumps({**told, "q_max": pdf.q_max, "strongest": found}))
-        return
-    print(f"{target}\nup to {pdf.q_max:.2f} Å⁻¹, {pdf.filled:.1%} filled, "
-          f"back-transform off by {pdf.residual:.1e}")  # fmt: skip
-    for one in found:
-        x, y, z = one["vector"]
-        print(f"  {x:6.2f} {y:6.2f} {z:6.2f}  {one['length']:7.2f} Å  {one['value']:12.4g}")
-
-
-@app.command()
-def index(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Scan files of one mount.")],
-    cell: Annotated[
-        str | None,
-        typer.Option(
-            "--cell",
-            metavar="a,b,c,al,be,ga",
-            help="The cell, Å and degree. [default: that of the start document]",
-        ),
-    ] = None,
-    unknown_cell: Annotated[
-        bool, typer.Option("--unknown-cell", help="Find the cell, too, whatever is known of it.")
-    ] = False,
-    centring: Annotated[
-        str | None,
-        typer.Option(
-            "--centring",
-            metavar="LETTER",
-            help="Of the cell: P, A, B, C, I, F or R. [default: that of the space group, or P]",
-        ),
-    ] = None,
-    refine: Annotated[
-        str,
-        typer.Option(
-            "--refine", metavar="WHAT", help="Of the panel, too: beam,distance,tilt or some."
-        ),
-    ] = "",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="What to write. [default: orientation.json beside the first FILE]",
-        ),
-    ] = None,
-    picture: Annotated[
-        bool,
-        typer.Option("--picture/--no-picture", help="Draw peaks and residuals beside it, PNG."),
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Find how the crystal lies: peaks, cell, UB, refined; writes orientation.json.
-
-    Sweeps of one mount are indexed together. It refuses, with the numbers, rather than give an
-    orientation that is not sure. An earlier orientation.json is kept under another name.
-    """
-    from offbragg.orient import describe, find_orientation
-
-    with _progress("looking for peaks", quiet=as_json) as progress:
-        found = find_orientation(
-            files,
-            lattice=None if cell is None else _cell(cell),
-            unknown_cell=unknown_cell,
-            centring=centring,
-            what=[word.strip() for word in refine.split(",") if word.strip()],
-            out=out,
-            picture=picture,
-            progress=progress,
-        )
-    print(json.dumps(found.to_dict()) if as_json else describe(found))
-
-
-def _cell(text: str) -> list[float]:
-    try:
-        numbers = [float(word) for word in text.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 6:
-        raise typer.BadParameter(f"--cell is {text!r}: six numbers, a,b,c,alpha,beta,gamma")
-    return numbers
+add_reduction_commands(app)
 
 
 class Format(StrEnum):
@@ -948,11 +607,6 @@ def export(
         _say("\n".join(printable(file) for file in files))
 
 
-def _say(text: str, *, file: Any = None) -> None:
-    """Print our own lines; whatever names and messages hold is shown, and not acted upon."""
-    print(printable(text, lines=True), file=file)
-
-
 def main() -> None:
     """Run the command line; each of our own errors becomes one message and an exit code."""
     try:
@@ -977,19 +631,6 @@ def _follow_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _progress(what: str, *, quiet: bool) -> Iterator[Any]:
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _log_to_stderr() -> None:

@@ -19,6 +19,7 @@ from offbragg.errors import OrientationError
 from offbragg.files.orientation import NAME, Orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.ledger import Status
+from offbragg.recipe import repeats
 from offbragg.reduction.indexing import Indexed, index
 from offbragg.reduction.lattice import CENTRINGS
 from offbragg.reduction.peaks import find_peaks
@@ -143,6 +144,7 @@ def _views(scans: Sequence[ScanFile], progress: Progress) -> list[View]:
             )
         mask = scan.pixel_mask() != 0
         there = np.array([status is Status.STORED for status in scan.ledger.statuses])
+        there[list(repeats(scan))] = False
         saturation = (scan.start.get("detector") or {}).get("saturation")
         before = done
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,9 +110,7 @@ def plot(
     figure
         Of matplotlib.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
 
     which = Plane.parse(plane)
     if not isinstance(volume, Volume):
@@ -128,8 +128,7 @@ def plot(
     a, b = np.meshgrid(*edges, indexing="ij")
     x, y = a * basis[0, 0] + b * basis[1, 0], a * basis[0, 1] + b * basis[1, 1]
 
-    figure = Figure(figsize=(7.0, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.0, 6.0)
     axes = figure.add_subplot()
     axes.set_facecolor("0.8")  # what was not measured
     floor = np.where(np.isfinite(intensity), np.maximum(intensity, low), np.nan)
@@ -147,6 +146,31 @@ def plot(
     if out is not None:
         figure.savefig(out, dpi=150)
     return figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make a figure that needs no window, and that a notebook shows; inches."""
+    return _notebook_figure()(figsize=(width, height), layout="constrained")
+
+
+@cache
+def _notebook_figure() -> type[Figure]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        """A figure that shows itself, whether pyplot was imported or not."""
+
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            FigureCanvasAgg(self)
+
+        def _repr_png_(self) -> bytes:
+            out = io.BytesIO()
+            self.savefig(out, format="png", dpi=100)
+            return out.getvalue()
+
+    return NotebookFigure
 
 
 def _read_plane(path: Path, plane: Plane, thickness: float) -> Volume:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.errors import GeometryError, OffbraggError, ReductionError, ScanFileError
+from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files import read_frame
+from offbragg.files.orientation import NAME, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
 from offbragg.geometry import Geometry
@@ -48,6 +50,8 @@ Say = Callable[[str], None]
 FORMAT = 1
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _SAME_PLACE = 0.05  # mm, of the panel
+_REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
+_BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +205,8 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
         laue.check_grid(grid)
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
     sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0]["background"] is not None)
-    # beside the sums: their symmetrised ones and how often each cell counts, or what is written
-    check_memory(grid, arrays=2 * sums + 1 if laue is not None else sums + 2)
+    # beside the sums: their symmetrised ones and two steps of one, or what is written
+    check_memory(grid, arrays=2 * sums + 2 if laue is not None else sums + 2)
     mask = None
     if choices.mask is not None:
         read_mask(choices.mask)
@@ -419,31 +423,6 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
     return min(found)[1] if found else None
 
 
-def read_orientation(path: Path | str) -> dict[str, Any]:
-    """Read what `offbragg index` wrote: ``UB``, ``lattice``, perhaps ``geometry``.
-
-    Raises
-    ------
-    GeometryError
-        If it is no such file: named.
-    """
-    path = Path(path)
-    try:
-        told = json.loads(path.read_text())
-        UB = np.array(told["UB"], np.float64)
-        lattice = told.get("lattice")
-        if UB.shape != (3, 3) or (lattice is not None and len(lattice) != 6):
-            raise ValueError("UB is 3 × 3, lattice six numbers")
-        geometry = told.get("geometry")
-        if geometry is not None:
-            Geometry.from_dict(geometry)
-    except OSError as error:
-        raise GeometryError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise GeometryError(f"{path} is no orientation: {error!r}") from error
-    return told
-
-
 def lattice_of(UB: Array) -> tuple[float, float, float, float, float, float]:
     """Say which lattice an orientation matrix has: Å and degree."""
     axes = np.linalg.inv(UB)
@@ -503,6 +482,10 @@ def _look_at(
         raise ReductionError(f"{path}: none of {stored} stored frames has flux")
     if frames < stored:
         say(f"{path.name}: {stored - frames} of {stored} stored frames count for nothing")
+    if again := repeats(scan):
+        some = ", ".join(f"{n} = {first}" for n, first in sorted(again.items())[:8])
+        more = f" and {len(again) - 8} more" if len(again) > 8 else ""
+        say(f"{path.name}: frames with the pixels of an earlier one do not count: {some}{more}")
     background = None
     if choices.background != "none":
         found = find_background(path, scan, choices.background)
@@ -532,15 +515,14 @@ def _look_at(
 
 
 def _orientation(path: Path, scan: ScanFile, choices: Choices) -> tuple[Array, Any, Geometry, str]:
-    beside = path.parent / "orientation.json"
+    beside = path.parent / NAME
     given = choices.orientation or (beside if beside.exists() else None)
-    lattice: Any
     if given is not None:
         told = read_orientation(given)
-        UB, lattice = np.array(told["UB"], np.float64), told.get("lattice")
-        geometry = told.get("geometry")
-        where = scan.geometry if geometry is None else Geometry.from_dict(geometry)
-        return UB, tuple(lattice) if lattice else scan.sample.lattice, where, str(given)
+        UB, where = np.array(told.UB), scan.geometry
+        if told.geometry is not None:
+            where = _refined(path, where, told.geometry, given)
+        return UB, told.lattice, where, str(given)
     sample = scan.sample
     if sample.UB is None:
         raise ReductionError(
@@ -548,6 +530,63 @@ def _orientation(path: Path, scan: ScanFile, choices: Choices) -> tuple[Array, A
             f"Find it: offbragg index {path}; or give --orientation FILE."
         )
     return np.array(sample.UB), sample.lattice, scan.geometry, "start document"
+
+
+def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> Geometry:
+    """Take the panel as it was refined, and the sweep's own angles: these may differ.
+
+    Raises
+    ------
+    ReductionError
+        If the refined panel is not the one of this sweep.
+    """
+    apart = float(np.linalg.norm(np.subtract(own.panel.origin, found.panel.origin)))
+    why = ""
+    if own.panel.shape != found.panel.shape:
+        why = f"its panel has {found.panel.shape} pixels, the sweep's {own.panel.shape}"
+    elif not math.isclose(own.wavelength, found.wavelength, rel_tol=1e-3):
+        why = f"its wavelength is {found.wavelength:g} Å, the sweep's {own.wavelength:g} Å"
+    elif apart > _REFINED:
+        why = f"its panel is {apart:.3g} mm away from where the sweep's was"
+    if why:
+        raise ReductionError(
+            f"the refined geometry in {source} is not that of {path}: {why}\n"
+            f"Index this sweep (offbragg index {path} --refine …), or one of the same place "
+            "without --refine."
+        )
+    return replace(own, panel=found.panel)
+
+
+def repeats(scan: ScanFile) -> dict[int, int]:
+    """Find frames that hold the pixels of an earlier one, under a number of their own.
+
+    A detector that repeats itself gives what it counted at another angle. Two exposures never
+    agree in every pixel, unless next to nothing was counted in them: so one that does is no
+    measurement at its angle, and must not count.
+
+    Returns
+    -------
+    repeats
+        For each such frame, the first with these pixels.
+    """
+    values = scan.frame_values()
+    alike: dict[tuple[str, str], list[int]] = {}
+    for column in ("md5", "crc64"):
+        for n in np.flatnonzero(values["status"] == "stored") if column in values else ():
+            if digest := str(values[column][n]):
+                alike.setdefault((column, digest), []).append(int(n))
+    found: dict[int, int] = {}
+    counts = scan.stack.counts
+    for numbers in alike.values():
+        if len(numbers) < 2 or all(n in found for n in numbers[1:]):
+            continue
+        first = np.asarray(counts[numbers[0]])
+        if first[first > 0].sum() < _BY_CHANCE:
+            continue
+        for n in numbers[1:]:
+            if np.array_equal(np.asarray(counts[n]), first):
+                found[n] = numbers[0]
+    return found
 
 
 def _flux(scan: ScanFile, use_monitor: bool) -> Array:
@@ -561,7 +600,9 @@ def _flux(scan: ScanFile, use_monitor: bool) -> Array:
         use_monitor=use_monitor,
         attenuation=float(scan.start.get("attenuation") or 1.0),
     )
-    return np.where(values["status"] == "stored", flux, 0.0)
+    flux = np.where(values["status"] == "stored", flux, 0.0)
+    flux[list(repeats(scan))] = 0.0
+    return flux
 
 
 def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
@@ -609,7 +650,9 @@ def _candidates(path: Path) -> Iterator[Path]:
     places += [(p, "*_background/*/f*.h5") for p in parents[1:4]]
     places += [(p, "*/*_background/*/f*.h5") for p in parents[2:4]]
     for place, pattern in places:
-        for candidate in sorted(place.glob(pattern)):
+        # Path.glob fails if a folder goes meanwhile
+        for name in sorted(glob(pattern, root_dir=place)):  # noqa: PTH207
+            candidate = place / name
             if candidate not in seen:
                 seen.add(candidate)
                 yield candidate

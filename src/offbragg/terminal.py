@@ -7,7 +7,10 @@ shown as it would be written in Python.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -59,3 +62,22 @@ def _argument(value: Any) -> Any:
     if isinstance(value, bool | int | float | BaseException):
         return value
     return printable(value)
+
+
+def say(text: object, *, file: Any = None) -> None:
+    """Print our own lines; whatever names and messages hold is shown, and not acted upon."""
+    print(printable(text, lines=True), file=file)
+
+
+@contextlib.contextmanager
+def progress(what: str, *, quiet: bool) -> Iterator[Any]:
+    """Draw a bar at a terminal; gives what is told how much is done, and of how much."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -378,6 +378,25 @@ def test_readers_cannot_write_and_closed_files_say_so(tmp_path, start, make_coun
         ScanFile.open(tmp_path / "f7.h5")
 
 
+def test_whoever_else_reads_a_finished_file_frames_stay_what_they_are(tmp_path, start, make_counts):
+    """Of two handles of a dataset in one process, a refresh of one spoils the other."""
+    n = start["sweep"]["n_frames"]
+    counts = [make_counts(number) for number in range(n)]
+    with ScanFile.create(tmp_path, start=start) as scan:
+        for number in range(n):
+            scan.write_frame(Frame(number, counts[number]), source="x", time=1.0)
+        scan.finish(time=1.0, exit_status="success", reason="", summary={})
+
+    with ScanFile.open(scan.path) as one, ScanFile.open(scan.path) as other:
+        stacks = [one.stack, one.stack, other.stack]
+        one.frame_values()
+        stacks += [one.stack, other.stack]
+
+        for stack in stacks:
+            for number in range(n):
+                np.testing.assert_array_equal(stack.counts[number], counts[number])
+
+
 def test_one_thread_writes_and_others_read_the_same_file(tmp_path, start, make_counts):
     start["sweep"]["n_frames"] = 60
     scan = ScanFile.create(tmp_path, start=start)
@@ -442,6 +461,25 @@ def test_another_process_sees_it_grow(writer, start):
             process.step()
 
     assert lengths == [(n, n) for n in range(1, 7)]
+
+
+def test_two_readers_of_one_process_see_it_grow_and_keep_what_they_saw(writer, start):
+    process = writer()
+    stacks = []
+    with ScanFile.open(process.path) as one, ScanFile.open(process.path) as other:
+        for number in range(6):
+            assert process.line() == str(number)
+            stacks += [one.stack, other.stack]
+            assert one.length == other.length == number + 1
+            for stack in stacks:
+                for n in range(len(stack)):
+                    np.testing.assert_array_equal(stack.counts[n], written_by_writer(n, one.shape))
+            process.step()
+        one.close()
+
+        np.testing.assert_array_equal(stacks[-1].counts[5], written_by_writer(5, other.shape))
+    with ScanFile.open(process.path) as again:
+        assert again.length == 6
 
 
 def test_two_writers_are_one_too_many(writer, tmp_path, start):

@@ -114,7 +114,7 @@ def test_the_same_makes_the_same_bytes_and_is_never_overwritten(tmp_path, volume
 
 
 def test_what_is_no_volume_file_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ReductionError, match=r"no\.h5 is not there"):
         VolumeFile(tmp_path / "no.h5")
     (tmp_path / "text.h5").write_text("no")
     with pytest.raises(ReductionError, match="cannot be opened"):

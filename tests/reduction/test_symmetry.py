@@ -129,6 +129,23 @@ def test_holes_are_filled_exactly(name, shape):
         np.testing.assert_allclose(once.variance[at], once.variance[inside], rtol=1e-12)
 
 
+@pytest.mark.parametrize("first", [(-6, -6, -6), (-6, -6, -4), (-3, -6, -4), (2, 0, -1)])
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_by_steps_are_sums_over_every_operation(name, first):
+    """Cell by cell, by hand, on grids that the class takes onto themselves or does not."""
+    laue = Laue.named(name)
+    shape = tuple(max(1 - 2 * a, 4) for a in first)
+    volume = Volume(*np.random.default_rng(4).random((2, *shape)), Grid(first, shape, (5, 5, 5)))
+
+    done = symmetrise(volume, laue)
+
+    for cell in np.random.default_rng(5).integers(0, shape, (40, 3)):
+        images = {tuple(np.array(op) @ (cell + first) - first) for op in laue.operations}
+        there = [i for i in images if all(0 <= x < n for x, n in zip(i, shape, strict=True))]
+        by_hand = sum(volume.counts[image] for image in there)
+        assert done.counts[tuple(cell)] == pytest.approx(by_hand)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_twice_is_once(name):
     grid = Grid((-4, -4, -4), (9, 9, 9), (2, 2, 2))

@@ -134,7 +134,8 @@ def test_two_sweeps_merged_are_one_long_sweep(tmp_path):
 
 
 def test_faults_cost_counts_and_no_truth(tmp_path, grid):
-    """A frame dropped, some in another order or twice, dips and top-up of the beam."""
+    """A frame dropped, some in another order or twice, one repeated by the detector, dips and
+    top-up of the beam."""
     rng = np.random.default_rng(5)
     beam = 1.0 - 0.3 * (np.arange(40) % 10) / 10  # decays, and is topped up
     beam[[7, 8, 21]] = 0.05, 0.0, 0.4
@@ -142,13 +143,19 @@ def test_faults_cost_counts_and_no_truth(tmp_path, grid):
     order = rng.permutation(40).tolist()
     order += order[:10]  # ten come twice
     without = [13]
+    repeated = {18: 17, 19: 17, 30: 29}
+    told: list[str] = []
 
-    path = faulty.write(tmp_path, order=order, without=without)
+    path = faulty.write(tmp_path, order=order, without=without, repeated=repeated)
     volume = reduce_files(
-        path, Choices(grid=grid, corrections=AS_SIMULATED, mask=SHORT.mask_file(tmp_path))
+        path,
+        Choices(grid=grid, corrections=AS_SIMULATED, mask=SHORT.mask_file(tmp_path)),
+        say=told.append,
     )
 
-    assert_fair(Truth(grid).add(faulty, without).pulls(volume), at_least=250_000)
+    assert any("18 = 17, 19 = 17, 30 = 29" in line for line in told), told
+    lost = [*without, *repeated]
+    assert_fair(Truth(grid).add(faulty, lost).pulls(volume), at_least=250_000)
 
 
 def test_air_is_subtracted_with_its_own_noise(tmp_path, grid):
@@ -185,14 +192,25 @@ def test_a_million_cells_are_true(tmp_path, faults):
     swapped = rng.choice(n, 2 * faults, replace=False)
     order[swapped] = order[rng.permutation(swapped)]
     twice = [x for x in rng.choice(n, faults, replace=False).tolist() if x not in without]
+    # the detector gives the frame before once more: the same pixels under two numbers
+    later = rng.permutation(np.arange(1, n))
+    stuck = [int(x) for x in later if x not in without and x - 1 not in without]
+    repeated: dict[int, int] = {}
+    for x in stuck:
+        if len(repeated) < faults and x - 1 not in repeated and x + 1 not in repeated:
+            repeated[x] = x - 1
 
-    path = sweep.write(tmp_path, order=order.tolist() + twice, without=without)
+    path = sweep.write(tmp_path, order=order.tolist() + twice, without=without, repeated=repeated)
     volume = reduce_files(
         path, Choices(grid=grid, corrections=AS_SIMULATED, mask=SHORT.mask_file(tmp_path))
     )
 
-    pulls = Truth(grid).add(sweep, without).pulls(volume)
-    print(f"{faults} faults: {pulls.size} cells, mean {pulls.mean():.5f}, std {pulls.std():.5f}")
+    pulls = Truth(grid).add(sweep, [*without, *repeated]).pulls(volume)
+    print(
+        f"{faults} dropped, {len(swapped)} swapped, {len(twice)} twice, {len(repeated)} repeated, "
+        f"{np.count_nonzero(beam < 0.8)} dips: "
+        f"{pulls.size} cells, mean {pulls.mean():.5f}, std {pulls.std():.5f}"
+    )
     assert pulls.size >= 1_000_000
     assert abs(pulls.mean()) < 0.01
     assert 0.98 < pulls.std() < 1.02

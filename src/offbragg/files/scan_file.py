@@ -11,9 +11,11 @@ import fcntl
 import io
 import json
 import os
+import threading
 import time as clock
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,11 +68,20 @@ class ScanFile:
     HDF5 refuses to write a file that the same process already holds open for reading.
     """
 
-    def __init__(self, file: h5py.File, path: Path, lock: int | None = None) -> None:
+    def __init__(
+        self,
+        file: h5py.File,
+        path: Path,
+        lock: int | None = None,
+        reader: _Reader | None = None,
+    ) -> None:
         self._file: h5py.File | None = file
+        self._reader = reader
         self._lock = lock
         self._path = path
-        self._kept: dict[str, Any] = {}  # what a writer has opened: to open it costs most
+        # what was opened: to open it costs most
+        self._kept: dict[str, Any] = {} if reader is None else reader.kept
+        self._seen = _look(path) if reader is None else reader.seen
         self._unsynced = 0 if lock is None else 1  # what another writer left
         self._durable = 0
         self._shape: tuple[int, int] | None = None  # it never changes
@@ -212,10 +223,11 @@ class ScanFile:
                 if clock.monotonic() > deadline or not read_superblock(path).opening:
                     raise ScanFileError(f"{path} cannot be opened: {error}") from error
                 clock.sleep(0.01)
+        reader = _share(file)
         try:
-            return cls(file, path)
+            return cls(reader.file, path, reader=reader)
         except (KeyError, ValueError, OffbraggError) as error:
-            file.close()
+            _let_go(reader)
             raise ScanFileError(f"{path} is no scan file: {error}") from error
 
     def close(self) -> None:
@@ -228,9 +240,12 @@ class ScanFile:
         """
         file, self._file = self._file, None
         lock, self._lock = self._lock, None
-        self._kept.clear()
+        reader, self._reader = self._reader, None
+        self._kept = {}
         try:
-            if file is not None:
+            if reader is not None:
+                _let_go(reader)
+            elif file is not None:
                 file.close()
             if lock is not None and not self._flag():
                 _beside(self._path, "superblock").unlink(missing_ok=True)
@@ -769,11 +784,11 @@ class ScanFile:
     def _get(self, name: str) -> Any:
         if self._file is None:
             raise ScanFileError(f"{self._path} is closed")
-        if self._lock is None:
-            return self._file[name]  # a dataset that is kept would keep its shape
-        if name not in self._kept:
-            self._kept[name] = self._file[name]
-        return self._kept[name]
+        kept = self._kept.get(name)
+        if kept is None:
+            with _readers_lock:  # never two handles of one dataset
+                kept = self._kept.setdefault(name, self._kept.get(name) or self._file[name])
+        return kept
 
     def _column(self, name: str) -> Any:
         return self._get(f"{nxmx.FRAMES}/{name}")
@@ -785,9 +800,25 @@ class ScanFile:
 
     def _fresh(self, name: str) -> Any:
         dataset = self._get(name)
-        if self._lock is None:
+        if self._lock is None and self._grows():
             dataset.refresh()
         return dataset
+
+    def _grows(self) -> bool:
+        """Whether somebody writes the file, or has written it since this reader opened it.
+
+        HDF5's refresh spoils every other handle of this process on the same dataset: it reads the
+        first frame for every other one, or fails (HDF5 2.0). So all readers of a process share one
+        handle of each dataset (see `_share`), and what no longer changes is not refreshed.
+        """
+        if self._reader is not None and self._reader.grows:
+            return True
+        with contextlib.suppress(OSError):  # taken away: what is open can still be read
+            if _look(self._path) == self._seen and not self._flag():
+                return False
+        if self._reader is not None:
+            self._reader.grows = True
+        return True
 
     def _word(self, name: str) -> str:
         return bytes(self._fresh(name)[()]).decode("utf-8", "replace")
@@ -798,6 +829,48 @@ class ScanFile:
 
     def _flag(self) -> bool:
         return read_superblock(self._path).writing
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """A file that this process reads, once for all who read it."""
+
+    file: h5py.File
+    key: tuple[int, ...]
+    seen: tuple[int, int]
+    """What it looked like when the first of them opened it."""
+    kept: dict[str, Any] = field(default_factory=dict[str, Any])
+    users: int = 0
+    grows: bool = False
+
+
+_readers: dict[tuple[int, ...], _Reader] = {}
+_readers_lock = threading.Lock()
+
+
+def _share(file: h5py.File) -> _Reader:
+    """Give what this process has open of a file already, in place of one that was just opened."""
+    told = os.fstat(file.id.get_vfd_handle())
+    # a child of a fork opens its own
+    key = (os.getpid(), told.st_dev, told.st_ino)
+    with _readers_lock:
+        reader = _readers.get(key)
+        if reader is None:
+            reader = _readers[key] = _Reader(file, key, (told.st_mtime_ns, told.st_size))
+        reader.users += 1
+    if reader.file is not file:
+        file.close()
+    return reader
+
+
+def _let_go(reader: _Reader) -> None:
+    with _readers_lock:
+        reader.users -= 1
+        if reader.users:
+            return
+        _readers.pop(reader.key, None)
+        reader.kept.clear()
+        reader.file.close()
 
 
 def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
@@ -898,6 +971,12 @@ def _is_opening(path: Path) -> bool:
         return read_superblock(path).opening
     except (OffbraggError, OSError):
         return False
+
+
+def _look(path: Path) -> tuple[int, int]:
+    """Tell what changes with a file: when it was written last, and its size."""
+    told = path.stat()
+    return told.st_mtime_ns, told.st_size
 
 
 def _beside(path: Path, what: str) -> Path:

@@ -92,7 +92,7 @@ class VolumeFile:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if not self.path.exists():
-            raise FileNotFoundError(f"{self.path} is not there")
+            raise ReductionError(f"{self.path} is not there")
         try:
             self._file: Any = h5py.File(self.path, "r", locking=False)
         except OSError as error:

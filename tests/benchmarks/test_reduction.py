@@ -1,0 +1,108 @@
+"""Binning against what NumPy offers for it: the same frames into the same cells, in one run.
+
+``poe bench`` times both and holds their ratio against the target; the whole suite only looks that
+they agree.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from streams import generated
+
+from offbragg.geometry import Axis, Geometry, Panel, q_to_hkl
+from offbragg.reduction import Corrections, Scene, reduce, symmetrise
+from offbragg.reduction.symmetry import Laue
+from offbragg.stack import Stack
+from offbragg.sweep import Sweep
+from offbragg.volume import Grid, Volume
+
+SHAPE = (1679, 1475)
+PANEL = Panel((127.0, 144.0, 250.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.172, 0.172), SHAPE)
+GEOMETRY = Geometry(0.7, PANEL, (Axis("phi", (0.0, 1.0, 0.0)),), "phi")
+UB = np.eye(3) / 5.5
+GRID = Grid.box((-4, 4), (-4, 4), (-4, 4), step=0.05)
+PLAIN = Corrections(solid_angle=False, polarization=None, efficiency=False, air=False)
+TARGET = 4.0  # times as fast as histogramdd
+
+
+@pytest.fixture(scope="module")
+def stack(request) -> Stack:
+    n = 20 if request.config.getoption("benchmark_only") else 1
+    return Stack(np.stack([generated()] * n), Sweep("phi", 0.0, 1.0, n, 0.1, 0.1))
+
+
+@pytest.fixture(scope="module")
+def seconds() -> dict[str, float]:
+    return {}
+
+
+def histogram(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and weights of each cell, as one writes it with NumPy."""
+    rows, columns = SHAPE
+    x, y = np.arange(columns) + 0.5, (np.arange(rows) + 0.5)[:, None]
+    edges = [
+        (np.arange(a, a + n + 1) - 0.5) / m
+        for a, n, m in zip(GRID.first, GRID.shape, GRID.per_unit, strict=True)
+    ]
+    counts = weight = 0.0
+    for frame, angle in zip(stack.counts, stack.angles, strict=True):
+        good = frame >= 0
+        hkl = q_to_hkl(GEOMETRY.q(x, y, angle), UB)[good]
+        counts = counts + np.histogramdd(hkl, edges, weights=frame[good])[0]
+        weight = weight + np.histogramdd(hkl, edges)[0]
+    return np.asarray(counts), np.asarray(weight)
+
+
+def test_histogramdd(benchmark, stack, seconds):
+    few = stack[:2]
+
+    benchmark.pedantic(lambda: histogram(few), rounds=1)
+
+    seconds["histogramdd"] = benchmark.stats.stats.min / len(few)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_binning(benchmark, stack, seconds, request, threads):
+    scene = Scene(GEOMETRY, UB, GRID, PLAIN, threads=threads)
+    binner, volume = scene.binner(), scene.empty()
+    flux = np.ones(len(stack))
+
+    benchmark.pedantic(
+        lambda: reduce(stack, scene, flux, into=volume, binner=binner), rounds=1,
+        setup=lambda: (volume.counts.fill(0), volume.weight.fill(0), None)[-1],
+    )  # fmt: skip
+
+    each = benchmark.stats.stats.min / len(stack)
+    if request.config.getoption("benchmark_only"):
+        ratio = seconds["histogramdd"] / each
+        said = f"\n2M frames, {threads} threads: {1 / each:.1f} frames/s, {ratio:.1f} × histogramdd"
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(said)
+        assert ratio > TARGET
+
+
+def test_both_agree(stack):
+    counts, weight = histogram(stack[:1])
+
+    volume = reduce(stack[:1], Scene(GEOMETRY, UB, GRID, PLAIN), np.ones(1))
+
+    # a pixel on an edge, but for rounding, may go either way
+    assert np.count_nonzero(volume.weight != weight) < 1e-4 * np.count_nonzero(weight)
+    assert volume.counts.sum() == counts.sum()
+
+
+@pytest.mark.parametrize("half", [pytest.param(200, marks=pytest.mark.slow), 25])
+def test_symmetrise(benchmark, half, request):
+    """401 × 401 × 401 cells: 0.5 GB an array."""
+    n = 2 * half + 1
+    grid = Grid((-half,) * 3, (n,) * 3, (20,) * 3)
+    volume = Volume(np.ones(grid.shape), np.full(grid.shape, 2.0), grid)
+    laue = Laue.named("m-3m")
+
+    done = benchmark.pedantic(lambda: symmetrise(volume, laue), rounds=1)
+
+    assert done.counts[0, 0, 0] == 8  # on four diagonals: 48 / 6
+    assert done.counts[half, half, half] == 1
+    assert done.counts[half + 1, half + 2, half + 3] == 48
+    assert np.all(done.weight == 2 * done.counts)
