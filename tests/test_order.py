@@ -173,7 +173,7 @@ def test_pulls_of_series_of_the_simulator():
 
     for pulls in tell_pulls(found, crystal.TC, crystal.BETA).values():
         assert pulls.std() < 1.1
-        assert abs(pulls.mean()) < 3.0
+        assert abs(pulls.mean()) < 1.5
     assert all(abs(each.Tc - crystal.TC) < 0.5 for each in found)
     assert all(abs(each.beta - crystal.BETA) < 0.05 for each in found)
 
