@@ -416,10 +416,6 @@ def kill_rebuilds(served: Served, moments: Sequence[float], before: Any) -> int:
     return killed
 
 
-def test_a_rebuild_that_is_killed_and_run_again_gives_the_same_catalog(served):
-    assert kill_rebuilds(served, [0.5, 1.2], runs_in(served)) == 2
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_rebuild_that_is_killed_at_twenty_random_moments(served):

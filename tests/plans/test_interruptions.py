@@ -132,7 +132,9 @@ def test_an_interruption_leaves_everything_safe(RE, devices, documents, how, aft
     check(RE, devices, documents, how, after)
 
 
-@pytest.mark.parametrize("after", [0.5, 2.0, pytest.param(6.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "after", [2.0, *(pytest.param(after, marks=pytest.mark.slow) for after in (0.5, 6.0))]
+)
 def test_instruments_that_are_away_for_five_seconds(RE, devices, documents, simulator, after):
     """The connections are gone; detector and axis go on, and so do the frames."""
     sweep = Sweep(axis="phi", start=0.0, step=0.1, n_frames=80, exposure=0.09, period=0.1)

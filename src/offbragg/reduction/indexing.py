@@ -45,6 +45,8 @@ _WEIGHT = 0.5  # of their intensity, and then
 _FEWER = 0.05  # of the peaks: diffuse scattering can look like many weak ones
 _SEARCHED = 1500  # strongest peaks that the search looks at
 _WORSE = 1.08  # a symmetry may make residuals worse by so much
+_BIASED = 1.25  # or so much, where the cell without it agrees: few peaks, or not quite in place
+_AGREE = (5e-4, 0.03)  # relative difference of lengths, degrees between angles
 _LONGEST = (12.0, 90.0)  # Å, between which the longest axis is sought
 _EXACT = 0.02  # degree: a given cell has the symmetries that hold so well
 
@@ -371,8 +373,10 @@ def _name(
                 continue
             off = residuals(fit.spots, fit.UB, hkl @ each.change)[used]
             worse = _score(off, sigma) / level
-            tried.append(Lattice(each.name, cell_of(np.linalg.inv(fit.UB).T), worse))
-            if worse < _allowed(3 * int(used.sum()), each):
+            cell = cell_of(np.linalg.inv(fit.UB).T)
+            tried.append(Lattice(each.name, cell, worse))
+            allowed = _allowed(3 * int(used.sum()), each)
+            if worse < allowed or (worse < _BIASED and _agree(cell_of(laid), cell)):
                 fitting.append((worse, each))
         if fitting and chosen is None:
             chosen = min(fitting, key=lambda pair: pair[0])[1]
@@ -389,6 +393,13 @@ def _allowed(n: int, lattice: Bravais) -> float:
     less = 6 - len(free_metrics(lattice.operations))
     more = (less + 3.0 * math.sqrt(2.0 * less)) / max(n - 9, 1)
     return max(_WORSE, math.sqrt(1.0 + more))
+
+
+def _agree(free: Sequence[float], cell: Sequence[float]) -> bool:
+    """Whether two cells are the same as far as peaks can tell."""
+    lengths = np.abs(np.divide(free[:3], cell[:3]) - 1.0)
+    angles = np.abs(np.subtract(free[3:], cell[3:]))
+    return bool(lengths.max() < _AGREE[0] and angles.max() < _AGREE[1])
 
 
 def _given_symmetry(lattice: Sequence[float], centring: str) -> tuple[str, Whole]:
