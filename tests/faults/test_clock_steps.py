@@ -92,7 +92,7 @@ def alarms(told: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in told.read_text().splitlines(True) if line[-1:] == "\n"]
 
 
-@pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.parametrize("hours", [pytest.param(1, marks=pytest.mark.slow), -1])
 def test_a_clock_that_steps_in_a_sweep_rings_and_costs_no_frame(stackers, clock, tmp_path, hours):
     clock.set(0.0)
     run = WaitingRun(tmp_path / "run", n_frames=30)

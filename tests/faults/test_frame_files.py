@@ -179,9 +179,10 @@ def frame(number: int, suffix: str) -> bytes:
     return encode_tiff(_counts(number), model="test", header=["test"], taken=0.0)
 
 
-def test_in_whatever_order_frames_come_each_has_its_own_place(waiting, each_route):
+@pytest.mark.parametrize("orders", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_in_whatever_order_frames_come_each_has_its_own_place(waiting, each_route, orders):
     """Runs of twelve frames, each in an order of its own, some frames never, some twice."""
-    for seed in range(50 if each_route == "pool" else 5):
+    for seed in range(orders):
         rng = random.Random(seed)
         run = waiting(n_frames=12).begin()
         order = rng.sample(range(12), 12)

@@ -259,6 +259,7 @@ def test_a_dropped_and_a_damaged_frame_are_listed_and_shift_nothing(tmp_path):
         beamline.end()
 
 
+@pytest.mark.slow
 def test_two_beamlines_side_by_side_and_one_writes_tiff(tmp_path):
     beamlines = [
         SimulatedBeamline(tmp_path / "one"),

@@ -70,7 +70,10 @@ def test_after_five_test_frames_the_missing_angles_are_measured(
 
 @pytest.mark.parametrize(
     ("fault", "told"),
-    [(("hang", 2), "stalled: no file came"), (("drop", 1), "took 4 of 5 test frames: 1 did not")],
+    [
+        pytest.param(("hang", 2), "stalled: no file came", marks=pytest.mark.slow),
+        (("drop", 1), "took 4 of 5 test frames: 1 did not"),
+    ],
 )
 def test_a_detector_whose_test_frames_are_lost_gets_no_sweep(
     RE, devices, documents, trouble, monkeypatch, fault, told

@@ -178,6 +178,7 @@ def test_a_sweep_on_its_way_is_finished_and_what_follows_waits(
     late.end()
 
 
+@pytest.mark.slow  # a sweep waits the same way above
 def test_a_series_without_a_permit_waits_between_its_sweeps(
     RE, devices, documents, suspender, ring
 ):
