@@ -264,5 +264,5 @@ def run_demo(out: Path, *options: str) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr == "", done.stderr
     return json.loads(done.stdout)

@@ -360,7 +360,7 @@ def outage(served: Served, seconds: float, rate: float) -> None:
     assert "catalog   away" in told
     assert "runs to be published" in told
     print(f"in the catalog {back:.1f} s after it was started")
-    assert max(lags) < max(20, 2 * rate)
+    assert max(lags) < max(20, 10 * rate)  # as many as a busy host may leave
 
 
 def test_a_dead_catalog_and_readers_that_stall_hold_up_no_frame(served):
