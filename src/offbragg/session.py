@@ -232,8 +232,7 @@ def with_orientation(
                 "Leave lattice out, or give orientation=False."
             )
     told["UB"] = [list(row) for row in found.UB]
-    told.setdefault("lattice", list(found.lattice))
-    if told["lattice"] is None:
+    if lattice is None:
         told["lattice"] = list(found.lattice)
     share = found.residuals.get("fraction")
     indexed = "" if share is None else f", {share:.0%} of the peaks indexed"

@@ -68,6 +68,15 @@ def test_98_percent_of_250_random_crystals_are_found(known):
     assert len(wrong) <= 5, wrong
 
 
+def test_a_symmetry_that_fits_worse_holds_where_the_free_cell_has_it(monkeypatch):
+    cell = (5.43, 5.43, 5.43, 90.0, 90.0, 90.0)
+    rng, UB = crystal(4, cell)
+    view = seen(UB, "P", rng)
+    monkeypatch.setattr("offbragg.reduction.indexing._allowed", lambda n, lattice: 0.5)
+
+    assert index([view]).name == "cP"
+
+
 def test_of_two_lattices_the_stronger_is_found_and_the_other_told():
     rng, UB = crystal(2)
     view = seen(UB, "P", rng, also=[(random_turn(rng) @ UB, "P", 0.5)])
