@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import io
 import json
 import logging
@@ -171,11 +170,11 @@ def serve(
     import uvicorn
     from tiled.server.app import build_app_from_config
 
-    from offbragg.catalog import limits
+    from offbragg.catalog import limits, shortcuts
     from offbragg.catalog.gate import Gate
 
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
-    _remember_signatures()
+    shortcuts.take()
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     _keep_container(app)
     _guard(app, [*readable, directory / "files"])
@@ -220,19 +219,6 @@ def serve(
     finally:
         if ready is not None:
             ready.unlink(missing_ok=True)
-
-
-def _remember_signatures() -> None:
-    """Let FastAPI look at the signature of a dependency once, instead of at each request.
-
-    It does so where any dependency is replaced by another, as Tiled replaces some, and that took
-    more than half of a request: 50 ms became 21.
-    """
-    from fastapi.dependencies import utils
-
-    look = getattr(utils, "get_typed_signature", None)  # not public
-    if look is not None and not hasattr(look, "cache_info"):
-        utils.get_typed_signature = functools.cache(look)
 
 
 def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRuns:

@@ -1,0 +1,120 @@
+"""Shortcuts through FastAPI and Tiled: what they do again at each request, and need not.
+
+None of them changes an answer. They take hold of what is not public; where it is gone, the way is
+as long as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+_ONCE_MORE = {"path", "call", "name", "parent_oauth_scopes", "scope", "concurrency"}
+_kept: list[Any] = []
+
+
+def take() -> None:
+    """Take all of them, in this process."""
+    _remember_dependencies()
+    _keep_models()
+    _look_up_at_once()
+    _keep_statements()
+
+
+def _remember_dependencies() -> None:
+    """Let FastAPI take a dependency to pieces once.
+
+    It does so at each request where any dependency is replaced by another, as Tiled replaces one.
+    """
+    from fastapi.dependencies import utils
+
+    look = getattr(utils, "get_dependant", None)
+    if look is None or hasattr(look, "__wrapped__"):
+        return
+    remembered: dict[Any, Any] = {}
+
+    @functools.wraps(look)
+    def get_dependant(**asked: Any) -> Any:
+        # what the routes ask when they are made they change afterwards; requests change nothing
+        if asked.keys() != _ONCE_MORE or asked["concurrency"] is not None:
+            return look(**asked)
+        key = (
+            *(asked[name] for name in ("path", "call", "name", "scope")),
+            *(asked["parent_oauth_scopes"] or ()),
+        )
+        if key not in remembered:
+            remembered[key] = look(**asked)
+        return remembered[key]
+
+    utils.get_dependant = get_dependant
+
+
+def _keep_models() -> None:
+    """Keep the models of Tiled's answers; pydantic makes one again that nobody has kept."""
+    from tiled.server import schemas
+
+    kinds = getattr(schemas, "resource_links_type_by_structure_family", {}).values()
+    attributes, empty = schemas.NodeAttributes, schemas.EmptyDict
+    _kept.extend(schemas.Resource[attributes, links, empty] for links in kinds)
+    _kept.append(schemas.Resource[attributes, schemas.ContainerLinks, schemas.ContainerMeta])
+
+
+def _look_up_at_once() -> None:
+    """Let Tiled ask its database for a node once, instead of for each node on the way to it.
+
+    It goes step by step for the sake of access policies; where there is one, it still does.
+    """
+    from tiled.server import router
+
+    walk = getattr(router, "get_entry", None)
+    if walk is None or hasattr(walk, "__wrapped__"):
+        return
+    signature = inspect.signature(walk)
+
+    @functools.wraps(walk)
+    async def get_entry(*args: Any, **kwargs: Any) -> Any:
+        asked = signature.bind(*args, **kwargs).arguments
+        segments = [segment for segment in asked["path"].split("/") if segment]
+        if asked.get("access_policy") is None and segments:
+            asked["root_tree"] = _Jump(asked["root_tree"], len(segments))
+        return await walk(**asked)
+
+    router.get_entry = get_entry
+
+
+class _Jump:
+    """Stands for every node on the way to one, and looks nothing up before that one is named."""
+
+    def __init__(self, root: Any, depth: int) -> None:
+        self._root = root
+        self._depth = depth
+        self._segments: list[str] = []
+
+    async def lookup_adapter(self, segments: Sequence[str]) -> Any:
+        self._segments += segments
+        if len(self._segments) < self._depth:
+            return self
+        return await self._root.lookup_adapter(self._segments)
+
+
+def _keep_statements() -> None:
+    """Keep the statement that looks a node up; only names differ from one request to the next."""
+    from sqlalchemy import bindparam
+    from tiled.catalog import adapter
+
+    build = getattr(adapter, "node_from_segments", None)
+    if build is None or hasattr(build, "__wrapped__"):
+        return
+
+    @functools.cache
+    def of_depth(depth: int) -> Any:
+        return build([bindparam(f"segment_{i}") for i in range(depth)], root_id=bindparam("root"))
+
+    @functools.wraps(build)
+    def node_from_segments(segments: Sequence[str], root_id: int = 0) -> Any:
+        names = {f"segment_{i}": segment for i, segment in enumerate(segments)}
+        return of_depth(len(segments)).params(root=root_id, **names)
+
+    adapter.node_from_segments = node_from_segments
