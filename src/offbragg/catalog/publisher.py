@@ -42,7 +42,7 @@ Document = dict[str, Any]
 
 STACK = "/entry/data/data"
 ROWS = "internal"  # the key that bluesky-tiled-plugins gives to the rows of a stream
-_INTERVAL = 0.2  # at most one look for new frames in this time, s, and twice it if slow
+_INTERVAL = 0.1  # at most one look for new frames in this time, s, and twice it if slow
 _EVENTS = 1.0  # at most one append to a stream in this time, s
 _SLOW = 0.1  # s for telling the catalog of them
 _TURN = 0.05  # how long one call of `poll` may publish what is no frame, s
