@@ -178,7 +178,7 @@ def test_buffers_descriptors_and_threads_are_those_of_the_first_batches(tmp_path
             np.testing.assert_array_equal(judged[number][1], counts_of(number))
         assert threading.active_count() <= threads + 2
         assert descriptors_open() == descriptors
-        assert pool._slabs.qsize() <= 2 + 2 + 1
+        assert pool._slabs.qsize() <= 2 + 2 + 2
 
     for number, path in enumerate(paths):
         pool.offer(number, path)  # nobody takes them
@@ -187,12 +187,12 @@ def test_buffers_descriptors_and_threads_are_those_of_the_first_batches(tmp_path
 
 
 def test_chunks_of_any_size_find_room_that_is_there():
-    slab = _Slab((1000, 1000))
     largest = kernels.chunk_bound(1000 * 1000)
+    slab = _Slab(largest)
     for batch in range(20):
         slab.clear()
         for n in range(BATCH):
-            slab.keep(np.empty(largest // 2 + 64 * (BATCH * batch + n), np.uint8))
+            slab.cut(largest // 2 + 64 * (BATCH * batch + n))
 
     assert len(slab._blocks) <= BATCH
 
@@ -228,7 +228,19 @@ def test_of_a_file_that_goes_on_behind_its_pixels_no_more_is_read_than_it_promis
         file.truncate(1 << 30)
     reader = _Reader(SHAPE)
 
-    length, _ = reader._read(0, tmp_path / "x_0.cbf", "x")
+    file, _ = reader._read(tmp_path / "x_0.cbf", "x")
 
-    assert len(cbf(0)) < length < len(cbf(0)) + 20_000
-    assert len(reader._files[0]) <= 1 << 20
+    assert len(cbf(0)) < len(file) < len(cbf(0)) + 20_000
+    assert reader._files._used <= 1 << 20
+
+
+def test_the_last_frames_are_shared_among_the_threads(tmp_path):
+    pool = FramePool(SHAPE, threads=2)
+    pool._todo.extend((number, tmp_path / f"x_{number}.cbf") for number in range(3 * BATCH))
+
+    shares = []
+    while pool._todo:
+        shares.append([number for number, _ in pool._next_jobs()])
+
+    assert [len(share) for share in shares] == [BATCH, BATCH, 8, 4, 4]
+    assert sum(shares, []) == list(range(3 * BATCH))

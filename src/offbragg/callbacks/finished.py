@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from glob import glob
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 from urllib.parse import quote
 
@@ -66,8 +67,9 @@ def find_series(pattern: str) -> Series:
         )
     kinds: dict[tuple[Path, str, str], dict[int, str]] = {}
     for path in paths:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} is no file\nGive a pattern that leaves it out.")
+        with contextlib.suppress(FileNotFoundError):  # a link to nothing is a missing frame
+            if not S_ISREG(path.stat().st_mode):
+                raise ConfigError(f"{path} is no file\nGive a pattern that leaves it out.")
         if path.suffix.lower() not in _MIMETYPES:
             raise ConfigError(f"{path.name} is no frame: only .cbf, .tif and .tiff are read")
         found = re.fullmatch(r"(.*?)(\d+)", path.stem)

@@ -81,16 +81,14 @@ class BinarySection:
 
 
 def binary_section(
-    file: bytearray, length: int, *, where: str, shape: tuple[int, int] | None = None
+    file: memoryview, *, where: str, shape: tuple[int, int] | None = None
 ) -> BinarySection:
     """Find the pixels in a CBF file that is in memory.
 
     Parameters
     ----------
     file
-        A buffer that begins with the file.
-    length
-        How many bytes the file has.
+        The file, or so much of it as `most_bytes` says.
     where
         What messages begin with.
     shape
@@ -101,16 +99,19 @@ def binary_section(
     IncompleteFrame, RejectedFrame
         As `offbragg.files.read_frame` does. The checksum and the pixels are not looked at.
     """
-    _check_magic(bytes(file[: min(length, len(_MAGIC))]), where)
-    at = file.find(_STARTER, 0, min(length, _HEADER_LIMIT + _BLOCK))
+    _check_magic(bytes(file[: len(_MAGIC)]), where)
+    head = bytes(file[:_BLOCK])
+    if (at := head.find(_STARTER)) < 0:
+        head = bytes(file[: _HEADER_LIMIT + _BLOCK])
+        at = head.find(_STARTER)
     if at < 0:
-        if length > _HEADER_LIMIT:
+        if len(file) > _HEADER_LIMIT:
             raise RejectedFrame(f"{where} has no pixels in its first {_HEADER_LIMIT} bytes")
-        raise IncompleteFrame(f"{where} ends in its header, after {length} bytes")
-    text, section = _split(bytes(file[:at]))
+        raise IncompleteFrame(f"{where} ends in its header, after {len(file)} bytes")
+    text, section = _split(head[:at])
     promised = _promised(section, where, shape)
     start = at + len(_STARTER)
-    stream = memoryview(file)[start : min(length, start + promised[2] + _BEHIND)]
+    stream = file[start : start + promised[2] + _BEHIND]
     return _section(stream, text, section, promised, where)
 
 

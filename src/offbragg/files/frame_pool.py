@@ -15,6 +15,7 @@ import queue
 import stat
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +34,11 @@ BATCH = 16
 
 _QUEUED = 2  # batches that may wait for the writer
 _FEW = 2  # so many frames are quicker with hashlib
+_LEAST = 4  # frames that a thread takes when there are few left
 _MOST_THREADS = 8  # one writer cannot take more
-_SLAB = 4 << 20  # bytes
+_BLOCK = 32 << 20  # bytes; from 4 MB on, numpy asks for huge pages
 _HEADER = 1 << 16  # bytes; real headers have 1 to 10 thousand
-_GRAIN = 1 << 20  # file buffers are multiples of it, so that they soon fit
+_LONG = 2 << 20  # bytes of a file that is no surprise
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,12 @@ class FramePool:
 
     def __init__(self, shape: tuple[int, int], *, threads: int | None = None) -> None:
         self.shape = shape
+        self._most = kernels.chunk_bound(shape[0] * shape[1])
         self.threads = threads or min(processors(), _MOST_THREADS)
         self._gathered: list[tuple[int, Path]] = []
         self._flying: set[int] = set()
-        self._todo: queue.SimpleQueue[list[tuple[int, Path]] | None] = queue.SimpleQueue()
+        self._todo: deque[tuple[int, Path]] = deque()
+        self._ready = threading.Condition()
         self._done: queue.Queue[_Batch] = queue.Queue(maxsize=_QUEUED)
         self._slabs: queue.SimpleQueue[_Slab] = queue.SimpleQueue()
         self._workers: list[threading.Thread] = []
@@ -110,33 +114,40 @@ class FramePool:
             )
             self._workers.append(worker)
             worker.start()
-        self._todo.put(self._gathered)
+        with self._ready:
+            self._todo.extend(self._gathered)
+            self._ready.notify()
         self._gathered = []
 
     @contextlib.contextmanager
     def take(self, timeout: float) -> Iterator[Sequence[Judged]]:
-        """Give the next files that are done; none if there are none in ``timeout`` s.
+        """Give the files that are done; none if there are none in ``timeout`` s.
 
         Their chunks are there only within the ``with``.
         """
+        batches: list[_Batch] = []
         try:
-            batch = self._done.get(timeout=max(timeout, 0.001))
+            batches.append(self._done.get(timeout=max(timeout, 0.001)))
+            while len(batches) < _QUEUED:  # together they cost the writer as much as one
+                batches.append(self._done.get_nowait())
         except queue.Empty:
-            yield ()
-            return
-        self._flying.difference_update(batch.numbers)
-        if batch.failure is not None:
-            raise batch.failure
+            pass
+        for batch in batches:
+            self._flying.difference_update(batch.numbers)
+        for batch in batches:
+            if batch.failure is not None:
+                raise batch.failure
         try:
-            yield batch.judged
+            yield [judged for batch in batches for judged in batch.judged]
         finally:
-            self._slabs.put(batch.slab)
+            for batch in batches:
+                self._slabs.put(batch.slab)
 
     def close(self) -> None:
         """End the threads; what is in work is forgotten."""
-        self._closed = True
-        for _ in self._workers:
-            self._todo.put(None)
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
         for worker in self._workers:
             while worker.is_alive():
                 with contextlib.suppress(queue.Empty):  # it may wait for a place in the queue
@@ -148,11 +159,11 @@ class FramePool:
 
     def _work(self) -> None:
         reader: _Reader | None = None
-        while (jobs := self._todo.get()) is not None and not self._closed:
+        while jobs := self._next_jobs():
             try:
                 slab = self._slabs.get_nowait()
             except queue.Empty:
-                slab = _Slab(self.shape)
+                slab = _Slab(self._most)
             batch = _Batch([number for number, _ in jobs], slab)
             slab.clear()
             try:
@@ -161,6 +172,21 @@ class FramePool:
             except BaseException as error:  # handed to the one who takes: nothing is passed over
                 batch.failure = error
             self._done.put(batch)
+
+    def _next_jobs(self) -> list[tuple[int, Path]]:
+        """Wait for frames, and take a share of them; none at the end.
+
+        A whole batch would leave the last of them to one thread, and the others with nothing.
+        """
+        with self._ready:
+            self._ready.wait_for(lambda: self._todo or self._closed)
+            if self._closed:
+                return []
+            share = max(-(-len(self._todo) // self.threads), _LEAST)
+            jobs = [self._todo.popleft() for _ in range(min(share, BATCH, len(self._todo)))]
+            if self._todo:
+                self._ready.notify()
+            return jobs
 
 
 @dataclass(slots=True)
@@ -172,28 +198,33 @@ class _Batch:
 
 
 class _Slab:
-    """Room for the chunks of one batch; grows to what the largest took, and is used again."""
+    """Room for the files, or the chunks, of one batch; it grows to what the largest took.
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._pixels = shape[0] * shape[1]
+    Large blocks are cut up: a buffer for each file would cost a page fault for every 4 kB of it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most  # bytes that are asked for at once
         self._blocks: list[NDArray[np.uint8]] = []
         self.clear()
 
     def clear(self) -> None:
         self._block = self._used = 0
 
-    def keep(self, chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def cut(self, size: int) -> NDArray[np.uint8]:
         while (
-            self._block < len(self._blocks)
-            and self._used + chunk.size > self._blocks[self._block].size
+            self._block < len(self._blocks) and self._used + size > self._blocks[self._block].size
         ):
             self._block, self._used = self._block + 1, 0
         if self._block == len(self._blocks):
-            # every chunk fits into every block, else it would pass by blocks for ever
-            most = max(_SLAB, kernels.chunk_bound(self._pixels))
-            self._blocks.append(np.empty(most, np.uint8))
-        kept = self._blocks[self._block][self._used : self._used + chunk.size]
-        self._used += chunk.size
+            # whatever is asked for fits into every block, else it would pass by blocks for ever
+            self._blocks.append(np.empty(max(_BLOCK, self._most), np.uint8))
+        room = self._blocks[self._block][self._used : self._used + size]
+        self._used += size
+        return room
+
+    def keep(self, chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        kept = self.cut(chunk.size)
         kept[:] = chunk
         return kept
 
@@ -205,7 +236,7 @@ class _Reader:
         self._shape = shape
         self._pixels = shape[0] * shape[1]
         self._most = most_bytes(shape)
-        self._files: list[bytearray] = []
+        self._files = _Slab(self._most)
         self._chunk = np.empty(kernels.chunk_bound(self._pixels), np.uint8)
         self._image = np.empty(0, np.int32)
         self._usual = 0  # bytes of a file
@@ -214,11 +245,12 @@ class _Reader:
         """Read a batch of files, check them, and put their chunks into the slab."""
         judged: list[Judged] = []
         found: list[tuple[int, Path, tuple[int, int], BinarySection]] = []
+        self._files.clear()
         for number, path in jobs:
             try:
                 suffix = path.suffix.lower()
                 if suffix == ".cbf":
-                    found.append((number, path, *self._find(len(found), number, path)))
+                    found.append((number, path, *self._find(number, path)))
                 elif suffix in (".tif", ".tiff"):
                     frame, signature = self._pack_tiff(number, path, slab)
                     judged.append(Judged(number, path, frame, signature=signature))
@@ -240,28 +272,24 @@ class _Reader:
                 judged.append(Judged(number, path, error=error))
         return judged
 
-    def _find(self, i: int, number: int, path: Path) -> tuple[tuple[int, int], BinarySection]:
+    def _find(self, number: int, path: Path) -> tuple[tuple[int, int], BinarySection]:
         where = f"frame {number}: {path.name}"
-        length, signature = self._read(i, path, where)
-        return signature, binary_section(self._files[i], length, where=where, shape=self._shape)
+        file, signature = self._read(path, where)
+        return signature, binary_section(file, where=where, shape=self._shape)
 
-    def _read(self, i: int, path: Path, where: str) -> tuple[int, tuple[int, int]]:
-        """Read a file into buffer ``i``; give its length, as far as it matters, and signature."""
+    def _read(self, path: Path, where: str) -> tuple[memoryview, tuple[int, int]]:
+        """Read a file, as far as it matters; give it and its signature."""
         descriptor = _open(path, where)
         try:
             wanted = min(os.fstat(descriptor).st_size, self._most)
-            if wanted > 2 * max(self._usual, _GRAIN):  # it may be longer than it promises
+            if wanted > 2 * max(self._usual, _LONG):  # it may be longer than it promises
                 end = promised_end(os.pread(descriptor, _HEADER, 0)) or wanted
                 wanted = min(wanted, end if end <= self._most else _HEADER)  # its header lies
             self._usual = max(self._usual, wanted)
-            if i == len(self._files):
-                self._files.append(bytearray())
-            if len(self._files[i]) < wanted:
-                self._files[i] = bytearray(-(-wanted // _GRAIN) * _GRAIN)
-            length, room = 0, memoryview(self._files[i])
-            while length < wanted and (n := os.readv(descriptor, [room[length:wanted]])):
+            length, room = 0, self._files.cut(wanted).data
+            while length < wanted and (n := os.readv(descriptor, [room[length:]])):
                 length += n
-            return length, _signature(descriptor)
+            return room[:length], _signature(descriptor)
         finally:
             os.close(descriptor)
 
