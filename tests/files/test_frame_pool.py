@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -243,4 +244,4 @@ def test_the_last_frames_are_shared_among_the_threads(tmp_path):
         shares.append([number for number, _ in pool._next_jobs()])
 
     assert [len(share) for share in shares] == [BATCH, BATCH, 8, 4, 4]
-    assert sum(shares, []) == list(range(3 * BATCH))
+    assert list(chain.from_iterable(shares)) == list(range(3 * BATCH))
