@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from runs import MeasuredRun
 
 from offbragg.errors import CatalogError, JournalError
 from offbragg.follow import follow, read_backlog
@@ -157,3 +158,37 @@ def test_a_backlog_is_told_to_other_processes_while_somebody_follows(journal):
     assert seen[0]["stack"]["in_work"] == 2
     assert list(seen[0]) == ["stack"]
     assert read_backlog(journal) == {}
+
+
+@pytest.mark.parametrize("at_once, turns", [(1, "aaabbbccc"), (3, "abcabcabc")])
+def test_runs_are_finished_one_after_the_other_or_in_turns(tmp_path, at_once, turns):
+    for age, uid in enumerate("cba"):  # journals are listed by name or age: the run's time counts
+        run = MeasuredRun(tmp_path, uid=uid * 8, began=2e9 - age)
+        run.begin()
+        run.end()
+    polled: list[str] = []
+
+    class Busy:
+        busy = True
+
+        def __init__(self, uid):
+            self.uid, self.left = uid, 3
+
+        def __call__(self, name, doc):
+            pass
+
+        def poll(self):
+            polled.append(self.uid[0])
+            self.left -= 1
+            return self.left == 0
+
+        def close(self):
+            pass
+
+    class Follower(Noting):
+        def open(self, start):
+            return Busy(start["uid"])
+
+    follow(run.journal_directory, [Follower("busy")], once=True, at_once=at_once)
+
+    assert "".join(polled) == turns
