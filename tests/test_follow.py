@@ -160,7 +160,7 @@ def test_a_backlog_is_told_to_other_processes_while_somebody_follows(journal):
     assert read_backlog(journal) == {}
 
 
-@pytest.mark.parametrize("at_once, turns", [(1, "aaabbbccc"), (3, "abcabcabc")])
+@pytest.mark.parametrize(("at_once", "turns"), [(1, "aaabbbccc"), (3, "abcabcabc")])
 def test_runs_are_finished_one_after_the_other_or_in_turns(tmp_path, at_once, turns):
     for age, uid in enumerate("cba"):  # journals are listed by name or age: the run's time counts
         run = MeasuredRun(tmp_path, uid=uid * 8, began=2e9 - age)
