@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -108,3 +109,20 @@ def test_typed(tmp_path):
     assert told["file"] == str(tmp_path / "v-pdf.h5")
     assert told["strongest"][0]["value"] < 0
     assert told["residual"] < 1e-10
+
+
+@pytest.mark.parametrize("measured", [1.0, 0.3])
+def test_who_transforms_what_nobody_measured_is_warned(tmp_path, measured):
+    made = model(LATTICES["cubic"], holes=0)
+    known = np.random.default_rng(3).random(made.weight.shape) < measured
+    known |= known[::-1, ::-1, ::-1]  # I(Q) = I(−Q): one side is enough
+    some = Volume(made.counts * known, made.weight * known, made.grid, sample=made.sample)
+    volume = write_volume(tmp_path / "v.h5", some, {"inputs": []})
+
+    done = CliRunner().invoke(app, ["pdf", str(volume), "--punch", "0.25"], catch_exceptions=False)
+
+    missing = 1 - np.count_nonzero(known) / known.size
+    found = re.search(r"\(([0-9.]+)% not measured\)", done.output)
+    assert found is not None
+    assert float(found[1]) / 100 == pytest.approx(missing, abs=0.03)
+    assert ("WARNING" in done.output) is (measured < 1)

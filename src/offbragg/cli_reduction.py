@@ -13,6 +13,7 @@ from offbragg.terminal import progress as progress_bar
 from offbragg.terminal import say
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+_MOST_UNMEASURED = 0.1  # of what is transformed
 
 
 def add_reduction_commands(app: typer.Typer) -> None:
@@ -298,11 +299,16 @@ def pdf_command(
     save(target, pdf, {"volume": volume.name, "punch": punch, "centring": centring})
     found = pdf.strongest()
     if as_json:
-        told = {"file": str(target), "residual": pdf.residual, "filled": pdf.filled}
-        say(json.dumps({**told, "q_max": pdf.q_max, "strongest": found}))
+        told = {name: getattr(pdf, name) for name in ("residual", "filled", "unmeasured", "q_max")}
+        say(json.dumps({"file": str(target), **told, "strongest": found}))
         return
-    say(f"{target}\nup to {pdf.q_max:.2f} Å⁻¹, {pdf.filled:.1%} filled, "
-          f"back-transform off by {pdf.residual:.1e}")  # fmt: skip
+    say(f"{target}\nup to {pdf.q_max:.2f} Å⁻¹, {pdf.filled:.1%} filled ({pdf.unmeasured:.1%} not "
+          f"measured), back-transform off by {pdf.residual:.1e}")  # fmt: skip
+    if pdf.unmeasured > _MOST_UNMEASURED:
+        say(
+            f"WARNING: {pdf.unmeasured:.0%} of it nobody measured, and what is filled in is no "
+            "measurement.\nMeasure more, symmetrise (reduce --symmetry), or end sooner (--q-max)."
+        )
     for one in found:
         x, y, z = one["vector"]
         say(f"  {x:6.2f} {y:6.2f} {z:6.2f}  {one['length']:7.2f} Å  {one['value']:12.4g}")

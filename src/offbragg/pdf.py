@@ -43,6 +43,8 @@ class PairDistribution:
         How far the transform back is from what was transformed, relative to its largest value.
     filled
         Part of the cells inside the taper that was punched, or not measured, and filled.
+    unmeasured
+        Part that was filled because it was not measured.
     q_max
         Where the taper ends, Å⁻¹ with 2π.
     """
@@ -54,6 +56,7 @@ class PairDistribution:
     lattice: tuple[float, ...]
     residual: float
     filled: float
+    unmeasured: float
     q_max: float
 
     def at(self, vector: Any) -> float:
@@ -129,7 +132,8 @@ def pair_distribution(
     taper = np.where(distance < end, 0.5 * (1.0 + np.cos(math.pi * distance / end)), 0.0)
 
     intensity, known = np.nan_to_num(part.intensity), part.measured
-    known &= ~_bragg(metric, h, k, l, punch, centring)
+    punched = _bragg(metric, h, k, l, punch, centring)
+    known &= ~punched
     # I(Q) = I(−Q): what is known on one side is known on both
     total = np.where(known, intensity, 0.0)
     number = known.astype(np.float64)
@@ -138,7 +142,9 @@ def pair_distribution(
     if not np.any((number > 0) & inside):
         raise ReductionError("nothing is left: every measured cell is punched out")
     values = _fill(total, number, metric, grid.per_unit, punch)
-    filled = float(np.count_nonzero((number == 0) & inside) / np.count_nonzero(inside))
+    holes = (number == 0) & inside
+    filled = float(np.count_nonzero(holes) / np.count_nonzero(inside))
+    unmeasured = float(np.count_nonzero(holes & ~punched) / np.count_nonzero(inside))
 
     tapered = values * taper
     # cells have 1/n of a reciprocal unit: the sum becomes an integral
@@ -149,12 +155,15 @@ def pair_distribution(
     x, y, z = (
         np.arange(-m, m + 1) * n / (2 * m + 1) for m, n in zip(half, grid.per_unit, strict=True)
     )
-    return PairDistribution(transform, x, y, z, tuple(sample.lattice), residual, filled, end)
+    return PairDistribution(
+        transform, x, y, z, tuple(sample.lattice), residual, filled, unmeasured, end
+    )
 
 
 def save(path: Path | str, pdf: PairDistribution, record: Mapping[str, Any]) -> Path:
     """Write a pair distribution into an HDF5 file that NeXpy plots."""
-    told = {**record, "residual": pdf.residual, "filled": pdf.filled, "q_max": pdf.q_max}
+    told = {name: getattr(pdf, name) for name in ("residual", "filled", "unmeasured", "q_max")}
+    told = {**record, **told}
     return write_pdf(path, pdf.values, (pdf.x, pdf.y, pdf.z), pdf.lattice, told)
 
 
