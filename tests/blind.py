@@ -205,6 +205,7 @@ def a_beamline(folder: Path, family: str) -> Iterator[Any]:
     finally:
         process.stdin.close()
         process.wait(60)
+        process.stdout.close()
 
 
 def offbragg(*words: object) -> dict[str, Any]:
