@@ -18,8 +18,10 @@ import offbragg
 from offbragg.cli import app, main
 from offbragg.errors import GeometryError, OffbraggError, OrientationError, ReductionError
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.volume_file import VolumeFile, read_volume
+from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
 from offbragg.recipe import Choices, make_again, reduce_files, repeats
+from offbragg.sample import Sample
+from offbragg.volume import Grid, Volume
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
 
@@ -284,6 +286,10 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
     other = altered(sweep, sample={**sample, "name": "SrTiO3"}).write(tmp_path / "x")
     mount = altered(sweep, sample={**sample, "label": "c2"}).write(tmp_path / "y")
     warmer = altered(sweep, temperature={"setpoint": 250.0}).write(tmp_path / "z")
+    cells = np.ones((9, 9, 9))
+    box = Grid.box((-2, 2), (-2, 2), (-2, 2), step=0.5)
+    small = Volume(cells, cells, box, sample=Sample.from_dict(sample))
+    volume = write_volume(tmp_path / "v.h5", small, {"inputs": []})
     singular = UB.copy()
     singular[:, 2] = singular[:, 0]
     metres = {**geometry, "panel": {**geometry["panel"], "pixel_size": [1.72e-4] * 2}}
@@ -319,6 +325,13 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["plot", tmp_path / "no.h5"], 10, "no.h5 is not there"),
         (["plot", nothing], 10, "nothing.h5 cannot be opened"),
         (["plot", scan_path], 10, "f1.h5 is no volume file"),
+        (["plot", volume, "--low", "0"], 10, "low is 0: logarithmic colours need numbers above 0"),
+        (["plot", volume, "--high", "inf"], 10, "high is inf"),
+        (["plot", volume, "--out", volume], 10, "v.h5 is no picture"),
+        (["plot", volume, "--out", tmp_path / "no" / "x.png"], 10, "x.png cannot be written"),
+        (["pdf", volume, "--q-max", "0"], 10, "q_max is 0"),
+        (["pdf", volume, "--punch", "nan"], 10, "punch is nan"),
+        (["index", scan_path, scan_path], 11, "holds the same run as"),
         (["pdf", tmp_path / "no.h5"], 10, "no.h5 is not there"),
         (["series", scan_path, "--at", "0.5,0.5,0.5"], 10, "at least 5 temperatures"),
         (["series", nothing, "--at", "0.5,0.5,0.5"], 6, "nothing.h5"),
@@ -369,7 +382,6 @@ def test_a_refined_geometry_is_of_the_panel_alone(tmp_path, sweep):
 
 
 def offbragg_grid(text: str):
-    from offbragg.volume import Grid
 
     return Grid.parse(text)
 

@@ -27,7 +27,7 @@ from scipy.special import gammaincc
 from offbragg.errors import OffbraggError, ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.geometry import direct_basis
-from offbragg.picture import new_figure
+from offbragg.picture import new_figure, save_figure
 from offbragg.recipe import Choices, reduce_files
 from offbragg.volume import Grid, Volume
 
@@ -345,7 +345,7 @@ def draw(transition: Transition, out: Path | str | None = None) -> Figure:
     )
     axes.legend()
     if out is not None:
-        figure.savefig(out, dpi=150)
+        save_figure(figure, Path(out))
     return figure
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from offbragg.errors import OrientationError
-from offbragg.files.orientation import NAME, Orientation, write_orientation
+from offbragg.files.orientation import NAME, Orientation, keep_earlier, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.ledger import Status
 from offbragg.recipe import repeats
@@ -127,6 +127,13 @@ def _one_sample(scans: Sequence[ScanFile]) -> Sample:
             raise OrientationError(
                 f"{scan.path} is of {sample.name} {sample.label}, but {scans[0].path} of "
                 f"{first.name} {first.label}: index each mount by itself"
+            )
+    runs = [scan.run for scan in scans]
+    for i, (scan, run) in enumerate(zip(scans, runs, strict=True)):
+        if run in runs[:i]:
+            raise OrientationError(
+                f"{scan.path} holds the same run as {scans[runs.index(run)].path}: its peaks would "
+                "count twice"
             )
     return first
 
@@ -336,6 +343,8 @@ def draw(indexed: Indexed, path: Path) -> Path:
     part = path.with_name(f".{path.name}")
     try:
         figure.savefig(part, dpi=110, format="png")
+        if path.exists():
+            keep_earlier(path)
         part.replace(path)
     except OSError as error:
         raise OrientationError(f"{path} cannot be written: {error.strerror}") from error

@@ -124,6 +124,10 @@ def pair_distribution(
         for i, (m, n) in enumerate(zip(half, grid.per_unit, strict=True))
     ]
     end = min(reach) if q_max is None else q_max
+    if not end > 0:
+        raise ReductionError(f"q_max is {end:g} Å⁻¹: it must be above 0")
+    if not (math.isfinite(punch) and punch >= 0):
+        raise ReductionError(f"punch is {punch:g} Å⁻¹: it must be 0 or more")
     if end > min(reach) * 1.001:
         raise ReductionError(
             f"q_max {end:.3g} Å⁻¹ is outside the volume: it holds a sphere of {min(reach):.3g} Å⁻¹"

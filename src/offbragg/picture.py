@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile
 from offbragg.geometry import direct_basis
-from offbragg.volume import Volume
+from offbragg.volume import Grid, Volume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,10 +123,13 @@ def plot(
     shown = intensity[np.isfinite(intensity) & (intensity > 0)]
     if not shown.size:
         raise ReductionError(f"there is nothing on {plane}: no measured cell is above 0")
+    for name, end in (("low", low), ("high", high)):
+        if end is not None and not (math.isfinite(end) and end > 0):
+            raise ReductionError(f"{name} is {end:g}: logarithmic colours need numbers above 0")
     low = float(np.percentile(shown, 1.0)) if low is None else low
     high = float(np.percentile(shown, 99.8)) if high is None else high
     basis = _basis(volume, which)
-    edges = [_edges(volume.grid.axis(i)) for i in (which.across, which.up)]
+    edges = [_edges(volume.grid, i) for i in (which.across, which.up)]
     a, b = np.meshgrid(*edges, indexing="ij")
     x, y = a * basis[0, 0] + b * basis[1, 0], a * basis[0, 1] + b * basis[1, 1]
 
@@ -141,11 +146,34 @@ def plot(
     _label(axes, edges, basis, names[which.across], names[which.up])
     sample = volume.sample
     title = "" if sample is None else f"{sample.name} {sample.label}, "
-    axes.set_title(f"{title}{names[which.fixed]} = {which.at:g}")
+    planes = volume.grid.axis(which.fixed)
+    drawn = planes[np.argmin(np.abs(planes - which.at))]  # the nearest there is
+    axes.set_title(f"{title}{names[which.fixed]} = {drawn:g}")
     figure.colorbar(mesh, ax=axes, label="intensity (counts / weight)")
     if out is not None:
-        figure.savefig(out, dpi=150)
+        save_figure(figure, Path(out))
     return figure
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
+    """Write a picture, whole or not at all, in the format that its suffix names.
+
+    Raises
+    ------
+    ReductionError
+        If the suffix is none of a picture, or the file cannot be written.
+    """
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise ReductionError(f"{path} is no picture: its name may end with .png, .pdf or .svg")
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(part, dpi=dpi, format=path.suffix[1:].lower())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise ReductionError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -200,8 +228,8 @@ def _basis(volume: Volume, plane: Plane) -> Array:
     return np.array([[float(np.linalg.norm(a)), 0.0], [first, second]])
 
 
-def _edges(centres: Array) -> Array:
-    step = centres[1] - centres[0] if len(centres) > 1 else 1.0
+def _edges(grid: Grid, axis: int) -> Array:
+    centres, step = grid.axis(axis), 1.0 / grid.per_unit[axis]
     return np.append(centres, centres[-1] + step) - 0.5 * step
 
 

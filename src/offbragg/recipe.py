@@ -30,7 +30,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
 from offbragg.geometry import Geometry
 from offbragg.reduction.binning import Oversample, check_memory
-from offbragg.reduction.corrections import Corrections, frame_weights, hot_pixels
+from offbragg.reduction.corrections import LEAST_TURN, Corrections, frame_weights, hot_pixels
 from offbragg.reduction.reduce import (
     Scene,
     air_rate,
@@ -266,7 +266,7 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
             if told["background"] is not None:
                 with _opened(Path(told["background"]["file"])) as empty:
                     measured = empty.stack
-                    air_mask = hot_pixels(measured) if record["hot"] else None
+                    air_mask = hot_pixels(measured, least_turn=0.0) if record["hot"] else None
                     air = air_rate(
                         measured,
                         _flux(empty, record["monitor"]) / record["background_scale"],
@@ -497,6 +497,11 @@ def _look_at(
             say(f"{path.name}: background {found}")
     if choices.hot and (n := int(np.count_nonzero(hot_pixels(scan.stack)))):
         say(f"{path.name}: {n} hot pixels are left out")
+    elif choices.hot and (turn := scan.sweep.n_frames * abs(scan.sweep.step)) < LEAST_TURN:
+        say(
+            f"{path.name}: hot pixels are not looked for: it turned by {turn:g}° only, and below "
+            f"{LEAST_TURN:g}° they cannot be told from reflections"
+        )
     covered = Grid.covering(geometry, scan.sweep, UB, step=choices.step)
     temperature = scan.start.get("temperature") or {}
     settled = temperature.get("settled") or {}

@@ -129,7 +129,7 @@ class Grid:
         except (ValueError, ZeroDivisionError):
             raise ReductionError(
                 f"{text!r} is no grid: write h0:h1:step,k0:k1:step,l0:l1:step, "
-                "as -5:5:0.05,-5:5:0.05,-3:3:0.1"
+                "as -5:5:0.05,-5:5:0.05,-5:5:0.05"
             ) from None
         return cls.box(h, k, l, step=steps)
 

@@ -85,6 +85,8 @@ def test_levels_are_sums_of_blocks(tmp_path, volume):
             assert coarse["intensity"][0, 1, 0] == pytest.approx(expected, rel=1e-6)
             assert coarse["Qk"][1] == pytest.approx(block.grid.k.mean())
             assert coarse["intensity"].shape == tuple(-(-n // level) for n in (35, 40, 50))
+            last = volume.grid.l[34 - 34 % level :]  # fewer cells: their middle, not outside
+            assert coarse["Ql"][-1] == pytest.approx(last.mean())
 
 
 def test_v_is_above_background(tmp_path, volume):

@@ -204,7 +204,9 @@ def test_a_cell_on_a_mirror_plane_counts_once():
         ("P 63/m m c", "6/mmm"), ("P6122", "6/mmm"), ("P-62m", "6/mmm"), ("P6mm", "6/mmm"),
         ("P 2 3", "m-3"), ("P213", "m-3"), ("I a -3", "m-3"), ("Pa3", "m-3"), ("Fd-3", "m-3"),
         ("P m -3 m", "m-3m"), ("Fm-3m", "m-3m"), ("F d -3 m", "m-3m"), ("I-43d", "m-3m"),
-        ("P 43 3 2", "m-3m"), ("F 4 3 2", "m-3m"), ("Ia-3d", "m-3m"), ("P4232", "m-3m"),
+        ("F 4/m -3 2/m", "m-3m"), ("I 41/a -3 2/d", "m-3m"), ("P 2/m -3", "m-3"),
+        ("I 21/a -3", "m-3"), ("P 4/m 2/m 2/m", "4/mmm"), ("P 43 3 2", "m-3m"),
+        ("F 4 3 2", "m-3m"), ("Ia-3d", "m-3m"), ("P4232", "m-3m"),
     ],
 )  # fmt: skip
 def test_a_space_group_says_its_class(symbol, name):
@@ -216,6 +218,9 @@ def test_the_lattice_says_which_axes():
     assert Laue.of("R -3 m", (4, 4, 12, 90, 90, 120)).name == "-3m1"
     assert Laue.of("P 21", (4, 5, 6, 90, 90, 101)).name == "2/m (c)"
     assert Laue.named("2/m", (4, 5, 6, 90, 101, 90)).name == "2/m"
+    # the errors of a refined cell say nothing
+    assert Laue.of("P 21/c", (7.1, 8.2, 9.3, 89.91, 90.04, 90.0)).name == "2/m"
+    assert Laue.of("P 21", (4, 5, 6, 90.02, 89.96, 101)).name == "2/m (c)"
 
 
 @pytest.mark.parametrize(

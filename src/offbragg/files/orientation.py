@@ -136,7 +136,7 @@ def write_orientation(path: Path | str, orientation: Orientation) -> Path | None
         try:
             os.link(part, path)  # never in place of one that is just being written
         except FileExistsError:
-            kept = _keep(path)
+            kept = keep_earlier(path)
             part.replace(path)
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
@@ -149,7 +149,8 @@ def write_orientation(path: Path | str, orientation: Orientation) -> Path | None
     return kept
 
 
-def _keep(path: Path) -> Path:
+def keep_earlier(path: Path) -> Path:
+    """Give a file a second name, ``stem_1`` and so on, before another takes its place."""
     number = 1
     while True:
         kept = path.with_name(f"{path.stem}_{number}{path.suffix}")

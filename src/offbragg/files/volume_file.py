@@ -253,8 +253,8 @@ def _write_level(levels: h5py.Group, level: int, above: Array, weight: Array, gr
     group = nxmx.add_group(levels, str(level), "NXdata", signal="intensity")
     group.attrs["axes"] = np.array([b"Ql", b"Qk", b"Qh"])
     for name, values in (("Ql", grid.l), ("Qk", grid.k), ("Qh", grid.h)):
-        step = (values[1] - values[0]) if len(values) > 1 else 0.0
-        group[name] = values[::level] + 0.5 * (level - 1) * step
+        # the middle of what is in each block: the last one may have fewer cells
+        group[name] = [np.mean(values[at : at + level]) for at in range(0, len(values), level)]
     mean = np.full(count.shape, np.nan)
     np.divide(count, time, out=mean, where=time > 0)
     _put(group, "intensity", mean, np.float32)

@@ -225,10 +225,16 @@ def attenuation(material: str, energy: float) -> float:
     return float(np.exp(y[0] + part * (y[1] - y[0]))) * density / 10.0
 
 
-def hot_pixels(stack: Stack, *, frames: int = 31, times: float = 5.0) -> Mask:
+LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be told from reflections
+
+
+def hot_pixels(
+    stack: Stack, *, frames: int = 31, times: float = 5.0, least_turn: float = LEAST_TURN
+) -> Mask:
     """Find pixels that count far too much in frames all over the sweep.
 
-    A Bragg peak is there in some frames, near the axis in many, a hot pixel in all. Compared is
+    A Bragg peak is there in some frames, near the axis in many, a hot pixel in all; so of a
+    crystal that hardly turned nothing can be said, and none is found. Compared is
     what a pixel has in nine frames of ten with the median of the 5 × 5 pixels around, over space
     and frames. Hot is what is ``times`` as high and ten standard deviations above.
 
@@ -240,9 +246,14 @@ def hot_pixels(stack: Stack, *, frames: int = 31, times: float = 5.0) -> Mask:
         How many are looked at, spread over the sweep.
     times
         How much too high.
+    least_turn
+        So far it must have turned, degree; 0 where there is no crystal. In real frames of 0.1
+        degree reflections pass for hot pixels up to 1.4 degree.
     """
     n, rows, columns = stack.counts.shape
     hot = np.zeros((rows, columns), np.bool_)
+    if n * abs(stack.sweep.step) < least_turn:
+        return hot
     which = np.unique(np.linspace(0, n - 1, min(frames, n)).astype(int)) if n else []
     seen = [counts for i in which if (counts := np.asarray(stack.counts[int(i)])).max() >= 0]
     if len(seen) < 3:

@@ -371,11 +371,15 @@ def _close(generators: Sequence[Matrix]) -> tuple[Matrix, ...]:
     return tuple(found)
 
 
+_CLEAR = 0.5  # degree by which an angle is none of 90
+
+
 def _unique_axis(lattice: Sequence[float]) -> str:
-    """Which axis is at right angles to the other two; b if that says nothing."""
+    """Which axis is at right angles to the other two; b, as is the custom, if that is not clear."""
     off = [abs(angle - 90.0) for angle in lattice[3:]]
     which = int(np.argmax(off))
-    return "2/m" if off[which] < 1e-3 else ("2/m (a)", "2/m", "2/m (c)")[which]
+    clear = off[which] > _CLEAR and sorted(off)[1] < _CLEAR  # a refined cell has no angle of 90
+    return ("2/m (a)", "2/m", "2/m (c)")[which] if clear else "2/m"
 
 
 def _is_rhombohedral(lattice: Sequence[float]) -> bool:
@@ -396,7 +400,8 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (rf"11(2|21|{_PLANE}|21?/{_PLANE})", "2/m (c)"),
     (rf"(2|21|{_PLANE}|21?/{_PLANE})11", "2/m (a)"),
     (r"(21?3|[mnda]-?3)", "m-3"),
-    (r"(4[123]?32|-43[mncd]|[mnda]-?3[mncd])", "m-3m"),
+    (r"21?/[mnda]-?3", "m-3"),
+    (r"(4[123]?32|-43[mncd]|[mnda]-?3[mncd]|4[123]?/[mnda]-?32/[mncd])", "m-3m"),
     (rf"((21?|{_PLANE})){{3}}|(21?/{_PLANE}){{3}}", "mmm"),
     (rf"(4[123]?|-4|4[123]?/{_PLANE})", "4/m"),
     (r"-?4.+", "4/mmm"),
