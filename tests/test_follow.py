@@ -192,3 +192,29 @@ def test_runs_are_finished_one_after_the_other_or_in_turns(tmp_path, at_once, tu
     follow(run.journal_directory, [Follower("busy")], once=True, at_once=at_once)
 
     assert "".join(polled) == turns
+
+
+def test_a_new_run_does_not_wait_until_all_old_ones_were_looked_at(tmp_path):
+    old = [MeasuredRun(tmp_path, uid=f"{n:08d}", began=1e9 + n) for n in range(60)]
+    for run in old:
+        run.begin()
+        run.end()
+    looked: list[str] = []
+    stop = threading.Event()
+
+    class Slow(Noting):
+        def done(self, start):
+            looked.append(start["uid"])
+            if len(looked) == 10:
+                new = MeasuredRun(tmp_path, uid="new-run", began=2e9)
+                new.begin()
+                new.end()
+            stop.wait(0.02)  # what a catalog takes
+            if len(looked) == 61:
+                stop.set()
+            return True
+
+    follow(run.journal_directory, [Slow("slow")], stop=stop)
+
+    assert 10 <= looked.index("new-run") < 30
+    assert len(looked) == len(set(looked)) == 61

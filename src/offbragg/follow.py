@@ -209,15 +209,18 @@ class _Tail(threading.Thread):
     def _follow(self) -> None:
         try:
             while not self._stop_asked.is_set():
-                for path in journals(self._journal):
-                    if path not in self._runs:
-                        self._runs[path] = _Run(path, self.follower)
-                unfinished = [run for run in self._runs.values() if not run.finished]
-                unfinished.sort(key=lambda run: run.start.get("time", 0.0))
-                busy = 0
+                unfinished = self._unfinished()
+                busy, looked = 0, time.monotonic()
                 for run in unfinished:
                     if self._stop_asked.is_set():
                         break
+                    if not self._once and time.monotonic() - looked > _LOOK:
+                        # after a start thousands of old runs may be looked at one by one
+                        for live in self._unfinished()[-1:]:
+                            live.advance()
+                        looked = time.monotonic()
+                    if run.finished:
+                        continue  # by now
                     newest = run is unfinished[-1] and not self._once  # may be measured just now
                     if busy >= self._at_once and not newest:
                         continue  # its turn comes
@@ -239,6 +242,14 @@ class _Tail(threading.Thread):
         finally:
             for run in self._runs.values():
                 run.close()
+
+    def _unfinished(self) -> list[_Run]:
+        """Look for new journals; give what there is to do, the newest last."""
+        for path in journals(self._journal):
+            if path not in self._runs:
+                self._runs[path] = _Run(path, self.follower)
+        unfinished = [run for run in self._runs.values() if not run.finished]
+        return sorted(unfinished, key=lambda run: run.start.get("time", 0.0))
 
 
 class _Run:
