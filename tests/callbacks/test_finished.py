@@ -363,7 +363,7 @@ def test_a_series_that_has_grown_needs_another_file(folder, tmp_path):
         stack_files(pattern, out, model=model_file(tmp_path))
     write(folder, 5)
     with pytest.raises(
-        ScanFileError, match=r"frames 2 to 4 of .*, and now there are 2 to 5\n.*--out"
+        ScanFileError, match=r"frames 2 to 4 of this series, and .* matches 2 to 5\n.*--out"
     ):
         stack_files(pattern, out)
 

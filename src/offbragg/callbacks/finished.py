@@ -285,7 +285,7 @@ def _other(scan: ScanFile, series: Series, pattern: str) -> ScanFileError:
         what = (
             "holds these frames with another model, or without one"
             if had == now
-            else f"has the frames {had} of {pattern}, and now there are {now}"
+            else f"has the frames {had} of this series, and {pattern} matches {now}"
         )
     return ScanFileError(
         f"{scan.path} {what}\nIt is left as it is, and does not grow: give another --out."
