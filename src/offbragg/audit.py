@@ -189,9 +189,11 @@ class _Checking:
         self._check_bytes(seen, digest, verdict)
         if damaged is not None:
             verdict.digest = "damaged"
+            how = "a new one is made by offbragg stack --once --repair"
+            if _is_of_a_folder(seen.start):
+                how = "stack its folder again, into another file"
             verdict.problems.append(
-                f"{damaged}: nothing tells whether the file is as it was closed; a new one is made "
-                "by offbragg stack --once --repair"
+                f"{damaged}: nothing tells whether the file is as it was closed; {how}"
             )
         return verdict
 
@@ -215,12 +217,12 @@ class _Checking:
                 )
             elif seen.ended and not pending:
                 verdict.problems.append(
-                    "its writer died before it had closed it; run: offbragg stack --once"
+                    f"its writer died before it had closed it; run: {_stacking(seen.start)}"
                 )
             else:
                 verdict.problems.append(
                     f"the sweep is not finished: {pending} of {seen.n_frames} frames are pending; "
-                    "run: offbragg stack --once"
+                    f"run: {_stacking(seen.start)}"
                 )
         elif seen.length != seen.n_frames:
             verdict.problems.append(
@@ -335,7 +337,7 @@ class _Checking:
             if not has_digest(self.path):
                 verdict.notes.append(
                     "it has no digest: changes outside the frames would not be seen; "
-                    "offbragg stack --once makes one"
+                    f"{_stacking(seen.start)} makes one"
                 )
         elif digest.run != seen.run:
             verdict.digest = "differs"
@@ -443,6 +445,18 @@ def frame_files(
     return None
 
 
+def _is_of_a_folder(start: dict[str, Any]) -> bool:
+    """Tell whether a scan file was stacked without a run: there is no journal of it."""
+    return isinstance(start.get("files"), dict)
+
+
+def _stacking(start: dict[str, Any]) -> str:
+    """Say which command goes on with a scan file."""
+    if _is_of_a_folder(start):
+        return "the same offbragg stack --from-files again"
+    return "offbragg stack --once"
+
+
 def _check_sources(
     seen: Seen,
     documents: Sequence[tuple[str, dict[str, Any]]],
@@ -477,8 +491,8 @@ def _check_sources(
     if back and seen.complete:
         numbers = ", ".join(map(str, back[:10])) + (" …" if len(back) > 10 else "")
         verdict.notes.append(
-            f"files of missing frames are there ({numbers}): offbragg stack --once stores them, "
-            "if they are good"
+            f"files of missing frames are there ({numbers}): {_stacking(seen.start)} stores "
+            "them, if they are good"
         )
 
 

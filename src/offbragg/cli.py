@@ -148,6 +148,7 @@ def shell(context: typer.Context, beamline: Beamline = None) -> None:
 
 @app.command()
 def stack(
+    context: typer.Context,
     beamline: Beamline = None,
     once: Annotated[
         bool, typer.Option("--once", help="Finish every run that there is, then end.")
@@ -180,7 +181,19 @@ def stack(
     model: Annotated[
         Path | None,
         typer.Option(
-            "--model", metavar="FILE", help="Geometry and axes of --from-files' frames, JSON."
+            "--model",
+            metavar="FILE",
+            help="Geometry and axes of --from-files' frames, JSON. Its start_deg is that of the "
+            "lowest number only if the first frame's header has no angles.",
+        ),
+    ] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            "--sample",
+            metavar="NAME",
+            help="Name of the sample of --from-files' frames.",
+            show_default="that of the folder",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -198,10 +211,18 @@ def stack(
     scan file, which can be gone on with in the same way. A number that has no file is a missing
     frame.
     """
-    if from_files is not None or out is not None or model is not None:
+    if any(given is not None for given in (from_files, out, model, sample)):
         if from_files is None or out is None:
-            raise typer.BadParameter("--from-files and --out need each other")
-        _stack_files(from_files, out, model, as_json=as_json, with_parent=with_parent)
+            raise typer.BadParameter(
+                "--from-files and --out need each other; --model and --sample need both"
+            )
+        for name in ("once", "late", "repair"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise typer.BadParameter(
+                    f"--{name} is for runs in the journal: --from-files does not take it"
+                )
+        _stack_files(from_files, out, model, sample, as_json=as_json, with_parent=with_parent)
         return
     if repair and not once:
         raise typer.BadParameter("--repair needs --once")
@@ -260,7 +281,13 @@ def stack(
 
 
 def _stack_files(
-    pattern: str, out: Path, model: Path | None, *, as_json: bool, with_parent: int | None
+    pattern: str,
+    out: Path,
+    model: Path | None,
+    sample: str | None,
+    *,
+    as_json: bool,
+    with_parent: int | None,
 ) -> None:
     from offbragg.callbacks.finished import stack_files
 
@@ -268,7 +295,9 @@ def _stack_files(
         _until_told_to_stop(with_parent=with_parent) as stop,
         _progress("stacking", quiet=as_json) as progress,
     ):
-        stacked = stack_files(pattern, out, model=model, progress=progress, stop=stop)
+        stacked = stack_files(
+            pattern, out, model=model, sample=sample, progress=progress, stop=stop
+        )
     if as_json:
         print(json.dumps(stacked.to_dict()))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import subprocess
 import sys
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 from runs import SHAPE, counts_of
 from streams import real_files
+from typer.testing import CliRunner
 
+import offbragg
 from offbragg.audit import verify
 from offbragg.callbacks.finished import find_series, stack_files
-from offbragg.errors import ConfigError, ScanFileError
+from offbragg.cli import app
+from offbragg.errors import ConfigError, MetadataError, ScanFileError
 from offbragg.files import ScanFile, read_frame
+from offbragg.reduction.corrections import Corrections
+from offbragg.sample import Sample
 from sim_iocs.cbf import encode_cbf
 from sim_iocs.tiff import encode_tiff
 
@@ -36,13 +42,40 @@ def folder(tmp_path):
     return path
 
 
-def write(folder, *numbers: int, form: str = "x_{:05d}.cbf") -> None:
+MODEL = {  # a beam along −z in the imgCIF frame, a panel 200 mm behind a cubic crystal
+    "wavelength_angstrom": 0.5,
+    "s0": [0.0, 0.0, -2.0],
+    "panel_origin_mm": [-42.0, 17.0, -200.0],
+    "fast": [1.0, 0.0, 0.0],
+    "slow": [0.0, -1.0, 0.0],
+    "pixel_mm": 0.172,
+    "goniometer": {
+        "axes": [[1.0, 0.0, 0.0]],
+        "angles_deg": [0.0],
+        "scan_axis": 0,
+        "start_deg": 10.0,
+        "step_deg": 0.5001,
+    },
+    "UB_no_2pi": [0.2, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.2],
+    "cell": [5.0, 5.0, 5.0, 90.0, 90.0, 90.0],
+}
+
+
+def model_file(folder, **goniometer):
+    path = folder / "model.json"
+    path.write_text(json.dumps(MODEL | {"goniometer": MODEL["goniometer"] | goniometer}))
+    return path
+
+
+def write(folder, *numbers: int, form: str = "x_{:05d}.cbf", header: list[str] = HEADER) -> None:
     for number in numbers:
         counts, name = counts_of(number), form.format(number)
+        start = f"Start_angle {12.0 + 0.5 * (number - numbers[0]):.4f} deg."
+        header = [start if line.startswith("Start_angle") else line for line in header]
         text = (
-            encode_tiff(counts, model="test", header=HEADER, taken=0.0)
+            encode_tiff(counts, model="test", header=header, taken=0.0)
             if name.endswith(".tif")
-            else encode_cbf(counts, name=name, header=HEADER)
+            else encode_cbf(counts, name=name, header=header)
         )
         (folder / name).write_bytes(text)
 
@@ -210,3 +243,150 @@ def test_a_model_says_how_long_frames_count_that_do_not_say_it(folder, tmp_path)
 
     with ScanFile.open(tmp_path / "F.h5") as scan:
         assert (scan.sweep.exposure, scan.sweep.period) == (0.5, 0.6)
+
+
+def test_pixels_at_the_cutoff_of_the_header_have_no_weight(folder, tmp_path):
+    write(folder, 0, 1, 2, header=[*HEADER, "Count_cutoff 1000001 counts"])
+    out = tmp_path / "F.h5"
+
+    stack_files(f"{folder}/x_*.cbf", out, model=model_file(tmp_path))
+
+    plain = Corrections(efficiency=False)
+    volume = offbragg.reduce(out, step=0.1, hot=False, monitor=False, corrections=plain)
+    counts = np.array([counts_of(number) for number in range(3)])  # up to 1 000 000 + number
+    assert volume.counts.sum() == counts[(counts >= 0) & (counts < 1_000_001)].sum()
+    with ScanFile.open(out) as scan:
+        assert scan.start["detector"]["saturation"] == 1_000_001
+
+
+def test_a_model_begins_where_the_first_header_says(folder, tmp_path):
+    write(folder, 4, 5)
+    write(folder, 4, form="z_{:05d}.cbf", header=HEADER[:3])
+    (folder / "x_00003.cbf").write_bytes(b"")  # the number 0 of the series is not good
+    model = model_file(tmp_path)
+
+    stacked = stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
+    stack_files(f"{folder}/z_*.cbf", tmp_path / "G.h5", model=model)
+
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        assert scan.sweep.start == pytest.approx(12.0 - 0.5001)
+        assert scan.sweep.step == 0.5001
+    with ScanFile.open(tmp_path / "G.h5") as scan:
+        assert scan.sweep.start == 10.0
+    assert not stacked.problems[1:]
+    with pytest.raises(ConfigError, match=r"Angle_increment 0\.5 degree, and .* 0\.51 degree"):
+        stack_files(
+            f"{folder}/x_*.cbf", tmp_path / "H.h5", model=model_file(tmp_path, step_deg=0.51)
+        )
+    assert not (tmp_path / "H.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"\xff" * 100_000, "is not JSON (byte 0 is no text)"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", "is no model"),
+        (b'{"goniometer": {"axes": [[1, 0, 0]], "scan_axis": 7}}', "has 1 goniometer axes"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_a_few_words(folder, tmp_path, text, why):
+    write(folder, 0)
+    model = tmp_path / "model.json"
+    model.write_bytes(text)
+
+    with pytest.raises(ConfigError) as caught:
+        stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
+
+    assert why in str(caught.value)
+    assert len(str(caught.value)) < len(str(model)) + 250
+
+
+@pytest.mark.parametrize(
+    ("name", "sample"),
+    [
+        ("größe [1] {x}", "gro_e__1___x"),
+        ("結晶", "frames"),
+        ("..a" * 40, ".".join(["a."] * 33 + ["a"])[:100]),
+        ("l-cyst_01.b", "l-cyst_01.b"),
+    ],
+)
+def test_a_sample_is_named_after_any_folder(name, sample, tmp_path):
+    path = tmp_path / name
+    path.mkdir()
+    write(path, 0)
+
+    stack_files(f"{glob.escape(str(path))}/x_*.cbf", tmp_path / "F.h5")
+
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        assert scan.sample == Sample(sample, "files")
+
+
+def test_a_sample_has_the_name_that_is_given_and_keeps_it(folder, tmp_path):
+    write(folder, 0, 1)
+    pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
+    with pytest.raises(MetadataError, match=r"sample\.name is 'größe'"):
+        stack_files(pattern, out, sample="größe")
+    assert not out.exists()
+
+    stack_files(pattern, out, sample="L-cysteine")
+
+    stack_files(pattern, out)
+    with pytest.raises(ScanFileError, match="has the sample L-cysteine, and other is asked for"):
+        stack_files(pattern, out, sample="other")
+    with ScanFile.open(out) as scan:
+        assert scan.sample.name == "L-cysteine"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["--from-files", "x", "--out", "F.h5", "--once"], "--once is for runs"),
+        (["--from-files", "x", "--out", "F.h5", "--repair"], "--repair is for runs"),
+        (["--from-files", "x", "--out", "F.h5", "--late", "5"], "--late is for runs"),
+        (["--sample", "a"], "--model and --sample need both"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(given, why):
+    done = CliRunner().invoke(app, ["stack", *given])
+
+    assert done.exit_code == 2
+    assert why in " ".join(done.output.replace("│", "").split())
+
+
+def test_a_series_that_has_grown_needs_another_file(folder, tmp_path):
+    write(folder, 2, 3, 4)
+    pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
+    stack_files(pattern, out)
+
+    with pytest.raises(ScanFileError, match="another model, or without"):
+        stack_files(pattern, out, model=model_file(tmp_path))
+    write(folder, 5)
+    with pytest.raises(
+        ScanFileError, match=r"frames 2 to 4 of this series, and .* matches 2 to 5\n.*--out"
+    ):
+        stack_files(pattern, out)
+
+
+def test_verify_says_how_missing_frames_of_a_folder_are_stored(folder, tmp_path):
+    write(folder, 0, 2)
+    pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
+    stack_files(pattern, out)
+    write(folder, 1)
+
+    (note,) = verify(out, deep=True).notes
+
+    assert "the same offbragg stack --from-files again stores them" in note
+    assert "--once" not in note
+
+
+def test_angles_that_do_not_arrive_where_the_last_header_says_are_told(folder, tmp_path):
+    write(folder, 0, 1)
+    write(folder, 5, 2)  # x_00005.cbf says 12 degree, which is that of frame 0
+
+    stacked = stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5")
+
+    assert stacked.problems[-1] == (
+        "frame 5 begins at 14.5000 degree in the scan file, but x_00005.cbf says "
+        "Start_angle 12.0000"
+    )

@@ -12,9 +12,10 @@ import math
 import re
 import threading
 import time
+import unicodedata
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from glob import glob
 from pathlib import Path
@@ -28,10 +29,12 @@ from offbragg.files import read_frame
 from offbragg.files.scan_file import ScanFile, release_if_left
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
+from offbragg.sample import check_component
 from offbragg.sweep import Sweep
 
 _MOST_FRAMES = 1_000_000
 _LOOK = 0.05  # s
+_TRIES = 10  # files from the end on, of which one must be good
 _MIMETYPES: dict[str, str] = dict(
     zip((".cbf", ".tif", ".tiff"), (*FRAME_SEQUENCES, FRAME_SEQUENCES[1]), strict=True)
 )
@@ -111,10 +114,15 @@ def read_model(
     ConfigError
         If the model is missing or wrong, or the header does not say the exposure time.
     """
+    told = _read_json(model)
     try:
-        told = json.loads(model.read_text())
         scan = told["goniometer"]["scan_axis"]
         names = [f"axis{i}" for i in range(len(told["goniometer"]["axes"]))]
+        if not isinstance(scan, int) or not 0 <= scan < len(names):
+            raise ConfigError(
+                f"{model} has {len(names)} goniometer axes and scan_axis {_short(repr(scan))}: "
+                "it counts them from 0"
+            )
         names[scan] = "omega"
         names[0 if scan else -1] = "phi" if len(names) > 1 else names[-1]
         geometry, UB = Geometry.from_model(told, shape=shape, names=names)
@@ -128,10 +136,24 @@ def read_model(
             period=period,
         )
         return geometry, sweep, {"lattice": told["cell"], "UB": UB.tolist()}
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{model} is no model of a sweep: {_short(repr(error))}") from error
+
+
+def _read_json(model: Path) -> Any:
+    try:
+        return json.loads(model.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{model} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{model} is no model of a sweep: {error!r}") from error
+    except UnicodeDecodeError as error:  # it has the whole file within
+        why = f"byte {error.start} is no text"
+    except (ValueError, RecursionError) as error:
+        why = _short(str(error))
+    raise ConfigError(f"{model} is no model of a sweep: it is not JSON ({why})")
+
+
+def _short(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +180,7 @@ def stack_files(
     out: Path,
     *,
     model: Path | None = None,
+    sample: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop: threading.Event | None = None,
 ) -> Stacked:
@@ -173,8 +196,11 @@ def stack_files(
     out
         The scan file.
     model
-        Geometry and angles, JSON. Without it the angles come from the header of the first frame,
-        and the scan file says nothing of beam, panel and axes.
+        Geometry and angles, JSON. Without it the scan file says nothing of beam, panel and axes.
+        Where the axis began comes from the header of the first frame, if that has a start angle and
+        an increment; else the model's start belongs to the lowest number.
+    sample
+        Name of the sample; that of the folder if not given. Sweeps of one crystal need the same.
     progress
         Told how many frames are decided, and of how many.
     stop
@@ -183,22 +209,29 @@ def stack_files(
     Raises
     ------
     ConfigError
-        If the files are not of one series, or do not say what a sweep needs.
+        If the files are not of one series, do not say what a sweep needs, or contradict the model.
+    MetadataError
+        If ``sample`` cannot name one.
     ScanFileError
         If ``out`` is there and holds something else, or cannot be written.
     """
     began = time.perf_counter()
+    if sample is not None:
+        check_component(sample, "sample.name")
     series = find_series(pattern)
-    start = _start_document(series, model)
+    start = _start_document(series, model, sample)
     if out.is_dir():
         raise ConfigError(f"{out} is a directory: give the name of a file in it")
     if out.exists():
         release_if_left(out)
         with ScanFile.open(out) as scan:
             if scan.run != start["uid"]:
+                raise _other(scan, series, pattern)
+            named = scan.start["sample"]["name"]
+            if sample is not None and sample != named:
                 raise ScanFileError(
-                    f"{out} holds other frames than {pattern}\n"
-                    "It is left as it is. Give another file, or remove this one first."
+                    f"{out} has the sample {named}, and {sample} is asked for\n"
+                    "It is left as it is. Go on with the name that it has, or give another --out."
                 )
             start, before = scan.start, scan.ledger.counts()["stored"]
     else:
@@ -228,14 +261,38 @@ def stack_files(
         frames=series.n_frames,
         seconds=seconds,
         frames_per_second=(counts["stored"] - before) / seconds,
-        problems=tuple(
-            f"frame {n} is {status}: {reason}" for n, status, reason in ledger.problems()
+        problems=(
+            *(f"frame {n} is {status}: {reason}" for n, status, reason in ledger.problems()),
+            *(
+                []
+                if counts["pending"]
+                else _angle_at_the_end(series, Sweep.from_dict(start["sweep"]))
+            ),
         ),
         **counts,
     )
 
 
-def _start_document(series: Series, model: Path | None) -> dict[str, Any]:
+def _other(scan: ScanFile, series: Series, pattern: str) -> ScanFileError:
+    """Say in what a scan file is of other frames than a series."""
+    what = f"holds other frames than {pattern}"
+    files: Any = scan.start.get("files")
+    same = {"directory": str(series.directory), "template": series.template}
+    if isinstance(files, dict) and same.items() <= files.items():
+        first = files.get("first_number", 0)
+        had = f"{first} to {first + scan.n_frames - 1}"
+        now = f"{series.first} to {series.first + series.n_frames - 1}"
+        what = (
+            "holds these frames with another model, or without one"
+            if had == now
+            else f"has the frames {had} of this series, and {pattern} matches {now}"
+        )
+    return ScanFileError(
+        f"{scan.path} {what}\nIt is left as it is, and does not grow: give another --out."
+    )
+
+
+def _start_document(series: Series, model: Path | None, sample: str | None) -> dict[str, Any]:
     first = _first_good(series)
     header = first.header
     known: dict[str, Any] = {}
@@ -243,11 +300,11 @@ def _start_document(series: Series, model: Path | None) -> dict[str, Any]:
         geometry, sweep, known = read_model(
             model, shape=first.shape, header=header, n_frames=series.n_frames
         )
+        sweep = _from_its_header(sweep, first, series.path(first.number))
     else:
         geometry, sweep = None, _sweep_of_headers(first, series)
-    told = "" if model is None else model.read_text()
+    told = "" if model is None else model.read_text(encoding="utf-8")
     identity = f"{series.directory}/{series.template}/{series.first}+{series.n_frames}/{told}"
-    name = re.sub(r"[^\w.-]", "_", series.directory.name).strip("._-") or "frames"
     return {
         "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"offbragg:files:{identity}")),
         "time": _measured(header, series.path(first.number)),
@@ -258,7 +315,7 @@ def _start_document(series: Series, model: Path | None) -> dict[str, Any]:
             "template": series.template,
             "first_number": series.first,
         },
-        "sample": {"name": name, "label": "files", **known},
+        "sample": {"name": sample or _sample_name(series.directory), "label": "files", **known},
         "sweep": sweep.to_dict(),
         "geometry": None if geometry is None else geometry.to_dict(),
         "detector": {
@@ -268,6 +325,14 @@ def _start_document(series: Series, model: Path | None) -> dict[str, Any]:
             **_detector(header),
         },
     }
+
+
+def _sample_name(directory: Path) -> str:
+    """Name a sample after its folder, as far as the name of a sample can have the characters."""
+    letters = unicodedata.normalize("NFKD", directory.name)
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", plain).strip("._-")[:100]
+    return name or "frames"
 
 
 def _first_good(series: Series) -> Frame:
@@ -292,6 +357,43 @@ def _times(header: Mapping[str, Any]) -> tuple[float, float]:
             "Say it in a model: exposure_time and exposure_period, s (--model FILE)."
         )
     return exposure, max(header.get("exposure_period", exposure), exposure)
+
+
+def _from_its_header(sweep: Sweep, frame: Frame, path: Path) -> Sweep:
+    """Let a model's sweep begin where the header says, if it says at which angle a frame began.
+
+    The model may be of other frames of that crystal, so its start need not be that of the lowest
+    number; only the step can be compared.
+    """
+    start, step = frame.header.get("start_angle"), frame.header.get("angle_increment", 0.0)
+    if start is None or step == 0.0:
+        return sweep
+    if abs(step - sweep.step) > 1e-3 * abs(sweep.step) + 1e-4:
+        raise ConfigError(
+            f"{path.name} says Angle_increment {step:g} degree, and the model step_deg "
+            f"{sweep.step:g} degree\nGive the model of these frames."
+        )
+    return replace(sweep, start=start - frame.number * sweep.step)
+
+
+def _angle_at_the_end(series: Series, sweep: Sweep) -> list[str]:
+    """Compare the last good frame's header, too: wrong numbers and rounded steps show there."""
+    for number in range(series.n_frames - 1, max(series.n_frames - 1 - _TRIES, 0), -1):
+        try:
+            header = read_frame(series.path(number), number=number).header
+        except (FrameError, OSError):
+            continue
+        told = header.get("start_angle")
+        if told is None or header.get("angle_increment", 0.0) == 0.0:
+            break
+        expected = float(sweep.starts[number])
+        if abs(math.remainder(told - expected, 360.0)) > 0.5 * abs(sweep.step) + 1e-4:
+            return [
+                f"frame {number} begins at {expected:.4f} degree in the scan file, but "
+                f"{series.path(number).name} says Start_angle {told:.4f}"
+            ]
+        break
+    return []
 
 
 def _sweep_of_headers(frame: Frame, series: Series) -> Sweep:
@@ -321,6 +423,8 @@ def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
     known = {key: header[key] for key in ("sensor_material", "sensor_thickness") if key in header}
     if "detector" in header:
         known["model"] = header["detector"].partition(",")[0]
+    if header.get("count_cutoff", 0.0) > 0:
+        known["saturation"] = header["count_cutoff"]
     return known
 
 
