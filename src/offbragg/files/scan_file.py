@@ -879,14 +879,25 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
         # one that cannot be read, or not yet: its writer says beside it whose it is
         if _is_opening(path) and _noted(path) == run_uid:
             return path
-        try:
-            with ScanFile.open(path) as scan:
-                uid = scan.run
-        except (OffbraggError, OSError):
-            uid = owner(path)
-        if uid == run_uid:
+        if _run_of(path) == run_uid:
             return path
     return None
+
+
+def _run_of(path: Path) -> str:
+    """Uid of a file's run; a file that has not changed since is not opened again."""
+    try:
+        look = _look(path)
+        known = _runs_of.get(path)
+        if known is None or known[0] != look:
+            with ScanFile.open(path) as scan:
+                known = _runs_of[path] = look, scan.run
+        return known[1]
+    except (OffbraggError, OSError):
+        return owner(path)
+
+
+_runs_of: dict[Path, tuple[tuple[int, int], str]] = {}
 
 
 def is_being_written(path: Path) -> bool:
