@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from offbragg.errors import GeometryError, OffbraggError, OrientationError, Redu
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.recipe import Choices, make_again, reduce_files, repeats
+from offbragg.reduction import binning
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
 
@@ -104,6 +106,26 @@ def test_again_is_bit_for_bit_wherever_the_files_went(scan_path, tmp_path, sweep
     np.save(moved / "beamstop.npy", np.zeros((195, 487)))
     with pytest.raises(ReductionError, match="has changed"):
         make_again(moved / "v.h5")
+
+
+def test_a_box_has_all_its_equivalents(scan_path, monkeypatch):
+    """What was measured outside the box counts in the cells inside that it is equivalent to."""
+    whole = reduce_files(scan_path, replace(CHOICES, symmetry="m-3m"))
+    octant = replace(CHOICES, symmetry="m-3m", grid=offbragg_grid("0:2:0.1,0:2:0.1,0:2:0.1"))
+
+    box = reduce_files(scan_path, octant, out=scan_path.with_name("v.h5"))
+
+    assert box.grid == octant.grid
+    assert whole.grid is not None
+    at = [slice(-f, -f + 21) for f in whole.grid.first]
+    np.testing.assert_array_equal(box.counts, whole.counts[*at])
+    np.testing.assert_allclose(box.weight, whole.weight[*at], rtol=1e-12)
+    assert make_again(scan_path.with_name("v.h5")).same
+    monkeypatch.setattr(binning, "available_memory", lambda: 8 * 9261 * 10)  # for the box alone
+    with pytest.raises(
+        ReductionError, match=r"41 × 41 × 41 cells(.|\n)*equivalent to that in m-3m"
+    ):
+        reduce_files(scan_path, octant)
 
 
 def test_an_orientation_beside_the_scan_file_is_taken(scan_path, sweep):

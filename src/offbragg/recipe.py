@@ -193,20 +193,29 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     sample = samples[0]
     assert covering is not None
     laue = _laue(choices.symmetry, sample)
-    if choices.grid is not None:
-        grid = choices.grid
+    grid = choices.grid or covering
+    # the cells of a box have equivalents outside: they are binned, too, and cut off at the end
+    binned = grid if laue is None else laue.covering(grid)
+    if choices.grid is None:
+        grid = binned
+    else:
         for told in inputs:
             geometry = Geometry.from_dict(told["geometry"])
             with _opened(Path(told["file"])) as scan:
-                check_overlap(grid, geometry, scan.sweep, np.array(told["UB"]))
-    else:
-        grid = covering if laue is None else laue.covering(covering)
+                check_overlap(binned, geometry, scan.sweep, np.array(told["UB"]))
     if laue is not None:
-        laue.check_grid(grid)
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
     sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0]["background"] is not None)
     # beside the sums: their symmetrised ones and two steps of one, or what is written
-    check_memory(grid, arrays=2 * sums + 2 if laue is not None else sums + 2)
+    try:
+        check_memory(binned, arrays=2 * sums + 2 if laue is not None else sums + 2)
+    except ReductionError as error:
+        if binned == grid or laue is None:
+            raise
+        raise ReductionError(
+            f"{error}\nIt is larger than --grid ({grid}), since it holds all that is equivalent to "
+            f"that in {laue.name}: {binned}."
+        ) from None
     mask = None
     if choices.mask is not None:
         read_mask(choices.mask)
@@ -218,6 +227,7 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
         "sample": sample.to_dict(),
         "temperature": float(np.mean(temperatures)) if temperatures else None,
         "grid": grid.to_dict(),
+        "binned": binned.to_dict(),
         "symmetry": "" if laue is None else laue.name,
         "monitor": choices.monitor,
         "corrections": choices.corrections.to_dict(),
@@ -239,7 +249,8 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
     progress
         Told how many frames are done, and of how many.
     """
-    grid = Grid.from_dict(record["grid"])
+    wanted = Grid.from_dict(record["grid"])
+    grid = Grid.from_dict(record.get("binned", record["grid"]))  # older records have but one
     sample = Sample.from_dict(record["sample"])
     corrections = Corrections(**record["corrections"])
     oversample = Oversample(**record["oversample"])
@@ -289,13 +300,24 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
             reduce(stack, scene, flux, angles=angles, into=volume, progress=report)
             before += int(np.count_nonzero(flux > 0))
     assert volume is not None
+    if record["symmetry"] and np.any(volume.weight):
+        volume = symmetrise(volume, Laue.named(record["symmetry"]))
+    if wanted != grid:
+        volume = volume[_part(grid, wanted)]
     if not np.any(volume.weight):
         raise ReductionError(
             "nothing was measured in the grid: no pixel of any frame with flux falls into it"
         )
-    if record["symmetry"]:
-        volume = symmetrise(volume, Laue.named(record["symmetry"]))
     return volume
+
+
+def _part(grid: Grid, wanted: Grid) -> tuple[slice, slice, slice]:
+    """Slices of the cells of one grid inside another."""
+    h, k, l = (  # noqa: E741
+        slice(a - first, b - first)
+        for a, b, first in zip(wanted.first, wanted.end, grid.first, strict=True)
+    )
+    return h, k, l
 
 
 @dataclass(frozen=True, slots=True)
