@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from measured import AS_SIMULATED, Measured
+from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 import offbragg
@@ -139,6 +140,30 @@ def test_an_orientation_beside_the_scan_file_is_taken(scan_path, sweep):
 
     assert "orientation.json" in told[0]
     np.testing.assert_array_equal(by_file.counts.transpose(2, 0, 1), by_start.counts)
+
+
+def test_orientations_that_contradict_each_other_do_not_merge(scan_path, tmp_path, sweep):
+    other = altered(sweep, temperature={"setpoint": 100.0}).write(tmp_path / "again")
+    beside = scan_path.with_name("orientation.json")
+    turn = Rotation.from_euler("z", 0.3, degrees=True).as_matrix()
+
+    def found(UB: np.ndarray, lattice: list[float]) -> None:
+        beside.write_text(json.dumps({"UB": UB.tolist(), "lattice": lattice}))
+
+    for UB, longer, message in (
+        (
+            sweep.UB[:, [1, 2, 0]],
+            1.0,
+            r"120\.00 degree .*orientation\.json; .*start document",
+        ),
+        (turn @ sweep.UB, 1.0, r"0\.30 degree apart"),
+        (sweep.UB / 1.006, 1.006, r"by up to 0\.60%"),
+    ):
+        found(UB, [4.186 * longer] * 3 + [90.0] * 3)
+        with pytest.raises(ReductionError, match=message):
+            reduce_files([scan_path, other], CHOICES)
+    found(sweep.UB / 1.004, [4.186 * 1.004] * 3 + [90.0] * 3)
+    assert reduce_files([scan_path, other], CHOICES).counts.sum() > 0
 
 
 def test_air_runs_are_paired_by_place_and_attenuation(scan_path, sweep):

@@ -8,6 +8,7 @@ files that it names, and from nothing else. So the record is enough to make it a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -51,6 +52,8 @@ FORMAT = 1
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _SAME_PLACE = 0.05  # mm, of the panel
 _REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
+_SAME_TURN = 0.2  # degree: a mount does not turn in itself; all axes are in the geometry
+_SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 
 
@@ -646,6 +649,34 @@ def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
                 f"{first['file']} was measured at {a:g} K and {told['file']} at {b:g} K: "
                 "temperatures are not merged"
             )
+    for one, other in itertools.combinations(inputs, 2):
+        _check_same_orientation(one, other)
+
+
+def _check_same_orientation(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Refuse two sweeps of one mount in which the crystal lies, or is called, differently.
+
+    Raises
+    ------
+    ReductionError
+        Saying by how much, and where both orientations are from.
+    """
+    mine, its = np.array(one["UB"]), np.array(other["UB"])
+    u, _, v = np.linalg.svd(its @ np.linalg.inv(mine))
+    turn = math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(u @ v)) - 1.0) / 2.0))))
+    a, b = (np.array(lattice_of(UB)[:3]) for UB in (mine, its))
+    longer = float(np.abs(b / a - 1.0).max())
+    if turn > _SAME_TURN or longer > _SAME_LENGTH:
+        where = "; ".join(
+            f"{told['file']}: {', '.join(f'{x:.4f}' for x in axes)} Å by {told['orientation']}"
+            for told, axes in ((one, a), (other, b))
+        )
+        raise ReductionError(
+            f"two orientations of one mount contradict each other: {turn:.2f} degree apart "
+            f"(at most {_SAME_TURN:g} merge), axes by up to {longer:.2%} (at most "
+            f"{_SAME_LENGTH:.1%}): {where}\n"
+            "Give one for all sweeps (--orientation FILE), or reduce them one by one."
+        )
 
 
 def _laue(wanted: str, sample: Sample) -> Laue | None:
