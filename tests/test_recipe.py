@@ -21,7 +21,7 @@ from offbragg.cli import app, main
 from offbragg.errors import GeometryError, OffbraggError, OrientationError, ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume
-from offbragg.recipe import Choices, make_again, reduce_files, repeats
+from offbragg.recipe import Choices, lattice_of, make_again, reduce_files, repeats
 from offbragg.reduction import binning
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
@@ -164,6 +164,31 @@ def test_orientations_that_contradict_each_other_do_not_merge(scan_path, tmp_pat
             reduce_files([scan_path, other], CHOICES)
     found(sweep.UB / 1.004, [4.186 * 1.004] * 3 + [90.0] * 3)
     assert reduce_files([scan_path, other], CHOICES).counts.sum() > 0
+
+
+def test_the_orientation_of_another_crystal_is_refused(scan_path, tmp_path, sweep):
+    """On other axes of the same lattice it is not another; found in this crystal, it is told."""
+    UB, told = sweep.UB, []
+    primitive = UB @ np.linalg.inv([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).T
+    longer = np.linalg.inv(UB).T @ np.diag([1.94, 2.9, 1.3])
+
+    def choose(name: str, UB: np.ndarray, source: dict) -> Choices:
+        path = tmp_path / f"{name}.json"
+        content = {"UB": UB.tolist(), "lattice": list(lattice_of(UB)), "source": source}
+        path.write_text(json.dumps(content))
+        return replace(CHOICES, orientation=path)
+
+    other = np.linalg.inv(longer).T
+    with pytest.raises(ReductionError, match=r"another crystal: .*other\.json is 8\.1.* is 4\.186"):
+        reduce_files(scan_path, choose("other", other, {}))
+    with pytest.raises(ReductionError, match="another crystal"):
+        reduce_files(scan_path, choose("half", UB @ np.diag([1, 1, 0.96]), {}))
+    reduce_files(scan_path, choose("same", primitive, {}), say=told.append)
+    assert not [line for line in told if "WARNING" in line]
+    sample = {"name": "perovskite", "label": "c1"}
+    reduce_files(scan_path, choose("own", other, {"files": [{"sample": sample}]}), say=told.append)
+    (line,) = [line for line in told if "WARNING" in line]
+    assert "own.json is 8.1" in line
 
 
 def test_air_runs_are_paired_by_place_and_attenuation(scan_path, sweep):

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files import read_frame
-from offbragg.files.orientation import NAME, read_orientation
+from offbragg.files.orientation import NAME, Orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
 from offbragg.geometry import Geometry
 from offbragg.reduction.binning import Oversample, check_memory
 from offbragg.reduction.corrections import Corrections, frame_weights, hot_pixels
+from offbragg.reduction.lattice import SAME_ANGLE, SAME_CELL, same_lattice
 from offbragg.reduction.reduce import (
     Scene,
     air_rate,
@@ -49,6 +50,8 @@ Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 
 FORMAT = 1
+START = "start document"
+"""Where an orientation is from, if no file says it."""
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _SAME_PLACE = 0.05  # mm, of the panel
 _REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
@@ -496,6 +499,8 @@ def _look_at(
     UB, lattice, geometry, source = _orientation(path, scan, choices)
     check_units(geometry)
     check_UB(UB, lattice)
+    if source != START:
+        _check_same_lattice(path, scan.sample, read_orientation(source), source, say)
     sample = replace(scan.sample, lattice=lattice or lattice_of(UB), UB=None)
     say(f"{path.name}: orientation from {source}")
     try:
@@ -554,7 +559,35 @@ def _orientation(path: Path, scan: ScanFile, choices: Choices) -> tuple[Array, A
             f"{path} does not say how the crystal lies: it has no UB\n"
             f"Find it: offbragg index {path}; or give --orientation FILE."
         )
-    return np.array(sample.UB), sample.lattice, scan.geometry, "start document"
+    return np.array(sample.UB), sample.lattice, scan.geometry, START
+
+
+def _check_same_lattice(
+    path: Path, sample: Sample, found: Orientation, source: str, say: Say
+) -> None:
+    """Refuse the orientation of another crystal, on whatever axes; one found in this may differ.
+
+    Raises
+    ------
+    ReductionError
+        With both cells.
+    """
+    if sample.lattice is None or same_lattice(sample.lattice, found.lattice, sample.space_group):
+        return
+    own, its = (", ".join(f"{x:.5g}" for x in cell) for cell in (sample.lattice, found.lattice))
+    differ = f"the lattice in {source} is {its}, that of {sample.name} in {path} is {own}"
+    of = [each.get("sample") or {} for each in found.source.get("files") or []]
+    if any((it.get("name"), it.get("label")) == (sample.name, sample.label) for it in of):
+        say(
+            f"{path.name}: WARNING: {differ}; the first is used, since it was found in this crystal"
+        )
+        return
+    raise ReductionError(
+        f"this is the orientation of another crystal: {differ} (Å, degree)\n"
+        f"Their reduced cells differ by more than {SAME_CELL:.0%} or {SAME_ANGLE:g} degree. Give "
+        "that of this crystal; if it is the start document that is wrong: "
+        f"offbragg index {path} --unknown-cell"
+    )
 
 
 def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> Geometry:
