@@ -109,6 +109,19 @@ def test_again_is_bit_for_bit_wherever_the_files_went(scan_path, tmp_path, sweep
         make_again(moved / "v.h5")
 
 
+def test_again_through_a_linked_folder(scan_path, tmp_path):
+    """.. of a linked folder is not where its link is."""
+    really = tmp_path / "a" / "b" / "volumes"
+    really.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(really)
+
+    reduce_files(scan_path, CHOICES, out=link / "v.h5")
+
+    assert make_again(really / "v.h5").same
+    assert make_again(link / "v.h5").same
+
+
 def test_a_box_has_all_its_equivalents(scan_path, monkeypatch):
     """What was measured outside the box counts in the cells inside that it is equivalent to."""
     whole = reduce_files(scan_path, replace(CHOICES, symmetry="m-3m"))
@@ -219,6 +232,33 @@ def test_air_runs_are_paired_by_place_and_attenuation(scan_path, sweep):
     assert reduce_files(scan_path, Choices(step=0.1, background="none")).background is None
 
 
+def test_only_an_air_run_is_a_background(scan_path, tmp_path, sweep):
+    data = altered(sweep, temperature={"setpoint": 100.0}).write(tmp_path / "perovskite" / "other")
+    air = Measured(n_frames=3, step=5.0, crystal_in=False, series=2).write(scan_path.parent)
+    with ScanFile.open(data) as scan:
+        uid = scan.run
+    stacked = altered(sweep, plan_name="from_files", temperature={"setpoint": 100.0}).write(
+        tmp_path / "from_files"
+    )
+
+    for wanted, message in (
+        (scan_path, "it is the same run"),
+        (data, "its purpose is 'data', not 'background'"),
+        (tmp_path, "is a folder"),
+        ("", "the background is ''"),
+    ):
+        with pytest.raises(ReductionError, match=message):
+            reduce_files(scan_path, replace(CHOICES, background=str(wanted)))
+    data.rename(scan_path.with_name("f9.h5"))
+    with pytest.raises(ReductionError, match=f"run {uid} is no .* its purpose is 'data'"):
+        reduce_files(scan_path, replace(CHOICES, background=uid))
+    with pytest.raises(ReductionError, match="it cannot be both"):
+        reduce_files([scan_path, air], CHOICES)
+    for known in (air, stacked):  # nobody could say what frames of a folder were for
+        volume = reduce_files(scan_path, replace(CHOICES, background=str(known)))
+        assert volume.background is not None
+
+
 def test_no_air_run_is_told(scan_path):
     told: list[str] = []
 
@@ -254,6 +294,8 @@ def test_bad_input_is_refused_by_name(tmp_path, sweep, scan_path):
     empty = ScanFile.create(tmp_path / "empty", start=sweep.start)
     empty.close()
     left = (-sweep.UB).tolist()
+    fields = tmp_path / "fields.npy"
+    np.save(fields, np.zeros((195, 487), [("bad", "i4"), ("hot", "i4")]))
     cases: list[tuple[Path, Choices, type[OffbraggError], str]] = [
         (empty.path, CHOICES, ReductionError, "holds no frame"),
         (tmp_path / "no.h5", CHOICES, ReductionError, "is not there"),
@@ -286,6 +328,8 @@ def test_bad_input_is_refused_by_name(tmp_path, sweep, scan_path):
         (scan_path, Choices(symmetry="6/mmm"), ReductionError, "does not have the symmetry"),
         (scan_path, Choices(orientation=tmp_path / "no.json"), OrientationError, "is not there"),
         (scan_path, Choices(mask=tmp_path / "no.npy"), ReductionError, "no.npy cannot be read"),
+        (scan_path, Choices(mask=fields), ReductionError, "fields.npy holds .*shape .195, 487"),
+        (tmp_path, CHOICES, ReductionError, "is a folder\nGive a scan file"),
     ]  # fmt: skip
 
     for path, choices, error, message in cases:
@@ -386,6 +430,9 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["reduce", scan_path, "--symmetry", "6/mmm"], 10, "does not have the symmetry 6/mmm"),
         (["reduce", scan_path, "--symmetry", "cubic"], 10, "'cubic' is no Laue class"),
         (["reduce", scan_path, "--background", "nobody"], 10, "no run 'nobody' is found"),
+        (["reduce", scan_path, "--background-scale", "0"], 10, "background_scale is 0: .* above 0"),
+        (["reduce", scan_path, "--background-scale=-1"], 10, "background_scale is -1"),
+        (["reduce", scan_path, "--background-scale", "nan"], 10, "background_scale is nan"),
         (["reduce", "--again", scan_path], 10, "f1.h5 is no volume file"),
         (["reduce", "--again", tmp_path / "no.h5"], 10, "no.h5 is not there"),
         (["plot", tmp_path / "no.h5"], 10, "no.h5 is not there"),

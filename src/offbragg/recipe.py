@@ -104,6 +104,13 @@ class Choices:
     mask: Path | str | None = None
     hot: bool = True
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.background_scale) and self.background_scale > 0):
+            raise ReductionError(
+                f"background_scale is {self.background_scale:g}: it must be a number above 0, as "
+                "0.8\nTo subtract nothing: background none."
+            )
+
 
 def reduce_files(
     files: Sequence[Path | str] | Path | str,
@@ -391,11 +398,17 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
     """
     path = Path(path)
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False) != 0
-        return read_frame(path, number=0).counts != 0
-    except (OSError, ValueError, OffbraggError) as error:
+        if path.suffix != ".npy":
+            return read_frame(path, number=0).counts != 0
+        mask: Any = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError, OffbraggError) as error:
         raise ReductionError(f"mask {path} cannot be read: {error}") from error
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf" or mask.ndim != 2:
+        what = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "no array"
+        raise ReductionError(
+            f"mask {path} holds {what}: it must be booleans or numbers, of shape (slow, fast)"
+        )
+    return mask != 0
 
 
 def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
@@ -418,9 +431,11 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
     ReductionError
         If the one that is named is not there, or was measured otherwise.
     """
+    if not wanted.strip():
+        raise ReductionError("the background is '': say auto, none, or an air run's uid or file")
     if wanted != "auto" and Path(wanted).exists():
         with _opened(Path(wanted)) as other:
-            why = _not_paired(scan, other)
+            why = _no_air(scan, other) or _not_paired(scan, other)
         if why:
             raise ReductionError(f"{wanted} is no background of {path}: {why}")
         return Path(wanted).absolute()
@@ -433,7 +448,7 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
                 named = wanted != "auto" and other.run.startswith(wanted)
                 if not (named or (wanted == "auto" and is_air)):
                     continue
-                why = _not_paired(scan, other)
+                why = _no_air(scan, other) or _not_paired(scan, other)
                 apart = abs(other.start["time"] - scan.start["time"])
         except (OffbraggError, OSError):
             continue
@@ -475,8 +490,17 @@ def relative(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Give the record with its files relative to where the volume file is, so that both move."""
     copy: dict[str, Any] = json.loads(json.dumps(record))
     for told in _files(copy):
-        told["file"] = os.path.relpath(told["file"], path.absolute().parent)
+        told["file"] = _from(path.absolute().parent, Path(told["file"]))
     return copy
+
+
+def _from(folder: Path, file: Path) -> str:
+    """Say where a file is, seen from a folder; also right where either is reached by a link."""
+    name, really = os.path.relpath(file, folder), folder.resolve()
+    there = Path(os.path.normpath(really / name))
+    if there.exists() and there.samefile(file):
+        return name
+    return os.path.relpath(file.parent.resolve() / file.name, really)
 
 
 # ---- looking at a sweep ----------------------------------------------------------------
@@ -486,7 +510,13 @@ def relative(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[ScanFile]:
     if not path.exists():
         raise ReductionError(f"{path} is not there")
-    with ScanFile.open(path) as scan:
+    if path.is_dir():
+        raise ReductionError(f"{path} is a folder\nGive a scan file, as {path / 'f1.h5'}.")
+    try:
+        scan = ScanFile.open(path)
+    except OSError as error:
+        raise ReductionError(f"{path} cannot be opened: {error.strerror or error}") from error
+    with scan:
         yield scan
 
 
@@ -669,6 +699,12 @@ def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
         if runs.count(run) > 1:
             raise ReductionError(f"run {run} is given twice: its counts would count twice")
     first = inputs[0]
+    for told in inputs:
+        if told["background"] is not None and told["background"]["run"] in runs:
+            raise ReductionError(
+                f"{told['background']['file']} is to be reduced, and to be the background of "
+                f"{told['file']}: it cannot be both"
+            )
     for told in inputs[1:]:
         if (told["background"] is None) != (first["background"] is None):
             without = told if told["background"] is None else first
@@ -744,6 +780,20 @@ def _candidates(path: Path) -> Iterator[Path]:
                 yield candidate
 
 
+def _no_air(scan: ScanFile, other: ScanFile) -> str:
+    """Why a file that was named is none of an air run; empty if it is."""
+    if other.run == scan.run:
+        return "it is the same run"
+    purpose = other.start.get("purpose", "data")
+    # of frames that were stacked from a folder nobody could say what they were for
+    if purpose != "background" and other.start.get("plan_name") != "from_files":
+        return (
+            f"its purpose is {purpose!r}, not 'background': there is a crystal in its beam, or no "
+            "beam\nGive an air run, or --background none."
+        )
+    return ""
+
+
 def _not_paired(scan: ScanFile, other: ScanFile) -> str:
     """Why an air run does not belong to a sweep; empty if it does."""
     try:
@@ -782,7 +832,10 @@ def _files(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _absolute(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(record))
     for told in _files(copy):
-        told["file"] = os.path.normpath(path.absolute().parent / told["file"])
+        name = told["file"]
+        told["file"] = os.path.normpath(path.absolute().parent / name)
+        if not Path(told["file"]).exists():  # the folder may be a link: .. leads elsewhere then
+            told["file"] = os.path.normpath(path.parent.resolve() / name)
     return copy
 
 
