@@ -56,8 +56,12 @@ def test_typed(scan_path):
         assert file.record["inputs"][0]["file"] == "f1.h5"
         assert file.completeness == made["completeness"] > 0
     again = runner.invoke(app, ["reduce", "--again", made["file"]], catch_exceptions=False)
+    more = ["--grid", "0:1,0:1,0:1", "--no-monitor", "--hot"]  # also what is the default
+    refused = runner.invoke(app, ["reduce", "--again", made["file"], *more], env={"COLUMNS": "200"})
     assert again.exit_code == 0
     assert "the same, bit for bit" in again.output
+    assert refused.exit_code == 2
+    assert "--again takes no --grid, --monitor, --hot: " in refused.output
     picture = runner.invoke(app, ["plot", made["file"], "hk0", "--json"], catch_exceptions=False)
     assert Path(json.loads(picture.output)["file"]).read_bytes()[:4] == b"\x89PNG"
 
@@ -402,6 +406,7 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
     warmer = altered(sweep, temperature={"setpoint": 250.0}).write(tmp_path / "z")
     singular = UB.copy()
     singular[:, 2] = singular[:, 0]
+    point = ["--at", "0,0,0"]
     metres = {**geometry, "panel": {**geometry["panel"], "pixel_size": [1.72e-4] * 2}}
     cases: list[tuple[list[object], int, str]] = [
         (["reduce", scan_path, "--orientation", lying("s", singular)], 11, "s.json .*singular"),
@@ -441,7 +446,12 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["pdf", tmp_path / "no.h5"], 10, "no.h5 is not there"),
         (["series", scan_path, "--at", "0.5,0.5,0.5"], 10, "at least 5 temperatures"),
         (["series", nothing, "--at", "0.5,0.5,0.5"], 6, "nothing.h5"),
-        (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 3, "beamline"),
+        (["series", "0123abcd", "--at", "0.5,0.5,0.5"], 3, "beamline"),
+        (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 10, "none' is not there"),
+        (["series", scan_path, "nobody", "0123abcd", *point], 10, "'nobody', '0123abcd': "),
+        (["series", scan_path, "f2.h5", *point], 10, "'f2.h5' is not there, and is no uid"),
+        (["series", scan_path, *point, "--out", tmp_path / "no" / "x.png"], 10, "no/x.png"),
+        (["series", scan_path, *point, "--out", tmp_path / "x.xyz"], 10, "x.xyz cannot be"),
         (["index", tmp_path / "no.h5"], 11, "no.h5 is no file"),
         (["index", nothing], 6, "nothing.h5"),
         (["index", no_frame.path], 11, "none of the . frames is there"),
