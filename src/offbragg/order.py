@@ -216,9 +216,10 @@ def _notes(inputs: Sequence[Mapping[str, Any]], choices: Choices) -> list[str]:
         if choices.orientation is None and source != START:
             source = f"{NAME} beside the scan file"
         orientation.setdefault(source, []).append(told["file"])
-        air = "none" if told["background"] is None else "an air run"
-        if air != "none" and choices.background != "auto":
-            air = str(told["background"]["file"])
+        used: Mapping[str, Any] | None = told["background"]
+        air = "none" if used is None else "an air run"
+        if used is not None and choices.background != "auto":
+            air = str(used["file"])
         background.setdefault(air, []).append(told["file"])
     notes: list[str] = []
     for what, found in (("orientation", orientation), ("background", background)):

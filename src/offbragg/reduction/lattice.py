@@ -452,7 +452,7 @@ def same_lattice(
     Examples
     --------
     >>> cubic = (4.0, 4.0, 4.0, 90.0, 90.0, 90.0)
-    >>> same_lattice(cubic, (4.0, 5.657, 5.657, 90.0, 90.0, 90.0), "P m -3 m")
+    >>> same_lattice(cubic, (4.0, 4.0, 5.0, 90.0, 90.0, 90.0), "P m -3 m")
     False
     >>> same_lattice(cubic, (2.828, 2.828, 2.828, 60.0, 60.0, 60.0), "F m -3 m")
     True
