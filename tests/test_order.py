@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from offbragg.cli import app
 from offbragg.errors import ReductionError
+from offbragg.files.scan_file import ScanFile
 from offbragg.order import find_sweeps, fit_law, fit_series, order_parameter
 from offbragg.recipe import Choices
 from offbragg.sample import Sample
@@ -189,13 +190,42 @@ def test_typed(folder, tmp_path):
     told = json.loads(done.output)
     assert abs(told["Tc"] - crystal.TC) < 2.0
     assert len(told["fits"]) == len(few)
+    assert told["notes"] == [
+        f"orientation of all {len(few)} sweeps: start document",
+        f"background of all {len(few)} sweeps: none",
+    ]
     assert (tmp_path / "order.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_orientations_from_here_and_there_are_told(folder):
+    UB = np.array(sweep_at(60).UB)
+    beside = folder / "115K" / "orientation.json"
+    beside.write_text(json.dumps({"UB": UB.tolist(), "lattice": [crystal.LATTICE] * 3 + [90] * 3}))
+    typed = ["series", *[str(folder / f"{kelvin}K") for kelvin in TEMPERATURES[::3]]]
+    typed += ["--at=-1.5,0.5,-0.5", "--no-efficiency", "--step", "0.05"]
+
+    done = CliRunner().invoke(app, typed, catch_exceptions=False)
+    beside.unlink()
+
+    assert "WARNING: orientation is not from the same for all sweeps: " in done.output
+    assert f"orientation.json beside the scan file: {folder / '115K' / 'f1.h5'}\n" in done.output
+
+
+def test_every_uid_is_of_a_series_or_a_run_that_is_found(folder):
+    runs = []
+    for kelvin in (60, 80):
+        with ScanFile.open(folder / f"{kelvin}K" / "f1.h5") as scan:
+            runs.append(scan.run)
+
+    assert list(find_sweeps([folder], runs)) == [60, 80]
+    with pytest.raises(ReductionError, match="'nobody': no file, no folder"):
+        find_sweeps([folder], [*runs, "nobody"])
 
 
 def test_too_little_is_refused(folder, tmp_path):
     with pytest.raises(ReductionError, match="no sweep with a temperature"):
         find_sweeps([tmp_path])
-    with pytest.raises(ReductionError, match="no sweep with a temperature"):
+    with pytest.raises(ReductionError, match="'another': no file, no folder, and no uid"):
         find_sweeps([folder], series="another")
     with pytest.raises(ReductionError, match="at least 5 temperatures"):
         fit_series({}, AT)

@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from measured import AS_SIMULATED, Measured
+from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 import offbragg
@@ -19,7 +21,8 @@ from offbragg.cli import app, main
 from offbragg.errors import GeometryError, OffbraggError, OrientationError, ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
-from offbragg.recipe import Choices, make_again, reduce_files, repeats
+from offbragg.recipe import Choices, lattice_of, make_again, reduce_files, repeats
+from offbragg.reduction import binning
 from offbragg.sample import Sample
 from offbragg.volume import Grid, Volume
 
@@ -55,8 +58,12 @@ def test_typed(scan_path):
         assert file.record["inputs"][0]["file"] == "f1.h5"
         assert file.completeness == made["completeness"] > 0
     again = runner.invoke(app, ["reduce", "--again", made["file"]], catch_exceptions=False)
+    more = ["--grid", "0:1,0:1,0:1", "--no-monitor", "--hot"]  # also what is the default
+    refused = runner.invoke(app, ["reduce", "--again", made["file"], *more], env={"COLUMNS": "200"})
     assert again.exit_code == 0
     assert "the same, bit for bit" in again.output
+    assert refused.exit_code == 2
+    assert "--again takes no --grid, --monitor, --hot: " in refused.output
     picture = runner.invoke(app, ["plot", made["file"], "hk0", "--json"], catch_exceptions=False)
     assert Path(json.loads(picture.output)["file"]).read_bytes()[:4] == b"\x89PNG"
 
@@ -108,6 +115,39 @@ def test_again_is_bit_for_bit_wherever_the_files_went(scan_path, tmp_path, sweep
         make_again(moved / "v.h5")
 
 
+def test_again_through_a_linked_folder(scan_path, tmp_path):
+    """.. of a linked folder is not where its link is."""
+    really = tmp_path / "a" / "b" / "volumes"
+    really.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(really)
+
+    reduce_files(scan_path, CHOICES, out=link / "v.h5")
+
+    assert make_again(really / "v.h5").same
+    assert make_again(link / "v.h5").same
+
+
+def test_a_box_has_all_its_equivalents(scan_path, monkeypatch):
+    """What was measured outside the box counts in the cells inside that it is equivalent to."""
+    whole = reduce_files(scan_path, replace(CHOICES, symmetry="m-3m"))
+    octant = replace(CHOICES, symmetry="m-3m", grid=offbragg_grid("0:2:0.1,0:2:0.1,0:2:0.1"))
+
+    box = reduce_files(scan_path, octant, out=scan_path.with_name("v.h5"))
+
+    assert box.grid == octant.grid
+    assert whole.grid is not None
+    at = [slice(-f, -f + 21) for f in whole.grid.first]
+    np.testing.assert_array_equal(box.counts, whole.counts[*at])
+    np.testing.assert_allclose(box.weight, whole.weight[*at], rtol=1e-12)
+    assert make_again(scan_path.with_name("v.h5")).same
+    monkeypatch.setattr(binning, "available_memory", lambda: 8 * 9261 * 10)  # for the box alone
+    with pytest.raises(
+        ReductionError, match=r"41 × 41 × 41 cells(.|\n)*equivalent to that in m-3m"
+    ):
+        reduce_files(scan_path, octant)
+
+
 def test_an_orientation_beside_the_scan_file_is_taken(scan_path, sweep):
     told: list[str] = []
     turned = {"UB": (sweep.UB[:, [1, 2, 0]]).tolist(), "lattice": [4.186] * 3 + [90] * 3}
@@ -119,6 +159,55 @@ def test_an_orientation_beside_the_scan_file_is_taken(scan_path, sweep):
 
     assert "orientation.json" in told[0]
     np.testing.assert_array_equal(by_file.counts.transpose(2, 0, 1), by_start.counts)
+
+
+def test_orientations_that_contradict_each_other_do_not_merge(scan_path, tmp_path, sweep):
+    other = altered(sweep, temperature={"setpoint": 100.0}).write(tmp_path / "again")
+    beside = scan_path.with_name("orientation.json")
+    turn = Rotation.from_euler("z", 0.3, degrees=True).as_matrix()
+
+    def found(UB: np.ndarray, lattice: list[float]) -> None:
+        beside.write_text(json.dumps({"UB": UB.tolist(), "lattice": lattice}))
+
+    for UB, longer, message in (
+        (
+            sweep.UB[:, [1, 2, 0]],
+            1.0,
+            r"120\.00 degree .*orientation\.json; .*start document",
+        ),
+        (turn @ sweep.UB, 1.0, r"0\.30 degree apart"),
+        (sweep.UB / 1.006, 1.006, r"by up to 0\.60%"),
+    ):
+        found(UB, [4.186 * longer] * 3 + [90.0] * 3)
+        with pytest.raises(ReductionError, match=message):
+            reduce_files([scan_path, other], CHOICES)
+    found(sweep.UB / 1.004, [4.186 * 1.004] * 3 + [90.0] * 3)
+    assert reduce_files([scan_path, other], CHOICES).counts.sum() > 0
+
+
+def test_the_orientation_of_another_crystal_is_refused(scan_path, tmp_path, sweep):
+    """On other axes of the same lattice it is not another; found in this crystal, it is told."""
+    UB, told = sweep.UB, []
+    primitive = UB @ np.linalg.inv([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).T
+    longer = np.linalg.inv(UB).T @ np.diag([1.94, 2.9, 1.3])
+
+    def choose(name: str, UB: np.ndarray, source: dict) -> Choices:
+        path = tmp_path / f"{name}.json"
+        content = {"UB": UB.tolist(), "lattice": list(lattice_of(UB)), "source": source}
+        path.write_text(json.dumps(content))
+        return replace(CHOICES, orientation=path)
+
+    other = np.linalg.inv(longer).T
+    with pytest.raises(ReductionError, match=r"another crystal: .*other\.json is 8\.1.* is 4\.186"):
+        reduce_files(scan_path, choose("other", other, {}))
+    with pytest.raises(ReductionError, match="another crystal"):
+        reduce_files(scan_path, choose("half", UB @ np.diag([1, 1, 0.96]), {}))
+    reduce_files(scan_path, choose("same", primitive, {}), say=told.append)
+    assert not [line for line in told if "WARNING" in line]
+    sample = {"name": "perovskite", "label": "c1"}
+    reduce_files(scan_path, choose("own", other, {"files": [{"sample": sample}]}), say=told.append)
+    (line,) = [line for line in told if "WARNING" in line]
+    assert "own.json is 8.1" in line
 
 
 def test_air_runs_are_paired_by_place_and_attenuation(scan_path, sweep):
@@ -147,6 +236,33 @@ def test_air_runs_are_paired_by_place_and_attenuation(scan_path, sweep):
     with pytest.raises(ReductionError, match="no run 'nobody'"):
         reduce_files(scan_path, Choices(background="nobody"))
     assert reduce_files(scan_path, Choices(step=0.1, background="none")).background is None
+
+
+def test_only_an_air_run_is_a_background(scan_path, tmp_path, sweep):
+    data = altered(sweep, temperature={"setpoint": 100.0}).write(tmp_path / "perovskite" / "other")
+    air = Measured(n_frames=3, step=5.0, crystal_in=False, series=2).write(scan_path.parent)
+    with ScanFile.open(data) as scan:
+        uid = scan.run
+    stacked = altered(sweep, plan_name="from_files", temperature={"setpoint": 100.0}).write(
+        tmp_path / "from_files"
+    )
+
+    for wanted, message in (
+        (scan_path, "it is the same run"),
+        (data, "its purpose is 'data', not 'background'"),
+        (tmp_path, "is a folder"),
+        ("", "the background is ''"),
+    ):
+        with pytest.raises(ReductionError, match=message):
+            reduce_files(scan_path, replace(CHOICES, background=str(wanted)))
+    data.rename(scan_path.with_name("f9.h5"))
+    with pytest.raises(ReductionError, match=f"run {uid} is no .* its purpose is 'data'"):
+        reduce_files(scan_path, replace(CHOICES, background=uid))
+    with pytest.raises(ReductionError, match="it cannot be both"):
+        reduce_files([scan_path, air], CHOICES)
+    for known in (air, stacked):  # nobody could say what frames of a folder were for
+        volume = reduce_files(scan_path, replace(CHOICES, background=str(known)))
+        assert volume.background is not None
 
 
 def test_no_air_run_is_told(scan_path):
@@ -184,6 +300,8 @@ def test_bad_input_is_refused_by_name(tmp_path, sweep, scan_path):
     empty = ScanFile.create(tmp_path / "empty", start=sweep.start)
     empty.close()
     left = (-sweep.UB).tolist()
+    fields = tmp_path / "fields.npy"
+    np.save(fields, np.zeros((195, 487), [("bad", "i4"), ("hot", "i4")]))
     cases: list[tuple[Path, Choices, type[OffbraggError], str]] = [
         (empty.path, CHOICES, ReductionError, "holds no frame"),
         (tmp_path / "no.h5", CHOICES, ReductionError, "is not there"),
@@ -216,6 +334,8 @@ def test_bad_input_is_refused_by_name(tmp_path, sweep, scan_path):
         (scan_path, Choices(symmetry="6/mmm"), ReductionError, "does not have the symmetry"),
         (scan_path, Choices(orientation=tmp_path / "no.json"), OrientationError, "is not there"),
         (scan_path, Choices(mask=tmp_path / "no.npy"), ReductionError, "no.npy cannot be read"),
+        (scan_path, Choices(mask=fields), ReductionError, "fields.npy holds .*shape .195, 487"),
+        (tmp_path, CHOICES, ReductionError, "is a folder\nGive a scan file"),
     ]  # fmt: skip
 
     for path, choices, error, message in cases:
@@ -292,6 +412,7 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
     volume = write_volume(tmp_path / "v.h5", small, {"inputs": []})
     singular = UB.copy()
     singular[:, 2] = singular[:, 0]
+    point = ["--at", "0,0,0"]
     metres = {**geometry, "panel": {**geometry["panel"], "pixel_size": [1.72e-4] * 2}}
     cases: list[tuple[list[object], int, str]] = [
         (["reduce", scan_path, "--orientation", lying("s", singular)], 11, "s.json .*singular"),
@@ -320,6 +441,9 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["reduce", scan_path, "--symmetry", "6/mmm"], 10, "does not have the symmetry 6/mmm"),
         (["reduce", scan_path, "--symmetry", "cubic"], 10, "'cubic' is no Laue class"),
         (["reduce", scan_path, "--background", "nobody"], 10, "no run 'nobody' is found"),
+        (["reduce", scan_path, "--background-scale", "0"], 10, "background_scale is 0: .* above 0"),
+        (["reduce", scan_path, "--background-scale=-1"], 10, "background_scale is -1"),
+        (["reduce", scan_path, "--background-scale", "nan"], 10, "background_scale is nan"),
         (["reduce", "--again", scan_path], 10, "f1.h5 is no volume file"),
         (["reduce", "--again", tmp_path / "no.h5"], 10, "no.h5 is not there"),
         (["plot", tmp_path / "no.h5"], 10, "no.h5 is not there"),
@@ -335,7 +459,12 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["pdf", tmp_path / "no.h5"], 10, "no.h5 is not there"),
         (["series", scan_path, "--at", "0.5,0.5,0.5"], 10, "at least 5 temperatures"),
         (["series", nothing, "--at", "0.5,0.5,0.5"], 6, "nothing.h5"),
-        (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 3, "beamline"),
+        (["series", "0123abcd", "--at", "0.5,0.5,0.5"], 3, "beamline"),
+        (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 10, "none' is not there"),
+        (["series", scan_path, "nobody", "0123abcd", *point], 10, "'nobody', '0123abcd': "),
+        (["series", scan_path, "f2.h5", *point], 10, "'f2.h5' is not there, and is no uid"),
+        (["series", scan_path, *point, "--out", tmp_path / "no" / "x.png"], 10, "no/x.png"),
+        (["series", scan_path, *point, "--out", tmp_path / "x.xyz"], 10, "x.xyz is no picture"),
         (["index", tmp_path / "no.h5"], 11, "no.h5 is no file"),
         (["index", nothing], 6, "nothing.h5"),
         (["index", no_frame.path], 11, "none of the . frames is there"),

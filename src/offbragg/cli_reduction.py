@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ def add_reduction_commands(app: typer.Typer) -> None:
 
 
 def reduce_command(
+    ctx: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(metavar="FILE…", help="Scan files; with --again, one volume file."),
@@ -62,7 +65,7 @@ def reduce_command(
         ),
     ] = "auto",
     background_scale: Annotated[
-        float, typer.Option("--background-scale", help="The background counts so much.")
+        float, typer.Option("--background-scale", help="The background counts so much; above 0.")
     ] = 1.0,
     orientation: Annotated[
         Path | None,
@@ -116,6 +119,10 @@ def reduce_command(
     if again:
         if len(files) != 1:
             raise typer.BadParameter("--again takes one volume file")
+        if given := _given(ctx, but=("files", "out", "again", "as_json")):
+            raise typer.BadParameter(
+                f"--again takes no {', '.join(given)}: the volume is made by its own record"
+            )
         with progress_bar("reducing", quiet=as_json) as progress:
             verdict = make_again(files[0], out=out, progress=progress)
         if as_json:
@@ -171,6 +178,18 @@ def reduce_command(
         say(json.dumps({"volumes": made}))
 
 
+def _given(ctx: typer.Context, *, but: Sequence[str]) -> list[str]:
+    """Options that were typed, as --monitor; some are not asked for."""
+    return [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name is not None
+        and parameter.name not in but
+        and (source := ctx.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+
+
 def plot_command(
     volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="A volume file.")],
     plane: Annotated[str, typer.Argument(metavar="PLANE", help="hk0, h0.5l, -1kl.")] = "hk0",
@@ -200,7 +219,7 @@ def plot_command(
 def series_command(
     where: Annotated[
         list[str],
-        typer.Argument(metavar="SERIES…", help="Scan files, folders of them, or a series' uid."),
+        typer.Argument(metavar="SERIES…", help="Scan files, folders of them, or uids of series."),
     ],
     at: Annotated[str, typer.Option("--at", metavar="H,K,L", help="The point, r.l.u.")],
     reach: Annotated[float, typer.Option("--reach", help="Half the box around it, r.l.u.")] = 0.2,
@@ -237,6 +256,7 @@ def series_command(
     point; a power law goes through the Gaussians.
     """
     from offbragg.order import draw, find_sweeps, order_parameter
+    from offbragg.picture import check_picture
     from offbragg.recipe import Choices
     from offbragg.reduction import Corrections
 
@@ -244,13 +264,17 @@ def series_command(
         h, k, l = (float(x) for x in at.split(","))  # noqa: E741
     except ValueError:
         raise typer.BadParameter("--at takes three numbers, as 0.5,0.5,0.5") from None
-    uid = None
-    places: list[str | Path] = [name for name in where if Path(name).exists()]
-    if unknown := [name for name in where if not Path(name).exists()]:
+    places: list[str | Path] = [name for name in where if name and Path(name).exists()]
+    uids = [name for name in where if name not in places]
+    for name in uids:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ReductionError(f"{name!r} is not there, and is no uid\nLook at its spelling.")
+    if not places:
         from offbragg.beamline import load
 
-        uid = unknown[0]
-        places = places or [load(beamline).paths.experiment]
+        places = [load(beamline).paths.experiment]
+    if out is not None:
+        check_picture(out)
     choices = Choices(
         background=background,
         orientation=orientation,
@@ -260,12 +284,12 @@ def series_command(
     )
     with progress_bar("temperatures", quiet=as_json) as progress:
         found = order_parameter(
-            find_sweeps(places, uid), (h, k, l), reach=reach, step=step, choices=choices,
+            find_sweeps(places, uids), (h, k, l), reach=reach, step=step, choices=choices,
             progress=progress,
         )  # fmt: skip
     if out is not None:
         draw(found, out)
-    say(json.dumps(found.to_dict()) if as_json else found.table())
+    say(json.dumps(found.to_dict()) if as_json else "\n".join([found.table(), *found.notes]))
 
 
 def pdf_command(

@@ -14,7 +14,7 @@ counts allow, with the likelihood as weight (flat priors in log κ, and in Tc an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,11 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import gammaincc
 
 from offbragg.errors import OffbraggError, ReductionError
+from offbragg.files.orientation import NAME
 from offbragg.files.scan_file import ScanFile
 from offbragg.geometry import direct_basis
 from offbragg.picture import new_figure, save_figure
-from offbragg.recipe import Choices, reduce_files
+from offbragg.recipe import START, Choices, make, write_record
 from offbragg.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Transition:
     chi2: float
     """Of the law through the peaks, per degree of freedom."""
     fits: tuple[Fit, ...]
+    notes: tuple[str, ...] = ()
+    """Where orientations and backgrounds were from, and what to think of."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -96,7 +99,9 @@ class Transition:
         return "\n".join(lines)
 
 
-def find_sweeps(where: Sequence[Path | str], series: str | None = None) -> dict[float, list[Path]]:
+def find_sweeps(
+    where: Sequence[Path | str], series: str | Sequence[str] | None = None
+) -> dict[float, list[Path]]:
     """Find the scan files of a series, by temperature.
 
     Parameters
@@ -104,7 +109,7 @@ def find_sweeps(where: Sequence[Path | str], series: str | None = None) -> dict[
     where
         Scan files, or folders that are searched for them.
     series
-        Uid of a series, or its begin, if there are others in the folders.
+        Uids of series or runs, or their begins, if there are others in the folders.
 
     Returns
     -------
@@ -114,8 +119,10 @@ def find_sweeps(where: Sequence[Path | str], series: str | None = None) -> dict[
     Raises
     ------
     ReductionError
-        If there are none with a temperature.
+        If there are none with a temperature, or none of a series that is named.
     """
+    wanted = [series] if isinstance(series, str) else list(series or ())
+    met: set[str] = set()
     found: list[tuple[float, Path]] = []
     for place in map(Path, where):
         given = [place] if place.is_file() else sorted(place.rglob("f*.h5"))
@@ -123,18 +130,27 @@ def find_sweeps(where: Sequence[Path | str], series: str | None = None) -> dict[
             try:
                 with ScanFile.open(path) as scan:
                     start = scan.start
-            except OffbraggError:
-                if place.is_file():
+            except (OffbraggError, OSError) as error:
+                if not place.is_file():
+                    continue
+                if isinstance(error, OffbraggError):
                     raise
-                continue
-            uid = (start.get("series") or {}).get("uid", "")
-            if start.get("purpose", "data") != "data" or not uid.startswith(series or ""):
+                raise ReductionError(f"{path} cannot be opened: {error.strerror}") from error
+            uids = (str((start.get("series") or {}).get("uid", "")), str(start["uid"]))
+            named = {each for each in wanted if each and any(u.startswith(each) for u in uids)}
+            met |= named
+            if start.get("purpose", "data") != "data" or (wanted and not named):
                 continue
             temperature = start.get("temperature") or {}
             settled = temperature.get("settled") or {}
             kelvin = settled.get("mean", temperature.get("setpoint"))
             if kelvin is not None:
                 found.append((float(kelvin), path))
+    if missing := [each for each in wanted if each not in met]:
+        raise ReductionError(
+            f"{', '.join(map(repr, missing))}: no file, no folder, and no uid of a series or run "
+            f"that is found in {', '.join(map(str, where))}"
+        )
     if not found:
         raise ReductionError(
             f"no sweep with a temperature is found in {', '.join(map(str, where))}"
@@ -174,14 +190,42 @@ def order_parameter(
     """
     _check_number(len(sweeps))
     box = Grid.box(*[(x - reach, x + reach) for x in at], step=step)
+    chosen = replace(choices or Choices(), grid=box)
     volumes: dict[float, Volume] = {}
+    inputs: list[Mapping[str, Any]] = []
     for n, (kelvin, files) in enumerate(sweeps.items()):
         try:
-            volumes[kelvin] = reduce_files(files, replace(choices or Choices(), grid=box))
+            record = write_record(files, chosen, say=lambda text: None)
+            volumes[kelvin] = make(record)
         except ReductionError as error:
             raise ReductionError(f"at {kelvin:g} K: {error}") from error
+        inputs += record["inputs"]
         progress(n + 1, len(sweeps))
-    return fit_series(volumes, at)
+    return replace(fit_series(volumes, at), notes=tuple(_notes(inputs, chosen)))
+
+
+def _notes(inputs: Sequence[Mapping[str, Any]], choices: Choices) -> list[str]:
+    """Tell where orientations and backgrounds were from; a warning if not all from the same."""
+    orientation: dict[str, list[str]] = {}
+    background: dict[str, list[str]] = {}
+    for told in inputs:
+        source = str(told["orientation"])
+        if choices.orientation is None and source != START:
+            source = f"{NAME} beside the scan file"
+        orientation.setdefault(source, []).append(told["file"])
+        used: Mapping[str, Any] | None = told["background"]
+        air = "none" if used is None else "an air run"
+        if used is not None and choices.background != "auto":
+            air = str(used["file"])
+        background.setdefault(air, []).append(told["file"])
+    notes: list[str] = []
+    for what, found in (("orientation", orientation), ("background", background)):
+        if len(found) == 1:
+            notes.append(f"{what} of all {len(inputs)} sweeps: {next(iter(found))}")
+        else:
+            of = "; ".join(f"{source}: {', '.join(files)}" for source, files in found.items())
+            notes.append(f"WARNING: {what} is not from the same for all sweeps: {of}")
+    return notes
 
 
 def fit_series(volumes: dict[float, Volume], at: tuple[float, float, float]) -> Transition:

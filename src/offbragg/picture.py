@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -155,17 +156,36 @@ def plot(
     return figure
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a picture that could not be written, before the work that it would show.
+
+    Raises
+    ------
+    ReductionError
+        If its suffix is none of a picture, or its folder is not there or cannot be written.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise ReductionError(f"{path} is no picture: its name may end with .png, .pdf or .svg")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+            raise ReductionError(f"{path} cannot be written: it is a folder, or protected")
+    except OSError as error:
+        raise ReductionError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
     """Write a picture, whole or not at all, in the format that its suffix names.
 
     Raises
     ------
     ReductionError
-        If the suffix is none of a picture, or the file cannot be written.
+        As `check_picture` does.
     """
-    formats = figure.canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in formats:
-        raise ReductionError(f"{path} is no picture: its name may end with .png, .pdf or .svg")
+    check_picture(path)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         figure.savefig(part, dpi=dpi, format=path.suffix[1:].lower())

@@ -8,6 +8,7 @@ files that it names, and from nothing else. So the record is enough to make it a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -25,12 +26,13 @@ from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files import read_frame
-from offbragg.files.orientation import NAME, read_orientation
+from offbragg.files.orientation import NAME, Orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
 from offbragg.geometry import Geometry
 from offbragg.reduction.binning import Oversample, check_memory
 from offbragg.reduction.corrections import LEAST_TURN, Corrections, frame_weights, hot_pixels
+from offbragg.reduction.lattice import SAME_ANGLE, SAME_CELL, same_lattice
 from offbragg.reduction.reduce import (
     Scene,
     air_rate,
@@ -48,9 +50,13 @@ Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 
 FORMAT = 1
+START = "start document"
+"""Where an orientation is from, if no file says it."""
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _SAME_PLACE = 0.05  # mm, of the panel
 _REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
+_SAME_TURN = 0.2  # degree: a mount does not turn in itself; all axes are in the geometry
+_SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 
 
@@ -97,6 +103,13 @@ class Choices:
     oversample: Oversample = field(default_factory=Oversample)
     mask: Path | str | None = None
     hot: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.background_scale) and self.background_scale > 0):
+            raise ReductionError(
+                f"background_scale is {self.background_scale:g}: it must be a number above 0, as "
+                "0.8\nTo subtract nothing: background none."
+            )
 
 
 def reduce_files(
@@ -193,20 +206,29 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     sample = samples[0]
     assert covering is not None
     laue = _laue(choices.symmetry, sample)
-    if choices.grid is not None:
-        grid = choices.grid
+    grid = choices.grid or covering
+    # the cells of a box have equivalents outside: they are binned, too, and cut off at the end
+    binned = grid if laue is None else laue.covering(grid)
+    if choices.grid is None:
+        grid = binned
+    else:
         for told in inputs:
             geometry = Geometry.from_dict(told["geometry"])
             with _opened(Path(told["file"])) as scan:
-                check_overlap(grid, geometry, scan.sweep, np.array(told["UB"]))
-    else:
-        grid = covering if laue is None else laue.covering(covering)
+                check_overlap(binned, geometry, scan.sweep, np.array(told["UB"]))
     if laue is not None:
-        laue.check_grid(grid)
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
     sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0]["background"] is not None)
     # beside the sums: their symmetrised ones and two steps of one, or what is written
-    check_memory(grid, arrays=2 * sums + 2 if laue is not None else sums + 2)
+    try:
+        check_memory(binned, arrays=2 * sums + 2 if laue is not None else sums + 2)
+    except ReductionError as error:
+        if binned == grid or laue is None:
+            raise
+        raise ReductionError(
+            f"{error}\nIt is larger than --grid ({grid}), since it holds all that is equivalent to "
+            f"that in {laue.name}: {binned}."
+        ) from None
     mask = None
     if choices.mask is not None:
         read_mask(choices.mask)
@@ -218,6 +240,7 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
         "sample": sample.to_dict(),
         "temperature": float(np.mean(temperatures)) if temperatures else None,
         "grid": grid.to_dict(),
+        "binned": binned.to_dict(),
         "symmetry": "" if laue is None else laue.name,
         "monitor": choices.monitor,
         "corrections": choices.corrections.to_dict(),
@@ -239,7 +262,8 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
     progress
         Told how many frames are done, and of how many.
     """
-    grid = Grid.from_dict(record["grid"])
+    wanted = Grid.from_dict(record["grid"])
+    grid = Grid.from_dict(record.get("binned", record["grid"]))  # older records have but one
     sample = Sample.from_dict(record["sample"])
     corrections = Corrections(**record["corrections"])
     oversample = Oversample(**record["oversample"])
@@ -289,13 +313,24 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
             reduce(stack, scene, flux, angles=angles, into=volume, progress=report)
             before += int(np.count_nonzero(flux > 0))
     assert volume is not None
+    if record["symmetry"] and np.any(volume.weight):
+        volume = symmetrise(volume, Laue.named(record["symmetry"]))
+    if wanted != grid:
+        volume = volume[_part(grid, wanted)]
     if not np.any(volume.weight):
         raise ReductionError(
             "nothing was measured in the grid: no pixel of any frame with flux falls into it"
         )
-    if record["symmetry"]:
-        volume = symmetrise(volume, Laue.named(record["symmetry"]))
     return volume
+
+
+def _part(grid: Grid, wanted: Grid) -> tuple[slice, slice, slice]:
+    """Slices of the cells of one grid inside another."""
+    h, k, l = (  # noqa: E741
+        slice(a - first, b - first)
+        for a, b, first in zip(wanted.first, wanted.end, grid.first, strict=True)
+    )
+    return h, k, l
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,11 +398,17 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
     """
     path = Path(path)
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False) != 0
-        return read_frame(path, number=0).counts != 0
-    except (OSError, ValueError, OffbraggError) as error:
+        if path.suffix != ".npy":
+            return read_frame(path, number=0).counts != 0
+        mask: Any = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError, OffbraggError) as error:
         raise ReductionError(f"mask {path} cannot be read: {error}") from error
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf" or mask.ndim != 2:
+        what = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "no array"
+        raise ReductionError(
+            f"mask {path} holds {what}: it must be booleans or numbers, of shape (slow, fast)"
+        )
+    return mask != 0
 
 
 def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
@@ -390,9 +431,11 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
     ReductionError
         If the one that is named is not there, or was measured otherwise.
     """
+    if not wanted.strip():
+        raise ReductionError("the background is '': say auto, none, or an air run's uid or file")
     if wanted != "auto" and Path(wanted).exists():
         with _opened(Path(wanted)) as other:
-            why = _not_paired(scan, other)
+            why = _no_air(scan, other) or _not_paired(scan, other)
         if why:
             raise ReductionError(f"{wanted} is no background of {path}: {why}")
         return Path(wanted).absolute()
@@ -405,7 +448,7 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
                 named = wanted != "auto" and other.run.startswith(wanted)
                 if not (named or (wanted == "auto" and is_air)):
                     continue
-                why = _not_paired(scan, other)
+                why = _no_air(scan, other) or _not_paired(scan, other)
                 apart = abs(other.start["time"] - scan.start["time"])
         except (OffbraggError, OSError):
             continue
@@ -447,8 +490,17 @@ def relative(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Give the record with its files relative to where the volume file is, so that both move."""
     copy: dict[str, Any] = json.loads(json.dumps(record))
     for told in _files(copy):
-        told["file"] = os.path.relpath(told["file"], path.absolute().parent)
+        told["file"] = _from(path.absolute().parent, Path(told["file"]))
     return copy
+
+
+def _from(folder: Path, file: Path) -> str:
+    """Say where a file is, seen from a folder; also right where either is reached by a link."""
+    name, really = os.path.relpath(file, folder), folder.resolve()
+    there = Path(os.path.normpath(really / name))
+    if there.exists() and there.samefile(file):
+        return name
+    return os.path.relpath(file.parent.resolve() / file.name, really)
 
 
 # ---- looking at a sweep ----------------------------------------------------------------
@@ -458,7 +510,13 @@ def relative(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[ScanFile]:
     if not path.exists():
         raise ReductionError(f"{path} is not there")
-    with ScanFile.open(path) as scan:
+    if path.is_dir():
+        raise ReductionError(f"{path} is a folder\nGive a scan file, as {path / 'f1.h5'}.")
+    try:
+        scan = ScanFile.open(path)
+    except OSError as error:
+        raise ReductionError(f"{path} cannot be opened: {error.strerror or error}") from error
+    with scan:
         yield scan
 
 
@@ -471,6 +529,8 @@ def _look_at(
     UB, lattice, geometry, source = _orientation(path, scan, choices)
     check_units(geometry)
     check_UB(UB, lattice)
+    if source != START:
+        _check_same_lattice(path, scan.sample, read_orientation(source), source, say)
     sample = replace(scan.sample, lattice=lattice or lattice_of(UB), UB=None)
     say(f"{path.name}: orientation from {source}")
     try:
@@ -534,7 +594,35 @@ def _orientation(path: Path, scan: ScanFile, choices: Choices) -> tuple[Array, A
             f"{path} does not say how the crystal lies: it has no UB\n"
             f"Find it: offbragg index {path}; or give --orientation FILE."
         )
-    return np.array(sample.UB), sample.lattice, scan.geometry, "start document"
+    return np.array(sample.UB), sample.lattice, scan.geometry, START
+
+
+def _check_same_lattice(
+    path: Path, sample: Sample, found: Orientation, source: str, say: Say
+) -> None:
+    """Refuse the orientation of another crystal, on whatever axes; one found in this may differ.
+
+    Raises
+    ------
+    ReductionError
+        With both cells.
+    """
+    if sample.lattice is None or same_lattice(sample.lattice, found.lattice, sample.space_group):
+        return
+    own, its = (", ".join(f"{x:.5g}" for x in cell) for cell in (sample.lattice, found.lattice))
+    differ = f"the lattice in {source} is {its}, that of {sample.name} in {path} is {own}"
+    of = [each.get("sample") or {} for each in found.source.get("files") or []]
+    if any((it.get("name"), it.get("label")) == (sample.name, sample.label) for it in of):
+        say(
+            f"{path.name}: WARNING: {differ}; the first is used, since it was found in this crystal"
+        )
+        return
+    raise ReductionError(
+        f"this is the orientation of another crystal: {differ} (Å, degree)\n"
+        f"Their reduced cells differ by more than {SAME_CELL:.0%} or {SAME_ANGLE:g} degree. Give "
+        "that of this crystal; if it is the start document that is wrong: "
+        f"offbragg index {path} --unknown-cell"
+    )
 
 
 def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> Geometry:
@@ -616,6 +704,12 @@ def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
         if runs.count(run) > 1:
             raise ReductionError(f"run {run} is given twice: its counts would count twice")
     first = inputs[0]
+    for told in inputs:
+        if told["background"] is not None and told["background"]["run"] in runs:
+            raise ReductionError(
+                f"{told['background']['file']} is to be reduced, and to be the background of "
+                f"{told['file']}: it cannot be both"
+            )
     for told in inputs[1:]:
         if (told["background"] is None) != (first["background"] is None):
             without = told if told["background"] is None else first
@@ -629,6 +723,34 @@ def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
                 f"{first['file']} was measured at {a:g} K and {told['file']} at {b:g} K: "
                 "temperatures are not merged"
             )
+    for one, other in itertools.combinations(inputs, 2):
+        _check_same_orientation(one, other)
+
+
+def _check_same_orientation(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Refuse two sweeps of one mount in which the crystal lies, or is called, differently.
+
+    Raises
+    ------
+    ReductionError
+        Saying by how much, and where both orientations are from.
+    """
+    mine, its = np.array(one["UB"]), np.array(other["UB"])
+    u, _, v = np.linalg.svd(its @ np.linalg.inv(mine))
+    turn = math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(u @ v)) - 1.0) / 2.0))))
+    a, b = (np.array(lattice_of(UB)[:3]) for UB in (mine, its))
+    longer = float(np.abs(b / a - 1.0).max())
+    if turn > _SAME_TURN or longer > _SAME_LENGTH:
+        where = "; ".join(
+            f"{told['file']}: {', '.join(f'{x:.4f}' for x in axes)} Å by {told['orientation']}"
+            for told, axes in ((one, a), (other, b))
+        )
+        raise ReductionError(
+            f"two orientations of one mount contradict each other: {turn:.2f} degree apart "
+            f"(at most {_SAME_TURN:g} merge), axes by up to {longer:.2%} (at most "
+            f"{_SAME_LENGTH:.1%}): {where}\n"
+            "Give one for all sweeps (--orientation FILE), or reduce them one by one."
+        )
 
 
 def _laue(wanted: str, sample: Sample) -> Laue | None:
@@ -661,6 +783,20 @@ def _candidates(path: Path) -> Iterator[Path]:
             if candidate not in seen:
                 seen.add(candidate)
                 yield candidate
+
+
+def _no_air(scan: ScanFile, other: ScanFile) -> str:
+    """Why a file that was named is none of an air run; empty if it is."""
+    if other.run == scan.run:
+        return "it is the same run"
+    purpose = other.start.get("purpose", "data")
+    # of frames that were stacked from a folder nobody could say what they were for
+    if purpose != "background" and other.start.get("plan_name") != "from_files":
+        return (
+            f"its purpose is {purpose!r}, not 'background': there is a crystal in its beam, or no "
+            "beam\nGive an air run, or --background none."
+        )
+    return ""
 
 
 def _not_paired(scan: ScanFile, other: ScanFile) -> str:
@@ -701,7 +837,10 @@ def _files(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _absolute(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(record))
     for told in _files(copy):
-        told["file"] = os.path.normpath(path.absolute().parent / told["file"])
+        name = told["file"]
+        told["file"] = os.path.normpath(path.absolute().parent / name)
+        if not Path(told["file"]).exists():  # the folder may be a link: .. leads elsewhere then
+            told["file"] = os.path.normpath(path.parent.resolve() / name)
     return copy
 
 

@@ -432,6 +432,45 @@ def matches(
     return sorted(found, key=lambda each: each.strain)
 
 
+SAME_CELL = 0.03  # of a length
+SAME_ANGLE = 2.0  # degree
+
+
+def same_lattice(
+    one: Sequence[float], other: Sequence[float], space_group: str | None = None
+) -> bool:
+    """Whether two cells are of one lattice, on whatever axes and however centred.
+
+    Parameters
+    ----------
+    one, other
+        a, b, c in Å and alpha, beta, gamma in degree.
+    space_group
+        Of the first, Hermann–Mauguin: its letter is the centring, if the cell is not primitive;
+        None: it could be any. That of the other is not known.
+
+    Examples
+    --------
+    >>> cubic = (4.0, 4.0, 4.0, 90.0, 90.0, 90.0)
+    >>> same_lattice(cubic, (4.0, 4.0, 5.0, 90.0, 90.0, 90.0), "P m -3 m")
+    False
+    >>> same_lattice(cubic, (2.828, 2.828, 2.828, 60.0, 60.0, 60.0), "F m -3 m")
+    True
+    """
+    letter = (space_group or " ").strip()[:1].upper()
+    for mine in dict.fromkeys([letter, "P"]) if letter in CENTRINGS else CENTRINGS:
+        volume = abs(float(np.linalg.det(primitive_basis(one, mine)[0])))
+        for its in CENTRINGS:
+            basis, _ = primitive_basis(other, its)
+            if abs(abs(float(np.linalg.det(basis))) / volume - 1.0) > 4 * SAME_CELL:
+                continue
+            for match in matches(basis, one, mine, within=SAME_CELL):
+                angles = np.subtract(cell_of(match.basis)[3:], one[3:])
+                if np.abs(angles).max() <= SAME_ANGLE:
+                    return True
+    return False
+
+
 def turn_of(basis: Array) -> Array:
     """U of Busing & Levy (Acta Cryst. 22, 457, 1967): how a direct basis is turned."""
     UB = np.linalg.inv(basis).T
