@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -218,3 +219,32 @@ def test_a_new_run_does_not_wait_until_all_old_ones_were_looked_at(tmp_path):
 
     assert 10 <= looked.index("new-run") < 30
     assert len(looked) == len(set(looked)) == 61
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_journal_directory_that_cannot_be_looked_at_is_told(journal, monkeypatch, caplog, once):
+    """Also when nothing else would be: an empty list of journals is no success."""
+    fine, scandir, refused = Noting("fine"), os.scandir, []
+    stop = threading.Event()
+
+    class Told(Noting):
+        def poll(self):
+            if self.ended:
+                stop.set()
+            return self.ended
+
+    def refuse(path):
+        if threading.current_thread().name.startswith("offbragg-") and len(refused) < 2:
+            refused.append(path)
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("offbragg.callbacks.journal.os.scandir", refuse)
+    if once:
+        with pytest.raises(JournalError, match="cannot be looked at: Permission denied"):
+            follow(journal, [fine], once=True)
+    else:
+        fine = Told("fine")
+        follow(journal, [fine], stop=stop)
+        assert fine.ended
+        assert caplog.text.count("cannot be looked at") == 1

@@ -197,6 +197,7 @@ class _Tail(threading.Thread):
         self._at_once = at_once
         self._before = before  # a run that they failed may never be finished by this one
         self._runs: dict[Path, _Run] = {}
+        self._blind = False  # whether the journals cannot be looked at just now
 
     def run(self) -> None:
         """Look, feed, poll, until asked to stop or, once, until nothing is left."""
@@ -245,7 +246,17 @@ class _Tail(threading.Thread):
 
     def _unfinished(self) -> list[_Run]:
         """Look for new journals; give what there is to do, the newest last."""
-        for path in journals(self._journal):
+        try:
+            found = journals(self._journal)
+        except JournalError as error:
+            if self._once:
+                raise
+            if not self._blind:
+                log.error("%s: %s", self.follower.name, error)
+            self._blind, found = True, []
+        else:
+            self._blind = False
+        for path in found:
             if path not in self._runs:
                 self._runs[path] = _Run(path, self.follower)
         unfinished = [run for run in self._runs.values() if not run.finished]

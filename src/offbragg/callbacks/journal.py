@@ -170,8 +170,23 @@ def read_start(path: Path) -> dict[str, Any]:
 
 
 def journals(directory: Path) -> list[Path]:
-    """All journals of a directory (``<uid>.jsonl``), in no particular order."""
-    return [path for path in directory.glob("*.jsonl") if path.is_file()]
+    """All journals of a directory (``<uid>.jsonl``), in no particular order; none if there is none.
+
+    Raises
+    ------
+    JournalError
+        If it cannot be looked at. (``Path.glob`` would find nothing then, and say nothing.)
+    """
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(".jsonl")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JournalError(
+            f"the journal directory cannot be looked at: {error.strerror}\n{directory}"
+        ) from error
+    return [path for name in names if (path := directory / name).is_file()]
 
 
 def is_open(path: Path) -> bool:
@@ -278,7 +293,12 @@ def close_all_abandoned(directory: Path, closed: set[Path] | None = None) -> lis
     """
     known = closed if closed is not None else set()
     runs = []
-    for path in journals(directory):
+    try:
+        found = journals(directory)
+    except JournalError as error:
+        log.error("%s", error)
+        return runs
+    for path in found:
         if path in known:
             continue
         try:

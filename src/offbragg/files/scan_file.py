@@ -874,8 +874,19 @@ def _let_go(reader: _Reader) -> None:
 
 
 def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
-    """Find the scan file of a run among the ``fN.h5`` of a directory."""
-    for path in sorted(Path(directory).glob("f*.h5")):
+    """Find the scan file of a run among the ``fN.h5`` of a directory.
+
+    Raises
+    ------
+    OSError
+        If the directory cannot be looked at: that there is no file must be known, not assumed.
+    """
+    try:
+        names = os.listdir(directory)  # noqa: PTH208  glob passes over what it may not see
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    for name in sorted(name for name in names if name.startswith("f") and name.endswith(".h5")):
+        path = Path(directory) / name
         # one that cannot be read, or not yet: its writer says beside it whose it is
         if _is_opening(path) and _noted(path) == run_uid:
             return path
