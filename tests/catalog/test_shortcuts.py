@@ -57,6 +57,8 @@ def test_an_answer_is_the_same(server, long_way, whole, address):
         asked = f"{one.url}/api/v1/{address.format(uid=whole.uid, image=image)}"
         answer = httpx.get(asked, headers={"Authorization": f"Apikey {one.key}"}, trust_env=False)
         body = re.sub(rb"127\.0\.0\.1:\d+", b"", answer.content)
+        if answer.is_error:
+            body = sorted(body)  # it may name the members of a set, in any order
         answers.append((answer.status_code, answer.headers["content-type"], body))
     assert answers[0] == answers[1]
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from errno import ENXIO
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,7 @@ class Stackers:
             assert tracer.stderr is not None
             assert "attached" in tracer.stderr.readline()
         began = time.monotonic()
-        with go.open("wb"):
-            pass
+        _let_go(go, pid)
         meanwhile(pid)
         code = self._ask(wait=pid)
         seconds = time.monotonic() - began
@@ -129,6 +129,25 @@ class Stackers:
         said = out.read_text(errors="replace") if out.exists() else ""
         traced = log.read_text(errors="replace") if log.exists() else ""
         return Ended(code, said, seconds, traced)
+
+
+def _let_go(go: Path, pid: int) -> None:
+    """Let a process that waits at a fifo begin, unless it ended there because its open failed."""
+    while "Z" not in _state(pid):
+        try:
+            os.close(os.open(go, os.O_WRONLY | os.O_NONBLOCK))
+            return
+        except OSError as error:
+            if error.errno != ENXIO:  # nobody reads yet
+                raise
+        time.sleep(0.001)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
 
 
 @dataclass
