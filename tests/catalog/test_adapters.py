@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offbragg.catalog.adapters import frame_rows, frames_structure, times_when_due
+from offbragg.catalog.adapters import frame_rows, times_when_due
+from offbragg.catalog.consolidators import frames_structure
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))

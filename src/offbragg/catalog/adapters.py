@@ -1,7 +1,6 @@
-"""What Tiled must be told to serve our files: per-frame rows and sequences of CBF.
+"""How Tiled is told to serve our files: per-frame rows and sequences of CBF, in the server.
 
-*Adapters* read, in the server; *consolidators* describe, in the process that publishes
-(`register_consolidators`).
+How they are described to it, in the process that publishes, is in `consolidators`.
 """
 
 from __future__ import annotations
@@ -9,49 +8,25 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from bluesky_tiled_plugins.writing.consolidators import (
-    CONSOLIDATOR_REGISTRY,
-    HDF5Consolidator,
-    MultipartRelatedConsolidator,
-)
 from numpy.typing import NDArray
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.core import Adapter
 from tiled.adapters.sequence import FileSequenceAdapter
 from tiled.structures.core import StructureFamily
-from tiled.structures.data_source import Asset, DataSource, Management
+from tiled.structures.data_source import DataSource
 from tiled.structures.table import TableStructure
 from tiled.utils import BrokenLink, path_from_uri
 
+from offbragg.catalog.consolidators import WORDS
 from offbragg.errors import FrameError
 from offbragg.files import read_frame
 from offbragg.files.scan_file import ScanFile
 
-FRAMES_MIMETYPE = "application/x-offbragg-frames"
-CBF_MIMETYPE = "multipart/related;type=image/x-cbf"
-WORDS = {"status": 8, "reason": 160}  # the columns that hold text, and how long it can be
-
-
 # -- one row per frame -----------------------------------------------------------------------
-
-
-def frames_structure(columns: Sequence[str]) -> TableStructure:
-    """Describe the table of a sweep: one row per frame.
-
-    Parameters
-    ----------
-    columns
-        The data keys, in order; ``seq_num``, ``time`` and a ``ts_`` column for each are added.
-    """
-    fields = [pa.field("seq_num", pa.int64()), pa.field("time", pa.float64())]
-    fields += [pa.field(c, pa.string() if c in WORDS else pa.float64()) for c in columns]
-    fields += [pa.field(f"ts_{c}", pa.float64()) for c in columns]
-    return TableStructure.from_schema(pa.schema(fields))
 
 
 def frame_rows(
@@ -191,65 +166,7 @@ class FramesAdapter(Adapter[TableStructure]):
         yield from ((key, self[key]) for key in self._structure.columns)
 
 
-class FramesConsolidator:
-    """Describe the rows of a sweep, from a stream resource that points at its scan file."""
-
-    supported_mimetypes: ClassVar[set[str]] = {FRAMES_MIMETYPE}
-
-    def __init__(self, stream_resource: Mapping[str, Any], descriptor: Mapping[str, Any]) -> None:
-        self.data_key: str = stream_resource["data_key"]
-        self.metadata: dict[str, Any] = {}
-        self._uri: str = stream_resource["uri"]
-        self._parameters = dict(stream_resource["parameters"])
-        self._columns: list[str] = self._parameters.pop("columns")
-
-    def consume_stream_datum(self, doc: Mapping[str, Any]) -> None:
-        """Nothing to do: the rows are read where they are."""
-
-    def get_data_source(self) -> DataSource[TableStructure]:
-        """Describe the table to Tiled."""
-        return DataSource(
-            structure_family=StructureFamily.table,
-            mimetype=FRAMES_MIMETYPE,
-            structure=frames_structure(self._columns),
-            parameters=self._parameters,
-            management=Management.external,
-            assets=[Asset(data_uri=self._uri, is_directory=False, parameter="data_uri")],
-        )
-
-
-class GrowingStackConsolidator(HDF5Consolidator):
-    """Name the dimensions of a stack that grows.
-
-    Rows and pixels are two requests, so while the sweep lasts the rows may be some frames
-    ahead; a stack that shared their dimension ``time`` could then not be read with them
-    (`run["primary"].read()`). It counts in ``frame`` until it is whole, then in ``time``.
-    """
-
-    def __init__(self, stream_resource: Any, descriptor: Any) -> None:
-        super().__init__(stream_resource, descriptor)
-        self._n_frames: int | None = self._sres_parameters.get("n_frames")
-        self._name_dimensions()
-
-    def consume_stream_datum(self, doc: Any) -> Any:
-        """Take note of more frames."""
-        patch = super().consume_stream_datum(doc)
-        self._name_dimensions()
-        return patch
-
-    def _name_dimensions(self) -> None:
-        if self._n_frames is not None:
-            whole = self._num_rows >= self._n_frames
-            self.dims = ("time" if whole else "frame", "slow", "fast")
-
-
 # -- raw CBF sequences -----------------------------------------------------------------------
-
-
-class CBFConsolidator(MultipartRelatedConsolidator):
-    """Describe a sequence of CBF files, one frame each."""
-
-    supported_mimetypes = {CBF_MIMETYPE}  # noqa: RUF012  as the base class has it
 
 
 class CBFSequenceAdapter(FileSequenceAdapter):
@@ -279,10 +196,3 @@ class CBFSequenceAdapter(FileSequenceAdapter):
             if structure is None:
                 raise
             return np.full(structure.shape[-2:], -1, np.int32)
-
-
-def register_consolidators() -> None:
-    """Let this process publish our mimetypes; calling it again changes nothing."""
-    CONSOLIDATOR_REGISTRY[FRAMES_MIMETYPE] = FramesConsolidator  # type: ignore[assignment]
-    CONSOLIDATOR_REGISTRY[CBF_MIMETYPE] = CBFConsolidator
-    CONSOLIDATOR_REGISTRY["application/x-hdf5"] = GrowingStackConsolidator

@@ -28,7 +28,7 @@ from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
 from numpy.typing import NDArray
 from tiled.client.container import Container
 
-from offbragg.catalog.adapters import FRAMES_MIMETYPE, WORDS, register_consolidators
+from offbragg.catalog.consolidators import FRAMES_MIMETYPE, WORDS, register_consolidators
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
