@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the compression
@@ -190,6 +190,7 @@ class ScanFile:
                 release(path, keep=_beside(path, "superblock"))
             file = _open_for_writing(path)
             try:
+                _check_index(file, path)
                 file.swmr_mode = True
                 return cls(file, path, lock)
             except BaseException:
@@ -1015,6 +1016,23 @@ def _open_for_writing(path: Path) -> h5py.File:
             if "already open for read-only" not in str(error) or clock.monotonic() > deadline:
                 raise
             clock.sleep(0.01)
+
+
+def _check_index(file: h5py.File, path: Path) -> None:
+    """Refuse a file in which a killed writer left a torn write: of where the chunks are.
+
+    Linux may end a write between two pages when it kills a process. Once SWMR has begun, HDF5
+    would read such a place again and again, and wait twice as long each time: for ever.
+    """
+    try:
+        if nxmx.DATA in file:
+            places_of_chunks(cast(h5py.Dataset, file[nxmx.DATA]))
+    except (OSError, RuntimeError) as error:
+        raise ScanFileError(
+            f"{path} is damaged where it says where its frames are: {error}\n"
+            "Its writer was killed in the middle of a write. Make it again from the journal and "
+            "the frame files: offbragg stack --once --repair"
+        ) from error
 
 
 def _interrupted(path: Path) -> bool:
