@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from runs import MeasuredRun
@@ -248,3 +250,22 @@ def test_a_journal_directory_that_cannot_be_looked_at_is_told(journal, monkeypat
         follow(journal, [fine], stop=stop)
         assert fine.ended
         assert caplog.text.count("cannot be looked at") == 1
+
+
+def test_a_journal_that_cannot_be_read_just_now_is_read_later(journal, monkeypatch, caplog):
+    fine, read, refused = Noting("fine"), Path.open, []
+
+    def refuse(self, *args, **kwargs):
+        if threading.current_thread().name.startswith("offbragg-") and not refused:
+            refused.append(self)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+    failed = follow(journal, [fine], once=True)
+
+    assert refused
+    assert "cannot be read: Too many open files" in caplog.text
+    assert failed == {"fine": []}
+    assert fine.ended

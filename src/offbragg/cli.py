@@ -24,7 +24,7 @@ import typer
 
 from offbragg.cli_reduction import add_reduction_commands
 from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
-from offbragg.terminal import PrintableFormatter, printable
+from offbragg.terminal import PrintableFormatter, printable, typed_options
 from offbragg.terminal import progress as _progress
 from offbragg.terminal import say as _say
 
@@ -216,9 +216,9 @@ def stack(
             raise typer.BadParameter(
                 "--from-files and --out need each other; --model and --sample need both"
             )
+        typed = typed_options(context)
         for name in ("once", "late", "repair"):
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
+            if name in typed:
                 raise typer.BadParameter(
                     f"--{name} is for runs in the journal: --from-files does not take it"
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from offbragg.errors import ReductionError
 from offbragg.terminal import progress as progress_bar
-from offbragg.terminal import say
+from offbragg.terminal import say, typed_options
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 _MOST_UNMEASURED = 0.1  # of what is transformed
@@ -29,7 +28,7 @@ def add_reduction_commands(app: typer.Typer) -> None:
 
 
 def reduce_command(
-    ctx: typer.Context,
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(metavar="FILE…", help="Scan files; with --again, one volume file."),
@@ -119,9 +118,10 @@ def reduce_command(
     if again:
         if len(files) != 1:
             raise typer.BadParameter("--again takes one volume file")
-        if given := _given(ctx, but=("files", "out", "again", "as_json")):
+        theirs = ("files", "out", "again", "as_json")
+        if others := [flag for name, flag in typed_options(context).items() if name not in theirs]:
             raise typer.BadParameter(
-                f"--again takes no {', '.join(given)}: the volume is made by its own record"
+                f"--again takes no {', '.join(others)}: the volume is made by its own record"
             )
         with progress_bar("reducing", quiet=as_json) as progress:
             verdict = make_again(files[0], out=out, progress=progress)
@@ -176,18 +176,6 @@ def reduce_command(
                 say(f"  {line}")
     if as_json:
         say(json.dumps({"volumes": made}))
-
-
-def _given(ctx: typer.Context, *, but: Sequence[str]) -> list[str]:
-    """Options that were typed, as --monitor; some are not asked for."""
-    return [
-        parameter.opts[0]
-        for parameter in ctx.command.params
-        if parameter.name is not None
-        and parameter.name not in but
-        and (source := ctx.get_parameter_source(parameter.name)) is not None
-        and source.name == "COMMANDLINE"
-    ]
 
 
 def plot_command(

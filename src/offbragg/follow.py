@@ -275,12 +275,13 @@ class _Run:
         self._run: RunFollower | None = None
         self._position = 0
         self._next_try = 0.0
+        self.start: dict[str, Any] = {}
         try:
             self.start = read_start(path)
-        except (OffbraggError, OSError) as error:
+        except JournalError as error:
             log.error("%s", error)
-            self.start = {}
-            self.finished = True  # no start document: nothing can be made of it
+            # without a start document nothing can be made of it; what cannot be read is tried again
+            self.finished = not isinstance(error.__cause__, OSError)
 
     def advance(self) -> None:
         """Feed what is new and let the follower work; a failure is logged and tried again."""
@@ -289,6 +290,7 @@ class _Run:
         try:
             if self._run is None:
                 self.tries += 1
+                self.start = self.start or read_start(self.path)
                 if self._follower.done(self.start):
                     self.finished = True
                     return

@@ -32,7 +32,7 @@ from offbragg.files.volume_file import VolumeFile, write_volume
 from offbragg.geometry import Geometry
 from offbragg.reduction.binning import Oversample, check_memory
 from offbragg.reduction.corrections import LEAST_TURN, Corrections, frame_weights, hot_pixels
-from offbragg.reduction.lattice import SAME_ANGLE, SAME_CELL, same_lattice
+from offbragg.reduction.lattice import SAME_ANGLE, SAME_CELL, angle_of, same_lattice, turn_of
 from offbragg.reduction.reduce import (
     Scene,
     air_rate,
@@ -736,8 +736,7 @@ def _check_same_orientation(one: Mapping[str, Any], other: Mapping[str, Any]) ->
         Saying by how much, and where both orientations are from.
     """
     mine, its = np.array(one["UB"]), np.array(other["UB"])
-    u, _, v = np.linalg.svd(its @ np.linalg.inv(mine))
-    turn = math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(u @ v)) - 1.0) / 2.0))))
+    turn = angle_of(turn_of(np.linalg.inv(its).T) @ turn_of(np.linalg.inv(mine).T).T)
     a, b = (np.array(lattice_of(UB)[:3]) for UB in (mine, its))
     longer = float(np.abs(b / a - 1.0).max())
     if turn > _SAME_TURN or longer > _SAME_LENGTH:

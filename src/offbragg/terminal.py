@@ -11,7 +11,10 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typer import Context
 
 
 def printable(text: object, *, lines: bool = False) -> str:
@@ -81,3 +84,14 @@ def progress(what: str, *, quiet: bool) -> Iterator[Any]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def typed_options(context: Context) -> dict[str, str]:
+    """Tell which parameters of a command were typed, and the flag of each, as ``--monitor``."""
+    return {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
+    }

@@ -25,16 +25,16 @@ from urllib.parse import quote
 
 from offbragg.callbacks.stacker import FRAME_SEQUENCES, SweepStacker
 from offbragg.errors import ConfigError, FrameError, ScanFileError
-from offbragg.files import read_frame
+from offbragg.files import read_frame, read_header
 from offbragg.files.scan_file import ScanFile, release_if_left
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
+from offbragg.ledger import Ledger, Status
 from offbragg.sample import check_component
 from offbragg.sweep import Sweep
 
 _MOST_FRAMES = 1_000_000
 _LOOK = 0.05  # s
-_TRIES = 10  # files from the end on, of which one must be good
 _MIMETYPES: dict[str, str] = dict(
     zip((".cbf", ".tif", ".tiff"), (*FRAME_SEQUENCES, FRAME_SEQUENCES[1]), strict=True)
 )
@@ -263,11 +263,7 @@ def stack_files(
         frames_per_second=(counts["stored"] - before) / seconds,
         problems=(
             *(f"frame {n} is {status}: {reason}" for n, status, reason in ledger.problems()),
-            *(
-                []
-                if counts["pending"]
-                else _angle_at_the_end(series, Sweep.from_dict(start["sweep"]))
-            ),
+            *_angle_at_the_end(series, Sweep.from_dict(start["sweep"]), ledger),
         ),
         **counts,
     )
@@ -376,24 +372,26 @@ def _from_its_header(sweep: Sweep, frame: Frame, path: Path) -> Sweep:
     return replace(sweep, start=start - frame.number * sweep.step)
 
 
-def _angle_at_the_end(series: Series, sweep: Sweep) -> list[str]:
-    """Compare the last good frame's header, too: wrong numbers and rounded steps show there."""
-    for number in range(series.n_frames - 1, max(series.n_frames - 1 - _TRIES, 0), -1):
-        try:
-            header = read_frame(series.path(number), number=number).header
-        except (FrameError, OSError):
-            continue
-        told = header.get("start_angle")
-        if told is None or header.get("angle_increment", 0.0) == 0.0:
-            break
-        expected = float(sweep.starts[number])
-        if abs(math.remainder(told - expected, 360.0)) > 0.5 * abs(sweep.step) + 1e-4:
-            return [
-                f"frame {number} begins at {expected:.4f} degree in the scan file, but "
-                f"{series.path(number).name} says Start_angle {told:.4f}"
-            ]
-        break
-    return []
+def _angle_at_the_end(series: Series, sweep: Sweep, ledger: Ledger) -> list[str]:
+    """Compare the last stored frame's header, too: wrong numbers and rounded steps show there."""
+    stored = [n for n, status in enumerate(ledger.statuses) if status is Status.STORED]
+    if not stored:
+        return []
+    path = series.path(stored[-1])
+    try:
+        header = read_header(path)
+    except (FrameError, OSError):
+        return []
+    told = header.get("start_angle")
+    if told is None or header.get("angle_increment", 0.0) == 0.0:
+        return []
+    expected = float(sweep.starts[stored[-1]])
+    if abs(math.remainder(told - expected, 360.0)) <= 0.5 * abs(sweep.step) + 1e-4:
+        return []
+    return [
+        f"frame {stored[-1]} begins at {expected:.4f} degree in the scan file, but "
+        f"{path.name} says Start_angle {told:.4f}"
+    ]
 
 
 def _sweep_of_headers(frame: Frame, series: Series) -> Sweep:

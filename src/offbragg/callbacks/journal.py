@@ -157,12 +157,23 @@ def read_journal(path: Path, position: int = 0) -> tuple[list[tuple[str, dict[st
 
 
 def read_start(path: Path) -> dict[str, Any]:
-    """Return the start document of a journal, without reading the rest."""
+    """Return the start document of a journal, without reading the rest.
+
+    Raises
+    ------
+    JournalError
+        If there is none; or if it cannot be read, perhaps only just now: from an `OSError` then.
+    """
     try:
         with path.open("rb") as journal:
             line = journal.readline()
+    except OSError as error:
+        raise JournalError(
+            f"journal {path.name} cannot be read: {error.strerror}\n{path}"
+        ) from error
+    try:
         name, doc = json.loads(line)
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):
         name, doc = "", {}
     if name != "start":
         raise JournalError(f"journal {path.name} does not begin with a start document\n{path}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from offbragg.errors import RejectedFrame
-from offbragg.files.cbf import read_cbf
+from offbragg.files.cbf import parse_minicbf_header, read_cbf, read_cbf_text
 from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.files.tiff import read_tiff
+from offbragg.files.tiff import read_layout, read_tiff
 from offbragg.frame import Frame
 
-__all__ = ["ScanFile", "find_scan_file", "read_cbf", "read_frame", "read_tiff"]
+__all__ = ["ScanFile", "find_scan_file", "read_cbf", "read_frame", "read_header", "read_tiff"]
 
 
 def read_frame(path: Path | str, *, number: int, shape: tuple[int, int] | None = None) -> Frame:
@@ -48,3 +49,17 @@ def read_frame(path: Path | str, *, number: int, shape: tuple[int, int] | None =
     raise RejectedFrame(
         f"frame {number}: {path.name} ends with {suffix!r}: only .cbf, .tif and .tiff are read"
     )
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read what a frame file says about its exposure, without its pixels.
+
+    Raises
+    ------
+    IncompleteFrame, RejectedFrame, FileNotFoundError
+        As `read_frame` does.
+    """
+    if path.suffix.lower() == ".cbf":
+        return parse_minicbf_header(read_cbf_text(path))
+    with path.open("rb") as file:
+        return parse_minicbf_header(read_layout(file, where=path.name).text)

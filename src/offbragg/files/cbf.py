@@ -57,6 +57,12 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
     )
 
 
+def read_cbf_text(path: Path) -> str:
+    """Read the text of a CBF file before its binary section; its pixels are not looked at."""
+    with path.open("rb") as file:
+        return _split(_header(file, path.name)[0])[0]
+
+
 @dataclass(frozen=True, slots=True)
 class BinarySection:
     """The compressed pixels of a CBF file, all of them, and what is declared of them."""

@@ -879,18 +879,17 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
 
     Raises
     ------
-    OSError
+    ScanFileError
         If the directory cannot be looked at: that there is no file must be known, not assumed.
     """
     try:
         names = os.listdir(directory)  # noqa: PTH208  glob passes over what it may not see
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ScanFileError(f"{directory} cannot be looked at: {error.strerror}") from error
     for name in sorted(name for name in names if name.startswith("f") and name.endswith(".h5")):
         path = Path(directory) / name
-        # one that cannot be read, or not yet: its writer says beside it whose it is
-        if _is_opening(path) and _noted(path) == run_uid:
-            return path
         if _run_of(path) == run_uid:
             return path
     return None
@@ -902,6 +901,9 @@ def _run_of(path: Path) -> str:
         look = _look(path)
         known = _runs_of.get(path)
         if known is None or known[0] != look:
+            # one that cannot be read, or not yet: its writer says beside it whose it is
+            if _is_opening(path) and (noted := _noted(path)):
+                return noted
             with ScanFile.open(path) as scan:
                 known = _runs_of[path] = look, scan.run
         return known[1]

@@ -16,6 +16,7 @@ from offbragg.errors import OrientationError
 from offbragg.reduction.lattice import (
     CENTRINGS,
     Bravais,
+    angle_of,
     bravais_lattices,
     cell_of,
     free_metrics,
@@ -613,11 +614,10 @@ def _second(refined: Refined, expected: float) -> Second | None:
 
 
 def _axis(turn: Array) -> tuple[tuple[float, float, float], float]:
-    angle = math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(turn)) - 1.0) / 2.0))))
     values, vectors = np.linalg.eig(turn)
     axis: Any = np.real(vectors[:, int(np.argmin(np.abs(values - 1.0)))])
     axis = axis / np.linalg.norm(axis)
-    return (float(axis[0]), float(axis[1]), float(axis[2])), angle
+    return (float(axis[0]), float(axis[1]), float(axis[2])), angle_of(turn)
 
 
 def _mosaicity(refined: Refined) -> float:

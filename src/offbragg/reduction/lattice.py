@@ -476,3 +476,8 @@ def turn_of(basis: Array) -> Array:
     UB = np.linalg.inv(basis).T
     B = np.linalg.cholesky(UB.T @ UB).T
     return UB @ np.linalg.inv(B)
+
+
+def angle_of(turn: Array) -> float:
+    """By how much a rotation turns, degree."""
+    return math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(turn)) - 1.0) / 2.0))))
