@@ -9,33 +9,27 @@ anew.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from offbragg import kernels
 from offbragg.audit import Verdict, verify
 from offbragg.callbacks.journal import find_run, is_open, journals, read_journal
 from offbragg.callbacks.stacker import Stacker, SweepStacker
 from offbragg.catalog.publisher import Publisher
 from offbragg.errors import GeometryError, OffbraggError, ScanFileError
-from offbragg.files.digest import digest_path, read_digest, sync, write_digest
+from offbragg.files.digest import digest_path
 from offbragg.files.examine import Examiner, Seen
 from offbragg.files.nxrefine import write_wrapper
+from offbragg.files.renew import aside, clear, copy_intact, hidden_name, put_in_place
 from offbragg.files.scan_file import ScanFile, hold, owner
 from offbragg.follow import follow
-from offbragg.frame import PackedFrame
 
 log = logging.getLogger(__name__)
 
-_BATCH = 16
 _LOOK = 0.05  # s
 
 
@@ -148,17 +142,17 @@ def _mend(path: Path, what: Repair, verdict: Verdict, seen: Seen | None, source:
     documents, _ = read_journal(source)
     with hold(path):
         if seen is not None and not verdict.differ and verdict.digest == "damaged":
-            what.kept = _aside(path, digest_path(path)).name
+            what.kept = aside(path, digest_path(path)).name
             digest_path(path).unlink()
             what.done = "its digest is made anew; the damaged one is kept"
             return
-        hidden = path.with_name(f".{path.name}.repair")
-        _clear(hidden)
+        hidden = hidden_name(path)
+        clear(hidden)
         try:
             _make(path, hidden, what, verdict, seen, documents)
             _swap(path, hidden, what)
         finally:
-            _clear(hidden)
+            clear(hidden)
     with contextlib.suppress(GeometryError, ScanFileError):
         write_wrapper(path)
 
@@ -176,7 +170,7 @@ def _make(
     shape = None if seen is None else seen.shape
     new = ScanFile.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
     with new:
-        copied = set() if seen is None else _copy(path, new, verdict, seen)
+        copied = set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
     stacker = SweepStacker(start, hidden, experiment=None, late=0.0)
     try:
         for name, doc in documents:
@@ -200,109 +194,21 @@ def _make(
         )
 
 
-def _copy(path: Path, new: ScanFile, verdict: Verdict, seen: Seen) -> set[int]:
-    """Copy the chunks that are intact, and what is said of frames that are not stored."""
-    batch: list[PackedFrame] = []
-    copied: set[int] = set()
-
-    def write() -> None:
-        new.write_frames(batch, header=_json(seen.first_header))
-        batch.clear()
-
-    with path.open("rb", buffering=0) as file:
-        for number in range(min(seen.n_frames, new.n_frames)):
-            status, chunk = seen.statuses[number], seen.chunk(number)
-            if status == "stored" and chunk is not None and number not in verdict.differ:
-                packed = os.pread(file.fileno(), chunk.size, chunk.offset)
-                # one without a checksum was compared with the MD5 of its pixels
-                right = chunk.crc64 is None and bool(seen.md5[number])
-                if len(packed) == chunk.size and (right or kernels.crc64(packed) == chunk.crc64):
-                    when = seen.times[number]
-                    batch.append(
-                        PackedFrame(
-                            number,
-                            new.shape,
-                            np.frombuffer(packed, np.uint8),
-                            seen.sources[number],
-                            md5=seen.md5[number] or None,
-                            time=np.nan if when is None else when,
-                            crc64=chunk.crc64,
-                        )
-                    )
-                    copied.add(number)
-                    if len(batch) == _BATCH:
-                        write()
-                    continue
-            if status == "stored":
-                name = seen.sources[number] or "its file"
-                new.mark(number, "missing", f"was stored, was damaged, and {name} was not there")
-            elif status in ("missing", "rejected"):
-                new.mark(number, status, seen.reasons[number])
-        if batch:
-            write()
-    return copied
-
-
 def _swap(path: Path, hidden: Path, what: Repair) -> None:
-    """Let the new file take the place of the damaged one, which is kept under another name."""
-    digest = read_digest(hidden)
-    assert digest is not None
-    kept = _aside(path, path)
-    if digest_path(path).exists():
-        with contextlib.suppress(FileExistsError):
-            os.link(digest_path(path), digest_path(kept))
-    superblock = path.with_name(f".{path.name}.superblock")
-    if superblock.exists():
-        superblock.rename(kept.with_name(f".{kept.name}.superblock"))
-    sync(path.parent)  # the damaged one has its other name, whatever comes now
-    digest_path(path).unlink(missing_ok=True)
-    sync(path.parent)
-    hidden.replace(path)
-    write_digest(path, digest)
-    what.kept = kept.name
+    what.kept = put_in_place(hidden, path).name
     lost = f", {len(what.lost)} lost" if what.lost else ""
     what.done = (
         f"made anew: {what.copied} frames copied, {len(what.read_again)} read again{lost}; the "
-        f"damaged file is kept as {kept.name}"
+        f"damaged file is kept as {what.kept}"
     )
-
-
-def _aside(path: Path, damaged: Path) -> Path:
-    """Give a damaged file a second name that nothing has yet, or find the one that it has."""
-    number = 1
-    while True:
-        kept = path.with_name(f"{damaged.name}.damaged-{number}")
-        try:
-            os.link(damaged, kept)
-            return kept
-        except FileExistsError:
-            if kept.samefile(damaged):  # by one who died then
-                return kept
-            number += 1
 
 
 def _clear_left(path: Path) -> None:
     """Remove what a repair left that was killed when its file was in place already."""
-    hidden = path.with_name(f".{path.name}.repair")
+    hidden = hidden_name(path)
     if any(path.parent.glob(f".*{hidden.name}*")) or any(path.parent.glob(f"{hidden.name}*")):
         with contextlib.suppress(ScanFileError, OSError), hold(path):
-            _clear(hidden)
-
-
-def _clear(hidden: Path) -> None:
-    """Remove what a repair that was killed left: only what was derived, under its hidden name."""
-    for name in (hidden.name, f"{hidden.name}.digest"):
-        hidden.with_name(name).unlink(missing_ok=True)
-    for what in ("superblock", "writer", "digest"):
-        hidden.with_name(f".{hidden.name}.{what}").unlink(missing_ok=True)
-
-
-def _json(text: str) -> Mapping[str, Any]:
-    try:
-        header = json.loads(text)
-    except ValueError:
-        return {}
-    return header if isinstance(header, dict) else {}
+            clear(hidden)
 
 
 # ---- the catalog ---------------------------------------------------------------------------

@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
+from files.torn import tear
 from runs import counts_of, wait_until
 
 from offbragg import kernels
 from offbragg.callbacks.journal import read_journal
 from offbragg.callbacks.stacker import Stacker, _Look
+from offbragg.files import read_frame
 from offbragg.files.frame_pool import Judged
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
@@ -188,6 +190,34 @@ def test_a_stacker_that_starts_again_goes_on_where_it_was(run, stacked):
     with stacked() as scan:
         assert scan.ledger.counts()["stored"] == 10
         np.testing.assert_array_equal(scan.frame_values()["temperature"], [120.0] * 2 + [121.0] * 8)
+
+
+def test_a_stacker_goes_on_with_a_file_that_a_kill_tore(run, stacked, caplog):
+    run.n_frames = 400  # their index is longer than a page
+    run.begin()
+    run.write(*range(10))
+
+    def store(*numbers: int) -> None:
+        for number in numbers:
+            frame = read_frame(run.path(number), number=number)
+            scan.write_frame(frame, source=run.path(number).name, time=run.began)
+
+    with ScanFile.create(scan_directory(run.experiment, run.start), start=run.start) as scan:
+        store(*range(4))
+        tear(scan.path, lambda: store(4, 5))
+        left = scan.path.read_bytes()
+    scan.path.write_bytes(left)  # as if nobody had closed it
+    for number in range(4):
+        run.path(number).unlink()  # they are only in the scan file
+    run.announce(10)
+    run.end("abort")
+
+    with stacked() as scan:
+        assert scan.ledger.counts() == {"stored": 10, "missing": 390, "rejected": 0, "pending": 0}
+        for number in range(10):
+            np.testing.assert_array_equal(scan.stack.counts[number], counts_of(number))
+    assert "made anew with 4 of its 4 frames" in caplog.text
+    assert scan.path.with_name("f1.h5.damaged-1").read_bytes() == left
 
 
 def _stored(path) -> int:

@@ -37,6 +37,7 @@ from offbragg.files.cbf import declared_md5
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, remove_left_locks, scan_directory, write_wrapper
+from offbragg.files.renew import renew_if_torn
 from offbragg.files.root import Root
 from offbragg.files.scan_file import ScanFile, find_scan_file, release_if_left
 from offbragg.frame import Frame, PackedFrame
@@ -175,6 +176,8 @@ class SweepStacker:
             directory = scan_directory(experiment, start)
             self._writer = ScanFile.create(directory, start=start)
             path = self._writer.path
+        else:
+            renew_if_torn(path, start)
         self.path = path
         scan = self._writer or ScanFile.open(path)
         self._was_complete = scan.complete

@@ -99,10 +99,13 @@ class CountedAdapter:
     ----------
     adapter
         Of an array, a table, or a container of these.
+    kept
+        What stays open as long as there is something to read.
     """
 
-    def __init__(self, adapter: Any) -> None:
+    def __init__(self, adapter: Any, kept: Any = None) -> None:
         self._adapter = adapter
+        self._kept = kept
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -110,7 +113,7 @@ class CountedAdapter:
         return getattr(self._adapter, name)
 
     def __getitem__(self, key: str) -> Any:
-        return CountedAdapter(self._adapter[key])
+        return CountedAdapter(self._adapter[key], self._kept)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._adapter)
@@ -123,11 +126,11 @@ class CountedAdapter:
         if self._adapter.structure_family == StructureFamily.table:
             about_to_read(_table_bytes(self._adapter, [key]))
         found = self._adapter.get(key, *default)
-        return None if found is None else CountedAdapter(found)
+        return None if found is None else CountedAdapter(found, self._kept)
 
     def items(self) -> list[tuple[str, Any]]:
         """Give all that a container holds."""
-        return [(key, CountedAdapter(value)) for key, value in self._adapter.items()]
+        return [(key, CountedAdapter(value, self._kept)) for key, value in self._adapter.items()]
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
         """Read a slice of an array, or columns of a table."""
@@ -139,7 +142,7 @@ class CountedAdapter:
         if self._adapter.structure_family == StructureFamily.table:
             return self._read_table(self._adapter.read, *args, **kwargs)
         read = self._adapter.read(*args, **kwargs)
-        return CountedAdapter(read) if hasattr(read, "structure_family") else read
+        return CountedAdapter(read, self._kept) if hasattr(read, "structure_family") else read
 
     def read_block(self, block: Any, slice: NDSlice = NDSlice(...)) -> Any:  # noqa: B008
         """Read a block of an array, or a slice of it."""

@@ -19,6 +19,7 @@ from tiled.utils import path_from_uri
 
 from offbragg.catalog.answers import ANSWER, CountedAdapter
 from offbragg.errors import CatalogError
+from offbragg.files.hdf5 import open_to_read
 from offbragg.terminal import printable
 
 HDF5 = frozenset({"application/x-hdf5", "application/x-offbragg-frames"})
@@ -66,6 +67,7 @@ class GuardedAdapter:
         CatalogError
             If one of them may not: its name, and why.
         """
+        kept: list[h5py.File] = []
         uris = [asset.data_uri for asset in data_source.assets]
         uris += [uri for uri in parameters.get("data_uris") or () if uri is not None]
         for uri in dict.fromkeys(uris):
@@ -80,6 +82,8 @@ class GuardedAdapter:
                 ours = self._mimetype != "application/x-hdf5"
                 locking = False if ours else parameters.get("locking")
                 swmr = ours or parameters.get("swmr", SWMR_DEFAULT)
+                # as long as it is open nobody waits for what a kill tore
+                kept.append(_open(path, swmr=swmr, locking=locking))
                 check_hdf5(path, self._roots, names=names, swmr=swmr, locking=locking)
             elif path.is_file() and (size := path.stat().st_size) > ANSWER:
                 raise CatalogError(
@@ -88,7 +92,7 @@ class GuardedAdapter:
                 )
         adapter = self._adapter.from_catalog(data_source, node, **parameters)
         _check_pieces(getattr(adapter, "_array", None), uris[0] if uris else "an array")
-        return CountedAdapter(adapter)
+        return CountedAdapter(adapter, kept=kept)
 
 
 def check_path(path: Path, roots: Iterable[Path]) -> Path:
@@ -145,16 +149,16 @@ def check_hdf5(
 class _Look:
     def __init__(self, roots: Sequence[Path], *, swmr: bool, locking: bool | None) -> None:
         self._roots = roots
-        self._how: dict[str, Any] = {"libver": "latest", "swmr": swmr, "locking": locking}
+        self._how: dict[str, Any] = {"swmr": swmr, "locking": locking}
         self._seen: set[tuple[Path, int]] = set()
 
     def at(self, path: Path, name: str, depth: int) -> None:
         real = check_path(path, self._roots)
-        try:
-            with h5py.File(real, "r", **self._how) as file:
-                self._follow(file, real, name, depth)
-        except FileNotFoundError:
+        if not real.exists():
             return  # nothing is read
+        try:
+            with _open(real, **self._how) as file:
+                self._follow(file, real, name, depth)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise CatalogError(f"{_shown(path)} is not read: {printable(error)}") from error
 
@@ -217,6 +221,13 @@ class _Look:
             if place.name == "/":
                 return False
             place = place.parent
+
+
+def _open(path: Path, *, swmr: bool, locking: bool | None) -> h5py.File:
+    try:
+        return open_to_read(path, libver="latest", swmr=swmr, locking=locking)
+    except (OSError, RuntimeError) as error:
+        raise CatalogError(f"{_shown(path)} is not read: {printable(error)}") from error
 
 
 def _check_pieces(array: Any, where: str) -> None:

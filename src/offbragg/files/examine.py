@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import h5py
 import numpy as np
@@ -29,6 +29,7 @@ from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.cbf import content_md5
 from offbragg.files.digest import Part
+from offbragg.files.hdf5 import read_torn
 from offbragg.files.scan_file import ScanFile, places_of_chunks
 from offbragg.files.superblock import read_superblock
 from offbragg.ledger import Ledger, Status
@@ -240,16 +241,22 @@ def _tell(answer: dict[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _open(path: Path) -> ScanFile:
+def _open(path: Path) -> tuple[ScanFile, list[str]]:
     if read_superblock(path).writing:
-        return ScanFile.open(path)
-    # as a reader of a growing file HDF5 would read damaged metadata again, for minutes
-    return ScanFile(h5py.File(path, "r", locking=False), path)
+        scan = ScanFile.open(path)
+    else:  # as a reader of a growing file HDF5 would read damaged metadata again
+        scan = ScanFile(h5py.File(path, "r", locking=False), path)
+    if not scan.is_torn():
+        return scan, []
+    scan.close()
+    # what is taken from it is compared with checksums of its own
+    file = read_torn(path, lambda file: places_of_chunks(cast(h5py.Dataset, file[nxmx.DATA])))
+    return ScanFile(file, path), ["where its frames are is damaged: HDF5's checksum is wrong there"]
 
 
 def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
-    with _open(path) as scan:
-        problems = []
+    scan, problems = _open(path)
+    with scan:
         try:
             ledger = scan.ledger  # first: what it calls stored is there
             complete = scan.complete
@@ -263,7 +270,8 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
         values = scan.frame_values()
         data = scan._fresh(nxmx.DATA)
         length = data.shape[0]
-        found = places_of_chunks(data)
+        end = path.stat().st_size
+        found = {n: p for n, p in places_of_chunks(data).items() if p[0] + p[1] <= end}
         places = [found.get(number) for number in range(min(length, scan.n_frames))]
         begun = [None if not np.isfinite(when) else float(when) for when in values["time"]]
         seen: dict[str, Any] = {

@@ -71,13 +71,24 @@ def release(path: Path, *, keep: Path) -> None:
         end = max(block.end, size)
         if size < end:
             file.truncate(end)
-        new = bytearray(raw[:44])
-        new[11] = 0
-        new[28:36] = struct.pack("<Q", end)
         file.seek(0)
-        file.write(bytes(new) + struct.pack("<I", lookup3(bytes(new))))
+        file.write(_released(raw, end))
         file.flush()
         os.fsync(file.fileno())
+
+
+def released_superblock(path: Path) -> bytes:
+    """Give the superblock as `release` would leave it; nothing is changed."""
+    with path.open("rb") as file:
+        raw = file.read(_LENGTH)
+        return _released(raw, max(_parse(raw, path).end, os.fstat(file.fileno()).st_size))
+
+
+def _released(raw: bytes, end: int) -> bytes:
+    new = bytearray(raw[:44])
+    new[11] = 0
+    new[28:36] = struct.pack("<Q", end)
+    return bytes(new) + struct.pack("<I", lookup3(bytes(new)))
 
 
 def _parse(raw: bytes, path: Path) -> Superblock:
