@@ -9,6 +9,7 @@ import pytest
 from bluesky_tiled_plugins.queries import ScanID, TimeRange
 from bluesky_tiled_plugins.writing.validator import validate
 from event_model import DocumentNames, schema_validators
+from files.torn import tear
 from runs import counts_of, wait_until
 from tiled.queries import Contains, FullText, Key, KeyPresent, Like
 
@@ -20,6 +21,7 @@ from offbragg.catalog.publisher import (
     stack_resource,
     summary_documents,
 )
+from offbragg.errors import CatalogError
 from offbragg.follow import follow
 from offbragg.plans.watch import WatchStream
 from offbragg.watch import Alarm, Change
@@ -240,6 +242,24 @@ def test_rows_that_are_ahead_of_the_stack_do_not_spoil_a_read(make_run):
     assert data["pilatus_image"].dims == ("frame", "slow", "fast")
     assert data.sizes["frame"] == 3
     assert data.sizes["time"] == 4
+
+
+def test_a_stack_that_a_kill_tore_keeps_nobody_waiting(make_run, whole):
+    run = make_run(n_frames=400)  # their index is longer than a page
+    run.begin()
+    run.create_scan_file()
+    run.open()
+    run.store(*range(4))
+    run.announce(4)
+    run.feed()
+    frames = run.node["primary"]["pilatus_image"]
+    np.testing.assert_array_equal(frames[3], counts_of(3))
+
+    tear(run.scan.path, lambda: run.store(4, 5))
+
+    with pytest.raises(CatalogError, match=r"503.*A stacker that is started again makes the file"):
+        frames[2]
+    np.testing.assert_array_equal(whole.node["primary"]["pilatus_image"][0], counts_of(0))
 
 
 def test_a_column_that_grows_between_two_requests_is_read_as_long_as_it_was(make_run):

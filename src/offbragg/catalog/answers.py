@@ -138,7 +138,8 @@ class CountedAdapter:
         if isinstance(structure, ArrayStructure):
             asked = NDSlice(args[0] if args else kwargs.get("slice", ...))
             about_to_read(_array_bytes(structure, _shape(structure.shape, asked)))
-            return self._adapter.read(*args, **kwargs)
+            with _damage_told():
+                return self._adapter.read(*args, **kwargs)
         if self._adapter.structure_family == StructureFamily.table:
             return self._read_table(self._adapter.read, *args, **kwargs)
         read = self._adapter.read(*args, **kwargs)
@@ -151,7 +152,8 @@ class CountedAdapter:
         if not isinstance(self._adapter, FileSequenceAdapter):  # which reads all of it
             shape = _shape(shape, slice)
         about_to_read(_array_bytes(structure, shape))
-        return self._adapter.read_block(block, slice)
+        with _damage_told():
+            return self._adapter.read_block(block, slice)
 
     def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> Any:
         """Read a part of a table."""
@@ -163,6 +165,21 @@ class CountedAdapter:
         rows = read(*args, **kwargs)
         about_to_read(int(rows.memory_usage(deep=True).sum()))  # text has any length
         return rows
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if "checksum" not in str(error):
+            raise
+        raise HTTPException(
+            503,
+            "Where these frames are is damaged in their file, as it is when a stacker is killed in "
+            "the middle of a write. A stacker that is started again makes the file anew. Ask then.",
+            headers={"retry-after": "5"},
+        ) from error
 
 
 def _shape(shape: tuple[int, ...], asked: NDSlice) -> tuple[int, ...]:
