@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -99,9 +100,20 @@ def judge(
     return problems
 
 
+def _opened(path: Path) -> h5py.File:
+    deadline = time.monotonic() + 2.0
+    while True:
+        try:
+            return h5py.File(path, "r", swmr=True, locking=False)
+        except OSError as error:  # for an instant a writer has it open and has not begun SWMR
+            if "SWMR" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def statuses(path: Path) -> list[str]:
     """What the ledger says of each frame; the file may be growing, or its writer dead."""
-    with h5py.File(path, "r", swmr=True, locking=False) as file:
+    with _opened(path) as file:
         return _words(file["/entry/frames/status"])
 
 
@@ -111,7 +123,7 @@ def stored(path: Path) -> set[int]:
 
 
 def reasons(path: Path) -> list[str]:
-    with h5py.File(path, "r", swmr=True, locking=False) as file:
+    with _opened(path) as file:
         return _words(file["/entry/frames/reason"])
 
 
