@@ -131,7 +131,7 @@ def queueserver(environment, tmp_path_factory):
         for process in reversed(processes):
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(15)
+                process.wait(2)  # a manager that has no environment has nothing to tidy up
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
