@@ -69,6 +69,15 @@ class Disk:
         self._handles: dict[int, str | Inode] = {}  # a path through /proc may be a deleted one
         self._inodes: dict[str, Inode] = {}
 
+    def begin_with(self, place: Path) -> None:
+        """Take a directory, and all that is in it now, as written and synced."""
+        self._directory(str(place.parent)).safe[place.name] = None
+        for path in sorted(place.rglob("*")):
+            inode = None if path.is_dir() else Inode(bytearray(path.read_bytes()))
+            self._directory(str(path.parent)).safe[path.name] = inode
+            if inode is not None:
+                self._inodes[str(path)] = inode
+
     def _directory(self, path: str) -> Directory:
         return self.directories.setdefault(path, Directory())
 

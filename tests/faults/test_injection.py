@@ -82,6 +82,7 @@ def _is_told(run: WaitingRun, ended: Ended, *, silent_if_whole: bool) -> None:
         "fsync:error=EIO:when=1", "fsync:error=EIO:when=2+", "rename:error=EACCES:when=1",
         "link:error=EPERM:when=1+", "openat:error=EMFILE:when=20", "ftruncate:error=EIO:when=1",
         "readv:error=EIO:when=2+", "mkdir:error=ENOSPC:when=2+", "pread64:error=EIO:when=30",
+        "pread64:error=EIO:when=55+",
     ],
 )  # fmt: skip
 def test_a_system_call_fails_and_nothing_is_lost(stackers, tmp_path, point):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import shutil
 import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -72,10 +76,13 @@ def test_a_frame_whose_bytes_are_wrong_is_not_taken_over(torn, start):
 
 
 def test_who_reads_or_writes_a_torn_file_is_told_at_once(torn):
-    with ScanFile.open(torn) as scan, pytest.raises(ScanFileError, match="a kill tore a write"):
-        scan.stack  # noqa: B018
-    with pytest.raises(ScanFileError, match=r"a kill tore a write\noffbragg stack --once"):
-        ScanFile.resume(torn)
+    for _ in range(2):  # also after the mark of its writer was cleared
+        with ScanFile.open(torn) as scan:
+            for _ in range(2):
+                with pytest.raises(ScanFileError, match=r"as when a kill tears a write\n.* again"):
+                    scan.stack  # noqa: B018
+        with pytest.raises(ScanFileError, match=r"offbragg stack --once --repair"):
+            ScanFile.resume(torn)
     began = time.monotonic()
     with open_to_read(torn) as file, pytest.raises((OSError, RuntimeError), match="checksum"):
         file[DATA][0]
@@ -89,6 +96,65 @@ def test_another_program_of_the_process_does_not_wait_either(torn):
         pytest.raises((OSError, RuntimeError), match="checksum"),
     ):
         file[DATA][0]
+
+
+def test_without_room_for_another_nothing_is_begun(torn, start, monkeypatch):
+    before = torn.read_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+
+    with pytest.raises(ScanFileError, match=r"its disk has 0 MB\nMake room"):
+        renew_if_torn(torn, start)
+
+    assert torn.read_bytes() == before
+    assert [path.name for path in torn.parent.iterdir()] == ["f1.h5"]
+
+
+def test_what_fails_on_the_way_leaves_nothing_behind(torn, start, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = torn.read_bytes()
+    monkeypatch.setattr("offbragg.files.renew.put_in_place", fails)
+
+    with pytest.raises(ScanFileError, match=r"cannot be made anew: .*No space left"):
+        renew_if_torn(torn, start)
+
+    assert torn.read_bytes() == before
+    assert [path.name for path in torn.parent.iterdir()] == ["f1.h5"]
+
+
+def test_a_file_of_before_there_were_checksums_is_left_to_people(torn, start, monkeypatch):
+    look = Examiner.look
+    old = lambda *args: dataclasses.replace(look(*args), crc64=None)  # noqa: E731
+    monkeypatch.setattr(Examiner, "look", old)
+    before = torn.read_bytes()
+
+    with pytest.raises(ScanFileError, match=r"before there were checksums.*\n.*--repair"):
+        renew_if_torn(torn, start)
+
+    assert torn.read_bytes() == before
+
+
+def test_a_file_that_became_whole_meanwhile_is_left_alone(tmp_path, start, monkeypatch):
+    with ScanFile.create(tmp_path, start=start) as scan:
+        pass
+    inode = scan.path.stat().st_ino
+    monkeypatch.setattr(ScanFile, "is_torn", lambda scan: True)  # its child sees for itself
+
+    renew_if_torn(scan.path, start)
+
+    assert scan.path.stat().st_ino == inode
+
+
+def test_a_file_with_a_damaged_header_is_told_of(torn, start):
+    with open_to_read(torn) as file:
+        at = h5py.h5o.get_info(file[DATA].id).addr
+    raw = bytearray(torn.read_bytes())
+    raw[at + 40] ^= 0xFF
+    torn.write_bytes(raw)
+
+    with pytest.raises(ScanFileError, match=r"is damaged: .*\noffbragg stack --once --repair"):
+        renew_if_torn(torn, start)
 
 
 def test_a_whole_file_is_left_alone(tmp_path, start, make_counts):

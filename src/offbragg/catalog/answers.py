@@ -176,8 +176,9 @@ def _damage_told() -> Iterator[None]:
             raise
         raise HTTPException(
             503,
-            "Where these frames are is damaged in their file, as it is when a stacker is killed in "
-            "the middle of a write. A stacker that is started again makes the file anew. Ask then.",
+            "Where these frames are is damaged in their file, as when a kill tears a write. A "
+            "stacker that is started again makes the file anew; for a run that is over, offbragg "
+            "stack --once --repair does. Ask then.",
             headers={"retry-after": "5"},
         ) from error
 

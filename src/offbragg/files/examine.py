@@ -34,6 +34,9 @@ from offbragg.files.scan_file import ScanFile, places_of_chunks
 from offbragg.files.superblock import read_superblock
 from offbragg.ledger import Ledger, Status
 
+TORN = "where its frames are is damaged: HDF5's checksum is wrong there"
+"""What is told of a file in which a kill tore a write."""
+
 _PATIENCE = 60.0  # s without a word
 _MOST_MEMORY = 16 << 30  # bytes of address space
 _MOST_FIELD = 256 << 20  # bytes that a field beside the frames may have
@@ -246,12 +249,17 @@ def _open(path: Path) -> tuple[ScanFile, list[str]]:
         scan = ScanFile.open(path)
     else:  # as a reader of a growing file HDF5 would read damaged metadata again
         scan = ScanFile(h5py.File(path, "r", locking=False), path)
-    if not scan.is_torn():
+    try:
+        torn = scan.is_torn()
+    except BaseException:
+        scan.close()
+        raise
+    if not torn:
         return scan, []
     scan.close()
     # what is taken from it is compared with checksums of its own
     file = read_torn(path, lambda file: places_of_chunks(cast(h5py.Dataset, file[nxmx.DATA])))
-    return ScanFile(file, path), ["where its frames are is damaged: HDF5's checksum is wrong there"]
+    return ScanFile(file, path), [TORN]
 
 
 def _look(path: Path, pixels: list[int]) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def open_to_read(
 ) -> h5py.File:
     """Open a file for reading that may grow; what a kill tore is an error after 0.3 s.
 
-    HDF5 has it so for everybody in this process who opens the file as long as it is open.
+    HDF5 has it so for everybody in this process who opens the file while it is open, and has it
+    as the first one had it who opened it: nobody should have done so in another way.
 
     Raises
     ------
@@ -92,7 +93,10 @@ def read_torn(path: Path, use: Callable[[h5py.File], Any]) -> h5py.File:
             if file is not None:
                 file.close()
             if not view.believe_last():
-                raise ScanFileError(f"{path} is damaged: {error}") from error
+                raise ScanFileError(
+                    f"{path} is damaged: {error}\n"
+                    "offbragg stack --once --repair makes it anew from the frame files."
+                ) from error
     raise ScanFileError(f"{path} is damaged in more than {_MOST_MENDS} places")
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from offbragg import kernels
+from offbragg.errors import ScanFileError
 from offbragg.files.digest import digest_path, read_digest, sync, write_digest
-from offbragg.files.examine import Examiner, Seen
+from offbragg.files.examine import TORN, Examiner, Seen
 from offbragg.files.scan_file import ScanFile, hold
 from offbragg.frame import PackedFrame
 
@@ -33,33 +35,63 @@ def renew_if_torn(path: Path, start: Mapping[str, Any]) -> None:
     Parameters
     ----------
     path
-        The scan file; left alone if it is whole, or if somebody writes it.
+        The scan file; left alone if it is whole.
     start
         The run's start document.
 
     Raises
     ------
     ScanFileError
-        If it cannot be read all the same, or somebody writes it after all.
+        If somebody writes it, its disk has no room for another one, it cannot be read all the
+        same, or it is of before there were checksums.
     """
     with ScanFile.open(path) as scan:
         if not scan.is_torn():
             return
     hidden = hidden_name(path)
-    with hold(path), Examiner() as examiner:
-        clear(hidden)
-        seen = examiner.look(path)
-        with ScanFile.create(
-            hidden.parent, start=start, data_shape=seen.shape, name=hidden.name
-        ) as new:
-            unknown = range(seen.n_frames) if seen.crc64 is None else ()
-            copied = copy_intact(path, new, seen, but=unknown)
-        kept = put_in_place(hidden, path)
-        clear(hidden)
+    try:
+        with hold(path), Examiner() as examiner:
+            seen = examiner.look(path)
+            if TORN not in seen.problems:  # whoever wrote it has come to an end
+                return
+            try:
+                lost = _renew(path, hidden, seen, start)
+            finally:
+                clear(hidden)
+    except OSError as error:
+        raise ScanFileError(f"{path} is damaged, and cannot be made anew: {error}") from error
+    if lost:
+        log.error(
+            "%s: of the frames that were stored these are not intact, and are taken from their "
+            "files if they are there: %s", path, ", ".join(map(str, lost)),
+        )  # fmt: skip
+
+
+def _renew(path: Path, hidden: Path, seen: Seen, start: Mapping[str, Any]) -> list[int]:
+    if seen.crc64 is None:
+        raise ScanFileError(
+            f"{path} is damaged, and was made before there were checksums of what is stored\n"
+            "offbragg stack --once --repair compares its frames with their MD5 first."
+        )
+    clear(hidden)
+    needed = sum(place[1] for place in seen.places if place is not None)
+    if (free := shutil.disk_usage(path.parent).free) < needed:
+        raise ScanFileError(
+            f"{path} is damaged, and cannot be made anew: that takes {needed / 1e6:.0f} MB, and "
+            f"its disk has {free / 1e6:.0f} MB\nMake room; what is damaged is kept."
+        )
+    stored = seen.stored()
+    log.warning("%s is damaged (a kill tears a write): %d frames are copied", path, len(stored))
+    with ScanFile.create(
+        hidden.parent, start=start, data_shape=seen.shape, name=hidden.name
+    ) as new:
+        copied = copy_intact(path, new, seen)
+    kept = put_in_place(hidden, path)
     log.warning(
-        "%s: where its frames are is damaged (a kill tears a write): made anew with %d of its %d "
-        "frames; the damaged file is kept as %s", path, len(copied), len(seen.stored()), kept.name,
+        "%s is made anew with %d of its %d frames; the damaged file is kept as %s",
+        path, len(copied), len(stored), kept.name,
     )  # fmt: skip
+    return [number for number in stored if number not in copied]
 
 
 def copy_intact(path: Path, new: ScanFile, seen: Seen, *, but: Collection[int] = ()) -> set[int]:
@@ -122,6 +154,7 @@ def copy_intact(path: Path, new: ScanFile, seen: Seen, *, but: Collection[int] =
 
 def put_in_place(hidden: Path, path: Path) -> Path:
     """Let a new file take the place of a damaged one; give the name that this one has then."""
+    sync(hidden)  # what it replaces is on the disk
     digest = read_digest(hidden)  # of a finished one
     kept = aside(path, path)
     if digest_path(path).exists():

@@ -374,13 +374,13 @@ class ScanFile:
         Raises
         ------
         ScanFileError
-            If a killed writer left a torn write of where they are.
+            If where they are is damaged, as by a killed writer.
         """
         data = self._fresh(nxmx.DATA)
         if self._reader is not None and not self._looked:
-            self._looked = True
-            if self._flag() and self.is_torn():
+            if self.is_torn():
                 raise _torn(self._path)
+            self._looked = True
         length = data.shape[0]  # once: in the writer's process it may grow between two lines
         monitor: NDArray[np.float64] | None = None
         if "monitor" in self.columns:
@@ -898,7 +898,8 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
     Raises
     ------
     ScanFileError
-        If the directory cannot be looked at: that there is no file must be known, not assumed.
+        If the directory, or a file in it, cannot be looked at: that there is no file must be
+        known, not assumed.
     """
     try:
         names = os.listdir(directory)  # noqa: PTH208  glob passes over what it may not see
@@ -925,8 +926,14 @@ def _run_of(path: Path) -> str:
             with ScanFile.open(path) as scan:
                 known = _runs_of[path] = look, scan.run
         return known[1]
-    except (OffbraggError, OSError):
-        return owner(path)
+    except FileNotFoundError:
+        return ""
+    except (OffbraggError, OSError) as error:
+        if uid := owner(path):
+            return uid
+        if isinstance(error, OSError) or "errno = " in str(error):  # as HDF5 tells it
+            raise ScanFileError(f"{path} cannot be looked at: {error}") from error
+        return ""  # it is none of ours
 
 
 _runs_of: dict[Path, tuple[tuple[int, int], str]] = {}
@@ -1042,18 +1049,19 @@ def _is_torn(file: h5py.File) -> bool:
     try:
         if nxmx.DATA in file:
             places_of_chunks(cast(h5py.Dataset, file[nxmx.DATA]))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:
         if "checksum" in str(error):
             return True
-        raise
+        raise ScanFileError(f"{file.filename} cannot be read: {error}") from error
     return False
 
 
 def _torn(path: Path) -> ScanFileError:
     return ScanFileError(
-        f"{path} is damaged where it says where its frames are: a kill tore a write\n"
-        "offbragg stack --once makes it anew, from what is intact and from the frame files; for a "
-        "run that is over so does offbragg stack --once --repair. The damaged one is kept."
+        f"{path} is damaged where it says where its frames are, as when a kill tears a write\n"
+        "A stacker that is started again, as before, makes it anew from what is intact and from "
+        "the frame files; for a run that is over so does offbragg stack --once --repair. The "
+        "damaged file is kept."
     )
 
 
