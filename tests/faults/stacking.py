@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 from faults.judge import judge, stored
+from files.torn import tear
 from runs import MeasuredRun, wait_until
 
+from offbragg.files import ScanFile, read_frame
+from offbragg.files.nxrefine import scan_directory
 from sim_iocs.cbf import encode_cbf
 
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -191,6 +194,23 @@ class WaitingRun(MeasuredRun):
         self.monitor_counted(list(range(self.n_frames)))
         self.end()
         return self
+
+    def torn(self, n_stored: int = 8) -> WaitingRun:
+        """Leave its scan file as a stacker does that is killed while it writes where frames are.
+
+        It is to have some hundred frames: their index is longer than a page then.
+        """
+        with ScanFile.create(scan_directory(self.experiment, self.start), start=self.start) as scan:
+            self._store(scan, *range(n_stored))
+            tear(scan.path, lambda: self._store(scan, n_stored, n_stored + 1))
+            left = scan.path.read_bytes()
+        scan.path.write_bytes(left)  # as if nobody had closed it
+        return self
+
+    def _store(self, scan: ScanFile, *numbers: int) -> None:
+        for number in numbers:
+            frame = read_frame(self.path(number), number=number)
+            scan.write_frame(frame, source=self.path(number).name, time=self.began)
 
     @property
     def arguments(self) -> list[str]:

@@ -62,6 +62,25 @@ def test_killed_at_a_system_call_nothing_is_lost(stackers, tmp_path, point):
     killed(stackers, tmp_path / "run", inject=[f"{call}:signal=KILL:when={k}"])
 
 
+def killed_over_a_torn_file(stackers: Stackers, root: Path, point: str) -> float:
+    """Kill a stacker that finds what an earlier kill tore; gives the time to recover, s."""
+    run = WaitingRun(root, n_frames=330).whole().torn()
+    stackers.run(run.arguments, inject=[point])
+    seconds = run.recovers(stackers, set(range(8)))
+    assert not list(run.experiment.rglob("*.repair*"))
+    assert len(list(run.experiment.rglob("f1.h5.damaged-*"))) == 1
+    shutil.rmtree(root)
+    return seconds
+
+
+@strace
+@pytest.mark.parametrize("point", ["link:2", "rename:1", "fsync:6", "unlink:5"])
+def test_killed_while_a_torn_file_is_made_anew_nothing_is_lost(stackers, tmp_path, point):
+    call, _, k = point.partition(":")
+
+    killed_over_a_torn_file(stackers, tmp_path / "run", f"{call}:signal=KILL:when={k}")
+
+
 @pytest.mark.parametrize("after", [0.05, 0.1, 0.2])
 def test_killed_at_some_moment_nothing_is_lost(stackers, tmp_path, after):
     killed(stackers, tmp_path / "run", meanwhile=kill_after(after))
@@ -138,6 +157,20 @@ def test_killed_at_every_system_call(tmp_path, call):
     sweep.each(points, lambda stackers, root, point: killed(stackers, root, inject=[point]))
 
     sweep.tell(f"SIGKILL at the k-th {call}")
+
+
+@strace
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_every_system_call_over_a_torn_file(tmp_path):
+    """The first of each kind make the file anew; then the run is stacked as ever."""
+    sweep = Sweep(tmp_path)
+    points = [f"{c}:signal=KILL:when={k}" for c in (*GROUPS["others"], "pwrite64")
+              for k in range(1, 17)]  # fmt: skip
+
+    sweep.each(points, killed_over_a_torn_file)
+
+    sweep.tell("SIGKILL while a torn file is made anew")
 
 
 @strace

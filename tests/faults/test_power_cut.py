@@ -18,11 +18,8 @@ from faults.conftest import stack_once
 from faults.judge import judge, stored
 from faults.power import TRACE, Disk, calls
 from faults.stacking import Stackers, WaitingRun, strace
-from files.torn import tear
 
 from offbragg.callbacks.journal import close_all_abandoned, read_journal
-from offbragg.files import ScanFile, read_frame
-from offbragg.files.nxrefine import scan_directory
 
 pytestmark = strace
 
@@ -129,23 +126,9 @@ def test_sixty_power_cuts(traced, seed):
 
 @pytest.mark.parametrize("when", ["before", "after", "at the end"])
 def test_a_file_that_is_made_anew_takes_nothing_that_was_durable(stackers, tmp_path, when):
-    run = WaitingRun(tmp_path / "run", n_frames=330).begin()  # its index is longer than a page
-    run.write(*range(run.n_frames))
-
-    def store(*numbers: int) -> None:
-        for number in numbers:
-            frame = read_frame(run.path(number), number=number)
-            scan.write_frame(frame, source=run.path(number).name, time=run.began)
-
-    with ScanFile.create(scan_directory(run.experiment, run.start), start=run.start) as scan:
-        store(*range(8))
-        tear(scan.path, lambda: store(8, 9))
-        left = scan.path.read_bytes()
-    scan.path.write_bytes(left)
+    run = WaitingRun(tmp_path / "run", n_frames=330).whole().torn()
     disk, sources = Disk(run.root), run.sources
     disk.begin_with(run.experiment)
-    run.announce(run.n_frames)
-    run.end()
     ended = stackers.run(run.arguments, trace=TRACE)
     assert ended.code == 0, ended.said
     trace = calls(ended.trace)
