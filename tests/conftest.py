@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# three test processes and what they start share two cores: threads of OpenBLAS would wait for each
+# other in a loop, which takes a third of the processor (it looks once, when NumPy is imported)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from runs import MeasuredRun
 from simulated import RE, config, devices, documents, ioc, simulator  # noqa: F401

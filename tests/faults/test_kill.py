@@ -74,7 +74,7 @@ def killed_over_a_torn_file(stackers: Stackers, root: Path, point: str) -> float
 
 
 @strace
-@pytest.mark.parametrize("point", ["link:2", "rename:1", "fsync:6", "unlink:5"])
+@pytest.mark.parametrize("point", ["rename:1", "unlink:5"])
 def test_killed_while_a_torn_file_is_made_anew_nothing_is_lost(stackers, tmp_path, point):
     call, _, k = point.partition(":")
 

@@ -124,7 +124,9 @@ def test_sixty_power_cuts(traced, seed):
     assert failures == []
 
 
-@pytest.mark.parametrize("when", ["before", "after", "at the end"])
+@pytest.mark.parametrize(
+    "when", ["after", *(pytest.param(w, marks=pytest.mark.slow) for w in ("before", "at the end"))]
+)
 def test_a_file_that_is_made_anew_takes_nothing_that_was_durable(stackers, tmp_path, when):
     run = WaitingRun(tmp_path / "run", n_frames=330).whole().torn()
     disk, sources = Disk(run.root), run.sources

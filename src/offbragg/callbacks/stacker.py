@@ -63,7 +63,7 @@ _LATEST = 0.6
 # How long files that changed after their frame was stored are read at the end, s.
 _REFUSING = 10.0
 # How long a file without a checksum must not have changed before it is believed, s.
-_STEADY = 0.5
+_STEADY = 0.4
 _LONGEST_NAME = 255  # characters that a file system takes
 _TEMPLATE = re.compile(r"(?:[^{}]|\{\{|\}\})*\{:0?\d{0,2}d\}(?:[^{}]|\{\{|\}\})*")
 
