@@ -24,15 +24,16 @@ from offbragg.files.superblock import lookup3, released_superblock
 LIBVER = ("v110", "v110")
 """Newer layouts cannot be read by programs with HDF5 1.10."""
 
-# how often a reader of a growing file reads what does not agree with its checksum: 0.3 s in all
-_ATTEMPTS = 28
+# how often a reader of a growing file reads what does not agree with its checksum: 0.5 s in all,
+# longer than a busy disk keeps a writer between two pages
+_ATTEMPTS = 29
 _MOST_MENDS = 1000  # each may have been torn by another kill
 
 
 def open_to_read(
     path: Path, *, swmr: bool = True, libver: Any = LIBVER, locking: bool | None = False
 ) -> h5py.File:
-    """Open a file for reading that may grow; what a kill tore is an error after 0.3 s.
+    """Open a file for reading that may grow; what a kill tore is an error after 0.5 s.
 
     HDF5 has it so for everybody in this process who opens the file while it is open, and has it
     as the first one had it who opened it: nobody should have done so in another way.
