@@ -83,3 +83,20 @@ class Ledger:
             for number, (status, reason) in enumerate(zip(self.statuses, self.reasons, strict=True))
             if status in (Status.MISSING, Status.REJECTED)
         ]
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return frame numbers as text, neighbours as ranges.
+
+    Examples
+    --------
+    >>> ranges([3, 4, 5, 9])
+    '3–5, 9'
+    """
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{p[0]}–{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)

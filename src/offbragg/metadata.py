@@ -15,6 +15,7 @@ from offbragg.errors import GeometryError, MetadataError, SweepError
 from offbragg.files.nxrefine import PURPOSES
 from offbragg.geometry import Geometry
 from offbragg.sample import Sample
+from offbragg.read_backs import SOURCES
 from offbragg.sweep import Sweep
 
 DIRECTIONS = ("warming", "cooling", "hold")
@@ -160,6 +161,9 @@ def _temperature(value: Any) -> None:
             _number(number, f"temperature.settled.{key}")
 
 
+_FRAME_NUMBERS = ("fraction", "reach", "sigma")  # of what is said of a column
+
+
 def _per_frame(value: Any) -> None:
     for column, source in _mapping(value, "per_frame").items():
         where = f"per_frame.{column}"
@@ -168,16 +172,16 @@ def _per_frame(value: Any) -> None:
                 f"{where} is no name for a column: small letters, digits and _, at most 32"
             )
         source = _mapping(source, where)
-        _only(source, ("key", "by", "units", "how", "monitor", "fraction"), where)
+        _only(source, ("key", "by", "units", "how", "monitor", *_FRAME_NUMBERS), where)
         if "key" not in source:
             raise MetadataError(f"start document lacks {where}.key")
         for key, told in source.items():
-            if key == "fraction":
-                _number(told, f"{where}.fraction")
+            if key in _FRAME_NUMBERS:
+                _number(told, f"{where}.{key}")
             else:
                 _text(told, f"{where}.{key}")
-        if source.get("how", "interpolated") != "interpolated":
-            raise _wrong(f"{where}.how", source["how"], "interpolated, or left out")
+        if source.get("how", SOURCES[0]) not in SOURCES:
+            raise _wrong(f"{where}.how", source["how"], f"{', '.join(SOURCES)}, or left out")
         if "monitor" in source:
             monitor = value.get(source["monitor"], {})
             if "by" not in monitor or "fraction" not in source:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from errno import EINVAL
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from offbragg import kernels
+from offbragg.callbacks.frame_values import FrameValues
 from offbragg.errors import (
     FrameError,
     GeometryError,
@@ -43,23 +43,15 @@ from offbragg.files.scan_file import ScanFile, find_scan_file, release_if_left
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
 from offbragg.sample import check_component
-from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 
 log = logging.getLogger(__name__)
 
 FRAME_SEQUENCES = ("multipart/related;type=image/x-cbf", "multipart/related;type=image/tiff")
 
-WEIGHT = "weight"
-"""Per-frame column: 1 with beam, 0 without."""
-
 # How long one call of `poll` may read frames before documents get their turn, s.
 _TURN = 0.25
 # How often the file of a frame that was given up is looked for again, s.
 _LOOK_AGAIN = 1.0
-# Longest time between two read-backs of an axis between which its angle is interpolated, s.
-_READ_BACK_GAP = 1.0
-# A sweep that began later than this would have failed, s (and 2 periods).
-_LATEST = 0.6
 # How long files that changed after their frame was stored are read at the end, s.
 _REFUSING = 10.0
 # How long a file without a checksum must not have changed before it is believed, s.
@@ -187,7 +179,7 @@ class SweepStacker:
         columns = scan.frame_values()
         # The journal is read from its first line, so every sample comes again; the times of
         # the frames that are stored already come back from the file.
-        self._values = _FrameValues(
+        self._values = FrameValues(
             start.get("per_frame", {}),
             columns["time"] + scan.sweep.exposure / 2,
             sweep=scan.sweep,
@@ -561,11 +553,13 @@ class SweepStacker:
         return any(look.unverified and look.problem is None for look in self._looked.values())
 
     def _write_values(self) -> None:
-        for column, numbers, values in self._values.take():
+        # what a document has not told by the stop, none will
+        for column, numbers, values in self._values.take(final=self._stop is not None):
             self._scan().set_values(column, numbers, values)
 
     def _finish(self, stop: Mapping[str, Any]) -> None:
         self._refuse_others()
+        self._values.tell_unchecked()
         scan = self._scan()
         scan.finish(
             time=stop["time"],
@@ -686,150 +680,6 @@ class FrameFiles:
         if self.began is not None:
             return self.began + number * sweep.period
         return written - sweep.exposure
-
-
-class _FrameValues:
-    """Values that belong to frames: joined by frame number, or by time.
-
-    A value joined by time is the last one at or before the middle of the exposure: a
-    Channel Access monitor that posts nothing says that the value is what it was.
-
-    An angle that is ``interpolated`` lies between the two read-backs around the middle of the
-    frame. One that is further off than a sweep may begin late tells of clocks that differ, not of
-    the axis: it stays as commanded.
-
-    The column ``weight`` comes from a permit that is 1 with beam and 0 without: a frame that
-    was exposed without beam, be it for a part of it, weighs nothing; nor does one whose monitor
-    counted too little, if the monitor belongs to the permit.
-    """
-
-    def __init__(
-        self,
-        per_frame: Mapping[str, Mapping[str, str]],
-        middle: np.ndarray,
-        *,
-        sweep: Sweep,
-    ) -> None:
-        self._sweep = sweep
-        self._half = sweep.exposure / 2
-        self._by_number = {c: v for c, v in per_frame.items() if "by" in v}
-        self._by_time = {c: v["key"] for c, v in per_frame.items() if "by" not in v}
-        self._middle = middle  # of each exposure, POSIX s; NaN until known
-        self._columns = {c: np.full(middle.size, np.nan) for c in per_frame}
-        self._changed = {c: np.zeros(middle.size, bool) for c in per_frame}
-        self._samples: dict[str, list[tuple[float, float]]] = {c: [] for c in self._by_time}
-        self._interpolated = [
-            c for c in self._by_time if c == "angle" and per_frame[c].get("how") == "interpolated"
-        ]
-        self._warned = False
-        weight = per_frame.get(WEIGHT, {})
-        self._monitor: str | None = weight.get("monitor")
-        self._fraction = float(weight.get("fraction", 0.0))
-
-    def exposed(self, number: int, middle: float) -> None:
-        self._middle[number] = middle
-        for column, samples in self._samples.items():
-            if column == WEIGHT or column in self._interpolated:
-                continue  # see take
-            i = bisect_right(samples, (middle, np.inf))
-            if i:
-                self._set(column, number, samples[i - 1][1])
-
-    def add(self, data: Mapping[str, Any], timestamps: Mapping[str, float], when: float) -> None:
-        for column, spec in self._by_number.items():
-            if spec["key"] in data:
-                self._set(column, int(data[spec["by"]]), float(data[spec["key"]]))
-        for column, key in self._by_time.items():
-            if key in data:
-                self._sample(column, timestamps.get(key, when), float(data[key]))
-
-    def add_page(self, doc: Mapping[str, Any]) -> None:
-        for i, when in enumerate(doc["time"]):
-            self.add(
-                {k: v[i] for k, v in doc["data"].items()},
-                {k: v[i] for k, v in doc["timestamps"].items()},
-                when,
-            )
-
-    def _sample(self, column: str, when: float, value: float) -> None:
-        samples = self._samples[column]
-        i = bisect_right(samples, (when, np.inf))
-        samples.insert(i, (when, value))
-        if column == WEIGHT or column in self._interpolated:
-            return  # see take
-        until = samples[i + 1][0] if i + 1 < len(samples) else np.inf
-        for number in np.flatnonzero((self._middle >= when) & (self._middle < until)):
-            self._set(column, int(number), value)
-
-    def _weigh(self) -> None:
-        """Weigh all frames anew: what one had depends on what others counted."""
-        samples = self._samples.get(WEIGHT)
-        if not samples:
-            return
-        middle = self._middle
-        dark = exposed_while_off(samples, middle - self._half, middle + self._half)
-        if self._monitor is not None:
-            dark |= counted_too_little(self._columns[self._monitor], self._fraction)
-        self._set_all(WEIGHT, np.where(np.isfinite(middle), np.where(dark, 0.0, 1.0), np.nan))
-
-    def _interpolate(self) -> None:
-        for column in self._interpolated:
-            samples = self._samples[column]
-            if len(samples) < 2:
-                continue
-            when, angle = np.array(samples).T
-            # a frame's angle is half a step past where its exposure began
-            middle = self._middle - self._half + self._sweep.period / 2
-            after = np.clip(np.searchsorted(when, middle), 1, len(when) - 1)
-            inside = (when[0] <= middle) & (middle <= when[-1])
-            inside &= when[after] - when[after - 1] <= _READ_BACK_GAP
-            values = np.where(inside, np.interp(middle, when, angle), np.nan)
-            off = np.abs(values - self._sweep.midpoints)
-            wrong = off > max(3 * self._sweep.period, _LATEST) * self._sweep.speed
-            if wrong.any() and not self._warned:
-                self._warned = True
-                log.warning(
-                    "%s is %.3f degree from where it should be at frame %d: do the clocks of axis "
-                    "and detector differ? Angles stay as commanded",
-                    self._sweep.axis, off[wrong][0], np.flatnonzero(wrong)[0],
-                )  # fmt: skip
-            self._set_all(column, np.where(wrong, np.nan, values))
-
-    def _set_all(self, column: str, values: np.ndarray) -> None:
-        """Set what is known of a column and has changed."""
-        known = self._columns[column]
-        changed = np.isfinite(values) & (values != known)
-        known[changed] = values[changed]
-        self._changed[column] |= changed
-
-    def _set(self, column: str, number: int, value: float) -> None:
-        if 0 <= number < self._middle.size and self._columns[column][number] != value:
-            self._columns[column][number] = value
-            self._changed[column][number] = True
-
-    def take(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Take what has changed since the last call: ``(column, numbers, values)``."""
-        self._weigh()
-        self._interpolate()
-        taken = []
-        for column, changed in self._changed.items():
-            numbers = np.flatnonzero(changed)
-            if numbers.size:
-                taken.append((column, numbers, self._columns[column][numbers]))
-                changed[:] = False
-        return taken
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, standard deviation and span of every column that has values."""
-        return {
-            column: {
-                "mean": float(np.mean(v)),
-                "std": float(np.std(v)),
-                "span": float(np.ptp(v)),
-            }
-            for column, values in self._columns.items()
-            if (v := values[np.isfinite(values)]).size
-        }
 
 
 def _unreadable(error: OSError, path: Path) -> tuple[Status, str]:

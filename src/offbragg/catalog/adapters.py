@@ -67,6 +67,11 @@ def frame_rows(
     times = times_when_due(values["time"], started=started, period=period)[:count]
     rows: dict[str, Any] = {"seq_num": np.arange(1, count + 1), "time": times}
     for column in columns:
+        if column not in values:  # a scan file of an earlier version has no such column
+            rows[column] = np.full(
+                count, "" if column in WORDS else np.nan, object if column in WORDS else float
+            )
+            continue
         value = values[column][:count]
         if column in WORDS:
             words = [w.decode("utf-8", "replace") if isinstance(w, bytes) else w for w in value]

@@ -20,7 +20,11 @@ from tiled.structures.table import TableStructure
 
 FRAMES_MIMETYPE = "application/x-offbragg-frames"
 CBF_MIMETYPE = "multipart/related;type=image/x-cbf"
-WORDS = {"status": 8, "reason": 160}  # the columns that hold text, and how long it can be
+WORDS = {
+    "status": 8,
+    "reason": 160,
+    "angle_source": 16,
+}  # the columns that hold text, and how long it can be
 
 
 def frames_structure(columns: Sequence[str]) -> TableStructure:

@@ -32,6 +32,7 @@ from offbragg.catalog.consolidators import FRAMES_MIMETYPE, WORDS, register_cons
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.sweep import Sweep
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
@@ -54,7 +55,7 @@ _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
 
 def frame_columns(start: Mapping[str, Any]) -> list[str]:
     """List the per-frame columns of a run, as they are in its scan file."""
-    return list(dict.fromkeys(["angle", *start.get("per_frame", {}), *WORDS]))
+    return list(dict.fromkeys(["angle", "angle_sigma", *start.get("per_frame", {}), *WORDS]))
 
 
 def image_key(start: Mapping[str, Any]) -> str:
@@ -71,7 +72,7 @@ def is_per_frame_stream(start: Mapping[str, Any], descriptor: Mapping[str, Any])
 def rewrite_descriptor(start: Mapping[str, Any], descriptor: Mapping[str, Any]) -> Document:
     """Declare the per-frame columns in the descriptor of ``primary``."""
     units = {column: spec.get("units") for column, spec in start.get("per_frame", {}).items()}
-    units["angle"] = "degree"
+    units["angle"] = units["angle_sigma"] = "degree"
     keys: dict[str, Document] = {}
     for column in frame_columns(start):
         words = column in WORDS
@@ -155,12 +156,19 @@ def summary_documents(
         Frames with each status, from the ledger.
     values
         The per-frame columns of the scan file; each has its mean, standard deviation and span
-        in the summary if any of its values is known.
+        in the summary if any of its values is known. ``angle_offset`` is the largest difference
+        between a measured and a commanded angle, degree.
     """
     n_frames = start["sweep"]["n_frames"]
     data: dict[str, int | float] = {name: counts[name] for name in _ENDS}
     data["completeness"] = counts["stored"] / n_frames
     units: dict[str, str] = {}
+    measured = np.isin(values["angle_source"], ("commanded",), invert=True)
+    data["angles_measured"] = int(np.count_nonzero(measured))
+    if measured.any():
+        off = (values["angle"] - Sweep.from_dict(start["sweep"]).midpoints)[measured]
+        data["angle_offset"] = float(off[np.argmax(np.abs(off))])
+        units["angle_offset"] = "degree"
     for column, spec in start.get("per_frame", {}).items():
         known = values[column][np.isfinite(values[column])]
         if known.size:

@@ -7,25 +7,31 @@ import math
 import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsMotor, EpicsSignal, EpicsSignalRO, Kind
+from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO, Kind
 from ophyd.status import Status
-from ophyd.utils.errors import WaitTimeoutError
+from ophyd.utils.errors import DisconnectedError, WaitTimeoutError
 
 from offbragg.devices.background import fail, finish, in_background, put, verify
+from offbragg.devices.clock import IocClock, measure
+from offbragg.devices.position_compare import PositionCompare
 from offbragg.errors import DeviceError, SweepError
 from offbragg.sweep import Sweep
+
+__all__ = ["Flight", "PositionCompare", "RotationAxis", "Translation", "plan_flight"]
 
 log = logging.getLogger(__name__)
 
 _DONE_MOVE = 1.0  # s that ophyd has to take note of the end of a move
-OUT_OF_REACH = 1e6  # degree, where no axis comes: the position compare gives no pulse
+_ASK_AGAIN = 0.2  # s between two questions whether a move has ended, besides the monitor
+_AWAY = 15.0  # s that an IOC may be away during a move before the move is given up
+_LEARNED = 5  # sweeps of which the median says how much earlier than asked a detector is started
+_BELIEVED = 0.2  # s: a detector that was later than this was not late as usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,12 @@ class Flight:
 
 
 def plan_flight(
-    sweep: Sweep, *, acceleration_time: float, base_speed: float = 0.0, margin: float = 0.5
+    sweep: Sweep,
+    *,
+    acceleration_time: float,
+    base_speed: float = 0.0,
+    margin: float = 0.5,
+    run_out: float | None = None,
 ) -> Flight:
     """Work out where a flight begins and ends.
 
@@ -61,7 +72,9 @@ def plan_flight(
     base_speed
         Speed that the motor starts with, degree/s (VBAS).
     margin
-        Time at constant speed before the start and after the end, s.
+        Time at constant speed before the start, s.
+    run_out
+        Time at constant speed after the end, s; ``margin`` if None.
 
     Examples
     --------
@@ -75,40 +88,48 @@ def plan_flight(
     direction = 1 if sweep.step > 0 else -1
     speed = sweep.speed
     ramp = 0.5 * (base_speed + speed) * acceleration_time
-    reach = ramp + margin * speed
+    after = margin if run_out is None else run_out
     return Flight(
-        begin=sweep.start - direction * reach,
-        end=sweep.stop + direction * reach,
+        begin=sweep.start - direction * (ramp + margin * speed),
+        end=sweep.stop + direction * (ramp + after * speed),
         direction=direction,
         speed=speed,
         ramp=ramp,
         start_time=acceleration_time + margin,
-        duration=2 * (acceleration_time + margin) + sweep.duration,
+        duration=2 * acceleration_time + margin + after + sweep.duration,
     )
 
 
 class RotationAxis(EpicsMotor):
     """A motor that turns a sample through a sweep at constant speed.
 
+    The angles of its frames are measured: its read-backs are recorded through a sweep, each with
+    the time stamp of the IOC, and a frame's angle is where they say the axis was in the middle of
+    its exposure. Where a position compare gives the pulses, its positions count instead.
+
     Parameters
     ----------
     prefix
         Of the motor record.
     lead
-        Time between the announcement and the first exposure, s: kickoff is announced so much before
-        the axis passes the start angle. camserver takes 26 ms to acknowledge, RunEngine and
-        Channel Access a few more.
+        How much before the axis passes the start angle its kickoff is done, s, so that whoever
+        starts the detector then is in time. After each sweep it is corrected by what the detector
+        really took.
     margin
-        Time at constant speed before the start and after the end of a sweep, s.
+        Time at constant speed before the start of a sweep, s: for at least two read-backs.
+    run_out
+        Time at constant speed after its end, s.
     encoder
-        Whether its read-back comes from an encoder. Then the read-backs are recorded through a
-        sweep and the angles of its frames are interpolated between them; otherwise they are those
-        that were commanded. A position compare that flies along is better than both. Needs IOCs
-        of axis and detector whose clocks agree.
+        Whether the read-back comes from an encoder; the file says so. Otherwise it is what the
+        controller counts, which knows nothing of lost steps.
     """
 
     base_speed = Cpt(EpicsSignalRO, ".VBAS", kind=Kind.omitted)
     max_speed = Cpt(EpicsSignalRO, ".VMAX", kind=Kind.omitted)
+    mode = Cpt(EpicsSignalRO, ".SPMG", string=True, kind=Kind.omitted)
+    process = Cpt(EpicsSignal, ".PROC", kind=Kind.omitted)
+    # the record refuses writes to it, whatever ophyd declares
+    direction_of_travel = Cpt(EpicsSignalRO, ".TDIR", auto_monitor=True, kind=Kind.omitted)
 
     def __init__(
         self,
@@ -117,26 +138,46 @@ class RotationAxis(EpicsMotor):
         name: str,
         lead: float = 0.03,
         margin: float = 0.5,
+        run_out: float = 0.3,
         encoder: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(prefix, name=name, **kwargs)
         self.lead = lead
         self.margin = margin
+        self.run_out = run_out
         self.encoder = encoder
         self._sweep: Sweep | None = None
         self._flight: Flight | None = None
         self._usual_speed: float | None = None
         self._landing: Status | None = None
+        self.clock = IocClock()
+        """Of its IOC, measured when a sweep is prepared."""
+        self.read_backs: list[tuple[float, float]] = []
+        """Of the flight: time stamp of the IOC, POSIX s, and position, degree."""
         self.passes_at: float | None = None
         """When the axis passes the start of its sweep, by this host's monotonic clock, s."""
+        self.was_paused = False
+        """Whether a pause of the RunEngine ended the flight."""
+        self._needed: deque[float] = deque(maxlen=_LEARNED)
+        self._led = 0.0
         self._stopped = threading.Event()
         self._latest_move: Any = None
 
     @property
     def angle_signal(self) -> Any:
-        """What the axis reads back while it turns, if that is an encoder."""
-        return self.user_readback if self.encoder else None
+        """What the axis reads back while it turns."""
+        return self.user_readback
+
+    @property
+    def angle_source(self) -> str:
+        """Where its read-backs come from, as the scan file says it."""
+        return "encoder" if self.encoder else "read-back"
+
+    @property
+    def speed_margin(self) -> float:
+        """Time beside a sweep in which the axis has its speed for certain, s."""
+        return 0.9 * min(self.margin, self.run_out)
 
     @property
     def _angle(self) -> float:
@@ -144,20 +185,24 @@ class RotationAxis(EpicsMotor):
         return float(self.user_readback.get(use_monitor=False))
 
     def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
-        """Move, as any EpicsMotor does, and take the completion of the put for the end, too.
+        """Move, as any EpicsMotor does, and ask the record now and then whether it has ended.
 
-        ophyd takes DMOV's change for it and then asks for the limit switches: a question that a
-        busy IOC does not answer in time would leave the move without an end.
+        ophyd takes a change of DMOV for the end and then asks for the limit switches: a question
+        that a busy IOC does not answer in time would leave the move without an end. A put-callback
+        would tell, but a second one on the same record, after one that never ended, blocks all
+        that this host asks of the IOC.
+
+        Raises
+        ------
+        DeviceError
+            If the record does not move now (SPMG); nothing is written.
         """
+        self._check_mode()
         self._started_moving = False
         status = super(EpicsMotor, self).move(position, **kwargs)
         self._latest_move = status
-        self.user_setpoint.put(
-            position,
-            wait=False,
-            use_complete=True,
-            callback=lambda **_: in_background(self, self._end_move, status),
-        )
+        self.user_setpoint.put(position, wait=False)
+        in_background(self, self._end_move, status)
         if wait:
             try:
                 status.wait()
@@ -166,16 +211,65 @@ class RotationAxis(EpicsMotor):
                 raise
         return status
 
+    def _check_mode(self) -> None:
+        """Refuse to write a position that the record would keep for later."""
+        mode = str(self.mode.get(use_monitor=False))
+        if mode != "Go":
+            raise DeviceError(
+                f"{self.name} does not move: {self.mode.pvname} is {mode}\n"
+                "Somebody has stopped this axis. A position that is written now would move it as "
+                f"soon as that is Go. See why, then put Go to {self.mode.pvname}."
+            )
+
     def _end_move(self, status: Status) -> None:
-        try:
-            status.wait(_DONE_MOVE)
-        except WaitTimeoutError:
-            # ophyd has missed it; a later move, or one that goes on, has its own end
-            if status is self._latest_move and self.motor_done_move.get(use_monitor=False):
-                self._moving = True
-                self._move_changed(timestamp=time.time(), value=1)
-        except Exception as error:  # whoever waits for the move is told
-            log.debug("%s: %s", self.name, error)
+        """Ask whether a move has ended, in case that ophyd misses it, and see its IOC go away."""
+        away_since: float | None = None
+        was_away = False
+        while True:
+            try:
+                status.wait(_ASK_AGAIN)
+            except WaitTimeoutError:
+                pass
+            except Exception as error:  # whoever waits for the move is told
+                log.debug("%s: %s", self.name, error)
+                return
+            else:
+                return
+            if status is not self._latest_move:
+                return  # a later move has its own end
+            try:
+                done = self.connected and bool(self.motor_done_move.get(use_monitor=False))
+            except TimeoutError:  # ophyd's: silent, which is less than away
+                continue
+            if not self.connected:
+                away_since = away_since or time.monotonic()
+                was_away = True
+                if time.monotonic() - away_since > _AWAY:
+                    fail(status, DeviceError(
+                        f"{self.name}: its IOC ({self.prefix}) went away during a move, "
+                        f"{_AWAY:g} s ago\nStart the IOC again, and see where the axis stands."
+                    ))  # fmt: skip
+                    return
+                continue
+            away_since = None
+            if not done:
+                continue
+            if was_away and abs(self._angle - float(self.user_setpoint.get())) > 1e-3:
+                fail(status, DeviceError(
+                    f"{self.name}: its IOC ({self.prefix}) went away during a move; it is back, "
+                    f"and the axis stands at {self._angle:.3f}\n"
+                    "Was the IOC restarted? Then its speed may be another, too."
+                ))  # fmt: skip
+                return
+            try:
+                status.wait(_DONE_MOVE)
+            except WaitTimeoutError:
+                if status is self._latest_move:
+                    self._moving = True
+                    self._move_changed(timestamp=time.time(), value=1)
+            except Exception as error:
+                log.debug("%s: %s", self.name, error)
+            return
 
     def plan_flight(self, sweep: Sweep) -> Flight:
         """Work out the flight with this motor's acceleration."""
@@ -184,7 +278,12 @@ class RotationAxis(EpicsMotor):
             acceleration_time=float(self.acceleration.get()),
             base_speed=float(self.base_speed.get()),
             margin=self.margin,
+            run_out=self.run_out,
         )
+
+    def run_up(self, sweep: Sweep) -> float:
+        """Return where the run-up of a sweep begins, degree: it can be gone to beforehand."""
+        return self.plan_flight(sweep).begin
 
     def check(self, sweep: Sweep) -> None:
         """Refuse a sweep that this axis cannot turn; nothing has moved.
@@ -194,8 +293,9 @@ class RotationAxis(EpicsMotor):
         SweepError
             If the speed or the travel with run-up is outside the motor's limits.
         DeviceError
-            If the axis is moving.
+            If the axis is moving, or does not move now.
         """
+        self._check_mode()
         slowest, fastest = float(self.base_speed.get()), float(self.max_speed.get())
         if sweep.speed < slowest or (fastest > 0 and sweep.speed > fastest):
             upper = f"{fastest:g}" if fastest > 0 else "any speed"
@@ -223,8 +323,11 @@ class RotationAxis(EpicsMotor):
         """Go where the run-up begins and set the speed of the sweep."""
         self.check(sweep)
         self._stopped.clear()
+        self.was_paused = False
         self._sweep = sweep
         self._flight = self.plan_flight(sweep)
+        self.read_backs = []
+        self.passes_at = None
         return in_background(self, self._set_up, self._flight)
 
     def _set_up(self, flight: Flight) -> None:
@@ -238,6 +341,7 @@ class RotationAxis(EpicsMotor):
         put(self.velocity, flight.speed)
         # frames would not have the asked angles at another speed
         verify(self.velocity, flight.speed, rel_tol=1e-3)
+        self.clock = measure(self.process)
 
     def kickoff(self) -> Status:
         """Start the motion; done when the axis passes the start (``lead`` earlier)."""
@@ -245,31 +349,51 @@ class RotationAxis(EpicsMotor):
             raise DeviceError(f"{self.name} was kicked off without being prepared")
         self._landing = Status(self)
         self.passes_at = None
+        needed = statistics.median(self._needed) if self._needed else self.lead
+        self._led = min(max(needed, 0.0), max(self.margin - 0.1, 0.0))
         return in_background(self, self._fly, self._sweep, self._flight, self._landing)
+
+    def was_late(self, seconds: float) -> None:
+        """Take note of how much later than the start the first exposure began, s.
+
+        The next kickoff is done as much earlier as was needed in the last sweeps.
+        """
+        if abs(seconds) < _BELIEVED:
+            self._needed.append(self._led + seconds)
 
     def _fly(self, sweep: Sweep, flight: Flight, landing: Status) -> None:
         moving = threading.Event()
-        clock = {"began": 0.0, "offset": 0.0}
+        began = 0.0
         predictions: list[float] = []
+        read_backs = self.read_backs = []
 
-        def on_done_moving(value: Any = None, timestamp: float = 0.0, **_: Any) -> None:
+        def on_done_moving(value: Any = None, **_: Any) -> None:
+            # its stamp is of the record's previous processing: minutes old, maybe
+            nonlocal began
             if not value and not moving.is_set():
-                clock["began"] = now = time.monotonic()
-                clock["offset"] = now - timestamp
+                began = time.monotonic()
                 moving.set()
 
         def on_position(value: Any = None, timestamp: float = 0.0, **_: Any) -> None:
             if not moving.is_set():
                 return
+            read_backs.append((timestamp, float(value)))
             run = (float(value) - flight.begin) * flight.direction
             to_go = (sweep.start - float(value)) * flight.direction
-            if run > 1.05 * flight.ramp and to_go > 0:  # at constant speed already
-                predictions.append(timestamp + clock["offset"] + to_go / flight.speed)
+            if run > 1.05 * flight.ramp and to_go > 0 and self.clock.known:  # at constant speed
+                predictions.append(timestamp - self.clock.offset + to_go / flight.speed)
+
+        subscribed = [(self.motor_done_move, on_done_moving), (self.user_readback, on_position)]
+
+        def forget(*_: Any) -> None:
+            for signal, callback in subscribed:
+                signal.clear_sub(callback)
 
         try:
-            self.motor_done_move.subscribe(on_done_moving, run=False)
-            self.user_readback.subscribe(on_position, run=False)
+            for signal, callback in subscribed:
+                signal.subscribe(callback, run=False)
             motion = self.move(flight.end, wait=False, timeout=2 * flight.duration + 10.0)
+            motion.add_callback(forget)
             if not moving.wait(5.0):
                 raise DeviceError(
                     f"{self.name} does not start: {self.motor_done_move.pvname} stays 1 for 5 s "
@@ -277,41 +401,45 @@ class RotationAxis(EpicsMotor):
                 )
             while True:
                 # the motor's own profile first, its read-backs at constant speed when they come
-                passes = clock["began"] + flight.start_time
+                passes = began + flight.start_time
                 if predictions:
                     passes = statistics.median(predictions)
-                left = passes - self.lead - time.monotonic()
+                left = passes - self._led - time.monotonic()
                 if left <= 0:
                     self.passes_at = passes
                     break
                 if self._stopped.wait(min(left, 0.02)) or motion.done:
-                    raise DeviceError(
-                        f"{self.name} stopped at {self._angle:.3f} degree before it reached "
-                        f"the start of the sweep at {sweep.start:g}"
-                    )
+                    raise self._cut_short(motion, "before it reached the start of the sweep at "
+                                          f"{sweep.start:g}")  # fmt: skip
         except Exception as error:
+            forget()
             self._restore_speed()
             fail(landing, error)
             raise
-        finally:
-            self.motor_done_move.clear_sub(on_done_moving)
-            self.user_readback.clear_sub(on_position)
         motion.add_callback(lambda motion: self._land(motion, sweep, landing))
+
+    def _cut_short(self, motion: Status, where: str) -> DeviceError:
+        """Return what ended a motion too early, in the words of who knows."""
+        error = motion.exception(timeout=0) if motion.done else None
+        if isinstance(error, DeviceError):
+            return error
+        return DeviceError(f"{self.name} stopped at {self._angle:.3f} degree, {where}")
 
     def _land(self, motion: Status, sweep: Sweep, landing: Status) -> None:
         self._restore_speed()
-        reached = (self._angle - sweep.stop) * (1 if sweep.step > 0 else -1)
         error = motion.exception(timeout=0)
-        if error is None and reached >= 0:
-            finish(landing)
-        else:
-            fail(
-                landing,
-                DeviceError(
-                    f"{self.name} stopped at {self._angle:.3f} degree, before the end of the "
-                    f"sweep at {sweep.stop:g}"
-                ),
-            )
+        if isinstance(error, DeviceError):
+            fail(landing, error)
+            return
+        try:
+            passed = (self._angle - sweep.stop) * (1 if sweep.step > 0 else -1) >= 0
+            if error is None and passed:
+                finish(landing)
+                return
+            why = self._cut_short(motion, f"before the end of the sweep at {sweep.stop:g}")
+        except (TimeoutError, DisconnectedError) as silent:
+            why = DeviceError(f"{self.name}: its IOC does not say where the axis stands: {silent}")
+        fail(landing, why)
 
     def complete(self) -> Status:
         """Give the status of the flight: done when the axis has passed the end and stands."""
@@ -344,8 +472,13 @@ class RotationAxis(EpicsMotor):
         return True
 
     def _restore_speed(self) -> None:
+        """Put back the usual speed; if its IOC is away, when the axis is next at rest."""
         if self._usual_speed is not None:
-            self.velocity.put(self._usual_speed)
+            try:
+                self.velocity.put(self._usual_speed)
+            except (TimeoutError, DisconnectedError) as error:
+                log.warning("%s keeps the speed of its sweep for now: %s", self.name, error)
+                return
             self._usual_speed = None
 
     @property
@@ -374,6 +507,7 @@ class RotationAxis(EpicsMotor):
     def pause(self) -> None:
         """Stop if flying: half a sweep cannot be resumed."""
         if self.flying or self._usual_speed is not None:
+            self.was_paused = True
             self.stop()
 
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both
@@ -400,170 +534,6 @@ class RotationAxis(EpicsMotor):
     def collect_pages(self) -> Iterator[dict[str, Any]]:
         """Give no event pages."""
         return iter(())
-
-
-class PositionCompare(Device):
-    """A unit that gives pulses where the axis is, and remembers where it gave them.
-
-    It triggers the detector in its modes "ext_trigger" and "mult_trigger", so that a frame begins
-    at its angle and not at its time. It flies beside the detector: disarmed when staged, armed at
-    kickoff, which has to come before the axis moves. Its event pages have one row per frame:
-    ``<name>_frame`` (number, from 0) and ``<name>_angle`` (middle of the frame, degree).
-
-    Parameters
-    ----------
-    prefix
-        Of its records: axis, first position, step, and the waveform of positions.
-    patience
-        How long to wait for the last positions after the sweep's time is over, s. Frames that
-        have none then keep their commanded angle: that is not a reason to fail a sweep.
-    """
-
-    axis = Cpt(EpicsSignal, "compare_axis", string=True, kind=Kind.config)
-    first = Cpt(EpicsSignal, "compare_start", kind=Kind.config)
-    step = Cpt(EpicsSignal, "compare_step", kind=Kind.config)
-    angles = Cpt(EpicsSignalRO, "angles", auto_monitor=True, kind=Kind.omitted)
-
-    def __init__(
-        self, prefix: str = "", *, name: str, patience: float = 2.0, **kwargs: Any
-    ) -> None:
-        super().__init__(prefix, name=name, **kwargs)
-        self.patience = patience
-        self._sweep: Sweep | None = None
-        self._read: NDArray[np.float64] = np.empty(0)
-        self._collected = 0
-        self._flight: Status | None = None
-        self._done = threading.Event()
-
-    @property
-    def per_frame(self) -> dict[str, dict[str, str]]:
-        """The per-frame column that this device fills, for the start document."""
-        return {
-            "angle": {"key": f"{self.name}_angle", "by": f"{self.name}_frame", "units": "degree"}
-        }
-
-    def check(self, sweep: Sweep) -> None:
-        """Refuse a sweep of an axis that the unit does not look at; nothing is written.
-
-        Raises
-        ------
-        SweepError
-            With the axes that there are.
-        """
-        labels: Any = self.axis.enum_strs
-        axes = [str(label) for label in labels or ()]
-        if axes and sweep.axis not in axes:
-            raise SweepError(
-                f"{self.name} cannot give pulses along {sweep.axis}: {self.axis.pvname} knows "
-                f"{', '.join(axes)}"
-            )
-
-    def stage(self) -> list[object]:
-        """Give no pulses, wherever the axis goes on its way to the start."""
-        self._disarm()
-        return super().stage()
-
-    def _disarm(self) -> None:
-        put(self.first, OUT_OF_REACH)
-
-    def prepare(self, sweep: Sweep) -> Status:
-        """Choose the axis."""
-        self.check(sweep)
-        self._sweep = sweep
-        self._collected = 0
-        self._flight = None
-        return in_background(self, self._set_up, sweep)
-
-    def _set_up(self, sweep: Sweep) -> None:
-        self._disarm()
-        put(self.axis, sweep.axis)
-        put(self.step, sweep.step)
-        verify(self.step, sweep.step)
-
-    def kickoff(self) -> Status:
-        """Arm: a pulse at the start of the sweep, and one at each step."""
-        if self._sweep is None:
-            raise DeviceError(f"{self.name} was kicked off without being prepared")
-        self._done.clear()
-        self._collected = 0
-        self._read = np.empty(0)
-        self._flight = Status(self)
-        # only what comes from now on belongs to this sweep
-        self.angles.subscribe(self._on_angles, run=False)
-        return in_background(self, self._arm, self._sweep)
-
-    def _arm(self, sweep: Sweep) -> None:
-        put(self.first, sweep.start)
-        verify(self.first, sweep.start)
-
-    def _on_angles(self, value: Any = None, **_: Any) -> None:
-        self._read = np.atleast_1d(np.asarray(value, dtype=float))
-
-    def available(self) -> int:
-        """Give the number of frames whose angle has been read."""
-        return len(self._read)
-
-    def complete(self) -> Status:
-        """Go on; done once every frame has its angle, or the sweep's time is over."""
-        if self._flight is None or self._sweep is None:
-            raise DeviceError(f"{self.name} was completed without being kicked off")
-        in_background(self, self._follow, self._sweep, self._flight)
-        return self._flight
-
-    def _follow(self, sweep: Sweep, flight: Status) -> None:
-        deadline = time.monotonic() + sweep.duration + self.patience
-        while self.available() < sweep.n_frames and not self._done.wait(0.05):
-            if time.monotonic() > deadline:
-                log.warning("%s read %d of %d angles", self.name, self.available(), sweep.n_frames)
-                break
-        finish(flight)
-
-    def describe_collect(self) -> dict[str, Any]:
-        """Describe the two columns."""
-        source = f"PV:{self.angles.pvname}"
-        number = {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
-        angle = {"source": source, "dtype": "number", "dtype_numpy": "<f8", "shape": []}
-        return {
-            f"{self.name}_frame": number,
-            f"{self.name}_angle": {**angle, "units": "degree"},
-        }
-
-    def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Give the frames whose angle was read since the last call, as one event page."""
-        sweep, read = self._sweep, self._read
-        if sweep is None:
-            return
-        stop = min(len(read), sweep.n_frames)
-        frames = list(range(self._collected, stop))
-        if not frames:
-            return
-        middle = read[self._collected : stop] + 0.5 * sweep.step  # read where it began
-        self._collected = stop
-        now = time.time()
-        data = {f"{self.name}_frame": frames, f"{self.name}_angle": [float(x) for x in middle]}
-        yield {
-            "data": data,
-            "timestamps": {key: [now] * len(frames) for key in data},
-            "time": [now] * len(frames),
-        }
-
-    def stop(self, *, success: bool = False) -> None:
-        """Give no more pulses; what was read stays."""
-        self._done.set()
-        self.angles.clear_sub(self._on_angles)
-        if self._flight is not None and not self._flight.done:
-            self.first.put(OUT_OF_REACH)
-            finish(self._flight)
-
-    def pause(self) -> None:
-        """Stop: half a sweep cannot be resumed."""
-        self.stop()
-
-    def unstage(self) -> list[object]:
-        """Leave it disarmed."""
-        self.stop(success=True)
-        self._disarm()
-        return super().unstage()
 
 
 class Translation(EpicsMotor):

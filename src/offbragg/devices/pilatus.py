@@ -26,18 +26,22 @@ from offbragg.devices.background import (
     put,
     verify,
 )
-from offbragg.devices.frame_folder import FrameFolder, decided, ranges
+from offbragg.devices.clock import IocClock, measure
+from offbragg.devices.frame_folder import FrameFolder, decided
 from offbragg.devices.pilatus_align import Alignment
 from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
 from offbragg.devices.pilatus_files import ARMING, PilatusFiles
 from offbragg.devices.pilatus_step import PilatusStep
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
+from offbragg.ledger import ranges
 from offbragg.sweep import Sweep
 
 __all__ = ["Pilatus", "PilatusCam", "PilatusStep", "check_period", "readout"]
 
 log = logging.getLogger(__name__)
+
+_ARMED_SIGMA = 0.002  # s, of how long after camserver's "15 OK" the IOC says Armed
 
 
 @dataclass(slots=True)
@@ -100,6 +104,10 @@ class Pilatus(PilatusFiles):
         Time between two looks at the directory, s.
     reserve
         Space to leave free on the disk of the frames, GB.
+    armed_after
+        How long after the first exposure began the IOC says that it is armed, s. ADPilatus 2.9
+        reads camserver's socket once more after the "15 OK", until a timeout of 10 ms, and then
+        sleeps for 10 ms.
     geometry
         Beam, panel and axes; fills the frame headers and the start document.
     header
@@ -125,6 +133,7 @@ class Pilatus(PilatusFiles):
         trigger_timeout: float = 30.0,
         poll: float = 0.05,
         reserve: float = 1.0,
+        armed_after: float = 0.021,
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
         **kwargs: Any,
@@ -137,6 +146,7 @@ class Pilatus(PilatusFiles):
         check_times(name, stall=stall, trigger_timeout=trigger_timeout, poll=poll)
         if max_missing < 0:
             raise ConfigError(f"{name}: max_missing is {max_missing}: it must not be below 0")
+        self.armed_after = armed_after
         self.trigger_mode = trigger
         self.max_missing = max_missing
         self.stall = stall
@@ -144,6 +154,13 @@ class Pilatus(PilatusFiles):
         self.poll = poll
 
         self.exposure_started: float | None = None
+        """When the first exposure began, POSIX s by the IOC's clock."""
+        self.start_sigma = _ARMED_SIGMA
+        """Standard uncertainty of that, s."""
+        self.clock = IocClock()
+        """Of the IOC, measured when a sweep is prepared."""
+        self.was_paused = False
+        """Whether a pause of the RunEngine ended the flight."""
         self.armed_at: float | None = None
         """When the first exposure began, by this host's monotonic clock, s; not for pulses."""
         self._sweep: Sweep | None = None
@@ -260,6 +277,7 @@ class Pilatus(PilatusFiles):
         self._compose_datum = None
         self.exposure_started = self.armed_at = None
         self._flight = None
+        self.was_paused = False
         given_up = self._given_up = threading.Event()
         return in_background(self, self._set_up, sweep, self.trigger_mode, given_up)
 
@@ -279,6 +297,7 @@ class Pilatus(PilatusFiles):
         self._name_files(directory)
         self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
         self._set_headers(sweep)
+        self.clock = measure(cam.header_text)
         verify(cam.trigger_mode, TRIGGERS[trigger])
         verify(cam.n_frames, sweep.n_frames)
         verify(cam.exposure, sweep.exposure)
@@ -323,7 +342,7 @@ class Pilatus(PilatusFiles):
         if flight.trigger == "internal" or not flight.armed.is_set():
             self._arm(flight)
         if flight.trigger == "internal":
-            self.exposure_started = flight.began
+            self.exposure_started = flight.began - self.armed_after
             self.armed_at = flight.clock
         else:
             flight.clock = time.monotonic()
@@ -497,6 +516,7 @@ class Pilatus(PilatusFiles):
 
     def pause(self) -> None:
         """Stop: half a sweep cannot be resumed."""
+        self.was_paused = self.flying
         self.stop()
 
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both

@@ -27,7 +27,8 @@ FILL = -1
 STATUS_LENGTH, REASON_LENGTH, SOURCE_LENGTH = 8, 160, 200
 SUMMARY_ROOM, HEADER_ROOM, TIME_LENGTH = 16384, 16384, 32
 FIXED_COLUMNS = (
-    "number", "status", "reason", "angle", "angle_source", "time", "source", "md5", "crc64",
+    "number", "status", "reason", "angle", "angle_source", "angle_sigma", "time", "source", "md5",
+    "crc64",
 )  # fmt: skip
 
 COMPRESSED: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
@@ -134,7 +135,12 @@ def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> 
     frames["angle"] = sweep.midpoints
     frames["angle"].attrs["units"] = np.bytes_("deg")
     frames["angle"].attrs["long_name"] = _text(f"{sweep.axis}, middle of the frame (deg)")
-    frames["angle_source"] = np.full(n, b"commanded", "S12")
+    frames["angle_source"] = np.full(n, b"commanded", "S16")
+    frames["angle_sigma"] = np.full(n, np.nan)
+    frames["angle_sigma"].attrs["units"] = np.bytes_("deg")
+    frames["angle_sigma"].attrs["long_name"] = np.bytes_(
+        "standard uncertainty of the angle (deg); not a number where nothing has checked it"
+    )
     frames["time"] = np.full(n, np.nan)
     frames["time"].attrs["units"] = np.bytes_("s")
     frames["time"].attrs["long_name"] = np.bytes_("start of the exposure, POSIX seconds")

@@ -93,7 +93,9 @@ class ScanFile:
         run = self._get(nxmx.RUN)
         self._start: dict[str, Any] = json.loads(bytes(run["start"][()]).decode("utf-8"))
         self._sweep = Sweep.from_dict(self._start["sweep"])
-        self._has_crc64 = "crc64" in self._get(nxmx.FRAMES)  # older files have none
+        frames = self._get(nxmx.FRAMES)
+        self._has_crc64 = "crc64" in frames  # older files have none
+        self._absent = {"crc64", "angle_sigma"} - set(frames)  # in files of earlier versions
 
     # ---- opening and closing ---------------------------------------------------------
 
@@ -398,7 +400,7 @@ class ScanFile:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the per-frame columns."""
-        fixed = (c for c in nxmx.FIXED_COLUMNS if c != "crc64" or self._has_crc64)
+        fixed = (c for c in nxmx.FIXED_COLUMNS if c not in self._absent)
         return (*fixed, *(self._start.get("per_frame") or {}))
 
     def frame_values(self) -> dict[str, NDArray[Any]]:
@@ -552,20 +554,23 @@ class ScanFile:
         Parameters
         ----------
         column
-            One of the start document's ``per_frame``; or ``time``; or ``angle`` as it was read,
-            degree at the middle of the frame, which the file then says.
+            One of the start document's ``per_frame``; or ``time``; or ``angle`` as it was measured,
+            degree at the middle of the frame, whose source the file then has; or ``angle_sigma``,
+            its standard uncertainty, degree.
         numbers
             Frame numbers, shape (n,); any order.
         values
             As many; NaN where not known.
         """
-        allowed = ("angle", "time", *(self._start.get("per_frame") or {}))
+        allowed = ("angle", "angle_sigma", "time", *(self._start.get("per_frame") or {}))
         if column not in allowed:
             raise ScanFileError(f"no column {column!r} can be set: there are {', '.join(allowed)}")
         which = np.atleast_1d(np.asarray(numbers, np.int64))
         new = np.broadcast_to(np.asarray(values, np.float64), which.shape)
         if which.size == 0:
             return
+        if column == "angle_sigma" and column not in self.columns:
+            return  # a file of an earlier version has no room for it
         if which.min() < 0 or which.max() >= self.n_frames:
             raise ScanFileError(
                 f"frames {which.min()} to {which.max()} of {column!r} are not all in a sweep of "
@@ -578,7 +583,7 @@ class ScanFile:
             rows[which - first] = new
             self._column(column)[first:last] = rows
             if column == "angle":
-                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
+                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read-back")
                 sources = self._column("angle_source")[first:last]
                 sources[which - first] = how.encode()
                 self._column("angle_source")[first:last] = sources

@@ -1,0 +1,244 @@
+"""Values that belong to frames, joined to them by number or by time: from documents to columns."""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.ledger import ranges
+from offbragg.read_backs import angles_at, in_order, reach_of
+from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
+
+log = logging.getLogger(__name__)
+
+WEIGHT = "weight"
+"""Per-frame column: 1 with beam, 0 without."""
+
+READ_BACK = ("read-back", "encoder")
+"""Sources of an angle that lies between stamped read-backs of the axis."""
+
+_INTERPOLATED = "interpolated"  # what runs say that were measured before there was `READ_BACK`
+_REACH = 0.3  # s at constant speed beside the sweep, of runs that do not say it
+
+
+class FrameValues:
+    """Collect the values of every frame of a sweep.
+
+    A value joined by time is the last one at or before the middle of the exposure: a
+    Channel Access monitor that posts nothing says that the value is what it was.
+
+    An angle is read back: it is where the read-backs of the axis around the middle of the frame
+    say that the axis was (`offbragg.read_backs`). Between the clocks of axis and detector lies the
+    difference that the run's ``timing`` event has. An angle that no read-back tells stays as it was
+    commanded, and has no uncertainty.
+
+    The column ``weight`` comes from a permit that is 1 with beam and 0 without: a frame that
+    was exposed without beam, be it for a part of it, weighs nothing; nor does one whose monitor
+    counted too little, if the monitor belongs to the permit.
+
+    Parameters
+    ----------
+    per_frame
+        What the start document says of each column.
+    middle
+        Middle of each exposure, POSIX s by the detector's clock, NaN where not known yet, shape
+        (n_frames,).
+    sweep
+        As commanded.
+    """
+
+    def __init__(
+        self,
+        per_frame: Mapping[str, Mapping[str, Any]],
+        middle: NDArray[np.float64],
+        *,
+        sweep: Sweep,
+    ) -> None:
+        self._sweep = sweep
+        self._half = sweep.exposure / 2
+        self._by_number = {c: v for c, v in per_frame.items() if "by" in v}
+        self._by_time = {c: v["key"] for c, v in per_frame.items() if "by" not in v}
+        self._middle = middle
+        names = [*per_frame, *(["angle_sigma"] if "angle" in per_frame else [])]
+        self._columns = {c: np.full(middle.size, np.nan) for c in names}
+        self._changed = {c: np.zeros(middle.size, bool) for c in names}
+        self._samples: dict[str, list[tuple[float, float]]] = {c: [] for c in self._by_time}
+        angle = per_frame.get("angle", {})
+        self._source = str(angle.get("how", "")) if "by" not in angle else ""
+        self._read_back = self._source in (*READ_BACK, _INTERPOLATED)
+        self._longest = float(angle.get("reach", _REACH))
+        self._sigma = float(angle.get("sigma") or math.nan)  # of a position compare
+        self._difference, self._time_sigma = 0.0, 0.0  # of the two clocks, s
+        self._final = np.zeros(middle.size, bool)  # angles that no later read-back changes
+        weight = per_frame.get(WEIGHT, {})
+        self._monitor: str | None = weight.get("monitor")
+        self._fraction = float(weight.get("fraction", 0.0))
+
+    def exposed(self, number: int, middle: float) -> None:
+        """Take note of when the middle of a frame's exposure was, POSIX s."""
+        self._middle[number] = middle
+        for column, samples in self._samples.items():
+            if self._waits(column):
+                continue  # see take
+            i = bisect_right(samples, (middle, np.inf))
+            if i:
+                self._set(column, number, samples[i - 1][1])
+
+    def add(self, data: Mapping[str, Any], timestamps: Mapping[str, float], when: float) -> None:
+        """Take the data of one event."""
+        if "clock_difference" in data:
+            self._difference = float(data["clock_difference"])
+            self._time_sigma = float(data["time_sigma"])
+        for column, spec in self._by_number.items():
+            if spec["key"] in data:
+                number = int(data[spec["by"]])
+                self._set(column, number, float(data[spec["key"]]))
+                if column == "angle" and math.isfinite(self._sigma):
+                    self._set("angle_sigma", number, self._sigma)
+        for column, key in self._by_time.items():
+            if key in data:
+                self._sample(column, timestamps.get(key, when), float(data[key]))
+
+    def add_page(self, doc: Mapping[str, Any]) -> None:
+        """Take the data of an event page."""
+        for i, when in enumerate(doc["time"]):
+            self.add(
+                {k: v[i] for k, v in doc["data"].items()},
+                {k: v[i] for k, v in doc["timestamps"].items()},
+                when,
+            )
+
+    def take(self, *, final: bool = False) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
+        """Return what has changed since the last call: ``(column, numbers, values)``.
+
+        Parameters
+        ----------
+        final
+            Whether no more events will come.
+        """
+        self._weigh()
+        if self._read_back:
+            self._read_angles(final=final)
+        taken = []
+        for column, changed in self._changed.items():
+            numbers = np.flatnonzero(changed)
+            if numbers.size:
+                taken.append((column, numbers, self._columns[column][numbers]))
+                changed[:] = False
+        return taken
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Return mean, standard deviation and span of every column that has values.
+
+        ``angles`` has where the angles come from, the difference between measured and commanded
+        angle of the first known frame and the largest one, the median uncertainty, degree, and
+        the difference of the clocks, s.
+        """
+        found: dict[str, dict[str, Any]] = {
+            column: {
+                "mean": float(np.mean(v)),
+                "std": float(np.std(v)),
+                "span": float(np.ptp(v)),
+            }
+            for column, values in self._columns.items()
+            if column != "angle_sigma" and (v := values[np.isfinite(values)]).size
+        }
+        known = self._columns.get("angle", np.empty(0))
+        off = (known - self._sweep.midpoints)[np.isfinite(known)] if known.size else known
+        if off.size:
+            sigmas = self._columns["angle_sigma"]
+            finite = sigmas[np.isfinite(sigmas)]
+            found["angles"] = {
+                "source": self._source or "position compare",
+                "measured": int(off.size),
+                "first_offset": float(off[0]),
+                "largest_offset": float(off[np.argmax(np.abs(off))]),
+                "sigma": float(np.median(finite)) if finite.size else None,
+                "clock_difference": self._difference,
+            }
+        return found
+
+    def unchecked(self) -> list[int]:
+        """Return the frames that were exposed and whose angle is only commanded, of a turn."""
+        if not self._sweep.step:
+            return []
+        exposed = np.isfinite(self._middle)
+        known = np.isfinite(self._columns["angle"]) if "angle" in self._columns else ~exposed
+        return [int(number) for number in np.flatnonzero(exposed & ~known)]
+
+    def tell_unchecked(self) -> None:
+        """Warn of frames whose angle is only commanded."""
+        if numbers := self.unchecked():
+            log.warning(
+                "%s: the angles of frames %s are as commanded, and nothing has checked them",
+                self._sweep.axis, ranges(numbers),
+            )  # fmt: skip
+
+    # -- columns -------------------------------------------------------------------------------
+
+    def _waits(self, column: str) -> bool:
+        """Whether a column is worked out when it is taken, from all samples."""
+        return column == WEIGHT or (column == "angle" and self._read_back)
+
+    def _sample(self, column: str, when: float, value: float) -> None:
+        samples = self._samples[column]
+        i = bisect_right(samples, (when, np.inf))
+        samples.insert(i, (when, value))
+        if self._waits(column):
+            return  # see take
+        until = samples[i + 1][0] if i + 1 < len(samples) else np.inf
+        for number in np.flatnonzero((self._middle >= when) & (self._middle < until)):
+            self._set(column, int(number), value)
+
+    def _weigh(self) -> None:
+        """Weigh all frames anew: what one had depends on what others counted."""
+        samples = self._samples.get(WEIGHT)
+        if not samples:
+            return
+        middle = self._middle
+        dark = exposed_while_off(samples, middle - self._half, middle + self._half)
+        if self._monitor is not None:
+            dark |= counted_too_little(self._columns[self._monitor], self._fraction)
+        self._set_all(WEIGHT, np.where(np.isfinite(middle), np.where(dark, 0.0, 1.0), np.nan))
+
+    def _read_angles(self, *, final: bool) -> None:
+        """Work out the angles that the read-backs of before and after a frame tell."""
+        sweep = self._sweep
+        stamps, positions = in_order(self._samples["angle"])
+        if not stamps.size:
+            return
+        # a frame's angle is half a step past where its exposure began
+        moments = self._middle - self._half + sweep.period / 2 + self._difference
+        ready = np.isfinite(moments) & ~self._final
+        if not final:
+            ready &= moments + reach_of(stamps, self._longest) <= stamps[-1]
+        numbers = np.flatnonzero(ready)
+        if not numbers.size:
+            return
+        angles, sigmas = angles_at(
+            moments[numbers], stamps, positions, speed=sweep.speed, longest=self._longest
+        )
+        sigmas = np.hypot(sigmas, sweep.speed * self._time_sigma)
+        for column, values in (("angle", angles), ("angle_sigma", sigmas)):
+            every = np.full(self._middle.size, np.nan)
+            every[numbers] = values
+            self._set_all(column, every)
+        self._final[numbers] = True
+
+    def _set_all(self, column: str, values: NDArray[np.float64]) -> None:
+        """Set what is known of a column and has changed."""
+        known = self._columns[column]
+        changed = np.isfinite(values) & (values != known)
+        known[changed] = values[changed]
+        self._changed[column] |= changed
+
+    def _set(self, column: str, number: int, value: float) -> None:
+        if 0 <= number < self._middle.size and self._columns[column][number] != value:
+            self._columns[column][number] = value
+            self._changed[column][number] = True

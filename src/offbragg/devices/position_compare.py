@@ -1,0 +1,197 @@
+"""A unit that gives pulses where an axis is, so that frames begin at their angles."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ophyd import Component as Cpt
+from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind
+from ophyd.status import Status
+
+from offbragg.devices.background import finish, in_background, put, verify
+from offbragg.errors import DeviceError, SweepError
+from offbragg.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+OUT_OF_REACH = 1e6  # degree, where no axis comes: the position compare gives no pulse
+
+
+class PositionCompare(Device):
+    """A unit that gives pulses where the axis is, and remembers where it gave them.
+
+    It triggers the detector in its modes "ext_trigger" and "mult_trigger", so that a frame begins
+    at its angle and not at its time. It flies beside the detector: disarmed when staged, armed at
+    kickoff, which has to come before the axis moves. Its event pages have one row per frame:
+    ``<name>_frame`` (number, from 0) and ``<name>_angle`` (middle of the frame, degree).
+
+    Parameters
+    ----------
+    prefix
+        Of its records: axis, first position, step, and the waveform of positions.
+    patience
+        How long to wait for the last positions after the sweep's time is over, s. Frames that
+        have none then keep their commanded angle: that is not a reason to fail a sweep.
+    """
+
+    axis = Cpt(EpicsSignal, "compare_axis", string=True, kind=Kind.config)
+    first = Cpt(EpicsSignal, "compare_start", kind=Kind.config)
+    step = Cpt(EpicsSignal, "compare_step", kind=Kind.config)
+    angles = Cpt(EpicsSignalRO, "angles", auto_monitor=True, kind=Kind.omitted)
+
+    def __init__(
+        self,
+        prefix: str = "",
+        *,
+        name: str,
+        patience: float = 2.0,
+        sigma: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(prefix, name=name, **kwargs)
+        self.patience = patience
+        self.sigma = sigma
+        self._sweep: Sweep | None = None
+        self._read: NDArray[np.float64] = np.empty(0)
+        self._collected = 0
+        self._flight: Status | None = None
+        self._done = threading.Event()
+
+    @property
+    def per_frame(self) -> dict[str, dict[str, Any]]:
+        """The per-frame column that this device fills, for the start document."""
+        return {
+            "angle": {
+                "key": f"{self.name}_angle", "by": f"{self.name}_frame", "units": "degree",
+                "how": "position compare", **({"sigma": self.sigma} if self.sigma else {}),
+            }
+        }  # fmt: skip
+
+    def check(self, sweep: Sweep) -> None:
+        """Refuse a sweep of an axis that the unit does not look at; nothing is written.
+
+        Raises
+        ------
+        SweepError
+            With the axes that there are.
+        """
+        labels: Any = self.axis.enum_strs
+        axes = [str(label) for label in labels or ()]
+        if axes and sweep.axis not in axes:
+            raise SweepError(
+                f"{self.name} cannot give pulses along {sweep.axis}: {self.axis.pvname} knows "
+                f"{', '.join(axes)}"
+            )
+
+    def stage(self) -> list[object]:
+        """Give no pulses, wherever the axis goes on its way to the start."""
+        self._disarm()
+        return super().stage()
+
+    def _disarm(self) -> None:
+        put(self.first, OUT_OF_REACH)
+
+    def prepare(self, sweep: Sweep) -> Status:
+        """Choose the axis."""
+        self.check(sweep)
+        self._sweep = sweep
+        self._collected = 0
+        self._flight = None
+        return in_background(self, self._set_up, sweep)
+
+    def _set_up(self, sweep: Sweep) -> None:
+        self._disarm()
+        put(self.axis, sweep.axis)
+        put(self.step, sweep.step)
+        verify(self.step, sweep.step)
+
+    def kickoff(self) -> Status:
+        """Arm: a pulse at the start of the sweep, and one at each step."""
+        if self._sweep is None:
+            raise DeviceError(f"{self.name} was kicked off without being prepared")
+        self._done.clear()
+        self._collected = 0
+        self._read = np.empty(0)
+        self._flight = Status(self)
+        # only what comes from now on belongs to this sweep
+        self.angles.subscribe(self._on_angles, run=False)
+        return in_background(self, self._arm, self._sweep)
+
+    def _arm(self, sweep: Sweep) -> None:
+        put(self.first, sweep.start)
+        verify(self.first, sweep.start)
+
+    def _on_angles(self, value: Any = None, **_: Any) -> None:
+        self._read = np.atleast_1d(np.asarray(value, dtype=float))
+
+    def available(self) -> int:
+        """Give the number of frames whose angle has been read."""
+        return len(self._read)
+
+    def complete(self) -> Status:
+        """Go on; done once every frame has its angle, or the sweep's time is over."""
+        if self._flight is None or self._sweep is None:
+            raise DeviceError(f"{self.name} was completed without being kicked off")
+        in_background(self, self._follow, self._sweep, self._flight)
+        return self._flight
+
+    def _follow(self, sweep: Sweep, flight: Status) -> None:
+        deadline = time.monotonic() + sweep.duration + self.patience
+        while self.available() < sweep.n_frames and not self._done.wait(0.05):
+            if time.monotonic() > deadline:
+                log.warning("%s read %d of %d angles", self.name, self.available(), sweep.n_frames)
+                break
+        finish(flight)
+
+    def describe_collect(self) -> dict[str, Any]:
+        """Describe the two columns."""
+        source = f"PV:{self.angles.pvname}"
+        number = {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
+        angle = {"source": source, "dtype": "number", "dtype_numpy": "<f8", "shape": []}
+        return {
+            f"{self.name}_frame": number,
+            f"{self.name}_angle": {**angle, "units": "degree"},
+        }
+
+    def collect_pages(self) -> Iterator[dict[str, Any]]:
+        """Give the frames whose angle was read since the last call, as one event page."""
+        sweep, read = self._sweep, self._read
+        if sweep is None:
+            return
+        stop = min(len(read), sweep.n_frames)
+        frames = list(range(self._collected, stop))
+        if not frames:
+            return
+        middle = read[self._collected : stop] + 0.5 * sweep.step  # read where it began
+        self._collected = stop
+        now = time.time()
+        data = {f"{self.name}_frame": frames, f"{self.name}_angle": [float(x) for x in middle]}
+        yield {
+            "data": data,
+            "timestamps": {key: [now] * len(frames) for key in data},
+            "time": [now] * len(frames),
+        }
+
+    def stop(self, *, success: bool = False) -> None:
+        """Give no more pulses; what was read stays."""
+        self._done.set()
+        self.angles.clear_sub(self._on_angles)
+        if self._flight is not None and not self._flight.done:
+            self.first.put(OUT_OF_REACH)
+            finish(self._flight)
+
+    def pause(self) -> None:
+        """Stop: half a sweep cannot be resumed."""
+        self.stop()
+
+    def unstage(self) -> list[object]:
+        """Leave it disarmed."""
+        self.stop(success=True)
+        self._disarm()
+        return super().unstage()

@@ -1,0 +1,197 @@
+"""Where the axis was when the detector began to expose: measured, by the clocks of both."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from offbragg.errors import DeviceError
+from offbragg.read_backs import angles_at, in_order
+from offbragg.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+STREAM = "timing"
+NOTICED = 0.02
+"""An angle that differs more from the one that was asked for is told, degree; or half a step."""
+LATE = 0.4
+"""How far from its angle a frame may be, s of the sweep (or two periods): else the sweep fails."""
+
+_LOOKED_AT = 200  # frames of a long sweep whose angles are compared at its end
+_SETTLED = 0.15  # s of read-backs after the first exposure began, before its angle is judged
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How the clocks of axis and detector stand to each other; a readable, for one event.
+
+    Parameters
+    ----------
+    clock_difference
+        Clock of the axis minus clock of the detector, s.
+    time_sigma
+        Standard uncertainty of when an exposure began, by the clock of the axis, s.
+    """
+
+    clock_difference: float
+    time_sigma: float
+    name: str = STREAM
+    parent: None = None
+
+    def read(self) -> dict[str, dict[str, float]]:
+        """Return the two values, as a document has them."""
+        now = time.time()
+        return {
+            key: {"value": getattr(self, key), "timestamp": now}
+            for key in ("clock_difference", "time_sigma")
+        }
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Describe the two values."""
+        each = {"source": "offbragg", "dtype": "number", "shape": [], "units": "s"}
+        return {"clock_difference": dict(each), "time_sigma": dict(each)}
+
+    def read_configuration(self) -> dict[str, Any]:
+        """Return nothing: there is no configuration."""
+        return {}
+
+    def describe_configuration(self) -> dict[str, Any]:
+        """Describe nothing: there is no configuration."""
+        return {}
+
+
+def is_measured(detector: Any, axis: Any) -> bool:
+    """Return whether the angles of a sweep can be read back: both know what their clocks say.
+
+    A detector that waits for pulses is told its angles by whoever gives them.
+    """
+    return (
+        hasattr(axis, "read_backs")
+        and hasattr(axis, "clock")
+        and hasattr(detector, "clock")
+        and getattr(detector, "trigger_mode", "internal") == "internal"
+    )
+
+
+def timing_of(detector: Any, axis: Any) -> Timing:
+    """Return how the clocks stand, once the detector is armed.
+
+    Raises
+    ------
+    DeviceError
+        If one of the clocks could not be measured.
+    """
+    for device in (axis, detector):
+        if not device.clock.known:
+            raise DeviceError(
+                f"{device.name}: the clock of its IOC is not known, so no angle can be measured\n"
+                "Its records do not stamp what is written to them: does the IOC answer this host?"
+            )
+    widths = axis.clock.half_width, detector.clock.half_width
+    # each offset lies anywhere between its bounds: a uniform distribution
+    clocks = math.hypot(*widths) / math.sqrt(3)
+    return Timing(
+        clock_difference=axis.clock.offset - detector.clock.offset,
+        time_sigma=math.hypot(clocks, detector.start_sigma),
+    )
+
+
+class AngleCheck:
+    """Compare where the axis was with where it should have been, during a sweep and at its end.
+
+    Parameters
+    ----------
+    detector, axis, sweep
+        As in `rotation_scan`.
+    timing
+        How the clocks stand.
+    """
+
+    def __init__(self, detector: Any, axis: Any, sweep: Sweep, timing: Timing) -> None:
+        self._detector, self._axis, self._sweep = detector, axis, sweep
+        self._began = detector.exposure_started + timing.clock_difference
+        self._allowed = max(2 * sweep.period, LATE) * sweep.speed
+        self._judged = False
+
+    def begin(self) -> None:
+        """Judge the begin of the first exposure, as soon as the read-backs reach it.
+
+        Raises
+        ------
+        DeviceError
+            If it is further off than a sweep may be.
+        """
+        if self._judged:
+            return
+        read = self._axis.read_backs
+        if not read or read[-1][0] < self._began + _SETTLED:
+            return
+        (angle,) = self._angles(np.array([self._began]))
+        if math.isnan(angle):
+            return
+        self._judged = True
+        sweep = self._sweep
+        off = (angle - sweep.start) * (1 if sweep.step > 0 else -1)
+        self._axis.was_late(off / sweep.speed)
+        if abs(off) > self._allowed:
+            raise DeviceError(
+                f"{self._axis.name} was at {angle:.3f} degree when {self._detector.name} began to "
+                f"expose, not at {sweep.start:g}: {off / sweep.speed:+.2f} s from it\n"
+                "Was the detector slow to arm, or this host or an IOC busy? Its frames are kept "
+                "with the angles that were measured. Measure the sweep again. With a position "
+                'compare (trigger = "ext_trigger") the start is exact.'
+            )
+
+    def end(self) -> str:
+        """Judge the whole sweep; return what is to be known of its angles, or nothing.
+
+        Raises
+        ------
+        DeviceError
+            If a frame is further off than it may be.
+        """
+        sweep, name = self._sweep, self._axis.name
+        numbers = np.unique(np.linspace(0, sweep.n_frames - 1, _LOOKED_AT).round().astype(int))
+        moments = self._began + (numbers + 0.5) * sweep.period
+        off = self._angles(moments) - sweep.midpoints[numbers]
+        known = np.isfinite(off)
+        if not known.any():
+            text = (
+                f"the angles of {name} are as commanded and nothing has checked them: "
+                f"{len(self._axis.read_backs)} read-backs came during the sweep"
+            )
+            log.warning("%s", text)
+            return text
+        worst = int(np.nanargmax(np.abs(off)))
+        if abs(off[worst]) > self._allowed:
+            raise DeviceError(
+                f"{name} was {off[worst]:+.3f} degree from where it should have been at frame "
+                f"{numbers[worst]} of {sweep.n_frames}\n"
+                "Did it turn at another speed, or stop on its way? The frames are kept with the "
+                "angles that were measured. Measure the sweep again."
+            )
+        texts = []
+        if abs(off[worst]) > min(NOTICED, 0.5 * abs(sweep.step)):
+            texts.append(
+                f"the angles of {name} are those that were measured: up to {off[worst]:+.3f} "
+                f"degree from those that were asked for (frame {numbers[worst]})"
+            )
+        if not known.all():
+            texts.append(
+                f"{np.count_nonzero(~known)} of {len(known)} angles of {name} that were looked at "
+                "are as commanded: no read-back came beside them"
+            )
+        for text in texts:
+            log.warning("%s", text)
+        return "; ".join(texts)
+
+    def _angles(self, moments: Any) -> Any:
+        stamps, positions = in_order(list(self._axis.read_backs))
+        return angles_at(
+            moments, stamps, positions, speed=self._sweep.speed, longest=self._axis.speed_margin
+        )[0]

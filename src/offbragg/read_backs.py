@@ -1,0 +1,141 @@
+"""Angles of frames from the read-backs of a turning axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SOURCES = ("read-back", "encoder", "position compare", "interpolated")
+"""Where a measured angle comes from; the last is what earlier versions wrote for an encoder."""
+
+LARGEST_GAP = 1.0
+"""Longest time between two read-backs between which an angle is interpolated, s."""
+
+_REACH = 4.5  # read-backs on each side of a moment that count for it, the farther the less
+_EXTRAPOLATED = 1.5  # times the time between read-backs, beyond the first and the last
+_UNSTEADY = 0.005  # s: how far a stamp may be from the moment at which the position was read
+
+
+def reach_of(stamps: NDArray[np.float64], longest: float) -> float:
+    """Return how far from a moment read-backs count for it, s: some of them on each side.
+
+    Parameters
+    ----------
+    stamps
+        In order, s, shape (m,).
+    longest
+        Time beside the sweep in which the axis turns at constant speed, s.
+    """
+    if len(stamps) < 2:
+        return longest
+    return min(_REACH * float(np.median(np.diff(stamps))), longest)
+
+
+def angles_at(
+    moments: NDArray[np.float64],
+    stamps: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    *,
+    speed: float,
+    longest: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the angle at some moments, from stamped read-backs around each of them.
+
+    Through the read-backs near a moment goes a straight line, in which the nearer ones weigh more
+    (tricube weights: Cleveland, J. Am. Stat. Assoc. 74, 829, 1979). So the jitter of stamps and of
+    an encoder is averaged, and an axis that changes its speed is followed.
+
+    Parameters
+    ----------
+    moments
+        When the angle is wanted, s, shape (n,).
+    stamps
+        When the read-backs were made, s by the same clock, in order, shape (m,).
+    positions
+        The read-backs, degree, shape (m,).
+    speed
+        How fast the axis turns, degree/s: decides what two read-backs alone are worth.
+    longest
+        As of `reach_of`.
+
+    Returns
+    -------
+    angles
+        Degree, shape (n,); NaN where no read-backs are near enough.
+    sigmas
+        Standard uncertainty of each, degree, from the scatter of the read-backs.
+
+    Examples
+    --------
+    >>> stamps = np.array([0.0, 0.1, 0.2, 0.3])
+    >>> angles, sigmas = angles_at(np.array([0.125, 9.0]), stamps, 2 * stamps, speed=2.0, longest=0.3)
+    >>> angles.round(6).tolist()
+    [0.25, nan]
+    """
+    angles = np.full(len(moments), np.nan)
+    sigmas = np.full(len(moments), np.nan)
+    if len(stamps) < 2:
+        return angles, sigmas
+    reach = reach_of(stamps, longest)
+    spacing = float(np.median(np.diff(stamps)))
+    floor = speed * _UNSTEADY
+    for i, moment in enumerate(moments):
+        after = int(np.searchsorted(stamps, moment))
+        if 0 < after < len(stamps):
+            if stamps[after] - stamps[after - 1] > LARGEST_GAP:
+                continue
+        elif (
+            len(stamps) < 3
+            or not np.isfinite(moment)
+            or min(abs(stamps[0] - moment), abs(stamps[-1] - moment)) > _EXTRAPOLATED * spacing
+        ):
+            continue
+        first = int(np.searchsorted(stamps, moment - reach))
+        last = int(np.searchsorted(stamps, moment + reach, side="right"))
+        # the neighbours count, however far they are
+        first, last = min(first, max(after - 1, 0)), max(last, min(after + 1, len(stamps)))
+        if last - first < 2:
+            continue
+        t, x = stamps[first:last] - moment, positions[first:last]
+        furthest = max(reach, 1.001 * float(np.abs(t).max()))
+        weight = (1 - (np.abs(t) / furthest) ** 3) ** 3
+        total = weight.sum()
+        middle = (weight * t).sum() / total
+        spread = (weight * (t - middle) ** 2).sum()
+        if spread <= 0:
+            continue
+        mean = (weight * x).sum() / total
+        slope = (weight * (t - middle) * (x - mean)).sum() / spread
+        angles[i] = mean - slope * middle
+        residual = x - mean - slope * (t - middle)
+        n = len(t)
+        scatter = floor
+        if n > 3:
+            scatter = math.sqrt((weight * residual**2).sum() / total * n / (n - 2))
+        sigmas[i] = scatter * math.sqrt(1 / n + middle**2 / spread)
+    return angles, sigmas
+
+
+def in_order(
+    samples: Sequence[tuple[float, float]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Put read-backs into the order of their stamps, each stamp once.
+
+    Parameters
+    ----------
+    samples
+        ``(stamp, position)``, s and degree, in any order.
+
+    Returns
+    -------
+    stamps, positions
+        Shape (m,) each.
+    """
+    if not samples:
+        return np.empty(0), np.empty(0)
+    stamps, positions = np.array(samples).T
+    stamps, keep = np.unique(stamps, return_index=True)
+    return stamps, positions[keep]
