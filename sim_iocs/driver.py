@@ -94,6 +94,8 @@ class Driver:
         }  # fmt: skip
         for name, hook in own.items():
             self.records[name].on_put = hook
+        for name in self.records:
+            self.records[name].asynchronous = self.records[name].on_put is not None
         self._fresh = {name: self.records.value(name) for name in HEADER_RECORDS}
 
     def _mirror(self, name: str) -> Hook:

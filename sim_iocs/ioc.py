@@ -50,13 +50,16 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import caproto as ca
 import numpy as np
 from caproto.asyncio.server import Context, VirtualCircuit
 from caproto.server import common
+from caproto.server.common import DisconnectedCircuit
 
 from .beam import Attenuator, Counter, Ring, Shutter
 from .camserver import Camserver, Faults
@@ -66,11 +69,12 @@ from .lakeshore import LakeShore
 from .motor import Motor
 from .pilatus import Pilatus
 from .plugins import Plugins
-from .records import Records
+from .records import MONITOR_TIME, Records
 from .thermal import NOISE, Thermal
 
 HOST = "127.0.0.1"
 READBACK = 0.1  # s
+PUT_CALLBACK_LIMIT = 60.0  # s, a second put-callback on a channel waits this long for the first
 FRAME_FAULTS = ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang", "no7ok")
 OTHER_FAULTS = {"dump": "s", "overshoot": "K", "stuck": "s", "silent": "s", "away": "s",
                 "jitter": "degrees", "noise": "K"}  # fmt: skip
@@ -118,14 +122,117 @@ def client_environment(port: int) -> dict[str, str]:
 
 
 class Circuit(VirtualCircuit):
-    """A client's connection that can be silent."""
+    """A client's connection, served as the server of EPICS base (rsrv) serves it.
+
+    Commands are served in the order in which they come. A put is over when the record has taken it.
+    A put-callback waits for the record's earlier ones. A second one on the same channel keeps the
+    whole circuit waiting until the first has completed, or for a minute: then the first one fails.
+    The circuit can be silent, too.
+    """
 
     context: Any  # the server
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._put_callbacks: dict[int, asyncio.Task[None]] = {}
+        self._given_up: set[asyncio.Task[None]] = set()
 
     async def send(self, *commands: Any) -> None:
         """Send, as soon as the server speaks."""
         await self.context.speaking.wait()
         await super().send(*commands)
+
+    async def _process_command(self, command: Any) -> Any:
+        if isinstance(command, ca.WriteNotifyRequest):
+            await self._begin_put_callback(command)
+            return []
+        if isinstance(command, ca.WriteRequest):
+            return await self._put(command)
+        if isinstance(command, ca.ClearChannelRequest):
+            self._cancel(self._put_callbacks.pop(command.sid, None))
+        return await super()._process_command(command)
+
+    async def _on_disconnect(self) -> None:
+        for task in self._put_callbacks.values():
+            self._cancel(task)
+        self._put_callbacks.clear()
+        await super()._on_disconnect()
+
+    def _writable(self, record: Any) -> bool:
+        access = record.check_access(self.client_hostname, self.client_username)
+        return bool(access & ca.AccessRights.WRITE)
+
+    async def _put(self, command: Any) -> list[Any]:
+        """Let the record take a value; nobody is told when it has done what that asks for."""
+        channel, record = self._get_db_entry_from_command(command)
+        status = ca.CAStatus.ECA_NOWTACCESS
+        if self._writable(record):
+            try:
+                await record.put_by_client(command.data, command.data_type, command.metadata)
+            except Exception as problem:
+                log.info("%s did not take a put: %s", channel.name, problem)
+                status = ca.CAStatus.ECA_PUTFAIL
+            else:
+                return []
+        return [ca.ErrorResponse(command, channel.cid, status=status, error_message=channel.name)]
+
+    async def _begin_put_callback(self, command: Any) -> None:
+        channel, record = self._get_db_entry_from_command(command)
+        if not self._writable(record):
+            await self._answer(command, ca.CAStatus.ECA_NOWTACCESS)
+            return
+        earlier = self._put_callbacks.get(command.sid)
+        if earlier is not None:
+            await asyncio.wait([earlier], timeout=PUT_CALLBACK_LIMIT)
+            if not earlier.done():
+                log.warning("put call back time out: %s", channel.name)
+                self._given_up.add(earlier)
+                self._cancel(earlier)
+        free = not record.common.put_callback.locked() and not record.processing
+        taken = asyncio.Event()
+        task = asyncio.create_task(self._put_callback(command, record, taken))
+        self._put_callbacks[command.sid] = task
+        if free:  # else it is taken when its turn comes
+            await taken.wait()
+
+    async def _put_callback(self, command: Any, record: Any, taken: asyncio.Event) -> None:
+        """Put, wait for the completion, and answer."""
+        status = ca.CAStatus.ECA_NORMAL
+        try:
+            async with record.common.put_callback:
+                await record.until_free()
+                completion = await record.put_by_client(
+                    command.data, command.data_type, command.metadata
+                )
+                taken.set()
+                if completion is not None:
+                    await completion()
+                await asyncio.sleep(MONITOR_TIME)
+                # on a busy host that time is over before the monitors had their turn
+                for _ in range(10):
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if (own := asyncio.current_task()) not in self._given_up:
+                raise
+            self._given_up.discard(own)
+            status = ca.CAStatus.ECA_PUTCBINPROG
+        except Exception as problem:
+            log.info("a put-callback failed: %s", problem)
+            status = ca.CAStatus.ECA_PUTFAIL
+        finally:
+            taken.set()
+        with suppress(DisconnectedCircuit):
+            await self._answer(command, status)
+
+    async def _answer(self, command: Any, status: ca.CAStatus) -> None:
+        """Tell a client that its put-callback is over."""
+        channel, record = self._get_db_entry_from_command(command)
+        await self.send(channel.write(ioid=command.ioid, status=status, data_count=record.length))
+
+    @staticmethod
+    def _cancel(task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            task.cancel()
 
 
 class Server(Context):

@@ -20,6 +20,7 @@ from .driver import OK, Driver
 from .file_names import SUFFIXES, Found, c_format, frame_names, look
 from .header import header_lines
 from .plugins import Plugins
+from .records import Completion
 
 POLL = 0.01  # s, the driver looks for a file this often
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
@@ -48,37 +49,40 @@ class Pilatus(Driver):
         self._idle = asyncio.Event()
         self._idle.set()
         self.records["Acquire"].on_put = self._on_acquire
+        self.records["Acquire"].asynchronous = True
 
-    async def _on_acquire(self, label: str) -> None:
-        if label == "Acquire":
-            if self._driving is not None:
-                return
-            if self.records.value("DetectorState_RBV") not in ("Idle", "Error", "Aborted"):
-                return
-            async with self._port:
+    async def _on_acquire(self, label: str) -> Completion | None:
+        """Start or abort; a busy record completes a put-callback when it is back at 0."""
+        async with self._port:
+            if label == "Acquire":
+                if self._driving is not None:
+                    return self._idle.wait
+                if self.records.value("DetectorState_RBV") not in ("Idle", "Error", "Aborted"):
+                    return None
                 self._idle.clear()
                 self._driving = asyncio.create_task(self._acquire())
-            await self._idle.wait()
-        elif self._driving is None:
-            await self.records.post(Acquire="Done")
-        else:
-            await self._abort()
+                return self._idle.wait
+            if self._driving is None:
+                await self.records.post(Acquire="Done")
+            else:
+                await self._abort()
+            return None
 
     async def _abort(self) -> None:
-        async with self._port:
-            driving, self._driving = self._driving, None
-            if driving is not None:
-                driving.cancel()
-                await asyncio.gather(driving, return_exceptions=True)
-            await self.records.post(
-                StatusMessage_RBV="Acquisition aborted", DetectorState_RBV="Aborted",
-                Acquire_RBV="Done", Armed="Unarmed", AcquireBusy="Done",
-            )  # fmt: skip
-            self._camserver.kill()
-            await self.records.post(StringToServer_RBV="K")
-            await asyncio.sleep(KILL_TIME)
-            await self.records.post(Acquire="Done")
-            self._idle.set()
+        """Give up the series, with the port locked."""
+        driving, self._driving = self._driving, None
+        if driving is not None:
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+        await self.records.post(
+            StatusMessage_RBV="Acquisition aborted", DetectorState_RBV="Aborted",
+            Acquire_RBV="Done", Armed="Unarmed", AcquireBusy="Done",
+        )  # fmt: skip
+        self._camserver.kill()
+        await self.records.post(StringToServer_RBV="K")
+        await asyncio.sleep(KILL_TIME)
+        await self.records.post(Acquire="Done")
+        self._idle.set()
 
     async def _acquire(self) -> None:
         try:
