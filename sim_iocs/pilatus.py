@@ -10,6 +10,7 @@ time-outs, a camserver that is gone or was restarted; the settings as in ``drive
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -29,6 +30,12 @@ KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
 class Pilatus(Driver):
     """The driver behind the ``cam1:`` records."""
 
+    arming_seconds = 0.0
+    """How long camserver takes to acknowledge an exposure command; then the exposure begins."""
+
+    arming_jitter = 0.012
+    """The driver polls for the acknowledgement: it notices it up to so many seconds late."""
+
     def __init__(
         self,
         camserver: Camserver,
@@ -40,11 +47,13 @@ class Pilatus(Driver):
         plugins: Plugins,
         n_files: int | None = None,
         ending: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(camserver, shape=shape, model=model, report=report, ending=ending)
         self._faults = faults
         self._plugins = plugins
         self._n_files = n_files
+        self._chance = random.Random(seed)
         self._driving: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -148,7 +157,8 @@ class Pilatus(Driver):
             await self._end("Error", refusal)
             return
         series = self._series(name, mode, self._take_faults(n_images))
-        await asyncio.sleep(0.020)  # two polls of camserver's replies
+        # two polls of camserver's replies
+        await asyncio.sleep(0.020 + self.arming_seconds)
         command = {"Ext. Enable": "ExtEnable", "Ext. Trigger": "ExtTrigger",
                    "Mult. Trigger": "ExtMTrigger"}.get(mode, "Exposure")  # fmt: skip
         try:
@@ -156,13 +166,13 @@ class Pilatus(Driver):
         except CamserverGone:
             await self._end("Error", "Starting exposure")
             return
+        await asyncio.sleep(self._chance.uniform(0.0, self.arming_jitter))
         await records.post(StringToServer_RBV=f"{command} {name}"[:255])
         if value("AutoIncrement") == "Yes":
             number = value("FileNumber") + 1
             await records.post(FileNumber=number, FileNumber_RBV=number)
         if value("ShutterMode") != "None":
             await records.post(ShutterStatus_RBV="Open")
-        await asyncio.sleep(0.005)
         await records.post(StringFromServer_RBV=reply[:255])
         if not name.lower().endswith(SUFFIXES):
             await self._end("Error", "Unsupported file extension, expected .tif or .cbf")
@@ -282,8 +292,8 @@ class Pilatus(Driver):
     def _take_faults(self, n_images: int) -> Faults:
         """Take the faults of this series, which uses them up; a single image is spared most."""
         if n_images == 1:
-            taken = Faults(no7ok=self._faults.no7ok)
-            self._faults.no7ok = 0
+            taken = Faults(no7ok=self._faults.no7ok, err=self._faults.err)
+            self._faults.no7ok = self._faults.err = 0
             return taken
         taken = Faults(*(getattr(self._faults, key) for key in Faults.__slots__))
         fresh = Faults(late_seconds=self._faults.late_seconds)

@@ -170,6 +170,8 @@ class Record:
         """Store a value and publish it to every monitor."""
         if self.common.stamped_by_posts:
             self.common.stamp_now()
+        if self._again:
+            value = self.value  # type: ignore[attr-defined]  # a newer put is yet to be processed
         await self.write(value, verify_value=False)
 
     async def post_if_new(self, value: Any) -> None:
