@@ -15,9 +15,10 @@ Besides the instruments it serves its own records under ``sim:``
     not notice; only StringFromServer_RBV tells.
 ``arming_seconds``
     Seconds from the exposure command to camserver's acknowledgement, at which the exposure begins.
+    After 2 s the driver says Armed without it.
 ``arming_jitter``
-    The driver polls for the acknowledgement and notices it late, by chance between 0 and this many
-    seconds: so late is Armed after the begin of the exposure.
+    Armed comes 21 ms after the begin of the exposure (the driver reads once more and sleeps), and
+    by chance between 0 and this many seconds later.
 ``prepare_seconds``
     How long each put of an acquisition parameter keeps the driver's port locked.
 ``shutter_seconds``

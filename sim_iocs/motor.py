@@ -179,6 +179,7 @@ class Motor:
             self.fields[key].preset(value)
         self.value.preset(position)
         hooks = {
+            "PROC": self._on_process,
             "STOP": self._on_stop,
             "SPMG": self._on_spmg,
             "DVAL": self._on_dial,
@@ -197,6 +198,11 @@ class Motor:
         for key, hook in hooks.items():
             self.fields[key].on_put = hook
         self.value.on_put = self._on_value
+
+    async def _on_process(self, _value: int) -> None:
+        """Process, which only takes a new stamp."""
+        self.common.stamp_now()
+        await self.fields.post(PROC=0)
 
     # -- what the rest of the simulation asks -------------------------------------------------
 

@@ -24,6 +24,12 @@ from .plugins import Plugins
 from .records import Completion
 
 POLL = 0.01  # s, the driver looks for a file this often
+SENDING = 0.005  # s, start angle, header string and exposure command
+SECOND_READ = 0.021
+"""The driver looks whether an ERR follows camserver's answer, until a timeout of 10 ms, and then
+sleeps for 10 ms, before it is armed, s."""
+ANSWERING = 2.0
+"""How long the driver waits for the answer to an exposure command, s; then it is armed without."""
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
 
 
@@ -33,8 +39,8 @@ class Pilatus(Driver):
     arming_seconds = 0.0
     """How long camserver takes to acknowledge an exposure command; then the exposure begins."""
 
-    arming_jitter = 0.012
-    """The driver polls for the acknowledgement: it notices it up to so many seconds late."""
+    arming_jitter = 0.002
+    """How uncertain it is when the driver is through with it, s."""
 
     def __init__(
         self,
@@ -157,23 +163,31 @@ class Pilatus(Driver):
             await self._end("Error", refusal)
             return
         series = self._series(name, mode, self._take_faults(n_images))
-        # two polls of camserver's replies
-        await asyncio.sleep(0.020 + self.arming_seconds)
+        await asyncio.sleep(SENDING)
         command = {"Ext. Enable": "ExtEnable", "Ext. Trigger": "ExtTrigger",
                    "Mult. Trigger": "ExtMTrigger"}.get(mode, "Exposure")  # fmt: skip
+        exposing = asyncio.create_task(self._answer(series))
         try:
-            reply = self._camserver.expose(series)
-        except CamserverGone:
-            await self._end("Error", "Starting exposure")
-            return
-        await asyncio.sleep(self._chance.uniform(0.0, self.arming_jitter))
+            answered, _ = await asyncio.wait([exposing], timeout=ANSWERING)
+        except asyncio.CancelledError:
+            exposing.cancel()
+            raise
+        reply = ""
+        if answered:
+            try:
+                reply = exposing.result()
+            except CamserverGone:
+                await self._end("Error", "Starting exposure")
+                return
+        await asyncio.sleep(SECOND_READ + self._chance.uniform(0.0, self.arming_jitter))
         await records.post(StringToServer_RBV=f"{command} {name}"[:255])
         if value("AutoIncrement") == "Yes":
             number = value("FileNumber") + 1
             await records.post(FileNumber=number, FileNumber_RBV=number)
         if value("ShutterMode") != "None":
             await records.post(ShutterStatus_RBV="Open")
-        await records.post(StringFromServer_RBV=reply[:255])
+        if reply:
+            await records.post(StringFromServer_RBV=reply[:255])
         if not name.lower().endswith(SUFFIXES):
             await self._end("Error", "Unsupported file extension, expected .tif or .cbf")
             return
@@ -186,6 +200,11 @@ class Pilatus(Driver):
             await records.post(FullFileName_RBV=names[-1], Armed="Armed")
             n_exposures = value("NumExposures_RBV")
             await self._wait_for_7ok(series, n_images * n_exposures * period + 10.0)
+
+    async def _answer(self, series: Series) -> str:
+        """Wait until camserver takes the exposure command; returns its answer."""
+        await asyncio.sleep(self.arming_seconds)
+        return self._camserver.expose(series)
 
     def _series(self, name: str, mode: str, faults: Faults) -> Series:
         header = partial(header_lines, self._header(), self._model)

@@ -31,9 +31,11 @@ def _free_port() -> int:
 
 
 # libca reads its environment once, when ophyd is imported: that may be at the collection of tests
-PORT = _free_port()
+PORT, MOTOR_PORT = _free_port(), _free_port()
+MOTOR_CLOCK = 0.7
+"""The motors have an IOC of their own, whose clock is ahead, s: as at a beamline without NTP."""
 os.environ.update(
-    EPICS_CA_ADDR_LIST="127.0.0.1",
+    EPICS_CA_ADDR_LIST=f"127.0.0.1:{PORT} 127.0.0.1:{MOTOR_PORT}",
     EPICS_CA_AUTO_ADDR_LIST="NO",
     EPICS_CA_SERVER_PORT=str(PORT),
     EPICS_CA_REPEATER_PORT=str(PORT + 1),
@@ -60,7 +62,8 @@ def _serve() -> dict[str, Any]:
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "sim_iocs", "--port", str(PORT), "--ready", str(ready),
-             "--acceleration", "600", "--seed", "7"],
+             "--acceleration", "600", "--seed", "7",
+             "--motor-port", str(MOTOR_PORT), "--motor-clock", str(MOTOR_CLOCK)],
             stdout=said, stderr=said,
         )  # fmt: skip
     _served.append((process, folder))

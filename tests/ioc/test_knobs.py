@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.ioc
 
-DELAYS = {"arming_seconds": 0.0, "arming_jitter": 0.012, "prepare_seconds": 0.0,
+DELAYS = {"arming_seconds": 0.0, "arming_jitter": 0.002, "prepare_seconds": 0.0,
           "shutter_seconds": 0.0}  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_the_exposure_begins_when_camserver_acknowledges_and_armed_comes_after(
     first = client.get("sim:exposure_times")[0]
     armed.clear_callbacks()
     assert first - began > 0.6
-    assert 0.0 <= stamps[0] - first < 0.3 + 5.0  # at most the jitter, on a host that is not busy
+    assert 0.021 <= stamps[0] - first < 0.3 + 5.0  # at most the jitter, on a host that is not busy
 
 
 def test_a_slow_driver_keeps_its_port_and_a_plain_put_does_not_wait(knobs, client, wait_until):

@@ -60,14 +60,15 @@ class IocClock:
         return 0.5 * (self._high - self._low)
 
 
-def measure(signal: Any, *, rounds: int = _ROUNDS) -> IocClock:
+def measure(signal: Any, value: Any = None, *, rounds: int = _ROUNDS) -> IocClock:
     """Measure an IOC's clock by a record that is stamped when it is written.
 
     Parameters
     ----------
     signal
-        An EPICS signal that nobody monitors and whose record is processed by a put; it is written
-        what it reads.
+        An EPICS signal that nobody monitors and whose record is processed by a put.
+    value
+        What is written; what it reads if None.
     rounds
         How often; each takes two round trips.
 
@@ -77,7 +78,8 @@ def measure(signal: Any, *, rounds: int = _ROUNDS) -> IocClock:
         Of which nothing is known if the record does not stamp itself anew.
     """
     clock, before = IocClock(), 0.0
-    value = signal.get(use_monitor=False)
+    if value is None:
+        value = signal.get(use_monitor=False)
     for _ in range(rounds):
         sent = time.monotonic()
         put(signal, value)

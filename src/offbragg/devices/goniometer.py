@@ -136,7 +136,7 @@ class RotationAxis(EpicsMotor):
         prefix: str = "",
         *,
         name: str,
-        lead: float = 0.03,
+        lead: float = 0.015,
         margin: float = 0.5,
         run_out: float = 0.3,
         encoder: bool = False,
@@ -341,7 +341,7 @@ class RotationAxis(EpicsMotor):
         put(self.velocity, flight.speed)
         # frames would not have the asked angles at another speed
         verify(self.velocity, flight.speed, rel_tol=1e-3)
-        self.clock = measure(self.process)
+        self.clock = measure(self.process, 1)
 
     def kickoff(self) -> Status:
         """Start the motion; done when the axis passes the start (``lead`` earlier)."""
