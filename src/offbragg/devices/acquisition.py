@@ -122,7 +122,7 @@ class Acquisition:
         """From the put of Acquire to the arrival of Armed, s."""
         self._claim = claim
         self._lock = threading.RLock()
-        self._aborted = False
+        self._aborted = self._cut_short = False
         self._put_at: float | None = None
         self._taken = threading.Event()  # the driver has begun
         self._watches: list[tuple[Any, int]] = []
@@ -138,9 +138,9 @@ class Acquisition:
         return self.started and not self.done.is_set()
 
     @property
-    def aborted(self) -> bool:
-        """Whether somebody asked for its end."""
-        return self._aborted
+    def cut_short(self) -> bool:
+        """Whether it was aborted while it ran."""
+        return self._cut_short
 
     def start(self) -> None:
         """Put 1 to Acquire.
@@ -205,6 +205,7 @@ class Acquisition:
         with self._lock:
             self._aborted = True
             if self.running:
+                self._cut_short = True
                 self.cam.acquire.put(0)
 
     def end(self, timeout: float = ABORTING) -> bool:

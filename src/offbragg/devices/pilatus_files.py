@@ -98,6 +98,7 @@ class PilatusFiles(Device):
         self._stem = ""
         self._claim = DetectorClaim(self.frames, prefix)
         self._acquisition: Acquisition | None = None
+        self._exposing_until = 0.0  # monotonic, s
 
     def new_acquisition(self) -> Acquisition:
         """Make the next acquisition; until it is started, an abort of it keeps it from starting."""
@@ -425,6 +426,17 @@ class PilatusFiles(Device):
         self._await_setting()
         if str(cam.state.get(use_monitor=False)) == "Error":
             self._reset()
+        self._await_camserver()
+
+    def _await_camserver(self) -> None:
+        """Wait until camserver has ended the exposure that it was in at the last abort.
+
+        The IOC is idle before, and camserver would refuse a series: "Exposure in progress".
+        """
+        rest = self._exposing_until - time.monotonic()
+        if rest > 0:
+            log.info("%s ends an exposure that was aborted: %.1f s more", self.name, rest)
+            time.sleep(rest)
 
     def _await_setting(self) -> None:
         """Wait while a threshold is set: camserver does nothing else meanwhile."""
@@ -452,6 +464,7 @@ class PilatusFiles(Device):
         put(cam.file_timeout, ABORTING)
         put(cam.file_template, self._template)  # the error may be of another one
         put(cam.file_name, "reset")
+        exposure = float(cam.exposure.get(use_monitor=False))
         series = Acquisition(cam, name=self.name, claim=self._claim)
         series.start()
         if not series.await_armed():
@@ -463,6 +476,7 @@ class PilatusFiles(Device):
             )
         if not series.end():
             raise self._goes_on()
+        self._exposing_until = time.monotonic() + exposure
 
     def prime(self, exposure: float = 0.1) -> Status:
         """Take one frame, so that camserver is known to work and every plugin knows its size."""
@@ -514,8 +528,10 @@ class PilatusFiles(Device):
         DeviceError
             If the IOC does not end it.
         """
+        exposure = float(self.cam.exposure.get(use_monitor=False))
         if not acquiring.end(self.cam):
             raise self._goes_on()
+        self._exposing_until = time.monotonic() + exposure
 
     def stop_own(self) -> None:
         """Ask for the end of what this device began, and do not wait; nothing of others."""
@@ -534,8 +550,15 @@ class PilatusFiles(Device):
         DeviceError
             If the IOC does not end it.
         """
-        if self._acquisition is not None and not self._acquisition.end():
+        acquisition = self._acquisition
+        if acquisition is None:
+            return
+        if not acquisition.end():
             raise self._goes_on()
+        if acquisition.cut_short:
+            self._exposing_until = time.monotonic() + float(
+                np.asarray(self.cam.exposure.get(use_monitor=False))
+            )
 
     def _goes_on(self) -> DeviceError:
         return DeviceError(
