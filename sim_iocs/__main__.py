@@ -7,7 +7,9 @@ import asyncio
 import json
 import logging
 import os
+import pwd
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -40,6 +42,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("sim_iocs", description=__doc__)
     parser.add_argument("--prefix", default="SIM:", help="of every record (default %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one (default)")
+    parser.add_argument(
+        "--motor-port",
+        type=int,
+        metavar="PORT",
+        help="serve the motors from a second IOC at this port; 0 picks a free one",
+    )
+    parser.add_argument(
+        "--clock",
+        type=float,
+        default=0.0,
+        metavar="OFFSET",
+        help="the IOC's clock is ahead by this, s (default 0)",
+    )
+    parser.add_argument(
+        "--motor-clock",
+        type=float,
+        metavar="OFFSET",
+        help="the same of the motors' IOC, which is then one of its own, s",
+    )
+    parser.add_argument(
+        "--camserver-user",
+        metavar="USER",
+        help="camserver writes its files as this user (only root can ask for it)",
+    )
     parser.add_argument("--detector", default="100K", help=f"{', '.join(SHAPES)} (default 100K)")
     parser.add_argument(
         "--model",
@@ -81,6 +107,13 @@ def checked(arguments: argparse.Namespace) -> Options:
         refuse(f"--temperature {arguments.temperature:g} K is outside 80 to 400 K")
     if not 0.0 < arguments.acceleration <= 10000.0:
         refuse(f"--acceleration {arguments.acceleration:g} is outside 0 to 10000")
+    if arguments.camserver_user is not None:
+        try:
+            pwd.getpwnam(arguments.camserver_user)
+        except KeyError:
+            refuse(f"--camserver-user {arguments.camserver_user}: this host has no such user")
+        if os.geteuid():
+            refuse(f"--camserver-user {arguments.camserver_user}: only root can change the user")
     if arguments.ready is not None and not arguments.ready.absolute().parent.is_dir():
         refuse(f"--ready {arguments.ready}: its folder does not exist")
     faults = {}
@@ -112,6 +145,9 @@ def checked(arguments: argparse.Namespace) -> Options:
         faults=faults,
         ending=arguments.format,
         model=arguments.model,
+        clock=arguments.clock,
+        motor_clock=arguments.motor_clock,
+        camserver_user=arguments.camserver_user,
     )
 
 
@@ -122,15 +158,17 @@ def write_ready(path: Path, content: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-async def serve(options: Options, ready: Path | None) -> None:
+async def serve(options: Options, ready: Path | None, motor_port: int | None) -> None:
     """Serve until a signal comes or the parent is gone."""
     port = free_port(options.port)
-    environment = client_environment(port)
+    if motor_port is not None:
+        motor_port = free_port(motor_port, besides=port, option="--motor-port")
+    environment = client_environment(port, motor_port)
     beamline = Beamline(options)
 
     async def announce() -> None:
         for name, value in environment.items():
-            sys.stdout.write(f"export {name}={value}\n")
+            sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
         sys.stdout.flush()
         if ready is not None:
             write_ready(
@@ -138,6 +176,7 @@ async def serve(options: Options, ready: Path | None) -> None:
                 {
                     "prefix": options.prefix,
                     "port": port,
+                    "motor_port": motor_port,
                     "environment": environment,
                     "pid": os.getpid(),
                     "detector": {"model": beamline.model, "shape": list(options.shape)},
@@ -146,7 +185,7 @@ async def serve(options: Options, ready: Path | None) -> None:
                 },
             )
 
-    serving = asyncio.create_task(beamline.serve(port=port, ready=announce))
+    serving = asyncio.create_task(beamline.serve(port=port, ready=announce, motor_port=motor_port))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
@@ -159,7 +198,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = checked(parsed)
     logging.basicConfig(level=logging.WARNING, format="sim_iocs: %(message)s")
     try:
-        asyncio.run(serve(options, parsed.ready))
+        own = parsed.motor_port is not None or parsed.motor_clock is not None
+        motor_port = (parsed.motor_port or 0) if own else None
+        asyncio.run(serve(options, parsed.ready, motor_port))
     except PortTaken as problem:
         refuse(str(problem))
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -9,6 +9,7 @@ Alive: ``ring:current``, ``ring:lifetime``, ``ring:top_up`` (put 0: no top-up), 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -84,7 +85,10 @@ class Ring:
 
 
 class Shutter:
-    """A shutter that remembers when it moved."""
+    """A shutter that remembers when it moved.
+
+    It moves ``seconds`` after a put, which completes then.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -96,9 +100,12 @@ class Shutter:
                 "open_RBV": {"record": "bi", "type": "enum", "enums": enums},
             }
         )
+        self.seconds = 0.0
         self.records["open"].on_put = self._on_open
+        self.records["open"].asynchronous = True
 
     async def _on_open(self, label: str) -> None:
+        await asyncio.sleep(self.seconds)
         self._changes = [*self._changes[-99:], (self._clock(), label == "Open")]
         await self.records.post(open=label, open_RBV=label)
 

@@ -36,8 +36,8 @@ class Surroundings(Protocol):
         """Say what the sample and the beam were during an exposure."""
         ...
 
-    async def gate(self, number: int, began: float, ended: float) -> None:
-        """Let everything that counts per frame count this one."""
+    async def gate(self, number: int, began: float, ended: float, period: float) -> None:
+        """Let everything that counts per frame count this one, which has ``period`` seconds."""
         ...
 
     def trigger(self, number: float, since: float) -> float | None:
@@ -90,12 +90,14 @@ class Faults:
     resize: int = -1
     late: int = -1
     hang: int = -1
+    oversize: int = -1
     no7ok: int = 0
+    err: int = 0
     late_seconds: float = 2.0
 
     def of(self, number: int) -> str | None:
         """Name the fault of one frame that its writer must commit."""
-        for kind in ("drop", "flip", "truncate", "duplicate", "resize"):
+        for kind in ("drop", "flip", "truncate", "duplicate", "resize", "oversize"):
             if getattr(self, kind) == number:
                 return kind
         return None
@@ -257,6 +259,8 @@ class Camserver:
         refusal = self.refusal(self.settings)
         if refusal is not None:
             return refusal
+        if series.faults.err:
+            return "15 ERR the exposure command was refused (sim:err)"
         series.settings = self.settings
         self.kill()
         self._stop = False
@@ -300,7 +304,12 @@ class Camserver:
                 return
             if self._stop and not self._model.finishes:
                 return
-            await self._surroundings.gate(number, began, ended)
+            frame = settings.period * settings.n_exposures
+            if series.mode == "Ext. Enable":
+                frame = (ended - began) * settings.period / settings.exposure
+            elif settings.n_images == 1:
+                frame = ended - began
+            await self._surroundings.gate(number, began, ended, frame)
             taken = time.time() - (time.monotonic() - began)
             task = {
                 "path": name,

@@ -52,6 +52,9 @@ class Driver:
     threshold_seconds = 0.5
     """How long camserver needs to set a threshold; a real 2M takes tens of seconds."""
 
+    prepare_seconds = 0.0
+    """How long a put of an acquisition parameter keeps the port locked, at least."""
+
     def __init__(
         self,
         camserver: Camserver,
@@ -94,6 +97,8 @@ class Driver:
         }  # fmt: skip
         for name, hook in own.items():
             self.records[name].on_put = hook
+        for name in self.records:
+            self.records[name].asynchronous = self.records[name].on_put is not None
         self._fresh = {name: self.records.value(name) for name in HEADER_RECORDS}
 
     def _mirror(self, name: str) -> Hook:
@@ -147,7 +152,7 @@ class Driver:
         gap_fill = value("GapFill")
         if gap_fill != "N.A.":  # else nothing is sent
             self._camserver.configure(gap_fill=int(gap_fill))
-        await asyncio.sleep(PARAMETER_TIME)
+        await asyncio.sleep(max(PARAMETER_TIME, self.prepare_seconds))
 
     async def _on_path(self, path: str) -> None:
         async with self._port:

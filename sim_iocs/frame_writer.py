@@ -11,10 +11,14 @@ In: ``{"frame": ..}`` (see ``Worker.write``). Out: ``{"ready": ..}`` once, then 
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .cbf import MAGIC, encode_cbf
 from .crystal import GAP, Crystal, Exposure
@@ -70,8 +74,8 @@ class Worker:
 
         The task has ``path``, ``number`` (from 0 in its series), ``header`` (lines), ``taken``
         (POSIX s), ``exposure`` (fields of ``Exposure``), ``gap_fill`` (what the pixels between
-        modules read) and ``fault`` (None, "drop", "flip", "truncate", "resize", or "duplicate": the
-        frame before once more).
+        modules read) and ``fault`` (None, "drop", "flip", "truncate", "resize", "oversize"
+        or "duplicate": the frame before once more).
         """
         path = Path(task["path"])
         fault = task.get("fault")
@@ -97,6 +101,8 @@ class Worker:
             counts[self.crystal.gaps] = task["gap_fill"]
         if task.get("fault") == "resize":
             counts = counts[:-1]
+        elif task.get("fault") == "oversize":
+            counts = np.vstack([counts, counts[-1:]])
         if path.suffix.lower() == ".cbf":
             return encode_cbf(counts, name=path.stem, header=task["header"])
         return encode_tiff(counts, model=task["model"], header=task["header"], taken=task["taken"])
@@ -110,6 +116,14 @@ def flip_bit(content: bytes) -> bytes:
     return bytes(damaged)
 
 
+def become(name: str) -> None:
+    """Go on as another user, who may write where that one may."""
+    user = pwd.getpwnam(name)
+    os.setgroups([])
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+
+
 def main() -> None:
     """Serve until stdin closes."""
     options = json.loads(sys.stdin.readline())
@@ -119,6 +133,8 @@ def main() -> None:
         sys.stdout.flush()
 
     worker = Worker(options)
+    if options.get("user"):
+        become(options["user"])
     say(ready=worker.measure())
     for line in sys.stdin:
         task = json.loads(line)

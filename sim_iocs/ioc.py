@@ -2,13 +2,26 @@
 
 Besides the instruments it serves its own records under ``sim:``
 
-``drop``, ``flip``, ``truncate``, ``duplicate``, ``resize``, ``late`` (``late_seconds``), ``hang``
+``drop``, ``flip``, ``truncate``, ``duplicate``, ``resize``, ``oversize``, ``late``
+(``late_seconds``), ``hang``
     The frame (from 0) of the next series of more than one image that is not written, has one bit of
-    its pixels flipped, is cut in half, is the frame before once more, has a row too few, comes
-    late, or is the last thing camserver does. −1 is none; a fault is used up by the series that it
-    hits.
+    its pixels flipped, is cut in half, is the frame before once more, has a row too few, has a row
+    too many, comes late, or is the last thing camserver does. −1 is none; a fault is used up by the
+    series that it hits.
 ``no7ok``
     1: camserver does not say that the next series is over.
+``err``
+    1: camserver answers the next exposure command with "ERR" and exposes nothing. The driver does
+    not notice; only StringFromServer_RBV tells.
+``arming_seconds``
+    Seconds from the exposure command to camserver's acknowledgement, at which the exposure begins.
+``arming_jitter``
+    The driver polls for the acknowledgement and notices it late, by chance between 0 and this many
+    seconds: so late is Armed after the begin of the exposure.
+``prepare_seconds``
+    How long each put of an acquisition parameter keeps the driver's port locked.
+``shutter_seconds``
+    How long after its put the shutter moves; the put completes then.
 ``camserver``
     "Gone": nobody answers the driver; "Running": it is back, and has forgotten all settings.
 ``threshold_seconds``
@@ -28,8 +41,9 @@ Besides the instruments it serves its own records under ``sim:``
     Why the simulator refused something last.
 ``acceleration``, ``sample_temperature``
     How much faster than real the cryostream's clock runs; the true temperature of the sample.
-``angles``
-    Where the axis ``compare_axis`` truly was when each frame of the last series began.
+``angles``, ``true_angles``, ``exposure_times``
+    Where the axis ``compare_axis`` truly was when each frame of the last series began, and where it
+    was half a frame period later; when each exposure began (POSIX s, by the detector IOC's clock).
 ``compare_axis``, ``compare_start``, ``compare_step``
     The position compare unit: in TriggerMode "Ext. Trigger" the series begins exactly when the axis
     passes ``compare_start``; in "Mult. Trigger" frame i begins at ``compare_start`` + i ·
@@ -50,13 +64,16 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import caproto as ca
 import numpy as np
 from caproto.asyncio.server import Context, VirtualCircuit
 from caproto.server import common
+from caproto.server.common import DisconnectedCircuit
 
 from .beam import Attenuator, Counter, Ring, Shutter
 from .camserver import Camserver, Faults
@@ -66,14 +83,20 @@ from .lakeshore import LakeShore
 from .motor import Motor
 from .pilatus import Pilatus
 from .plugins import Plugins
-from .records import Records
+from .records import MONITOR_TIME, Hook, Records
 from .thermal import NOISE, Thermal
 
 HOST = "127.0.0.1"
 READBACK = 0.1  # s
-FRAME_FAULTS = ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang", "no7ok")
+PUT_CALLBACK_LIMIT = 60.0  # s, a second put-callback on a channel waits this long for the first
+FRAME_FAULTS = (
+    "drop", "flip", "truncate", "duplicate", "resize", "oversize", "late", "hang", "no7ok", "err",
+)  # fmt: skip
 OTHER_FAULTS = {"dump": "s", "overshoot": "K", "stuck": "s", "silent": "s", "away": "s",
-                "jitter": "degrees", "noise": "K"}  # fmt: skip
+                "jitter": "degrees", "noise": "K", "arming_seconds": "s", "arming_jitter": "s",
+                "prepare_seconds": "s", "shutter_seconds": "s"}  # fmt: skip
+WITNESSES = {"angles": "degrees", "true_angles": "degrees", "exposure_times": "s"}
+LONGEST_DELAY = 60.0  # s
 FAULTS = (*FRAME_FAULTS, *OTHER_FAULTS)
 
 log = logging.getLogger(__name__)
@@ -83,8 +106,11 @@ class PortTaken(Exception):  # noqa: N818
     """The port that was asked for is in use."""
 
 
-def free_port(asked: int = 0) -> int:
-    """Find a port that is free for TCP and UDP, with its neighbour for the repeater."""
+def free_port(asked: int = 0, *, besides: int | None = None, option: str = "--port") -> int:
+    """Find a port that is free for TCP and UDP, with its neighbour for the repeater.
+
+    ``besides`` is a port that is spoken for, with its neighbour, though nobody is there yet.
+    """
     for _ in range(100):
         with (
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
@@ -99,17 +125,22 @@ def free_port(asked: int = 0) -> int:
             except (OSError, OverflowError):
                 if asked:
                     raise PortTaken(
-                        f"port {asked} of {HOST} is taken (--port 0 picks one)"
+                        f"port {asked} of {HOST} is taken ({option} 0 picks one)"
                     ) from None
+                continue
+            if besides is not None and abs(port - besides) < 2:
+                if asked:
+                    raise PortTaken(f"port {asked} of {HOST} is taken by the first IOC")
                 continue
             return port
     raise PortTaken(f"no free port on {HOST}")
 
 
-def client_environment(port: int) -> dict[str, str]:
-    """Tell what must be in a client's environment before it imports a Channel Access library."""
+def client_environment(port: int, motor_port: int | None = None) -> dict[str, str]:
+    """Return what must be in a client's environment before it imports a Channel Access library."""
+    addresses = HOST if motor_port is None else f"{HOST}:{port} {HOST}:{motor_port}"
     return {
-        "EPICS_CA_ADDR_LIST": HOST,
+        "EPICS_CA_ADDR_LIST": addresses,
         "EPICS_CA_AUTO_ADDR_LIST": "NO",
         "EPICS_CA_SERVER_PORT": str(port),
         "EPICS_CA_REPEATER_PORT": str(port + 1),
@@ -118,14 +149,117 @@ def client_environment(port: int) -> dict[str, str]:
 
 
 class Circuit(VirtualCircuit):
-    """A client's connection that can be silent."""
+    """A client's connection, served as the server of EPICS base (rsrv) serves it.
+
+    Commands are served in the order in which they come. A put is over when the record has taken it.
+    A put-callback waits for the record's earlier ones. A second one on the same channel keeps the
+    whole circuit waiting until the first has completed, or for a minute: then the first one fails.
+    The circuit can be silent, too.
+    """
 
     context: Any  # the server
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._put_callbacks: dict[int, asyncio.Task[None]] = {}
+        self._given_up: set[asyncio.Task[None]] = set()
 
     async def send(self, *commands: Any) -> None:
         """Send, as soon as the server speaks."""
         await self.context.speaking.wait()
         await super().send(*commands)
+
+    async def _process_command(self, command: Any) -> Any:
+        if isinstance(command, ca.WriteNotifyRequest):
+            await self._begin_put_callback(command)
+            return []
+        if isinstance(command, ca.WriteRequest):
+            return await self._put(command)
+        if isinstance(command, ca.ClearChannelRequest):
+            self._cancel(self._put_callbacks.pop(command.sid, None))
+        return await super()._process_command(command)
+
+    async def _on_disconnect(self) -> None:
+        for task in self._put_callbacks.values():
+            self._cancel(task)
+        self._put_callbacks.clear()
+        await super()._on_disconnect()
+
+    def _writable(self, record: Any) -> bool:
+        access = record.check_access(self.client_hostname, self.client_username)
+        return bool(access & ca.AccessRights.WRITE)
+
+    async def _put(self, command: Any) -> list[Any]:
+        """Let the record take a value; nobody is told when it has done what that asks for."""
+        channel, record = self._get_db_entry_from_command(command)
+        status = ca.CAStatus.ECA_NOWTACCESS
+        if self._writable(record):
+            try:
+                await record.put_by_client(command.data, command.data_type, command.metadata)
+            except Exception as problem:
+                log.info("%s did not take a put: %s", channel.name, problem)
+                status = ca.CAStatus.ECA_PUTFAIL
+            else:
+                return []
+        return [ca.ErrorResponse(command, channel.cid, status=status, error_message=channel.name)]
+
+    async def _begin_put_callback(self, command: Any) -> None:
+        channel, record = self._get_db_entry_from_command(command)
+        if not self._writable(record):
+            await self._answer(command, ca.CAStatus.ECA_NOWTACCESS)
+            return
+        earlier = self._put_callbacks.get(command.sid)
+        if earlier is not None:
+            await asyncio.wait([earlier], timeout=PUT_CALLBACK_LIMIT)
+            if not earlier.done():
+                log.warning("put call back time out: %s", channel.name)
+                self._given_up.add(earlier)
+                self._cancel(earlier)
+        free = not record.common.put_callback.locked() and not record.processing
+        taken = asyncio.Event()
+        task = asyncio.create_task(self._put_callback(command, record, taken))
+        self._put_callbacks[command.sid] = task
+        if free:  # else it is taken when its turn comes
+            await taken.wait()
+
+    async def _put_callback(self, command: Any, record: Any, taken: asyncio.Event) -> None:
+        """Put, wait for the completion, and answer."""
+        status = ca.CAStatus.ECA_NORMAL
+        try:
+            async with record.common.put_callback:
+                await record.until_free()
+                completion = await record.put_by_client(
+                    command.data, command.data_type, command.metadata
+                )
+                taken.set()
+                if completion is not None:
+                    await completion()
+                await asyncio.sleep(MONITOR_TIME)
+                # on a busy host that time is over before the monitors had their turn
+                for _ in range(10):
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if (own := asyncio.current_task()) not in self._given_up:
+                raise
+            self._given_up.discard(own)
+            status = ca.CAStatus.ECA_PUTCBINPROG
+        except Exception as problem:
+            log.info("a put-callback failed: %s", problem)
+            status = ca.CAStatus.ECA_PUTFAIL
+        finally:
+            taken.set()
+        with suppress(DisconnectedCircuit):
+            await self._answer(command, status)
+
+    async def _answer(self, command: Any, status: ca.CAStatus) -> None:
+        """Tell a client that its put-callback is over."""
+        channel, record = self._get_db_entry_from_command(command)
+        await self.send(channel.write(ioid=command.ioid, status=status, data_count=record.length))
+
+    @staticmethod
+    def _cancel(task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            task.cancel()
 
 
 class Server(Context):
@@ -133,12 +267,15 @@ class Server(Context):
 
     CircuitClass = Circuit
 
-    def __init__(self, records: Mapping[str, Any], port: int) -> None:
+    def __init__(
+        self, records: Mapping[str, Any], port: int, repeater: Repeater | None = None
+    ) -> None:
         super().__init__(dict(records), [HOST])
         # caproto gathers monitors for 10 ms, and completions of puts overtake them
         common.HIGH_LOAD_TIMEOUT = 0.001
         self.ca_server_port = port
-        self.repeater = Repeater()
+        self._own_repeater = repeater is None
+        self.repeater = Repeater() if repeater is None else repeater
         self.speaking = asyncio.Event()
         self.speaking.set()
         self._back = -math.inf
@@ -178,10 +315,10 @@ class Server(Context):
 
     async def broadcast_beacon_loop(self) -> NoReturn:
         """Beacon at 20 ms, then ever slower, to the clients that registered."""
-        loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(
-            lambda: self.repeater, local_addr=(HOST, self.ca_server_port + 1)
-        )
+        if self._own_repeater:
+            await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: self.repeater, local_addr=(HOST, self.ca_server_port + 1)
+            )
         pause, number = 0.02, 0
         while True:
             self.repeater.beacon(self.ca_server_port, number)
@@ -238,6 +375,11 @@ class Options:
     faults: Mapping[str, float] | None = None
     ending: str | None = None
     model: str = "PILATUS3"
+    clock: float = 0.0
+    """What the clock of the detector's IOC is ahead of this host's, s."""
+    motor_clock: float | None = None
+    """The same of the motors' IOC; None: the motors have the detector's IOC."""
+    camserver_user: str | None = None
 
 
 class Beamline:
@@ -261,8 +403,8 @@ class Beamline:
                                  "value": options.acceleration},
                 "sample_temperature": {"record": "ai", "type": "double", "units": "K",
                                        "precision": 3, "value": options.temperature},
-                "angles": {"record": "waveform", "type": "double", "count": 65536,
-                           "units": "degrees"},
+                **{name: {"record": "waveform", "type": "double", "count": 65536, "units": unit}
+                   for name, unit in WITNESSES.items()},
                 "frame_seconds": {"record": "ai", "type": "double", "units": "s", "precision": 4},
                 "shortest_period": {"record": "ai", "type": "double", "units": "s",
                                     "precision": 4},
@@ -293,8 +435,8 @@ class Beamline:
         self._seed = seed
         self._jitter = 0.0
         self._dump_at_series = 0.0
-        self.server: Server | None = None
-        self._angles: list[float] = []
+        self._servers: list[Server] = []
+        self._witnessed: dict[str, list[float]] = {name: [] for name in WITNESSES}
         self._compare_armed = 0.0
         self.own["compare_start"].on_put = self._on_compare_start
         # Dectris writes "PILATUS 2M" for the second generation
@@ -309,6 +451,7 @@ class Beamline:
                 "replay": options.replay,
                 "model": self.model,
                 "generation": options.model,
+                "user": options.camserver_user,
             },
         )
         self.plugins = Plugins(options.shape)
@@ -321,6 +464,7 @@ class Beamline:
             report=self.report,
             n_files=options.n_files,
             ending=options.ending,
+            seed=seed,
         )
         for name in (*FRAME_FAULTS, "late_seconds"):
             self.own[name].on_put = self._fault(name)
@@ -330,16 +474,25 @@ class Beamline:
             "noise": self._on_noise,
             "camserver": self._on_camserver, "threshold_seconds": self._on_threshold_seconds,
             "acceleration": self._on_acceleration,
+            "arming_seconds": self._delay("arming_seconds", self.pilatus),
+            "arming_jitter": self._delay("arming_jitter", self.pilatus),
+            "prepare_seconds": self._delay("prepare_seconds", self.pilatus),
+            "shutter_seconds": self._delay("shutter_seconds", self.shutter, "seconds"),
         }.items():  # fmt: skip
             self.own[name].on_put = hook
         self.own["noise"].preset(NOISE)
+        self.own["arming_jitter"].preset(self.pilatus.arming_jitter)
         for name in FRAME_FAULTS:
             self.own[name].preset(getattr(self.faults, name))
 
+    def motor_records(self) -> dict[str, Any]:
+        """Return the records of the motors under their full names."""
+        return {k: v for motor in self.motors.values() for k, v in motor.records().items()}
+
     def records(self) -> dict[str, Any]:
-        """Every record of the beamline under its full name."""
+        """Return every record but those of the motors under its full name."""
         prefix = self.options.prefix
-        named = {
+        return {
             **self.pilatus.records.named(f"{prefix}cam1:"),
             **self.plugins.records(prefix),
             **self.cryostream.records.named(f"{prefix}cryo:"),
@@ -350,9 +503,6 @@ class Beamline:
             **self.counter.records.named(f"{prefix}mcs:"),
             **self.own.named(f"{prefix}sim:"),
         }
-        for motor in self.motors.values():
-            named |= motor.records()
-        return named
 
     async def report(self, message: str) -> None:
         """Put a refusal where a person looks for it."""
@@ -389,13 +539,24 @@ class Beamline:
 
     async def _on_silent(self, seconds: float) -> None:
         await self.own.post(silent=seconds)
-        if seconds > 0.0 and self.server is not None:
-            self.server.be_silent(seconds)
+        if seconds > 0.0:
+            for server in self._servers:
+                server.be_silent(seconds)
 
     async def _on_away(self, seconds: float) -> None:
         await self.own.post(away=seconds)
-        if seconds > 0.0 and self.server is not None:
-            self._absence = asyncio.create_task(self.server.be_away(seconds))
+        if seconds > 0.0:
+            self._absences = [
+                asyncio.create_task(server.be_away(seconds)) for server in self._servers
+            ]
+
+    def _delay(self, name: str, part: Any, attribute: str = "") -> Hook:
+        async def put(seconds: float) -> None:
+            seconds = min(max(seconds, 0.0), LONGEST_DELAY)
+            setattr(part, attribute or name, seconds)
+            await self.own.post(**{name: seconds})
+
+        return put
 
     async def _on_jitter(self, degrees: float) -> None:
         self._jitter = max(degrees, 0.0)
@@ -448,12 +609,16 @@ class Beamline:
         seen = self.shutter.fraction(began, ended) * self.attenuator.transmission
         return current / 100.0 * seen
 
-    async def gate(self, number: int, began: float, ended: float) -> None:
-        """Count the monitor for one frame, and note the angle at which it truly began."""
+    async def gate(self, number: int, began: float, ended: float, period: float) -> None:
+        """Count the monitor for one frame, and note when and at which angle it truly was."""
         await self.counter.count((ended - began) * self._beam(began, ended))
-        axis = self.own.value("compare_axis")
-        self._angles.append(self.motors[axis].position(began))
-        await self.own.post(angles=list(self._angles))
+        motor = self.motors[self.own.value("compare_axis")]
+        seen = self._witnessed
+        seen["angles"].append(motor.position(began))
+        seen["true_angles"].append(motor.position(began + 0.5 * period))
+        elapsed = time.monotonic() - began
+        seen["exposure_times"].append(time.time() - elapsed + self.options.clock)
+        await self.own.post(**{name: list(values) for name, values in seen.items()})
 
     def trigger(self, number: float, since: float) -> float | None:
         """Say when the position compare unit gives pulse ``number``, unless that was before."""
@@ -468,7 +633,8 @@ class Beamline:
 
     async def series_began(self) -> None:
         """Start a new list of angles; the faults of this series are taken."""
-        self._angles = []
+        for values in self._witnessed.values():
+            values.clear()
         for name in FRAME_FAULTS:
             await self.own[name].post_if_new(getattr(self.faults, name))
         if self._dump_at_series:
@@ -477,14 +643,29 @@ class Beamline:
 
     # -- life ---------------------------------------------------------------------------------
 
-    async def serve(self, *, port: int, ready: Callable[[], Awaitable[None]]) -> None:
+    def _open_servers(self, port: int, motor_port: int | None) -> list[Server]:
+        """Make the detector's IOC, and one of the motors if they have their own."""
+        records, motors = self.records(), self.motor_records()
+        for record in records.values():
+            record.common.clock_offset = self.options.clock
+        for record in motors.values():
+            own = self.options.motor_clock
+            record.common.clock_offset = self.options.clock if own is None else own
+        if motor_port is None:
+            return [Server(records | motors, port)]
+        first = Server(records, port)
+        return [first, Server(motors, motor_port, first.repeater)]
+
+    async def serve(
+        self, *, port: int, ready: Callable[[], Awaitable[None]], motor_port: int | None = None
+    ) -> None:
         """Serve until cancelled or until the process that started this one is gone."""
         parent = os.getppid()
-        access = self.server = Server(self.records(), port)
-        server = asyncio.create_task(access.run())
+        self._servers = self._open_servers(port, motor_port)
+        server = asyncio.gather(*(access.run() for access in self._servers))
         try:
             await self.camserver.start()
-            while access.port is None and not server.done():
+            while any(access.port is None for access in self._servers) and not server.done():
                 await asyncio.sleep(0.01)
             await self.own.post(
                 frame_seconds=self.camserver.seconds(0.1),

@@ -2,6 +2,12 @@
 
 A move is a trapezoid: from rest at ``VBAS``, up to ``VELO`` in ``ACCL`` seconds, and down again the
 same way. So a detector can ask where the axis was at any moment of an exposure, to the last digit.
+
+As in the real record (motorRecord.cc), all fields have one time stamp, that of the last time that
+the record processed: when a field is put that makes it process, and at each poll of a motion. A put
+to VAL posts DMOV = 0 *before* the record processes, so that event has a stamp of whenever it did so
+last. VELO, ACCL and VBAS do not make it process. A put-callback on any field waits for the one that
+the record is busy with, so ``STOP`` and ``SPMG`` take effect at once only by a plain put.
 """
 
 from __future__ import annotations
@@ -18,9 +24,17 @@ from typing import Any
 
 import caproto as ca
 
-from .records import Number, Records, make_record, read_table
+from .records import Common, Completion, Number, Records, make_record, read_table
 
 READBACK_PERIOD = 0.1  # s, the poll of a motor controller
+
+# what the record's definition marks SPC_NOMOD: no client can write it
+READ_ONLY = (
+    "VERS", "CARD", "RHLM", "RLLM", "HLS", "LLS", "RHLS", "RLLS", "RCNT", "MISS", "LSPG", "LVAL",
+    "LDVL", "LRVL", "LRLV", "RBV", "DRBV", "DIFF", "RDIF", "CDIR", "RRBV", "RMP", "REP", "RVEL",
+    "DMOV", "MOVN", "MSTA", "LVIO", "TDIR", "ATHM", "PP", "MIP", "MMAP", "NMAP", "CBAK", "ALST",
+    "MLST", "NAME", "RTYP", "STAT", "SEVR", "PACT", "LCNT", "UDF", "TIME",
+)  # fmt: skip
 
 # MSTA bits
 POSITIVE, DONE, MOVING, HOMED = 1, 2, 1024, 128
@@ -142,10 +156,17 @@ class Motor:
         self._moves.append(Move(clock(), position, position, speed, 0.0, acceleration))
         self.jitter = 0.0
         """Standard deviation of the encoder's reading."""
+        self.common = Common(stamped_by_posts=False)
+        for record in (self.value, *(self.fields[key] for key in self.fields)):
+            record.common = self.common
+        for key in READ_ONLY:
+            if key in self.fields:
+                self.fields[key].writable = False
         self._task: asyncio.Task[None] | None = None
-        self._go = asyncio.Event()
-        self._go.set()
-        self._paused = False
+        self._pending = False
+        """VAL is somewhere to go to as soon as SPMG allows it."""
+        self._stopping = False
+        self._pausing = False
         self._done = asyncio.Event()
         self._done.set()
         fresh: dict[str, Any] = {
@@ -175,7 +196,7 @@ class Motor:
         }
         for key, hook in hooks.items():
             self.fields[key].on_put = hook
-        self.value.on_put = self.move_to
+        self.value.on_put = self._on_value
 
     # -- what the rest of the simulation asks -------------------------------------------------
 
@@ -207,117 +228,125 @@ class Motor:
     # -- motion -------------------------------------------------------------------------------
 
     async def move_to(self, target: float) -> None:
-        """Do what a put to VAL does; returns when the motion is done (put completion)."""
+        """Put to VAL and wait for the completion."""
+        await self._on_value(target)
+        await self._done.wait()
+
+    async def _on_value(self, target: float) -> Completion:
         fields = self.fields
+        await self._blink()
+        self.common.stamp_now()
         if fields.value("SET") == "Set":
             await self._on_offset(target - self._moves[-1].position(self._clock()))
-            return
+            if self._task is None:
+                await self._rest()
+            return self._done.wait
         if not fields.value("LLM") <= target <= fields.value("HLM") or not math.isfinite(target):
             await self.value.post(self.value.value)
-            await fields.post(LVIO=1, DMOV=0)
-            await fields.post(DMOV=1)
-            return
+            await fields.post(LVIO=1)
+            if self._task is None:
+                await self._rest()
+            return self._done.wait
         await fields["LVIO"].post_if_new(0)
-        await fields.post(DMOV=0)
         await self._post_demand(target)
         here = self._moves[-1].position(self._clock())
         if (
             abs(target - self.offset - here) < 0.5 * abs(fields.value("MRES"))
             and self._task is None
         ):
-            await fields.post(DMOV=1)
-            return
-        await self._halt()
-        self._done.clear()
-        self._task = asyncio.create_task(self._run(target - self.offset))
-        await self._done.wait()  # also through a pause, and through later moves
+            await self._rest()
+        elif fields.value("SPMG") in ("Go", "Move"):
+            self._start(target - self.offset)
+        else:
+            self._pending = True
+        return self._done.wait
 
-    async def _run(self, dial: float) -> None:
-        fields = self.fields
-        await self._go.wait()
-        self._paused = False
+    async def _blink(self) -> None:
+        """Post DMOV = 0 as the record does before it processes, with its old stamp."""
+        self._done.clear()
+        await self.fields["DMOV"].post_if_new(0)
+
+    async def _rest(self) -> None:
+        await self.fields.post(DMOV=1)
+        self._done.set()
+
+    def _start(self, dial: float) -> None:
+        """Set off, from rest, from wherever the axis is now."""
+        self._pending = self._stopping = self._pausing = False
+        if self._task is not None:
+            self._task.cancel()
         now = self._clock()
         move = Move(
             began=now,
             start=self._moves[-1].position(now),
             end=dial,
-            speed=fields.value("VELO"),
-            base=fields.value("VBAS"),
-            acceleration=max(fields.value("ACCL"), 1e-6),
+            speed=self.fields.value("VELO"),
+            base=self.fields.value("VBAS"),
+            acceleration=max(self.fields.value("ACCL"), 1e-6),
         )
         self._moves.append(move)
-        up = dial > move.start
-        await fields.post(MSTA=0)
-        await fields.post(MSTA=MOVING + POSITIVE * up, TDIR=int(up), MOVN=1)
-        await self._follow()
+        self._task = asyncio.create_task(self._follow(up=dial > move.start))
 
-    async def _follow(self) -> None:
-        """Read back every 0.1 s until the present move is over, then say so in one burst."""
+    async def _follow(self, *, up: bool) -> None:
+        """Poll every 0.1 s; the poll that finds the axis at rest tells so in one burst."""
+        self.common.stamp_now()
+        await self.fields.post(MSTA=0)
+        await self.fields.post(MSTA=MOVING + POSITIVE * up, TDIR=int(up), MOVN=1)
         while True:
+            await asyncio.sleep(READBACK_PERIOD)
             move = self._moves[-1]
-            left = move.began + move.duration - self._clock()
-            if left <= 0.0:
+            if self._clock() >= move.began + move.duration:
                 break
-            await asyncio.sleep(min(READBACK_PERIOD, left))
+            self.common.stamp_now()
             await self._read_back()
         await self._finish()
 
     async def _finish(self) -> None:
         self._task = None
+        self.common.stamp_now()
         await self._read_back()
-        await self.fields.post(MSTA=DONE, MOVN=0, DMOV=1)
-        self._done.set()
+        await self.fields.post(MSTA=DONE, MOVN=0)
+        if self._pausing:
+            self._pausing, self._pending = False, True
+            return
+        if self._stopping:
+            self._stopping = False
+            await self._post_demand(self.position())
+        await self._rest()
 
     async def _read_back(self) -> None:
+        """Read the position at this moment; the caller has just taken the stamp."""
         dial = self._moves[-1].position(self._clock())
         if self.jitter:
             dial += random.gauss(0.0, self.jitter)
         raw = round(dial / self.fields.value("MRES"))
-        await self.fields.post(
-            RRBV=raw, DRBV=dial, RBV=dial + self.offset, DIFF=self.value.value - dial - self.offset
-        )
-
-    async def _halt(self) -> None:
-        """Freeze the motion in progress where it is, without telling anyone it is done."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            now = self._clock()
-            here = self._moves[-1].position(now)
-            self._moves.append(replace(self._moves[-1], began=now, start=here, end=here))
+        difference = self.value.value - dial - self.offset
+        for key, value in {
+            "RRBV": raw, "DRBV": dial, "RBV": dial + self.offset, "DIFF": difference,
+        }.items():  # fmt: skip
+            await self.fields[key].post_if_new(value)
 
     async def stop(self, *, pause: bool = False) -> None:
-        """Slow down as the acceleration allows and end there; VAL follows, but not in a pause."""
-        task, self._task = self._task, None
-        if task is None:
-            if self._paused and not pause:
-                self._paused = False
+        """Slow down as the acceleration allows; there VAL follows, but not in a pause."""
+        if self._task is None:
+            if self._pending and not pause:
+                self._pending = False
                 await self._post_demand(self.position())
                 await self._finish()
             return
+        self._stopping, self._pausing = not pause, pause
         now = self._clock()
         move = self._moves[-1]
         here, velocity = move.position(now), move.velocity(now)
         ramp = self.fields.value("ACCL") * abs(velocity) / max(move.speed, 1e-9)
         rest = here + 0.5 * velocity * ramp
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         if velocity:
             # the second half of a symmetric trapezoid whose peak is now
             self._moves.append(
                 Move(now - ramp, here - 0.5 * velocity * ramp, rest, abs(velocity), 0.0, ramp)
             )
-            await asyncio.sleep(ramp)
-        if self._task is not None:
-            return
-        if pause:
-            self._paused = True
-            await self._read_back()
-            await self.fields.post(MSTA=DONE, MOVN=0)
-            return
-        await self._post_demand(rest + self.offset)
-        await self._finish()
+        else:
+            self._moves.append(replace(move, began=now, start=here, end=here))
 
     async def _post_demand(self, target: float) -> None:
         await self.value.post(target)
@@ -326,36 +355,39 @@ class Motor:
 
     # -- puts to fields -----------------------------------------------------------------------
 
-    async def _on_stop(self, value: int) -> None:
+    async def _on_stop(self, value: int) -> Completion | None:
         if value:
             await self.fields.post(STOP=1)
-            await self.stop()
+            self.common.stamp_now()
+            # nothing moves: what is pending, stays so
+            if self._task is not None or self.fields.value("SPMG") != "Stop":
+                await self.stop()
         await self.fields.post(STOP=0)
+        return self._done.wait
 
-    async def _on_spmg(self, label: str) -> None:
+    async def _on_spmg(self, label: str) -> Completion | None:
         await self.fields.post(SPMG=label)
+        self.common.stamp_now()
         if label in ("Go", "Move"):
-            self._go.set()
-            if self._task is None and self._paused:
-                self._task = asyncio.create_task(self._run(self.value.value - self.offset))
-            return
-        self._go.clear()
-        if self._task is None:
-            return
-        await self.stop(pause=label == "Pause")
+            if self._task is None and self._pending:
+                self._start(self.value.value - self.offset)
+        elif self._task is not None or label == "Stop":
+            await self.stop(pause=label == "Pause")
+        return self._done.wait
 
-    async def _on_dial(self, dial: float) -> None:
-        await self.move_to(dial + self.offset)
+    async def _on_dial(self, dial: float) -> Completion:
+        return await self._on_value(dial + self.offset)
 
-    async def _on_rlv(self, distance: float) -> None:
+    async def _on_rlv(self, distance: float) -> Completion:
         await self.fields.post(RLV=0.0)
-        await self.move_to(self.value.value + distance)
+        return await self._on_value(self.value.value + distance)
 
-    async def _on_tweak(self, key: str, sign: float, _value: int) -> None:
+    async def _on_tweak(self, key: str, sign: float, _value: int) -> Completion:
         await self.fields.post(**{key: 0})
-        await self.move_to(self.value.value + sign * self.fields.value("TWV"))
+        return await self._on_value(self.value.value + sign * self.fields.value("TWV"))
 
     async def _on_limit(self, key: str, value: float) -> None:
+        self.common.stamp_now()
         await self.fields.post(**{key: value, f"D{key}": value - self.offset})
         bound = "upper_ctrl_limit" if key == "HLM" else "lower_ctrl_limit"
         limits: dict[str, Any] = {bound: value}

@@ -10,6 +10,7 @@ time-outs, a camserver that is gone or was restarted; the settings as in ``drive
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -20,6 +21,7 @@ from .driver import OK, Driver
 from .file_names import SUFFIXES, Found, c_format, frame_names, look
 from .header import header_lines
 from .plugins import Plugins
+from .records import Completion
 
 POLL = 0.01  # s, the driver looks for a file this often
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
@@ -27,6 +29,12 @@ KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
 
 class Pilatus(Driver):
     """The driver behind the ``cam1:`` records."""
+
+    arming_seconds = 0.0
+    """How long camserver takes to acknowledge an exposure command; then the exposure begins."""
+
+    arming_jitter = 0.012
+    """The driver polls for the acknowledgement: it notices it up to so many seconds late."""
 
     def __init__(
         self,
@@ -39,46 +47,51 @@ class Pilatus(Driver):
         plugins: Plugins,
         n_files: int | None = None,
         ending: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(camserver, shape=shape, model=model, report=report, ending=ending)
         self._faults = faults
         self._plugins = plugins
         self._n_files = n_files
+        self._chance = random.Random(seed)
         self._driving: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.records["Acquire"].on_put = self._on_acquire
+        self.records["Acquire"].asynchronous = True
 
-    async def _on_acquire(self, label: str) -> None:
-        if label == "Acquire":
-            if self._driving is not None:
-                return
-            if self.records.value("DetectorState_RBV") not in ("Idle", "Error", "Aborted"):
-                return
-            async with self._port:
+    async def _on_acquire(self, label: str) -> Completion | None:
+        """Start or abort; a busy record completes a put-callback when it is back at 0."""
+        async with self._port:
+            if label == "Acquire":
+                if self._driving is not None:
+                    return self._idle.wait
+                if self.records.value("DetectorState_RBV") not in ("Idle", "Error", "Aborted"):
+                    return None
                 self._idle.clear()
                 self._driving = asyncio.create_task(self._acquire())
-            await self._idle.wait()
-        elif self._driving is None:
-            await self.records.post(Acquire="Done")
-        else:
-            await self._abort()
+                return self._idle.wait
+            if self._driving is None:
+                await self.records.post(Acquire="Done")
+            else:
+                await self._abort()
+            return None
 
     async def _abort(self) -> None:
-        async with self._port:
-            driving, self._driving = self._driving, None
-            if driving is not None:
-                driving.cancel()
-                await asyncio.gather(driving, return_exceptions=True)
-            await self.records.post(
-                StatusMessage_RBV="Acquisition aborted", DetectorState_RBV="Aborted",
-                Acquire_RBV="Done", Armed="Unarmed", AcquireBusy="Done",
-            )  # fmt: skip
-            self._camserver.kill()
-            await self.records.post(StringToServer_RBV="K")
-            await asyncio.sleep(KILL_TIME)
-            await self.records.post(Acquire="Done")
-            self._idle.set()
+        """Give up the series, with the port locked."""
+        driving, self._driving = self._driving, None
+        if driving is not None:
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+        await self.records.post(
+            StatusMessage_RBV="Acquisition aborted", DetectorState_RBV="Aborted",
+            Acquire_RBV="Done", Armed="Unarmed", AcquireBusy="Done",
+        )  # fmt: skip
+        self._camserver.kill()
+        await self.records.post(StringToServer_RBV="K")
+        await asyncio.sleep(KILL_TIME)
+        await self.records.post(Acquire="Done")
+        self._idle.set()
 
     async def _acquire(self) -> None:
         try:
@@ -144,7 +157,8 @@ class Pilatus(Driver):
             await self._end("Error", refusal)
             return
         series = self._series(name, mode, self._take_faults(n_images))
-        await asyncio.sleep(0.020)  # two polls of camserver's replies
+        # two polls of camserver's replies
+        await asyncio.sleep(0.020 + self.arming_seconds)
         command = {"Ext. Enable": "ExtEnable", "Ext. Trigger": "ExtTrigger",
                    "Mult. Trigger": "ExtMTrigger"}.get(mode, "Exposure")  # fmt: skip
         try:
@@ -152,13 +166,13 @@ class Pilatus(Driver):
         except CamserverGone:
             await self._end("Error", "Starting exposure")
             return
+        await asyncio.sleep(self._chance.uniform(0.0, self.arming_jitter))
         await records.post(StringToServer_RBV=f"{command} {name}"[:255])
         if value("AutoIncrement") == "Yes":
             number = value("FileNumber") + 1
             await records.post(FileNumber=number, FileNumber_RBV=number)
         if value("ShutterMode") != "None":
             await records.post(ShutterStatus_RBV="Open")
-        await asyncio.sleep(0.005)
         await records.post(StringFromServer_RBV=reply[:255])
         if not name.lower().endswith(SUFFIXES):
             await self._end("Error", "Unsupported file extension, expected .tif or .cbf")
@@ -278,8 +292,8 @@ class Pilatus(Driver):
     def _take_faults(self, n_images: int) -> Faults:
         """Take the faults of this series, which uses them up; a single image is spared most."""
         if n_images == 1:
-            taken = Faults(no7ok=self._faults.no7ok)
-            self._faults.no7ok = 0
+            taken = Faults(no7ok=self._faults.no7ok, err=self._faults.err)
+            self._faults.no7ok = self._faults.err = 0
             return taken
         taken = Faults(*(getattr(self._faults, key) for key in Faults.__slots__))
         fresh = Faults(late_seconds=self._faults.late_seconds)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from .file_names import c_format
-from .records import Hook, Records, read_table
+from .records import Completion, Hook, Records, read_table
 
 NAMES = ("image1", "Stats1", "HDF1", "TIFF1", "ROI1", "Proc1")
 QUEUE = 200
@@ -111,6 +111,8 @@ class Plugin:
                 self.records[key].on_put = self._mirror(key)
         self.records["EnableCallbacks"].on_put = self._on_enable
         self.records["ArrayCounter"].on_put = self._on_counter
+        for key in self.records:
+            self.records[key].asynchronous = self.records[key].on_put is not None
 
     @property
     def enabled(self) -> bool:
@@ -223,6 +225,7 @@ class Hdf5(Plugin):
             "Capture": self._on_capture, "WriteFile": self._on_write, "ReadFile": self._on_read,
         }.items():  # fmt: skip
             self.records[key].on_put = hook
+            self.records[key].asynchronous = True
 
     @property
     def _capturing(self) -> bool:
@@ -286,21 +289,21 @@ class Hdf5(Plugin):
         await self.records.post(FilePathExists_RBV=int(exists))
         return exists
 
-    async def _on_capture(self, label: str) -> None:
+    async def _on_capture(self, label: str) -> Completion | None:
         records = self.records
         if label == "Done":
             if self._capturing:
                 await self._end_capture()
             else:
                 await records.post(Capture="Done")
-            return
+            return None
         if self._capturing:
-            return
+            return self._captured.wait
         mode, lazy = records.value("FileWriteMode"), records.value("LazyOpen") == "Yes"
         refused = not self.primed and not lazy
         if mode == "Single" or refused or not records.value("FilePath_RBV"):
             await records.post(Capture="Done", Capture_RBV="Done")  # silently, as the real one
-            return
+            return None
         self._captured.clear()
         await records.post(
             Capture="Capture", WriteStatus="Write OK", WriteMessage="", NumCaptured_RBV=0
@@ -311,9 +314,9 @@ class Hdf5(Plugin):
             await records.post(WriteMessage="Lazy Open...", WriteFile_RBV="Writing")
         elif not await self._open_file():
             await self._end_capture()
-            return
+            return None
         await records.post(Capture_RBV="Capturing")
-        await self._captured.wait()
+        return self._captured.wait
 
     async def _on_write(self, label: str) -> None:
         if label != "Write":

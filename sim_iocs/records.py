@@ -2,15 +2,23 @@
 
 A table row (``cam1.json``, ``motor.json``, ``cryostream.json``) says a record's type, element
 count, enum labels, units, precision and fresh value. ``Record.post`` stores and publishes from
-inside; ``Record.on_put`` is awaited when a client puts, so a put with completion ends when the
-hook ends.
+inside; ``Record.on_put`` is awaited when a client puts. A hook that has more to do than can be done
+at once returns what the completion of the put waits for.
+
+A record whose ``asynchronous`` is set behaves as one with asyn's device support does: it takes the
+value at once, so that a get shows it, and processes in its own time. The monitors follow when the
+driver has done what it was asked for; a put that comes meanwhile is processed afterwards, and of
+several only the last.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -27,14 +35,78 @@ COMMON_FIELDS: dict[str, dict[str, Any]] = {
 ILLEGAL = "Illegal Value"
 """What an mbbi record calls a value that none of its choices has; its index is 65535."""
 
-Hook = Callable[[Any], Awaitable[None]]
+Completion = Callable[[], Awaitable[Any]]
+"""Waits for what a put's completion waits for after the record has taken the value."""
+
+Hook = Callable[[Any], Awaitable[Completion | None]]
+
+log = logging.getLogger(__name__)
+
+
+class Common:
+    """What all fields of one record share, as the fields of ``dbCommon`` are.
+
+    ``put_callback`` is held by the put-callback that the record is busy with: the others, whatever
+    the field and the client, wait for their turn. ``scan`` is held while a put is taken.
+    """
+
+    def __init__(self, *, stamped_by_posts: bool = True) -> None:
+        self.put_callback = asyncio.Lock()
+        self.scan = asyncio.Lock()
+        self.clock_offset = 0.0
+        """What the clock of this record's IOC is ahead of this host's, s."""
+        self.stamped_by_posts = stamped_by_posts
+        self._stamp = time.time()
+
+    def stamp_now(self) -> None:
+        """Take the time stamp of the record's processing."""
+        self._stamp = time.time()
+
+    @property
+    def stamp(self) -> float:
+        """When the record processed last, by its IOC's clock (POSIX s)."""
+        return self._stamp + self.clock_offset
 
 
 class Record:
     """What every record has besides caproto's channel data (mixed in before it)."""
 
     on_put: Hook | None = None
+    asynchronous = False
+    writable = True
+    """False for what a record lets nobody write (SPC_NOMOD)."""
     field_records: Mapping[str, ca.ChannelData] = {}
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.common = Common()
+        self._processing: asyncio.Task[Completion | None] | None = None
+        self._again = False
+        self._completion: Completion | None = None
+
+    @property
+    def epics_timestamp(self) -> Any:
+        """The stamp of the record, which all its fields show."""
+        return ca.TimeStamp.from_flexible_value(self.common.stamp)
+
+    @property
+    def timestamp(self) -> float:
+        """The stamp of the record, POSIX s."""
+        return self.common.stamp
+
+    def check_access(self, hostname: str | None, username: str | None) -> ca.AccessRights:
+        """Return what a client may do."""
+        return (
+            ca.AccessRights.READ | ca.AccessRights.WRITE if self.writable else ca.AccessRights.READ
+        )
+
+    async def put_by_client(self, data: Any, data_type: Any, metadata: Any) -> Completion | None:
+        """Take a client's put; returns what its completion waits for."""
+        async with self.common.scan:
+            self._completion = None
+            await self.write_from_dbr(data, data_type, metadata)  # type: ignore[attr-defined]
+            completion, self._completion = self._completion, None
+            return completion
 
     async def write(self, value: Any, *, verify_value: bool = True, **keywords: Any) -> None:
         """Take a client's put: the hook decides what is stored; without one, the value is."""
@@ -44,11 +116,51 @@ class Record:
         value = self.python(value)
         if self.on_put is None:
             await self.post(value)
+        elif not self.asynchronous:
+            self._completion = await self.on_put(value)
         else:
-            await self.on_put(value)
-        await asyncio.sleep(MONITOR_TIME)
-        for _ in range(10):  # on a busy host that time is over before the monitors had their turn
-            await asyncio.sleep(0)
+            self.preset(value)
+            if self.processing:
+                self._again = True  # RPRO
+            else:
+                self._processing = asyncio.create_task(self._process())
+            assert self._processing is not None
+            self._completion = partial(self._processed, self._processing)
+
+    @property
+    def processing(self) -> bool:
+        """Whether the driver has not yet done what it was asked for (PACT)."""
+        return self._processing is not None and not self._processing.done()
+
+    async def until_free(self) -> None:
+        """Wait until the record is not processing."""
+        while self.processing and self._processing is not None:
+            await asyncio.wait([self._processing])
+
+    async def _process(self) -> Completion | None:
+        """Do what the last put asks for, and again if there was one meanwhile."""
+        assert self.on_put is not None
+        while True:
+            self._again = False
+            try:
+                completion = await self.on_put(self.value)  # type: ignore[attr-defined]
+            except Exception:
+                log.exception("a put could not be processed")
+                completion = None
+            if not self._again:
+                return completion
+
+    @staticmethod
+    async def _processed(processing: asyncio.Task[Completion | None]) -> None:
+        await asyncio.wait([processing])
+        completion = processing.result()
+        if completion is not None:
+            await completion()
+
+    async def subscribe(self, *arguments: Any, **keywords: Any) -> None:
+        """Let a new monitor begin with the present value and stamp, not with those last posted."""
+        self._content.clear()  # type: ignore[attr-defined]
+        await super().subscribe(*arguments, **keywords)  # type: ignore[misc]
 
     def preset(self, value: Any) -> None:
         """Give the value that the record has before anything is served."""
@@ -56,6 +168,10 @@ class Record:
 
     async def post(self, value: Any) -> None:
         """Store a value and publish it to every monitor."""
+        if self.common.stamped_by_posts:
+            self.common.stamp_now()
+        if self._again:
+            value = self.value  # type: ignore[attr-defined]  # a newer put is yet to be processed
         await self.write(value, verify_value=False)
 
     async def post_if_new(self, value: Any) -> None:
@@ -79,11 +195,15 @@ class Record:
     def _common_field(self, name: str) -> ca.ChannelData:
         """Make one of the fields that every record has; few clients look at them."""
         row: dict[str, Any] = dict(COMMON_FIELDS[name])
+        record: Any
         if name == "RTYP":
             row["value"] = self.reported_record_type  # type: ignore[attr-defined]
         elif name in ("EGU", "PREC"):
             row["value"] = getattr(self, {"EGU": "units", "PREC": "precision"}[name], None)
-        return make_record(row)
+        record = make_record(row)
+        record.common = self.common
+        record.writable = name not in ("RTYP", "SEVR")
+        return record
 
 
 class Number(Record, ca.ChannelDouble):

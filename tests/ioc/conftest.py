@@ -76,6 +76,14 @@ class Client:
         assert pv.wait_for_connection(timeout=5), name
         assert pv.put(value, wait=True, timeout=timeout) == 1, name
 
+    def send(self, name: str, value: Any) -> None:
+        """Put without completion: a put-callback would wait for the one that a record has."""
+        from epics import PV
+
+        pv = PV(self.prefix + name, auto_monitor=False, form="native")
+        assert pv.wait_for_connection(timeout=5), name
+        assert pv.put(value) == 1, name
+
     def start(self, name: str, value: Any) -> Callable[[], bool]:
         """Put without waiting; the answer tells whether the put has completed."""
         from epics import PV

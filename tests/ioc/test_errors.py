@@ -240,7 +240,7 @@ def test_alignment_exposes_into_one_file_until_aborted(client, camera, tmp_path,
 
     completed = client.start("cam1:Acquire", 1)
     wait_until(lambda: client.get("cam1:ArrayCounter_RBV") >= 3)
-    client.put("cam1:Acquire", 0)
+    client.send("cam1:Acquire", 0)
     wait_until(completed)
 
     client.put("cam1:TriggerMode", 0)

@@ -19,8 +19,8 @@ def motor(ioc, client):
     motor.velocity.put(100.0, wait=True)
     yield motor
     # by put completion: to ophyd, a late report of the test's own motion would end this one too
-    client.put("chi.SPMG", "Go")
-    client.put("chi.STOP", 1)
+    client.send("chi.SPMG", "Go")
+    client.send("chi.STOP", 1)
     client.put("chi", 0.0)
     client.put("chi.VELO", 10.0)
 
@@ -96,7 +96,7 @@ def test_stop_slows_down_and_takes_the_place_reached_as_the_demand(motor, client
     wait_until(lambda: client.get("chi.RBV") > 2.0)
     assert client.get("chi.MSTA") == 1025
 
-    client.put("chi.STOP", 1)
+    client.send("chi.STOP", 1)
     wait_until(completed)
 
     assert client.get("chi.STOP") == 0
@@ -111,13 +111,13 @@ def test_pause_stops_without_being_done_and_go_resumes(motor, client, wait_until
     wait_until(lambda: client.get("chi.RBV") > 1.0)
 
     with client.watch("chi.DMOV") as seen:
-        client.put("chi.SPMG", "Pause")
+        client.send("chi.SPMG", "Pause")
         wait_until(lambda: client.get("chi.MOVN") == 0)
         assert client.get("chi.DMOV") == 0
         assert client.get("chi.RBV") < 60.0
         assert client.get("chi.VAL") == 60.0
         assert not completed()
-        client.put("chi.SPMG", "Go")
+        client.send("chi.SPMG", "Go")
         wait_until(lambda: client.get("chi.DMOV") == 1)
     wait_until(completed)
 
@@ -128,11 +128,11 @@ def test_pause_stops_without_being_done_and_go_resumes(motor, client, wait_until
 def test_stop_ends_a_pause(motor, client, wait_until):
     completed = client.start("chi", 60.0)
     wait_until(lambda: client.get("chi.RBV") > 1.0)
-    client.put("chi.SPMG", "Pause")
+    client.send("chi.SPMG", "Pause")
 
-    client.put("chi.STOP", 1)
+    client.send("chi.STOP", 1)
     wait_until(completed)
-    client.put("chi.SPMG", "Go")
+    client.send("chi.SPMG", "Go")
 
     assert client.get("chi.DMOV") == 1
     assert client.get("chi.VAL") == pytest.approx(client.get("chi.RBV"))
@@ -140,14 +140,14 @@ def test_stop_ends_a_pause(motor, client, wait_until):
 
 def test_with_spmg_at_stop_a_put_hangs_until_go(motor, client, wait_until):
     before = client.get("chi.RBV")
-    client.put("chi.SPMG", "Stop")
+    client.send("chi.SPMG", "Stop")
     completed = client.start("chi", before + 5.0)
     wait_until(lambda: client.get("chi.DMOV") == 0)
     time.sleep(0.3)
     assert client.get("chi.RBV") == before
     assert not completed()
 
-    client.put("chi.SPMG", "Go")
+    client.send("chi.SPMG", "Go")
     wait_until(completed)
 
     assert client.get("chi.RBV") == pytest.approx(before + 5.0)

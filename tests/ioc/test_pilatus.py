@@ -250,16 +250,18 @@ def test_abort_answers_at_once_and_holds_the_port_for_two_seconds(
     completed = client.start("cam1:Acquire", 1)
     wait_until(lambda: client.get("cam1:ArrayCounter_RBV") >= 3)
 
-    began = time.monotonic()
-    stopping = client.start("cam1:Acquire", 0)
-    wait_until(lambda: client.text("cam1:DetectorState_RBV") == "Aborted")
-    assert client.get("cam1:Armed") == 0
-    others = [client.start(f"cam1:{name}", 0.5) for name in ("DelayTime", "Wavelength", "Flux")]
-    assert not stopping()
-    assert client.get("cam1:Acquire") == 1
-    wait_until(stopping)
-    assert not all(other() for other in others)  # only now they have their turn
-    wait_until(lambda: all(other() for other in others))
+    with client.watch("cam1:Acquire") as seen:
+        began = time.monotonic()
+        client.send("cam1:Acquire", 0)
+        assert client.get("cam1:Acquire") == 0  # the record has it, before the driver does
+        wait_until(lambda: client.text("cam1:DetectorState_RBV") == "Aborted")
+        assert client.get("cam1:Armed") == 0
+        others = [client.start(f"cam1:{name}", 0.5) for name in ("DelayTime", "Wavelength", "Flux")]
+        assert not completed()
+        assert seen == []
+        wait_until(completed)
+        assert seen == [("cam1:Acquire", "Done")]
+    wait_until(lambda: all(other() for other in others))  # only now they have had their turn
     client.put("cam1:DelayTime", 0.0)
 
     assert time.monotonic() - began > 1.9

@@ -52,7 +52,7 @@ def hdf(client, enabled, camera, tmp_path):
             client.put("cam1:FileNumber", 100)
 
     yield prepare
-    client.put("HDF1:Capture", 0)
+    client.send("HDF1:Capture", 0)
 
 
 def test_image_and_statistics_are_those_of_the_file(client, enabled, camera, tmp_path):
@@ -187,9 +187,9 @@ def test_a_capture_of_more_frames_than_come_ends_by_hand_and_the_file_is_whole(
 
     client.put("cam1:Acquire", 1)
     assert client.text("HDF1:Capture_RBV") == "Capturing"
-    client.put("HDF1:Capture", 0)
+    client.send("HDF1:Capture", 0)
 
-    assert client.text("HDF1:Capture_RBV") == "Done"
+    wait_until(lambda: client.text("HDF1:Capture_RBV") == "Done")
     import hdf5plugin  # noqa: F401  # registers the filter
 
     with h5py.File(tmp_path / "h5" / "s_004.h5") as file:

@@ -17,7 +17,7 @@ class Nothing:
     def exposure(self, began: float, ended: float) -> dict:
         return {"seconds": ended - began}
 
-    async def gate(self, number: int, began: float, ended: float) -> None:
+    async def gate(self, number: int, began: float, ended: float, period: float) -> None:
         pass
 
     def trigger(self, number: float, since: float) -> float | None:
