@@ -406,6 +406,9 @@ def build_devices(
         If records do not answer: their names.
     """
     set_environment(config)
+    from offbragg.devices.ca_messages import log_messages
+
+    log_messages()
     geometry = config.make_geometry()
     offered = {
         "frames": str(config.paths.frames),

@@ -143,6 +143,15 @@ def _detector(value: Any) -> None:
     for key, unit in (("saturation", "counts"), ("threshold", "keV"), ("energy", "keV")):
         if key in detector:
             _positive(detector[key], f"detector.{key}", unit)
+    if "bad_pixels" in detector:
+        bad = _mapping(detector["bad_pixels"], "detector.bad_pixels")
+        _only(bad, ("n", "file"), "detector.bad_pixels")
+        _positive(bad.get("n"), "detector.bad_pixels.n", "pixels")
+    if "flat_field" in detector:
+        flat = _mapping(detector["flat_field"], "detector.flat_field")
+        _only(flat, ("file",), "detector.flat_field")
+    if "header_template" in detector:
+        _text(detector["header_template"], "detector.header_template")
 
 
 def _temperature(value: Any) -> None:

@@ -152,9 +152,10 @@ def test_a_detector_is_awaited_while_its_ioc_is_silent(make, monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(pilatus.cam.acquire, "get", get)
+    pilatus.cam.state.sim_put("Aborted")
+    monkeypatch.setattr(pilatus.cam.acquiring, "get", get)
 
-    pilatus.await_idle()
+    pilatus.abort()
 
     assert list(answers) == []
 
@@ -176,7 +177,8 @@ def test_counts_that_cannot_be_read_now_are_asked_for_again(make, monkeypatch):
 def test_a_flight_that_fails_is_decided_even_if_it_cannot_be_disarmed(make, monkeypatch):
     pilatus = make(Pilatus)
     sweep = Sweep(axis="phi", start=0, step=0.1, n_frames=2, exposure=0.09, period=0.1)
-    flight = Flight(sweep, FrameFolder(pilatus.frames / "nowhere", "x", "cbf", 2), Watched(pilatus))
+    folder = FrameFolder(pilatus.frames / "nowhere", "x", "cbf", 2)
+    flight = Flight(sweep, folder, Watched(pilatus), pilatus.new_acquisition())
     monkeypatch.setattr(pilatus.cam.acquire, "put", Silent().get)
 
     in_background(pilatus, pilatus._watch, flight)

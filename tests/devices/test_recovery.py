@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 
-import epics
 import ophyd
 import pytest
 from runs import wait_until
@@ -182,7 +181,7 @@ def test_an_err_of_camserver_is_told(pilatus, next_is_whole):
     def meddle():
         pilatus.cam.exposure.set(0.0999).wait(10)
 
-    with pytest.raises(DeviceError, match=r"did not come within 1 s of their time\n.* 0 are in"):
+    with pytest.raises(DeviceError, match=r"did not start: camserver answered '15 ERR Exposure"):
         by_hand(pilatus, still(), meddle=meddle)
 
     next_is_whole()
@@ -244,10 +243,12 @@ def test_a_restart_between_prepare_and_kickoff_is_told(pilatus, next_is_whole, s
 def test_an_ioc_that_is_silent_for_a_while_loses_nothing(
     take, next_is_whole, pilatus, documents, ioc, config
 ):
+    from epics import caput  # after ophyd, or it warns
+
     def silence():
         wait_until(lambda: pilatus.flying and pilatus.get_index() >= 2, 20, "two frames")
         # until after the sweep, and longer than ophyd waits for a read
-        epics.caput(f"{ioc['prefix']}sim:silent", 4.0, wait=False)
+        caput(f"{ioc['prefix']}sim:silent", 4.0, wait=False)
 
     thread = ophyd.get_cl().thread_class(target=silence)
     thread.start()

@@ -18,6 +18,8 @@ from offbragg.errors import ConfigError, DeviceError
 
 log = logging.getLogger(__name__)
 
+GIVEN_UP = 65.0  # s; a Channel Access server gives up a put that does not complete after 60 s
+
 
 class Watched(Status):
     """A status that says how far it is, to whoever watches (as bluesky's progress bars do)."""
@@ -81,22 +83,68 @@ def fail(status: Status, error: Exception) -> None:
         status.set_exception(error)
 
 
+class _Pending:
+    """A put whose completion has not come yet."""
+
+    def __init__(self) -> None:
+        self.finished = threading.Event()
+        self.since = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether the channel is free: it has completed, or the server has given it up."""
+        return self.finished.is_set() or time.monotonic() > self.since + GIVEN_UP
+
+
+_pending: dict[str, _Pending] = {}
+_pending_lock = threading.Lock()
+
+
 def put(signal: Any, value: Any, *, timeout: float = 10.0) -> None:
     """Write a record and wait until it has processed (put completion).
+
+    A Channel Access server takes one put with completion per channel. A second one blocks all that
+    this process asks of that server, for as long as 60 s: so it waits until the channel is free.
 
     Raises
     ------
     DeviceError
-        If the record has not finished processing after ``timeout`` seconds.
+        If the record has not finished processing after ``timeout`` seconds, or had not finished
+        with an earlier value by then.
     """
-    finished = threading.Event()
-    signal.put(value, use_complete=True, callback=lambda **_: finished.set())
-    if not finished.wait(timeout):
+    name = str(signal.setpoint_pvname)
+    deadline = time.monotonic() + timeout
+    mine = _claim_channel(name, value, deadline, timeout)
+    try:
+        signal.put(value, use_complete=True, callback=lambda **_: mine.finished.set())
+    except BaseException:
+        mine.finished.set()
+        raise
+    if not mine.finished.wait(max(deadline - time.monotonic(), 0.0)):
         raise DeviceError(
-            f"{signal.setpoint_pvname} did not take {value!r} in {timeout:g} s\n"
+            f"{name} did not take {value!r} in {timeout:g} s\n"
             "The IOC accepted the put and never completed it: is its port locked, "
             "or its hardware disconnected?"
         )
+
+
+def _claim_channel(name: str, value: Any, deadline: float, timeout: float) -> _Pending:
+    """Wait until no put with completion is pending on a channel, and register one."""
+    while True:
+        with _pending_lock:
+            before = _pending.get(name)
+            if before is None or before.over:
+                mine = _pending[name] = _Pending()
+                return mine
+        if time.monotonic() > deadline:
+            age = time.monotonic() - before.since
+            raise DeviceError(
+                f"{name} was not set to {value!r}: a put of {age:.0f} s ago has not completed, "
+                f"and did not in {timeout:g} s more\n"
+                f"Is the IOC's port locked, or its hardware disconnected? Repeat this in "
+                f"{max(GIVEN_UP - age, 1.0):.0f} s."
+            )
+        before.finished.wait(0.05)
 
 
 def verify(signal: Any, value: float, *, rel_tol: float = 1e-6, timeout: float = 5.0) -> None:

@@ -2,12 +2,69 @@
 
 from __future__ import annotations
 
+import grp
+import logging
 import os
+import pwd
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from offbragg.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def folder_mode(text: str) -> int:
+    """Read the mode of a folder as ``chmod`` writes it.
+
+    Raises
+    ------
+    ConfigError
+        If it is not octal, or its owner could not use the folder.
+
+    Examples
+    --------
+    >>> oct(folder_mode("2775"))
+    '0o2775'
+    """
+    mode = int(text, 8) if re.fullmatch(r"[0-7]{3,4}", text) else -1
+    if mode & 0o700 != 0o700 or mode < 0:
+        raise ConfigError(
+            f"directory_mode is {text!r}: it must be octal digits as for chmod, with all rights "
+            'for the owner, e.g. "2775"'
+        )
+    return mode
+
+
+def make_folder(folder: Path, mode: int, *, exist_ok: bool = False) -> None:
+    """Make a folder that has a mode whatever the umask, as far as the disk can do that."""
+    folder.mkdir(exist_ok=exist_ok)
+    try:
+        if stat.S_IMODE(folder.stat().st_mode) != mode:
+            folder.chmod(mode)
+    except OSError as error:
+        log.warning("%s cannot have the mode %o: %s", folder, mode, error.strerror)
+
+
+def describe_access(folder: Path) -> str:
+    """Return who may write to a folder: its owner, group and mode."""
+    try:
+        facts = folder.stat()
+    except OSError as error:
+        return f"it cannot be looked at: {error.strerror}"
+    try:
+        owner = pwd.getpwuid(facts.st_uid).pw_name
+    except KeyError:
+        owner = str(facts.st_uid)
+    try:
+        group = grp.getgrgid(facts.st_gid).gr_name
+    except KeyError:
+        group = str(facts.st_gid)
+    return f"owner {owner}, group {group}, mode {stat.S_IMODE(facts.st_mode):o}"
 
 
 def decided(

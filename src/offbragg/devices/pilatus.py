@@ -17,6 +17,7 @@ from typing import Any
 
 from ophyd.status import Status
 
+from offbragg.devices.acquisition import SILENCE, Acquisition
 from offbragg.devices.background import (
     Watched,
     check_times,
@@ -27,10 +28,10 @@ from offbragg.devices.background import (
     verify,
 )
 from offbragg.devices.clock import IocClock, measure
-from offbragg.devices.frame_folder import FrameFolder, decided
+from offbragg.devices.frame_folder import FrameFolder, decided, describe_access
 from offbragg.devices.pilatus_align import Alignment
 from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
-from offbragg.devices.pilatus_files import ARMING, PilatusFiles
+from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.devices.pilatus_step import PilatusStep
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
@@ -51,23 +52,15 @@ class Flight:
     sweep: Sweep
     folder: FrameFolder
     status: Watched
+    acquisition: Acquisition
     trigger: str = "internal"
-    armed: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
-    camera_done: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
     """When the first exposure began, POSIX s by the IOC's clock."""
     clock: float = 0.0
     """The same by this host's monotonic clock, s."""
     watched: bool = False
     """Whether its files are being followed."""
-
-    def on_armed(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
-        """Take note that camserver has acknowledged the exposure command."""
-        if value and not self.armed.is_set():
-            self.clock = time.monotonic()
-            self.began = float(timestamp) if timestamp else time.time()
-            self.armed.set()
 
 
 class Pilatus(PilatusFiles):
@@ -108,6 +101,10 @@ class Pilatus(PilatusFiles):
         How long after the first exposure began the IOC says that it is armed, s. ADPilatus 2.9
         reads camserver's socket once more after the "15 OK", until a timeout of 10 ms, and then
         sleeps for 10 ms.
+    directory_mode
+        Of the folders that are made for frames, octal as for ``chmod``. By default they belong to
+        the group of the folder that they are in, and the group may write: camserver is often
+        another user.
     geometry
         Beam, panel and axes; fills the frame headers and the start document.
     header
@@ -134,6 +131,7 @@ class Pilatus(PilatusFiles):
         poll: float = 0.05,
         reserve: float = 1.0,
         armed_after: float = 0.021,
+        directory_mode: str = "2775",
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
         **kwargs: Any,
@@ -141,7 +139,8 @@ class Pilatus(PilatusFiles):
         super().__init__(
             prefix, name=name, frames=frames, model=model, sensor_material=sensor_material,
             sensor_thickness=sensor_thickness, write_path=write_path, format=format,
-            patience=patience, reserve=reserve, geometry=geometry, header=header, **kwargs,
+            patience=patience, reserve=reserve, directory_mode=directory_mode, geometry=geometry,
+            header=header, **kwargs,
         )  # fmt: skip
         check_times(name, stall=stall, trigger_timeout=trigger_timeout, poll=poll)
         if max_missing < 0:
@@ -163,13 +162,14 @@ class Pilatus(PilatusFiles):
         """Whether a pause of the RunEngine ended the flight."""
         self.armed_at: float | None = None
         """When the first exposure began, by this host's monotonic clock, s; not for pulses."""
+        self.arming_time: float | None = None
+        """From the put of Acquire to the arrival of Armed, s, at the last internal trigger."""
         self._sweep: Sweep | None = None
         self._folder: FrameFolder | None = None
         self._covered = 0
         self._collected = 0
         self._compose_datum: Any = None
         self._flight: Flight | None = None
-        self._given_up = threading.Event()
         self._step: PilatusStep | None = None
         self.alignment = Alignment(self)
         """For looking while centring: endless exposures into one file."""
@@ -204,7 +204,7 @@ class Pilatus(PilatusFiles):
                 self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
                 sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
                 write_path=self.write_path, format=self.format, patience=self.patience,
-                reserve=self.reserve, geometry=self.geometry,
+                reserve=self.reserve, directory_mode=self.directory_mode, geometry=self.geometry,
             )  # fmt: skip
             with contextlib.suppress(TimeoutError):
                 twin.wait_for_connection(all_signals=True, timeout=10.0)
@@ -278,16 +278,16 @@ class Pilatus(PilatusFiles):
         self.exposure_started = self.armed_at = None
         self._flight = None
         self.was_paused = False
-        given_up = self._given_up = threading.Event()
-        return in_background(self, self._set_up, sweep, self.trigger_mode, given_up)
+        acquisition = self.new_acquisition()
+        return in_background(self, self._set_up, sweep, self.trigger_mode, acquisition)
 
-    def _set_up(self, sweep: Sweep, trigger: str, given_up: threading.Event) -> None:
+    def _set_up(self, sweep: Sweep, trigger: str, acquisition: Acquisition) -> None:
         self.recover()
         stem = str(self.file_stem.get()) or f"{self.name}_{uuid.uuid4().hex[:8]}"
         directory = self._make_directory(stem)
         cam = self.cam
         put(cam.trigger_mode, TRIGGERS[trigger])
-        put(cam.n_exposures, 1)
+        self.use_plain_exposures()
         put(cam.n_frames, sweep.n_frames)
         put(cam.exposure, sweep.exposure)
         put(cam.period, sweep.period)
@@ -303,12 +303,9 @@ class Pilatus(PilatusFiles):
         verify(cam.exposure, sweep.exposure)
         verify(cam.period, sweep.period)
         if trigger != "internal":
-            # given up while it was being set up: it must not be left armed
-            flight = Flight(sweep, self._folder, Watched(self), trigger, stopped=given_up)
+            flight = Flight(sweep, self._folder, Watched(self), acquisition, trigger)
             self._flight = flight
             self._arm(flight)
-            if given_up.is_set():
-                self._disarm(flight)
 
     def _set_headers(self, sweep: Sweep) -> None:
         """Fill the headers; camserver counts the angles on by itself, frame by frame."""
@@ -332,51 +329,52 @@ class Pilatus(PilatusFiles):
             raise DeviceError(f"{self.name} was kicked off without being prepared")
         flight = self._flight
         if flight is None or flight.watched:
+            acquisition = self._acquisition
+            if acquisition is None or acquisition.started:
+                acquisition = self.new_acquisition()
             flight = self._flight = Flight(
-                self._sweep, self._folder, Watched(self), self.trigger_mode
+                self._sweep, self._folder, Watched(self), acquisition, self.trigger_mode
             )
         return in_background(self, self._start, flight)
 
     def _start(self, flight: Flight) -> None:
         flight.watched = True
-        if flight.trigger == "internal" or not flight.armed.is_set():
+        acquisition = flight.acquisition
+        if flight.trigger == "internal" or not acquisition.armed.is_set():
             self._arm(flight)
         if flight.trigger == "internal":
+            flight.began, flight.clock = acquisition.began, acquisition.clock
+            self.arming_time = acquisition.arming_time
             self.exposure_started = flight.began - self.armed_after
             self.armed_at = flight.clock
         else:
             flight.clock = time.monotonic()
-            if flight.camera_done.is_set():
+            if acquisition.done.is_set():
                 error = DeviceError(f"{self.name} did not wait for its trigger: {self.said()}")
                 fail(flight.status, error)
                 raise error
         in_background(self, self._watch, flight)
 
     def _arm(self, flight: Flight) -> None:
-        if flight.stopped.is_set():
-            error = DeviceError(f"{self.name} was stopped before it was armed")
-            fail(flight.status, error)
-            raise error
-        watch = self.cam.armed.subscribe(flight.on_armed, run=False)
-        self.cam.acquire.put(1, use_complete=True, callback=lambda **_: flight.camera_done.set())
-        limit = time.monotonic() + ARMING
         try:
-            while not flight.armed.wait(0.02):
-                if flight.stopped.is_set():
-                    raise DeviceError(f"{self.name} was stopped before it was armed")
-                gave_up = flight.camera_done.is_set() and not flight.armed.wait(0.5)
-                if gave_up or time.monotonic() > limit:
-                    raise DeviceError(
-                        f"{self.name} did not arm: {self.said()}\n"
-                        "Is camserver running, and can it make frames at "
-                        f"{1 / flight.sweep.period:g} Hz?"
-                    )
-        except DeviceError as error:
-            fail(flight.status, error)
+            flight.acquisition.start()
+            if not flight.acquisition.await_armed():
+                raise DeviceError(
+                    f"{self.name} did not arm: {self.said()}\n"
+                    f"Is camserver running, and can it make frames at "
+                    f"{1 / flight.sweep.period:g} Hz?"
+                )
+            # the IOC takes no notice, and waits for a file
+            if refused := self.refusal():
+                raise DeviceError(
+                    f"{self.name} did not start: camserver answered {refused!r}\n"
+                    "Was a setting of the detector changed after it was prepared?"
+                )
+        except Exception as error:
+            silent = isinstance(error, SILENCE)
+            fail(flight.status, DeviceError(f"{self.name}: {error}") if silent else error)
             self._disarm(flight)
             raise
-        finally:
-            self.cam.armed.unsubscribe(watch)
 
     def _await_first_frame(self, flight: Flight) -> None:
         """Wait for what the first pulse brings, and take the time of the pulse from it."""
@@ -384,7 +382,9 @@ class Pilatus(PilatusFiles):
         limit = flight.clock + self.trigger_timeout + sweep.period + self.patience
         empty = flight.clock  # when no file was there for the last time
         while not flight.stopped.is_set():
-            ended = flight.camera_done.is_set()  # before looking: the last file may be the first
+            ended = (
+                flight.acquisition.done.is_set()
+            )  # before looking: the last file may be the first
             looked = time.monotonic()
             folder.look()
             numbers = folder.seen()
@@ -403,7 +403,8 @@ class Pilatus(PilatusFiles):
             if time.monotonic() > limit or ended:
                 raise DeviceError(
                     f"{self.name}: no trigger came within "
-                    f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory}\n"
+                    f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory} "
+                    f"({describe_access(folder.directory)})\n"
                     f"{self.said()}; trigger {flight.trigger}. Is the position compare armed on "
                     f"{sweep.axis}, and its output connected to the detector?"
                 )
@@ -414,7 +415,8 @@ class Pilatus(PilatusFiles):
         sweep, folder = flight.sweep, flight.folder
         try:
             lost: list[int] = []
-            told = False
+            overdue: set[int] = set()
+            warned = False
             if flight.trigger != "internal":
                 self._await_first_frame(flight)
             n_present, progress = 0, time.monotonic()
@@ -432,6 +434,7 @@ class Pilatus(PilatusFiles):
                     target=sweep.n_frames,
                     unit="frames",
                 )
+                overdue.update(lost)
                 if len(lost) > self.max_missing:
                     raise self._lost(sweep, folder, lost)
                 if folder.present.all() or elapsed > sweep.duration + self.patience:
@@ -444,22 +447,24 @@ class Pilatus(PilatusFiles):
                         f"frame {folder.last} of {sweep.n_frames}\n"
                         f"{self.said()}. Does camserver hang, or the disk?"
                     )
-                if not told and flight.camera_done.is_set():
-                    told = True
-                    said = self.said()
-                    if "Error" in said:
-                        log.warning("%s: the IOC stopped early (%s); its files are still followed",
-                                    self.name, said)  # fmt: skip
+                if not warned:
+                    warned = self._warn_of_early_end(flight)
                 flight.stopped.wait(self.poll)
             if flight.stopped.is_set():
                 return  # stop() has spoken
             self._covered = sweep.n_frames
-            if not flight.camera_done.wait(self.patience):
-                log.warning("%s: all frames are there and the IOC still acquires", self.name)
+            if not flight.acquisition.await_done(self.patience):
+                log.warning("%s: the time of the frames is over and the IOC still acquires: "
+                            "it is stopped", self.name)  # fmt: skip
             self._disarm(flight)
             finish(flight.status)
+            if late := overdue.difference(lost):
+                log.warning("%s: frames %s came late, more than %g s after their exposure",
+                            self.name, ranges(sorted(late)), self.patience)  # fmt: skip
             if lost:
-                log.warning("%s: frames %s never came", self.name, ranges(lost))
+                log.warning("%s: frames %s had not come %g s after their exposure; "
+                            "they are stored if they still come",
+                            self.name, ranges(lost), self.patience)  # fmt: skip
         except Exception as error:
             fail(
                 flight.status,
@@ -469,13 +474,30 @@ class Pilatus(PilatusFiles):
             )
             self._disarm(flight)
 
+    def _warn_of_early_end(self, flight: Flight) -> bool:
+        """Warn if the IOC follows the files no longer, which this device does; whether it did."""
+        if not self.cam.state.connected:
+            log.warning("%s: %s; its files are still followed", self.name, self.said())
+            return True
+        if not flight.acquisition.done.is_set():
+            return False
+        said = self.said()
+        if "Error" in said:
+            log.warning("%s: the IOC stopped early (%s); its files are still followed",
+                        self.name, said)  # fmt: skip
+        return True
+
     def _lost(self, sweep: Sweep, folder: FrameFolder, lost: list[int]) -> DeviceError:
         what = "frame" if len(lost) == 1 else "frames"
+        nothing = ""
+        if not folder.seen():
+            access = describe_access(folder.directory)
+            nothing = f" Can camserver's user write there ({access})?"
         return DeviceError(
             f"{self.name}: {what} {ranges(lost)} of {sweep.n_frames} did not come "
             f"within {self.patience:g} s of their time\n"
             f"{self.max_missing} may be missing (max_missing); {folder.n_present} are "
-            f"in {folder.directory}. {self.said()}."
+            f"in {folder.directory}. {self.said()}.{nothing}"
         )
 
     def complete(self) -> Status:
@@ -485,9 +507,11 @@ class Pilatus(PilatusFiles):
         return self._flight.status
 
     def _disarm(self, flight: Flight) -> None:
-        """Leave the detector idle; an abort blocks the IOC's port for 2 s, so never wait."""
-        if not flight.camera_done.is_set():
-            self.cam.acquire.put(0)
+        """Ask for the end of a series; an abort blocks the IOC's port for 2 s, so never wait."""
+        try:
+            flight.acquisition.abort()
+        except SILENCE as error:  # `unstage` insists, once the IOC answers
+            log.warning("%s cannot be stopped now: %s", self.name, error)
 
     @property
     def flying(self) -> bool:
@@ -499,9 +523,9 @@ class Pilatus(PilatusFiles):
 
         With ``success`` (a plan that tidies up) the flight ends as if this had been wanted.
         """
-        self._given_up.set()
         flight = self._flight
         if flight is None or not self.flying:
+            self.stop_own()  # also what is only being prepared: it must not be left armed
             return
         flight.stopped.set()
         n, expected = int(flight.folder.present.sum()), flight.sweep.n_frames
@@ -523,7 +547,19 @@ class Pilatus(PilatusFiles):
         """Leave the detector disarmed, whatever happened; done when it is."""
         self.stop(success=True)
         super().unstage()
-        return in_background(self, self.await_idle)
+        return in_background(self, self._leave_idle, self._flight)
+
+    def _leave_idle(self, flight: Flight | None) -> None:
+        self.end_own()
+        if flight is None or not flight.clock:
+            return
+        rest = flight.clock + flight.sweep.duration + flight.sweep.period - time.monotonic()
+        if rest > 0 and str(self.cam.state.get(use_monitor=False)) == "Error":
+            # the IOC gave up before the sweep's time was over: camserver did not
+            try:
+                self._reset()
+            except DeviceError as error:  # the next sweep tries again, and fails if need be
+                log.warning("%s", error)
 
     def describe_collect(self) -> dict[str, Any]:
         """Describe the frames: one external array per frame number."""

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ophyd.status import Status
 
+from offbragg.devices.acquisition import SILENCE
 from offbragg.devices.background import Watched, check_times, in_background, put
+from offbragg.devices.frame_folder import describe_access, make_folder
 from offbragg.devices.pilatus_cam import TRIGGERS
 from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.errors import ConfigError, DeviceError
 
+log = logging.getLogger(__name__)
+
+INSISTENCE = 30.0  # s for an IOC that is silent when the detector is to be put back
 ALIGNMENT = 4  # in TriggerMode
 FILE = "alignment.tif"  # the IOC's own name for it
+
+
+def _insist(step: Callable[..., None], *args: Any) -> None:
+    """Take a step that leaves the detector as it was, again while the IOC is silent."""
+    deadline = time.monotonic() + INSISTENCE
+    while True:
+        try:
+            step(*args)
+            return
+        except (*SILENCE, DeviceError) as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("while an alignment is ended: %s", error)
+            time.sleep(0.2)
 
 
 class Alignment:
@@ -92,7 +113,6 @@ class Alignment:
             status.add_callback(lambda _: over.set())
             if not over.wait(60.0):
                 raise DeviceError(f"{self.name} does not end: {self.detector.said()}")
-        self.detector.await_idle()
 
     def _look(
         self,
@@ -104,33 +124,35 @@ class Alignment:
         detector, cam = self.detector, self.detector.cam
         mode = int(cam.trigger_mode.get(use_monitor=False))
         usual = TRIGGERS["internal"] if mode == ALIGNMENT else mode
-        n_frames = int(cam.n_frames.get_setpoint())
+        n_frames = int(cam.n_frames.get_setpoint(use_monitor=False))
         detector.recover()
-        over = threading.Event()
+        series = detector.new_acquisition()
         try:
-            put(cam.n_exposures, 1)
+            detector.use_plain_exposures()
             put(cam.exposure, exposure)
             put(cam.file_timeout, detector.patience)
             detector.use_directory(self._directory())
             put(cam.trigger_mode, ALIGNMENT)
-            cam.acquire.put(1, use_complete=True, callback=lambda **_: over.set())
+            series.start()
             began = time.monotonic()
             while (elapsed := time.monotonic() - began) < seconds and not ended.wait(0.1):
-                if over.is_set():
+                if series.done.is_set():
                     raise DeviceError(
                         f"{self.name} ended by itself after {elapsed:.1f} s: {detector.said()}\n"
-                        f"Is camserver running, and can it write {self.file}?"
+                        f"Is camserver running, and can it write {self.file} "
+                        f"({describe_access(self.file.parent)})?"
                     )
                 report(name=self.name, current=elapsed, initial=0, target=seconds, unit="s")
         finally:
-            detector.abort()
-            put(cam.trigger_mode, usual)
-            put(cam.n_frames, n_frames)  # the mode has forced it to 1
+            # in this order: while an abort holds its port, the IOC takes no other put
+            _insist(detector.end_own)
+            _insist(put, cam.trigger_mode, usual)
+            _insist(put, cam.n_frames, n_frames)  # the mode has forced it to 1
 
     def _directory(self) -> str:
         """Make the directory of the file, and give its name; what was there is no news."""
         try:
-            self.file.parent.mkdir(exist_ok=True)
+            make_folder(self.file.parent, self.detector.folder_mode, exist_ok=True)
             self.file.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(

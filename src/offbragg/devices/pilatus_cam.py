@@ -22,7 +22,7 @@ MIMETYPES = {
     "tif": "multipart/related;type=image/tiff",
 }
 MAX_FRAMES = 65535  # camserver's NImages (manual)
-READY = ("Idle", "Error", "Aborted")  # states in which the IOC acts on Acquire
+GAP_FILL = 2  # "-1" in GapFill: what lies between modules has no valid count
 
 TRIGGERS = {
     "internal": 0,  # the series starts at once and keeps time by itself
@@ -163,35 +163,54 @@ class Applied(EpicsSignalWithRBV):
             time.sleep(0.02)
 
 
-class Text(EpicsSignalWithRBV):
-    """A character waveform; it has no limits, though caproto gives it some (as bytes)."""
+class _WithoutLimits:
+    """A character waveform has no limits, though caproto gives it some (as bytes)."""
 
     def describe(self) -> Any:
         """Describe the text."""
-        described = super().describe()
+        described = super().describe()  # type: ignore[misc]
         for key in described.values():
             for limit in ("lower_ctrl_limit", "upper_ctrl_limit"):
                 key.pop(limit, None)
         return described
 
 
+class Text(_WithoutLimits, EpicsSignalWithRBV):
+    """A text that is written and read back."""
+
+
+class FixedText(_WithoutLimits, EpicsSignalRO):
+    """A text that is only read."""
+
+
 class PilatusCam(Device):
     """Those of the 248 records of ADPilatus that are used; touching all costs half a minute."""
 
     acquire = Cpt(EpicsSignal, "Acquire", kind=Kind.omitted)
+    acquiring = Cpt(EpicsSignalRO, "Acquire_RBV", auto_monitor=True, kind=Kind.omitted)
     armed = Cpt(EpicsSignalRO, "Armed", auto_monitor=True, kind=Kind.omitted)
     state = Cpt(EpicsSignalRO, "DetectorState_RBV", string=True, kind=Kind.omitted)
     message = Cpt(EpicsSignalRO, "StatusMessage_RBV", string=True, kind=Kind.omitted)
+    reply = Cpt(FixedText, "StringFromServer_RBV", string=True, kind=Kind.omitted)
+    frame_file = Cpt(FixedText, "FullFileName_RBV", string=True, kind=Kind.omitted)
 
     exposure = Cpt(EpicsSignalWithRBV, "AcquireTime", kind=Kind.config)
     period = Cpt(EpicsSignalWithRBV, "AcquirePeriod", kind=Kind.config)
     n_frames = Cpt(EpicsSignalWithRBV, "NumImages", kind=Kind.config)
     n_exposures = Cpt(EpicsSignalWithRBV, "NumExposures", kind=Kind.config)
     trigger_mode = Cpt(EpicsSignalWithRBV, "TriggerMode", kind=Kind.config)
+    delay = Cpt(EpicsSignalWithRBV, "DelayTime", kind=Kind.config)
+    gap_fill = Cpt(EpicsSignalWithRBV, "GapFill", kind=Kind.config)
     threshold = Cpt(Applied, "ThresholdEnergy", kind=Kind.config)
     energy = Cpt(Applied, "Energy", kind=Kind.config)
     cut_off = Cpt(EpicsSignalRO, "PixelCutOff_RBV", kind=Kind.config)
     serial = Cpt(EpicsSignalRO, "SerialNumber_RBV", string=True, kind=Kind.config)
+    # the IOC corrects what goes to its plugins, never the frame files
+    n_bad_pixels = Cpt(EpicsSignalRO, "NumBadPixels", kind=Kind.config)
+    bad_pixel_file = Cpt(FixedText, "BadPixelFile", string=True, kind=Kind.config)
+    flat_field_valid = Cpt(EpicsSignalRO, "FlatFieldValid", kind=Kind.config)
+    flat_field_file = Cpt(FixedText, "FlatFieldFile", string=True, kind=Kind.config)
+    header_template = Cpt(FixedText, "CbfTemplateFile", string=True, kind=Kind.config)
     size_x = Cpt(EpicsSignalRO, "MaxSizeX_RBV", kind=Kind.omitted)
     size_y = Cpt(EpicsSignalRO, "MaxSizeY_RBV", kind=Kind.omitted)
 

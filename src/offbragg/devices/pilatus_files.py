@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
 import shutil
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,18 @@ from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
-from offbragg.devices.background import check_times, in_background, put
-from offbragg.devices.pilatus_cam import HEADER_FIELDS, MIMETYPES, READY, TRIGGERS, PilatusCam
+from offbragg.devices import acquisition as acquiring
+from offbragg.devices.acquisition import ABORTING, READY, SILENCE, Acquisition
+from offbragg.devices.background import check_times, in_background, put, verify
+from offbragg.devices.claim import DetectorClaim
+from offbragg.devices.frame_folder import describe_access, folder_mode, make_folder
+from offbragg.devices.pilatus_cam import (
+    GAP_FILL,
+    HEADER_FIELDS,
+    MIMETYPES,
+    TRIGGERS,
+    PilatusCam,
+)
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
 
@@ -27,8 +35,8 @@ log = logging.getLogger(__name__)
 
 KEV_ANGSTROM = 12.398419843  # h c
 HEADER_TEXT = 68  # bytes that camserver takes
-ARMING = 10.0  # s; camserver takes 26 ms
-ABORTING = 20.0  # s; an abort holds the IOC's port for 2 s
+SETTING = 150.0  # s; camserver allows 110 s for a threshold
+PASSING = 1.0  # s; the states between acquiring and idle
 
 
 class PilatusFiles(Device):
@@ -52,6 +60,7 @@ class PilatusFiles(Device):
         format: str = "cbf",
         patience: float = 5.0,
         reserve: float = 1.0,
+        directory_mode: str = "2775",
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
         **kwargs: Any,
@@ -79,12 +88,22 @@ class PilatusFiles(Device):
         self.format = format
         self.patience = patience
         self.reserve = reserve
+        self.directory_mode = directory_mode
+        self.folder_mode = folder_mode(directory_mode)
         self.geometry = geometry
         self.header = {
             key: value if isinstance(value, int | float) else EpicsSignalRO(value, name=key)
             for key, value in (header or {}).items()
         }
         self._stem = ""
+        self._claim = DetectorClaim(self.frames, prefix)
+        self._acquisition: Acquisition | None = None
+        self._exposing_until = 0.0  # monotonic, s
+
+    def new_acquisition(self) -> Acquisition:
+        """Make the next acquisition; until it is started, an abort of it keeps it from starting."""
+        self._acquisition = Acquisition(self.cam, name=self.name, claim=self._claim)
+        return self._acquisition
 
     @property
     def image_key(self) -> str:
@@ -157,7 +176,20 @@ class PilatusFiles(Device):
             value = float(signal.get())
             if value > 0:
                 facts[key] = value
+        facts.update(self._corrections())
         return facts
+
+    def _corrections(self) -> dict[str, Any]:
+        """Return what the IOC corrects in what its plugins see, and the template of the headers."""
+        cam = self.cam
+        found: dict[str, Any] = {}
+        if n_bad := int(cam.n_bad_pixels.get()):
+            found["bad_pixels"] = {"n": n_bad, "file": str(cam.bad_pixel_file.get())}
+        if cam.flat_field_valid.get():
+            found["flat_field"] = {"file": str(cam.flat_field_file.get())}
+        if template := str(cam.header_template.get()):
+            found["header_template"] = template
+        return found
 
     def frame_bytes(self) -> int:
         """Size of one frame file at most, bytes."""
@@ -187,33 +219,88 @@ class PilatusFiles(Device):
             )
 
     def said(self) -> str:
-        """Say what the IOC says, for an error message."""
+        """Return what the IOC says, and camserver where it refused, for an error message."""
+        cam = self.cam
+        if not cam.state.connected:
+            return f"{cam.state.pvname} is disconnected: its IOC has ended or is out of reach"
         try:
-            state, message = self.cam.state.get(), self.cam.message.get()
-        except TimeoutError as error:
+            state, message = cam.state.get(), cam.message.get()
+        except SILENCE as error:
             return f"the IOC says nothing ({error})"
-        return f"{self.cam.state.pvname} is {state} ({message!r})"
+        refused = f", camserver answered {reply!r}" if (reply := self.refusal()) else ""
+        return f"{cam.state.pvname} is {state} ({message!r}){refused}"
+
+    def refusal(self) -> str:
+        """Return camserver's last answer if it is an error; nothing else tells of it."""
+        try:
+            reply = str(self.cam.reply.get(use_monitor=False))
+        except SILENCE:
+            return ""
+        return reply if " ERR" in reply else ""
 
     def check_ready(self) -> None:
-        """Refuse if the detector is at something else.
+        """Refuse if the detector acquires for somebody else, or cannot acquire.
+
+        A threshold that is being set, and a series that a dead process of ours left behind, are no
+        reason: `recover` deals with them.
 
         Raises
         ------
         DeviceError
-            What the IOC says.
+            For whom it acquires, into which file and since when; or what the IOC says.
         """
-        if str(self.cam.state.get(use_monitor=False)) not in READY:
-            raise DeviceError(
-                f"{self.name} is busy: {self.said()}\n"
-                f"Wait until it is idle, or put 0 to {self.cam.acquire.pvname}."
-            )
+        self._check_available()
+
+    def _check_available(self) -> None:
+        cam = self.cam
+        deadline = time.monotonic() + PASSING
+        while True:
+            state = str(cam.state.get(use_monitor=False))
+            if acquiring.is_acquiring(cam):
+                if self._left_behind():
+                    return
+                raise DeviceError(
+                    f"{self.name} is busy: it acquires for {self._for_whom()}\n"
+                    f"Wait until it is idle, or put 0 to {cam.acquire.pvname}."
+                )
+            if state in (*READY, "Waiting"):
+                return
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"{self.name} is busy: {self.said()}\n"
+                    f"Wait until it is Idle; if it stays so, put 0 to {cam.acquire.pvname}, or "
+                    "restart camserver and the IOC."
+                )
+            time.sleep(0.05)
+
+    def _since(self) -> float:
+        """Return when the driver began to acquire, POSIX s by the IOC's clock."""
+        return float(self.cam.acquiring.timestamp or 0.0)
+
+    def _left_behind(self) -> bool:
+        """Whether what is acquired was begun by a process of ours that is dead."""
+        path = str(self.cam.file_path.get())
+        if not f"{path.rstrip('/')}/".startswith(f"{self.write_path.rstrip('/')}/"):
+            return False
+        holder = self._claim.holder()
+        return holder is not None and holder.left_behind(self._since())
+
+    def _for_whom(self) -> str:
+        """Return for whom the detector acquires, where to and since when."""
+        holder = self._claim.holder()
+        if holder is None or not holder.alive:
+            whom = "somebody else"
+        else:
+            whom = "this session" if holder.process == os.getpid() else str(holder)
+        since = time.strftime("%H:%M:%S", time.localtime(self._since()))
+        return f"{whom} since {since}, into {self.cam.frame_file.get() or self.cam.file_path.get()}"
 
     def _make_directory(self, stem: str) -> Path:
         """Make a directory of the sweep's own, so that no old file can pass for a new one."""
         for attempt in range(1, 1000):
             directory = self.frames / (stem if attempt == 1 else f"{stem}-{attempt}")
             try:
-                directory.mkdir()
+                make_folder(directory, self.folder_mode)
             except FileExistsError:
                 continue
             except OSError as error:
@@ -302,59 +389,114 @@ class PilatusFiles(Device):
             "Correct or remove it in [devices.*] header of beamline.toml."
         )
 
-    def recover(self) -> None:
-        """Make a detector ready that was left acquiring, or ended in Error.
+    def use_plain_exposures(self) -> None:
+        """Undo what somebody may have set that changes pixels or times.
 
-        After a missing file the IOC says Error while camserver exposes on. Only an abort sends the
-        kill, and only of a series that runs: so one is begun that waits for a pulse, and aborted.
+        One exposure per frame, no delay after a trigger, and no valid count (−1) between modules.
+        """
+        cam = self.cam
+        put(cam.n_exposures, 1)
+        delay = float(cam.delay.get_setpoint(use_monitor=False))
+        if delay != 0.0:
+            log.warning("%s: %s was %g s and is set to 0: it delays each triggered frame",
+                        self.name, cam.delay.setpoint_pvname, delay)  # fmt: skip
+        put(cam.delay, 0.0)
+        if int(cam.gap_fill.get_setpoint(use_monitor=False)) not in (0, GAP_FILL):
+            log.warning('%s: %s was "0" and is set to "-1": gaps would have read as 0 counts',
+                        self.name, cam.gap_fill.setpoint_pvname)  # fmt: skip
+        put(cam.gap_fill, GAP_FILL)
+        verify(cam.n_exposures, 1)
+        verify(cam.delay, 0.0)
+        verify(cam.gap_fill, GAP_FILL)
+
+    def recover(self) -> None:
+        """Make a detector ready that was left acquiring, ended in Error or is being set.
 
         Raises
         ------
         DeviceError
-            If camserver does not take a series at all.
+            If it acquires for somebody else, or camserver does not take a series at all.
         """
         cam = self.cam
-        if cam.acquire.get(use_monitor=False):
+        self._check_available()
+        if acquiring.is_acquiring(cam):
+            log.warning("%s still acquires for %s, which has ended: it is aborted",
+                        self.name, self._claim.holder() or "a process")  # fmt: skip
             self.abort()
+        self._await_setting()
+        if str(cam.state.get(use_monitor=False)) == "Error":
+            self._reset()
+        self._await_camserver()
+
+    def _await_camserver(self) -> None:
+        """Wait until camserver has ended the exposure that it was in at the last abort.
+
+        The IOC is idle before, and camserver would refuse a series: "Exposure in progress".
+        """
+        rest = self._exposing_until - time.monotonic()
+        if rest > 0:
+            log.info("%s ends an exposure that was aborted: %.1f s more", self.name, rest)
+            time.sleep(rest)
+
+    def _await_setting(self) -> None:
+        """Wait while a threshold is set: camserver does nothing else meanwhile."""
+        cam = self.cam
+        if str(cam.state.get(use_monitor=False)) != "Waiting":
             return
-        if str(cam.state.get(use_monitor=False)) != "Error":
-            return
+        log.warning("%s is not ready: %s. Waiting for at most %g s",
+                    self.name, self.said(), SETTING)  # fmt: skip
+        if not acquiring.await_idle(cam, timeout=SETTING):
+            raise DeviceError(
+                f"{self.name} was not ready within {SETTING:g} s: {self.said()}\n"
+                "Does camserver answer? Restart it, set the threshold again, repeat the scan."
+            )
+
+    def _reset(self) -> None:
+        """End what camserver still exposes after the IOC gave up.
+
+        After a missing file the IOC says Error while camserver exposes on. Only an abort sends the
+        kill, and only of a series that runs: so one is begun that waits for a pulse, and aborted.
+        """
+        cam = self.cam
         log.warning("%s ended in an error (%s); it is reset", self.name, cam.message.get())
         put(cam.trigger_mode, TRIGGERS["ext_trigger"])
         put(cam.n_frames, 1)
         put(cam.file_timeout, ABORTING)
         put(cam.file_template, self._template)  # the error may be of another one
         put(cam.file_name, "reset")
-        ended = threading.Event()
-        cam.acquire.put(1, use_complete=True, callback=lambda **_: ended.set())
-        deadline = time.monotonic() + ARMING
-        while not cam.armed.get(use_monitor=False):
-            if ended.is_set() or time.monotonic() > deadline:
-                raise DeviceError(
-                    f"{self.name} cannot be reset: {self.said()}\n"
-                    "Is camserver running? Start it again, then repeat the scan."
-                )
-            time.sleep(0.01)
-        self.abort()
+        exposure = float(cam.exposure.get(use_monitor=False))
+        series = Acquisition(cam, name=self.name, claim=self._claim)
+        series.start()
+        if not series.await_armed():
+            problem = self.said()
+            series.end()
+            raise DeviceError(
+                f"{self.name} cannot be reset: {problem}\n"
+                "Is camserver running? Start it again, then repeat the scan."
+            )
+        if not series.end():
+            raise self._goes_on()
+        self._exposing_until = time.monotonic() + exposure
 
     def prime(self, exposure: float = 0.1) -> Status:
         """Take one frame, so that camserver is known to work and every plugin knows its size."""
         check_times(self.name, exposure=exposure)
-        return in_background(self, self._prime, exposure)
+        return in_background(self, self._prime, exposure, self.new_acquisition())
 
-    def _prime(self, exposure: float) -> None:
+    def _prime(self, exposure: float, acquisition: Acquisition) -> None:
         self.check_disk(1)
         self.recover()
         cam = self.cam
-        self._name_files(self._make_directory(f"{self.name}_prime"))
+        directory = self._make_directory(f"{self.name}_prime")
         put(cam.trigger_mode, TRIGGERS["internal"])
-        put(cam.n_exposures, 1)
+        self.use_plain_exposures()
         put(cam.n_frames, 1)
         put(cam.exposure, exposure)
         put(cam.file_timeout, self.patience)
-        self.expose_one(exposure)
+        self._name_files(directory)
+        self.expose_one(exposure, acquisition)
 
-    def expose_one(self, exposure: float) -> None:
+    def expose_one(self, exposure: float, acquisition: Acquisition) -> None:
         """Take the one frame that everything is set up for.
 
         Raises
@@ -362,15 +504,21 @@ class PilatusFiles(Device):
         DeviceError
             If it does not come: what the IOC says.
         """
-        ended = threading.Event()
-        self.cam.acquire.put(1, use_complete=True, callback=lambda **_: ended.set())
+        cam = self.cam
+        acquisition.start()
         # the IOC itself waits 10 s for camserver's 7 OK, then `patience` for the file
-        if not ended.wait(exposure + 10.0 + self.patience + 5.0):
-            said = self.said()
-            self.cam.acquire.put(0)
-            raise DeviceError(f"{self.name} took no frame in {exposure + 15:g} s: {said}")
-        if str(self.cam.state.get(use_monitor=False)) in ("Error", "Aborted", "Disconnected"):
-            raise DeviceError(f"{self.name} took no frame: {self.said()}")
+        limit = exposure + 10.0 + self.patience + 5.0
+        if not acquisition.await_done(limit):
+            problem = self.said()
+            acquisition.end()
+            raise DeviceError(f"{self.name} took no frame in {limit:g} s: {problem}")
+        acquiring.await_idle(cam, timeout=PASSING)
+        if str(cam.state.get(use_monitor=False)) in ("Error", "Aborted", "Disconnected"):
+            raise DeviceError(
+                f"{self.name} took no frame: {self.said()}\n"
+                f"Is camserver running, and can its user write to {self.write_path}/{self._stem} "
+                f"({describe_access(self.frames / self._stem)})?"
+            )
 
     def abort(self) -> None:
         """End what is being acquired, if anything is, and wait until the detector is idle.
@@ -380,28 +528,44 @@ class PilatusFiles(Device):
         DeviceError
             If the IOC does not end it.
         """
-        if self.cam.acquire.get(use_monitor=False):
-            put(self.cam.acquire, 0, timeout=ABORTING)
-        self.await_idle()
+        exposure = float(self.cam.exposure.get(use_monitor=False))
+        if not acquiring.end(self.cam):
+            raise self._goes_on()
+        self._exposing_until = time.monotonic() + exposure
 
-    def await_idle(self) -> None:
-        """Wait until nothing is being acquired.
+    def stop_own(self) -> None:
+        """Ask for the end of what this device began, and do not wait; nothing of others."""
+        if self._acquisition is None:
+            return
+        try:
+            self._acquisition.abort()
+        except SILENCE as error:  # `end_own` insists, once the IOC answers
+            log.warning("%s cannot be stopped now: %s", self.name, error)
+
+    def end_own(self) -> None:
+        """End what this device began, and wait until the detector is idle; nothing of others.
 
         Raises
         ------
         DeviceError
-            If it goes on.
+            If the IOC does not end it.
         """
-        deadline = time.monotonic() + ABORTING
-        acquiring = True
-        while acquiring:
-            with contextlib.suppress(TimeoutError):  # a silent IOC has until then
-                acquiring = bool(self.cam.acquire.get(use_monitor=False))
-            if acquiring and time.monotonic() > deadline:
-                raise DeviceError(
-                    f"{self.name} still acquires {ABORTING:g} s after it was stopped: {self.said()}"
-                )
-            time.sleep(0.02)
+        acquisition = self._acquisition
+        if acquisition is None:
+            return
+        if not acquisition.end():
+            raise self._goes_on()
+        if acquisition.cut_short:
+            self._exposing_until = time.monotonic() + float(
+                np.asarray(self.cam.exposure.get(use_monitor=False))
+            )
+
+    def _goes_on(self) -> DeviceError:
+        return DeviceError(
+            f"{self.name} still acquires {ABORTING:g} s after it was stopped: {self.said()}\n"
+            f"Put 0 to {self.cam.acquire.pvname}; if that does not help, restart camserver and "
+            "the IOC."
+        )
 
     def destroy(self) -> None:
         """Disconnect from every record, those copied into the headers included."""

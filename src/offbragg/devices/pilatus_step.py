@@ -13,6 +13,7 @@ from ophyd import Component as Cpt
 from ophyd import Kind, Signal
 from ophyd.status import Status
 
+from offbragg.devices.acquisition import Acquisition
 from offbragg.devices.background import check_times, in_background, put, verify
 from offbragg.devices.pilatus_cam import TRIGGERS
 from offbragg.devices.pilatus_files import PilatusFiles
@@ -53,7 +54,7 @@ class PilatusStep(PilatusFiles):
         self._directory = self._make_directory(stem)
         cam = self.cam
         put(cam.trigger_mode, TRIGGERS["internal"])
-        put(cam.n_exposures, 1)
+        self.use_plain_exposures()
         put(cam.n_frames, 1)
         put(cam.file_timeout, self.patience)
         self._name_files(self._directory)
@@ -69,13 +70,13 @@ class PilatusStep(PilatusFiles):
             )
         exposure = float(np.asarray(self.exposure.get()))
         check_times(self.name, exposure=exposure)
-        return in_background(self, self._take, self._directory, exposure)
+        return in_background(self, self._take, self._directory, exposure, self.new_acquisition())
 
-    def _take(self, directory: Path, exposure: float) -> None:
+    def _take(self, directory: Path, exposure: float, acquisition: Acquisition) -> None:
         put(self.cam.exposure, exposure)
         verify(self.cam.exposure, exposure)
         put(self.cam.file_number, self._collected)
-        self.expose_one(exposure)
+        self.expose_one(exposure, acquisition)
         path = directory / f"{self._stem}_{self._collected:05d}.{self.format}"
         counts = self._read(path)
         valid = counts[counts >= 0]
@@ -120,12 +121,11 @@ class PilatusStep(PilatusFiles):
 
     def stop(self, *, success: bool = False) -> None:
         """End an exposure in progress."""
-        if self.cam.acquire.get():
-            self.cam.acquire.put(0)
+        self.stop_own()
 
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both
         """Leave the detector idle; done when it is."""
         self.stop()
         super().unstage()
         self._directory = None
-        return in_background(self, self.await_idle)
+        return in_background(self, self.end_own)
