@@ -520,11 +520,20 @@ def _connect(device: Any, timeout: float) -> None:
             for item in device.walk_signals()
             if not item.item.connected
         ]
+        silent = f"{len(dead)} of its records do not answer, first {', '.join(dead[:3])}"
+        if not dead:
+            silent = "all of its records answered, but late"
         raise DeviceError(
-            f"{device.name} is not connected: {len(dead)} of its records do not answer within "
-            f"{timeout:g} s, first {', '.join(dead[:3])}\n"
-            "Is the IOC running, and do prefix and [channel_access] in beamline.toml fit it?"
+            f"{device.name} is not connected within {timeout:g} s: {silent}\n"
+            "Is the IOC running, and do prefix and [channel_access] in beamline.toml fit it?\n"
+            f"Searched at {_searched() or 'no address at all'}."
         ) from None
+
+
+def _searched() -> str:
+    from caproto import get_client_address_list
+
+    return ", ".join(sorted({f"{host}:{port}" for host, port in get_client_address_list()}))
 
 
 def find(devices: Mapping[str, Any], path: str, *, config: Beamline) -> Any:
@@ -908,16 +917,34 @@ def lacking_room(
 
 
 def make_paths(config: Beamline) -> None:
-    """Make the directories of [paths] that are not there yet."""
+    """Make the directories of [paths] that are not there yet.
+
+    That of the frames gets the mode of the frame folders (``directory_mode`` of the detector):
+    camserver may be another user than ours, with a common group.
+    """
     for name, path in config.paths:
         try:
+            new = not path.is_dir()
             # the catalog's databases are for nobody who has not its key
             path.mkdir(mode=0o700 if name == "catalog" else 0o777, parents=True, exist_ok=True)
+            if new and name == "frames":
+                path.chmod(_directory_mode(config))
         except OSError as error:
             raise ConfigError(
                 f"paths.{name} {path} cannot be made: {error.strerror}\n"
                 f"Set [paths] {name} in {config.file} to a directory that can be written."
             ) from error
+
+
+def _directory_mode(config: Beamline) -> int:
+    told = [device.parameters.get("directory_mode") for device in config.devices.values()]
+    mode = next((mode for mode in told if isinstance(mode, str)), "2775")
+    try:
+        return int(mode, 8)
+    except ValueError:
+        raise ConfigError(
+            f"directory_mode is {mode!r} in {config.file}: it must be octal digits, as '2775'"
+        ) from None
 
 
 def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:

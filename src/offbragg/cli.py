@@ -533,6 +533,10 @@ def doctor(
         bool,
         typer.Option("--expose/--no-expose", help="Take one short frame if the detector is idle."),
     ] = True,
+    make_directories: Annotated[
+        bool,
+        typer.Option("--make-directories", help="Make the missing directories of [paths] first."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at everything that a measurement needs; say of each failure what to do.
@@ -546,7 +550,9 @@ def doctor(
 
     try:
         findings = tell(
-            examine(load(beamline), devices=devices, expose=expose),
+            examine(
+                load(beamline), devices=devices, expose=expose, make_directories=make_directories
+            ),
             (lambda text: None) if as_json else _say,
         )
     except ConfigError as error:
@@ -557,7 +563,11 @@ def doctor(
     if as_json:
         print(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}))
     else:
-        _say(f"{len(failed)} failures" if failed else "ready to measure")
+        _say(
+            f"{len(failed)} failure{'s' if len(failed) > 1 else ''}"
+            if failed
+            else "ready to measure"
+        )
     if failed:
         raise typer.Exit(1)
 
