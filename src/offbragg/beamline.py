@@ -365,7 +365,18 @@ def set_environment(config: Beamline) -> None:
     ConfigError
         If Channel Access has started already with another setting.
     """
-    wanted = config.channel_access.environment()
+    set_channel_access(config.channel_access, str(config.file))
+
+
+def set_channel_access(access: ChannelAccess, whose: str) -> None:
+    """Set the environment that says how IOCs are found, for the file ``whose``.
+
+    Raises
+    ------
+    ConfigError
+        If Channel Access has started already with another setting.
+    """
+    wanted = access.environment()
     differing = [key for key, value in wanted.items() if os.environ.get(key) != value]
     ca = sys.modules.get("epics.ca")
     # libca reads its environment when it is loaded
@@ -373,7 +384,7 @@ def set_environment(config: Beamline) -> None:
         raise ConfigError(
             f"{differing[0]} cannot become {wanted[differing[0]]!r}: Channel Access runs already "
             f"with {os.environ.get(differing[0])!r}\n"
-            f"Start a new process for {config.file}."
+            f"Start a new process for {whose}."
         )
     os.environ.update(wanted)
 

@@ -573,6 +573,103 @@ def doctor(
 
 
 @app.command()
+def init(
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector", metavar="PREFIX", help="Prefix of the detector's records: 13PIL1:cam1:"
+        ),
+    ] = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--axis",
+            metavar="NAME=PREFIX",
+            help="A rotation axis: phi=IOC:m1. Repeatable; the first is turned by sweeps.",
+        ),
+    ] = None,
+    translation: Annotated[
+        list[str] | None,
+        typer.Option("--translation", metavar="NAME=PREFIX", help="A motor in mm. Repeatable."),
+    ] = None,
+    cryostream: Annotated[
+        str, typer.Option("--cryostream", metavar="PREFIX", help="An Oxford CryoStream 800.")
+    ] = "",
+    shutter: Annotated[
+        str,
+        typer.Option(
+            "--shutter",
+            metavar="PREFIX",
+            help="A shutter with the records open and open_RBV; or COMMAND,READBACK.",
+        ),
+    ] = "",
+    monitor: Annotated[
+        str, typer.Option("--monitor", metavar="PREFIX", help="A multichannel scaler (SIS38xx).")
+    ] = "",
+    ring: Annotated[
+        str, typer.Option("--ring", metavar="RECORD", help="The record of the ring current, mA.")
+    ] = "",
+    address_list: Annotated[
+        str | None,
+        typer.Option(
+            "--address-list",
+            metavar="LIST",
+            help="Addresses of all IOCs: '10.0.0.5 10.0.0.6:5066'. Without: EPICS_CA_ADDR_LIST.",
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the beamline.", show_default="from --detector")
+    ] = "",
+    data: Annotated[
+        str, typer.Option("--data", metavar="DIR", help="Root of the directories of [paths].")
+    ] = "offbragg-data",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The new file; never overwritten.")
+    ] = Path("beamline.toml"),
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Time limit for the records to answer, s.")
+    ] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a beamline.toml for a new beamline from what its IOCs say.
+
+    Reads the detector's size, driver and plugins, and the motors' units, limits and speeds. What
+    no IOC knows (wavelength, distance, sensor) becomes a TODO line. Nothing is written to a record.
+    """
+    from offbragg.beamline import ChannelAccess
+    from offbragg.init import Wanted, named_prefixes, write_beamline
+
+    if sys.stdin.isatty() and not as_json:
+        detector = detector or typer.prompt("Prefix of the detector, as 13PIL1:cam1:")
+        axis = axis or typer.prompt("Rotation axes, as phi=IOC:m1 omega=IOC:m2").split()
+    if not detector or not axis:
+        raise typer.BadParameter("--detector and at least one --axis are needed")
+    access = ChannelAccess()
+    if address_list is not None:
+        access = ChannelAccess(
+            address_list=address_list, auto_address_list=False, max_array_bytes=20_000_000
+        )
+    axes, translations = (
+        named_prefixes("--axis", axis),
+        named_prefixes("--translation", translation or ()),
+    )
+    written = write_beamline(
+        Wanted(
+            detector, axes, translations, cryostream=cryostream, monitor=monitor, shutter=shutter,
+            ring=ring, name=name, data=data,
+        ),
+        out, access=access, timeout=timeout,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(written.to_dict()))
+        return
+    _say(f"{written.file}\nto be filled in: {', '.join(written.todo)}")
+    for note in written.notes:
+        _say(f"note: {printable(note)}")
+    _say(f"then: offbragg doctor --make-directories --beamline {written.file}")
+
+
+@app.command()
 def status(
     beamline: Beamline = None,
     devices: Annotated[

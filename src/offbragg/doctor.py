@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import re
 import shutil
 import sys
 import time
@@ -27,6 +26,7 @@ from offbragg.doctor_devices import examine_devices
 from offbragg.errors import OffbraggError
 from offbragg.findings import SKEW_FAILURE, Finding, trouble
 from offbragg.follow import is_followed
+from offbragg.init import unfinished
 
 CONNECT_TIMEOUT = 3.0  # for the records of one device, s
 LONG_SWEEP = 3650  # frames of one usual sweep
@@ -121,19 +121,15 @@ def _kernels() -> Finding:
 def _unfinished(config: Beamline) -> Iterator[Finding]:
     """Name what ``offbragg init`` could not ask and nobody has filled in yet."""
     try:
-        lines = config.file.read_text(encoding="utf-8").splitlines()
+        text = config.file.read_text(encoding="utf-8")
     except OSError:
         return  # a configuration that no file holds
-    left = [
-        f"{match[1]} (line {number})"
-        for number, line in enumerate(lines, 1)
-        if (match := re.match(r"\s*#\s*TODO\s+([\w.\[\]]+)", line))
-    ]
+    left = unfinished(text)
     if left:
         yield Finding(
             "configuration", "failure",
             f"{len(left)} key{'s' if len(left) > 1 else ''} of {config.file} to be filled in",
-            "\n".join([*left, "Write the value and remove '# TODO'. None of them is guessed."]),
+            f"{', '.join(left)}\nWrite the value and remove '# TODO'. None of them is guessed.",
             {"todo": left},
         )  # fmt: skip
 
