@@ -24,6 +24,7 @@ import typer
 
 from offbragg.cli_reduction import add_reduction_commands
 from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
+from offbragg.ledger import describe_problems
 from offbragg.terminal import PrintableFormatter, printable, typed_options
 from offbragg.terminal import progress as _progress
 from offbragg.terminal import say as _say
@@ -472,13 +473,21 @@ def _tell_verdict(verdict: Any) -> None:
     if verdict.catalog in ("agrees", "differs"):
         _say(f"catalog: {verdict.catalog}")
     _say(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
-    for frame in verdict.listed:
-        _say(f"  frame {frame['number']} {frame['status']}: {printable(frame['reason'])}")
+    listed = [(frame["number"], frame["status"], frame["reason"]) for frame in verdict.listed]
+    for line in describe_problems(listed):
+        _say(f"  {printable(line)}")
     for note in verdict.notes:
         _say(f"  note: {printable(note)}")
     for problem in verdict.problems:
         _say(f"  PROBLEM: {printable(problem)}")
-    _say("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
+    _say(_conclusion(verdict))
+
+
+def _conclusion(verdict: Any) -> str:
+    if verdict.ok:
+        return "OK: the file holds what was measured"
+    n = len(verdict.problems)
+    return f"{n} problem{'s' if n > 1 else ''}"
 
 
 @app.command()

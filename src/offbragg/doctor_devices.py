@@ -171,7 +171,7 @@ def _ready_to_move(name: str, device: Any) -> Iterator[Finding]:
     if abs(wanted - there) > 1e-3:
         jump = f"\nIt moves to {wanted:g} then: put {there:g} to {device.prefix}.VAL to avoid that."
     yield Finding(
-        f"devices.{name}", "failure", f"{name} does not move: {record} is {mode}, not Go",
+        f"motion of {name}", "failure", f"{name} does not move: {record} is {mode}, not Go",
         f"Somebody stopped it by hand. When it may move, set {record} to Go.{jump}",
         {"spmg": mode, "setpoint": wanted, "readback": there},
     )  # fmt: skip

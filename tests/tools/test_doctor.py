@@ -438,7 +438,7 @@ def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
     alarms = {alarm["what"]: alarm["since"] for alarm in state["alarms"]}
     assert alarms["stall"] == since
     assert f"{datetime.fromtimestamp(since):%H:%M:%S})" in said
-    assert "9000.00 GB free, 0.06 GB/min written, full in 104 days: experiment" in said
+    assert "9000.00 GB free, 60.0 MB/min written, full in 104 days: experiment" in said
     assert status(config)["alarms"] == []  # whoever wrote it is gone
     json.dumps(state)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from offbragg.ledger import ranges as ranges
 
 
 def decided(
@@ -51,23 +52,6 @@ def decided(
     last = int(there[-1]) + 1 if len(there) else 0
     lost = [int(number) for number in np.flatnonzero(~present[:over])]
     return max(last, over), lost
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Write frame numbers shortly.
-
-    Examples
-    --------
-    >>> ranges([3, 4, 5, 9])
-    '3–5, 9'
-    """
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{p[0]}–{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
 
 
 class FrameFolder:
