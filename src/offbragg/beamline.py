@@ -150,29 +150,31 @@ class Alarms(_Table):
         description="program and arguments, without a shell: run when an alarm is raised or "
         "cleared, with the alarm as JSON on its standard input; none without",
     )
-    timeout: float = Field(default=10.0, gt=0, description="so long the command may take, s")
+    timeout: float = Field(default=10.0, gt=0, description="time limit of the command, s")
     stall: float = Field(
-        default=5.0, ge=1, description="no new frame file for so many periods (0.5 s at least)"
+        default=5.0,
+        ge=1,
+        description="alarm when no new frame file has come for this many periods (0.5 s at least)",
     )
-    full: float = Field(default=2.0, ge=0, description="a disk that will be full within so long, h")
+    full: float = Field(
+        default=2.0, ge=0, description="alarm when a disk will be full within this time, h"
+    )
     backlog: float = Field(
-        default=30.0, gt=0, description="frames of so much time wait to be stacked, s"
+        default=30.0, gt=0, description="alarm when the stacking backlog exceeds this, s"
     )
-    catalog: float = Field(
-        default=3.0, gt=0, description="so long the catalog may take to answer, s"
+    catalog: float = Field(default=3.0, gt=0, description="time limit of the catalog's answer, s")
+    clock: float = Field(
+        default=1.0, gt=0, description="alarm when a clock jumps or differs by more, s"
     )
-    clock: float = Field(default=1.0, gt=0, description="a clock jumped, or differs, by more, s")
 
 
 class Suspend(_Table):
     """When plans wait for beam."""
 
     signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal", as "ring.current"')
-    below: float = Field(description="less than this is no beam, in the signal's units")
+    below: float = Field(description="below this there is no beam, in the signal's units")
     resume: float | None = Field(default=None, description="beam again from here; below if absent")
-    wait: float = Field(
-        default=0.0, ge=0, description="so long there is beam before plans go on, s"
-    )
+    wait: float = Field(default=0.0, ge=0, description="time with beam before plans continue, s")
     shutter: str | None = Field(default=None, description="a device, closed meanwhile")
 
 

@@ -162,7 +162,7 @@ def stack(
     ] = 5.0,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="With --once: first make scan files anew that are damaged."),
+        typer.Option("--repair", help="With --once: rebuild damaged scan files first."),
     ] = False,
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
@@ -205,8 +205,8 @@ def stack(
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
     could not be finished). With --once --repair every scan file is verified first, and one that is
-    damaged is made anew from its intact frames, the frame files and the journal; the damaged one
-    is kept beside it as fN.h5.damaged-1.
+    damaged is rebuilt from its intact frames, the frame files and the journal; the damaged file is
+    kept beside it as fN.h5.damaged-1.
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
@@ -340,15 +340,16 @@ def serve(
 @app.command()
 def key(
     days: Annotated[
-        float, typer.Option("--days", metavar="N", min=0, max=3650, help="So long it is good.")
+        float,
+        typer.Option("--days", metavar="N", min=0, max=3650, help="Days until the key expires."),
     ] = 30.0,
     beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key for reading the catalog, which ends by itself.
+    """Create a read-only key that expires.
 
-    Give this one away, not the file 'key', which may write and delete. It cannot be called back by
-    itself: remove the file 'key' and start the catalog again, and all keys end.
+    Give this one away, not the file 'key', which may write and delete. It cannot be revoked on its
+    own: remove the file 'key' and restart the catalog, and all keys are invalid.
     """
     from offbragg.beamline import load
     from offbragg.catalog.gate import reading_key
@@ -419,7 +420,7 @@ def verify(
                 if not path.exists():
                     if config is None:
                         raise ScanFileError(
-                            f"{name} is no file, and no beamline says where its run would be\n"
+                            f"{name} is not a file, and no beamline says where its run would be\n"
                             "Give the path of a scan file, or --beamline FILE and a run's uid."
                         )
                     path = scan_file_of_run(
@@ -494,7 +495,7 @@ def _conclusion(verdict: Any) -> str:
 def rebuild(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[UID]...", help="Runs that are published anew in any case."),
+        typer.Argument(metavar="[UID]...", help="Runs that are published again in any case."),
     ] = None,
     beamline: Beamline = None,
     as_json: AsJson = False,

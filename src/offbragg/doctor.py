@@ -113,7 +113,7 @@ def _kernels() -> Finding:
     if kernels.compiled:
         return Finding("kernels", "ok", f"compiled; this processor runs {kernels.level}", "", facts)
     return Finding(
-        "kernels", "warning", "not compiled: the libraries serve, several times slower",
+        "kernels", "warning", "C kernels not available: using the slower Python libraries",
         "Install a C compiler (on Debian: apt-get install gcc), then offbragg again.", facts,
     )  # fmt: skip
 
@@ -188,7 +188,7 @@ def _path(config: Beamline, check: str, path: Path) -> Finding:
 
 
 def _disks(config: Beamline) -> Iterator[Finding]:
-    """Say how long each disk lasts, at the pace of the last day and for usual sweeps."""
+    """Estimate how long each disk lasts, at the pace of the last day and for usual sweeps."""
     pixels = _pixels(config)
     pace = _pace(config.paths.journal)
     disks: dict[int, list[str]] = {}
@@ -289,12 +289,15 @@ def _journal(config: Beamline) -> Iterator[Finding]:
         )  # fmt: skip
     elif abandoned:
         yield Finding(
-            "journal", "warning", f"{len(abandoned)} runs lost their RunEngine",
+            "journal", "warning",
+            f"{len(abandoned)} run{'s' if len(abandoned) > 1 else ''} lost the RunEngine",
             "offbragg stack closes them and keeps their frames.", facts,
         )  # fmt: skip
     else:
         more = f", {len(running)} running" if running else ""
-        yield Finding("journal", "ok", f"{len(paths)} runs{more}", facts=facts)
+        yield Finding(
+            "journal", "ok", f"{len(paths)} run{'' if len(paths) == 1 else 's'}{more}", facts=facts
+        )
     number = directory / "scan_id"
     text = number.read_text(errors="replace").strip() if number.exists() else "0"
     if not text.isdigit():
@@ -319,7 +322,7 @@ def _alarm_command(config: Beamline) -> Iterator[Finding]:
         return
     if shutil.which(command[0]) is None:
         yield Finding(
-            "alarm command", "warning", f"{command[0]} is no program that can be run",
+            "alarm command", "warning", f"{command[0]} is not a program that can be run",
             f"Correct [alarms] command in {config.file}, or make that file executable.",
         )  # fmt: skip
     else:
@@ -333,7 +336,9 @@ def _catalog(config: Beamline) -> Finding:
         runs.context.http_client.close()
     except OffbraggError as error:
         return trouble("catalog", error, level="warning")
-    return Finding("catalog", "ok", f"{config.catalog_url} holds {count} runs")
+    return Finding(
+        "catalog", "ok", f"{config.catalog_url} holds {count} run{'' if count == 1 else 's'}"
+    )
 
 
 def _geometry(config: Beamline) -> Finding:
@@ -354,7 +359,7 @@ def _geometry(config: Beamline) -> Finding:
 
 
 def tell(findings: Iterator[Finding], say: Callable[[str], None]) -> list[Finding]:
-    """Say each finding as it comes; give all of them."""
+    """Print each finding as it comes; return all of them."""
     every = []
     for finding in findings:
         say(str(finding))

@@ -489,7 +489,7 @@ def _make_interactive(
     shell.register_magics(BlueskyMagics)
 
     def ledger(line: str) -> None:
-        """Tell what became of every frame of a run: %ledger, %ledger -2, %ledger #42."""
+        """Print what became of every frame of a run: %ledger, %ledger -2, %ledger #42."""
         print(printable(describe_ledger(config, line.strip() or "-1"), lines=True))
 
     shell.register_magic_function(ledger, "line", "ledger")
@@ -592,7 +592,7 @@ def write_log(config: Beamline, *, to_people: bool = False) -> None:
 
 
 def describe_ledger(config: Beamline, which: str = "-1") -> str:
-    """Say what became of every frame of a run, from its scan file.
+    """Describe what became of every frame of a run, from its scan file.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ _SEVERITIES = ("", "minor", "major", "invalid")
 
 
 def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> dict[str, Any]:
-    """Look at a beamline without touching it; plain JSON types.
+    """Read the state of a beamline without touching it; plain JSON types.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def _alarms_of(device: Any) -> Iterator[dict[str, Any]]:
 
 
 def describe(state: Mapping[str, Any]) -> str:
-    """Say it for people.
+    """Describe it for people.
 
     Examples
     --------

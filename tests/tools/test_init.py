@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from offbragg.beamline import ChannelAccess, load
@@ -140,3 +141,25 @@ def test_a_name_that_another_device_has_is_refused(tmp_path: Path):
 def test_lines_that_have_their_value_but_are_comments_still_are_unfinished():
     assert unfinished("# TODO shape = [1, 2] # slow, fast\n") == ["shape (line 1)"]
     assert unfinished("shape = [1, 2]\n") == []
+
+
+@pytest.mark.ioc
+def test_at_a_terminal_it_asks_for_what_it_needs_and_elsewhere_it_says_so(ioc, tmp_path: Path):
+    command = [sys.executable, "-m", "offbragg", "init", "--out", str(tmp_path / "b.toml")]
+    silent = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+    )
+    assert silent.returncode == 2
+    assert "--detector" in silent.stderr
+
+    asked = pexpect.spawn(command[0], command[1:], encoding="utf-8", timeout=60)
+    asked.expect("Prefix of the detector")
+    asked.sendline("SIM:cam1:")
+    asked.expect("Rotation axes")
+    asked.sendline("phi=SIM:phi omega=SIM:omega")
+    asked.expect("to be filled in: ")
+    asked.expect(pexpect.EOF)
+    asked.close()
+
+    assert asked.exitstatus == 0
+    assert list(load(tmp_path / "b.toml").devices) == ["pilatus", "phi", "omega"]
