@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Iterator
 
 # three test processes and what they start share two cores: threads of OpenBLAS would wait for each
 # other in a loop, which takes a third of the processor (it looks once, when NumPy is imported)
@@ -28,6 +31,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest: else one process is busy with it when the others are done."""
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+# a handler that cannot print a record prints a traceback instead, and goes on: nobody looks there
+_unprinted: list[str] = []
+
+
+def _handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+    _unprinted.append(
+        f"{record.pathname}:{record.lineno}: {record.msg!r} with {record.args!r} cannot be printed "
+        f"by {type(handler).__name__}: {sys.exc_info()[1]!r}"
+    )
+
+
+logging.Handler.handleError = _handle_error
+
+
+class _Printed(logging.Handler):
+    """Format everything as the log file does; what cannot be is an error of the test."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.format(record)
+        except Exception:
+            self.handleError(record)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _everything_is_printed() -> Iterator[None]:
+    from offbragg.terminal import PrintableFormatter
+
+    handler = _Printed()
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("offbragg", "sim_iocs"):
+        logging.getLogger(name).addHandler(handler)
+    yield
+    for name in ("offbragg", "sim_iocs"):
+        logging.getLogger(name).removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def unprinted() -> Iterator[list[str]]:
+    """Fail a test in which something logged cannot be printed, in whatever thread."""
+    _unprinted.clear()
+    yield _unprinted
+    if _unprinted:
+        pytest.fail("\n".join(_unprinted), pytrace=False)
 
 
 @pytest.fixture

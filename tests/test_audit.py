@@ -140,7 +140,7 @@ def test_verify_says_what_it_found_and_exits_accordingly(run, scan_file, beamlin
     nowhere = offbragg("verify", "nobody", "--beamline", beamline)
 
     assert fine.returncode == 0, fine.stderr
-    assert "as measured" in fine.stdout
+    assert "OK: the file holds what was measured" in fine.stdout
     assert "frame 4 missing: x_00004.cbf was not there" in fine.stdout
     assert broken.returncode == 1
     assert json.loads(broken.stdout)["ok"] is False

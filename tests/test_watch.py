@@ -13,6 +13,8 @@ from offbragg.watch import (
     Skew,
     Thresholds,
     describe_hour,
+    describe_space,
+    disk_facts,
     judge_backlog,
     judge_disk,
     judge_stall,
@@ -96,7 +98,7 @@ def test_less_than_is_to_be_left_is_a_major_alarm():
     assert (found.what, found.severity, found.value, found.limit) == (
         "disk.frames", "major", pytest.approx(0.4), 1.0,
     )  # fmt: skip
-    assert found.reason == "0.40 GB free on the disk of frames; 1 GB are to be left"
+    assert found.reason == "400.0 MB free on the disk of frames; 1 GB are to be left"
 
 
 def test_a_disk_that_fills_within_hours_says_the_hour():
@@ -114,6 +116,26 @@ def test_a_disk_that_fills_within_hours_says_the_hour():
 def test_a_disk_that_lasts_is_no_alarm():
     assert judge_disk(["frames"], 5e12, 60e6, thresholds=Thresholds(), time=0.0) is None
     assert judge_disk(["frames"], 5e9, 0.0, thresholds=Thresholds(), time=0.0) is None
+
+
+def test_one_sweep_is_no_forecast_for_the_hours_after_it():
+    """29 MB/s while a sweep of 6 minutes is recorded, on a disk with 81 GB."""
+    rate = Rate()
+    for second in range(0, 361, 10):
+        rate.add(float(second), 81e9 - 29e6 * second)
+    free = 81e9 - 29e6 * 360
+
+    found = judge_disk(["frames"], free, rate.per_second, thresholds=Thresholds(), time=MIDNIGHT,
+                       span=rate.span)  # fmt: skip
+
+    assert rate.span == 360.0
+    assert found is None
+    said = describe_space(free, rate.per_second, MIDNIGHT, span=rate.span)
+    assert said == "70.56 GB free, 1.74 GB/min written in the last 6 min"
+    assert disk_facts(free, rate.per_second, MIDNIGHT, span=rate.span)["full"] is None
+    # half an hour at that rate is one for two hours
+    found = judge_disk(["frames"], free, 29e6, thresholds=Thresholds(), time=MIDNIGHT, span=1800.0)
+    assert "in the last 30 min, full " in found.reason
 
 
 def test_the_hour_says_the_day_if_it_is_another_one(monkeypatch):

@@ -150,29 +150,31 @@ class Alarms(_Table):
         description="program and arguments, without a shell: run when an alarm is raised or "
         "cleared, with the alarm as JSON on its standard input; none without",
     )
-    timeout: float = Field(default=10.0, gt=0, description="so long the command may take, s")
+    timeout: float = Field(default=10.0, gt=0, description="time limit of the command, s")
     stall: float = Field(
-        default=5.0, ge=1, description="no new frame file for so many periods (0.5 s at least)"
+        default=5.0,
+        ge=1,
+        description="alarm when no new frame file has come for this many periods (0.5 s at least)",
     )
-    full: float = Field(default=2.0, ge=0, description="a disk that will be full within so long, h")
+    full: float = Field(
+        default=2.0, ge=0, description="alarm when a disk will be full within this time, h"
+    )
     backlog: float = Field(
-        default=30.0, gt=0, description="frames of so much time wait to be stacked, s"
+        default=30.0, gt=0, description="alarm when the stacking backlog exceeds this, s"
     )
-    catalog: float = Field(
-        default=3.0, gt=0, description="so long the catalog may take to answer, s"
+    catalog: float = Field(default=3.0, gt=0, description="time limit of the catalog's answer, s")
+    clock: float = Field(
+        default=1.0, gt=0, description="alarm when a clock jumps or differs by more, s"
     )
-    clock: float = Field(default=1.0, gt=0, description="a clock jumped, or differs, by more, s")
 
 
 class Suspend(_Table):
     """When plans wait for beam."""
 
     signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal", as "ring.current"')
-    below: float = Field(description="less than this is no beam, in the signal's units")
+    below: float = Field(description="below this there is no beam, in the signal's units")
     resume: float | None = Field(default=None, description="beam again from here; below if absent")
-    wait: float = Field(
-        default=0.0, ge=0, description="so long there is beam before plans go on, s"
-    )
+    wait: float = Field(default=0.0, ge=0, description="time with beam before plans continue, s")
     shutter: str | None = Field(default=None, description="a device, closed meanwhile")
 
 
@@ -365,7 +367,18 @@ def set_environment(config: Beamline) -> None:
     ConfigError
         If Channel Access has started already with another setting.
     """
-    wanted = config.channel_access.environment()
+    set_channel_access(config.channel_access, str(config.file))
+
+
+def set_channel_access(access: ChannelAccess, whose: str) -> None:
+    """Set the environment that says how IOCs are found, for the file ``whose``.
+
+    Raises
+    ------
+    ConfigError
+        If Channel Access has started already with another setting.
+    """
+    wanted = access.environment()
     differing = [key for key, value in wanted.items() if os.environ.get(key) != value]
     ca = sys.modules.get("epics.ca")
     # libca reads its environment when it is loaded
@@ -373,7 +386,7 @@ def set_environment(config: Beamline) -> None:
         raise ConfigError(
             f"{differing[0]} cannot become {wanted[differing[0]]!r}: Channel Access runs already "
             f"with {os.environ.get(differing[0])!r}\n"
-            f"Start a new process for {config.file}."
+            f"Start a new process for {whose}."
         )
     os.environ.update(wanted)
 
@@ -523,11 +536,20 @@ def _connect(device: Any, timeout: float) -> None:
             for item in device.walk_signals()
             if not item.item.connected
         ]
+        silent = f"{len(dead)} of its records do not answer, first {', '.join(dead[:3])}"
+        if not dead:
+            silent = "all of its records answered, but late"
         raise DeviceError(
-            f"{device.name} is not connected: {len(dead)} of its records do not answer within "
-            f"{timeout:g} s, first {', '.join(dead[:3])}\n"
-            "Is the IOC running, and do prefix and [channel_access] in beamline.toml fit it?"
+            f"{device.name} is not connected within {timeout:g} s: {silent}\n"
+            "Is the IOC running, and do prefix and [channel_access] in beamline.toml fit it?\n"
+            f"Searched at {_searched() or 'no address at all'}."
         ) from None
+
+
+def _searched() -> str:
+    from caproto import get_client_address_list
+
+    return ", ".join(sorted({f"{host}:{port}" for host, port in get_client_address_list()}))
 
 
 def find(devices: Mapping[str, Any], path: str, *, config: Beamline) -> Any:
@@ -911,16 +933,34 @@ def lacking_room(
 
 
 def make_paths(config: Beamline) -> None:
-    """Make the directories of [paths] that are not there yet."""
+    """Make the directories of [paths] that are not there yet.
+
+    That of the frames gets the mode of the frame folders (``directory_mode`` of the detector):
+    camserver may be another user than ours, with a common group.
+    """
     for name, path in config.paths:
         try:
+            new = not path.is_dir()
             # the catalog's databases are for nobody who has not its key
             path.mkdir(mode=0o700 if name == "catalog" else 0o777, parents=True, exist_ok=True)
+            if new and name == "frames":
+                path.chmod(_directory_mode(config))
         except OSError as error:
             raise ConfigError(
                 f"paths.{name} {path} cannot be made: {error.strerror}\n"
                 f"Set [paths] {name} in {config.file} to a directory that can be written."
             ) from error
+
+
+def _directory_mode(config: Beamline) -> int:
+    told = [device.parameters.get("directory_mode") for device in config.devices.values()]
+    mode = next((mode for mode in told if isinstance(mode, str)), "2775")
+    try:
+        return int(mode, 8)
+    except ValueError:
+        raise ConfigError(
+            f"directory_mode is {mode!r} in {config.file}: it must be octal digits, as '2775'"
+        ) from None
 
 
 def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:

@@ -24,6 +24,7 @@ import typer
 
 from offbragg.cli_reduction import add_reduction_commands
 from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
+from offbragg.ledger import describe_problems
 from offbragg.terminal import PrintableFormatter, printable, typed_options
 from offbragg.terminal import progress as _progress
 from offbragg.terminal import say as _say
@@ -161,7 +162,7 @@ def stack(
     ] = 5.0,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="With --once: first make scan files anew that are damaged."),
+        typer.Option("--repair", help="With --once: rebuild damaged scan files first."),
     ] = False,
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
@@ -204,8 +205,8 @@ def stack(
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
     could not be finished). With --once --repair every scan file is verified first, and one that is
-    damaged is made anew from its intact frames, the frame files and the journal; the damaged one
-    is kept beside it as fN.h5.damaged-1.
+    damaged is rebuilt from its intact frames, the frame files and the journal; the damaged file is
+    kept beside it as fN.h5.damaged-1.
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
@@ -339,15 +340,16 @@ def serve(
 @app.command()
 def key(
     days: Annotated[
-        float, typer.Option("--days", metavar="N", min=0, max=3650, help="So long it is good.")
+        float,
+        typer.Option("--days", metavar="N", min=0, max=3650, help="Days until the key expires."),
     ] = 30.0,
     beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key for reading the catalog, which ends by itself.
+    """Create a read-only key that expires.
 
-    Give this one away, not the file 'key', which may write and delete. It cannot be called back by
-    itself: remove the file 'key' and start the catalog again, and all keys end.
+    Give this one away, not the file 'key', which may write and delete. It cannot be revoked on its
+    own: remove the file 'key' and restart the catalog, and all keys are invalid.
     """
     from offbragg.beamline import load
     from offbragg.catalog.gate import reading_key
@@ -418,7 +420,7 @@ def verify(
                 if not path.exists():
                     if config is None:
                         raise ScanFileError(
-                            f"{name} is no file, and no beamline says where its run would be\n"
+                            f"{name} is not a file, and no beamline says where its run would be\n"
                             "Give the path of a scan file, or --beamline FILE and a run's uid."
                         )
                     path = scan_file_of_run(
@@ -472,20 +474,28 @@ def _tell_verdict(verdict: Any) -> None:
     if verdict.catalog in ("agrees", "differs"):
         _say(f"catalog: {verdict.catalog}")
     _say(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
-    for frame in verdict.listed:
-        _say(f"  frame {frame['number']} {frame['status']}: {printable(frame['reason'])}")
+    listed = [(frame["number"], frame["status"], frame["reason"]) for frame in verdict.listed]
+    for line in describe_problems(listed):
+        _say(f"  {printable(line)}")
     for note in verdict.notes:
         _say(f"  note: {printable(note)}")
     for problem in verdict.problems:
         _say(f"  PROBLEM: {printable(problem)}")
-    _say("as measured" if verdict.ok else f"{len(verdict.problems)} problems")
+    _say(_conclusion(verdict))
+
+
+def _conclusion(verdict: Any) -> str:
+    if verdict.ok:
+        return "OK: the file holds what was measured"
+    n = len(verdict.problems)
+    return f"{n} problem{'s' if n > 1 else ''}"
 
 
 @app.command()
 def rebuild(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[UID]...", help="Runs that are published anew in any case."),
+        typer.Argument(metavar="[UID]...", help="Runs that are published again in any case."),
     ] = None,
     beamline: Beamline = None,
     as_json: AsJson = False,
@@ -533,6 +543,10 @@ def doctor(
         bool,
         typer.Option("--expose/--no-expose", help="Take one short frame if the detector is idle."),
     ] = True,
+    make_directories: Annotated[
+        bool,
+        typer.Option("--make-directories", help="Make the missing directories of [paths] first."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at everything that a measurement needs; say of each failure what to do.
@@ -546,7 +560,9 @@ def doctor(
 
     try:
         findings = tell(
-            examine(load(beamline), devices=devices, expose=expose),
+            examine(
+                load(beamline), devices=devices, expose=expose, make_directories=make_directories
+            ),
             (lambda text: None) if as_json else _say,
         )
     except ConfigError as error:
@@ -557,9 +573,110 @@ def doctor(
     if as_json:
         print(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}))
     else:
-        _say(f"{len(failed)} failures" if failed else "ready to measure")
+        _say(
+            f"{len(failed)} failure{'s' if len(failed) > 1 else ''}"
+            if failed
+            else "ready to measure"
+        )
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector", metavar="PREFIX", help="Prefix of the detector's records: 13PIL1:cam1:"
+        ),
+    ] = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--axis",
+            metavar="NAME=PREFIX",
+            help="A rotation axis: phi=IOC:m1. Repeatable; the first is turned by sweeps.",
+        ),
+    ] = None,
+    translation: Annotated[
+        list[str] | None,
+        typer.Option("--translation", metavar="NAME=PREFIX", help="A motor in mm. Repeatable."),
+    ] = None,
+    cryostream: Annotated[
+        str, typer.Option("--cryostream", metavar="PREFIX", help="An Oxford CryoStream 800.")
+    ] = "",
+    shutter: Annotated[
+        str,
+        typer.Option(
+            "--shutter",
+            metavar="PREFIX",
+            help="A shutter with the records open and open_RBV; or COMMAND,READBACK.",
+        ),
+    ] = "",
+    monitor: Annotated[
+        str, typer.Option("--monitor", metavar="PREFIX", help="A multichannel scaler (SIS38xx).")
+    ] = "",
+    ring: Annotated[
+        str, typer.Option("--ring", metavar="RECORD", help="The record of the ring current, mA.")
+    ] = "",
+    address_list: Annotated[
+        str | None,
+        typer.Option(
+            "--address-list",
+            metavar="LIST",
+            help="Addresses of all IOCs: '10.0.0.5 10.0.0.6:5066'. Without: EPICS_CA_ADDR_LIST.",
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the beamline.", show_default="from --detector")
+    ] = "",
+    data: Annotated[
+        str, typer.Option("--data", metavar="DIR", help="Root of the directories of [paths].")
+    ] = "offbragg-data",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The new file; never overwritten.")
+    ] = Path("beamline.toml"),
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Time limit for the records to answer, s.")
+    ] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a beamline.toml for a new beamline from what its IOCs say.
+
+    Reads the detector's size, driver and plugins, and the motors' units, limits and speeds. What
+    no IOC knows (wavelength, distance, sensor) becomes a TODO line. Nothing is written to a record.
+    """
+    from offbragg.beamline import ChannelAccess
+    from offbragg.init import Wanted, named_prefixes, write_beamline
+
+    if sys.stdin.isatty() and not as_json:
+        detector = detector or typer.prompt("Prefix of the detector, as 13PIL1:cam1:")
+        axis = axis or typer.prompt("Rotation axes, as phi=IOC:m1 omega=IOC:m2").split()
+    if not detector or not axis:
+        raise typer.BadParameter("--detector and at least one --axis are needed")
+    access = ChannelAccess()
+    if address_list is not None:
+        access = ChannelAccess(
+            address_list=address_list, auto_address_list=False, max_array_bytes=20_000_000
+        )
+    axes, translations = (
+        named_prefixes("--axis", axis),
+        named_prefixes("--translation", translation or ()),
+    )
+    written = write_beamline(
+        Wanted(
+            detector, axes, translations, cryostream=cryostream, monitor=monitor, shutter=shutter,
+            ring=ring, name=name, data=data,
+        ),
+        out, access=access, timeout=timeout,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(written.to_dict()))
+        return
+    _say(f"{written.file}\nto be filled in: {', '.join(written.todo)}")
+    for note in written.notes:
+        _say(f"note: {printable(note)}")
+    _say(f"then: offbragg doctor --make-directories --beamline {written.file}")
 
 
 @app.command()

@@ -6,60 +6,33 @@ camserver writes it under its path, and this host reads it under its own.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import shutil
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from packaging.requirements import Requirement
 
 from offbragg import kernels
-from offbragg.beamline import Beamline, build_devices, destroy_devices, find
+from offbragg.beamline import Beamline, make_paths
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
+from offbragg.doctor_devices import examine_devices
 from offbragg.errors import OffbraggError
-from offbragg.files import read_frame
+from offbragg.findings import SKEW_FAILURE, Finding, trouble
 from offbragg.follow import is_followed
-from offbragg.sweep import Sweep
+from offbragg.init import unfinished
 
-SKEW_WARNING, SKEW_FAILURE = 0.1, 1.0  # s; per-frame values are joined by time
 CONNECT_TIMEOUT = 3.0  # for the records of one device, s
-UPDATE_TIMEOUT = 3.0  # for one update of a monitored record, s
 LONG_SWEEP = 3650  # frames of one usual sweep
 _DAY = 86400.0
+_LEAST_SWEEPS, _LEAST_HOURS = 3, 1.0  # a pace that is measured over less is not a forecast
 _RECENT = 200  # journals that are read in full
-_TEXT_TYPES = ("string", "char", "enum")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    check: str
-    level: str
-    """ok, warning (one can measure) or failure."""
-    what: str
-    advice: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give it as plain JSON types."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.level.upper() if self.level != 'ok' else 'ok':8} {self.check}: {self.what}"
-        ]
-        lines += [f"         {line}" for line in self.advice.splitlines()]
-        return "\n".join(lines)
 
 
 def examine(
@@ -68,6 +41,7 @@ def examine(
     devices: bool = True,
     expose: bool = True,
     timeout: float = CONNECT_TIMEOUT,
+    make_directories: bool = False,
 ) -> Iterator[Finding]:
     """Look at everything, one finding after the other.
 
@@ -81,9 +55,14 @@ def examine(
         Take one short frame if the detector is idle.
     timeout
         For the records of one device to connect, s.
+    make_directories
+        Make the directories of [paths] that are missing, before looking at them.
     """
     yield _versions()
     yield _kernels()
+    yield from _unfinished(config)
+    if make_directories:
+        yield from _make_directories(config)
     yield from _paths(config)
     yield from _disks(config)
     yield from _journal(config)
@@ -92,12 +71,7 @@ def examine(
     yield from _alarm_command(config)
     yield _geometry(config)
     if devices:
-        yield from _instruments(config, expose=expose, timeout=timeout)
-
-
-def _trouble(check: str, error: BaseException, *, level: str = "failure") -> Finding:
-    first, _, rest = str(error).strip().partition("\n")
-    return Finding(check, level, first or type(error).__name__, rest)
+        yield from examine_devices(config, expose=expose, timeout=timeout)
 
 
 # -- this host ---------------------------------------------------------------------------------
@@ -139,9 +113,37 @@ def _kernels() -> Finding:
     if kernels.compiled:
         return Finding("kernels", "ok", f"compiled; this processor runs {kernels.level}", "", facts)
     return Finding(
-        "kernels", "warning", "not compiled: the libraries serve, several times slower",
+        "kernels", "warning", "C kernels not available: using the slower Python libraries",
         "Install a C compiler (on Debian: apt-get install gcc), then offbragg again.", facts,
     )  # fmt: skip
+
+
+def _unfinished(config: Beamline) -> Iterator[Finding]:
+    """Name what ``offbragg init`` could not ask and nobody has filled in yet."""
+    try:
+        text = config.file.read_text(encoding="utf-8")
+    except OSError:
+        return  # a configuration that no file holds
+    left = unfinished(text)
+    if left:
+        yield Finding(
+            "configuration", "failure",
+            f"{len(left)} key{'s' if len(left) > 1 else ''} of {config.file} to be filled in",
+            f"{', '.join(left)}\nWrite the value and remove '# TODO'. None of them is guessed.",
+            {"todo": left},
+        )  # fmt: skip
+
+
+def _make_directories(config: Beamline) -> Iterator[Finding]:
+    missing = [f"{path} (paths.{name})" for name, path in config.paths if not path.is_dir()]
+    if not missing:
+        return
+    try:
+        make_paths(config)
+    except OffbraggError as error:
+        yield trouble("directories", error)
+        return
+    yield Finding("directories", "ok", f"made: {', '.join(missing)}")
 
 
 def _paths(config: Beamline) -> Iterator[Finding]:
@@ -153,10 +155,13 @@ def _path(config: Beamline, check: str, path: Path) -> Finding:
     """Write a file, read it back, and compare the file system's clock with ours."""
     probe = path / f".offbragg-doctor-{uuid.uuid4().hex}"
     content = uuid.uuid4().bytes * 256
-    advice = f"Make it, give yourself the right to write there, or change it in {config.file}."
+    advice = f"Give yourself the right to write there, or change it in {config.file}."
     try:
         if not path.is_dir():
-            return Finding(check, "failure", f"{path} is not there", advice)
+            return Finding(
+                check, "failure", f"{path} is not there",
+                f"offbragg doctor --make-directories makes it. Or change it in {config.file}.",
+            )  # fmt: skip
         with probe.open("xb") as file:
             file.write(content)
             file.flush()
@@ -183,9 +188,9 @@ def _path(config: Beamline, check: str, path: Path) -> Finding:
 
 
 def _disks(config: Beamline) -> Iterator[Finding]:
-    """Say how long each disk lasts, at the pace of the last day and for usual sweeps."""
+    """Estimate how long each disk lasts, at the pace of the last day and for usual sweeps."""
     pixels = _pixels(config)
-    day = _bytes_of_last_day(config.paths.journal)
+    pace = _pace(config.paths.journal)
     disks: dict[int, list[str]] = {}
     for name, path in config.paths:
         if path.is_dir():
@@ -205,9 +210,9 @@ def _disks(config: Beamline) -> Iterator[Finding]:
             if facts["frames_left"] < LONG_SWEEP:
                 level = "warning"
                 advice = f"That is less than one sweep of {LONG_SWEEP} frames: free some."
-        if takes and day:
-            facts["days_left"] = spare / (day * len(takes))
-            text += f"; at the pace of the last 24 h it lasts {facts['days_left']:.1f} days"
+        if takes and pace.is_known:
+            facts["days_left"] = spare / (pace.per_day * len(takes))
+            text += f"; at the {pace} it lasts {facts['days_left']:.1f} days"
             if facts["days_left"] < 0.5 and level == "ok":
                 level, advice = "warning", "Free some, or archive what is done."
         if spare < 0:
@@ -225,17 +230,41 @@ def _pixels(config: Beamline) -> int:
     return geometry.panel.shape[0] * geometry.panel.shape[1] if geometry is not None else 0
 
 
-def _bytes_of_last_day(journal: Path) -> float:
-    total = 0.0
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How fast sweeps have been recorded, and over how much time that is known."""
+
+    bytes: float
+    sweeps: int
+    seconds: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a forecast can be made: a sweep or an hour alone says nothing about the next."""
+        return self.sweeps >= _LEAST_SWEEPS and self.seconds >= _LEAST_HOURS * 3600.0
+
+    @property
+    def per_day(self) -> float:
+        return self.bytes * _DAY / self.seconds
+
+    def __str__(self) -> str:
+        return f"pace of the last {self.seconds / 3600:.0f} h, {self.sweeps} sweeps"
+
+
+def _pace(journal: Path) -> _Pace:
+    """Measure what was recorded in the last 24 h, from the first sweep of that time until now."""
+    now = time.time()
+    total, starts = 0.0, []
     for path in journals(journal) if journal.is_dir() else ():
-        if time.time() - path.stat().st_mtime < _DAY:
+        if now - path.stat().st_mtime < _DAY:
             try:
                 start = read_start(path)
                 slow, fast = start["detector"]["shape"]
                 total += start["sweep"]["n_frames"] * slow * fast * 1.2
+                starts.append(float(start["time"]))
             except (OffbraggError, KeyError, ValueError, OSError):
                 continue
-    return total
+    return _Pace(total, len(starts), now - min(starts, default=now))
 
 
 def _journal(config: Beamline) -> Iterator[Finding]:
@@ -260,12 +289,15 @@ def _journal(config: Beamline) -> Iterator[Finding]:
         )  # fmt: skip
     elif abandoned:
         yield Finding(
-            "journal", "warning", f"{len(abandoned)} runs lost their RunEngine",
+            "journal", "warning",
+            f"{len(abandoned)} run{'s' if len(abandoned) > 1 else ''} lost the RunEngine",
             "offbragg stack closes them and keeps their frames.", facts,
         )  # fmt: skip
     else:
         more = f", {len(running)} running" if running else ""
-        yield Finding("journal", "ok", f"{len(paths)} runs{more}", facts=facts)
+        yield Finding(
+            "journal", "ok", f"{len(paths)} run{'' if len(paths) == 1 else 's'}{more}", facts=facts
+        )
     number = directory / "scan_id"
     text = number.read_text(errors="replace").strip() if number.exists() else "0"
     if not text.isdigit():
@@ -290,7 +322,7 @@ def _alarm_command(config: Beamline) -> Iterator[Finding]:
         return
     if shutil.which(command[0]) is None:
         yield Finding(
-            "alarm command", "warning", f"{command[0]} is no program that can be run",
+            "alarm command", "warning", f"{command[0]} is not a program that can be run",
             f"Correct [alarms] command in {config.file}, or make that file executable.",
         )  # fmt: skip
     else:
@@ -303,15 +335,17 @@ def _catalog(config: Beamline) -> Finding:
         count = len(runs)
         runs.context.http_client.close()
     except OffbraggError as error:
-        return _trouble("catalog", error, level="warning")
-    return Finding("catalog", "ok", f"{config.catalog_url} holds {count} runs")
+        return trouble("catalog", error, level="warning")
+    return Finding(
+        "catalog", "ok", f"{config.catalog_url} holds {count} run{'' if count == 1 else 's'}"
+    )
 
 
 def _geometry(config: Beamline) -> Finding:
     try:
         geometry = config.make_geometry()
     except OffbraggError as error:
-        return _trouble("geometry", error)
+        return trouble("geometry", error)
     if geometry is None:
         return Finding(
             "geometry", "failure", "there is none, so no sweep can be measured",
@@ -324,190 +358,8 @@ def _geometry(config: Beamline) -> Finding:
     )
 
 
-# -- instruments -------------------------------------------------------------------------------
-
-
-def _instruments(config: Beamline, *, expose: bool, timeout: float) -> Iterator[Finding]:
-    made: dict[str, Any] = {}
-    try:
-        for name, device in config.devices.items():
-            needed = [value["device"] for value in device.parameters.values()
-                      if isinstance(value, dict) and "device" in value]  # fmt: skip
-            if failed := [each for each in needed if each in config.devices and each not in made]:
-                yield Finding(
-                    f"devices.{name}", "failure", f"it is made of {', '.join(failed)}: see there",
-                    f"Mend {', '.join(failed)} first.",
-                )  # fmt: skip
-                continue
-            try:
-                made |= build_devices(config, [name], beside=made, timeout=timeout)
-            except OffbraggError as error:
-                yield _trouble(f"devices.{name}", error)
-            else:
-                yield _records(config, name, made[name])
-        yield from _signals(config, made)
-        for name, device in made.items():
-            if hasattr(device, "collect_asset_docs") and hasattr(device, "kickoff"):
-                yield from _one_frame(config, name, device, expose=expose)
-    finally:
-        destroy_devices(made)
-
-
-def _records(config: Beamline, name: str, device: Any) -> Finding:
-    """Compare the types of a device's records with what it takes them for."""
-    wrong: list[str] = []
-    known: dict[str, str] = {}
-    for walked in device.walk_signals():
-        signal = walked.item
-        kinds = []
-        for pv in _records_of(signal):
-            kind = str(getattr(pv, "type", "")).removeprefix("time_").removeprefix("ctrl_")
-            known[pv.pvname] = kind
-            kinds.append((pv.pvname, kind))
-            if getattr(signal, "_string", False) and kind and kind not in _TEXT_TYPES:
-                wrong.append(f"{pv.pvname} is {kind}, not text")
-        if len(kinds) == 2 and ("string" in dict(kinds).values()) and kinds[0][1] != kinds[1][1]:
-            wrong.append(" and ".join(f"{name} is {kind}" for name, kind in kinds))
-        writes = getattr(signal, "_write_pv", None)
-        if writes is not None and not getattr(writes, "write_access", True):
-            wrong.append(f"{writes.pvname} may not be written")
-    facts = {"records": known}
-    if wrong:
-        advice = (
-            f"Do class and prefix in {config.file} fit that IOC, and does its access security let "
-            "this host write?"
-        )
-        what = f"{len(wrong)} of its records are not as needed: {wrong[0]}"
-        advice = "\n".join([*wrong[1:5], advice])
-        return Finding(f"devices.{name}", "failure", what, advice, facts)
-    return Finding(f"devices.{name}", "ok", f"{len(known)} records answer", facts=facts)
-
-
-def _records_of(signal: Any) -> list[Any]:
-    pvs = (getattr(signal, "_read_pv", None), getattr(signal, "_write_pv", None))
-    return list({pv.pvname: pv for pv in pvs if pv is not None}.values())
-
-
-def _signals(config: Beamline, devices: Mapping[str, Any]) -> Iterator[Finding]:
-    """See that what is recorded per frame is alive, and by which clock."""
-    for column, source in config.per_frame.items():
-        check = f"per_frame.{column}"
-        if source.signal.split(".")[0] not in devices:
-            continue  # its device has been told
-        try:
-            signal = find(devices, source.signal, config=config)
-        except OffbraggError as error:
-            yield _trouble(check, error)
-            continue
-        update = _next_update(signal)
-        if update is None:
-            yield Finding(
-                check, "warning", f"{source.signal} did not change for {UPDATE_TIMEOUT:g} s",
-                "Does the IOC still talk to the instrument?",
-            )  # fmt: skip
-            continue
-        value, skew = update
-        yield _clock(check, f"{source.signal} is {value:g} {source.units}".rstrip(), skew)
-
-
-def _next_update(signal: Any) -> tuple[float, float] | None:
-    """Wait for the next value of a monitored record; give it and its clock's skew, s."""
-    news: list[tuple[float, float]] = []
-    came = threading.Event()
-    began = time.monotonic()
-
-    def take(value: Any = None, timestamp: float = 0.0, **_: Any) -> None:
-        # the first call repeats what is known already
-        if time.monotonic() - began > 0.05:
-            news.append((float(value), timestamp - time.time()))
-            came.set()
-
-    subscription = signal.subscribe(take)
-    came.wait(UPDATE_TIMEOUT)
-    signal.unsubscribe(subscription)
-    return news[0] if news else None
-
-
-def _clock(check: str, text: str, skew: float) -> Finding:
-    facts = {"clock_skew": skew}
-    if abs(skew) <= SKEW_WARNING:
-        return Finding(check, "ok", text, facts=facts)
-    side = "ahead of" if skew > 0 else "behind"
-    return Finding(
-        check, "failure" if abs(skew) > SKEW_FAILURE else "warning",
-        f"{text}, and the IOC's clock is {abs(skew):.2f} s {side} this host's",
-        "Values are joined to frames by time: let both use the same time server (NTP).", facts,
-    )  # fmt: skip
-
-
-def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Iterator[Finding]:
-    """Let the detector write one frame, and read it here."""
-    check = f"frame of {name}"
-    if not expose:
-        yield Finding(check, "ok", "not asked to take one")
-        return
-    if any(is_open(path) for path in journals(config.paths.journal)):
-        yield Finding(check, "ok", "none taken: a run is going on")
-        return
-    geometry = getattr(device, "geometry", None)
-    axis = geometry.scan_axis if geometry is not None else "phi"
-    trigger = getattr(device, "trigger_mode", None)
-    path: Path | None = None
-    try:
-        if trigger is not None:
-            device.trigger_mode = "internal"
-        began = time.time()
-        device.prepare(Sweep(axis, 0.0, 0.1, 1, exposure=0.05, period=0.1)).wait(30)
-        device.kickoff().wait(30)
-        device.complete().wait(30)
-        ended = time.time()
-        documents = dict(device.collect_asset_docs())
-        resource = documents["stream_resource"]
-        folder = Path(unquote(urlparse(resource["uri"]).path))
-        file = folder / resource["parameters"]["template"].format(0)
-        path = file
-        frame = read_frame(file, number=0)
-    except Exception as error:  # whatever a device, a disk or a decoder may say
-        cause = error.__cause__ if isinstance(error.__cause__, OffbraggError) else error
-        found = _trouble(check, cause)
-        if not isinstance(cause, OffbraggError):
-            found = Finding(check, "failure", f"{type(error).__name__}: {found.what}")
-        advice = (
-            f"{found.advice}\nDoes the detector's computer see {config.paths.frames} under the "
-            f"path that write_path of [devices.{name}] says?"
-        )
-        yield Finding(check, "failure", found.what, advice.strip())
-        return
-    finally:
-        if hasattr(device, "unstage"):
-            device.unstage()
-        if trigger is not None:
-            device.trigger_mode = trigger
-        if path is not None:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # others' frames, or no folder of its own
-                path.parent.rmdir()
-    slow, fast = frame.shape
-    verified = "its MD5 is right" if frame.verified else "it came without MD5"
-    yield Finding(
-        check, "ok", f"written by the detector, read here: {fast} × {slow}, {verified}",
-        facts={"seconds": ended - began},
-    )  # fmt: skip
-    if geometry is not None and tuple(geometry.panel.shape) != (slow, fast):
-        yield Finding(
-            "geometry", "failure",
-            f"says {geometry.panel.shape[1]} × {geometry.panel.shape[0]} pixels, and a frame of "
-            f"{name} has {fast} × {slow}",
-            f"Correct geometry.panel.shape in {config.file}.",
-        )  # fmt: skip
-    started = resource["parameters"].get("exposure_started")
-    if started:
-        skew = started - min(max(started, began), ended)
-        yield _clock(f"clock of {name}", "exposures are stamped by the IOC", skew)
-
-
 def tell(findings: Iterator[Finding], say: Callable[[str], None]) -> list[Finding]:
-    """Say each finding as it comes; give all of them."""
+    """Print each finding as it comes; return all of them."""
     every = []
     for finding in findings:
         say(str(finding))

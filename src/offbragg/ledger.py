@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -85,13 +86,25 @@ class Ledger:
         ]
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """Return frame numbers as text, neighbours as ranges.
+_MOST_RANGES = 10
+
+
+def ranges(numbers: Iterable[int], *, most: int | None = None) -> str:
+    """Write frame numbers as ranges.
+
+    Parameters
+    ----------
+    numbers
+        In any order.
+    most
+        Ranges beyond so many are left out; None for all of them.
 
     Examples
     --------
     >>> ranges([3, 4, 5, 9])
     '3–5, 9'
+    >>> ranges([1, 3, 5, 7], most=2)
+    '1, 3, …'
     """
     parts: list[list[int]] = []
     for number in sorted(numbers):
@@ -99,4 +112,34 @@ def ranges(numbers: Sequence[int]) -> str:
             parts[-1].append(number)
         else:
             parts.append([number])
-    return ", ".join(f"{p[0]}–{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
+    shown = [f"{p[0]}–{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts[:most]]
+    return ", ".join([*shown, *(["…"] if len(parts) > len(shown) else [])])
+
+
+def describe_problems(problems: Iterable[tuple[int, str, str]]) -> list[str]:
+    """Describe frames that are missing or rejected, one line for all with the same reason.
+
+    Reasons are the same if they differ in numbers only; the line has that of the first frame.
+
+    Parameters
+    ----------
+    problems
+        (frame index, status, reason), as of `Ledger.problems`.
+
+    Examples
+    --------
+    >>> describe_problems([(2, "missing", "x_2.cbf was not there"), (5, "rejected", "bad MD5"),
+    ...                    (3, "missing", "x_3.cbf was not there")])
+    ['2 frames missing, 2–3: x_2.cbf was not there', 'frame 5 rejected: bad MD5']
+    """
+    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for number, status, reason in problems:
+        groups.setdefault((str(status), re.sub(r"\d+", "#", reason)), []).append((number, reason))
+    lines: list[str] = []
+    for (status, _), frames in groups.items():
+        numbers = [number for number, _ in frames]
+        head = f"frame {numbers[0]} {status}"
+        if len(frames) > 1:
+            head = f"{len(frames)} frames {status}, {ranges(numbers, most=_MOST_RANGES)}"
+        lines.append(f"{head}: {min(frames)[1]}")
+    return lines

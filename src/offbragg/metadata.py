@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from offbragg.errors import GeometryError, MetadataError, SweepError
 from offbragg.files.nxrefine import PURPOSES
 from offbragg.geometry import Geometry
-from offbragg.sample import Sample
 from offbragg.read_backs import SOURCES
+from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 
 DIRECTIONS = ("warming", "cooling", "hold")

@@ -71,7 +71,8 @@ def angles_at(
     Examples
     --------
     >>> stamps = np.array([0.0, 0.1, 0.2, 0.3])
-    >>> angles, sigmas = angles_at(np.array([0.125, 9.0]), stamps, 2 * stamps, speed=2.0, longest=0.3)
+    >>> moments = np.array([0.125, 9.0])
+    >>> angles, sigmas = angles_at(moments, stamps, 2 * stamps, speed=2.0, longest=0.3)
     >>> angles.round(6).tolist()
     [0.25, nan]
     """

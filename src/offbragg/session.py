@@ -39,9 +39,12 @@ from offbragg.errors import (
     MetadataError,
     OffbraggError,
     OrientationError,
+    ScanFileError,
 )
 from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
+from offbragg.follow import is_followed
+from offbragg.ledger import Status, describe_problems
 from offbragg.sample import Sample
 from offbragg.terminal import PrintableFormatter, printable
 
@@ -53,7 +56,7 @@ _OURS = frozenset({"beamline_id", "versions", "scan_id"})  # of this process, no
 _VERBS = frozenset(
     {"read", "describe", "set", "kickoff", "complete", "trigger", "stage", "name", "children"}
 )
-_LISTED = 20  # frames that %ledger lists one by one
+_LISTED = 20  # lines of %ledger
 
 
 def sit_down(shell: Any = None) -> dict[str, Any]:
@@ -486,7 +489,7 @@ def _make_interactive(
     shell.register_magics(BlueskyMagics)
 
     def ledger(line: str) -> None:
-        """Tell what became of every frame of a run: %ledger, %ledger -2, %ledger #42."""
+        """Print what became of every frame of a run: %ledger, %ledger -2, %ledger #42."""
         print(printable(describe_ledger(config, line.strip() or "-1"), lines=True))
 
     shell.register_magic_function(ledger, "line", "ledger")
@@ -589,7 +592,7 @@ def write_log(config: Beamline, *, to_people: bool = False) -> None:
 
 
 def describe_ledger(config: Beamline, which: str = "-1") -> str:
-    """Say what became of every frame of a run, from its scan file.
+    """Describe what became of every frame of a run, from its scan file.
 
     Parameters
     ----------
@@ -614,18 +617,40 @@ def describe_ledger(config: Beamline, which: str = "-1") -> str:
         stop = {"time": stop.get("time", start["time"]), "exit_status": "running"}
     lines = [describe_run(start, stop)]
     if "sweep" not in start:
-        return "\n".join([*lines, "it is no sweep and has no frames of its own"])
-    path = scan_file_of_run(
-        start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+        return "\n".join([*lines, "not a sweep: it has no frames of its own"])
+    recorded = max(
+        (doc["indices"]["stop"] for name, doc in documents if name == "stream_datum"), default=0
     )
-    with ScanFile.open(path) as scan:
-        ledger = scan.ledger
-    counts = ", ".join(f"{n} {status}" for status, n in ledger.counts().items() if n)
-    lines.append(f"{counts} · {path}")
-    problems = ledger.problems()
-    lines += [
-        f"frame {number} {status.value}: {reason}" for number, status, reason in problems[:_LISTED]
-    ]
+    follows = is_followed(config.paths.journal)
+    try:
+        path = scan_file_of_run(
+            start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+        )
+        with ScanFile.open(path) as scan:
+            ledger, complete = scan.ledger, scan.complete
+    except (ScanFileError, OSError):
+        if not follows:
+            raise
+        return "\n".join([*lines, f"no scan file yet: {_behind(recorded, follows, config)}"])
+    counts = ledger.counts()
+    waiting = counts.pop(Status.PENDING.value)
+    behind = 0 if complete else max(recorded - sum(counts.values()), 0)
+    parts = [f"{n} {status}" for status, n in counts.items() if n]
+    if waiting > behind:
+        parts.append(f"{waiting - behind} not recorded")
+    if behind:
+        parts.append(_behind(behind, follows, config))
+    lines.append(f"{', '.join(parts)} · {path}")
+    problems = describe_problems(ledger.problems())
+    lines += problems[:_LISTED]
     if len(problems) > _LISTED:
-        lines.append(f"… and {len(problems) - _LISTED} more: offbragg verify {path}")
+        lines.append(f"… and {len(problems) - _LISTED} more lines: offbragg verify {path}")
     return "\n".join(lines)
+
+
+def _behind(frames: int, follows: bool, config: Beamline) -> str:
+    """Say that recorded frames wait for the stacker, and whether one runs."""
+    waiting = f"{frames} recorded frame{'' if frames == 1 else 's'}"
+    if follows:
+        return f"the stacker is behind: {waiting} not stacked yet"
+    return f"{waiting} not stacked: no stacker runs (offbragg stack --beamline {config.file})"

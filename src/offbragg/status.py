@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -24,7 +25,7 @@ _SEVERITIES = ("", "minor", "major", "invalid")
 
 
 def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> dict[str, Any]:
-    """Look at a beamline without touching it; plain JSON types.
+    """Read the state of a beamline without touching it; plain JSON types.
 
     Parameters
     ----------
@@ -185,7 +186,7 @@ def _alarms_of(device: Any) -> Iterator[dict[str, Any]]:
 
 
 def describe(state: Mapping[str, Any]) -> str:
-    """Say it for people.
+    """Describe it for people.
 
     Examples
     --------
@@ -203,7 +204,9 @@ def describe(state: Mapping[str, Any]) -> str:
     catalog = state["catalog"]
     lines = [
         "follows the journal" if state["stacker"] else "does not run; start it: offbragg stack",
-        f"{catalog['runs']} runs" if catalog["up"] else printable(f"away: {catalog['reason']}"),
+        _plural(catalog["runs"], "run")
+        if catalog["up"]
+        else printable(f"away: {catalog['reason']}"),
         "\n          ".join(_describe(run) for run in state["running"]) or "nothing",
         _describe_backlog(state),
         _describe(state["last"]) if state["last"] else "none",
@@ -220,7 +223,11 @@ def _describe(run: Mapping[str, Any]) -> str:
 
 
 def _describe_disk(disk: Mapping[str, Any]) -> str:
-    return f"{describe_space(disk['free'], disk['rate'], time.time())}: {', '.join(disk['paths'])}"
+    span = disk.get("span")
+    space = describe_space(
+        disk["free"], disk["rate"], time.time(), span=math.inf if span is None else span
+    )
+    return f"{space}: {', '.join(disk['paths'])}"
 
 
 def _describe_alarm(alarm: Mapping[str, Any]) -> str:
@@ -236,9 +243,10 @@ def _describe_backlog(state: Mapping[str, Any]) -> str:
     backlog = state["backlog"]
     parts = []
     if backlog["frames"] or backlog["runs"]:
-        parts.append(f"{backlog['frames']} frames, {backlog['runs']} ended runs to be stacked")
+        frames, runs = _plural(backlog["frames"], "frame"), _plural(backlog["runs"], "ended run")
+        parts.append(f"{frames}, {runs} to be stacked")
     if state["catalog"].get("unpublished"):
-        parts.append(f"{state['catalog']['unpublished']} runs to be published")
+        parts.append(f"{_plural(state['catalog']['unpublished'], 'run')} to be published")
     stacking = state.get("stacking")
     if stacking and stacking.get("frames"):
         safe = stacking.get("durable", 0)
@@ -246,3 +254,7 @@ def _describe_backlog(state: Mapping[str, Any]) -> str:
     if stacking and stacking["in_work"]:
         parts.append(f"{stacking['in_work']} in work, {stacking['batches']} batches to be written")
     return "; ".join(parts) or "none"
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"

@@ -61,10 +61,19 @@ class PrintableFormatter(logging.Formatter):
 
 
 def _argument(value: Any) -> Any:
-    """Keep numbers and the lines of errors; of any other text, one line."""
-    if isinstance(value, bool | int | float | BaseException):
-        return value
-    return printable(value)
+    """Return what ``%`` formats: numbers and errors as they are, anything else as one line.
+
+    A placeholder for a number takes whatever converts to one, a NumPy scalar as well as an int:
+    so it is not the type that decides.
+    """
+    if isinstance(value, str) or not _is_number_or_error(value):
+        return printable(value)
+    return value
+
+
+def _is_number_or_error(value: Any) -> bool:
+    numeric = any(hasattr(type(value), name) for name in ("__int__", "__float__", "__index__"))
+    return numeric or isinstance(value, BaseException)
 
 
 def say(text: object, *, file: Any = None) -> None:

@@ -11,21 +11,25 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 from runs import wait_until
 
 from offbragg import beamline
 from offbragg.audit import scan_file_of_run, verify
-from offbragg.callbacks.journal import journals
+from offbragg.callbacks.journal import journals, read_journal
 from offbragg.callbacks.stacker import Stacker
 from offbragg.doctor import examine
 from offbragg.errors import SweepError
 from offbragg.files.scan_file import ScanFile
 from offbragg.follow import follow
+from offbragg.plans import rotation_scan
 from offbragg.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +85,78 @@ def test_the_beamline_of_the_guide_runs_with_other_prefixes(config, tmp_path: Pa
     failed = [finding for finding in examine(mine) if finding.level == "failure"]
 
     assert failed == []
+
+
+PARTS = {
+    "compare": ("devices.compare",),
+    "lakeshore": ("devices.lakeshore",),
+    "the header": ("devices.pilatus.header",),
+    "monitor": ("devices.monitor", "devices.permit.monitor"),
+    "permit": ("devices.permit",),
+    "shutter": (
+        "devices.shutter", "baseline.shutter", "devices.permit.shutter", "suspend.shutter",
+    ),
+    "attenuator": (
+        "devices.attenuator", "baseline.attenuator", "devices.pilatus.header.FilterTransm",
+    ),
+    "ring": ("devices.ring", "baseline.ring", "devices.permit", "suspend", "per_frame.ring"),
+    "cryostream": ("devices.cryostream", "baseline.cryostream", "per_frame.temperature"),
+    "other axes": (
+        "devices.chi", "devices.omega", "devices.detx", "devices.dety",
+        "baseline.chi", "baseline.omega", "baseline.detx", "baseline.dety",
+        "devices.pilatus.header.Chi", "devices.pilatus.header.Omega",
+    ),
+}  # fmt: skip
+"""What a beamline.toml may lack, and all that goes with it: the table of the guide."""
+
+
+def without(file: Path, folder: Path, keys: Iterable[str]) -> beamline.Beamline:
+    """Write the beamline's file again without some keys."""
+    content = tomllib.loads(file.read_text())
+    for path in keys:
+        *tables, last = path.split(".")
+        table: Any = content
+        for name in tables:
+            table = table.get(name, {})
+        table.remove(last) if isinstance(table, list) else table.pop(last, None)
+    folder.mkdir(exist_ok=True)
+    (folder / "beamline.toml").write_text(tomli_w.dumps(content))
+    mine = beamline.load(folder / "beamline.toml")
+    beamline.make_paths(mine)
+    return mine
+
+
+@pytest.mark.ioc
+@pytest.mark.parametrize("part", PARTS)
+def test_a_beamline_may_lack_each_part_that_the_guide_names(config, tmp_path: Path, part: str):
+    mine = without(config.file, tmp_path, PARTS[part])
+
+    failed = [finding for finding in examine(mine, expose=False) if finding.level == "failure"]
+
+    assert failed == []
+    guide = (ROOT / "docs" / "how-to" / "another-beamline.md").read_text()
+    assert f"| {part} " in guide
+
+
+@pytest.mark.ioc
+@pytest.mark.parametrize("parts", [("monitor", "the header"), tuple(PARTS)], ids=["some", "all"])
+def test_a_beamline_without_parts_measures_all_the_same(config, tmp_path: Path, parts):
+    keys = [key for part in parts for key in PARTS[part]]
+    mine = without(config.file, tmp_path, keys)
+    devices = beamline.build_devices(mine)
+    try:
+        RE = beamline.make_run_engine(mine, devices)
+        beamline.install_suspender(RE, mine, devices)
+        beamline.sample(RE, name="KMnF3", label="crystal1")
+        permit, shutter = devices.get("permit"), devices.get("shutter")
+
+        RE(rotation_scan(devices["pilatus"], devices["phi"], SHORT, permit=permit, shutter=shutter))
+    finally:
+        beamline.destroy_devices(devices)
+    (journal,) = journals(mine.paths.journal)
+    documents, _ = read_journal(journal)
+    assert documents[-1][1]["exit_status"] == "success"
+    assert len(list(mine.paths.frames.rglob("*.cbf"))) == SHORT.n_frames
 
 
 # -- write a plan ------------------------------------------------------------------------------

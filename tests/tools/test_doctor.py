@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,9 @@ from simulated import TOML
 from offbragg import beamline, kernels
 from offbragg.beamline import Beamline, load, make_paths
 from offbragg.callbacks.stacker import Stacker
-from offbragg.doctor import Finding, _clock, examine
+from offbragg.doctor import _pace, examine
+from offbragg.doctor_devices import _ownership, _ready_to_move, _records
+from offbragg.findings import Finding, judge_clock
 from offbragg.follow import follow
 from offbragg.status import _alarms_of, describe, status
 
@@ -127,6 +131,119 @@ def test_a_detector_that_writes_elsewhere_is_found(config, tmp_path):
     assert "write_path of [devices.pilatus]" in found.advice
 
 
+@pytest.mark.ioc
+def test_only_records_that_are_written_have_to_be_writable(devices, config, monkeypatch):
+    def refuse(signal: Any) -> None:
+        monkeypatch.setitem(signal._write_pv._args, "write_access", False)
+
+    phi, pilatus = devices["phi"], devices["pilatus"]
+    for name in ("direction_of_travel", "user_offset", "home_forward"):  # as a motor record
+        refuse(getattr(phi, name))
+
+    assert _records(config, "phi", phi).level == "ok"
+    refuse(phi.velocity)
+    refuse(pilatus.cam.exposure)
+    for name, pv in (("phi", "SIM:phi.VELO"), ("pilatus", "SIM:cam1:AcquireTime")):
+        found = _records(config, name, devices[name])
+        assert found.level == "failure"
+        assert f"{pv} may not be written" in found.what
+
+
+@pytest.mark.ioc
+def test_an_axis_that_somebody_stopped_by_hand_is_named_with_where_it_would_go(devices):
+    from epics import caput
+
+    chi = devices["chi"]
+    assert list(_ready_to_move("chi", chi)) == []
+    there = chi.position
+    try:
+        caput("SIM:chi.SPMG", "Pause", wait=True)
+        caput("SIM:chi.VAL", there + 5.0)
+
+        (found,) = _ready_to_move("chi", chi)
+
+        assert found.level == "failure"
+        assert "SIM:chi.SPMG is Pause, not Go" in found.what
+        assert f"It moves to {there + 5.0:g} then" in found.advice
+    finally:
+        caput("SIM:chi.VAL", there)
+        caput("SIM:chi.SPMG", "Go", wait=True)
+        chi.set(there).wait(30)
+
+
+@pytest.mark.ioc
+def test_servers_and_owners_are_named(config):
+    findings = by_check(config)
+
+    servers = findings["channel access"]
+    assert servers.level == "ok"
+    assert servers.what.startswith("1 server: 127.0.0.1:")
+    assert "records answer, from " in findings["devices.phi"].what
+    assert "camserver writes as the same user" in findings["folders of pilatus"].what
+
+
+def test_an_owner_of_another_name_is_told_with_its_umask(tmp_path):
+    def made(uid: int, mode: int) -> os.stat_result:
+        fields = list(tmp_path.stat())
+        fields[0], fields[4] = mode, uid
+        return os.stat_result(fields)
+
+    detector = SimpleNamespace(directory_mode="2775")
+    folder, frame = made(os.getuid(), 0o042775), made(54321, 0o100644)
+
+    found = _ownership("pilatus", detector, tmp_path, folder, frame)
+
+    assert found.level == "ok"
+    assert "camserver writes as 54321:" in found.what
+    assert "(umask 022)" in found.what
+    kept = _ownership("pilatus", detector, tmp_path, made(os.getuid(), 0o040755), frame)
+    assert kept.level == "warning"
+    assert "mode 755" in kept.what
+    assert "directory_mode says 2775" in kept.what
+
+
+def test_missing_directories_are_made_when_asked_for_those_of_frames_for_the_group(here):
+    here.paths.experiment.rmdir()
+    here.paths.frames.rmdir()
+    assert "--make-directories" in by_check(here, devices=False)["paths.frames"].advice
+
+    findings = by_check(here, devices=False, make_directories=True)
+
+    assert findings["directories"].what.startswith(f"made: {here.paths.experiment}")
+    assert findings["paths.frames"].level == "ok"
+    assert here.paths.frames.stat().st_mode & 0o7777 == 0o2775
+    assert "directories" not in by_check(here, devices=False, make_directories=True)
+
+
+def test_keys_that_are_still_to_be_filled_in_are_named_with_their_lines(here, tmp_path):
+    other = variant(here, tmp_path, ("[limits]", "# TODO wavelength = # Å\n[limits]"))
+
+    found = by_check(other, devices=False)["configuration"]
+
+    assert found.level == "failure"
+    assert found.advice.startswith("wavelength (line ")
+
+
+@pytest.mark.parametrize(
+    ("ages", "known"),
+    [([60.0], False), ([7200.0], False), ([300.0, 200.0, 100.0], False), ([7200.0, 60, 30], True)],
+)
+def test_the_pace_of_one_sweep_or_of_minutes_is_no_forecast(here, ages, known):
+    for number, age in enumerate(ages):
+        start = {"uid": f"u{number}", "time": time.time() - age, "scan_id": 1,
+                 "detector": {"shape": [1000, 1000]}, "sweep": {"n_frames": 100}}  # fmt: skip
+        (here.paths.journal / f"u{number}.jsonl").write_text(json.dumps(["start", start]) + "\n")
+
+    pace = _pace(here.paths.journal)
+
+    assert pace.sweeps == len(ages)
+    assert pace.is_known is known
+    (found,) = [f for f in examine(here, devices=False) if f.check.startswith("disk of")]
+    assert ("it lasts" in found.what) is known
+    if known:
+        assert "at the pace of the last 2 h, 3 sweeps it lasts" in found.what
+
+
 def test_a_path_that_is_not_there_is_named_with_its_key(here):
     here.paths.experiment.rmdir()
 
@@ -195,7 +312,7 @@ def test_without_stacker_and_catalog_one_can_measure_but_is_told(here):
     ("skew", "level"), [(0.0, "ok"), (-0.09, "ok"), (0.5, "warning"), (-30.0, "failure")]
 )
 def test_clocks_that_differ_are_told_with_the_side(skew, level):
-    found = _clock("clock", "exposures are stamped by the IOC", skew)
+    found = judge_clock("clock", "exposures are stamped by the IOC", skew)
 
     assert found.level == level
     assert ("behind" in found.what) == (skew < -0.1)
@@ -321,7 +438,7 @@ def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
     alarms = {alarm["what"]: alarm["since"] for alarm in state["alarms"]}
     assert alarms["stall"] == since
     assert f"{datetime.fromtimestamp(since):%H:%M:%S})" in said
-    assert "9000.00 GB free, 0.06 GB/min written, full in 104 days: experiment" in said
+    assert "9000.00 GB free, 60.0 MB/min written, full in 104 days: experiment" in said
     assert status(config)["alarms"] == []  # whoever wrote it is gone
     json.dumps(state)
 

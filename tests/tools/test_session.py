@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from runs import MeasuredRun
+from runs import MeasuredRun, wait_until
 
 from offbragg.callbacks.journal import find_run
 from offbragg.callbacks.stacker import Stacker
@@ -163,7 +164,8 @@ def test_a_catalog_that_is_away_is_no_reason_not_to_begin():
 
 def config_of(run: MeasuredRun) -> SimpleNamespace:
     return SimpleNamespace(
-        paths=SimpleNamespace(journal=run.journal_directory, experiment=run.experiment)
+        file=run.root / "beamline.toml",
+        paths=SimpleNamespace(journal=run.journal_directory, experiment=run.experiment),
     )
 
 
@@ -190,14 +192,57 @@ def test_the_ledger_says_what_became_of_every_frame(run: MeasuredRun):
     assert describe_ledger(config_of(run), run.uid[:8]) == said
 
 
-def test_a_long_list_of_lost_frames_is_cut_with_the_command_that_shows_all(tmp_path):
-    run = measured(MeasuredRun(tmp_path, n_frames=40), *range(1, 40))
+def test_frames_that_were_lost_for_one_reason_are_one_line(tmp_path):
+    run = measured(MeasuredRun(tmp_path, n_frames=40), *range(1, 30), 33, 35)
 
     lines = describe_ledger(config_of(run)).splitlines()
 
-    assert len(lines) == 23
-    assert "19 more: offbragg verify" in lines[-1]
+    assert len(lines) == 3
+    assert lines[2].startswith("31 frames missing, 1–29, 33, 35: x_00001.cbf was not there")
     run.journal.close()
+
+
+def _said(run: MeasuredRun) -> str:
+    try:
+        return describe_ledger(config_of(run))
+    except ScanFileError:
+        return ""
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stacker_that_is_behind_is_said_to_be_and_no_frame_is_missing(
+    run: MeasuredRun, monkeypatch, begun
+):
+    run.begin()
+    run.write(0, 1, 2)
+    run.announce(3)
+    if begun:
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=follow,
+            args=(run.journal_directory, [Stacker(run.experiment, late=run.late)]),
+            kwargs={"stop": stop},
+        )
+        thread.start()
+        try:
+            wait_until(lambda: "3 stored" in _said(run), 30, "3 frames stored")
+        finally:
+            stop.set()
+            thread.join(30)
+    run.write(3, 4, 5, 6)
+    run.announce(7)
+    monkeypatch.setattr("offbragg.session.is_followed", lambda journal: True)
+
+    said = describe_ledger(config_of(run))
+
+    if begun:
+        assert "3 stored, 3 not recorded, the stacker is behind: 4 recorded frames not" in said
+    else:
+        assert "no scan file yet: the stacker is behind: 7 recorded frames not stacked yet" in said
+    assert "missing" not in said
+    monkeypatch.undo()
+    if begun:
+        assert "no stacker runs (offbragg stack --beamline" in describe_ledger(config_of(run))
 
 
 def test_a_run_that_was_not_stacked_says_what_to_do(run: MeasuredRun):

@@ -29,7 +29,7 @@ from offbragg.files import read_frame, read_header
 from offbragg.files.scan_file import ScanFile, release_if_left
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
-from offbragg.ledger import Ledger, Status
+from offbragg.ledger import Ledger, Status, describe_problems
 from offbragg.sample import check_component
 from offbragg.sweep import Sweep
 
@@ -262,7 +262,7 @@ def stack_files(
         seconds=seconds,
         frames_per_second=(counts["stored"] - before) / seconds,
         problems=(
-            *(f"frame {n} is {status}: {reason}" for n, status, reason in ledger.problems()),
+            *describe_problems(ledger.problems()),
             *_angle_at_the_end(series, Sweep.from_dict(start["sweep"]), ledger),
         ),
         **counts,

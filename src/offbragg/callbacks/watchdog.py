@@ -362,8 +362,9 @@ class Disks:
             rate = self._rates.setdefault(device, Rate())
             rate.add(now, free)
             alarm = judge_disk(
-                self._names(device), free, rate.per_second, thresholds=self.thresholds, time=wall
-            )
+                self._names(device), free, rate.per_second, thresholds=self.thresholds, time=wall,
+                span=rate.span,
+            )  # fmt: skip
             if alarm is not None:
                 alarms.append(alarm)
         return alarms
@@ -376,7 +377,9 @@ class Disks:
         return [
             {
                 "paths": self._names(device),
-                **disk_facts(free, self._rates[device].per_second, wall),
+                **disk_facts(
+                    free, self._rates[device].per_second, wall, span=self._rates[device].span
+                ),
             }
             for device, free in self._free.items()
         ]
