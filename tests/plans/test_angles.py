@@ -115,7 +115,7 @@ def test_a_detector_that_is_late_fails_the_sweep_and_the_frames_have_their_true_
     """2.5 s are more than the driver waits for camserver: it is armed without an answer."""
     simulator("arming_seconds", seconds)
 
-    with pytest.raises(DeviceError, match="phi was at .* when pilatus began to expose, not at 0"):
+    with pytest.raises(DeviceError, match=r"phi was at .* when pilatus began to expose, not at 0"):
         measure(sweep(2.0, n=40))
 
     assert documents.stop()["exit_status"] == "fail"
