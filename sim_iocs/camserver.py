@@ -126,6 +126,8 @@ class Series:
     settings: Settings = field(default_factory=Settings)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     began: list[float] = field(default_factory=list)
+    armed_at: float | None = None
+    """When the driver is through with starting it, monotonic s."""
 
 
 class Camserver:

@@ -179,7 +179,10 @@ class Pilatus(Driver):
             except CamserverGone:
                 await self._end("Error", "Starting exposure")
                 return
-        await asyncio.sleep(SECOND_READ + self._chance.uniform(0.0, self.arming_jitter))
+        lag = SECOND_READ + self._chance.uniform(0.0, self.arming_jitter)
+        answered_at = time.monotonic()
+        await asyncio.sleep(lag)
+        series.armed_at = (series.began[0] if series.began else answered_at) + lag
         await records.post(StringToServer_RBV=f"{command} {name}"[:255])
         if value("AutoIncrement") == "Yes":
             number = value("FileNumber") + 1
@@ -197,9 +200,19 @@ class Pilatus(Driver):
         elif value("ArrayCallbacks") == "Enable":
             await self._read_many(series, names, started)
         else:
-            await records.post(FullFileName_RBV=names[-1], Armed="Armed")
+            await records.post(FullFileName_RBV=names[-1])
+            await self._post_armed(series)
             n_exposures = value("NumExposures_RBV")
             await self._wait_for_7ok(series, n_images * n_exposures * period + 10.0)
+
+    async def _post_armed(self, series: Series) -> None:
+        """Post Armed with the stamp that it has on a host that is not busy.
+
+        A driver in C is not kept waiting by the rest of the beamline, as this one is.
+        """
+        now = time.monotonic()
+        late = now - (series.armed_at or now)
+        await self.records["Armed"].post("Armed", moment=time.time() - max(late, 0.0))
 
     async def _answer(self, series: Series) -> str:
         """Wait until camserver takes the exposure command; returns its answer."""
@@ -221,14 +234,14 @@ class Pilatus(Driver):
                 await self._end("Error", "Starting exposure")
                 return
             if self.records.value("Armed") != "Armed":
-                await self.records.post(Armed="Armed")
+                await self._post_armed(series)
             if not await self._read_single(series, started, last=False):
                 return
 
     async def _read_many(self, series: Series, names: list[str], started: float) -> None:
         records = self.records
         limit = records.value("NumExposures_RBV") * records.value("AcquireTime_RBV")
-        await records.post(Armed="Armed")
+        await self._post_armed(series)
         for number, name in enumerate(names):
             await records.post(FullFileName_RBV=name)
             await records.post(StatusMessage_RBV=f"Reading image file {name}"[:255])
@@ -241,7 +254,8 @@ class Pilatus(Driver):
 
     async def _read_single(self, series: Series, started: float, *, last: bool = True) -> bool:
         records, value = self.records, self.records.value
-        await records.post(FullFileName_RBV=series.name, Armed="Armed")
+        await records.post(FullFileName_RBV=series.name)
+        await self._post_armed(series)
         await records.post(StatusMessage_RBV="Waiting for 7OK response")
         more = (value("NumExposures_RBV") - 1) * value("AcquirePeriod_RBV")
         patience = value("AcquireTime_RBV") + more + 10.0

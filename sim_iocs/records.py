@@ -58,9 +58,9 @@ class Common:
         self.stamped_by_posts = stamped_by_posts
         self._stamp = time.time()
 
-    def stamp_now(self) -> None:
-        """Take the time stamp of the record's processing."""
-        self._stamp = time.time()
+    def stamp_now(self, moment: float | None = None) -> None:
+        """Take the stamp of the record's processing: that of now, or of a moment (POSIX s)."""
+        self._stamp = time.time() if moment is None else moment
 
     @property
     def stamp(self) -> float:
@@ -166,10 +166,10 @@ class Record:
         """Give the value that the record has before anything is served."""
         self._data["value"] = value  # type: ignore[attr-defined]
 
-    async def post(self, value: Any) -> None:
-        """Store a value and publish it to every monitor."""
+    async def post(self, value: Any, *, moment: float | None = None) -> None:
+        """Store a value and publish it to every monitor, with the stamp of now or of a moment."""
         if self.common.stamped_by_posts:
-            self.common.stamp_now()
+            self.common.stamp_now(moment)
         if self._again:
             value = self.value  # type: ignore[attr-defined]  # a newer put is yet to be processed
         await self.write(value, verify_value=False)
@@ -286,11 +286,11 @@ class Choice(Record, ca.ChannelEnum):
             f"{value!r} is none of the choices {', '.join(self.enum_strings)}"
         )
 
-    async def post(self, value: Any) -> None:
+    async def post(self, value: Any, *, moment: float | None = None) -> None:
         """Store a label, or the label of an index."""
         if isinstance(value, int) and 0 <= value < len(self.enum_strings):
             value = self.enum_strings[value]
-        await super().post(value)
+        await super().post(value, moment=moment)
 
     def allow_illegal(self) -> None:
         """Let the value be ``ILLEGAL``, too."""

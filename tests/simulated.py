@@ -42,6 +42,8 @@ os.environ.update(
     EPICS_CA_MAX_ARRAY_BYTES="20000000",
 )
 
+# softioc brings a libca of its own, which ophyd would take: tests use the one that users have
+sys.modules["epicscorelibs.path.pyepics"] = None  # type: ignore[assignment]
 
 _served: list[tuple[subprocess.Popen[bytes], Path]] = []
 

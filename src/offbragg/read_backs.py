@@ -83,21 +83,24 @@ def angles_at(
     reach = reach_of(stamps, longest)
     spacing = float(np.median(np.diff(stamps)))
     floor = speed * _UNSTEADY
-    for i, moment in enumerate(moments):
-        after = int(np.searchsorted(stamps, moment))
+    afters = np.searchsorted(stamps, moments).tolist()
+    firsts = np.searchsorted(stamps, moments - reach).tolist()
+    lasts = np.searchsorted(stamps, moments + reach, side="right").tolist()
+    edges: tuple[float, float] = stamps[0], stamps[-1]
+    for i, moment in enumerate(moments.tolist()):
+        after: int = afters[i]
         if 0 < after < len(stamps):
             if stamps[after] - stamps[after - 1] > LARGEST_GAP:
                 continue
         elif (
             len(stamps) < 3
-            or not np.isfinite(moment)
-            or min(abs(stamps[0] - moment), abs(stamps[-1] - moment)) > _EXTRAPOLATED * spacing
+            or not math.isfinite(moment)
+            or min(abs(edges[0] - moment), abs(edges[1] - moment)) > _EXTRAPOLATED * spacing
         ):
             continue
-        first = int(np.searchsorted(stamps, moment - reach))
-        last = int(np.searchsorted(stamps, moment + reach, side="right"))
         # the neighbours count, however far they are
-        first, last = min(first, max(after - 1, 0)), max(last, min(after + 1, len(stamps)))
+        first: int = min(firsts[i], max(after - 1, 0))
+        last: int = max(lasts[i], min(after + 1, len(stamps)))
         if last - first < 2:
             continue
         t, x = stamps[first:last] - moment, positions[first:last]

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.ioc
 
 SCRIPT = """
 import sys
+import ophyd  # before epics: softioc brings a libca of its own
 import epics
 from offbragg import beamline
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offbragg.devices.frame_folder import FrameFolder, decided, ranges
+from offbragg.devices.frame_folder import FrameFolder, decided
+from offbragg.ledger import ranges
 
 
 @pytest.fixture

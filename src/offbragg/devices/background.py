@@ -112,7 +112,7 @@ def put(signal: Any, value: Any, *, timeout: float = 10.0) -> None:
         If the record has not finished processing after ``timeout`` seconds, or had not finished
         with an earlier value by then.
     """
-    name = str(signal.setpoint_pvname)
+    name = str(getattr(signal, "setpoint_pvname", signal.name))
     deadline = time.monotonic() + timeout
     mine = _claim_channel(name, value, deadline, timeout)
     try:

@@ -153,21 +153,15 @@ class RotationAxis(EpicsMotor):
         self._landing: Status | None = None
         self.clock = IocClock()
         """Of its IOC, measured when a sweep is prepared."""
+        self._collected = 0
         self.read_backs: list[tuple[float, float]] = []
         """Of the flight: time stamp of the IOC, POSIX s, and position, degree."""
-        self.passes_at: float | None = None
-        """When the axis passes the start of its sweep, by this host's monotonic clock, s."""
         self.was_paused = False
         """Whether a pause of the RunEngine ended the flight."""
         self._needed: deque[float] = deque(maxlen=_LEARNED)
         self._led = 0.0
         self._stopped = threading.Event()
         self._latest_move: Any = None
-
-    @property
-    def angle_signal(self) -> Any:
-        """What the axis reads back while it turns."""
-        return self.user_readback
 
     @property
     def angle_source(self) -> str:
@@ -326,8 +320,7 @@ class RotationAxis(EpicsMotor):
         self.was_paused = False
         self._sweep = sweep
         self._flight = self.plan_flight(sweep)
-        self.read_backs = []
-        self.passes_at = None
+        self.read_backs, self._collected = [], 0
         return in_background(self, self._set_up, self._flight)
 
     def _set_up(self, flight: Flight) -> None:
@@ -348,7 +341,6 @@ class RotationAxis(EpicsMotor):
         if self._flight is None or self._sweep is None:
             raise DeviceError(f"{self.name} was kicked off without being prepared")
         self._landing = Status(self)
-        self.passes_at = None
         needed = statistics.median(self._needed) if self._needed else self.lead
         self._led = min(max(needed, 0.0), max(self.margin - 0.1, 0.0))
         return in_background(self, self._fly, self._sweep, self._flight, self._landing)
@@ -365,7 +357,7 @@ class RotationAxis(EpicsMotor):
         moving = threading.Event()
         began = 0.0
         predictions: list[float] = []
-        read_backs = self.read_backs = []
+        read_backs = self.read_backs
 
         def on_done_moving(value: Any = None, **_: Any) -> None:
             # its stamp is of the record's previous processing: minutes old, maybe
@@ -406,7 +398,6 @@ class RotationAxis(EpicsMotor):
                     passes = statistics.median(predictions)
                 left = passes - self._led - time.monotonic()
                 if left <= 0:
-                    self.passes_at = passes
                     break
                 if self._stopped.wait(min(left, 0.02)) or motion.done:
                     raise self._cut_short(motion, "before it reached the start of the sweep at "
@@ -527,13 +518,36 @@ class RotationAxis(EpicsMotor):
                 )
             time.sleep(0.02)
 
+    @property
+    def angle_key(self) -> str:
+        """Data key of the read-backs of a flight."""
+        return f"{self.name}_read_back"
+
     def describe_collect(self) -> dict[str, Any]:
-        """Describe nothing: an axis has no pages (see ``angle_signal``)."""
-        return {}
+        """Describe the read-backs of a flight."""
+        return {
+            self.angle_key: {
+                "source": f"PV:{self.user_readback.pvname}", "dtype": "number",
+                "dtype_numpy": "<f8", "shape": [], "units": str(self.motor_egu.get()),
+            }
+        }  # fmt: skip
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Give no event pages."""
-        return iter(())
+        """Give the read-backs that came since the last call, as one event page.
+
+        Each has the time stamp that came with it. (A monitor of Bluesky reads the signal once more
+        at every event: on a busy host it joins a value to the stamp of the one before.)
+        """
+        new = self.read_backs[self._collected :]
+        if not new:
+            return
+        self._collected += len(new)
+        stamps, positions = (list(each) for each in zip(*new, strict=True))
+        yield {
+            "data": {self.angle_key: positions},
+            "timestamps": {self.angle_key: stamps},
+            "time": stamps,
+        }
 
 
 class Translation(EpicsMotor):

@@ -148,8 +148,6 @@ def record(
     )  # fmt: skip
 
     watched = [(signal, signal.name) for signal in monitors]
-    if is_measured(detector, axis):
-        watched.append((axis.angle_signal, f"{axis.name}_read_back"))
     if permit is not None:
         watched.append((permit.beam, "permit"))
     has_angles = axis is None or "angle" in metadata["per_frame"]
@@ -173,7 +171,7 @@ def record(
                 raise cause from None
             raise
         if not has_angles:
-            told = f"the angles of {axis.name} are as commanded, and nothing has checked them"
+            told = f"the angles of {sweep.axis} are as commanded, and nothing has checked them"
             log.warning("%s", told)
         yield from bps.close_run(exit_status="success", reason=told)
         return uid
@@ -296,6 +294,8 @@ def _fly(
 ) -> MsgGenerator[str]:
     """Do the sweep in an open run; return what is to be known of its angles."""
     streams = [(detector, "primary"), *((flyer, flyer.name) for flyer in flyers)]
+    if is_measured(detector, axis):
+        streams.append((axis, axis.angle_key))
     moving = () if axis is None else (axis,)
     devices = (detector, *moving, *flyers)
     declared: list[tuple[Any, str]] = []
@@ -462,7 +462,7 @@ def _columns(
     columns: dict[str, dict[str, Any]] = {}
     if is_measured(detector, axis):
         columns["angle"] = {
-            "key": axis.angle_signal.name, "how": axis.angle_source, "units": "degree",
+            "key": axis.angle_key, "how": axis.angle_source, "units": "degree",
             "reach": axis.speed_margin,
         }  # fmt: skip
     for flyer in flyers:

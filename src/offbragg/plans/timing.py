@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from bluesky.protocols import Reading
+from event_model import DataKey
 
 from offbragg.errors import DeviceError
 from offbragg.read_backs import angles_at, in_order
@@ -43,18 +45,18 @@ class Timing:
     name: str = STREAM
     parent: None = None
 
-    def read(self) -> dict[str, dict[str, float]]:
+    def read(self) -> dict[str, Reading[float]]:
         """Return the two values, as a document has them."""
         now = time.time()
         return {
-            key: {"value": getattr(self, key), "timestamp": now}
-            for key in ("clock_difference", "time_sigma")
+            "clock_difference": Reading(value=self.clock_difference, timestamp=now),
+            "time_sigma": Reading(value=self.time_sigma, timestamp=now),
         }
 
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, DataKey]:
         """Describe the two values."""
-        each = {"source": "offbragg", "dtype": "number", "shape": [], "units": "s"}
-        return {"clock_difference": dict(each), "time_sigma": dict(each)}
+        each = DataKey(source="offbragg", dtype="number", shape=[], units="s")
+        return {"clock_difference": each, "time_sigma": each.copy()}
 
     def read_configuration(self) -> dict[str, Any]:
         """Return nothing: there is no configuration."""
