@@ -432,8 +432,8 @@ class Pilatus(PilatusFiles):
                 return  # stop() has spoken
             self._covered = sweep.n_frames
             if not flight.acquisition.await_done(self.patience):
-                log.warning("%s: the time of the frames is over and the IOC still acquires: "
-                            "it is stopped", self.name)  # fmt: skip
+                log.warning("%s: the time of the frames is over, and the series has not ended "
+                            "(%s): it is stopped", self.name, self.said())  # fmt: skip
             self._disarm(flight)
             finish(flight.status)
             if late := overdue.difference(lost):
