@@ -6,6 +6,7 @@ in tests/plans/test_beam_loss.py.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -291,3 +292,112 @@ def test_a_single_frame_without_its_7_ok_is_told(pilatus, next_is_whole, simulat
 
     assert time.monotonic() - began < 20
     next_is_whole()
+
+
+# -- states that others leave ------------------------------------------------------------------
+
+REPEATS = [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 11))]
+
+STRANGE = {
+    "TriggerMode": 4, "NumExposures": 4, "DelayTime": 0.05, "GapFill": 1, "AutoIncrement": 1,
+    "FileTemplate": "%s%s_%3.3d.tif", "FilePath": "/nowhere", "FileNumber": 77, "NumImages": 3,
+    "AcquirePeriod": 0.0,
+}  # fmt: skip
+
+
+def set_by_hand(name, value):
+    from epics import caput
+
+    assert caput(f"SIM:cam1:{name}", value, wait=True, timeout=10) == 1
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+@pytest.mark.parametrize("names", [tuple(STRANGE), *((name,) for name in ("GapFill", "DelayTime"))])
+def test_settings_that_somebody_left_do_not_reach_the_frames(
+    pilatus, take, documents, config, caplog, names, repeat
+):
+    for name in names:
+        set_by_hand(name, STRANGE[name])
+
+    take(3)
+
+    assert documents.stop()["exit_status"] == "success"
+    assert frames(documents, config) == [0, 1, 2]
+    cam = pilatus.cam
+    settings = cam.n_exposures, cam.delay, cam.gap_fill, cam.trigger_mode
+    assert [signal.get(use_monitor=False) for signal in settings] == [1, 0.0, 2, 0]
+    for name in {"GapFill", "DelayTime"} & set(names):
+        assert f"SIM:cam1:{name} was" in caplog.text
+    (descriptor,) = (doc for doc in documents.of("descriptor") if doc["name"] == "primary")
+    recorded = descriptor["configuration"]["pilatus"]["data"]
+    assert (recorded["pilatus_cam_delay"], recorded["pilatus_cam_gap_fill"]) == (0.0, 2)
+
+
+@pytest.fixture
+def somebody(pilatus):
+    """Start a series by hand that waits for a pulse; end it afterwards."""
+
+    def start(path):
+        set_by_hand("TriggerMode", 2)
+        set_by_hand("FilePath", str(path))
+        pilatus.cam.acquire.put(1)
+        wait_until(lambda: pilatus.cam.armed.get(use_monitor=False), 20, "armed")
+
+    yield start
+    pilatus.abort()
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+@pytest.mark.parametrize("place", ["elsewhere", "in our own folder"])
+def test_a_series_of_somebody_else_is_left_alone(
+    pilatus, take, next_is_whole, somebody, config, tmp_path, place, repeat
+):
+    path = tmp_path if place == "elsewhere" else config.paths.frames
+    somebody(path)
+
+    with pytest.raises(DeviceError, match=rf"acquires for somebody else since \d\d:.*{path}"):
+        take()
+
+    assert pilatus.cam.armed.get(use_monitor=False)
+    pilatus.abort()
+    next_is_whole()
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+def test_a_series_that_a_dead_session_left_behind_is_aborted(
+    pilatus, next_is_whole, somebody, config, caplog, repeat
+):
+    somebody(config.paths.frames)
+    facts = {"host": "here", "process": 4711, "since": time.time()}
+    pilatus._claim.path.write_text(json.dumps(facts))  # nobody holds the lock on it
+
+    next_is_whole()
+
+    assert "still acquires for process 4711 on here, which has ended: it is aborted" in caplog.text
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+def test_a_threshold_that_is_being_set_is_waited_for(pilatus, next_is_whole, caplog, repeat):
+    status = pilatus.cam.threshold.set(9.0)
+    wait_until(lambda: pilatus.cam.state.get(use_monitor=False) == "Waiting", 20, "setting")
+
+    next_is_whole()
+
+    status.wait(30)
+    assert "Setting threshold" in caplog.text
+    pilatus.cam.threshold.set(10.0).wait(30)
+
+
+def test_bad_pixels_and_flat_field_of_the_ioc_are_recorded(pilatus, monkeypatch):
+    cam = pilatus.cam
+    for signal, value in (
+        (cam.n_bad_pixels, 12), (cam.bad_pixel_file, "bad.txt"), (cam.flat_field_valid, 1),
+        (cam.flat_field_file, "flat.tif"), (cam.header_template, "t.cbf"),
+    ):  # fmt: skip
+        monkeypatch.setattr(signal, "get", lambda value=value, **_: value)
+
+    found = pilatus.hardware()
+
+    assert found["bad_pixels"] == {"n": 12, "file": "bad.txt"}
+    assert found["flat_field"] == {"file": "flat.tif"}
+    assert found["header_template"] == "t.cbf"

@@ -31,7 +31,7 @@ from offbragg.devices.clock import IocClock, measure
 from offbragg.devices.frame_folder import FrameFolder, decided, describe_access
 from offbragg.devices.pilatus_align import Alignment
 from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
-from offbragg.devices.pilatus_files import PilatusFiles
+from offbragg.devices.pilatus_files import START_CAMSERVER, PilatusFiles
 from offbragg.devices.pilatus_step import PilatusStep
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
@@ -359,16 +359,13 @@ class Pilatus(PilatusFiles):
         try:
             flight.acquisition.start()
             if not flight.acquisition.await_armed():
-                raise DeviceError(
-                    f"{self.name} did not arm: {self.said()}\n"
-                    f"Is camserver running, and can it make frames at "
-                    f"{1 / flight.sweep.period:g} Hz?"
-                )
+                raise DeviceError(f"{self.name} did not arm: {self.said()}\n{START_CAMSERVER}")
             # the IOC takes no notice, and waits for a file
             if refused := self.refusal():
                 raise DeviceError(
                     f"{self.name} did not start: camserver answered {refused!r}\n"
-                    "Was a setting of the detector changed after it was prepared?"
+                    "Repeat the scan; if it is refused again, look at camserver's own window, or "
+                    "restart it."
                 )
         except Exception as error:
             silent = isinstance(error, SILENCE)
@@ -454,8 +451,8 @@ class Pilatus(PilatusFiles):
                 return  # stop() has spoken
             self._covered = sweep.n_frames
             if not flight.acquisition.await_done(self.patience):
-                log.warning("%s: the time of the frames is over and the IOC still acquires: "
-                            "it is stopped", self.name)  # fmt: skip
+                log.warning("%s: the time of the frames is over, and the series has not ended "
+                            "(%s): it is stopped", self.name, self.said())  # fmt: skip
             self._disarm(flight)
             finish(flight.status)
             if late := overdue.difference(lost):

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 KEV_ANGSTROM = 12.398419843  # h c
 HEADER_TEXT = 68  # bytes that camserver takes
 SETTING = 150.0  # s; camserver allows 110 s for a threshold
+START_CAMSERVER = (
+    "Is camserver running? Start it again, wait 20 s until the IOC is connected, repeat the scan."
+)
 PASSING = 1.0  # s; the states between acquiring and idle
 
 
@@ -470,10 +473,7 @@ class PilatusFiles(Device):
         if not series.await_armed():
             problem = self.said()
             series.end()
-            raise DeviceError(
-                f"{self.name} cannot be reset: {problem}\n"
-                "Is camserver running? Start it again, then repeat the scan."
-            )
+            raise DeviceError(f"{self.name} cannot be reset: {problem}\n{START_CAMSERVER}")
         if not series.end():
             raise self._goes_on()
         self._exposing_until = time.monotonic() + exposure
