@@ -2,12 +2,11 @@
 
 Besides the instruments it serves its own records under ``sim:``
 
-``drop``, ``flip``, ``truncate``, ``duplicate``, ``resize``, ``oversize``, ``late``
-(``late_seconds``), ``hang``
+``drop``, ``flip``, ``truncate``, ``duplicate``, ``resize``, ``oversize``, ``late``, ``hang``
     The frame (from 0) of the next series of more than one image that is not written, has one bit of
     its pixels flipped, is cut in half, is the frame before once more, has a row too few, has a row
-    too many, comes late, or is the last thing camserver does. −1 is none; a fault is used up by the
-    series that it hits.
+    too many, comes ``late_seconds`` late, or is the last thing camserver does. −1 is none; a fault
+    is used up by the series that it hits.
 ``no7ok``
     1: camserver does not say that the next series is over.
 ``err``

@@ -123,7 +123,7 @@ class Record:
             if self.processing:
                 self._again = True  # RPRO
             else:
-                self._processing = asyncio.create_task(self._process())
+                self._processing = asyncio.create_task(self._process(value))
             assert self._processing is not None
             self._completion = partial(self._processed, self._processing)
 
@@ -137,18 +137,19 @@ class Record:
         while self.processing and self._processing is not None:
             await asyncio.wait([self._processing])
 
-    async def _process(self) -> Completion | None:
-        """Do what the last put asks for, and again if there was one meanwhile."""
+    async def _process(self, value: Any) -> Completion | None:
+        """Do what a put asks for, and then what the last one asks for that came meanwhile."""
         assert self.on_put is not None
         while True:
             self._again = False
             try:
-                completion = await self.on_put(self.value)  # type: ignore[attr-defined]
+                completion = await self.on_put(value)
             except Exception:
                 log.exception("a put could not be processed")
                 completion = None
             if not self._again:
                 return completion
+            value = self.value  # type: ignore[attr-defined]
 
     @staticmethod
     async def _processed(processing: asyncio.Task[Completion | None]) -> None:

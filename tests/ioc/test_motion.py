@@ -78,6 +78,72 @@ def test_a_move_reports_in_the_order_of_the_real_record(motor, client, wait_unti
     ]  # fmt: skip
 
 
+def test_the_event_of_dmov_has_the_stamp_of_the_processing_before(motor, client, wait_until):
+    from epics import PV
+
+    motor.set(0.0).wait(20)
+    rested = client.get("chi.RBV", with_ctrlvars=False)
+    stamp = PV(f"{client.prefix}chi.VELO", form="time", auto_monitor=False)
+    stamp.wait_for_connection(timeout=10)
+    before = stamp.get_with_metadata(use_monitor=False)["timestamp"]
+    events: dict[str, list[tuple[float, float]]] = {"DMOV": [], "RBV": []}
+    pvs = [
+        PV(
+            f"{client.prefix}chi.{field}",
+            form="time",
+            callback=lambda value=0.0, timestamp=0.0, field=field, **_: events[field].append(
+                (value, timestamp)
+            ),
+        )
+        for field in events
+    ]
+    wait_until(lambda: all(events.values()))
+    for seen in events.values():
+        seen.clear()
+    client.put("chi.VELO", 20.0)  # does not make the record process
+    time.sleep(0.5)
+
+    put_at = time.time()
+    client.put("chi", 3.0)
+    wait_until(lambda: events["DMOV"] and events["DMOV"][-1][0] == 1)
+
+    for pv in pvs:
+        pv.clear_callbacks()
+    assert rested == pytest.approx(0.0)
+    assert events["DMOV"][0] == (0, pytest.approx(before, abs=1e-3))
+    assert before < put_at - 0.4
+    assert all(stamp >= put_at - 1e-3 for _, stamp in events["RBV"])
+    assert events["DMOV"][-1][1] == pytest.approx(events["RBV"][-1][1], abs=1e-6)
+
+
+@pytest.mark.parametrize("field", ["RBV", "TDIR", "MSTA", "MOVN", "DRBV", "RRBV", "DMOV", "MISS",
+                                   "RCNT", "ATHM", "LVIO", "DIFF"])  # fmt: skip
+def test_what_the_record_tells_cannot_be_written(motor, client, field):
+    from epics import PV
+
+    pv = PV(f"{client.prefix}chi.{field}", auto_monitor=False, form="native")
+    assert pv.wait_for_connection(timeout=10)
+
+    assert pv.read_access
+    assert not pv.write_access
+
+
+def test_a_stop_leaves_pending_what_was_asked_for_while_spmg_was_stop(motor, client, wait_until):
+    motor.set(0.0).wait(20)
+    client.put("chi.SPMG", "Stop")
+    completed = client.start("chi", 4.0)
+    wait_until(lambda: client.get("chi.DMOV") == 0)
+
+    client.send("chi.STOP", 1)
+    time.sleep(0.3)
+    assert client.get("chi.VAL") == 4.0
+    assert client.get("chi.DMOV") == 0
+    client.send("chi.SPMG", "Go")
+    wait_until(completed)
+
+    assert client.get("chi.RBV") == pytest.approx(4.0)
+
+
 def test_a_tweak_is_a_step_and_its_button_comes_back(motor, client):
     motor.set(2.0).wait(20)
     client.put("chi.TWV", 0.5)

@@ -198,12 +198,18 @@ def test_the_stored_beam_decays_with_its_lifetime_and_is_topped_up(clock):
     assert ring.current(clock() + 1.0) == 0.0
 
 
+async def moved(shutter: Shutter, label: str) -> None:
+    """Put, and wait until the shutter has moved."""
+    await shutter.records["open"].write(label)
+    await shutter.records["open"].until_free()
+
+
 def test_the_shutter_remembers_when_it_moved(clock):
     shutter = Shutter(clock)
     clock.now = 10.0
-    asyncio.run(shutter.records["open"].write("Open"))
+    asyncio.run(moved(shutter, "Open"))
     clock.now = 12.0
-    asyncio.run(shutter.records["open"].write("Closed"))
+    asyncio.run(moved(shutter, "Closed"))
 
     assert shutter.fraction(9.0, 10.0) == 0.0
     assert shutter.fraction(9.0, 11.0) == 0.5
