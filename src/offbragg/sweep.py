@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -114,6 +114,16 @@ class Sweep:
     def duration(self) -> float:
         """Time from the first frame's beginning to the last frame's end, s."""
         return self.n_frames * self.period
+
+    def backwards(self) -> Sweep:
+        """Return the same rotation from its end to its start: the same edges between frames.
+
+        Examples
+        --------
+        >>> Sweep("phi", start=0.0, step=0.5, n_frames=4, exposure=0.099, period=0.1).backwards()
+        Sweep(axis='phi', start=2.0, step=-0.5, n_frames=4, exposure=0.099, period=0.1)
+        """
+        return replace(self, start=self.stop, step=-self.step)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, for a start document."""

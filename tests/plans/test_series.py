@@ -116,16 +116,16 @@ def test_a_series_of_other_sweeps_or_temperatures_is_refused():
     other = Sweep("phi", start=0.1, step=0.5, n_frames=20, exposure=0.09, period=0.1)
 
     with pytest.raises(SweepError, match="no part of the sweep phi 0 to 10"):
-        by_sweep([past(other)], [100.0], [SWEEP], "series")
+        by_sweep([past(other)], [100.0], [[SWEEP]], "series")
     with pytest.raises(SweepError, match=r"was at 100\.0 K, its temperature number 2"):
-        by_sweep([past(place=(1, 0))], [100.0], [SWEEP], "series")
+        by_sweep([past(place=(1, 0))], [100.0], [[SWEEP]], "series")
     with pytest.raises(SweepError, match="is sweep number 3 of the series; 1 are asked for"):
-        by_sweep([past(place=(0, 2))], [100.0], [SWEEP], "series")
+        by_sweep([past(place=(0, 2))], [100.0], [[SWEEP]], "series")
 
 
 def test_a_series_that_is_still_measured_is_refused():
     with pytest.raises(JournalError, match="still being measured"):
-        by_sweep([past(exit_status="", alive=True)], [100.0], [SWEEP], "series")
+        by_sweep([past(exit_status="", alive=True)], [100.0], [[SWEEP]], "series")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ READY = ("Idle", "Error", "Aborted")
 ARMING = 10.0  # s; camserver takes 26 ms
 ABORTING = 20.0  # s; an abort holds the IOC's port for 2 s
 LAG = 5.0  # s that a driver may need to take a put
+PATIENCE = 2.0  # s that the event of a monitor may be late
 LOOK = 0.5  # s between two looks, should a monitor be lost
 SILENCE = (TimeoutError, UserWarning)  # pyepics warns first; who makes warnings errors has those
 INSIST = 3.0  # s until an abort that changed nothing is repeated
@@ -115,7 +117,7 @@ class Acquisition:
         self.done = threading.Event()
         """The driver has ended it, well or not."""
         self.began = 0.0
-        """When it was armed by the IOC's clock, POSIX s."""
+        """When it was armed by the IOC's clock, POSIX s; NaN if that is not known."""
         self.clock = 0.0
         """The same by this host's monotonic clock, s."""
         self.arming_time: float | None = None
@@ -125,6 +127,7 @@ class Acquisition:
         self._aborted = self._cut_short = False
         self._put_at: float | None = None
         self._taken = threading.Event()  # the driver has begun
+        self._seen_armed: float | None = None
         self._watches: list[tuple[Any, int]] = []
 
     @property
@@ -235,7 +238,10 @@ class Acquisition:
             if self.cam.acquiring.get(use_monitor=False):
                 self._taken.set()
                 if not self.armed.is_set() and self.cam.armed.get(use_monitor=False):
-                    self._on_armed(1, time.time())
+                    # the monitor's event has the time stamp, and may be on its way
+                    self._seen_armed = self._seen_armed or time.monotonic()
+                    if time.monotonic() > self._seen_armed + PATIENCE:
+                        self._on_armed(1, math.nan)
             elif self._taken.is_set():
                 self._finish()
             elif time.monotonic() > (self._put_at or 0.0) + LAG and is_idle(self.cam):
@@ -250,7 +256,7 @@ class Acquisition:
     def _on_armed(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
         if value and not self.armed.is_set():
             self.clock = time.monotonic()
-            self.began = float(timestamp) if timestamp else time.time()
+            self.began = math.nan if timestamp is None else float(timestamp)
             if self._put_at is not None:
                 self.arming_time = self.clock - self._put_at
             self._taken.set()

@@ -112,20 +112,57 @@ def put(signal: Any, value: Any, *, timeout: float = 10.0) -> None:
         If the record has not finished processing after ``timeout`` seconds, or had not finished
         with an earlier value by then.
     """
-    name = str(getattr(signal, "setpoint_pvname", signal.name))
     deadline = time.monotonic() + timeout
-    mine = _claim_channel(name, value, deadline, timeout)
+    _await(signal, value, _begin_put(signal, value, deadline, timeout), deadline, timeout)
+
+
+def put_all(*pairs: tuple[Any, Any], timeout: float = 10.0) -> None:
+    """Write some records, one after the other, and wait until all of them have processed.
+
+    Channel Access keeps the order on one server; the round trips overlap.
+
+    Parameters
+    ----------
+    pairs
+        Signals and values; of a signal that comes twice, the last value counts.
+    timeout
+        For all of them, s.
+
+    Raises
+    ------
+    DeviceError
+        As of `put`.
+    """
+    deadline = time.monotonic() + timeout
+    begun = [
+        (signal, value, _begin_put(signal, value, deadline, timeout))
+        for signal, value in dict(pairs).items()
+    ]
+    for signal, value, pending in begun:
+        _await(signal, value, pending, deadline, timeout)
+
+
+def _begin_put(signal: Any, value: Any, deadline: float, timeout: float) -> _Pending:
+    mine = _claim_channel(_name_of(signal), value, deadline, timeout)
     try:
         signal.put(value, use_complete=True, callback=lambda **_: mine.finished.set())
     except BaseException:
         mine.finished.set()
         raise
-    if not mine.finished.wait(max(deadline - time.monotonic(), 0.0)):
+    return mine
+
+
+def _await(signal: Any, value: Any, pending: _Pending, deadline: float, timeout: float) -> None:
+    if not pending.finished.wait(max(deadline - time.monotonic(), 0.0)):
         raise DeviceError(
-            f"{name} did not take {value!r} in {timeout:g} s\n"
+            f"{_name_of(signal)} did not take {value!r} in {timeout:g} s\n"
             "The IOC accepted the put and never completed it: is its port locked, "
             "or its hardware disconnected?"
         )
+
+
+def _name_of(signal: Any) -> str:
+    return str(getattr(signal, "setpoint_pvname", signal.name))
 
 
 def _claim_channel(name: str, value: Any, deadline: float, timeout: float) -> _Pending:

@@ -137,8 +137,8 @@ class RotationAxis(EpicsMotor):
         *,
         name: str,
         lead: float = 0.015,
-        margin: float = 0.5,
-        run_out: float = 0.3,
+        margin: float = 0.35,
+        run_out: float = 0.2,
         encoder: bool = False,
         **kwargs: Any,
     ) -> None:

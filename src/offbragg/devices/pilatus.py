@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 import uuid
@@ -24,7 +25,7 @@ from offbragg.devices.background import (
     fail,
     finish,
     in_background,
-    put,
+    put_all,
     verify,
 )
 from offbragg.devices.clock import IocClock, measure
@@ -42,6 +43,8 @@ __all__ = ["Pilatus", "PilatusCam", "PilatusStep", "check_period", "readout"]
 
 log = logging.getLogger(__name__)
 
+ANSWERING = 1.9  # s; ADPilatus waits 2 s for the answer to an exposure command
+_TURNED = ("phi", "chi", "omega")  # axes that camserver counts on
 _ARMED_SIGMA = 0.002  # s, of how long after camserver's "15 OK" the IOC says Armed
 
 
@@ -286,17 +289,33 @@ class Pilatus(PilatusFiles):
         stem = str(self.file_stem.get()) or f"{self.name}_{uuid.uuid4().hex[:8]}"
         directory = self._make_directory(stem)
         cam = self.cam
-        put(cam.trigger_mode, TRIGGERS[trigger])
         self.use_plain_exposures()
-        put(cam.n_frames, sweep.n_frames)
-        put(cam.exposure, sweep.exposure)
-        put(cam.period, sweep.period)
         # the IOC counts from Armed; while it waits for a pulse it must not give up
         waiting = 0.0 if trigger == "internal" else 3600.0
-        put(cam.file_timeout, waiting + sweep.period + self.patience)
+        put_all(
+            (cam.trigger_mode, TRIGGERS[trigger]),
+            (cam.n_frames, sweep.n_frames),
+            (cam.exposure, sweep.exposure),
+            (cam.period, sweep.period),
+            (cam.file_timeout, waiting + sweep.period + self.patience),
+        )
         self._name_files(directory)
         self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
-        self._set_headers(sweep)
+        # camserver counts the angles on by itself, frame by frame
+        turned = {
+            getattr(cam, f"{name}_increment"): sweep.step if name == sweep.axis else 0.0
+            for name in _TURNED
+        }
+        put_all(
+            *{
+                **self._headers(),
+                **turned,
+                **({getattr(cam, sweep.axis): sweep.start} if sweep.axis in _TURNED else {}),
+                cam.start_angle: sweep.start,
+                cam.angle_increment: sweep.step,
+                cam.oscillation_axis: sweep.axis.upper(),
+            }.items()
+        )
         self.clock = measure(cam.header_text)
         verify(cam.trigger_mode, TRIGGERS[trigger])
         verify(cam.n_frames, sweep.n_frames)
@@ -306,19 +325,6 @@ class Pilatus(PilatusFiles):
             flight = Flight(sweep, self._folder, Watched(self), acquisition, trigger)
             self._flight = flight
             self._arm(flight)
-
-    def _set_headers(self, sweep: Sweep) -> None:
-        """Fill the headers; camserver counts the angles on by itself, frame by frame."""
-        self._fill_headers()
-        cam = self.cam
-        put(cam.start_angle, sweep.start)
-        put(cam.angle_increment, sweep.step)
-        for name in ("phi", "chi", "omega"):
-            turns = name == sweep.axis
-            put(getattr(cam, f"{name}_increment"), sweep.step if turns else 0.0)
-            if turns:
-                put(getattr(cam, name), sweep.start)
-        put(cam.oscillation_axis, sweep.axis.upper())
 
     def kickoff(self) -> Status:
         """Start the series; the status is done when camserver has acknowledged (Armed).
@@ -360,6 +366,20 @@ class Pilatus(PilatusFiles):
             flight.acquisition.start()
             if not flight.acquisition.await_armed():
                 raise DeviceError(f"{self.name} did not arm: {self.said()}\n{START_CAMSERVER}")
+            waited = flight.acquisition.arming_time
+            if waited is not None and waited > ANSWERING:
+                # the IOC says Armed all the same, and nobody knows when the exposure begins
+                raise DeviceError(
+                    f"{self.name} did not start in time: camserver did not answer the exposure "
+                    f"command within {waited:.1f} s\n"
+                    "Is its computer busy, or its disk slow? Repeat the scan."
+                )
+            if math.isnan(flight.acquisition.began):
+                raise DeviceError(
+                    f"{self.name} is armed, and the IOC did not tell since when\n"
+                    f"No event of {self.cam.armed.pvname} came: is the network or this host busy? "
+                    "Repeat the scan."
+                )
             # the IOC takes no notice, and waits for a file
             if refused := self.refusal():
                 raise DeviceError(

@@ -18,7 +18,7 @@ from ophyd.status import Status
 
 from offbragg.devices import acquisition as acquiring
 from offbragg.devices.acquisition import ABORTING, READY, SILENCE, Acquisition
-from offbragg.devices.background import check_times, in_background, put, verify
+from offbragg.devices.background import check_times, in_background, put, put_all, verify
 from offbragg.devices.claim import DetectorClaim
 from offbragg.devices.frame_folder import describe_access, folder_mode, make_folder
 from offbragg.devices.pilatus_cam import (
@@ -345,37 +345,40 @@ class PilatusFiles(Device):
         return f"%s%s_%5.5d.{self.format}"
 
     def _name_files(self, directory: Path) -> None:
-        """Tell the IOC where frames go and what they are called."""
+        """Set where frames go and what they are called."""
         self._stem = directory.name
         cam = self.cam
-        put(cam.auto_increment, 0)
-        put(cam.file_number, 0)
-        put(cam.file_template, self._template)
-        put(cam.file_name, self._stem)
+        put_all(
+            (cam.auto_increment, 0),
+            (cam.file_number, 0),
+            (cam.file_template, self._template),
+            (cam.file_name, self._stem),
+        )
         self.use_directory(self._stem)
 
-    def _fill_headers(self) -> None:
-        """Tell camserver what goes into each frame's header, as far as it is known."""
+    def _headers(self) -> dict[Any, Any]:
+        """Return what camserver is to write into each frame's header, as far as it is known."""
         cam = self.cam
         text = f"{self._stem} {self.comment.get()}".strip()
-        put(cam.header_text, text.encode("ascii", "replace")[:HEADER_TEXT].decode())
-        put(cam.n_oscillations, 1)
+        known: dict[Any, Any] = {
+            cam.header_text: text.encode("ascii", "replace")[:HEADER_TEXT].decode(),
+            cam.n_oscillations: 1,
+        }
         if self.geometry is not None:
-            put(cam.wavelength, self.geometry.wavelength)
+            known[cam.wavelength] = self.geometry.wavelength
             electronvolt = 1e3 * KEV_ANGSTROM / self.geometry.wavelength
-            put(cam.energy_low, electronvolt)
-            put(cam.energy_high, electronvolt)
+            known[cam.energy_low] = known[cam.energy_high] = electronvolt
             for axis in self.geometry.axes:
                 if axis.name in ("alpha", "kappa", "phi", "chi", "omega"):
-                    put(getattr(cam, axis.name), axis.angle)
+                    known[getattr(cam, axis.name)] = axis.angle
             along = abs(float(self.geometry.panel.normal[2]))
-            put(cam.det_2theta, math.degrees(math.acos(min(along, 1.0))))
+            known[cam.det_2theta] = math.degrees(math.acos(min(along, 1.0)))
             beam = self.geometry.direct_beam()
             if beam is not None:
-                for signal, value in zip((cam.beam_x, cam.beam_y, cam.distance), beam, strict=True):
-                    put(signal, value)
+                known |= zip((cam.beam_x, cam.beam_y, cam.distance), beam, strict=True)
         for key, source in list(self.header.items()):
-            put(getattr(cam, HEADER_FIELDS[key]), self._header_value(key, source))
+            known[getattr(cam, HEADER_FIELDS[key])] = self._header_value(key, source)
+        return known
 
     def _header_value(self, key: str, source: Any) -> float:
         if not isinstance(source, EpicsSignalRO):
@@ -398,16 +401,14 @@ class PilatusFiles(Device):
         One exposure per frame, no delay after a trigger, and no valid count (−1) between modules.
         """
         cam = self.cam
-        put(cam.n_exposures, 1)
         delay = float(cam.delay.get_setpoint(use_monitor=False))
         if delay != 0.0:
             log.warning("%s: %s was %g s and is set to 0: it delays each triggered frame",
                         self.name, cam.delay.setpoint_pvname, delay)  # fmt: skip
-        put(cam.delay, 0.0)
         if int(cam.gap_fill.get_setpoint(use_monitor=False)) not in (0, GAP_FILL):
             log.warning('%s: %s was "0" and is set to "-1": gaps would have read as 0 counts',
                         self.name, cam.gap_fill.setpoint_pvname)  # fmt: skip
-        put(cam.gap_fill, GAP_FILL)
+        put_all((cam.n_exposures, 1), (cam.delay, 0.0), (cam.gap_fill, GAP_FILL))
         verify(cam.n_exposures, 1)
         verify(cam.delay, 0.0)
         verify(cam.gap_fill, GAP_FILL)

@@ -14,7 +14,7 @@ from ophyd import Kind, Signal
 from ophyd.status import Status
 
 from offbragg.devices.acquisition import Acquisition
-from offbragg.devices.background import check_times, in_background, put, verify
+from offbragg.devices.background import check_times, in_background, put, put_all, verify
 from offbragg.devices.pilatus_cam import TRIGGERS
 from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.errors import DeviceError, FrameError
@@ -58,7 +58,7 @@ class PilatusStep(PilatusFiles):
         put(cam.n_frames, 1)
         put(cam.file_timeout, self.patience)
         self._name_files(self._directory)
-        self._fill_headers()
+        put_all(*self._headers().items())
         verify(cam.n_frames, 1)
 
     def trigger(self) -> Status:  # type: ignore[override]

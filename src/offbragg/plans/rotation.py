@@ -24,7 +24,7 @@ from offbragg.sweep import Sweep
 log = logging.getLogger(__name__)
 
 _TRIES = 4
-_PATIENCE = 60.0  # s for instruments to be connected again
+_PATIENCE = 20.0  # s for instruments to be connected again
 
 FLUSH_PERIOD = 0.15
 """Time between two collections of documents during a sweep, s."""
@@ -352,26 +352,25 @@ def _fly(
         while watched:
             yield from bps.unmonitor(watched.pop())
 
-    tidy = (
-        close,
-        *(partial(bps.unstage, device, wait=True) for device in devices),
-        collect,
-        forget,
-    )
+    tidy: list[tuple[Callable[[], MsgGenerator[Any]], Sequence[Any]]] = [
+        (close, () if shutter is None else (shutter,)),
+        *((partial(bps.unstage, device, wait=True), (device,)) for device in devices),
+        (collect, ()),
+        (forget, ()),
+    ]
     try:
         told = yield from sweeping()
     except GeneratorExit:  # the RunEngine was told to halt, without cleaning up
         raise
     except BaseException:
-        yield from _each(tidy, (*devices, shutter), because_it_failed=True)
+        yield from _each(tidy, because_it_failed=True)
         raise
-    yield from _each(tidy, (*devices, shutter))
+    yield from _each(tidy)
     return told
 
 
 def _each(
-    steps: Sequence[Callable[[], MsgGenerator[Any]]],
-    devices: Sequence[Any],
+    steps: Sequence[tuple[Callable[[], MsgGenerator[Any]], Sequence[Any]]],
     *,
     because_it_failed: bool = False,
 ) -> MsgGenerator[None]:
@@ -379,20 +378,19 @@ def _each(
 
     A status that fails while nobody waits for it (a kickoff that a stop cut short) is thrown into
     whatever message is next: the step that it hits is taken again. So is one that finds an
-    instrument away, once it is back: else nobody closes the shutter.
+    instrument away, once it is back: else nobody closes the shutter. What is done with one
+    instrument does not wait for another.
 
     Parameters
     ----------
     steps
-        Plans; each can be repeated.
-    devices
-        What they use.
+        Plans, each of which can be repeated, and what it uses.
     because_it_failed
         An error is under way already: what goes wrong now is logged only.
     """
     first: Exception | None = None
     limit = time.monotonic() + _PATIENCE
-    for step in steps:
+    for step, devices in steps:
         problem: Exception | None = None
         for _ in range(_TRIES):
             problem = None

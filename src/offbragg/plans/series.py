@@ -238,9 +238,23 @@ def _first_frame(sweep: Sweep, run: PastRun) -> int:
 
 
 def by_sweep(
-    runs: Sequence[PastRun], temperatures: Sequence[float], sweeps: Sequence[Sweep], uid: str
+    runs: Sequence[PastRun],
+    temperatures: Sequence[float],
+    sweeps: Sequence[Sequence[Sweep]],
+    uid: str,
 ) -> dict[tuple[int, int], list[PastRun]]:
     """Sort the runs of a series by the sweep that they belong to.
+
+    Parameters
+    ----------
+    runs
+        Of the series.
+    temperatures
+        As planned, K.
+    sweeps
+        What is planned at each of them.
+    uid
+        Of the series.
 
     Raises
     ------
@@ -270,11 +284,11 @@ def by_sweep(
                 f"{i + 1}; asked for is {wanted} K\n"
                 "Resume a series with the temperatures, order and reference it began with."
             )
-        if j >= len(sweeps):
+        if j >= len(sweeps[i]):
             raise SweepError(
-                f"run {run.uid[:8]} is sweep number {j + 1} of the series; {len(sweeps)} are "
+                f"run {run.uid[:8]} is sweep number {j + 1} of the series; {len(sweeps[i])} are "
                 "asked for\nResume a series with the sweeps that it began with."
             )
-        _first_frame(sweeps[j], run)
+        _first_frame(sweeps[i][j], run)
         known.setdefault((i, j), []).append(run)
     return known

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
 from bluesky.protocols import Flyable, Movable, Readable
-from bluesky.utils import FailedStatus, MsgGenerator
+from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
 from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.plans.annotations import MAPPING, from_json
@@ -45,6 +45,7 @@ def temperature_series(
     sweeps: Sequence[Sweep | Mapping[str, Any]],
     *,
     order: Order = "given",
+    both_ways: bool = False,
     reference: float | None = None,
     resume: str | None = None,
     flyers: Sequence[Flyable] = (),
@@ -67,8 +68,9 @@ def temperature_series(
     """Record every sweep at every temperature, one run each; returns the runs' uids.
 
     All runs share one ``series`` uid. A temperature is set once and its sweeps begin when it has
-    settled. Everything is checked before the first temperature is set. What has been measured is
-    read from the journal, so a series can go on after anything, also in another process.
+    settled; meanwhile the axis goes to where the first one begins. Everything is checked before the
+    first temperature is set. What has been measured is read from the journal, so a series can go on
+    after anything, also in another process.
 
     Parameters
     ----------
@@ -82,6 +84,9 @@ def temperature_series(
         What to measure at each; each a `Sweep` or a mapping with its fields.
     order
         "given" as they stand, or sorted: "warming", "cooling".
+    both_ways
+        Turn backwards in every other sweep, from its end to its start: the axis need not go back
+        in between.
     reference
         A temperature that is measured again at the end, K: damage, ice and drift show there.
     resume
@@ -123,6 +128,13 @@ def temperature_series(
     if not planned or not all(sweep.step for sweep in planned):
         raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
     points = in_order(temperatures, order, reference)
+    asked = [
+        [
+            sweep.backwards() if both_ways and (i * len(planned) + j) % 2 else sweep
+            for j, sweep in enumerate(planned)
+        ]
+        for i in range(len(points))
+    ]
     _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
     if on_full not in FULL_POLICIES:
         raise SweepError(f"on_full is {on_full!r}: it must be one of {', '.join(FULL_POLICIES)}")
@@ -145,14 +157,14 @@ def temperature_series(
                 "It is series.uid in the start document of each of its runs."
             )
         past = yield from recall(series=resume)
-        known = by_sweep(past, points, planned, resume)
+        known = by_sweep(past, points, asked, resume)
         series = past[0].start["series"]["uid"]
         index = 1 + _last(past).start["series"]["index"]
         yield from _come_to_rest(detector, axis, planned, past)
         _mend_speed(axis, past)
     about_detector: dict[str, Any] = {}
-    for kelvin in points:
-        for sweep in planned:
+    for kelvin, sweeps_there in zip(points, asked, strict=True):
+        for sweep in sweeps_there:
             would_be = {
                 "temperature": {"setpoint": float(kelvin), "direction": "hold"},
                 **about("temperature_series", md),
@@ -177,16 +189,17 @@ def temperature_series(
 
     def parts_of(i: int, j: int) -> list[tuple[int, int]]:
         runs = known.get((i, j), [])
-        return remaining(planned[j], runs, overlap=overlap)
+        return remaining(asked[i][j], runs, overlap=overlap)
 
     def measure(i: int, j: int, temperature: Mapping[str, Any]) -> MsgGenerator[None]:
         nonlocal index
         failed = 0
         distrusted = False
+        sweep = asked[i][j]
         runs = known.setdefault((i, j), [])
         while parts := parts_of(i, j):
             if runs and runs[-1].uid in uids and _lost_beam(runs[-1]):
-                where = _say(planned[j], parts)
+                where = _say(sweep, parts)
                 what = f"sweep {j + 1} at {points[i]:g} K lost its beam at {where}"
                 log.warning(what)
                 choice = yield from _choose(on_beam, what)
@@ -211,10 +224,10 @@ def temperature_series(
             try:
                 if distrusted and test_frames:
                     known_md = {"temperature": dict(temperature), **(md or {})}
-                    yield from _test(detector, axis, planned[j], test_frames, shutter, known_md)
+                    yield from _test(detector, axis, sweep, test_frames, shutter, known_md)
                 distrusted = False
                 yield from rotation_scan(
-                    detector, axis, part(planned[j], first, end), md=more, flyers=flyers,
+                    detector, axis, part(sweep, first, end), md=more, flyers=flyers,
                     monitors=monitors, shutter=shutter, permit=permit, purpose=purpose,
                     flush_period=flush_period, opened=opened,
                 )  # fmt: skip
@@ -241,9 +254,12 @@ def temperature_series(
     def all_points() -> MsgGenerator[None]:
         before: float | None = getattr(cryostream, "position", None)
         for i, kelvin in enumerate(points):
-            if not any(parts_of(i, j) for j in range(len(planned))):
+            todo = [(j, parts) for j in range(len(planned)) if (parts := parts_of(i, j))]
+            if not todo:
                 continue
-            settled = yield from _reach(cryostream, kelvin, on_settle, attempts)
+            j, parts = todo[0]
+            first = part(asked[i][j], *parts[0])
+            settled = yield from _reach(cryostream, kelvin, on_settle, attempts, axis, first)
             if not settled:
                 continue
             temperature: dict[str, Any] = {
@@ -287,13 +303,23 @@ def in_order(
     return points if reference is None else [*points, float(reference)]
 
 
-def _reach(cryostream: Any, kelvin: float, policy: str, attempts: int) -> MsgGenerator[bool]:
-    """Set a temperature and wait until it has settled; False to skip it."""
+def _reach(
+    cryostream: Any, kelvin: float, policy: str, attempts: int, axis: Any, first: Sweep
+) -> MsgGenerator[bool]:
+    """Set a temperature and wait until it has settled; False to skip it.
+
+    Meanwhile the axis goes to where its first sweep there begins.
+    """
+    run_up = getattr(axis, "run_up", None) if hasattr(axis, "set") else None
     attempt = 0
     while True:
         yield from bps.checkpoint()
         try:
+            back = short_uid("back")
+            if run_up is not None:
+                yield from bps.abs_set(axis, run_up(first), group=back)
             yield from bps.abs_set(cryostream, kelvin, wait=True)
+            yield from bps.wait(back)
         except FailedStatus as error:
             cause = error.__cause__
             if not isinstance(cause, OffbraggError):
