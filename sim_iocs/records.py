@@ -141,7 +141,6 @@ class Record:
         """Do what a put asks for, and then what the last one asks for that came meanwhile."""
         assert self.on_put is not None
         while True:
-            self._again = False
             try:
                 completion = await self.on_put(value)
             except Exception:
@@ -149,6 +148,7 @@ class Record:
                 completion = None
             if not self._again:
                 return completion
+            self._again = False
             value = self.value  # type: ignore[attr-defined]
 
     @staticmethod

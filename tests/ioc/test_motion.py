@@ -78,42 +78,47 @@ def test_a_move_reports_in_the_order_of_the_real_record(motor, client, wait_unti
     ]  # fmt: skip
 
 
-def test_the_event_of_dmov_has_the_stamp_of_the_processing_before(motor, client, wait_until):
-    from epics import PV
+# with PVs of the form that ophyd asks for, so in another process
+STAMPS = """
+import time
+from epics import PV
 
+events = {"DMOV": [], "RBV": []}
+
+def note(value=0.0, timestamp=0.0, pvname="", **_):
+    events[pvname.rpartition(".")[2]].append((value, timestamp))
+
+pvs = [PV(f"{prefix}chi.{field}", form="time", callback=note) for field in events]
+speed = PV(f"{prefix}chi.VELO", form="time", auto_monitor=False)
+limit = time.monotonic() + 20
+while not all(events.values()):
+    assert time.monotonic() < limit
+    time.sleep(0.01)
+for seen in events.values():
+    seen.clear()
+speed.wait_for_connection(timeout=10)
+before = speed.get_with_metadata(use_monitor=False)["timestamp"]
+caput(f"{prefix}chi.VELO", 20.0, wait=True)  # does not make the record process
+time.sleep(0.5)
+put_at = time.time()
+caput(f"{prefix}chi", 3.0, wait=True)
+while not events["DMOV"] or not events["DMOV"][-1][0]:
+    assert time.monotonic() < limit
+    time.sleep(0.01)
+print(json.dumps({"before": before, "put_at": put_at, **events}))
+"""
+
+
+def test_the_event_of_dmov_has_the_stamp_of_the_processing_before(motor, ioc, elsewhere):
     motor.set(0.0).wait(20)
-    rested = client.get("chi.RBV", with_ctrlvars=False)
-    stamp = PV(f"{client.prefix}chi.VELO", form="time", auto_monitor=False)
-    stamp.wait_for_connection(timeout=10)
-    before = stamp.get_with_metadata(use_monitor=False)["timestamp"]
-    events: dict[str, list[tuple[float, float]]] = {"DMOV": [], "RBV": []}
-    pvs = [
-        PV(
-            f"{client.prefix}chi.{field}",
-            form="time",
-            callback=lambda value=0.0, timestamp=0.0, field=field, **_: events[field].append(
-                (value, timestamp)
-            ),
-        )
-        for field in events
-    ]
-    wait_until(lambda: all(events.values()))
-    for seen in events.values():
-        seen.clear()
-    client.put("chi.VELO", 20.0)  # does not make the record process
-    time.sleep(0.5)
 
-    put_at = time.time()
-    client.put("chi", 3.0)
-    wait_until(lambda: events["DMOV"] and events["DMOV"][-1][0] == 1)
+    found = elsewhere(ioc, f"prefix = {ioc['prefix']!r}\n{STAMPS}")
 
-    for pv in pvs:
-        pv.clear_callbacks()
-    assert rested == pytest.approx(0.0)
-    assert events["DMOV"][0] == (0, pytest.approx(before, abs=1e-3))
-    assert before < put_at - 0.4
-    assert all(stamp >= put_at - 1e-3 for _, stamp in events["RBV"])
-    assert events["DMOV"][-1][1] == pytest.approx(events["RBV"][-1][1], abs=1e-6)
+    began, *_, ended = found["DMOV"]
+    assert began == [0, pytest.approx(found["before"], abs=1e-3)]
+    assert found["before"] < found["put_at"] - 0.4
+    assert all(stamp >= found["put_at"] - 1e-3 for _, stamp in found["RBV"])
+    assert ended == [1, pytest.approx(found["RBV"][-1][1], abs=1e-6)]
 
 
 @pytest.mark.parametrize("field", ["RBV", "TDIR", "MSTA", "MOVN", "DRBV", "RRBV", "DMOV", "MISS",

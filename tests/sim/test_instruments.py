@@ -12,6 +12,7 @@ from sim_iocs.cryostream import Cryostream
 from sim_iocs.file_names import c_format, frame_names
 from sim_iocs.lakeshore import LakeShore
 from sim_iocs.motor import Move
+from sim_iocs.records import make_record
 from sim_iocs.thermal import Thermal
 
 
@@ -260,3 +261,24 @@ def test_a_long_series_widens_a_narrow_number():
     assert frame_names("/d/run_001.cbf", 1200)[0] == "/d/run_00001.cbf"
     assert frame_names("/d/run_0001.cbf", 1200)[0] == "/d/run_0001.cbf"
     assert frame_names("/d/run_0001.cbf", 12000)[-1] == "/d/run_12000.cbf"
+
+
+def test_a_put_before_the_driver_began_with_the_one_before_is_processed_too():
+    record = make_record({"type": "double"})
+    record.asynchronous, done = True, []
+
+    async def drive(value: float) -> None:
+        await record.post(value)
+        done.append(value)
+
+    async def put_both() -> None:
+        record.on_put = drive
+        await record.write(0.25)
+        await record.write(0.5)
+        assert record.value == 0.5
+        await record.until_free()
+
+    asyncio.run(put_both())
+
+    assert done == [0.25, 0.5]
+    assert record.value == 0.5
