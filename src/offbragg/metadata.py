@@ -170,7 +170,7 @@ def _temperature(value: Any) -> None:
             _number(number, f"temperature.settled.{key}")
 
 
-_FRAME_NUMBERS = ("fraction", "reach", "sigma")  # of what is said of a column
+_FRAME_NUMBERS = ("fraction", "before", "after", "sigma")  # of what is said of a column
 
 
 def _per_frame(value: Any) -> None:

@@ -19,19 +19,34 @@ _EXTRAPOLATED = 1.5  # times the time between read-backs, beyond the first and t
 _UNSTEADY = 0.005  # s: how far a stamp may be from the moment at which the position was read
 
 
-def reach_of(stamps: NDArray[np.float64], longest: float) -> float:
-    """Return how far from a moment read-backs count for it, s: some of them on each side.
+def reach_of(
+    moments: NDArray[np.float64],
+    stamps: NDArray[np.float64],
+    *,
+    begin: float,
+    end: float,
+) -> NDArray[np.float64]:
+    """Return how far from each moment read-backs count for it, s: some of them on each side.
 
     Parameters
     ----------
+    moments
+        When an angle is wanted, s, shape (n,).
     stamps
         In order, s, shape (m,).
-    longest
-        Time beside the sweep in which the axis turns at constant speed, s.
+    begin, end
+        When the axis has reached its speed, and when it begins to slow down, s: what is read
+        before and after tells nothing of a moment in between.
+
+    Returns
+    -------
+    reach
+        Shape (n,), not below 0.
     """
+    longest = np.minimum(moments - begin, end - moments).clip(0.0)
     if len(stamps) < 2:
         return longest
-    return min(_REACH * float(np.median(np.diff(stamps))), longest)
+    return np.minimum(_REACH * float(np.median(np.diff(stamps))), longest)
 
 
 def angles_at(
@@ -40,7 +55,8 @@ def angles_at(
     positions: NDArray[np.float64],
     *,
     speed: float,
-    longest: float,
+    begin: float,
+    end: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the angle at some moments, from stamped read-backs around each of them.
 
@@ -58,7 +74,7 @@ def angles_at(
         The read-backs, degree, shape (m,).
     speed
         How fast the axis turns, degree/s: decides what two read-backs alone are worth.
-    longest
+    begin, end
         As of `reach_of`.
 
     Returns
@@ -72,7 +88,7 @@ def angles_at(
     --------
     >>> stamps = np.array([0.0, 0.1, 0.2, 0.3])
     >>> moments = np.array([0.125, 9.0])
-    >>> angles, sigmas = angles_at(moments, stamps, 2 * stamps, speed=2.0, longest=0.3)
+    >>> angles, sigmas = angles_at(moments, stamps, 2 * stamps, speed=2.0, begin=0, end=1)
     >>> angles.round(6).tolist()
     [0.25, nan]
     """
@@ -80,12 +96,12 @@ def angles_at(
     sigmas = np.full(len(moments), np.nan)
     if len(stamps) < 2:
         return angles, sigmas
-    reach = reach_of(stamps, longest)
+    reaches = reach_of(moments, stamps, begin=begin, end=end)
     spacing = float(np.median(np.diff(stamps)))
     floor = speed * _UNSTEADY
     afters = np.searchsorted(stamps, moments).tolist()
-    firsts = np.searchsorted(stamps, moments - reach).tolist()
-    lasts = np.searchsorted(stamps, moments + reach, side="right").tolist()
+    firsts = np.searchsorted(stamps, moments - reaches).tolist()
+    lasts = np.searchsorted(stamps, moments + reaches, side="right").tolist()
     edges: tuple[float, float] = stamps[0], stamps[-1]
     for i, moment in enumerate(moments.tolist()):
         after: int = afters[i]
@@ -104,7 +120,7 @@ def angles_at(
         if last - first < 2:
             continue
         t, x = stamps[first:last] - moment, positions[first:last]
-        furthest = max(reach, 1.001 * float(np.abs(t).max()))
+        furthest = max(float(reaches[i]), 1.001 * float(np.abs(t).max()))
         weight = (1 - (np.abs(t) / furthest) ** 3) ** 3
         total = weight.sum()
         middle = (weight * t).sum() / total

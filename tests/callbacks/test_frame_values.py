@@ -9,7 +9,9 @@ from offbragg.callbacks.frame_values import FrameValues
 from offbragg.sweep import Sweep
 
 SWEEP = Sweep("phi", start=0.0, step=0.5, n_frames=40, exposure=0.09, period=0.1)
-READ_BACK = {"angle": {"key": "phi", "how": "read-back", "units": "degree", "reach": 0.3}}
+READ_BACK = {
+    "angle": {"key": "phi", "how": "read-back", "units": "degree", "before": 0.27, "after": 0.27}
+}
 BEGAN = 1000.0
 
 

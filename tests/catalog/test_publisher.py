@@ -36,7 +36,8 @@ def test_the_descriptor_of_primary_declares_a_row_per_frame(run):
     new = rewrite_descriptor(run.start, DESCRIPTOR)
 
     assert list(new["data_keys"]) == [
-        *("pilatus_image", "angle", "monitor", "temperature", "status", "reason")
+        *("pilatus_image", "angle", "angle_sigma", "monitor", "temperature"),
+        *("status", "reason", "angle_source"),
     ]
     assert new["data_keys"]["temperature"]["units"] == "K"
     assert all("external" not in new["data_keys"][k] for k in ("angle", "status"))
@@ -51,7 +52,10 @@ def test_publishing_twice_gives_the_same_uids(run, tmp_path):
 
 
 def test_the_summary_leaves_out_what_nobody_knows(run):
-    values = {"monitor": np.full(10, np.nan), "temperature": np.array([1.0, 3.0] + [np.nan] * 8)}
+    values = {
+        "monitor": np.full(10, np.nan), "temperature": np.array([1.0, 3.0] + [np.nan] * 8),
+        "angle": np.arange(10.0), "angle_source": np.array(["commanded"] * 10),
+    }  # fmt: skip
     counts = {"pending": 0, "stored": 8, "missing": 2, "rejected": 0}
 
     (_, descriptor), (_, event) = summary_documents(run.start, {"time": 9.0}, counts, values)
@@ -61,6 +65,7 @@ def test_the_summary_leaves_out_what_nobody_knows(run):
         "missing": 2,
         "rejected": 0,
         "completeness": 0.8,
+        "angles_measured": 0,
         "temperature_mean": 2.0,
         "temperature_std": 1.0,
         "temperature_span": 2.0,
@@ -150,7 +155,10 @@ def test_databroker_gives_one_row_per_frame(whole):
 
     assert header.start["uid"] == whole.uid
     assert table.index.tolist() == list(range(1, 11))
-    assert set(table) == {"time", "angle", "monitor", "temperature", "status", "reason"}
+    assert set(table) == {
+        *("time", "angle", "angle_sigma", "angle_source"),
+        *("monitor", "temperature", "status", "reason"),
+    }
     assert table["angle"].tolist() == [0.5 * n + 0.25 for n in range(10)]
     assert table["status"].value_counts().to_dict() == {"stored": 8, "missing": 1, "rejected": 1}
     stored = table[table["status"] == "stored"]

@@ -12,6 +12,7 @@ from bluesky.utils import RunEngineInterrupted
 from event_model import DocumentNames, schema_validators
 from runs import wait_until
 
+from offbragg.devices.acquisition import is_idle
 from offbragg.errors import OffbraggError
 from offbragg.plans import rotation_scan
 from offbragg.sweep import Sweep
@@ -84,10 +85,9 @@ def assert_safe(devices, speed: float) -> None:
     """Detector idle, axis at rest with its own speed, shutter closed."""
     pilatus, phi, shutter = devices["pilatus"], devices["phi"], devices["shutter"]
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and (pilatus.cam.acquire.get() or phi.moving):
+    while time.monotonic() < deadline and (not is_idle(pilatus.cam) or phi.moving):
         time.sleep(0.05)
-    assert pilatus.cam.acquire.get() == 0, "the detector was left acquiring"
-    assert pilatus.cam.armed.get() == 0
+    assert is_idle(pilatus.cam), "the detector was left acquiring"
     assert not phi.moving
     assert phi.velocity.get(use_monitor=False) == speed, "the axis keeps the speed of the sweep"
     assert shutter.state.get() == 0, "the shutter was left open"
@@ -101,8 +101,13 @@ def assert_valid(documents) -> None:
     assert [doc["run_start"] for doc in documents.of("stop")] == starts
     if starts:
         assert documents[-1][0] == "stop"
-    edges = [(d["indices"]["start"], d["indices"]["stop"]) for d in documents.of("stream_datum")]
-    assert all(a[1] == b[0] for a, b in pairwise(edges))
+    for resource in documents.of("stream_resource"):  # of each run
+        edges = [
+            (datum["indices"]["start"], datum["indices"]["stop"])
+            for datum in documents.of("stream_datum")
+            if datum["stream_resource"] == resource["uid"]
+        ]
+        assert all(a[1] == b[0] for a, b in pairwise(edges))
 
 
 def check(RE, devices, documents, how: str, after: float) -> None:

@@ -11,6 +11,7 @@ import pytest
 from bluesky.utils import RunEngineInterrupted
 from event_model import DocumentNames, schema_validators
 
+from offbragg.devices.acquisition import is_idle
 from offbragg.errors import ConfigError, DeviceError, MetadataError, SweepError
 from offbragg.files import read_frame
 from offbragg.plans import estimate, rotation_scan
@@ -56,10 +57,9 @@ def idle(devices, simulator, monkeypatch):
     for name in ("drop", "flip", "hang"):
         simulator(name, -1)
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and pilatus.cam.acquire.get():
+    while time.monotonic() < deadline and not is_idle(pilatus.cam):
         time.sleep(0.05)
-    assert pilatus.cam.acquire.get() == 0, "the detector was left acquiring"
-    assert pilatus.cam.armed.get() == 0
+    assert is_idle(pilatus.cam), "the detector was left acquiring"
     assert phi.velocity.get(use_monitor=False) == speed, "the axis keeps the speed of the sweep"
     assert not phi.moving
     assert shutter.state.get() == 0, "the shutter was left open"

@@ -24,7 +24,7 @@ READ_BACK = ("read-back", "encoder")
 """Sources of an angle that lies between stamped read-backs of the axis."""
 
 _INTERPOLATED = "interpolated"  # what runs say that were measured before there was `READ_BACK`
-_REACH = 0.3  # s at constant speed beside the sweep, of runs that do not say it
+_AT_SPEED = 0.3  # s at constant speed beside the sweep, of runs that do not say it
 
 
 class FrameValues:
@@ -72,7 +72,8 @@ class FrameValues:
         angle = per_frame.get("angle", {})
         self._source = str(angle.get("how", "")) if "by" not in angle else ""
         self._read_back = self._source in (*READ_BACK, _INTERPOLATED)
-        self._longest = float(angle.get("reach", _REACH))
+        self._before = float(angle.get("before", _AT_SPEED))
+        self._after = float(angle.get("after", _AT_SPEED))
         self._sigma = float(angle.get("sigma") or math.nan)  # of a position compare
         self._difference, self._time_sigma = 0.0, 0.0  # of the two clocks, s
         self._final = np.zeros(middle.size, bool)  # angles that no later read-back changes
@@ -211,18 +212,21 @@ class FrameValues:
         """Work out the angles that the read-backs of before and after a frame tell."""
         sweep = self._sweep
         stamps, positions = in_order(self._samples["angle"])
-        if not stamps.size:
+        if not stamps.size or not np.isfinite(self._middle).any():
             return
         # a frame's angle is half a step past where its exposure began
         moments = self._middle - self._half + sweep.period / 2 + self._difference
+        # any frame that is there tells when the sweep began
+        began = float(np.nanmin(moments - sweep.period * (np.arange(moments.size) + 0.5)))
+        begin, end = began - self._before, began + sweep.duration + self._after
         ready = np.isfinite(moments) & ~self._final
         if not final:
-            ready &= moments + reach_of(stamps, self._longest) <= stamps[-1]
+            ready &= moments + reach_of(moments, stamps, begin=begin, end=end) <= stamps[-1]
         numbers = np.flatnonzero(ready)
         if not numbers.size:
             return
         angles, sigmas = angles_at(
-            moments[numbers], stamps, positions, speed=sweep.speed, longest=self._longest
+            moments[numbers], stamps, positions, speed=sweep.speed, begin=begin, end=end
         )
         sigmas = np.hypot(sigmas, sweep.speed * self._time_sigma)
         for column, values in (("angle", angles), ("angle_sigma", sigmas)):

@@ -163,7 +163,7 @@ def summary_documents(
     data: dict[str, int | float] = {name: counts[name] for name in _ENDS}
     data["completeness"] = counts["stored"] / n_frames
     units: dict[str, str] = {}
-    measured = np.isin(values["angle_source"], ("commanded",), invert=True)
+    measured = values["angle_source"] != "commanded"
     data["angles_measured"] = int(np.count_nonzero(measured))
     if measured.any():
         off = (values["angle"] - Sweep.from_dict(start["sweep"]).midpoints)[measured]

@@ -162,7 +162,7 @@ def _await(signal: Any, value: Any, pending: _Pending, deadline: float, timeout:
 
 
 def _name_of(signal: Any) -> str:
-    return str(getattr(signal, "setpoint_pvname", signal.name))
+    return str(getattr(signal, "setpoint_pvname", None) or signal.name)
 
 
 def _claim_channel(name: str, value: Any, deadline: float, timeout: float) -> _Pending:

@@ -8,7 +8,7 @@ from typing import Any
 
 from offbragg.devices.background import put
 
-_ROUNDS = 5
+_ROUNDS = 3
 
 
 class IocClock:

@@ -137,8 +137,8 @@ class RotationAxis(EpicsMotor):
         *,
         name: str,
         lead: float = 0.015,
-        margin: float = 0.35,
-        run_out: float = 0.2,
+        margin: float = 0.25,
+        run_out: float = 0.12,
         encoder: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -169,9 +169,9 @@ class RotationAxis(EpicsMotor):
         return "encoder" if self.encoder else "read-back"
 
     @property
-    def speed_margin(self) -> float:
-        """Time beside a sweep in which the axis has its speed for certain, s."""
-        return 0.9 * min(self.margin, self.run_out)
+    def at_speed(self) -> tuple[float, float]:
+        """Times before and after a sweep in which the axis has its speed for certain, s."""
+        return 0.9 * self.margin, 0.9 * self.run_out
 
     @property
     def _angle(self) -> float:

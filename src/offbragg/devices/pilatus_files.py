@@ -328,10 +328,11 @@ class PilatusFiles(Device):
         told = ""
         while time.monotonic() < deadline:
             # FilePath_RBV has a trailing slash whatever was put
-            told = str(self.cam.file_path.get())
-            if told.rstrip("/") == path.rstrip("/") and self.cam.file_path_exists.get():
+            told = str(self.cam.file_path.get(use_monitor=False))
+            there = self.cam.file_path_exists.get(use_monitor=False)
+            if told.rstrip("/") == path.rstrip("/") and there:
                 return
-            time.sleep(0.05)
+            time.sleep(0.01)
         raise DeviceError(
             f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {told!r}, "
             f"{self.cam.file_path_exists.pvname} is {self.cam.file_path_exists.get()}\n"

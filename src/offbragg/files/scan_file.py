@@ -583,7 +583,7 @@ class ScanFile:
             rows[which - first] = new
             self._column(column)[first:last] = rows
             if column == "angle":
-                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read-back")
+                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
                 sources = self._column("angle_source")[first:last]
                 sources[which - first] = how.encode()
                 self._column("angle_source")[first:last] = sources

@@ -308,6 +308,9 @@ def _fly(
         group = short_uid("prepare")
         for device in devices:
             yield from bps.prepare(device, sweep, group=group)
+        if shutter is not None:
+            wanted = "closed" if purpose == "dark" else "open"
+            yield from bps.abs_set(shutter, wanted, group=group)
         yield from bps.wait(group)
         for device, name in streams:
             yield from bps.declare_stream(device, name=name, collect=True)
@@ -315,8 +318,6 @@ def _fly(
         for signal, name in monitors:
             yield from bps.monitor(signal, name=name)
             watched.append(signal)
-        if shutter is not None:
-            yield from bps.abs_set(shutter, "closed" if purpose == "dark" else "open", wait=True)
         for flyer in flyers:
             yield from bps.kickoff(flyer, wait=True)
         for device in moving:
@@ -461,7 +462,7 @@ def _columns(
     if is_measured(detector, axis):
         columns["angle"] = {
             "key": axis.angle_key, "how": axis.angle_source, "units": "degree",
-            "reach": axis.speed_margin,
+            "before": axis.at_speed[0], "after": axis.at_speed[1],
         }  # fmt: skip
     for flyer in flyers:
         columns.update(getattr(flyer, "per_frame", {}))

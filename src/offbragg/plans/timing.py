@@ -194,6 +194,10 @@ class AngleCheck:
 
     def _angles(self, moments: Any) -> Any:
         stamps, positions = in_order(list(self._axis.read_backs))
-        return angles_at(
-            moments, stamps, positions, speed=self._sweep.speed, longest=self._axis.speed_margin
-        )[0]
+        before, after = self._axis.at_speed
+        sweep = self._sweep
+        angles, _ = angles_at(
+            moments, stamps, positions, speed=sweep.speed,
+            begin=self._began - before, end=self._began + sweep.duration + after,
+        )  # fmt: skip
+        return angles
