@@ -59,6 +59,8 @@ class Verdict:
     """Files that were refused and are kept beside it: ``number``, ``file``, ``reason``."""
     digest: str = "none"
     """agrees, differs, damaged; none; not yet (the sweep is not finished)."""
+    angles: dict[str, Any] = field(default_factory=dict)
+    """How many angles come from where, their largest offset and their uncertainty, degree."""
     sources: dict[str, int] = field(default_factory=dict)  # there, gone
     catalog: str = "not asked"
     """agrees, differs; or why it was not compared."""
@@ -184,9 +186,11 @@ class _Checking:
             for n, status in enumerate(seen.statuses)
             if status in ("missing", "rejected")
         ]
+        verdict.angles = seen.angles
         self._list_refused(seen, verdict)
         self._check_end(seen, verdict)
         self._check_bytes(seen, digest, verdict)
+        self._note_angles(seen, verdict)
         if damaged is not None:
             verdict.digest = "damaged"
             how = "a new one is made by offbragg stack --once --repair"
@@ -196,6 +200,15 @@ class _Checking:
                 f"{damaged}: nothing tells whether the file is as it was closed; {how}"
             )
         return verdict
+
+    def _note_angles(self, seen: Seen, verdict: Verdict) -> None:
+        """Note angles that nothing has checked, of a sweep that turned."""
+        commanded = seen.angles.get("sources", {}).get("commanded", 0)
+        if commanded and seen.start.get("sweep", {}).get("step"):
+            verdict.notes.append(
+                f"the angles of {commanded} of {verdict.frames['stored']} stored frames are as "
+                "commanded: nothing has checked them"
+            )
 
     def _list_refused(self, seen: Seen, verdict: Verdict) -> None:
         """Tell of refused files; of those of frames that are not stored, the ledger tells."""

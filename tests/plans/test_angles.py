@@ -12,6 +12,7 @@ import epics
 import numpy as np
 import pytest
 
+from offbragg.audit import verify
 from offbragg.callbacks.journal import read_journal
 from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import DeviceError
@@ -48,8 +49,10 @@ def measure(RE, devices, documents, simulator, config, ioc):
         true = epics.caget(
             f"{ioc['prefix']}sim:true_angles", count=turn.n_frames, use_monitor=False
         )
-        return documents.stop(), *values_of(config, uid), np.atleast_1d(true)
+        measure.path, *found = values_of(config, uid)
+        return documents.stop(), *found, np.atleast_1d(true)
 
+    measure.verify = lambda: verify(measure.path)
     yield measure
     devices["phi"].encoder = False
     for name in DELAYS:
@@ -64,7 +67,7 @@ def values_of(config, uid):
     while not stacker.poll():
         pass
     with ScanFile.open(stacker.path) as scan:
-        return scan.frame_values(), scan.summary
+        return stacker.path, scan.frame_values(), scan.summary
 
 
 @pytest.mark.parametrize("encoder", [False, True])
@@ -73,12 +76,17 @@ def test_the_angles_are_those_at_which_the_frames_were_exposed(measure, speed, e
     turn = sweep(speed)
 
     stop, values, summary, true = measure(turn, encoder=encoder)
+    verdict = measure.verify()
 
     assert stop["exit_status"] == "success"
     assert np.abs(values["angle"] - true).max() < allowed(turn)
     assert set(values["angle_source"]) == {"encoder" if encoder else "read-back"}
     assert (values["angle_sigma"] > 0).all()
     assert (values["angle_sigma"] < allowed(turn)).all()
+    assert verdict.ok
+    assert verdict.angles["sources"] == {"encoder" if encoder else "read-back": turn.n_frames}
+    assert verdict.angles["sigma"] == pytest.approx(np.median(values["angle_sigma"]))
+    assert verdict.notes == []
     assert summary["angles"]["clock_difference"] == pytest.approx(0.7, abs=0.05)
 
 

@@ -67,3 +67,40 @@ def test_a_sample_that_does_not_settle_ends_the_series_with_the_reason(
         )  # fmt: skip
 
     assert documents == []
+
+
+def test_both_ways_turns_back_in_every_other_sweep_and_goes_on_from_where_it_is(
+    RE, devices, documents
+):
+    phi = devices["phi"]
+    sweep = SWEEPS[0]
+    moves = []
+    watch = phi.user_setpoint.subscribe(lambda value=None, **_: moves.append(value), run=False)
+
+    RE(
+        temperature_series(
+            devices["pilatus"], phi, devices["cryostream"], [290.0, 291.0], [sweep, sweep, sweep],
+            both_ways=True,
+        )
+    )  # fmt: skip
+    phi.user_setpoint.unsubscribe(watch)
+
+    turned = [Sweep.from_dict(doc["sweep"]) for doc in documents.of("start")]
+    assert turned == [sweep, sweep.backwards()] * 3
+    assert [doc["exit_status"] for doc in documents.of("stop")] == ["success"] * 6
+    # it never goes to the other end in between: each move ends beside where the last one did
+    assert max(abs(a - b) for a, b in zip(moves, moves[2:], strict=False)) < 5.0
+
+
+def test_the_axis_goes_back_while_the_sample_settles(RE, devices, documents):
+    phi, cryostream = devices["phi"], devices["cryostream"]
+    when = {}
+
+    def done(doc_name, doc):
+        if doc_name == "start":
+            when.setdefault("opened", phi.position)
+
+    RE.subscribe(done)
+    RE(temperature_series(devices["pilatus"], phi, cryostream, [293.0], [SWEEPS[1]]))
+
+    assert when["opened"] == pytest.approx(phi.run_up(SWEEPS[1]), abs=0.01)

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from typing import Any, Self, cast
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
@@ -70,6 +71,9 @@ class Seen:
     """Offset and size of each frame's chunk; None where there is none."""
     problems: list[str] = field(default_factory=list)
     """What cannot be read, or is not as a scan file has it."""
+    angles: dict[str, Any] = field(default_factory=dict)
+    """Of the stored frames: ``sources`` (how many angles come from each), and of the measured
+    ones the largest ``offset`` from what was commanded and the median ``sigma``, degree."""
     pixels: dict[int, str] = field(default_factory=dict)
     """Of frames that were asked for: the MD5 that a Pilatus declares for these counts, ``""`` if
     all of them are −1, or ``"cannot be read: …"``."""
@@ -298,6 +302,7 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "times": begun,
             "first_header": scan._word(f"{nxmx.RUN}/first_header"),
             "places": places,
+            "angles": _angles(values, scan.sweep.midpoints),
             "problems": problems + _problems(scan._get("/")),
             "pixels": {},
         }
@@ -320,6 +325,23 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
                 told = time.monotonic()
                 _tell({"done": done + 1})
     return seen
+
+
+def _angles(values: Mapping[str, NDArray[Any]], asked: NDArray[np.float64]) -> dict[str, Any]:
+    """Count where the angles of the stored frames come from, and how far they are from asked."""
+    stored = values["status"] == "stored"
+    sources = values["angle_source"][stored]
+    told: dict[str, Any] = {
+        "sources": {str(each): int(np.count_nonzero(sources == each)) for each in set(sources)}
+    }
+    measured = stored & (values["angle_source"] != "commanded") & np.isfinite(values["angle"])
+    if measured.any():
+        off = (values["angle"] - asked)[measured]
+        told["offset"] = float(off[np.argmax(np.abs(off))])
+        sigmas = values.get("angle_sigma", np.empty(0))
+        known = sigmas[measured & np.isfinite(sigmas)] if len(sigmas) else sigmas
+        told["sigma"] = float(np.median(known)) if len(known) else None
+    return told
 
 
 def _ledger(scan: ScanFile) -> Ledger:
