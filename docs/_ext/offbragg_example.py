@@ -65,6 +65,9 @@ def example_start() -> dict:
             "saturation": 1_048_574,
             "threshold": 8.85,
             "energy": 17.7,
+            "bad_pixels": {"n": 12, "file": "/det/bad_pixels.txt"},
+            "flat_field": {"file": "/det/flat_field.tif"},
+            "header_template": "/det/template.cbf",
             "format": "cbf",
             "shape": list(shape),
         },
@@ -72,6 +75,12 @@ def example_start() -> dict:
             "monitor": {"key": "monitor_counts", "by": "monitor_frame", "units": "counts"},
             "temperature": {"key": "cryostream_temperature", "units": "K"},
             "ring": {"key": "ring_current", "units": "mA"},
+            "angle": {
+                "key": "phi_read_back",
+                "how": "read-back",
+                "reach": 0.18,
+                "units": "degree",
+            },
         },
         "series": {
             "uid": "7c0de0aa-0000-4000-8000-000000000000",
@@ -91,10 +100,22 @@ def example_scan_file(scan_file: ModuleType, folder: Path) -> Path:
         scan.write_frame(frame, source=f"LSMO_{number:05d}.cbf", time=BEGAN + 0.1 * number)
     scan.mark(1, Status.MISSING, "LSMO_00001.cbf was not there 5 s after it was due")
     scan.set_values("temperature", np.arange(3), np.array([100.01, 100.02, 100.02]))
+    scan.set_values("angle", np.arange(3), np.array([0.252, 0.753, 1.252]))
+    scan.set_values("angle_sigma", np.arange(3), np.full(3, 0.001))
     scan.finish(
         time=BEGAN + 1.0,
         exit_status="success",
         reason="",
-        summary={"temperature": {"mean": 100.02, "std": 0.005, "span": 0.01}},
+        summary={
+            "angles": {
+                "source": "read-back",
+                "measured": 3,
+                "first_offset": 0.002,
+                "largest_offset": 0.003,
+                "sigma": 0.001,
+                "clock_difference": -0.0004,
+            },
+            "temperature": {"mean": 100.02, "std": 0.005, "span": 0.01},
+        },
     )
     return scan.path

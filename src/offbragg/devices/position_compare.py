@@ -38,6 +38,9 @@ class PositionCompare(Device):
     patience
         How long to wait for the last positions after the sweep's time is over, s. Frames that
         have none then keep their commanded angle: that is not a reason to fail a sweep.
+    sigma
+        Standard uncertainty of its positions, degree, for the column ``angle_sigma``; without it
+        that column is NaN.
     """
 
     axis = Cpt(EpicsSignal, "compare_axis", string=True, kind=Kind.config)

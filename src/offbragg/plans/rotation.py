@@ -53,7 +53,7 @@ def rotation_scan(
 
     Whatever happens, the axis gets its speed back, the detector is left idle and the shutter
     closed. A pause in the middle stops the sweep; on resuming its run ends as failed, and the sweep
-    is begun again in a run of its own.
+    is begun again in a run of its own, at most three times.
 
     The angles of its frames are measured (`offbragg.plans.timing`): a sweep that was far from
     where it should have been fails, and one that was a little off has the angles that were read
