@@ -78,7 +78,8 @@ def example_start() -> dict:
             "angle": {
                 "key": "phi_read_back",
                 "how": "read-back",
-                "reach": 0.18,
+                "before": 0.22,
+                "after": 0.11,
                 "units": "degree",
             },
         },

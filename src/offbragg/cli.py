@@ -473,11 +473,9 @@ def _tell_verdict(verdict: Any) -> None:
     _say(f"digest: {verdict.digest}")
     if (offset := verdict.angles.get("offset")) is not None:
         sigma = verdict.angles["sigma"]
-        known = "" if sigma is None else f", each known to {sigma:.4f}"
-        _say(
-            f"angles: {', '.join(f'{n} {source}' for source, n in verdict.angles['sources'].items())}; "
-            f"at most {offset:+.4f} degree from those asked for{known}"
-        )
+        known = "" if sigma is None else f", σ {sigma:.4f}"
+        sources = ", ".join(f"{n} {source}" for source, n in verdict.angles["sources"].items())
+        _say(f"angles: {sources}; at most {offset:+.4f} degree from those asked for{known}")
     if verdict.catalog in ("agrees", "differs"):
         _say(f"catalog: {verdict.catalog}")
     _say(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")

@@ -46,6 +46,7 @@ def make(tmp_path):
         (Pilatus, {"stall": -1.0}, r"stall is -1\.0"),
         (Pilatus, {"trigger_timeout": math.nan}, "trigger_timeout is nan"),
         (Pilatus, {"poll": math.inf}, "poll is inf"),
+        (Pilatus, {"callbacks_up_to": -1.0}, r"callbacks_up_to is -1\.0: it must not"),
         (Pilatus, {"reserve": -2.0}, "reserve is -2: it must not be below 0 GB"),
         (Cryostream, {"ramp_rate": 361.0}, "ramp_rate 361 K/h is not within 0 to 360"),
         (Cryostream, {"interval": 0.0}, r"interval is 0\.0"),

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from ophyd.status import Status
@@ -25,6 +26,7 @@ from offbragg.devices.background import (
     fail,
     finish,
     in_background,
+    put,
     put_all,
     verify,
 )
@@ -104,6 +106,12 @@ class Pilatus(PilatusFiles):
         How long after the first exposure began the IOC says that it is armed, s. ADPilatus 2.9
         reads camserver's socket once more after the "15 OK", until a timeout of 10 ms, and then
         sleeps for 10 ms.
+    callbacks_up_to
+        Up to this rate the IOC reads the frames for its plugins, Hz; 0 for never. During a faster
+        sweep its ArrayCallbacks are off: it could not keep up, and while it reads what has piled up
+        it takes no abort. Only the plugins miss these frames. A sweep that waits for pulses is read
+        at any rate: without reading, the IOC ends it 10 s after its duration, whether the pulses
+        have come or not.
     directory_mode
         Of the folders that are made for frames, octal as for ``chmod``. By default they belong to
         the group of the folder that they are in, and the group may write: camserver is often
@@ -134,6 +142,7 @@ class Pilatus(PilatusFiles):
         poll: float = 0.05,
         reserve: float = 1.0,
         armed_after: float = 0.021,
+        callbacks_up_to: float = 20.0,
         directory_mode: str = "2775",
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
@@ -148,7 +157,12 @@ class Pilatus(PilatusFiles):
         check_times(name, stall=stall, trigger_timeout=trigger_timeout, poll=poll)
         if max_missing < 0:
             raise ConfigError(f"{name}: max_missing is {max_missing}: it must not be below 0")
+        if not (isinstance(callbacks_up_to, Real) and callbacks_up_to >= 0):
+            raise ConfigError(
+                f"{name}: callbacks_up_to is {callbacks_up_to!r}: it must not be below 0 Hz"
+            )
         self.armed_after = armed_after
+        self.callbacks_up_to = callbacks_up_to
         self.trigger_mode = trigger
         self.max_missing = max_missing
         self.stall = stall
@@ -173,6 +187,7 @@ class Pilatus(PilatusFiles):
         self._collected = 0
         self._compose_datum: Any = None
         self._flight: Flight | None = None
+        self._callbacks_off = False  # by this device, which puts them on again
         self._step: PilatusStep | None = None
         self.alignment = Alignment(self)
         """For looking while centring: endless exposures into one file."""
@@ -289,7 +304,7 @@ class Pilatus(PilatusFiles):
         stem = str(self.file_stem.get()) or f"{self.name}_{uuid.uuid4().hex[:8]}"
         directory = self._make_directory(stem)
         cam = self.cam
-        self.use_plain_exposures()
+        self._choose_callbacks(sweep, trigger)
         # the IOC counts from Armed; while it waits for a pulse it must not give up
         waiting = 0.0 if trigger == "internal" else 3600.0
         put_all(
@@ -325,6 +340,15 @@ class Pilatus(PilatusFiles):
             flight = Flight(sweep, self._folder, Watched(self), acquisition, trigger)
             self._flight = flight
             self._arm(flight)
+
+    def _choose_callbacks(self, sweep: Sweep, trigger: str) -> None:
+        read = trigger != "internal" or 1.0 / sweep.period <= self.callbacks_up_to * (1 + 1e-6)
+        if not read and self.cam.callbacks.get(use_monitor=False):
+            log.info("%s: the plugins of the IOC see no frame of this sweep: its %.3g Hz are more "
+                     "than callbacks_up_to, %g Hz",
+                     self.name, 1.0 / sweep.period, self.callbacks_up_to)  # fmt: skip
+            self._callbacks_off = True
+        self.use_plain_exposures(callbacks=read)
 
     def kickoff(self) -> Status:
         """Start the series; the status is done when camserver has acknowledged (Armed).
@@ -568,6 +592,12 @@ class Pilatus(PilatusFiles):
 
     def _leave_idle(self, flight: Flight | None) -> None:
         self.end_own()
+        self._reset_if_given_up(flight)
+        if self._callbacks_off:
+            put(self.cam.callbacks, 1)
+            self._callbacks_off = False
+
+    def _reset_if_given_up(self, flight: Flight | None) -> None:
         if flight is None or not flight.clock:
             return
         rest = flight.clock + flight.sweep.duration + flight.sweep.period - time.monotonic()

@@ -200,6 +200,7 @@ class PilatusCam(Device):
     n_exposures = Cpt(EpicsSignalWithRBV, "NumExposures", kind=Kind.config)
     trigger_mode = Cpt(EpicsSignalWithRBV, "TriggerMode", kind=Kind.config)
     delay = Cpt(EpicsSignalWithRBV, "DelayTime", kind=Kind.config)
+    callbacks = Cpt(EpicsSignalWithRBV, "ArrayCallbacks", kind=Kind.omitted)
     gap_fill = Cpt(EpicsSignalWithRBV, "GapFill", kind=Kind.config)
     threshold = Cpt(Applied, "ThresholdEnergy", kind=Kind.config)
     energy = Cpt(Applied, "Energy", kind=Kind.config)

@@ -396,10 +396,15 @@ class PilatusFiles(Device):
             "Correct or remove it in [devices.*] header of beamline.toml."
         )
 
-    def use_plain_exposures(self) -> None:
+    def use_plain_exposures(self, *, callbacks: bool = True) -> None:
         """Undo what somebody may have set that changes pixels or times.
 
         One exposure per frame, no delay after a trigger, and no valid count (−1) between modules.
+
+        Parameters
+        ----------
+        callbacks
+            Whether the IOC reads the frames for its plugins.
         """
         cam = self.cam
         delay = float(cam.delay.get_setpoint(use_monitor=False))
@@ -409,10 +414,16 @@ class PilatusFiles(Device):
         if int(cam.gap_fill.get_setpoint(use_monitor=False)) not in (0, GAP_FILL):
             log.warning('%s: %s was "0" and is set to "-1": gaps would have read as 0 counts',
                         self.name, cam.gap_fill.setpoint_pvname)  # fmt: skip
-        put_all((cam.n_exposures, 1), (cam.delay, 0.0), (cam.gap_fill, GAP_FILL))
+        put_all(
+            (cam.n_exposures, 1),
+            (cam.delay, 0.0),
+            (cam.gap_fill, GAP_FILL),
+            (cam.callbacks, int(callbacks)),
+        )
         verify(cam.n_exposures, 1)
         verify(cam.delay, 0.0)
         verify(cam.gap_fill, GAP_FILL)
+        verify(cam.callbacks, int(callbacks))
 
     def recover(self) -> None:
         """Make a detector ready that was left acquiring, ended in Error or is being set.
