@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 SOURCES = ("read-back", "encoder", "position compare", "interpolated")
 """Where a measured angle comes from; the last is what earlier versions wrote for an encoder."""
 
+NOTICED = 0.02
+"""An angle that differs more from the one that was asked for is told, degree; or half a step."""
+
 LARGEST_GAP = 1.0
 """Longest time between two read-backs between which an angle is interpolated, s."""
 

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from simulated import MOTOR_CLOCK
 
 pytestmark = pytest.mark.ioc
 
@@ -114,10 +115,11 @@ def test_the_event_of_dmov_has_the_stamp_of_the_processing_before(motor, ioc, el
 
     found = elsewhere(ioc, f"prefix = {ioc['prefix']!r}\n{STAMPS}")
 
+    put_at = found["put_at"] + MOTOR_CLOCK
     began, *_, ended = found["DMOV"]
     assert began == [0, pytest.approx(found["before"], abs=1e-3)]
-    assert found["before"] < found["put_at"] - 0.4
-    assert all(stamp >= found["put_at"] - 1e-3 for _, stamp in found["RBV"])
+    assert found["before"] < put_at - 0.4
+    assert all(stamp >= put_at - 1e-3 for _, stamp in found["RBV"])
     assert ended == [1, pytest.approx(found["RBV"][-1][1], abs=1e-6)]
 
 

@@ -133,6 +133,18 @@ def test_a_detector_that_is_late_fails_the_sweep(measure, simulator, documents, 
     assert documents.stop()["exit_status"] == "fail"
 
 
+def test_frames_that_were_exposed_after_the_axis_had_stopped_fail_the_sweep(
+    measure, simulator, documents
+):
+    """A short sweep is over before a late detector begins: no read-back is beside its frames."""
+    simulator("arming_seconds", 1.5)
+
+    with pytest.raises(DeviceError, match=r"phi (stood|was) at .* degree when .* expose"):
+        measure(sweep(2.0, n=5))
+
+    assert documents.stop()["exit_status"] == "fail"
+
+
 @pytest.mark.slow  # half an hour
 def test_two_hundred_sweeps_have_their_true_angles_or_are_refused(measure, simulator):
     rng = random.Random(14)

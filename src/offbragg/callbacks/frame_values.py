@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.ledger import ranges
-from offbragg.read_backs import angles_at, in_order, reach_of
+from offbragg.read_backs import NOTICED, angles_at, in_order, reach_of
 from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 
 log = logging.getLogger(__name__)
@@ -173,8 +173,17 @@ class FrameValues:
         known = np.isfinite(self._columns["angle"]) if "angle" in self._columns else ~exposed
         return [int(number) for number in np.flatnonzero(exposed & ~known)]
 
-    def tell_unchecked(self) -> None:
-        """Warn of frames whose angle is only commanded."""
+    def tell_angles(self) -> None:
+        """Warn of angles that are only commanded, and of pulses that came elsewhere."""
+        sweep, angles = self._sweep, self.summary().get("angles")
+        if angles and not self._read_back:
+            off = angles["largest_offset"]
+            if abs(off) > min(NOTICED, 0.5 * abs(sweep.step)):
+                log.warning(
+                    "%s: the angles are those of the position compare, up to %+.3f degree from "
+                    "those that were asked for",
+                    sweep.axis, off,
+                )  # fmt: skip
         if numbers := self.unchecked():
             log.warning(
                 "%s: the angles of frames %s are as commanded, and nothing has checked them",

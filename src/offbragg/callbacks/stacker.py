@@ -559,7 +559,7 @@ class SweepStacker:
 
     def _finish(self, stop: Mapping[str, Any]) -> None:
         self._refuse_others()
-        self._values.tell_unchecked()
+        self._values.tell_angles()
         scan = self._scan()
         scan.finish(
             time=stop["time"],

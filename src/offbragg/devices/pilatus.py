@@ -177,8 +177,9 @@ class Pilatus(PilatusFiles):
         """Of the IOC, measured when a sweep is prepared."""
         self.was_paused = False
         """Whether a pause of the RunEngine ended the flight."""
-        self.armed_at: float | None = None
-        """When the first exposure began, by this host's monotonic clock, s; not for pulses."""
+        self.began_at: float | None = None
+        """When the first exposure began, by this host's monotonic clock, s: as far as a file tells
+        after a pulse, else when Armed came."""
         self.arming_time: float | None = None
         """From the put of Acquire to the arrival of Armed, s, at the last internal trigger."""
         self._sweep: Sweep | None = None
@@ -293,7 +294,7 @@ class Pilatus(PilatusFiles):
         self._sweep = sweep
         self._covered = self._collected = 0
         self._compose_datum = None
-        self.exposure_started = self.armed_at = None
+        self.exposure_started = self.began_at = None
         self._flight = None
         self.was_paused = False
         acquisition = self.new_acquisition()
@@ -376,7 +377,7 @@ class Pilatus(PilatusFiles):
             flight.began, flight.clock = acquisition.began, acquisition.clock
             self.arming_time = acquisition.arming_time
             self.exposure_started = flight.began - self.armed_after
-            self.armed_at = flight.clock
+            self.began_at = flight.clock
         else:
             flight.clock = time.monotonic()
             if acquisition.done.is_set():
@@ -437,7 +438,7 @@ class Pilatus(PilatusFiles):
                 behind = min(max(time.time() - written, 0.0), now - empty)
                 ran = (last + 1) * sweep.period
                 flight.began = written - last * sweep.period - sweep.exposure
-                flight.clock = now - behind - ran
+                flight.clock = self.began_at = now - behind - ran
                 self.exposure_started = flight.began
                 return
             empty = looked

@@ -18,7 +18,7 @@ from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 from offbragg.errors import MetadataError, OffbraggError, SweepError
 from offbragg.metadata import check_keys
 from offbragg.plans.annotations import MAPPING, from_json
-from offbragg.plans.timing import STREAM, AngleCheck, is_measured, timing_of
+from offbragg.plans.timing import STREAM, AngleCheck, is_measured, is_read_back, timing_of
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ def _fly(
 ) -> MsgGenerator[str]:
     """Do the sweep in an open run; return what is to be known of its angles."""
     streams = [(detector, "primary"), *((flyer, flyer.name) for flyer in flyers)]
-    if is_measured(detector, axis):
+    if is_read_back(detector, axis):
         streams.append((axis, axis.angle_key))
     moving = () if axis is None else (axis,)
     devices = (detector, *moving, *flyers)
@@ -323,7 +323,7 @@ def _fly(
         for device in moving:
             yield from bps.kickoff(device, wait=True)
         yield from bps.kickoff(detector, wait=True)
-        check: AngleCheck | None = None
+        check = AngleCheck(detector, axis, sweep, None) if is_read_back(detector, axis) else None
         if is_measured(detector, axis):
             timing = timing_of(detector, axis)
             yield from bps.create(name=STREAM)

@@ -13,14 +13,12 @@ from bluesky.protocols import Reading
 from event_model import DataKey
 
 from offbragg.errors import DeviceError
-from offbragg.read_backs import angles_at, in_order
+from offbragg.read_backs import NOTICED, angles_at, in_order
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
 STREAM = "timing"
-NOTICED = 0.02
-"""An angle that differs more from the one that was asked for is told, degree; or half a step."""
 LATE = 0.4
 """How far from its angle a frame may be, s of the sweep (or two periods): else the sweep fails."""
 
@@ -67,17 +65,24 @@ class Timing:
         return {}
 
 
-def is_measured(detector: Any, axis: Any) -> bool:
-    """Return whether the angles of a sweep can be read back: both know what their clocks say.
-
-    A detector that waits for pulses is told its angles by whoever gives them.
-    """
-    return (
-        hasattr(axis, "read_backs")
-        and hasattr(axis, "clock")
-        and hasattr(detector, "clock")
-        and getattr(detector, "trigger_mode", "internal") == "internal"
+def is_read_back(detector: Any, axis: Any) -> bool:
+    """Return whether axis and detector can tell where the axis was, and when."""
+    return all(hasattr(axis, name) for name in ("read_backs", "clock")) and hasattr(
+        detector, "clock"
     )
+
+
+def is_measured(detector: Any, axis: Any) -> bool:
+    """Return whether the angles of a sweep's frames are those that are read back.
+
+    A detector that waits for pulses is told its angles by whoever gives them; the read-backs only
+    show whether it was somewhere else altogether.
+    """
+    return is_read_back(detector, axis) and _starts_itself(detector)
+
+
+def _starts_itself(detector: Any) -> bool:
+    return getattr(detector, "trigger_mode", "internal") == "internal"
 
 
 def timing_of(detector: Any, axis: Any) -> Timing:
@@ -114,11 +119,21 @@ class AngleCheck:
         How the clocks stand.
     """
 
-    def __init__(self, detector: Any, axis: Any, sweep: Sweep, timing: Timing) -> None:
+    def __init__(self, detector: Any, axis: Any, sweep: Sweep, timing: Timing | None) -> None:
         self._detector, self._axis, self._sweep = detector, axis, sweep
-        self._began = detector.exposure_started + timing.clock_difference
+        self._timing = timing
         self._allowed = max(2 * sweep.period, LATE) * sweep.speed
         self._judged = False
+
+    @property
+    def _began(self) -> float:
+        """When the first exposure began, by the clock of the axis; NaN until that is known."""
+        if self._detector.exposure_started is None:
+            return math.nan  # it waits for its first pulse
+        if self._timing is not None:
+            return float(self._detector.exposure_started) + self._timing.clock_difference
+        # of a pulse, the first file tells by this host's clock
+        return float(self._detector.began_at) + self._axis.clock.offset
 
     def begin(self) -> None:
         """Judge the begin of the first exposure, as soon as the read-backs reach it.
@@ -130,16 +145,24 @@ class AngleCheck:
         """
         if self._judged:
             return
-        read = self._axis.read_backs
-        if not read or read[-1][0] < self._began + _SETTLED:
+        read, began = self._axis.read_backs, self._began
+        if not read or not read[-1][0] >= began + _SETTLED:
             return
-        (angle,) = self._angles(np.array([self._began]))
+        (angle,) = self._angles(np.array([began]))
         if math.isnan(angle):
             return
         self._judged = True
         sweep = self._sweep
         off = (angle - sweep.start) * (1 if sweep.step > 0 else -1)
-        self._axis.was_late(off / sweep.speed)
+        if self._timing is not None:
+            self._axis.was_late(off / sweep.speed)
+        elif abs(off) > self._allowed:
+            raise DeviceError(
+                f"{self._axis.name} was at {angle:.3f} degree when the first pulse came, not at "
+                f"{sweep.start:g}\n"
+                "Does the position compare count the same angle as the motor, of the same axis? "
+                "Set its position, and measure the sweep again; its frames are kept."
+            )
         if abs(off) > self._allowed:
             raise DeviceError(
                 f"{self._axis.name} was at {angle:.3f} degree when {self._detector.name} began to "
@@ -157,11 +180,20 @@ class AngleCheck:
         DeviceError
             If a frame is further off than it may be.
         """
+        if self._timing is None:
+            return ""  # who gave the pulses tells the angles
         sweep, name = self._sweep, self._axis.name
         numbers = np.unique(np.linspace(0, sweep.n_frames - 1, _LOOKED_AT).round().astype(int))
         moments = self._began + (numbers + 0.5) * sweep.period
         off = self._angles(moments) - sweep.midpoints[numbers]
         known = np.isfinite(off)
+        read = self._axis.read_backs
+        if read and (beyond := numbers[~known & (moments > read[-1][0])]).size:
+            raise DeviceError(
+                f"{name} stood at {read[-1][1]:.3f} degree when frame {beyond[0]} of "
+                f"{sweep.n_frames} was exposed, not at {sweep.midpoints[beyond[0]]:g}\n"
+                "Was the detector slow to arm, or did the axis stop? Measure the sweep again."
+            )
         if not known.any():
             text = (
                 f"the angles of {name} are as commanded and nothing has checked them: "

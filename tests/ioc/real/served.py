@@ -44,6 +44,8 @@ class Phi:
         for name in ("DIR", "FOFF", "SET", "HLS", "LLS", "TDIR", "HOMF", "HOMR"):
             builder.longOut(f"phi:{name}", initial_value=0)
         builder.stringOut("phi:EGU", initial_value="degrees")
+        builder.stringOut("phi:SPMG", initial_value="Go")
+        builder.longOut("phi:PROC", initial_value=0)  # a record of its own, which a put stamps
         self.stop = builder.boolOut("phi:STOP", on_update=self.halt, always_update=True)
         self.at = builder.aIn("phi:RBV", initial_value=0.0, PREC=4)
         self.done = builder.longIn("phi:DMOV", initial_value=1)
