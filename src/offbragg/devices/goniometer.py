@@ -162,6 +162,7 @@ class RotationAxis(EpicsMotor):
         self._led = 0.0
         self._stopped = threading.Event()
         self._latest_move: Any = None
+        self._was_away = False  # its IOC, during the latest move
 
     @property
     def angle_source(self) -> str:
@@ -195,6 +196,7 @@ class RotationAxis(EpicsMotor):
         self._started_moving = False
         status = super(EpicsMotor, self).move(position, **kwargs)
         self._latest_move = status
+        self._was_away = False
         self.user_setpoint.put(position, wait=False)
         in_background(self, self._end_move, status)
         if wait:
@@ -218,7 +220,6 @@ class RotationAxis(EpicsMotor):
     def _end_move(self, status: Status) -> None:
         """Ask whether a move has ended, in case that ophyd misses it, and see its IOC go away."""
         away_since: float | None = None
-        was_away = False
         while True:
             try:
                 status.wait(_ASK_AGAIN)
@@ -237,7 +238,7 @@ class RotationAxis(EpicsMotor):
                 continue
             if not self.connected:
                 away_since = away_since or time.monotonic()
-                was_away = True
+                self._was_away = True
                 if time.monotonic() - away_since > _AWAY:
                     fail(status, DeviceError(
                         f"{self.name}: its IOC ({self.prefix}) went away during a move, "
@@ -248,12 +249,8 @@ class RotationAxis(EpicsMotor):
             away_since = None
             if not done:
                 continue
-            if was_away and abs(self._angle - float(self.user_setpoint.get())) > 1e-3:
-                fail(status, DeviceError(
-                    f"{self.name}: its IOC ({self.prefix}) went away during a move; it is back, "
-                    f"and the axis stands at {self._angle:.3f}\n"
-                    "Was the IOC restarted? Then its speed may be another, too."
-                ))  # fmt: skip
+            if self._was_away and abs(self._angle - float(self.user_setpoint.get())) > 1e-3:
+                fail(status, self._lost_its_ioc())
                 return
             try:
                 status.wait(_DONE_MOVE)
@@ -264,6 +261,13 @@ class RotationAxis(EpicsMotor):
             except Exception as error:
                 log.debug("%s: %s", self.name, error)
             return
+
+    def _lost_its_ioc(self) -> DeviceError:
+        return DeviceError(
+            f"{self.name}: its IOC ({self.prefix}) went away during a move; it is back, "
+            f"and the axis stands at {self._angle:.3f}\n"
+            "Was the IOC restarted? Then its speed may be another, too."
+        )
 
     def plan_flight(self, sweep: Sweep) -> Flight:
         """Work out the flight with this motor's acceleration."""
@@ -414,7 +418,16 @@ class RotationAxis(EpicsMotor):
         error = motion.exception(timeout=0) if motion.done else None
         if isinstance(error, DeviceError):
             return error
-        return DeviceError(f"{self.name} stopped at {self._angle:.3f} degree, {where}")
+        if self._was_away:  # its first event after a restart is DMOV = 1: the end of any move
+            return self._lost_its_ioc()
+        mode = str(self.mode.get(use_monitor=False))
+        why = (
+            "Did somebody stop it, or did it run into a limit switch? See where it stands."
+            if mode == "Go"
+            else f"{self.mode.pvname} is {mode}: somebody has stopped this axis. See why, then put "
+            f"Go to {self.mode.pvname}."
+        )
+        return DeviceError(f"{self.name} stopped at {self._angle:.3f} degree, {where}\n{why}")
 
     def _land(self, motion: Status, sweep: Sweep, landing: Status) -> None:
         self._restore_speed()

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 ANSWERING = 1.9  # s; ADPilatus waits 2 s for the answer to an exposure command
 _TURNED = ("phi", "chi", "omega")  # axes that camserver counts on
+_WRITTEN = 1.0  # s after its exposure by which a frame's file is usually there
 _ARMED_SIGMA = 0.002  # s, of how long after camserver's "15 OK" the IOC says Armed
 
 
@@ -489,6 +490,7 @@ class Pilatus(PilatusFiles):
                         f"frame {folder.last} of {sweep.n_frames}\n"
                         f"{self.said()}. Does camserver hang, or the disk?"
                     )
+                self._check_not_aborted(flight, idle=now - progress)
                 if not warned:
                     warned = self._warn_of_early_end(flight)
                 flight.stopped.wait(self.poll)
@@ -515,6 +517,27 @@ class Pilatus(PilatusFiles):
                 else DeviceError(f"{self.name}: frames cannot be followed: {error}"),
             )
             self._disarm(flight)
+
+    def _check_not_aborted(self, flight: Flight, *, idle: float) -> None:
+        """Raise if somebody else has aborted the series: no file will come any more.
+
+        Parameters
+        ----------
+        flight
+            Which series.
+        idle
+            Time since the last new file, s: the last exposure may still be written.
+        """
+        if idle < flight.sweep.period + _WRITTEN or not flight.acquisition.done.is_set():
+            return
+        if flight.acquisition.cut_short or not self.cam.state.connected:
+            return
+        if str(self.cam.state.get()) == "Aborted":
+            raise DeviceError(
+                f"{self.name} was aborted by somebody else after {flight.folder.n_present} of "
+                f"{flight.sweep.n_frames} frames: {self.said()}\n"
+                f"Ask who put 0 to {self.cam.acquire.pvname}; the next scan can follow at once."
+            )
 
     def _warn_of_early_end(self, flight: Flight) -> bool:
         """Warn if the IOC follows the files no longer, which this device does; whether it did."""

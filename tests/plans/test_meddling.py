@@ -1,0 +1,90 @@
+"""Somebody stops the axis or the detector in the middle of a sweep: the error says so."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from ophyd.sim import make_fake_device
+from ophyd.status import Status
+from runs import wait_until
+
+from offbragg.devices.goniometer import RotationAxis
+from offbragg.errors import DeviceError
+from offbragg.plans import rotation_scan
+from offbragg.sweep import Sweep
+
+SWEEP = Sweep(axis="phi", start=0.0, step=0.2, n_frames=40, exposure=0.09, period=0.1)
+
+
+@pytest.fixture
+def meddle(RE, devices):
+    """Measure a sweep in which a record is put after a few frames."""
+
+    def measure(record, value):
+        from epics import caput
+
+        def put():
+            pilatus = devices["pilatus"]
+            wait_until(lambda: pilatus.flying and pilatus.get_index() >= 3, 60, "three frames")
+            caput(record, value)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        try:
+            RE(rotation_scan(devices["pilatus"], devices["phi"], SWEEP, shutter=devices["shutter"]))
+        finally:
+            thread.join()
+
+    return measure
+
+
+@pytest.mark.ioc
+def test_an_axis_that_somebody_stops_by_spmg_says_how_it_goes_on(meddle, devices, simulator):
+    from epics import caput
+
+    try:
+        with pytest.raises(DeviceError, match=r"phi stopped at .*\n.*\.SPMG is Stop: .* put Go to"):
+            meddle(f"{devices['phi'].prefix}.SPMG", "Stop")
+    finally:
+        caput(f"{devices['phi'].prefix}.SPMG", "Go", wait=True)
+
+    assert devices["shutter"].state.get(use_monitor=False) == 0
+
+
+@pytest.mark.ioc
+def test_an_axis_that_somebody_stops_says_so(meddle, devices):
+    with pytest.raises(DeviceError, match=r"phi stopped at .*\nDid somebody stop it"):
+        meddle(f"{devices['phi'].prefix}.STOP", 1)
+
+
+@pytest.mark.ioc
+def test_a_detector_that_somebody_aborts_says_so(meddle, devices, documents):
+    with pytest.raises(DeviceError, match=r"aborted by somebody else after \d+ of 40 frames"):
+        meddle(f"{devices['pilatus'].prefix}Acquire", 0)
+
+    n_frames = documents.stop()["num_events"]["primary"]
+    assert 3 <= n_frames < 40
+
+
+def test_an_axis_whose_ioc_was_restarted_in_a_sweep_says_so(monkeypatch):
+    kind = make_fake_device(RotationAxis)
+    there = True
+    monkeypatch.setattr(kind, "connected", property(lambda _: there))
+    axis = kind("X:phi", name="phi")
+    axis.mode.sim_put("Go")
+    axis.user_setpoint.sim_set_limits((-100, 100))
+    axis.user_readback.sim_put(4.0)
+    axis.motor_done_move.sim_put(0)
+
+    motion = axis.move(10.0, wait=False, timeout=60)
+    there = False
+    wait_until(lambda: axis._was_away, 20, "it is seen that the IOC is away")
+    there = True
+    axis.user_readback.sim_put(0.0)
+    motion.set_finished()  # the first event after a restart is DMOV = 1
+    wait_until(lambda: motion.done, 20, "the move has ended")
+    axis._land(motion, SWEEP, landing := Status())
+
+    wait_until(lambda: landing.done, 20, "it has landed")
+    assert "its IOC (X:phi) went away during a move" in str(landing.exception())
