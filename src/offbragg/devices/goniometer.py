@@ -501,18 +501,20 @@ class RotationAxis(EpicsMotor):
             if success:
                 finish(self._landing)
             else:
-                fail(self._landing, DeviceError(f"{self.name} was stopped {self._place()}"))
+                fail(self._landing, self._was_stopped())
         try:
             super().stop(success=success)
         finally:  # also when its IOC is away
             self._restore_speed()
 
-    def _place(self) -> str:
-        """Return where the axis is, for an error message; also when its IOC is away."""
+    def _was_stopped(self) -> DeviceError:
         try:
-            return f"at {self._angle:.3f} degree"
+            return DeviceError(f"{self.name} was stopped at {self._angle:.3f} degree")
         except (TimeoutError, DisconnectedError):
-            return "while its IOC was away"
+            return DeviceError(
+                f"{self.name}: its IOC ({self.prefix}) went away during a move\n"
+                "Start the IOC again, and see where the axis stands."
+            )
 
     def pause(self) -> None:
         """Stop if flying: half a sweep cannot be resumed."""
