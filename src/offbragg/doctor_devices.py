@@ -156,8 +156,8 @@ def _servers(devices: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _ready_to_move(name: str, device: Any) -> Iterator[Finding]:
     """Name a motor record that takes puts and does not move: its SPMG is not Go."""
+    from ophyd import EpicsMotor  # isort: skip  # first: it chooses the libca of pyepics
     from epics import caget
-    from ophyd import EpicsMotor
 
     if not isinstance(device, EpicsMotor):
         return

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
+from bluesky import RunEngine
+from ophyd.device import Staged
 from ophyd.sim import make_fake_device
 from ophyd.status import Status
+from ophyd.utils.errors import DisconnectedError
 from runs import wait_until
 
 from offbragg.devices.goniometer import RotationAxis
 from offbragg.errors import DeviceError
 from offbragg.plans import rotation_scan
+from offbragg.plans.rotation import _close_failed, record
 from offbragg.sweep import Sweep
 
 SWEEP = Sweep(axis="phi", start=0.0, step=0.2, n_frames=40, exposure=0.09, period=0.1)
@@ -65,6 +70,41 @@ def test_a_detector_that_somebody_aborts_says_so(meddle, devices, documents):
 
     n_frames = documents.stop()["num_events"]["primary"]
     assert 3 <= n_frames < 40
+
+
+def test_an_axis_whose_ioc_is_away_does_not_stay_staged(monkeypatch):
+    kind = make_fake_device(RotationAxis)
+    axis = kind("X:phi", name="phi")
+    axis.stage()
+    axis._usual_speed = 10.0  # in the middle of a sweep
+
+    def away(**_):
+        raise DisconnectedError("phi is not connected")
+
+    monkeypatch.setattr(axis, "stop", away)
+    axis.unstage()
+
+    assert axis._staged is Staged.no
+
+
+def test_a_sweep_with_an_instrument_that_is_away_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr("offbragg.plans.rotation._RECONNECTING", 0.1)
+    detector = SimpleNamespace(name="pilatus", prefix="13PIL1:cam1:", connected=False)
+    detector.prepare = None
+    plan = record(detector, None, SWEEP, md={})
+
+    with pytest.raises(DeviceError, match=r"^pilatus \(13PIL1:cam1:\): not connected"):
+        RunEngine(context_managers=[])(plan)
+
+
+def test_what_the_end_of_a_run_meets_with_does_not_hide_why_it_failed(caplog):
+    plan = _close_failed("phi went away")
+    assert next(plan).kwargs == {"exit_status": "fail", "reason": "phi went away"}
+
+    with pytest.raises(StopIteration):
+        plan.throw(TimeoutError("the baseline cannot be read"))
+
+    assert "the baseline cannot be read" in caplog.text
 
 
 def test_an_axis_whose_ioc_was_restarted_in_a_sweep_says_so(monkeypatch):

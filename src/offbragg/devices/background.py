@@ -13,6 +13,7 @@ from typing import Any
 
 import ophyd
 from ophyd.status import Status
+from ophyd.utils.errors import DisconnectedError
 
 from offbragg.errors import ConfigError, DeviceError
 
@@ -55,7 +56,7 @@ def in_background(
     def run() -> None:
         try:
             work(*args)
-        except TimeoutError as error:  # ophyd's: it names the record
+        except (TimeoutError, DisconnectedError) as error:  # ophyd's: it names the record
             fail(
                 status,
                 DeviceError(f"{device.name}: {error}\nDoes the IOC run, and answer this host?"),

@@ -50,6 +50,7 @@ class Box:
 
 def log_messages() -> None:
     """Send what the library has to say to this module's logger, from now on."""
+    import ophyd  # noqa: F401  # first: it chooses the libca that pyepics loads
     from epics import ca
 
     if _kept:

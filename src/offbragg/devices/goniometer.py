@@ -501,12 +501,20 @@ class RotationAxis(EpicsMotor):
             if success:
                 finish(self._landing)
             else:
-                fail(
-                    self._landing,
-                    DeviceError(f"{self.name} was stopped at {self._angle:.3f} degree"),
-                )
-        super().stop(success=success)
-        self._restore_speed()
+                fail(self._landing, self._was_stopped())
+        try:
+            super().stop(success=success)
+        finally:  # also when its IOC is away
+            self._restore_speed()
+
+    def _was_stopped(self) -> DeviceError:
+        try:
+            return DeviceError(f"{self.name} was stopped at {self._angle:.3f} degree")
+        except (TimeoutError, DisconnectedError):
+            return DeviceError(
+                f"{self.name}: its IOC ({self.prefix}) went away during a move\n"
+                "Start the IOC again, and see where the axis stands."
+            )
 
     def pause(self) -> None:
         """Stop if flying: half a sweep cannot be resumed."""
@@ -517,7 +525,11 @@ class RotationAxis(EpicsMotor):
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both
         """Leave the axis at its usual speed; done when it stands."""
         if self.flying or self._usual_speed is not None:
-            self.stop(success=True)
+            try:
+                self.stop(success=True)
+            except (TimeoutError, DisconnectedError) as error:
+                # it must not stay staged: every later scan would be refused
+                log.warning("%s cannot be stopped now: %s", self.name, error)
         super().unstage()
         return in_background(self, self._await_rest)
 

@@ -39,6 +39,7 @@ SETTING = 150.0  # s; camserver allows 110 s for a threshold
 START_CAMSERVER = (
     "Is camserver running? Start it again, wait 20 s until the IOC is connected, repeat the scan."
 )
+AWAY = 5.0  # s for an IOC that is away when the detector is to be ended
 PASSING = 1.0  # s; the states between acquiring and idle
 
 
@@ -566,7 +567,7 @@ class PilatusFiles(Device):
         acquisition = self._acquisition
         if acquisition is None:
             return
-        if not acquisition.end():
+        if not acquisition.end(timeout=ABORTING if self.cam.state.connected else AWAY):
             raise self._goes_on()
         if acquisition.cut_short:
             self._exposing_until = time.monotonic() + float(
@@ -574,6 +575,11 @@ class PilatusFiles(Device):
             )
 
     def _goes_on(self) -> DeviceError:
+        if not self.cam.state.connected:
+            return DeviceError(
+                f"{self.name} cannot be ended: its IOC ({self.prefix}) is away\n"
+                "Start the IOC again, wait until it is connected to camserver, repeat the scan."
+            )
         return DeviceError(
             f"{self.name} still acquires {ABORTING:g} s after it was stopped: {self.said()}\n"
             f"Put 0 to {self.cam.acquire.pvname}; if that does not help, restart camserver and "

@@ -15,7 +15,7 @@ import bluesky.preprocessors as bpp
 from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 
-from offbragg.errors import MetadataError, OffbraggError, SweepError
+from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
 from offbragg.metadata import check_keys
 from offbragg.plans.annotations import MAPPING, from_json
 from offbragg.plans.timing import STREAM, AngleCheck, is_measured, is_read_back, timing_of
@@ -24,6 +24,7 @@ from offbragg.sweep import Sweep
 log = logging.getLogger(__name__)
 
 _TRIES = 4
+_RECONNECTING = 5.0  # s for an IOC that was restarted just now
 _PATIENCE = 20.0  # s for instruments to be connected again
 
 FLUSH_PERIOD = 0.15
@@ -142,6 +143,7 @@ def record(
             )
     _check_role("shutter", shutter, "set")
     _check_role("permit", permit, "beam")
+    yield from _check_connected(detector, axis, *flyers, shutter, permit)
     metadata = start_of(
         detector, axis, sweep, md=md, flyers=flyers, monitors=monitors, permit=permit,
         purpose=purpose,
@@ -161,12 +163,12 @@ def record(
                 detector, axis, sweep, uid, flyers, watched, shutter, purpose, flush_period
             )
         except OffbraggError as error:
-            yield from bps.close_run(exit_status="fail", reason=str(error))
+            yield from _close_failed(str(error))
             raise
         except FailedStatus as error:
             cause = error.__cause__
             reason = str(cause) if isinstance(cause, OffbraggError) else str(error)
-            yield from bps.close_run(exit_status="fail", reason=reason)
+            yield from _close_failed(reason)
             if isinstance(cause, OffbraggError):
                 raise cause from None
             raise
@@ -188,6 +190,39 @@ def record(
 
     # half a sweep cannot be repeated by replaying messages
     return (yield from bpp.rewindable_wrapper(inner(), False))
+
+
+def _close_failed(reason: str) -> MsgGenerator[None]:
+    """Close the run of a sweep that failed; what closing meets with must not hide the reason.
+
+    A baseline is read before a run is closed, maybe of the instrument that has gone away. Then the
+    RunEngine closes the run with the error that is raised next.
+    """
+    try:
+        yield from bps.close_run(exit_status="fail", reason=reason)
+    except Exception as error:
+        log.warning("while the run was closed: %s", error)
+
+
+def _check_connected(*devices: Any) -> MsgGenerator[None]:
+    """Refuse instruments whose IOC is away, after some time to come back.
+
+    Raises
+    ------
+    DeviceError
+        Naming them.
+    """
+    used = [device for device in devices if device is not None]
+    yield from _until_connected(used, time.monotonic() + _RECONNECTING)
+    if away := [device for device in used if not getattr(device, "connected", True)]:
+        named = ", ".join(
+            f"{device.name} ({device.prefix})" if getattr(device, "prefix", "") else device.name
+            for device in away
+        )
+        raise DeviceError(
+            f"{named}: not connected, some records do not answer\n"
+            "Has an IOC ended? Start it again, and repeat the scan; nothing has moved."
+        )
 
 
 def _named(device: Any) -> str:
@@ -400,7 +435,8 @@ def _each(
                 yield from step()
             except FailedStatus as error:
                 problem = error
-                continue
+                if time.monotonic() < limit or not _away(devices):
+                    continue
             except Exception as error:
                 problem = error
                 yield from bps.sleep(0.2)  # an exception is faster than the news that it is away
@@ -417,7 +453,7 @@ def _each(
 def _until_connected(devices: Sequence[Any], limit: float) -> MsgGenerator[None]:
     """Wait for instruments that are away, until a time of the monotonic clock."""
     if away := _away(devices):
-        log.warning("tidying up waits for %s to be connected again", ", ".join(away))
+        log.warning("waiting for %s to be connected again", ", ".join(away))
     while _away(devices) and time.monotonic() < limit:
         yield from bps.sleep(0.2)
 
