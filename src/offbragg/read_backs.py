@@ -47,9 +47,20 @@ def reach_of(
         Shape (n,), not below 0.
     """
     longest = np.minimum(moments - begin, end - moments).clip(0.0)
+    return np.minimum(_REACH * _spacing(moments, stamps), longest)
+
+
+def _spacing(moments: NDArray[np.float64], stamps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the time between two read-backs near each moment, s: of the six nearest.
+
+    Of these and no others, so that an angle does not depend on what is read later.
+    """
     if len(stamps) < 2:
-        return longest
-    return np.minimum(_REACH * float(np.median(np.diff(stamps))), longest)
+        return np.full(len(moments), np.inf)
+    after = np.searchsorted(stamps, moments)
+    first = np.clip(after - 3, 0, len(stamps) - 2)
+    last = np.clip(after + 2, first + 1, len(stamps) - 1)
+    return (stamps[last] - stamps[first]) / (last - first)
 
 
 def angles_at(
@@ -100,7 +111,7 @@ def angles_at(
     if len(stamps) < 2:
         return angles, sigmas
     reaches = reach_of(moments, stamps, begin=begin, end=end)
-    spacing = float(np.median(np.diff(stamps)))
+    spacings = _spacing(moments, stamps).tolist()
     floor = speed * _UNSTEADY
     afters = np.searchsorted(stamps, moments).tolist()
     firsts = np.searchsorted(stamps, moments - reaches).tolist()
@@ -114,7 +125,7 @@ def angles_at(
         elif (
             len(stamps) < 3
             or not math.isfinite(moment)
-            or min(abs(edges[0] - moment), abs(edges[1] - moment)) > _EXTRAPOLATED * spacing
+            or min(abs(edges[0] - moment), abs(edges[1] - moment)) > _EXTRAPOLATED * spacings[i]
         ):
             continue
         # the neighbours count, however far they are

@@ -111,3 +111,29 @@ def test_an_axis_that_reads_back_rarely_is_enough():
 
     np.testing.assert_allclose(angles, SWEEP.midpoints[numbers], atol=1e-6)
     assert len(numbers) >= 38
+
+
+def test_a_stacker_that_starts_again_finds_the_same_angles():
+    """Whether they are worked out while the axis turns, or all at once from the journal."""
+    rng = np.random.default_rng(3)
+    stamps = np.sort(np.arange(-0.4, 4.4, 0.1) + rng.uniform(0, 0.03, 48))
+    positions = 5.0 * stamps + rng.normal(0, 0.01, 48)
+    found = []
+    for live in (True, False):
+        values = FrameValues(READ_BACK, np.full(40, np.nan), sweep=SWEEP)
+        angles, number = np.full(40, np.nan), 0
+        for stamp, position in zip(stamps, positions, strict=True):
+            values.add({"phi": position}, {"phi": BEGAN + stamp}, BEGAN + stamp)
+            while number < 40 and 0.1 * number + 0.2 < stamp:
+                values.exposed(number, BEGAN + 0.1 * number + 0.045)
+                number += 1
+            for column, numbers, taken in values.take(final=False) if live else ():
+                if column == "angle":
+                    angles[numbers] = taken
+        for column, numbers, taken in values.take(final=True):
+            if column == "angle":
+                angles[numbers] = taken
+        found.append(angles)
+
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_array_equal(*found)

@@ -24,6 +24,7 @@ READ_BACK = ("read-back", "encoder")
 """Sources of an angle that lies between stamped read-backs of the axis."""
 
 _INTERPOLATED = "interpolated"  # what runs say that were measured before there was `READ_BACK`
+_BESIDE = 10.0  # s of read-backs beside a frame: more than its angle needs
 _AT_SPEED = 0.3  # s at constant speed beside the sweep, of runs that do not say it
 
 
@@ -220,11 +221,16 @@ class FrameValues:
     def _read_angles(self, *, final: bool) -> None:
         """Work out the angles that the read-backs of before and after a frame tell."""
         sweep = self._sweep
-        stamps, positions = in_order(self._samples["angle"])
-        if not stamps.size or not np.isfinite(self._middle).any():
-            return
         # a frame's angle is half a step past where its exposure began
         moments = self._middle - self._half + sweep.period / 2 + self._difference
+        open_ones = moments[np.isfinite(moments) & ~self._final]
+        if not open_ones.size:
+            return
+        samples = self._samples["angle"]
+        needed = bisect_right(samples, (float(open_ones.min()) - _BESIDE, -np.inf))
+        stamps, positions = in_order(samples[needed:])
+        if not stamps.size:
+            return
         # any frame that is there tells when the sweep began
         began = float(np.nanmin(moments - sweep.period * (np.arange(moments.size) + 0.5)))
         begin, end = began - self._before, began + sweep.duration + self._after
