@@ -15,11 +15,41 @@ NOTICED = 0.02
 """An angle that differs more from the one that was asked for is told, degree; or half a step."""
 
 LARGEST_GAP = 1.0
-"""Longest time between two read-backs between which an angle is interpolated, s."""
+"""Longest time between two read-backs between which an angle is interpolated, s; a longer one only
+if the axis turned through it at its speed."""
 
 _REACH = 4.5  # read-backs on each side of a moment that count for it, the farther the less
 _EXTRAPOLATED = 1.5  # times the time between read-backs, beyond the first and the last
 _UNSTEADY = 0.005  # s: how far a stamp may be from the moment at which the position was read
+_STRAIGHT = 0.005  # degree: a line may be that much off the two read-backs beside a moment
+
+
+def tolerance(speed: float) -> float:
+    """Return how wrong an angle may be, degree: 0.01, and what the axis turns in 5 ms."""
+    return 0.01 + _UNSTEADY * speed
+
+
+def unknown_between(
+    stamps: NDArray[np.float64], positions: NDArray[np.float64], *, speed: float
+) -> NDArray[np.float64]:
+    """Return what two successive read-backs leave unknown of the angle between them, degree.
+
+    An axis that turns at its speed leaves nothing. One that stood for a while, or speeds up, is at
+    most a quarter of what it lacks from the straight line between them, wherever it stood.
+
+    Parameters
+    ----------
+    stamps, positions
+        In order, s and degree, shape (m,).
+    speed
+        Degree/s.
+
+    Returns
+    -------
+    unknown
+        Shape (m - 1,).
+    """
+    return np.abs(np.abs(np.diff(positions)) - speed * np.diff(stamps)) / 4
 
 
 def reach_of(
@@ -112,16 +142,21 @@ def angles_at(
         return angles, sigmas
     reaches = reach_of(moments, stamps, begin=begin, end=end)
     spacings = _spacing(moments, stamps).tolist()
-    floor = speed * _UNSTEADY
+    unknown = unknown_between(stamps, positions, speed=speed).tolist()
+    floor, allowed = speed * _UNSTEADY, tolerance(speed)
     afters = np.searchsorted(stamps, moments).tolist()
     firsts = np.searchsorted(stamps, moments - reaches).tolist()
     lasts = np.searchsorted(stamps, moments + reaches, side="right").tolist()
     edges: tuple[float, float] = stamps[0], stamps[-1]
     for i, moment in enumerate(moments.tolist()):
         after: int = afters[i]
+        beside, lost = math.nan, 0.0  # on the line between the neighbours; unknown there
         if 0 < after < len(stamps):
-            if stamps[after] - stamps[after - 1] > LARGEST_GAP:
+            gap, lost = stamps[after] - stamps[after - 1], unknown[after - 1]
+            if gap > LARGEST_GAP and lost > allowed:
                 continue
+            part = (moment - stamps[after - 1]) / gap
+            beside = positions[after - 1] + part * (positions[after] - positions[after - 1])
         elif (
             len(stamps) < 3
             or not math.isfinite(moment)
@@ -131,25 +166,29 @@ def angles_at(
         # the neighbours count, however far they are
         first: int = min(firsts[i], max(after - 1, 0))
         last: int = max(lasts[i], min(after + 1, len(stamps)))
-        if last - first < 2:
-            continue
         t, x = stamps[first:last] - moment, positions[first:last]
+        n = len(t)
+        if n < 3:
+            if math.isfinite(beside):
+                angles[i], sigmas[i] = beside, math.hypot(floor, lost)
+            continue
         furthest = max(float(reaches[i]), 1.001 * float(np.abs(t).max()))
         weight = (1 - (np.abs(t) / furthest) ** 3) ** 3
         total = weight.sum()
         middle = (weight * t).sum() / total
         spread = (weight * (t - middle) ** 2).sum()
-        if spread <= 0:
-            continue
         mean = (weight * x).sum() / total
         slope = (weight * (t - middle) * (x - mean)).sum() / spread
-        angles[i] = mean - slope * middle
-        residual = x - mean - slope * (t - middle)
-        n = len(t)
+        line = mean - slope * middle
         scatter = floor
         if n > 3:
+            residual = x - mean - slope * (t - middle)
             scatter = math.sqrt((weight * residual**2).sum() / total * n / (n - 2))
-        sigmas[i] = scatter * math.sqrt(1 / n + middle**2 / spread)
+        sigma = scatter * math.sqrt(1 / n + middle**2 / spread)
+        off = abs(line - beside) if math.isfinite(beside) else 0.0
+        # an axis that does not turn evenly is nearer to its two neighbours than to a line
+        angles[i] = beside if off > floor + _STRAIGHT else line
+        sigmas[i] = math.hypot(sigma, max(off, lost))
     return angles, sigmas
 
 

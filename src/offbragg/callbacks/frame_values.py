@@ -24,6 +24,7 @@ READ_BACK = ("read-back", "encoder")
 """Sources of an angle that lies between stamped read-backs of the axis."""
 
 _INTERPOLATED = "interpolated"  # what runs say that were measured before there was `READ_BACK`
+_QUARTZ = 5e-5  # how wrong the rate of a detector's clock may be
 _BESIDE = 10.0  # s of read-backs beside a frame: more than its angle needs
 _AT_SPEED = 0.3  # s at constant speed beside the sweep, of runs that do not say it
 
@@ -76,7 +77,7 @@ class FrameValues:
         self._before = float(angle.get("before", _AT_SPEED))
         self._after = float(angle.get("after", _AT_SPEED))
         self._sigma = float(angle.get("sigma") or math.nan)  # of a position compare
-        self._difference, self._time_sigma = 0.0, 0.0  # of the two clocks, s
+        self._timing: list[tuple[float, float, float]] = []  # when, difference, its sigma, s
         self._final = np.zeros(middle.size, bool)  # angles that no later read-back changes
         weight = per_frame.get(WEIGHT, {})
         self._monitor: str | None = weight.get("monitor")
@@ -95,13 +96,13 @@ class FrameValues:
     def add(self, data: Mapping[str, Any], timestamps: Mapping[str, float], when: float) -> None:
         """Take the data of one event."""
         if "clock_difference" in data:
-            self._difference = float(data["clock_difference"])
-            self._time_sigma = float(data["time_sigma"])
+            self._timing.append((when, float(data["clock_difference"]), float(data["time_sigma"])))
+            self._final[:] = False  # the clocks have drifted since they were first compared
         for column, spec in self._by_number.items():
             if spec["key"] in data:
                 number = int(data[spec["by"]])
                 self._set(column, number, float(data[spec["key"]]))
-                if column == "angle" and math.isfinite(self._sigma):
+                if column == "angle" and math.isfinite(float(data[spec["key"]])):
                     self._set("angle_sigma", number, self._sigma)
         for column, key in self._by_time.items():
             if key in data:
@@ -162,7 +163,7 @@ class FrameValues:
                 "first_offset": float(off[0]),
                 "largest_offset": float(off[np.argmax(np.abs(off))]),
                 "sigma": float(np.median(finite)) if finite.size else None,
-                "clock_difference": self._difference,
+                "clock_difference": self._timing[0][1] if self._timing else None,
             }
         return found
 
@@ -222,7 +223,9 @@ class FrameValues:
         """Work out the angles that the read-backs of before and after a frame tell."""
         sweep = self._sweep
         # a frame's angle is half a step past where its exposure began
-        moments = self._middle - self._half + sweep.period / 2 + self._difference
+        exposed = self._middle - self._half + sweep.period / 2
+        difference, time_sigma = self._clocks(exposed)
+        moments = exposed + difference
         open_ones = moments[np.isfinite(moments) & ~self._final]
         if not open_ones.size:
             return
@@ -243,12 +246,30 @@ class FrameValues:
         angles, sigmas = angles_at(
             moments[numbers], stamps, positions, speed=sweep.speed, begin=begin, end=end
         )
-        sigmas = np.hypot(sigmas, sweep.speed * self._time_sigma)
+        sigmas = np.hypot(sigmas, sweep.speed * time_sigma[numbers])
         for column, values in (("angle", angles), ("angle_sigma", sigmas)):
             every = np.full(self._middle.size, np.nan)
             every[numbers] = values
             self._set_all(column, every)
         self._final[numbers] = True
+
+    def _clocks(
+        self, exposed: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what to add to the detector's time for that of the axis, and its uncertainty, s.
+
+        Between two comparisons of the clocks the difference goes linearly. A run of an earlier
+        version has none: its clocks are taken for equal, and nobody knows how well.
+        """
+        if not self._timing:
+            return np.zeros(exposed.size), np.full(exposed.size, np.nan)
+        when, differences, sigmas = np.array(self._timing).T
+        difference = np.interp(exposed, when, differences)
+        change = float(np.ptp(differences)) / math.sqrt(12)
+        # frames are timed by the detector's own clock from the first one on
+        ran = exposed - np.nanmin(exposed) if np.isfinite(exposed).any() else exposed
+        quartz = ran * _QUARTZ / math.sqrt(3)
+        return difference, np.sqrt(sigmas.max() ** 2 + change**2 + quartz**2)
 
     def _set_all(self, column: str, values: NDArray[np.float64]) -> None:
         """Set what is known of a column and has changed."""
@@ -258,6 +279,8 @@ class FrameValues:
         self._changed[column] |= changed
 
     def _set(self, column: str, number: int, value: float) -> None:
-        if 0 <= number < self._middle.size and self._columns[column][number] != value:
+        if not 0 <= number < self._middle.size or not math.isfinite(value):
+            return
+        if self._columns[column][number] != value:
             self._columns[column][number] = value
             self._changed[column][number] = True

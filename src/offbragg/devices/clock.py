@@ -9,6 +9,7 @@ from typing import Any
 from offbragg.devices.background import put
 
 _ROUNDS = 3
+_TICK = 0.5  # s, the coarsest clock that is waited for
 
 
 class IocClock:
@@ -16,33 +17,22 @@ class IocClock:
 
     A record that is processed after it was asked to be, and before its answer came, was stamped
     between these two moments. Of several rounds the bounds are intersected, so that the fastest
-    one counts (the principle of NTP, RFC 5905). A stamp that arrives by itself bounds one side.
+    one counts (the principle of NTP, RFC 5905).
+
+    Parameters
+    ----------
+    low, high
+        The bounds, s; infinite if nothing is known.
 
     Examples
     --------
-    >>> clock = IocClock()
-    >>> clock.asked(sent=10.0, stamp=1010.001, answered=10.003)
-    >>> clock.asked(sent=11.0, stamp=1011.001, answered=11.002)
+    >>> clock = IocClock(999.999, 1000.001)
     >>> round(clock.offset, 4), round(clock.half_width, 4)
     (1000.0, 0.001)
     """
 
-    def __init__(self) -> None:
-        self._low, self._high = -math.inf, math.inf
-
-    def asked(self, *, sent: float, stamp: float, answered: float) -> None:
-        """Take a stamp that was made between two moments of the monotonic clock."""
-        low, high = stamp - answered, stamp - sent
-        if low > self._high or high < self._low:
-            # one of the clocks was set: what was known before is worth nothing
-            self._low, self._high = low, high
-        else:
-            self._low, self._high = max(low, self._low), min(high, self._high)
-
-    def heard(self, stamp: float) -> None:
-        """Take the stamp of a fresh event that has just arrived."""
-        self._low = max(self._low, stamp - time.monotonic())
-        self._high = max(self._high, self._low)
+    def __init__(self, low: float = -math.inf, high: float = math.inf) -> None:
+        self._low, self._high = low, high
 
     @property
     def known(self) -> bool:
@@ -77,17 +67,27 @@ def measure(signal: Any, value: Any = None, *, rounds: int = _ROUNDS) -> IocCloc
     clock
         Of which nothing is known if the record does not stamp itself anew.
     """
-    clock, before = IocClock(), 0.0
     if value is None:
         value = signal.get(use_monitor=False)
-    for _ in range(rounds):
+    lows: list[float] = []
+    highs: list[float] = []
+    before = 0.0
+    limit = time.monotonic() + _TICK
+    while len(lows) < rounds:
         sent = time.monotonic()
         put(signal, value)
-        answered = time.monotonic()
         signal.get(use_monitor=False)
+        answered = time.monotonic()  # whatever processes the record in between stamps it, too
         stamp = float(signal.timestamp)
-        if stamp == before:  # a put does not process this record: its stamps tell nothing
-            return IocClock()
-        clock.asked(sent=sent, stamp=stamp, answered=answered)
+        if stamp == before:  # within one tick of a coarse clock; or a put does not process it
+            if time.monotonic() > limit:
+                return IocClock()
+            time.sleep(0.005)
+            continue
         before = stamp
-    return clock
+        lows.append(stamp - answered)
+        highs.append(stamp - sent)
+    if max(lows) <= min(highs):
+        return IocClock(max(lows), min(highs))
+    # a coarse clock contradicts itself by its tick: anything in between may be right
+    return IocClock(min(lows), max(highs))

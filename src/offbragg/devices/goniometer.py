@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import statistics
@@ -338,7 +339,7 @@ class RotationAxis(EpicsMotor):
         put(self.velocity, flight.speed)
         # frames would not have the asked angles at another speed
         verify(self.velocity, flight.speed, rel_tol=1e-3)
-        self.clock = measure(self.process, 1)
+        self.clock = self.measure_clock()
 
     def kickoff(self) -> Status:
         """Start the motion; done when the axis passes the start (``lead`` earlier)."""
@@ -348,6 +349,10 @@ class RotationAxis(EpicsMotor):
         needed = statistics.median(self._needed) if self._needed else self.lead
         self._led = min(max(needed, 0.0), max(self.margin - 0.1, 0.0))
         return in_background(self, self._fly, self._sweep, self._flight, self._landing)
+
+    def measure_clock(self) -> IocClock:
+        """Measure the clock of the IOC."""
+        return measure(self.process, 1)
 
     def was_late(self, seconds: float) -> None:
         """Take note of how much later than the start the first exposure began, s.
@@ -363,11 +368,16 @@ class RotationAxis(EpicsMotor):
         predictions: list[float] = []
         read_backs = self.read_backs
 
+        def note(position: float, moment: float) -> None:
+            if self.clock.known:
+                read_backs.append((moment + self.clock.offset, position))
+
         def on_done_moving(value: Any = None, **_: Any) -> None:
             # its stamp is of the record's previous processing: minutes old, maybe
             nonlocal began
             if not value and not moving.is_set():
                 began = time.monotonic()
+                note(flight.begin, began)  # until now it stood there
                 moving.set()
 
         def on_position(value: Any = None, timestamp: float = 0.0, **_: Any) -> None:
@@ -408,6 +418,9 @@ class RotationAxis(EpicsMotor):
                                           f"{sweep.start:g}")  # fmt: skip
         except Exception as error:
             forget()
+            # an IOC that is only slow would turn the axis after everything is over
+            with contextlib.suppress(TimeoutError, DisconnectedError):
+                self.motor_stop.put(1, wait=False)
             self._restore_speed()
             fail(landing, error)
             raise
@@ -436,7 +449,10 @@ class RotationAxis(EpicsMotor):
             fail(landing, error)
             return
         try:
-            passed = (self._angle - sweep.stop) * (1 if sweep.step > 0 else -1) >= 0
+            angle = self._angle
+            if self.clock.known:  # from now on it stands there
+                self.read_backs.append((time.monotonic() + self.clock.offset, angle))
+            passed = (angle - sweep.stop) * (1 if sweep.step > 0 else -1) >= 0
             if error is None and passed:
                 finish(landing)
                 return

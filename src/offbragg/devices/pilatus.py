@@ -333,7 +333,7 @@ class Pilatus(PilatusFiles):
                 cam.oscillation_axis: sweep.axis.upper(),
             }.items()
         )
-        self.clock = measure(cam.header_text)
+        self.clock = self.measure_clock()
         verify(cam.trigger_mode, TRIGGERS[trigger])
         verify(cam.n_frames, sweep.n_frames)
         verify(cam.exposure, sweep.exposure)
@@ -351,6 +351,10 @@ class Pilatus(PilatusFiles):
                      self.name, 1.0 / sweep.period, self.callbacks_up_to)  # fmt: skip
             self._callbacks_off = True
         self.use_plain_exposures(callbacks=read)
+
+    def measure_clock(self) -> IocClock:
+        """Measure the clock of the IOC."""
+        return measure(self.cam.header_text)
 
     def kickoff(self) -> Status:
         """Start the series; the status is done when camserver has acknowledged (Armed).

@@ -585,7 +585,9 @@ class ScanFile:
             if column == "angle":
                 how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
                 sources = self._column("angle_source")[first:last]
-                sources[which - first] = how.encode()
+                # in a file of an earlier version there is room for 12 letters
+                fits = len(how) <= sources.dtype.itemsize
+                sources[which - first] = how.encode() if fits else b"read"
                 self._column("angle_source")[first:last] = sources
             self._flush()
 

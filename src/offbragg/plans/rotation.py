@@ -18,7 +18,15 @@ from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
 from offbragg.metadata import check_keys
 from offbragg.plans.annotations import MAPPING, from_json
-from offbragg.plans.timing import STREAM, AngleCheck, is_measured, is_read_back, timing_of
+from offbragg.plans.timing import (
+    STREAM,
+    AngleCheck,
+    Timing,
+    TimingReadable,
+    is_measured,
+    is_read_back,
+    timing_of,
+)
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -361,9 +369,7 @@ def _fly(
         check = AngleCheck(detector, axis, sweep, None) if is_read_back(detector, axis) else None
         if is_measured(detector, axis):
             timing = timing_of(detector, axis)
-            yield from bps.create(name=STREAM)
-            yield from bps.read(timing)
-            yield from bps.save()
+            yield from tell(timing)
             check = AngleCheck(detector, axis, sweep, timing)
         yield from collect()  # at once: whoever stacks knows now where the frames will be
         group = short_uid("complete")
@@ -374,7 +380,19 @@ def _fly(
             yield from collect()
             if check is not None:
                 check.begin()
-        return "" if check is None else check.end()
+        if check is None:
+            return ""
+        if (again := check.compare_clocks()) is not None:
+            yield from tell(again)
+        return check.end()
+
+    clocks = TimingReadable()
+
+    def tell(timing: Timing) -> MsgGenerator[None]:
+        clocks.timing = timing
+        yield from bps.create(name=STREAM)
+        yield from bps.read(clocks)
+        yield from bps.save()
 
     def collect() -> MsgGenerator[None]:
         for device, name in declared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from bluesky.protocols import Reading
 from event_model import DataKey
 
 from offbragg.errors import DeviceError
-from offbragg.read_backs import NOTICED, angles_at, in_order
+from offbragg.read_backs import NOTICED, angles_at, in_order, tolerance, unknown_between
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,17 @@ STREAM = "timing"
 LATE = 0.4
 """How far from its angle a frame may be, s of the sweep (or two periods): else the sweep fails."""
 
+_OF_AXIS = ("read_backs", "measure_clock", "angle_key", "angle_source", "at_speed", "was_late")
+_OF_DETECTOR = ("exposure_started", "measure_clock", "start_sigma", "began_at")
 _LOOKED_AT = 200  # frames of a long sweep whose angles are compared at its end
+_DRIFT = 0.05  # s, more than two clocks drift apart during a sweep
+_PULSE_SEEN = 1.0  # s that the file of the first pulse may be seen late
 _SETTLED = 0.15  # s of read-backs after the first exposure began, before its angle is judged
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How the clocks of axis and detector stand to each other; a readable, for one event.
+    """How the clocks of axis and detector stand to each other.
 
     Parameters
     ----------
@@ -40,35 +44,36 @@ class Timing:
 
     clock_difference: float
     time_sigma: float
-    name: str = STREAM
-    parent: None = None
+
+
+class TimingReadable:
+    """What a run's events in the stream `STREAM` are read from (Bluesky wants one object)."""
+
+    name = STREAM
+    parent = None
+
+    def __init__(self) -> None:
+        self.timing = Timing(math.nan, math.nan)
 
     def read(self) -> dict[str, Reading[float]]:
         """Return the two values, as a document has them."""
-        now = time.time()
         return {
-            "clock_difference": Reading(value=self.clock_difference, timestamp=now),
-            "time_sigma": Reading(value=self.time_sigma, timestamp=now),
+            key: Reading(value=float(value), timestamp=time.time())
+            for key, value in asdict(self.timing).items()
         }
 
     def describe(self) -> dict[str, DataKey]:
         """Describe the two values."""
-        each = DataKey(source="offbragg", dtype="number", shape=[], units="s")
-        return {"clock_difference": each, "time_sigma": each.copy()}
-
-    def read_configuration(self) -> dict[str, Any]:
-        """Return nothing: there is no configuration."""
-        return {}
-
-    def describe_configuration(self) -> dict[str, Any]:
-        """Describe nothing: there is no configuration."""
-        return {}
+        return {
+            key: DataKey(source="offbragg", dtype="number", shape=[], units="s")
+            for key in asdict(self.timing)
+        }
 
 
 def is_read_back(detector: Any, axis: Any) -> bool:
     """Return whether axis and detector can tell where the axis was, and when."""
-    return all(hasattr(axis, name) for name in ("read_backs", "clock")) and hasattr(
-        detector, "clock"
+    return all(hasattr(axis, name) for name in _OF_AXIS) and all(
+        hasattr(detector, name) for name in _OF_DETECTOR
     )
 
 
@@ -143,34 +148,71 @@ class AngleCheck:
         DeviceError
             If it is further off than a sweep may be.
         """
-        if self._judged:
-            return
+        read = self._axis.read_backs
+        if not self._judged and read and read[-1][0] >= self._began + _SETTLED:
+            self._judge_begin()
+
+    def _judge_begin(self) -> None:
+        sweep, name = self._sweep, self._axis.name
         read, began = self._axis.read_backs, self._began
-        if not read or not read[-1][0] >= began + _SETTLED:
-            return
         (angle,) = self._angles(np.array([began]))
         if math.isnan(angle):
-            return
+            if read and not read[0][0] <= began <= read[-1][0]:
+                raise self._stood(0, read[0] if began < read[0][0] else read[-1])
+            return  # no read-back beside it: see end
         self._judged = True
-        sweep = self._sweep
-        off = (angle - sweep.start) * (1 if sweep.step > 0 else -1)
-        if self._timing is not None:
-            self._axis.was_late(off / sweep.speed)
-        elif abs(off) > self._allowed:
+        late = (angle - sweep.start) * (1 if sweep.step > 0 else -1) / sweep.speed
+        if self._timing is None:
+            if abs(late) > LATE + _PULSE_SEEN:
+                raise DeviceError(
+                    f"{name} was at {angle:.3f} degree when the first pulse came, not at "
+                    f"{sweep.start:g}\n"
+                    "Does the position compare count the same angle as the motor, of the same "
+                    "axis? Set its position, and measure the sweep again; its frames are kept."
+                )
+            return
+        self._axis.was_late(late)
+        if abs(late) * sweep.speed > self._allowed:
             raise DeviceError(
-                f"{self._axis.name} was at {angle:.3f} degree when the first pulse came, not at "
-                f"{sweep.start:g}\n"
-                "Does the position compare count the same angle as the motor, of the same axis? "
-                "Set its position, and measure the sweep again; its frames are kept."
-            )
-        if abs(off) > self._allowed:
-            raise DeviceError(
-                f"{self._axis.name} was at {angle:.3f} degree when {self._detector.name} began to "
-                f"expose, not at {sweep.start:g}: {off / sweep.speed:+.2f} s from it\n"
+                f"{name} was at {angle:.3f} degree when {self._detector.name} began to "
+                f"expose, not at {sweep.start:g}: {late:+.2f} s from it\n"
                 "Was the detector slow to arm, or this host or an IOC busy? Its frames are kept "
                 "with the angles that were measured. Measure the sweep again. With a position "
                 'compare (trigger = "ext_trigger") the start is exact.'
             )
+
+    def _stood(self, number: int, where: tuple[float, float]) -> DeviceError:
+        sweep = self._sweep
+        return DeviceError(
+            f"{self._axis.name} stood at {where[1]:.3f} degree when frame {number} of "
+            f"{sweep.n_frames} was exposed, not at {sweep.midpoints[number]:g}\n"
+            "Was the detector slow to arm or the axis slow to start, did the axis stop, or did a "
+            "pulse come that was none? Measure the sweep again."
+        )
+
+    def compare_clocks(self) -> Timing | None:
+        """Measure both clocks again, after the sweep; None for a detector that waits for pulses.
+
+        Raises
+        ------
+        DeviceError
+            If one of them was set meanwhile: nobody knows when.
+        """
+        if self._timing is None:
+            return None
+        first, axis, detector = self._timing, self._axis, self._detector
+        axis.clock, detector.clock = axis.measure_clock(), detector.measure_clock()
+        now = timing_of(detector, axis)
+        change = now.clock_difference - first.clock_difference
+        widths = 3 * math.hypot(first.time_sigma, now.time_sigma)
+        if abs(change) > widths + _DRIFT:
+            raise DeviceError(
+                f"the clocks of {axis.name} and {detector.name} differ by {change:+.3f} s more "
+                "than before the sweep: one of them was set\n"
+                "Its angles cannot be trusted. Let both IOCs use the same time server (NTP), and "
+                "measure the sweep again."
+            )
+        return now
 
     def end(self) -> str:
         """Judge the whole sweep; return what is to be known of its angles, or nothing.
@@ -178,26 +220,30 @@ class AngleCheck:
         Raises
         ------
         DeviceError
-            If a frame is further off than it may be.
+            If a frame is further off than it may be, or its angle cannot be known well enough.
         """
+        sweep, name = self._sweep, self._axis.name
+        stamps, positions = in_order(list(self._axis.read_backs))
+        if not self._judged and len(stamps) and math.isfinite(self._began):
+            self._judge_begin()
         if self._timing is None:
             return ""  # who gave the pulses tells the angles
-        sweep, name = self._sweep, self._axis.name
         numbers = np.unique(np.linspace(0, sweep.n_frames - 1, _LOOKED_AT).round().astype(int))
         moments = self._began + (numbers + 0.5) * sweep.period
         off = self._angles(moments) - sweep.midpoints[numbers]
         known = np.isfinite(off)
-        read = self._axis.read_backs
-        if read and (beyond := numbers[~known & (moments > read[-1][0])]).size:
-            raise DeviceError(
-                f"{name} stood at {read[-1][1]:.3f} degree when frame {beyond[0]} of "
-                f"{sweep.n_frames} was exposed, not at {sweep.midpoints[beyond[0]]:g}\n"
-                "Was the detector slow to arm, or did the axis stop? Measure the sweep again."
-            )
+        if len(stamps):
+            read = self._axis.read_backs
+            for outside, where in (
+                (moments < stamps[0], read[0]),
+                (moments > stamps[-1], read[-1]),
+            ):
+                if (those := numbers[~known & outside]).size:
+                    raise self._stood(int(those[0]), where)
         if not known.any():
             text = (
                 f"the angles of {name} are as commanded and nothing has checked them: "
-                f"{len(self._axis.read_backs)} read-backs came during the sweep"
+                f"{len(stamps)} read-backs came during the sweep"
             )
             log.warning("%s", text)
             return text
@@ -209,6 +255,7 @@ class AngleCheck:
                 "Did it turn at another speed, or stop on its way? The frames are kept with the "
                 "angles that were measured. Measure the sweep again."
             )
+        self._check_evenness(stamps, positions)
         texts = []
         if abs(off[worst]) > min(NOTICED, 0.5 * abs(sweep.step)):
             texts.append(
@@ -223,6 +270,25 @@ class AngleCheck:
         for text in texts:
             log.warning("%s", text)
         return "; ".join(texts)
+
+    def _check_evenness(self, stamps: Any, positions: Any) -> None:
+        """Refuse a sweep in which the axis stood or hurried between two read-backs."""
+        sweep = self._sweep
+        unknown = unknown_between(stamps, positions, speed=sweep.speed)
+        first, last = self._began + 0.5 * sweep.period, self._began + sweep.duration
+        during = (stamps[1:] > first) & (stamps[:-1] < last - 0.5 * sweep.period)
+        unknown = np.where(during, unknown, 0.0)
+        if not unknown.size or unknown.max() <= tolerance(sweep.speed):
+            return
+        i = int(unknown.argmax())
+        raise DeviceError(
+            f"{self._axis.name} did not turn evenly: it went from {positions[i]:.3f} to "
+            f"{positions[i + 1]:.3f} degree in {stamps[i + 1] - stamps[i]:.2f} s, at "
+            f"{sweep.speed:g} degree/s asked for, while frames were exposed\n"
+            f"Their angles are known to {unknown[i]:.3f} degree only. Does the drive stick, did "
+            "the detector begin in the run-up, or does the record read back too rarely? A longer "
+            "margin of the axis gives it more time at its speed. Measure the sweep again."
+        )
 
     def _angles(self, moments: Any) -> Any:
         stamps, positions = in_order(list(self._axis.read_backs))

@@ -1,0 +1,103 @@
+"""When a sweep is refused for its angles: an axis and a detector whose motion and clocks are known."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from offbragg.errors import DeviceError
+from offbragg.plans.timing import AngleCheck, Timing
+from offbragg.sweep import Sweep
+
+SWEEP = Sweep("phi", start=0.0, step=0.1, n_frames=40, exposure=0.09, period=0.1)
+BEGAN = 1000.0
+
+
+def check(position, *, sweep=SWEEP, first=-0.5, last=None, began=BEGAN, pulses=False, after=0.0):
+    """Make the check of a sweep; ``position`` of the time since its start should have come."""
+    last = sweep.duration + 0.5 if last is None else last
+    read = [(BEGAN + t, position(t)) for t in np.arange(first, last, 0.1)]
+    clocks = iter([0.0, after])
+
+    def clock():
+        return SimpleNamespace(offset=next(clocks, after), half_width=0.001, known=True)
+
+    axis = SimpleNamespace(
+        name="phi", read_backs=read, at_speed=(0.2, 0.1), was_late=lambda _: None,
+        clock=SimpleNamespace(offset=0.0, half_width=0.001, known=True), measure_clock=clock,
+    )  # fmt: skip
+    still = SimpleNamespace(offset=0.0, half_width=0.001, known=True)
+    detector = SimpleNamespace(
+        name="pilatus", exposure_started=began, began_at=began, start_sigma=0.002, clock=still,
+        measure_clock=lambda: still,
+    )  # fmt: skip
+    next(clocks)
+    return AngleCheck(detector, axis, sweep, None if pulses else Timing(0.0, 0.002))
+
+
+def judge(judged):
+    judged.begin()
+    return judged.end()
+
+
+def even(t):
+    return min(max(t, -0.5), 4.5)
+
+
+def test_a_sweep_that_is_where_it_should_be_passes_without_a_word():
+    judged = check(even)
+
+    judged.begin()
+    judged.compare_clocks()
+
+    assert judged.end() == ""
+
+
+@pytest.mark.parametrize("pulses", [False, True])
+@pytest.mark.parametrize("seconds", [-3.0, 20.0])
+def test_frames_that_were_exposed_while_the_axis_stood_fail_the_sweep(pulses, seconds):
+    """A pulse that is none comes before the axis moves, or the first one long after it stopped."""
+    judged = check(even, pulses=pulses, began=BEGAN + seconds)
+
+    with pytest.raises(DeviceError, match="phi stood at .* degree when frame 0 of 40 was exposed"):
+        judge(judged)
+
+
+def test_an_axis_that_starts_a_second_late_in_a_short_sweep_fails_it():
+    sweep = Sweep("phi", start=0.0, step=0.1, n_frames=3, exposure=0.09, period=0.1)
+    judged = check(lambda t: t - 1.0, sweep=sweep, first=0.6, last=2.0)
+
+    with pytest.raises(DeviceError, match=r"phi stood at -0\.4"):
+        judge(judged)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3])
+def test_an_axis_that_stands_for_a_moment_fails_the_sweep(seconds):
+    judged = check(lambda t: even(t) if t < 2.04 else max(2.04, even(t) - seconds))
+
+    with pytest.raises(DeviceError, match="phi did not turn evenly: it went from 2"):
+        judge(judged)
+
+
+def test_a_clock_that_is_set_during_a_sweep_fails_it():
+    judged = check(even, after=0.3)
+
+    with pytest.raises(DeviceError, match=r"differ by \+0\.300 s more than before the sweep"):
+        judged.compare_clocks()
+
+
+def test_a_first_pulse_whose_file_is_seen_late_is_no_reason_to_fail():
+    judged = check(even, pulses=True, began=BEGAN + 0.9)
+
+    assert judge(judged) == ""
+
+
+def test_without_read_backs_it_is_said_that_nothing_has_checked_the_angles():
+    judged = check(even)
+    judged._axis.read_backs = []
+
+    assert "as commanded and nothing has checked them: 0 read-backs" in judged.end()
+    assert math.isfinite(judged._began)
