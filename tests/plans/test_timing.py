@@ -62,7 +62,7 @@ def test_frames_that_were_exposed_while_the_axis_stood_fail_the_sweep(pulses, se
     """A pulse that is none comes before the axis moves, or the first one long after it stopped."""
     judged = check(even, pulses=pulses, began=BEGAN + seconds)
 
-    with pytest.raises(DeviceError, match="phi stood at .* degree when frame 0 of 40 was exposed"):
+    with pytest.raises(DeviceError, match=r"phi stood at .* degree when frame 0 of 40 was exposed"):
         judge(judged)
 
 
