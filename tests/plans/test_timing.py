@@ -1,4 +1,4 @@
-"""When a sweep is refused for its angles: an axis and a detector whose motion and clocks are known."""
+"""When a sweep is refused for its angles, with an axis and clocks that are known."""
 
 from __future__ import annotations
 
