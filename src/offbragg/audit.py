@@ -204,7 +204,8 @@ class _Checking:
     def _note_angles(self, seen: Seen, verdict: Verdict) -> None:
         """Note angles that nothing has checked, of a sweep that turned."""
         commanded = seen.angles.get("sources", {}).get("commanded", 0)
-        if commanded and seen.start.get("sweep", {}).get("step"):
+        turned = seen.start.get("sweep", {}).get("step") and not _is_of_a_folder(seen.start)
+        if commanded and turned:
             verdict.notes.append(
                 f"the angles of {commanded} of {verdict.frames['stored']} stored frames are as "
                 "commanded: nothing has checked them"

@@ -377,13 +377,17 @@ def test_a_series_that_a_dead_session_left_behind_is_aborted(
 
 
 @pytest.mark.parametrize("repeat", REPEATS)
-def test_a_threshold_that_is_being_set_is_waited_for(pilatus, next_is_whole, caplog, repeat):
+def test_a_threshold_that_is_being_set_is_waited_for(
+    pilatus, next_is_whole, simulator, caplog, repeat
+):
+    simulator("threshold_seconds", 4.0)
     status = pilatus.cam.threshold.set(9.0)
     wait_until(lambda: pilatus.cam.state.get(use_monitor=False) == "Waiting", 20, "setting")
 
     next_is_whole()
 
     status.wait(30)
+    simulator("threshold_seconds", 0.5)
     assert "Setting threshold" in caplog.text
     pilatus.cam.threshold.set(10.0).wait(30)
 

@@ -260,7 +260,7 @@ def test_another_frame_of_a_stored_number_changes_nothing_and_is_kept_aside(wait
     assert (aside / "x_00001.cbf").read_bytes() == small_cbf(77)
     verdict = verify(path, journal=run.journal_directory)
     assert [(one["number"], one["file"]) for one in verdict.refused] == [(1, "x_00001.cbf")]
-    assert verdict.notes == [
+    assert verdict.notes[:1] == [
         "frame 1: another file was refused and is kept in f1.rejected/x_00001.cbf: x_00001.cbf was "
         "changed after its frame had been stored, and holds other pixels than the frame that was "
         "stored"

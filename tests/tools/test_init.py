@@ -83,7 +83,7 @@ def test_it_overwrites_nothing_and_writes_nothing_if_a_record_is_silent(ioc, tmp
 
 @pytest.mark.ioc
 def test_the_command_searches_the_addresses_that_it_is_given(ioc, tmp_path: Path):
-    address = f"127.0.0.1:{os.environ['EPICS_CA_SERVER_PORT']}"
+    address = os.environ["EPICS_CA_ADDR_LIST"]
     done = subprocess.run(
         [sys.executable, "-m", "offbragg", "init", "--detector", "SIM:cam1:", "--axis",
          "phi=SIM:phi", "--shutter", "SIM:shutter:open,SIM:shutter:open_RBV", "--address-list",

@@ -47,7 +47,7 @@ def make_folder(folder: Path, mode: int, *, exist_ok: bool = False) -> None:
         if stat.S_IMODE(folder.stat().st_mode) != mode:
             folder.chmod(mode)
     except OSError as error:
-        log.warning("%s cannot have the mode %o: %s", folder, mode, error.strerror)
+        log.warning("%s cannot have the mode %s: %s", folder, format(mode, "o"), error.strerror)
 
 
 def describe_access(folder: Path) -> str:

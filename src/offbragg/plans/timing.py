@@ -26,7 +26,7 @@ _OF_AXIS = ("read_backs", "measure_clock", "angle_key", "angle_source", "at_spee
 _OF_DETECTOR = ("exposure_started", "measure_clock", "start_sigma", "began_at")
 _LOOKED_AT = 200  # frames of a long sweep whose angles are compared at its end
 _DRIFT = 0.05  # s, more than two clocks drift apart during a sweep
-_PULSE_SEEN = 1.0  # s that the file of the first pulse may be seen late
+_PULSE_SEEN = 3.0  # s that the file of the first pulse may be seen late
 _SETTLED = 0.15  # s of read-backs after the first exposure began, before its angle is judged
 
 
