@@ -24,14 +24,27 @@ import pytest
 TOML = Path(__file__).parents[1] / "profiles" / "profile_offbragg" / "beamline.toml"
 
 
-def _free_port() -> int:
-    with socket.socket() as tcp:
-        tcp.bind(("127.0.0.1", 0))
-        return tcp.getsockname()[1]
+def _free_port(*taken: int) -> int:
+    """Choose a port that is free with its neighbour, which the server's repeater takes."""
+    for _ in range(100):
+        with socket.socket() as tcp:
+            tcp.bind(("127.0.0.1", 0))
+            port = tcp.getsockname()[1]
+            if any(abs(port - other) < 2 for other in taken):
+                continue
+            try:
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    with socket.socket(type=kind) as neighbour:
+                        neighbour.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+    raise RuntimeError("no free port")
 
 
 # libca reads its environment once, when ophyd is imported: that may be at the collection of tests
-PORT, MOTOR_PORT = _free_port(), _free_port()
+PORT = _free_port()
+MOTOR_PORT = _free_port(PORT)
 MOTOR_CLOCK = 0.7
 """The motors have an IOC of their own, whose clock is ahead, s: as at a beamline without NTP."""
 os.environ.update(
