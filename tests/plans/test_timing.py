@@ -89,6 +89,19 @@ def test_a_clock_that_is_set_during_a_sweep_fails_it():
         judged.compare_clocks()
 
 
+def test_an_ioc_that_is_away_after_the_sweep_does_not_fail_it(caplog):
+    judged = check(even)
+
+    def away():
+        raise TimeoutError("X does not answer")
+
+    judged._axis.measure_clock = away
+
+    assert judged.compare_clocks() is None
+    assert "the clocks were not compared after the sweep: X does not answer" in caplog.text
+    assert judge(judged) == ""
+
+
 def test_a_first_pulse_whose_file_is_seen_late_is_no_reason_to_fail():
     judged = check(even, pulses=True, began=BEGAN + 0.9)
 
