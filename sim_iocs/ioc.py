@@ -11,7 +11,7 @@ Besides the instruments it serves its own records under ``sim:``
     1: camserver does not say that the next series is over.
 ``err``
     1: camserver answers the next exposure command with "ERR" and exposes nothing. The driver does
-    not notice; only StringFromServer_RBV tells.
+    not notice; only StringFromServer_RBV shows it.
 ``arming_seconds``
     Seconds from the exposure command to camserver's acknowledgement, at which the exposure begins.
     After 2 s the driver says Armed without it.
@@ -190,7 +190,7 @@ class Circuit(VirtualCircuit):
         return bool(access & ca.AccessRights.WRITE)
 
     async def _put(self, command: Any) -> list[Any]:
-        """Let the record take a value; nobody is told when it has done what that asks for."""
+        """Let the record take a value; without a notice of completion."""
         channel, record = self._get_db_entry_from_command(command)
         status = ca.CAStatus.ECA_NOWTACCESS
         if self._writable(record):
@@ -252,7 +252,7 @@ class Circuit(VirtualCircuit):
             await self._answer(command, status)
 
     async def _answer(self, command: Any, status: ca.CAStatus) -> None:
-        """Tell a client that its put-callback is over."""
+        """Report to a client that its put-callback is complete."""
         channel, record = self._get_db_entry_from_command(command)
         await self.send(channel.write(ioid=command.ioid, status=status, data_count=record.length))
 

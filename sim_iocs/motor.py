@@ -294,7 +294,7 @@ class Motor:
         self._task = asyncio.create_task(self._follow(up=dial > move.start))
 
     async def _follow(self, *, up: bool) -> None:
-        """Poll every 0.1 s; the poll that finds the axis at rest tells so in one burst."""
+        """Poll every 0.1 s; the poll that finds the axis at rest posts it in one burst."""
         self.common.stamp_now()
         await self.fields.post(MSTA=0)
         await self.fields.post(MSTA=MOVING + POSITIVE * up, TDIR=int(up), MOVN=1)

@@ -172,7 +172,7 @@ class Suspend(_Table):
     """When plans wait for beam."""
 
     signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal", as "ring.current"')
-    below: float = Field(description="below this there is no beam, in the signal's units")
+    below: float = Field(description="lower limit of a beam, in the signal's units")
     resume: float | None = Field(default=None, description="beam again from here; below if absent")
     wait: float = Field(default=0.0, ge=0, description="time with beam before plans continue, s")
     shutter: str | None = Field(default=None, description="a device, closed meanwhile")
@@ -953,8 +953,8 @@ def make_paths(config: Beamline) -> None:
 
 
 def _directory_mode(config: Beamline) -> int:
-    told = [device.parameters.get("directory_mode") for device in config.devices.values()]
-    mode = next((mode for mode in told if isinstance(mode, str)), "2775")
+    modes = [device.parameters.get("directory_mode") for device in config.devices.values()]
+    mode = next((mode for mode in modes if isinstance(mode, str)), "2775")
     try:
         return int(mode, 8)
     except ValueError:

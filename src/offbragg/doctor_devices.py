@@ -187,7 +187,7 @@ def _signals(config: Beamline, devices: Mapping[str, Any]) -> Iterator[Finding]:
     for column, source in config.per_frame.items():
         check = f"per_frame.{column}"
         if source.signal.split(".")[0] not in devices:
-            continue  # its device has been told
+            continue  # its device has been reported
         try:
             signal = find(devices, source.signal, config=config)
         except OffbraggError as error:
@@ -334,7 +334,7 @@ def _ownership(
     if wanted is not None and stat.S_IMODE(made.st_mode) != int(str(wanted), 8):
         return Finding(
             check, "warning", f"{text}, but directory_mode says {wanted}",
-            f"Does the file system of {folder.parent} keep modes? (chmod {wanted} there tells.)",
+            f"Does the file system of {folder.parent} keep modes? (Try chmod {wanted} there.)",
             facts,
         )  # fmt: skip
     return Finding(check, "ok", text, facts=facts)

@@ -207,9 +207,9 @@ def _ask_all(wanted: Wanted, timeout: float) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def _shutter_records(told: str) -> tuple[str, str]:
-    command, comma, state = (part.strip() for part in told.partition(","))
-    return (command, state) if comma else (f"{told}open", f"{told}open_RBV")
+def _shutter_records(given: str) -> tuple[str, str]:
+    command, comma, state = (part.strip() for part in given.partition(","))
+    return (command, state) if comma else (f"{given}open", f"{given}open_RBV")
 
 
 def _ask(

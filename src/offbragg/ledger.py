@@ -97,7 +97,7 @@ def ranges(numbers: Iterable[int], *, most: int | None = None) -> str:
     numbers
         In any order.
     most
-        Ranges beyond so many are left out; None for all of them.
+        Limit on the number of ranges; None for all of them.
 
     Examples
     --------

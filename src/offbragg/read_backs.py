@@ -12,7 +12,7 @@ SOURCES = ("read-back", "encoder", "position compare", "interpolated")
 """Where a measured angle comes from; the last is what earlier versions wrote for an encoder."""
 
 NOTICED = 0.02
-"""An angle that differs more from the one that was asked for is told, degree; or half a step."""
+"""An angle that is off by more than this, or by half a step, is reported, degree."""
 
 LARGEST_GAP = 1.0
 """Longest time between two read-backs between which an angle is interpolated, s; a longer one only
@@ -69,7 +69,7 @@ def reach_of(
         In order, s, shape (m,).
     begin, end
         When the axis has reached its speed, and when it begins to slow down, s: what is read
-        before and after tells nothing of a moment in between.
+        before and after does not count for a moment in between.
 
     Returns
     -------

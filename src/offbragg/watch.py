@@ -23,7 +23,9 @@ QUIET = 2.0
 _EVERY = 10.0  # between two samples of the free space, s
 _WINDOW = 1800.0  # over which the rate of writing is taken: also pauses between sweeps count, s
 _LEAST_SPAN = 10.0  # a rate over less is none, s
-_REACH = 4.0  # a rate is a forecast for so many times the time that it was measured over, no longer
+_REACH = (
+    4.0  # factor: a rate is extrapolated over this many times the time in which it was measured
+)
 _HOLD = 60.0  # so long a jump of the clock is in alarm, s
 
 
@@ -320,7 +322,7 @@ def judge_disk(
 def disk_facts(free: float, rate: float, time: float, *, span: float = math.inf) -> dict[str, Any]:
     """Return free space (bytes), rate (bytes/s), its span (s) and when it is full (POSIX s).
 
-    The span is None if it is not known, ``full`` if the rate is no forecast so far ahead.
+    The span is None if it is not known, ``full`` if the rate is not a forecast that far ahead.
     """
     left = seconds_left(free, rate, span)
     return {

@@ -37,7 +37,7 @@ class FrameValues:
 
     An angle is read back: it is where the read-backs of the axis around the middle of the frame
     say that the axis was (`offbragg.read_backs`). Between the clocks of axis and detector lies the
-    difference that the run's ``timing`` event has. An angle that no read-back tells stays as it was
+    difference that the run's ``timing`` event has. An angle without read-backs stays as it was
     commanded, and has no uncertainty.
 
     The column ``weight`` comes from a permit that is 1 with beam and 0 without: a frame that
@@ -175,7 +175,7 @@ class FrameValues:
         known = np.isfinite(self._columns["angle"]) if "angle" in self._columns else ~exposed
         return [int(number) for number in np.flatnonzero(exposed & ~known)]
 
-    def tell_angles(self) -> None:
+    def warn_of_angles(self) -> None:
         """Warn of angles that are only commanded, and of pulses that came elsewhere."""
         sweep, angles = self._sweep, self.summary().get("angles")
         if angles and not self._read_back:
@@ -209,7 +209,7 @@ class FrameValues:
             self._set(column, int(number), value)
 
     def _weigh(self) -> None:
-        """Weigh all frames anew: what one had depends on what others counted."""
+        """Weigh all frames again: the weight of one depends on the counts of the others."""
         samples = self._samples.get(WEIGHT)
         if not samples:
             return
@@ -220,7 +220,7 @@ class FrameValues:
         self._set_all(WEIGHT, np.where(np.isfinite(middle), np.where(dark, 0.0, 1.0), np.nan))
 
     def _read_angles(self, *, final: bool) -> None:
-        """Work out the angles that the read-backs of before and after a frame tell."""
+        """Calculate the angles from the read-backs before and after each frame."""
         sweep = self._sweep
         # a frame's angle is half a step past where its exposure began
         exposed = self._middle - self._half + sweep.period / 2
@@ -234,7 +234,7 @@ class FrameValues:
         stamps, positions = in_order(samples[needed:])
         if not stamps.size:
             return
-        # any frame that is there tells when the sweep began
+        # each frame that is there gives the start of the sweep
         began = float(np.nanmin(moments - sweep.period * (np.arange(moments.size) + 0.5)))
         begin, end = began - self._before, began + sweep.duration + self._after
         ready = np.isfinite(moments) & ~self._final

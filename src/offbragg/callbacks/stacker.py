@@ -553,13 +553,13 @@ class SweepStacker:
         return any(look.unverified and look.problem is None for look in self._looked.values())
 
     def _write_values(self) -> None:
-        # what a document has not told by the stop, none will
+        # after the stop document nothing more comes
         for column, numbers, values in self._values.take(final=self._stop is not None):
             self._scan().set_values(column, numbers, values)
 
     def _finish(self, stop: Mapping[str, Any]) -> None:
         self._refuse_others()
-        self._values.tell_angles()
+        self._values.warn_of_angles()
         scan = self._scan()
         scan.finish(
             time=stop["time"],

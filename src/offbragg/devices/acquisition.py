@@ -41,7 +41,7 @@ class Camera(Protocol):
 
 
 class Claim(Protocol):
-    """What tells other processes that this one acquires."""
+    """A sign for other processes that this one acquires."""
 
     def take(self) -> None:
         """Take the claim."""

@@ -2,7 +2,7 @@
 
 The kernel takes the lock away from a process that dies, while what is written in the file stays. So
 a series that somebody runs by hand, one of another session, and one that a dead session left behind
-can be told from each other.
+can be distinguished.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Holder:
     since: float
     """POSIX s by that host's clock."""
     alive: bool
-    """Whether the process still holds the lock, or nobody can tell."""
+    """Whether the process still holds the lock, or that is unknown."""
 
     def left_behind(self, began: float) -> bool:
         """Whether a series that began at a time (POSIX s, IOC's clock) is its, and it is dead."""
@@ -60,7 +60,7 @@ class DetectorClaim:
         self._warned = False
 
     def take(self) -> None:
-        """Claim the detector; without the rights to do so, nobody is told."""
+        """Claim the detector; without the rights to do so, nothing is written."""
         self.release()
         try:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)

@@ -65,7 +65,7 @@ def measure(signal: Any, value: Any = None, *, rounds: int = _ROUNDS) -> IocCloc
     Returns
     -------
     clock
-        Of which nothing is known if the record does not stamp itself anew.
+        Of which nothing is known if the record does not update its stamp.
     """
     if value is None:
         value = signal.get(use_monitor=False)

@@ -185,7 +185,7 @@ class RotationAxis(EpicsMotor):
 
         ophyd takes a change of DMOV for the end and then asks for the limit switches: a question
         that a busy IOC does not answer in time would leave the move without an end. A put-callback
-        would tell, but a second one on the same record, after one that never ended, blocks all
+        would report it, but a second one on the same record, after one that never ended, blocks all
         that this host asks of the IOC.
 
         Raises
@@ -226,7 +226,7 @@ class RotationAxis(EpicsMotor):
                 status.wait(_ASK_AGAIN)
             except WaitTimeoutError:
                 pass
-            except Exception as error:  # whoever waits for the move is told
+            except Exception as error:  # whoever waits for the move gets the error
                 log.debug("%s: %s", self.name, error)
                 return
             else:

@@ -179,7 +179,7 @@ class Pilatus(PilatusFiles):
         self.was_paused = False
         """Whether a pause of the RunEngine ended the flight."""
         self.began_at: float | None = None
-        """When the first exposure began, by this host's monotonic clock, s: as far as a file tells
+        """When the first exposure began, by this host's monotonic clock, s: as far as a file shows
         after a pulse, else when Armed came."""
         self.arming_time: float | None = None
         """From the put of Acquire to the arrival of Armed, s, at the last internal trigger."""
@@ -406,7 +406,7 @@ class Pilatus(PilatusFiles):
                 )
             if math.isnan(flight.acquisition.began):
                 raise DeviceError(
-                    f"{self.name} is armed, and the IOC did not tell since when\n"
+                    f"{self.name} is armed, and the IOC did not report since when\n"
                     f"No event of {self.cam.armed.pvname} came: is the network or this host busy? "
                     "Repeat the scan."
                 )

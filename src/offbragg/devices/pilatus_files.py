@@ -235,7 +235,7 @@ class PilatusFiles(Device):
         return f"{cam.state.pvname} is {state} ({message!r}){refused}"
 
     def refusal(self) -> str:
-        """Return camserver's last answer if it is an error; nothing else tells of it."""
+        """Return camserver's last answer if it is an error; it is reported nowhere else."""
         try:
             reply = str(self.cam.reply.get(use_monitor=False))
         except SILENCE:

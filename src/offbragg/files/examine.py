@@ -331,17 +331,17 @@ def _angles(values: Mapping[str, NDArray[Any]], asked: NDArray[np.float64]) -> d
     """Count where the angles of the stored frames come from, and how far they are from asked."""
     stored = values["status"] == "stored"
     sources = values["angle_source"][stored]
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "sources": {str(each): int(np.count_nonzero(sources == each)) for each in set(sources)}
     }
     measured = stored & (values["angle_source"] != "commanded") & np.isfinite(values["angle"])
     if measured.any():
         off = (values["angle"] - asked)[measured]
-        told["offset"] = float(off[np.argmax(np.abs(off))])
+        found["offset"] = float(off[np.argmax(np.abs(off))])
         sigmas = values.get("angle_sigma", np.empty(0))
         known = sigmas[measured & np.isfinite(sigmas)] if len(sigmas) else sigmas
-        told["sigma"] = float(np.median(known)) if len(known) else None
-    return told
+        found["sigma"] = float(np.median(known)) if len(known) else None
+    return found
 
 
 def _ledger(scan: ScanFile) -> Ledger:

@@ -167,7 +167,7 @@ def record(
         if opened is not None:
             opened.append(uid)
         try:
-            told = yield from _fly(
+            remark = yield from _fly(
                 detector, axis, sweep, uid, flyers, watched, shutter, purpose, flush_period
             )
         except OffbraggError as error:
@@ -181,9 +181,9 @@ def record(
                 raise cause from None
             raise
         if not has_angles:
-            told = f"the angles of {sweep.axis} are as commanded, and nothing has checked them"
-            log.warning("%s", told)
-        yield from bps.close_run(exit_status="success", reason=told)
+            remark = f"the angles of {sweep.axis} are as commanded, and nothing has checked them"
+            log.warning("%s", remark)
+        yield from bps.close_run(exit_status="success", reason=remark)
         return uid
 
     def inner() -> MsgGenerator[str]:
@@ -369,7 +369,7 @@ def _fly(
         check = AngleCheck(detector, axis, sweep, None) if is_read_back(detector, axis) else None
         if is_measured(detector, axis):
             timing = timing_of(detector, axis)
-            yield from tell(timing)
+            yield from record_timing(timing)
             check = AngleCheck(detector, axis, sweep, timing)
         yield from collect()  # at once: whoever stacks knows now where the frames will be
         group = short_uid("complete")
@@ -383,12 +383,12 @@ def _fly(
         if check is None:
             return ""
         if (again := check.compare_clocks()) is not None:
-            yield from tell(again)
+            yield from record_timing(again)
         return check.end()
 
     clocks = TimingReadable()
 
-    def tell(timing: Timing) -> MsgGenerator[None]:
+    def record_timing(timing: Timing) -> MsgGenerator[None]:
         clocks.timing = timing
         yield from bps.create(name=STREAM)
         yield from bps.read(clocks)
@@ -413,14 +413,14 @@ def _fly(
         (forget, ()),
     ]
     try:
-        told = yield from sweeping()
+        remark = yield from sweeping()
     except GeneratorExit:  # the RunEngine was told to halt, without cleaning up
         raise
     except BaseException:
         yield from _each(tidy, because_it_failed=True)
         raise
     yield from _each(tidy)
-    return told
+    return remark
 
 
 def _each(

@@ -71,7 +71,7 @@ class TimingReadable:
 
 
 def is_read_back(detector: Any, axis: Any) -> bool:
-    """Return whether axis and detector can tell where the axis was, and when."""
+    """Return whether axis and detector can say where the axis was, and when."""
     return all(hasattr(axis, name) for name in _OF_AXIS) and all(
         hasattr(detector, name) for name in _OF_DETECTOR
     )
@@ -80,8 +80,8 @@ def is_read_back(detector: Any, axis: Any) -> bool:
 def is_measured(detector: Any, axis: Any) -> bool:
     """Return whether the angles of a sweep's frames are those that are read back.
 
-    A detector that waits for pulses is told its angles by whoever gives them; the read-backs only
-    show whether it was somewhere else altogether.
+    A detector that waits for pulses gets its angles from whoever gives the pulses; the read-backs
+    only show whether the axis was somewhere else altogether.
     """
     return is_read_back(detector, axis) and _starts_itself(detector)
 
@@ -137,7 +137,7 @@ class AngleCheck:
             return math.nan  # it waits for its first pulse
         if self._timing is not None:
             return float(self._detector.exposure_started) + self._timing.clock_difference
-        # of a pulse, the first file tells by this host's clock
+        # after a pulse, the first file gives it by this host's clock
         return float(self._detector.began_at) + self._axis.clock.offset
 
     def begin(self) -> None:
@@ -231,7 +231,7 @@ class AngleCheck:
         if not self._judged and len(stamps) and math.isfinite(self._began):
             self._judge_begin()
         if self._timing is None:
-            return ""  # who gave the pulses tells the angles
+            return ""  # whoever gave the pulses has the angles
         numbers = np.unique(np.linspace(0, sweep.n_frames - 1, _LOOKED_AT).round().astype(int))
         moments = self._began + (numbers + 0.5) * sweep.period
         off = self._angles(moments) - sweep.midpoints[numbers]
