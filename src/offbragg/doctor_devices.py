@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
 import stat
 import threading
 import time
@@ -16,6 +14,7 @@ from urllib.parse import unquote, urlparse
 
 from offbragg.beamline import Beamline, build_devices, destroy_devices, find
 from offbragg.callbacks.journal import is_open, journals
+from offbragg.devices.frame_folder import describe_owner
 from offbragg.errors import OffbraggError
 from offbragg.files import read_frame
 from offbragg.findings import Finding, judge_clock, trouble
@@ -305,7 +304,7 @@ def _why_no_frame(config: Beamline, name: str, device: Any, began: float) -> Ite
         if made:
             newest = max(made, key=lambda path: path.stat().st_mtime)
             yield (
-                f"{newest} belongs to {_describe_owner(newest.stat())}: can the user of camserver "
+                f"{newest} belongs to {describe_owner(newest.stat())}: can the user of camserver "
                 "write there? Let both have one group, or set directory_mode."
             )
     yield (
@@ -325,12 +324,12 @@ def _ownership(
         for what, it in (("folder", made), ("frame", written))
     }
     wanted = getattr(device, "directory_mode", None)
-    text = f"made here by {_describe_owner(made)}"
+    text = f"made here by {describe_owner(made)}"
     if written.st_uid == made.st_uid:
         text += "; camserver writes as the same user"
     else:
         umask = 0o666 & ~file_mode
-        text += f"; camserver writes as {_describe_owner(written)} (umask {umask:03o})"
+        text += f"; camserver writes as {describe_owner(written)} (umask {umask:03o})"
     if wanted is not None and stat.S_IMODE(made.st_mode) != int(str(wanted), 8):
         return Finding(
             check, "warning", f"{text}, but directory_mode says {wanted}",
@@ -338,16 +337,3 @@ def _ownership(
             facts,
         )  # fmt: skip
     return Finding(check, "ok", text, facts=facts)
-
-
-def _describe_owner(status: os.stat_result) -> str:
-    """Return user, group and mode, as "det:users, mode 2775"."""
-    try:
-        user = pwd.getpwuid(status.st_uid).pw_name
-    except KeyError:
-        user = str(status.st_uid)
-    try:
-        group = grp.getgrgid(status.st_gid).gr_name
-    except KeyError:
-        group = str(status.st_gid)
-    return f"{user}:{group}, mode {stat.S_IMODE(status.st_mode):o}"

@@ -56,6 +56,11 @@ def describe_access(folder: Path) -> str:
         facts = folder.stat()
     except OSError as error:
         return f"it cannot be looked at: {error.strerror}"
+    return describe_owner(facts)
+
+
+def describe_owner(facts: os.stat_result) -> str:
+    """Return owner, group and mode of a file, as "det:users, mode 2775"."""
     try:
         owner = pwd.getpwuid(facts.st_uid).pw_name
     except KeyError:
@@ -64,7 +69,7 @@ def describe_access(folder: Path) -> str:
         group = grp.getgrgid(facts.st_gid).gr_name
     except KeyError:
         group = str(facts.st_gid)
-    return f"owner {owner}, group {group}, mode {stat.S_IMODE(facts.st_mode):o}"
+    return f"{owner}:{group}, mode {stat.S_IMODE(facts.st_mode):o}"
 
 
 def decided(
