@@ -70,6 +70,23 @@ def test_the_difference_of_the_clocks_is_taken_away():
     np.testing.assert_allclose(angles, SWEEP.midpoints, atol=1e-6)
 
 
+def test_clocks_that_drift_apart_are_followed_from_one_comparison_to_the_next():
+    """The event's own time is of a third clock, which may be anywhere."""
+    values = measure(lambda at: 5.0 * at)
+    drifting = FrameValues(READ_BACK, np.full(40, np.nan), sweep=SWEEP)
+    drifting.add({"clock_difference": 7.5, "time_sigma": 0.002}, {}, 5.0)
+    for number in range(40):
+        drifting.exposed(number, BEGAN + 0.1 * number + 0.045)
+    for at in np.arange(-0.437, 4.437, 0.1):
+        stamp = BEGAN + at + 7.5 + 0.04 * at / 4.0
+        drifting.add({"phi": 5.0 * at}, {"phi": stamp}, 6.0)
+    drifting.add({"clock_difference": 7.54, "time_sigma": 0.002}, {}, 7.0)
+
+    _, angles = angles_of(drifting, final=True)
+
+    np.testing.assert_allclose(angles, angles_of(values, final=True)[1], atol=0.002)
+
+
 def test_jitter_of_the_stamps_is_averaged_and_its_uncertainty_is_told():
     sweep = Sweep("phi", start=0.0, step=0.3, n_frames=400, exposure=0.009, period=0.01)
     values = measure(lambda at: 30.0 * at, sweep=sweep, seed=5)

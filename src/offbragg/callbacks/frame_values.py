@@ -77,7 +77,7 @@ class FrameValues:
         self._before = float(angle.get("before", _AT_SPEED))
         self._after = float(angle.get("after", _AT_SPEED))
         self._sigma = float(angle.get("sigma") or math.nan)  # of a position compare
-        self._timing: list[tuple[float, float, float]] = []  # when, difference, its sigma, s
+        self._timing: list[tuple[float, float]] = []  # difference of the clocks, its sigma, s
         self._final = np.zeros(middle.size, bool)  # angles that no later read-back changes
         weight = per_frame.get(WEIGHT, {})
         self._monitor: str | None = weight.get("monitor")
@@ -96,7 +96,7 @@ class FrameValues:
     def add(self, data: Mapping[str, Any], timestamps: Mapping[str, float], when: float) -> None:
         """Take the data of one event."""
         if "clock_difference" in data:
-            self._timing.append((when, float(data["clock_difference"]), float(data["time_sigma"])))
+            self._timing.append((float(data["clock_difference"]), float(data["time_sigma"])))
             self._final[:] = False  # the clocks have drifted since they were first compared
         for column, spec in self._by_number.items():
             if spec["key"] in data:
@@ -163,7 +163,7 @@ class FrameValues:
                 "first_offset": float(off[0]),
                 "largest_offset": float(off[np.argmax(np.abs(off))]),
                 "sigma": float(np.median(finite)) if finite.size else None,
-                "clock_difference": self._timing[0][1] if self._timing else None,
+                "clock_difference": self._timing[0][0] if self._timing else None,
             }
         return found
 
@@ -224,7 +224,7 @@ class FrameValues:
         sweep = self._sweep
         # a frame's angle is half a step past where its exposure began
         exposed = self._middle - self._half + sweep.period / 2
-        difference, time_sigma = self._clocks(exposed)
+        difference, time_sigma = self._clocks()
         moments = exposed + difference
         open_ones = moments[np.isfinite(moments) & ~self._final]
         if not open_ones.size:
@@ -253,23 +253,22 @@ class FrameValues:
             self._set_all(column, every)
         self._final[numbers] = True
 
-    def _clocks(
-        self, exposed: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _clocks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return what to add to the detector's time for that of the axis, and its uncertainty, s.
 
-        Between two comparisons of the clocks the difference goes linearly. A run of an earlier
-        version has none: its clocks are taken for equal, and nobody knows how well.
+        From the comparison before the sweep to that after it the difference goes linearly. A run
+        of an earlier version has none: its clocks are taken for equal, and nobody knows how well.
         """
+        n = self._sweep.n_frames
         if not self._timing:
-            return np.zeros(exposed.size), np.full(exposed.size, np.nan)
-        when, differences, sigmas = np.array(self._timing).T
-        difference = np.interp(exposed, when, differences)
-        change = float(np.ptp(differences)) / math.sqrt(12)
+            return np.zeros(n), np.full(n, np.nan)
+        differences, sigmas = np.array(self._timing).T
+        change = float(differences[-1] - differences[0])
+        numbers = np.arange(n)
         # frames are timed by the detector's own clock from the first one on
-        ran = exposed - np.nanmin(exposed) if np.isfinite(exposed).any() else exposed
-        quartz = ran * _QUARTZ / math.sqrt(3)
-        return difference, np.sqrt(sigmas.max() ** 2 + change**2 + quartz**2)
+        quartz = numbers * self._sweep.period * _QUARTZ / math.sqrt(3)
+        difference = differences[0] + change * (numbers + 0.5) / n
+        return difference, np.sqrt(sigmas.max() ** 2 + change**2 / 12 + quartz**2)
 
     def _set_all(self, column: str, values: NDArray[np.float64]) -> None:
         """Set what is known of a column and has changed."""
