@@ -93,8 +93,16 @@ def test_overlap_ends_where_the_sweep_does():
     assert remaining(SWEEP, [past(permit=[(-1.0, 0), (0.15, 1)])], overlap=3.0) == [(0, 8)]
 
 
-def test_an_axis_that_failed_makes_all_its_angles_doubtful():
-    failed = past(exit_status="fail", reason="phi stopped at 3.2 degree, before the end")
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "phi stopped at 3.2 degree, before the end", "phi stood at 3.2 degree when frame 0",
+        "phi did not turn evenly: it went from 1 to 2", "phi and pilatus have clocks that differ",
+        "phi was at 3.2 degree when pilatus began to expose, not at 0",
+    ],
+)  # fmt: skip
+def test_an_axis_that_failed_makes_all_its_angles_doubtful(reason):
+    failed = past(exit_status="fail", reason=reason)
 
     assert remaining(SWEEP, [failed]) == [(0, 20)]
 

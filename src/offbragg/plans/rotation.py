@@ -366,11 +366,11 @@ def _fly(
         for device in moving:
             yield from bps.kickoff(device, wait=True)
         yield from bps.kickoff(detector, wait=True)
-        check = AngleCheck(detector, axis, sweep, None) if is_read_back(detector, axis) else None
-        if is_measured(detector, axis):
-            timing = timing_of(detector, axis)
+        timing = timing_of(detector, axis) if is_measured(detector, axis) else None
+        if timing is not None:
             yield from record_timing(timing)
-            check = AngleCheck(detector, axis, sweep, timing)
+        read_back = is_read_back(detector, axis)
+        check = AngleCheck(detector, axis, sweep, timing) if read_back else None
         yield from collect()  # at once: whoever stacks knows now where the frames will be
         group = short_uid("complete")
         yield from bps.complete_all(*devices, group=group, wait=False)

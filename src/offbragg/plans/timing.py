@@ -121,7 +121,7 @@ class AngleCheck:
     detector, axis, sweep
         As in `rotation_scan`.
     timing
-        How the clocks stand.
+        How the clocks stand; None for a detector that waits for pulses.
     """
 
     def __init__(self, detector: Any, axis: Any, sweep: Sweep, timing: Timing | None) -> None:
@@ -211,7 +211,7 @@ class AngleCheck:
         widths = 3 * math.hypot(first.time_sigma, now.time_sigma)
         if abs(change) > widths + _DRIFT:
             raise DeviceError(
-                f"the clocks of {axis.name} and {detector.name} differ by {change:+.3f} s more "
+                f"{axis.name} and {detector.name} have clocks that differ by {change:+.3f} s more "
                 "than before the sweep: one of them was set\n"
                 "Its angles cannot be trusted. Let both IOCs use the same time server (NTP), and "
                 "measure the sweep again."
