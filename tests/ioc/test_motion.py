@@ -393,12 +393,15 @@ def test_a_sensor_sticks_a_ramp_overshoots_and_readings_are_noisy(client, wait_u
     noisy = np.std(readings(1.5))
     client.put("sim:noise", 0.0)
     start = client.get("cryo:SETPOINT")
+    usual = client.get("sim:acceleration")
+    client.put("sim:acceleration", 60.0)  # else it is over between two readings
     client.put("sim:overshoot", 5.0)
     client.put("ls:OnRamp1", "OFF")
     client.put("ls:OUT1:SP", start - 10.0)
     wait_until(lambda: client.get("sim:sample_temperature") < start - 12.0)
     wait_until(lambda: abs(client.get("sim:sample_temperature") - start + 10.0) < 0.1)
 
+    client.put("sim:acceleration", usual)
     client.put("sim:noise", 0.02)
     assert len(stuck) == 1
     assert noisy > 0.5
