@@ -13,7 +13,13 @@ from typing import Any
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Flyable, Movable, Readable
-from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
+from bluesky.utils import (
+    FailedStatus,
+    Msg,
+    MsgGenerator,
+    RunEngineControlException,
+    short_uid,
+)
 
 from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
 from offbragg.metadata import check_keys
@@ -208,6 +214,8 @@ def _close_failed(reason: str) -> MsgGenerator[None]:
     """
     try:
         yield from bps.close_run(exit_status="fail", reason=reason)
+    except RunEngineControlException:
+        raise
     except Exception as error:
         log.warning("while the run was closed: %s", error)
 
@@ -433,7 +441,8 @@ def _each(
     A status that fails while nobody waits for it (a kickoff that a stop cut short) is thrown into
     whatever message is next: the step that it hits is taken again. So is one that finds an
     instrument away, once it is back: else nobody closes the shutter. What is done with one
-    instrument does not wait for another.
+    instrument does not wait for another. A request of the RunEngine to abort or to stop that comes
+    meanwhile is obeyed once all steps are taken.
 
     Parameters
     ----------
@@ -443,14 +452,18 @@ def _each(
         An error is under way already: what goes wrong now is logged only.
     """
     first: Exception | None = None
+    request: RunEngineControlException | None = None
     limit = time.monotonic() + _PATIENCE
     for step, devices in steps:
         problem: Exception | None = None
         for _ in range(_TRIES):
             problem = None
-            yield from _until_connected(devices, limit)
             try:
+                yield from _until_connected(devices, limit)
                 yield from step()
+            except RunEngineControlException as error:
+                request = error
+                continue
             except FailedStatus as error:
                 problem = error
                 if time.monotonic() < limit or not _away(devices):
@@ -464,6 +477,8 @@ def _each(
         if problem is not None:
             log.warning("while tidying up: %s", problem.__cause__ or problem)
             first = first or problem
+    if request is not None:
+        raise request
     if first is not None and not because_it_failed:
         raise first
 
