@@ -70,8 +70,7 @@ def values_of(config, uid):
         return stacker.path, scan.frame_values(), scan.summary
 
 
-@pytest.mark.parametrize("encoder", [False, True])
-@pytest.mark.parametrize("speed", [0.5, -5.0, 20.0])
+@pytest.mark.parametrize(("speed", "encoder"), [(0.5, False), (-5.0, True), (20.0, False)])
 def test_the_angles_are_those_at_which_the_frames_were_exposed(measure, speed, encoder):
     turn = sweep(speed)
 
