@@ -179,10 +179,7 @@ class Pilatus(PilatusFiles):
         self.was_paused = False
         """Whether a pause of the RunEngine ended the flight."""
         self.began_at: float | None = None
-        """When the first exposure began, by this host's monotonic clock, s: as far as a file shows
-        after a pulse, else when Armed came."""
-        self.arming_time: float | None = None
-        """From the put of Acquire to the arrival of Armed, s, at the last internal trigger."""
+        """The same by this host's monotonic clock, s; after a pulse, as well as a file shows it."""
         self._sweep: Sweep | None = None
         self._folder: FrameFolder | None = None
         self._covered = 0
@@ -319,20 +316,17 @@ class Pilatus(PilatusFiles):
         self._name_files(directory)
         self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
         # camserver counts the angles on by itself, frame by frame
-        turned = {
-            getattr(cam, f"{name}_increment"): sweep.step if name == sweep.axis else 0.0
-            for name in _TURNED
+        headers = self._headers() | {
+            cam.start_angle: sweep.start,
+            cam.angle_increment: sweep.step,
+            cam.oscillation_axis: sweep.axis.upper(),
         }
-        put_all(
-            *{
-                **self._headers(),
-                **turned,
-                **({getattr(cam, sweep.axis): sweep.start} if sweep.axis in _TURNED else {}),
-                cam.start_angle: sweep.start,
-                cam.angle_increment: sweep.step,
-                cam.oscillation_axis: sweep.axis.upper(),
-            }.items()
-        )
+        for name in _TURNED:
+            turns = name == sweep.axis
+            headers[getattr(cam, f"{name}_increment")] = sweep.step if turns else 0.0
+            if turns:
+                headers[getattr(cam, name)] = sweep.start
+        put_all(*headers.items())
         self.clock = self.measure_clock()
         verify(cam.trigger_mode, TRIGGERS[trigger])
         verify(cam.n_frames, sweep.n_frames)
@@ -380,9 +374,8 @@ class Pilatus(PilatusFiles):
             self._arm(flight)
         if flight.trigger == "internal":
             flight.began, flight.clock = acquisition.began, acquisition.clock
-            self.arming_time = acquisition.arming_time
             self.exposure_started = flight.began - self.armed_after
-            self.began_at = flight.clock
+            self.began_at = flight.clock - self.armed_after
         else:
             flight.clock = time.monotonic()
             if acquisition.done.is_set():
@@ -429,9 +422,8 @@ class Pilatus(PilatusFiles):
         limit = flight.clock + self.trigger_timeout + sweep.period + self.patience
         empty = flight.clock  # when no file was there for the last time
         while not flight.stopped.is_set():
-            ended = (
-                flight.acquisition.done.is_set()
-            )  # before looking: the last file may be the first
+            # before looking: the last file may be the first
+            ended = flight.acquisition.done.is_set()
             looked = time.monotonic()
             folder.look()
             numbers = folder.seen()
