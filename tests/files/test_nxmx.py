@@ -23,7 +23,8 @@ from offbragg.frame import Frame
 def path(tmp_path, start, make_counts) -> Path:
     scan = ScanFile.create(tmp_path, start=start)
     for number in range(6):
-        scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)
+        began = start["time"] + 0.1 * number
+        scan.write_frame(Frame(number, make_counts(number)), source="x", time=began)
     scan.finish(time=1_770_000_060.0, exit_status="success", reason="", summary={})
     return scan.path
 
@@ -38,6 +39,46 @@ def validated(path: Path) -> str:
 
 def test_nxvalidate_finds_no_error(path):
     assert "Total number of errors: 0" in validated(path)
+
+
+@pytest.mark.parametrize(
+    "unknown", [("beamline_id",), ("beamline_id", "source", "temperature", "per_frame")]
+)
+def test_nxvalidate_finds_no_error_where_names_are_not_known(tmp_path, start, unknown):
+    start = {key: value for key, value in start.items() if key not in unknown}
+    facts = start["detector"]
+    start["detector"] = {
+        key: facts[key] for key in ("shape", "sensor_material", "sensor_thickness")
+    }
+    ScanFile.create(tmp_path, start=start, name="f.h5").close()
+
+    assert "Total number of errors: 0" in validated(tmp_path / "f.h5")
+
+
+def test_a_file_without_a_geometry_does_not_claim_nxmx(tmp_path, start):
+    start["geometry"], start["wavelength"] = None, 0.6889
+    start["detector"] |= {
+        "pixel_size": [0.172, 0.172], "distance": 160.0, "beam_center": [15.5, 10.25],
+    }  # fmt: skip
+    ScanFile.create(tmp_path, start=start, name="f.h5").close()
+
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert "definition" not in file["entry"]
+        # what a header says is kept all the same
+        assert file["entry/instrument/beam/incident_wavelength"][()] == 0.6889
+        detector = file["entry/instrument/detector"]
+        assert [detector[name][()] for name in ("x_pixel_size", "y_pixel_size")] == [0.172, 0.172]
+        assert [detector[name][()] for name in ("beam_center_x", "beam_center_y")] == [15.5, 10.25]
+        assert detector["distance"][()] == 160.0
+
+
+def test_a_file_whose_sensor_is_not_known_does_not_claim_nxmx(tmp_path, start):
+    del start["detector"]["sensor_material"]
+    ScanFile.create(tmp_path, start=start, name="f.h5").close()
+
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert "definition" not in file["entry"]
+        assert "transformations" in file["entry/sample"]
 
 
 def test_nxvalidate_can_find_one(path):
@@ -81,7 +122,11 @@ def test_nxmx_reads_the_instrument_as_it_is(path, start):
         assert detector.beam_center_y.magnitude == pytest.approx(1.9 / 0.172)
         assert entry.samples[0].name == "LSMO-140"
         assert entry.start_time.timestamp() == pytest.approx(start["time"], abs=0.001)
-        assert entry.end_time.timestamp() == 1_770_000_060.0
+        # the last exposure, not the end of the run a minute later
+        last = start["time"] + 0.5 + 0.097
+        assert entry.end_time.timestamp() == pytest.approx(last, abs=0.001)
+        assert detector.bit_depth_readout == 20
+        assert detector.underload_value == 0
         assert (entry.end_time_estimated - entry.start_time).total_seconds() == pytest.approx(0.6)
 
 

@@ -314,6 +314,7 @@ def _start_document(series: Series, model: Path | None, sample: str | None) -> d
         "sample": {"name": sample or _sample_name(series.directory), "label": "files", **known},
         "sweep": sweep.to_dict(),
         "geometry": None if geometry is None else geometry.to_dict(),
+        **{key: header[key] for key in ("wavelength",) if geometry is None and key in header},
         "detector": {
             "name": "pilatus",
             "format": series.template.rpartition(".")[2].lower().replace("tiff", "tif"),
@@ -417,8 +418,25 @@ def _measured(header: Mapping[str, Any], path: Path) -> float:
         return path.stat().st_mtime
 
 
+def _ended(series: Series, otherwise: float) -> float:
+    """Return when the last frame was exposed to its end, POSIX s, by its header or its file."""
+    for number in reversed(range(series.n_frames)):
+        path = series.path(number)
+        try:
+            header = read_header(path)
+            return _measured(header, path) + header.get("exposure_time", 0.0)
+        except (FrameError, OSError):
+            continue
+    return otherwise
+
+
 def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
-    known = {key: header[key] for key in ("sensor_material", "sensor_thickness") if key in header}
+    names = {"beam_xy": "beam_center"}
+    known = {
+        names.get(key, key): header[key]
+        for key in ("sensor_material", "sensor_thickness", "pixel_size", "distance", "beam_xy")
+        if key in header
+    }
     if "detector" in header:
         known["model"] = header["detector"].partition(",")[0]
     if header.get("count_cutoff", 0.0) > 0:
@@ -443,7 +461,7 @@ def _documents(series: Series, start: Mapping[str, Any]) -> list[tuple[str, dict
         "indices": {"start": 0, "stop": series.n_frames},
     }
     stop = {
-        "time": start["time"],
+        "time": _ended(series, start["time"]),
         "exit_status": "success",
         "reason": "",
         "run_start": start["uid"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,9 @@ from offbragg.sweep import Sweep
 FRAMES, RUN, DATA = "/entry/frames", "/entry/run", "/entry/data/data"
 MASK = "/entry/instrument/detector/pixel_mask"
 FILL = -1
+NOT_RECORDED = "not recorded"
+"""Name of a beamline or a source that the run did not name."""
+_SENSOR = ("sensor_material", "sensor_thickness")
 STATUS_LENGTH, REASON_LENGTH, SOURCE_LENGTH = 8, 160, 200
 SUMMARY_ROOM, HEADER_ROOM, TIME_LENGTH = 16384, 16384, 32
 FIXED_COLUMNS = (
@@ -53,7 +57,9 @@ def write_skeleton(file: h5py.File, start: Mapping[str, Any], shape: tuple[int, 
 
     file.attrs["default"] = np.bytes_("entry")
     entry = add_group(file, "entry", "NXentry", default="data")
-    add_field(entry, "definition", "NXmx")
+    facts = start.get("detector") or {}
+    if geometry is not None and all(facts.get(key) is not None for key in _SENSOR):
+        add_field(entry, "definition", "NXmx")  # it promises beam, panel, axes and the sensor
     add_field(entry, "entry_identifier", str(start["uid"]))
     add_field(entry, "start_time", iso(begun))
     add_field(entry, "end_time_estimated", iso(begun + sweep.duration))
@@ -81,6 +87,17 @@ def iso(seconds: float) -> str:
         .isoformat(timespec="milliseconds")
         .replace("+00:00", "Z")
     )
+
+
+def counter_bits(model: str) -> int | None:
+    """Bits that the electronics of a detector count with; None if that is not known.
+
+    Parameters
+    ----------
+    model
+        As the detector names itself. Pilatus, Pilatus2 and Pilatus3 have counters of 20 bits.
+    """
+    return 20 if re.search(r"pilatus(?! ?4)", model.lower()) else None
 
 
 def unpack(chunk: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.int32]:
@@ -248,17 +265,16 @@ def _write_instrument(
     shape: tuple[int, int],
 ) -> None:
     beamline = start.get("beamline_id")
-    source = start.get("source") or beamline
     instrument = add_group(entry, "instrument", "NXinstrument")
-    if beamline:
-        add_field(instrument, "name", str(beamline))
+    # NXmx asks for both names
+    add_field(instrument, "name", str(beamline or NOT_RECORDED))
     where = add_group(entry, "source", "NXsource")
-    if source:
-        add_field(where, "name", str(source))
+    add_field(where, "name", str(start.get("source") or beamline or NOT_RECORDED))
     add_field(where, "probe", "x-ray")
     beam = add_group(instrument, "beam", "NXbeam")
-    if geometry is not None:
-        add_field(beam, "incident_wavelength", geometry.wavelength, units="angstrom")
+    wavelength = start.get("wavelength") if geometry is None else geometry.wavelength
+    if wavelength is not None:
+        add_field(beam, "incident_wavelength", float(wavelength), units="angstrom")
     attenuation = start.get("attenuation")  # the factor by which the beam is weakened
     if isinstance(attenuation, (int, float)) and attenuation > 0:
         attenuator = add_group(instrument, "attenuator", "NXattenuator")
@@ -293,16 +309,33 @@ def _write_detector(
     add_field(group, "type", "Pixel")
     add_field(group, "count_time", sweep.exposure, units="s")
     add_field(group, "frame_time", sweep.period, units="s")
-    add_field(group, "bit_depth_readout", np.int32(32))
+    if (depth := counter_bits(str(facts.get("model") or ""))) is not None:
+        add_field(group, "bit_depth_readout", np.int32(depth))
+    # gaps, dead pixels and frames that are missing lie below; without it DIALS trusts them
+    add_field(group, "underload_value", np.int32(FILL + 1))
     group.create_dataset(
         "pixel_mask", shape=shape, dtype="<u4", chunks=shape, fillvalue=0, **COMPRESSED
     )
     if geometry is not None:
         _write_place(group, geometry, shape)
+    else:
+        _write_nominal_place(group, facts)
+
+
+def _write_nominal_place(group: h5py.Group, facts: Mapping[str, Any]) -> None:
+    """Write what a header says of the place of a panel that no model describes."""
+    for key, names, units in (
+        ("pixel_size", ("x_pixel_size", "y_pixel_size"), "mm"),
+        ("beam_center", ("beam_center_x", "beam_center_y"), "pixel"),
+    ):
+        for name, value in zip(names, facts.get(key) or (), strict=False):
+            add_field(group, name, float(value), units=units)
+    if facts.get("distance") is not None:
+        add_field(group, "distance", float(facts["distance"]), units="mm")
 
 
 def _write_place(group: h5py.Group, geometry: Geometry, shape: tuple[int, int]) -> None:
-    """Say where the panel stands."""
+    """Write where the panel stands."""
     panel = geometry.panel
     add_field(group, "x_pixel_size", panel.pixel_size[0], units="mm")
     add_field(group, "y_pixel_size", panel.pixel_size[1], units="mm")

@@ -629,7 +629,7 @@ class ScanFile:
         Parameters
         ----------
         time
-            When the run ended, POSIX s.
+            When the run ended, POSIX s; for the file's ``end_time`` where no frame's time is known.
         exit_status, reason
             As in the stop document.
         summary
@@ -653,10 +653,17 @@ class ScanFile:
             run["exit_status"][()] = nxmx.fit(exit_status, 16)
             run["reason"][()] = nxmx.fit(reason, nxmx.REASON_LENGTH)
             self._flush()
-            self._get("/entry/end_time")[()] = nxmx.iso(time).encode()
+            self._get("/entry/end_time")[()] = nxmx.iso(self._end_of_exposures(time)).encode()
             self._flush()
             self._close_clean()
         self._durable = stored
+
+    def _end_of_exposures(self, otherwise: float) -> float:
+        """Return when the last frame that is stored was exposed to its end, POSIX s, if known."""
+        stored = np.array(self._words("status")) == "stored"
+        began = self._fresh(f"{nxmx.FRAMES}/time")[()]
+        known = began[stored & np.isfinite(began)]
+        return float(known.max()) + self.sweep.exposure if known.size else otherwise
 
     def seal(self) -> None:
         """Make the digest of a finished file that has none: its writer died before it could.
