@@ -14,6 +14,12 @@ from offbragg.terminal import progress as progress_bar
 from offbragg.terminal import say, typed_options
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+RefuseDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--refuse-damaged", help="Fail if a stored frame is damaged, instead of leaving it out."
+    ),
+]
 _MOST_UNMEASURED = 0.1  # of what is transformed
 
 
@@ -83,6 +89,7 @@ def reduce_command(
         typer.Option("--mask", metavar="FILE", help="Pixels not to count: .npy, CBF or TIFF."),
     ] = None,
     hot: Annotated[bool, typer.Option("--hot/--no-hot", help="Look for hot pixels.")] = True,
+    refuse_damaged: RefuseDamaged = False,
     oversample: Annotated[
         str,
         typer.Option(
@@ -151,6 +158,7 @@ def reduce_command(
         oversample=Oversample(pixels, frames),
         mask=mask,
         hot=hot,
+        refuse_damaged=refuse_damaged,
     )
     made: list[dict[str, Any]] = []
     for group in [files] if merge else [[file] for file in files]:
@@ -227,6 +235,7 @@ def series_command(
     efficiency: Annotated[
         bool, typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's.")
     ] = True,
+    refuse_damaged: RefuseDamaged = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Draw it, too.")] = None,
     beamline: Annotated[
         Path | None,
@@ -269,6 +278,7 @@ def series_command(
         monitor=monitor,
         mask=mask,
         corrections=Corrections(efficiency=efficiency),
+        refuse_damaged=refuse_damaged,
     )
     with progress_bar("temperatures", quiet=as_json) as progress:
         found = order_parameter(
@@ -368,6 +378,7 @@ def index_command(
         bool,
         typer.Option("--picture/--no-picture", help="Draw peaks and residuals beside it, PNG."),
     ] = True,
+    refuse_damaged: RefuseDamaged = False,
     as_json: AsJson = False,
 ) -> None:
     """Find how the crystal lies: peaks, cell, UB, refined; writes orientation.json.
@@ -386,6 +397,7 @@ def index_command(
             what=[word.strip() for word in refine.split(",") if word.strip()],
             out=out,
             picture=picture,
+            refuse_damaged=refuse_damaged,
             progress=progress,
         )
     say(json.dumps(found.to_dict()) if as_json else describe(found))

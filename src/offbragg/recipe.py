@@ -12,7 +12,8 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from glob import glob
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files import read_frame
+from offbragg.files.checked import REPAIR
 from offbragg.files.orientation import NAME, Orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
@@ -90,6 +92,9 @@ class Choices:
         File with pixels that must not count: .npy, CBF or TIFF; what is not 0 there.
     hot
         Whether hot pixels are looked for.
+    refuse_damaged
+        Fail if a stored frame does not have its checksum, or the file has changed since it was
+        closed; False: leave such frames out, with a warning.
     """
 
     grid: Grid | None = None
@@ -103,6 +108,7 @@ class Choices:
     oversample: Oversample = field(default_factory=Oversample)
     mask: Path | str | None = None
     hot: bool = True
+    refuse_damaged: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.background_scale) and self.background_scale > 0):
@@ -112,13 +118,19 @@ class Choices:
             )
 
 
+def _warn(text: str) -> None:
+    """Pass on what must not be overlooked to who did not ask to be told anything."""
+    if "WARNING" in text:
+        warnings.warn(text, stacklevel=4)
+
+
 def reduce_files(
     files: Sequence[Path | str] | Path | str,
     choices: Choices | None = None,
     *,
     out: Path | str | None = None,
     progress: Progress = lambda done, total: None,
-    say: Say = lambda text: None,
+    say: Say = _warn,
 ) -> Volume:
     """Make one volume of one scan file, or of several sweeps of the same crystal.
 
@@ -133,7 +145,8 @@ def reduce_files(
     progress
         Told how many frames are done, and of how many.
     say
-        Told what was chosen by itself: background, orientation, hot pixels.
+        Told what was chosen by itself: background, orientation, hot pixels; and of frames that
+        are damaged. Left out, what is a warning becomes a `UserWarning`.
 
     Raises
     ------
@@ -154,7 +167,7 @@ def merge_and_reduce(
     grid: Grid | str | None = None,
     out: Path | str | None = None,
     progress: Progress = lambda done, total: None,
-    say: Say = lambda text: None,
+    say: Say = _warn,
     **choices: Any,
 ) -> Volume:
     """Make one volume of one scan file or several, in one line.
@@ -284,16 +297,20 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
                     )
                 mask |= user_mask
             stack = scan.stack
+            damaged = told.get("damaged", ())  # older records have none
             if record["hot"]:
-                mask |= hot_pixels(stack)
+                mask |= hot_pixels(stack, without=damaged)
             air = None
             if told["background"] is not None:
                 with _opened(Path(told["background"]["file"])) as empty:
                     measured = empty.stack
-                    air_mask = hot_pixels(measured, least_turn=0.0) if record["hot"] else None
+                    broken = told["background"].get("damaged", ())
+                    air_mask = None
+                    if record["hot"]:
+                        air_mask = hot_pixels(measured, least_turn=0.0, without=broken)
                     air = air_rate(
                         measured,
-                        _flux(empty, record["monitor"]) / record["background_scale"],
+                        _flux(empty, record["monitor"], broken) / record["background_scale"],
                         mask=air_mask,
                         saturation=saturation,
                     )
@@ -303,7 +320,7 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
             )  # fmt: skip
             if volume is None:
                 volume = scene.empty()
-            flux = _flux(scan, record["monitor"])[: len(stack)]
+            flux = _flux(scan, record["monitor"], damaged)[: len(stack)]
             angles = scan.frame_values()["angle"][: len(stack)]
             done_before = before
 
@@ -526,6 +543,7 @@ def _look_at(
     stored = scan.ledger.counts()["stored"]
     if not stored:
         raise ReductionError(f"{path} holds no frame: none of {scan.n_frames} is stored")
+    damaged = _damaged(path, scan, choices, say)
     UB, lattice, geometry, source = _orientation(path, scan, choices)
     check_units(geometry)
     check_UB(UB, lattice)
@@ -534,7 +552,7 @@ def _look_at(
     sample = replace(scan.sample, lattice=lattice or lattice_of(UB), UB=None)
     say(f"{path.name}: orientation from {source}")
     try:
-        flux = _flux(scan, choices.monitor)
+        flux = _flux(scan, choices.monitor, damaged)
     except ReductionError as error:
         raise ReductionError(f"{path}: {error}") from None
     frames = int(np.count_nonzero(flux > 0))
@@ -542,7 +560,7 @@ def _look_at(
         raise ReductionError(f"{path}: none of {stored} stored frames has flux")
     if frames < stored:
         say(f"{path.name}: {stored - frames} of {stored} stored frames count for nothing")
-    if again := repeats(scan):
+    if again := repeats(scan, damaged):
         some = ", ".join(f"{n} = {first}" for n, first in sorted(again.items())[:8])
         more = f" and {len(again) - 8} more" if len(again) > 8 else ""
         say(f"{path.name}: frames with the pixels of an earlier one do not count: {some}{more}")
@@ -553,9 +571,12 @@ def _look_at(
             say(f"{path.name}: no air run is found that belongs to it; nothing is subtracted")
         else:
             with ScanFile.open(found) as other:
-                background = {"file": str(found), "sha256": _sha256(found), "run": other.run}
+                background = {
+                    "file": str(found), "sha256": _sha256(found), "run": other.run,
+                    "damaged": _damaged(found, other, choices, say),
+                }  # fmt: skip
             say(f"{path.name}: background {found}")
-    if choices.hot and (n := int(np.count_nonzero(hot_pixels(scan.stack)))):
+    if choices.hot and (n := int(np.count_nonzero(hot_pixels(scan.stack, without=damaged)))):
         say(f"{path.name}: {n} hot pixels are left out")
     elif choices.hot and (turn := scan.sweep.n_frames * abs(scan.sweep.step)) < LEAST_TURN:
         say(
@@ -570,6 +591,7 @@ def _look_at(
         "sha256": _sha256(path),
         "run": scan.run,
         "frames": frames,
+        "damaged": damaged,
         "UB": UB.tolist(),
         "orientation": source,
         "geometry": geometry.to_dict(),
@@ -577,6 +599,32 @@ def _look_at(
         "temperature": settled.get("mean", temperature.get("setpoint")),
     }
     return told, sample, covered
+
+
+def _damaged(path: Path, scan: ScanFile, choices: Choices, say: Say) -> list[int]:
+    """Return the numbers of the stored frames that are damaged, having told of them.
+
+    Raises
+    ------
+    ReductionError
+        If none is intact, or damage is to be refused and there is some.
+    """
+    damage = scan.damage()
+    if choices.refuse_damaged and (lines := damage.describe(left_out=False)):
+        raise ReductionError(f"{path}: {'; '.join(lines)}\n{REPAIR}")
+    if damage.frames and len(damage.frames) == damage.stored:
+        raise ReductionError(
+            f"{path}: none of {damage.stored} stored frames is intact: their chunks do not have "
+            f"the checksums with which they were stored\n{REPAIR}"
+        )
+    for line in damage.describe(left_out=True):
+        say(f"{path.name}: WARNING: {line}")
+    if damage.unchecked:
+        say(
+            f"{path.name}: {damage.unchecked} frames were written by a version without stored "
+            "checksums: whether they are intact is not known"
+        )
+    return list(damage.frames)
 
 
 def _orientation(path: Path, scan: ScanFile, choices: Choices) -> tuple[Array, Any, Geometry, str]:
@@ -650,12 +698,19 @@ def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> 
     return replace(own, panel=found.panel)
 
 
-def repeats(scan: ScanFile) -> dict[int, int]:
+def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
     """Find frames that hold the pixels of an earlier one, under a number of their own.
 
     A detector that repeats itself gives what it counted at another angle. Two exposures never
     agree in every pixel, unless next to nothing was counted in them: so one that does is no
     measurement at its angle, and must not count.
+
+    Parameters
+    ----------
+    scan
+        The sweep.
+    damaged
+        Frames that cannot be compared; what has the checksum of one of them repeats it.
 
     Returns
     -------
@@ -670,19 +725,20 @@ def repeats(scan: ScanFile) -> dict[int, int]:
                 alike.setdefault((column, digest), []).append(int(n))
     found: dict[int, int] = {}
     counts = scan.stack.counts
-    for numbers in alike.values():
-        if len(numbers) < 2 or all(n in found for n in numbers[1:]):
+    for first, *others in alike.values():
+        if not others or all(n in found for n in others):
             continue
-        first = np.asarray(counts[numbers[0]])
-        if first[first > 0].sum() < _BY_CHANCE:
+        intact = [n for n in (first, *others) if n not in damaged]
+        pixels = np.asarray(counts[intact[0]]) if intact else np.zeros(0, np.int32)
+        if pixels[pixels > 0].sum() < _BY_CHANCE:
             continue
-        for n in numbers[1:]:
-            if np.array_equal(np.asarray(counts[n]), first):
-                found[n] = numbers[0]
+        for n in intact:
+            if n != first and np.array_equal(np.asarray(counts[n]), pixels):
+                found[n] = first
     return found
 
 
-def _flux(scan: ScanFile, use_monitor: bool) -> Array:
+def _flux(scan: ScanFile, use_monitor: bool, damaged: Collection[int] = ()) -> Array:
     values = scan.frame_values()
     flux = frame_weights(
         scan.n_frames,
@@ -694,7 +750,7 @@ def _flux(scan: ScanFile, use_monitor: bool) -> Array:
         attenuation=float(scan.start.get("attenuation") or 1.0),
     )
     flux = np.where(values["status"] == "stored", flux, 0.0)
-    flux[list(repeats(scan))] = 0.0
+    flux[[*damaged, *repeats(scan, damaged)]] = 0.0
     return flux
 
 
