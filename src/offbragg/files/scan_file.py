@@ -64,6 +64,9 @@ _SYNC_FRAMES = 1000  # at most so many frames between fsyncs
 _BEGIN_FRAMES = 32  # after so many the disk begins to write, so that it need not be waited for
 
 _PATIENCE = 2.0  # s, for others who are just opening or reading
+TORN = "is damaged where it says where its frames are"
+"""What is told of a file whose index of frames has a wrong checksum."""
+
 _MOST_FIELD = 256 << 20  # bytes that anything beside the frames may have
 _NOT_OURS = (
     KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OffbraggError
@@ -1160,7 +1163,7 @@ def _is_torn(file: h5py.Group, path: Path) -> bool:
 
 def _torn(path: Path) -> ScanFileError:
     return ScanFileError(
-        f"{path} is damaged where it says where its frames are, as when a kill tears a write\n"
+        f"{path} {TORN}, as when a kill tears a write\n"
         "A stacker that is started again, as before, makes it anew from what is intact and from "
         "the frame files; for a run that is over so does offbragg stack --once --repair. The "
         "damaged file is kept."
