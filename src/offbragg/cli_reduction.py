@@ -14,6 +14,21 @@ from offbragg.terminal import progress as progress_bar
 from offbragg.terminal import say, typed_options
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+MaskFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE",
+        help="Pixels not to count are not 0 (or NaN): .npy, CBF, TIFF, EDF, HDF5 (FILE::/DATASET).",
+    ),
+]
+InvertMask = Annotated[
+    bool, typer.Option("--invert-mask", help="Pixels not to count are 0 in the mask.")
+]
+MaskOverHalf = Annotated[
+    bool,
+    typer.Option("--mask-over-half", help="Accept a mask of more than half of the pixels."),
+]
 RefuseDamaged = Annotated[
     bool,
     typer.Option(
@@ -84,10 +99,9 @@ def reduce_command(
     monitor: Annotated[
         bool, typer.Option("--monitor/--no-monitor", help="Without: the flux was constant.")
     ] = True,
-    mask: Annotated[
-        Path | None,
-        typer.Option("--mask", metavar="FILE", help="Pixels not to count: .npy, CBF or TIFF."),
-    ] = None,
+    mask: MaskFile = None,
+    invert_mask: InvertMask = False,
+    mask_over_half: MaskOverHalf = False,
     hot: Annotated[bool, typer.Option("--hot/--no-hot", help="Look for hot pixels.")] = True,
     refuse_damaged: RefuseDamaged = False,
     oversample: Annotated[
@@ -157,6 +171,8 @@ def reduce_command(
         corrections=Corrections(polarization=polarization, efficiency=efficiency, air=air),
         oversample=Oversample(pixels, frames),
         mask=mask,
+        invert_mask=invert_mask,
+        mask_over_half=mask_over_half,
         hot=hot,
         refuse_damaged=refuse_damaged,
     )
@@ -229,9 +245,9 @@ def series_command(
     monitor: Annotated[
         bool, typer.Option("--monitor/--no-monitor", help="Without: the flux was constant.")
     ] = True,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Pixels not to count.")
-    ] = None,
+    mask: MaskFile = None,
+    invert_mask: InvertMask = False,
+    mask_over_half: MaskOverHalf = False,
     efficiency: Annotated[
         bool, typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's.")
     ] = True,
@@ -277,6 +293,8 @@ def series_command(
         orientation=orientation,
         monitor=monitor,
         mask=mask,
+        invert_mask=invert_mask,
+        mask_over_half=mask_over_half,
         corrections=Corrections(efficiency=efficiency),
         refuse_damaged=refuse_damaged,
     )

@@ -196,8 +196,11 @@ def order_parameter(
     warnings: list[str] = []
 
     def hear(text: str) -> None:
+        about_mask = text.partition(": ")[2]
         if "WARNING" in text:
             warnings.append(text)
+        elif about_mask.startswith("the mask ") and about_mask not in warnings:
+            warnings.append(about_mask)  # once for all sweeps
 
     for n, (kelvin, files) in enumerate(sweeps.items()):
         try:

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ReductionError, ScanFileError
-from offbragg.files import read_frame
 from offbragg.files.checked import REPAIR
+from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import NAME, Orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
@@ -59,6 +59,7 @@ _SAME_PLACE = 0.05  # mm, of the panel
 _REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
 _SAME_TURN = 0.2  # degree: a mount does not turn in itself; all axes are in the geometry
 _SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
+_MOST_MASKED = 0.5  # of the pixels that count
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 
 
@@ -89,7 +90,12 @@ class Choices:
     oversample
         Into how many parts pixels and frames are divided.
     mask
-        File with pixels that must not count: .npy, CBF or TIFF; what is not 0 there.
+        File with pixels that must not count, as `read_mask` takes it: what is not 0 there.
+    invert_mask
+        What is 0 there must not count, instead.
+    mask_over_half
+        Accept a mask that leaves out more than half of the pixels: the mask of a small region, and
+        not one whose 0 and 1 are exchanged.
     hot
         Whether hot pixels are looked for.
     refuse_damaged
@@ -107,6 +113,8 @@ class Choices:
     corrections: Corrections = field(default_factory=Corrections)
     oversample: Oversample = field(default_factory=Oversample)
     mask: Path | str | None = None
+    invert_mask: bool = False
+    mask_over_half: bool = False
     hot: bool = True
     refuse_damaged: bool = False
 
@@ -204,11 +212,18 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     """
     if not paths:
         raise ReductionError("no scan file is given")
+    if choices.mask is None and (choices.invert_mask or choices.mask_over_half):
+        raise ReductionError("there is no mask to invert or to accept: give one (--mask FILE)")
+    user_mask = None
+    if choices.mask is not None:
+        user_mask = read_mask(choices.mask, inverted=choices.invert_mask)
     inputs: list[dict[str, Any]] = []
     samples: list[Sample] = []
     covering: Grid | None = None
     for path in paths:
         with _opened(path) as scan:
+            if user_mask is not None:
+                _check_mask(user_mask, path, scan, choices, say)
             told, sample, covered = _look_at(path.absolute(), scan, choices, say)
         for earlier in samples:
             check_same_sample(earlier, sample)
@@ -243,9 +258,12 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
             f"that in {laue.name}: {binned}."
         ) from None
     mask = None
-    if choices.mask is not None:
-        read_mask(choices.mask)
-        mask = {"file": str(Path(choices.mask).absolute()), "sha256": _sha256(choices.mask)}
+    if user_mask is not None and choices.mask is not None:
+        file, dataset = split_name(choices.mask)
+        mask = {
+            "file": str(file.absolute()), "sha256": _sha256(file), "dataset": dataset,
+            "inverted": choices.invert_mask, "masked": int(np.count_nonzero(user_mask)),
+        }  # fmt: skip
     temperatures = [t["temperature"] for t in inputs if t["temperature"] is not None]
     return {
         "format": FORMAT,
@@ -280,7 +298,7 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
     sample = Sample.from_dict(record["sample"])
     corrections = Corrections(**record["corrections"])
     oversample = Oversample(**record["oversample"])
-    user_mask = None if record["mask"] is None else read_mask(record["mask"]["file"])
+    user_mask = None if record["mask"] is None else _mask_of(record["mask"])
     total = sum(told["frames"] for told in record["inputs"])
     before = 0
     volume: Volume | None = None
@@ -403,29 +421,6 @@ def make_again(
         if out is None:
             new.unlink(missing_ok=True)
     return Again(str(path), not differences, tuple(differences))
-
-
-def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """Read a mask: true where a pixel must not count.
-
-    Parameters
-    ----------
-    path
-        ``.npy`` of booleans or numbers, or a CBF or TIFF of int32; what is not 0 is masked.
-    """
-    path = Path(path)
-    try:
-        if path.suffix != ".npy":
-            return read_frame(path, number=0).counts != 0
-        mask: Any = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError, OffbraggError) as error:
-        raise ReductionError(f"mask {path} cannot be read: {error}") from error
-    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf" or mask.ndim != 2:
-        what = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "no array"
-        raise ReductionError(
-            f"mask {path} holds {what}: it must be booleans or numbers, of shape (slow, fast)"
-        )
-    return mask != 0
 
 
 def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
@@ -599,6 +594,52 @@ def _look_at(
         "temperature": settled.get("mean", temperature.get("setpoint")),
     }
     return told, sample, covered
+
+
+def _mask_of(told: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Read the mask of a record; older ones are not inverted, and name no dataset."""
+    dataset = told.get("dataset")
+    name = told["file"] if dataset is None else f"{told['file']}::{dataset}"
+    return read_mask(name, inverted=told.get("inverted", False))
+
+
+def _check_mask(
+    mask: NDArray[np.bool_], path: Path, scan: ScanFile, choices: Choices, say: Say
+) -> None:
+    """Tell how much a mask masks of a sweep's pixels.
+
+    Raises
+    ------
+    ReductionError
+        If it is not of the frames' shape, or leaves out more than half of the pixels that count
+        and that was not asked for.
+    """
+    name = split_name(choices.mask or "")[0].name
+    if mask.shape != scan.shape:
+        turned = ": it is transposed" if mask.shape == scan.shape[::-1] else ""
+        raise ReductionError(
+            f"the mask {choices.mask} has shape {mask.shape}, the frames of {path} have "
+            f"{scan.shape} (slow, fast){turned}"
+        )
+    live = scan.pixel_mask() == 0
+    count, part = int(np.count_nonzero(mask)), float(mask[live].mean()) if live.any() else 0.0
+    how_much = f"{count:,} of {mask.size:,} pixels ({count / mask.size:.1%})"
+    if part > _MOST_MASKED and not choices.mask_over_half:
+        zero = "0" if choices.invert_mask else "not 0"
+        hint = ""
+        if not live.all() and float(mask[~live].mean()) < part - _MOST_MASKED:
+            hint = (
+                "; it leaves in the gaps and dead pixels of the detector, so its polarity is "
+                "likely reversed"
+            )
+        other = "leave out --invert-mask" if choices.invert_mask else "add --invert-mask"
+        raise ReductionError(
+            f"the mask {choices.mask} leaves out {how_much}: what is {zero} there is masked{hint}\n"
+            f"If it marks the pixels to keep, {other}; if it is right, add --mask-over-half."
+        )
+    say(f"{path.name}: the mask {name} leaves out {how_much}")
+    if not count:
+        say(f"{path.name}: WARNING: the mask {name} masks nothing")
 
 
 def _damaged(path: Path, scan: ScanFile, choices: Choices, say: Say) -> list[int]:
