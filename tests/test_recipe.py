@@ -541,3 +541,46 @@ def test_merged_by_command(tmp_path, sweep, scan_path):
     (made,) = json.loads(done.output)["volumes"]
     assert made["file"].endswith("volume-f1+f2.h5")
     assert read_volume(made["file"]).counts.sum() > 0
+
+
+def test_a_mask_says_how_much_it_masks(scan_path, sweep, tmp_path):
+    mask = sweep.mask_file(tmp_path)
+    count = int(np.count_nonzero(sweep.shadow))
+    said: list[str] = []
+
+    volume = reduce_files(scan_path, replace(CHOICES, mask=mask), say=said.append)
+
+    line = f"f1.h5: the mask beamstop.npy leaves out {count:,} of {sweep.shadow.size:,} pixels"
+    assert any(text.startswith(line) and "%)" in text for text in said), said
+    np.save(tmp_path / "reversed.npy", ~sweep.shadow)
+    inverted = replace(CHOICES, mask=tmp_path / "reversed.npy", invert_mask=True)
+    again = reduce_files(scan_path, inverted, out=tmp_path / "v.h5")
+    assert np.array_equal(again.counts, volume.counts)
+    assert np.array_equal(again.weight, volume.weight)
+    assert make_again(tmp_path / "v.h5").same
+
+
+def test_a_mask_of_more_than_half_is_asked_back(scan_path, sweep, tmp_path):
+    np.save(tmp_path / "reversed.npy", ~(sweep.shadow | (sweep.counts[0] < 0)))
+    np.save(tmp_path / "turned.npy", sweep.shadow.T)
+    np.save(tmp_path / "empty.npy", np.zeros_like(sweep.shadow))
+    wrong = replace(CHOICES, mask=tmp_path / "reversed.npy")
+
+    with pytest.raises(ReductionError, match="--invert-mask; if it is right") as refused:
+        reduce_files(scan_path, wrong)
+    assert re.search(r"leaves out [\d,]+ of [\d,]+ pixels \(9\d\.\d%\)", str(refused.value))
+    assert "its polarity is likely reversed" in str(refused.value)
+    with pytest.raises(ReductionError, match="leave out --invert-mask"):
+        reduce_files(scan_path, replace(wrong, mask=sweep.mask_file(tmp_path), invert_mask=True))
+    with pytest.raises(ReductionError, match="it is transposed"):
+        reduce_files(scan_path, replace(wrong, mask=tmp_path / "turned.npy"))
+    with pytest.raises(ReductionError, match="there is no mask to invert"):
+        reduce_files(scan_path, replace(CHOICES, invert_mask=True))
+    with pytest.warns(UserWarning, match=r"empty\.npy masks nothing"):
+        reduce_files(scan_path, replace(wrong, mask=tmp_path / "empty.npy"))
+
+    region = np.ones_like(sweep.shadow)
+    region[100:140, 200:260] = False
+    np.save(tmp_path / "region.npy", region)
+    chosen = replace(CHOICES, mask=tmp_path / "region.npy", mask_over_half=True)
+    assert reduce_files(scan_path, chosen).counts.sum() > 0

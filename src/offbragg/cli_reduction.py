@@ -14,6 +14,27 @@ from offbragg.terminal import progress as progress_bar
 from offbragg.terminal import say, typed_options
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+MaskFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        metavar="FILE",
+        help="Pixels not to count are not 0 (or NaN): .npy, CBF, TIFF, EDF, HDF5 (FILE::/DATASET).",
+    ),
+]
+InvertMask = Annotated[
+    bool, typer.Option("--invert-mask", help="Pixels not to count are 0 in the mask.")
+]
+MaskOverHalf = Annotated[
+    bool,
+    typer.Option("--mask-over-half", help="Accept a mask of more than half of the pixels."),
+]
+RefuseDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--refuse-damaged", help="Fail if a stored frame is damaged, instead of leaving it out."
+    ),
+]
 _MOST_UNMEASURED = 0.1  # of what is transformed
 
 
@@ -78,11 +99,11 @@ def reduce_command(
     monitor: Annotated[
         bool, typer.Option("--monitor/--no-monitor", help="Without: the flux was constant.")
     ] = True,
-    mask: Annotated[
-        Path | None,
-        typer.Option("--mask", metavar="FILE", help="Pixels not to count: .npy, CBF or TIFF."),
-    ] = None,
+    mask: MaskFile = None,
+    invert_mask: InvertMask = False,
+    mask_over_half: MaskOverHalf = False,
     hot: Annotated[bool, typer.Option("--hot/--no-hot", help="Look for hot pixels.")] = True,
+    refuse_damaged: RefuseDamaged = False,
     oversample: Annotated[
         str,
         typer.Option(
@@ -150,7 +171,10 @@ def reduce_command(
         corrections=Corrections(polarization=polarization, efficiency=efficiency, air=air),
         oversample=Oversample(pixels, frames),
         mask=mask,
+        invert_mask=invert_mask,
+        mask_over_half=mask_over_half,
         hot=hot,
+        refuse_damaged=refuse_damaged,
     )
     made: list[dict[str, Any]] = []
     for group in [files] if merge else [[file] for file in files]:
@@ -221,12 +245,13 @@ def series_command(
     monitor: Annotated[
         bool, typer.Option("--monitor/--no-monitor", help="Without: the flux was constant.")
     ] = True,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Pixels not to count.")
-    ] = None,
+    mask: MaskFile = None,
+    invert_mask: InvertMask = False,
+    mask_over_half: MaskOverHalf = False,
     efficiency: Annotated[
         bool, typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's.")
     ] = True,
+    refuse_damaged: RefuseDamaged = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Draw it, too.")] = None,
     beamline: Annotated[
         Path | None,
@@ -268,7 +293,10 @@ def series_command(
         orientation=orientation,
         monitor=monitor,
         mask=mask,
+        invert_mask=invert_mask,
+        mask_over_half=mask_over_half,
         corrections=Corrections(efficiency=efficiency),
+        refuse_damaged=refuse_damaged,
     )
     with progress_bar("temperatures", quiet=as_json) as progress:
         found = order_parameter(
@@ -368,6 +396,7 @@ def index_command(
         bool,
         typer.Option("--picture/--no-picture", help="Draw peaks and residuals beside it, PNG."),
     ] = True,
+    refuse_damaged: RefuseDamaged = False,
     as_json: AsJson = False,
 ) -> None:
     """Find how the crystal lies: peaks, cell, UB, refined; writes orientation.json.
@@ -386,6 +415,7 @@ def index_command(
             what=[word.strip() for word in refine.split(",") if word.strip()],
             out=out,
             picture=picture,
+            refuse_damaged=refuse_damaged,
             progress=progress,
         )
     say(json.dumps(found.to_dict()) if as_json else describe(found))

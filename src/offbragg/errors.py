@@ -11,6 +11,7 @@
     │   ├── IncompleteFrame    still being written, or cut short
     │   └── RejectedFrame      complete but wrong: checksum, size, format
     ├── ScanFileError        a scan file cannot be made, opened or resumed
+    │   └── DamagedFrame       a stored frame is not what was stored
     ├── JournalError         the journal cannot be written or read
     ├── CatalogError         the catalog refused or cannot be reached
     ├── DeviceError          a device did not do what was asked in time
@@ -72,6 +73,22 @@ class ScanFileError(OffbraggError):
     """A scan file cannot be made, opened or resumed."""
 
     exit_code = 6
+
+
+class DamagedFrame(ScanFileError):  # noqa: N818
+    """A stored frame does not have the checksum with which it was stored.
+
+    Parameters
+    ----------
+    message
+        What, where, and what to do.
+    number
+        The frame's.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class JournalError(OffbraggError):

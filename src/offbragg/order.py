@@ -193,15 +193,24 @@ def order_parameter(
     chosen = replace(choices or Choices(), grid=box)
     volumes: dict[float, Volume] = {}
     inputs: list[Mapping[str, Any]] = []
+    warnings: list[str] = []
+
+    def hear(text: str) -> None:
+        about_mask = text.partition(": ")[2]
+        if "WARNING" in text:
+            warnings.append(text)
+        elif about_mask.startswith("the mask ") and about_mask not in warnings:
+            warnings.append(about_mask)  # once for all sweeps
+
     for n, (kelvin, files) in enumerate(sweeps.items()):
         try:
-            record = write_record(files, chosen, say=lambda text: None)
+            record = write_record(files, chosen, say=hear)
             volumes[kelvin] = make(record)
         except ReductionError as error:
             raise ReductionError(f"at {kelvin:g} K: {error}") from error
         inputs += record["inputs"]
         progress(n + 1, len(sweeps))
-    return replace(fit_series(volumes, at), notes=tuple(_notes(inputs, chosen)))
+    return replace(fit_series(volumes, at), notes=(*_notes(inputs, chosen), *warnings))
 
 
 def _notes(inputs: Sequence[Mapping[str, Any]], choices: Choices) -> list[str]:

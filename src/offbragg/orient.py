@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from offbragg.errors import OrientationError
+from offbragg.files.checked import REPAIR, Damage
 from offbragg.files.orientation import NAME, Orientation, keep_earlier, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.ledger import Status
@@ -60,6 +61,7 @@ def find_orientation(
     what: Sequence[str] = (),
     out: Path | str | None = None,
     picture: bool = True,
+    refuse_damaged: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Found:
     """Find how the crystal of some sweeps lies, and write it beside the first scan file.
@@ -80,6 +82,9 @@ def find_orientation(
         The file to write, instead of ``orientation.json`` beside the first scan file.
     picture
         Draw the peaks and residuals beside it, PNG.
+    refuse_damaged
+        Fail if a stored frame does not have its checksum, or the file has changed since it was
+        closed; False: leave such frames out, with a warning in the result.
     progress
         Called with (frames looked at, frames in all).
 
@@ -99,7 +104,8 @@ def find_orientation(
     with contextlib.ExitStack() as opened:
         scans = [opened.enter_context(_open(Path(path))) for path in paths]
         sample = _one_sample(scans)
-        views = _views(scans, progress)
+        damages = [_damage(scan, refuse_damaged) for scan in scans]
+        views = _views(scans, damages, progress)
     if lattice is None and not unknown_cell:
         lattice = sample.lattice
     letter = _centring(centring, sample, lattice)
@@ -107,6 +113,12 @@ def find_orientation(
         Sample.from_dict({"name": "x", "label": "x", "lattice": list(lattice)})
     reference = None if sample.UB is None else np.array(sample.UB)
     indexed = index(views, lattice=lattice, centring=letter, what=what, reference=reference)
+    warnings = [
+        f"{scan.path.name}: {line}"
+        for scan, damage in zip(scans, damages, strict=True)
+        for line in damage.describe(left_out=True)
+    ]
+    indexed = replace(indexed, warnings=(*warnings, *indexed.warnings))
     orientation = _told(indexed, scans, what)
     kept = write_orientation(target, orientation)
     drawn = draw(indexed, target.with_suffix(".png")) if picture else None
@@ -138,11 +150,18 @@ def _one_sample(scans: Sequence[ScanFile]) -> Sample:
     return first
 
 
-def _views(scans: Sequence[ScanFile], progress: Progress) -> list[View]:
+def _damage(scan: ScanFile, refuse: bool) -> Damage:
+    damage = scan.damage()
+    if refuse and (lines := damage.describe(left_out=False)):
+        raise OrientationError(f"{scan.path}: {'; '.join(lines)}\n{REPAIR}")
+    return damage
+
+
+def _views(scans: Sequence[ScanFile], damages: Sequence[Damage], progress: Progress) -> list[View]:
     views: list[View] = []
     total = sum(scan.length for scan in scans)
     done = 0
-    for scan in scans:
+    for scan, damage in zip(scans, damages, strict=True):
         geometry = scan.geometry
         sweep = scan.sweep
         if sweep.step == 0:
@@ -151,7 +170,7 @@ def _views(scans: Sequence[ScanFile], progress: Progress) -> list[View]:
             )
         mask = scan.pixel_mask() != 0
         there = np.array([status is Status.STORED for status in scan.ledger.statuses])
-        there[list(repeats(scan))] = False
+        there[[*damage.frames, *repeats(scan, damage.frames)]] = False
         saturation = (scan.start.get("detector") or {}).get("saturation")
         before = done
 

@@ -12,7 +12,8 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from glob import glob
@@ -25,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ReductionError, ScanFileError
-from offbragg.files import read_frame
+from offbragg.files.checked import REPAIR
+from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import NAME, Orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, write_volume
@@ -57,6 +59,7 @@ _SAME_PLACE = 0.05  # mm, of the panel
 _REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
 _SAME_TURN = 0.2  # degree: a mount does not turn in itself; all axes are in the geometry
 _SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
+_MOST_MASKED = 0.5  # of the pixels that count
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 
 
@@ -87,9 +90,17 @@ class Choices:
     oversample
         Into how many parts pixels and frames are divided.
     mask
-        File with pixels that must not count: .npy, CBF or TIFF; what is not 0 there.
+        File with pixels that must not count, as `read_mask` takes it: what is not 0 there.
+    invert_mask
+        What is 0 there must not count, instead.
+    mask_over_half
+        Accept a mask that leaves out more than half of the pixels: the mask of a small region, and
+        not one whose 0 and 1 are exchanged.
     hot
         Whether hot pixels are looked for.
+    refuse_damaged
+        Fail if a stored frame does not have its checksum, or the file has changed since it was
+        closed; False: leave such frames out, with a warning.
     """
 
     grid: Grid | None = None
@@ -102,7 +113,10 @@ class Choices:
     corrections: Corrections = field(default_factory=Corrections)
     oversample: Oversample = field(default_factory=Oversample)
     mask: Path | str | None = None
+    invert_mask: bool = False
+    mask_over_half: bool = False
     hot: bool = True
+    refuse_damaged: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.background_scale) and self.background_scale > 0):
@@ -112,13 +126,19 @@ class Choices:
             )
 
 
+def _warn(text: str) -> None:
+    """Pass on what must not be overlooked to who did not ask to be told anything."""
+    if "WARNING" in text:
+        warnings.warn(text, stacklevel=4)
+
+
 def reduce_files(
     files: Sequence[Path | str] | Path | str,
     choices: Choices | None = None,
     *,
     out: Path | str | None = None,
     progress: Progress = lambda done, total: None,
-    say: Say = lambda text: None,
+    say: Say = _warn,
 ) -> Volume:
     """Make one volume of one scan file, or of several sweeps of the same crystal.
 
@@ -133,7 +153,8 @@ def reduce_files(
     progress
         Told how many frames are done, and of how many.
     say
-        Told what was chosen by itself: background, orientation, hot pixels.
+        Told what was chosen by itself: background, orientation, hot pixels; and of frames that
+        are damaged. Left out, what is a warning becomes a `UserWarning`.
 
     Raises
     ------
@@ -154,7 +175,7 @@ def merge_and_reduce(
     grid: Grid | str | None = None,
     out: Path | str | None = None,
     progress: Progress = lambda done, total: None,
-    say: Say = lambda text: None,
+    say: Say = _warn,
     **choices: Any,
 ) -> Volume:
     """Make one volume of one scan file or several, in one line.
@@ -191,11 +212,18 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     """
     if not paths:
         raise ReductionError("no scan file is given")
+    if choices.mask is None and (choices.invert_mask or choices.mask_over_half):
+        raise ReductionError("there is no mask to invert or to accept: give one (--mask FILE)")
+    user_mask = None
+    if choices.mask is not None:
+        user_mask = read_mask(choices.mask, inverted=choices.invert_mask)
     inputs: list[dict[str, Any]] = []
     samples: list[Sample] = []
     covering: Grid | None = None
     for path in paths:
         with _opened(path) as scan:
+            if user_mask is not None:
+                _check_mask(user_mask, path, scan, choices, say)
             told, sample, covered = _look_at(path.absolute(), scan, choices, say)
         for earlier in samples:
             check_same_sample(earlier, sample)
@@ -230,9 +258,12 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
             f"that in {laue.name}: {binned}."
         ) from None
     mask = None
-    if choices.mask is not None:
-        read_mask(choices.mask)
-        mask = {"file": str(Path(choices.mask).absolute()), "sha256": _sha256(choices.mask)}
+    if user_mask is not None and choices.mask is not None:
+        file, dataset = split_name(choices.mask)
+        mask = {
+            "file": str(file.absolute()), "sha256": _sha256(file), "dataset": dataset,
+            "inverted": choices.invert_mask, "masked": int(np.count_nonzero(user_mask)),
+        }  # fmt: skip
     temperatures = [t["temperature"] for t in inputs if t["temperature"] is not None]
     return {
         "format": FORMAT,
@@ -267,7 +298,7 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
     sample = Sample.from_dict(record["sample"])
     corrections = Corrections(**record["corrections"])
     oversample = Oversample(**record["oversample"])
-    user_mask = None if record["mask"] is None else read_mask(record["mask"]["file"])
+    user_mask = None if record["mask"] is None else _mask_of(record["mask"])
     total = sum(told["frames"] for told in record["inputs"])
     before = 0
     volume: Volume | None = None
@@ -284,16 +315,20 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
                     )
                 mask |= user_mask
             stack = scan.stack
+            damaged = told.get("damaged", ())  # older records have none
             if record["hot"]:
-                mask |= hot_pixels(stack)
+                mask |= hot_pixels(stack, without=damaged)
             air = None
             if told["background"] is not None:
                 with _opened(Path(told["background"]["file"])) as empty:
                     measured = empty.stack
-                    air_mask = hot_pixels(measured, least_turn=0.0) if record["hot"] else None
+                    broken = told["background"].get("damaged", ())
+                    air_mask = None
+                    if record["hot"]:
+                        air_mask = hot_pixels(measured, least_turn=0.0, without=broken)
                     air = air_rate(
                         measured,
-                        _flux(empty, record["monitor"]) / record["background_scale"],
+                        _flux(empty, record["monitor"], broken) / record["background_scale"],
                         mask=air_mask,
                         saturation=saturation,
                     )
@@ -303,7 +338,7 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
             )  # fmt: skip
             if volume is None:
                 volume = scene.empty()
-            flux = _flux(scan, record["monitor"])[: len(stack)]
+            flux = _flux(scan, record["monitor"], damaged)[: len(stack)]
             angles = scan.frame_values()["angle"][: len(stack)]
             done_before = before
 
@@ -386,29 +421,6 @@ def make_again(
         if out is None:
             new.unlink(missing_ok=True)
     return Again(str(path), not differences, tuple(differences))
-
-
-def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """Read a mask: true where a pixel must not count.
-
-    Parameters
-    ----------
-    path
-        ``.npy`` of booleans or numbers, or a CBF or TIFF of int32; what is not 0 is masked.
-    """
-    path = Path(path)
-    try:
-        if path.suffix != ".npy":
-            return read_frame(path, number=0).counts != 0
-        mask: Any = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError, OffbraggError) as error:
-        raise ReductionError(f"mask {path} cannot be read: {error}") from error
-    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "biuf" or mask.ndim != 2:
-        what = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "no array"
-        raise ReductionError(
-            f"mask {path} holds {what}: it must be booleans or numbers, of shape (slow, fast)"
-        )
-    return mask != 0
 
 
 def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
@@ -526,6 +538,7 @@ def _look_at(
     stored = scan.ledger.counts()["stored"]
     if not stored:
         raise ReductionError(f"{path} holds no frame: none of {scan.n_frames} is stored")
+    damaged = _damaged(path, scan, choices, say)
     UB, lattice, geometry, source = _orientation(path, scan, choices)
     check_units(geometry)
     check_UB(UB, lattice)
@@ -534,7 +547,7 @@ def _look_at(
     sample = replace(scan.sample, lattice=lattice or lattice_of(UB), UB=None)
     say(f"{path.name}: orientation from {source}")
     try:
-        flux = _flux(scan, choices.monitor)
+        flux = _flux(scan, choices.monitor, damaged)
     except ReductionError as error:
         raise ReductionError(f"{path}: {error}") from None
     frames = int(np.count_nonzero(flux > 0))
@@ -542,7 +555,7 @@ def _look_at(
         raise ReductionError(f"{path}: none of {stored} stored frames has flux")
     if frames < stored:
         say(f"{path.name}: {stored - frames} of {stored} stored frames count for nothing")
-    if again := repeats(scan):
+    if again := repeats(scan, damaged):
         some = ", ".join(f"{n} = {first}" for n, first in sorted(again.items())[:8])
         more = f" and {len(again) - 8} more" if len(again) > 8 else ""
         say(f"{path.name}: frames with the pixels of an earlier one do not count: {some}{more}")
@@ -553,9 +566,12 @@ def _look_at(
             say(f"{path.name}: no air run is found that belongs to it; nothing is subtracted")
         else:
             with ScanFile.open(found) as other:
-                background = {"file": str(found), "sha256": _sha256(found), "run": other.run}
+                background = {
+                    "file": str(found), "sha256": _sha256(found), "run": other.run,
+                    "damaged": _damaged(found, other, choices, say),
+                }  # fmt: skip
             say(f"{path.name}: background {found}")
-    if choices.hot and (n := int(np.count_nonzero(hot_pixels(scan.stack)))):
+    if choices.hot and (n := int(np.count_nonzero(hot_pixels(scan.stack, without=damaged)))):
         say(f"{path.name}: {n} hot pixels are left out")
     elif choices.hot and (turn := scan.sweep.n_frames * abs(scan.sweep.step)) < LEAST_TURN:
         say(
@@ -570,6 +586,7 @@ def _look_at(
         "sha256": _sha256(path),
         "run": scan.run,
         "frames": frames,
+        "damaged": damaged,
         "UB": UB.tolist(),
         "orientation": source,
         "geometry": geometry.to_dict(),
@@ -577,6 +594,78 @@ def _look_at(
         "temperature": settled.get("mean", temperature.get("setpoint")),
     }
     return told, sample, covered
+
+
+def _mask_of(told: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Read the mask of a record; older ones are not inverted, and name no dataset."""
+    dataset = told.get("dataset")
+    name = told["file"] if dataset is None else f"{told['file']}::{dataset}"
+    return read_mask(name, inverted=told.get("inverted", False))
+
+
+def _check_mask(
+    mask: NDArray[np.bool_], path: Path, scan: ScanFile, choices: Choices, say: Say
+) -> None:
+    """Tell how much a mask masks of a sweep's pixels.
+
+    Raises
+    ------
+    ReductionError
+        If it is not of the frames' shape, or leaves out more than half of the pixels that count
+        and that was not asked for.
+    """
+    name = split_name(choices.mask or "")[0].name
+    if mask.shape != scan.shape:
+        turned = ": it is transposed" if mask.shape == scan.shape[::-1] else ""
+        raise ReductionError(
+            f"the mask {choices.mask} has shape {mask.shape}, the frames of {path} have "
+            f"{scan.shape} (slow, fast){turned}"
+        )
+    live = scan.pixel_mask() == 0
+    count, part = int(np.count_nonzero(mask)), float(mask[live].mean()) if live.any() else 0.0
+    how_much = f"{count:,} of {mask.size:,} pixels ({count / mask.size:.1%})"
+    if part > _MOST_MASKED and not choices.mask_over_half:
+        zero = "0" if choices.invert_mask else "not 0"
+        hint = ""
+        if not live.all() and float(mask[~live].mean()) < part - _MOST_MASKED:
+            hint = (
+                "; it leaves in the gaps and dead pixels of the detector, so its polarity is "
+                "likely reversed"
+            )
+        other = "leave out --invert-mask" if choices.invert_mask else "add --invert-mask"
+        raise ReductionError(
+            f"the mask {choices.mask} leaves out {how_much}: what is {zero} there is masked{hint}\n"
+            f"If it marks the pixels to keep, {other}; if it is right, add --mask-over-half."
+        )
+    say(f"{path.name}: the mask {name} leaves out {how_much}")
+    if not count:
+        say(f"{path.name}: WARNING: the mask {name} masks nothing")
+
+
+def _damaged(path: Path, scan: ScanFile, choices: Choices, say: Say) -> list[int]:
+    """Return the numbers of the stored frames that are damaged, having told of them.
+
+    Raises
+    ------
+    ReductionError
+        If none is intact, or damage is to be refused and there is some.
+    """
+    damage = scan.damage()
+    if choices.refuse_damaged and (lines := damage.describe(left_out=False)):
+        raise ReductionError(f"{path}: {'; '.join(lines)}\n{REPAIR}")
+    if damage.frames and len(damage.frames) == damage.stored:
+        raise ReductionError(
+            f"{path}: none of {damage.stored} stored frames is intact: their chunks do not have "
+            f"the checksums with which they were stored\n{REPAIR}"
+        )
+    for line in damage.describe(left_out=True):
+        say(f"{path.name}: WARNING: {line}")
+    if damage.unchecked:
+        say(
+            f"{path.name}: {damage.unchecked} frames were written by a version without stored "
+            "checksums: whether they are intact is not known"
+        )
+    return list(damage.frames)
 
 
 def _orientation(path: Path, scan: ScanFile, choices: Choices) -> tuple[Array, Any, Geometry, str]:
@@ -650,12 +739,19 @@ def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> 
     return replace(own, panel=found.panel)
 
 
-def repeats(scan: ScanFile) -> dict[int, int]:
+def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
     """Find frames that hold the pixels of an earlier one, under a number of their own.
 
     A detector that repeats itself gives what it counted at another angle. Two exposures never
     agree in every pixel, unless next to nothing was counted in them: so one that does is no
     measurement at its angle, and must not count.
+
+    Parameters
+    ----------
+    scan
+        The sweep.
+    damaged
+        Frames that cannot be compared; what has the checksum of one of them repeats it.
 
     Returns
     -------
@@ -670,19 +766,20 @@ def repeats(scan: ScanFile) -> dict[int, int]:
                 alike.setdefault((column, digest), []).append(int(n))
     found: dict[int, int] = {}
     counts = scan.stack.counts
-    for numbers in alike.values():
-        if len(numbers) < 2 or all(n in found for n in numbers[1:]):
+    for first, *others in alike.values():
+        if not others or all(n in found for n in others):
             continue
-        first = np.asarray(counts[numbers[0]])
-        if first[first > 0].sum() < _BY_CHANCE:
+        intact = [n for n in (first, *others) if n not in damaged]
+        pixels = np.asarray(counts[intact[0]]) if intact else np.zeros(0, np.int32)
+        if pixels[pixels > 0].sum() < _BY_CHANCE:
             continue
-        for n in numbers[1:]:
-            if np.array_equal(np.asarray(counts[n]), first):
-                found[n] = numbers[0]
+        for n in intact:
+            if n != first and np.array_equal(np.asarray(counts[n]), pixels):
+                found[n] = first
     return found
 
 
-def _flux(scan: ScanFile, use_monitor: bool) -> Array:
+def _flux(scan: ScanFile, use_monitor: bool, damaged: Collection[int] = ()) -> Array:
     values = scan.frame_values()
     flux = frame_weights(
         scan.n_frames,
@@ -694,7 +791,7 @@ def _flux(scan: ScanFile, use_monitor: bool) -> Array:
         attenuation=float(scan.start.get("attenuation") or 1.0),
     )
     flux = np.where(values["status"] == "stored", flux, 0.0)
-    flux[list(repeats(scan))] = 0.0
+    flux[[*damaged, *repeats(scan, damaged)]] = 0.0
     return flux
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from offbragg import kernels
 from offbragg.callbacks.frame_values import FrameValues
 from offbragg.errors import (
+    DamagedFrame,
     FrameError,
     GeometryError,
     IncompleteFrame,
@@ -487,6 +488,9 @@ class SweepStacker:
                 if np.array_equal(frame.counts, self._scan().stack.counts[number]):
                     continue
                 reason = "holds other pixels than the frame that was stored"
+            except DamagedFrame as error:
+                log.warning("%s", _first_line(error))
+                continue
             except (FrameError, OSError) as error:
                 reason = f"is not what was stored: {_first_line(error)}"
             reason = f"{path.name} was changed after its frame had been stored, and {reason}"

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.core import Adapter
+from tiled.adapters.hdf5 import SWMR_DEFAULT, HDF5Adapter, HDF5ArrayAdapter, h5open
 from tiled.adapters.sequence import FileSequenceAdapter
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
@@ -23,7 +26,8 @@ from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.consolidators import WORDS
 from offbragg.errors import FrameError
-from offbragg.files import read_frame
+from offbragg.files import nxmx, read_frame
+from offbragg.files.filters import check_part
 from offbragg.files.scan_file import ScanFile
 
 # -- one row per frame -----------------------------------------------------------------------
@@ -169,6 +173,98 @@ class FramesAdapter(Adapter[TableStructure]):
     def items(self) -> Iterator[tuple[str, ArrayAdapter]]:
         """Every column as an array."""
         yield from ((key, self[key]) for key in self._structure.columns)
+
+
+# -- stacks of frames, and other HDF5 --------------------------------------------------------
+
+
+class _Checked:
+    """A dataset of an HDF5 file that is opened whenever some of it is read, and checked then.
+
+    Frames of a scan file are compared with their checksums, wherever in the file they are linked
+    and whichever file links to them. Of anything else the filters are looked at.
+    """
+
+    def __init__(self, path: Path, dataset: str | None, how: Mapping[str, Any]) -> None:
+        self._path, self._dataset, self._how = path, dataset, dict(how)
+        self._scan_file: Path | None = None
+        with h5open(path, dataset, **self._how) as found:
+            self.shape, self.dtype = found.shape, found.dtype
+            self.chunks = found.chunks or found.shape
+            frames = found.file.get(nxmx.DATA)
+            if f"{nxmx.FRAMES}/status" in found.file and frames == found:
+                self._scan_file = Path(found.file.filename)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
+        if self._scan_file is not None:
+            with self._opened(self._scan_file) as scan:
+                return scan.stack.counts[key]
+        with h5open(self._path, self._dataset, **self._how) as found:
+            check_part(found, key)
+            return found[key]
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[ScanFile]:
+        if self._how["swmr"]:
+            with ScanFile.open(path) as scan:
+                yield scan
+        else:  # HDF5 opens a file that this process has open only in the same way
+            with h5open(path, None, **self._how) as file:
+                yield ScanFile(file, path)
+
+
+class CheckedArrayAdapter(HDF5ArrayAdapter):
+    """An array in HDF5 files, checked as it is read."""
+
+    @staticmethod
+    def lazy_load_hdf5_array(
+        *file_paths: Any,
+        dataset: str | None = None,
+        swmr: bool = SWMR_DEFAULT,
+        libver: str = "latest",
+        locking: bool | str | None = None,
+    ) -> dask.array.Array:
+        """Load an array when it is read, piece by piece, from one file or several."""
+        how = {"swmr": swmr, "libver": libver, "locking": locking}
+        parts = [_Checked(Path(path), dataset, how) for path in file_paths]
+        if any(not part.shape or 0 in part.shape or part.dtype.kind == "O" for part in parts):
+            for path in file_paths:
+                with h5open(path, dataset, **how) as found:
+                    check_part(found)
+            return HDF5ArrayAdapter.lazy_load_hdf5_array(*file_paths, dataset=dataset, **how)
+        arrays = [
+            # each has a name of its own: the file may have grown since the last request
+            dask.array.from_array(part, chunks=part.chunks, name=False, fancy=False)
+            for part in parts
+        ]
+        return arrays[0] if len(arrays) == 1 else dask.array.concatenate(arrays)
+
+
+class CheckedHDF5Adapter(HDF5Adapter):
+    """An HDF5 file, a group or an array of one, checked as it is read."""
+
+    @classmethod
+    def from_catalog(cls, data_source: Any, node: Any, /, **parameters: Any) -> Any:
+        """Make the adapter of a catalog node."""
+        if data_source.structure_family != StructureFamily.array:
+            return super().from_catalog(data_source, node, **parameters)
+        dataset = parameters.pop("dataset", "/")
+        name = dataset if isinstance(dataset, str) else "/".join(dataset)
+        return CheckedArrayAdapter.from_catalog(data_source, node, dataset=name, **parameters)
+
+    def __getitem__(self, key: str) -> Any:
+        found = super().__getitem__(key)
+        name = f"{self.dataset or ''}/{key.strip('/')}"
+        if isinstance(found, HDF5ArrayAdapter):
+            return CheckedArrayAdapter.from_uris(*self.uris, dataset=name, **self._kwargs)
+        return type(self)(
+            found._tree, *found.uris, dataset=found.dataset, metadata=self._metadata,
+            specs=self.specs, **self._kwargs,
+        )  # fmt: skip
 
 
 # -- raw CBF sequences -----------------------------------------------------------------------

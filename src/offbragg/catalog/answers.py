@@ -22,10 +22,19 @@ from tiled.ndslice import NDSlice
 from tiled.structures.array import ArrayStructure
 from tiled.structures.core import StructureFamily
 
+from offbragg.errors import DamagedFrame, ScanFileError
+from offbragg.files.scan_file import TORN
+from offbragg.terminal import printable
+
 ANSWER = 300_000_000  # bytes that one request may read
 AT_ONCE = 1_000_000_000  # and all that are being answered, together
 WRITTEN_OUT = 10  # so many times as much memory is needed for text and pictures
 
+_TORN = (
+    "Where these frames are is damaged in their file, as when a kill tears a write. A stacker that "
+    "is started again makes the file anew; for a run that is over, offbragg stack --once --repair "
+    "does. Ask then."
+)
 _lock = threading.Lock()
 _together = 0  # bytes, of all requests
 
@@ -171,16 +180,26 @@ class CountedAdapter:
 def _damage_told() -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        if "checksum" not in str(error):
-            raise
+    except DamagedFrame as error:
         raise HTTPException(
             503,
-            "Where these frames are is damaged in their file, as when a kill tears a write. A "
-            "stacker that is started again makes the file anew; for a run that is over, offbragg "
-            "stack --once --repair does. Ask then.",
-            headers={"retry-after": "5"},
+            f"Frame {error.number} is damaged in its scan file: its chunk does not have the "
+            "checksum with which it was stored. The other frames can be read without it. If its "
+            "frame file is still there, offbragg stack --once --repair stores it again.",
+            headers={"retry-after": "60"},
         ) from error
+    except ScanFileError as error:
+        if TORN not in str(error):  # what its filters would make of a chunk
+            raise HTTPException(503, printable(str(error).partition("\n")[0])) from error
+        raise HTTPException(503, _TORN, headers={"retry-after": "5"}) from error
+    except (OSError, RuntimeError) as error:
+        if "filter" in str(error) or "Fletcher32" in str(error):
+            raise HTTPException(
+                503, "This part of the array is damaged in its file: HDF5 cannot decode it."
+            ) from error
+        if "checksum" not in str(error):
+            raise
+        raise HTTPException(503, _TORN, headers={"retry-after": "5"}) from error
 
 
 def _shape(shape: tuple[int, ...], asked: NDSlice) -> tuple[int, ...]:

@@ -107,6 +107,7 @@ def server_configuration(directory: Path, readable: Sequence[Path], *, key: str)
                     ],
                     "readable_storage": [str(root.resolve()) for root in readable],
                     "adapters_by_mimetype": {
+                        "application/x-hdf5": "offbragg.catalog.adapters:CheckedHDF5Adapter",
                         "application/x-offbragg-frames": "offbragg.catalog.adapters:FramesAdapter",
                         "multipart/related;type=image/x-cbf": (
                             "offbragg.catalog.adapters:CBFSequenceAdapter"

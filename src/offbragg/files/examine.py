@@ -30,6 +30,7 @@ from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.cbf import content_md5
 from offbragg.files.digest import Part
+from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import read_torn
 from offbragg.files.scan_file import ScanFile, places_of_chunks
 from offbragg.files.superblock import read_superblock
@@ -316,9 +317,10 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
         }
         for done, number in enumerate(sorted(wanted)):
             try:
+                check_part(data, (slice(number, number + 1), slice(None), slice(None)))
                 counts = np.asarray(data[number])
                 seen["pixels"][number] = "" if np.all(counts == nxmx.FILL) else content_md5(counts)
-            except (OSError, RuntimeError, MemoryError, ValueError) as error:
+            except (OSError, RuntimeError, MemoryError, ValueError, ScanFileError) as error:
                 what = str(error).partition("\n")[0][:200]
                 seen["pixels"][number] = f"cannot be read: {what}"
             if time.monotonic() - told > _TELL:
@@ -368,7 +370,10 @@ def _problems(root: h5py.Group) -> list[str]:
             if item.nbytes > _MOST_FIELD:
                 problems.append(f"{name} claims {item.nbytes} bytes")
             else:
+                check_part(item)
                 item[()]
+        else:
+            check_filters(item)
 
     def walk(group: h5py.Group, depth: int) -> None:
         for key in group:

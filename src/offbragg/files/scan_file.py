@@ -26,14 +26,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offbragg import kernels
-from offbragg.errors import OffbraggError, RejectedFrame, ScanFileError
+from offbragg.errors import DamagedFrame, OffbraggError, RejectedFrame, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.cbf import parse_minicbf_header
+from offbragg.files.checked import CheckedCounts, Damage, Rows
 from offbragg.files.digest import (
     CLOSED,
     LATER,
     Part,
     begin_to_sync,
+    between,
+    crc64_of_parts,
     has_digest,
     make_digest,
     read_digest,
@@ -41,6 +44,7 @@ from offbragg.files.digest import (
     sync,
     write_digest,
 )
+from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import LIBVER, open_to_read
 from offbragg.files.superblock import read_superblock, release
 from offbragg.frame import Frame, PackedFrame
@@ -60,6 +64,14 @@ _SYNC_FRAMES = 1000  # at most so many frames between fsyncs
 _BEGIN_FRAMES = 32  # after so many the disk begins to write, so that it need not be waited for
 
 _PATIENCE = 2.0  # s, for others who are just opening or reading
+TORN = "is damaged where it says where its frames are"
+"""What is told of a file whose index of frames has a wrong checksum."""
+
+_MOST_FIELD = 256 << 20  # bytes that anything beside the frames may have
+_NOT_OURS = (
+    KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OffbraggError
+)  # fmt: skip
+"""What comes of taking another file for a scan file; a RecursionError is a RuntimeError."""
 
 
 class ScanFile:
@@ -90,8 +102,8 @@ class ScanFile:
         self._looked = False  # whether a kill tore it
         self._first_told = False  # what the first frame tells about all of them
         self._synced = clock.monotonic()
-        run = self._get(nxmx.RUN)
-        self._start: dict[str, Any] = json.loads(bytes(run["start"][()]).decode("utf-8"))
+        start = self._get(f"{nxmx.RUN}/start")
+        self._start: dict[str, Any] = json.loads(bytes(start[()]).decode("utf-8"))
         self._sweep = Sweep.from_dict(self._start["sweep"])
         frames = self._get(nxmx.FRAMES)
         self._has_crc64 = "crc64" in frames  # older files have none
@@ -195,7 +207,7 @@ class ScanFile:
                 release(path, keep=_beside(path, "superblock"))
             file = _open_for_writing(path)
             try:
-                if _is_torn(file):  # HDF5 would wait for ever from now on
+                if _is_torn(file, path):  # HDF5 would wait for ever from now on
                     raise _torn(path)
                 file.swmr_mode = True
                 return cls(file, path, lock)
@@ -233,7 +245,7 @@ class ScanFile:
         reader = _share(file)
         try:
             return cls(reader.file, path, reader=reader)
-        except (KeyError, ValueError, OffbraggError) as error:
+        except _NOT_OURS as error:
             _let_go(reader)
             raise ScanFileError(f"{path} is no scan file: {error}") from error
 
@@ -349,7 +361,10 @@ class ScanFile:
     def summary(self) -> dict[str, Any]:
         """What was only known at the end; empty before."""
         text = self._word(f"{nxmx.RUN}/summary")
-        return json.loads(text) if text else {}
+        try:
+            return json.loads(text) if text else {}
+        except (ValueError, RecursionError) as error:
+            raise ScanFileError(f"the summary in {self._path} is damaged: {error}") from error
 
     @property
     def exit_status(self) -> str:
@@ -379,19 +394,64 @@ class ScanFile:
             If where they are is damaged, as by a killed writer.
         """
         data = self._fresh(nxmx.DATA)
-        if self._reader is not None and not self._looked:
-            if self.is_torn():
-                raise _torn(self._path)
-            self._looked = True
+        self._check_torn()
         length = data.shape[0]  # once: in the writer's process it may grow between two lines
         monitor: NDArray[np.float64] | None = None
         if "monitor" in self.columns:
             monitor = self._fresh(f"{nxmx.FRAMES}/monitor")[:length]
-        return Stack(Window(data, 0, length), self._sweep, monitor)
+        counts = CheckedCounts(data, self._read_rows, self._path)
+        return Stack(Window(counts, 0, length), self._sweep, monitor)
+
+    def _read_rows(self) -> Rows:
+        crc64 = self._fresh(f"{nxmx.FRAMES}/crc64")[()] if self._has_crc64 else None
+        return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
+
+    def damage(self) -> Damage:
+        """Read all bytes of the file, once and in order, and compare them with their checksums.
+
+        Raises
+        ------
+        ScanFileError
+            If where the frames are is damaged, or the file cannot be read.
+        """
+        self._check_torn()
+        before = _look(self._path)
+        complete = self.complete
+        words, parts = self._words("status"), self._parts()
+        digest = None
+        with contextlib.suppress(ScanFileError):  # a damaged one tells nothing
+            digest = read_digest(self._path) if complete else None
+        wanted = between(parts.values(), before[1])
+        if digest is None:
+            wanted = [part for part in wanted if part.crc64 is not None]
+        intact: set[int] = set()  # where their chunks begin
+        whole = 0
+        for part, crc in zip(wanted, crc64_of_parts(self._path, wanted), strict=True):
+            if part.crc64 == crc:
+                intact.add(part.offset)
+            known = crc if part.crc64 is None else part.crc64
+            whole = kernels.crc64_combine(whole, known, part.size)
+        there = {n for n, part in parts.items() if part.offset in intact}
+        if not self._has_crc64:
+            there = set(places_of_chunks(self._get(nxmx.DATA)))
+        stored = [n for n, word in enumerate(words) if word == "stored"]
+        changed = digest is not None and (digest.size, digest.crc64) != (before[1], whole)
+        return Damage(
+            len(stored),
+            tuple(n for n in stored if n not in there),
+            changed and _look(self._path) == before,
+            0 if self._has_crc64 else len(stored),
+        )
+
+    def _check_torn(self) -> None:
+        if self._reader is not None and not self._looked:
+            if self.is_torn():
+                raise _torn(self._path)
+            self._looked = True
 
     def is_torn(self) -> bool:
         """Whether a kill tore a write of where the frames are."""
-        return _is_torn(self._get("/"))
+        return _is_torn(self._get("/"), self._path)
 
     def pixel_mask(self) -> NDArray[np.uint32]:
         """Bit 0: gap, bit 1: dead; all zero before the first frame, shape (slow, fast)."""
@@ -448,7 +508,7 @@ class ScanFile:
         counts = np.ascontiguousarray(frame.counts)
         length = data.shape[0]
         if self._column("status")[number] == b"stored":
-            if not np.array_equal(data[number], counts):
+            if not self._is_stored(number, counts, source):
                 raise self._another(number, source)
             return
         with self._writing(f"frame {number}"):
@@ -695,13 +755,16 @@ class ScanFile:
 
         In the order of the frames' numbers.
         """
+        return list(self._parts().values())
+
+    def _parts(self) -> dict[int, Part]:
         data, words = self._fresh(nxmx.DATA), self._words("status")
         crcs = self._words("crc64") if self._has_crc64 else [""] * len(words)
-        return [
-            Part(*place, int(crcs[number], 16))
+        return {
+            number: Part(*place, int(crcs[number], 16))
             for number, place in sorted(places_of_chunks(data).items())
             if number < len(words) and words[number] == "stored" and _is_crc64(crcs[number])
-        ]
+        }
 
     def _close_clean(self) -> None:
         chunks = self.chunks()
@@ -739,11 +802,27 @@ class ScanFile:
 
     def _is_same(self, frame: PackedFrame) -> bool:
         """Whether a stored frame has these pixels, whoever compressed them."""
-        data = self._get(nxmx.DATA)
-        _, chunk = data.id.read_direct_chunk((frame.number, 0, 0))
-        return chunk == frame.chunk.tobytes() or np.array_equal(
-            data[frame.number], nxmx.unpack(frame.chunk, frame.shape)
-        )
+        _, chunk = self._get(nxmx.DATA).id.read_direct_chunk((frame.number, 0, 0))
+        if chunk == frame.chunk.tobytes():
+            return True
+        counts = nxmx.unpack(frame.chunk, frame.shape)
+        return self._is_stored(frame.number, counts, frame.source)
+
+    def _is_stored(self, number: int, counts: NDArray[np.int32], source: str) -> bool:
+        """Whether a stored frame has these pixels.
+
+        Raises
+        ------
+        RejectedFrame
+            If that cannot be known, since the stored one is damaged.
+        """
+        try:
+            return np.array_equal(self.stack.counts[number], counts)
+        except DamagedFrame as error:
+            raise RejectedFrame(
+                f"frame {number} ({source}) cannot be compared with the stored one, which is "
+                "damaged\noffbragg stack --once --repair replaces it."
+            ) from error
 
     def _put(self, column: str, numbers: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Write rows of a column, those that follow each other at once."""
@@ -820,7 +899,10 @@ class ScanFile:
         kept = self._kept.get(name)
         if kept is None:
             with _readers_lock:  # never two handles of one dataset
-                kept = self._kept.setdefault(name, self._kept.get(name) or self._file[name])
+                kept = self._kept.get(name) or self._file[name]
+                if self._lock is None and name != nxmx.DATA and isinstance(kept, h5py.Dataset):
+                    _check_field(kept, self._path)
+                self._kept[name] = kept
         return kept
 
     def _column(self, name: str) -> Any:
@@ -1037,6 +1119,22 @@ def _is_opening(path: Path) -> bool:
         return False
 
 
+def _check_field(field: h5py.Dataset, path: Path) -> None:
+    """Refuse what would take more memory than anything beside the frames does.
+
+    Raises
+    ------
+    ScanFileError
+        Naming it.
+    """
+    if (field.size or 0) * field.dtype.itemsize > _MOST_FIELD:
+        raise ScanFileError(f"{path} is damaged: {field.name} claims {field.nbytes:,} bytes")
+    try:
+        check_part(field)
+    except ScanFileError as error:
+        raise ScanFileError(f"{path} is damaged: {error}") from error
+
+
 def _look(path: Path) -> tuple[int, int]:
     """Tell what changes with a file: when it was written last, and its size."""
     told = path.stat()
@@ -1059,20 +1157,20 @@ def _open_for_writing(path: Path) -> h5py.File:
             clock.sleep(0.01)
 
 
-def _is_torn(file: h5py.File) -> bool:
+def _is_torn(file: h5py.Group, path: Path) -> bool:
     try:
         if nxmx.DATA in file:
             places_of_chunks(cast(h5py.Dataset, file[nxmx.DATA]))
     except (OSError, RuntimeError, KeyError) as error:
         if "checksum" in str(error):
             return True
-        raise ScanFileError(f"{file.filename} cannot be read: {error}") from error
+        raise ScanFileError(f"{path} cannot be read: {error}") from error
     return False
 
 
 def _torn(path: Path) -> ScanFileError:
     return ScanFileError(
-        f"{path} is damaged where it says where its frames are, as when a kill tears a write\n"
+        f"{path} {TORN}, as when a kill tears a write\n"
         "A stacker that is started again, as before, makes it anew from what is intact and from "
         "the frame files; for a run that is over so does offbragg stack --once --repair. The "
         "damaged file is kept."

@@ -13,7 +13,7 @@ time that it was looked at, summed frame by frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -229,7 +229,12 @@ LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be told from refl
 
 
 def hot_pixels(
-    stack: Stack, *, frames: int = 31, times: float = 5.0, least_turn: float = LEAST_TURN
+    stack: Stack,
+    *,
+    frames: int = 31,
+    times: float = 5.0,
+    least_turn: float = LEAST_TURN,
+    without: Collection[int] = (),
 ) -> Mask:
     """Find pixels that count far too much in frames all over the sweep.
 
@@ -249,12 +254,15 @@ def hot_pixels(
     least_turn
         So far it must have turned, degree; 0 where there is no crystal. In real frames of 0.1
         degree reflections pass for hot pixels up to 1.4 degree.
+    without
+        Frames that are not looked at.
     """
     n, rows, columns = stack.counts.shape
     hot = np.zeros((rows, columns), np.bool_)
     if n * abs(stack.sweep.step) < least_turn:
         return hot
     which = np.unique(np.linspace(0, n - 1, min(frames, n)).astype(int)) if n else []
+    which = [i for i in which if i not in without]
     seen = [counts for i in which if (counts := np.asarray(stack.counts[int(i)])).max() >= 0]
     if len(seen) < 3:
         return hot  # a peak could be in all of them
