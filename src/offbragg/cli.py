@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from offbragg.cli_reduction import add_reduction_commands
-from offbragg.errors import ConfigError, JournalError, OffbraggError, ScanFileError
+from offbragg.errors import ConfigError, FrameError, JournalError, OffbraggError, ScanFileError
 from offbragg.ledger import describe_problems
 from offbragg.terminal import PrintableFormatter, printable, typed_options
 from offbragg.terminal import progress as _progress
@@ -185,9 +185,16 @@ def stack(
             "--model",
             metavar="FILE",
             help="Geometry and axes of --from-files' frames, JSON. Its start_deg is that of the "
-            "lowest number only if the first frame's header has no angles.",
+            "lowest number only if the headers have no angles. Or only exposure_time and "
+            "exposure_period, s.",
         ),
     ] = None,
+    trust_model: Annotated[
+        bool,
+        typer.Option(
+            "--trust-model", help="Use --model also where the frames' headers contradict it."
+        ),
+    ] = False,
     sample: Annotated[
         str | None,
         typer.Option(
@@ -210,20 +217,31 @@ def stack(
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
-    frame.
+    frame. A frame whose header says that it is of another sweep than most is rejected. Exit code 5
+    if files were rejected or incomplete.
     """
-    if any(given is not None for given in (from_files, out, model, sample)):
+    if any(given is not None for given in (from_files, out, model, sample)) or trust_model:
         if from_files is None or out is None:
             raise typer.BadParameter(
                 "--from-files and --out need each other; --model and --sample need both"
             )
+        if trust_model and model is None:
+            raise typer.BadParameter("--trust-model needs --model")
         typed = typed_options(context)
         for name in ("once", "late", "repair"):
             if name in typed:
                 raise typer.BadParameter(
                     f"--{name} is for runs in the journal: --from-files does not take it"
                 )
-        _stack_files(from_files, out, model, sample, as_json=as_json, with_parent=with_parent)
+        _stack_files(
+            from_files,
+            out,
+            model,
+            sample,
+            trust_model=trust_model,
+            as_json=as_json,
+            with_parent=with_parent,
+        )
         return
     if repair and not once:
         raise typer.BadParameter("--repair needs --once")
@@ -287,6 +305,7 @@ def _stack_files(
     model: Path | None,
     sample: str | None,
     *,
+    trust_model: bool,
     as_json: bool,
     with_parent: int | None,
 ) -> None:
@@ -297,7 +316,13 @@ def _stack_files(
         _progress("stacking", quiet=as_json) as progress,
     ):
         stacked = stack_files(
-            pattern, out, model=model, sample=sample, progress=progress, stop=stop
+            pattern,
+            out,
+            model=model,
+            sample=sample,
+            trust_model=trust_model,
+            progress=progress,
+            stop=stop,
         )
     if as_json:
         print(json.dumps(stacked.to_dict()))
@@ -308,11 +333,15 @@ def _stack_files(
         said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
         _say(f"{out}\n{stacked.frames} frames: {said}")
         _say(f"{stacked.seconds:.2f} s, {stacked.frames_per_second:.0f} frames/s")
+        if stacked.wrapper is not None:
+            _say(f"for NXRefine: {stacked.wrapper}")
         for problem in stacked.problems:
             _say(f"  {printable(problem)}")
     if stacked.pending:
         _say("ended before all was done; the same command goes on", file=sys.stderr)
         raise typer.Exit(1)
+    if stacked.unused:
+        raise typer.Exit(FrameError.exit_code)
 
 
 @app.command()

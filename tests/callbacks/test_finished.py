@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
 import json
 import subprocess
 import sys
 import threading
+from datetime import datetime
 
+import h5py
+import hdf5plugin  # noqa: F401  the frames' filter, for what follows the links
 import numpy as np
 import pytest
+import tifffile
 from runs import SHAPE, counts_of
 from streams import real_files
 from typer.testing import CliRunner
 
 import offbragg
 from offbragg.audit import verify
-from offbragg.callbacks.finished import find_series, stack_files
+from offbragg.callbacks.finished import stack_files
 from offbragg.cli import app
 from offbragg.errors import ConfigError, MetadataError, ScanFileError
 from offbragg.files import ScanFile, read_frame
+from offbragg.files.series import find_series
 from offbragg.reduction.corrections import Corrections
 from offbragg.sample import Sample
 from sim_iocs.cbf import encode_cbf
@@ -67,10 +74,18 @@ def model_file(folder, **goniometer):
     return path
 
 
-def write(folder, *numbers: int, form: str = "x_{:05d}.cbf", header: list[str] = HEADER) -> None:
+def write(
+    folder,
+    *numbers: int,
+    form: str = "x_{:05d}.cbf",
+    header: list[str] = HEADER,
+    first: int | None = None,
+) -> None:
+    """Write frames of a sweep that began with the number ``first``, or the first of these."""
     for number in numbers:
         counts, name = counts_of(number), form.format(number)
-        start = f"Start_angle {12.0 + 0.5 * (number - numbers[0]):.4f} deg."
+        begin = numbers[0] if first is None else first
+        start = f"Start_angle {12.0 + 0.5 * (number - begin):.4f} deg."
         header = [start if line.startswith("Start_angle") else line for line in header]
         text = (
             encode_tiff(counts, model="test", header=header, taken=0.0)
@@ -92,9 +107,10 @@ def test_a_gap_stays_a_gap_and_a_flipped_bit_is_rejected(folder, tmp_path):
             sys.executable, "-m", "offbragg", "stack", "--json",
             "--from-files", f"{folder}/x_*.cbf", "--out", str(out),
         ],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
+    assert done.returncode == 5, done.stderr  # a file that is there was not stored
     said = json.loads(done.stdout)
     counted = {key: said[key] for key in ("frames", "stored", "missing", "rejected", "pending")}
     assert counted == {"frames": 30, "stored": 28, "missing": 1, "rejected": 1, "pending": 0}
@@ -130,7 +146,7 @@ def test_what_was_left_is_gone_on_with_and_what_was_missing_is_filled(folder, tm
 
     first = stack_files(pattern, out, progress=lambda *told_: told.append(told_))
     assert (first.stored, first.missing) == (4, 1)
-    write(folder, 3)
+    write(folder, 3, first=0)
     again = stack_files(pattern, out)
     once_more = stack_files(pattern, out)
 
@@ -172,7 +188,10 @@ def test_a_file_that_holds_something_else_is_left_as_it_is(folder, tmp_path):
     [
         ([], "no file matches"),
         (["x_1.cbf", "y_2.cbf"], "2 series"),
-        (["x_.cbf"], "does not end with a number"),
+        (["x_.cbf", "y.cbf"], "2 series: x_.cbf, y.cbf"),
+        (["x_1_1.cbf", "x_2_1.cbf", "x_2_2.cbf"], r"2 series: x_1_#.cbf, x_2_#.cbf"),
+        (["x_1.cbf", "x_2.cbf.gz"], r"2 series: x_#.cbf, x_#.cbf.gz"),
+        (["x_1_7.cbf", "x_01_8.cbf"], "2 series"),
         (["x_1.cbf", "x_01.cbf"], "both have the number 1"),
         (["x_001.cbf", "x_02.cbf"], "another number of digits"),
         (["x_1.cbf", "x_9999999.cbf"], "too far apart"),
@@ -191,7 +210,7 @@ def test_frames_that_do_not_say_enough_are_refused(folder, tmp_path):
     (folder / "x_1.cbf").write_bytes(encode_cbf(counts_of(1), name="x", header=["nothing"]))
     (folder / "y_1.cbf").write_bytes(b"")
 
-    with pytest.raises(ConfigError, match="does not say Exposure_time"):
+    with pytest.raises(ConfigError, match="no header says Exposure_time"):
         stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5")
     with pytest.raises(ConfigError, match="none of 1 files is a frame"):
         stack_files(f"{folder}/y_*.cbf", tmp_path / "F.h5")
@@ -235,7 +254,7 @@ def test_a_model_says_how_long_frames_count_that_do_not_say_it(folder, tmp_path)
     model = tmp_path / "model.json"
     (folder / "x_1.cbf").write_bytes(encode_cbf(counts_of(1), name="x", header=["nothing"]))
     model.write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match="does not say Exposure_time"):
+    with pytest.raises(ConfigError, match="no header says Exposure_time"):
         stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
     model.write_text(json.dumps(told | {"exposure_time": 0.5, "exposure_period": 0.6}))
 
@@ -380,13 +399,298 @@ def test_verify_says_how_missing_frames_of_a_folder_are_stored(folder, tmp_path)
     assert "--once" not in note
 
 
-def test_angles_that_do_not_arrive_where_the_last_header_says_are_told(folder, tmp_path):
-    write(folder, 0, 1)
-    write(folder, 5, 2)  # x_00005.cbf says 12 degree, which is that of frame 0
+def test_a_frame_that_begins_at_another_angle_than_its_place_is_rejected(folder, tmp_path):
+    write(folder, 0, 1, 2, 3)
+    write(folder, 5)  # says 12 degree, which is that of frame 0
 
     stacked = stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5")
 
+    assert (stacked.stored, stacked.missing, stacked.rejected) == (4, 1, 1)
     assert stacked.problems[-1] == (
-        "frame 5 begins at 14.5000 degree in the scan file, but x_00005.cbf says "
-        "Start_angle 12.0000"
+        "frame 5 rejected: x_00005.cbf says Start_angle 12 degree, and by 4 of 5 headers it is "
+        "14.5 degree"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "template", "first", "n"),
+    [
+        (["map_11_P1_E1_001.cbf", "map_12_P1_E1_001.cbf"], "map_{:02d}_P1_E1_001.cbf", 11, 2),
+        (["map_11_P1_E1_001.cbf", "map_11_P1_E1_003.cbf"], "map_11_P1_E1_{:03d}.cbf", 1, 3),
+        (["run_0001_x.cbf", "run_0003_x.cbf"], "run_{:04d}_x.cbf", 1, 3),
+        (["9 b2.tif.bz2", "10 b2.tif.bz2"], "{:01d} b2.tif.bz2", 9, 2),
+        (["T7_00004.cbf"], "T7_{:05d}.cbf", 4, 1),
+        (["{best}.cbf"], "{{best}}.cbf", 0, 1),
+    ],
+)
+def test_the_number_that_differs_counts_wherever_it_stands(folder, names, template, first, n):
+    for name in names:
+        (folder / name).touch()
+
+    series = find_series(f"{folder}/*")
+
+    assert (series.template, series.first, series.n_frames) == (template, first, n)
+    assert series.path(0).name == names[0]
+    assert series.path(n - 1).name == names[-1]
+
+
+def swapped(header: list[str], **lines: str) -> list[str]:
+    """The header with other lines, by the first word of each."""
+    return [lines.pop(line.split()[0], line) for line in header] + list(lines.values())
+
+
+REAL = [
+    *HEADER[:-1],
+    "Oscillation_axis PHI",
+    "Pixel_size 172e-6 m x 172e-6 m",
+    "Wavelength 0.50000 A",
+    "Detector_distance 0.20000 m",
+    "Beam_xy (244.19, 98.84) pixels",
+    "Chi 0.0000 deg.",
+]
+
+
+def test_a_swapped_first_frame_is_rejected_and_not_the_good_ones(folder, tmp_path):
+    write(folder, *range(8), header=REAL)
+    foreign = swapped(REAL, Wavelength="Wavelength 0.71070 A", Exposure_time="Exposure_time 5 s",
+                      Start_angle="Start_angle 12.0000 deg.")  # fmt: skip
+    foreign = ["x" * 70 for _ in range(20_000)] + foreign  # and a huge one
+    small = counts_of(0, (SHAPE[0] - 1, SHAPE[1]))
+    words = "x_00000.cbf says Wavelength 0.7107 Å, and 7 of 8 headers say 0.5 Å"
+    for counts, why in ((counts_of(0), words), (small, "expected 195 × 487")):
+        (folder / "x_00000.cbf").write_bytes(encode_cbf(counts, name="x", header=foreign))
+        out = tmp_path / f"{len(counts)}.h5"
+
+        done = CliRunner().invoke(
+            app, ["stack", "--json", "--from-files", f"{folder}/x_*.cbf", "--out", str(out)]
+        )
+
+        assert done.exit_code == 5
+        result = json.loads(done.stdout)
+        assert (result["stored"], result["rejected"]) == (7, 1)
+        assert why in result["problems"][0]
+        with ScanFile.open(out) as scan:
+            assert scan.shape == SHAPE
+            assert (scan.sweep.start, scan.sweep.step, scan.sweep.exposure) == (12.0, 0.5, 0.0964)
+            assert scan.start["time"] == datetime(2026, 3, 5, 9, 1, 45, 613000).timestamp()
+
+
+def test_a_frame_that_was_exposed_longer_is_stored_and_listed(folder, tmp_path):
+    write(folder, 0, 1, 2, header=REAL)
+    write(folder, 3, first=0, header=swapped(REAL, Exposure_time="Exposure_time 5.0 s"))
+
+    stacked = stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5")
+
+    words = "x_00003.cbf says Exposure_time 5 s, and 3 of 4 headers say 0.0964 s"
+    assert (stacked.stored, stacked.problems) == (4, (words,))
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        assert scan.start["files"]["differences"] == [words]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("Wavelength 0.71070 A", "Wavelength 0.7107 Å, and the model 0.5 Å"),
+        ("Pixel_size 75e-6 m x 75e-6 m", "Pixel_size 0.075, 0.075 mm, and the model 0.172"),
+        ("Detector_distance 0.30000 m", "Detector_distance 300 mm, and the model 200 mm"),
+        ("Beam_xy (200.00, 98.84) pixels", "Beam_xy 200, 98.84 pixel, and the model 244."),
+        ("Detector_2theta 30.0 deg.", "Detector_2theta 30 degree, and the model 0 degree"),
+        ("Oscillation_axis OMEGA", "Oscillation_axis OMEGA, and the model phi"),
+        (
+            "Angle_increment 0.6000 deg.",
+            "Angle_increment 0.6 degree, and the model step_deg 0.5001",
+        ),
+        ("Chi 40.0000 deg.", "Chi 40 degree, and the model -10 degree"),
+    ],
+)
+def test_headers_that_contradict_a_model_are_refused_with_the_numbers(
+    folder, tmp_path, line, words
+):
+    write(folder, 0, header=swapped(REAL, **{line.split()[0]: line}))
+    axes = {"axes": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "angles_deg": [0.0, -10.0]}
+    model = model_file(tmp_path, names=["phi", "chi"], **axes)
+    pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
+
+    with pytest.raises(ConfigError, match="--trust-model") as refused:
+        stack_files(pattern, out, model=model)
+    assert words in str(refused.value)
+    assert not out.exists()
+    trusted = stack_files(pattern, out, model=model, trust_model=True)
+
+    assert trusted.stored == 1
+    assert any(words in problem for problem in trusted.problems)
+    with ScanFile.open(out) as scan:
+        assert scan.geometry.wavelength == 0.5
+        assert scan.sweep.step == 0.5001
+
+
+def test_headers_that_a_model_refines_are_listed_and_the_model_counts(folder, tmp_path):
+    write(folder, 0, 1, header=swapped(
+        REAL, Detector_distance="Detector_distance 0.20100 m", Wavelength="Wavelength 0.50010 A"
+    ))  # fmt: skip
+
+    stacked = stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model_file(tmp_path))
+
+    assert stacked.stored == 2
+    assert [p.partition(",")[0] for p in stacked.problems] == [
+        "the headers say Wavelength 0.5001 Å",
+        "the headers say Detector_distance 201 mm",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "line", "called"),
+    [
+        (None, "Oscillation_axis PHI", "phi"),
+        (None, "Oscillation_axis KAPPA, CW", "kappa"),
+        (None, "Oscillation_axis (nil)", "axis0"),
+        (["mu"], "Oscillation_axis (nil)", "mu"),
+        (["mu"], "Oscillation_axis MU", "mu"),
+    ],
+)
+def test_an_axis_is_called_what_model_or_header_call_it(folder, tmp_path, names, line, called):
+    write(folder, 0, 1, header=swapped(REAL, Oscillation_axis=line))
+    given = {} if names is None else {"names": names}
+    model = model_file(tmp_path, **given)
+
+    stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
+
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        assert scan.sweep.axis == scan.geometry.scan_axis == called
+
+
+def test_an_exposure_time_alone_is_a_model(folder, tmp_path):
+    write(folder, 0, 1, 2, form="x_{:05d}.tif", header=["nothing"])
+    model = tmp_path / "times.json"
+    model.write_text('{"exposure_time": 0.5}')
+
+    stacked = stack_files(f"{folder}/x_*.tif", tmp_path / "F.h5", model=model)
+
+    assert (stacked.stored, stacked.wrapper) == (3, None)
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        assert (scan.sweep.exposure, scan.sweep.period, scan.sweep.step) == (0.5, 0.5, 0.0)
+        assert scan.start["geometry"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"exposure_time": 0.5, "fast": [1, 0, 0], "goniometer": {"axes": []}}',
+         "it lacks wavelength_angstrom, s0, panel_origin_mm, slow, pixel_mm, UB_no_2pi, cell, "
+         "goniometer.angles_deg, goniometer.scan_axis, goniometer.start_deg, goniometer.step_deg"),
+        ('{"exposure_period": 0.5}', "neither exposure_time nor a geometry (wavelength_angstrom"),
+        ('{"exposure_time": "0.5"}', "exposure_time '0.5': it must be s, above 0"),
+        ('{"exposure_time": NaN}', "exposure_time nan"),
+    ],
+)  # fmt: skip
+def test_what_a_model_lacks_is_named(folder, tmp_path, text, words):
+    write(folder, 0)
+    model = tmp_path / "model.json"
+    model.write_text(text)
+
+    with pytest.raises(ConfigError) as refused:
+        stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
+
+    assert words in str(refused.value)
+
+
+def test_a_single_file_without_a_number_and_packed_ones(folder, tmp_path):
+    write(folder, 0, 1, 2)
+    for number, pack, packing in ((0, gzip.compress, "gz"), (1, bz2.compress, "bz2")):
+        raw = (folder / f"x_{number:05d}.cbf").read_bytes()
+        (folder / f"best.cbf.{packing}").write_bytes(pack(raw))
+
+        stacked = stack_files(f"{folder}/best.cbf.{packing}", tmp_path / f"{number}.h5")
+
+        assert (stacked.frames, stacked.stored) == (1, 1)
+        with ScanFile.open(tmp_path / f"{number}.h5") as scan:
+            np.testing.assert_array_equal(scan.stack.counts[0], counts_of(number))
+            assert scan.frame_values()["md5"][0]
+        assert verify(tmp_path / f"{number}.h5", deep=True).ok
+    for number, cut in ((1, None), (2, -400)):
+        raw = (folder / f"x_{number:05d}.cbf").read_bytes()
+        (folder / f"x_{number:05d}.cbf.gz").write_bytes(gzip.compress(raw)[:cut])
+
+    cut = stack_files(f"{folder}/x_*.cbf.gz", tmp_path / "F.h5")
+
+    assert (cut.stored, cut.missing, cut.unused) == (1, 1, True)
+    assert "was not complete" in cut.problems[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"bigtiff": True}])
+def test_shallow_tiff_files_are_cut_off_where_their_pixels_end(folder, tmp_path, options):
+    for number in range(2):
+        tifffile.imwrite(
+            folder / f"x_{number}.tif", np.full(SHAPE, 65_535, "u2") - np.uint16(number),
+            photometric="minisblack", metadata=None, datetime="2016:03:05 09:01:45", **options,
+            description="# Exposure_time 0.1 s",
+        )  # fmt: skip
+
+    stacked = stack_files(f"{folder}/x_*.tif", tmp_path / "F.h5")
+
+    assert stacked.stored == 2
+    with ScanFile.open(tmp_path / "F.h5") as scan:
+        np.testing.assert_array_equal(scan.stack.counts[1], np.full(SHAPE, 65_534))
+        assert scan.start["detector"]["saturation"] == 65_535
+        assert scan.start["time"] == datetime(2016, 3, 5, 9, 1, 45).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("out", "wrapper", "target"),
+    [
+        ("a/100K/f1.h5", "a/frames_of__one__crystal_100K.nxs", "100K/f1.h5"),
+        ("a/one.h5", "a/frames_of__one__crystal_one.nxs", "one.h5"),
+    ],
+)
+def test_what_nxrefine_opens_is_written_where_the_geometry_is_known(
+    folder, tmp_path, out, wrapper, target
+):
+    write(folder, 0, 2)
+
+    stacked = stack_files(f"{folder}/x_*.cbf", tmp_path / out, model=model_file(tmp_path))
+
+    assert stacked.wrapper == str(tmp_path / wrapper)
+    with h5py.File(stacked.wrapper) as file:
+        rotation = file[(tmp_path / out).stem]
+        assert rotation["data"].get("data", getlink=True).filename == target
+        np.testing.assert_array_equal(rotation["data/data"][2], counts_of(2))
+        np.testing.assert_array_equal(rotation["data/monitor_weight"], [1.0, 0.0, 1.0])
+    write(folder, 1, first=0)
+    stack_files(f"{folder}/x_*.cbf", tmp_path / out, model=model_file(tmp_path))
+    with h5py.File(stacked.wrapper) as file:
+        weight = file[(tmp_path / out).stem]["data/monitor_weight"]
+        np.testing.assert_array_equal(weight, [1.0, 1.0, 1.0])
+
+
+def test_headers_that_agree_on_another_sweep_by_now_do_not_go_into_the_file(folder, tmp_path):
+    write(folder, 0, 1, 3)
+    pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
+    stack_files(pattern, out)
+    write(folder, 0, 1, 2, 3, header=swapped(HEADER, Angle_increment="Angle_increment 0.4 deg."))
+    for path in folder.iterdir():
+        number = int(path.stem[2:])
+        text = path.read_bytes().replace(
+            f"Start_angle {12 + 0.5 * number:.4f}".encode(),
+            f"Start_angle {12 + 0.4 * number:.4f}".encode(),
+        )
+        path.write_bytes(text)
+
+    with pytest.raises(ScanFileError, match=r"by 0\.5 degree, and the headers .* 0\.4 degree"):
+        stack_files(pattern, out)
+
+
+@pytest.mark.skipif(not real_files(), reason="the real frames (../shared/data) are not here")
+def test_a_real_frame_of_another_wavelength_or_chi_is_rejected(folder, tmp_path):
+    changes = (b"Wavelength 0.68890", b"Wavelength 0.71070"), (b"Chi -54.7000", b"Chi -14.7000")
+    for number, path in enumerate(real_files()[:6]):
+        raw = path.read_bytes()
+        for which, change in enumerate(changes):
+            raw = raw.replace(*change) if number == 3 * which else raw
+        (folder / path.name).write_bytes(raw)
+    model = real_files()[0].with_name("model.json")
+
+    stacked = stack_files(f"{folder}/*.cbf", tmp_path / "F.h5", model=model)
+
+    assert (stacked.stored, stacked.rejected) == (4, 2)
+    assert "says Wavelength 0.7107 Å, and 5 of 6 headers say 0.6889 Å" in stacked.problems[0]
+    assert "says Chi -14.7 degree, and 5 of 6 headers say -54.7 degree" in stacked.problems[1]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import resource
 import struct
 import time
@@ -10,7 +12,7 @@ import pytest
 
 from offbragg.errors import FrameError, IncompleteFrame, RejectedFrame
 from offbragg.files import read_frame
-from offbragg.files.cbf import content_md5, parse_minicbf_header
+from offbragg.files.cbf import content_md5, declared_md5, parse_minicbf_header
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def test_pixels_checksum_and_header_of_a_file(read, make_cbf, make_counts):
     assert frame.header["oscillation_axis"] == "PHI"
     assert frame.header["sensor_thickness"] == pytest.approx(0.45)
     assert frame.header["date"] == "2026-03-05T09:01:45.613"
+    assert frame.header["pixel_size"] == pytest.approx([0.172, 0.172])
 
 
 def test_what_fabio_writes_is_read(tmp_path, make_counts):
@@ -243,3 +246,33 @@ def test_random_damage_never_crashes(read, make_cbf, make_counts):
         except FrameError:
             continue
         assert not frame.verified or np.array_equal(frame.counts, make_counts(0))
+
+
+def test_no_amount_of_text_hides_what_a_header_says():
+    lines = "# Start_angle 12.5000 deg.\n# Angle_increment 0.1000 deg.\n# 2016/Mar/05 09:01:45.613"
+
+    for text in ("# nothing\n" * 100_000, "_nothing 1\n" * 100_000, "#" * 1_000_000 + "\n"):
+        header = parse_minicbf_header(text + lines)
+
+        assert (header["start_angle"], header["angle_increment"]) == (12.5, 0.1)
+        assert header["date"] == "2016/Mar/05 09:01:45.613"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_packed_bomb_takes_no_memory(tmp_path, make_cbf, make_counts, pack):
+    packing = "gz" if pack is gzip.compress else "bz2"
+    whole, bomb = tmp_path / f"x_0.cbf.{packing}", tmp_path / f"x_1.cbf.{packing}"
+    whole.write_bytes(pack(make_cbf(make_counts(0))))
+    lie = make_cbf(
+        make_counts(0), Number_of_Elements=1 << 26, Size_Fastest_Dimension=1 << 13,
+        Size_Second_Dimension=1 << 13, Size=900 << 20,
+    )  # fmt: skip
+    bomb.write_bytes(pack(lie + bytes(100 << 20)))
+    np.testing.assert_array_equal(read_frame(whole, number=0).counts, make_counts(0))
+    assert declared_md5(whole) == content_md5(make_counts(0))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(RejectedFrame, match="at most 268435456 are believed"):
+        read_frame(bomb, number=1)
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # kB

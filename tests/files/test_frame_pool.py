@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import os
 import struct
 import threading
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from runs import SHAPE, counts_of
 
 from offbragg import kernels
@@ -80,12 +83,49 @@ DAMAGE = {
 }
 
 
+PACKING = ((".gz", gzip.compress), (".bz2", bz2.compress))
+PACKED_DAMAGE = {
+    "whole": lambda packed, pack: packed,
+    "in two members": lambda packed, pack: pack(cbf(1)[:7000]) + pack(cbf(1)[7000:]),
+    "cut short": lambda packed, pack: packed[:-20],
+    "empty": lambda packed, pack: b"",
+    "not packed": lambda packed, pack: cbf(1),
+    "a flipped bit": lambda packed, pack: (
+        packed[:9000] + bytes([packed[9000] ^ 16]) + packed[9001:]
+    ),
+    "a bomb": lambda packed, pack: pack(bytes(4 << 20)),
+    "a bomb with a header": lambda packed, pack: pack(b"###CBF" + bytes(4 << 20)),
+    "a bomb behind a frame": lambda packed, pack: pack(cbf(1) + bytes(4 << 20)),
+    "a bomb of members": lambda packed, pack: packed + 64 * pack(bytes(1 << 16)),
+    "a bomb as promised": lambda packed, pack: pack(
+        cbf(1).replace(b"X-Binary-Size: ", b"X-Binary-Size: 9") + bytes(4 << 20)
+    ),
+}
+UNUSUAL = {
+    "deflated": {"compression": "zlib", "predictor": True},
+    "in tiles": {"tile": (64, 64)},
+    "big": {"bigtiff": True},
+}
+
+
 def test_every_damage_is_judged_as_by_the_library_route(pool, tmp_path):
     paths = []
     for number, (what, damage) in enumerate(DAMAGE.items()):
         paths.append(tmp_path / f"{what}.cbf")
         paths[-1].write_bytes(damage(cbf(number)))
-    paths += [tmp_path / "not there.cbf", tmp_path / "x.png"]
+        packing, pack = PACKING[number % 2]
+        paths.append(tmp_path / f"{what}.cbf{packing}")
+        paths[-1].write_bytes(pack(damage(cbf(number))))
+    for what, damage in PACKED_DAMAGE.items():
+        for packing, pack in PACKING:
+            paths.append(tmp_path / f"{what}.cbf{packing}")
+            paths[-1].write_bytes(damage(pack(cbf(1)), pack))
+    for what, options in UNUSUAL.items():
+        paths.append(tmp_path / f"{what}.tif")
+        tifffile.imwrite(paths[-1], np.abs(counts_of(1)).astype("u2"), metadata=None, **options)
+    paths.append(tmp_path / "packed.tiff.gz")
+    paths[-1].write_bytes(gzip.compress(encode_tiff(counts_of(1), model="", header=[], taken=0.0)))
+    paths += [tmp_path / "not there.cbf", tmp_path / "x.png", tmp_path / "not there.cbf.gz"]
 
     judged = judge(pool, paths)
 
@@ -103,7 +143,8 @@ def test_every_damage_is_judged_as_by_the_library_route(pool, tmp_path):
         assert verdict.frame is not None, verdict.error
         assert (verdict.frame.verified, verdict.frame.md5) == (frame.verified, frame.md5)
         np.testing.assert_array_equal(counts, frame.counts)
-    assert sum(verdict.frame is not None for verdict, _ in judged.values()) == 3
+    good = 2 * 3 + 2 * 2 + len(UNUSUAL) + 1
+    assert sum(verdict.frame is not None for verdict, _ in judged.values()) == good
 
 
 def test_a_stream_that_does_not_decode_is_refused_by_name(pool, tmp_path):

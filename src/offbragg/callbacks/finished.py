@@ -7,153 +7,45 @@ over, made from the names and the headers of the files, and perhaps from a model
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import threading
 import time
 import unicodedata
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from glob import glob
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 from urllib.parse import quote
 
 from offbragg.callbacks.stacker import FRAME_SEQUENCES, SweepStacker
-from offbragg.errors import ConfigError, FrameError, ScanFileError
-from offbragg.files import read_frame, read_header
+from offbragg.errors import ConfigError, FrameError, GeometryError, ScanFileError
+from offbragg.files import Head, read_frame, read_head
+from offbragg.files.compressed import frame_kind
+from offbragg.files.frame_pool import processors
+from offbragg.files.header_time import header_time
+from offbragg.files.headers import agree, axis_name
+from offbragg.files.model import (
+    Model,
+    begin_where_headers_do,
+    compare_times,
+    compare_with_headers,
+    known_of,
+    times,
+)
+from offbragg.files.nxrefine import has_wrapper, wrapper_path, write_wrapper
 from offbragg.files.scan_file import ScanFile, release_if_left
-from offbragg.frame import Frame
-from offbragg.geometry import Geometry
+from offbragg.files.series import Series, find_series
 from offbragg.ledger import Ledger, Status, describe_problems
 from offbragg.sample import check_component
 from offbragg.sweep import Sweep
 
-_MOST_FRAMES = 1_000_000
 _LOOK = 0.05  # s
-_MIMETYPES: dict[str, str] = dict(
-    zip((".cbf", ".tif", ".tiff"), (*FRAME_SEQUENCES, FRAME_SEQUENCES[1]), strict=True)
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Frame files of one name with a number in it; frame 0 has the lowest one."""
-
-    directory: Path
-    template: str
-    first: int
-    n_frames: int
-    n_files: int
-
-    def path(self, number: int) -> Path:
-        """Say where a frame's file is, or would be."""
-        return self.directory / self.template.format(self.first + number)
-
-
-def find_series(pattern: str) -> Series:
-    """Find the frame files that a shell pattern matches; their numbers are the last in the name.
-
-    Raises
-    ------
-    ConfigError
-        If there are none, or they are not of one series.
-    """
-    paths = sorted(Path(name) for name in glob(pattern))  # noqa: PTH207  it may be absolute
-    if not paths:
-        raise ConfigError(
-            f"no file matches {pattern}\nQuote the pattern, so that the shell leaves it."
-        )
-    kinds: dict[tuple[Path, str, str], dict[int, str]] = {}
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # a link to nothing is a missing frame
-            if not S_ISREG(path.stat().st_mode):
-                raise ConfigError(f"{path} is no file\nGive a pattern that leaves it out.")
-        if path.suffix.lower() not in _MIMETYPES:
-            raise ConfigError(f"{path.name} is no frame: only .cbf, .tif and .tiff are read")
-        found = re.fullmatch(r"(.*?)(\d+)", path.stem)
-        if found is None:
-            raise ConfigError(
-                f"{path.name} does not end with a number, which would say which frame it is"
-            )
-        digits = kinds.setdefault((path.parent, found[1], path.suffix), {})
-        if (number := int(found[2])) in digits:
-            raise ConfigError(f"{path.name} and another file both have the number {number}")
-        digits[number] = found[2]
-    if len(kinds) > 1:
-        names = ", ".join(f"{name}*{suffix}" for _, name, suffix in list(kinds)[:3])
-        raise ConfigError(
-            f"{pattern} matches {len(kinds)} series: {names}\nGive a pattern that matches one."
-        )
-    (((directory, name, suffix), digits),) = kinds.items()
-    width = min(map(len, digits.values()))
-    for number, text in digits.items():
-        if f"{number:0{width}d}" != text:
-            raise ConfigError(f"{name}{text}{suffix} has another number of digits than others")
-    first, last = min(digits), max(digits)
-    if last - first >= _MOST_FRAMES:
-        raise ConfigError(
-            f"{pattern} has numbers from {first} to {last}: too far apart for a sweep"
-        )
-    escaped = (name.replace("{", "{{").replace("}", "}}"), suffix)
-    template = f"{escaped[0]}{{:0{width}d}}{escaped[1]}"
-    return Series(directory.resolve(), template, first, last - first + 1, len(digits))
-
-
-def read_model(
-    model: Path, *, shape: tuple[int, int], header: Mapping[str, Any], n_frames: int
-) -> tuple[Geometry, Sweep, dict[str, Any]]:
-    """Read geometry, sweep and crystal of frames from a model (see `Geometry.from_model`).
-
-    Raises
-    ------
-    ConfigError
-        If the model is missing or wrong, or the header does not say the exposure time.
-    """
-    told = _read_json(model)
-    try:
-        scan = told["goniometer"]["scan_axis"]
-        names = [f"axis{i}" for i in range(len(told["goniometer"]["axes"]))]
-        if not isinstance(scan, int) or not 0 <= scan < len(names):
-            raise ConfigError(
-                f"{model} has {len(names)} goniometer axes and scan_axis {_short(repr(scan))}: "
-                "it counts them from 0"
-            )
-        names[scan] = "omega"
-        names[0 if scan else -1] = "phi" if len(names) > 1 else names[-1]
-        geometry, UB = Geometry.from_model(told, shape=shape, names=names)
-        exposure, period = _times({**told, **header})
-        sweep = Sweep(
-            axis=geometry.scan_axis,
-            start=told["goniometer"]["start_deg"],
-            step=told["goniometer"]["step_deg"],
-            n_frames=n_frames,
-            exposure=exposure,
-            period=period,
-        )
-        return geometry, sweep, {"lattice": told["cell"], "UB": UB.tolist()}
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ConfigError(f"{model} is no model of a sweep: {_short(repr(error))}") from error
-
-
-def _read_json(model: Path) -> Any:
-    try:
-        return json.loads(model.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{model} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:  # it has the whole file within
-        why = f"byte {error.start} is no text"
-    except (ValueError, RecursionError) as error:
-        why = _short(str(error))
-    raise ConfigError(f"{model} is no model of a sweep: it is not JSON ({why})")
-
-
-def _short(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
+_MIMETYPES: dict[str, str] = dict(zip((".cbf", ".tif"), FRAME_SEQUENCES, strict=True))
+_UNNAMED_AXIS = "axis0"  # nothing says which one turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +53,7 @@ class Stacked:
     """What became of a folder of frames."""
 
     file: str
+    files: int
     frames: int
     stored: int
     missing: int
@@ -168,7 +61,14 @@ class Stacked:
     pending: int
     seconds: float
     frames_per_second: float
+    wrapper: str | None
+    """What NXRefine opens; None without a model of the geometry."""
     problems: tuple[str, ...]
+
+    @property
+    def unused(self) -> bool:
+        """Whether there are files whose frames could not be stored."""
+        return self.rejected > 0 or self.files > self.stored
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -181,6 +81,7 @@ def stack_files(
     *,
     model: Path | None = None,
     sample: str | None = None,
+    trust_model: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop: threading.Event | None = None,
 ) -> Stacked:
@@ -196,11 +97,14 @@ def stack_files(
     out
         The scan file.
     model
-        Geometry and angles, JSON. Without it the scan file says nothing of beam, panel and axes.
-        Where the axis began comes from the header of the first frame, if that has a start angle and
-        an increment; else the model's start belongs to the lowest number.
+        Geometry and angles, JSON, or only the exposure time. Without geometry the scan file says
+        nothing of beam, panel and axes. Where the axis began comes from the headers, if most of
+        them have a start angle and an increment; else the model's start belongs to the lowest
+        number.
     sample
         Name of the sample; that of the folder if not given. Sweeps of one crystal need the same.
+    trust_model
+        Take a model whose geometry contradicts the headers: the differences are listed.
     progress
         Told how many frames are decided, and of how many.
     stop
@@ -209,7 +113,9 @@ def stack_files(
     Raises
     ------
     ConfigError
-        If the files are not of one series, do not say what a sweep needs, or contradict the model.
+        If the files are not of one series, do not say what a sweep needs, or contradict the model
+        or, without a majority, each other. A frame whose header says that it is of another
+        sweep than most is rejected.
     MetadataError
         If ``sample`` cannot name one.
     ScanFileError
@@ -219,7 +125,8 @@ def stack_files(
     if sample is not None:
         check_component(sample, "sample.name")
     series = find_series(pattern)
-    start = _start_document(series, model, sample)
+    found = _find(series, None if model is None else Model.read(model), sample, trust_model)
+    start = found.start
     if out.is_dir():
         raise ConfigError(f"{out} is a directory: give the name of a file in it")
     if out.exists():
@@ -227,6 +134,7 @@ def stack_files(
         with ScanFile.open(out) as scan:
             if scan.run != start["uid"]:
                 raise _other(scan, series, pattern)
+            _check_same_sweep(scan, start)
             named = scan.start["sample"]["name"]
             if sample is not None and sample != named:
                 raise ScanFileError(
@@ -239,9 +147,9 @@ def stack_files(
             out.parent, start=start, data_shape=start["detector"]["shape"], name=out.name
         ).close()
         before = 0
-    stacker = SweepStacker(start, out, experiment=None, late=0.0)
+    stacker = SweepStacker(start, out, experiment=None, late=0.0, contradicting=found.contradicting)
     try:
-        for name, doc in _documents(series, start):
+        for name, doc in _documents(series, start, found.ended):
             stacker(name, doc)
         while not stacker.poll() and not (stop is not None and stop.is_set()):
             progress(stacker.decided, series.n_frames)
@@ -256,13 +164,19 @@ def stack_files(
     with ScanFile.open(out) as scan:
         ledger = scan.ledger
     counts = ledger.counts()
+    wrapper, unwrapped = (None, []) if counts["pending"] else _wrap(out, counts["stored"] != before)
     return Stacked(
         file=str(out),
+        files=series.n_files,
         frames=series.n_frames,
         seconds=seconds,
         frames_per_second=(counts["stored"] - before) / seconds,
+        wrapper=wrapper,
         problems=(
             *describe_problems(ledger.problems()),
+            *_stored_before(found.contradicting, ledger),
+            *found.differences,
+            *unwrapped,
             *_angle_at_the_end(series, Sweep.from_dict(start["sweep"]), ledger),
         ),
         **counts,
@@ -288,28 +202,89 @@ def _other(scan: ScanFile, series: Series, pattern: str) -> ScanFileError:
     )
 
 
-def _start_document(series: Series, model: Path | None, sample: str | None) -> dict[str, Any]:
-    first = _first_good(series)
-    header = first.header
-    known: dict[str, Any] = {}
+def _check_same_sweep(scan: ScanFile, start: Mapping[str, Any]) -> None:
+    """Refuse frames whose headers agree on another sweep by now than the file was made with."""
+    had, now = scan.sweep, Sweep.from_dict(start["sweep"])
+    for what, old, new, limit in (
+        ("begins at", had.start, now.start, 0.5 * abs(had.step) + 1e-3),
+        ("turns a frame by", had.step, now.step, 1e-3 * abs(had.step) + 1e-4),
+    ):
+        if abs(old - new) > limit:
+            raise ScanFileError(
+                f"{scan.path} {what} {old:g} degree, and the headers of its frames now say "
+                f"{new:g} degree\nIt is left as it is: give another --out."
+            )
+
+
+def _stored_before(contradicting: Mapping[int, str], ledger: Ledger) -> list[str]:
+    """List frames that are refused now, and were stored before."""
+    return [
+        f"frame {number} is stored, but {why}: stack into another --out to leave it out"
+        for number, why in contradicting.items()
+        if ledger.statuses[number] is Status.STORED
+    ]
+
+
+def _wrap(out: Path, changed: bool) -> tuple[str | None, list[str]]:
+    """Write what NXRefine opens, as for a run, if the geometry is known."""
+    with ScanFile.open(out) as scan:
+        if scan.start["geometry"] is None:
+            return None, []
+    try:
+        wrapper = wrapper_path(out) if has_wrapper(out) and not changed else write_wrapper(out)
+    except (GeometryError, ScanFileError, OSError) as error:
+        return None, [f"no NXRefine wrapper: {str(error).partition(chr(10))[0]}"]
+    return str(wrapper), []
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What files, headers and model say of a sweep."""
+
+    start: dict[str, Any]
+    ended: float  # POSIX s
+    contradicting: dict[int, str]
+    differences: list[str]
+
+
+def _find(series: Series, model: Model | None, sample: str | None, trusted: bool) -> _Found:
+    heads = _heads(series)
+    shape = _common_shape(series, heads)
+    heads = {number: head for number, head in heads.items() if head.shape == shape}
+    agreement = agree(
+        {number: head.header for number, head in heads.items()},
+        lambda number: series.path(number).name,
+        known=None if model is None else known_of(model),
+    )
+    header, differences = agreement.header, agreement.differences
+    good = _first_good(series, [n for n in heads if n not in agreement.refused], shape)
+    geometry, known = None, {}
     if model is not None:
-        geometry, sweep, known = read_model(
-            model, shape=first.shape, header=header, n_frames=series.n_frames
+        differences += compare_times(model, header)
+    if model is not None and model.has_geometry:
+        geometry, sweep, known = model.geometry(
+            shape=shape, header=header, n_frames=series.n_frames
         )
-        sweep = _from_its_header(sweep, first, series.path(first.number))
+        differences += compare_with_headers(model, geometry, header, trusted=trusted)
+        sweep, more = begin_where_headers_do(sweep, header, good, model, trusted=trusted)
+        differences += more
     else:
-        geometry, sweep = None, _sweep_of_headers(first, series)
-    told = "" if model is None else model.read_text(encoding="utf-8")
-    identity = f"{series.directory}/{series.template}/{series.first}+{series.n_frames}/{told}"
-    return {
+        sweep = _sweep_of_headers(header, series, model)
+    most = [head.most_counts for head in heads.values() if head.most_counts is not None]
+    model_text = "" if model is None else model.text
+    identity = f"{series.directory}/{series.template}/{series.first}+{series.n_frames}/{model_text}"
+    began = _measured(series, heads, agreement.refused, good)
+    start = {
         "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"offbragg:files:{identity}")),
-        "time": _measured(header, series.path(first.number)),
+        "time": began,
         "plan_name": "from_files",
         "purpose": "data",
         "files": {
             "directory": str(series.directory),
             "template": series.template,
             "first_number": series.first,
+            "n_frames": series.n_frames,
+            "differences": differences,
         },
         "sample": {"name": sample or _sample_name(series.directory), "label": "files", **known},
         "sweep": sweep.to_dict(),
@@ -317,11 +292,65 @@ def _start_document(series: Series, model: Path | None, sample: str | None) -> d
         **{key: header[key] for key in ("wavelength",) if geometry is None and key in header},
         "detector": {
             "name": "pilatus",
-            "format": series.template.rpartition(".")[2].lower().replace("tiff", "tif"),
-            "shape": list(first.shape),
-            **_detector(header),
+            "format": _kind(series).lstrip("."),
+            "shape": list(shape),
+            **_detector(header, most),
         },
     }
+    ended = _ended(heads, agreement.refused, began + sweep.duration)
+    return _Found(start, ended, agreement.refused, differences)
+
+
+def _heads(series: Series) -> dict[int, Head]:
+    """Read the headers of all files that have one."""
+
+    def read(number: int) -> Head | FrameError | OSError:
+        try:
+            return read_head(series.path(number))
+        except (FrameError, OSError) as error:
+            return error
+
+    numbers = range(series.n_frames)
+    with ThreadPoolExecutor(processors()) as pool:  # bzip2 takes its time
+        found = dict(zip(numbers, pool.map(read, numbers), strict=True))
+    heads = {number: head for number, head in found.items() if isinstance(head, Head)}
+    if not heads:
+        why = next((e for e in found.values() if not isinstance(e, FileNotFoundError)), "")
+        raise ConfigError(f"none of {series.n_files} files is a frame: {why}")
+    return heads
+
+
+def _common_shape(series: Series, heads: Mapping[int, Head]) -> tuple[int, int]:
+    """Return the shape that most of the files have; the others are rejected as they are read."""
+    shapes = Counter(head.shape for head in heads.values())
+    shape, n = shapes.most_common(1)[0]
+    if 2 * n <= len(heads):
+        some = ", ".join(
+            f"{rows} × {columns} in {n}" for (rows, columns), n in shapes.most_common(3)
+        )
+        raise ConfigError(
+            f"the frames of {series.template} have different shapes: {some} of {len(heads)} files\n"
+            "Give a pattern that matches the frames of one detector."
+        )
+    return shape
+
+
+def _first_good(series: Series, numbers: list[int], shape: tuple[int, int]) -> int:
+    """Find a frame that can be read: without one there is nothing to make a scan file of."""
+    why: Exception | None = None
+    for number in numbers:
+        try:
+            read_frame(series.path(number), number=number, shape=shape)
+            return number
+        except (FrameError, OSError) as error:
+            why = why or error
+    raise ConfigError(f"none of {series.n_files} files is a frame: {why}")
+
+
+def _kind(series: Series) -> str:
+    kind = frame_kind(Path(series.template))
+    assert kind is not None  # `find_series` takes no others
+    return kind
 
 
 def _sample_name(directory: Path) -> str:
@@ -332,47 +361,6 @@ def _sample_name(directory: Path) -> str:
     return name or "frames"
 
 
-def _first_good(series: Series) -> Frame:
-    """Read the first frame that can be: it tells shape and header of all of them."""
-    why: Exception | None = None
-    for number in range(series.n_frames):
-        try:
-            return read_frame(series.path(number), number=number)
-        except FileNotFoundError:
-            continue
-        except FrameError as error:
-            why = why or error
-    raise ConfigError(f"none of {series.n_files} files is a frame: {why}")
-
-
-def _times(header: Mapping[str, Any]) -> tuple[float, float]:
-    """Give exposure and period, s."""
-    exposure = header.get("exposure_time")
-    if exposure is None:
-        raise ConfigError(
-            "the header of the first frame does not say Exposure_time\n"
-            "Say it in a model: exposure_time and exposure_period, s (--model FILE)."
-        )
-    return exposure, max(header.get("exposure_period", exposure), exposure)
-
-
-def _from_its_header(sweep: Sweep, frame: Frame, path: Path) -> Sweep:
-    """Let a model's sweep begin where the header says, if it says at which angle a frame began.
-
-    The model may be of other frames of that crystal, so its start need not be that of the lowest
-    number; only the step can be compared.
-    """
-    start, step = frame.header.get("start_angle"), frame.header.get("angle_increment", 0.0)
-    if start is None or step == 0.0:
-        return sweep
-    if abs(step - sweep.step) > 1e-3 * abs(sweep.step) + 1e-4:
-        raise ConfigError(
-            f"{path.name} says Angle_increment {step:g} degree, and the model step_deg "
-            f"{sweep.step:g} degree\nGive the model of these frames."
-        )
-    return replace(sweep, start=start - frame.number * sweep.step)
-
-
 def _angle_at_the_end(series: Series, sweep: Sweep, ledger: Ledger) -> list[str]:
     """Compare the last stored frame's header, too: wrong numbers and rounded steps show there."""
     stored = [n for n, status in enumerate(ledger.statuses) if status is Status.STORED]
@@ -380,7 +368,7 @@ def _angle_at_the_end(series: Series, sweep: Sweep, ledger: Ledger) -> list[str]
         return []
     path = series.path(stored[-1])
     try:
-        header = read_header(path)
+        header = read_head(path).header
     except (FrameError, OSError):
         return []
     told = header.get("start_angle")
@@ -395,42 +383,37 @@ def _angle_at_the_end(series: Series, sweep: Sweep, ledger: Ledger) -> list[str]
     ]
 
 
-def _sweep_of_headers(frame: Frame, series: Series) -> Sweep:
-    header = frame.header
-    exposure, period = _times(header)
-    step = header.get("angle_increment", 0.0)
-    words = re.findall(r"\w+", header.get("oscillation_axis", ""))
+def _sweep_of_headers(header: Mapping[str, Any], series: Series, model: Model | None) -> Sweep:
+    exposure, period = times(header) if model is None else model.times(header)
     return Sweep(
-        axis=words[0].lower() if words else "omega",
-        start=header.get("start_angle", 0.0) - frame.number * step,
-        step=step,
+        axis=axis_name(header) or _UNNAMED_AXIS,
+        start=header.get("start_angle", 0.0),
+        step=header.get("angle_increment", 0.0),
         n_frames=series.n_frames,
         exposure=exposure,
         period=period,
     )
 
 
-def _measured(header: Mapping[str, Any], path: Path) -> float:
-    """When the first frame was taken: by its header, in local time, or by its file."""
-    try:
-        return datetime.fromisoformat(header["date"].replace("/", "-")).timestamp()
-    except (KeyError, ValueError):
-        return path.stat().st_mtime
+def _measured(
+    series: Series, heads: Mapping[int, Head], refused: Mapping[int, str], good: int
+) -> float:
+    """Return when the first frame was taken: by its header, in local time, or by its file."""
+    for number, head in sorted(heads.items()):
+        if number not in refused and (taken := header_time(head.header)) is not None:
+            return taken
+    return series.path(good).stat().st_mtime
 
 
-def _ended(series: Series, otherwise: float) -> float:
-    """Return when the last frame was exposed to its end, POSIX s, by its header or its file."""
-    for number in reversed(range(series.n_frames)):
-        path = series.path(number)
-        try:
-            header = read_header(path)
-            return _measured(header, path) + header.get("exposure_time", 0.0)
-        except (FrameError, OSError):
-            continue
+def _ended(heads: Mapping[int, Head], refused: Mapping[int, str], otherwise: float) -> float:
+    """Return when the last frame was exposed to its end, POSIX s, if a header says it."""
+    for number, head in sorted(heads.items(), reverse=True):
+        if number not in refused and (taken := header_time(head.header)) is not None:
+            return taken + head.header.get("exposure_time", 0.0)
     return otherwise
 
 
-def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
+def _detector(header: Mapping[str, Any], most_counts: list[int]) -> dict[str, Any]:
     names = {"beam_xy": "beam_center"}
     known = {
         names.get(key, key): header[key]
@@ -439,20 +422,24 @@ def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "detector" in header:
         known["model"] = header["detector"].partition(",")[0]
-    if header.get("count_cutoff", 0.0) > 0:
-        known["saturation"] = header["count_cutoff"]
+    # what a pixel cannot exceed has been cut off there
+    limits = [limit for limit in (header.get("count_cutoff", 0.0), *most_counts) if limit > 0]
+    if limits:
+        known["saturation"] = min(limits)
     return known
 
 
-def _documents(series: Series, start: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    suffix = f".{series.template.rpartition('.')[2].lower()}"
+def _documents(
+    series: Series, start: Mapping[str, Any], ended: float
+) -> list[tuple[str, dict[str, Any]]]:
     resource = {
         "uid": f"{start['uid']}/files",
-        "mimetype": _MIMETYPES[suffix],
+        "mimetype": _MIMETYPES[_kind(series)],
         "uri": f"file://localhost{quote(str(series.directory))}/",
         "parameters": {
             "template": series.template,
             "first_number": series.first,
+            "n_frames": series.n_frames,
             "exposure_started": math.nan,  # a copy does not tell by its time
         },
     }
@@ -461,7 +448,7 @@ def _documents(series: Series, start: Mapping[str, Any]) -> list[tuple[str, dict
         "indices": {"start": 0, "stop": series.n_frames},
     }
     stop = {
-        "time": _ended(series, start["time"]),
+        "time": ended,
         "exit_status": "success",
         "reason": "",
         "run_start": start["uid"],

@@ -147,6 +147,9 @@ class SweepStacker:
         Without it the scan file stands alone: nothing is written for NXRefine.
     late, frames
         As in `Stacker`.
+    contradicting
+        Frames of which something else than their file tells that they are of another sweep, and
+        what: they are rejected.
     """
 
     def __init__(
@@ -157,9 +160,11 @@ class SweepStacker:
         experiment: Path | None,
         late: float,
         frames: Path | None = None,
+        contradicting: Mapping[int, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.late = late
+        self._contradicting = contradicting or {}
         self._frames = frames
         self._clock = clock
         self._wrapped = experiment is not None
@@ -325,6 +330,8 @@ class SweepStacker:
             if self._refused:
                 return Status.REJECTED, _first_line(self._refused)
             return Status.MISSING, f"the file of frame {number} was not there"
+        if number in self._contradicting:
+            return Status.REJECTED, self._contradicting[number]
         if number in self._unreadable:
             return _unreadable(self._unreadable.pop(number), path)  # the next time anew
         try:
@@ -642,7 +649,8 @@ class FrameFiles:
         self.directory = Path(unquote(urlparse(doc["uri"]).path))
         self.template: str = str(doc["parameters"]["template"]).lstrip("/")
         self._root = None if root is None else root.resolve()
-        if not _TEMPLATE.fullmatch(self.template):
+        single = doc["parameters"].get("n_frames") == 1
+        if not _TEMPLATE.fullmatch(self.template) and not (single and _is_a_name(self.template)):
             raise RejectedFrame(
                 f"the frames are called {self.template!r}: one {{:05d}}, and no other braces, "
                 "stands for their number"
@@ -684,6 +692,11 @@ class FrameFiles:
         if self.began is not None:
             return self.began + number * sweep.period
         return written - sweep.exposure
+
+
+def _is_a_name(template: str) -> bool:
+    """Whether a template has no field, and so names one file."""
+    return re.fullmatch(r"(?:[^{}]|\{\{|\}\})+", template) is not None
 
 
 def _unreadable(error: OSError, path: Path) -> tuple[Status, str]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from offbragg.callbacks.finished import read_model
 from offbragg.errors import ConfigError, FrameError
 from offbragg.files import read_frame
+from offbragg.files.model import Model
 from offbragg.frame import Frame
 from offbragg.geometry import Axis, Geometry, Panel
 from offbragg.sample import Sample
@@ -91,11 +91,19 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
             "Give their geometry as well: --model FILE (JSON, see how-to/replay)."
         )
     first = _check_frames(paths)
-    geometry, sweep, known = read_model(
-        model, shape=first.shape, header=first.header, n_frames=len(paths)
+    geometry, sweep, known = Model.read(model).geometry(
+        shape=first.shape, header=first.header, n_frames=len(paths), names=_simulated_names
     )
     sample = Sample.from_dict({"name": folder.resolve().name, "label": "replayed", **known})
     return Scene(sample, geometry, (sweep,), np.empty((0, 3)), detector=_detector(first.header))
+
+
+def _simulated_names(n: int, scan: int) -> list[str]:
+    """Name a model's axes as the simulated ones that turn in their place are."""
+    names = [f"axis{i}" for i in range(n)]
+    names[scan] = "omega"
+    names[0 if scan else -1] = "phi" if n > 1 else names[-1]
+    return names
 
 
 def _check_frames(paths: Sequence[Path]) -> Frame:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offbragg.errors import RejectedFrame
-from offbragg.files.cbf import parse_minicbf_header, read_cbf, read_cbf_text
+from offbragg.files.cbf import parse_minicbf_header, read_cbf, read_cbf_head
+from offbragg.files.compressed import KINDS, frame_kind
 from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.files.tiff import read_layout, read_tiff
+from offbragg.files.tiff import read_tiff, read_tiff_head
 from offbragg.frame import Frame
 
-__all__ = ["ScanFile", "find_scan_file", "read_cbf", "read_frame", "read_header", "read_tiff"]
+__all__ = ["ScanFile", "find_scan_file", "read_cbf", "read_frame", "read_head", "read_tiff"]
 
 
 def read_frame(path: Path | str, *, number: int, shape: tuple[int, int] | None = None) -> Frame:
-    """Read one frame file, CBF or TIFF by its suffix.
+    """Read one frame file, CBF or TIFF by its suffix; ``.gz`` or ``.bz2`` may stand behind that.
 
     Parameters
     ----------
@@ -41,17 +43,28 @@ def read_frame(path: Path | str, *, number: int, shape: tuple[int, int] | None =
         If there is no such file.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix == ".cbf":
+    kind = frame_kind(path)
+    if kind == ".cbf":
         return read_cbf(path, number=number, shape=shape)
-    if suffix in (".tif", ".tiff"):
+    if kind == ".tif":
         return read_tiff(path, number=number, shape=shape)
     raise RejectedFrame(
-        f"frame {number}: {path.name} ends with {suffix!r}: only .cbf, .tif and .tiff are read"
+        f"frame {number}: {path.name} ends with {path.suffix!r}: only {KINDS} are read"
     )
 
 
-def read_header(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a frame file says about its exposure and its pixels, which were not looked at."""
+
+    header: dict[str, Any]
+    """As `parse_minicbf_header` has it."""
+    shape: tuple[int, int]
+    most_counts: int | None = None
+    """Highest number that a pixel can hold, if that is so few that it may have been cut off."""
+
+
+def read_head(path: Path) -> Head:
     """Read what a frame file says about its exposure, without its pixels.
 
     Raises
@@ -59,7 +72,7 @@ def read_header(path: Path) -> dict[str, Any]:
     IncompleteFrame, RejectedFrame, FileNotFoundError
         As `read_frame` does.
     """
-    if path.suffix.lower() == ".cbf":
-        return parse_minicbf_header(read_cbf_text(path))
-    with path.open("rb") as file:
-        return parse_minicbf_header(read_layout(file, where=path.name).text)
+    if frame_kind(path) == ".cbf":
+        text, shape = read_cbf_head(path)
+        return Head(parse_minicbf_header(text), shape)
+    return Head(*read_tiff_head(path))

@@ -15,13 +15,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from fabio.compression import compByteOffset, decByteOffset
 from numpy.typing import NDArray
 
-from offbragg.errors import IncompleteFrame, RejectedFrame
+from offbragg.errors import FrameError, IncompleteFrame, RejectedFrame
+from offbragg.files.compressed import MOST_UNPACKED, check_surplus, is_packed, unpacked
 from offbragg.frame import Frame
 
 _MAGIC = b"###CBF"
@@ -40,11 +41,15 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
     """Read one CBF file; see `offbragg.files.read_frame`."""
     path = Path(path)
     where = f"frame {number}: {path.name}"
-    with path.open("rb") as file:
+    with path.open("rb") as raw, unpacked(raw, path, where=where) as file:
         before, rest = _header(file, where)
         text, section = _split(before)
         rows, columns, size = _promised(section, where, shape)
+        if is_packed(path):
+            _check_unpacked(size, where)
         stream = rest + file.read(max(0, size + _BEHIND - len(rest)))
+        if is_packed(path):
+            check_surplus(file, where=where)
     found = _section(memoryview(stream), text, section, (rows, columns, size), where)
     if found.declared is not None:
         found.believe(hashlib.md5(found.packed, usedforsecurity=False).digest(), where)
@@ -57,10 +62,40 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
     )
 
 
-def read_cbf_text(path: Path) -> str:
-    """Read the text of a CBF file before its binary section; its pixels are not looked at."""
-    with path.open("rb") as file:
-        return _split(_header(file, path.name)[0])[0]
+def read_cbf_head(path: Path) -> tuple[str, tuple[int, int]]:
+    """Read the text of a CBF file before its binary section, and what shape that promises."""
+    with path.open("rb") as raw, unpacked(raw, path, where=path.name) as file:
+        text, section = _split(_header(file, path.name)[0])
+    rows, columns, _ = _promised(section, path.name, None)
+    return text, (rows, columns)
+
+
+def read_packed_cbf(file: IO[bytes], *, where: str, shape: tuple[int, int]) -> bytes:
+    """Read as much of an unpacked CBF file of a known shape as matters, to be decoded later.
+
+    Raises
+    ------
+    RejectedFrame
+        If it claims, or has, more than a frame of this shape can.
+    """
+    head = file.read(_BLOCK)
+    _check_magic(head[: len(_MAGIC)], where)
+    most = most_bytes(shape)
+    end = promised_end(head)
+    wanted = most if end is None else end
+    if wanted > most:
+        return head  # `binary_section` finds the lie in it
+    found = head + file.read(max(0, wanted - len(head)))
+    check_surplus(file, where=where)
+    return found
+
+
+def _check_unpacked(size: int, where: str) -> None:
+    if size > MOST_UNPACKED:
+        raise RejectedFrame(
+            f"{where} claims {size} bytes of pixels: of a packed file at most {MOST_UNPACKED} "
+            "are believed"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +164,11 @@ def declared_md5(path: Path) -> str | None:
     md5
         None if there is none in its first 64 kB, as in a TIFF; empty if it is no MD5.
     """
-    with path.open("rb") as file:
-        head = file.read(_BLOCK)
+    try:
+        with path.open("rb") as raw, unpacked(raw, path, where=path.name) as file:
+            head = file.read(_BLOCK)
+    except FrameError:
+        return ""
     told = re.search(rb"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", head, re.IGNORECASE)
     try:
         return None if told is None else base64.b64decode(told[1], validate=True).hex()
@@ -174,7 +212,7 @@ def _split(before: bytes) -> tuple[str, str]:
     return text.decode("latin-1"), section.decode("latin-1")
 
 
-def _header(file: BinaryIO, where: str) -> tuple[bytes, bytes]:
+def _header(file: IO[bytes], where: str) -> tuple[bytes, bytes]:
     """Everything before the pixels, and those bytes of them that came with it."""
     head = file.read(_BLOCK)
     _check_magic(head[: len(_MAGIC)], where)
@@ -292,18 +330,18 @@ def _pair(match: re.Match[str]) -> list[float] | None:
     return pair if all(map(math.isfinite, pair)) else None
 
 
+def _pair_in_mm(match: re.Match[str]) -> list[float] | None:
+    pair = _pair(match)
+    return pair and [1e3 * pair[0], 1e3 * pair[1]]
+
+
 def _word(match: re.Match[str]) -> str | None:
     word = match[1].strip()
     return None if word in ("", "(nil)") else word
 
 
-def _name(keyword: str) -> re.Pattern[str]:
-    # "# Keyword", "# Keyword:" and "# Keyword =" all occur
-    return re.compile(rf"^#[ \t]*{keyword}[ \t]*[:=]?[ \t]*(.{{0,300}})$", re.MULTILINE)
-
-
 _LINES: dict[str, tuple[str, str, Callable[[re.Match[str]], Any]]] = {
-    "detector": ("Detector:", r"(.*)", _word),
+    "detector": ("Detector", r"(.*)", _word),
     "wavelength": ("Wavelength", _NUMBER + r"\s*A", _scaled(1.0)),
     "distance": ("Detector_distance", _NUMBER + r"\s*m\b", _scaled(1e3)),
     "vertical_offset": ("Detector_Voffset", _NUMBER + r"\s*m\b", _scaled(1e3)),
@@ -318,6 +356,7 @@ _LINES: dict[str, tuple[str, str, Callable[[re.Match[str]], Any]]] = {
     "filter_transmission": ("Filter_transmission", _NUMBER, _scaled(1.0)),
     "start_angle": ("Start_angle", _NUMBER, _scaled(1.0)),
     "angle_increment": ("Angle_increment", _NUMBER, _scaled(1.0)),
+    "pixel_size": ("Pixel_size", rf"{_NUMBER}\s*m\s*x\s*{_NUMBER}\s*m\b", _pair_in_mm),
     "two_theta": ("Detector_2theta", _NUMBER, _scaled(1.0)),
     "polarization": ("Polarization", _NUMBER, _scaled(1.0)),
     "alpha": ("Alpha", _NUMBER, _scaled(1.0)),
@@ -331,14 +370,18 @@ _LINES: dict[str, tuple[str, str, Callable[[re.Match[str]], Any]]] = {
     "oscillation_axis": ("Oscillation_axis", r"(.*)", _word),
     "n_oscillations": ("N_oscillations", _NUMBER, _scaled(1.0)),
 }
+# "# Keyword", "# Keyword:" and "# Keyword =" all occur
+_LINE = re.compile(r"^#[ \t]*(\w+)[ \t]*[:=]?[ \t]*(.{0,300})$", re.MULTILINE)
 _FINDERS = {
-    key: (_name(keyword), re.compile(pattern), value)
-    for key, (keyword, pattern, value) in _LINES.items()
+    keyword: (key, re.compile(pattern), value) for key, (keyword, pattern, value) in _LINES.items()
 }
-_DATE = re.compile(r"^#[ \t]*(\d{4}[-/]\w{2,3}[-/]\d{2}[T ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?)", re.M)
-_SENSOR = re.compile(
-    rf"^#[ \t]*(\w{{1,40}})[ \t]+sensor,[ \t]*thickness[ \t]+{_NUMBER}[ \t]*m\b", re.MULTILINE
+_DATE = re.compile(
+    r"#[ \t]*(?:Date[ \t]*[:=]?[ \t]*)?"
+    r"(\d{4}[-/:]\w{1,3}[-/:]\d{1,2}[T \t]+\d{1,2}:\d{2}:\d{2}(?:[.,]\d{1,9})?"
+    r"(?:[ \t]*(?:Z\b|[-+]\d{2}:?\d{2}))?)",
+    re.IGNORECASE,
 )
+_SENSOR = re.compile(rf"#[ \t]*(\w{{1,40}})[ \t]+sensor,[ \t]*thickness[ \t]+{_NUMBER}[ \t]*m\b")
 _TEXT_LIMIT = 1 << 16
 
 
@@ -355,8 +398,8 @@ def parse_minicbf_header(text: str) -> dict[str, Any]:
     header
         Only what is there and makes sense; nothing is invented, and ``(nil)`` and NaN are not
         there. Lengths in mm (``distance``, ``sensor_thickness``), ``wavelength`` in Å, times in
-        s, angles in degree, ``threshold`` in keV, ``energy_range`` in eV, ``beam_xy`` in pixel.
-        ``text`` has the comment lines themselves.
+        s, angles in degree, ``threshold`` in keV, ``energy_range`` in eV, ``beam_xy`` in pixel,
+        ``pixel_size`` (as camserver orders it) in mm. ``text`` has the comment lines themselves.
 
     Examples
     --------
@@ -364,22 +407,25 @@ def parse_minicbf_header(text: str) -> dict[str, Any]:
     0.6889
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    head = lines[:_TEXT_LIMIT]
     header: dict[str, Any] = {}
-    for key, (name, pattern, value) in _FINDERS.items():
-        line = name.search(head)
-        match = pattern.match(line[1]) if line else None
-        found = value(match) if match else None
-        if found is not None:
-            header[key] = found
-    if date := _DATE.search(head):
-        header["date"] = date[1]
-    if sensor := _SENSOR.search(head):
-        thickness = float(sensor[2]) * 1e3
-        if math.isfinite(thickness):
-            header["sensor_material"] = sensor[1]
-            header["sensor_thickness"] = thickness
-    comments = "\n".join(line for line in head.split("\n") if line.startswith("#"))
+    # one pass over all of it: no amount of text before a line hides what that says
+    for line in _LINE.finditer(lines):
+        word, rest = line[1], line[2]
+        if word in _FINDERS:
+            key, pattern, value = _FINDERS[word]
+            match = pattern.match(rest) if key not in header else None
+            found = value(match) if match else None
+            if found is not None:
+                header[key] = found
+        elif word[0].isdigit() or word.lower() == "date":
+            if "date" not in header and (date := _DATE.match(line[0])):
+                header["date"] = date[1]
+        elif rest.startswith("sensor") and (sensor := _SENSOR.match(line[0])):
+            thickness = float(sensor[2]) * 1e3
+            if math.isfinite(thickness) and "sensor_material" not in header:
+                header["sensor_material"] = sensor[1]
+                header["sensor_thickness"] = thickness
+    comments = [line for line in lines[: 4 * _TEXT_LIMIT].split("\n") if line.startswith("#")]
     if comments:
-        header["text"] = comments
+        header["text"] = "\n".join(comments)[:_TEXT_LIMIT]
     return header

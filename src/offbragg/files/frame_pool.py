@@ -19,14 +19,22 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offbragg import kernels
 from offbragg.errors import FrameError, IncompleteFrame, RejectedFrame
-from offbragg.files.cbf import BinarySection, binary_section, most_bytes, promised_end
-from offbragg.files.tiff import read_layout
+from offbragg.files.cbf import (
+    BinarySection,
+    binary_section,
+    most_bytes,
+    promised_end,
+    read_packed_cbf,
+)
+from offbragg.files.compressed import KINDS, frame_kind, is_packed, unpacked
+from offbragg.files.tiff import UnusualTiff, read_layout, read_tiff_counts
 from offbragg.frame import PackedFrame
 
 BATCH = 16
@@ -248,16 +256,16 @@ class _Reader:
         self._files.clear()
         for number, path in jobs:
             try:
-                suffix = path.suffix.lower()
-                if suffix == ".cbf":
+                kind = frame_kind(path)
+                if kind == ".cbf":
                     found.append((number, path, *self._find(number, path)))
-                elif suffix in (".tif", ".tiff"):
+                elif kind == ".tif":
                     frame, signature = self._pack_tiff(number, path, slab)
                     judged.append(Judged(number, path, frame, signature=signature))
                 else:
                     raise RejectedFrame(
                         f"frame {number}: {path.name} ends with {path.suffix!r}: "
-                        "only .cbf, .tif and .tiff are read"
+                        f"only {KINDS} are read"
                     )
             except (FrameError, OSError) as error:
                 judged.append(Judged(number, path, error=error))
@@ -274,7 +282,8 @@ class _Reader:
 
     def _find(self, number: int, path: Path) -> tuple[tuple[int, int], BinarySection]:
         where = f"frame {number}: {path.name}"
-        file, signature = self._read(path, where)
+        read = self._unpack if is_packed(path) else self._read
+        file, signature = read(path, where)
         return signature, binary_section(file, where=where, shape=self._shape)
 
     def _read(self, path: Path, where: str) -> tuple[memoryview, tuple[int, int]]:
@@ -292,6 +301,13 @@ class _Reader:
             return room[:length], _signature(descriptor)
         finally:
             os.close(descriptor)
+
+    def _unpack(self, path: Path, where: str) -> tuple[memoryview, tuple[int, int]]:
+        """Read a packed file, as far as it matters; return what is in it and its signature."""
+        with open(_open(path, where), "rb") as raw:
+            with unpacked(raw, path, where=where) as file:
+                found = read_packed_cbf(file, where=where, shape=self._shape)
+            return memoryview(found), _signature(raw.fileno())
 
     def _pack_cbf(
         self, number: int, path: Path, section: BinarySection, digest: bytes, slab: _Slab
@@ -324,7 +340,12 @@ class _Reader:
             self._image = np.empty(self._pixels, np.int32)
         pixels, length = self._image.data.cast("B"), 0
         with open(_open(path, where), "rb", buffering=0) as file:
-            layout = read_layout(file, where=where, shape=self._shape)
+            try:
+                if is_packed(path):
+                    raise UnusualTiff(f"{where} is packed")
+                layout = read_layout(file, where=where, shape=self._shape)
+            except UnusualTiff:
+                return self._pack_unusual(number, path, file, slab)
             for offset, size in zip(layout.offsets, layout.lengths, strict=True):
                 length += _read_at(file.fileno(), pixels[length : length + size], offset)
             signature = _signature(file.fileno())
@@ -342,6 +363,23 @@ class _Reader:
             crc64=kernels.crc64(chunk),
         )
         return frame, signature
+
+    def _pack_unusual(
+        self, number: int, path: Path, file: IO[bytes], slab: _Slab
+    ) -> tuple[PackedFrame, tuple[int, int]]:
+        where = f"frame {number}: {path.name}"
+        file.seek(0)
+        counts, text, _ = read_tiff_counts(file, path, where=where, shape=self._shape)
+        chunk = kernels.encode(counts.reshape(-1), self._chunk)
+        frame = PackedFrame(
+            number,
+            self._shape,
+            slab.keep(chunk),
+            path.name,
+            text=text,
+            crc64=kernels.crc64(chunk),
+        )
+        return frame, _signature(file.fileno())
 
 
 def _open(path: Path, where: str) -> int:

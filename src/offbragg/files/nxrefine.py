@@ -16,6 +16,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import shutil
 import socket
 import time as clock
@@ -296,8 +297,22 @@ def remove_left_locks(path: Path | str) -> None:
             lock.unlink(missing_ok=True)
 
 
+def wrapper_path(path: Path | str) -> Path:
+    """Return where the wrapper of a scan file is, or would be."""
+    path = Path(path).resolve()
+    with ScanFile.open(path) as scan:
+        return _wrapper_of(path, scan)
+
+
+def _in_a_tree(path: Path) -> bool:
+    """Whether a scan file has a name of NXRefine's tree, and so its folder that of a scan."""
+    return re.fullmatch(r"f\d+\.h5", path.name) is not None
+
+
 def _wrapper_of(path: Path, scan: ScanFile) -> Path:
-    return path.parents[1] / f"{scan.sample.name}_{path.parent.name}.nxs"
+    if _in_a_tree(path):
+        return path.parents[1] / f"{scan.sample.name}_{path.parent.name}.nxs"
+    return path.with_name(f"{scan.sample.name}_{path.stem}.nxs")
 
 
 def write_wrapper(path: Path | str) -> Path:
@@ -306,12 +321,13 @@ def write_wrapper(path: Path | str) -> Path:
     Parameters
     ----------
     path
-        The scan file, where `scan_directory` put it.
+        The scan file, where `scan_directory` put it, or of any other name.
 
     Returns
     -------
     wrapper
-        ``<sample>_<scan>.nxs`` beside the scan's directory; other rotations in it are kept.
+        ``<sample>_<scan>.nxs`` beside the scan's directory; other rotations in it are kept. Of a
+        file that is not called ``fN.h5``, ``<sample>_<name>.nxs`` beside it, without a parent.
     """
     path = Path(path)
     with ScanFile.open(path) as scan:
@@ -320,16 +336,18 @@ def write_wrapper(path: Path | str) -> Path:
             scan.geometry, scan.sweep, None if sample.UB is None else np.array(sample.UB)
         )
         wrapper = _wrapper_of(path.resolve(), scan)
-        parent = scan_dir.parent / f"{sample.name}_scans.nxs"
-        # the wrapper last: where it is, all of it is
-        with _edited(parent) as file:
-            _fresh_entry(file, scan, f"{sample.name} {sample.label}")
-            if path.stem not in file:
-                rotation = nxmx.add_group(file, path.stem, "NXentry")
-                _write_instrument(rotation, scan, setting)
+        name, target = path.stem, path.name
+        if _in_a_tree(path):
+            name, target = scan_dir.name, f"{scan_dir.name}/{path.name}"
+            # the wrapper last: where it is, all of it is
+            with _edited(scan_dir.parent / f"{sample.name}_scans.nxs") as file:
+                _fresh_entry(file, scan, f"{sample.name} {sample.label}")
+                if path.stem not in file:
+                    rotation = nxmx.add_group(file, path.stem, "NXentry")
+                    _write_instrument(rotation, scan, setting)
         with _edited(wrapper) as file:
-            _fresh_entry(file, scan, f"{sample.name} {sample.label} {scan_dir.name}")
-            _write_rotation(file, scan, setting, f"{scan_dir.name}/{path.name}")
+            _fresh_entry(file, scan, f"{sample.name} {sample.label} {name}")
+            _write_rotation(file, scan, setting, target)
     return wrapper
 
 

@@ -1,36 +1,85 @@
 """Pilatus TIFF files: one uncompressed int32 frame.
 
 TIFF has no checksum: such frames are never ``verified``. The directory is read here, so that
-a file that is cut short is told from one that lies, before anything is allocated.
+a file that is cut short is told from one that lies, before anything is allocated. What a camserver
+does not write is left to `offbragg.files.tiff_by_library`.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offbragg.errors import IncompleteFrame, RejectedFrame
+from offbragg.files import tiff_by_library
 from offbragg.files.cbf import parse_minicbf_header
+from offbragg.files.compressed import is_packed, read_whole, unpacked
 from offbragg.frame import Frame
 
-_WIDTH, _LENGTH, _BITS, _COMPRESSION = 256, 257, 258, 259
-_DESCRIPTION, _OFFSETS, _SAMPLES, _BYTES, _FORMAT = 270, 273, 277, 279, 339
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
+_DESCRIPTION, _OFFSETS, _SAMPLES, _BYTES, _DATE, _TILE_WIDTH, _FORMAT = (
+    270, 273, 277, 279, 306, 322, 339
+)  # fmt: skip
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4}  # BYTE, ASCII, SHORT, LONG
 _PIXEL_LIMIT = 1 << 26
 _TEXT_LIMIT = 1 << 16
+
+
+class UnusualTiff(RejectedFrame):
+    """A TIFF file that `read_layout` does not read, and the library may."""
 
 
 def read_tiff(path: Path | str, *, number: int, shape: tuple[int, int] | None = None) -> Frame:
     """Read one TIFF file; see `offbragg.files.read_frame`."""
     path = Path(path)
     where = f"frame {number}: {path.name}"
-    with path.open("rb") as file:
-        layout = read_layout(file, where=where, shape=shape)
+    with path.open("rb") as raw:
+        counts, text, date = read_tiff_counts(raw, path, where=where, shape=shape)
+    return Frame(number=number, counts=counts, header=_header(text, date))
+
+
+def read_tiff_head(path: Path) -> tuple[dict[str, Any], tuple[int, int], int | None]:
+    """Read what a TIFF file says of its exposure, its shape, and how much a pixel can count.
+
+    Returns
+    -------
+    header, shape, most_counts
+        See `offbragg.files.Head`.
+    """
+    with path.open("rb") as raw, _seekable(raw, path, path.name) as file:
+        try:
+            layout = read_layout(file, where=path.name)
+        except UnusualTiff:
+            found = tiff_by_library.read_description(file, where=path.name)
+            most = found.most_counts if found.most_counts < 1 << 16 else None
+            return _header(found.text, found.date), found.shape, most
+    return _header(layout.text, layout.date), layout.shape, None
+
+
+def read_tiff_counts(
+    raw: IO[bytes], path: Path, *, where: str, shape: tuple[int, int] | None
+) -> tuple[NDArray[np.int32], str, str]:
+    """Read the pixels of a TIFF file of any kind, its description and its date.
+
+    Raises
+    ------
+    IncompleteFrame, RejectedFrame
+        As `offbragg.files.read_frame` does.
+    """
+    with _seekable(raw, path, where) as file:
+        try:
+            layout = read_layout(file, where=where, shape=shape)
+        except UnusualTiff:
+            counts, found = tiff_by_library.read_counts(file, where=where, shape=shape)
+            return counts, found.text, found.date
         strips = bytearray()
         for offset, length in zip(layout.offsets, layout.lengths, strict=True):
             file.seek(offset)
@@ -41,11 +90,24 @@ def read_tiff(path: Path | str, *, number: int, shape: tuple[int, int] | None = 
     # Camserver declares unsigned or nothing, and means signed: −1 is a gap either way.
     order = ">" if layout.big_endian else "<"
     counts = np.frombuffer(strips, f"{order}i4").astype(np.int32, copy=False)
-    return Frame(
-        number=number,
-        counts=counts.reshape(rows, columns),
-        header=parse_minicbf_header(layout.text),
-    )
+    return counts.reshape(rows, columns), layout.text, layout.date
+
+
+@contextmanager
+def _seekable(raw: IO[bytes], path: Path, where: str) -> Iterator[IO[bytes]]:
+    if not is_packed(path):
+        yield raw
+        return
+    with unpacked(raw, path, where=where) as file:
+        whole = io.BytesIO(read_whole(file, where=where))
+    yield whole
+
+
+def _header(text: str, date: str) -> dict[str, Any]:
+    header = parse_minicbf_header(text)
+    if date:
+        header.setdefault("date", date)
+    return header
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +119,29 @@ class Layout:
     lengths: tuple[int, ...]
     big_endian: bool
     text: str
+    date: str
+    """As the tag DateTime has it."""
 
 
 def read_layout(file: IO[bytes], *, where: str, shape: tuple[int, int] | None = None) -> Layout:
-    """Read the directory of a TIFF file; refuse what `offbragg.files.read_frame` does."""
-    size = os.fstat(file.fileno()).st_size
-    order, tags = _directory(file, size, where)
+    """Read the directory of a TIFF file; refuse what `offbragg.files.read_frame` does.
+
+    Raises
+    ------
+    UnusualTiff
+        If it is no uncompressed file of 32 bits, or has tiles or several images.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    order, tags, another = _directory(file, size, where)
+    if (
+        another
+        or _TILE_WIDTH in tags
+        or _one(tags, _BITS, where, 1) != 32
+        or _one(tags, _COMPRESSION, where, 1) != 1
+        or _one(tags, _FILL_ORDER, where, 1) != 1
+    ):
+        raise UnusualTiff(f"{where} is a TIFF file of a kind that no camserver writes")
     rows, columns = _one(tags, _LENGTH, where), _one(tags, _WIDTH, where)
     if shape is not None and (rows, columns) != tuple(shape):
         raise RejectedFrame(
@@ -71,8 +150,6 @@ def read_layout(file: IO[bytes], *, where: str, shape: tuple[int, int] | None = 
     if not 0 < rows * columns <= _PIXEL_LIMIT:
         raise RejectedFrame(f"{where} claims {rows} × {columns} pixels: that is not believed")
     for tag, name, wanted, default in (
-        (_BITS, "bits per pixel", (32,), 1),
-        (_COMPRESSION, "compression", (1,), 1),
         (_SAMPLES, "samples per pixel", (1,), 1),
         (_FORMAT, "sample format", (1, 2), 1),
     ):
@@ -88,15 +165,22 @@ def read_layout(file: IO[bytes], *, where: str, shape: tuple[int, int] | None = 
     end = max(offset + length for offset, length in zip(offsets, lengths, strict=True))
     if end > size:
         raise IncompleteFrame(f"{where} has {size} of {end} bytes")
-    text = tags.get(_DESCRIPTION)
-    words = text.decode("latin-1") if isinstance(text, bytes) else ""
-    return Layout((rows, columns), offsets, lengths, order == ">", words.rstrip("\0"))
+    text, date = _words(tags, _DESCRIPTION), _words(tags, _DATE)
+    return Layout((rows, columns), offsets, lengths, order == ">", text, date)
+
+
+def _words(tags: dict[int, tuple[int, ...] | bytes], tag: int) -> str:
+    found = tags.get(tag)
+    return found.decode("latin-1").rstrip("\0") if isinstance(found, bytes) else ""
 
 
 def _directory(
     file: IO[bytes], size: int, where: str
-) -> tuple[str, dict[int, tuple[int, ...] | bytes]]:
+) -> tuple[str, dict[int, tuple[int, ...] | bytes], bool]:
+    """Read byte order, tags, and whether another directory follows."""
     head = file.read(8)
+    if head[:4] in (b"II+\0", b"MM\0+") and len(head) == 8:
+        raise UnusualTiff(f"{where} is a BigTIFF file")
     if head[:4] not in (b"II*\0"[: len(head)], b"MM\0*"[: len(head)]):
         raise RejectedFrame(f"{where} is no TIFF file: it begins with {head[:4]!r}")
     if len(head) < 8:
@@ -109,6 +193,7 @@ def _directory(
     count_bytes = _at(file, start, 2, size, where)
     (count,) = struct.unpack(f"{order}H", count_bytes)
     entries = _at(file, start + 2, 12 * count, size, where)
+    following = _at(file, start + 2 + 12 * count, 4, size, where)
     tags: dict[int, tuple[int, ...] | bytes] = {}
     for tag, kind, n, value in struct.iter_unpack(f"{order}HHI4s", entries):
         if kind not in _SIZES or tag in tags:
@@ -125,7 +210,7 @@ def _directory(
         else:
             code = "H" if kind == 3 else "I"
             tags[tag] = struct.unpack(f"{order}{len(data) // _SIZES[kind]}{code}", data)
-    return order, tags
+    return order, tags, any(following)
 
 
 def _at(

@@ -1,0 +1,431 @@
+"""What the headers of one sweep's frames say together, and which of them contradict the rest.
+
+No header is believed more than another: for each quantity most of them decide. A frame that
+says otherwise about where its pixels or its crystal stood is not of that sweep; where it only
+says otherwise about how it counted, this is listed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import ConfigError
+
+Tolerance = tuple[float, float]
+"""Absolute, in the quantity's unit, and relative."""
+
+_ROUNDING = 1e-4  # degree: how camservers print angles
+_LISTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Something that all frames of a sweep should say alike."""
+
+    key: str
+    label: str
+    unit: str = ""
+    alike: Tolerance = (0.0, 1e-4)
+    refused: Tolerance | None = None
+    """From where on a frame is of another sweep; None if that changes no scattering vector."""
+
+    def text(self, value: Any) -> str:
+        """Return a value with its name and unit."""
+        return f"{self.label} {self.number(value)}"
+
+    def number(self, value: Any) -> str:
+        """Return a value with its unit."""
+        values = value if isinstance(value, tuple) else (value,)
+        shown = ", ".join(each if isinstance(each, str) else f"{each:.7g}" for each in values)
+        return f"{shown} {self.unit}".rstrip()
+
+
+_ANGLE: Tolerance = (0.005, 0.0)
+_ANOTHER_ANGLE: Tolerance = (0.05, 0.0)
+WAVELENGTH = Quantity("wavelength", "Wavelength", "Å", (0.0, 1e-4), (0.0, 1e-3))
+PIXEL_SIZE = Quantity("pixel_size", "Pixel_size", "mm", (0.0, 1e-4), (0.0, 1e-3))
+DISTANCE = Quantity("distance", "Detector_distance", "mm", (0.01, 1e-4), (0.0, 1e-3))
+TWO_THETA = Quantity("two_theta", "Detector_2theta", "degree", _ANGLE, (0.02, 0.0))
+BEAM = Quantity("beam_xy", "Beam_xy", "pixel", (0.05, 0.0), (0.5, 0.0))
+AXIS = Quantity("oscillation_axis", "Oscillation_axis", "", (0.0, 0.0), (0.0, 0.0))
+STEP = Quantity("angle_increment", "Angle_increment", "degree", (_ROUNDING, 1e-4), (1e-4, 1e-3))
+EXPOSURE = Quantity("exposure_time", "Exposure_time", "s")
+PERIOD = Quantity("exposure_period", "Exposure_period", "s")
+ANGLES = {
+    key: Quantity(key, key.capitalize(), "degree", _ANGLE, _ANOTHER_ANGLE)
+    for key in ("alpha", "kappa", "phi", "chi", "omega")
+}
+_ALIKE = (
+    WAVELENGTH,
+    PIXEL_SIZE,
+    DISTANCE,
+    Quantity("vertical_offset", "Detector_Voffset", "mm", (0.01, 0.0), (0.1, 0.0)),
+    TWO_THETA,
+    BEAM,
+    AXIS,
+    STEP,
+    EXPOSURE,
+    PERIOD,
+    Quantity("detector", "Detector:"),
+    Quantity("sensor_material", "sensor"),
+    Quantity("sensor_thickness", "sensor thickness", "mm"),
+    Quantity("threshold", "Threshold_setting", "keV"),
+    Quantity("energy_range", "Energy_range", "eV"),
+    Quantity("count_cutoff", "Count_cutoff", "counts"),
+    Quantity("dead_time", "Tau", "s"),
+    Quantity("filter_transmission", "Filter_transmission"),
+    Quantity("polarization", "Polarization"),
+)
+_MUST_BE_KNOWN = (EXPOSURE, PERIOD)
+
+
+@dataclass(slots=True)
+class Agreement:
+    """What most headers of a sweep say."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    """As of one header; angles are those at the lowest number."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Frame → in what it contradicts the others."""
+    differences: list[str] = field(default_factory=list)
+    """What else is not alike, in words."""
+
+
+def agree(
+    headers: Mapping[int, Mapping[str, Any]],
+    name: Callable[[int], str],
+    *,
+    known: Mapping[str, Any] | None = None,
+) -> Agreement:
+    """Find what the headers of a sweep say together.
+
+    Parameters
+    ----------
+    headers
+        Frame → what its file says (`offbragg.files.read_head`).
+    name
+        Frame → name of its file, for messages.
+    known
+        What a model says of the same quantities: it decides where no majority does.
+
+    Raises
+    ------
+    ConfigError
+        If nothing decides between headers that contradict each other.
+    """
+    found = Agreement()
+    for quantity in _ALIKE:
+        _agree_on(quantity, headers, name, (known or {}).get(quantity.key), found)
+    _agree_on_angles(headers, name, found)
+    return found
+
+
+def axis_name(header: Mapping[str, Any]) -> str | None:
+    """Return the name of the axis that a header says turned, in lower case.
+
+    Examples
+    --------
+    >>> axis_name({"oscillation_axis": "X, CW"}), axis_name({})
+    ('x', None)
+    """
+    word = re.search(r"[A-Za-z][A-Za-z0-9_]{0,31}", header.get("oscillation_axis", ""))
+    return word[0].lower() if word else None
+
+
+def alike(one: Any, other: Any, tolerance: Tolerance) -> bool:
+    """Return whether two values of a quantity are the same within a tolerance."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(
+            alike(a, b, tolerance) for a, b in zip(one, other, strict=True)
+        )
+    return abs(one - other) <= tolerance[0] + tolerance[1] * abs(other) + 1e-12
+
+
+def _agree_on(
+    quantity: Quantity,
+    headers: Mapping[int, Mapping[str, Any]],
+    name: Callable[[int], str],
+    known: Any,
+    found: Agreement,
+) -> None:
+    values = _values(quantity.key, headers)
+    if not values:
+        return
+    counts = Counter(values.values())
+    limit = quantity.refused or quantity.alike
+    candidates = [value for value, _ in counts.most_common(5)]
+    if not isinstance(candidates[0], str):
+        candidates.append(sorted(values.values())[len(values) // 2])
+
+    def votes(value: Any) -> int:
+        return sum(n for other, n in counts.items() if alike(other, value, limit))
+
+    value = max(candidates, key=votes)
+    if 2 * votes(value) <= len(values):
+        if known is not None and any(alike(other, known, limit) for other in counts):
+            value = known
+        elif quantity.refused or quantity in _MUST_BE_KNOWN:
+            raise _contradiction(quantity, values, name)
+    others = {n: other for n, other in values.items() if not alike(other, value, quantity.alike)}
+    found.header[quantity.key] = list(value) if isinstance(value, tuple) else value
+    rest = f"{len(values) - len(others)} of {len(values)} headers say {quantity.number(value)}"
+    if quantity.refused:
+        for number, other in others.items():
+            if not alike(other, value, limit):
+                _refuse(found, number, f"{name(number)} says {quantity.text(other)}", rest)
+        others = {n: other for n, other in others.items() if n not in found.refused}
+    if others:
+        first = min(others)
+        also = f" and {len(others) - 1} more differ," if len(others) > 1 else ","
+        found.differences.append(
+            f"{name(first)} says {quantity.text(others[first])}{also} and {rest}"
+        )
+
+
+def _values(key: str, headers: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
+    values = {n: header[key] for n, header in headers.items() if key in header}
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+
+
+def _refuse(found: Agreement, number: int, what: str, rest: str) -> None:
+    before = found.refused.get(number)
+    found.refused[number] = f"{what}, and {rest}" if before is None else f"{before}; {what}"
+
+
+def _contradiction(
+    quantity: Quantity, values: Mapping[int, Any], name: Callable[[int], str]
+) -> ConfigError:
+    first: dict[Any, int] = {}
+    for number in sorted(values):
+        first.setdefault(values[number], number)
+    counts = Counter(values.values())
+    said = ", ".join(
+        f"{quantity.number(value)} in {n} of {len(values)} ({name(first[value])} first)"
+        for value, n in counts.most_common(_LISTED)
+    )
+    return ConfigError(
+        f"the headers contradict each other: {quantity.label} is {said}"
+        f"{', …' if len(counts) > _LISTED else ''}\n"
+        "Give a pattern that matches the frames of one sweep, or a model that says which "
+        "is right (--model FILE)."
+    )
+
+
+# ---- angles ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An angle that grows by the same step from frame to frame, degree."""
+
+    start: float
+    step: float
+    outliers: tuple[int, ...]
+
+    def at(self, number: int) -> float:
+        return self.start + number * self.step
+
+
+def _agree_on_angles(
+    headers: Mapping[int, Mapping[str, Any]], name: Callable[[int], str], found: Agreement
+) -> None:
+    header = found.header
+    scan = axis_name(header)
+    increments = {
+        key: _most_common(_values(f"{key}_increment", headers)) for key in ("phi", "chi", "omega")
+    }
+    turning = [key for key, step in increments.items() if step]
+    key = _where_angles_are(headers, scan, turning)
+    if key is not None:
+        step = header.get("angle_increment") or increments.get(key) or 0.0
+        label = "Start_angle" if key == "start_angle" else ANGLES[key].label
+        _agree_on_start(label, _values(key, headers), step, name, found)
+    if scan in increments and turning and scan not in turning:
+        moving = ", ".join(f"{k.capitalize()}_increment {increments[k]:g}" for k in turning)
+        found.differences.append(
+            f"the headers say Oscillation_axis {header['oscillation_axis']}, but {moving} degree "
+            f"and {'no' if increments[scan] is None else 0} {scan.capitalize()}_increment"
+        )
+    for other, quantity in ANGLES.items():
+        if other == key:
+            continue
+        values = _values(other, headers)
+        if other != scan and other not in turning:
+            _agree_on_fixed(quantity, values, headers, name, found)
+        elif key == "start_angle" and "start_angle" in header and values:
+            _compare_turning(quantity, values, found)
+
+
+def _where_angles_are(
+    headers: Mapping[int, Mapping[str, Any]], scan: str | None, turning: Sequence[str]
+) -> str | None:
+    """Return which line of the headers has the angle at which each frame began."""
+    if any("start_angle" in header for header in headers.values()):
+        return "start_angle"
+    if scan in ANGLES and any(scan in header for header in headers.values()):
+        return scan
+    return turning[0] if len(turning) == 1 else None
+
+
+def _most_common(values: Mapping[int, Any]) -> Any:
+    return Counter(values.values()).most_common(1)[0][0] if values else None
+
+
+def _agree_on_start(
+    label: str,
+    angles: Mapping[int, float],
+    step: float,
+    name: Callable[[int], str],
+    found: Agreement,
+) -> None:
+    line = _line(angles, step)
+    if line is None:
+        some = ", ".join(f"{angles[n]:g} in {name(n)}" for n in sorted(angles)[:_LISTED])
+        raise ConfigError(
+            f"the headers contradict each other: {label} is {some} …, degree, which is no sweep of "
+            f"{step:g} degree a frame\nGive a pattern that matches the frames of one sweep."
+        )
+    span = max(angles) - min(angles)
+    if step and not alike(line.step, step, (1e-4, 1e-3)):
+        raise ConfigError(
+            f"the headers contradict themselves: {label} grows by {line.step:.5g} degree from "
+            f"number to number, and Angle_increment is {step:g} degree\n"
+            "Give a pattern that matches every frame of one sweep, and no other."
+        )
+    if not step and abs(line.step) * span > 2 * _ROUNDING:
+        found.differences.append(
+            f"the headers say no Angle_increment, and {label} grows by {line.step:.5g} degree a "
+            "frame: this counts"
+        )
+    n = len(angles) - len(line.outliers)
+    for number in line.outliers:
+        _refuse(
+            found,
+            number,
+            f"{name(number)} says {label} {angles[number]:g} degree",
+            f"by {n} of {len(angles)} headers it is {line.at(number):.6g} degree",
+        )
+    found.header["start_angle"] = line.start
+    found.header["angle_increment"] = line.step
+
+
+def _agree_on_fixed(
+    quantity: Quantity,
+    values: Mapping[int, float],
+    headers: Mapping[int, Mapping[str, Any]],
+    name: Callable[[int], str],
+    found: Agreement,
+) -> None:
+    """Compare an angle that should stand still, unless it turns without an increment."""
+    try:
+        _agree_on(quantity, headers, name, None, found)
+    except ConfigError:
+        line = _line(values, found.header.get("angle_increment", 0.0))
+        if line is None or not line.step:
+            raise
+        found.header[quantity.key] = line.start
+
+
+def _compare_turning(quantity: Quantity, values: Mapping[int, float], found: Agreement) -> None:
+    """Compare the scan axis's own angle with the start angle, which counts."""
+    start, step = found.header["start_angle"], found.header["angle_increment"]
+    limit = 0.5 * abs(step) + 10 * _ROUNDING
+    off = {
+        n: value
+        for n, value in values.items()
+        if n not in found.refused and abs(math.remainder(value - start - n * step, 360.0)) > limit
+    }
+    found.header[quantity.key] = start
+    if off:
+        first = min(off)
+        found.differences.append(
+            f"{len(off)} of {len(values)} headers say another {quantity.label} than Start_angle, "
+            f"as frame {first}: {off[first]:g} and {start + first * step:g} degree; "
+            "Start_angle counts"
+        )
+
+
+def _line(angles: Mapping[int, float], step: float) -> _Line | None:
+    """Fit a line to most of the angles; None if it passes by half of them or more."""
+    numbers = np.array(sorted(angles), np.float64)
+    values = np.array([angles[int(n)] for n in numbers])
+    best: tuple[int, float, float, NDArray[np.bool_]] | None = None
+    for slope in (step, _long_slope(numbers, values, step), _short_slope(numbers, values)):
+        offset, inside = _offset(numbers, values, slope, step)
+        if best is None or inside.sum() > best[0]:
+            best = int(inside.sum()), slope, offset, inside
+    assert best is not None
+    n, slope, offset, inside = best
+    if 2 * n <= len(numbers):
+        return None
+    slope, offset = _refined(numbers[inside], values[inside], slope, offset, step)
+    return _Line(offset, slope, tuple(int(number) for number in numbers[~inside]))
+
+
+def _long_slope(numbers: NDArray[Any], values: NDArray[Any], step: float) -> float:
+    """Return the median slope between frames half the sweep apart."""
+    half = len(numbers) // 2
+    if half == 0:
+        return step
+    apart = numbers[half:] - numbers[: len(numbers) - half]
+    turned = values[half:] - values[: len(values) - half] - step * apart
+    return step + float(np.median(_remainder(turned) / apart))
+
+
+def _short_slope(numbers: NDArray[Any], values: NDArray[Any]) -> float:
+    """Return the median slope between neighbours."""
+    if len(numbers) < 2:
+        return 0.0
+    return float(np.median(_remainder(np.diff(values)) / np.diff(numbers)))
+
+
+def _offset(
+    numbers: NDArray[Any], values: NDArray[Any], slope: float, step: float
+) -> tuple[float, NDArray[np.bool_]]:
+    """Return where a line of a given slope begins, and which angles are on it."""
+    another = _ANOTHER_ANGLE[0]
+    limit = (0.5 * abs(step) or min(0.5 * abs(slope) or another, another)) + _ROUNDING
+    rest = _remainder(values - slope * numbers)
+    bins = Counter(np.round(rest / limit).tolist())
+    most = np.zeros(len(rest), bool)
+    offset = 0.0
+    for bin_, _ in bins.most_common(8):
+        chosen = rest[np.abs(_remainder(rest - bin_ * limit)) <= 0.5 * limit + 1e-9]
+        centre = float(np.median(chosen)) if chosen.size else bin_ * limit
+        inside = np.abs(_remainder(rest - centre)) <= limit
+        if inside.sum() > most.sum():
+            offset, most = centre, inside
+    return offset, most
+
+
+def _refined(
+    numbers: NDArray[Any], values: NDArray[Any], slope: float, offset: float, step: float
+) -> tuple[float, float]:
+    """Return slope and offset, as round as the printed angles allow."""
+    span = float(numbers[-1] - numbers[0])
+    rest = _remainder(values - offset - slope * numbers)
+    if span:
+        slope += float(np.polyfit(numbers, rest, 1)[0])
+        rounded = (round(slope, digits) for digits in range(1, 7))
+        for round_ in (step, *rounded):
+            if abs(round_ - slope) * span <= 2 * _ROUNDING:
+                slope = round_
+                break
+    start = offset + float(np.median(_remainder(values - offset - slope * numbers)))
+    turns = 360.0 * round((values[0] - start - slope * numbers[0]) / 360.0)
+    start += turns  # as the headers have it
+    return slope, float(round(start, 4) if abs(start - round(start, 4)) < 0.6e-4 else start)
+
+
+def _remainder(angles: NDArray[Any]) -> NDArray[Any]:
+    return (angles + 180.0) % 360.0 - 180.0
