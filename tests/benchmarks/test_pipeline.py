@@ -77,7 +77,10 @@ def frames(request, place, well):
     folder = folder / request.param
     folder.mkdir()
     for number in range(480 if well else 2 * BATCH):
-        (folder / f"x_{number:05d}.cbf").write_bytes(contents[number % len(contents)])
+        content = contents[number % len(contents)]
+        start = f"Start_angle {-145 + 0.1 * number:.4f}".encode()  # else they contradict it
+        content = re.sub(rb"Start_angle [-0-9.]+", start, content, count=1)
+        (folder / f"x_{number:05d}.cbf").write_bytes(content)
     os.sync()
     yield f"{request.param}, {where}", sorted(folder.glob("*.cbf"))
     shutil.rmtree(folder)

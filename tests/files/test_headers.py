@@ -162,6 +162,18 @@ def test_frames_that_are_left_out_of_a_sweep_contradict_its_increment():
         agree(given, name)
 
 
+def test_headers_that_are_wrong_are_listed_where_a_model_is_trusted():
+    given = headers(start_angle=0.0)  # a camserver that nobody told
+
+    with pytest.raises(ConfigError, match=r"grows by 0 degree .*\n.*--trust-model"):
+        agree(given, name)
+    found = agree(given, name, trusted=True)
+
+    assert not found.refused
+    assert "grows by 0 degree" in found.differences[0]
+    assert "start_angle" not in found.header
+
+
 def test_angles_that_grow_without_an_increment_count():
     given = headers(angle_increment=0.0, omega_increment=0.0)
 
@@ -190,6 +202,17 @@ def test_an_oscillation_axis_that_does_not_turn_is_listed():
     found = agree(headers(phi_increment=0.1, omega_increment=0.0), name)
 
     assert "Oscillation_axis OMEGA, but Phi_increment 0.1 degree" in found.differences[0]
+
+
+def test_a_frame_that_was_written_under_another_number_is_listed():
+    given = {i: {"data_name": f"was_{i + 5:05d}"} for i in range(6)}
+    assert not agree(given, name).differences
+    given[2]["data_name"] = "was_00010"
+
+    (listed,) = agree(given, name).differences
+
+    assert "1 of 6 files were written under another number" in listed
+    assert "x_2.cbf as data_was_00010" in listed
 
 
 def test_angles_without_a_sweep_in_them_are_refused():

@@ -255,6 +255,7 @@ def _find(series: Series, model: Model | None, sample: str | None, trusted: bool
         {number: head.header for number, head in heads.items()},
         lambda number: series.path(number).name,
         known=None if model is None else known_of(model),
+        trusted=trusted,
     )
     header, differences = agreement.header, agreement.differences
     good = _first_good(series, [n for n in heads if n not in agreement.refused], shape)

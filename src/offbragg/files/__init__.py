@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.errors import RejectedFrame
-from offbragg.files.cbf import parse_minicbf_header, read_cbf, read_cbf_head
+from offbragg.files.cbf import read_cbf, read_cbf_head
 from offbragg.files.compressed import KINDS, frame_kind
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.files.tiff import read_tiff, read_tiff_head
@@ -58,7 +58,7 @@ class Head:
     """What a frame file says about its exposure and its pixels, which were not looked at."""
 
     header: dict[str, Any]
-    """As `parse_minicbf_header` has it."""
+    """As `offbragg.files.cbf.parse_minicbf_header` has it."""
     shape: tuple[int, int]
     most_counts: int | None = None
     """Highest number that a pixel can hold, if that is so few that it may have been cut off."""
@@ -73,6 +73,5 @@ def read_head(path: Path) -> Head:
         As `read_frame` does.
     """
     if frame_kind(path) == ".cbf":
-        text, shape = read_cbf_head(path)
-        return Head(parse_minicbf_header(text), shape)
+        return Head(*read_cbf_head(path))
     return Head(*read_tiff_head(path))

@@ -30,6 +30,7 @@ _STARTER = b"\x0c\x1a\x04\xd5"
 _SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
 _SECTION_END = b"--CIF-BINARY-FORMAT-SECTION----"
 _HEADER_LIMIT = 16 << 20  # bytes of text before the pixels; real ones have 1 to 10 thousand
+_DATA_NAME = re.compile(r"^data_(\S{1,255})\s*$", re.MULTILINE)
 _PIXEL_LIMIT = 1 << 26  # six times a Pilatus 6M
 _BLOCK = 1 << 16
 _BEHIND = 8192  # bytes behind the pixels that are looked through for the section's end
@@ -62,12 +63,15 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
     )
 
 
-def read_cbf_head(path: Path) -> tuple[str, tuple[int, int]]:
-    """Read the text of a CBF file before its binary section, and what shape that promises."""
+def read_cbf_head(path: Path) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Read the header of a CBF file, with its ``data_name``, and what shape it promises."""
     with path.open("rb") as raw, unpacked(raw, path, where=path.name) as file:
         text, section = _split(_header(file, path.name)[0])
     rows, columns, _ = _promised(section, path.name, None)
-    return text, (rows, columns)
+    header = parse_minicbf_header(text)
+    if name := _DATA_NAME.search(text):
+        header["data_name"] = name[1]  # a camserver names it after the file that it writes
+    return header, (rows, columns)
 
 
 def read_packed_cbf(file: IO[bytes], *, where: str, shape: tuple[int, int]) -> bytes:

@@ -24,6 +24,10 @@ Tolerance = tuple[float, float]
 
 _ROUNDING = 1e-4  # degree: how camservers print angles
 _LISTED = 3
+_HINT = (
+    "Give a pattern that matches every frame of one sweep and no other; if the headers are wrong, "
+    "a model that is right, and --trust-model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ def agree(
     name: Callable[[int], str],
     *,
     known: Mapping[str, Any] | None = None,
+    trusted: bool = False,
 ) -> Agreement:
     """Find what the headers of a sweep say together.
 
@@ -115,6 +120,8 @@ def agree(
         Frame → name of its file, for messages.
     known
         What a model says of the same quantities: it decides where no majority does.
+    trusted
+        Whether that model counts where nothing decides between headers: they are listed then.
 
     Raises
     ------
@@ -122,9 +129,22 @@ def agree(
         If nothing decides between headers that contradict each other.
     """
     found = Agreement()
+
+    def listed(error: ConfigError) -> None:
+        if not trusted:
+            raise error
+        found.differences.append(str(error).partition("\n")[0])
+
     for quantity in _ALIKE:
-        _agree_on(quantity, headers, name, (known or {}).get(quantity.key), found)
-    _agree_on_angles(headers, name, found)
+        try:
+            _agree_on(quantity, headers, name, (known or {}).get(quantity.key), found)
+        except ConfigError as error:
+            listed(error)
+    try:
+        _agree_on_angles(headers, name, found)
+    except ConfigError as error:
+        listed(error)
+    _compare_names(headers, name, found)
     return found
 
 
@@ -221,6 +241,28 @@ def _contradiction(
     )
 
 
+def _compare_names(
+    headers: Mapping[int, Mapping[str, Any]], name: Callable[[int], str], found: Agreement
+) -> None:
+    """List frames that were written under another number than their place in the series.
+
+    All files may have been renamed; then most of them were so by the same difference.
+    """
+    wrote = {
+        number: int(digits[1])
+        for number, header in headers.items()
+        if (digits := re.search(r"([0-9]{1,9})$", header.get("data_name", "")))
+    }
+    by = _most_common({number: other - number for number, other in wrote.items()})
+    off = [number for number, other in wrote.items() if other - number != by]
+    if off and 2 * len(off) < len(wrote):
+        some = ", ".join(f"{name(n)} as data_{headers[n]['data_name']}" for n in off[:_LISTED])
+        found.differences.append(
+            f"{len(off)} of {len(wrote)} files were written under another number than they have: "
+            f"{some}{' …' if len(off) > _LISTED else ''}"
+        )
+
+
 # ---- angles ----------------------------------------------------------------------------
 
 
@@ -293,14 +335,13 @@ def _agree_on_start(
         some = ", ".join(f"{angles[n]:g} in {name(n)}" for n in sorted(angles)[:_LISTED])
         raise ConfigError(
             f"the headers contradict each other: {label} is {some} …, degree, which is no sweep of "
-            f"{step:g} degree a frame\nGive a pattern that matches the frames of one sweep."
+            f"{step:g} degree a frame\n{_HINT}"
         )
     span = max(angles) - min(angles)
     if step and not alike(line.step, step, (1e-4, 1e-3)):
         raise ConfigError(
             f"the headers contradict themselves: {label} grows by {line.step:.5g} degree from "
-            f"number to number, and Angle_increment is {step:g} degree\n"
-            "Give a pattern that matches every frame of one sweep, and no other."
+            f"number to number, and Angle_increment is {step:g} degree\n{_HINT}"
         )
     if not step and abs(line.step) * span > 2 * _ROUNDING:
         found.differences.append(
