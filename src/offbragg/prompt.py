@@ -9,8 +9,10 @@ import logging
 import math
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,9 +27,12 @@ from IPython.core.error import UsageError
 from IPython.core.magic import line_magic, magics_class
 from ophyd.utils import LimitError
 
+from offbragg.callbacks.watchdog import read_board
 from offbragg.errors import DeviceError, OffbraggError
+from offbragg.follow import read_backlog
 from offbragg.spelling import did_you_mean
 from offbragg.terminal import printable
+from offbragg.watch import host_load
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,8 @@ RE.halt()          end it without cleaning up: only in an emergency"""
 _NOT_CALLED_SO = re.compile(
     r"([\w.<>]+)\(\) (?:got an unexpected keyword argument '(\w+)'|missing \d|takes |got multiple)"
 )
+_LOOK = 5.0  # between two looks at the host, s
+_QUIET = 600.0  # between two warnings of it, s
 _DEVICE = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -152,6 +159,44 @@ def _short(signature: inspect.Signature) -> str:
         for parameter in signature.parameters.values()
     ]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+# -- the host ------------------------------------------------------------------------------------
+
+
+class HostLook:
+    """Whether this host has more to do than it can: then sweeps start late and the stacker lags.
+
+    Parameters
+    ----------
+    journal
+        The journal directory, where watchdogs and followers say how they are.
+    clock
+        Monotonic, s.
+    """
+
+    def __init__(self, journal: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._looked = self._warned = -math.inf
+        self._busy = ""
+
+    def __call__(self) -> str:
+        """Return what is too much, in words; empty if nothing is. It looks every few seconds."""
+        if self._clock() - self._looked >= _LOOK:
+            self._looked = self._clock()
+            stacking = read_backlog(self._journal).get("stack", {})
+            self._busy = host_load(read_board(self._journal), stacking)["busy"]
+        return self._busy
+
+    def warn(self) -> None:
+        """Warn if it is too busy; not again for a while."""
+        busy = self()
+        if busy and self._clock() - self._warned >= _QUIET:
+            self._warned = self._clock()
+            log.warning(
+                "this host is too busy: %s. Sweeps may start late; end what else runs here", busy
+            )
 
 
 # -- magics --------------------------------------------------------------------------------------

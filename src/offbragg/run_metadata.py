@@ -22,9 +22,8 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from offbragg.errors import ConfigError, MetadataError
+from offbragg.json_values import plain
 
 log = logging.getLogger(__name__)
 
@@ -215,11 +214,4 @@ class KeptMetadata(UserDict[str, Any]):
 
 
 def _to_json(value: Any) -> str:
-    return json.dumps(value, default=_plain, ensure_ascii=False)
-
-
-def _plain(value: Any) -> Any:
-    """Return a NumPy value as Python's own; event-model's encoder imports dask, for seconds."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not a type that JSON has")
+    return json.dumps(value, default=plain, ensure_ascii=False)

@@ -10,7 +10,7 @@ import logging
 import logging.handlers
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -484,7 +484,7 @@ def _make_interactive(
     from event_model import RunRouter
 
     from offbragg.callbacks.progress import Bars, Rows
-    from offbragg.prompt import PromptMagics, show_errors
+    from offbragg.prompt import HostLook, PromptMagics, show_errors
 
     bars = Bars()
     RE.waiting_hook = bars
@@ -496,7 +496,8 @@ def _make_interactive(
     RE.subscribe(RunRouter([lambda name, doc: ([] if "sweep" in doc else [bec], [])]))
     RE.subscribe(Rows())
 
-    _set_prompt(shell, RE, config, devices)
+    host = HostLook(config.paths.journal)
+    _set_prompt(shell, RE, config, devices, host)
     PromptMagics.pbar_manager = bars  # type: ignore[assignment]
     shell.register_magics(PromptMagics)
 
@@ -510,6 +511,7 @@ def _make_interactive(
     shell.register_magic_function(ledger, "line", "ledger")
     show_errors(shell, RE)
     shell.events.register("post_run_cell", lambda *_: show_news(RE.md))
+    shell.events.register("post_run_cell", lambda *_: host.warn())
 
 
 def _can_plot() -> bool:
@@ -518,7 +520,13 @@ def _can_plot() -> bool:
     return matplotlib.get_backend().lower() not in ("agg", "template", "pdf", "svg", "ps", "cairo")
 
 
-def _set_prompt(shell: Any, RE: Any, config: Beamline, devices: Mapping[str, Any]) -> None:
+def _set_prompt(
+    shell: Any,
+    RE: Any,
+    config: Beamline,
+    devices: Mapping[str, Any],
+    host: Callable[[], str],
+) -> None:
     from IPython.terminal.prompts import Prompts
     from pygments.token import Token
 
@@ -532,6 +540,7 @@ def _set_prompt(shell: Any, RE: Any, config: Beamline, devices: Mapping[str, Any
     class WithPlace(Prompts):
         def in_prompt_tokens(self) -> Any:
             notes = ["paused"] if RE.state == "paused" else []
+            notes += ["host busy"] if host() else []
             place = prompt_text(RE.md, reading, last["scan_id"], notes)
             return [(Token.Prompt, f"{place} "), *super().in_prompt_tokens()]
 

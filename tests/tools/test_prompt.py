@@ -14,7 +14,14 @@ from ophyd.sim import SynAxis, SynGauss
 
 from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import rotation_scan
-from offbragg.prompt import PromptMagics, describe_error, moves_of, show_errors, where_all
+from offbragg.prompt import (
+    HostLook,
+    PromptMagics,
+    describe_error,
+    moves_of,
+    show_errors,
+    where_all,
+)
 from offbragg.sweep import Sweep
 
 
@@ -201,3 +208,23 @@ def test_a_refusal_costs_no_formatting_of_its_traceback(shell, monkeypatch, caps
     assert sys.last_value is result.error_in_exec
     shell.run_line_magic("tb", "")
     assert len(formatted) == 1
+
+
+def test_a_host_that_is_too_busy_is_said_at_the_prompt_and_not_all_the_time(
+    tmp_path, monkeypatch, caplog
+):
+    now = [0.0]
+    load = [40.0]
+    monkeypatch.setattr("os.getloadavg", lambda: (load[0], 0.0, 0.0))
+    host = HostLook(tmp_path, clock=lambda: now[0])
+
+    assert host().startswith("load 40.0 on ")
+    for _ in range(5):
+        host.warn()
+        now[0] += 60
+    load[0] = 0.1
+    host.warn()
+
+    assert host() == ""
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("this host is too busy: load 40.0 on ")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from offbragg.terminal import printable
+
+if TYPE_CHECKING:  # its import takes a tenth of a second, and who describes a run needs none of it
+    from rich.console import Console
+    from rich.progress import TaskID
 
 
 class Bars:
@@ -27,7 +28,9 @@ class Bars:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = console or _stderr()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -115,7 +118,7 @@ class Rows:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or _stderr()
         self._starts: dict[str, Mapping[str, Any]] = {}
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -129,6 +132,12 @@ class Rows:
             except (KeyError, TypeError, ValueError) as error:
                 row = f"run {doc['run_start'][:8]} · {doc['exit_status']} ({error!r})"
             self._console.print(row, highlight=False, markup=False)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
