@@ -230,7 +230,7 @@ class PromptMagics(BlueskyMagics):
         labels = self._labels()
         found = [
             _counting(device)
-            for word in line.replace(",", " ").split() or ["detectors"]
+            for word in _words(line) or ["detectors"]
             for _, device in self._named("ct", word, labels)
         ]
         if not found:
@@ -245,7 +245,7 @@ class PromptMagics(BlueskyMagics):
     def wa(self, line: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Print where everything is, or what is named: %wa, %wa motors, %wa phi."""
         labels = self._labels()
-        words = line.replace(",", " ").split()
+        words = _words(line)
         shown = {word: self._named("wa", word, labels) for word in words} or labels
         for word, devices in shown.items():
             print("\n".join([word, *(f"  {row}" for row in where_all(devices)), ""]))
@@ -262,7 +262,7 @@ class PromptMagics(BlueskyMagics):
         self, magic: str, word: str, labels: Mapping[str, list[tuple[str, Any]]]
     ) -> list[tuple[str, Any]]:
         """Return the devices of a label, or the one of that name."""
-        wanted = word.strip("[]'\"")
+        wanted = word.strip("[]")
         if wanted in labels:
             return labels[wanted]
         if of_two_words := [label for label in labels if wanted in label.split()]:
@@ -293,6 +293,11 @@ class PromptMagics(BlueskyMagics):
             raise DeviceError(": ".join([what, *([", ".join(stand)] if stand else [])])) from None
         finally:
             self.RE.waiting_hook = None
+
+
+def _words(line: str) -> list[str]:
+    """Return words with spaces or commas between them; one in quotes may have spaces in it."""
+    return [a or b or c for a, b, c in re.findall(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"]+)", line)]
 
 
 def moves_of(magic: str, line: str, names: Mapping[str, Any]) -> list[tuple[Any, Any]]:

@@ -40,9 +40,11 @@ class Away(SynAxis):
 @pytest.fixture
 def names():
     phi, omega = (SynAxis(name=name, labels={"motors"}) for name in ("phi", "omega"))
+    cooler = SynAxis(name="cooler", labels={"sample environment"})
     ring = SynGauss("ring", phi, "phi", center=0, Imax=1, labels={"detectors"})
     return {
-        "phi": phi, "omega": omega, "ring": ring, "shutter": Shutter(), "Sweep": Sweep,
+        "phi": phi, "omega": omega, "ring": ring, "cooler": cooler, "shutter": Shutter(),
+        "Sweep": Sweep,
         "away": Away(name="away", labels={"motors"}), "rotation_scan": rotation_scan, "three": 3,
     }  # fmt: skip
 
@@ -126,6 +128,7 @@ def test_the_magics_run(shell, capsys):
     shell.run_line_magic("wa", "phi")
     shell.run_line_magic("ct", "")
     shell.run_line_magic("ct", "ring")
+    shell.run_line_magic("wa", "'sample environment', phi")
 
     assert shell.user_ns["phi"].position == 4
     said = capsys.readouterr().out
