@@ -9,6 +9,7 @@ from offbragg.watch import (
     Alarm,
     Board,
     Clock,
+    Lateness,
     Rate,
     Skew,
     Thresholds,
@@ -225,3 +226,17 @@ def test_a_clock_is_behind_when_every_fresh_stamp_is_too_old():
     assert "9.8 s behind" in found.reason
     skew.add("files", 1005.0, 1005.1, late=0.2, of=5)  # it was the network
     assert skew.judge() == []
+
+
+def test_the_worst_delay_of_the_last_minute_is_known_and_forgotten():
+    late = Lateness(window=60.0)
+    assert late.worst == 0.0
+
+    for now, seconds in ((0.0, 0.1), (10.0, 2.0), (20.0, 0.5), (30.0, 0.7)):
+        late.add(now, seconds)
+
+    assert late.worst == 2.0
+    late.add(71.0, 0.0)
+    assert late.worst == 0.7
+    late.add(200.0, 0.2)
+    assert late.worst == 0.2

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
+from offbragg.cli_numbers import Number
 from offbragg.cli_reduction import add_reduction_commands
 from offbragg.errors import ConfigError, FrameError, JournalError, OffbraggError, ScanFileError
 from offbragg.ledger import describe_problems
@@ -52,6 +54,29 @@ Ready = Annotated[
     typer.Option("--ready", metavar="FILE", help="Write this JSON file once it serves."),
 ]
 WithParent = Annotated[int | None, typer.Option("--with-parent", metavar="PID", hidden=True)]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"offbragg {version('offbragg')}")
+        except PackageNotFoundError:
+            print("offbragg, not installed: its version is unknown")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Single-crystal diffuse X-ray scattering: measure, stack, find and check."""
 
 
 class Size(StrEnum):
@@ -157,7 +182,10 @@ def stack(
     late: Annotated[
         float,
         typer.Option(
-            "--late", metavar="SECONDS", help="How late a frame may be before it is missing."
+            "--late",
+            metavar="SECONDS",
+            help="How late a frame may be before it is missing.",
+            parser=Number(0, 86400, unit="s"),
         ),
     ] = 5.0,
     repair: Annotated[
@@ -370,7 +398,12 @@ def serve(
 def key(
     days: Annotated[
         float,
-        typer.Option("--days", metavar="N", min=0, max=3650, help="Days until the key expires."),
+        typer.Option(
+            "--days",
+            metavar="N",
+            help="Days until the key expires.",
+            parser=Number(0, 3650, above=True, unit="days"),
+        ),
     ] = 30.0,
     beamline: Beamline = None,
     as_json: AsJson = False,
@@ -379,16 +412,34 @@ def key(
 
     Give this one away, not the file 'key', which may write and delete. It cannot be revoked on its
     own: remove the file 'key' and restart the catalog, and all keys are invalid.
+
+    The key alone goes to stdout; the address and the lines for Python go to stderr.
     """
     from offbragg.beamline import load
     from offbragg.catalog.gate import reading_key
 
+    config = load(beamline)
     ends = time.time() + 86400 * days
-    made = reading_key(load(beamline).read_key(), ends=ends)
+    made = reading_key(config.read_key(), ends=ends)
     if as_json:
-        print(json.dumps({"key": made, "ends": ends}))
-    else:
-        _say(made)
+        print(json.dumps({"key": made, "ends": ends, "address": config.catalog_url}))
+        return
+    _say(made)
+    where = config.catalog
+    until = time.strftime("%a %d %b %Y %H:%M", time.localtime(ends))
+    tunnel = ""
+    if where.host in ("127.0.0.1", "localhost", "::1"):
+        tunnel = (
+            f"\n\nFrom elsewhere, this first: ssh -L {where.port}:127.0.0.1:{where.port} "
+            f"{socket.gethostname()}"
+        )
+    _say(
+        f"for reading, until {until}; at {config.catalog_url}\n\nIn Python:\n\n"
+        "from tiled.client import from_uri\n"
+        f'cat = from_uri("{config.catalog_url}", api_key="{made}")["raw"]\n'
+        f"print(len(cat), 'runs'); run = cat.values().last(){tunnel}",
+        file=sys.stderr,
+    )
 
 
 @app.command()
@@ -671,7 +722,12 @@ def init(
         Path, typer.Option("--out", metavar="FILE", help="The new file; never overwritten.")
     ] = Path("beamline.toml"),
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Time limit for the records to answer, s.")
+        float,
+        typer.Option(
+            "--timeout",
+            help="Time limit for the records to answer, s.",
+            parser=Number(0.1, 3600, unit="s"),
+        ),
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
@@ -717,11 +773,18 @@ def init(
 def status(
     beamline: Beamline = None,
     devices: Annotated[
-        bool, typer.Option("--devices/--no-devices", help="Look for alarms of the instruments.")
-    ] = True,
+        bool,
+        typer.Option(
+            "--devices/--no-devices",
+            help="Look for alarms of the instruments, too: all are connected, which takes seconds.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what runs, how far stacking and publishing are behind, the last run, and alarms."""
+    """Say what runs, how far stacking and publishing are behind, the last run, and alarms.
+
+    It also says if this host has more to do than it can: its load, and processes that come late.
+    """
     from offbragg.beamline import load
     from offbragg.status import describe
     from offbragg.status import status as look

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from offbragg.cli_numbers import Number, numbers
 from offbragg.errors import ReductionError
 from offbragg.terminal import progress as progress_bar
 from offbragg.terminal import say, typed_options
@@ -35,6 +36,7 @@ RefuseDamaged = Annotated[
         "--refuse-damaged", help="Fail if a stored frame is damaged, instead of leaving it out."
     ),
 ]
+_MOST_PARTS = 100  # that a pixel or a frame is divided into
 _MOST_UNMEASURED = 0.1  # of what is transformed
 
 
@@ -85,7 +87,12 @@ def reduce_command(
         ),
     ] = "auto",
     background_scale: Annotated[
-        float, typer.Option("--background-scale", help="The background counts so much; above 0.")
+        float,
+        typer.Option(
+            "--background-scale",
+            help="Scale factor applied to the background, above 0.",
+            parser=Number(0, above=True),
+        ),
     ] = 1.0,
     orientation: Annotated[
         Path | None,
@@ -111,7 +118,10 @@ def reduce_command(
         ),
     ] = "1,1",
     polarization: Annotated[
-        float, typer.Option("--polarization", help="Degree; 1 is horizontal, 0 none.")
+        float,
+        typer.Option(
+            "--polarization", help="Degree; 1 is horizontal, 0 none.", parser=Number(-1, 1)
+        ),
     ] = 0.99,
     efficiency: Annotated[
         bool, typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's.")
@@ -159,6 +169,8 @@ def reduce_command(
         pixels, frames = (int(part) for part in oversample.split(","))
     except ValueError:
         raise typer.BadParameter("--oversample takes two whole numbers, as 2,3") from None
+    if not (1 <= pixels <= _MOST_PARTS and 1 <= frames <= _MOST_PARTS):
+        raise typer.BadParameter(f"--oversample is {oversample}: each from 1 to {_MOST_PARTS}")
     if out is not None and len(files) > 1 and not merge:
         raise typer.BadParameter("--out takes one volume: give one file, or --merge")
     choices = Choices(
@@ -210,10 +222,19 @@ def plot_command(
         typer.Option("--out", metavar="PNG", help="The picture.", show_default="beside the volume"),
     ] = None,
     thickness: Annotated[
-        float, typer.Option("--thickness", help="Sum so much across the plane, r.l.u.")
+        float,
+        typer.Option(
+            "--thickness",
+            help="Thickness over which the plane is averaged, r.l.u.",
+            parser=Number(0, unit="r.l.u."),
+        ),
     ] = 0.0,
-    low: Annotated[float | None, typer.Option("--low", help="Where the colours begin.")] = None,
-    high: Annotated[float | None, typer.Option("--high", help="Where they end.")] = None,
+    low: Annotated[
+        float | None, typer.Option("--low", help="Where the colours begin.", parser=Number())
+    ] = None,
+    high: Annotated[
+        float | None, typer.Option("--high", help="Where they end.", parser=Number())
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a plane of a volume into a picture.
@@ -223,6 +244,8 @@ def plot_command(
     """
     from offbragg.picture import plot
 
+    if low is not None and high is not None and low >= high:
+        raise typer.BadParameter(f"--low is {low:g}, not below --high, {high:g}")
     target = out or volume.with_name(f"{volume.stem}-{plane}.png")
     plot(volume, plane, out=target, thickness=thickness, low=low, high=high)
     say(json.dumps({"file": str(target)}) if as_json else target)
@@ -234,8 +257,22 @@ def series_command(
         typer.Argument(metavar="SERIES…", help="Scan files, folders of them, or uids of series."),
     ],
     at: Annotated[str, typer.Option("--at", metavar="H,K,L", help="The point, r.l.u.")],
-    reach: Annotated[float, typer.Option("--reach", help="Half the box around it, r.l.u.")] = 0.2,
-    step: Annotated[float, typer.Option("--step", help="Of its cells, r.l.u.; 1/integer.")] = 0.025,
+    reach: Annotated[
+        float,
+        typer.Option(
+            "--reach",
+            help="Half the box around it, r.l.u.",
+            parser=Number(0, above=True, unit="r.l.u."),
+        ),
+    ] = 0.2,
+    step: Annotated[
+        float,
+        typer.Option(
+            "--step",
+            help="Of its cells, r.l.u.; 1/integer.",
+            parser=Number(0, 1, above=True, unit="r.l.u."),
+        ),
+    ] = 0.025,
     background: Annotated[
         str, typer.Option("--background", metavar="UID", help="auto, none, or an air run.")
     ] = "auto",
@@ -273,10 +310,7 @@ def series_command(
     from offbragg.recipe import Choices
     from offbragg.reduction import Corrections
 
-    try:
-        h, k, l = (float(x) for x in at.split(","))  # noqa: E741
-    except ValueError:
-        raise typer.BadParameter("--at takes three numbers, as 0.5,0.5,0.5") from None
+    h, k, l = numbers(at, 3, "--at", "0.5,0.5,0.5")  # noqa: E741
     places: list[str | Path] = [name for name in where if name and Path(name).exists()]
     uids = [name for name in where if name not in places]
     for name in uids:
@@ -315,13 +349,23 @@ def pdf_command(
         typer.Option("--out", metavar="FILE", help="HDF5.", show_default="VOLUME-pdf.h5"),
     ] = None,
     punch: Annotated[
-        float, typer.Option("--punch", help="Radius cut out around Bragg points, Å⁻¹ with 2π.")
+        float,
+        typer.Option(
+            "--punch",
+            help="Radius cut out around Bragg points, Å⁻¹ with 2π.",
+            parser=Number(0, unit="Å⁻¹"),
+        ),
     ] = 0.15,
     centring: Annotated[
         str, typer.Option("--centring", help="P, I, F, A, B, C or R: where Bragg points are.")
     ] = "P",
     q_max: Annotated[
-        float | None, typer.Option("--q-max", help="End of the taper, Å⁻¹ with 2π.")
+        float | None,
+        typer.Option(
+            "--q-max",
+            help="End of the taper, Å⁻¹ with 2π.",
+            parser=Number(0, above=True, unit="Å⁻¹"),
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -422,13 +466,8 @@ def index_command(
 
 
 def _cell(text: str) -> list[float]:
-    try:
-        numbers = [float(word) for word in text.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 6:
-        raise typer.BadParameter(f"--cell is {text!r}: six numbers, a,b,c,alpha,beta,gamma")
-    return numbers
+    words = ",".join(text.replace(",", " ").split())
+    return list(numbers(words, 6, "--cell", "3.9,3.9,3.9,90,90,90"))
 
 
 def _check_free(target: Path) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from offbragg.errors import MetadataError
+from offbragg.spelling import did_you_mean
 
 Row = tuple[float, float, float]
+FIELDS = ("name", "label", "formula", "composition", "space_group", "lattice", "UB")
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+()-]*")
 
@@ -117,10 +119,12 @@ class Sample:
         MetadataError
             If a key is unknown or missing, or a value is wrong: named.
         """
-        keys = ("name", "label", "formula", "composition", "space_group", "lattice", "UB")
         for key in mapping:
-            if key not in keys:
-                raise MetadataError(f"sample.{key} is unknown: a sample has {', '.join(keys)}")
+            if key not in FIELDS:
+                raise MetadataError(
+                    f"sample.{key} is unknown{did_you_mean(key, FIELDS)}: a sample has "
+                    f"{', '.join(FIELDS)}"
+                )
         for key in ("name", "label"):
             if key not in mapping:
                 raise MetadataError(f"sample.{key} is missing: it names a folder")

@@ -6,18 +6,13 @@ worker, a script) the same names are there, and nothing is printed or plotted.
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
 import logging.handlers
 import os
 import sys
-from collections import UserDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from event_model import NumpyEncoder
 
 from offbragg.audit import scan_file_of_run
 from offbragg.beamline import (
@@ -36,6 +31,7 @@ from offbragg.callbacks.journal import find_run, read_journal
 from offbragg.errors import (
     CatalogError,
     ConfigError,
+    JournalError,
     MetadataError,
     OffbraggError,
     OrientationError,
@@ -45,13 +41,14 @@ from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.follow import is_followed
 from offbragg.ledger import Status, describe_problems
-from offbragg.sample import Sample
+from offbragg.run_metadata import KeptMetadata
+from offbragg.sample import FIELDS, Sample
+from offbragg.spelling import did_you_mean
 from offbragg.terminal import PrintableFormatter, printable
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = ("proposal", "esaf", "data_session", "project", "group", "owner")
-_OURS = frozenset({"beamline_id", "versions", "scan_id"})  # of this process, not told by anybody
 # a catalog is no device, and whoever looks for devices must not connect it
 _VERBS = frozenset(
     {"read", "describe", "set", "kickoff", "complete", "trigger", "stage", "name", "children"}
@@ -112,6 +109,12 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     RE.md = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
     RE.subscribe(lambda name, doc: RE.md.save(), "start")  # what was changed deep inside
 
+    def with_news(plan: Any) -> Any:  # each plan once, before its first message
+        show_news(RE.md)
+        return plan
+
+    RE.preprocessors.append(with_news)
+
     names = _names(RE, config)
     for name in devices.keys() & names.keys():
         raise ConfigError(
@@ -137,26 +140,43 @@ def _names(RE: Any, config: Beamline) -> dict[str, Any]:
     from offbragg.sweep import Sweep
 
     def sample(
-        *run_engine: Any, orientation: str | Path | bool | None = None, **known: Any
+        *what: Any, orientation: str | Path | bool | None = None, **known: Any
     ) -> Sample | None:
-        """Say which crystal is mounted: sample(name=…, label=…, formula=… …); show it without.
+        """Say which crystal is mounted: sample(name, label, formula=… …); show it without.
 
         Its UB is that of orientation=FILE, or of the newest orientation.json of this mount, which
         is said; orientation=False takes none.
         """
-        if orientation is not None and not known:
-            known = dict(RE.md.get("sample") or {})
+        show_news(RE.md)
+        mounted = RE.md.get("sample")
+        what = tuple(each for each in what if each is not RE)
+        if not what and not known and orientation is None:
+            if isinstance(mounted, Mapping):
+                return Sample.from_dict(mounted)
+            print(f"no sample is mounted, as sample(name, label) says it: {mounted or 'none'}")
+            return None
+        if what or known:
+            known = name_sample(what, known, mounted)
+        else:
+            known = dict(mounted or {})
             known.pop("UB", None)
-        if known or "sample" not in RE.md:
-            told, said = with_orientation(known, config.paths.experiment, orientation)
-            mounted = mount(RE, **told)
-            if said:
-                print(said)
-            return mounted
-        return Sample.from_dict(RE.md["sample"])
+        found, source = with_orientation(known, config.paths.experiment, orientation)
+        new = mount(RE, **found)
+        if source:
+            print(source)
+        return new
 
-    def experiment(**known: Any) -> dict[str, Any]:
+    def experiment(*what: Any, **known: Any) -> dict[str, Any]:
         """Say whose experiment it is: experiment(proposal=…, group=…); show it without."""
+        show_news(RE.md)
+        if len(what) == 1 and isinstance(what[0], Mapping) and not known:
+            what, known = (), dict(what[0])
+        if what:
+            raise MetadataError(
+                f"experiment does not know what {what[0]!r} is: name it, as "
+                f"experiment(proposal={str(what[0])!r})\n"
+                f"An experiment has {', '.join(EXPERIMENT)}."
+            )
         return set_experiment(RE.md, **known)
 
     cat = LaterCatalog(config)
@@ -242,6 +262,59 @@ def with_orientation(
     return told, f"UB from {path} (found {found.source.get('when', '?')}{indexed})"
 
 
+def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: Any) -> dict[str, Any]:
+    """Return a sample's fields, of which name and label may have been given by position.
+
+    Parameters
+    ----------
+    what
+        A name, or name and label, or a `Sample`, or a mapping with its fields.
+    known
+        What was given by name.
+    mounted
+        The sample until now, for the message.
+
+    Raises
+    ------
+    MetadataError
+        Naming what is unknown, given twice or missing; the sample stays what it was.
+    """
+    still = "no sample is mounted"
+    if isinstance(mounted, Mapping):
+        still = f"the sample is still {mounted.get('name')} {mounted.get('label', '')}".rstrip()
+    positional: dict[str, Any] = {}
+    if what and isinstance(what[0], (Sample, Mapping)):
+        positional = what[0].to_dict() if isinstance(what[0], Sample) else dict(what[0])
+        more = what[1:]
+    else:
+        positional.update(zip(FIELDS[:2], what, strict=False))
+        more = what[2:]
+    if more:
+        raise MetadataError(
+            f"sample does not know what {more[0]!r} is: name it, as formula={str(more[0])!r}\n"
+            f"A sample has {', '.join(FIELDS)}; {still}."
+        )
+    for key in positional.keys() & known.keys():
+        raise MetadataError(
+            f"sample.{key} is given twice, {positional[key]!r} and {known[key]!r}; {still}"
+        )
+    fields = {**positional, **known}
+    for key in fields:
+        if key not in FIELDS:
+            raise MetadataError(
+                f"sample.{key} is unknown{did_you_mean(key, (*FIELDS, 'orientation'))}; {still}\n"
+                f"A sample has {', '.join(FIELDS)}."
+            )
+    for key, meaning in (("name", "what it is"), ("label", "which crystal or mount of it")):
+        if key not in fields:
+            shown = [f"{k}={fields.get(k, '…')!r}" for k in ("name", "label")]
+            raise MetadataError(
+                f"sample.{key} is missing: it names a folder, and says {meaning}; {still}\n"
+                f"Type: sample({', '.join(shown)})"
+            )
+    return fields
+
+
 def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:
     """Say whose experiment it is; every run from now on has it in its start document.
 
@@ -265,7 +338,10 @@ def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:
     """
     for key, value in known.items():
         if key not in EXPERIMENT:
-            raise MetadataError(f"{key} is unknown: an experiment has {', '.join(EXPERIMENT)}")
+            raise MetadataError(
+                f"{key} is unknown{did_you_mean(key, EXPERIMENT)}: an experiment has "
+                f"{', '.join(EXPERIMENT)}"
+            )
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not whole and (not isinstance(value, str) or not value.strip()):
             raise MetadataError(f"{key} is {value!r}: it must be text or a whole number")
@@ -277,82 +353,14 @@ def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:
     return {key: md[key] for key in EXPERIMENT if key in md}
 
 
-class KeptMetadata(UserDict[str, Any]):
-    """``RE.md``, with all that was told at a prompt kept in a file that people can read.
-
-    What the beamline itself says (its id, versions, [metadata] of beamline.toml) is not written,
-    so that a new beamline.toml has its effect; what was told at the prompt goes before it.
-
-    Parameters
-    ----------
-    path
-        A JSON file; made when there is something to keep.
-    base
-        What the beamline says.
-
-    Raises
-    ------
-    ConfigError
-        If the file is damaged: naming it and the line.
-    """
-
-    def __init__(self, path: Path, base: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.path = path
-        self._base = copy.deepcopy(dict(base))
-        self.data.update(base)
-        self._kept = self._read()
-        self.data.update(json.loads(self._kept) if self._kept else {})
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        try:
-            json.dumps(value, cls=NumpyEncoder)
-        except (TypeError, ValueError) as error:
-            raise MetadataError(
-                f"RE.md[{key!r}] cannot be written into a document: {error}\n"
-                "Text, numbers, true or false, lists and mappings of them can."
-            ) from error
-        super().__setitem__(key, value)
-        self.save()
-
-    def __delitem__(self, key: str) -> None:
-        super().__delitem__(key)
-        self.save()
-
-    def save(self) -> None:
-        """Write what was told, if that has changed; whole or not at all."""
-        told = {
-            key: value
-            for key, value in self.data.items()
-            if key not in _OURS and (key not in self._base or self._base[key] != value)
-        }
-        text = json.dumps(told, cls=NumpyEncoder, indent=2, ensure_ascii=False) + "\n"
-        if text == self._kept or (not told and not self._kept):
-            return
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(self.path)
-        except OSError as error:
-            raise ConfigError(
-                f"RE.md cannot be kept: {error.strerror}\n{self.path}\nMend or free that disk."
-            ) from error
-        self._kept = text
-
-    def _read(self) -> str:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-            if isinstance(json.loads(text), dict):
-                return text
-            damage = "it holds no mapping"
-        except FileNotFoundError:
-            return ""
-        except (OSError, ValueError) as error:
-            damage = str(error)
-        raise ConfigError(
-            f"RE.md cannot be restored: {damage}\n{self.path}\nMend the file, or move it aside "
-            "and tell sample(…) and experiment(…) again."
-        )
+def show_news(md: Any) -> None:
+    """Take over what was changed in ``RE.md`` at another prompt, and warn of it."""
+    for key, value in md.refresh().items() if isinstance(md, KeptMetadata) else ():
+        shown = value
+        if isinstance(value, Mapping) and "name" in value:
+            shown = f"{value['name']} {value.get('label', '')}".strip()
+        now = "removed" if value is None else f"now {shown}"
+        log.warning("RE.md[%r] is %s: changed at another prompt (%s)", key, now, md.changed_by())
 
 
 class _AwayError(CatalogError, AttributeError):
@@ -444,19 +452,21 @@ class Latest:
         return f"{float(self._value):.1f}{units}"
 
 
-def prompt_text(md: Mapping[str, Any], reading: object, scan_id: int) -> str:
-    """Say at the prompt where one is.
+def prompt_text(
+    md: Mapping[str, Any], reading: object, scan_id: int, notes: Sequence[str] = ()
+) -> str:
+    """Return what the prompt shows: sample, temperature, last run, and what else is to be known.
 
     Examples
     --------
     >>> prompt_text({"sample": {"name": "LSMO-140"}}, "300.0 K", 42)
     '[LSMO-140 · 300.0 K · #42]'
-    >>> prompt_text({}, None, 0)
-    '[no sample · #0]'
+    >>> prompt_text({}, None, 0, ["paused"])
+    '[no sample · #0 · paused]'
     """
     sample = md.get("sample")
     name = sample.get("name", "?") if isinstance(sample, Mapping) else sample or "no sample"
-    parts = [str(name), *([str(reading)] if reading is not None else []), f"#{scan_id}"]
+    parts = [str(name), *([str(reading)] if reading is not None else []), f"#{scan_id}", *notes]
     return f"[{' · '.join(parts)}]"
 
 
@@ -471,12 +481,14 @@ def _make_interactive(
     shell: Any, RE: Any, bec: Any, config: Beamline, devices: Mapping[str, Any]
 ) -> None:
     """Prompt, bars, rows, magics, and errors without a traceback."""
-    from bluesky.magics import BlueskyMagics
     from event_model import RunRouter
 
     from offbragg.callbacks.progress import Bars, Rows
+    from offbragg.prompt import HostLook, PromptMagics, show_errors
 
-    RE.waiting_hook = Bars()
+    bars = Bars()
+    RE.waiting_hook = bars
+    RE.state_hook = bars.follow
     bec.disable_baseline()
     if not _can_plot():
         bec.disable_plots()
@@ -484,16 +496,22 @@ def _make_interactive(
     RE.subscribe(RunRouter([lambda name, doc: ([] if "sweep" in doc else [bec], [])]))
     RE.subscribe(Rows())
 
-    _set_prompt(shell, RE, config, devices)
-    BlueskyMagics.pbar_manager = Bars()  # type: ignore[assignment]
-    shell.register_magics(BlueskyMagics)
+    host = HostLook(config.paths.journal)
+    _set_prompt(shell, RE, config, devices, host)
+    PromptMagics.pbar_manager = bars  # type: ignore[assignment]
+    shell.register_magics(PromptMagics)
 
     def ledger(line: str) -> None:
         """Print what became of every frame of a run: %ledger, %ledger -2, %ledger #42."""
-        print(printable(describe_ledger(config, line.strip() or "-1"), lines=True))
+        runs = line.split() or ["-1"]
+        if len(runs) > 1:
+            raise JournalError(f"%ledger takes one run, not {len(runs)}: {' '.join(runs)}")
+        print(printable(describe_ledger(config, runs[0]), lines=True))
 
     shell.register_magic_function(ledger, "line", "ledger")
-    _tell_errors(shell)
+    show_errors(shell, RE)
+    shell.events.register("post_run_cell", lambda *_: show_news(RE.md))
+    shell.events.register("post_run_cell", lambda *_: host.warn())
 
 
 def _can_plot() -> bool:
@@ -502,7 +520,13 @@ def _can_plot() -> bool:
     return matplotlib.get_backend().lower() not in ("agg", "template", "pdf", "svg", "ps", "cairo")
 
 
-def _set_prompt(shell: Any, RE: Any, config: Beamline, devices: Mapping[str, Any]) -> None:
+def _set_prompt(
+    shell: Any,
+    RE: Any,
+    config: Beamline,
+    devices: Mapping[str, Any],
+    host: Callable[[], str],
+) -> None:
     from IPython.terminal.prompts import Prompts
     from pygments.token import Token
 
@@ -515,32 +539,13 @@ def _set_prompt(shell: Any, RE: Any, config: Beamline, devices: Mapping[str, Any
 
     class WithPlace(Prompts):
         def in_prompt_tokens(self) -> Any:
-            place = prompt_text(RE.md, reading, last["scan_id"])
+            notes = ["paused"] if RE.state == "paused" else []
+            notes += ["host busy"] if host() else []
+            place = prompt_text(RE.md, reading, last["scan_id"], notes)
             return [(Token.Prompt, f"{place} "), *super().in_prompt_tokens()]
 
     if hasattr(shell, "prompts"):  # a terminal; a notebook has none
         shell.prompts = WithPlace(shell)
-
-
-def _tell_errors(shell: Any) -> None:
-    """Let our own errors, and a motor's limits, be their message; others keep their traceback."""
-    from bluesky.utils import FailedStatus, RunEngineInterrupted
-    from ophyd.utils import LimitError
-
-    plain = (OffbraggError, RunEngineInterrupted, LimitError)
-
-    def tell(
-        shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None
-    ) -> Any:
-        cause = error.__cause__ if isinstance(error, FailedStatus) else error
-        if isinstance(cause, plain):
-            said = printable(str(cause).strip(), lines=True)
-            print(f"{type(cause).__name__}: {said}", file=sys.stderr)
-            log.debug("told at the prompt", exc_info=error)
-        else:
-            shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-
-    shell.set_custom_exc((*plain, FailedStatus), tell)
 
 
 def _label(devices: Mapping[str, Any]) -> None:

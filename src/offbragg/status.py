@@ -13,12 +13,13 @@ from offbragg.beamline import Beamline, build_devices, destroy_devices
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.callbacks.progress import describe_run
 from offbragg.callbacks.watchdog import Disks, read_board
+from offbragg.catalog.ask import unpublished
 from offbragg.errors import OffbraggError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import is_followed, read_backlog
 from offbragg.terminal import printable
-from offbragg.watch import describe_space
+from offbragg.watch import describe_space, host_load
 
 _RECENT = 50  # runs whose files and place in the catalog are looked at
 _SEVERITIES = ("", "minor", "major", "invalid")
@@ -43,7 +44,9 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         ``unpublished``: if it is away, those that wait for it, or None if nobody publishes),
         ``running`` (runs that are open), ``backlog`` (``frames`` and ``runs`` that are not
         stacked), ``stacking`` (what the stacker that runs says of its queues, see
-        `Stacker.backlog`; empty if none does), ``last`` (run), ``disks`` (with ``rate`` and
+        `Stacker.backlog`; empty if none does), ``last`` (run), ``host`` (see
+        `offbragg.watch.host_load`), ``instruments`` (whether they were asked), ``disks`` (with
+        ``rate`` and
         ``full``, POSIX s, if a watchdog runs that knows them) and ``alarms``: ``what``,
         ``severity``, ``reason`` and, if a watchdog raised it, ``since`` (POSIX s, else None).
     """
@@ -64,6 +67,8 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         },
         "stacking": told.get("stack", {}),
         "last": ended[-1] if ended else None,
+        "host": host_load(read_board(directory), told.get("stack", {})),
+        "instruments": devices,
         "disks": disks,
         "alarms": [*alarms, *(_alarms(config, timeout) if devices else ())],
     }
@@ -86,6 +91,7 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
     )
     run: dict[str, Any] = {
         "uid": start["uid"],
+        "reason": str(stop.get("reason") or "").partition("\n")[0],
         "scan_id": start.get("scan_id"),
         "what": describe_run(start, stop),
         "exit_status": stop["exit_status"],
@@ -113,24 +119,14 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
 
 def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, float]) -> dict[str, Any]:
     """Ask the catalog which runs it has whole; if it is away, who publishes says what waits."""
+    where = config.catalog
     try:
-        runs = config.connect_catalog(timeout=1.0)
-        try:
-            missing = [uid for uid in uids if not _published(runs, uid)]
-            return {"up": True, "runs": len(runs), "unpublished": len(missing), "reason": ""}
-        finally:
-            runs.context.http_client.close()
+        runs, missing = unpublished(where.host, where.port, config.read_key(), uids)
+        return {"up": True, "runs": runs, "unpublished": len(missing), "reason": ""}
     except OffbraggError as error:
         reason = str(error).partition("\n")[0]
         waiting = publishing.get("runs")
         return {"up": False, "runs": None, "unpublished": waiting, "reason": reason}
-
-
-def _published(runs: Any, uid: str) -> bool:
-    try:
-        return bool(runs[uid].metadata.get("stop"))
-    except KeyError:
-        return False
 
 
 def _watched(config: Beamline) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -199,6 +195,7 @@ def describe(state: Mapping[str, Any]) -> str:
     backlog   none
     last run  none
     disks     none
+    host      unknown
     alarms    none
     """
     catalog = state["catalog"]
@@ -211,15 +208,31 @@ def describe(state: Mapping[str, Any]) -> str:
         _describe_backlog(state),
         _describe(state["last"]) if state["last"] else "none",
         "\n          ".join(map(_describe_disk, state.get("disks", ()))) or "none",
-        "\n          ".join(map(_describe_alarm, state["alarms"])) or "none",
+        _describe_host(state.get("host", {})),
+        "\n          ".join(_alarm_lines(state)),
     ]
-    heads = ("stacker", "catalog", "running", "backlog", "last run", "disks", "alarms")
+    heads = ("stacker", "catalog", "running", "backlog", "last run", "disks", "host", "alarms")
     return "\n".join(f"{head:9} {line}" for head, line in zip(heads, lines, strict=True))
 
 
 def _describe(run: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in run["frames"].items() if n)
-    return f"{run['what']}{f' · {counts}' if counts else ''}"
+    reason = f"\n          {printable(run['reason'])}" if run.get("reason") else ""
+    return f"{run['what']}{f' · {counts}' if counts else ''}{reason}"
+
+
+def _describe_host(host: Mapping[str, Any]) -> str:
+    if not host:
+        return "unknown"
+    load = f"load {host['load']:.1f} on {_plural(host['cores'], 'core')}"
+    return f"TOO BUSY: {host['busy']}" if host["busy"] else f"{load}: not too busy"
+
+
+def _alarm_lines(state: Mapping[str, Any]) -> list[str]:
+    lines = [_describe_alarm(alarm) for alarm in state["alarms"]] or ["none"]
+    if not state.get("instruments", True):
+        lines[-1] += "; instruments were not asked (offbragg status --devices)"
+    return lines
 
 
 def _describe_disk(disk: Mapping[str, Any]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bluesky.preprocessors import SupplementalData
 from runs import MeasuredRun, wait_until
 
 from offbragg.callbacks.journal import find_run
@@ -19,6 +21,7 @@ from offbragg.session import (
     KeptMetadata,
     LaterCatalog,
     Latest,
+    _names,
     describe_ledger,
     prompt_text,
     set_experiment,
@@ -91,6 +94,127 @@ def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path, text):
 
     assert str(path) in str(caught.value)
     assert path.read_text() == text
+
+
+def test_two_prompts_keep_what_each_of_them_sets(tmp_path):
+    first = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+    second = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+
+    first["sample"] = {"name": "KMnF3", "label": "c1"}
+    second["group"] = "diffuse"
+    first["proposal"] = "2026-1"
+    second["group"] = "other"
+    del first["proposal"]
+
+    assert json.loads(first.path.read_text()) == {
+        "sample": {"name": "KMnF3", "label": "c1"},
+        "group": "other",
+    }
+    assert first.refresh() == {"group": "other"}
+    assert second.refresh()["sample"] == {"name": "KMnF3", "label": "c1"}
+    assert dict(first) == dict(second)
+    assert first.refresh() == second.refresh() == {}
+    assert f"pid {os.getpid()}" in first.changed_by()
+
+
+def test_what_another_prompt_removes_is_removed_or_the_beamlines_own_again(tmp_path):
+    first = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+    first.update(owner="me", group="diffuse")
+    second = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+
+    second["owner"] = BEAMLINE["owner"]
+    del second["group"]
+
+    assert first.refresh() == {"owner": BEAMLINE["owner"], "group": None}
+    assert first["owner"] == BEAMLINE["owner"]
+    assert "group" not in first
+
+
+def test_many_prompts_at_once_lose_nothing(tmp_path):
+    def set_many(who):
+        md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+        for n in range(20):
+            md[f"{who}-{n}"] = n
+
+    threads = [threading.Thread(target=set_many, args=(who,)) for who in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(json.loads((tmp_path / "RE.md.json").read_text())) == 80
+
+
+def test_a_file_that_was_damaged_meanwhile_is_neither_read_nor_overwritten(tmp_path, caplog):
+    md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
+    md["group"] = "diffuse"
+    md.path.write_text("{")
+
+    assert md.refresh() == {}
+    assert "RE.md is not compared" in caplog.text
+    with pytest.raises(ConfigError, match=r"RE\.md cannot be restored"):
+        md["group"] = "other"
+
+    assert md.path.read_text() == "{"
+
+
+@pytest.fixture
+def typed(tmp_path):
+    """Return sample and experiment as they are at the prompt, and RE.md."""
+    RE = SimpleNamespace(md={}, preprocessors=[SupplementalData()])
+    names = _names(RE, SimpleNamespace(paths=SimpleNamespace(experiment=tmp_path)))
+    return SimpleNamespace(RE=RE, md=RE.md, **{k: names[k] for k in ("sample", "experiment")})
+
+
+def test_a_sample_is_named_by_position_by_name_and_as_a_whole(typed):
+    whole = {"name": "KMnF3", "label": "c1", "formula": ""}
+
+    typed.sample("KMnF3", "c1")
+    assert typed.md["sample"] == whole
+    typed.sample("LSMO", label="c1", formula="LSMO")
+    typed.sample(whole)
+    assert typed.md["sample"] == whole
+    mounted = typed.sample()
+    typed.sample("LSMO", "c1")
+    typed.sample(mounted)
+    assert typed.md["sample"] == whole
+    typed.sample(typed.RE, name="LSMO", label="c2")  # as offbragg.beamline.sample takes it
+    assert typed.md["sample"]["label"] == "c2"
+
+
+@pytest.mark.parametrize(
+    ("what", "known", "said"),
+    [
+        (("LSMO",), {}, r"sample\.label is missing.*still KMnF3 c1\n.*sample\(name='LSMO', label"),
+        ((), {"label": "c2"}, r"sample\.name is missing.*still KMnF3 c1"),
+        (("LSMO", "c2", "Mn"), {}, r"does not know what 'Mn' is: name it"),
+        (("LSMO",), {"name": "x", "label": "c"}, r"sample\.name is given twice, 'LSMO' and 'x'"),
+        (("LSMO",), {"lable": "c2"}, r"sample\.lable is unknown \(did you mean 'label'\?\)"),
+        ((), {"foo": 1}, r"sample\.foo is unknown; the sample is still KMnF3 c1"),
+        (("LSMO", "c2"), {"orientatoin": False}, r"did you mean 'orientation'"),
+        (({"nam": "LSMO"},), {}, r"sample\.nam is unknown \(did you mean 'name'\?\)"),
+        (("../x", "c2"), {}, r"sample\.name is '\.\./x'"),
+        ((7, "c2"), {}, r"sample\.name is 7"),
+    ],
+)
+def test_a_sample_that_is_not_understood_is_refused_by_name_and_nothing_changes(
+    typed, what, known, said
+):
+    typed.sample("KMnF3", "c1")
+    before = dict(typed.md["sample"])
+
+    with pytest.raises(MetadataError, match=said):
+        typed.sample(*what, **known)
+
+    assert typed.md["sample"] == before
+
+
+def test_an_experiment_is_not_guessed(typed):
+    with pytest.raises(MetadataError, match=r"experiment\(proposal='2026-1'\)"):
+        typed.experiment("2026-1")
+    with pytest.raises(MetadataError, match=r"propsal is unknown \(did you mean 'proposal'\?\)"):
+        typed.experiment(propsal="1")
+    assert typed.experiment({"proposal": "2026-1"}) == {"proposal": "2026-1"}
 
 
 def test_an_experiment_is_told_shown_and_untold():

@@ -52,7 +52,7 @@ def test_what_the_tutorial_says_can_be_typed(tmp_path, children):
         raise AssertionError(f"the page has no line {what!r} here")
 
     with Terminal(file) as shell:
-        assert re.fullmatch(r"no sample · (89|90)\.\d K · #0", shell.place)
+        assert re.match(r"no sample · (89|90)\.\d K · #0\b", shell.place)
         assert "LSMO-140" in upto("sample(", shell)
         assert shell.place.startswith("LSMO-140 · ")
         assert "2026-117" in upto("experiment(", shell)
@@ -64,13 +64,13 @@ def test_what_the_tutorial_says_can_be_typed(tmp_path, children):
 
         said = upto("RE(rotation_scan", shell)
         assert re.search(r"#1 \w{8} · LSMO-140 · phi 0 → 15° · 30 frames · .* · success", said)
-        assert shell.place.endswith(" · #1")
+        assert " · #1" in shell.place
         wait_until(lambda: "30 stored" in shell.type("%ledger"), 30, "30 frames stored")
         assert "30 stored · " in upto("%ledger", shell)
 
         said = upto("RE(temperature_series", shell)
         assert len(re.findall(r"#\d+ \w{8} · LSMO-140 · 9[12] K · .* · success", said)) == 2
-        assert re.fullmatch(r"LSMO-140 · 9[12]\.\d K · #3", shell.place)
+        assert re.match(r"LSMO-140 · 9[12]\.\d K · #3\b", shell.place)
 
         assert "omega" in upto("%wa", shell)
         assert "ring_current" in upto("RE(bp.scan", shell)
@@ -78,7 +78,10 @@ def test_what_the_tutorial_says_can_be_typed(tmp_path, children):
         shell.send("RE(rotation_scan(pilatus, phi, Sweep('phi', 0, 0.5, 100, 0.099, 0.1)))")
         wait_until(lambda: len(list(config.paths.frames.rglob("*.cbf"))) > 95, 60, "frames")
         said = shell.interrupt_twice()
-        assert "RunEngineInterrupted" in said
+        assert "RunEngineInterrupted: a plan is paused" in said
+        assert "RE.resume()" in said
+        assert "#5 · paused" in shell.place
+        assert "AttributeError" not in shell.type("%wa")
         assert "Traceback" not in said
         upto("RE.abort", shell)
         wait_until(lambda: "missing" in shell.type("%ledger"), 30, "missing frames listed")
@@ -92,4 +95,4 @@ def test_what_the_tutorial_says_can_be_typed(tmp_path, children):
     assert kept["sample"]["name"] == "LSMO-140"
     assert kept["proposal"] == "2026-117"
     with Terminal(file) as shell:
-        assert re.fullmatch(r"LSMO-140 · 9[12]\.\d K · #5", shell.place)
+        assert re.match(r"LSMO-140 · 9[12]\.\d K · #5\b", shell.place)

@@ -21,11 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from event_model import NumpyEncoder
-
 from offbragg.errors import JournalError
 from offbragg.files.root import Root
 from offbragg.files.scan_file import make_directory, sync
+from offbragg.json_values import plain
 from offbragg.sample import check_component
 
 log = logging.getLogger(__name__)
@@ -350,7 +349,7 @@ def _count_events(documents: list[tuple[str, dict[str, Any]]]) -> dict[str, int]
 
 
 def _append(journal: IO[bytes], name: str, doc: Document) -> None:
-    line = json.dumps([name, doc], cls=NumpyEncoder, separators=(",", ":")).encode() + b"\n"
+    line = json.dumps([name, doc], default=plain, separators=(",", ":")).encode() + b"\n"
     begin = journal.seek(0, os.SEEK_END)
     try:
         rest = memoryview(line)

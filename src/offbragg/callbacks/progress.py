@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from offbragg.terminal import printable
+
+if TYPE_CHECKING:  # its import takes a tenth of a second, and who describes a run needs none of it
+    from rich.console import Console
+    from rich.progress import TaskID
 
 
 class Bars:
     """Show the status objects that a plan waits for; the RunEngine's ``waiting_hook``.
 
-    A status that can be watched (``watch``) has a bar with the time left from when it is first
-    waited for until it is done, however often the plan stops waiting to do something else.
+    A status that can be watched (``watch``) has a bar with the time left from its first report
+    until it is done, however often the plan stops waiting to do something else. What is done
+    before it reports anything has none. When the plan pauses or ends, all bars go: set `follow` as
+    the RunEngine's ``state_hook``, because a plan that is paused in a wait does not end it.
 
     Parameters
     ----------
@@ -24,7 +28,9 @@ class Bars:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = console or _stderr()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -33,24 +39,41 @@ class Bars:
             console=self._console,
             transient=True,
         )
-        self._tasks: dict[Any, TaskID] = {}
+        self._lock = threading.RLock()
+        self._tasks: dict[Any, TaskID | None] = {}  # of what is waited for; None: no report yet
 
     def __call__(self, statuses: Iterable[Any] | None) -> None:
         """Watch what is new, and drop what is done."""
         if not self._console.is_terminal or self._console.is_dumb_terminal:
             return
-        for status in statuses or ():
-            if hasattr(status, "watch") and status not in self._tasks:
-                self._bars.start()
-                task = self._bars.add_task("", total=1.0, reading="")
-                self._tasks[status] = task
-                status.watch(self._update_of(task))
-        for status in [status for status in self._tasks if status.done]:
-            self._bars.remove_task(self._tasks.pop(status))
-        if not self._tasks:
-            self._bars.stop()
+        new = []
+        with self._lock:
+            for status in statuses or ():
+                if hasattr(status, "watch") and status not in self._tasks and not status.done:
+                    self._tasks[status] = None
+                    new.append(status)
+            for status in [status for status in self._tasks if status.done]:
+                self._drop(status)
+        for status in new:  # reports at once, perhaps
+            status.watch(self._update_of(status))
+            status.add_callback(self._drop)
 
-    def _update_of(self, task: TaskID) -> Callable[..., None]:
+    def follow(self, state: str, before: str) -> None:
+        """Take a new state of the RunEngine: nothing is drawn over a prompt."""
+        if state in ("idle", "paused", "panicked"):
+            with self._lock:
+                for status in list(self._tasks):
+                    self._drop(status)
+
+    def _drop(self, status: Any) -> None:
+        with self._lock:
+            task = self._tasks.pop(status, None)
+            if task is not None:
+                self._bars.remove_task(task)
+            if not any(task is not None for task in self._tasks.values()):
+                self._bars.stop()
+
+    def _update_of(self, status: Any) -> Callable[..., None]:
         def update(
             *,
             name: str | None = None,
@@ -68,9 +91,19 @@ class Bars:
             reading = "" if current is None else f"{current:.4g} {unit or ''}"
             if target is not None:
                 reading += f" → {target:.4g}"
-            self._bars.update(
-                task, description=printable(name or ""), completed=done, reading=printable(reading)
-            )
+            with self._lock:
+                if status not in self._tasks or status.done:
+                    return
+                task = self._tasks[status]
+                if task is None:
+                    task = self._tasks[status] = self._bars.add_task("", total=1.0, reading="")
+                self._bars.update(
+                    task,
+                    description=printable(name or ""),
+                    completed=done,
+                    reading=printable(reading),
+                )
+                self._bars.start()
 
         return update
 
@@ -85,7 +118,7 @@ class Rows:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or _stderr()
         self._starts: dict[str, Mapping[str, Any]] = {}
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
@@ -99,6 +132,12 @@ class Rows:
             except (KeyError, TypeError, ValueError) as error:
                 row = f"run {doc['run_start'][:8]} · {doc['exit_status']} ({error!r})"
             self._console.print(row, highlight=False, markup=False)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:

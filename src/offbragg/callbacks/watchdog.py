@@ -28,6 +28,7 @@ from offbragg.watch import (
     Board,
     Change,
     Clock,
+    Lateness,
     Rate,
     Skew,
     Thresholds,
@@ -98,6 +99,7 @@ class Watchdog:
         self._monotonic, self._wall = monotonic, wall
         self._clock = Clock(thresholds.clock)
         self._skew = Skew(thresholds.clock)
+        self._lateness = Lateness()
         self._runs: dict[str, _Frames] = {}
         self._run_of: dict[str, str] = {}  # stream resource → run
         self._lock = threading.RLock()
@@ -216,7 +218,13 @@ class Watchdog:
                 self._tell(change)
         if self._file is not None and (changes or now >= self._next_telling):
             self._next_telling = now + _TELL_DISKS
-            self._file.write({"alarms": self.board.alarms, "disks": self.disks.facts(wall)})
+            self._file.write(
+                {
+                    "alarms": self.board.alarms,
+                    "disks": self.disks.facts(wall),
+                    "late": self._lateness.worst,
+                }
+            )
         return changes
 
     def _judge(self, run: _Frames, seen: object, over: bool, now: float) -> Alarm | None:
@@ -293,7 +301,10 @@ class Watchdog:
     def _watch(self, ended: threading.Event) -> None:
         while not ended.is_set():
             self._look_safely()
+            began = self._monotonic()
             ended.wait(LOOK)
+            woken = self._monotonic()
+            self._lateness.add(woken, max(woken - began - LOOK, 0.0))
 
     def _look_safely(self) -> None:
         try:
@@ -542,7 +553,8 @@ def read_board(journal: Path) -> dict[str, dict[str, Any]]:
     Returns
     -------
     board
-        Side → ``alarms`` (with ``since``, POSIX s) and ``disks``.
+        Side → ``alarms`` (with ``since``, POSIX s), ``disks`` and ``late`` (by how much its looks
+        came too late in the last minute, s).
     """
     board: dict[str, dict[str, Any]] = {}
     for side in (ACQUISITION, DATA):

@@ -46,8 +46,6 @@ FLUSH_PERIOD = 0.15
 
 _PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
 
-_AGAIN = 3  # times that a sweep which is paused is begun again
-
 
 @from_json(sweep=MAPPING)
 def rotation_scan(
@@ -68,7 +66,7 @@ def rotation_scan(
 
     Whatever happens, the axis gets its speed back, the detector is left idle and the shutter
     closed. A pause in the middle stops the sweep; on resuming its run ends as failed, and the sweep
-    is begun again in a run of its own, at most three times.
+    is begun again in a run of its own.
 
     The angles of its frames are measured (`offbragg.plans.timing`): a sweep that was far from
     where it should have been fails, and one that was a little off has the angles that were read
@@ -193,14 +191,13 @@ def record(
         return uid
 
     def inner() -> MsgGenerator[str]:
-        for _ in range(_AGAIN):
+        while True:  # a pause is somebody's wish each time: whoever resumes wants the sweep
             try:
                 return (yield from once())
             except (OffbraggError, FailedStatus):
                 if not _was_paused(detector, axis):
                     raise
                 log.warning("the sweep was paused in its middle: it is begun again, as a new run")
-        return (yield from once())
 
     # half a sweep cannot be repeated by replaying messages
     return (yield from bpp.rewindable_wrapper(inner(), False))
