@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from offbragg import kernels
+from offbragg.callbacks.frame_files import describe_others, frame_files
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
-from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
 from offbragg.errors import CatalogError, FrameError, MetadataError, OffbraggError, ScanFileError
 from offbragg.files import read_frame
 from offbragg.files.aside import aside_directory, kept_aside
@@ -33,6 +33,7 @@ from offbragg.files.examine import Examiner, Seen
 from offbragg.files.frame_pool import processors
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import find_scan_file, is_being_written
+from offbragg.ledger import ranges
 from offbragg.sample import check_component
 
 _CHANGED = 3  # so often a file is read anew that changed meanwhile
@@ -83,6 +84,7 @@ def verify(
     path: Path,
     *,
     journal: Path | None = None,
+    frames: Path | None = None,
     catalog: Callable[[], Any] | None = None,
     deep: bool = False,
     examiner: Examiner | None = None,
@@ -100,6 +102,9 @@ def verify(
         A scan file.
     journal
         The journal directory; left out, the journal is not looked at.
+    frames
+        Root of the frame files: where the folder of a run is looked for that ended before it said
+        where its frames are.
     catalog
         Connects to the catalog; left out, the catalog is not asked.
     deep
@@ -141,7 +146,7 @@ def verify(
     seen = checking.seen
     if seen is not None:
         documents = _check_journal(seen, journal, verdict) if journal is not None else []
-        _check_sources(seen, documents, verdict, deep=deep)
+        _check_sources(seen, documents, verdict, frames=frames, deep=deep)
         verdict.seconds = time.perf_counter() - began
         if catalog is not None:
             _check_catalog(path, seen, catalog, verdict)
@@ -444,21 +449,6 @@ def _check_journal(
     return documents
 
 
-def frame_files(
-    start: dict[str, Any], documents: Sequence[tuple[str, dict[str, Any]]]
-) -> FrameFiles | None:
-    """Say where the frame files of a run are, or were; None if nothing tells."""
-    for name, doc in documents:
-        if name == "stream_resource" and doc.get("mimetype") in FRAME_SEQUENCES:
-            return FrameFiles(doc)
-    files = start.get("files")  # of a folder that was stacked without a run
-    if isinstance(files, dict) and {"directory", "template"} <= files.keys():
-        return FrameFiles(
-            {"uri": Path(files["directory"]).as_uri(), "parameters": files}  # first_number is there
-        )
-    return None
-
-
 def _is_of_a_folder(start: dict[str, Any]) -> bool:
     """Tell whether a scan file was stacked without a run: there is no journal of it."""
     return isinstance(start.get("files"), dict)
@@ -476,22 +466,28 @@ def _check_sources(
     documents: Sequence[tuple[str, dict[str, Any]]],
     verdict: Verdict,
     *,
+    frames: Path | None,
     deep: bool,
 ) -> None:
-    """Compare the stored frames with their files, as far as these are still there."""
+    """Compare the stored frames with their files, and look for those of missing ones."""
     try:
-        files = frame_files(seen.start, documents)
+        files = frame_files(seen.start, documents, frames)
         paths = [] if files is None else [files.path(n) for n in range(seen.n_frames)]
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        others = "" if files is None else describe_others(files, seen.start, seen.n_frames)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, FrameError) as error:
         verdict.problems.append(f"where its frame files are cannot be understood: {error!r}")
         return
+    if files is None and verdict.frames["missing"]:
+        verdict.notes.append(
+            "no folder of this run was found, so nobody looked for the files of its "
+            f"{verdict.frames['missing']} missing frames"
+        )
+    if others:
+        verdict.notes.append(others)
     verdict.sources = {"there": 0, "gone": 0}
-    back = []
     for number, path in enumerate(paths):
         status = seen.statuses[number]
         there = path.is_file()
-        if status == "missing" and there:
-            back.append(number)
         if status != "stored":
             continue
         verdict.sources["there" if there else "gone"] += 1
@@ -502,11 +498,32 @@ def _check_sources(
             f"{verdict.sources['gone']} of {len(seen.stored())} frame files are gone, and were "
             "not compared"
         )
-    if back and seen.complete:
-        numbers = ", ".join(map(str, back[:10])) + (" …" if len(back) > 10 else "")
+    if seen.complete:
+        _check_listed(seen, paths, verdict)
+
+
+def _check_listed(seen: Seen, paths: Sequence[Path], verdict: Verdict) -> None:
+    """Look for good files of frames that are listed as missing or rejected."""
+    good, bad = [], []
+    for number, path in enumerate(paths):
+        if seen.statuses[number] not in ("missing", "rejected") or not path.is_file():
+            continue
+        try:
+            read_frame(path, number=number, shape=seen.shape)
+            good.append(number)
+        except (FrameError, OSError):
+            bad += [number] if seen.statuses[number] == "missing" else []
+    if good:
+        what = "1 frame that is not stored has a good file" if len(good) == 1 else (
+            f"{len(good)} frames that are not stored have good files"
+        )  # fmt: skip
+        verdict.problems.append(
+            f"{what} ({ranges(good, most=10)}, in {paths[good[0]].parent}); to store them, run: "
+            f"{_stacking(seen.start)}"
+        )
+    if bad:
         verdict.notes.append(
-            f"files of missing frames are there ({numbers}): {_stacking(seen.start)} stores "
-            "them, if they are good"
+            f"files of missing frames are there, and are not good ({ranges(bad, most=10)})"
         )
 
 

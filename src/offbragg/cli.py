@@ -254,7 +254,12 @@ def stack(
             from offbragg.repair import repair as make_anew
 
             repairs.extend(
-                make_anew(config.paths.journal, config.paths.experiment, progress=progress)
+                make_anew(
+                    config.paths.journal,
+                    config.paths.experiment,
+                    frames=config.paths.frames,
+                    progress=progress,
+                )
             )
 
         failed = follow(
@@ -404,9 +409,9 @@ def verify(
     if every and config is None:
         raise typer.BadParameter("--all needs a beamline: --beamline FILE")
     names: list[str | Path] = list(what or ())
-    journal, connect = None, None
+    journal, frames, connect = None, None, None
     if config is not None:
-        journal = config.paths.journal
+        journal, frames = config.paths.journal, config.paths.frames
         if every:
             names += all_scan_files(journal, config.paths.experiment)
         if catalog:
@@ -429,6 +434,7 @@ def verify(
                 verdict = check(
                     path,
                     journal=journal,
+                    frames=frames,
                     catalog=connect,
                     deep=deep,
                     examiner=examiner,
@@ -524,6 +530,7 @@ def rebuild(
             config.paths.journal,
             config.paths.experiment,
             config.connect_catalog,
+            frames=config.paths.frames,
             runs=runs or (),
             progress=progress,
             stop=stop,

@@ -61,6 +61,7 @@ def repair(
     journal: Path,
     experiment: Path,
     *,
+    frames: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Repair]:
     """Check every scan file of an experiment, and make those anew that are not intact.
@@ -73,6 +74,9 @@ def repair(
         The journal directory.
     experiment
         Root of the experiment's directory tree.
+    frames
+        Root of the frame files: where the folder of a run is looked for whose documents do not
+        say where its frames are.
     progress
         Called with (bytes read, bytes in all), for one file after the other.
 
@@ -101,7 +105,7 @@ def repair(
                     raise ScanFileError(f"run {verdict.run} has no journal: it is left as it is")
                 if is_open(source):
                     raise ScanFileError(f"run {verdict.run} is not over: it is left as it is")
-                _mend(path, what, verdict, seen, source)
+                _mend(path, what, verdict, seen, source, frames)
             except (OffbraggError, OSError) as error:
                 what.error = str(error)
             for line in (what.done, what.error):
@@ -138,7 +142,14 @@ def _damage(verdict: Verdict, seen: Seen | None) -> list[str]:
     return []
 
 
-def _mend(path: Path, what: Repair, verdict: Verdict, seen: Seen | None, source: Path) -> None:
+def _mend(
+    path: Path,
+    what: Repair,
+    verdict: Verdict,
+    seen: Seen | None,
+    source: Path,
+    frames: Path | None,
+) -> None:
     documents, _ = read_journal(source)
     with hold(path):
         if seen is not None and not verdict.differ and verdict.digest == "damaged":
@@ -149,7 +160,7 @@ def _mend(path: Path, what: Repair, verdict: Verdict, seen: Seen | None, source:
         hidden = hidden_name(path)
         clear(hidden)
         try:
-            _make(path, hidden, what, verdict, seen, documents)
+            _make(path, hidden, what, verdict, seen, documents, frames)
             _swap(path, hidden, what)
         finally:
             clear(hidden)
@@ -164,6 +175,7 @@ def _make(
     verdict: Verdict,
     seen: Seen | None,
     documents: list[tuple[str, dict[str, Any]]],
+    frames: Path | None,
 ) -> None:
     """Make the file anew under a hidden name."""
     start = documents[0][1]
@@ -171,7 +183,7 @@ def _make(
     new = ScanFile.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
     with new:
         copied = set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
-    stacker = SweepStacker(start, hidden, experiment=None, late=0.0)
+    stacker = SweepStacker(start, hidden, experiment=None, late=0.0, search=frames)
     try:
         for name, doc in documents:
             stacker(name, doc)
@@ -219,6 +231,7 @@ def rebuild(
     experiment: Path,
     connect: Callable[..., Any],
     *,
+    frames: Path | None = None,
     runs: Iterable[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Any = None,
@@ -233,6 +246,8 @@ def rebuild(
         Where the journals and the scan files are.
     connect
         Connects to the catalog.
+    frames
+        As in `Stacker`.
     runs
         Runs that are published anew in any case: the beginnings of their uids.
     progress, stop
@@ -259,7 +274,7 @@ def rebuild(
             client.delete_contents(uid, recursive=True, external_only=False)
 
     publisher = Publisher(connect, experiment)
-    followers = [Stacker(experiment), publisher]
+    followers = [Stacker(experiment, frames=frames), publisher]
     # in their order, as the catalog lists them: also after a rebuild that was killed
     failed = follow(
         journal, followers, once=True, stop=stop, progress=progress, first=forget, at_once=1

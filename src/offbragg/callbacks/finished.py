@@ -23,7 +23,8 @@ from stat import S_ISREG
 from typing import Any
 from urllib.parse import quote
 
-from offbragg.callbacks.stacker import FRAME_SEQUENCES, SweepStacker
+from offbragg.callbacks.frame_files import FRAME_SEQUENCES
+from offbragg.callbacks.stacker import SweepStacker
 from offbragg.errors import ConfigError, FrameError, ScanFileError
 from offbragg.files import read_frame, read_header
 from offbragg.files.scan_file import ScanFile, release_if_left

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from offbragg.callbacks.frame_files import frame_files
 from offbragg.callbacks.journal import close_abandoned, is_open, journals, read_journal, read_start
-from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
@@ -132,8 +132,7 @@ class Recall:
                         return [status is Status.STORED for status in scan.ledger.statuses]
         except (OffbraggError, OSError, KeyError):
             pass  # none, or one that is just being made
-        for name, doc in documents:
-            if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
-                files = FrameFiles(doc)
-                return [files.path(n).exists() for n in range(start["sweep"]["n_frames"])]
-        return None
+        files = frame_files(start, documents)
+        if files is None:
+            return None
+        return [files.path(n).exists() for n in range(start["sweep"]["n_frames"])]
