@@ -7,6 +7,7 @@ with it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 from offbragg import kernels
 from offbragg.callbacks.frame_files import describe_others, frame_files
-from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
+from offbragg.callbacks.journal import examine_journal, is_open, journals, read_start
 from offbragg.errors import CatalogError, FrameError, MetadataError, OffbraggError, ScanFileError
 from offbragg.files import read_frame
 from offbragg.files.aside import aside_directory, kept_aside
@@ -36,6 +37,7 @@ from offbragg.files.scan_file import find_scan_file, is_being_written
 from offbragg.ledger import ranges
 from offbragg.sample import check_component
 
+_MOST_LINES = 3  # of a damaged journal that are listed
 _CHANGED = 3  # so often a file is read anew that changed meanwhile
 
 
@@ -423,22 +425,41 @@ def _check_journal(
         verdict.problems.append(f"run {seen.run} has no journal in {journal}")
         return []
     try:
-        documents, _ = read_journal(path)
+        found = examine_journal(path)
         over = not is_open(path)
     except (OffbraggError, OSError) as error:
         verdict.problems.append(f"the journal of run {seen.run} cannot be read: {error}")
         return []
-    if not documents or documents[0][0] != "start":
-        verdict.problems.append(f"the journal of run {seen.run} has no start document")
-        return []
-    start = documents[0][1]
+    documents, bad = found.documents, found.bad
+    start = documents[0][1] if documents and documents[0][0] == "start" else _said(bad[:1])
+    if start is not None and bad and bad[0][0] == 1 and start != seen.start:
+        bad = bad[1:]  # what has changed in it is told below
+    if bad:
+        lines = "; ".join(f"line {number}: {why}" for number, why, _ in bad[:_MOST_LINES])
+        more = f" and {len(bad) - _MOST_LINES} more" if len(bad) > _MOST_LINES else ""
+        verdict.problems.append(
+            f"the journal of run {seen.run} is damaged: {lines}{more}; to go on with what is "
+            "intact in it, run: offbragg stack --once --repair"
+        )
+    if found.unchecked and found.unchecked < len(found.good):
+        verdict.notes.append(
+            f"{found.unchecked} of {len(found.good)} lines of the journal have no checksum"
+        )
+    if found.after:
+        verdict.notes.append(
+            f"{found.after} lines of the journal come after its stop document, which ends it"
+        )
+    if start is None:
+        if not bad:
+            verdict.problems.append(f"the journal of run {seen.run} has no start document")
+        return documents
     if start != seen.start:
         changed = sorted(
             key for key in start.keys() | seen.start.keys() if start.get(key) != seen.start.get(key)
         )
         verdict.problems.append(f"start document and scan file differ in {', '.join(changed)}")
-    name, last = documents[-1]
-    if name != "stop":
+    last = found.stop
+    if last is None:
         if seen.complete and over:
             verdict.problems.append("the journal has no stop document but the file is finished")
     elif seen.complete and seen.exit_status != last.get("exit_status"):
@@ -447,6 +468,16 @@ def _check_journal(
             f"{seen.exit_status!r}"
         )
     return documents
+
+
+def _said(bad: Sequence[tuple[int, str, bytes]]) -> dict[str, Any] | None:
+    """Return the start document that a damaged first line still has; None if it has none."""
+    try:
+        ((_, _, line),) = bad
+        name, doc = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return doc if name == "start" and isinstance(doc, dict) else None
 
 
 def _is_of_a_folder(start: dict[str, Any]) -> bool:
@@ -600,7 +631,7 @@ def all_scan_files(journal: Path, experiment: Path) -> list[Path]:
         try:
             start = read_start(path)
             scan = find_scan_file(scan_directory(experiment, start), start["uid"])
-        except (OffbraggError, KeyError):
+        except (OffbraggError, KeyError, TypeError):
             continue
         if scan is not None:
             found.append((start.get("time", 0.0), scan))

@@ -162,7 +162,7 @@ def stack(
     ] = 5.0,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="With --once: rebuild damaged scan files first."),
+        typer.Option("--repair", help="With --once: rebuild damaged journals and scan files."),
     ] = False,
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
@@ -204,9 +204,10 @@ def stack(
 
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
-    could not be finished). With --once --repair every scan file is verified first, and one that is
-    damaged is rebuilt from its intact frames, the frame files and the journal; the damaged file is
-    kept beside it as fN.h5.damaged-1.
+    could not be finished, or a journal is damaged). With --once --repair every journal and scan
+    file is verified first. A damaged journal is rebuilt from its intact lines, a damaged scan file
+    from its intact frames, the frame files and the journal; the damaged file is kept beside the
+    new one as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
@@ -278,7 +279,7 @@ def stack(
     elif repair:
         for each in repairs:
             _say(f"{each.path}\n  {printable(each.done or each.error)}")
-        _say(f"damaged scan files: {len(repairs)}")
+        _say(f"damaged journals and scan files: {len(repairs)}")
     for follower, runs in failed.items():
         for run in runs:
             _say(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)

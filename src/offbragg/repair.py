@@ -1,4 +1,4 @@
-"""Scan files and the catalog made again from what is left: frames, journal, and intact chunks.
+"""Journals, scan files and the catalog rebuilt from what is left: frames, lines, intact chunks.
 
 A damaged file is never edited. A new one is made beside it under a hidden name, from the chunks
 that still have their checksum and from the frame files; the damaged one gets a second name, and
@@ -18,9 +18,10 @@ from typing import Any
 
 from offbragg.audit import Verdict, verify
 from offbragg.callbacks.journal import find_run, is_open, journals, read_journal
+from offbragg.callbacks.journal_mend import is_damaged, mend_journal
 from offbragg.callbacks.stacker import Stacker, SweepStacker
 from offbragg.catalog.publisher import Publisher
-from offbragg.errors import GeometryError, OffbraggError, ScanFileError
+from offbragg.errors import GeometryError, JournalError, OffbraggError, ScanFileError
 from offbragg.files.digest import digest_path
 from offbragg.files.examine import Examiner, Seen
 from offbragg.files.nxrefine import write_wrapper
@@ -64,7 +65,7 @@ def repair(
     frames: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Repair]:
-    """Check every scan file of an experiment, and make those anew that are not intact.
+    """Check every journal and scan file of an experiment, and rebuild those that are damaged.
 
     What is only unfinished is left to the stacker. Nobody may follow the journal meanwhile.
 
@@ -83,9 +84,9 @@ def repair(
     Returns
     -------
     repairs
-        One for each file that was not intact.
+        One for each file that was not intact, journals first.
     """
-    repairs = []
+    repairs = _mend_journals(journal, experiment)
     known = {path.stem: path for path in journals(journal)}
     with Examiner() as examiner:
         for path in sorted(experiment.glob("*/*/*/f*.h5")):
@@ -112,6 +113,55 @@ def repair(
                 if line:
                     log.warning("%s: %s", path.name, line.partition("\n")[0])
     return repairs
+
+
+def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
+    """Rebuild damaged journals from what is intact in them, and in their scan files."""
+    damaged = []
+    for path in sorted(journals(journal)):
+        try:
+            if is_damaged(path):
+                damaged.append(path)
+        except JournalError as error:
+            damaged.append(path)
+            log.warning("%s", str(error).partition("\n")[0])
+    facts = _facts_of_scan_files(experiment, {path.stem for path in damaged})
+    repairs = []
+    for path in damaged:
+        what = Repair(path.stem, str(path), [])
+        try:
+            start, exit_status = facts.get(path.stem, (None, ""))
+            mended = mend_journal(path, start=start, exit_status=exit_status)
+            what.found, what.kept = mended.found, mended.kept.name if mended.kept else ""
+            if mended.documents:
+                what.done = (
+                    f"rebuilt with {mended.documents} documents; the damaged journal is kept as "
+                    f"{what.kept} ({mended.found[0]})"
+                )
+            else:
+                what.error = (
+                    f"it has no start document ({mended.found[0]}) and no scan file: set aside as "
+                    f"{what.kept}\nFrames that its run measured can be stacked by offbragg stack "
+                    "--from-files."
+                )
+        except (OffbraggError, OSError) as error:
+            what.error = str(error)
+        log.warning("%s: %s", path.name, (what.done or what.error).partition("\n")[0])
+        repairs.append(what)
+    return repairs
+
+
+def _facts_of_scan_files(experiment: Path, uids: set[str]) -> dict[str, tuple[dict[str, Any], str]]:
+    """Give start document and exit status of runs as their scan files have them."""
+    found: dict[str, tuple[dict[str, Any], str]] = {}
+    for path in experiment.glob("*/*/*/f*.h5") if uids else ():
+        with (
+            contextlib.suppress(OffbraggError, OSError, KeyError, ValueError),
+            ScanFile.open(path) as scan,
+        ):
+            if scan.run in uids:
+                found[scan.run] = scan.start, scan.exit_status if scan.complete else ""
+    return found
 
 
 _NOBODYS = "nothing tells which run it is of: it is left as it is"
