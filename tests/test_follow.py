@@ -120,6 +120,69 @@ def test_a_journal_that_is_none_stops_nobody_else(journal, caplog):
     assert "torn.jsonl has a line that is no document" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", '["start",5]\n', '["event",7]\n', "[" * 100_000 + "\n", '["start",{"uid":"another"}]\n'],
+    ids=["empty", "start of no run", "no start", "deep", "a copy"],
+)
+def test_a_journal_without_a_start_is_named_and_the_others_are_finished(journal, caplog, content):
+    (journal / "bad.jsonl").write_text(content)
+    fine = Noting("fine")
+
+    failed = follow(journal, [fine], once=True)
+
+    assert failed == {"fine": [], "journal": ["bad"]}
+    assert fine.ended
+    assert "journal bad.jsonl does not begin with a start document" in caplog.text
+
+
+@pytest.mark.parametrize("place", [b'"cryostream_temperature":120.0', b"\n"])
+def test_a_run_with_a_damaged_line_is_set_aside_and_the_others_are_finished(
+    journal, run, place, caplog
+):
+    """Also if the damage leaves it without an end, for which nobody may wait."""
+    path = journal / f"{run.uid}.jsonl"
+    head, found, tail = path.read_bytes().rpartition(place)
+    assert found
+    path.write_bytes(head + found[:-1] + b"7" + tail)
+    other = MeasuredRun(run.root)
+    other.begin()
+    other.end()
+    fine = Noting("fine")
+
+    failed = follow(journal, [fine], once=True)
+
+    assert failed == {"fine": [run.uid]}
+    assert "it does not have the checksum with which it was written" in caplog.text or (
+        "it is not JSON: Extra data" in caplog.text
+    )
+
+
+def test_a_damaged_journal_is_read_again_once_it_has_changed(journal, run, caplog, monkeypatch):
+    monkeypatch.setattr("offbragg.follow._BACK_OFF", (0.0,))
+    monkeypatch.setattr("offbragg.follow._LOOK_ASIDE", 0.05)
+    path = journal / f"{run.uid}.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(
+        whole.replace(b'"cryostream_temperature":120.0', b'"cryostream_temperature":120.1')
+    )
+    stop = threading.Event()
+
+    class Done(Noting):
+        def poll(self):
+            if self.ended:
+                stop.set()
+            return self.ended
+
+    mending = threading.Timer(1.0, path.write_bytes, [whole])
+    mending.start()
+
+    follow(journal, [Done("fine")], stop=stop)
+
+    mending.join()
+    assert caplog.text.count(" is set aside: ") == 1  # told once
+
+
 def test_a_run_that_one_gave_up_is_not_waited_for_by_those_after_it(journal, run):
     class Waiting(Noting):
         def poll(self):

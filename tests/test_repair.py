@@ -297,3 +297,62 @@ def test_a_file_that_another_process_writes_is_left(measured):
 
     assert "is being written by another process" in one.error
     assert path.read_bytes() == wrong
+
+
+@pytest.mark.parametrize("line", ["descriptor", "stream_resource"])
+def test_a_run_whose_journal_has_a_damaged_line_keeps_all_its_frames(tmp_path, line):
+    """Nothing but frames needs to be there: they are found in the run's folder."""
+    run = MeasuredRun(tmp_path, n_frames=N)
+    run.begin()
+    run.write(*range(N))
+    run.monitor_counted(list(range(N)))
+    run.announce(N)
+    run.end()
+    journal = run.journal_directory / f"{run.uid}.jsonl"
+    before = journal.read_bytes()
+    place = before.index(f'["{line}"'.encode()) + 20
+    journal.write_bytes(before[:place] + b"\0" + before[place + 1 :])
+    damaged = journal.read_bytes()
+    stacker = Stacker(run.experiment, late=0.0, frames=run.frames.parent)
+    failed = follow(run.journal_directory, [stacker], once=True)
+    assert failed == {"stack": [run.uid]}
+    found: list[Any] = []
+
+    failed = follow(
+        run.journal_directory,
+        [Stacker(run.experiment, late=0.0, frames=run.frames.parent)],
+        once=True,
+        first=lambda: found.extend(repair(run.journal_directory, run.experiment)),
+    )
+
+    assert failed == {"stack": []}
+    (mended,) = found
+    assert "rebuilt with" in mended.done
+    assert journal.with_name(mended.kept).read_bytes() == damaged
+    path = find_scan_file(scan_directory(run.experiment, run.start), run.uid)
+    assert path is not None
+    verdict = verify(path, journal=run.journal_directory, frames=run.frames.parent)
+    assert verdict.problems == []
+    assert verdict.frames["stored"] == N
+
+
+def test_a_damaged_start_document_comes_back_from_the_scan_file(measured):
+    run, path = measured
+    journal = run.journal_directory / f"{run.uid}.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"LSMO-140", b"LSMO-141", 1))
+
+    (mended,) = mend(run)
+
+    assert mended.found == ["line 1: it does not have the checksum with which it was written"]
+    assert verify(path, journal=run.journal_directory).problems == []
+
+
+def test_a_journal_of_which_nothing_is_left_is_set_aside(measured):
+    run, _ = measured
+    (run.journal_directory / "empty.jsonl").write_text("")
+
+    (mended,) = mend(run)
+
+    assert "it has no start document (it is empty) and no scan file: set aside" in mended.error
+    assert (run.journal_directory / "empty.jsonl.damaged-1").exists()
+    assert mend(run) == []

@@ -7,6 +7,7 @@ with it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from offbragg import kernels
-from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
-from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
+from offbragg.callbacks.frame_files import describe_others, frame_files
+from offbragg.callbacks.journal import examine_journal, is_open, journals, read_start
 from offbragg.errors import CatalogError, FrameError, MetadataError, OffbraggError, ScanFileError
 from offbragg.files import read_frame
 from offbragg.files.aside import aside_directory, kept_aside
@@ -33,8 +34,10 @@ from offbragg.files.examine import Examiner, Seen
 from offbragg.files.frame_pool import processors
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import find_scan_file, is_being_written
+from offbragg.ledger import ranges
 from offbragg.sample import check_component
 
+_MOST_LINES = 3  # of a damaged journal that are listed
 _CHANGED = 3  # so often a file is read anew that changed meanwhile
 
 
@@ -83,6 +86,7 @@ def verify(
     path: Path,
     *,
     journal: Path | None = None,
+    frames: Path | None = None,
     catalog: Callable[[], Any] | None = None,
     deep: bool = False,
     examiner: Examiner | None = None,
@@ -100,6 +104,9 @@ def verify(
         A scan file.
     journal
         The journal directory; left out, the journal is not looked at.
+    frames
+        Root of the frame files: where the folder of a run is looked for that ended before it said
+        where its frames are.
     catalog
         Connects to the catalog; left out, the catalog is not asked.
     deep
@@ -141,7 +148,7 @@ def verify(
     seen = checking.seen
     if seen is not None:
         documents = _check_journal(seen, journal, verdict) if journal is not None else []
-        _check_sources(seen, documents, verdict, deep=deep)
+        _check_sources(seen, documents, verdict, frames=frames, deep=deep)
         verdict.seconds = time.perf_counter() - began
         if catalog is not None:
             _check_catalog(path, seen, catalog, verdict)
@@ -418,22 +425,41 @@ def _check_journal(
         verdict.problems.append(f"run {seen.run} has no journal in {journal}")
         return []
     try:
-        documents, _ = read_journal(path)
+        found = examine_journal(path)
         over = not is_open(path)
     except (OffbraggError, OSError) as error:
         verdict.problems.append(f"the journal of run {seen.run} cannot be read: {error}")
         return []
-    if not documents or documents[0][0] != "start":
-        verdict.problems.append(f"the journal of run {seen.run} has no start document")
-        return []
-    start = documents[0][1]
+    documents, bad = found.documents, found.bad
+    start = documents[0][1] if documents and documents[0][0] == "start" else _said(bad[:1])
+    if start is not None and bad and bad[0][0] == 1 and start != seen.start:
+        bad = bad[1:]  # what has changed in it is told below
+    if bad:
+        lines = "; ".join(f"line {number}: {why}" for number, why, _ in bad[:_MOST_LINES])
+        more = f" and {len(bad) - _MOST_LINES} more" if len(bad) > _MOST_LINES else ""
+        verdict.problems.append(
+            f"the journal of run {seen.run} is damaged: {lines}{more}; to go on with what is "
+            "intact in it, run: offbragg stack --once --repair"
+        )
+    if found.unchecked and found.unchecked < len(found.good):
+        verdict.notes.append(
+            f"{found.unchecked} of {len(found.good)} lines of the journal have no checksum"
+        )
+    if found.after:
+        verdict.notes.append(
+            f"{found.after} lines of the journal come after its stop document, which ends it"
+        )
+    if start is None:
+        if not bad:
+            verdict.problems.append(f"the journal of run {seen.run} has no start document")
+        return documents
     if start != seen.start:
         changed = sorted(
             key for key in start.keys() | seen.start.keys() if start.get(key) != seen.start.get(key)
         )
         verdict.problems.append(f"start document and scan file differ in {', '.join(changed)}")
-    name, last = documents[-1]
-    if name != "stop":
+    last = found.stop
+    if last is None:
         if seen.complete and over:
             verdict.problems.append("the journal has no stop document but the file is finished")
     elif seen.complete and seen.exit_status != last.get("exit_status"):
@@ -444,19 +470,14 @@ def _check_journal(
     return documents
 
 
-def frame_files(
-    start: dict[str, Any], documents: Sequence[tuple[str, dict[str, Any]]]
-) -> FrameFiles | None:
-    """Say where the frame files of a run are, or were; None if nothing tells."""
-    for name, doc in documents:
-        if name == "stream_resource" and doc.get("mimetype") in FRAME_SEQUENCES:
-            return FrameFiles(doc)
-    files = start.get("files")  # of a folder that was stacked without a run
-    if isinstance(files, dict) and {"directory", "template"} <= files.keys():
-        return FrameFiles(
-            {"uri": Path(files["directory"]).as_uri(), "parameters": files}  # first_number is there
-        )
-    return None
+def _said(bad: Sequence[tuple[int, str, bytes]]) -> dict[str, Any] | None:
+    """Return the start document that a damaged first line still has; None if it has none."""
+    try:
+        ((_, _, line),) = bad
+        name, doc = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return doc if name == "start" and isinstance(doc, dict) else None
 
 
 def _is_of_a_folder(start: dict[str, Any]) -> bool:
@@ -476,22 +497,28 @@ def _check_sources(
     documents: Sequence[tuple[str, dict[str, Any]]],
     verdict: Verdict,
     *,
+    frames: Path | None,
     deep: bool,
 ) -> None:
-    """Compare the stored frames with their files, as far as these are still there."""
+    """Compare the stored frames with their files, and look for those of missing ones."""
     try:
-        files = frame_files(seen.start, documents)
+        files = frame_files(seen.start, documents, frames)
         paths = [] if files is None else [files.path(n) for n in range(seen.n_frames)]
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        others = "" if files is None else describe_others(files, seen.start, seen.n_frames)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, FrameError) as error:
         verdict.problems.append(f"where its frame files are cannot be understood: {error!r}")
         return
+    if files is None and verdict.frames["missing"]:
+        verdict.notes.append(
+            "no folder of this run was found, so nobody looked for the files of its "
+            f"{verdict.frames['missing']} missing frames"
+        )
+    if others:
+        verdict.notes.append(others)
     verdict.sources = {"there": 0, "gone": 0}
-    back = []
     for number, path in enumerate(paths):
         status = seen.statuses[number]
         there = path.is_file()
-        if status == "missing" and there:
-            back.append(number)
         if status != "stored":
             continue
         verdict.sources["there" if there else "gone"] += 1
@@ -502,11 +529,32 @@ def _check_sources(
             f"{verdict.sources['gone']} of {len(seen.stored())} frame files are gone, and were "
             "not compared"
         )
-    if back and seen.complete:
-        numbers = ", ".join(map(str, back[:10])) + (" …" if len(back) > 10 else "")
+    if seen.complete:
+        _check_listed(seen, paths, verdict)
+
+
+def _check_listed(seen: Seen, paths: Sequence[Path], verdict: Verdict) -> None:
+    """Look for good files of frames that are listed as missing or rejected."""
+    good, bad = [], []
+    for number, path in enumerate(paths):
+        if seen.statuses[number] not in ("missing", "rejected") or not path.is_file():
+            continue
+        try:
+            read_frame(path, number=number, shape=seen.shape)
+            good.append(number)
+        except (FrameError, OSError):
+            bad += [number] if seen.statuses[number] == "missing" else []
+    if good:
+        what = "1 frame that is not stored has a good file" if len(good) == 1 else (
+            f"{len(good)} frames that are not stored have good files"
+        )  # fmt: skip
+        verdict.problems.append(
+            f"{what} ({ranges(good, most=10)}, in {paths[good[0]].parent}); to store them, run: "
+            f"{_stacking(seen.start)}"
+        )
+    if bad:
         verdict.notes.append(
-            f"files of missing frames are there ({numbers}): {_stacking(seen.start)} stores "
-            "them, if they are good"
+            f"files of missing frames are there, and are not good ({ranges(bad, most=10)})"
         )
 
 
@@ -583,7 +631,7 @@ def all_scan_files(journal: Path, experiment: Path) -> list[Path]:
         try:
             start = read_start(path)
             scan = find_scan_file(scan_directory(experiment, start), start["uid"])
-        except (OffbraggError, KeyError):
+        except (OffbraggError, KeyError, TypeError):
             continue
         if scan is not None:
             found.append((start.get("time", 0.0), scan))

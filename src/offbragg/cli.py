@@ -190,7 +190,7 @@ def stack(
     ] = 5.0,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="With --once: rebuild damaged scan files first."),
+        typer.Option("--repair", help="With --once: rebuild damaged journals and scan files."),
     ] = False,
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
@@ -239,9 +239,10 @@ def stack(
 
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
-    could not be finished). With --once --repair every scan file is verified first, and one that is
-    damaged is rebuilt from its intact frames, the frame files and the journal; the damaged file is
-    kept beside it as fN.h5.damaged-1.
+    could not be finished, or a journal is damaged). With --once --repair every journal and scan
+    file is verified first. A damaged journal is rebuilt from its intact lines, a damaged scan file
+    from its intact frames, the frame files and the journal; the damaged file is kept beside the
+    new one as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
@@ -300,7 +301,12 @@ def stack(
             from offbragg.repair import repair as make_anew
 
             repairs.extend(
-                make_anew(config.paths.journal, config.paths.experiment, progress=progress)
+                make_anew(
+                    config.paths.journal,
+                    config.paths.experiment,
+                    frames=config.paths.frames,
+                    progress=progress,
+                )
             )
 
         failed = follow(
@@ -319,7 +325,7 @@ def stack(
     elif repair:
         for each in repairs:
             _say(f"{each.path}\n  {printable(each.done or each.error)}")
-        _say(f"damaged scan files: {len(repairs)}")
+        _say(f"damaged journals and scan files: {len(repairs)}")
     for follower, runs in failed.items():
         for run in runs:
             _say(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
@@ -484,9 +490,9 @@ def verify(
     if every and config is None:
         raise typer.BadParameter("--all needs a beamline: --beamline FILE")
     names: list[str | Path] = list(what or ())
-    journal, connect = None, None
+    journal, frames, connect = None, None, None
     if config is not None:
-        journal = config.paths.journal
+        journal, frames = config.paths.journal, config.paths.frames
         if every:
             names += all_scan_files(journal, config.paths.experiment)
         if catalog:
@@ -509,6 +515,7 @@ def verify(
                 verdict = check(
                     path,
                     journal=journal,
+                    frames=frames,
                     catalog=connect,
                     deep=deep,
                     examiner=examiner,
@@ -604,6 +611,7 @@ def rebuild(
             config.paths.journal,
             config.paths.experiment,
             config.connect_catalog,
+            frames=config.paths.frames,
             runs=runs or (),
             progress=progress,
             stop=stop,

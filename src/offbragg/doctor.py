@@ -285,7 +285,8 @@ def _journal(config: Beamline) -> Iterator[Finding]:
     if damaged:
         yield Finding(
             "journal", "failure", f"{len(damaged)} damaged, first {damaged[0]}",
-            "Keep that file: the run's frames are still on disk. Ask for help.", facts,
+            "Keep that file: the run's frames are still on disk. To go on with what is intact: "
+            "offbragg stack --once --repair", facts,
         )  # fmt: skip
     elif abandoned:
         yield Finding(

@@ -19,7 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from offbragg.callbacks.journal import close_all_abandoned, journals, read_journal, read_start
+from offbragg.callbacks.journal import (
+    JournalReader,
+    close_all_abandoned,
+    journals,
+    read_start,
+)
 from offbragg.errors import JournalError, OffbraggError
 
 log = logging.getLogger(__name__)
@@ -30,6 +35,8 @@ _LOOK = 0.05  # how often journals are looked at for new documents, s
 _LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
 _BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one repeats
 _TRIES_ONCE = 3  # how often a failing run is tried when asked to go through it once
+_TRIES_DAMAGED = 3  # how often a damaged journal is read before its run is set aside
+_LOOK_ASIDE = 10.0  # how often a journal that was set aside is looked at for a change, s
 
 
 class RunFollower(Protocol):
@@ -95,7 +102,8 @@ def follow(
     Returns
     -------
     failed
-        For each follower, the runs that it could not finish (``once`` only).
+        For each follower, the runs that it could not finish; under "journal" those whose journals
+        do not begin with a start document, if there are any (``once`` only).
 
     Raises
     ------
@@ -111,13 +119,21 @@ def follow(
         ) from error
     with _only_one(journal):
         closed: set[Path] = set()
-        close_all_abandoned(journal, closed)
+        troubles: dict[Path, int] = {}
+        close_all_abandoned(journal, closed, troubles)
         first()
+        if troubles:  # maybe mended by now
+            closed.clear()
+            troubles.clear()
+            close_all_abandoned(journal, closed, troubles)
         tails: list[_Tail] = []
         for follower in followers:
             tails.append(
-                _Tail(journal, follower, once=once, stop=stop, before=tuple(tails), at_once=at_once)
-            )
+                _Tail(
+                    journal, follower, once=once, stop=stop, before=tuple(tails), at_once=at_once,
+                    troubles=troubles,
+                )
+            )  # fmt: skip
         for tail in tails:
             tail.start()
         told: dict[str, Any] = {}
@@ -125,7 +141,7 @@ def follow(
             while any(tail.is_alive() for tail in tails):
                 if stop.wait(_LOOK_FOR_ABANDONED):
                     break
-                close_all_abandoned(journal, closed)
+                close_all_abandoned(journal, closed, troubles)
                 told = _tell_backlog(journal, followers, told)
                 for backlog in told.values():
                     if "decided" in backlog:
@@ -138,7 +154,10 @@ def follow(
         for tail in tails:
             if tail.broken is not None:
                 raise tail.broken
-    return {tail.follower.name: tail.failed for tail in tails}
+    failed = {tail.follower.name: tail.failed for tail in tails}
+    if once and (damaged := sorted({uid for tail in tails for uid in tail.damaged()})):
+        failed["journal"] = damaged
+    return failed
 
 
 def is_followed(journal: Path) -> bool:
@@ -186,6 +205,7 @@ class _Tail(threading.Thread):
         stop: threading.Event,
         before: tuple[_Tail, ...],
         at_once: int,
+        troubles: Mapping[Path, int],
     ) -> None:
         super().__init__(name=f"offbragg-{follower.name}", daemon=True)
         self.follower = follower
@@ -196,8 +216,13 @@ class _Tail(threading.Thread):
         self._stop_asked = stop
         self._at_once = at_once
         self._before = before  # a run that they failed may never be finished by this one
+        self._troubles = troubles  # journals that cannot be closed: their runs never end
         self._runs: dict[Path, _Run] = {}
         self._blind = False  # whether the journals cannot be looked at just now
+
+    def damaged(self) -> list[str]:
+        """List the runs whose journals do not begin with a start document."""
+        return [run.path.stem for run in self._runs.values() if not run.start]
 
     def run(self) -> None:
         """Look, feed, poll, until asked to stop or, once, until nothing is left."""
@@ -227,15 +252,9 @@ class _Tail(threading.Thread):
                         continue  # its turn comes
                     run.advance()
                     busy += run.busy
-                    uid = run.path.stem
-                    hopeless = any(uid in tail.failed for tail in self._before)
-                    if (
-                        self._once
-                        and ((run.failures and run.tries >= _TRIES_ONCE) or hopeless)
-                        and not run.finished
-                    ):
+                    if self._once and not run.finished and self._is_hopeless(run):
                         run.finished = True
-                        self.failed.append(uid)
+                        self.failed.append(run.path.stem)
                 if self._once and all(run.finished for run in self._runs.values()):
                     return
                 if not any(run.busy for run in unfinished):
@@ -243,6 +262,14 @@ class _Tail(threading.Thread):
         finally:
             for run in self._runs.values():
                 run.close()
+
+    def _is_hopeless(self, run: _Run) -> bool:
+        """Whether a run can be given up, when asked to go through it once."""
+        if any(run.path.stem in tail.failed for tail in self._before):
+            return True
+        if run.set_aside or self._troubles.get(run.path, 0) >= _TRIES_ONCE:
+            return True
+        return run.failures > 0 and run.tries >= _TRIES_ONCE
 
     def _unfinished(self) -> list[_Run]:
         """Look for new journals; give what there is to do, the newest last."""
@@ -271,9 +298,12 @@ class _Run:
         self.finished = False
         self.tries = 0  # how often it was begun
         self.failures = 0  # one after the other
+        self.set_aside = False
+        """Whether its journal is damaged; it is looked at again once that has changed."""
+        self._looked: tuple[int, int] | None = None  # size and time of the damaged journal
         self._follower = follower
         self._run: RunFollower | None = None
-        self._position = 0
+        self._reader = JournalReader(path)
         self._next_try = 0.0
         self.start: dict[str, Any] = {}
         try:
@@ -285,7 +315,7 @@ class _Run:
 
     def advance(self) -> None:
         """Feed what is new and let the follower work; a failure is logged and tried again."""
-        if time.monotonic() < self._next_try:
+        if time.monotonic() < self._next_try or self._is_still_damaged():
             return
         try:
             if self._run is None:
@@ -295,25 +325,62 @@ class _Run:
                     self.finished = True
                     return
                 self._run = self._follower.open(self.start)
-            documents, self._position = read_journal(self.path, self._position)
-            for name, doc in documents:
-                self._run(name, doc)
+            for name, doc in self._reader.read():
+                self._feed(self._run, name, doc)
             self.finished = self._run.poll()
             if self.finished:
                 self.close()
         except Exception as error:  # any follower, any run: the others go on
-            wait = _BACK_OFF[min(self.failures, len(_BACK_OFF) - 1)]
-            self.failures += 1
-            self._next_try = time.monotonic() + wait
-            run = self.path.stem[:8]
-            if isinstance(error, OffbraggError | OSError):
-                log.warning("%s, run %s: %s", self._follower.name, run, error)
-            else:
-                log.exception("%s, run %s: unexpected", self._follower.name, run)
+            self._note(error)
             self.close()
-            self._position = 0
+            self._reader = JournalReader(self.path)
         else:
             self.failures = 0
+
+    def _feed(self, run: RunFollower, name: str, doc: Mapping[str, Any]) -> None:
+        try:
+            run(name, doc)
+        except OffbraggError:
+            raise
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise JournalError(
+                f"journal {self.path.name} has a {name} document that {self._follower.name} cannot "
+                f"use: {error!r}\n{self.path}: uid {doc.get('uid')!r}"
+            ) from error
+
+    def _note(self, error: Exception) -> None:
+        """Log a failure and say when to try again; a damaged journal is set aside."""
+        wait = _BACK_OFF[min(self.failures, len(_BACK_OFF) - 1)]
+        self.failures += 1
+        run = self.path.stem[:8]
+        damaged = isinstance(error, JournalError) and not isinstance(error.__cause__, OSError)
+        if damaged and self.failures >= _TRIES_DAMAGED:
+            self.set_aside, self._looked, wait = True, self._look(), _LOOK_ASIDE
+            log.error("%s, run %s is set aside: %s", self._follower.name, run, error)
+        elif damaged:  # a network disk may show half of a line for a moment
+            log.info("%s, run %s: %s", self._follower.name, run, error)
+        elif isinstance(error, OffbraggError | OSError):
+            log.warning("%s, run %s: %s", self._follower.name, run, error)
+        else:
+            log.exception("%s, run %s: unexpected", self._follower.name, run)
+        self._next_try = time.monotonic() + wait
+
+    def _is_still_damaged(self) -> bool:
+        """Whether a journal that was set aside is as it was then."""
+        if not self.set_aside:
+            return False
+        if self._look() == self._looked:
+            self._next_try = time.monotonic() + _LOOK_ASIDE
+            return True
+        self.set_aside, self.failures = False, 0
+        return False
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
 
     @property
     def busy(self) -> bool:

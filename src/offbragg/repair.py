@@ -1,4 +1,4 @@
-"""Scan files and the catalog made again from what is left: frames, journal, and intact chunks.
+"""Journals, scan files and the catalog rebuilt from what is left: frames, lines, intact chunks.
 
 A damaged file is never edited. A new one is made beside it under a hidden name, from the chunks
 that still have their checksum and from the frame files; the damaged one gets a second name, and
@@ -18,9 +18,10 @@ from typing import Any
 
 from offbragg.audit import Verdict, verify
 from offbragg.callbacks.journal import find_run, is_open, journals, read_journal
+from offbragg.callbacks.journal_mend import is_damaged, mend_journal
 from offbragg.callbacks.stacker import Stacker, SweepStacker
 from offbragg.catalog.publisher import Publisher
-from offbragg.errors import GeometryError, OffbraggError, ScanFileError
+from offbragg.errors import GeometryError, JournalError, OffbraggError, ScanFileError
 from offbragg.files.digest import digest_path
 from offbragg.files.examine import Examiner, Seen
 from offbragg.files.nxrefine import write_wrapper
@@ -61,9 +62,10 @@ def repair(
     journal: Path,
     experiment: Path,
     *,
+    frames: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Repair]:
-    """Check every scan file of an experiment, and make those anew that are not intact.
+    """Check every journal and scan file of an experiment, and rebuild those that are damaged.
 
     What is only unfinished is left to the stacker. Nobody may follow the journal meanwhile.
 
@@ -73,15 +75,18 @@ def repair(
         The journal directory.
     experiment
         Root of the experiment's directory tree.
+    frames
+        Root of the frame files: where the folder of a run is looked for whose documents do not
+        say where its frames are.
     progress
         Called with (bytes read, bytes in all), for one file after the other.
 
     Returns
     -------
     repairs
-        One for each file that was not intact.
+        One for each file that was not intact, journals first.
     """
-    repairs = []
+    repairs = _mend_journals(journal, experiment)
     known = {path.stem: path for path in journals(journal)}
     with Examiner() as examiner:
         for path in sorted(experiment.glob("*/*/*/f*.h5")):
@@ -101,13 +106,62 @@ def repair(
                     raise ScanFileError(f"run {verdict.run} has no journal: it is left as it is")
                 if is_open(source):
                     raise ScanFileError(f"run {verdict.run} is not over: it is left as it is")
-                _mend(path, what, verdict, seen, source)
+                _mend(path, what, verdict, seen, source, frames)
             except (OffbraggError, OSError) as error:
                 what.error = str(error)
             for line in (what.done, what.error):
                 if line:
                     log.warning("%s: %s", path.name, line.partition("\n")[0])
     return repairs
+
+
+def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
+    """Rebuild damaged journals from what is intact in them, and in their scan files."""
+    damaged = []
+    for path in sorted(journals(journal)):
+        try:
+            if is_damaged(path):
+                damaged.append(path)
+        except JournalError as error:
+            damaged.append(path)
+            log.warning("%s", str(error).partition("\n")[0])
+    facts = _facts_of_scan_files(experiment, {path.stem for path in damaged})
+    repairs = []
+    for path in damaged:
+        what = Repair(path.stem, str(path), [])
+        try:
+            start, exit_status = facts.get(path.stem, (None, ""))
+            mended = mend_journal(path, start=start, exit_status=exit_status)
+            what.found, what.kept = mended.found, mended.kept.name if mended.kept else ""
+            if mended.documents:
+                what.done = (
+                    f"rebuilt with {mended.documents} documents; the damaged journal is kept as "
+                    f"{what.kept} ({mended.found[0]})"
+                )
+            else:
+                what.error = (
+                    f"it has no start document ({mended.found[0]}) and no scan file: set aside as "
+                    f"{what.kept}\nFrames that its run measured can be stacked by offbragg stack "
+                    "--from-files."
+                )
+        except (OffbraggError, OSError) as error:
+            what.error = str(error)
+        log.warning("%s: %s", path.name, (what.done or what.error).partition("\n")[0])
+        repairs.append(what)
+    return repairs
+
+
+def _facts_of_scan_files(experiment: Path, uids: set[str]) -> dict[str, tuple[dict[str, Any], str]]:
+    """Give start document and exit status of runs as their scan files have them."""
+    found: dict[str, tuple[dict[str, Any], str]] = {}
+    for path in experiment.glob("*/*/*/f*.h5") if uids else ():
+        with (
+            contextlib.suppress(OffbraggError, OSError, KeyError, ValueError),
+            ScanFile.open(path) as scan,
+        ):
+            if scan.run in uids:
+                found[scan.run] = scan.start, scan.exit_status if scan.complete else ""
+    return found
 
 
 _NOBODYS = "nothing tells which run it is of: it is left as it is"
@@ -138,7 +192,14 @@ def _damage(verdict: Verdict, seen: Seen | None) -> list[str]:
     return []
 
 
-def _mend(path: Path, what: Repair, verdict: Verdict, seen: Seen | None, source: Path) -> None:
+def _mend(
+    path: Path,
+    what: Repair,
+    verdict: Verdict,
+    seen: Seen | None,
+    source: Path,
+    frames: Path | None,
+) -> None:
     documents, _ = read_journal(source)
     with hold(path):
         if seen is not None and not verdict.differ and verdict.digest == "damaged":
@@ -149,7 +210,7 @@ def _mend(path: Path, what: Repair, verdict: Verdict, seen: Seen | None, source:
         hidden = hidden_name(path)
         clear(hidden)
         try:
-            _make(path, hidden, what, verdict, seen, documents)
+            _make(path, hidden, what, verdict, seen, documents, frames)
             _swap(path, hidden, what)
         finally:
             clear(hidden)
@@ -164,6 +225,7 @@ def _make(
     verdict: Verdict,
     seen: Seen | None,
     documents: list[tuple[str, dict[str, Any]]],
+    frames: Path | None,
 ) -> None:
     """Make the file anew under a hidden name."""
     start = documents[0][1]
@@ -171,7 +233,7 @@ def _make(
     new = ScanFile.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
     with new:
         copied = set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
-    stacker = SweepStacker(start, hidden, experiment=None, late=0.0)
+    stacker = SweepStacker(start, hidden, experiment=None, late=0.0, search=frames)
     try:
         for name, doc in documents:
             stacker(name, doc)
@@ -219,6 +281,7 @@ def rebuild(
     experiment: Path,
     connect: Callable[..., Any],
     *,
+    frames: Path | None = None,
     runs: Iterable[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Any = None,
@@ -233,6 +296,8 @@ def rebuild(
         Where the journals and the scan files are.
     connect
         Connects to the catalog.
+    frames
+        As in `Stacker`.
     runs
         Runs that are published anew in any case: the beginnings of their uids.
     progress, stop
@@ -259,7 +324,7 @@ def rebuild(
             client.delete_contents(uid, recursive=True, external_only=False)
 
     publisher = Publisher(connect, experiment)
-    followers = [Stacker(experiment), publisher]
+    followers = [Stacker(experiment, frames=frames), publisher]
     # in their order, as the catalog lists them: also after a rebuild that was killed
     failed = follow(
         journal, followers, once=True, stop=stop, progress=progress, first=forget, at_once=1

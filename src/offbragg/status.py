@@ -14,7 +14,7 @@ from offbragg.callbacks.journal import is_open, journals, read_journal, read_sta
 from offbragg.callbacks.progress import describe_run
 from offbragg.callbacks.watchdog import Disks, read_board
 from offbragg.catalog.ask import unpublished
-from offbragg.errors import OffbraggError
+from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import is_followed, read_backlog
@@ -51,7 +51,13 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         ``severity``, ``reason`` and, if a watchdog raised it, ``since`` (POSIX s, else None).
     """
     directory = config.paths.journal
-    runs = [_run(config, path) for path in _recent(directory)]
+    recent, damaged = _recent(directory)
+    runs = []
+    for path in recent:
+        try:
+            runs.append(_run(config, path))
+        except (JournalError, OSError) as error:
+            damaged.append(_damaged(path, error))
     ended = [run for run in runs if run["exit_status"] != "running"]
     disks, alarms = _watched(config)
     told = read_backlog(directory)
@@ -70,14 +76,25 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         "host": host_load(read_board(directory), told.get("stack", {})),
         "instruments": devices,
         "disks": disks,
-        "alarms": [*alarms, *(_alarms(config, timeout) if devices else ())],
+        "alarms": [*alarms, *damaged, *(_alarms(config, timeout) if devices else ())],
     }
 
 
-def _recent(directory: Path) -> list[Path]:
-    """Give the newest journals, oldest first."""
-    newest = sorted(journals(directory), key=lambda path: path.stat().st_mtime)[-_RECENT:]
-    return sorted(newest, key=lambda path: read_start(path).get("time", 0.0))
+def _recent(directory: Path) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Give the newest journals, oldest first; and an alarm for each that has no start document."""
+    starts: dict[Path, float] = {}
+    damaged = []
+    for path in sorted(journals(directory), key=lambda path: path.stat().st_mtime)[-_RECENT:]:
+        try:
+            starts[path] = read_start(path).get("time", 0.0)
+        except JournalError as error:
+            damaged.append(_damaged(path, error))
+    return sorted(starts, key=lambda path: starts[path]), damaged
+
+
+def _damaged(path: Path, error: Exception) -> dict[str, Any]:
+    reason = str(error).partition("\n")[0]
+    return {"what": f"journal {path.name}", "severity": "major", "reason": reason, "since": None}
 
 
 def _run(config: Beamline, path: Path) -> dict[str, Any]:
@@ -112,7 +129,7 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
             decided = sum(n for word, n in counts.items() if word != "pending")
             run |= {"frames": counts, "scan_file": str(found)}
             run["pending"] = max(announced - decided, 0)
-    except (OffbraggError, OSError, KeyError):
+    except (OffbraggError, OSError, KeyError, TypeError):
         pass  # none yet, or just being made
     return run
 

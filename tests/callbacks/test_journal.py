@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -23,10 +26,15 @@ from offbragg.callbacks.journal import (
     Journal,
     close_abandoned,
     close_all_abandoned,
+    examine_journal,
+    find_run,
     journals,
     read_journal,
     read_start,
 )
+from offbragg.callbacks.journal_line import LineError, decode_line, encode_line
+from offbragg.callbacks.journal_mend import mend_journal
+from offbragg.callbacks.recall import Recall
 from offbragg.errors import JournalError
 
 
@@ -197,3 +205,201 @@ def _with_file_size_limit(directory: Path, limit: int, descriptor: dict) -> str:
         [sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+# ---- the stop document ends a run -------------------------------------------------------------
+
+
+def begin(journal: Journal, uid: str = "run") -> None:
+    journal("start", {"uid": uid, "time": 0.0})
+    journal("descriptor", {"uid": f"{uid}-d", "run_start": uid, "name": "primary"})
+
+
+def event(uid: str = "run", number: int = 1) -> dict:
+    return {"uid": f"{uid}-{number}", "descriptor": f"{uid}-d", "seq_num": number, "time": 1.0,
+            "data": {"ring": float(number)}, "timestamps": {"ring": 1.0}}  # fmt: skip
+
+
+def stop(uid: str = "run", exit_status: str = "success") -> dict:
+    return {"uid": f"{uid}-stop", "run_start": uid, "time": 2.0, "exit_status": exit_status}
+
+
+def test_what_comes_after_the_stop_document_is_left_out(tmp_path, caplog):
+    journal = Journal(tmp_path)
+    begin(journal)
+    journal("stop", stop())
+
+    journal("event", event())  # of a monitored signal, from a thread of its own
+    journal("stop", stop(exit_status="fail"))  # somebody else failed at the first one
+
+    assert [name for name, _ in read_journal(tmp_path / "run.jsonl")[0]] == [
+        "start", "descriptor", "stop",
+    ]  # fmt: skip
+    assert not close_abandoned(tmp_path / "run.jsonl")
+    assert "event document of run run came after its stop document" in caplog.text
+
+
+def test_events_of_many_threads_beside_the_stop_document_damage_nothing(tmp_path):
+    for attempt in range(5):
+        uid = f"run-{attempt}"
+        journal = Journal(tmp_path)
+        begin(journal, uid)
+
+        def post(first: int, journal=journal, uid=uid) -> None:
+            for number in range(first, first + 200):
+                journal("event", event(uid, number))
+
+        posting = [threading.Thread(target=post, args=(1000 * n,)) for n in range(4)]
+        for thread in posting:
+            thread.start()
+        journal("stop", stop(uid))
+        for thread in posting:
+            thread.join()
+
+        found = examine_journal(tmp_path / f"{uid}.jsonl")
+        assert (found.bad, found.after, found.last) == ([], 0, b"")
+        assert found.stop is not None
+
+
+def test_a_stop_document_anywhere_ends_a_journal(tmp_path):
+    """As an older session wrote it: the event of a monitored signal came after the stop."""
+    path = tmp_path / "run.jsonl"
+    old = [["start", {"uid": "run", "time": 0.0}],
+           ["descriptor", {"uid": "run-d", "run_start": "run", "name": "primary"}],
+           ["stop", stop()], ["event", event()]]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    before = path.read_bytes()
+
+    assert close_all_abandoned(tmp_path) == []
+    assert path.read_bytes() == before
+    documents, _ = read_journal(path)
+    assert documents[-1] == ("stop", stop())
+
+
+# ---- damage -----------------------------------------------------------------------------------
+
+
+def test_each_changed_byte_of_a_journal_is_seen_and_named(tmp_path):
+    journal = Journal(tmp_path)
+    begin(journal)
+    for number in range(3):
+        journal("event", event(number=number))
+    journal("stop", stop())
+    path = tmp_path / "run.jsonl"
+    whole = path.read_bytes()
+    changes = random.Random(15)
+
+    for position in range(len(whole)):
+        change = changes.choice([byte for byte in range(256) if byte != whole[position]])
+        path.write_bytes(whole[:position] + bytes([change]) + whole[position + 1 :])
+        found = examine_journal(path)
+        with contextlib.suppress(JournalError):
+            close_abandoned(path)
+
+        # a space that becomes the end of a line leaves a line of an older kind
+        assert found.bad or found.unchecked, position
+        assert path.read_bytes() == whole[:position] + bytes([change]) + whole[position + 1 :]
+
+
+def test_lines_are_json_and_those_of_older_journals_are_read():
+    doc = {"uid": "x", "time": 1.5, "array": np.arange(2), "name": "μ"}
+
+    line = encode_line("start", doc).removesuffix(b"\n")
+
+    plain = {**doc, "array": [0, 1]}
+    assert json.loads(line) == ["start", plain]
+    assert decode_line(line) == decode_line(json.dumps(["start", plain]).encode())
+
+
+BAD = {
+    "empty": b"",
+    "start of no run": b'["start",5]\n',
+    "an event first": b'["event",7]\n',
+    "no descriptor": b'["start",{"uid":"bad","time":1}]\n["event",{"descriptor":"d","data":{}}]\n',
+    "deep": b'["start",{"uid":"bad"}]\n' + b"[" * 100_000 + b"\n",
+    "deep start": b'["start",' + b'{"a":' * 100_000 + b"\n",
+    "words": b'["start",{"uid":"bad","time":"now"}]\n',
+    "a copy": b'["start",{"uid":"other","time":1}]\n',
+    "no text": b"\xff\xfe\n\x00\n",
+    "two starts": b'["start",{"uid":"bad","time":1}]\n' * 2,
+    "an unknown kind": b'["start",{"uid":"bad","time":1}]\n["x",{}]\n',
+    "half a datum": b'["start",{"uid":"bad","time":1}]\n["stream_datum",{"indices":7}]\n',
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
+def test_a_damaged_journal_is_named_and_the_others_go_on(tmp_path, caplog, content):
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    journal = Journal(tmp_path)
+    begin(journal)
+    journal.close()
+
+    closed, troubles = set(), {}
+    runs = close_all_abandoned(tmp_path, closed, troubles)
+    close_all_abandoned(tmp_path, closed, troubles)
+
+    assert runs == ["run"]
+    assert caplog.text.count("journal bad.jsonl") == 1
+    assert list(troubles) == [tmp_path / "bad.jsonl"]
+    assert (tmp_path / "bad.jsonl").read_bytes() == content
+    newest = "bad" if content.startswith(b'["start",{"uid":"bad","time":1}') else "run"
+    assert find_run(tmp_path).stem == newest
+    with pytest.raises(JournalError, match=r"set aside(.|\n)*offbragg stack --once --repair"):
+        read_journal(tmp_path / "bad.jsonl")
+    assert Recall(tmp_path, tmp_path).runs(series="a-series") == []
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
+def test_a_damaged_journal_is_made_good_or_set_aside_and_kept(tmp_path, content):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+
+    mended = mend_journal(path)
+
+    assert mended.kept == tmp_path / "bad.jsonl.damaged-1"
+    assert mended.kept.read_bytes() == content
+    if mended.documents:
+        documents, _ = read_journal(path)
+        assert len(documents) == mended.documents
+        assert [documents[0][0], documents[-1][0]] == ["start", "stop"]
+        assert documents[-1][1]["exit_status"] == "fail"
+    else:
+        assert journals(tmp_path) == []
+    assert mend_journal(path).kept is None if path.exists() else True
+
+
+def test_a_start_document_is_taken_from_the_scan_file(tmp_path):
+    journal = Journal(tmp_path)
+    begin(journal)
+    journal("stop", stop())
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"time":0.0', b'"time":9.0', 1))
+
+    mended = mend_journal(path, start={"uid": "run", "time": 0.0}, exit_status="success")
+
+    documents, _ = read_journal(path)
+    assert mended.found == ["line 1: it does not have the checksum with which it was written"]
+    assert documents[0] == ("start", {"uid": "run", "time": 0.0})
+    assert documents[-1] == ("stop", stop())
+
+
+@pytest.mark.parametrize("cut", [1, 2, 20, 40, 60])
+def test_a_line_that_a_kill_tore_is_completed_or_left_out(tmp_path, cut):
+    journal = Journal(tmp_path)
+    begin(journal)
+    journal("event", event())
+    journal.close()
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+
+    assert close_abandoned(path)
+
+    names = [name for name, _ in read_journal(path)[0]]
+    whole = cut <= 33  # its end and its checksum
+    assert names == ["start", "descriptor", *(["event"] if whole else []), "stop"]
+    assert examine_journal(path).unchecked == 0
+
+
+def test_a_line_that_is_no_document_says_what_it_is():
+    with pytest.raises(LineError, match="its start document is int"):
+        decode_line(b'["start",5]')

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offbragg.audit import verify
+from offbragg.callbacks.frame_files import FrameFiles
 from offbragg.callbacks.journal import Journal
-from offbragg.callbacks.stacker import FrameFiles
 from offbragg.cli import main
 from offbragg.errors import ConfigError, JournalError, MetadataError, RejectedFrame
 from offbragg.export.artifacts import Directory

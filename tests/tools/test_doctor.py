@@ -300,6 +300,18 @@ def test_a_damaged_journal_and_scan_number_are_failures(here):
     assert "'seven'" in findings["scan number"].what
 
 
+def test_the_status_names_a_damaged_journal_and_goes_on(here):
+    (here.paths.journal / "bad.jsonl").write_text('["start",5]\n')
+    (here.paths.journal / "torn.jsonl").write_text(
+        '["start",{"uid":"torn","time":1}]\n["event",7]\n'
+    )
+
+    found = {alarm["what"]: alarm["reason"] for alarm in status(here, devices=False)["alarms"]}
+
+    assert "its start document is int, not a mapping" in found["journal bad.jsonl"]
+    assert "line 2: its event document is int" in found["journal torn.jsonl"]
+
+
 def test_without_stacker_and_catalog_one_can_measure_but_is_told(here):
     findings = by_check(here, devices=False)
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from offbragg.callbacks.stacker import FRAME_SEQUENCES, SweepStacker
+from offbragg.callbacks.frame_files import FRAME_SEQUENCES
+from offbragg.callbacks.stacker import SweepStacker
 from offbragg.errors import ConfigError, FrameError, GeometryError, ScanFileError
 from offbragg.files import Head, read_frame, read_head
 from offbragg.files.compressed import frame_kind

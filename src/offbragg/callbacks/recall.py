@@ -8,8 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offbragg.callbacks.journal import close_abandoned, is_open, journals, read_journal, read_start
-from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
+from offbragg.callbacks.frame_files import frame_files
+from offbragg.callbacks.journal import (
+    close_abandoned,
+    is_open,
+    journals,
+    read_journal,
+    read_start,
+    readable_starts,
+)
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
@@ -42,7 +49,7 @@ def speeds_left(journal: Path) -> dict[str, tuple[float, float]]:
                 if axis not in seen and not is_open(path):
                     found[axis] = float(usual), Sweep.from_dict(start["sweep"]).speed
                 seen.add(axis)
-        except (OffbraggError, OSError, KeyError) as error:
+        except (OffbraggError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("what run %s left behind is not known: %s", path.stem[:8], error)
     return found
 
@@ -101,15 +108,10 @@ class Recall:
         return [self._tell(path, frames) for path in found]
 
     def _of_series(self, series: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-        for path in journals(self.journal):
-            try:
-                start = read_start(path)
-            except (
-                JournalError
-            ) as error:  # another run's damage must not keep a series from going on
-                log.warning("%s", str(error).partition("\n")[0])
-                continue
-            if str((start.get("series") or {}).get("uid", "")).startswith(series):
+        # another run's damage must not keep a series from going on
+        for path, start in readable_starts(journals(self.journal)):
+            about = start.get("series")
+            if isinstance(about, Mapping) and str(about.get("uid", "")).startswith(series):
                 yield path, start
 
     def _tell(self, path: Path, frames: bool) -> dict[str, Any]:
@@ -132,8 +134,7 @@ class Recall:
                         return [status is Status.STORED for status in scan.ledger.statuses]
         except (OffbraggError, OSError, KeyError):
             pass  # none, or one that is just being made
-        for name, doc in documents:
-            if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
-                files = FrameFiles(doc)
-                return [files.path(n).exists() for n in range(start["sweep"]["n_frames"])]
-        return None
+        files = frame_files(start, documents)
+        if files is None:
+            return None
+        return [files.path(n).exists() for n in range(start["sweep"]["n_frames"])]

@@ -9,7 +9,6 @@ and goes on with the frames that are still pending.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,18 +16,22 @@ from errno import EINVAL
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 
 from offbragg import kernels
+from offbragg.callbacks.frame_files import (
+    FRAME_SEQUENCES,
+    FrameFiles,
+    describe_others,
+    find_run_folder,
+)
 from offbragg.callbacks.frame_values import FrameValues
 from offbragg.errors import (
     DamagedFrame,
     FrameError,
     GeometryError,
     IncompleteFrame,
-    MetadataError,
     RejectedFrame,
     ScanFileError,
 )
@@ -43,11 +46,8 @@ from offbragg.files.root import Root
 from offbragg.files.scan_file import ScanFile, find_scan_file, release_if_left
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
-from offbragg.sample import check_component
 
 log = logging.getLogger(__name__)
-
-FRAME_SEQUENCES = ("multipart/related;type=image/x-cbf", "multipart/related;type=image/tiff")
 
 # How long one call of `poll` may read frames before documents get their turn, s.
 _TURN = 0.25
@@ -57,8 +57,6 @@ _LOOK_AGAIN = 1.0
 _REFUSING = 10.0
 # How long a file without a checksum must not have changed before it is believed, s.
 _STEADY = 0.4
-_LONGEST_NAME = 255  # characters that a file system takes
-_TEMPLATE = re.compile(r"(?:[^{}]|\{\{|\}\})*\{:0?\d{0,2}d\}(?:[^{}]|\{\{|\}\})*")
 
 
 class Stacker:
@@ -150,6 +148,9 @@ class SweepStacker:
     contradicting
         Frames of which something else than their file tells that they are of another sweep, and
         what: they are rejected.
+    search
+        Where the run's folder is looked for if no document says where its frames are;
+        ``frames`` if not given.
     """
 
     def __init__(
@@ -161,11 +162,14 @@ class SweepStacker:
         late: float,
         frames: Path | None = None,
         contradicting: Mapping[int, str] | None = None,
+        search: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.late = late
+        self._start = start
         self._contradicting = contradicting or {}
         self._frames = frames
+        self._search = search or frames
         self._clock = clock
         self._wrapped = experiment is not None
         self._writer: ScanFile | None = None
@@ -214,6 +218,8 @@ class SweepStacker:
         self._source: FrameFiles | None = None
         self._refused = ""  # why there is none
         self._resource = ""
+        self._descriptors: list[Mapping[str, Any]] = []
+        self._next_search = 0.0
         self._due: dict[int, float] = {}  # frame → since when its file should be there
         self._unannounced: frozenset[int] = frozenset()  # no datum spoke of them before the stop
         self._last_stored = self._clock()
@@ -250,6 +256,8 @@ class SweepStacker:
             except RejectedFrame as error:  # its frames are listed with it
                 self._source, self._refused = None, str(error)
                 log.error("run %s: %s", self.path, error)
+        elif name == "descriptor":
+            self._descriptors.append(doc)
         elif name == "stream_datum" and doc["stream_resource"] == self._resource:
             self._expect(range(doc["indices"]["start"], doc["indices"]["stop"]))
         elif name == "event":
@@ -329,7 +337,8 @@ class SweepStacker:
         if path is None:
             if self._refused:
                 return Status.REJECTED, _first_line(self._refused)
-            return Status.MISSING, f"the file of frame {number} was not there"
+            where = f" in {self._search}" if self._search is not None else ""
+            return Status.MISSING, f"no folder of this run with frames was found{where}"
         if number in self._contradicting:
             return Status.REJECTED, self._contradicting[number]
         if number in self._unreadable:
@@ -570,6 +579,10 @@ class SweepStacker:
 
     def _finish(self, stop: Mapping[str, Any]) -> None:
         self._refuse_others()
+        if self._source is not None and (
+            others := describe_others(self._source, self._start, self._sweep.n_frames)
+        ):
+            log.warning("run %s: %s", self._start["uid"][:8], others)
         self._values.warn_of_angles()
         scan = self._scan()
         scan.finish(
@@ -609,10 +622,30 @@ class SweepStacker:
             self._writer = ScanFile.resume(self.path)
         return self._writer
 
+    def _find_folder(self) -> None:
+        """Look for the folder of a run that ended before it said where its frames are."""
+        if self._clock() < self._next_search:
+            return
+        self._next_search = self._clock() + _LOOK_AGAIN
+        try:
+            self._source = find_run_folder(
+                self._start, self._descriptors, self._search, self._frames
+            )
+        except RejectedFrame as error:
+            self._refused = str(error)
+            log.error("run %s: %s", self.path, error)
+        if self._source is not None:
+            log.warning(
+                "run %s ended before it said where its frames are: they are taken from its folder, "
+                "%s", self._start["uid"][:8], self._source.directory,
+            )  # fmt: skip
+
     def _leads_out(self, path: Path) -> bool:
         return self._source is not None and not self._source.holds(path)
 
     def _path_of(self, number: int) -> Path | None:
+        if self._source is None and not self._refused and self._stop is not None:
+            self._find_folder()
         return self._source.path(number) if self._source is not None else None
 
 
@@ -626,77 +659,6 @@ class _Look:
     unverified: bool = False
     steady: bool = False  # when it was last read
     kept: bool = False  # aside
-
-
-class FrameFiles:
-    """Where the frames of one sweep are, from its ``stream_resource``.
-
-    Parameters
-    ----------
-    doc
-        The document.
-    root
-        What the frames must lie below, every name on the way being a plain one; None if anything
-        is believed.
-
-    Raises
-    ------
-    RejectedFrame
-        If they do not.
-    """
-
-    def __init__(self, doc: Mapping[str, Any], root: Path | None = None) -> None:
-        self.directory = Path(unquote(urlparse(doc["uri"]).path))
-        self.template: str = str(doc["parameters"]["template"]).lstrip("/")
-        self._root = None if root is None else root.resolve()
-        single = doc["parameters"].get("n_frames") == 1
-        if not _TEMPLATE.fullmatch(self.template) and not (single and _is_a_name(self.template)):
-            raise RejectedFrame(
-                f"the frames are called {self.template!r}: one {{:05d}}, and no other braces, "
-                "stands for their number"
-            )
-        self.first: int = doc["parameters"].get("first_number", 0)  # in the name of frame 0
-        self.began: float | None = doc["parameters"].get("exposure_started")
-        if root is not None:
-            self._check(root)
-
-    def path(self, number: int) -> Path:
-        """Say where a frame's file is, or will be."""
-        return self.directory / self.template.format(self.first + number)
-
-    def holds(self, path: Path) -> bool:
-        """Whether a file lies where frames may, with every link on the way followed."""
-        return self._root is None or path.resolve().is_relative_to(self._root)
-
-    def _check(self, root: Path) -> None:
-        place = f"frames in {str(self.directory)!r}"
-        try:
-            inside = self.holds(self.directory)
-            below = root if self.directory.is_relative_to(root) else root.resolve()
-            parts = self.directory.relative_to(below).parts
-            for name in (*parts, self.template.format(self.first)):
-                check_component(name, place, longest=_LONGEST_NAME)
-        except (ValueError, OSError, MetadataError, RuntimeError) as error:
-            inside, why = False, str(error) if isinstance(error, MetadataError) else ""
-        else:
-            why = ""
-        if not inside:
-            raise RejectedFrame(why or f"{place} are not below {root}: they are not read")
-
-    def exposure_began(self, number: int, sweep: Any, written: float) -> float:
-        """When the exposure of a frame began, POSIX s.
-
-        From when the detector was armed where that is known, else from when the file was
-        written.
-        """
-        if self.began is not None:
-            return self.began + number * sweep.period
-        return written - sweep.exposure
-
-
-def _is_a_name(template: str) -> bool:
-    """Whether a template has no field, and so names one file."""
-    return re.fullmatch(r"(?:[^{}]|\{\{|\}\})+", template) is not None
 
 
 def _unreadable(error: OSError, path: Path) -> tuple[Status, str]:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from offbragg.callbacks.frame_files import FRAME_SEQUENCES, FrameFiles
 from offbragg.callbacks.journal import is_open
-from offbragg.callbacks.stacker import FRAME_SEQUENCES, FrameFiles
 from offbragg.files.root import Root
 from offbragg.watch import (
     Alarm,
