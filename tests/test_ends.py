@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from measured import Measured
+from ophyd.signal import ReadTimeoutError
 
 from offbragg.errors import OrientationError, ReductionError, ScanFileError
 from offbragg.files.hdf5 import LIBVER
@@ -61,7 +61,7 @@ def test_a_command_ends_while_threads_are_in_hdf5(path):
 
 
 AS_NOBODY = "os.setegid(65534); os.seteuid(65534)"
-VERBS = ("reduce", "index", "plot")
+VERBS = ("reduce", "index")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -99,7 +99,7 @@ sys.argv = ["offbragg", "--help"]
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
-        ("from ophyd.signal import ReadTimeoutError as E; e = E('Failed to read X:m1.RBV')",
+        ("class E(TimeoutError): pass\ne = E('Failed to read X:m1.RBV')",
          "no answer in time: Failed to read X:m1.RBV"),
         ("e = OSError(28, 'No space left on device', '/data/x')",
          "/data/x: No space left on device"),
@@ -109,6 +109,7 @@ sys.argv = ["offbragg", "--help"]
 def test_what_the_system_says_is_one_message(raised, said):
     done = end(f"{raised}\ndef app(): raise e\ncli.app = app")
 
+    assert issubclass(ReadTimeoutError, TimeoutError)  # what ophyd raises
     assert done.returncode not in (0, -11)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -163,9 +164,3 @@ def test_what_cannot_be_looked_at_is_told_by_its_own_error(path, monkeypatch):
         monkeypatch.setattr(scan_file, "places_of_chunks", fails)
         with pytest.raises(ScanFileError, match=r"f1\.h5 cannot be read: the disk is gone"):
             _ = scan.stack
-
-
-def test_the_output_of_json_is_whole(path):
-    done = end("sys.argv = ['offbragg', 'verify', sys.argv[1], '--json']", path)
-
-    assert json.loads(done.stdout)["ok"]

@@ -61,7 +61,7 @@ def write(folder: Path, *how: str) -> subprocess.CompletedProcess[str]:
 @needs_mount
 def test_a_full_disk_is_told_and_hdf5_survives_it(tmp_path):
     """Wherever the space ends: HDF5 crashed at the end of the process."""
-    sizes = [4096 * n for n in (1, 2, 4, 30, 200, 500, 1200)]
+    sizes = [4096 * n for n in (1, 30, 500, 1200)]
     with SmallDisk(tmp_path, 64 << 20):
         done = write(tmp_path, "full", *map(str, [*sizes, 0]))
         left = list(tmp_path.iterdir())
