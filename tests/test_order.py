@@ -190,10 +190,12 @@ def test_typed(folder, tmp_path):
     told = json.loads(done.output)
     assert abs(told["Tc"] - crystal.TC) < 2.0
     assert len(told["fits"]) == len(few)
-    assert told["notes"] == [
+    *notes, about_mask = told["notes"]
+    assert notes == [
         f"orientation of all {len(few)} sweeps: start document",
         f"background of all {len(few)} sweeps: none",
     ]
+    assert about_mask.startswith("the mask beamstop.npy leaves out ")
     assert (tmp_path / "order.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 
 from offbragg.errors import OrientationError
 from offbragg.files.checked import REPAIR, Damage
+from offbragg.files.draft import draft
 from offbragg.files.orientation import NAME, Orientation, keep_earlier, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.ledger import Status
@@ -359,12 +361,14 @@ def draw(indexed: Indexed, path: Path) -> Path:
     ax.legend()
     cell = ", ".join(f"{v:.3f}" for v in indexed.lattice)
     figure.suptitle(f"{indexed.name}  {cell}   {indexed.fraction:.0%} of {len(good)} peaks")
-    part = path.with_name(f".{path.name}")
     try:
-        figure.savefig(part, dpi=110, format="png")
-        if path.exists():
-            keep_earlier(path)
-        part.replace(path)
+        with draft(path) as made:
+            drawn = io.BytesIO()
+            figure.savefig(drawn, dpi=110, format="png")
+            made.write(drawn.getvalue())
+            if path.exists():
+                keep_earlier(path)
+            made.place(replace=True)
     except OSError as error:
         raise OrientationError(f"{path} cannot be written: {error.strerror}") from error
     return path

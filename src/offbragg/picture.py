@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
+from offbragg.files.draft import draft
 from offbragg.files.volume_file import VolumeFile
 from offbragg.geometry import direct_basis
 from offbragg.volume import Grid, Volume
@@ -186,13 +186,13 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
         As `check_picture` does.
     """
     check_picture(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, format=path.suffix[1:].lower())
     try:
-        figure.savefig(part, dpi=dpi, format=path.suffix[1:].lower())
-        part.replace(path)
+        with draft(path) as made:
+            made.write(drawn.getvalue())
+            made.place(replace=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise ReductionError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -30,7 +30,7 @@ from offbragg.files.checked import REPAIR
 from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import NAME, Orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.volume_file import VolumeFile, write_volume
+from offbragg.files.volume_file import VolumeFile, passing_volume, write_volume
 from offbragg.geometry import Geometry
 from offbragg.reduction.binning import Oversample, check_memory
 from offbragg.reduction.corrections import LEAST_TURN, Corrections, frame_weights, hot_pixels
@@ -60,6 +60,7 @@ _REFINED = 3.0  # mm: further no refinement moves a panel, but a detector positi
 _SAME_TURN = 0.2  # degree: a mount does not turn in itself; all axes are in the geometry
 _SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
 _MOST_MASKED = 0.5  # of the pixels that count
+_SLAB = 32  # planes of a volume that are compared at a time
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 
 
@@ -375,7 +376,7 @@ class Again:
     file: str
     same: bool
     differences: tuple[str, ...]
-    """Empty if it is the same, bit for bit."""
+    """Datasets that are not the same, bit for bit; empty if all are."""
 
 
 def make_again(
@@ -413,13 +414,12 @@ def make_again(
                 f"{told['sha256'][:12]}…"
             )
     volume = make(record, progress=progress)
-    new = Path(out) if out is not None else path.with_name(f".{path.name}.again-{os.getpid()}")
-    write_volume(new, volume, kept)
-    try:
-        differences = _differences(path, new)
-    finally:
-        if out is None:
-            new.unlink(missing_ok=True)
+    if out is not None:
+        write_volume(out, volume, kept)
+        differences = _differences(path, Path(out))
+    else:
+        with passing_volume(path.parent, volume, kept) as new:
+            differences = _differences(path, new)
     return Again(str(path), not differences, tuple(differences))
 
 
@@ -945,23 +945,32 @@ def _sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _equal(one: Any, other: Any) -> bool:
-    return np.shape(one) == np.shape(other) and one.tobytes() == other.tobytes()
-
-
 def _differences(one: Path, other: Path) -> list[str]:
-    """Where two volume files differ; by datasets, if not bit for bit the same."""
+    """Where two volume files differ, by datasets and attributes.
+
+    The bytes between them may: another version may put them elsewhere.
+    """
     if _sha256(one) == _sha256(other):
         return []
-    found: list[str] = []
     with h5py.File(one, "r", locking=False) as a, h5py.File(other, "r", locking=False) as b:
+        mine, its = _contents(a), _contents(b)
+    return sorted(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name))
 
-        def compare(name: str, thing: Any) -> None:
-            if not isinstance(thing, h5py.Dataset):
-                return
-            its: Any = b.get(name)
-            if its is None or its.dtype != thing.dtype or not _equal(thing[()], its[()]):
-                found.append(name)
 
-        a.visititems(compare)
-    return found or ["the bytes of the file, but none of its arrays"]
+def _contents(file: h5py.File) -> dict[str, tuple[Any, ...]]:
+    """Everything in a file: of each array its type, shape and digest."""
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def look(name: str, thing: Any) -> None:
+        attributes = {key: np.asarray(value) for key, value in thing.attrs.items()}
+        found[name] = tuple((k, v.dtype.str, v.tobytes()) for k, v in sorted(attributes.items()))
+        if isinstance(thing, h5py.Dataset):
+            digest = hashlib.sha256()
+            for n in range(0, thing.shape[0] if thing.ndim else 1, _SLAB):
+                part = thing[n : n + _SLAB] if thing.ndim else thing[()]
+                digest.update(np.ascontiguousarray(part).tobytes())
+            found[name] += (thing.dtype.str, thing.shape, digest.hexdigest())
+
+    look("/", file)
+    file.visititems(look)
+    return found

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from streams import generated
 
+from offbragg.files import nxmx
+from offbragg.files.scan_file import ScanFile
+from offbragg.frame import Frame
 from offbragg.geometry import Axis, Geometry, Panel, q_to_hkl
 from offbragg.reduction import Corrections, Scene, reduce, symmetrise
 from offbragg.reduction.symmetry import Laue
@@ -107,3 +110,28 @@ def test_symmetrise(benchmark, half, request):
     assert done.counts[half, half, half] == 1
     assert done.counts[half + 1, half + 2, half + 3] == 48
     assert np.all(done.weight == 2 * done.counts)
+
+
+@pytest.mark.parametrize("how", ["by HDF5", "checked"])
+def test_a_frame_is_read(benchmark, tmp_path, seconds, request, how):
+    """What it costs to compare a chunk with its checksum before it is decoded."""
+    sweep = Sweep("phi", 0.0, 1.0, 2, 0.1, 0.1)
+    start = {
+        "uid": "read", "time": 1.7e9, "sample": {"name": "x", "label": "x"},
+        "sweep": sweep.to_dict(), "geometry": GEOMETRY.to_dict(),
+    }  # fmt: skip
+    with ScanFile.create(tmp_path, start=start) as scan:
+        scan.write_frame(Frame(0, generated()), source="x", time=1.7e9)
+        path = scan.path
+    with ScanFile.open(path) as scan:
+        counts = scan.stack.counts if how == "checked" else scan._get(nxmx.DATA)
+
+        read = benchmark(lambda: counts[0])
+
+        np.testing.assert_array_equal(read, generated())
+    if request.config.getoption("benchmark_only"):
+        seconds[how] = benchmark.stats.stats.min
+        if how == "checked":
+            ratio = seconds[how] / seconds["by HDF5"]
+            print(f"\na frame is read in {ratio:.3f} times the time that HDF5 takes without")
+            assert ratio < 1.5

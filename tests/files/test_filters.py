@@ -18,7 +18,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.recipe import Choices, reduce_files
 
 SHAPE = (4, 256, 256)
-BOMB = 100_000_000  # bytes of zeros
+BOMB = 30_000_000  # bytes of zeros
 
 
 def deflated(size: int) -> bytes:

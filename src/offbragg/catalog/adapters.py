@@ -178,6 +178,11 @@ class FramesAdapter(Adapter[TableStructure]):
 # -- stacks of frames, and other HDF5 --------------------------------------------------------
 
 
+def _opened(path: Any, dataset: str | None, how: Mapping[str, Any]) -> Any:
+    """Open a file as Tiled does, and give what is asked of it; within a ``with``."""
+    return h5open(path, dataset, **how)
+
+
 class _Checked:
     """A dataset of an HDF5 file that is opened whenever some of it is read, and checked then.
 
@@ -188,7 +193,7 @@ class _Checked:
     def __init__(self, path: Path, dataset: str | None, how: Mapping[str, Any]) -> None:
         self._path, self._dataset, self._how = path, dataset, dict(how)
         self._scan_file: Path | None = None
-        with h5open(path, dataset, **self._how) as found:
+        with _opened(path, dataset, self._how) as found:
             self.shape, self.dtype = found.shape, found.dtype
             self.chunks = found.chunks or found.shape
             frames = found.file.get(nxmx.DATA)
@@ -197,23 +202,24 @@ class _Checked:
 
     @property
     def ndim(self) -> int:
+        """How many dimensions it has."""
         return len(self.shape)
 
     def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
         if self._scan_file is not None:
-            with self._opened(self._scan_file) as scan:
+            with self._scan(self._scan_file) as scan:
                 return scan.stack.counts[key]
-        with h5open(self._path, self._dataset, **self._how) as found:
+        with _opened(self._path, self._dataset, self._how) as found:
             check_part(found, key)
             return found[key]
 
     @contextmanager
-    def _opened(self, path: Path) -> Iterator[ScanFile]:
+    def _scan(self, path: Path) -> Iterator[ScanFile]:
         if self._how["swmr"]:
             with ScanFile.open(path) as scan:
                 yield scan
         else:  # HDF5 opens a file that this process has open only in the same way
-            with h5open(path, None, **self._how) as file:
+            with _opened(path, None, self._how) as file:
                 yield ScanFile(file, path)
 
 
@@ -233,7 +239,7 @@ class CheckedArrayAdapter(HDF5ArrayAdapter):
         parts = [_Checked(Path(path), dataset, how) for path in file_paths]
         if any(not part.shape or 0 in part.shape or part.dtype.kind == "O" for part in parts):
             for path in file_paths:
-                with h5open(path, dataset, **how) as found:
+                with _opened(path, dataset, how) as found:
                     check_part(found)
             return HDF5ArrayAdapter.lazy_load_hdf5_array(*file_paths, dataset=dataset, **how)
         arrays = [
@@ -248,7 +254,9 @@ class CheckedHDF5Adapter(HDF5Adapter):
     """An HDF5 file, a group or an array of one, checked as it is read."""
 
     @classmethod
-    def from_catalog(cls, data_source: Any, node: Any, /, **parameters: Any) -> Any:
+    def from_catalog(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, data_source: Any, node: Any, /, **parameters: Any
+    ) -> Any:
         """Make the adapter of a catalog node."""
         if data_source.structure_family != StructureFamily.array:
             return super().from_catalog(data_source, node, **parameters)
@@ -259,11 +267,12 @@ class CheckedHDF5Adapter(HDF5Adapter):
     def __getitem__(self, key: str) -> Any:
         found = super().__getitem__(key)
         name = f"{self.dataset or ''}/{key.strip('/')}"
+        how: Any = self._kwargs
         if isinstance(found, HDF5ArrayAdapter):
-            return CheckedArrayAdapter.from_uris(*self.uris, dataset=name, **self._kwargs)
+            return CheckedArrayAdapter.from_uris(*self.uris, dataset=name, **how)
         return type(self)(
             found._tree, *found.uris, dataset=found.dataset, metadata=self._metadata,
-            specs=self.specs, **self._kwargs,
+            specs=self.specs, **how,
         )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def check_chunk(dataset: h5py.Dataset, found: tuple[int, ...], mask: int, chunk:
     ScanFileError
         Saying how large it would be, as far as it was looked at.
     """
-    expected = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    expected = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
     applied = [code for i, code in enumerate(found) if not mask >> i & 1]
     view = memoryview(chunk)
     if FLETCHER32 in applied and len(view) >= _SUM:
@@ -126,7 +126,7 @@ def _chunks(dataset: h5py.Dataset, part: tuple[slice, ...] | None) -> Iterator[t
     """First element of each chunk that a part touches."""
     slices = part or (slice(None),) * dataset.ndim
     along: list[list[int]] = []
-    for n, size, asked in zip(dataset.shape, dataset.chunks, slices, strict=True):
+    for n, size, asked in zip(dataset.shape, dataset.chunks or (), slices, strict=True):
         numbers = range(n)[asked]
         if not len(numbers):
             return

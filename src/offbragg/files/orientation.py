@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from offbragg.errors import GeometryError, MetadataError, OrientationError
+from offbragg.files.draft import draft
 from offbragg.geometry import Geometry
 from offbragg.sample import Row, Sample
 
@@ -104,7 +104,7 @@ def read_orientation(path: Path | str) -> Orientation:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OrientationError(f"{path} is not there\nFind it with: offbragg index FILE") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OrientationError(f"{path} cannot be read as an orientation: {error}") from error
     if not isinstance(mapping, dict):
         raise OrientationError(f"{path} is no orientation: it holds no mapping")
@@ -129,20 +129,16 @@ def write_orientation(path: Path | str, orientation: Orientation) -> Path | None
     """
     path = Path(path)
     text = json.dumps(orientation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     kept: Path | None = None
     try:
-        part.write_text(text, encoding="utf-8")
-        try:
-            os.link(part, path)  # never in place of one that is just being written
-        except FileExistsError:
-            kept = keep_earlier(path)
-            part.replace(path)
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        with draft(path) as made:
+            made.write(text.encode())
+            try:
+                made.place()  # never in place of one that is just being written
+            except FileExistsError:
+                kept = keep_earlier(path)
+                made.place(replace=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise OrientationError(
             f"{path} cannot be written: {error.strerror}\nGive another place with --out."
         ) from error

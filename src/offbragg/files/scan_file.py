@@ -13,7 +13,6 @@ import json
 import os
 import threading
 import time as clock
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +43,7 @@ from offbragg.files.digest import (
     sync,
     write_digest,
 )
+from offbragg.files.draft import Draft, draft
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import LIBVER, open_to_read
 from offbragg.files.superblock import read_superblock, release
@@ -122,8 +122,8 @@ class ScanFile:
     ) -> ScanFile:
         """Make the scan file of a run and open it for writing.
 
-        All of it is made under a hidden name; the next free ``fN.h5`` then appears at once,
-        complete, and never in place of another.
+        All of it is made without a name; the next free ``fN.h5`` then appears at once, complete,
+        and never in place of another.
 
         Parameters
         ----------
@@ -152,7 +152,6 @@ class ScanFile:
         shape = tuple(int(n) for n in data_shape or panel.get("shape", ()))
         if len(shape) != 2:
             raise ScanFileError("a scan file needs the shape of its frames")
-        hidden = directory / f".{uuid.uuid4().hex}.h5"
         # in memory: HDF5 does not survive a disk that is full before its file has a beginning
         skeleton = io.BytesIO()
         with h5py.File(skeleton, "w", libver=LIBVER, **_APART) as file:
@@ -165,12 +164,11 @@ class ScanFile:
                 "Give another directory."
             ) from error
         try:
-            hidden.write_bytes(skeleton.getbuffer())
-            sync(hidden)  # else a power cut could leave an empty file of a good name
-            path = _link_next(hidden, directory) if name is None else directory / name
-            if name is not None:
-                os.link(hidden, path)
-                sync(directory)
+            with draft(directory / (name or "f1.h5")) as made:
+                made.write(skeleton.getbuffer())
+                path = _place_next(made, directory) if name is None else made.target
+                if name is not None:
+                    made.place()
         except FileExistsError as error:
             raise ScanFileError(f"{directory / str(name)} is there already") from error
         except OSError as error:
@@ -178,9 +176,6 @@ class ScanFile:
                 f"no scan file can be made in {directory}: {error}\n"
                 "Look at the disk's space and the directory's permissions."
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                hidden.unlink(missing_ok=True)
         return cls._write(path, str(start["uid"]))
 
     @classmethod
@@ -1185,17 +1180,16 @@ def _interrupted(path: Path) -> bool:
     return block.writing or path.stat().st_size < block.end
 
 
-def _link_next(hidden: Path, directory: Path) -> Path:
+def _place_next(made: Draft, directory: Path) -> Path:
     number = 1
     while True:
-        path = directory / f"f{number}.h5"
+        made.target = directory / f"f{number}.h5"
         try:
-            os.link(hidden, path)
+            made.place()
         except FileExistsError:
             number += 1
             continue
-        sync(directory)
-        return path
+        return made.target
 
 
 def _take(path: Path, uid: str | None) -> int:

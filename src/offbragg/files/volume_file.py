@@ -21,8 +21,7 @@ import contextlib
 import json
 import math
 import os
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.errors import OffbraggError, ReductionError
+from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files import nxmx
-from offbragg.files.scan_file import sync
+from offbragg.files.draft import draft, hdf5_in, new_hdf5
+from offbragg.files.filters import check_part
 from offbragg.geometry import direct_basis
 from offbragg.sample import Sample
 from offbragg.volume import Grid, Volume
@@ -43,6 +43,9 @@ Array = NDArray[np.float64]
 LEVELS = (2, 4, 8)
 _CHUNK = 32
 _SUMS = ("counts", "weight", "variance", "background", "background_variance")
+_MOST_TEXT = 256 << 20  # bytes
+_NOT_OURS = (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OffbraggError)
+"""What comes of taking another file for a volume; a RecursionError is a RuntimeError."""
 _LIBVER = ("v110", "v110")  # as scan files: newer layouts cannot be read with HDF5 1.10
 
 
@@ -66,24 +69,34 @@ def write_volume(path: Path | str, volume: Volume, record: Mapping[str, Any]) ->
     path = Path(path)
     if volume.grid is None:
         raise ReductionError("a volume without a grid cannot be written")
-    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(hidden, "w", libver=_LIBVER) as file:
+        with new_hdf5(path, libver=_LIBVER) as file:
             _write(file, volume, volume.grid, record)
-        sync(hidden)
-        os.link(hidden, path)
-        sync(path.parent)
     except FileExistsError:
         raise ReductionError(f"{path} is there already: it is not overwritten") from None
     except (OSError, RuntimeError) as error:
-        raise ReductionError(
-            f"{path} cannot be written: {error}\nLook at the disk's space and permissions."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            hidden.unlink(missing_ok=True)
+        raise _cannot_be_written(path, error) from error
     return path
+
+
+@contextlib.contextmanager
+def passing_volume(directory: Path, volume: Volume, record: Mapping[str, Any]) -> Iterator[Path]:
+    """Write a volume file that is only there within the ``with``, under a path of this process.
+
+    Raises
+    ------
+    ReductionError
+        If it cannot be written.
+    """
+    assert volume.grid is not None
+    try:
+        with draft(directory / "volume.h5") as made:
+            with hdf5_in(made, libver=_LIBVER) as file:
+                _write(file, volume, volume.grid, record)
+            yield made.path
+    except (OSError, RuntimeError) as error:
+        raise _cannot_be_written(directory / "a volume to compare", error) from error
 
 
 class VolumeFile:
@@ -91,17 +104,21 @@ class VolumeFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise ReductionError(f"{self.path} is not there")
         try:
+            self.path.stat()
             self._file: Any = h5py.File(self.path, "r", locking=False)
-        except OSError as error:
-            raise ReductionError(f"{self.path} cannot be opened: {error}") from error
+        except FileNotFoundError:
+            raise ReductionError(f"{self.path} is not there") from None
+        except (OSError, RuntimeError) as error:
+            number = getattr(error, "errno", None)
+            what = os.strerror(number) if number else error
+            raise ReductionError(f"{self.path} cannot be opened: {what}") from error
         try:
-            record = json.loads(bytes(self._file["entry/process/record"][()]).decode())
-            self.record: dict[str, Any] = record
+            self.record: dict[str, Any] = dict(json.loads(self._text("entry/process/record")))
             self.grid = Grid.from_dict(json.loads(self._text("entry/volume/grid")))
-        except (KeyError, ValueError, OffbraggError) as error:
+            if self._file["entry/volume/counts"].shape != self.grid.shape[::-1]:
+                raise ValueError("its counts are not of the shape of its grid")
+        except _NOT_OURS as error:
             self._file.close()
             raise ReductionError(f"{self.path} is no volume file: {error}") from error
 
@@ -146,14 +163,25 @@ class VolumeFile:
         grid = Grid(first, shape, self.grid.per_unit)  # type: ignore[arg-type]
         slices = tuple(slice(b[0], b[1]) for b in reversed(bounds))
         group = self._file["entry/volume"]
-        sums = {
-            name: np.ascontiguousarray(group[name][slices].T) if name in group else None
-            for name in _SUMS
-        }
+        sums = {name: self._read(group[name], slices) if name in group else None for name in _SUMS}
         return Volume(grid=grid, sample=self.sample, symmetry=self.symmetry, **sums)  # type: ignore[arg-type]
 
+    def _read(self, data: h5py.Dataset, slices: tuple[slice, ...]) -> Array:
+        try:
+            check_part(data, slices)
+            return np.ascontiguousarray(data[slices].T)
+        except (OSError, RuntimeError, ScanFileError) as error:
+            raise ReductionError(
+                f"{self.path} is damaged: {data.name} does not have its checksum, or cannot be "
+                f"decoded ({error})\nMake it again: offbragg reduce --again {self.path} --out NEW"
+            ) from error
+
     def _text(self, name: str) -> str:
-        return bytes(self._file[name][()]).decode()
+        field = self._file[name]
+        if field.nbytes > _MOST_TEXT:
+            raise ValueError(f"{name} claims {field.nbytes:,} bytes")
+        check_part(field)
+        return bytes(field[()]).decode()
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -213,6 +241,7 @@ def _put(group: h5py.Group, name: str, array: Array, kind: Any, **attributes: An
         shape=shape,
         dtype=kind,
         chunks=tuple(min(_CHUNK, n) for n in shape),
+        fletcher32=True,  # HDF5 compares it whenever the chunk is read
         **hdf5plugin.Bitshuffle(cname="lz4"),
     )
     for begin in range(0, shape[0], _CHUNK):  # a slab at a time: no copy of the whole
@@ -348,7 +377,7 @@ def write_pdf(
     """
     path = Path(path)
     try:
-        with h5py.File(path, "x", libver=_LIBVER) as file:
+        with new_hdf5(path, libver=_LIBVER) as file:
             file.attrs["default"] = np.bytes_("entry")
             entry = nxmx.add_group(file, "entry", "NXentry", default="pdf")
             data = nxmx.add_group(entry, "pdf", "NXdata", signal="pdf")
@@ -361,6 +390,13 @@ def write_pdf(
             _write_process(entry, record)
     except FileExistsError:
         raise ReductionError(f"{path} is there already: it is not overwritten") from None
-    except OSError as error:
-        raise ReductionError(f"{path} cannot be written: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise _cannot_be_written(path, error) from error
     return path
+
+
+def _cannot_be_written(path: Path, error: Exception) -> ReductionError:
+    what = getattr(error, "strerror", None) or error
+    return ReductionError(
+        f"{path} cannot be written: {what}\nLook at the disk's space and permissions."
+    )
