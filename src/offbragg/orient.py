@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -102,9 +102,9 @@ def find_orientation(
         views = _views(scans, progress)
     if lattice is None and not unknown_cell:
         lattice = sample.lattice
-    letter = _centring(centring, sample, lattice)
     if lattice is not None:
         Sample.from_dict({"name": "x", "label": "x", "lattice": list(lattice)})
+    letter = _centring(centring, sample, lattice)
     reference = None if sample.UB is None else np.array(sample.UB)
     indexed = index(views, lattice=lattice, centring=letter, what=what, reference=reference)
     orientation = _told(indexed, scans, what)
@@ -175,12 +175,13 @@ def _centring(asked: str | None, sample: Sample, lattice: Sequence[float] | None
         if asked not in CENTRINGS:
             raise OrientationError(f"centring {asked!r} is unknown: one of {', '.join(CENTRINGS)}")
         return asked
-    symbol = (sample.space_group or "P").strip()
-    letter = symbol[:1].upper() or "P"
-    letter = "R" if letter == "H" else letter
-    if letter == "R" and lattice is not None and abs(lattice[5] - 120.0) > 1.0:
-        return "P"  # rhombohedral axes
-    return letter if letter in CENTRINGS else "P"
+    given = sample if lattice is None else replace(sample, lattice=_lattice(lattice))
+    return given.centring or "P"
+
+
+def _lattice(cell: Sequence[float]) -> tuple[float, float, float, float, float, float]:
+    a, b, c, alpha, beta, gamma = (float(x) for x in cell)
+    return a, b, c, alpha, beta, gamma
 
 
 def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> Orientation:
