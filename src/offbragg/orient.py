@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from offbragg.errors import OrientationError
+from offbragg.errors import OrientationError, ReductionError
 from offbragg.files.orientation import NAME, Orientation, keep_earlier, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.ledger import Status
@@ -24,6 +25,7 @@ from offbragg.reduction.indexing import Indexed, index
 from offbragg.reduction.lattice import CENTRINGS
 from offbragg.reduction.peaks import find_peaks
 from offbragg.reduction.refinement import View
+from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 
 Progress = Callable[[int, int], None]
@@ -106,7 +108,10 @@ def find_orientation(
         Sample.from_dict({"name": "x", "label": "x", "lattice": list(lattice)})
     letter = _centring(centring, sample, lattice)
     reference = None if sample.UB is None else np.array(sample.UB)
-    indexed = index(views, lattice=lattice, centring=letter, what=what, reference=reference)
+    indexed = index(
+        views, lattice=lattice, centring=letter, what=what, reference=reference,
+        rotations=_rotations(sample, lattice),
+    )  # fmt: skip
     orientation = _told(indexed, scans, what)
     kept = write_orientation(target, orientation)
     drawn = draw(indexed, target.with_suffix(".png")) if picture else None
@@ -179,6 +184,17 @@ def _centring(asked: str | None, sample: Sample, lattice: Sequence[float] | None
     return given.centring or "P"
 
 
+def _rotations(sample: Sample, lattice: Sequence[float] | None) -> NDArray[np.int64] | None:
+    """Rotations of the crystal's Laue class on the given axes; None if that is not known."""
+    if sample.space_group is None or lattice is None:
+        return None
+    try:
+        operations = np.array(Laue.of(sample.space_group, lattice).operations, np.int64)
+    except ReductionError:
+        return None  # a symbol that nobody understands tells nothing of twins
+    return operations[np.rint(np.linalg.det(operations)) == 1]
+
+
 def _lattice(cell: Sequence[float]) -> tuple[float, float, float, float, float, float]:
     a, b, c, alpha, beta, gamma = (float(x) for x in cell)
     return a, b, c, alpha, beta, gamma
@@ -222,8 +238,14 @@ def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> O
         second = indexed.second
         residuals["second"] = {
             "UB": second.UB.tolist(), "indexed": second.count, "axis": list(second.axis),
-            "angle": _number(second.angle),
+            "angle": _number(second.angle), "law": second.law,
         }  # fmt: skip
+    for key, found in (
+        ("superlattice", indexed.superlattice), ("centring", indexed.centring_check),
+        ("superposed", indexed.superposed),
+    ):  # fmt: skip
+        if found is not None:
+            residuals[key] = found.to_dict()
     source = {
         "what": "offbragg index",
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -278,6 +300,11 @@ def describe(found: Found) -> str:
         f"{rms['angle']:.4f}°",
         f"mosaicity  {indexed.mosaicity:.3f}°",
     ]
+    if (check := indexed.centring_check) is not None and check.centring != "P":
+        lines.append(
+            f"centring   {check.centring}: {check.broken} of {check.of} indexed peaks break "
+            f"{check.rule}"
+        )
     for name, (by, error) in refined.moved.items():
         unit = "°" if name.startswith("about") else " mm"
         lines.append(f"panel      {name}: {by:+.4f}{unit} ± {error:.4f}")
