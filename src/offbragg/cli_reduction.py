@@ -180,7 +180,9 @@ def reduce_command(
 
 def plot_command(
     volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="A volume file.")],
-    plane: Annotated[str, typer.Argument(metavar="PLANE", help="hk0, h0.5l, -1kl.")] = "hk0",
+    plane: Annotated[
+        str, typer.Argument(metavar="PLANE", help="hk0, h0.5l, -1kl, hhl, or h,k,-h-k.")
+    ] = "hk0",
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="PNG", help="The picture.", show_default="beside the volume"),
@@ -189,18 +191,28 @@ def plot_command(
         float, typer.Option("--thickness", help="Sum so much across the plane, r.l.u.")
     ] = 0.0,
     low: Annotated[float | None, typer.Option("--low", help="Where the colours begin.")] = None,
-    high: Annotated[float | None, typer.Option("--high", help="Where they end.")] = None,
+    high: Annotated[
+        float | None,
+        typer.Option("--high", help="Where they end.", show_default="set by --top"),
+    ] = None,
+    top: Annotated[
+        float,
+        typer.Option(
+            "--top", metavar="PERCENT", help="Percentile of the cells away from Bragg points."
+        ),
+    ] = 99.0,
     as_json: AsJson = False,
 ) -> None:
     """Draw a plane of a volume into a picture.
 
     Colours are logarithmic, lengths and angles those of the reciprocal lattice; what was not
-    measured is grey.
+    measured is grey. The colours end where the diffuse scattering does (--top), so Bragg peaks are
+    all of the brightest one.
     """
     from offbragg.picture import plot
 
     target = out or volume.with_name(f"{volume.stem}-{plane}.png")
-    plot(volume, plane, out=target, thickness=thickness, low=low, high=high)
+    plot(volume, plane, out=target, thickness=thickness, low=low, high=high, top=top)
     say(json.dumps({"file": str(target)}) if as_json else target)
 
 
@@ -212,6 +224,14 @@ def series_command(
     at: Annotated[str, typer.Option("--at", metavar="H,K,L", help="The point, r.l.u.")],
     reach: Annotated[float, typer.Option("--reach", help="Half the box around it, r.l.u.")] = 0.2,
     step: Annotated[float, typer.Option("--step", help="Of its cells, r.l.u.; 1/integer.")] = 0.025,
+    symmetry: Annotated[
+        str,
+        typer.Option(
+            "--symmetry",
+            metavar="CLASS",
+            help="Sum over equivalents: a Laue class as m-3m; auto: the space group's.",
+        ),
+    ] = "none",
     background: Annotated[
         str, typer.Option("--background", metavar="UID", help="auto, none, or an air run.")
     ] = "auto",
@@ -264,6 +284,7 @@ def series_command(
     if out is not None:
         check_picture(out)
     choices = Choices(
+        symmetry=symmetry,
         background=background,
         orientation=orientation,
         monitor=monitor,
