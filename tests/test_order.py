@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from offbragg.cli import app
 from offbragg.errors import ReductionError
 from offbragg.files.scan_file import ScanFile
-from offbragg.order import find_sweeps, fit_law, fit_series, order_parameter
+from offbragg.order import _box, find_sweeps, fit_law, fit_series, order_parameter
 from offbragg.recipe import Choices
+from offbragg.reduction.symmetry import Laue, symmetrise
 from offbragg.sample import Sample
 from offbragg.volume import Grid, Volume
 from sim_iocs import crystal
@@ -231,3 +232,37 @@ def test_too_little_is_refused(folder, tmp_path):
         find_sweeps([folder], series="another")
     with pytest.raises(ReductionError, match="at least 5 temperatures"):
         fit_series({}, AT)
+
+
+def test_a_point_that_was_not_measured_names_its_equivalents_that_were(folder):
+    typed = ["series", *[str(folder / f"{kelvin}K") for kelvin in TEMPERATURES[::3]]]
+    typed += ["--at=1.5,0.5,0.5", "--no-efficiency", "--step", "0.05", "--background", "none"]
+
+    refused = CliRunner().invoke(app, typed)
+    summed = CliRunner().invoke(app, [*typed, "--symmetry", "m-3m", "--json"])
+
+    assert refused.exit_code != 0
+    message = str(refused.exception)
+    assert "at 60 K: " in message
+    assert "Measured equivalents (m-3m, 24 points): " in message
+    assert "--at -1.5,0.5,-0.5" in message
+    assert "--symmetry 'm-3m'" in message
+    told = json.loads(summed.output)
+    assert abs(told["Tc"] - crystal.TC) < 2.0
+
+
+def test_around_a_special_point_each_measurement_of_a_symmetrised_volume_counts_once():
+    box = Grid.box(*[(0.3, 0.7)] * 3, step=0.05)
+    sample = Sample("any", "c1", lattice=(crystal.LATTICE,) * 3 + (90.0,) * 3)
+    weight = np.full(box.shape, 10.0)
+    away = np.stack(np.meshgrid(*[box.h - 0.5] * 3, indexing="ij"), -1) / crystal.LATTICE
+    value = 5.0 + 300.0 * np.exp(-0.5 * np.sum(away**2, -1) / 0.006**2)
+    rng = np.random.default_rng(1)
+    plain = Volume(rng.poisson(value * weight).astype(float), weight, box, sample=sample)
+    summed = symmetrise(plain, Laue.named("m-3m"))
+
+    cells = [_box(volume, (0.5, 0.5, 0.5)) for volume in (plain, summed)]
+
+    assert len(cells[0].weight) == 729
+    assert len(cells[1].weight) == 165  # of 9³ cells under the six permutations: C(11, 3)
+    assert cells[1].above.sum() == pytest.approx(plain.counts.sum(), rel=0.5)

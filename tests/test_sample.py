@@ -95,3 +95,17 @@ def test_name_and_label_are_needed(field: str):
 def test_a_singular_orientation_matrix_is_refused():
     with pytest.raises(MetadataError, match="singular"):
         Sample(name="x", label="y", UB=((1.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("space_group", "gamma", "letter"),
+    [
+        ("P m -3 m", 90.0, "P"), ("f m -3 m", 90.0, "F"), ("R -3 m", 120.0, "R"),
+        ("H 3 2", 120.0, "R"), ("R -3 m", 75.0, "P"), ("R -3 m:R", None, "P"),
+        ("R -3 m:H", None, "R"), (None, 90.0, None), ("", 90.0, None), ("X 1", 90.0, None),
+    ],
+)  # fmt: skip
+def test_the_space_group_tells_the_centring(space_group, gamma, letter):
+    lattice = None if gamma is None else (4.0, 4.0, 4.0, 90.0, 90.0, gamma)
+
+    assert Sample("x", "x", space_group=space_group, lattice=lattice).centring == letter

@@ -119,3 +119,20 @@ def test_a_part_keeps_its_labels():
     np.testing.assert_allclose(part.grid.h, [0, 0.5, 1])
     np.testing.assert_allclose(part.grid.l, [-1, -0.5])
     assert part.counts[1, 1, 0] == volume.counts[grid.index((0.5, 0.0, -1.0))]
+
+
+def test_a_volume_is_shown_as_one_line_of_numbers():
+    grid = Grid.box((-1, 1), (0, 2), (0.5, 0.5), step=0.05)
+    counts, weight = np.zeros(grid.shape), np.zeros(grid.shape)
+    counts[:10], weight[:10] = 3.0, 1.0
+    sample = Sample("KMnF3", "x1", lattice=CUBIC)
+
+    shown = repr(Volume(counts, weight, grid, sample=sample, symmetry="m-3m"))
+    bare = repr(Volume(np.zeros(5), np.zeros(5)))
+
+    assert shown == (
+        "<Volume KMnF3 x1; h -1 to 1 by 1/20, k 0 to 2 by 1/20, l 0.5 to 0.5 by 1/20; "
+        "24.4% of 1681 cells measured; 1230 counts; m-3m>"
+    )
+    assert bare == "<Volume 5 cells; 0.0% of 5 cells measured; 0 counts>"
+    assert len(repr(Volume(np.zeros(0), np.zeros(0)))) < 100

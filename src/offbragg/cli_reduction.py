@@ -216,7 +216,9 @@ def reduce_command(
 
 def plot_command(
     volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="A volume file.")],
-    plane: Annotated[str, typer.Argument(metavar="PLANE", help="hk0, h0.5l, -1kl.")] = "hk0",
+    plane: Annotated[
+        str, typer.Argument(metavar="PLANE", help="hk0, h0.5l, -1kl, hhl, or h,k,-h-k.")
+    ] = "hk0",
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="PNG", help="The picture.", show_default="beside the volume"),
@@ -233,21 +235,34 @@ def plot_command(
         float | None, typer.Option("--low", help="Where the colours begin.", parser=Number())
     ] = None,
     high: Annotated[
-        float | None, typer.Option("--high", help="Where they end.", parser=Number())
+        float | None,
+        typer.Option(
+            "--high", help="Where they end.", show_default="set by --top", parser=Number()
+        ),
     ] = None,
+    top: Annotated[
+        float,
+        typer.Option(
+            "--top",
+            metavar="PERCENT",
+            help="Percentile of the cells away from Bragg points.",
+            parser=Number(0, 100, above=True, unit="%"),
+        ),
+    ] = 99.0,
     as_json: AsJson = False,
 ) -> None:
     """Draw a plane of a volume into a picture.
 
     Colours are logarithmic, lengths and angles those of the reciprocal lattice; what was not
-    measured is grey.
+    measured is grey. The colours end where the diffuse scattering does (--top), so Bragg peaks are
+    all of the brightest one.
     """
     from offbragg.picture import plot
 
     if low is not None and high is not None and low >= high:
         raise typer.BadParameter(f"--low is {low:g}, not below --high, {high:g}")
     target = out or volume.with_name(f"{volume.stem}-{plane}.png")
-    plot(volume, plane, out=target, thickness=thickness, low=low, high=high)
+    plot(volume, plane, out=target, thickness=thickness, low=low, high=high, top=top)
     say(json.dumps({"file": str(target)}) if as_json else target)
 
 
@@ -273,6 +288,14 @@ def series_command(
             parser=Number(0, 1, above=True, unit="r.l.u."),
         ),
     ] = 0.025,
+    symmetry: Annotated[
+        str,
+        typer.Option(
+            "--symmetry",
+            metavar="CLASS",
+            help="Sum over equivalents: a Laue class as m-3m; auto: the space group's.",
+        ),
+    ] = "none",
     background: Annotated[
         str, typer.Option("--background", metavar="UID", help="auto, none, or an air run.")
     ] = "auto",
@@ -323,6 +346,7 @@ def series_command(
     if out is not None:
         check_picture(out)
     choices = Choices(
+        symmetry=symmetry,
         background=background,
         orientation=orientation,
         monitor=monitor,

@@ -27,9 +27,12 @@ from scipy.special import gammaincc
 from offbragg.errors import OffbraggError, ReductionError
 from offbragg.files.orientation import NAME
 from offbragg.files.scan_file import ScanFile
-from offbragg.geometry import direct_basis
+from offbragg.geometry import Geometry, direct_basis
+from offbragg.ledger import Status
 from offbragg.picture import new_figure, save_figure
 from offbragg.recipe import START, Choices, make, write_record
+from offbragg.reduction.symmetry import Laue
+from offbragg.sample import Sample
 from offbragg.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -184,7 +187,8 @@ def order_parameter(
     reach, step
         Of the box around it, r.l.u.
     choices
-        For the reduction; its grid is not used.
+        For the reduction; its grid is not used. With a symmetry, all that was measured at
+        equivalents of the point counts.
     progress
         Told how many temperatures are done, and of how many.
     """
@@ -206,11 +210,62 @@ def order_parameter(
         try:
             record = write_record(files, chosen, say=hear)
             volumes[kelvin] = make(record)
+            _box(volumes[kelvin], at)
         except ReductionError as error:
-            raise ReductionError(f"at {kelvin:g} K: {error}") from error
+            elsewhere = _elsewhere(files, chosen, at)
+            raise ReductionError(f"at {kelvin:g} K: {error}{elsewhere}") from error
         inputs += record["inputs"]
         progress(n + 1, len(sweeps))
     return replace(fit_series(volumes, at), notes=(*_notes(inputs, chosen), *warnings))
+
+
+def _elsewhere(files: Sequence[Path], choices: Choices, at: tuple[float, float, float]) -> str:
+    """Name the equivalents of a point that the sweeps of a temperature measured."""
+    try:
+        record = write_record(
+            files, replace(choices, grid=None, step=1.0, symmetry="none", background="none"),
+            say=lambda text: None,
+        )  # fmt: skip
+        sample = Sample.from_dict(record["sample"])
+        laue = _laue_of(choices, sample)
+    except OffbraggError:
+        return ""  # what is wrong is said already
+    points = np.unique(
+        np.round(np.array(laue.operations) @ np.array(at), 9) + 0.0, axis=0
+    )  # of (0.5, 0.5, 0.5) some are the same
+    met: list[str] = []
+    for told in record["inputs"]:
+        try:
+            with ScanFile.open(told["file"]) as scan:
+                geometry = Geometry.from_dict(told["geometry"])
+                found = geometry.predict(points, np.array(told["UB"]), scan.sweep)
+                counts = scan.pixel_mask() == 0
+                there = [status is Status.STORED for status in scan.ledger.statuses]
+        except OffbraggError:
+            continue
+        for x, y, z, which in zip(found.x, found.y, found.z, found.which, strict=True):
+            if counts[int(y), int(x)] and int(z) < len(there) and there[int(z)]:
+                point = ",".join(f"{v:g}" for v in points[which])
+                if point not in met:
+                    met.append(point)
+    cls = f"{laue.name}, {len(points)} points"
+    if not met:
+        return f"\nNone of its equivalents ({cls}) was measured."
+    shown = "  ".join(f"--at {point}" for point in met[:6])
+    more = f" and {len(met) - 6} more" if len(met) > 6 else ""
+    return (
+        f"\nMeasured equivalents ({cls}): {shown}{more}; or all of them: --symmetry {laue.name!r}"
+        if choices.symmetry in ("none", "")
+        else f"\nMeasured equivalents ({cls}): {shown}{more}."
+    )
+
+
+def _laue_of(choices: Choices, sample: Sample) -> Laue:
+    if choices.symmetry not in ("none", "", "auto"):
+        return Laue.named(choices.symmetry, sample.lattice)
+    if sample.space_group is None:
+        return Laue.named("-1")  # what holds of any crystal
+    return Laue.of(sample.space_group, sample.lattice)
 
 
 def _notes(inputs: Sequence[Mapping[str, Any]], choices: Choices) -> list[str]:
@@ -423,11 +478,11 @@ def _box(volume: Volume, at: tuple[float, float, float]) -> _Box:
         raise ReductionError("a fit needs the lattice, and the volume does not say it")
     reciprocal = np.linalg.inv(direct_basis(sample.lattice)).T
     labels = np.stack(np.meshgrid(*(volume.grid.axis(i) for i in range(3)), indexing="ij"), -1)
-    seen = volume.measured
+    seen = volume.measured & _once(volume, at)
     if np.count_nonzero(seen) < 60 or not seen[volume.grid.around(at, 0.05)].any():
         raise ReductionError(
             f"around {at} only {np.count_nonzero(seen)} of {seen.size} cells are measured\n"
-            "Choose an equivalent point, or add sweeps."
+            "Choose an equivalent point, add sweeps, or sum over equivalents (--symmetry)."
         )
     background = 0.0 if volume.background is None else volume.background[seen]
     extra = np.zeros(np.count_nonzero(seen))
@@ -440,6 +495,31 @@ def _box(volume: Volume, at: tuple[float, float, float]) -> _Box:
         (labels[seen] - np.array(at)) @ reciprocal.T, parts @ reciprocal.T,
         volume.counts[seen] - background, volume.weight[seen], extra,
     )  # fmt: skip
+
+
+def _once(volume: Volume, at: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """Of cells that hold the same sums, because they are equivalent, take one.
+
+    Around a special point of a symmetrised volume each measurement is there several times: fitted
+    so, it would seem to be known better than it is.
+    """
+    assert volume.grid is not None
+    grid = volume.grid
+    kept = np.ones(grid.shape, np.bool_)
+    if not volume.symmetry:
+        return kept
+    first, shape = np.array(grid.first), np.array(grid.shape)
+    cells = np.indices(grid.shape).reshape(3, -1).T
+    number = np.arange(grid.size)
+    for operation in Laue.named(volume.symmetry).operations[1:]:
+        W = np.array(operation)
+        if np.abs(W @ np.array(at) - np.array(at)).max() > 1e-6:
+            continue  # it leads to another box
+        image = (cells + first) @ W.T - first
+        inside = np.all((image >= 0) & (image < shape), axis=1)
+        there = np.ravel_multi_index(tuple(image[inside].T), grid.shape)
+        kept.reshape(-1)[inside] &= there >= number[inside]
+    return kept
 
 
 def _columns(box: _Box, squared: Array, width: float, kappa: float) -> Array:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from offbragg.errors import OrientationError
+from offbragg.errors import OrientationError, ReductionError
 from offbragg.files.checked import REPAIR, Damage
 from offbragg.files.draft import draft
 from offbragg.files.orientation import NAME, Orientation, keep_earlier, write_orientation
@@ -27,6 +28,7 @@ from offbragg.reduction.indexing import Indexed, index
 from offbragg.reduction.lattice import CENTRINGS
 from offbragg.reduction.peaks import find_peaks
 from offbragg.reduction.refinement import View
+from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 
 Progress = Callable[[int, int], None]
@@ -110,11 +112,14 @@ def find_orientation(
         views = _views(scans, damages, progress)
     if lattice is None and not unknown_cell:
         lattice = sample.lattice
-    letter = _centring(centring, sample, lattice)
     if lattice is not None:
         Sample.from_dict({"name": "x", "label": "x", "lattice": list(lattice)})
+    letter = _centring(centring, sample, lattice)
     reference = None if sample.UB is None else np.array(sample.UB)
-    indexed = index(views, lattice=lattice, centring=letter, what=what, reference=reference)
+    indexed = index(
+        views, lattice=lattice, centring=letter, what=what, reference=reference,
+        rotations=_rotations(sample, lattice),
+    )  # fmt: skip
     warnings = [
         f"{scan.path.name}: {line}"
         for scan, damage in zip(scans, damages, strict=True)
@@ -196,12 +201,24 @@ def _centring(asked: str | None, sample: Sample, lattice: Sequence[float] | None
         if asked not in CENTRINGS:
             raise OrientationError(f"centring {asked!r} is unknown: one of {', '.join(CENTRINGS)}")
         return asked
-    symbol = (sample.space_group or "P").strip()
-    letter = symbol[:1].upper() or "P"
-    letter = "R" if letter == "H" else letter
-    if letter == "R" and lattice is not None and abs(lattice[5] - 120.0) > 1.0:
-        return "P"  # rhombohedral axes
-    return letter if letter in CENTRINGS else "P"
+    given = sample if lattice is None else replace(sample, lattice=_lattice(lattice))
+    return given.centring or "P"
+
+
+def _rotations(sample: Sample, lattice: Sequence[float] | None) -> NDArray[np.int64] | None:
+    """Rotations of the crystal's Laue class on the given axes; None if that is not known."""
+    if sample.space_group is None or lattice is None:
+        return None
+    try:
+        operations = np.array(Laue.of(sample.space_group, lattice).operations, np.int64)
+    except ReductionError:
+        return None  # a symbol that nobody understands tells nothing of twins
+    return operations[np.rint(np.linalg.det(operations)) == 1]
+
+
+def _lattice(cell: Sequence[float]) -> tuple[float, float, float, float, float, float]:
+    a, b, c, alpha, beta, gamma = (float(x) for x in cell)
+    return a, b, c, alpha, beta, gamma
 
 
 def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> Orientation:
@@ -242,8 +259,14 @@ def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> O
         second = indexed.second
         residuals["second"] = {
             "UB": second.UB.tolist(), "indexed": second.count, "axis": list(second.axis),
-            "angle": _number(second.angle),
+            "angle": _number(second.angle), "law": second.law,
         }  # fmt: skip
+    for key, found in (
+        ("superlattice", indexed.superlattice), ("centring", indexed.centring_check),
+        ("superposed", indexed.superposed),
+    ):  # fmt: skip
+        if found is not None:
+            residuals[key] = found.to_dict()
     source = {
         "what": "offbragg index",
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -298,6 +321,11 @@ def describe(found: Found) -> str:
         f"{rms['angle']:.4f}°",
         f"mosaicity  {indexed.mosaicity:.3f}°",
     ]
+    if (check := indexed.centring_check) is not None and check.centring != "P":
+        lines.append(
+            f"centring   {check.centring}: {check.broken} of {check.of} indexed peaks break "
+            f"{check.rule}"
+        )
     for name, (by, error) in refined.moved.items():
         unit = "°" if name.startswith("about") else " mm"
         lines.append(f"panel      {name}: {by:+.4f}{unit} ± {error:.4f}")

@@ -97,6 +97,21 @@ class Sample:
                 f"sample.UB is singular: {self.UB}; its columns are the reciprocal basis vectors"
             )
 
+    @property
+    def centring(self) -> str | None:
+        """Letter of the lattice's centring, A to I, P or R, if the space group is known.
+
+        R means hexagonal axes: on rhombohedral axes the cell is primitive, P. H is R.
+        """
+        symbol = (self.space_group or "").strip()
+        letter = symbol[:1].upper()
+        letter = "R" if letter == "H" else letter
+        if letter == "R" and symbol.upper().replace(" ", "").endswith(":R"):
+            return "P"
+        if letter == "R" and self.lattice is not None and abs(self.lattice[5] - 120.0) > 1.0:
+            return "P"
+        return letter if letter and letter in "PABCFIR" else None
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; what is not known is left out."""
         known: dict[str, Any] = {"name": self.name, "label": self.label, "formula": self.formula}

@@ -275,7 +275,7 @@ class Grid:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Volume:
     """What was counted in each hkl cell, and how long we looked there.
 
@@ -356,6 +356,23 @@ class Volume:
             new(background), new(background), sample,
         )  # fmt: skip
 
+    def __repr__(self) -> str:
+        where = " × ".join(map(str, self.counts.shape)) + " cells"
+        if self.grid is not None:
+            where = ", ".join(
+                f"{name} {axis[0]:g} to {axis[-1]:g} by 1/{n}"
+                for name, axis, n in zip(
+                    _NAMES, (self.grid.h, self.grid.k, self.grid.l), self.grid.per_unit, strict=True
+                )
+            )
+        sample = "" if self.sample is None else f"{self.sample.name} {self.sample.label}; "
+        symmetry = f"; {self.symmetry}" if self.symmetry else ""
+        background = "" if self.background is None else ", background subtracted"
+        return (
+            f"<Volume {sample}{where}; {self.completeness:.1%} of {self.counts.size} cells "
+            f"measured; {float(self.counts.sum()):.4g} counts{background}{symmetry}>"
+        )
+
     @property
     def intensity(self) -> Array:
         """Counts above background per weight; NaN where nothing was measured."""
@@ -385,7 +402,7 @@ class Volume:
     @property
     def completeness(self) -> float:
         """Part of the cells that were measured."""
-        return float(np.count_nonzero(self.weight)) / self.weight.size
+        return float(np.count_nonzero(self.weight)) / max(self.weight.size, 1)
 
     def __add__(self, other: Volume) -> Volume:
         check_mergeable(self, other)

@@ -8,10 +8,12 @@ import time
 import numpy as np
 import pytest
 from crystals import BRAVAIS, geometry, misorientation, orientation, random_cell, random_turn, seen
+from peak_lists import KINDS, SWEEP, on_shells, only, peak_list, peaks_of, q_of
 
 from offbragg.errors import GeometryError, OrientationError
 from offbragg.geometry import rotation_about
 from offbragg.reduction.indexing import index
+from offbragg.reduction.leftover import find_shells
 from offbragg.reduction.peaks import Peaks
 from offbragg.reduction.refinement import View, moved_panel
 from offbragg.sweep import Sweep
@@ -221,6 +223,88 @@ def test_weak_superlattice_reflections_are_told():
 
     np.testing.assert_allclose(found.lattice[:3], ORTHO[:3], rtol=5e-4)
     assert any("n/2 of this lattice, most at (0 0 1/2)" in each for each in found.warnings)
+
+
+def with_superlattice(seed: int, m: int, ratio: int, *, n: int = 300):
+    """A cubic cell whose peaks are fewer than those at n/m of it: 1 to ``ratio``."""
+    cell = (4.186, 4.186, 4.186, 90.0, 90.0, 90.0)
+    rng, UB = crystal(seed, cell)
+    view = seen(UB / m, "P", rng, most=100_000, stray=0.0, missing=0.0)
+    hkl = np.rint(q_of(view) @ np.linalg.inv(UB / m).T).astype(int)
+    own = np.all(hkl % m == 0, axis=1)
+    few = n // (1 + ratio)
+    chosen = [rng.permutation(np.flatnonzero(own))[:few]]
+    chosen.append(rng.permutation(np.flatnonzero(~own))[: few * ratio])
+    return cell, UB, only(view, np.sort(np.concatenate(chosen)))
+
+
+@pytest.mark.parametrize(("m", "ratio"), [(2, 7), (3, 26)])
+def test_a_cell_is_found_however_many_superlattice_peaks_there_are(m, ratio):
+    cell, UB, view = with_superlattice(1, m, ratio)
+
+    found = index([view], lattice=cell)
+
+    assert misorientation(found.UB, UB, cell)[0] < 0.1
+    assert found.superlattice is not None
+    assert found.superlattice.denominator == m
+    assert found.superlattice.count > 0.97 * (~found.refined.indexed).sum()
+    assert any(f"lie at fractions n/{m} of this lattice" in each for each in found.warnings)
+
+
+@pytest.mark.parametrize("seed", [4, 5, 6, 7, 8, 9], ids=lambda seed: KINDS[seed])
+def test_whatever_the_peaks_are_it_is_right_or_a_refusal(seed):
+    assert judge(seed, known=False) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_1000_peak_lists_are_right_or_refused():
+    wrong = [told for seed in range(500) for known in (False, True) if (told := judge(seed, known))]
+
+    print(*wrong, sep="\n")
+    assert wrong == []
+
+
+def judge(seed: int, known: bool) -> str:
+    """Index a list of `peak_list`; say what is wrong, if anything is."""
+    given = peak_list(seed)
+    lattice, centring = (given.cell, given.centring) if known else (None, "P")
+    try:
+        found = index([given.view], lattice=lattice, centring=centring)
+    except OrientationError:
+        return ""
+    told = f"{seed} {given.kind}, known {known}: {found.name} {np.round(found.lattice, 3)}"
+    if given.UB is None:
+        return f"{told} in peaks of nothing"
+    angle, strain = misorientation(found.UB, given.UB, given.cell)
+    return "" if angle < 0.5 and strain < 0.02 else f"{told}, but it is {np.round(given.cell, 3)}"
+
+
+def test_a_cell_is_found_where_no_peak_is_near_the_origin():
+    rng, UB = crystal(16)
+    view = seen(UB, "P", rng, most=5000, q_max=1.3)
+    far = np.flatnonzero(np.linalg.norm(q_of(view), axis=1) > 0.9)[:120]
+
+    found = index([only(view, far)])
+
+    assert misorientation(found.UB, UB, ORTHO)[0] < 0.05
+
+
+def test_rings_are_told_from_the_reflections_of_a_crystal():
+    rng, UB = crystal(17, (5.6, 5.6, 5.6, 90.0, 90.0, 90.0))
+    three = [q_of(seen(turn @ UB, "P", rng, most=500))
+             for turn in (np.eye(3), random_turn(rng), random_turn(rng))]  # fmt: skip
+    columns = on_shells(rng, 1 / np.array([3.12, 2.70, 1.91, 1.63]), 80)
+    powder = q_of(View(geometry(), SWEEP, peaks_of(*columns)))
+
+    crystals, rings = (find_shells(q) for q in (np.concatenate(three), powder))
+
+    assert rings is not None
+    assert rings.rings
+    assert "powder or ice?" in str(rings)
+    assert crystals is not None
+    assert crystals.rings is False
+    assert "not powder or ice" in str(crystals)
 
 
 # ---- what must be refused ------------------------------------------------------------------

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import gemmi
 import numpy as np
 import pytest
 
@@ -213,6 +214,77 @@ def test_a_space_group_says_its_class(symbol, name):
     assert Laue.of(symbol).name == name
 
 
+def spellings(group: gemmi.SpaceGroup) -> set[str]:
+    """Every way in which gemmi writes a setting, with and without spaces."""
+    written = {group.hm, group.xhm(), group.short_name()}
+    return written | {each.replace(" ", "") for each in written}
+
+
+def operations_on_hkl(group: gemmi.SpaceGroup) -> set[tuple[tuple[int, ...], ...]]:
+    """By gemmi alone: what it makes of three reflections says what a matrix it is."""
+    found = set()
+    for operation in group.operations().sym_ops:
+        columns = [operation.apply_to_hkl(unit) for unit in ([1, 0, 0], [0, 1, 0], [0, 0, 1])]
+        for sign in (1, -1):
+            found.add(tuple(tuple(sign * x for x in row) for row in zip(*columns, strict=True)))
+    return found
+
+
+def test_every_spelling_of_every_setting_has_the_operations_that_gemmi_has():
+    meant: dict[str, list[gemmi.SpaceGroup]] = {}
+    for group in gemmi.spacegroup_table():
+        for text in spellings(group):
+            meant.setdefault(text, []).append(group)
+
+    wrong = []
+    for text, groups in meant.items():
+        # R 3 is written on both axes: hexagonal, if nothing else is said
+        group = next((each for each in groups if each.ext == "H"), groups[0])
+        if set(Laue.of(text).operations) != operations_on_hkl(group):
+            wrong.append((text, Laue.of(text).name, group.xhm()))
+
+    assert len(meant) == 1258
+    assert wrong == []
+
+
+@pytest.mark.parametrize("group", [g for g in gemmi.spacegroup_table() if g.ext == "H"], ids=str)
+def test_a_rhombohedral_group_is_the_same_obverse_and_reverse_and_on_both_axes(group):
+    hexagonal, rhombohedral = (4.0, 4.0, 12.0, 90.0, 90.0, 120.0), (4.0, 4.0, 4.0, 75.0, 75.0, 75.0)
+    other = gemmi.find_spacegroup_by_name(f"{group.hm}:R")
+    reverse = np.diag([-1, -1, 1])
+
+    for text in (group.hm, group.xhm(), group.hm.replace("R", "H"), group.short_name()):
+        obverse = Laue.of(text, hexagonal)
+        turned = {
+            tuple(map(tuple, reverse @ w @ reverse)) for w in map(np.array, obverse.operations)
+        }
+        assert set(obverse.operations) == operations_on_hkl(group) == turned
+    for text in (group.hm, other.xhm()):
+        assert set(Laue.of(text, rhombohedral).operations) == operations_on_hkl(other)
+    for text in (group.xhm(), group.short_name()):
+        with pytest.raises(ReductionError, match="does not have the symmetry"):
+            Laue.of(text, rhombohedral)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("H 3 2", "-3m1"), ("h32", "-3m1"), ("H-3c", "-3m1"), ("H 3", "-3"), ("R 3 2:R", "-3m (r)"),
+        ("P 2(1)/c", "2/m"), ("P6(3)/mmc", "6/mmm"), ("P 21 21 2 (a)", "mmm"), ("B 2/b", "2/m (c)"),
+        ("P 63/m 2/m 2/c", "6/mmm"), ("P 21/n 21/m 21/a", "mmm"), ("C 4/m m m", "4/mmm"),
+        ("C 4 m b", "4/mmm"), ("P_21_21_21", "mmm"), ("P −3 m 1", "-3m1"),
+    ],
+)  # fmt: skip
+def test_other_spellings_are_understood(symbol, name):
+    assert Laue.of(symbol).name == name
+
+
+@pytest.mark.parametrize("symbol", ["P 3 2", "P 3 m", "P3c", "P 4 foo", "225", "R 3 2 1 m"])
+def test_a_symbol_that_could_be_several_groups_or_none_is_refused(symbol):
+    with pytest.raises(ReductionError, match=r"could be P32|no space group"):
+        Laue.of(symbol)
+
+
 def test_the_lattice_says_which_axes():
     assert Laue.of("R -3 m", (4, 4, 4, 75, 75, 75)).name == "-3m (r)"
     assert Laue.of("R -3 m", (4, 4, 12, 90, 90, 120)).name == "-3m1"
@@ -231,6 +303,7 @@ def test_the_lattice_says_which_axes():
         (lambda: Laue.named("5/m"), "no Laue class"),
         (lambda: Laue.of("P 5 m"), "no space group"),
         (lambda: Laue.of(""), "no space group"),
+        (lambda: Laue.of("P -3 m 1", (4, 4, 4, 75, 75, 75)), "does not have the symmetry"),
         (
             lambda: Laue.named("m-3m").check_grid(Grid((0, 0, 0), (2, 2, 2), (10, 10, 5))),
             "exchanges",

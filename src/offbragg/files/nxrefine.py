@@ -366,7 +366,8 @@ def _fresh_entry(file: h5py.File, scan: ScanFile, title: str) -> None:
         nxmx.add_field(group, "chemical_formula", sample.formula)
     if sample.space_group:
         nxmx.add_field(group, "space_group", sample.space_group)
-        nxmx.add_field(group, "lattice_centring", sample.space_group.strip()[:1].upper())
+    if sample.centring:
+        nxmx.add_field(group, "lattice_centring", sample.centring)
     kelvin = (scan.start.get("temperature") or {}).get("setpoint")
     if kelvin is not None:
         nxmx.add_field(group, "temperature", float(kelvin), units="K")

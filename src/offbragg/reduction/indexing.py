@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from offbragg.reduction.lattice import (
     reduce,
     turn_of,
 )
+from offbragg.reduction.leftover import Superlattice, find_shells, find_superlattice
 from offbragg.reduction.refinement import (
     Refined,
     Spots,
@@ -36,6 +38,14 @@ from offbragg.reduction.refinement import (
     spots_of,
 )
 from offbragg.reduction.search import Found, find_given, find_lattice, inliers, primitive
+from offbragg.reduction.twins import (
+    CentringCheck,
+    Superposed,
+    check_centring,
+    find_superposed,
+    hidden_twins,
+    twin_law,
+)
 
 Array = NDArray[Any]
 Whole = NDArray[np.int64]
@@ -44,11 +54,16 @@ _LEAST = 12  # peaks; fewer fit something by chance
 _SHARE = 0.25  # of the peaks that a lattice must index, or
 _WEIGHT = 0.5  # of their intensity, and then
 _FEWER = 0.05  # of the peaks: diffuse scattering can look like many weak ones
+_POOR = 0.5  # of the peaks: a search that explains fewer is done once more for larger cells
+_SCATTERED = 3.0  # pixels
+_CROWDED = 0.1  # of the peaks by chance: points lie nearly as close as peaks are known, and
+_DENSE = 0.8  # of the peaks a lattice must index there
 _SEARCHED = 1500  # strongest peaks that the search looks at
 _WORSE = 1.08  # a symmetry may make residuals worse by so much
 _BIASED = 1.25  # or so much, where the cell without it agrees: few peaks, or not quite in place
 _AGREE = (5e-4, 0.03)  # relative difference of lengths, degrees between angles
 _LONGEST = (12.0, 90.0)  # Å, between which the longest axis is sought
+_FLAT = 0.01  # Å⁻¹ from a plane through the origin: peaks nearer than that lie on it
 _EXACT = 0.02  # degree: a given cell has the symmetries that hold so well
 
 
@@ -68,14 +83,16 @@ class Lattice:
 class Second:
     """A second lattice of the same cell among the peaks that the first leaves.
 
-    ``turned`` says by which rotation it follows from the first: axis in the first one's direct
-    coordinates as unit vector in the laboratory at zero angles, and degree.
+    ``axis`` and ``angle`` are the smallest rotation that takes the first to it: a unit vector in
+    the laboratory at zero angles, and degree. ``law`` is the twin law that this is, as
+    ``180° about [110]``; empty if it is none of a simple one.
     """
 
     UB: Array
     count: int
     axis: tuple[float, float, float]
     angle: float
+    law: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +117,12 @@ class Indexed:
         Share of the peaks that would be indexed by chance.
     second
         A second lattice, if there is one.
+    superlattice
+        Peaks at simple fractions of the lattice, if there are such.
+    centring_check
+        How many indexed peaks the given cell's centring forbids.
+    superposed
+        Smaller lattices that would explain the peaks together, if there are such.
     warnings
         What should be known before this is used; one sentence each.
     """
@@ -112,6 +135,9 @@ class Indexed:
     mosaicity: float
     expected: float
     second: Second | None
+    superlattice: Superlattice | None
+    centring_check: CentringCheck | None
+    superposed: Superposed | None
     warnings: tuple[str, ...]
 
     @property
@@ -133,6 +159,7 @@ def index(
     what: Sequence[str] = (),
     reference: Array | None = None,
     within: float = 0.02,
+    rotations: Whole | None = None,
 ) -> Indexed:
     """Find how the crystal lies, and its cell if that is not known.
 
@@ -152,6 +179,9 @@ def index(
         taken. Without one, that whose rotation U is nearest to none.
     within
         How much a length may differ from the given cell's, relative.
+    rotations
+        Proper rotations of the crystal's Laue class on hkl, columns, on the axes of the given
+        cell, shape (n, 3, 3), if that is known: twins by other rotations of the lattice are told.
 
     Raises
     ------
@@ -159,19 +189,24 @@ def index(
         If there are too few peaks, or no lattice explains them well beyond chance: with the
         numbers.
     """
+    views, left_out = usable(views)
     spots = spots_of(views)
     n = len(spots)
-    _enough(n, views)
+    _enough(n, views, left_out)
     q = _searched(spots)
+    if lattice is None:
+        _spanning(q)
     candidates: tuple[Lattice, ...] = ()
     if lattice is not None:
         found = _given(q, lattice, centring, within)
     else:
         found = find_lattice(q, _longest(views, spots))
     best = _best(views, found, lattice, centring, within)
-    if best is None and lattice is None:
+    if lattice is None and (best is None or best[1].indexed.mean() < _POOR):
         # few peaks of a large cell lie far apart, and tell too little of its size
-        best = _best(views, find_lattice(q, _LONGEST[1]), lattice, centring, within)
+        larger = _best(views, find_lattice(q, _LONGEST[1]), lattice, centring, within)
+        if best is None or (larger is not None and _beyond(larger[1]) > 1.05 * _beyond(best[1])):
+            best = larger
     if best is None:
         raise _refusal(spots, found, lattice, within)
     basis, free = best
@@ -189,34 +224,129 @@ def index(
     refined = refine(views, np.linalg.inv(basis).T, operations, what=what, fixed=kept)
     cell = cell_of(np.linalg.inv(refined.UB).T)
     expected = chance(refined.spots, refined.UB, refined.sigma)
-    _sure(refined, expected, lattice)
+    superlattice = find_superlattice(refined)
+    _sure(refined, expected, lattice, superlattice)
     if lattice is not None:
         _near_given(refined, cell, lattice, centring, within)
+    second = _second(refined, expected, superlattice)
+    # a twin whose points are thirds, say, of the first one's is no superlattice
+    if superlattice is not None and second is not None and second.count > 0.8 * superlattice.count:
+        superlattice = None
     warnings = list(_doubts(refined, lattice, name, operations, free, basis))
     warnings += unsure
     if kept is not None:
         warnings.append("the cell was kept as it was given: these peaks hardly tell it")
     if trial and not what:
         warnings.insert(0, trial)
-    second = _second(refined, expected)
+    if left_out:
+        warnings.append(f"peaks that cannot be used were left out: {left_out}")
+    if superlattice is not None:
+        warnings.append(str(superlattice))
+    explained = refined.indexed if superlattice is None else refined.indexed | superlattice.which
     if second is not None:
+        law = f" (a twin: {second.law})" if second.law else ""
         warnings.append(
             f"a second lattice of the same cell indexes {second.count} of the "
             f"{int((~refined.indexed).sum())} peaks that are left: a twin or a second crystal, "
             f"turned by {second.angle:.2f}° about ({', '.join(f'{x:.3f}' for x in second.axis)})"
+            f"{law}"
         )
-    elif refined.indexed.mean() < 0.6:
+    elif explained.mean() < 0.6:
         warnings.append(
-            f"only {refined.indexed.mean():.0%} of the peaks belong to this lattice, and the rest "
+            f"only {explained.mean():.0%} of the peaks belong to this lattice, and the rest "
             "to no second one of its cell"
         )
+    checked = None if lattice is None else _check_centring(refined, centring, cell, expected)
+    if checked is not None and checked.doubtful:
+        warnings.append(str(checked))
+    superposed = None
+    if checked is None or not checked.doubtful:
+        primitive_cell = np.linalg.inv(refined.UB).T @ np.linalg.inv(_to_conventional(name[1]))
+        superposed = find_superposed(refined.spots.q[refined.indexed], primitive_cell)
+    if superposed is not None:
+        warnings.append(str(superposed))
+    if rotations is not None and lattice is not None:
+        warnings += _hidden(cell, centring, rotations)
     return Indexed(
         refined, cell, name, candidates, said, _mosaicity(refined), expected, second,
-        tuple(warnings),
+        superlattice, checked, superposed, tuple(warnings),
     )  # fmt: skip
 
 
-def _enough(n: int, views: Sequence[View]) -> None:
+_SAME_PLACE = 0.01  # pixel and frame: nearer than that it is one peak that is listed twice
+
+
+def usable(views: Sequence[View]) -> tuple[list[View], str]:
+    """Leave out peaks that are not anywhere on the panel and in the sweep, and those listed twice.
+
+    Returns
+    -------
+    views
+        With the other peaks.
+    left_out
+        What was left out, in words; empty if nothing was.
+    """
+    kept: list[View] = []
+    numbers = {"not numbers": 0, "outside the panel or the sweep": 0, "listed twice": 0}
+    for view in views:
+        peaks = view.peaks
+        columns = np.stack([peaks.x, peaks.y, peaks.z, peaks.intensity, peaks.width])
+        finite = np.all(np.isfinite(columns), axis=0)
+        place = np.where(finite, columns[:3], 0.0)
+        rows, wide = view.geometry.panel.shape
+        ends = np.array([[wide], [rows], [view.sweep.n_frames]])
+        inside = np.all((place >= -1.0) & (place <= ends + 1.0), axis=0)
+        good = np.flatnonzero(finite & inside)
+        rounded = np.rint(columns[:3, good] / _SAME_PLACE)
+        first = np.sort(np.unique(rounded, axis=1, return_index=True)[1])
+        numbers["not numbers"] += int((~finite).sum())
+        numbers["outside the panel or the sweep"] += int((finite & ~inside).sum())
+        numbers["listed twice"] += len(good) - len(first)
+        if len(first) < len(peaks):
+            view = dataclasses.replace(view, peaks=peaks[good[first]])
+        kept.append(view)
+    return kept, ", ".join(f"{n} {words}" for words, n in numbers.items() if n)
+
+
+def _spanning(q: Array) -> None:
+    """Refuse peaks on a plane through the origin: they tell nothing of the third axis."""
+    flat = float(np.quantile(np.abs(q @ np.linalg.svd(q, full_matrices=False)[2][2]), 0.9))
+    if flat < _FLAT:
+        raise OrientationError(
+            f"90% of the {len(q)} peaks lie within {flat:.4f} Å⁻¹ of one plane through the "
+            "origin: they tell two axes of the cell, not three\n"
+            "Turn further, or about another axis; or give the cell (--cell)."
+        )
+
+
+def _check_centring(
+    refined: Refined, centring: str, cell: Sequence[float], expected: float
+) -> CentringCheck:
+    indexed = refined.indexed
+    strays = float((~indexed).sum()) * expected / max(1.0 - expected, 0.1)
+    return check_centring(refined.hkl[indexed], centring, cell, strays=strays)
+
+
+def _hidden(cell: Sequence[float], centring: str, rotations: Whole) -> list[str]:
+    """Name the twins that positions cannot tell, or only as a small splitting."""
+    domains, missing = hidden_twins(cell, centring, rotations)
+    if domains == 1:
+        return []
+    least = min(missing, key=lambda each: each[1])
+    laws = "; ".join(
+        f"{law}, off by {off:.2f}°" if off >= 0.005 else law for law, off in missing[:3]
+    )
+    return [
+        f"the lattice has {domains} times the rotations of the crystal's class: twins by {laws} "
+        + (
+            "have their peaks on the same points, and only intensities tell them"
+            if least[1] < 0.02
+            else "have their peaks on nearly the same points"
+        )
+    ]
+
+
+def _enough(n: int, views: Sequence[View], left_out: str) -> None:
     if n >= _LEAST:
         return
     ignored: dict[str, int] = {}
@@ -226,6 +356,7 @@ def _enough(n: int, views: Sequence[View]) -> None:
     told = ", ".join(f"{value} {key}" for key, value in ignored.items() if value)
     raise OrientationError(
         f"{n} peaks were found: at least {_LEAST} are needed\n"
+        + (f"Left out: {left_out}. " if left_out else "")
         + (f"Strong, but no peaks: {told}. " if told else "")
         + "Measure longer, turn further, or attenuate less."
     )
@@ -248,7 +379,8 @@ def _longest(views: Sequence[View], spots: Spots) -> float:
             near.append(KDTree(some).query(some, k=2)[0][:, 1])
     if not near:
         return 40.0
-    return float(np.clip(1.6 / np.quantile(np.concatenate(near), 0.25), *_LONGEST))
+    typical = max(float(np.quantile(np.concatenate(near), 0.25)), 1e-6)
+    return float(np.clip(1.6 / typical, *_LONGEST))
 
 
 def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> list[Found]:
@@ -261,6 +393,12 @@ def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> 
             for each in find_lattice(q, 1.3 * longest)
             if matches(each.basis, lattice, centring, within=max(within, 0.02))
         ]
+        # where superlattice reflections are many, the cell explains all peaks at n/2 or n/3
+        for m in (2, 3, 4):
+            scaled = find_given(m * q, lattice, centring, within=max(within, 0.02))[:3]
+            found += [Found(each.basis, int(inliers(q, each.basis).sum())) for each in scaled]
+            if scaled and scaled[0].count > 0.6 * len(q):
+                break
     return sorted(found, key=lambda each: -each.count)
 
 
@@ -299,11 +437,15 @@ def _best(
         if count < expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6:
             continue
         # a multiple of a cell indexes no more than the cell does, but for what fits by chance
-        if best is None or count - expected * n > 1.05 * (
-            best[1].indexed.sum() - n * chance(best[1].spots, best[1].UB, best[1].sigma)
-        ):
+        if best is None or _beyond(refined) > 1.05 * _beyond(best[1]):
             best = basis, refined
     return best
+
+
+def _beyond(refined: Refined) -> float:
+    """How many peaks a lattice indexes beyond chance."""
+    expected = chance(refined.spots, refined.UB, refined.sigma)
+    return float(refined.indexed.sum()) - expected * len(refined.indexed)
 
 
 def _rebased(refined: Refined, change: Whole) -> Refined:
@@ -460,20 +602,36 @@ def _setting(
     return chosen, said, unsure
 
 
-def _sure(refined: Refined, expected: float, lattice: Sequence[float] | None) -> None:
+def _sure(
+    refined: Refined,
+    expected: float,
+    lattice: Sequence[float] | None,
+    superlattice: Superlattice | None,
+) -> None:
+    """Refuse a lattice that explains too few peaks, or hardly more than chance.
+
+    Superlattice reflections count as explained, but they prove nothing.
+    """
     n, count = len(refined.indexed), int(refined.indexed.sum())
-    intensity = refined.spots.intensity
-    weight = float(intensity[refined.indexed].sum() / intensity.sum())
+    explained = refined.indexed if superlattice is None else refined.indexed | superlattice.which
+    intensity = np.maximum(refined.spots.intensity, 0.0)
+    intensity = intensity / intensity.max() if intensity.max() > 0 else np.ones(n)
+    weight = float(intensity[explained].sum() / intensity.sum())
     share = _FEWER if weight >= _WEIGHT else _SHARE
     by_chance = expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6
-    needed = max(_LEAST - 2, by_chance, share * n)
-    if count >= needed:
+    beyond = max(_LEAST - 2, by_chance, _DENSE * n if expected > _CROWDED else 0.0)
+    # where the cell is not known, peaks scattered around few of its points are no lattice
+    pixels = float(refined.sigma[:2].max())
+    scattered = lattice is None and pixels > _SCATTERED and explained.mean() < _POOR
+    if count >= beyond and explained.sum() >= share * n and not scattered:
         return
+    named = "" if superlattice is None else f"{superlattice}. "
+    needed = math.ceil(max(beyond, share * n, _POOR * n if scattered else 0.0))
     raise OrientationError(
         f"the best lattice indexes {count} of {n} peaks ({count / n:.0%}): too few to be sure, "
-        f"{math.ceil(needed)} are needed ({expected:.1%} would be by chance; they have "
-        f"{weight:.0%} of the intensity)\n"
-        f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. "
+        f"{needed} are needed ({expected:.1%} would be by chance; they are off by {pixels:.1f} "
+        f"pixel and have {weight:.0%} of the intensity)\n"
+        f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. {named}"
         + ("Is the given cell right? Try --unknown-cell. " if lattice is not None else "")
         + "Are wavelength, distance and beam centre right?"
     )
@@ -532,7 +690,6 @@ def _doubts(
             f"all indexed peaks fit a {times} times smaller primitive cell, too: "
             f"{_told(cell_of(reduce(divided * np.sign(np.linalg.det(divided)))[0]))}"
         )
-    said += _superlattice(refined)
     width = float(np.median(spots.width[refined.used] * spots.step[refined.used]))
     pixels, angle = float(refined.sigma[:2].max()), float(refined.sigma[2])
     if pixels > 2.0 or angle > max(1.5 * width, 0.5 * float(np.median(spots.step))):
@@ -551,30 +708,8 @@ def _doubts(
     return said
 
 
-def _superlattice(refined: Refined) -> list[str]:
-    """Look whether peaks that are left lie at simple fractions of the lattice."""
-    left = refined.spots.q[~refined.indexed]
-    if len(left) < 12:
-        return []
-    h = left @ np.linalg.inv(refined.UB).T
-    away = np.abs(h - np.rint(h)).max(axis=1)
-    for m in (2, 3, 4):
-        fraction = np.rint(h * m)
-        near = (np.abs(h - fraction / m).max(axis=1) < 0.05) & (away > 0.15)
-        by_chance = m**3 * 0.1**3 * len(left)
-        if near.sum() > by_chance + 6.0 * math.sqrt(by_chance) + 8:
-            kinds, counts = np.unique(fraction[near].astype(int) % m, axis=0, return_counts=True)
-            most = kinds[int(np.argmax(counts))]
-            shown = " ".join("0" if x == 0 else f"{x}/{m}" for x in most)
-            n = len(refined.indexed)
-            return [
-                f"{int(near.sum())} of {n} peaks lie at fractions n/{m} of this lattice, most at "
-                f"({shown}): superlattice reflections? The cell without them was kept"
-            ]
-    return []
-
-
-def _second(refined: Refined, expected: float) -> Second | None:
+def _second(refined: Refined, expected: float, superlattice: Superlattice | None) -> Second | None:
+    """Look for a second lattice of the same cell among the peaks that are left."""
     left = ~refined.indexed
     n = len(left)
     if left.sum() < max(15, 0.04 * n):
@@ -604,13 +739,22 @@ def _second(refined: Refined, expected: float) -> Second | None:
     by_chance = share * left.sum()
     if count < max(12, 0.03 * n, by_chance + 6 * math.sqrt(by_chance) + 8):
         return None
+    # the points of a superlattice hold rotated lattices of the small cell as well
+    if superlattice is not None and count < 0.8 * superlattice.count:
+        hkl = np.rint(spots.q @ np.linalg.inv(UB).T)
+        at = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * float(np.cbrt(np.linalg.det(basis)))
+        beside = int(((at < 0.12) & ~superlattice.which[left]).sum())
+        if beside < max(12, 0.5 * count):
+            return None
     first = basis
     turn = turn_of(np.linalg.inv(UB).T) @ turn_of(first).T
     own = lattice_operations(basis, 1.0)
     ways = [first @ w @ np.linalg.inv(first) for w in own]
     smallest = max(ways, key=lambda w: float(np.trace(turn @ w)))
     axis, angle = _axis(turn @ smallest)
-    return Second(UB, count, axis, angle)
+    exact = lattice_operations(basis, _EXACT)
+    law = twin_law(turn, first, exact, np.linalg.inv(refined.UB).T)
+    return Second(UB, count, axis, angle, law)
 
 
 def _axis(turn: Array) -> tuple[tuple[float, float, float], float]:
@@ -649,31 +793,13 @@ def _refusal(
         )
     else:
         what = f"no lattice explains the {len(spots)} peaks"
-    shells = _shells(spots.q)
+    shells = find_shells(spots.q)
     advice = "Is the given cell right? Try --unknown-cell. " if lattice is not None else ""
-    if shells:
-        advice += (
-            f"{shells[0]} of the peaks lie on {len(shells[1])} thin shells, d = "
-            f"{', '.join(f'{d:.2f}' for d in shells[1][:5])} Å: powder or ice? "
-        )
+    if shells is not None:
+        advice += str(shells)
     return OrientationError(
         f"{what}\n{advice}Are wavelength, distance and beam centre right, and is there one crystal?"
     )
-
-
-def _shells(q: Array) -> tuple[int, list[float]] | None:
-    """Find thin shells of |q| that hold far more peaks than what lies between."""
-    length = np.linalg.norm(q, axis=1)
-    edges = np.exp(np.arange(math.log(max(length.min(), 1e-3)), math.log(length.max()), 0.006))
-    if edges.size < 12:
-        return None
-    counts, _ = np.histogram(length, edges)
-    usual = np.mean(counts)
-    full = np.flatnonzero(counts > 6.0 * usual + 5)
-    if not full.size or counts[full].sum() < 0.3 * len(q):
-        return None
-    ordered = full[np.argsort(-counts[full])]
-    return int(counts[full].sum()), [float(2.0 / (edges[i] + edges[i + 1])) for i in ordered]
 
 
 def _told(cell: Sequence[float]) -> str:

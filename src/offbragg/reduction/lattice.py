@@ -458,6 +458,7 @@ def same_lattice(
     True
     """
     letter = (space_group or " ").strip()[:1].upper()
+    letter = "R" if letter == "H" else letter
     for mine in dict.fromkeys([letter, "P"]) if letter in CENTRINGS else CENTRINGS:
         volume = abs(float(np.linalg.det(primitive_basis(one, mine)[0])))
         for its in CENTRINGS:

@@ -28,6 +28,7 @@ NEAR = 0.25  # of a reciprocal-lattice unit: nearer than that to whole numbers i
 _SPACING = 0.022  # radian between directions
 _RESOLVED = 18.0  # q · t up to which such directions find t
 _FEW = 250  # peaks of low order that are used in any case
+_ENOUGH = 40  # of them; if there are fewer, differences of peaks stand in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +50,29 @@ def directions(spacing: float) -> Array:
 
 
 def low_order(q: Array, longest: float) -> Array:
-    """Peaks of so low an order that directions some degrees apart tell a long vector."""
+    """Take what is of so low an order that directions some degrees apart tell a long vector.
+
+    Where few peaks are near the origin, the differences of peaks are reciprocal-lattice vectors as
+    well: the shortest are taken in addition, however long.
+    """
     length = np.linalg.norm(q, axis=1)
     limit = _RESOLVED / longest
     if len(q) > _FEW:
         limit = max(limit, float(np.partition(length, _FEW)[_FEW]))
-    return q[length <= limit]
+    low = q[length <= limit]
+    if len(low) >= _ENOUGH or len(q) < 2:
+        return low if len(low) else q
+    some = q[np.argsort(length, kind="stable")[: 2 * _FEW]]
+    i, j = np.triu_indices(len(some), 1)
+    between = some[i] - some[j]
+    apart = np.linalg.norm(between, axis=1)
+    # peaks nearer than any two reflections are one that was seen twice, or split
+    order = np.argsort(np.where(apart > 0.5 / longest, apart, np.inf), kind="stable")
+    order = order[apart[order] > 0.5 / longest]
+    inside = int(np.sum(apart[order] <= limit))
+    shortest = between[order[: min(max(inside, _ENOUGH), _FEW)]]
+    both = np.concatenate([low, shortest])
+    return both if len(both) else q
 
 
 def spectrum(q: Array, along: Array, longest: float) -> tuple[Array, Array]:

@@ -11,7 +11,9 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
+import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,6 +115,11 @@ class Laue:
     def of(cls, space_group: str, lattice: Sequence[float] | None = None) -> Laue:
         """Find the class of a space group, by its Hermann–Mauguin symbol.
 
+        The group is that of gemmi's table: every setting of International Tables, short, full or
+        extended (``R 3 2:R``), with or without spaces; H instead of R means hexagonal axes. The
+        class is the same for obverse and reverse. Where a symbol leaves its axes open (``P 21``,
+        ``R 3``), the lattice tells them; without one they are b, and hexagonal.
+
         Raises
         ------
         ReductionError
@@ -123,7 +130,19 @@ class Laue:
         >>> [Laue.of(s).name for s in ("P m -3 m", "P 21/c", "P 31 2 1", "P-31m", "Ia-3d")]
         ['m-3m', '2/m', '-3m1', '-31m', 'm-3m']
         """
-        return cls.named(_laue_of(space_group), lattice)
+        group = _space_group(space_group)
+        operations = _operations_of(group)
+        name = _by_operations()[operations]
+        if lattice is not None and not _says_axes(space_group, group):
+            # the symbol leaves open which axes are meant: the lattice tells
+            if name.startswith("2/m"):
+                name = _unique_axis(lattice, name)
+            elif group.ext == "H" and _is_rhombohedral(lattice):
+                name = {"-3": "-3 (r)", "-3m1": "-3m (r)"}.get(name, name)
+        laue = cls(name, _close(_GENERATORS[name]))
+        if lattice is not None:
+            laue.check(lattice)
+        return laue
 
     def check(self, lattice: Sequence[float]) -> None:
         """Refuse a lattice that the operations change by more than 1 %.
@@ -374,12 +393,12 @@ def _close(generators: Sequence[Matrix]) -> tuple[Matrix, ...]:
 _CLEAR = 0.5  # degree by which an angle is none of 90
 
 
-def _unique_axis(lattice: Sequence[float]) -> str:
-    """Which axis is at right angles to the other two; b, as is the custom, if that is not clear."""
+def _unique_axis(lattice: Sequence[float], custom: str = "2/m") -> str:
+    """Which axis is at right angles to the other two; the customary one if that is not clear."""
     off = [abs(angle - 90.0) for angle in lattice[3:]]
     which = int(np.argmax(off))
     clear = off[which] > _CLEAR and sorted(off)[1] < _CLEAR  # a refined cell has no angle of 90
-    return ("2/m (a)", "2/m", "2/m (c)")[which] if clear else "2/m"
+    return ("2/m (a)", "2/m", "2/m (c)")[which] if clear else custom
 
 
 def _is_rhombohedral(lattice: Sequence[float]) -> bool:
@@ -392,37 +411,75 @@ def _is_rhombohedral(lattice: Sequence[float]) -> bool:
     )
 
 
-_PLANE = "[mabcnde]"
-_PATTERNS: tuple[tuple[str, str], ...] = (
-    (r"-?1", "-1"),
-    (rf"(2|21|{_PLANE}|21?/{_PLANE})", "2/m"),
-    (rf"1(2|21|{_PLANE}|21?/{_PLANE})1", "2/m (b)"),
-    (rf"11(2|21|{_PLANE}|21?/{_PLANE})", "2/m (c)"),
-    (rf"(2|21|{_PLANE}|21?/{_PLANE})11", "2/m (a)"),
-    (r"(21?3|[mnda]-?3)", "m-3"),
-    (r"21?/[mnda]-?3", "m-3"),
-    (r"(4[123]?32|-43[mncd]|[mnda]-?3[mncd]|4[123]?/[mnda]-?32/[mncd])", "m-3m"),
-    (rf"((21?|{_PLANE})){{3}}|(21?/{_PLANE}){{3}}", "mmm"),
-    (rf"(4[123]?|-4|4[123]?/{_PLANE})", "4/m"),
-    (r"-?4.+", "4/mmm"),
-    (r"(-?3|3[12])", "-3"),
-    (r"(3[12]?12|-?31[mc]|-312/[mc])", "-31m"),
-    (r"(3[12]?21?|-?3[mc]1?|-32/[mc]1?)", "-3m1"),
-    (rf"(6[1-5]?|-6|63?/{_PLANE})", "6/m"),
-    (r"-?6.+", "6/mmm"),
-)
+def _space_group(symbol: str) -> gemmi.SpaceGroup:
+    """Find a space group in gemmi's table, however its symbol is spelled.
 
-
-def _laue_of(symbol: str) -> str:
-    text = re.sub(r"[\s_]+", "", symbol.split(":")[0]).replace("−", "-")
-    lattice, point = text[:1].upper(), text[1:].lower()
-    if lattice in "PABCIFRH" and lattice:
-        if lattice == "R" and point == "32":
-            return "-3m1"  # elsewhere it is a screw axis
-        for pattern, name in _PATTERNS:
-            if re.fullmatch(pattern, point):
-                return name
+    Raises
+    ------
+    ReductionError
+        If it is not there, or could be more than one.
+    """
+    text = " ".join(symbol.replace("_", "").replace("−", "-").replace("–", "-").split())
+    if re.fullmatch(r"P 3 2", text, re.IGNORECASE):
+        raise ReductionError(
+            f"{symbol!r} could be P32 (a screw axis), P 3 2 1 or P 3 1 2\nWrite one of these."
+        )
+    plain = text
+    if re.search(r"[1-6]\([1-5]\)", text):  # screw axes as SHELX writes them, 2(1)
+        plain = re.sub(r"[()]", "", text)
+    upright = f"{plain[:1]} 1 {plain[1:].strip()} 1"  # unique axis b, as is the custom: B2, too
+    for spelling in (upright, text, plain, _without_axes(plain), _without_axes(_symmorphic(plain))):
+        found = gemmi.find_spacegroup_by_name(spelling) if re.match(r"[A-Za-z]", spelling) else None
+        if found is not None:
+            return found
     raise ReductionError(
         f"{symbol!r} is no space group that is understood\n"
         f"Give the Laue class instead: --symmetry with one of {', '.join(NAMES)}"
     )
+
+
+_PLANES = "[mabcnde]"
+
+
+def _without_axes(text: str) -> str:
+    """Shorten a full symbol: 2/m 2/m 2/m is mmm, 4/m -3 2/m is m-3m."""
+    compact = text.replace(" ", "")
+    compact = re.sub(rf"(?<![46])21?/({_PLANES})", r"\1", compact)
+    return re.sub(rf"4[123]?/({_PLANES})(?=-?3)", r"\1", compact)
+
+
+def _symmorphic(text: str) -> str:
+    """Leave screws, glides and centring out of a symbol that has spaces: C 4/n m b is P 4/m m m.
+
+    The Laue class of a setting that no table lists is that of its point group.
+    """
+    parts: list[str] = []
+    for token in text.split()[1:]:
+        found = re.fullmatch(rf"(-?[12346])([1-5]?)(/{_PLANES})?|{_PLANES}", token)
+        if found is None:
+            return ""
+        parts.append("m" if found[1] is None else found[1] + ("/m" if found[3] else ""))
+    return " ".join(["P", *parts]) if parts else ""
+
+
+def _operations_of(group: gemmi.SpaceGroup) -> frozenset[Matrix]:
+    """Operations of a group's Laue class on (h, k, l) as a column."""
+    found: set[Matrix] = set()
+    for operation in group.operations().sym_ops:
+        rotation = np.array(operation.rot) // gemmi.Op.DEN  # on coordinates; hkl is a row there
+        for sign in (1, -1):
+            found.add(tuple(map(tuple, (sign * rotation.T).tolist())))  # type: ignore[arg-type]
+    return frozenset(found)
+
+
+@cache
+def _by_operations() -> dict[frozenset[Matrix], str]:
+    return {frozenset(_close(generators)): name for name, generators in _GENERATORS.items()}
+
+
+def _says_axes(symbol: str, group: gemmi.SpaceGroup) -> bool:
+    """Whether a symbol itself tells on which axes its operations are."""
+    if group.crystal_system_str() == "monoclinic":
+        point = re.sub(r"[\s_]", "", symbol.split(":")[0])[1:]
+        return point.startswith("1") or point.endswith("11")
+    return ":" in symbol or symbol.strip()[:1].upper() == "H"
