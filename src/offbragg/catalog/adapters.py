@@ -1,32 +1,28 @@
-"""How Tiled is told to serve our files: per-frame rows and sequences of CBF, in the server.
+"""How Tiled's server reads our rows: one per frame, from the scan file.
 
 How they are described to it, in the process that publishes, is in `consolidators`.
 """
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.core import Adapter
-from tiled.adapters.sequence import FileSequenceAdapter
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
 from tiled.structures.table import TableStructure
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.consolidators import WORDS
-from offbragg.errors import FrameError
-from offbragg.files import read_frame
+from offbragg.catalog.readable import Readable
 from offbragg.files.scan_file import ScanFile
-
-# -- one row per frame -----------------------------------------------------------------------
 
 
 def frame_rows(
@@ -103,6 +99,13 @@ class FramesAdapter(Adapter[TableStructure]):
     """
 
     structure_family = StructureFamily.table
+    readable: ClassVar[Readable]
+
+    @classmethod
+    def of(cls, readable: Readable) -> type[Self]:
+        """Return the adapter of files that lie where they may be read."""
+        bound = {"readable": readable}
+        return cast("type[Self]", type(cls.__name__, (cls,), bound))
 
     def __init__(
         self,
@@ -149,9 +152,13 @@ class FramesAdapter(Adapter[TableStructure]):
 
     def _open(self) -> ScanFile:
         try:
-            return ScanFile.open(self._path)
+            descriptor = self.readable.open(self._path)
         except FileNotFoundError as error:
             raise BrokenLink(f"the scan file is gone: {self._path.name}") from error
+        try:
+            return ScanFile.open(self._path, descriptor=descriptor)
+        finally:
+            os.close(descriptor)
 
     def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the one partition there is."""
@@ -169,35 +176,3 @@ class FramesAdapter(Adapter[TableStructure]):
     def items(self) -> Iterator[tuple[str, ArrayAdapter]]:
         """Every column as an array."""
         yield from ((key, self[key]) for key in self._structure.columns)
-
-
-# -- raw CBF sequences -----------------------------------------------------------------------
-
-
-class CBFSequenceAdapter(FileSequenceAdapter):
-    """A sequence of CBF files as one array (frame, slow, fast).
-
-    A file that is not there, not complete or must not be trusted reads as −1: its neighbours
-    keep their index.
-    """
-
-    def _load_from_files(
-        self,
-        slice: builtins.slice | int | Iterable[int] = builtins.slice(None),  # noqa: B008
-    ) -> NDArray[Any]:
-        if isinstance(slice, int):
-            chosen = [self.filepaths[slice]]
-        elif isinstance(slice, builtins.slice):
-            chosen = self.filepaths[slice]
-        else:
-            chosen = [self.filepaths[i] for i in slice]
-        return np.stack(self._map_read(chosen))
-
-    def _read_one(self, filepath: Any) -> NDArray[Any]:
-        try:
-            return read_frame(Path(filepath), number=0).counts
-        except (FrameError, FileNotFoundError):
-            structure = getattr(self, "_structure", None)
-            if structure is None:
-                raise
-            return np.full(structure.shape[-2:], -1, np.int32)

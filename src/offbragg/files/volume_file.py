@@ -31,8 +31,9 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.errors import OffbraggError, ReductionError
+from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files import nxmx
+from offbragg.files.hdf5 import find_inside, link_of, open_to_read
 from offbragg.files.scan_file import sync
 from offbragg.geometry import direct_basis
 from offbragg.sample import Sample
@@ -87,19 +88,28 @@ def write_volume(path: Path | str, volume: Volume, record: Mapping[str, Any]) ->
 
 
 class VolumeFile:
-    """A volume on disk, read in parts; made by `write_volume`."""
+    """A volume on disk, read in parts; made by `write_volume`.
 
-    def __init__(self, path: Path | str) -> None:
+    Parameters
+    ----------
+    path
+        The file.
+    descriptor
+        Of the file, if it is open: then that file is read, whatever the path leads to now.
+    """
+
+    def __init__(self, path: Path | str, *, descriptor: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.exists():
             raise ReductionError(f"{self.path} is not there")
         try:
-            self._file: Any = h5py.File(self.path, "r", locking=False)
+            self._file: Any = open_to_read(
+                self.path, swmr=False, libver=None, descriptor=descriptor
+            )
         except OSError as error:
             raise ReductionError(f"{self.path} cannot be opened: {error}") from error
         try:
-            record = json.loads(bytes(self._file["entry/process/record"][()]).decode())
-            self.record: dict[str, Any] = record
+            self.record: dict[str, Any] = json.loads(self._text("entry/process/record"))
             self.grid = Grid.from_dict(json.loads(self._text("entry/volume/grid")))
         except (KeyError, ValueError, OffbraggError) as error:
             self._file.close()
@@ -118,7 +128,7 @@ class VolumeFile:
     @property
     def sample(self) -> Sample | None:
         """The crystal."""
-        if "sample" not in self._file["entry/volume"]:
+        if not self._has("sample"):
             return None
         return Sample.from_dict(json.loads(self._text("entry/volume/sample")))
 
@@ -130,7 +140,7 @@ class VolumeFile:
     @property
     def completeness(self) -> float:
         """Measured part of the cells."""
-        return float(self._file["entry/completeness"].attrs["overall"])
+        return float(self._get("entry/completeness").attrs["overall"])
 
     def volume(self) -> Volume:
         """Read all of it."""
@@ -145,15 +155,25 @@ class VolumeFile:
         shape = tuple(b[1] - b[0] for b in bounds)
         grid = Grid(first, shape, self.grid.per_unit)  # type: ignore[arg-type]
         slices = tuple(slice(b[0], b[1]) for b in reversed(bounds))
-        group = self._file["entry/volume"]
         sums = {
-            name: np.ascontiguousarray(group[name][slices].T) if name in group else None
+            name: np.ascontiguousarray(self._get(f"entry/volume/{name}")[slices].T)
+            if self._has(name)
+            else None
             for name in _SUMS
         }
         return Volume(grid=grid, sample=self.sample, symmetry=self.symmetry, **sums)  # type: ignore[arg-type]
 
     def _text(self, name: str) -> str:
-        return bytes(self._file[name][()]).decode()
+        return bytes(self._get(name)[()]).decode()
+
+    def _has(self, name: str) -> bool:
+        return link_of(self._get("entry/volume"), name) is not None
+
+    def _get(self, name: str) -> Any:
+        try:
+            return find_inside(self._file, name, self.path)
+        except ScanFileError as error:
+            raise ReductionError(str(error)) from error
 
 
 def read_volume(path: Path | str) -> Volume:
