@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from catalog.served import Server
 from faults.hostile import KINDS, LENGTH, NAMES, SECRET, Places, hostile_files, leaks, shape_of
+from measured import Measured
 from PIL import Image
 from tiled.adapters.hdf5 import HDF5_DATASET, SWMR_DEFAULT, h5open
 from tiled.structures.array import ArrayStructure, BuiltinDtype
@@ -31,8 +33,12 @@ from offbragg.catalog.guard import GuardedAdapter
 from offbragg.catalog.inside import check_hdf5, opened
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.server import connect
-from offbragg.errors import CatalogError
+from offbragg.cli import main
+from offbragg.errors import CatalogError, ReductionError, ScanFileError
 from offbragg.files.root import open_below
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.volume_file import read_volume
+from offbragg.recipe import Choices, reduce_files
 
 
 @pytest.fixture
@@ -575,3 +581,102 @@ def test_what_consists_of_many_files_is_read_only_where_the_catalog_keeps_it(sit
 
     assert site.ask("stolen", ASKED) == []
     assert site.http.get("/api/v1/array/full/raw/stolen").status_code == 403
+
+
+# -- files that are reduced, not served ---------------------------------------------------------
+
+
+def by_external_link(file, name, other):
+    file[name] = h5py.ExternalLink(str(other), name)
+
+
+def by_soft_and_external_link(file, name, other):
+    file["elsewhere"] = h5py.ExternalLink(str(other), "/")
+    file[name] = h5py.SoftLink(f"/elsewhere{name}")
+
+
+def by_virtual_dataset(file, name, other):
+    with h5py.File(other) as source:
+        layout = h5py.VirtualLayout(source[name].shape, source[name].dtype)
+        layout[...] = h5py.VirtualSource(source[name])
+    file.create_virtual_dataset(name, layout)
+
+
+def by_external_storage(file, name, other):
+    with h5py.File(other) as source:
+        shape, dtype = source[name].shape, source[name].dtype
+    size = max(int(np.prod(shape)) * dtype.itemsize, 1)
+    file.create_dataset(name, shape, dtype, external=[(str(other), 0, size)])
+
+
+BORROWED = [
+    (by_external_link, "/entry/data/data"),
+    (by_soft_and_external_link, "/entry/frames/status"),
+    (by_virtual_dataset, "/entry/data/data"),
+    (by_external_storage, "/entry/data/data"),
+]
+
+
+def borrow(path: Path, name: str, borrowing: Callable[[Any, str, Path], None]) -> Path:
+    """Let a file have a dataset from another one, its own copy."""
+    other = path.with_name(f"other-{path.name}")
+    shutil.copy(path, other)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        del file[name]
+        borrowing(file, name, other)
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[Path, Path]:
+    """A scan file, and a volume of it."""
+    path = Measured(n_frames=3, step=1.0).write(tmp_path_factory.mktemp("measured"))
+    volume = path.with_name("volume.h5")
+    reduce_files([path], Choices(), out=volume)
+    return path, volume
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+    """Type a command; gives its exit code and what it says."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["offbragg", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.err + said.out
+
+    return run
+
+
+@pytest.mark.parametrize(("borrowing", "name"), BORROWED)
+def test_a_scan_file_that_has_its_frames_from_another_file_is_not_read(
+    measured, tmp_path, typed, borrowing, name
+):
+    path = borrow(Path(shutil.copy(measured[0], tmp_path / "f1.h5")), name, borrowing)
+
+    for words in (["reduce", path], ["index", path], ["verify", path]):
+        code, said = typed(*words)
+
+        assert code != 0, words
+        assert "Traceback" not in said
+        assert "f1.h5" in said
+    assert not list(tmp_path.glob("volume*"))
+    with pytest.raises(ScanFileError, match="is not read"), ScanFile.open(path) as scan:
+        _ = scan.stack, scan.ledger
+
+
+@pytest.mark.parametrize("borrowing", [borrowing for borrowing, _ in BORROWED])
+def test_a_volume_that_has_its_sums_from_another_file_is_not_read(
+    measured, tmp_path, typed, borrowing
+):
+    path = Path(shutil.copy(measured[1], tmp_path / "v.h5"))
+    borrow(path, "/entry/volume/counts", borrowing)
+
+    code, said = typed("plot", path)
+
+    assert code == 10
+    assert "is not read" in said
+    with pytest.raises(ReductionError, match="is not read"):
+        read_volume(path)

@@ -42,7 +42,8 @@ _WRONG = (
     "this catalog's own key. Ask whoever gave it to you: offbragg key makes another one."
 )
 _EXPIRED = (
-    "This key has expired. Ask whoever gave it to you for another one: offbragg key makes it."
+    "This key has expired: it ended on {}. Ask whoever gave it to you for another one: "
+    "offbragg key makes it."
 )
 
 _log = logging.getLogger(__name__)
@@ -132,7 +133,10 @@ class Gate:
         elif wait := self._count(scope):
             await refuse(send, 429, "Too many wrong keys.", {"retry-after": str(wait)})
         else:
-            why = _EXPIRED if right == "ended" else _WRONG if given else _NEEDED
+            why = _WRONG if given else _NEEDED
+            if right == "ended":
+                at = time.gmtime(int(given[4:14], 16))
+                why = _EXPIRED.format(time.strftime("%Y-%m-%d at %H:%M UTC", at))
             await refuse(send, 401, why, {"www-authenticate": "Apikey"})
 
     def _count(self, scope: Scope) -> int:
