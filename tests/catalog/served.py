@@ -41,7 +41,15 @@ class Server:
     ready: Path
 
     @classmethod
-    def start(cls, directory: Path, root: Path, *, port: int = 0, program: str = SERVE) -> Server:
+    def start(
+        cls,
+        directory: Path,
+        root: Path,
+        *,
+        port: int = 0,
+        program: str = SERVE,
+        cwd: Path | None = None,
+    ) -> Server:
         ready = directory.parent / f"{directory.name}.ready"
         log = directory.parent / f"{directory.name}.log"
         with log.open("ab") as file:
@@ -50,6 +58,7 @@ class Server:
                 + [str(a) for a in (directory, root, ready, os.getpid(), port)],
                 stdout=file,
                 stderr=file,
+                cwd=cwd,
             )
         server = cls(directory, root, process, ready)
         wait_until(

@@ -13,7 +13,8 @@ import pytest
 from catalog.served import SERVE, PublishedRun, Server
 from runs import wait_until
 
-from offbragg.catalog.server import catalog_key, connect
+from offbragg.catalog.gate import reading_key
+from offbragg.catalog.server import catalog_key, connect, serve
 from offbragg.errors import CatalogError
 
 
@@ -146,3 +147,28 @@ def test_a_scan_file_that_leads_out_of_the_roots_is_refused(make_run, tmp_path, 
         run.node["primary"]["pilatus_image"].read()
     with pytest.raises(CatalogError, match="leads out of what may be served"):
         run.node["primary"].base["internal"].read()
+
+
+def test_a_second_server_of_a_catalog_is_refused_with_the_first_ones_pid(server, tmp_path):
+    (link := tmp_path / "the same").symlink_to(server.directory)
+
+    for directory in (server.directory, link):
+        with pytest.raises(CatalogError, match=f"served already, by process {server.process.pid} "):
+            serve(directory, [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("", "A key is needed"), ("wrong", "This key is wrong"), ("ended", "This key has expired")],
+)
+def test_what_is_the_matter_with_a_key_is_said(server, given, said):
+    key = reading_key(server.key, ends=1.0) if given == "ended" else given
+    headers = {"Authorization": f"Apikey {key}"} if key else {}
+
+    answer = httpx.get(f"{server.url}/api/v1/metadata/raw", headers=headers)
+
+    assert answer.status_code == 401
+    assert answer.json()["detail"].startswith(said)
+    if key:
+        with pytest.raises(CatalogError, match=said):
+            connect(server.url, key)

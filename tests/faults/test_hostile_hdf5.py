@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import h5py
+import httpx
 import numpy as np
 import pytest
-from tiled.adapters.hdf5 import SWMR_DEFAULT, h5open
+from catalog.served import Server
+from faults.hostile import KINDS, LENGTH, NAMES, SECRET, Places, hostile_files, leaks, shape_of
+from measured import Measured
+from PIL import Image
+from tiled.adapters.hdf5 import HDF5_DATASET, SWMR_DEFAULT, h5open
+from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
+from tiled.structures.data_source import Asset, DataSource, Management
+from tiled.utils import BrokenLink
 
-from offbragg.catalog.guard import GuardedAdapter, check_hdf5, check_path
-from offbragg.errors import CatalogError
+from offbragg.catalog import readable as readable_module
+from offbragg.catalog.consolidators import frames_structure
+from offbragg.catalog.guard import GuardedAdapter
+from offbragg.catalog.inside import check_hdf5, opened
+from offbragg.catalog.readable import Readable
+from offbragg.catalog.server import connect
+from offbragg.cli import main
+from offbragg.errors import CatalogError, ReductionError, ScanFileError
+from offbragg.files.root import open_below
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.volume_file import read_volume
+from offbragg.recipe import Choices, reduce_files
 
 
 @pytest.fixture
@@ -43,6 +69,17 @@ def external_link_in_a_group_behind_a_soft_link(file, secret):
 
 def external_storage(file, secret):
     file.create_dataset("data", (1000,), "u1", external=[(str(secret / "key"), 0, 1000)])
+
+
+def virtual_inside(file, secret):
+    layout = h5py.VirtualLayout((10,), "i8")
+    layout[:] = h5py.VirtualSource("good.h5", "data", (10,))
+    file.create_virtual_dataset("data", layout)
+
+
+def external_link_inside_by_its_whole_path(file, secret):
+    served = Path(file.filename).parent
+    file["data"] = h5py.ExternalLink(str(served / "good.h5"), "/data")
 
 
 def external_storage_inside(file, secret):
@@ -80,8 +117,9 @@ def external_links_in_circles(file, secret):
     "make",
     [
         external_link, external_link_up, external_link_in_a_group_behind_a_soft_link,
-        external_storage, external_storage_inside, virtual, by_way_of_a_good_file,
-        through_a_symbolic_link, soft_links_in_circles, external_links_in_circles,
+        external_storage, external_storage_inside, virtual, virtual_inside,
+        by_way_of_a_good_file, external_link_inside_by_its_whole_path, through_a_symbolic_link,
+        soft_links_in_circles, external_links_in_circles,
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("asked", ["/data", "/"])
@@ -141,12 +179,9 @@ def test_links_that_stay_inside_work(places):
         file["entry/data"] = h5py.ExternalLink("good.h5", "/data")
         file["entry/same"] = h5py.SoftLink("/entry/data")
         file["entry/again"] = h5py.SoftLink("data")
-        layout = h5py.VirtualLayout((10,), "i8")
-        layout[:] = h5py.VirtualSource("good.h5", "data", (10,))
-        file.create_virtual_dataset("entry/virtual", layout)
 
     check_hdf5(served / "wrapper.nxs", [served])
-    for name in ("data", "same", "again", "virtual"):
+    for name in ("data", "same", "again"):
         check_hdf5(served / "wrapper.nxs", [served], names=[f"/entry/{name}"])
 
 
@@ -158,21 +193,21 @@ def test_a_path_that_leads_out_is_refused(places, name):
     (served / "loop").symlink_to(served / "loop")
 
     with pytest.raises(CatalogError, match="is not read"):
-        check_path(served / name, [served])
+        Readable([served]).open(served / name)
 
 
 def test_a_symbolic_link_that_stays_inside_is_followed(places):
     served, _ = places
     (served / "link.h5").symlink_to(served / "good.h5")
 
-    assert check_path(served / "link.h5", [served]) == served / "good.h5"
+    assert Readable([served]).real(served / "link.h5") == served / "good.h5"
 
 
 @pytest.mark.parametrize("locking", [None, False])
 def test_a_file_that_the_process_reads_already_is_looked_at_in_the_same_way(places, locking):
     """HDF5 refuses a second opening that asks for other locks than the first one."""
     served, _ = places
-    adapter = GuardedAdapter(Adapter, "application/x-hdf5", [served])
+    adapter = GuardedAdapter(Adapter, "application/x-hdf5", Readable([served]))
     path = served / "good.h5"
 
     with h5py.File(path, "r", libver="latest", swmr=True, locking=locking):
@@ -183,7 +218,7 @@ def test_a_file_that_the_process_reads_already_is_looked_at_in_the_same_way(plac
 
 def test_a_file_of_which_nobody_said_how_to_open_it_is_read_by_several_at_once(places):
     served, _ = places
-    adapter = GuardedAdapter(Adapter, "application/x-hdf5", [served])
+    adapter = GuardedAdapter(Adapter, "application/x-hdf5", Readable([served]))
     path = served / "good.h5"
 
     with h5open(path, "data", swmr=SWMR_DEFAULT, libver="latest"):  # as Tiled has it open
@@ -213,3 +248,435 @@ class Source:
 
     def __init__(self, path):
         self.assets = [SimpleNamespace(data_uri=path.as_uri())]
+
+
+# -- every kind of file, read as the server reads ---------------------------------------------
+
+READ = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import h5py
+import numpy as np
+from faults.hostile import Places, hostile_files, leaks
+from tiled.adapters.hdf5 import HDF5Adapter
+from offbragg.catalog.inside import take_the_place
+from offbragg.catalog.readable import Readable
+base = Path(sys.argv[2])
+places = Places(base / "served", base / "secret", base / "cwd")
+os.chdir(places.cwd)
+paths = sorted(places.served.glob("*_*.h5"))
+leak, said = 0, {}
+for path in paths:
+    if "pipe" not in path.name:  # else HDF5 waits for ever
+        with h5py.File(path) as file:
+            leak += leaks(file["data"][()].tobytes())
+take_the_place(Readable([places.served]))
+for path in paths:
+    for asked in ("/data", "/"):
+        try:
+            found = HDF5Adapter.from_uris(f"file://localhost{path}", dataset=asked)
+            if asked == "/":
+                found = found["data"]
+            said[f"{path.stem} {asked}"] = repr(np.asarray(found.read()))
+        except Exception as error:
+            said[f"{path.stem} {asked}"] = f"{type(error).__name__}: {error}"
+print(json.dumps([leak, said]))
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Places:
+    """More than 200 kinds of files below a served directory, and secrets outside."""
+    places = Places.make(tmp_path_factory.mktemp("hostile"))
+    assert sum(1 for _ in hostile_files(places)) > 200
+    return places
+
+
+def test_no_kind_of_file_leads_out_and_each_is_refused_by_name(hostile):
+    for path in sorted(hostile.served.glob("*_*.h5")):
+        with (
+            pytest.raises((CatalogError, BrokenLink), match=r"is not (read|there)"),
+            opened(Readable([hostile.served]), path, swmr=False, locking=None) as look,
+        ):
+            look.node("/data")
+        if path.stem.endswith("plainly"):
+            with (
+                contextlib.suppress(CatalogError),  # one that leads to nothing has no values
+                opened(Readable([hostile.served]), path, swmr=False, locking=None) as look,
+            ):
+                assert HDF5_DATASET not in look.node("/").tree().values()
+
+
+@pytest.mark.slow
+def test_no_kind_of_file_is_read_by_tiled(hostile):
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(Path(__file__).parents[1]), str(hostile.served.parent)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+    leaked, said = json.loads(done.stdout)
+
+    assert leaked > 220  # as HDF5 itself reads them; or these are no attacks
+    assert len(said) > 400
+    for what, answer in said.items():
+        assert answer.startswith(("CatalogError", "BrokenLink")), (what, answer)
+
+
+# -- and over HTTP ------------------------------------------------------------------------------
+
+ROUTES = [
+    "metadata/{}", "metadata/{}?include_data_sources=true", "search/{}", "search/raw",
+    "search-deep/raw", "distinct/{}?metadata=true&structure_families=true&specs=true",
+    "array/full/{}", "array/full/{}?slice=0:5", "array/full/{}?format=json",
+    "array/full/{}?format=csv", "array/full/{}?slice=::2", "array/block/{}?block=0",
+    "array/block/{}?block=0&slice=0:3", "container/full/{}", "container/full/{}?format=json",
+    "container/full/{}?format=application/x-hdf5", "node/full/{}", "node/full/{}?format=json",
+    "table/full/{}", "table/partition/{}?partition=0", "awkward/full/{}", "awkward/buffers/{}",
+    "ragged/full/{}", "revisions/{}", "asset/bytes/{}?id=1", "asset/manifest/{}?id=1",
+]  # fmt: skip
+OTHERS = ["zarr/v2/{}/.zarray", "zarr/v2/{}/0", "zarr/v2/{}", "zarr/v3/{}/zarr.json",
+          "zarr/v3/{}/c/0", "zarr/v3/{}", "files/{}", "files/{}/f1.h5"]  # fmt: skip
+ASKED = [f"/api/v1/{route}" for route in ROUTES] + [f"/{route}" for route in OTHERS]
+
+
+class Site:
+    """A catalog that serves one directory, and was started in another one that holds secrets."""
+
+    def __init__(self, places: Places) -> None:
+        base = places.served.parent
+        self.places = places
+        self.server = Server.start(base / "catalog", places.served, cwd=places.cwd)
+        self.runs = connect(self.server.url, self.server.key)
+        self.http = httpx.Client(
+            base_url=self.server.url,
+            headers={"Authorization": f"Apikey {self.server.key}"},
+            timeout=60,
+        )
+
+    def register(
+        self,
+        name: str,
+        path: Path,
+        shape: tuple[int, ...] | None,
+        *,
+        mimetype: str = "application/x-hdf5",
+        dtype: str = "<i8",
+        **parameters: Any,
+    ) -> None:
+        """Register a file as an array; without a shape as a container of what is in it."""
+        structure = None
+        family = StructureFamily.container if shape is None else StructureFamily.array
+        if shape is not None:
+            kind = BuiltinDtype.from_numpy_dtype(np.dtype(dtype))
+            structure = ArrayStructure(kind, tuple((n,) for n in shape), shape)
+        if mimetype == "application/x-offbragg-frames":
+            family, structure = StructureFamily.table, frames_structure(["angle"])
+        sequence = mimetype.startswith("multipart")
+        asset = Asset(
+            data_uri=f"file://localhost{path}",
+            is_directory=False,
+            parameter="data_uris" if sequence else "data_uri",
+            num=0 if sequence else None,
+        )
+        source = DataSource(
+            structure_family=family, structure=structure, mimetype=mimetype,
+            parameters=parameters, assets=[asset], management=Management.external,
+        )  # fmt: skip
+        self.runs.new(family, [source], key=name)
+
+    def ask(self, name: str, routes: list[str]) -> list[str]:
+        """Ask for a node; return the routes whose answer holds a secret."""
+        answers = [self.http.get(route.format(f"raw/{name}")) for route in routes]
+        return [str(answer.url) for answer in answers if leaks(answer.content)]
+
+
+@pytest.fixture(scope="module")
+def site(hostile) -> Iterator[Site]:
+    made = Site(hostile)
+    yield made
+    made.http.close()
+    made.server.end()
+
+
+def test_a_route_that_nobody_has_tried_fails_this_test(site):
+    paths = site.http.get("/openapi.json").json()["paths"]
+    served = {
+        path.split("/{")[0].removeprefix("/api/v1/")
+        for path, methods in paths.items()
+        if "get" in methods and "{path}" in path
+    }
+
+    others = ("/zarr", "/ui", "webhooks/")
+    untried = {name for name in served if not any(route.startswith(name) for route in ROUTES)}
+    assert {name for name in untried if not name.startswith(others)} == set()
+
+
+def test_over_http_no_kind_leads_out(site):
+    """Every kind, every spelling; each route for some of them, and for all of them in `slow`."""
+    kinds, few = list(KINDS), [ASKED[i] for i in (0, 6, 11, 14)]
+    names = [f"{kinds[i % len(kinds)]}_{name}_plainly" for i, name in enumerate(NAMES)]
+    for number, name in enumerate(names):
+        site.register(name, site.places.served / f"{name}.h5", shape_of(name), dataset="/data")
+        assert site.ask(name, ASKED if number < 2 else few) == []
+    name = "external-link-to-group_working-directory_plainly"
+    site.register("all", site.places.served / f"{name}.h5", None)
+    assert site.ask("all", ASKED) == []
+    assert site.ask("all/data", few) == []
+
+
+@pytest.mark.slow
+def test_over_http_no_file_of_all_kinds_leads_out(site):
+    for path in sorted(site.places.served.glob("*_*.h5")):
+        for shape in (shape_of(path.stem), None):
+            name = f"all-{path.stem}-{'array' if shape else 'container'}"
+            site.register(name, path, shape, **({"dataset": "/data"} if shape else {}))
+            assert site.ask(name, ASKED) == site.ask(f"{name}/data", ASKED) == []
+
+
+def test_over_http_what_is_in_the_file_is_read(site):
+    site.register("good", site.places.served / "good.h5", (LENGTH,), dataset="/data")
+    site.register("all of it", site.places.served / "good.h5", None)
+
+    one = site.http.get("/api/v1/array/full/raw/good")
+    other = site.http.get("/api/v1/array/full/raw/all of it/data")
+
+    assert one.content == other.content == np.arange(LENGTH, dtype="<i8").tobytes()
+
+
+# -- a path that changes after it was looked at -------------------------------------------------
+
+
+def test_a_file_that_becomes_a_link_before_it_is_opened_is_refused(places, monkeypatch):
+    served, secret = places
+    path = served / "good.h5"
+
+    def swap_and_open(root, relative):
+        path.unlink()
+        path.symlink_to(secret / "good.h5")
+        return open_below(root, relative)
+
+    monkeypatch.setattr(readable_module, "open_below", swap_and_open)
+
+    with pytest.raises(CatalogError, match=r"good\.h5 is not read"):
+        Readable([served]).open(path)
+
+
+def test_a_directory_that_becomes_a_link_before_it_is_opened_is_refused(places, monkeypatch):
+    served, secret = places
+    (served / "deep").mkdir()
+    (served / "deep" / "good.h5").write_bytes(b"")
+
+    def swap_and_open(root, relative):
+        (served / "deep").rename(served / "gone")
+        (served / "deep").symlink_to(secret)
+        return open_below(root, relative)
+
+    monkeypatch.setattr(readable_module, "open_below", swap_and_open)
+
+    with pytest.raises(CatalogError, match=r"good\.h5 is not read"):
+        Readable([served]).open(served / "deep" / "good.h5")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(hostile):
+    with pytest.raises(CatalogError, match="not a regular file"):
+        Readable([hostile.served]).open(hostile.served / "pipe.h5")
+
+
+def image(kind: str) -> Callable[[Path, int], None]:
+    def make(path: Path, value: int) -> None:
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(path, kind)
+
+    return make
+
+
+def hdf5(path: Path, value: int) -> None:
+    with h5py.File(path, "w") as file:
+        file["data"] = np.full((8, 8), value, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("make", "mimetype", "parameters"),
+    [
+        (hdf5, "application/x-hdf5", {"dataset": "/data"}),
+        (image("TIFF"), "image/tiff", {}),
+        (image("TIFF"), "multipart/related;type=image/tiff", {}),
+        (image("JPEG"), "image/jpeg", {}),
+    ],
+)
+def test_over_http_a_path_that_is_swapped_all_the_time_is_never_the_other_file(
+    site, tmp_path, make, mimetype, parameters
+):
+    name = f"swapped-{mimetype.replace('/', '-')}"
+    path = site.places.served / name
+    make(tmp_path / "right", 7)
+    make(tmp_path / "secret", 111)
+    path.write_bytes((tmp_path / "right").read_bytes())
+    shape = (1, 8, 8) if mimetype.startswith("multipart") else (8, 8)
+    site.register(name, path, shape, mimetype=mimetype, dtype="|u1", **parameters)
+    over = threading.Event()
+
+    def swap() -> None:
+        right, link = path.with_name(f"{name}.right"), path.with_name(f"{name}.link")
+        while not over.is_set():
+            right.write_bytes((tmp_path / "right").read_bytes())
+            right.replace(path)
+            link.symlink_to(tmp_path / "secret")
+            link.replace(path)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    answers = [site.http.get(f"/api/v1/array/full/raw/{name}") for _ in range(25)]
+    over.set()
+    swapping.join()
+
+    right = [answer for answer in answers if answer.status_code == 200]
+    assert {answer.content for answer in right} <= {bytes([7]) * 64}
+    assert {answer.status_code for answer in answers} <= {200, 403}
+
+
+def test_an_image_that_names_others_is_read_alone(site, tmp_path):
+    """OME-TIFF has its frames in several files, wherever it says that they are."""
+    import tifffile
+
+    ome = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    UUID="urn:uuid:1"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8"
+    SizeX="8" SizeY="8" SizeZ="1" SizeC="1" SizeT="2"><Channel ID="Channel:0:0"/>
+    <TiffData FirstT="0" IFD="0"><UUID FileName="x">urn:uuid:1</UUID></TiffData>
+    <TiffData FirstT="1" IFD="0"><UUID FileName="{}">urn:uuid:2</UUID></TiffData>
+    </Pixels></Image></OME>"""
+    secret = tmp_path / "secret.ome.tif"
+    tifffile.imwrite(secret, np.full((8, 8), 111, np.uint8))
+    path = site.places.served / "several.ome.tif"
+    tifffile.imwrite(path, np.full((8, 8), 7, np.uint8), description=ome.format(secret),
+                     metadata=None)  # fmt: skip
+    assert 111 in tifffile.imread(path)  # whoever gives it a name reads the other one
+    for name, mimetype in (
+        ("several", "image/tiff"),
+        ("sequence", "multipart/related;type=image/tiff"),
+    ):
+        for shape in ((8, 8), (2, 8, 8), (1, 2, 8, 8)):
+            key = f"{name}-{len(shape)}"
+            site.register(key, path, shape, mimetype=mimetype, dtype="|u1")
+
+            assert bytes([111]) * 8 not in site.http.get(f"/api/v1/array/full/raw/{key}").content
+
+
+def test_what_consists_of_many_files_is_read_only_where_the_catalog_keeps_it(site, tmp_path):
+    """Each piece of a Zarr array is a file, and may be a link."""
+    import zarr
+
+    path = site.places.served / "stolen.zarr"
+    array = zarr.create_array(
+        path, shape=(LENGTH,), chunks=(LENGTH,), dtype="<i8", compressors=None, filters=None
+    )
+    array[:] = 0
+    array[0] = 1
+    (chunk,) = (p for p in path.rglob("*") if p.is_file() and p.name != "zarr.json")
+    chunk.unlink()
+    chunk.symlink_to(site.places.secret / "raw")
+    assert SECRET in zarr.open_array(path, mode="r")[:]
+    site.register("stolen", path, (LENGTH,), mimetype="application/x-zarr")
+
+    assert site.ask("stolen", ASKED) == []
+    assert site.http.get("/api/v1/array/full/raw/stolen").status_code == 403
+
+
+# -- files that are reduced, not served ---------------------------------------------------------
+
+
+def by_external_link(file, name, other):
+    file[name] = h5py.ExternalLink(str(other), name)
+
+
+def by_soft_and_external_link(file, name, other):
+    file["elsewhere"] = h5py.ExternalLink(str(other), "/")
+    file[name] = h5py.SoftLink(f"/elsewhere{name}")
+
+
+def by_virtual_dataset(file, name, other):
+    with h5py.File(other) as source:
+        layout = h5py.VirtualLayout(source[name].shape, source[name].dtype)
+        layout[...] = h5py.VirtualSource(source[name])
+    file.create_virtual_dataset(name, layout)
+
+
+def by_external_storage(file, name, other):
+    with h5py.File(other) as source:
+        shape, dtype = source[name].shape, source[name].dtype
+    size = max(int(np.prod(shape)) * dtype.itemsize, 1)
+    file.create_dataset(name, shape, dtype, external=[(str(other), 0, size)])
+
+
+BORROWED = [
+    (by_external_link, "/entry/data/data"),
+    (by_soft_and_external_link, "/entry/frames/status"),
+    (by_virtual_dataset, "/entry/data/data"),
+    (by_external_storage, "/entry/data/data"),
+]
+
+
+def borrow(path: Path, name: str, borrowing: Callable[[Any, str, Path], None]) -> Path:
+    """Let a file have a dataset from another one, its own copy."""
+    other = path.with_name(f"other-{path.name}")
+    shutil.copy(path, other)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        del file[name]
+        borrowing(file, name, other)
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[Path, Path]:
+    """A scan file, and a volume of it."""
+    path = Measured(n_frames=3, step=1.0).write(tmp_path_factory.mktemp("measured"))
+    volume = path.with_name("volume.h5")
+    reduce_files([path], Choices(), out=volume)
+    return path, volume
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+    """Type a command; gives its exit code and what it says."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["offbragg", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.err + said.out
+
+    return run
+
+
+@pytest.mark.parametrize(("borrowing", "name"), BORROWED)
+def test_a_scan_file_that_has_its_frames_from_another_file_is_not_read(
+    measured, tmp_path, typed, borrowing, name
+):
+    path = borrow(Path(shutil.copy(measured[0], tmp_path / "f1.h5")), name, borrowing)
+
+    for words in (["reduce", path], ["index", path], ["verify", path]):
+        code, said = typed(*words)
+
+        assert code != 0, words
+        assert "Traceback" not in said
+        assert "f1.h5" in said
+    assert not list(tmp_path.glob("volume*"))
+    with pytest.raises(ScanFileError, match="is not read"), ScanFile.open(path) as scan:
+        _ = scan.stack, scan.ledger
+
+
+@pytest.mark.parametrize("borrowing", [borrowing for borrowing, _ in BORROWED])
+def test_a_volume_that_has_its_sums_from_another_file_is_not_read(
+    measured, tmp_path, typed, borrowing
+):
+    path = Path(shutil.copy(measured[1], tmp_path / "v.h5"))
+    borrow(path, "/entry/volume/counts", borrowing)
+
+    code, said = typed("plot", path)
+
+    assert code == 10
+    assert "is not read" in said
+    with pytest.raises(ReductionError, match="is not read"):
+        read_volume(path)

@@ -83,6 +83,9 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert one.feed()
         monkeypatch.setenv("OFFBRAGG_CATALOG", server.url)
         monkeypatch.setenv("OFFBRAGG_KEY", server.key)
+        (home := tmp_path / "home").mkdir()
+        monkeypatch.chdir(home)
+        (home / "f1.h5").write_bytes(one.scan.path.read_bytes()[:1000])  # it broke off
 
         seen = run("from_home")
         clients.append(seen["cat"])
@@ -95,6 +98,7 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert seen["one"][0, 0] == 2
         assert len(seen["table"]) == 10
         assert len(seen["found"]) == 1
+        assert (home / "f1.h5").read_bytes() == one.scan.path.read_bytes()
         found = {query: len(eval(query, names(seen["cat"]))) for query in queries_of_the_page()}
         assert len(found) >= 6
         assert found['cat.search(Key("sample.name") == "LSMO-140")'] == 1

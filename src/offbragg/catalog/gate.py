@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import logging
 import time
 from collections import Counter
@@ -34,6 +35,16 @@ _PAGES = ("/ui", "/static")  # of the browser's interface, with "/"; there the k
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONG = tuple(f"/api/v1/{kind}/" for kind in ("table", "container", "awkward"))
 """Where a POST only reads: its address would be too long for a GET."""
+
+_NEEDED = "A key is needed: Authorization: Apikey KEY"
+_WRONG = (
+    "This key is wrong: it was not copied whole, belongs to another catalog, or was revoked with "
+    "this catalog's own key. Ask whoever gave it to you: offbragg key makes another one."
+)
+_EXPIRED = (
+    "This key has expired: it ended on {}. Ask whoever gave it to you for another one: "
+    "offbragg key makes it."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +121,8 @@ class Gate:
         if scope["type"] == "lifespan" or scope["path"] in _OPEN:
             await self._app(scope, receive, send)
             return
-        right = right_of(_given(scope), self._key, now=time.time())
+        given = _given(scope)
+        right = right_of(given, self._key, now=time.time())
         if right == "everything" or (right == "reading" and _only_reads(scope)):
             await self._app(_with_key(scope, self._key), receive, send)
         elif scope["type"] == "websocket":
@@ -121,13 +133,11 @@ class Gate:
         elif wait := self._count(scope):
             await refuse(send, 429, "Too many wrong keys.", {"retry-after": str(wait)})
         else:
-            ended = right == "ended"
-            await refuse(
-                send,
-                401,
-                "This key has ended." if ended else "A key is needed: Authorization: Apikey KEY",
-                {"www-authenticate": "Apikey"},
-            )
+            why = _WRONG if given else _NEEDED
+            if right == "ended":
+                at = time.gmtime(int(given[4:14], 16))
+                why = _EXPIRED.format(time.strftime("%Y-%m-%d at %H:%M UTC", at))
+            await refuse(send, 401, why, {"www-authenticate": "Apikey"})
 
     def _count(self, scope: Scope) -> int:
         """Count a wrong key; after too many say how long to wait, s."""
@@ -151,7 +161,7 @@ async def refuse(
     send: Send, status: int, why: str, headers: MutableMapping[str, str] | None = None
 ) -> None:
     """Answer a request with an error, as Tiled words its own."""
-    body = b'{"detail":"%s"}' % why.encode()
+    body = json.dumps({"detail": why}).encode()
     said = {
         "content-type": "application/json", "content-length": str(len(body)), **(headers or {})
     }  # fmt: skip

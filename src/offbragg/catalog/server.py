@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import io
 import json
 import logging
@@ -17,10 +19,11 @@ import re
 import resource
 import secrets
 import signal
+import socket
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     import httpx
     from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
     from fastapi import FastAPI
+
+    from offbragg.catalog.readable import Readable
 
 CONTAINER = "raw"
 _CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
@@ -106,13 +111,6 @@ def server_configuration(directory: Path, readable: Sequence[Path], *, key: str)
                         f"duckdb:///{directory / 'tables.duckdb'}",
                     ],
                     "readable_storage": [str(root.resolve()) for root in readable],
-                    "adapters_by_mimetype": {
-                        "application/x-hdf5": "offbragg.catalog.adapters:CheckedHDF5Adapter",
-                        "application/x-offbragg-frames": "offbragg.catalog.adapters:FramesAdapter",
-                        "multipart/related;type=image/x-cbf": (
-                            "offbragg.catalog.adapters:CBFSequenceAdapter"
-                        ),
-                    },
                 },
             }
         ],
@@ -157,34 +155,56 @@ def serve(
     Raises
     ------
     CatalogError
-        If the directory cannot be used or the port is taken.
+        If the directory cannot be used, another server has it, or the port is taken.
     """
     directory = directory.resolve()
+    readable = [root.resolve() for root in readable]
+    ready = None if ready is None else ready.resolve()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         (directory / "files").mkdir(exist_ok=True)
         key = catalog_key(directory)
     except OSError as error:
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
+    with _alone(directory):
+        _serve(directory, readable, key=key, host=host, port=port, ready=ready, parent=parent)
+
+
+def _serve(
+    directory: Path,
+    readable: Sequence[Path],
+    *,
+    key: str,
+    host: str,
+    port: int,
+    ready: Path | None,
+    parent: int | None,
+) -> None:
     _initialize(directory / "catalog.db")
 
     import uvicorn
     from tiled.server.app import build_app_from_config
 
     from offbragg.catalog import limits, shortcuts
+    from offbragg.catalog.downloads import Downloads
+    from offbragg.catalog.formats import register_formats
     from offbragg.catalog.gate import Gate
+    from offbragg.catalog.questions import Questions
 
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
     shortcuts.take()
+    register_formats()
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     _keep_container(app)
-    _guard(app, [*readable, directory / "files"])
+    may_read = _guard(app, readable, directory / "files")
+    _run_in(directory / "nothing")
     _share_threads()
     _give_memory_back()
     _allow_sockets(limits.SOCKETS)
     app.add_middleware(_AsAsked)
+    app.add_middleware(Questions)
     config = uvicorn.Config(
-        Gate(limits.Limits(app), key),
+        Gate(limits.Limits(Downloads(app, app.state.root_tree, may_read)), key),
         host=host,
         port=port,
         http=limits.Connection,
@@ -265,8 +285,9 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
             time.sleep(_POLL)
     if answer.status_code in (401, 403):
         raise CatalogError(
-            f"the catalog at {url} refused the key ({answer.status_code})\n"
-            f"The key is the content of the file 'key' in the catalog's directory."
+            f"the catalog at {url} refused the key ({answer.status_code}): {_detail(answer)}\n"
+            f"The catalog's own key is in the file 'key' of its directory; offbragg key makes "
+            f"keys for reading."
         )
     if answer.is_error:
         raise CatalogError(
@@ -282,6 +303,13 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
     _fail_fast(root.context.http_client)
     weakref.finalize(root.context, root.context.http_client.close)
     return root
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]
 
 
 def _own_clients() -> Any:
@@ -333,6 +361,32 @@ def _fail_fast(http: httpx.Client) -> None:
     http.send = send_once  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Be the only server of a catalog: two would each keep what the other does not know of."""
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise CatalogError(
+                    f"the catalog directory {directory} cannot be locked: {error.strerror}\n"
+                    f"Two servers would spoil it. Choose a directory on a local disk."
+                ) from error
+            other = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+            raise CatalogError(
+                f"the catalog {directory} is served already, by {other or 'another process'}\n"
+                f"End that server first (SIGTERM), or serve another directory."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
 def _initialize(database: Path) -> None:
     """Create the catalog's tables; Tiled itself would start a second interpreter for it."""
     from tiled.commandline._catalog import init
@@ -341,23 +395,41 @@ def _initialize(database: Path) -> None:
         init(f"sqlite:///{database}", if_not_exists=True)
 
 
-def _guard(app: FastAPI, roots: Sequence[Path]) -> None:
-    """Put a guard before every adapter, and tell clients what it says."""
+def _guard(app: FastAPI, roots: Sequence[Path], storage: Path) -> Readable:
+    """Put a guard before every adapter, and send clients its refusals."""
     from fastapi import Request
     from fastapi.responses import JSONResponse
+    from tiled.utils import BrokenLink
 
-    from offbragg.catalog.guard import SERVED, GuardedAdapter
+    from offbragg.catalog.guard import guarded
+    from offbragg.catalog.inside import take_the_place
+    from offbragg.catalog.readable import Readable
 
+    readable = Readable([*roots, storage])
+    take_the_place(readable)
     context = app.state.root_tree.context
-    context.adapters_by_mimetype = {
-        mimetype: GuardedAdapter(context.adapters_by_mimetype[mimetype], mimetype, roots)
-        for mimetype in SERVED
-    }
+    context.adapters_by_mimetype = guarded(
+        context.adapters_by_mimetype, readable, Readable([storage])
+    )
 
     @app.exception_handler(CatalogError)
     async def refuse(request: Request, error: CatalogError) -> JSONResponse:
         _log.warning("refused: %s", error)
         return JSONResponse({"detail": str(error)}, status_code=403)
+
+    @app.exception_handler(BrokenLink)
+    async def miss(request: Request, error: BrokenLink) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_code=410)
+
+    return readable
+
+
+def _run_in(directory: Path) -> None:
+    """Run in an empty directory: HDF5 and others look for names without a path where they run."""
+    directory.mkdir(mode=0o500, exist_ok=True)
+    os.chdir(directory)
+    for kind in ("EXT", "VDS", "EXTFILE"):
+        os.environ[f"HDF5_{kind}_PREFIX"] = str(directory)
 
 
 def _share_threads() -> None:

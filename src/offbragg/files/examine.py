@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -31,7 +31,7 @@ from offbragg.files import nxmx
 from offbragg.files.cbf import content_md5
 from offbragg.files.digest import Part
 from offbragg.files.filters import check_filters, check_part
-from offbragg.files.hdf5 import read_torn
+from offbragg.files.hdf5 import find_inside, read_torn
 from offbragg.files.scan_file import ScanFile, places_of_chunks
 from offbragg.files.superblock import read_superblock
 from offbragg.ledger import Ledger, Status
@@ -263,7 +263,7 @@ def _open(path: Path) -> tuple[ScanFile, list[str]]:
         return scan, []
     scan.close()
     # what is taken from it is compared with checksums of its own
-    file = read_torn(path, lambda file: places_of_chunks(cast(h5py.Dataset, file[nxmx.DATA])))
+    file = read_torn(path, lambda file: places_of_chunks(find_inside(file, nxmx.DATA)))
     return ScanFile(file, path), [TORN]
 
 

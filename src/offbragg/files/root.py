@@ -1,9 +1,11 @@
-"""A directory below which files are kept: it may go, and what is then made there is lost."""
+"""A directory below which files are kept: it may go, and nothing is opened that lies elsewhere."""
 
 from __future__ import annotations
 
+import errno
 import os
-from pathlib import Path
+import stat
+from pathlib import Path, PurePath
 
 from offbragg.errors import ScanFileError
 
@@ -52,3 +54,67 @@ def mount_of(path: Path) -> Path:
     while here != here.parent and not os.path.ismount(here):
         here = here.parent
     return here
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # who opens a pipe waits
+
+
+def open_below(root: Path, relative: PurePath) -> int:
+    """Open a regular file below a directory for reading, and follow no symbolic link on the way.
+
+    A path that is checked and then opened may be another one by then. Here each directory is
+    opened in the one before, so that whatever was opened lies below the root.
+
+    Parameters
+    ----------
+    root
+        The directory; its own path may hold links.
+    relative
+        The way from there, without ``..``.
+
+    Returns
+    -------
+    descriptor
+        Of the file, to be closed by the caller.
+
+    Raises
+    ------
+    OSError
+        ELOOP or ENOTDIR for a symbolic link, EXDEV for ``..`` and absolute paths, EINVAL for what
+        is not a regular file, and whatever else the system says.
+    """
+    parts = relative.parts
+    if relative.is_absolute() or ".." in parts or not parts:
+        raise OSError(errno.EXDEV, "not a path below", str(root))
+    here = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+    try:
+        for part in parts[:-1]:
+            below = os.open(part, _DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = below
+        found = os.open(parts[-1], _FILE, dir_fd=here)
+    finally:
+        os.close(here)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(root / relative))
+    except BaseException:
+        os.close(found)
+        raise
+    return found
+
+
+def path_of(descriptor: int) -> Path:
+    """Return a path that leads to what a descriptor has open, whatever its name leads to now.
+
+    Raises
+    ------
+    OSError
+        If this system has none.
+    """
+    for directory in ("/proc/self/fd", "/dev/fd"):
+        path = Path(directory, str(descriptor))
+        if path.exists():
+            return path
+    raise OSError(errno.ENOSYS, "neither /proc nor /dev/fd is mounted")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the compression
@@ -45,7 +45,7 @@ from offbragg.files.digest import (
 )
 from offbragg.files.draft import Draft, draft
 from offbragg.files.filters import check_part
-from offbragg.files.hdf5 import LIBVER, open_to_read
+from offbragg.files.hdf5 import LIBVER, find_inside, open_to_read
 from offbragg.files.superblock import read_superblock, release
 from offbragg.frame import Frame, PackedFrame
 from offbragg.geometry import Geometry
@@ -214,8 +214,15 @@ class ScanFile:
             raise
 
     @classmethod
-    def open(cls, path: Path | str) -> ScanFile:
+    def open(cls, path: Path | str, *, descriptor: int | None = None) -> ScanFile:
         """Open a scan file for reading, finished or growing.
+
+        Parameters
+        ----------
+        path
+            The file.
+        descriptor
+            Of the file, if it is open: then that file is read, whatever the path leads to now.
 
         Raises
         ------
@@ -230,7 +237,7 @@ class ScanFile:
         deadline = clock.monotonic() + _PATIENCE
         while True:
             try:
-                file = open_to_read(path)
+                file = open_to_read(path, descriptor=descriptor)
                 break
             except (OSError, RuntimeError) as error:
                 # For an instant a writer has it open and has not begun SWMR.
@@ -894,10 +901,10 @@ class ScanFile:
         kept = self._kept.get(name)
         if kept is None:
             with _readers_lock:  # never two handles of one dataset
-                kept = self._kept.get(name) or self._file[name]
+                kept = self._kept.get(name) or find_inside(self._file, name, self._path)
                 if self._lock is None and name != nxmx.DATA and isinstance(kept, h5py.Dataset):
                     _check_field(kept, self._path)
-                self._kept[name] = kept
+                kept = self._kept.setdefault(name, kept)
         return kept
 
     def _column(self, name: str) -> Any:
@@ -1154,8 +1161,8 @@ def _open_for_writing(path: Path) -> h5py.File:
 
 def _is_torn(file: h5py.Group, path: Path) -> bool:
     try:
-        if nxmx.DATA in file:
-            places_of_chunks(cast(h5py.Dataset, file[nxmx.DATA]))
+        with contextlib.suppress(KeyError):
+            places_of_chunks(find_inside(file.file, nxmx.DATA))
     except (OSError, RuntimeError, KeyError) as error:
         if "checksum" in str(error):
             return True

@@ -43,7 +43,7 @@ class Superblock:
 def read_superblock(path: Path) -> Superblock:
     """Read and check the superblock of an HDF5 file of the layout that we write."""
     with path.open("rb") as file:
-        return _parse(file.read(_LENGTH), path)
+        return superblock_of(file.read(_LENGTH), path)
 
 
 def release(path: Path, *, keep: Path) -> None:
@@ -60,12 +60,12 @@ def release(path: Path, *, keep: Path) -> None:
     with path.open("r+b") as file:
         raw = file.read(_LENGTH)
         try:
-            block = _parse(raw, path)
+            block = superblock_of(raw, path)
         except ScanFileError:
             if not keep.exists():
                 raise
             raw = keep.read_bytes()
-            block = _parse(raw, keep)
+            block = superblock_of(raw, keep)
         keep.write_bytes(raw)
         size = os.fstat(file.fileno()).st_size
         end = max(block.end, size)
@@ -81,7 +81,7 @@ def released_superblock(path: Path) -> bytes:
     """Give the superblock as `release` would leave it; nothing is changed."""
     with path.open("rb") as file:
         raw = file.read(_LENGTH)
-        return _released(raw, max(_parse(raw, path).end, os.fstat(file.fileno()).st_size))
+        return _released(raw, max(superblock_of(raw, path).end, os.fstat(file.fileno()).st_size))
 
 
 def _released(raw: bytes, end: int) -> bytes:
@@ -91,7 +91,8 @@ def _released(raw: bytes, end: int) -> bytes:
     return bytes(new) + struct.pack("<I", lookup3(bytes(new)))
 
 
-def _parse(raw: bytes, path: Path) -> Superblock:
+def superblock_of(raw: bytes, path: Path) -> Superblock:
+    """Check the first 48 bytes of a file; see `read_superblock`."""
     if len(raw) < _LENGTH or raw[:8] != _SIGNATURE:
         raise ScanFileError(f"{path.name} is no HDF5 file: it begins with {raw[:8]!r}")
     if raw[8] not in (2, 3) or raw[9:11] != b"\x08\x08":

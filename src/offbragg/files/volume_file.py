@@ -34,6 +34,7 @@ from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.draft import draft, hdf5_in, new_hdf5
 from offbragg.files.filters import check_part
+from offbragg.files.hdf5 import find_inside, link_of, open_to_read
 from offbragg.geometry import direct_basis
 from offbragg.sample import Sample
 from offbragg.volume import Grid, Volume
@@ -100,13 +101,22 @@ def passing_volume(directory: Path, volume: Volume, record: Mapping[str, Any]) -
 
 
 class VolumeFile:
-    """A volume on disk, read in parts; made by `write_volume`."""
+    """A volume on disk, read in parts; made by `write_volume`.
 
-    def __init__(self, path: Path | str) -> None:
+    Parameters
+    ----------
+    path
+        The file.
+    descriptor
+        Of the file, if it is open: then that file is read, whatever the path leads to now.
+    """
+
+    def __init__(self, path: Path | str, *, descriptor: int | None = None) -> None:
         self.path = Path(path)
         try:
-            self.path.stat()
-            self._file: Any = h5py.File(self.path, "r", locking=False)
+            self._file: Any = open_to_read(
+                self.path, swmr=False, libver=None, descriptor=descriptor
+            )
         except FileNotFoundError:
             raise ReductionError(f"{self.path} is not there") from None
         except (OSError, RuntimeError) as error:
@@ -116,7 +126,7 @@ class VolumeFile:
         try:
             self.record: dict[str, Any] = dict(json.loads(self._text("entry/process/record")))
             self.grid = Grid.from_dict(json.loads(self._text("entry/volume/grid")))
-            if self._file["entry/volume/counts"].shape != self.grid.shape[::-1]:
+            if self._get("entry/volume/counts").shape != self.grid.shape[::-1]:
                 raise ValueError("its counts are not of the shape of its grid")
         except _NOT_OURS as error:
             self._file.close()
@@ -135,7 +145,7 @@ class VolumeFile:
     @property
     def sample(self) -> Sample | None:
         """The crystal."""
-        if "sample" not in self._file["entry/volume"]:
+        if not self._has("sample"):
             return None
         return Sample.from_dict(json.loads(self._text("entry/volume/sample")))
 
@@ -147,7 +157,7 @@ class VolumeFile:
     @property
     def completeness(self) -> float:
         """Measured part of the cells."""
-        return float(self._file["entry/completeness"].attrs["overall"])
+        return float(self._get("entry/completeness").attrs["overall"])
 
     def volume(self) -> Volume:
         """Read all of it."""
@@ -162,8 +172,10 @@ class VolumeFile:
         shape = tuple(b[1] - b[0] for b in bounds)
         grid = Grid(first, shape, self.grid.per_unit)  # type: ignore[arg-type]
         slices = tuple(slice(b[0], b[1]) for b in reversed(bounds))
-        group = self._file["entry/volume"]
-        sums = {name: self._read(group[name], slices) if name in group else None for name in _SUMS}
+        sums = {
+            name: self._read(self._get(f"entry/volume/{name}"), slices) if self._has(name) else None
+            for name in _SUMS
+        }
         return Volume(grid=grid, sample=self.sample, symmetry=self.symmetry, **sums)  # type: ignore[arg-type]
 
     def _read(self, data: h5py.Dataset, slices: tuple[slice, ...]) -> Array:
@@ -177,11 +189,20 @@ class VolumeFile:
             ) from error
 
     def _text(self, name: str) -> str:
-        field = self._file[name]
+        field = self._get(name)
         if field.nbytes > _MOST_TEXT:
             raise ValueError(f"{name} claims {field.nbytes:,} bytes")
         check_part(field)
         return bytes(field[()]).decode()
+
+    def _has(self, name: str) -> bool:
+        return link_of(self._get("entry/volume"), name) is not None
+
+    def _get(self, name: str) -> Any:
+        try:
+            return find_inside(self._file, name, self.path)
+        except ScanFileError as error:
+            raise ReductionError(str(error)) from error
 
 
 def read_volume(path: Path | str) -> Volume:

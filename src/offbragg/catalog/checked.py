@@ -1,0 +1,128 @@
+"""How the server reads HDF5: frames are compared with their checksums as they are read.
+
+Each opening goes through Tiled's ``h5open``, in whose place `inside` has put its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import h5py
+from numpy.typing import NDArray
+from tiled.adapters import hdf5 as tiled_hdf5
+from tiled.adapters.hdf5 import SWMR_DEFAULT, HDF5Adapter, HDF5ArrayAdapter
+from tiled.structures.core import StructureFamily
+
+from offbragg.errors import ScanFileError
+from offbragg.files import nxmx
+from offbragg.files.filters import check_part
+from offbragg.files.hdf5 import find_inside
+from offbragg.files.scan_file import ScanFile
+
+
+def _opened(path: Path, dataset: str | None, how: Mapping[str, Any]) -> Any:
+    """Open a file as Tiled does, and give what is asked of it; within a ``with``."""
+    return tiled_hdf5.h5open(path, dataset, **how)
+
+
+class _Checked:
+    """A dataset of an HDF5 file that is opened whenever some of it is read, and checked then.
+
+    Frames of a scan file are compared with their checksums, wherever in the file they are linked
+    and whichever file links to them. Of anything else the filters are looked at.
+    """
+
+    def __init__(self, path: Path, dataset: str | None, how: Mapping[str, Any]) -> None:
+        self._path, self._dataset, self._how = path, dataset, dict(how)
+        with _opened(path, dataset, self._how) as found:
+            self.shape, self.dtype = found.shape, found.dtype
+            self.chunks = found.chunks or found.shape
+            self._has_frames = _are_frames(found)
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+        return len(self.shape)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
+        with _opened(self._path, self._dataset, self._how) as found:
+            if self._has_frames:
+                with self._scan(found.file) as scan:
+                    return scan.stack.counts[key]
+            check_part(found, key)
+            return found[key]
+
+    @contextlib.contextmanager
+    def _scan(self, file: h5py.File) -> Iterator[ScanFile]:
+        """Read the file that is open, which a link may have led to, whatever is at the path now."""
+        if self._how["swmr"]:
+            descriptor = file.id.get_vfd_handle()
+            with ScanFile.open(self._path, descriptor=descriptor) as scan:
+                yield scan
+        else:  # HDF5 opens a file that this process has open only in the same way
+            yield ScanFile(file, self._path)
+
+
+def _are_frames(found: h5py.Dataset) -> bool:
+    try:
+        find_inside(found.file, f"{nxmx.FRAMES}/status")
+        return find_inside(found.file, nxmx.DATA) == found
+    except (KeyError, ScanFileError):
+        return False
+
+
+class CheckedArrayAdapter(HDF5ArrayAdapter):
+    """An array in HDF5 files, checked as it is read."""
+
+    @staticmethod
+    def lazy_load_hdf5_array(
+        *file_paths: Any,
+        dataset: str | None = None,
+        swmr: bool = SWMR_DEFAULT,
+        libver: str = "latest",
+        locking: bool | str | None = None,
+    ) -> dask.array.Array:
+        """Load an array when it is read, piece by piece, from one file or several."""
+        how = {"swmr": swmr, "libver": libver, "locking": locking}
+        parts = [_Checked(Path(path), dataset, how) for path in file_paths]
+        if any(not part.shape or 0 in part.shape or part.dtype.kind == "O" for part in parts):
+            for path in file_paths:
+                with _opened(path, dataset, how) as found:
+                    check_part(found)
+            return HDF5ArrayAdapter.lazy_load_hdf5_array(*file_paths, dataset=dataset, **how)
+        arrays = [
+            # each has a name of its own: the file may have grown since the last request
+            dask.array.from_array(part, chunks=part.chunks, name=False, fancy=False)
+            for part in parts
+        ]
+        return arrays[0] if len(arrays) == 1 else dask.array.concatenate(arrays)
+
+
+class CheckedHDF5Adapter(HDF5Adapter):
+    """An HDF5 file, a group or an array of one, checked as it is read."""
+
+    @classmethod
+    def from_catalog(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, data_source: Any, node: Any, /, **parameters: Any
+    ) -> Any:
+        """Make the adapter of a catalog node."""
+        if data_source.structure_family != StructureFamily.array:
+            return super().from_catalog(data_source, node, **parameters)
+        dataset = parameters.pop("dataset", "/")
+        name = dataset if isinstance(dataset, str) else "/".join(dataset)
+        return CheckedArrayAdapter.from_catalog(data_source, node, dataset=name, **parameters)
+
+    def __getitem__(self, key: str) -> Any:
+        found = super().__getitem__(key)
+        name = f"{self.dataset or ''}/{key.strip('/')}"
+        how: Any = self._kwargs
+        if isinstance(found, HDF5ArrayAdapter):
+            return CheckedArrayAdapter.from_uris(*self.uris, dataset=name, **how)
+        return type(self)(
+            found._tree, *found.uris, dataset=found.dataset, metadata=self._metadata,
+            specs=self.specs, **how,
+        )  # fmt: skip

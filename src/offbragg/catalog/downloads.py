@@ -1,0 +1,398 @@
+"""Scan files and volume files as they are on the disk, in pieces and with a digest.
+
+``/files/UID`` lists what there is of a run, ``/files/UID/NAME`` is a file of it, and so is what
+Tiled's client asks for in ``raw_export``. A file is opened once, and what was opened is checked and
+sent; if it changes while it is sent, the answer breaks off, and no client takes it for whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import email.utils
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote
+
+from tiled.utils import BrokenLink, path_from_uri
+
+from offbragg.catalog.gate import App, Receive, Scope, Send, refuse
+from offbragg.catalog.readable import Readable, shown
+from offbragg.errors import CatalogError, OffbraggError
+from offbragg.files.digest import digest_path
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.superblock import superblock_of
+from offbragg.files.volume_file import VolumeFile
+
+FILES = "/files/"
+_ASSETS = "/api/v1/asset/bytes/"
+_CONTAINER, _PRIMARY, _ROWS = "raw", "primary", "internal"
+_PIECE = 256 * 1024  # bytes that are in memory at a time, for each client
+_HASHED = 1 << 20  # bytes that are hashed at a time
+_PATIENCE = 5.0  # how long an answer waits for its digest, s
+_REMEMBERED = 10_000  # digests
+_RANGE = re.compile(r"bytes=\s*(\d*)\s*-\s*(\d*)\s*")
+_MOST = 1000  # files of a run that are listed
+_TYPES = {".h5": "application/x-hdf5", ".digest": "application/json"}
+
+
+class _Refusal(Exception):  # noqa: N818  an answer, not a fault
+    def __init__(self, status: int, why: str, **headers: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = headers
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A file that is open."""
+
+    path: Path
+    descriptor: int
+    size: int
+    modified: int
+    identity: tuple[int, ...]
+
+    @classmethod
+    @contextlib.contextmanager
+    def below(cls, readable: Readable, path: Path) -> Iterator[_Open]:
+        try:
+            descriptor = readable.open(path)
+        except FileNotFoundError:
+            raise _Refusal(410, f"{path.name} is not there any more.") from None
+        try:
+            yield cls(path, descriptor, *_look(descriptor))
+        finally:
+            os.close(descriptor)
+
+    @property
+    def etag(self) -> str:
+        """Changes whenever the file does."""
+        words = ":".join(map(str, self.identity))
+        return f'"{hashlib.sha256(words.encode()).hexdigest()[:32]}"'
+
+    def check_unchanged(self) -> None:
+        if _look(self.descriptor)[2] != self.identity:
+            raise CatalogError(f"{shown(self.path)} was changed while it was sent")
+
+
+def _look(descriptor: int) -> tuple[int, int, tuple[int, ...]]:
+    seen = os.fstat(descriptor)
+    identity = seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+    return seen.st_size, int(seen.st_mtime), identity
+
+
+class Downloads:
+    """Answers what asks for files, and leaves the rest to another app.
+
+    Parameters
+    ----------
+    app
+        What answers the rest.
+    tree
+        Tiled's root, where nodes are looked up.
+    readable
+        Where files may be read.
+    """
+
+    def __init__(self, app: App, tree: Any, readable: Readable) -> None:
+        self._app = app
+        self._tree = tree
+        self._readable = readable
+        self._reading = ThreadPoolExecutor(4, thread_name_prefix="download")
+        self._hashing = ThreadPoolExecutor(1, thread_name_prefix="digest")
+        self._digests: dict[tuple[int, ...], asyncio.Future[str]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path = scope.get("path", "")
+        ours = scope["type"] == "http" and path.startswith((FILES, _ASSETS))
+        if not ours:
+            await self._app(scope, receive, send)
+            return
+        try:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise _Refusal(405, "A file is only read: GET or HEAD.", allow="GET, HEAD")
+            if path.startswith(_ASSETS):
+                found = await self._asset(path.removeprefix(_ASSETS), scope)
+                await self._send_file(found, scope, receive, send)
+            else:
+                await self._answer(path.removeprefix(FILES), scope, receive, send)
+        except _Refusal as refusal:
+            await refuse(send, refusal.status, str(refusal), refusal.headers)
+        except CatalogError as error:
+            await refuse(send, 403, str(error))
+
+    async def _answer(self, asked: str, scope: Scope, receive: Receive, send: Send) -> None:
+        uid, _, name = asked.strip("/").partition("/")
+        scan = await self._scan_file(uid)
+        names = await asyncio.to_thread(self._names, scan, uid)
+        if not name:
+            await self._list(uid, scan, names, send)
+            return
+        stem = name.removesuffix(".sha256")
+        if stem not in names:
+            raise _Refusal(404, f"Run {uid} has no file of this name. /files/{uid} lists them.")
+        if stem == name:
+            await self._send_file(scan.with_name(name), scope, receive, send)
+            return
+        with self._opened(scan.with_name(stem)) as file:
+            await self._check_whole(file)
+            digest = await asyncio.shield(self._digest(file))
+        await _send_text(send, f"{digest}  {stem}\n".encode(), "text/plain; charset=utf-8")
+
+    # -- which files ---------------------------------------------------------------------------
+
+    async def _scan_file(self, uid: str) -> Path:
+        path = await self._asset_of([_CONTAINER, uid, _PRIMARY, _ROWS], None)
+        if path is None:
+            if uid and await self._lookup([_CONTAINER, uid]) is not None:
+                raise _Refusal(404, f"Run {uid} has no scan file in the catalog.")
+            raise _Refusal(404, "There is no such run. The address is /files/UID, its whole uid.")
+        return path
+
+    async def _asset(self, node: str, scope: Scope) -> Path:
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("id", [""])[0]
+        if not re.fullmatch(r"[0-9]{1,12}", asked):
+            raise _Refusal(400, "id is to be the number of an asset.")
+        path = await self._asset_of([unquote(part) for part in node.split("/") if part], int(asked))
+        if path is None:
+            raise _Refusal(404, "There is no such node, or it has no file with this id.")
+        return path
+
+    async def _asset_of(self, segments: list[str], number: int | None) -> Path | None:
+        """Return the path of an asset of a node, the first one if no number is given."""
+        node = await self._lookup(segments)
+        if not hasattr(node, "data_sources"):
+            return None
+        for source in await node.data_sources(include_assets=True) or ():
+            for asset in source.assets:
+                if number in (None, asset.id) and asset.data_uri.startswith("file:"):
+                    return path_from_uri(asset.data_uri)
+        return None
+
+    async def _lookup(self, segments: list[str]) -> Any:
+        from tiled.server.core import NoEntry
+
+        try:
+            return await self._tree.lookup_adapter(segments)
+        except (NoEntry, BrokenLink, KeyError, TypeError, AttributeError):
+            return None
+
+    def _names(self, scan: Path, uid: str) -> list[str]:
+        """List the files of a run: its scan file, the digest of that, volumes beside it."""
+        names = [scan.name]
+        with contextlib.suppress(CatalogError, OSError):
+            os.close(self._readable.open(digest_path(scan)))
+            names.append(digest_path(scan).name)
+        with contextlib.suppress(OSError):
+            here = self._readable.real(scan).parent
+            others = sorted(p.name for p in here.glob("*.h5") if p.name not in names)
+            names += [name for name in others[:_MOST] if self._is_volume(scan, name, uid)]
+        return names
+
+    def _is_volume(self, scan: Path, name: str, uid: str) -> bool:
+        with (
+            contextlib.suppress(OffbraggError, _Refusal, OSError, KeyError, TypeError),
+            self._opened(scan.with_name(name)) as file,
+            VolumeFile(file.path, descriptor=file.descriptor) as volume,
+        ):
+            return any(one["run"] == uid for one in volume.record["inputs"])
+        return False
+
+    async def _list(self, uid: str, scan: Path, names: list[str], send: Send) -> None:
+        files: list[dict[str, Any]] = []
+        for name in names:
+            with self._opened(scan.with_name(name)) as file:
+                known = self._digests.get(file.identity)
+                entry: dict[str, Any] = {
+                    "name": name,
+                    "address": f"{FILES}{quote(uid)}/{quote(name)}",
+                    "size": file.size,
+                    "modified": file.modified,
+                    "sha256": known.result() if known and _is_known(known) else None,
+                    "whole": True,
+                }
+                try:
+                    await self._check_whole(file)
+                except _Refusal as refusal:
+                    entry |= {"whole": False, "why": str(refusal)}
+                files.append(entry)
+        await _send_text(
+            send, json.dumps({"run": uid, "files": files}, indent=1).encode(), "application/json"
+        )
+
+    def _opened(self, path: Path) -> contextlib.AbstractContextManager[_Open]:
+        return _Open.below(self._readable, path)
+
+    async def _check_whole(self, file: _Open) -> None:
+        if file.path.suffix == ".h5":
+            await asyncio.to_thread(_check_whole, file)
+
+    # -- their bytes ---------------------------------------------------------------------------
+
+    async def _send_file(self, path: Path, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._opened(path) as file:
+            await self._check_whole(file)
+            headers = {
+                "accept-ranges": "bytes",
+                "etag": file.etag,
+                "last-modified": email.utils.formatdate(file.modified, usegmt=True),
+                "content-type": _TYPES.get(path.suffix, "application/octet-stream"),
+                "content-disposition": f'attachment; filename="{quote(path.name)}"',
+                "cache-control": "private, no-cache",
+            }
+            with contextlib.suppress(TimeoutError):
+                digest = await asyncio.wait_for(asyncio.shield(self._digest(file)), _PATIENCE)
+                coded = base64.b64encode(bytes.fromhex(digest)).decode()
+                headers["repr-digest"] = f"sha-256=:{coded}:"
+            asked = {name.decode().lower(): value.decode("latin-1")
+                     for name, value in scope["headers"]}  # fmt: skip
+            status, first, stop = _part(asked, file, headers)
+            if status == 206:
+                headers["content-range"] = f"bytes {first}-{stop - 1}/{file.size}"
+            if status != 304:
+                headers["content-length"] = str(stop - first)
+            await _begin(send, status, headers)
+            if scope["method"] == "GET" and status != 304:
+                await self._send_bytes(file, first, stop, receive, send)
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _send_bytes(
+        self, file: _Open, at: int, stop: int, receive: Receive, send: Send
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            while at < stop:
+                count = min(_PIECE, stop - at)
+                body = await loop.run_in_executor(
+                    self._reading, os.pread, file.descriptor, count, at
+                )
+                at += len(body)
+                if not body or at == stop:
+                    file.check_unchanged()  # before the last piece: without it nothing is whole
+                if gone.done():
+                    return
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        finally:
+            gone.cancel()
+
+    def _digest(self, file: _Open) -> asyncio.Future[str]:
+        """Begin to hash a file, once for all who ask."""
+        known = self._digests.get(file.identity)
+        if known is not None and not (known.done() and not _is_known(known)):
+            return known
+        while len(self._digests) >= _REMEMBERED:
+            self._digests.pop(next(iter(self._digests)))
+        hashing = asyncio.get_running_loop().run_in_executor(
+            self._hashing, _sha256, os.dup(file.descriptor)
+        )
+        hashing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._digests[file.identity] = hashing
+        return hashing
+
+
+def _is_known(digest: asyncio.Future[str]) -> bool:
+    return digest.done() and not digest.cancelled() and digest.exception() is None
+
+
+def _check_whole(file: _Open) -> None:
+    """Refuse a file that is neither a whole scan file nor a volume.
+
+    Raises
+    ------
+    _Refusal
+        409 while it is written; 403 if it is something else.
+    """
+    try:
+        block = superblock_of(os.pread(file.descriptor, 48, 0), file.path)
+        if block.writing:
+            raise _Refusal(
+                409,
+                f"{file.path.name} is still being written. Ask again when the run has its stop "
+                f"document; its frames can be read meanwhile.",
+            )
+        try:
+            with ScanFile.open(file.path, descriptor=file.descriptor) as scan:
+                counts, complete = scan.ledger.counts(), scan.complete
+        except OffbraggError:
+            with VolumeFile(file.path, descriptor=file.descriptor):
+                return
+    except OffbraggError as error:
+        raise _Refusal(403, f"Only scan files and volumes are sent: {shown(error)}") from error
+    if not complete:
+        raise _Refusal(
+            409,
+            f"{file.path.name} is not finished: {counts['pending']} of {sum(counts.values())} "
+            f"frames are pending. offbragg stack finishes it; ask again then.",
+        )
+
+
+def _part(
+    asked: Mapping[str, str], file: _Open, headers: Mapping[str, str]
+) -> tuple[int, int, int]:
+    """Return the status, and the first byte and the one behind the last, that are to be sent."""
+    if "if-match" in asked and not _matches(asked["if-match"], file.etag):
+        raise _Refusal(412, f"{file.path.name} has changed since.", etag=file.etag)
+    if "if-none-match" in asked and _matches(asked["if-none-match"], file.etag):
+        return 304, 0, 0
+    whole = 200, 0, file.size
+    if asked.get("if-range", file.etag) not in (file.etag, headers["last-modified"]):
+        return whole
+    found = _RANGE.fullmatch(asked.get("range", ""))
+    if found is None or not (found[1] or found[2]):
+        return whole  # none, several, or one that nobody understands
+    if found[1]:
+        first = int(found[1])
+        stop = min(int(found[2]) + 1, file.size) if found[2] else file.size
+        if found[2] and int(found[2]) < first:
+            return whole
+    else:
+        first, stop = max(file.size - int(found[2]), 0), file.size
+    if first >= stop:
+        raise _Refusal(
+            416,
+            f"{file.path.name} has {file.size:,} bytes.",
+            **{"content-range": f"bytes */{file.size}", "etag": file.etag},
+        )
+    return 206, first, stop
+
+
+def _matches(tags: str, etag: str) -> bool:
+    return tags.strip() == "*" or etag in (tag.strip() for tag in tags.split(","))
+
+
+def _sha256(descriptor: int) -> str:
+    digest, at = hashlib.sha256(), 0
+    try:
+        while piece := os.pread(descriptor, _HASHED, at):
+            digest.update(piece)
+            at += len(piece)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _begin(send: Send, status: int, headers: Mapping[str, str]) -> None:
+    coded = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": coded})
+
+
+async def _send_text(send: Send, body: bytes, kind: str) -> None:
+    headers = {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store"}
+    await _begin(send, 200, headers)
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,349 @@
+"""HDF5 files as the catalog's server opens them: what is asked of a file lies in that file.
+
+HDF5 follows links into any file that the server may read, looks for relative names in the
+directory that it runs in too, and takes the values of virtual and external datasets from there.
+So every link is followed here, one by one, and what lies elsewhere is refused by name. The one
+exception is what NXRefine's wrappers have: an external link downwards, to a file that has none.
+
+Tiled opens each file several times, and reads it later than it makes an adapter of it. So it is
+not a path that is checked before, but each opening: `take_the_place` puts this in its way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import h5py
+from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
+from tiled.adapters import hdf5 as tiled_hdf5
+from tiled.utils import BrokenLink
+
+from offbragg.catalog.readable import Readable, shown
+from offbragg.errors import CatalogError
+from offbragg.files.hdf5 import follow_no_external_link, lies_elsewhere, link_of, open_to_read
+
+PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it
+_DEEPEST = 32  # links and groups on the way to one thing
+_MOST = 100_000  # things in one file, or chunks of a dataset
+
+Tree = dict[str, Any]
+
+
+def take_the_place(readable: Readable) -> None:
+    """Let all that Tiled reads of HDF5 files in this process be opened here.
+
+    Raises
+    ------
+    CatalogError
+        If this version of Tiled opens them in another way, or HDF5 goes on to follow links: then
+        nothing is served.
+    """
+    for name in ("h5open", "parse_hdf5_tree", "HDF5_DATASET", "HDF5_BROKEN_LINK"):
+        if not hasattr(tiled_hdf5, name):
+            raise CatalogError(f"this version of Tiled has no {name}: its HDF5 cannot be guarded")
+    follow_no_external_link()  # also where one is put in place of what was looked at
+
+    @contextlib.contextmanager
+    def h5open(
+        filename: Path | str,
+        dataset: str | None = None,
+        *,
+        swmr: bool = tiled_hdf5.SWMR_DEFAULT,
+        libver: Any = "latest",
+        locking: bool | None = None,
+    ) -> Iterator[Any]:
+        with opened(readable, Path(filename), swmr=swmr, libver=libver, locking=locking) as look:
+            yield look.node(dataset or "/")
+
+    def parse_hdf5_tree(node: Any) -> Any:
+        return node.tree() if isinstance(node, _Node) else tiled_hdf5.HDF5_DATASET
+
+    tiled_hdf5.h5open = h5open  # type: ignore[assignment,misc]
+    tiled_hdf5.parse_hdf5_tree = parse_hdf5_tree
+
+
+@contextlib.contextmanager
+def opened(
+    readable: Readable,
+    path: Path,
+    *,
+    swmr: bool,
+    locking: bool | None,
+    libver: Any = "latest",
+) -> Iterator[Look]:
+    """Open a file for as long as it is looked at, and read.
+
+    Parameters
+    ----------
+    readable
+        Where it must lie.
+    path
+        The file.
+    swmr, locking, libver
+        How: HDF5 opens a file that this process has open only in the same way.
+
+    Raises
+    ------
+    CatalogError
+        If it may not be read, or cannot.
+    BrokenLink
+        If it is not there.
+    """
+    how = {"swmr": swmr, "locking": locking, "libver": libver}
+    with contextlib.ExitStack() as stack:
+        yield Look(readable, stack, path, open_readable(readable, path, stack, **how), how)
+
+
+def open_readable(
+    readable: Readable, path: Path, stack: contextlib.ExitStack, **how: Any
+) -> h5py.File:
+    """Open a file until a stack is closed; see `opened`."""
+    try:
+        descriptor = readable.open(path)
+    except FileNotFoundError as error:
+        raise BrokenLink(f"{shown(path.name)} is not there") from error
+    try:
+        return stack.enter_context(open_to_read(path, descriptor=descriptor, **how))
+    except (OSError, RuntimeError) as error:
+        what = str(error).replace(f"/proc/self/fd/{descriptor}", path.name)
+        raise CatalogError(f"{shown(path)} is not read: {shown(what)}") from error
+    finally:
+        os.close(descriptor)
+
+
+class _Node(h5py.Group):
+    """A group, and how it was found."""
+
+    def __init__(self, group: h5py.Group, look: Look, file: _File) -> None:
+        super().__init__(group.id)
+        self._look = look
+        self._file = file
+
+    def tree(self) -> Tree:
+        """Return what is in it, as Tiled's adapter has it."""
+        return self._look.tree(self, self._file, 0)
+
+
+class _File:
+    """A file that is open."""
+
+    def __init__(self, file: h5py.File, path: Path, *, linked: bool) -> None:
+        self.root = file["/"]
+        self.path = path
+        self.linked = linked
+        """Whether a link of another file led here: then it may have none itself."""
+
+
+class Look:
+    """Finds what is asked for in a file, and refuses what is not in it.
+
+    Parameters
+    ----------
+    readable
+        Where files must lie.
+    stack
+        Closes the files.
+    path, file
+        The file.
+    how
+        As `open_to_read` has it.
+    """
+
+    def __init__(
+        self,
+        readable: Readable,
+        stack: contextlib.ExitStack,
+        path: Path,
+        file: h5py.File,
+        how: dict[str, Any],
+    ) -> None:
+        self._readable = readable
+        self._stack = stack
+        self._how = how
+        self._first = _File(file, readable.real(path), linked=False)
+        self._linked: dict[Path, _File] = {}
+        self._seen: set[tuple[Path, int]] = set()
+
+    def node(self, name: str) -> Any:
+        """Return a dataset, or a group.
+
+        Raises
+        ------
+        CatalogError
+            If it lies elsewhere.
+        BrokenLink
+            If a link leads to nothing.
+        KeyError
+            If it is not there.
+        """
+        found, file = self._find(self._first, self._first.root, name, 0)
+        if isinstance(found, h5py.Group):
+            return _Node(found, self, file)
+        self._check(found, file)
+        return found
+
+    def tree(self, group: h5py.Group, file: _File, depth: int) -> Tree:
+        """Return all that is in a group, and refuse what lies elsewhere.
+
+        Raises
+        ------
+        CatalogError
+            Naming it; also if there is no end to it.
+        """
+        where = f"{shown(file.path)}: {shown(group.name)}"
+        here = file.path, h5o.get_info(group.id).addr
+        self._seen.add(here)
+        if len(self._seen) > _MOST or depth > _DEEPEST:
+            raise CatalogError(f"{where} is not read: there is no end to it")
+        tree: Tree = {}
+        for part in map(str, group):
+            try:
+                found, its = self._find(file, group, part, 0)
+            except (BrokenLink, KeyError):
+                tree[part] = tiled_hdf5.HDF5_BROKEN_LINK
+                continue
+            if isinstance(found, h5py.Group):
+                if self._is_above(found, its, group, file):
+                    raise CatalogError(f"{where} is not read: {shown(part)} leads in circles")
+                tree[part] = self.tree(found, its, depth + 1)
+            else:
+                self._check(found, its)
+                tree[part] = tiled_hdf5.HDF5_DATASET
+        return tree
+
+    def _find(self, file: _File, group: Any, name: str, depth: int) -> tuple[Any, _File]:
+        """Go to an object, link by link."""
+        here: Any = file.root if name.startswith("/") else group
+        for part in (part for part in name.split("/") if part not in ("", ".")):
+            where = f"{shown(file.path)}: {shown(str(here.name).rstrip('/'))}/{shown(part)}"
+            link = link_of(here, part) if isinstance(here, h5py.Group) else None
+            if link is None:
+                if depth:
+                    raise BrokenLink(f"{where} is not there")
+                raise KeyError(f"{where} is not there")
+            if not isinstance(link, h5py.HardLink) and depth >= _DEEPEST:
+                raise CatalogError(f"{where} is not read: it leads in circles")
+            if isinstance(link, h5py.HardLink):
+                here = here[part]
+            elif isinstance(link, h5py.SoftLink):
+                here, file = self._find(file, here, link.path, depth + 1)
+            elif isinstance(link, h5py.ExternalLink) and not file.linked:
+                file = self._open_linked(file, link, where)
+                here, file = self._find(file, file.root, f"/{link.path}", depth + 1)
+            else:
+                raise CatalogError(f"{where} is not read: it is a link to another file")
+        if isinstance(here, h5py.Dataset) and (elsewhere := lies_elsewhere(here)):
+            raise CatalogError(f"{shown(file.path)}: {shown(here.name)} is not read: {elsewhere}")
+        return here, file
+
+    def _open_linked(self, file: _File, link: h5py.ExternalLink, where: str) -> _File:
+        """Open what an external link leads to: downwards, and nothing that HDF5 would look for."""
+        name = PurePosixPath(link.filename)
+        if name.is_absolute() or ".." in name.parts or not name.parts:
+            raise CatalogError(
+                f"{where} is not read: it leads out of what may be served, and links are followed "
+                f"downwards only"
+            )
+        path = self._readable.real(file.path.parent / name)
+        if path not in self._linked:
+            opened = open_readable(self._readable, path, self._stack, **self._how)
+            self._linked[path] = _File(opened, path, linked=True)
+        return self._linked[path]
+
+    def _check(self, found: Any, file: _File) -> None:
+        check_pieces(found, f"{shown(file.path)}: {shown(found.name)}")
+
+    @staticmethod
+    def _is_above(target: h5py.Group, its: _File, group: h5py.Group, file: _File) -> bool:
+        if its.path != file.path:
+            return False  # which has no way back
+        address, place = h5o.get_info(target.id).addr, group
+        while True:
+            if h5o.get_info(place.id).addr == address:
+                return True
+            if place.name == "/":
+                return False
+            place = place.parent
+
+
+def check_hdf5(
+    path: Path,
+    roots: Sequence[Path],
+    *,
+    names: Sequence[str] = ("/",),
+    swmr: bool = True,
+    locking: bool | None = False,
+) -> None:
+    """Refuse an HDF5 file if what is asked of it lies, or leads, somewhere else.
+
+    Parameters
+    ----------
+    path
+        The file.
+    roots
+        What may be read.
+    names
+        Datasets, or groups with all that is in them.
+    swmr, locking
+        How whoever reads it next opens it, in the same process.
+
+    Raises
+    ------
+    CatalogError
+        Naming the file, the object in it and what is wrong.
+    """
+    check_readable(Readable(roots), path, names=names, swmr=swmr, locking=locking)
+
+
+def check_readable(
+    readable: Readable,
+    path: Path,
+    *,
+    names: Sequence[str],
+    swmr: bool,
+    locking: bool | None,
+) -> None:
+    """Refuse an HDF5 file as `check_hdf5` does."""
+    try:
+        with opened(readable, path, swmr=swmr, locking=locking) as look:
+            for name in names:
+                node = look.node(name)
+                if isinstance(node, _Node):
+                    node.tree()
+    except (BrokenLink, KeyError):
+        return  # nothing is read
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise CatalogError(f"{shown(path)} is not read: {shown(error)}") from error
+
+
+def check_pieces(array: Any, where: str) -> None:
+    """Refuse an array of HDF5 or Zarr that cannot be read in parts.
+
+    Raises
+    ------
+    CatalogError
+        With the size, or the number, of its pieces.
+    """
+    shape = getattr(array, "shape", None)
+    if not shape:
+        return  # one number, or none
+    if array.dtype.kind == "O" and math.prod(shape) > _MOST:
+        raise CatalogError(f"{where} is not read: it has {math.prod(shape):,} texts of any length")
+    piece = getattr(array, "chunksize", None) or getattr(array, "chunks", None) or shape
+    size = math.prod(piece) * array.dtype.itemsize
+    if size > PIECE:
+        raise CatalogError(
+            f"{where} is not read: it lies in pieces of {size:,} bytes, and each must be read as "
+            f"a whole; the most are {PIECE:,}. Store it in smaller chunks"
+        )
+    count = math.prod(math.ceil(n / m) for n, m in zip(shape, piece, strict=True) if m)
+    if count > _MOST:
+        raise CatalogError(
+            f"{where} is not read: it lies in {count:,} pieces, and the most are {_MOST:,}. "
+            f"Store it in larger chunks"
+        )
