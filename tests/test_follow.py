@@ -45,6 +45,12 @@ class Noting:
         pass
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """Let a follower notice soon that nothing is left to do."""
+    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+
+
 @pytest.fixture
 def journal(run):
     run.begin()

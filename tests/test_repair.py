@@ -26,6 +26,12 @@ from offbragg.repair import repair
 N = 6
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """Let a follower notice soon that nothing is left to do."""
+    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+
+
 @pytest.fixture
 def measured(tmp_path) -> tuple[MeasuredRun, Path]:
     """A finished sweep of six frames, of which frame 4 never came."""

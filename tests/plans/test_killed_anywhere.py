@@ -83,7 +83,10 @@ def _soon(monkeypatch):
 
 @pytest.mark.parametrize(
     ("trigger", "point"),
-    [("internal", "message:create"), ("mult_trigger", "message:kickoff pilatus+0.3")],
+    [
+        ("internal", "message:create"),
+        pytest.param("mult_trigger", "message:kickoff pilatus+0.3", marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_detector_wrote_for_a_run_engine_that_died_is_stored(
     config, devices, trigger, point
