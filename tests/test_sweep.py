@@ -136,7 +136,10 @@ def test_a_sweep_by_stop_turns_backwards_too():
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"step": 0.4}, r"stop 15 is 37\.5 steps of 0\.4 degree from 0.*\n.*stop=14\.8 or stop=15\.2"),
+        (
+            {"step": 0.4},
+            r"stop 15 is 37\.5 steps of 0\.4 degree from 0.*\n.*stop=14\.8 or stop=15\.2",
+        ),
         ({"step": -0.5}, r"does not lead from 0 to sweep.stop 15 degree: give step=0\.5"),
         ({"step": 0}, "it never comes to sweep.stop 15"),
         ({"stop": 0.0}, "does not lead from 0 to sweep.stop 0"),

@@ -297,7 +297,9 @@ def _pace(step: float, period: float | None, speed: float | None) -> float:
             raise SweepError("sweep.period is missing: give period, s, or speed, degree/s")
         return period
     if speed <= 0:
-        raise SweepError(f"sweep.speed is {speed:g} degree/s: it must be above 0; step has the sign")
+        raise SweepError(
+            f"sweep.speed is {speed:g} degree/s: it must be above 0; step has the sign"
+        )
     if step == 0:
         raise SweepError(f"sweep.step is 0 degree: it does not turn at {speed:g} degree/s")
     needed = abs(step) / speed

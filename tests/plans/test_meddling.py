@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from types import SimpleNamespace
 
+import bluesky.plan_stubs as bps
 import pytest
 from bluesky import RunEngine
+from bluesky.utils import FailedStatus
 from ophyd.device import Staged
 from ophyd.sim import make_fake_device
 from ophyd.status import Status
@@ -70,6 +73,53 @@ def test_a_detector_that_somebody_aborts_says_so(meddle, devices, documents):
 
     n_frames = documents.stop()["num_events"]["primary"]
     assert 3 <= n_frames < 40
+
+
+@pytest.mark.ioc
+@pytest.mark.parametrize(
+    ("name", "far", "record", "value", "told"),
+    [
+        ("phi", 60.0, "STOP", 1, r"phi did not reach 60 .*: somebody else stopped it"),
+        ("detx", 20.0, "STOP", 1, r"detx did not reach 20 mm: somebody else stopped it"),
+        ("phi", 60.0, "VAL", 3.0, r"sent it elsewhere \(SIM:phi\.VAL is 3\)"),
+    ],
+)
+def test_a_motor_that_somebody_stops_on_its_way_has_not_arrived(
+    RE, devices, name, far, record, value, told
+):
+    from epics import caput
+
+    motor = devices[name]
+    begin = motor.position
+
+    def meddle():
+        wait_until(lambda: abs(motor.position - begin) > 0.2, 20, "it moves")
+        caput(f"{motor.prefix}.{record}", value)
+
+    thread = threading.Thread(target=meddle)
+    thread.start()
+    try:
+        with pytest.raises(FailedStatus) as caught:
+            RE(bps.mv(motor, far))
+    finally:
+        thread.join()
+        motor.set(begin).wait(60)
+
+    assert isinstance(caught.value.__cause__, DeviceError)
+    assert re.search(told, str(caught.value.__cause__))
+    assert motor.position == pytest.approx(begin, abs=0.01)  # and the next move is one
+
+
+@pytest.mark.ioc
+def test_a_move_that_we_stop_ourselves_is_not_said_to_be_stopped_by_others(devices):
+    motor = devices["chi"]
+    status = motor.set(20.0)
+    wait_until(lambda: motor.moving, 20, "it moves")
+
+    motor.stop(success=True)
+
+    status.wait(20)
+    motor.set(0.0).wait(60)
 
 
 def test_an_axis_whose_ioc_is_away_does_not_stay_staged(monkeypatch):
