@@ -167,5 +167,5 @@ def test_an_axis_can_be_given_itself():
 
     assert Sweep(phi, 0, 0.5, 4, 0.09, 0.1).axis == "phi"
     assert Sweep.of({**SIX, "axis": phi}) == Sweep(**SIX)
-    with pytest.raises(SweepError, match="sweep.turns is unknown: .* stop, speed"):
+    with pytest.raises(SweepError, match=r"sweep.turns is unknown: .* stop, speed"):
         Sweep.of({"axis": "phi", "start": 0, "stop": 5, "turns": 1})

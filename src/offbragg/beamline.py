@@ -661,6 +661,7 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
     ConfigError
         If a name there is that of no device.
     """
+    from offbragg.callbacks.recall import Recall
     from offbragg.plans.defaults import Defaults
 
     def named(key: str, name: str) -> Any:
@@ -674,7 +675,8 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
     told = config.defaults.model_dump(exclude_none=True)
     flyers = tuple(named("flyers", name) for name in told.pop("flyers"))
     chosen = {key: named(key, name) for key, name in told.items()}
-    return Defaults(devices, flyers=flyers, file=str(config.file), **chosen)
+    past = Recall(config.paths.journal, config.paths.experiment).runs
+    return Defaults(devices, flyers=flyers, file=str(config.file), past=past, **chosen)
 
 
 def make_watchdog(

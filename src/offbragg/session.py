@@ -29,6 +29,7 @@ from offbragg.beamline import (
     load,
     make_paths,
     make_run_engine,
+    plan_defaults,
     profile_directory,
 )
 from offbragg.beamline import sample as mount
@@ -45,6 +46,7 @@ from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.follow import is_followed
 from offbragg.ledger import Status, describe_problems
+from offbragg.overview import Runs, list_runs
 from offbragg.sample import Sample
 from offbragg.terminal import PrintableFormatter, printable
 
@@ -112,7 +114,7 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     RE.md = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
     RE.subscribe(lambda name, doc: RE.md.save(), "start")  # what was changed deep inside
 
-    names = _names(RE, config)
+    names = _names(RE, config, plan_defaults(config, devices))
     for name in devices.keys() & names.keys():
         raise ConfigError(
             f"devices.{name} in {config.file} has a name that the shell uses itself\n"
@@ -125,7 +127,9 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     return names
 
 
-def _names(RE: Any, config: Beamline) -> dict[str, Any]:
+def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
+    import functools
+
     import bluesky.plan_stubs as bps
     import bluesky.plans as bp
     import bluesky.preprocessors as bpp
@@ -159,6 +163,14 @@ def _names(RE: Any, config: Beamline) -> dict[str, Any]:
         """Say whose experiment it is: experiment(proposal=…, group=…); show it without."""
         return set_experiment(RE.md, **known)
 
+    def runs(last: int = 20, *, series: str = "", sample: str = "") -> Runs:
+        """List the newest runs: number, sample, temperature, frames stored, state, series."""
+        return list_runs(config, last, series=series, sample=sample)
+
+    @functools.wraps(plans.estimate)
+    def estimate(*what: Any, **given: Any) -> plans.Estimate:
+        return plans.estimate(*what, **{"defaults": defaults, **given})
+
     cat = LaterCatalog(config)
     return {
         "RE": RE,
@@ -174,8 +186,10 @@ def _names(RE: Any, config: Beamline) -> dict[str, Any]:
         "config": config,
         "sample": sample,
         "experiment": experiment,
+        "runs": runs,
         "Sweep": Sweep,
         **{name: getattr(plans, name) for name in plans.__all__},
+        "estimate": estimate,
     }
 
 
@@ -586,6 +600,9 @@ def write_log(config: Beamline, *, to_people: bool = False) -> None:
         terminal.setLevel(logging.WARNING)
         terminal.setFormatter(PrintableFormatter("%(levelname)s %(message)s"))
         ours.addHandler(terminal)
+        said = logging.StreamHandler(sys.stderr)  # what is no warning and yet to be seen
+        said.setFormatter(PrintableFormatter("%(message)s"))
+        logging.getLogger("offbragg.told").addHandler(said)
 
 
 # -- %ledger -----------------------------------------------------------------------------------

@@ -178,3 +178,25 @@ def test_an_axis_whose_ioc_was_restarted_in_a_sweep_says_so(monkeypatch):
 
     wait_until(lambda: landing.done, 20, "it has landed")
     assert "its IOC (X:phi) went away during a move" in str(landing.exception())
+
+
+@pytest.mark.ioc
+def test_a_set_point_that_somebody_changes_while_it_settles_is_said_with_both_numbers(devices):
+    from offbragg.devices.background import put
+
+    cryostream = devices["cryostream"]
+    begin = cryostream.position
+    status = cryostream.set(begin - 40.0)
+    wait_until(lambda: cryostream._shown, 20, "the controller shows what was asked for")
+    try:
+        put(cryostream.ramp_target, begin - 10.0)
+        put(cryostream.ramp, 1)
+
+        with pytest.raises(DeviceError) as caught:
+            status.wait(30)
+    finally:
+        cryostream.set(begin).wait(120)
+
+    told = str(caught.value)
+    assert f"its set point is {begin - 10:g} K, and {begin - 40:g} K was asked for" in told
+    assert "somebody else has changed it" in told

@@ -40,7 +40,10 @@ class Motor(EpicsMotor):
                 raise
         return status
 
-    def _done_moving(self, success: bool = True, **kwargs: Any) -> None:
+    def _done_moving(
+        self, success: bool = True, timestamp: Any = None, value: Any = None, **kwargs: Any
+    ) -> None:
+        kwargs |= {"timestamp": timestamp, "value": value}
         status = self._move_status
         if not success or status is None or status.done:
             super()._done_moving(success=success, **kwargs)

@@ -36,6 +36,8 @@ class Defaults:
         As [defaults] of ``beamline.toml`` names them.
     file
         That file, for messages.
+    past
+        Gives the runs of a series as mappings that ``PastRun`` takes, called with ``series=``.
     """
 
     devices: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -47,6 +49,7 @@ class Defaults:
     attenuator: Any = None
     flyers: tuple[Any, ...] = ()
     file: str = "beamline.toml"
+    past: Callable[..., list[dict[str, Any]]] | None = None
 
     def find(self, path: str) -> Any:
         """Find a device or signal by the name that `name_of` gives.

@@ -13,7 +13,7 @@ from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import MsgGenerator
 
 from offbragg.errors import SweepError
-from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.annotations import DEVICE_OR_SWEEP, OPTIONAL_MAPPING, from_json
 from offbragg.plans.defaults import with_defaults
 from offbragg.plans.rotation import about, announce, record, rotation_scan, start_of
 from offbragg.sweep import Sweep
@@ -145,7 +145,7 @@ def calibrate(
     )  # fmt: skip
 
 
-@from_json(sweep=MAPPING)
+@from_json(detector=DEVICE_OR_SWEEP, sweep=OPTIONAL_MAPPING)
 @with_defaults("detector", "axis", "sweep")
 def orient_scan(
     detector: Flyable | None = None,
@@ -211,7 +211,7 @@ def orient_scan(
     return (yield from _set_for_now(attenuator, transmission, inner))
 
 
-@from_json(sweep=MAPPING)
+@from_json(detector=DEVICE_OR_SWEEP, sweep=OPTIONAL_MAPPING)
 @with_defaults("detector", "axis", "sweep", "translation", "out")
 def air_scan(
     detector: Flyable | None = None,
@@ -269,7 +269,7 @@ def air_scan(
     return (yield from _set_for_now(translation, out, inner))
 
 
-def _set_for_now(device: Any, value: float, plan: Any) -> MsgGenerator[Any]:
+def _set_for_now(device: Any, value: float | None, plan: Any) -> MsgGenerator[Any]:
     """Run a plan with a device set to a value, and set it back whatever happens."""
     if device is None:
         return (yield from plan())

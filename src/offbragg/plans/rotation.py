@@ -23,7 +23,7 @@ from bluesky.utils import (
 
 from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
 from offbragg.metadata import check_keys
-from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.annotations import DEVICE_OR_SWEEP, OPTIONAL_MAPPING, from_json
 from offbragg.plans.defaults import with_defaults
 from offbragg.plans.timing import (
     STREAM,
@@ -51,7 +51,7 @@ _PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "
 _AGAIN = 3  # times that a sweep which is paused is begun again
 
 
-@from_json(sweep=MAPPING)
+@from_json(detector=DEVICE_OR_SWEEP, sweep=OPTIONAL_MAPPING)
 @with_defaults("detector", "axis", "sweep")
 def rotation_scan(
     detector: Flyable | None = None,

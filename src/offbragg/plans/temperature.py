@@ -17,7 +17,7 @@ from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import FailedStatus, InvalidCommand, MsgGenerator, short_uid
 
 from offbragg.errors import DeviceError, OffbraggError, SweepError
-from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.annotations import DEVICE_OR_KELVIN, DEVICE_OR_SWEEPS, SWEEPS, from_json
 from offbragg.plans.beam import hold_for_beam, waits_itself
 from offbragg.plans.defaults import Defaults, name_of, with_defaults
 from offbragg.plans.expose import dark, expose
@@ -62,10 +62,11 @@ def _as_it_began(given: Mapping[str, Any], defaults: Defaults) -> MsgGenerator[M
             f"series {resume} does not say how it is measured: an older offbragg began it\n"
             "Give temperatures and sweeps, too, and all else as it was."
         )
-    return parameters_from(known, last.start, defaults)
+    left = {key: value for key, value in known.items() if key not in given}
+    return parameters_from(left, last.start, defaults)
 
 
-@from_json(sweeps=f"typing.Union[{MAPPING}, collections.abc.Sequence[{MAPPING}]]")
+@from_json(detector=DEVICE_OR_KELVIN, axis=DEVICE_OR_SWEEPS, sweeps=SWEEPS)
 @with_defaults("detector", "axis", "cryostream", "temperatures", "sweeps", more=_as_it_began)
 def temperature_series(
     detector: Flyable | None = None,
@@ -135,9 +136,9 @@ def temperature_series(
         follow it in the series.
     on_settle, on_detector, on_beam
         What to do when the sample does not settle (or somebody else has changed the set point), a
-        run fails, or frames were exposed without beam: "retry" (what is missing, ``attempts`` times), "skip" (the temperature, the sweep,
-        the dark angles), "stop" (the series ends with the reason; it can be resumed), or "ask"
-        at the prompt.
+        run fails, or frames were exposed without beam: "retry" (what is missing, ``attempts``
+        times), "skip" (the temperature, the sweep, the dark angles), "stop" (the series ends with
+        the reason; it can be resumed), or "ask" at the prompt.
     on_full
         What to do between two sweeps when the next one does not fit on a disk that its frames
         cross: "wait" until there is room, "ask" at the prompt, or "stop".
@@ -156,21 +157,9 @@ def temperature_series(
     md
         More for the start documents.
     """
-    if isinstance(sweeps, Sweep | Mapping):
-        sweeps = [sweeps]
-    if isinstance(sweeps, str) or not hasattr(sweeps, "__iter__"):
-        raise SweepError(f"sweeps is {sweeps!r}: it must be a sweep, or a list of them, [sweep]")
-    planned = [Sweep.of(s) for s in sweeps]
-    if not planned or not all(sweep.step for sweep in planned):
-        raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
+    planned = as_sweeps(sweeps)
     points = in_order(temperatures, order, reference)
-    asked = [
-        [
-            sweep.backwards() if both_ways and (i * len(planned) + j) % 2 else sweep
-            for j, sweep in enumerate(planned)
-        ]
-        for i in range(len(points))
-    ]
+    asked = turned(planned, len(points), both_ways=both_ways)
     _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
     if on_full not in FULL_POLICIES:
         raise SweepError(f"on_full is {on_full!r}: it must be one of {', '.join(FULL_POLICIES)}")
@@ -220,7 +209,7 @@ def temperature_series(
     )  # fmt: skip
     parameters = parameters_of(
         detector=name_of(detector), axis=name_of(axis), cryostream=name_of(cryostream),
-        temperatures=[float(kelvin) for kelvin in temperatures],
+        temperatures=in_order(temperatures),
         sweeps=[sweep.to_dict() for sweep in planned],
         order=order, both_ways=bool(both_ways),
         reference=None if reference is None else float(reference),
@@ -332,7 +321,7 @@ def temperature_series(
             before = kelvin
 
     def measure_all(i: int, temperature: dict[str, Any], first: Sweep) -> MsgGenerator[None]:
-        """Measure what is missing at a temperature, which has to stay the one that was asked for."""
+        """Measure what is missing at a temperature, which has to stay what was asked for."""
         lost = 0
         for j in range(len(planned)):
             while True:
@@ -431,8 +420,37 @@ def parameters_from(
     return made
 
 
+def as_sweeps(sweeps: Any) -> list[Sweep]:
+    """Return the sweeps of a series, of which there may be one.
+
+    Raises
+    ------
+    SweepError
+        If there are none, or one does not turn.
+    """
+    if isinstance(sweeps, Sweep | Mapping):
+        sweeps = [sweeps]
+    if isinstance(sweeps, str) or not hasattr(sweeps, "__iter__"):
+        raise SweepError(f"sweeps is {sweeps!r}: it must be a sweep, or a list of them, [sweep]")
+    planned = [Sweep.of(sweep) for sweep in sweeps]
+    if not planned or not all(sweep.step for sweep in planned):
+        raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
+    return planned
+
+
+def turned(planned: Sequence[Sweep], n_points: int, *, both_ways: bool) -> list[list[Sweep]]:
+    """Return the sweeps at each of so many temperatures, every other one backwards if asked."""
+    return [
+        [
+            sweep.backwards() if both_ways and (i * len(planned) + j) % 2 else sweep
+            for j, sweep in enumerate(planned)
+        ]
+        for i in range(n_points)
+    ]
+
+
 def in_order(
-    temperatures: Sequence[float], order: str = "given", reference: float | None = None
+    temperatures: Sequence[float] | None, order: str = "given", reference: float | None = None
 ) -> list[float]:
     """Put temperatures into the order in which they are measured.
 
@@ -445,7 +463,7 @@ def in_order(
         raise SweepError(f"order is {order!r}: it must be one of {', '.join(ORDERS)}")
     if isinstance(temperatures, str | Mapping) or not hasattr(temperatures, "__iter__"):
         raise SweepError(f"temperatures is {temperatures!r}: it must be a list, K, as [300, 200]")
-    asked: list[Any] = list(temperatures)
+    asked: list[Any] = list(temperatures or ())
     for kelvin in asked if reference is None else [*asked, reference]:
         if not _is_number(kelvin) or kelvin == 0:
             raise SweepError(f"temperature {kelvin!r} cannot be set: it must be a number above 0 K")
