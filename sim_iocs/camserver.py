@@ -90,6 +90,7 @@ class Faults:
     resize: int = -1
     late: int = -1
     hang: int = -1
+    hiccup: int = -1
     oversize: int = -1
     no7ok: int = 0
     err: int = 0
@@ -279,6 +280,7 @@ class Camserver:
         armed = time.monotonic()
         settings = series.settings
         seconds = settings.period * (settings.n_exposures - 1) + settings.exposure
+        writes_again = 0.0  # monotonic s, after a hiccup
         for number, name in enumerate(frame_names(series.name, settings.n_images)):
             ended = None
             if series.mode == "Internal" or (series.mode == "Ext. Trigger" and number):
@@ -329,10 +331,14 @@ class Camserver:
             }
             if task["fault"] != "drop":
                 self._pending[name] = series
+            if number == series.faults.hiccup:
+                writes_again = time.monotonic() + series.faults.late_seconds
+            wait = writes_again + 1e-4 * number - time.monotonic()  # in their order
             if number == series.faults.late:
+                wait = series.faults.late_seconds
+            if wait > 0:
                 asyncio.get_running_loop().call_later(
-                    series.faults.late_seconds,
-                    lambda task=task: asyncio.ensure_future(self._tell(task)),
+                    wait, lambda task=task: asyncio.ensure_future(self._tell(task))
                 )
             else:
                 await self._tell(task)

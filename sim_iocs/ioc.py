@@ -7,6 +7,9 @@ Besides the instruments it serves its own records under ``sim:``
     its pixels flipped, is cut in half, is the frame before once more, has a row too few, has a row
     too many, comes ``late_seconds`` late, or is the last thing camserver does. −1 is none; a fault
     is used up by the series that it hits.
+``hiccup``
+    From this frame (from 0) of the next series on nothing is written for ``late_seconds``; then all
+    that waited comes at once. −1 is none.
 ``no7ok``
     1: camserver does not say that the next series is over.
 ``err``
@@ -47,7 +50,7 @@ Besides the instruments it serves its own records under ``sim:``
 ``compare_axis``, ``compare_start``, ``compare_step``
     The position compare unit: in TriggerMode "Ext. Trigger" the series begins exactly when the axis
     passes ``compare_start``; in "Mult. Trigger" frame i begins at ``compare_start`` + i ·
-    ``compare_step``.
+    ``compare_step``. A put to ``compare_start`` arms it: before the first one it gives no pulse.
 ``frame_seconds``, ``shortest_period``
     How long this host needs for a frame of this size, and the period from which on a series is
     taken.
@@ -90,7 +93,8 @@ HOST = "127.0.0.1"
 READBACK = 0.1  # s
 PUT_CALLBACK_LIMIT = 60.0  # s, a second put-callback on a channel waits this long for the first
 FRAME_FAULTS = (
-    "drop", "flip", "truncate", "duplicate", "resize", "oversize", "late", "hang", "no7ok", "err",
+    "drop", "flip", "truncate", "duplicate", "resize", "oversize", "late", "hang", "hiccup",
+    "no7ok", "err",
 )  # fmt: skip
 OTHER_FAULTS = {"dump": "s", "overshoot": "K", "stuck": "s", "silent": "s", "away": "s",
                 "jitter": "degrees", "noise": "K", "arming_seconds": "s", "arming_jitter": "s",
@@ -437,7 +441,7 @@ class Beamline:
         self._dump_at_series = 0.0
         self._servers: list[Server] = []
         self._witnessed: dict[str, list[float]] = {name: [] for name in WITNESSES}
-        self._compare_armed = 0.0
+        self._compare_armed: float | None = None  # when, monotonic s
         self.own["compare_start"].on_put = self._on_compare_start
         # Dectris writes "PILATUS 2M" for the second generation
         self.model = f"{options.model.removesuffix('2')} {options.detector}"
@@ -622,6 +626,8 @@ class Beamline:
 
     def trigger(self, number: float, since: float) -> float | None:
         """Say when the position compare unit gives pulse ``number``, unless that was before."""
+        if self._compare_armed is None:
+            return None
         motor = self.motors[self.own.value("compare_axis")]
         position = self.own.value("compare_start") + number * self.own.value("compare_step")
         if self._jitter:

@@ -13,7 +13,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from runs import MeasuredRun
-from simulated import RE, config, devices, documents, ioc, simulator  # noqa: F401
+from simulated import (  # noqa: F401
+    RE,
+    RE_with_defaults,
+    config,
+    devices,
+    documents,
+    ioc,
+    simulator,
+)
 
 # the search for doctests would import the one once more, and so choose another port for the IOC,
 # and run the other, which is a script

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -104,6 +105,8 @@ def config(ioc, tmp_path_factory):
     folder = tmp_path_factory.mktemp("beamline")
     file = folder / "beamline.toml"
     text = TOML.read_text()
+    # plans get what a test gives them, and nothing else; see the fixture RE_with_defaults
+    text = re.sub(r"^\[defaults\].*?^$", "", text, flags=re.MULTILINE | re.DOTALL)
     file.write_text(
         text.replace("window = 3.0", "window = 1.0").replace("dwell = 1.0", "dwell = 0.2")
     )
@@ -160,6 +163,17 @@ def RE(config, devices):
     from offbragg import beamline
 
     RE = beamline.make_run_engine(config, devices)
+    beamline.sample(RE, name="KMnF3", label="crystal1", formula="KMnF3")
+    return RE
+
+
+@pytest.fixture
+def RE_with_defaults(config, devices):
+    """A RunEngine that knows which devices plans use, as at the prompt."""
+    from offbragg import beamline
+
+    defaults = beamline.load(TOML).defaults
+    RE = beamline.make_run_engine(config.model_copy(update={"defaults": defaults}), devices)
     beamline.sample(RE, name="KMnF3", label="crystal1", formula="KMnF3")
     return RE
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +13,153 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import run_demo, wait_until
+from runs import wait_until
+from tools.typed import Terminal
 
 from offbragg.audit import verify
+from offbragg.beamline import load
 from offbragg.files.scan_file import ScanFile
+
+TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 
 pytestmark = [pytest.mark.ioc, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> dict[str, Any]:
-    return run_demo(tmp_path_factory.mktemp("demo") / "out")
+def kept(tmp_path_factory):
+    """The demo as the tutorials start it, in ``first``; it stays up until `demo` ends it."""
+    folder = tmp_path_factory.mktemp("demo")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "offbragg", "demo", "--out", "first", "--keep", "--json"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.folder = folder
+    pictures = folder / "first"
+    try:
+        wait_until(
+            lambda: len(list(pictures.glob("*.png"))) == 3 or process.poll() is not None,
+            240, "the demo has measured and looked",
+        )  # fmt: skip
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def demo(kept) -> dict[str, Any]:
+    kept.send_signal(signal.SIGINT)
+    said, errors = kept.communicate(timeout=60)
+    assert kept.returncode == 0, errors
+    assert errors == ""
+    return json.loads(said)
+
+
+def blocks(page: str) -> list[str]:
+    text = (TUTORIALS / page).read_text()
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_tutorial_can_be_typed_on_its_demo(kept):
+    folder = kept.folder / "first/offbragg-data/experiment/perovskite/crystal1/90K"
+    remote, local = [], []
+    for block in blocks("first-sweep.md"):
+        (local if "h5py" in block else remote).append(block)
+    typed = kept.folder / "typed.ipy"
+    typed.write_text(
+        "\n".join([*remote, f"%cd -q {folder}", *local, "print(len(mine), len(cold))"])
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--colors=NoColor", "typed.ipy"],
+        cwd=kept.folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout, done.stdout
+    said = done.stdout.splitlines()
+    assert said[0].startswith("(60, 195, 487) ")
+    assert said[1] == "perovskite"
+    assert said[-1] == "6 2"
+    (check,) = re.findall(
+        r"^\$ (offbragg verify .*)$", (TUTORIALS / "first-sweep.md").read_text(), re.MULTILINE
+    )
+    command = [sys.executable, "-m", *check.split()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "OK: the file holds what was measured", done.stdout
+
+
+def test_the_second_tutorial_can_be_typed_on_that_demo(kept):
+    config = load(kept.folder / "first" / "beamline.toml")
+    assert config.devices["pilatus"].parameters["trigger"] == "ext_trigger"
+    page = "\n".join(blocks("at-the-prompt.md")).splitlines()
+    lines = iter([line for line in page if line.strip()])
+
+    def upto(what: str, shell: Terminal) -> str:
+        """Type the page's lines up to the one that begins so; give what that one shows."""
+        for line in lines:
+            said = shell.type(line)
+            if line.startswith(what):
+                return said
+        raise AssertionError(f"the page has no line {what!r} here")
+
+    with Terminal("first/beamline.toml", cwd=kept.folder) as shell:
+        assert re.match(r"no sample · (89|90)\.\d K · #6\b", shell.place)
+        assert "LSMO-140" in upto("sample(", shell)
+        assert shell.place.startswith("LSMO-140 · ")
+        assert "2026-117" in upto("experiment(", shell)
+        assert "1 sweeps, 30 frames" in upto("print(estimate", shell)
+
+        said = upto("RE(rotation_scan", shell)
+        assert "SweepError: period 0.1 s is shorter than the PILATUS3 100K allows" in said
+        assert "Traceback" not in said
+
+        said = upto("RE(rotation_scan", shell)
+        assert re.search(r"#7 \w{8} · LSMO-140 · phi 0 → 15° · 30 frames · .* · success", said)
+        assert " · #7" in shell.place
+        wait_until(lambda: "30 stored" in shell.type("%ledger"), 30, "30 frames stored")
+        assert "30 stored · " in upto("%ledger", shell)
+
+        said = upto("RE(temperature_series", shell)
+        assert len(re.findall(r"#\d+ \w{8} · LSMO-140 · 9[12] K · .* · success", said)) == 2
+        assert re.match(r"LSMO-140 · 9[12]\.\d K · #9\b", shell.place)
+        series = re.search(r"series (\S{36}): 2 runs for 2 sweeps", said)
+        assert series, said
+        resume = f'RE(temperature_series(resume="{series[1][:8]}"))'
+        assert resume in said
+        assert "#10" not in shell.type(resume)  # nothing is missing
+
+        said = upto("runs()", shell)
+        assert re.search(rf"9 +\w{{8}} +LSMO-140 +92 +\d+/30 +success +{series[1][:8]}", said), said
+        said = upto("RE(expose", shell)
+        assert re.search(r"#10 \w{8} · LSMO-140 · .* · 5 frames · .* · success", said), said
+
+        assert "omega" in upto("%wa", shell)
+        assert "ring_current" in upto("RE(bp.scan", shell)
+
+        shell.send("RE(rotation_scan(Sweep('phi', 0, 0.5, 100, 0.099, 0.1)))")
+        known = len(list(config.paths.frames.rglob("*.cbf")))
+        wait_until(lambda: len(list(config.paths.frames.rglob("*.cbf"))) > known + 20, 60, "frames")
+        said = shell.interrupt_twice()
+        assert "RunEngineInterrupted: a plan is paused" in said
+        assert "RE.resume()" in said
+        assert " · paused" in shell.place
+        assert "AttributeError" not in shell.type("%wa")
+        assert "Traceback" not in said
+        upto("RE.abort", shell)
+        wait_until(lambda: "missing" in shell.type("%ledger"), 30, "missing frames listed")
+
+        assert "'LSMO-140'" in upto("cat[-1]", shell)
+        wait_until(lambda: "12" in shell.type("len(cat)").split("]:")[-1], 60, "12 runs published")
+        assert re.search(r"Out.*: 6", upto("len(list(db(", shell))
+        assert not list(lines)
+
+    kept_md = json.loads((config.paths.journal / "RE.md.json").read_text())
+    assert kept_md["sample"]["name"] == "LSMO-140"
+    assert kept_md["proposal"] == "2026-117"
+    with Terminal("first/beamline.toml", cwd=kept.folder) as shell:
+        assert re.match(r"LSMO-140 · 9[12]\.\d K · #12\b", shell.place)
 
 
 def test_every_frame_of_every_sweep_is_stored(demo):

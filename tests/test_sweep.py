@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,3 +100,72 @@ def test_what_is_no_number_is_refused_by_name(wrong):
 def test_a_sweep_that_nobody_could_live_to_see_is_refused():
     with pytest.raises(SweepError, match=r"3 frames every 1e\+300 s lasts 3e\+300 s"):
         Sweep("phi", start=0, step=0.1, n_frames=3, exposure=1e300, period=1e300)
+
+
+SIX = {"axis": "phi", "start": 0.0, "step": 0.1, "n_frames": 3650, "exposure": 0.09, "period": 0.1}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"stop": 365.0, "step": 0.1, "period": 0.1},
+        {"stop": 365, "n_frames": 3650, "period": 0.1},
+        {"step": 0.1, "n_frames": 3650, "speed": 1.0},
+        {"stop": 365.0, "step": 0.1, "speed": 1},
+        {"stop": 365.0, "step": 0.1, "n_frames": 3650, "speed": 1.0, "period": 0.1},
+    ],
+)
+def test_a_sweep_is_asked_for_by_stop_or_by_speed_or_both(asked):
+    asked = {"axis": "phi", "start": 0.0, "exposure": 0.09, **asked}
+
+    for made in (Sweep(**asked), Sweep.of(asked)):
+        assert made.to_dict() == pytest.approx(SIX)
+        assert made.stop == pytest.approx(365.0)
+        assert made.speed == pytest.approx(1.0)
+        assert Sweep.from_dict(made.to_dict()) == made
+        assert replace(made, start=10.0).n_frames == 3650
+
+
+def test_a_sweep_by_stop_turns_backwards_too():
+    made = Sweep("phi", 10, stop=-10, step=-0.5, exposure=0.1, speed=2.5)
+
+    assert (made.n_frames, made.step, made.period) == (40, -0.5, 0.2)
+    assert made.edges[-1] == -10
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {"step": 0.4},
+            r"stop 15 is 37\.5 steps of 0\.4 degree from 0.*\n.*stop=14\.8 or stop=15\.2",
+        ),
+        ({"step": -0.5}, r"does not lead from 0 to sweep.stop 15 degree: give step=0\.5"),
+        ({"step": 0}, "it never comes to sweep.stop 15"),
+        ({"stop": 0.0}, "does not lead from 0 to sweep.stop 0"),
+        ({"n_frames": 29}, r"29 in steps of 0\.5 degree end at 14\.5, and sweep.stop is 15"),
+        ({"step": None}, "give step or n_frames beside stop"),
+        ({"stop": None}, "n_frames is missing: give two of"),
+        ({"speed": 0}, "speed is 0 degree/s"),
+        ({"speed": -5.0}, "speed is -5 degree/s"),
+        ({"speed": math.nan}, "speed is nan: it must be a finite number"),
+        ({"stop": "15"}, "stop is '15': it must be a finite number"),
+        ({"speed": None}, "period is missing: give period, s, or speed"),
+        ({"period": 0.2}, r"are 2\.5 degree/s, and sweep.speed is 5"),
+        ({"exposure": None}, "exposure is missing"),
+    ],
+)
+def test_what_contradicts_itself_or_is_too_little_is_refused_with_the_numbers(changed, told):
+    asked = {"axis": "phi", "start": 0, "stop": 15, "step": 0.5, "exposure": 0.09, "speed": 5.0}
+
+    with pytest.raises(SweepError, match=told):
+        Sweep(**{**asked, **changed})
+
+
+def test_an_axis_can_be_given_itself():
+    phi = SimpleNamespace(name="phi")
+
+    assert Sweep(phi, 0, 0.5, 4, 0.09, 0.1).axis == "phi"
+    assert Sweep.of({**SIX, "axis": phi}) == Sweep(**SIX)
+    with pytest.raises(SweepError, match=r"sweep.turns is unknown: .* stop, speed"):
+        Sweep.of({"axis": "phi", "start": 0, "stop": 5, "turns": 1})

@@ -80,9 +80,9 @@ class Magnet(Device):
 from offbragg.plans import rotation_scan  # noqa: E402
 
 
-def at_field(detector, axis, magnet, tesla, sweep, **scan):
+def at_field(magnet, tesla, sweep, **scan):
     """Record one sweep once the field has settled."""
     import bluesky.plan_stubs as bps
 
     yield from bps.mv(magnet, tesla)
-    return (yield from rotation_scan(detector, axis, sweep, **scan))
+    return (yield from rotation_scan(sweep, **scan))

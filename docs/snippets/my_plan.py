@@ -11,8 +11,6 @@ from offbragg.sweep import Sweep
 
 
 def chi_series(
-    detector: Any,
-    axis: Any,
     chi: Any,
     angles: Sequence[float],
     sweep: Sweep,
@@ -27,5 +25,5 @@ def chi_series(
         yield from bps.checkpoint()
         yield from bps.mv(chi, angle)
         more = {"series": {**series, "index": index}, **(md or {})}
-        uids.append((yield from rotation_scan(detector, axis, sweep, md=more, **scan)))
+        uids.append((yield from rotation_scan(sweep, md=more, **scan)))
     return tuple(uids)

@@ -17,11 +17,6 @@ def ask(method: str, **params: object) -> dict:
 
 # [queue]
 sweep = {"axis": "phi", "start": 0, "step": 0.5, "n_frames": 6, "exposure": 0.09, "period": 0.1}
-plan = {
-    "item_type": "plan",
-    "name": "rotation_scan",
-    "args": ["pilatus", "phi", sweep],
-    "kwargs": {"flyers": ["monitor"], "shutter": "shutter"},
-}
+plan = {"item_type": "plan", "name": "rotation_scan", "args": [sweep]}
 item = ask("queue_item_add", item=plan, user="me", user_group="primary")["item"]
 ask("queue_start")

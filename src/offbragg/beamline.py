@@ -168,6 +168,25 @@ class Alarms(_Table):
     )
 
 
+class PlanDefaults(_Table):
+    """Which devices plans use unless they are given others: names of devices.
+
+    The axis of a sweep is the one that it names; ``axis`` is where stills stand.
+    """
+
+    detector: str | None = None
+    axis: str | None = None
+    temperature: str | None = Field(default=None, description="what temperature_series sets")
+    flyers: list[str] = Field(
+        default_factory=list,
+        description="count once per frame of that detector; what gives pulses flies along when the "
+        "detector waits for them",
+    )
+    shutter: str | None = Field(default=None, description="open during a sweep")
+    permit: str | None = Field(default=None, description="whether there is beam")
+    attenuator: str | None = Field(default=None, description="for orient_scan")
+
+
 class Suspend(_Table):
     """When plans wait for beam."""
 
@@ -187,6 +206,7 @@ class Beamline(_Table):
     devices: dict[str, DeviceConfig] = Field(default_factory=dict)
     baseline: list[str] = Field(default_factory=list, description="read before and after a run")
     per_frame: dict[str, Column] = Field(default_factory=dict)
+    defaults: PlanDefaults = PlanDefaults()
     suspend: Suspend | None = None
     geometry: dict[str, Any] | None = None
     catalog: Catalog = Catalog()
@@ -587,6 +607,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     from offbragg.callbacks.journal import Journal, close_all_abandoned
     from offbragg.callbacks.recall import Recall, speeds_left
     from offbragg.callbacks.watchdog import ACQUISITION
+    from offbragg.plans.defaults import answering
     from offbragg.plans.watch import room_keeper, watched
 
     RE = bluesky.RunEngine(
@@ -620,6 +641,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     watchdog = make_watchdog(config, side=ACQUISITION)
     watchdog.is_paused = lambda: RE.state != "running"
     RE.subscribe(watchdog)
+    RE.preprocessors.append(answering(plan_defaults(config, devices)))
     RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(room_keeper(partial(lacking_room, config)))
     RE.preprocessors.append(recorder(columns, devices))
@@ -629,6 +651,32 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     )
     RE.preprocessors.append(watched(watchdog))
     return RE
+
+
+def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
+    """Make the `Defaults` of plans from [defaults].
+
+    Raises
+    ------
+    ConfigError
+        If a name there is that of no device.
+    """
+    from offbragg.callbacks.recall import Recall
+    from offbragg.plans.defaults import Defaults
+
+    def named(key: str, name: str) -> Any:
+        if name not in devices:
+            raise ConfigError(
+                f"defaults.{key} is {name!r} in {config.file}: it must be one of the devices, "
+                f"{', '.join(devices)}"
+            )
+        return devices[name]
+
+    told = config.defaults.model_dump(exclude_none=True)
+    flyers = tuple(named("flyers", name) for name in told.pop("flyers"))
+    chosen = {key: named(key, name) for key, name in told.items()}
+    past = Recall(config.paths.journal, config.paths.experiment).runs
+    return Defaults(devices, flyers=flyers, file=str(config.file), past=past, **chosen)
 
 
 def make_watchdog(

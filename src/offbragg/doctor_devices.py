@@ -232,13 +232,11 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
         return
     geometry = getattr(device, "geometry", None)
     axis = geometry.scan_axis if geometry is not None else "phi"
-    trigger = getattr(device, "trigger_mode", None)
     path: Path | None = None
     began = time.time()
     try:
-        if trigger is not None:
-            device.trigger_mode = "internal"
-        device.prepare(Sweep(axis, 0.0, 0.1, 1, exposure=0.05, period=0.1)).wait(30)
+        # a still: it waits for no pulse
+        device.prepare(Sweep(axis, 0.0, 0.0, 1, exposure=0.05, period=0.1)).wait(30)
         device.kickoff().wait(30)
         device.complete().wait(30)
         ended = time.time()
@@ -262,9 +260,10 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
         return
     finally:
         if hasattr(device, "unstage"):
-            device.unstage()
-        if trigger is not None:
-            device.trigger_mode = trigger
+            left = device.unstage()
+            if hasattr(left, "wait"):  # until then its records are not as they were
+                with contextlib.suppress(Exception):
+                    left.wait(30)
         if path is not None:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # others' frames, or no folder of its own

@@ -323,6 +323,7 @@ def describe(
     for name, prefix in wanted.translations.items():
         _motor(toml, name, prefix, facts[name], notes, rotates=False)
     _environment(toml, wanted, facts)
+    _defaults(toml, wanted)
     _geometry(toml, wanted, facts["pilatus"])
     return str(toml), notes
 
@@ -441,6 +442,22 @@ def _environment(toml: _Toml, wanted: Wanted, facts: Mapping[str, Mapping[str, A
             if part in facts:
                 toml.add(f'{part} = {{ device = "{part}" }}', f"remove it together with {part}")
         toml.missing("ring_threshold", "least ring current with beam, mA")
+
+
+def _defaults(toml: _Toml, wanted: Wanted) -> None:
+    """Write what plans use where they are given nothing: all that has just been named."""
+    toml.add()
+    toml.add("[defaults]", "what plans use unless they are given something else")
+    toml.key("detector", "pilatus", "rotation_scan(sweep) is enough then")
+    toml.key("axis", next(iter(wanted.axes)), "where stills stand; a sweep names its own")
+    if wanted.cryostream:
+        toml.key("temperature", "cryostream", "what temperature_series sets")
+    if wanted.monitor:
+        toml.key("flyers", ["monitor"], "and the position compare, if the detector waits for it")
+    if wanted.shutter:
+        toml.key("shutter", "shutter", "open during a sweep")
+    if wanted.ring:
+        toml.key("permit", "permit", "whether there is beam")
 
 
 def _geometry(toml: _Toml, wanted: Wanted, said: Mapping[str, Any]) -> None:

@@ -202,7 +202,7 @@ def _per_frame(value: Any) -> None:
 
 def _series(value: Any) -> None:
     series = _mapping(value, "series")
-    _only(series, ("uid", "index", "kind", "sweep_of", "follows"), "series")
+    _only(series, ("uid", "index", "kind", "sweep_of", "follows", "parameters"), "series")
     if "uid" not in series:
         raise MetadataError("start document lacks series.uid")
     _text(series["uid"], "series.uid")
@@ -218,6 +218,8 @@ def _series(value: Any) -> None:
         raise _wrong("series.sweep_of", place, "[temperature, sweep] as numbers from 0")
     if "follows" in series:
         _text(series["follows"], "series.follows")
+    if "parameters" in series:
+        _mapping(series["parameters"], "series.parameters")
 
 
 def _noun(read: Callable[[Mapping[str, Any]], _T], value: Any, field: str) -> _T:

@@ -24,6 +24,7 @@ from offbragg.beamline import (
     load,
     make_paths,
     make_run_engine,
+    plan_defaults,
     profile_directory,
 )
 from offbragg.beamline import sample as mount
@@ -41,6 +42,7 @@ from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.follow import is_followed
 from offbragg.ledger import Status, describe_problems
+from offbragg.overview import Runs, list_runs
 from offbragg.run_metadata import KeptMetadata
 from offbragg.sample import FIELDS, Sample
 from offbragg.spelling import did_you_mean
@@ -115,7 +117,7 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
 
     RE.preprocessors.append(with_news)
 
-    names = _names(RE, config)
+    names = _names(RE, config, plan_defaults(config, devices))
     for name in devices.keys() & names.keys():
         raise ConfigError(
             f"devices.{name} in {config.file} has a name that the shell uses itself\n"
@@ -128,7 +130,9 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     return names
 
 
-def _names(RE: Any, config: Beamline) -> dict[str, Any]:
+def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
+    import functools
+
     import bluesky.plan_stubs as bps
     import bluesky.plans as bp
     import bluesky.preprocessors as bpp
@@ -179,6 +183,14 @@ def _names(RE: Any, config: Beamline) -> dict[str, Any]:
             )
         return set_experiment(RE.md, **known)
 
+    def runs(last: int = 20, *, series: str = "", sample: str = "") -> Runs:
+        """List the newest runs: number, sample, temperature, frames stored, state, series."""
+        return list_runs(config, last, series=series, sample=sample)
+
+    @functools.wraps(plans.estimate)
+    def estimate(*what: Any, **given: Any) -> plans.Estimate:
+        return plans.estimate(*what, **{"defaults": defaults, **given})
+
     cat = LaterCatalog(config)
     return {
         "RE": RE,
@@ -194,8 +206,10 @@ def _names(RE: Any, config: Beamline) -> dict[str, Any]:
         "config": config,
         "sample": sample,
         "experiment": experiment,
+        "runs": runs,
         "Sweep": Sweep,
         **{name: getattr(plans, name) for name in plans.__all__},
+        "estimate": estimate,
     }
 
 
@@ -591,6 +605,9 @@ def write_log(config: Beamline, *, to_people: bool = False) -> None:
         terminal.setLevel(logging.WARNING)
         terminal.setFormatter(PrintableFormatter("%(levelname)s %(message)s"))
         ours.addHandler(terminal)
+        said = logging.StreamHandler(sys.stderr)  # what is no warning and yet to be seen
+        said.setFormatter(PrintableFormatter("%(message)s"))
+        logging.getLogger("offbragg.told").addHandler(said)
 
 
 # -- %ledger -----------------------------------------------------------------------------------

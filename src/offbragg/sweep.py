@@ -14,20 +14,23 @@ from numpy.typing import NDArray
 from offbragg.errors import SweepError
 
 _LONGEST = 1e8  # s, three years: more is a slip
+_WHOLE = 1e-6  # of a frame: decimal steps are not exact in binary
 _KEYS = ("axis", "start", "step", "n_frames", "exposure", "period")
+_MORE_KEYS = ("stop", "speed")  # from which the others can be worked out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Sweep:
     """One continuous rotation, as asked.
 
-    Every angle and time is derived from these six numbers, so that what is commanded, what
-    is written and what is reduced cannot drift apart.
+    Every angle and time is derived from six numbers, so that what is commanded, what is written
+    and what is reduced cannot drift apart. It is asked for by whatever is known: two of ``step``,
+    ``n_frames`` and ``stop``, and ``period`` or ``speed``. More than is needed must agree.
 
     Parameters
     ----------
     axis
-        Name of the rotation axis that moves, as in `Geometry.axes`.
+        Name of the rotation axis that moves, as in `Geometry.axes`; or the axis itself.
     start
         Angle at which the first exposure begins, degree.
     step
@@ -39,16 +42,27 @@ class Sweep:
         Time that a frame counts, s.
     period
         Time from the beginning of one frame to the beginning of the next, s.
+    stop
+        Angle at which the last frame ends, degree.
+    speed
+        How fast the axis turns, degree/s, above 0 whichever way it turns.
 
     Raises
     ------
     SweepError
-        If the numbers describe no rotation: the message names the field and its value.
+        If the numbers describe no rotation, are too few, or contradict each other: the message
+        names the field and its value.
 
     Examples
     --------
     >>> Sweep("phi", start=0.0, step=0.5, n_frames=4, exposure=0.099, period=0.1).midpoints
     array([0.25, 0.75, 1.25, 1.75])
+
+    A whole turn at one degree per second:
+
+    >>> turn = Sweep("phi", start=0, stop=360, step=0.1, exposure=0.097, speed=1.0)
+    >>> turn.n_frames, turn.period
+    (3600, 0.1)
     """
 
     axis: str
@@ -58,20 +72,40 @@ class Sweep:
     exposure: float
     period: float
 
-    def __post_init__(self) -> None:
-        if not _is_a(str, self.axis):
-            raise SweepError(f"sweep.axis is {_short(self.axis)}: it must be the name of an axis")
-        if not self.axis:
+    def __init__(
+        self,
+        axis: str | Any,
+        start: float,
+        step: float | None = None,
+        n_frames: int | None = None,
+        exposure: float | None = None,
+        period: float | None = None,
+        *,
+        stop: float | None = None,
+        speed: float | None = None,
+    ) -> None:
+        name = axis if _is_a(str, axis) else getattr(axis, "name", None)
+        if not isinstance(name, str):
+            raise SweepError(f"sweep.axis is {_short(axis)}: it must be the name of an axis")
+        if not name:
             raise SweepError("sweep.axis is empty: name the rotation axis that moves")
-        for name in ("start", "step", "exposure", "period"):
-            value: object = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-                raise SweepError(f"sweep.{name} is {value!r}: it must be a finite number")
-        frames: object = self.n_frames
-        if isinstance(frames, bool) or not isinstance(frames, Integral):
-            raise SweepError(f"sweep.n_frames is {frames!r}: it must be a whole number")
-        if self.n_frames < 1:
-            raise SweepError(f"sweep.n_frames is {self.n_frames}: a sweep has at least one frame")
+        for key, value in (
+            ("start", start), ("step", step), ("exposure", exposure), ("period", period),
+            ("stop", stop), ("speed", speed),
+        ):  # fmt: skip
+            if value is not None or key == "start":
+                _check_number(key, value)
+        if n_frames is not None:
+            _check_frames(n_frames)
+        step, n_frames = _turn(start, step, n_frames, stop)
+        if exposure is None:
+            raise SweepError("sweep.exposure is missing: the time that a frame counts, s")
+        period = _pace(step, period, speed)
+        for key, value in (
+            ("axis", name), ("start", start), ("step", step), ("n_frames", n_frames),
+            ("exposure", exposure), ("period", period),
+        ):  # fmt: skip
+            object.__setattr__(self, key, value)
         if self.exposure <= 0.0:
             raise SweepError(f"sweep.exposure is {self.exposure} s: it must be above 0 s")
         if self.duration > _LONGEST:
@@ -168,6 +202,114 @@ class Sweep:
                 raise SweepError(f"sweep.{key} is {value!r}: it must be a number")
             numbers[key] = float(value)
         return cls(axis=axis, n_frames=int(n_frames), **numbers)
+
+    @classmethod
+    def of(cls, given: Sweep | Mapping[str, Any]) -> Sweep:
+        """Return a sweep as it is, or make the one that a mapping asks for, as one types it.
+
+        Parameters
+        ----------
+        given
+            A sweep, or a mapping with its parameters: ``stop`` and ``speed``, too.
+
+        Raises
+        ------
+        SweepError
+            As of `from_dict`.
+
+        Examples
+        --------
+        >>> Sweep.of({"axis": "phi", "start": 0, "stop": 2, "step": 0.5,
+        ...           "exposure": 0.1, "period": 0.2}).n_frames
+        4
+        """
+        if isinstance(given, Sweep):
+            return given
+        if _is_a(Mapping, given) and given.keys() & _MORE_KEYS:
+            for key in given:
+                if key not in (*_KEYS, *_MORE_KEYS):
+                    raise SweepError(
+                        f"sweep.{key} is unknown: a sweep has {', '.join((*_KEYS, *_MORE_KEYS))}"
+                    )
+            for key in ("axis", "start"):
+                if key not in given:
+                    raise SweepError(f"sweep.{key} is missing")
+            return cls(**given)
+        if _is_a(Mapping, given) and isinstance(name := getattr(given.get("axis"), "name", 0), str):
+            given = {**given, "axis": name}  # a queue makes devices of names
+        return cls.from_dict(given)
+
+
+def _check_number(key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise SweepError(f"sweep.{key} is {value!r}: it must be a finite number")
+
+
+def _check_frames(n_frames: object) -> None:
+    if isinstance(n_frames, bool) or not isinstance(n_frames, Integral):
+        raise SweepError(f"sweep.n_frames is {n_frames!r}: it must be a whole number")
+    if int(n_frames) < 1:
+        raise SweepError(f"sweep.n_frames is {n_frames}: a sweep has at least one frame")
+
+
+def _turn(
+    start: float, step: float | None, n_frames: int | None, stop: float | None
+) -> tuple[float, int]:
+    """Work out step and number of frames from what is given of step, number and stop."""
+    if stop is None:
+        if step is None or n_frames is None:
+            missing = "step" if step is None else "n_frames"
+            raise SweepError(f"sweep.{missing} is missing: give two of step, n_frames and stop")
+        return step, n_frames
+    way = stop - start
+    if step is None:
+        if n_frames is None:
+            raise SweepError("sweep.step is missing: give step or n_frames beside stop")
+        return way / n_frames, n_frames
+    if step == 0:
+        raise SweepError(f"sweep.step is 0 degree: it never comes to sweep.stop {stop:g}")
+    wanted = way / step
+    if wanted <= 0:
+        raise SweepError(
+            f"sweep.step {step:g} does not lead from {start:g} to sweep.stop {stop:g} degree"
+            + (f": give step={-step:g}" if way else "")
+        )
+    frames = max(round(wanted), 1)
+    if n_frames is not None and abs(wanted - n_frames) > _WHOLE:
+        raise SweepError(
+            f"sweep.n_frames {n_frames} in steps of {step:g} degree end at "
+            f"{start + n_frames * step:g}, and sweep.stop is {stop:g}: leave one of the three out"
+        )
+    if abs(wanted - frames) > _WHOLE:
+        fewer = max(math.floor(wanted), 1)
+        raise SweepError(
+            f"sweep.stop {stop:g} is {wanted:.6g} steps of {step:g} degree from {start:g}: frames "
+            f"come whole\nGive stop={start + fewer * step:.10g} or "
+            f"stop={start + (fewer + 1) * step:.10g}, or n_frames instead of step."
+        )
+    return step, frames
+
+
+def _pace(step: float, period: float | None, speed: float | None) -> float:
+    """Work out the period from what is given of period and speed, s."""
+    if speed is None:
+        if period is None:
+            raise SweepError("sweep.period is missing: give period, s, or speed, degree/s")
+        return period
+    if speed <= 0:
+        raise SweepError(
+            f"sweep.speed is {speed:g} degree/s: it must be above 0; step has the sign"
+        )
+    if step == 0:
+        raise SweepError(f"sweep.step is 0 degree: it does not turn at {speed:g} degree/s")
+    needed = abs(step) / speed
+    if period is not None and not math.isclose(period, needed, rel_tol=1e-6):
+        raise SweepError(
+            f"sweep.period {period:g} s and steps of {step:g} degree are "
+            f"{abs(step) / period if period else math.inf:g} degree/s, and sweep.speed is "
+            f"{speed:g}: leave one of the two out"
+        )
+    return needed if period is None else period
 
 
 def _is_a(kind: type, value: object) -> bool:

@@ -36,9 +36,10 @@ def pilatus(devices, simulator, monkeypatch):
     device = devices["pilatus"]
     monkeypatch.setattr(device, "max_missing", 0)
     monkeypatch.setattr(device, "patience", 1.0)
+    monkeypatch.setattr(device, "stall", 4.0)
     yield device
     simulator("camserver", "Running")
-    for name in ("drop", "flip", "truncate", "duplicate", "resize", "late"):
+    for name in ("drop", "flip", "truncate", "duplicate", "resize", "late", "hiccup"):
         simulator(name, -1)
     simulator("no7ok", 0)
     busy = device.cam.acquire, device.cam.armed
@@ -127,6 +128,22 @@ def test_a_frame_that_comes_too_late_is_missing_and_told(take, next_is_whole, do
 
     assert "frame 2 of 5" in documents.stop()["reason"]
     next_is_whole()
+
+
+@pytest.mark.parametrize("begins", [2, 11])
+def test_a_hiccup_after_which_all_frames_come_fails_no_sweep(
+    take, documents, simulator, config, begins
+):
+    simulator("late_seconds", 2.5)  # more than the patience, less than the stall
+    simulator("hiccup", begins)
+    try:
+        take(14)
+    finally:
+        simulator("late_seconds", 2.0)
+
+    assert documents.stop()["exit_status"] == "success"
+    assert frames(documents, config) == list(range(14))
+    assert documents.stop()["num_events"]["primary"] == 14
 
 
 def test_after_a_missing_frame_the_next_sweep_is_whole(take, next_is_whole, documents, simulator):

@@ -162,6 +162,7 @@ def test_a_trigger_that_never_comes_is_told(
 ):
     monkeypatch.setattr(pilatus, "trigger_timeout", 1.0)
     monkeypatch.setattr(pilatus, "patience", 1.0)
+    monkeypatch.setattr(pilatus, "pulsed_elsewhere", True)
     pilatus.trigger_mode = trigger
     simulator("compare_start", 1e6)
 

@@ -133,7 +133,7 @@ def camera(client, tmp_path):
 
     yield prepare
     client.put("shutter:open", 0)
-    for fault in ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang"):
+    for fault in ("drop", "flip", "truncate", "duplicate", "resize", "late", "hang", "hiccup"):
         client.put(f"sim:{fault}", -1)
     client.put("sim:no7ok", 0)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from offbragg import beamline
 from offbragg.errors import GeometryError, SweepError
 from offbragg.plans import estimate
+from offbragg.plans.defaults import Defaults
 from offbragg.plans.estimate import coverage, same_axes
 from offbragg.sweep import Sweep
 
@@ -104,3 +106,59 @@ def test_what_cannot_be_estimated_is_refused():
         estimate(TURN, temperatures=300)
     with pytest.raises(SweepError, match="turns 'phi' but the axis given is 'omega'"):
         estimate(TURN, axis=Omega())
+
+
+class Detector:
+    name = "pilatus"
+    trigger_mode = "ext_trigger"
+
+    def check(self, sweep):
+        pass
+
+    def frame_bytes(self):
+        return 1_000_000
+
+
+PHI, CRYO = SimpleNamespace(name="phi"), SimpleNamespace(name="cryostream")
+COMPARE = SimpleNamespace(name="compare", gives_pulses=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "given"),
+    [
+        ((Detector(), PHI, TURN), {"flyers": [COMPARE], "shutter": None, "permit": None}),
+        ((TURN,), {"detector": Detector(), "axis": PHI, "flyers": [COMPARE]}),
+        ((), {"sweep": TURN, "detector": Detector(), "flyers": [COMPARE], "md": {"a": 1}}),
+        ((TURN,), {"defaults": Defaults({"phi": PHI}, detector=Detector(), axis=PHI,
+                                        flyers=(COMPARE,))}),
+    ],
+)  # fmt: skip
+def test_an_estimate_takes_exactly_what_the_plan_takes(what, given):
+    told = estimate(*what, **given)
+
+    assert (told.sweeps, told.frames, told.bytes) == (1, 3600, 3_600_000_000)
+
+
+@pytest.mark.parametrize(
+    ("what", "given"),
+    [
+        (([300, 200], TURN), {"reference": 300, "both_ways": True, "on_detector": "skip"}),
+        (([300, 200, 300], [TURN]), {}),
+        ((Detector(), PHI, CRYO, [300, 200, 300], [TURN]), {"flyers": [COMPARE]}),
+        ((TURN,), {"temperatures": [1, 2, 3], "order": "warming"}),
+    ],
+)
+def test_an_estimate_takes_what_a_series_takes(what, given):
+    told = estimate(*what, settling=100.0, **given)
+
+    assert (told.sweeps, told.frames) == (3, 10800)
+    assert told.seconds == pytest.approx(3 * 360.0 + 3 * 100.0)
+
+
+def test_an_estimate_refuses_what_the_plan_would():
+    with pytest.raises(SweepError, match="nobody would give any"):
+        estimate(Detector(), PHI, TURN)
+    with pytest.raises(SweepError, match="estimate has no parameter 'shuter': it has detector"):
+        estimate(TURN, shuter=None)
+    with pytest.raises(SweepError, match="was given no sweep"):
+        estimate(detector=Detector())

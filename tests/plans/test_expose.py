@@ -189,8 +189,8 @@ def test_what_cannot_be_is_refused_before_anything_moves(RE, devices, documents,
             RE(expose(detector, 3, 0.1, md=odd))
     with pytest.raises(SweepError, match=r"ring, a whole device: .*\nIt has ring\.cur"):
         RE(expose(detector, 3, 0.1, monitors=[devices["ring"]]))
-    with pytest.raises(SweepError, match=r"sweep\.speed is unknown"):
-        RE(rotation_scan(detector, phi, {"speed": 3}))
+    with pytest.raises(SweepError, match=r"sweep\.turns is unknown"):
+        RE(rotation_scan(detector, phi, {"turns": 3}))
 
     assert documents == []
     assert put_back.seen == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from types import SimpleNamespace
 
+import bluesky.plan_stubs as bps
 import pytest
 from bluesky import RunEngine
+from bluesky.utils import FailedStatus
 from ophyd.device import Staged
 from ophyd.sim import make_fake_device
 from ophyd.status import Status
@@ -72,6 +75,53 @@ def test_a_detector_that_somebody_aborts_says_so(meddle, devices, documents):
     assert 3 <= n_frames < 40
 
 
+@pytest.mark.ioc
+@pytest.mark.parametrize(
+    ("name", "far", "record", "value", "told"),
+    [
+        ("phi", 60.0, "STOP", 1, r"phi did not reach 60 .*: somebody else stopped it"),
+        ("detx", 20.0, "STOP", 1, r"detx did not reach 20 mm: somebody else stopped it"),
+        ("phi", 60.0, "VAL", 3.0, r"sent it elsewhere \(SIM:phi\.VAL is 3\)"),
+    ],
+)
+def test_a_motor_that_somebody_stops_on_its_way_has_not_arrived(
+    RE, devices, name, far, record, value, told
+):
+    from epics import caput
+
+    motor = devices[name]
+    begin = motor.position
+
+    def meddle():
+        wait_until(lambda: abs(motor.position - begin) > 0.2, 20, "it moves")
+        caput(f"{motor.prefix}.{record}", value)
+
+    thread = threading.Thread(target=meddle)
+    thread.start()
+    try:
+        with pytest.raises(FailedStatus) as caught:
+            RE(bps.mv(motor, far))
+    finally:
+        thread.join()
+        motor.set(begin).wait(60)
+
+    assert isinstance(caught.value.__cause__, DeviceError)
+    assert re.search(told, str(caught.value.__cause__))
+    assert motor.position == pytest.approx(begin, abs=0.01)  # and the next move is one
+
+
+@pytest.mark.ioc
+def test_a_move_that_we_stop_ourselves_is_not_said_to_be_stopped_by_others(devices):
+    motor = devices["chi"]
+    status = motor.set(20.0)
+    wait_until(lambda: motor.moving, 20, "it moves")
+
+    motor.stop(success=True)
+
+    status.wait(20)
+    motor.set(0.0).wait(60)
+
+
 def test_an_axis_whose_ioc_is_away_does_not_stay_staged(monkeypatch):
     kind = make_fake_device(RotationAxis)
     axis = kind("X:phi", name="phi")
@@ -128,3 +178,25 @@ def test_an_axis_whose_ioc_was_restarted_in_a_sweep_says_so(monkeypatch):
 
     wait_until(lambda: landing.done, 20, "it has landed")
     assert "its IOC (X:phi) went away during a move" in str(landing.exception())
+
+
+@pytest.mark.ioc
+def test_a_set_point_that_somebody_changes_while_it_settles_is_said_with_both_numbers(devices):
+    from offbragg.devices.background import put
+
+    cryostream = devices["cryostream"]
+    begin = cryostream.position
+    status = cryostream.set(begin - 40.0)
+    wait_until(lambda: cryostream._shown, 20, "the controller shows what was asked for")
+    try:
+        put(cryostream.ramp_target, begin - 10.0)
+        put(cryostream.ramp, 1)
+
+        with pytest.raises(DeviceError) as caught:
+            status.wait(30)
+    finally:
+        cryostream.set(begin).wait(120)
+
+    told = str(caught.value)
+    assert f"its set point is {begin - 10:g} K, and {begin - 40:g} K was asked for" in told
+    assert "somebody else has changed it" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
@@ -14,6 +15,7 @@ from offbragg.callbacks.journal import Journal
 from offbragg.callbacks.recall import Recall
 from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import rotation_scan, temperature, temperature_series
+from offbragg.plans.defaults import Defaults, answering
 from offbragg.sweep import Sweep
 
 DETECTOR, AXIS = SimpleNamespace(name="pilatus"), SimpleNamespace(name="phi")
@@ -75,7 +77,8 @@ def tested(monkeypatch, failing):
     bad: set[int] = set()
     calls: list[tuple] = []
 
-    def stills(detector, n_frames, exposure, *, period, axis, md):
+    def stills(detector, n_frames, exposure, *, period, axis, md, **nothing):
+        assert not any(nothing.values())  # no shutter opens by default
         calls.append((n_frames, exposure, period, len(failing[1])))
         sweep = {**SWEEPS[0].to_dict(), "step": 0.0, "n_frames": n_frames}
         uid = yield from bps.open_run({"sweep": sweep, "purpose": "dark", **md})
@@ -269,8 +272,8 @@ def test_sweeps_may_be_mappings_as_a_queueserver_sends_them(run, failing):
         ({"temperatures": [float("nan")]}, "temperature nan cannot be set"),
         ({"temperatures": [True]}, "temperature True cannot be set"),
         ({"reference": "cold"}, "temperature 'cold' cannot be set"),
-        ({"sweeps": SWEEPS[0]}, "sweeps is one sweep"),
-        ({"sweeps": SWEEPS[0].to_dict()}, "sweeps is one sweep"),
+        ({"sweeps": 5}, "sweeps is 5: it must be a sweep, or a list of them"),
+        ({"sweeps": "phi"}, "sweeps is 'phi': it must be a sweep"),
         ({"sweeps": [5]}, "a sweep is 5"),
         ({"overlap": -1.0}, "overlap is -1.0: it must be a number from 0 degree"),
         ({"overlap": float("nan")}, "overlap is nan"),
@@ -305,3 +308,102 @@ def test_a_device_that_cannot_be_what_it_is_given_as_is_refused(wrong, told):
 
     with pytest.raises(SweepError, match=told):
         list(rotation_scan(**{"detector": able, "axis": able, "sweep": SWEEPS[0], **wrong}))
+
+
+# -- how it goes on ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(run, cooler):
+    """The RunEngine knows the devices by name, as that of a beamline does."""
+    devices = {"pilatus": DETECTOR, "phi": AXIS, "cooler": cooler}
+    run.RE.preprocessors.append(answering(Defaults(devices)))
+    starts: list[dict] = []
+    run.RE.subscribe(lambda name, doc: starts.append(doc), "start")
+    return starts
+
+
+def said(caplog) -> str:
+    return "\n".join(r.getMessage() for r in caplog.records if r.name == "offbragg.told")
+
+
+def test_a_series_that_failed_says_how_it_is_resumed_and_that_line_is_enough(
+    run, known, failing, caplog, cooler
+):
+    caplog.set_level("INFO")
+    failing[0].add(4)
+    with pytest.raises(DeviceError, match="frame 7"):
+        run([300.0, 100.0], order="warming", both_ways=True, reference=100.0, on_detector="stop",
+            md={"comment": "night"})  # fmt: skip
+
+    first = said(caplog)
+    line = re.search(r"^  (RE\(.*\))$", first, re.MULTILINE)
+    assert line, first
+    series = known[0]["series"]["uid"]
+    assert first.startswith(f"series {series}: 4 runs for 6 sweeps")
+    failing[0].clear()
+    caplog.clear()
+    eval(line[1], {"RE": run.RE, "temperature_series": temperature_series})
+
+    there, back = (0.0, 20), (30.0, 20)
+    begun = [(100.0, *there), (100.0, *back), (300.0, *there), (300.0, *back)]
+    assert failing[1] == [*begun, (300.0, *back), (100.0, *there), (100.0, *back)]
+    assert {start["series"]["uid"] for start in known if "series" in start} == {series}
+    assert {start.get("comment") for start in known} == {"night"}
+    assert f'resume="{series[:8]}"' in said(caplog)
+
+
+def test_a_series_of_one_sweep_says_it_too_when_it_succeeds(run, known, caplog):
+    caplog.set_level("INFO")
+
+    run([100.0], SWEEPS[0])
+
+    assert f'resume="{known[0]["series"]["uid"][:8]}"' in said(caplog)
+    assert known[0]["series"]["parameters"]["sweeps"] == [SWEEPS[0].to_dict()]
+
+
+def test_what_failed_before_its_first_sweep_has_nothing_to_resume(run, known, cooler, caplog):
+    caplog.set_level("INFO")
+    cooler.fails[100.0] = 1
+
+    with pytest.raises(DeviceError, match="did not settle"):
+        run()
+
+    assert "no sweep was begun" in said(caplog)
+
+
+def test_a_failing_sweep_is_tried_again_by_default_also_without_a_journal(
+    run, failing, tested, cooler
+):
+    failing[0].add(1)
+
+    run([100.0], SWEEPS[:1])
+
+    assert failing[1] == [(100.0, 0.0, 20)] * 2
+    failing[0].add(3)
+    with pytest.raises(DeviceError, match="frame 7 did not come"):
+        RunEngine({}, context_managers=[])(
+            temperature_series(DETECTOR, AXIS, cooler, [100.0], SWEEPS[:1])
+        )
+
+
+CHANGED = "cooler: its set point is 150 K, and 100 K was asked for: somebody else has changed it"
+
+
+@pytest.mark.parametrize("policy", ["stop", "retry", "skip"])
+def test_a_set_point_that_somebody_else_changes_is_said_and_nothing_is_measured_there(
+    run, failing, cooler, caplog, policy
+):
+    cooler.changed_by_others = lambda: CHANGED if cooler.asked == [100.0] and failing[1] else ""
+
+    if policy == "stop":
+        with pytest.raises(DeviceError, match=r"150 K, and 100 K was asked for"):
+            run([100.0, 200.0], SWEEPS, on_settle=policy)
+    else:
+        run([100.0, 200.0], SWEEPS, on_settle=policy)
+
+    assert CHANGED in caplog.text
+    at_100 = [call for call in failing[1] if call[0] == 100.0]
+    assert len(at_100) == {"stop": 1, "retry": 2, "skip": 1}[policy]
+    assert len(failing[1]) - len(at_100) == {"stop": 0, "retry": 2, "skip": 2}[policy]
+    assert cooler.asked.count(100.0) == {"stop": 1, "retry": 2, "skip": 1}[policy]

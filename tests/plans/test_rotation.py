@@ -224,6 +224,7 @@ def test_a_detector_that_hangs_fails_the_run_in_time(
     scan, devices, documents, simulator, idle, monkeypatch
 ):
     monkeypatch.setattr(devices["pilatus"], "patience", 1.0)
+    monkeypatch.setattr(devices["pilatus"], "stall", 5.0)  # then the sweep is over
     simulator("hang", 3)
     began = time.monotonic()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 import pytest
 
 from sim_iocs.beam import MONITOR_RATE, Counter, Ring, Shutter
 from sim_iocs.cryostream import Cryostream
 from sim_iocs.file_names import c_format, frame_names
+from sim_iocs.ioc import Beamline, Options
 from sim_iocs.lakeshore import LakeShore
 from sim_iocs.motor import Move
 from sim_iocs.records import make_record
@@ -282,3 +284,22 @@ def test_a_put_before_the_driver_began_with_the_one_before_is_processed_too():
 
     assert done == [0.25, 0.5]
     assert record.value == 0.5
+
+
+def test_a_position_compare_that_nobody_armed_gives_no_pulse():
+    async def pulses():
+        beamline = Beamline(Options())
+        try:
+            began = time.monotonic()
+            await beamline.motors["phi"].move_to(5.0)  # along compare_start, 0 from the start on
+            unarmed = beamline.trigger(0, since=began)
+            await beamline.own["compare_start"].on_put(4.5)
+            await beamline.motors["phi"].move_to(4.0)
+            return unarmed, beamline.trigger(0, since=began)
+        finally:
+            await beamline.motors["phi"].stop()
+
+    unarmed, armed = asyncio.run(pulses())
+
+    assert unarmed is None
+    assert armed is not None

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tomli_w
 from runs import wait_until
+from simulated import Documents
 
 from offbragg import beamline
 from offbragg.audit import scan_file_of_run, verify
@@ -88,19 +89,27 @@ def test_the_beamline_of_the_guide_runs_with_other_prefixes(config, tmp_path: Pa
 
 
 PARTS = {
-    "compare": ("devices.compare",),
+    "compare": ("devices.compare", "defaults.flyers.compare"),
     "lakeshore": ("devices.lakeshore",),
     "the header": ("devices.pilatus.header",),
-    "monitor": ("devices.monitor", "devices.permit.monitor"),
-    "permit": ("devices.permit",),
+    "monitor": ("devices.monitor", "devices.permit.monitor", "defaults.flyers.monitor"),
+    "permit": ("devices.permit", "defaults.permit"),
     "shutter": (
         "devices.shutter", "baseline.shutter", "devices.permit.shutter", "suspend.shutter",
+        "defaults.shutter",
     ),
     "attenuator": (
         "devices.attenuator", "baseline.attenuator", "devices.pilatus.header.FilterTransm",
+        "defaults.attenuator",
     ),
-    "ring": ("devices.ring", "baseline.ring", "devices.permit", "suspend", "per_frame.ring"),
-    "cryostream": ("devices.cryostream", "baseline.cryostream", "per_frame.temperature"),
+    "ring": (
+        "devices.ring", "baseline.ring", "devices.permit", "defaults.permit", "suspend",
+        "per_frame.ring",
+    ),
+    "cryostream": (
+        "devices.cryostream", "baseline.cryostream", "per_frame.temperature",
+        "defaults.temperature",
+    ),
     "other axes": (
         "devices.chi", "devices.omega", "devices.detx", "devices.dety",
         "baseline.chi", "baseline.omega", "baseline.detx", "baseline.dety",
@@ -113,12 +122,16 @@ PARTS = {
 def without(file: Path, folder: Path, keys: Iterable[str]) -> beamline.Beamline:
     """Write the beamline's file again without some keys."""
     content = tomllib.loads(file.read_text())
+    content["defaults"] = tomllib.loads((PROFILE / "beamline.toml").read_text())["defaults"]
     for path in keys:
         *tables, last = path.split(".")
         table: Any = content
         for name in tables:
             table = table.get(name, {})
-        table.remove(last) if isinstance(table, list) else table.pop(last, None)
+        if isinstance(table, list):
+            table[:] = [each for each in table if each != last]
+        else:
+            table.pop(last, None)
     folder.mkdir(exist_ok=True)
     (folder / "beamline.toml").write_text(tomli_w.dumps(content))
     mine = beamline.load(folder / "beamline.toml")
@@ -148,9 +161,8 @@ def test_a_beamline_without_parts_measures_all_the_same(config, tmp_path: Path, 
         RE = beamline.make_run_engine(mine, devices)
         beamline.install_suspender(RE, mine, devices)
         beamline.sample(RE, name="KMnF3", label="crystal1")
-        permit, shutter = devices.get("permit"), devices.get("shutter")
 
-        RE(rotation_scan(devices["pilatus"], devices["phi"], SHORT, permit=permit, shutter=shutter))
+        RE(rotation_scan(SHORT))
     finally:
         beamline.destroy_devices(devices)
     (journal,) = journals(mine.paths.journal)
@@ -163,11 +175,12 @@ def test_a_beamline_without_parts_measures_all_the_same(config, tmp_path: Path, 
 
 
 @pytest.mark.ioc
-def test_the_plan_of_the_guide_records_a_series(RE, devices, documents):
+def test_the_plan_of_the_guide_records_a_series(RE_with_defaults, devices):
     chi_series = run("my_plan")["chi_series"]
-    chi, phi = devices["chi"], devices["phi"]
+    chi, documents = devices["chi"], Documents()
+    RE_with_defaults.subscribe(lambda name, doc: documents(name, doc))
     try:
-        RE(chi_series(devices["pilatus"], phi, chi, [0.0, -1.0], SHORT))
+        RE_with_defaults(chi_series(chi, [0.0, -1.0], SHORT))
     finally:
         chi.set(0.0).wait(30)
 
@@ -216,10 +229,12 @@ def test_the_magnet_of_the_guide_gives_up_in_time_and_when_told_otherwise(magnet
 
 
 @pytest.mark.ioc
-def test_a_sweep_is_measured_at_a_field(RE, devices, documents, magnet):
+def test_a_sweep_is_measured_at_a_field(RE_with_defaults, magnet):
+    documents = Documents()
+    RE_with_defaults.subscribe(lambda name, doc: documents(name, doc))
     threading.Timer(0.3, magnet.field.sim_put, [2.0]).start()
 
-    RE(run("my_magnet")["at_field"](devices["pilatus"], devices["phi"], magnet, 2.0, SHORT))
+    RE_with_defaults(run("my_magnet")["at_field"](magnet, 2.0, SHORT))
 
     assert documents.stop()["exit_status"] == "success"
 
@@ -265,6 +280,13 @@ def test_the_detector_of_the_guide_refuses_before_anything_moves(tmp_path):
 # -- queueserver -------------------------------------------------------------------------------
 
 
+def with_defaults(config) -> str:
+    """Give the text of a beamline's file with the profile's [defaults]."""
+    known = (PROFILE / "beamline.toml").read_text()
+    defaults = known[known.index("[defaults]") : known.index("[suspend]")]
+    return config.file.read_text().replace("[suspend]", f"{defaults}[suspend]", 1)
+
+
 @pytest.fixture
 def queueserver(config, tmp_path):
     """A queueserver of the profile; gives the address of its manager."""
@@ -277,7 +299,9 @@ def queueserver(config, tmp_path):
             one.bind(("127.0.0.1", 0))
         redis_port, control, info = (one.getsockname()[1] for one in (a, b, c))
     address = f"tcp://127.0.0.1:{control}"
-    beamline_env = {"OFFBRAGG_BEAMLINE": str(config.file), "MPLBACKEND": "agg"}
+    file = config.file.with_name("queue.toml")  # in the same folder: the same paths
+    file.write_text(with_defaults(config))
+    beamline_env = {"OFFBRAGG_BEAMLINE": str(file), "MPLBACKEND": "agg"}
     manager = [
         str(Path(sys.executable).parent / "start-re-manager"),
         "--startup-dir", str(shutil.copytree(PROFILE / "startup", tmp_path / "startup")),

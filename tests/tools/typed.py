@@ -18,7 +18,9 @@ PROMPT = re.compile(r"\[([^\[\]]*)\] In \[(\d+)\]: ")
 class Terminal:
     """``offbragg shell``, typed into by lines; what it shows has no colours here."""
 
-    def __init__(self, beamline: Path, *, timeout: float = 120.0) -> None:
+    def __init__(
+        self, beamline: Path | str, *, timeout: float = 120.0, cwd: Path | None = None
+    ) -> None:
         self.timeout = timeout
         self.place = ""
         self._child = pexpect.spawn(
@@ -30,6 +32,7 @@ class Terminal:
             timeout=timeout,
             echo=False,
             dimensions=(60, 200),
+            cwd=cwd,
         )
 
     def __enter__(self) -> Terminal:

@@ -30,6 +30,7 @@ from offbragg.beamline import (
     load,
     make_paths,
     make_run_engine,
+    plan_defaults,
     profile_directory,
 )
 from offbragg.demo.children import Children
@@ -131,21 +132,10 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     RE.md["sample"] = scene.sample.to_dict()
     RE.waiting_hook = Bars(console)
     RE.subscribe(Rows(console))
-    detector, axis = devices["pilatus"], devices[scene.geometry.scan_axis]
-    planned = estimate(*scene.sweeps, detector=detector, axis=axis, temperatures=TEMPERATURES)
+    planned = estimate(TEMPERATURES, scene.sweeps, defaults=plan_defaults(config, devices))
     console.print(f"measuring {planned}")
     try:
-        done = RE(
-            temperature_series(
-                detector,
-                axis,
-                devices["cryostream"],
-                TEMPERATURES,
-                scene.sweeps,
-                flyers=[devices["monitor"], devices["compare"]],
-                shutter=devices["shutter"],
-            )
-        )
+        done = RE(temperature_series(TEMPERATURES, scene.sweeps))
     except RunEngineInterrupted:
         console.print("interrupted: the series was aborted; every frame that was taken is kept")
         raise KeyboardInterrupt from None
@@ -214,6 +204,7 @@ def configure(
         "model": instruments["detector"]["model"],
         **scene.detector,
     }
+    content["defaults"]["axis"] = scene.geometry.scan_axis
     content["geometry"] = scene.geometry.to_dict()
     path = out / "beamline.toml"
     path.write_text(tomli_w.dumps(content))

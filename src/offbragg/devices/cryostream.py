@@ -7,7 +7,7 @@ from ophyd import EpicsSignal, EpicsSignalRO, Kind
 
 from offbragg.devices.background import put
 from offbragg.devices.settle import Settle, Settling, State, Verdict
-from offbragg.devices.temperature import TemperatureController
+from offbragg.devices.temperature import TemperatureController, read_now
 
 __all__ = ["Cryostream", "Settle", "Settling", "State", "Verdict"]
 
@@ -33,6 +33,10 @@ class Cryostream(TemperatureController):
         put(self.ramp_speed, self.ramp_rate)
         put(self.ramp_target, kelvin)
         put(self.ramp, 1)
+
+    def read_asked(self) -> float | None:
+        """Return the target of what the controller does now, K."""
+        return read_now(self.target)
 
     def explain(self) -> str:
         """Say run mode, phase and alarm."""

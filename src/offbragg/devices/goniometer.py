@@ -20,6 +20,7 @@ from ophyd.utils.errors import DisconnectedError, WaitTimeoutError
 
 from offbragg.devices.background import fail, finish, in_background, put, verify
 from offbragg.devices.clock import IocClock, measure
+from offbragg.devices.motor import Motor, StoppedError
 from offbragg.devices.position_compare import PositionCompare
 from offbragg.errors import DeviceError, SweepError
 from offbragg.sweep import Sweep
@@ -101,7 +102,7 @@ def plan_flight(
     )
 
 
-class RotationAxis(EpicsMotor):
+class RotationAxis(Motor):
     """A motor that turns a sample through a sweep at constant speed.
 
     The angles of its frames are measured: its read-backs are recorded through a sweep, each with
@@ -196,7 +197,7 @@ class RotationAxis(EpicsMotor):
         self._check_mode()
         self._started_moving = False
         status = super(EpicsMotor, self).move(position, **kwargs)
-        self._latest_move = status
+        self._latest_move = self._move_status = status
         self._was_away = False
         self.user_setpoint.put(position, wait=False)
         in_background(self, self._end_move, status)
@@ -262,6 +263,11 @@ class RotationAxis(EpicsMotor):
             except Exception as error:
                 log.debug("%s: %s", self.name, error)
             return
+
+    def _was_stopped_on_the_way(self, asked: float, wanted: float) -> DeviceError:
+        if self._was_away:  # a record that starts wants what it was saved with
+            return self._lost_its_ioc()
+        return super()._was_stopped_on_the_way(asked, wanted)
 
     def _lost_its_ioc(self) -> DeviceError:
         return DeviceError(
@@ -429,7 +435,7 @@ class RotationAxis(EpicsMotor):
     def _cut_short(self, motion: Status, where: str) -> DeviceError:
         """Return what ended a motion too early, in the words of who knows."""
         error = motion.exception(timeout=0) if motion.done else None
-        if isinstance(error, DeviceError):
+        if isinstance(error, DeviceError) and not isinstance(error, StoppedError):
             return error
         if self._was_away:  # its first event after a restart is DMOV = 1: the end of any move
             return self._lost_its_ioc()
@@ -445,7 +451,7 @@ class RotationAxis(EpicsMotor):
     def _land(self, motion: Status, sweep: Sweep, landing: Status) -> None:
         self._restore_speed()
         error = motion.exception(timeout=0)
-        if isinstance(error, DeviceError):
+        if isinstance(error, DeviceError) and not isinstance(error, StoppedError):
             fail(landing, error)
             return
         try:
@@ -453,7 +459,7 @@ class RotationAxis(EpicsMotor):
             if self.clock.known:  # from now on it stands there
                 self.read_backs.append((time.monotonic() + self.clock.offset, angle))
             passed = (angle - sweep.stop) * (1 if sweep.step > 0 else -1) >= 0
-            if error is None and passed:
+            if passed and (error is None or isinstance(error, StoppedError)):
                 finish(landing)
                 return
             why = self._cut_short(motion, f"before the end of the sweep at {sweep.stop:g}")
@@ -591,7 +597,7 @@ class RotationAxis(EpicsMotor):
         }
 
 
-class Translation(EpicsMotor):
+class Translation(Motor):
     """A motor that moves in mm: detector distance, height, a slit."""
 
     def check_value(self, pos: float) -> None:

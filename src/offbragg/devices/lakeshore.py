@@ -10,7 +10,7 @@ from ophyd import FormattedComponent as FCpt
 
 from offbragg.devices.background import put
 from offbragg.devices.settle import Settle
-from offbragg.devices.temperature import TemperatureController
+from offbragg.devices.temperature import TemperatureController, read_now
 from offbragg.errors import ConfigError
 
 __all__ = ["LakeShore336", "Settle"]
@@ -100,6 +100,10 @@ class LakeShore336(TemperatureController):
         put(self.ramp_on, "ON")
         put(self.heater_range, self.heater)
         put(self.setpoint, kelvin)
+
+    def read_asked(self) -> float | None:
+        """Return the set point, K."""
+        return read_now(self.setpoint)
 
     def explain(self) -> str:
         """Say setpoint, heater output and range."""

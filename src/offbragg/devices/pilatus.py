@@ -91,12 +91,17 @@ class Pilatus(PilatusFiles):
     trigger
         "internal": the series is started as the axis passes the start. "ext_trigger": one pulse
         starts it. "mult_trigger": a pulse for each frame. "ext_enable": a gate for each frame.
+        Stills (a sweep with step 0) keep time by themselves, whatever it is.
+    pulsed_elsewhere
+        Whether something that offbragg does not know gives the pulses. Without it, a sweep that
+        waits for pulses is refused if no flyer gives any.
     max_missing
         So many frames may be lost in a sweep before it counts as failed.
     patience
         How late a frame file may come, s.
     stall
-        No new file for so long beyond a period, with frames outstanding, fails a sweep, s.
+        No new file for so long beyond a period, with frames outstanding, fails a sweep, s. As long
+        as files come, however late, they are waited for.
     trigger_timeout
         How long to wait for the first pulse after kickoff, s.
     poll
@@ -136,6 +141,7 @@ class Pilatus(PilatusFiles):
         write_path: str | None = None,
         format: str = "cbf",
         trigger: str = "internal",
+        pulsed_elsewhere: bool = False,
         max_missing: int = 0,
         patience: float = 5.0,
         stall: float = 10.0,
@@ -165,6 +171,7 @@ class Pilatus(PilatusFiles):
         self.armed_after = armed_after
         self.callbacks_up_to = callbacks_up_to
         self.trigger_mode = trigger
+        self.pulsed_elsewhere = pulsed_elsewhere
         self.max_missing = max_missing
         self.stall = stall
         self.trigger_timeout = trigger_timeout
@@ -201,6 +208,10 @@ class Pilatus(PilatusFiles):
         if mode not in TRIGGERS:
             raise ConfigError(f"{self.name}: trigger {mode!r} is none of {', '.join(TRIGGERS)}")
         self._trigger_mode = mode
+
+    def trigger_of(self, sweep: Sweep) -> str:
+        """Return what starts the exposures of a sweep: nothing passes an angle while all stands."""
+        return self.trigger_mode if sweep.step else "internal"
 
     @property
     def step(self) -> PilatusStep:
@@ -268,7 +279,7 @@ class Pilatus(PilatusFiles):
         DeviceError
             The detector is busy.
         """
-        check_period(self.model, sweep, trigger=self.trigger_mode)
+        check_period(self.model, sweep, trigger=self.trigger_of(sweep))
         self.check_disk(sweep.n_frames)
         self.check_ready()
 
@@ -296,7 +307,7 @@ class Pilatus(PilatusFiles):
         self._flight = None
         self.was_paused = False
         acquisition = self.new_acquisition()
-        return in_background(self, self._set_up, sweep, self.trigger_mode, acquisition)
+        return in_background(self, self._set_up, sweep, self.trigger_of(sweep), acquisition)
 
     def _set_up(self, sweep: Sweep, trigger: str, acquisition: Acquisition) -> None:
         self.recover()
@@ -304,6 +315,10 @@ class Pilatus(PilatusFiles):
         directory = self._make_directory(stem)
         cam = self.cam
         self._choose_callbacks(sweep, trigger)
+        if sweep.step:
+            self._usual_trigger = None
+        else:
+            self.take_internal_trigger()
         # the IOC counts from Armed; while it waits for a pulse it must not give up
         waiting = 0.0 if trigger == "internal" else 3600.0
         put_all(
@@ -363,8 +378,9 @@ class Pilatus(PilatusFiles):
             if acquisition is None or acquisition.started:
                 acquisition = self.new_acquisition()
             flight = self._flight = Flight(
-                self._sweep, self._folder, Watched(self), acquisition, self.trigger_mode
-            )
+                self._sweep, self._folder, Watched(self), acquisition,
+                self.trigger_of(self._sweep),
+            )  # fmt: skip
         return in_background(self, self._start, flight)
 
     def _start(self, flight: Flight) -> None:
@@ -474,13 +490,18 @@ class Pilatus(PilatusFiles):
                     unit="frames",
                 )
                 overdue.update(lost)
-                if len(lost) > self.max_missing:
-                    raise self._lost(sweep, folder, lost)
-                if folder.present.all() or elapsed > sweep.duration + self.patience:
+                # files come in order: what is behind the last one may all still come
+                passed = [number for number in lost if number < folder.last]
+                if len(passed) > self.max_missing:
+                    raise self._lost(sweep, folder, passed)
+                over = elapsed > sweep.duration + self.patience
+                if folder.present.all() or (over and len(lost) <= self.max_missing):
                     break
                 if folder.n_present > n_present:
                     n_present, progress = folder.n_present, now
                 elif now - progress > sweep.period + self.stall:
+                    if over:
+                        raise self._lost(sweep, folder, lost)
                     raise DeviceError(
                         f"{self.name} stalled: no file came for {now - progress:.1f} s after "
                         f"frame {folder.last} of {sweep.n_frames}\n"
@@ -613,6 +634,7 @@ class Pilatus(PilatusFiles):
     def _leave_idle(self, flight: Flight | None) -> None:
         self.end_own()
         self._reset_if_given_up(flight)
+        self.put_trigger_back()
         if self._callbacks_off:
             put(self.cam.callbacks, 1)
             self._callbacks_off = False

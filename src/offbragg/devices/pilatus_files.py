@@ -103,6 +103,7 @@ class PilatusFiles(Device):
         self._claim = DetectorClaim(self.frames, prefix)
         self._acquisition: Acquisition | None = None
         self._exposing_until = 0.0  # monotonic, s
+        self._usual_trigger: int | None = None  # while something takes the internal one
 
     def new_acquisition(self) -> Acquisition:
         """Make the next acquisition; until it is started, an abort of it keeps it from starting."""
@@ -476,6 +477,7 @@ class PilatusFiles(Device):
         """
         cam = self.cam
         log.warning("%s ended in an error (%s); it is reset", self.name, cam.message.get())
+        usual = int(cam.trigger_mode.get(use_monitor=False))
         put(cam.trigger_mode, TRIGGERS["ext_trigger"])
         put(cam.n_frames, 1)
         put(cam.file_timeout, ABORTING)
@@ -490,7 +492,25 @@ class PilatusFiles(Device):
             raise DeviceError(f"{self.name} cannot be reset: {problem}\n{START_CAMSERVER}")
         if not series.end():
             raise self._goes_on()
+        put(cam.trigger_mode, usual)
         self._exposing_until = time.monotonic() + exposure
+
+    def take_internal_trigger(self) -> None:
+        """Let the next series keep time by itself, whatever sweeps wait for."""
+        mode = int(self.cam.trigger_mode.get(use_monitor=False))
+        if mode in TRIGGERS.values() and mode != TRIGGERS["internal"]:
+            self._usual_trigger = mode
+        put(self.cam.trigger_mode, TRIGGERS["internal"])
+
+    def put_trigger_back(self) -> None:
+        """Put back the mode that `take_internal_trigger` found; the detector has to be idle."""
+        usual, self._usual_trigger = self._usual_trigger, None
+        if usual is None:
+            return
+        try:
+            put(self.cam.trigger_mode, usual)
+        except (*SILENCE, DeviceError) as error:  # no reason to fail: each sweep sets its own
+            log.warning("%s keeps the internal trigger for now: %s", self.name, error)
 
     def prime(self, exposure: float = 0.1) -> Status:
         """Take one frame, so that camserver is known to work and every plugin knows its size."""
@@ -502,13 +522,16 @@ class PilatusFiles(Device):
         self.recover()
         cam = self.cam
         directory = self._make_directory(f"{self.name}_prime")
-        put(cam.trigger_mode, TRIGGERS["internal"])
-        self.use_plain_exposures()
-        put(cam.n_frames, 1)
-        put(cam.exposure, exposure)
-        put(cam.file_timeout, self.patience)
-        self._name_files(directory)
-        self.expose_one(exposure, acquisition)
+        self.take_internal_trigger()
+        try:
+            self.use_plain_exposures()
+            put(cam.n_frames, 1)
+            put(cam.exposure, exposure)
+            put(cam.file_timeout, self.patience)
+            self._name_files(directory)
+            self.expose_one(exposure, acquisition)
+        finally:
+            self.put_trigger_back()
 
     def expose_one(self, exposure: float, acquisition: Acquisition) -> None:
         """Take the one frame that everything is set up for.

@@ -15,7 +15,6 @@ from ophyd.status import Status
 
 from offbragg.devices.acquisition import Acquisition
 from offbragg.devices.background import check_times, in_background, put, put_all, verify
-from offbragg.devices.pilatus_cam import TRIGGERS
 from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.errors import DeviceError, FrameError
 from offbragg.files import read_frame
@@ -53,7 +52,7 @@ class PilatusStep(PilatusFiles):
         stem = str(self.file_stem.get()) or f"{self.name}_{uuid.uuid4().hex[:8]}"
         self._directory = self._make_directory(stem)
         cam = self.cam
-        put(cam.trigger_mode, TRIGGERS["internal"])
+        self.take_internal_trigger()
         self.use_plain_exposures()
         put(cam.n_frames, 1)
         put(cam.file_timeout, self.patience)
@@ -128,4 +127,8 @@ class PilatusStep(PilatusFiles):
         self.stop()
         super().unstage()
         self._directory = None
-        return in_background(self, self.end_own)
+        return in_background(self, self._leave_idle)
+
+    def _leave_idle(self) -> None:
+        self.end_own()
+        self.put_trigger_back()

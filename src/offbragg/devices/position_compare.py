@@ -43,6 +43,9 @@ class PositionCompare(Device):
         that column is NaN.
     """
 
+    gives_pulses = True
+    """Whether a detector that waits for pulses can be triggered by it."""
+
     axis = Cpt(EpicsSignal, "compare_axis", string=True, kind=Kind.config)
     first = Cpt(EpicsSignal, "compare_start", kind=Kind.config)
     step = Cpt(EpicsSignal, "compare_step", kind=Kind.config)

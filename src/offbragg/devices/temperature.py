@@ -18,6 +18,16 @@ from offbragg.errors import ConfigError, DeviceError
 
 log = logging.getLogger(__name__)
 
+_SAME = 0.05  # K, to which controllers round
+
+
+def read_now(signal: Any) -> float | None:
+    """Ask for the value of a record, not the last monitor; None if it does not answer."""
+    try:
+        return float(signal.get(use_monitor=False, timeout=2.0, connection_timeout=2))
+    except (TimeoutError, TypeError, ValueError):
+        return None
+
 
 def make_rule(name: str, settle: Mapping[str, float] | None) -> Settle:
     """Make a rule from a table of ``beamline.toml``.
@@ -89,6 +99,7 @@ class TemperatureController(Device):
         self.settled: dict[str, float] | None = None
         self.state: State | None = None
         self._asked: float | None = None
+        self._shown = False  # the controller has shown what was asked for
         self._status: Status | None = None
         self._asking = threading.Lock()
         self._cancel = threading.Event()
@@ -96,6 +107,30 @@ class TemperatureController(Device):
     def ask(self, kelvin: float) -> None:
         """Write the setpoint and the rate to the controller."""
         raise NotImplementedError
+
+    def read_asked(self) -> float | None:
+        """Return which temperature the controller is to hold, K; None if it does not say."""
+        return None
+
+    def changed_by_others(self) -> str:
+        """Return that somebody else has changed the set point, with both numbers; else nothing.
+
+        Only what the controller has once shown as asked for can have been changed: it may take
+        its time, and some ramp what they show.
+        """
+        if self._asked is None:
+            return ""
+        now = self.read_asked()
+        if now is None:
+            return ""
+        if abs(now - self._asked) <= _SAME:
+            self._shown = True
+        elif self._shown:
+            return (
+                f"{self.name}: its set point is {now:g} K, and {self._asked:g} K was asked for: "
+                "somebody else has changed it"
+            )
+        return ""
 
     def explain(self) -> str:
         """Say what the controller itself says, for an error message."""
@@ -134,7 +169,7 @@ class TemperatureController(Device):
             if kelvin == self._asked:  # a plan that was paused asks again
                 return self._status
             self.cancel("another temperature was asked for")
-        self._asked = kelvin
+        self._asked, self._shown = kelvin, False
         cancel = self._cancel = threading.Event()
         self.settled = self.state = None
         limit = self.timeout if timeout is None else timeout
@@ -145,10 +180,7 @@ class TemperatureController(Device):
 
     def read_temperature(self) -> float | None:
         """Ask the sensor, not the last monitor; None if it does not answer."""
-        try:
-            return float(self.temperature.get(use_monitor=False, timeout=2.0, connection_timeout=2))
-        except (TimeoutError, TypeError, ValueError):
-            return None
+        return read_now(self.temperature)
 
     def _go(
         self,
@@ -182,6 +214,11 @@ class TemperatureController(Device):
                 target=kelvin,
                 unit="K",
             )
+            if changed := self.changed_by_others():
+                raise DeviceError(
+                    f"{changed}\nAsk who did, at the controller or another screen; then set the "
+                    "temperature again."
+                )
             if verdict.settled:
                 self.settled = {
                     "mean": verdict.mean,

@@ -7,10 +7,12 @@ from bluesky.protocols import Flyable, Movable
 from bluesky.utils import FailedStatus, MsgGenerator
 
 from offbragg.errors import OffbraggError, SweepError
+from offbragg.plans.defaults import with_defaults
 
 
+@with_defaults("detector", still=True)
 def align(
-    detector: Flyable,
+    detector: Flyable | None = None,
     seconds: float = 300.0,
     exposure: float = 0.5,
     *,

@@ -6,6 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 MAPPING = "collections.abc.Mapping[str, typing.Any]"
+OPTIONAL_MAPPING = f"typing.Optional[{MAPPING}]"
+SWEEPS = f"typing.Union[{MAPPING}, collections.abc.Sequence[{MAPPING}], None]"
+# what comes first may be left out: then something else stands in its place
+DEVICE_OR_SWEEP = f"typing.Union[__FLYABLE__, {MAPPING}, None]"
+DEVICE_OR_KELVIN = "typing.Union[__FLYABLE__, collections.abc.Sequence[float], None]"
+DEVICE_OR_SWEEPS = (
+    f"typing.Union[__FLYABLE__, {MAPPING}, collections.abc.Sequence[{MAPPING}], None]"
+)
 
 Plan = TypeVar("Plan", bound=Callable[..., Any])
 

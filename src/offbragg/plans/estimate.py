@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,11 @@ from numpy.typing import NDArray
 
 from offbragg.errors import SweepError
 from offbragg.geometry import Geometry, rotation_about
-from offbragg.plans.rotation import check_axis
+from offbragg.plans.defaults import Defaults, is_device
+from offbragg.plans.rotation import check_axis, rotation_scan
+from offbragg.plans.series import PastRun, by_sweep, part, remaining
+from offbragg.plans.temperature import in_order, parameters_from, temperature_series, turned
+from offbragg.plans.triggers import check_triggers
 from offbragg.sweep import Sweep
 
 Setting = Mapping[str, float]
@@ -52,26 +57,23 @@ class Estimate:
 
 
 def estimate(
-    *sweeps: Sweep | Mapping[str, Any],
-    detector: Any = None,
-    axis: Any = None,
-    temperatures: Sequence[float] = (),
+    *what: Any,
     settling: float = 0.0,
     settings: Sequence[Setting] = (),
     geometry: Geometry | None = None,
+    defaults: Defaults | None = None,
+    **given: Any,
 ) -> Estimate:
     """Say what sweeps will take and cover, without moving anything.
 
+    It takes what the plans take: ``estimate(sweep)``, ``estimate(pilatus, phi, sweep, shutter=…)``,
+    ``estimate([300, 200], sweep)``, ``estimate(resume="3f2b8c1e")``; and several sweeps in a row.
+    What they would refuse it refuses.
+
     Parameters
     ----------
-    sweeps
-        What will be measured (at each temperature); each a `Sweep` or a mapping with its fields.
-    detector
-        If given, the sweeps are checked against it, and bytes are counted.
-    axis
-        If given, the sweeps are checked against it.
-    temperatures
-        Of a series; none is one pass at the present temperature.
+    what
+        As for `rotation_scan` or `temperature_series`; or sweeps.
     settling
         Time for each temperature to be reached and settle, s.
     settings
@@ -79,6 +81,11 @@ def estimate(
         for each setting; every sweep is measured at every setting.
     geometry
         The instrument; the detector's own if not given.
+    defaults
+        Of the beamline, as the shell gives them.
+    given
+        Any parameter of the two plans. The sweeps are checked against ``detector`` and ``axis``,
+        and bytes are counted, where they are known.
 
     Examples
     --------
@@ -86,9 +93,21 @@ def estimate(
     >>> print(estimate(sweep, sweep, sweep))
     3 sweeps, 10950 frames, 0 h 18 min 15 s
     """
-    planned = [s if isinstance(s, Sweep) else Sweep.from_dict(s) for s in sweeps]
-    if isinstance(temperatures, str | Mapping) or not hasattr(temperatures, "__len__"):
-        raise SweepError(f"temperatures is {temperatures!r}: it must be a list, K, as [300, 200]")
+    defaults = defaults or Defaults()
+    known = defaults.fill(_FILLED, _read(what, given))
+    past: list[PastRun] = []
+    if known.get("resume"):
+        told = defaults.past(series=known["resume"]) if defaults.past is not None else []
+        past = [PastRun(**run) for run in told]
+        if past and (parameters := past[-1].start["series"].get("parameters")):
+            left = {key: value for key, value in parameters.items() if key not in known}
+            known = {**parameters_from(left, past[-1].start, defaults), **known}
+    planned = _sweeps(known)
+    temperatures = known.get("temperatures")
+    points: list[float] = []
+    if temperatures is not None and (not hasattr(temperatures, "__len__") or len(temperatures)):
+        points = in_order(temperatures, known.get("order", "given"), known.get("reference"))
+    detector, axis = known.get("detector"), known.get("axis")
     for sweep in planned:
         check_axis(sweep, axis)
     for device in (detector, axis):
@@ -96,27 +115,84 @@ def estimate(
         if check is not None:
             for sweep in planned:
                 check(sweep)
+    if detector is not None:
+        for sweep in planned:
+            check_triggers(detector, sweep, known.get("flyers", ()))
+    for kelvin in points:
+        if (check_value := getattr(known.get("cryostream"), "check_value", None)) is not None:
+            check_value(kelvin)
     if isinstance(settings, Mapping):
         raise SweepError("settings is one setting: it must be a list of them, [{...}]")
     settings = settings or ({},)
-    known = geometry if geometry is not None else getattr(detector, "geometry", None)
-    if known is None and any(settings):
+    instrument = geometry if geometry is not None else getattr(detector, "geometry", None)
+    if instrument is None and any(settings):
         raise SweepError("settings need a geometry: give geometry=, or a detector that has one")
-    passes = max(len(temperatures), 1) * len(settings)
-    frames = passes * sum(sweep.n_frames for sweep in planned)
-    run_ups = 0.0
+    passes = max(len(points), 1) * len(settings)
+    measured = planned * passes
+    if past and points:
+        measured, points = _missing(past, points, planned, known)
+    seconds = sum(sweep.duration for sweep in measured) + len(points) * settling
     if axis is not None and hasattr(axis, "plan_flight"):
-        run_ups = sum(axis.plan_flight(sweep).duration - sweep.duration for sweep in planned)
-    seconds = passes * (sum(sweep.duration for sweep in planned) + run_ups)
-    seconds += len(temperatures) * settling
-    size = detector.frame_bytes() if hasattr(detector, "frame_bytes") else 0
-    total = Estimate(passes * len(planned), frames, seconds, frames * size)
-    if known is None:
+        seconds += sum(axis.plan_flight(sweep).duration - sweep.duration for sweep in measured)
+    size = detector.frame_bytes() if detector and hasattr(detector, "frame_bytes") else 0
+    frames = sum(sweep.n_frames for sweep in measured)
+    total = Estimate(len(measured), frames, seconds, frames * size)
+    if instrument is None:
         return total
-    added = coverage(known, planned, settings)
+    added = coverage(instrument, planned, settings)
     return replace(
-        total, coverage=sum(added), added=added, notes=_notes(known, planned, settings, added)
+        total, coverage=sum(added), added=added, notes=_notes(instrument, planned, settings, added)
     )
+
+
+_PARAMETERS = {
+    key: None for plan in (temperature_series, rotation_scan) for key in signature(plan).parameters
+}
+_FILLED = ("detector", "axis", "cryostream", "flyers")
+
+
+def _read(what: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Find out which parameters of the plans were given."""
+    for key in given:
+        if key not in _PARAMETERS:
+            raise SweepError(f"estimate has no parameter {key!r}: it has {', '.join(_PARAMETERS)}")
+    known, rest = dict(given), list(what)
+    for key in ("detector", "axis", "cryostream"):
+        if key not in given and rest and is_device(rest[0]):
+            known[key] = rest.pop(0)
+    if len(rest) == 2 and not isinstance(rest[0], Sweep | Mapping):
+        known["temperatures"], rest = rest[0], [rest[1]]
+        known["sweeps"] = rest[0]
+    elif rest:
+        known["sweeps"] = rest
+    elif "sweep" in known:
+        known["sweeps"] = [known["sweep"]]
+    return known
+
+
+def _sweeps(known: Mapping[str, Any]) -> list[Sweep]:
+    sweeps = known.get("sweeps")
+    if sweeps is None:
+        raise SweepError("estimate was given no sweep\nIt takes what the plan takes.")
+    return [Sweep.of(s) for s in ([sweeps] if isinstance(sweeps, Sweep | Mapping) else sweeps)]
+
+
+def _missing(
+    past: Sequence[PastRun], points: list[float], planned: list[Sweep], known: Mapping[str, Any]
+) -> tuple[list[Sweep], list[float]]:
+    """Find what a series that goes on has not measured yet, and at which temperatures."""
+    asked = turned(planned, len(points), both_ways=bool(known.get("both_ways")))
+    runs = by_sweep(past, points, asked, str(known["resume"]))
+    missing: list[Sweep] = []
+    left: list[float] = []
+    for i, kelvin in enumerate(points):
+        before = len(missing)
+        for j, sweep in enumerate(asked[i]):
+            parts = remaining(sweep, runs.get((i, j), []), overlap=known.get("overlap", 1.0))
+            missing += [part(sweep, first, end) for first, end in parts]
+        if len(missing) > before:
+            left.append(kelvin)
+    return missing, left
 
 
 def coverage(
@@ -212,8 +288,8 @@ def _notes(
                 f"{name} and {sweep.axis} are the same axis{f' at {at}' if at else ''}: another "
                 f"{name} only shifts {sweep.axis}, and adds nothing to a full turn"
             )
-    for (setting, sweep), part in list(zip(product(settings, sweeps), added, strict=True))[1:]:
-        if part == 0:
+    for (setting, sweep), more in list(zip(product(settings, sweeps), added, strict=True))[1:]:
+        if more == 0:
             at = ", ".join(f"{name} = {angle:g}" for name, angle in setting.items())
             notes.append(
                 f"{sweep.axis} {sweep.start:g} to {sweep.stop:g}{f' at {at}' if at else ''} adds "

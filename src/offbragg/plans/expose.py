@@ -13,16 +13,18 @@ from bluesky.protocols import Flyable, Movable, Readable
 from bluesky.utils import MsgGenerator
 
 from offbragg.errors import SweepError
-from offbragg.plans.annotations import MAPPING, from_json
-from offbragg.plans.rotation import about, record, rotation_scan
+from offbragg.plans.annotations import DEVICE_OR_SWEEP, OPTIONAL_MAPPING, from_json
+from offbragg.plans.defaults import with_defaults
+from offbragg.plans.rotation import about, announce, record, rotation_scan, start_of
 from offbragg.sweep import Sweep
 
 READOUT = 0.003
 """Time after each exposure where no period is given, s: more than any Pilatus needs."""
 
 
+@with_defaults("detector", still=True)
 def expose(
-    detector: Flyable,
+    detector: Flyable | None = None,
     n_frames: int = 1,
     exposure: float = 1.0,
     *,
@@ -34,7 +36,10 @@ def expose(
     purpose: str = "data",
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
-    """Record frames with the crystal standing still; returns the run's uid.
+    """Record frames with the crystal standing still, ``expose(5, 0.5)``; returns the run's uid.
+
+    The detector takes its internal trigger, and gets back the mode that it had. What is not given
+    is what [defaults] of beamline.toml names.
 
     Parameters
     ----------
@@ -72,8 +77,9 @@ def expose(
     )  # fmt: skip
 
 
+@with_defaults("detector", still=True)
 def dark(
-    detector: Flyable,
+    detector: Flyable | None = None,
     n_frames: int = 10,
     exposure: float = 1.0,
     *,
@@ -100,14 +106,15 @@ def dark(
     more = about("dark", md)
     return (
         yield from expose(
-            detector, n_frames, exposure, period=period, axis=axis, monitors=monitors,
+            detector, n_frames, exposure, period=period, axis=axis, flyers=(), monitors=monitors,
             shutter=shutter, purpose="dark", md=more,
         )
     )  # fmt: skip
 
 
+@with_defaults("detector", still=True)
 def calibrate(
-    detector: Flyable,
+    detector: Flyable | None = None,
     calibrant: str = "CeO2",
     n_frames: int = 10,
     exposure: float = 1.0,
@@ -138,11 +145,12 @@ def calibrate(
     )  # fmt: skip
 
 
-@from_json(sweep=MAPPING)
+@from_json(detector=DEVICE_OR_SWEEP, sweep=OPTIONAL_MAPPING)
+@with_defaults("detector", "axis", "sweep")
 def orient_scan(
-    detector: Flyable,
-    axis: Flyable,
-    sweep: Sweep | Mapping[str, Any],
+    detector: Flyable | None = None,
+    axis: Flyable | None = None,
+    sweep: Sweep | Mapping[str, Any] | None = None,
     *,
     attenuator: Movable | None = None,
     transmission: float = 0.01,
@@ -150,6 +158,7 @@ def orient_scan(
     flyers: Sequence[Flyable] = (),
     monitors: Sequence[Readable] = (),
     shutter: Movable | None = None,
+    permit: Readable | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[tuple[str, ...]]:
     """Record an attenuated sweep, there and back, for centring and UB; returns the runs' uids.
@@ -168,19 +177,20 @@ def orient_scan(
         Part of the beam that passes, above 0 to 1.
     both_ways
         Turn back as a second run: a lag of the axis shows as a difference.
-    flyers, monitors, shutter, md
+    flyers, monitors, shutter, permit, md
         As for `rotation_scan`.
     """
-    there = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
+    there = Sweep.of(sweep or {})
     back = replace(there, start=there.stop, step=-there.step)
     if not isinstance(transmission, Real) or not 0 < transmission <= 1:
         raise SweepError(f"transmission is {transmission!r}: it must be above 0 and at most 1")
     more = about("orient_scan", md)
-    for device in (detector, axis):
-        check = getattr(device, "check", None)
-        for each in (there, back):
-            if check is not None:
-                check(each)
+    for each in (there, back):
+        known = start_of(
+            detector, axis, each, md=more, flyers=flyers, monitors=monitors, permit=permit,
+            purpose="orient",
+        )  # fmt: skip
+        yield from announce(known)
 
     def inner() -> MsgGenerator[tuple[str, ...]]:
         uids: list[str] = []
@@ -192,7 +202,7 @@ def orient_scan(
                 (
                     yield from rotation_scan(
                         detector, axis, each, md=more, flyers=flyers, monitors=monitors,
-                        shutter=shutter, purpose="orient",
+                        shutter=shutter, permit=permit, purpose="orient",
                     )
                 )
             )  # fmt: skip
@@ -201,18 +211,20 @@ def orient_scan(
     return (yield from _set_for_now(attenuator, transmission, inner))
 
 
-@from_json(sweep=MAPPING)
+@from_json(detector=DEVICE_OR_SWEEP, sweep=OPTIONAL_MAPPING)
+@with_defaults("detector", "axis", "sweep", "translation", "out")
 def air_scan(
-    detector: Flyable,
-    axis: Flyable,
-    sweep: Sweep | Mapping[str, Any],
-    translation: Movable,
-    out: float,
+    detector: Flyable | None = None,
+    axis: Flyable | None = None,
+    sweep: Sweep | Mapping[str, Any] | None = None,
+    translation: Movable | None = None,
+    out: float | None = None,
     *,
     every: int = 10,
     flyers: Sequence[Flyable] = (),
     monitors: Sequence[Readable] = (),
     shutter: Movable | None = None,
+    permit: Readable | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
     """Record what air and windows scatter, with the crystal out; returns the run's uid.
@@ -232,31 +244,32 @@ def air_scan(
         Where the crystal is out of the beam, in the translation's own unit.
     every
         One frame for so many of the data.
-    flyers, monitors, shutter, md
+    flyers, monitors, shutter, permit, md
         As for `rotation_scan`.
     """
-    data = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
+    data = Sweep.of(sweep or {})
     if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
         raise SweepError(f"every is {every!r}: it must be a whole number from 1")
     thinned = replace(data, step=data.step * every, n_frames=math.ceil(data.n_frames / every))
-    for device in (detector, axis):
-        check = getattr(device, "check", None)
-        if check is not None:
-            check(thinned)
     more = about("air_scan", md)
+    known = start_of(
+        detector, axis, thinned, md=more, flyers=flyers, monitors=monitors, permit=permit,
+        purpose="background",
+    )  # fmt: skip
+    yield from announce(known)
 
     def inner() -> MsgGenerator[str]:
         return (
             yield from rotation_scan(
                 detector, axis, thinned, md=more, flyers=flyers, monitors=monitors,
-                shutter=shutter, purpose="background",
+                shutter=shutter, permit=permit, purpose="background",
             )
         )  # fmt: skip
 
     return (yield from _set_for_now(translation, out, inner))
 
 
-def _set_for_now(device: Any, value: float, plan: Any) -> MsgGenerator[Any]:
+def _set_for_now(device: Any, value: float | None, plan: Any) -> MsgGenerator[Any]:
     """Run a plan with a device set to a value, and set it back whatever happens."""
     if device is None:
         return (yield from plan())

@@ -23,7 +23,8 @@ from bluesky.utils import (
 
 from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
 from offbragg.metadata import check_keys
-from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.annotations import DEVICE_OR_SWEEP, OPTIONAL_MAPPING, from_json
+from offbragg.plans.defaults import with_defaults
 from offbragg.plans.timing import (
     STREAM,
     AngleCheck,
@@ -33,6 +34,7 @@ from offbragg.plans.timing import (
     is_read_back,
     timing_of,
 )
+from offbragg.plans.triggers import check_triggers
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -47,11 +49,12 @@ FLUSH_PERIOD = 0.15
 _PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
 
 
-@from_json(sweep=MAPPING)
+@from_json(detector=DEVICE_OR_SWEEP, sweep=OPTIONAL_MAPPING)
+@with_defaults("detector", "axis", "sweep")
 def rotation_scan(
-    detector: Flyable,
-    axis: Flyable,
-    sweep: Sweep | Mapping[str, Any],
+    detector: Flyable | None = None,
+    axis: Flyable | None = None,
+    sweep: Sweep | Mapping[str, Any] | None = None,
     *,
     md: Mapping[str, Any] | None = None,
     flyers: Sequence[Flyable] = (),
@@ -62,7 +65,12 @@ def rotation_scan(
     flush_period: float = FLUSH_PERIOD,
     opened: list[str] | None = None,
 ) -> MsgGenerator[str]:
-    """Record one sweep in one run; returns the run's uid.
+    """Record one sweep in one run: ``rotation_scan(sweep)``; returns the run's uid.
+
+    What is not given is what [defaults] of beamline.toml names: detector, flyers, shutter and
+    permit; None, or [] for the flyers, is nothing. The axis is the one that the sweep names. Only
+    the flyers that the detector needs fly along by default: a position compare if it waits for
+    pulses, none with another detector.
 
     Whatever happens, the axis gets its speed back, the detector is left idle and the shutter
     closed. A pause in the middle stops the sweep; on resuming its run ends as failed, and the sweep
@@ -79,8 +87,8 @@ def rotation_scan(
     axis
         A rotation axis that can move at constant speed, degrees.
     sweep
-        What to measure, or a mapping with its fields. A period shorter than exposure + readout is
-        refused before anything moves.
+        What to measure, or a mapping with its fields. A period shorter than exposure + readout, and
+        a trigger that nobody would give, are refused before anything moves.
     md
         More for the start document.
     flyers
@@ -107,7 +115,7 @@ def rotation_scan(
     OffbraggError
         What a device or a check had to say, as it said it.
     """
-    turn = sweep if isinstance(sweep, Sweep) else Sweep.from_dict(sweep)
+    turn = Sweep.of(sweep or {})
     if turn.step == 0:
         raise SweepError("sweep.step is 0 degree: a rotation turns; for stills there is expose")
     more = about("rotation_scan", md)
@@ -308,6 +316,7 @@ def start_of(
         check = getattr(device, "check", None)
         if check is not None:
             check(sweep)
+    check_triggers(detector, sweep, flyers)
     return {
         "purpose": purpose,
         "detectors": [detector.name],
@@ -509,6 +518,8 @@ def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
     hardware = getattr(detector, "hardware", None)
     if hardware is not None:
         known["detector"] = hardware()
+        if "trigger" in known["detector"] and hasattr(detector, "trigger_of"):
+            known["detector"]["trigger"] = detector.trigger_of(sweep)
     geometry = getattr(detector, "geometry", None)
     if geometry is not None:
         known["geometry"] = replace(geometry, scan_axis=sweep.axis).to_dict()

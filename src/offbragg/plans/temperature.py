@@ -8,16 +8,18 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
 from bluesky.protocols import Flyable, Movable, Readable
-from bluesky.utils import FailedStatus, MsgGenerator, short_uid
+from bluesky.utils import FailedStatus, InvalidCommand, MsgGenerator, short_uid
 
 from offbragg.errors import DeviceError, OffbraggError, SweepError
-from offbragg.plans.annotations import MAPPING, from_json
+from offbragg.plans.annotations import DEVICE_OR_KELVIN, DEVICE_OR_SWEEPS, SWEEPS, from_json
 from offbragg.plans.beam import hold_for_beam, waits_itself
+from offbragg.plans.defaults import Defaults, name_of, with_defaults
 from offbragg.plans.expose import dark, expose
 from offbragg.plans.rotation import FLUSH_PERIOD, about, announce, rotation_scan, start_of
 from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
@@ -25,6 +27,8 @@ from offbragg.plans.watch import FULL_POLICIES, need_room
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
+told = logging.getLogger("offbragg.told")
+"""What people at a prompt see; elsewhere it is in the log."""
 
 Policy = Literal["ask", "skip", "stop", "retry"]
 FullPolicy = Literal["wait", "ask", "stop"]
@@ -32,17 +36,44 @@ Order = Literal["given", "warming", "cooling"]
 _LAST_FRAMES = 5.0
 """How long a detector may take to end once its axis stands, s."""
 
+_NO_JOURNAL = (
+    "this RunEngine has no journal, so nothing is known of what a run has measured\n"
+    "Make it with offbragg.beamline.make_run_engine, or give permit=None."
+)
+
 POLICIES = ("ask", "skip", "stop", "retry")
 ORDERS = ("given", "warming", "cooling")
 
 
-@from_json(sweeps=f"collections.abc.Sequence[{MAPPING}]")
+def _as_it_began(given: Mapping[str, Any], defaults: Defaults) -> MsgGenerator[Mapping[str, Any]]:
+    """Find out how a series that is to go on was begun, from the start documents of its runs."""
+    resume = given.get("resume")
+    if not resume or not isinstance(resume, str):
+        return {}
+    past = yield from recall(series=resume)
+    if not past:
+        return {}
+    last = _last(past)
+    known = last.start["series"].get("parameters")
+    if known is None:
+        if "temperatures" in given and "sweeps" in given:
+            return {}
+        raise SweepError(
+            f"series {resume} does not say how it is measured: an older offbragg began it\n"
+            "Give temperatures and sweeps, too, and all else as it was."
+        )
+    left = {key: value for key, value in known.items() if key not in given}
+    return parameters_from(left, last.start, defaults)
+
+
+@from_json(detector=DEVICE_OR_KELVIN, axis=DEVICE_OR_SWEEPS, sweeps=SWEEPS)
+@with_defaults("detector", "axis", "cryostream", "temperatures", "sweeps", more=_as_it_began)
 def temperature_series(
-    detector: Flyable,
-    axis: Flyable,
-    cryostream: Movable,
-    temperatures: Sequence[float],
-    sweeps: Sequence[Sweep | Mapping[str, Any]],
+    detector: Flyable | None = None,
+    axis: Flyable | None = None,
+    cryostream: Movable | None = None,
+    temperatures: Sequence[float] | None = None,
+    sweeps: Sequence[Sweep | Mapping[str, Any]] | Sweep | Mapping[str, Any] | None = None,
     *,
     order: Order = "given",
     both_ways: bool = False,
@@ -53,7 +84,7 @@ def temperature_series(
     shutter: Movable | None = None,
     permit: Readable | None = None,
     on_settle: Policy = "stop",
-    on_detector: Policy = "stop",
+    on_detector: Policy = "retry",
     on_beam: Policy = "retry",
     on_full: FullPolicy = "wait",
     overlap: float = 1.0,
@@ -67,10 +98,14 @@ def temperature_series(
 ) -> MsgGenerator[tuple[str, ...]]:
     """Record every sweep at every temperature, one run each; returns the runs' uids.
 
+    ``temperature_series([300, 200], sweep)``: detector, cryostream, flyers, shutter and permit are
+    what [defaults] of beamline.toml names, unless they are given; None is nothing.
+
     All runs share one ``series`` uid. A temperature is set once and its sweeps begin when it has
     settled; meanwhile the axis goes to where the first one begins. Everything is checked before the
     first temperature is set. What has been measured is read from the journal, so a series can go on
-    after anything, also in another process.
+    after anything, also in another process: ``temperature_series(resume="3f2b8c1e")``, which is
+    printed at its end.
 
     Parameters
     ----------
@@ -81,7 +116,7 @@ def temperature_series(
     temperatures
         K.
     sweeps
-        What to measure at each; each a `Sweep` or a mapping with its fields.
+        What to measure at each: a `Sweep` or a mapping with its fields, or a list of them.
     order
         "given" as they stand, or sorted: "warming", "cooling".
     both_ways
@@ -91,8 +126,8 @@ def temperature_series(
         A temperature that is measured again at the end, K: damage, ice and drift show there.
     resume
         Uid of a series (or enough of its beginning) that is to go on: sweeps that it has are not
-        measured again, of one that was interrupted the missing angles only. All else must be as
-        it was.
+        measured again, of one that was interrupted the missing angles only. It needs nothing else:
+        all is as it was, but for what is given. Temperatures and sweeps must stay the same.
     flyers, monitors, shutter, purpose, flush_period
         As for `rotation_scan`.
     permit
@@ -100,10 +135,10 @@ def temperature_series(
         A sweep begins only with beam, and the angles that it lost are measured by runs that
         follow it in the series.
     on_settle, on_detector, on_beam
-        What to do when the sample does not settle, a run fails, or frames were exposed without
-        beam: "retry" (what is missing, ``attempts`` times), "skip" (the temperature, the sweep,
-        the dark angles), "stop" (the series ends with the reason; it can be resumed), or "ask"
-        at the prompt.
+        What to do when the sample does not settle (or somebody else has changed the set point), a
+        run fails, or frames were exposed without beam: "retry" (what is missing, ``attempts``
+        times), "skip" (the temperature, the sweep, the dark angles), "stop" (the series ends with
+        the reason; it can be resumed), or "ask" at the prompt.
     on_full
         What to do between two sweeps when the next one does not fit on a disk that its frames
         cross: "wait" until there is room, "ask" at the prompt, or "stop".
@@ -122,19 +157,9 @@ def temperature_series(
     md
         More for the start documents.
     """
-    if isinstance(sweeps, Sweep | Mapping):
-        raise SweepError("sweeps is one sweep: it must be a list of them, [sweep]")
-    planned = [s if isinstance(s, Sweep) else Sweep.from_dict(s) for s in sweeps]
-    if not planned or not all(sweep.step for sweep in planned):
-        raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
+    planned = as_sweeps(sweeps)
     points = in_order(temperatures, order, reference)
-    asked = [
-        [
-            sweep.backwards() if both_ways and (i * len(planned) + j) % 2 else sweep
-            for j, sweep in enumerate(planned)
-        ]
-        for i in range(len(points))
-    ]
+    asked = turned(planned, len(points), both_ways=both_ways)
     _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
     if on_full not in FULL_POLICIES:
         raise SweepError(f"on_full is {on_full!r}: it must be one of {', '.join(FULL_POLICIES)}")
@@ -182,10 +207,24 @@ def temperature_series(
         "series %s: %d temperatures × %d sweeps, %d runs so far",
         series, len(points), len(planned), index,
     )  # fmt: skip
+    parameters = parameters_of(
+        detector=name_of(detector), axis=name_of(axis), cryostream=name_of(cryostream),
+        temperatures=in_order(temperatures),
+        sweeps=[sweep.to_dict() for sweep in planned],
+        order=order, both_ways=bool(both_ways),
+        reference=None if reference is None else float(reference),
+        flyers=[name_of(flyer) for flyer in flyers],
+        monitors=[name_of(signal) for signal in monitors],
+        shutter=name_of(shutter), permit=name_of(permit),
+        on_settle=on_settle, on_detector=on_detector, on_beam=on_beam, on_full=on_full,
+        overlap=float(overlap), attempts=int(attempts), test_frames=int(test_frames),
+        beam_timeout=float(beam_timeout), disk_timeout=float(disk_timeout),
+        purpose=purpose, flush_period=float(flush_period), md=list(md or {}),
+    )  # fmt: skip
 
     uids: list[str] = []
     # without journal, or without need, a run that succeeds has measured all
-    asks_journal = permit is not None or resume is not None or on_detector in ("retry", "ask")
+    asks_journal = permit is not None or resume is not None
 
     def parts_of(i: int, j: int) -> list[tuple[int, int]]:
         runs = known.get((i, j), [])
@@ -195,6 +234,7 @@ def temperature_series(
         nonlocal index
         failed = 0
         distrusted = False
+        problem: Exception | None = None
         sweep = asked[i][j]
         runs = known.setdefault((i, j), [])
         while parts := parts_of(i, j):
@@ -206,9 +246,11 @@ def temperature_series(
                 if choice == "skip":
                     return
                 if choice == "stop":
-                    raise DeviceError(f"{what}\nResume the series with resume={series!r}.")
+                    raise DeviceError(f"{what}\nResume it: {_how_to_resume(series)}")
             first, end = parts[0]
             yield from bps.checkpoint()
+            if changed := _changed_by_others(cryostream):
+                raise _OtherTemperatureError(changed)
             yield from need_room(end - first, about_detector, on_full=on_full, timeout=disk_timeout)
             yield from hold_for_beam(permit, shutter=shutter, timeout=beam_timeout)
             more: dict[str, Any] = {
@@ -216,6 +258,7 @@ def temperature_series(
                 **about("temperature_series", md),
                 "series": {
                     "uid": series, "index": index, "kind": "temperature", "sweep_of": [i, j],
+                    "parameters": parameters,
                 },
             }  # fmt: skip
             if runs:
@@ -233,7 +276,7 @@ def temperature_series(
                 )  # fmt: skip
             except (OffbraggError, FailedStatus) as error:
                 failed += 1
-                distrusted = True
+                distrusted, problem = True, error
                 what = f"sweep {j + 1} at {points[i]:g} K failed: {_first_line(error)}"
                 log.warning(what)
                 choice = yield from _choose(on_detector, what)
@@ -244,10 +287,15 @@ def temperature_series(
             finally:
                 index += len(opened)
                 uids.extend(opened)
-            if not asks_journal:
+            if changed := _changed_by_others(cryostream):
+                log.warning("%s, while sweep %d at %g K was measured", changed, j + 1, points[i])
+            if not asks_journal and not failed:
                 return
-            for uid in opened:
-                runs.extend((yield from recall(run=uid)))
+            try:
+                for uid in opened:
+                    runs.extend((yield from recall(run=uid)))
+            except InvalidCommand:  # a RunEngine without a journal: nobody knows what is missing
+                raise problem or SweepError(_NO_JOURNAL) from None
             if opened and not (runs and runs[-1].uid == opened[-1]):
                 return  # list(plan): nobody answers
 
@@ -269,16 +317,140 @@ def temperature_series(
             told = getattr(cryostream, "settled", None)
             if told:
                 temperature["settled"] = dict(told)
-            for j in range(len(planned)):
-                yield from measure(i, j, temperature)
+            yield from measure_all(i, temperature, first)
             before = kelvin
 
-    yield from all_points() if permit is None else waits_itself(all_points())
+    def measure_all(i: int, temperature: dict[str, Any], first: Sweep) -> MsgGenerator[None]:
+        """Measure what is missing at a temperature, which has to stay what was asked for."""
+        lost = 0
+        for j in range(len(planned)):
+            while True:
+                try:
+                    yield from measure(i, j, temperature)
+                except _OtherTemperatureError as error:
+                    lost += 1
+                    log.warning("%s", _first_line(error))
+                    choice = yield from _choose(on_settle, _first_line(error))
+                    if choice == "skip":
+                        return
+                    if choice == "stop" or (on_settle == "retry" and lost >= attempts):
+                        raise
+                    if not (
+                        yield from _reach(cryostream, points[i], on_settle, attempts, axis, first)
+                    ):
+                        return
+                else:
+                    break
+
+    try:
+        yield from all_points() if permit is None else waits_itself(all_points())
+    finally:
+        n_planned = len(points) * len(planned)
+        told.info("%s", _summary(series, uids, n_planned, resumed=resume is not None))
     return tuple(uids)
 
 
+class _OtherTemperatureError(DeviceError):
+    """Somebody else has changed the set point."""
+
+
+def _changed_by_others(cryostream: Any) -> str:
+    """Return who else has asked for which temperature, or nothing; the device knows."""
+    look = getattr(cryostream, "changed_by_others", None)
+    return "" if look is None else str(look())
+
+
+def _how_to_resume(series: str) -> str:
+    return f'RE(temperature_series(resume="{series[:8]}"))'
+
+
+def _summary(series: str, uids: Sequence[str], n_planned: int, *, resumed: bool) -> str:
+    """Say which series it was, and how it goes on, whatever has happened."""
+    runs = f"{len(uids)} run{'' if len(uids) == 1 else 's'}"
+    if not uids and not resumed:
+        return f"series {series}: no sweep was begun, so there is none to resume"
+    return (
+        f"series {series}: {runs} for {n_planned} sweeps; what is missing is measured by\n"
+        f"  {_how_to_resume(series)}"
+    )
+
+
+def parameters_of(**known: Any) -> dict[str, Any]:
+    """Put down how a series is measured, for the start documents of its runs: plain JSON types.
+
+    Parameters
+    ----------
+    known
+        Parameters of `temperature_series`: devices and signals by name, ``md`` by its keys.
+    """
+    missing = signature(temperature_series).parameters.keys() - known.keys() - {"resume"}
+    assert not missing, missing
+    return known
+
+
+def parameters_from(
+    known: Mapping[str, Any], start: Mapping[str, Any], defaults: Defaults
+) -> dict[str, Any]:
+    """Make parameters of `temperature_series` of what `parameters_of` put down.
+
+    Parameters
+    ----------
+    known
+        What it gave.
+    start
+        The start document that it is from, which has what ``md`` said.
+    defaults
+        Where devices are found.
+
+    Raises
+    ------
+    ConfigError
+        If a device is not there any more.
+    """
+
+    def find(name: str | None) -> Any:
+        return None if name is None else defaults.find(name)
+
+    made = {key: known[key] for key in signature(temperature_series).parameters if key in known}
+    for key in made.keys() & {"detector", "axis", "cryostream", "shutter", "permit"}:
+        made[key] = find(made[key])
+    for key in made.keys() & {"flyers", "monitors"}:
+        made[key] = [find(name) for name in made[key]]
+    made["md"] = {key: start[key] for key in known.get("md", ()) if key in start}
+    return made
+
+
+def as_sweeps(sweeps: Any) -> list[Sweep]:
+    """Return the sweeps of a series, of which there may be one.
+
+    Raises
+    ------
+    SweepError
+        If there are none, or one does not turn.
+    """
+    if isinstance(sweeps, Sweep | Mapping):
+        sweeps = [sweeps]
+    if isinstance(sweeps, str) or not hasattr(sweeps, "__iter__"):
+        raise SweepError(f"sweeps is {sweeps!r}: it must be a sweep, or a list of them, [sweep]")
+    planned = [Sweep.of(sweep) for sweep in sweeps]
+    if not planned or not all(sweep.step for sweep in planned):
+        raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
+    return planned
+
+
+def turned(planned: Sequence[Sweep], n_points: int, *, both_ways: bool) -> list[list[Sweep]]:
+    """Return the sweeps at each of so many temperatures, every other one backwards if asked."""
+    return [
+        [
+            sweep.backwards() if both_ways and (i * len(planned) + j) % 2 else sweep
+            for j, sweep in enumerate(planned)
+        ]
+        for i in range(n_points)
+    ]
+
+
 def in_order(
-    temperatures: Sequence[float], order: str = "given", reference: float | None = None
+    temperatures: Sequence[float] | None, order: str = "given", reference: float | None = None
 ) -> list[float]:
     """Put temperatures into the order in which they are measured.
 
@@ -291,7 +463,7 @@ def in_order(
         raise SweepError(f"order is {order!r}: it must be one of {', '.join(ORDERS)}")
     if isinstance(temperatures, str | Mapping) or not hasattr(temperatures, "__iter__"):
         raise SweepError(f"temperatures is {temperatures!r}: it must be a list, K, as [300, 200]")
-    asked: list[Any] = list(temperatures)
+    asked: list[Any] = list(temperatures or ())
     for kelvin in asked if reference is None else [*asked, reference]:
         if not _is_number(kelvin) or kelvin == 0:
             raise SweepError(f"temperature {kelvin!r} cannot be set: it must be a number above 0 K")
@@ -348,8 +520,9 @@ def _test(
     where = axis if hasattr(axis, "position") else None
     # without a shutter they have beam: that is no dark
     take = expose if shutter is None else partial(dark, shutter=shutter)
+    alone: dict[str, Any] = {"flyers": (), "shutter": None} if shutter is None else {}
     uid = yield from take(
-        detector, n_frames, sweep.exposure, period=sweep.period, axis=where,
+        detector, n_frames, sweep.exposure, period=sweep.period, axis=where, monitors=(), **alone,
         md={"plan_name": "temperature_series", **md},
     )  # fmt: skip
     for run in (yield from recall(run=uid, frames=True)):

@@ -1,0 +1,81 @@
+"""A motor whose move fails when somebody else has stopped it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ophyd import EpicsMotor
+from ophyd.utils.errors import DisconnectedError
+
+from offbragg.devices.background import fail, in_background
+from offbragg.errors import DeviceError
+
+log = logging.getLogger(__name__)
+
+
+class StoppedError(DeviceError):
+    """A move did not end where it was to, because somebody stopped it."""
+
+
+class Motor(EpicsMotor):
+    """An EpicsMotor whose move is a success only if the record still wants that position.
+
+    ophyd takes any end of a motion for a success. But who presses STOP on a screen, or gives the
+    motor another position, changes what the record wants (VAL): then it is not where a plan
+    believes it to be.
+    """
+
+    _move_status: Any = None
+
+    def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
+        """Move, as any EpicsMotor does; the status fails if somebody stops it."""
+        status = super().move(position, wait=False, **kwargs)
+        self._move_status = status
+        if wait:
+            try:
+                status.wait()
+            except KeyboardInterrupt:
+                self.stop()
+                raise
+        return status
+
+    def _done_moving(
+        self, success: bool = True, timestamp: Any = None, value: Any = None, **kwargs: Any
+    ) -> None:
+        kwargs |= {"timestamp": timestamp, "value": value}
+        status = self._move_status
+        if not success or status is None or status.done:
+            super()._done_moving(success=success, **kwargs)
+            return
+        # a monitor's callback must not wait for a record
+        in_background(self, self._judge_end, status, kwargs)
+
+    def _judge_end(self, status: Any, kwargs: dict[str, Any]) -> None:
+        asked = float(status.target)
+        try:
+            wanted = float(self.user_setpoint.get(use_monitor=False))
+        except (TimeoutError, TypeError, DisconnectedError) as error:
+            log.warning("%s does not say whether somebody stopped it: %s", self.name, error)
+            wanted = asked
+        if status is not self._move_status:
+            return  # ended by a later move
+        if abs(wanted - asked) > 1e-6 * max(abs(asked), 1.0):
+            status._call_stop_on_failure = False  # it stands, and `stop` is for us
+            fail(status, self._was_stopped_on_the_way(asked, wanted))
+            self._reset_sub(self._SUB_REQ_DONE)  # ophyd's own news of it would find it done
+        else:
+            super()._done_moving(success=True, **kwargs)
+
+    def stop(self, *, success: bool = False) -> None:
+        """Stop; a move ends as ``success`` says."""
+        self._move_status = None  # it is us who stop it
+        super().stop(success=success)
+
+    def _was_stopped_on_the_way(self, asked: float, wanted: float) -> DeviceError:
+        units = str(self.motor_egu.get() or "")
+        return StoppedError(
+            f"{self.name} did not reach {asked:g} {units}: somebody else stopped it, or sent it "
+            f"elsewhere ({self.user_setpoint.pvname} is {wanted:g})\n"
+            "See who did (STOP on a screen, another client), and why, before it is moved again."
+        )

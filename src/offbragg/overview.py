@@ -1,0 +1,135 @@
+"""What was measured lately, one line a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from offbragg.audit import scan_file_of_run
+from offbragg.beamline import Beamline
+from offbragg.callbacks.journal import is_open, journals, read_journal
+from offbragg.errors import OffbraggError
+from offbragg.files.scan_file import ScanFile
+from offbragg.ledger import Status
+from offbragg.terminal import printable
+
+_HEADS = ("#", "run", "sample", "T, K", "frames", "state", "series")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run.
+
+    Parameters
+    ----------
+    scan_id, uid, sample
+        Of the run.
+    temperature
+        That was asked for, K; None without one.
+    frames, stored
+        How many were asked for, and are in the scan file (or, while there is none, announced);
+        None of a run that is no sweep.
+    state
+        "running", its exit status, or "interrupted" while nobody has closed it.
+    series
+        Uid of its series, if it has one.
+    """
+
+    scan_id: int | None
+    uid: str
+    sample: str
+    temperature: float | None
+    frames: int | None
+    stored: int | None
+    state: str
+    series: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """Return what stands in the columns."""
+        frames = "" if self.frames is None else f"{self.stored}/{self.frames}"
+        kelvin = "" if self.temperature is None else f"{self.temperature:g}"
+        number = "?" if self.scan_id is None else str(self.scan_id)
+        return (number, self.uid[:8], self.sample, kelvin, frames, self.state, self.series[:8])
+
+
+class Runs(tuple[Row, ...]):
+    """Some runs, the newest last; shown as a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no runs yet"
+        rows = [_HEADS, *(row.cells() for row in self)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = (
+            "  ".join(
+                cell.rjust(width) if i in (0, 3, 4) else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        )
+        return printable("\n".join(line.rstrip() for line in lines), lines=True)
+
+
+def list_runs(config: Beamline, last: int = 20, *, series: str = "", sample: str = "") -> Runs:
+    """Return the newest runs.
+
+    Parameters
+    ----------
+    config
+        Whose.
+    last
+        How many at most.
+    series
+        Only those of the series whose uid begins so.
+    sample
+        Only those of this sample.
+    """
+    newest = sorted(journals(config.paths.journal), key=lambda path: path.stat().st_mtime)
+    rows: list[tuple[float, Row]] = []
+    for path in reversed(newest):
+        if len(rows) >= last:
+            break
+        try:
+            documents, _ = read_journal(path)
+            start = documents[0][1]
+            row = _row(config, documents, running=is_open(path))
+        except (OffbraggError, OSError, LookupError, TypeError, ValueError):
+            row, start = Row(None, path.stem, "?", None, None, None, "journal cannot be read"), {}
+        if row.series.startswith(series) and (not sample or row.sample == sample):
+            rows.append((float(start.get("time", 0.0)), row))
+    return Runs(row for _, row in sorted(rows, key=lambda each: each[0]))
+
+
+def _row(
+    config: Beamline, documents: Sequence[tuple[str, Mapping[str, Any]]], *, running: bool
+) -> Row:
+    start, (name, stop) = documents[0][1], documents[-1]
+    known = start.get("sample") or ""
+    sweep = start.get("sweep")
+    return Row(
+        scan_id=start.get("scan_id"),
+        uid=str(start["uid"]),
+        sample=str(known.get("name", "?") if isinstance(known, Mapping) else known),
+        temperature=(start.get("temperature") or {}).get("setpoint"),
+        frames=None if sweep is None else int(sweep["n_frames"]),
+        stored=None if sweep is None else _stored(config, start, documents),
+        state=str(stop["exit_status"]) if name == "stop" else ["interrupted", "running"][running],
+        series=str((start.get("series") or {}).get("uid", "")),
+    )
+
+
+def _stored(
+    config: Beamline, start: Mapping[str, Any], documents: Sequence[tuple[str, Mapping[str, Any]]]
+) -> int:
+    try:
+        path = scan_file_of_run(
+            start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+        )
+        with ScanFile.open(path) as scan:
+            return scan.ledger.counts()[Status.STORED.value]
+    except (OffbraggError, OSError, KeyError):  # there is none (yet)
+        announced = (doc["indices"]["stop"] for name, doc in documents if name == "stream_datum")
+        return max(announced, default=0)

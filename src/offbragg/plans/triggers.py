@@ -1,0 +1,44 @@
+"""Who starts the exposures: the detector itself, or pulses that somebody has to give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from offbragg.errors import SweepError
+from offbragg.sweep import Sweep
+
+
+def waits_for_pulses(detector: Any) -> bool:
+    """Return whether a detector waits for pulses in a sweep that turns."""
+    return getattr(detector, "trigger_mode", "internal") != "internal"
+
+
+def gives_pulses(flyer: Any) -> bool:
+    """Return whether a flyer arms what triggers a detector: it says so, or it has the angles."""
+    return bool(getattr(flyer, "gives_pulses", "angle" in getattr(flyer, "per_frame", {})))
+
+
+def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
+    """Refuse a sweep whose detector would wait for pulses that nobody gives; nothing has moved.
+
+    Raises
+    ------
+    SweepError
+        With the trigger, and who could give it.
+    """
+    mode = str(getattr(detector, "trigger_mode", "internal"))
+    if hasattr(detector, "trigger_of"):
+        mode = str(detector.trigger_of(sweep))
+    if mode == "internal" or getattr(detector, "pulsed_elsewhere", False):
+        return
+    if any(gives_pulses(flyer) for flyer in flyers):
+        return
+    along = ", ".join(flyer.name for flyer in flyers) or "nothing"
+    raise SweepError(
+        f"{detector.name} waits for pulses (trigger {mode!r}) and nobody would give any: "
+        f"{along} flies along\n"
+        "Let a position compare fly along, flyers=[compare], or name it in [defaults] flyers of "
+        f"beamline.toml. Is something armed that offbragg does not know, set pulsed_elsewhere = "
+        f"true in [devices.{detector.name}]."
+    )
