@@ -32,6 +32,8 @@ def kept(tmp_path_factory):
     process = subprocess.Popen(
         [sys.executable, "-m", "offbragg", "demo", "--out", "first", "--keep", "--json"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a shell lets what it starts in the background ignore Ctrl-C, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     process.folder = folder
     pictures = folder / "first"
