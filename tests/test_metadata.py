@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import time
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 
 from offbragg.errors import MetadataError
@@ -120,3 +125,92 @@ def test_what_is_wrong_is_named(field, value):
 def test_a_contradiction_names_both_sides(field, value, other):
     with pytest.raises(MetadataError, match=f"{field}.* contradicts {other}"):
         validate_start(changed(field, value))
+
+
+def nested(levels: int) -> dict:
+    value: dict = {}
+    for _ in range(levels - 1):
+        value = {"k": value}
+    return value
+
+
+def cyclic() -> dict:
+    value: dict = {"a": 1}
+    value["self"] = [value]
+    return value
+
+
+def laughing(levels: int) -> list:
+    """Few objects, many values."""
+    value: list = []
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "named", "limit"),
+    [
+        (float("inf"), "notes.comment is inf", "finite"),
+        (float("-inf"), "notes.comment is -inf", "finite"),
+        (float("nan"), "notes.comment is nan", "finite"),
+        (np.float32("nan"), "notes.comment is nan", "finite"),
+        ([1.0, np.array([2.0, np.inf])], "notes.comment[1][1] is inf", "finite"),
+        (2**70, "notes.comment is 1180591620717411303424", "2**64 - 1"),
+        (2**64, "notes.comment is", "2**64 - 1"),
+        (-(2**63) - 1, "notes.comment is", "-2**63"),
+        ("a\ud800b", "notes.comment has half of a surrogate pair, '\\ud800', at position 1", "UTF"),
+        ("a\0b", "notes.comment has a NUL character at position 1", "NUL"),
+        ({"x\udc80": 1}, "the key 'x\\udc80' in notes.comment", "UTF"),
+        ({1: "one"}, "notes.comment has the key 1, of type int", "text"),
+        ({None: "one"}, "notes.comment has the key None", "text"),
+        ({(1, 2): "one"}, "notes.comment has the key (1, 2)", "text"),
+        ({1, 2}, "notes.comment is {1, 2}, of type set", "list"),
+        (b"bytes", "of type bytes", "text"),
+        (1 + 2j, "of type complex", "number"),
+        (np.array([b"x"]), "notes.comment[0] is b'x', of type bytes", "text"),
+        (np.longdouble(1), "of type longdouble", "number"),
+        (datetime(2026, 1, 1), "of type datetime", "text"),
+        (Path("/x"), "notes.comment is PosixPath('/x')", "text"),
+        (MappingProxyType({"a": 1}), "of type mappingproxy", "dict"),
+        (nested(64), "notes has more than 64 levels", "64"),
+        (cyclic(), "notes has more than 64 levels", "contains itself"),
+        (laughing(12), "notes makes the start document larger than 1,000,000 bytes", "1,000,000"),
+        (np.zeros(1_500_000), "notes makes the start document larger", "1,000,000 bytes"),
+        ("x" * 12_000_000, "notes makes the start document larger", "1,000,000 bytes"),
+        ({f"key{i}": i for i in range(200_000)}, "notes makes the start document", "1,000,000"),
+    ],
+    ids=[f"case{number}" for number in range(28)],
+)  # fmt: skip
+def test_what_cannot_be_kept_is_refused_with_its_key_and_the_limit(value, named, limit):
+    with pytest.raises(MetadataError) as refused:
+        validate_start(GOOD | {"notes": {"comment": value}})
+
+    first = str(refused.value).partition("\n")[0]
+    assert named in first
+    assert limit in first
+    assert first.isprintable()
+
+
+def test_many_entries_are_too_large_together_and_the_largest_is_named():
+    many = {"larger": "x" * 30_000} | {f"key{i}": "x" * 20_000 for i in range(60)}
+
+    with pytest.raises(MetadataError, match=r"^larger makes the start document larger than 1,0"):
+        validate_start(GOOD | many)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1e300, -0.0, 5e-324, 2**64 - 1, -(2**63), time.time_ns(), np.int64(7), np.float32(0.1),
+     np.bool_(1), np.uint64(2**64 - 1), np.arange(3), np.array(2.5), (1, 2), "Å \U0001f600 \t",
+     nested(63), "", None, {"": 1}],
+    ids=[f"value{number}" for number in range(18)],
+)  # fmt: skip
+def test_what_can_be_kept_opens_a_run(value):
+    validate_start(GOOD | {"notes": {"comment": value}})
+
+
+@pytest.mark.parametrize("key", [1, None, "x\ud800", "x\0"], ids=ascii)
+def test_a_key_that_no_document_can_have_is_refused(key):
+    with pytest.raises(MetadataError, match=r"key"):
+        validate_start({**GOOD, key: 1})

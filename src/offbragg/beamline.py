@@ -775,7 +775,8 @@ def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
 
     def check(msg: Any) -> Any:
         if msg.command == "null" and "would_open" in msg.kwargs:
-            check_start(config, {**RE.md, **msg.kwargs["would_open"]})
+            per_call = getattr(RE, "_metadata_per_call", {})  # of RE(plan, comment="…")
+            check_start(config, {**RE.md, **msg.kwargs["would_open"], **per_call})
         return msg
 
     return lambda plan: msg_mutator(plan, check)

@@ -17,6 +17,7 @@ from offbragg.geometry import Geometry
 from offbragg.read_backs import SOURCES
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
+from offbragg.values import check_values
 
 DIRECTIONS = ("warming", "cooling", "hold")
 FORMATS = ("cbf", "tif")
@@ -53,6 +54,7 @@ def validate_start(doc: Mapping[str, Any]) -> None:
     MetadataError
         Its first line names the field and says what is wrong with it.
     """
+    check_values(doc)
     if "sweep" in doc or "purpose" in doc:
         for key in REQUIRED:
             if doc.get(key) is None:
@@ -90,20 +92,25 @@ def validate_start(doc: Mapping[str, Any]) -> None:
 
 
 def check_keys(md: Mapping[Any, Any], where: str = "md") -> None:
-    """Refuse keys that no document of Bluesky's can have.
+    """Refuse keys that no document of Bluesky's can have, and values that it cannot keep.
 
     Raises
     ------
     MetadataError
         Naming the key.
     """
+    check_values(md)  # first: it ends, whatever contains itself
+    _check_names(md, where)
+
+
+def _check_names(md: Mapping[Any, Any], where: str) -> None:
     for key, value in md.items():
         if not isinstance(key, str) or not key or "." in key or "/" in key:
             raise MetadataError(
                 f"{where} has the key {key!r}: a key must be text, and have neither '.' nor '/'"
             )
         if isinstance(value, Mapping):
-            check_keys(value, f"{where}[{key!r}]")
+            _check_names(value, f"{where}[{key!r}]")
 
 
 def _agree(doc: Mapping[str, Any], sweep: Sweep | None, geometry: Geometry) -> None:

@@ -34,3 +34,23 @@ def test_a_series_whose_start_documents_are_wrong_sets_no_temperature(RE, device
         )
 
     assert cryostream.target.get(use_monitor=False) == before
+
+
+@pytest.mark.parametrize("given_as", ["md of the plan", "RE.md", "an argument of RE"])
+def test_a_series_that_could_never_be_published_sets_no_temperature(RE, devices, given_as):
+    cryostream = devices["cryostream"]
+    before = cryostream.target.get(use_monitor=False)
+    bad = {"comment": {"count": 2**70}}
+    plan = temperature_series(
+        devices["pilatus"], devices["phi"], cryostream, [before + 20.0], [SWEEP],
+        md=bad if given_as == "md of the plan" else {},
+    )  # fmt: skip
+
+    try:
+        RE.md.update(bad if given_as == "RE.md" else {})
+        with pytest.raises(MetadataError, match=r"^comment.count is 1180591620717411303424: "):
+            RE(plan, **(bad if given_as == "an argument of RE" else {}))
+    finally:
+        RE.md.pop("comment", None)
+
+    assert cryostream.target.get(use_monitor=False) == before
