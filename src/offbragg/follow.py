@@ -231,7 +231,7 @@ class _Tail(threading.Thread):
                     hopeless = any(uid in tail.failed for tail in self._before)
                     if (
                         self._once
-                        and ((run.failures and run.tries >= _TRIES_ONCE) or hopeless)
+                        and ((run.failures and run.tries >= _TRIES_ONCE) or run.put_off or hopeless)
                         and not run.finished
                     ):
                         run.finished = True
@@ -271,6 +271,8 @@ class _Run:
         self.finished = False
         self.tries = 0  # how often it was begun
         self.failures = 0  # one after the other
+        self.put_off = False  # whether trying again soon is of no use
+        self._logged = ""  # what was said of the last failure
         self._follower = follower
         self._run: RunFollower | None = None
         self._position = 0
@@ -303,17 +305,22 @@ class _Run:
                 self.close()
         except Exception as error:  # any follower, any run: the others go on
             wait = _BACK_OFF[min(self.failures, len(_BACK_OFF) - 1)]
+            wait = getattr(error, "retry_after", wait)
+            self.put_off = hasattr(error, "retry_after")
             self.failures += 1
             self._next_try = time.monotonic() + wait
             run = self.path.stem[:8]
-            if isinstance(error, OffbraggError | OSError):
+            before, self._logged = self._logged, f"{type(error).__name__}: {error}"
+            if self._logged == before:
+                pass  # once is enough, it is tried again for hours
+            elif isinstance(error, OffbraggError | OSError):
                 log.warning("%s, run %s: %s", self._follower.name, run, error)
             else:
                 log.exception("%s, run %s: unexpected", self._follower.name, run)
             self.close()
             self._position = 0
         else:
-            self.failures = 0
+            self.failures, self.put_off, self._logged = 0, False, ""
 
     @property
     def busy(self) -> bool:

@@ -43,7 +43,7 @@ from offbragg.errors import (
 )
 from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
-from offbragg.follow import is_followed
+from offbragg.follow import is_followed, read_backlog
 from offbragg.ledger import Status, describe_problems
 from offbragg.sample import Sample
 from offbragg.terminal import PrintableFormatter, printable
@@ -475,6 +475,7 @@ def _make_interactive(
     from event_model import RunRouter
 
     from offbragg.callbacks.progress import Bars, Rows
+    from offbragg.callbacks.unpublished import Unpublished
 
     RE.waiting_hook = Bars()
     bec.disable_baseline()
@@ -493,6 +494,9 @@ def _make_interactive(
         print(printable(describe_ledger(config, line.strip() or "-1"), lines=True))
 
     shell.register_magic_function(ledger, "line", "ledger")
+    journal = config.paths.journal
+    unpublished = Unpublished(lambda: read_backlog(journal).get("publish", {}).get("refused", {}))
+    shell.events.register("post_run_cell", unpublished)
     _tell_errors(shell)
 
 

@@ -39,8 +39,9 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
     Returns
     -------
     state
-        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``, and how many runs are
-        ``unpublished``: if it is away, those that wait for it, or None if nobody publishes),
+        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``, how many runs are
+        ``unpublished``: if it is away, those that wait for it, or None if nobody publishes; and
+        ``refused``: why runs cannot be published, by uid, if somebody publishes),
         ``running`` (runs that are open), ``backlog`` (``frames`` and ``runs`` that are not
         stacked), ``stacking`` (what the stacker that runs says of its queues, see
         `Stacker.backlog`; empty if none does), ``last`` (run), ``disks`` (with ``rate`` and
@@ -111,19 +112,22 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
     return run
 
 
-def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, float]) -> dict[str, Any]:
+def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the catalog which runs it has whole; if it is away, who publishes says what waits."""
+    refused = publishing.get("refused", {})
     try:
         runs = config.connect_catalog(timeout=1.0)
         try:
             missing = [uid for uid in uids if not _published(runs, uid)]
-            return {"up": True, "runs": len(runs), "unpublished": len(missing), "reason": ""}
+            return {"up": True, "runs": len(runs), "unpublished": len(missing), "reason": "",
+                    "refused": refused}  # fmt: skip
         finally:
             runs.context.http_client.close()
     except OffbraggError as error:
         reason = str(error).partition("\n")[0]
         waiting = publishing.get("runs")
-        return {"up": False, "runs": None, "unpublished": waiting, "reason": reason}
+        return {"up": False, "runs": None, "unpublished": waiting, "reason": reason,
+                "refused": refused}  # fmt: skip
 
 
 def _published(runs: Any, uid: str) -> bool:
@@ -204,9 +208,14 @@ def describe(state: Mapping[str, Any]) -> str:
     catalog = state["catalog"]
     lines = [
         "follows the journal" if state["stacker"] else "does not run; start it: offbragg stack",
-        _plural(catalog["runs"], "run")
-        if catalog["up"]
-        else printable(f"away: {catalog['reason']}"),
+        "\n          ".join(
+            [
+                _plural(catalog["runs"], "run")
+                if catalog["up"]
+                else printable(f"away: {catalog['reason']}"),
+                *(printable(reason) for reason in catalog.get("refused", {}).values()),
+            ]
+        ),
         "\n          ".join(_describe(run) for run in state["running"]) or "nothing",
         _describe_backlog(state),
         _describe(state["last"]) if state["last"] else "none",
