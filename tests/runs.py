@@ -44,6 +44,8 @@ class MeasuredRun:
     period: float = 0.1
     suffix: str = "cbf"
     per_frame: dict[str, Any] = field(default_factory=dict)  # more columns
+    first: int = 0  # number of its first frame in the sweep that it is a piece of
+    series: dict[str, Any] = field(default_factory=dict)  # more of `series`
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     began: float = field(default_factory=time.time)
 
@@ -78,7 +80,7 @@ class MeasuredRun:
             "temperature": {"setpoint": self.temperature, "direction": "cooling"},
             "sweep": {
                 "axis": "phi",
-                "start": 0.0,
+                "start": 0.5 * self.first,
                 "step": 0.5,
                 "n_frames": self.n_frames,
                 "exposure": round(self.period - 0.002, 6),
@@ -113,7 +115,7 @@ class MeasuredRun:
                 "temperature": {"key": "cryostream_temperature", "units": "K"},
                 **self.per_frame,
             },
-            "series": {"uid": "a-series", "index": 0, "kind": "temperature"},
+            "series": {"uid": "a-series", "index": 0, "kind": "temperature"} | self.series,
         }
 
     def begin(self) -> MeasuredRun:

@@ -15,8 +15,12 @@ cold = above.search(Key("temperature.setpoint") < 110)
 for uid, run in cold.items():
     print(uid[:8], run.start["scan_id"], run.start["temperature"]["setpoint"], "K")
 # [rows]
+import pandas as pd
+
 run = cold.values().last()
-rows = run["primary"].read(["angle", "monitor", "temperature", "status"]).to_dataframe()
+columns = ["time", "angle", "monitor", "temperature", "status"]
+rows = run["primary"].read(columns).to_dataframe()
+rows.index = pd.to_datetime(rows.index, unit="s", utc=True)
 print(rows[rows["status"] != "stored"])
 # [slice]
 image = run["primary"]["pilatus_image"]  # <name of the detector>_image

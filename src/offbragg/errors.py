@@ -14,6 +14,7 @@
     │   └── DamagedFrame       a stored frame is not what was stored
     ├── JournalError         the journal cannot be written or read
     ├── CatalogError         the catalog refused or cannot be reached
+    │   └── PublishError       it will not take this run, however often it is asked
     ├── DeviceError          a device did not do what was asked in time
     ├── ReductionError       frames cannot become a volume, or volumes one
     └── OrientationError     no lattice can be found, or an orientation cannot be used
@@ -101,6 +102,15 @@ class CatalogError(OffbraggError):
     """The catalog refused a request or cannot be reached."""
 
     exit_code = 8
+    status: int | None = None
+    """The HTTP status with which it answered, if it did."""
+
+
+class PublishError(CatalogError):
+    """The catalog cannot take a run: asking again soon is of no use."""
+
+    retry_after = 600.0
+    """Time until it is tried again, s."""
 
 
 class DeviceError(OffbraggError):

@@ -269,7 +269,7 @@ class _Tail(threading.Thread):
             return True
         if run.set_aside or self._troubles.get(run.path, 0) >= _TRIES_ONCE:
             return True
-        return run.failures > 0 and run.tries >= _TRIES_ONCE
+        return run.put_off or (run.failures > 0 and run.tries >= _TRIES_ONCE)
 
     def _unfinished(self) -> list[_Run]:
         """Look for new journals; give what there is to do, the newest last."""
@@ -301,6 +301,8 @@ class _Run:
         self.set_aside = False
         """Whether its journal is damaged; it is looked at again once that has changed."""
         self._looked: tuple[int, int] | None = None  # size and time of the damaged journal
+        self.put_off = False  # whether trying again soon is of no use
+        self._logged = ""  # what was said of the last failure
         self._follower = follower
         self._run: RunFollower | None = None
         self._reader = JournalReader(path)
@@ -335,7 +337,7 @@ class _Run:
             self.close()
             self._reader = JournalReader(self.path)
         else:
-            self.failures = 0
+            self.failures, self.put_off, self._logged = 0, False, ""
 
     def _feed(self, run: RunFollower, name: str, doc: Mapping[str, Any]) -> None:
         try:
@@ -351,14 +353,19 @@ class _Run:
     def _note(self, error: Exception) -> None:
         """Log a failure and say when to try again; a damaged journal is set aside."""
         wait = _BACK_OFF[min(self.failures, len(_BACK_OFF) - 1)]
+        wait = getattr(error, "retry_after", wait)
+        self.put_off = hasattr(error, "retry_after")
         self.failures += 1
         run = self.path.stem[:8]
+        before, self._logged = self._logged, f"{type(error).__name__}: {error}"
         damaged = isinstance(error, JournalError) and not isinstance(error.__cause__, OSError)
         if damaged and self.failures >= _TRIES_DAMAGED:
             self.set_aside, self._looked, wait = True, self._look(), _LOOK_ASIDE
             log.error("%s, run %s is set aside: %s", self._follower.name, run, error)
         elif damaged:  # a network disk may show half of a line for a moment
             log.info("%s, run %s: %s", self._follower.name, run, error)
+        elif self._logged == before:
+            pass  # once is enough, it is tried again for hours
         elif isinstance(error, OffbraggError | OSError):
             log.warning("%s, run %s: %s", self._follower.name, run, error)
         else:

@@ -40,7 +40,7 @@ from offbragg.errors import (
 )
 from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
-from offbragg.follow import is_followed
+from offbragg.follow import is_followed, read_backlog
 from offbragg.ledger import Status, describe_problems
 from offbragg.overview import Runs, list_runs
 from offbragg.run_metadata import KeptMetadata
@@ -498,6 +498,7 @@ def _make_interactive(
     from event_model import RunRouter
 
     from offbragg.callbacks.progress import Bars, Rows
+    from offbragg.callbacks.unpublished import Unpublished
     from offbragg.prompt import HostLook, PromptMagics, show_errors
 
     bars = Bars()
@@ -523,9 +524,12 @@ def _make_interactive(
         print(printable(describe_ledger(config, runs[0]), lines=True))
 
     shell.register_magic_function(ledger, "line", "ledger")
+    journal = config.paths.journal
+    unpublished = Unpublished(lambda: read_backlog(journal).get("publish", {}).get("refused", {}))
     show_errors(shell, RE)
     shell.events.register("post_run_cell", lambda *_: show_news(RE.md))
     shell.events.register("post_run_cell", lambda *_: host.warn())
+    shell.events.register("post_run_cell", unpublished)
 
 
 def _can_plot() -> bool:

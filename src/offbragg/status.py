@@ -40,8 +40,9 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
     Returns
     -------
     state
-        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``, and how many runs are
-        ``unpublished``: if it is away, those that wait for it, or None if nobody publishes),
+        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``, how many runs are
+        ``unpublished``: if it is away, those that wait for it, or None if nobody publishes; and
+        ``refused``: why runs cannot be published, by uid, if somebody publishes),
         ``running`` (runs that are open), ``backlog`` (``frames`` and ``runs`` that are not
         stacked), ``stacking`` (what the stacker that runs says of its queues, see
         `Stacker.backlog`; empty if none does), ``last`` (run), ``host`` (see
@@ -134,16 +135,19 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
     return run
 
 
-def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, float]) -> dict[str, Any]:
+def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the catalog which runs it has whole; if it is away, who publishes says what waits."""
     where = config.catalog
+    refused = publishing.get("refused", {})
     try:
         runs, missing = unpublished(where.host, where.port, config.read_key(), uids)
-        return {"up": True, "runs": runs, "unpublished": len(missing), "reason": ""}
+        return {"up": True, "runs": runs, "unpublished": len(missing), "reason": "",
+                "refused": refused}  # fmt: skip
     except OffbraggError as error:
         reason = str(error).partition("\n")[0]
         waiting = publishing.get("runs")
-        return {"up": False, "runs": None, "unpublished": waiting, "reason": reason}
+        return {"up": False, "runs": None, "unpublished": waiting, "reason": reason,
+                "refused": refused}  # fmt: skip
 
 
 def _watched(config: Beamline) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -218,9 +222,14 @@ def describe(state: Mapping[str, Any]) -> str:
     catalog = state["catalog"]
     lines = [
         "follows the journal" if state["stacker"] else "does not run; start it: offbragg stack",
-        _plural(catalog["runs"], "run")
-        if catalog["up"]
-        else printable(f"away: {catalog['reason']}"),
+        "\n          ".join(
+            [
+                _plural(catalog["runs"], "run")
+                if catalog["up"]
+                else printable(f"away: {catalog['reason']}"),
+                *(printable(reason) for reason in catalog.get("refused", {}).values()),
+            ]
+        ),
         "\n          ".join(_describe(run) for run in state["running"]) or "nothing",
         _describe_backlog(state),
         _describe(state["last"]) if state["last"] else "none",

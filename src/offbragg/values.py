@@ -88,7 +88,7 @@ class _Entry:
             self._check_text(value, field)
         elif isinstance(value, int | np.integer):
             self._check_integer(int(value), field)
-        elif isinstance(value, float | np.float16 | np.float32):
+        elif isinstance(value, float) or type(value) in (np.float16, np.float32):
             self._check_float(float(value), field)
         elif isinstance(value, np.ndarray):
             if 2 * value.size > self._room - self.size:  # a digit and a comma each, at least

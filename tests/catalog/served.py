@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 from runs import SHAPE, MeasuredRun, counts_of, wait_until
 from tiled.client.container import Container
 
-from offbragg.callbacks.journal import read_journal
+from offbragg.callbacks.journal import Journal, read_journal
 from offbragg.catalog.publisher import Publisher, RunPublisher
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile
@@ -140,6 +142,74 @@ class PublishedRun(MeasuredRun):
     @property
     def node(self) -> Any:
         """The run in the catalog."""
+        return self.client[self.uid]
+
+
+def dtype_of(value: Any) -> str:
+    kinds = {bool: "boolean", int: "integer", str: "string", list: "array"}
+    return kinds.get(type(value), "number")
+
+
+def described(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: {"source": "test", "dtype": dtype_of(value), "shape": list(np.shape(value))}
+        for key, value in values.items()
+    }
+
+
+class Documents:
+    """A run without frames, written to a journal as a RunEngine would."""
+
+    def __init__(self, client: Any, root: Any, **start: Any) -> None:
+        self.uid = str(uuid.uuid4())
+        self.client = client
+        self.root = root
+        self.start = {"uid": self.uid, "time": time.time(), "scan_id": 1, **start}
+        self.journal = Journal(root)
+        self.journal("start", self.start)
+
+    def stream(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        *,
+        configuration: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Documents:
+        first = {key: values[0] for key, values in columns.items()}
+        config = configuration or {}
+        told = {
+            "data": dict(config),
+            "timestamps": dict.fromkeys(config, 1.0),
+            "data_keys": described(config),
+        }
+        self.journal("descriptor", {
+            "uid": f"{self.uid}-d", "run_start": self.uid, "time": 1.0, "name": "primary",
+            "data_keys": {key: {**spec, **more} for key, spec in described(first).items()},
+            "object_keys": {"device": list(columns)}, "hints": {},
+            "configuration": {"device": told},
+        })  # fmt: skip
+        for number in range(len(next(iter(columns.values())))):
+            data = {key: values[number] for key, values in columns.items()}
+            self.journal("event", {
+                "uid": str(uuid.uuid4()), "descriptor": f"{self.uid}-d", "time": 2.0 + number,
+                "seq_num": number + 1, "data": data, "timestamps": dict.fromkeys(data, 2.0),
+            })  # fmt: skip
+        return self
+
+    def stop(self, **more: Any) -> Documents:
+        self.journal("stop", {
+            "uid": f"{self.uid}-s", "run_start": self.uid, "time": 9.0, "exit_status": "success",
+            "num_events": {}, **more,
+        })  # fmt: skip
+        return self
+
+    def publish(self) -> Any:
+        publisher = Publisher(lambda: self.client, self.root)
+        follower = publisher.open(self.start)
+        for name, doc in read_journal(self.root / f"{self.uid}.jsonl")[0]:
+            follower(name, doc)
+        while not follower.poll():
+            assert follower.busy
         return self.client[self.uid]
 
 

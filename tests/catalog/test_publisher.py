@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import threading
 
 import numpy as np
 import pytest
 from bluesky_tiled_plugins.queries import ScanID, TimeRange
 from bluesky_tiled_plugins.writing.validator import validate
+from catalog.served import Documents
 from event_model import DocumentNames, schema_validators
 from files.torn import tear
+from rich.console import Console
 from runs import counts_of, wait_until
 from tiled.queries import Contains, FullText, Key, KeyPresent, Like
 
+from offbragg.callbacks.journal import read_journal
 from offbragg.callbacks.stacker import Stacker
+from offbragg.callbacks.unpublished import Unpublished
 from offbragg.catalog import publisher as module
+from offbragg.catalog.compare import differences
 from offbragg.catalog.publisher import (
+    Publisher,
     frames_datum,
     rewrite_descriptor,
     stack_resource,
     summary_documents,
 )
 from offbragg.errors import CatalogError
+from offbragg.files.examine import Examiner
 from offbragg.follow import follow
 from offbragg.plans.watch import WatchStream
+from offbragg.status import describe
 from offbragg.watch import Alarm, Change
 
 DESCRIPTOR = {"uid": "d", "name": "primary", "time": 0.0, "data_keys": {"pilatus_image": {}}}
@@ -234,7 +243,7 @@ def test_the_stack_and_its_rows_grow_while_the_run_lasts(make_run):
     assert not run.feed()
     np.testing.assert_array_equal(run.node["primary"]["pilatus_image"][4], counts_of(4))
     assert run.node["primary"]["status"].read().tolist() == ["stored"] * 5
-    assert "stop" not in run.node.metadata
+    assert run.node.stop == {}
 
 
 def test_rows_that_are_ahead_of_the_stack_do_not_spoil_a_read(make_run):
@@ -524,3 +533,110 @@ def test_a_run_without_a_sweep_is_published_as_it_is(make_run):
     assert np.all(frames[3] == -1)
     assert "offbragg" not in run.node.stop
     assert validate(run.node, fix_errors=False, try_reading=False, raise_on_error=False)
+
+
+# -- from the start, and to the end ----------------------------------------------------------
+
+
+def test_a_run_has_its_stack_and_rows_from_the_start(make_run):
+    """Before its first frame, and before the detector has described itself."""
+    run = make_run()
+    run.begin().create_scan_file()
+    documents, _ = read_journal(run.journal_directory / f"{run.uid}.jsonl")
+    run.open()
+
+    run.follower(*documents[0])
+    run.follower.poll()
+
+    assert run.node.stop == {}
+    assert run.node["primary"]["pilatus_image"].shape == (0, *counts_of(0).shape)
+    assert run.node["primary"]["status"].read().tolist() == []
+    assert run.node["primary"].read()["angle"].size == 0
+    assert run.client.v1[run.uid].table().empty
+    assert not run.client.v1[run.uid].stop
+    assert [name for name, _ in run.node.documents()][-1] != "stop"
+
+    for name, doc in documents[1:]:
+        run.follower(name, doc)
+    run.store(0, 1)
+    run.follower._next_look = 0.0
+    run.follower.poll()
+
+    (descriptor,) = run.node["primary"].descriptors
+    assert descriptor["uid"] == run.descriptor
+    assert descriptor["data_keys"]["pilatus_image"]["source"] == "test"
+    assert run.node["primary"]["pilatus_image"].shape[0] == 2
+    assert run.node["primary"]["status"].read().tolist() == ["stored"] * 2
+    run.announce(10)
+    run.store(*range(2, 10))
+    run.finish()
+    run.position = 0
+    skip, run.follower = run.follower, None
+    skip.close()
+    assert run.open().feed()
+
+
+def test_a_run_that_ended_before_it_had_a_stream_agrees_with_its_scan_file(make_run):
+    run = make_run()
+    run.journal("start", run.start)
+    run.create_scan_file()
+    for number in range(10):
+        run.scan.mark(number, "missing", "the run had ended (fail)")
+    run.finish("fail")
+
+    assert run.open().feed()
+
+    assert run.node["primary"]["status"].read().tolist() == ["missing"] * 10
+    assert len(run.client.v1[run.uid].table()) == 10
+    with Examiner() as examiner:
+        assert differences(run.client, run.scan.path, examiner.look(run.scan.path)) == []
+
+
+def test_a_run_without_any_stream_has_an_empty_table(make_run, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    run = make_run()
+    run.journal("start", run.start)
+    run.end("fail")
+    run.open()
+    wait_until(run.feed, what="the run to be given up")
+    scan = Documents(run.client, run.root / "scan", plan_name="count")
+    scan.stop().publish()
+
+    for uid in (run.uid, scan.uid):
+        assert run.client.v1[uid].table().empty
+        assert run.client.v1[uid].stop["exit_status"]
+        assert "primary" in set(run.client[uid])
+
+
+def test_what_the_catalog_refuses_is_reported_once(cat, tmp_path, caplog):
+    """A start document of an earlier version, which was not checked."""
+    documents = Documents(cat, tmp_path / "journal", mask="x" * 12_000_000).stop()
+    documents.journal.close()
+    publisher = Publisher(lambda: cat, tmp_path)
+
+    failed = follow(tmp_path / "journal", [publisher], once=True)
+
+    assert failed == {"publish": [documents.uid]}
+    (record,) = [one for one in caplog.records if documents.uid[:8] in one.message]
+    assert "10,000,000 bytes" in record.message
+    refused = publisher.backlog()["refused"]
+    assert refused.keys() == {documents.uid}
+    screen = io.StringIO()
+    unpublished = Unpublished(lambda: refused, Console(file=screen, width=400))
+    unpublished()
+    unpublished()
+    assert screen.getvalue().count("cannot be published") == 1
+    catalog = {"up": True, "runs": 1, "reason": "", "refused": refused}
+    state = {"stacker": True, "catalog": catalog, "running": [], "last": None, "alarms": [],
+             "backlog": {"runs": 0, "frames": 0}}  # fmt: skip
+    assert f"run {documents.uid[:8]} cannot be published" in describe(state)
+
+
+def test_documents_can_be_filled(whole):
+    events = [doc for name, doc in whole.node.documents(fill=True) if name == "event"]
+
+    frames = [event for event in events if "pilatus_image" in event["data"]]
+    assert [event["seq_num"] for event in frames] == list(range(1, 11))
+    np.testing.assert_array_equal(frames[2]["data"]["pilatus_image"], counts_of(2))
+    assert np.all(frames[3]["data"]["pilatus_image"] == -1)
+    assert frames[2]["filled"] == {"pilatus_image": True}

@@ -92,6 +92,8 @@ def test_a_run_is_found_read_and_sliced_from_home(
 
         assert [uid for uid, _ in seen["cold"].items()] == [one.uid]
         assert list(seen["rows"]["status"]).count("stored") == 9
+        assert seen["rows"].index.name == "time"
+        assert abs(seen["rows"].index[0].timestamp() - one.began) < 1
         assert "missing" in capsys.readouterr().out
         assert seen["image"].shape == (10, 195, 487)
         assert seen["region"].shape == (3, 50, 100)

@@ -21,6 +21,7 @@ from offbragg.errors import ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside
+from offbragg.files.root import path_behind
 from offbragg.files.scan_file import ScanFile
 
 
@@ -38,10 +39,12 @@ class _Checked:
 
     def __init__(self, path: Path, dataset: str | None, how: Mapping[str, Any]) -> None:
         self._path, self._dataset, self._how = path, dataset, dict(how)
+        self._scan_file: Path | None = None
         with _opened(path, dataset, self._how) as found:
             self.shape, self.dtype = found.shape, found.dtype
             self.chunks = found.chunks or found.shape
-            self._has_frames = _are_frames(found)
+            if _are_frames(found):  # perhaps in a file that a link leads to
+                self._scan_file = path_behind(found.file.id.get_vfd_handle())
 
     @property
     def ndim(self) -> int:
@@ -49,22 +52,23 @@ class _Checked:
         return len(self.shape)
 
     def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
+        if self._scan_file is not None:
+            with self._scan(self._scan_file) as scan:
+                return scan.stack.counts[key]
         with _opened(self._path, self._dataset, self._how) as found:
-            if self._has_frames:
-                with self._scan(found.file) as scan:
-                    return scan.stack.counts[key]
             check_part(found, key)
             return found[key]
 
     @contextlib.contextmanager
-    def _scan(self, file: h5py.File) -> Iterator[ScanFile]:
-        """Read the file that is open, which a link may have led to, whatever is at the path now."""
-        if self._how["swmr"]:
-            descriptor = file.id.get_vfd_handle()
-            with ScanFile.open(self._path, descriptor=descriptor) as scan:
-                yield scan
-        else:  # HDF5 opens a file that this process has open only in the same way
-            yield ScanFile(file, self._path)
+    def _scan(self, path: Path) -> Iterator[ScanFile]:
+        # not a dataset: while HDF5 has two handles of one, neither sees what has come
+        with _opened(path, None, self._how) as root:
+            if self._how["swmr"]:
+                descriptor = root.file.id.get_vfd_handle()
+                with ScanFile.open(path, descriptor=descriptor) as scan:
+                    yield scan
+            else:  # HDF5 opens a file that this process has open only in the same way
+                yield ScanFile(root.file, path)
 
 
 def _are_frames(found: h5py.Dataset) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from tiled.client.utils import ClientError
 
+from offbragg.catalog.exact import storable
 from offbragg.catalog.publisher import _ends, _find_run, image_key
 from offbragg.errors import CatalogError
 from offbragg.files.examine import Seen
@@ -37,9 +38,10 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: Seen) -> list[s
         return [f"it has no run {seen.run}"]
     found = []
     start, stop = run.metadata.get("start") or {}, run.metadata.get("stop") or {}
-    if json.loads(json.dumps(start)) != seen.start:
+    expected_start = storable(seen.start)
+    if json.loads(json.dumps(start)) != expected_start:
         changed = sorted(
-            k for k in start.keys() | seen.start.keys() if start.get(k) != seen.start.get(k)
+            k for k in start.keys() | expected_start.keys() if start.get(k) != expected_start.get(k)
         )
         found.append(f"its start document has other {', '.join(changed)}")
     if not seen.complete:
@@ -55,7 +57,13 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: Seen) -> list[s
     if Path(told.get("scan_file", "")).resolve() != path.resolve():
         found.append(f"its frames are those of {told.get('scan_file')}")
         return found
+    if "primary" not in set(run):
+        found.append("it has no stream primary")
+        return found
     primary = run["primary"]
+    if image_key(seen.start) not in set(primary):
+        found.append(f"its stream primary has no {image_key(seen.start)}")
+        return found
     stack = primary[image_key(seen.start)]
     shape = (seen.n_frames, *seen.shape)
     if tuple(stack.shape) != shape:

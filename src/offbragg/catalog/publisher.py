@@ -17,19 +17,29 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 import httpx
 import numpy as np
+import pyarrow as pa
+from bluesky_tiled_plugins.writing import tiled_writer
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+from jsonschema import ValidationError
 from numpy.typing import NDArray
 from tiled.client.container import Container
+from tiled.structures.core import Spec
 
-from offbragg.catalog.consolidators import FRAMES_MIMETYPE, WORDS, register_consolidators
-from offbragg.errors import CatalogError, ScanFileError
+from offbragg.catalog.consolidators import (
+    FRAMES_MIMETYPE,
+    WORDS,
+    frames_structure,
+    register_consolidators,
+)
+from offbragg.catalog.exact import Columns, storable, without_limits_of_nan
+from offbragg.errors import CatalogError, PublishError, ScanFileError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.sweep import Sweep
@@ -48,6 +58,9 @@ _EVENTS = 1.0  # at most one append to a stream in this time, s
 _SLOW = 0.1  # s for telling the catalog of them
 _TURN = 0.05  # how long one call of `poll` may publish what is no frame, s
 _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
+_REFUSED = frozenset({400, 413, 415, 422})  # answers that are the same however often one asks
+_TRIES = 3  # the server's own failures of the same run, until they are reported
+_FAILING = 60.0  # how long the server is left alone with that run then, s
 
 
 # -- rewriting: pure -------------------------------------------------------------------------
@@ -90,6 +103,37 @@ def rewrite_descriptor(start: Mapping[str, Any], descriptor: Mapping[str, Any]) 
     fields = [key for key in keys if key not in WORDS]
     new["hints"] = {**descriptor.get("hints", {}), "frames": {"fields": fields}}
     return new
+
+
+def provisional_descriptor(start: Mapping[str, Any]) -> Document:
+    """Describe ``primary`` as far as the start document does, until its descriptor is there."""
+    described: Document = {
+        "uid": _uid(start, "primary"),
+        "run_start": start["uid"],
+        "time": start["time"],
+        "name": "primary",
+        "data_keys": {},
+        "object_keys": {},
+        "configuration": {},
+        "hints": {},
+    }
+    if not has_frames(start):
+        return described
+    detector = start["detector"]
+    described["object_keys"] = {detector["name"]: [image_key(start)]}
+    described["data_keys"][image_key(start)] = {
+        "source": "start document",
+        "dtype": "array",
+        "dtype_numpy": "<i4",
+        "shape": list(detector["shape"]),
+        "external": "STREAM:",
+    }
+    return rewrite_descriptor(start, described)
+
+
+def has_frames(start: Mapping[str, Any]) -> bool:
+    """Whether a run is a sweep, whose frames are in a scan file."""
+    return "sweep" in start and "detector" in start
 
 
 def stack_resource(start: Mapping[str, Any], path: Path) -> Document:
@@ -276,11 +320,15 @@ class Publisher:
         interval: float = _INTERVAL,
     ) -> None:
         register_consolidators()
+        # it makes 9007199254740991 of 1e300 and of 2**60, in every node that it writes
+        tiled_writer.truncate_json_overflow = storable
         self.experiment = Path(experiment)
         self.interval = interval
         self._connect = client_factory
         self._client: CatalogOfBlueskyRuns | None = None
         self._waiting: set[str] = set()  # runs that the catalog is not known to have whole
+        self._failures: dict[str, tuple[str, int]] = {}  # run → what, how often in succession
+        self._refused: dict[str, str] = {}  # run → why it cannot be published
 
     def done(self, start: Mapping[str, Any]) -> bool:
         """Whether the run is in the catalog, whole and as its scan file has it."""
@@ -294,16 +342,47 @@ class Publisher:
     def note_published(self, start: Mapping[str, Any]) -> None:
         """Take note that the catalog has a run, whole."""
         self._waiting.discard(start["uid"])
+        self._failures.pop(start["uid"], None)
+        self._refused.pop(start["uid"], None)
 
-    def backlog(self) -> dict[str, float]:
-        """Say how many ``runs`` wait for the catalog, those that are open too; any thread may ask.
+    def note_failure(self, start: Mapping[str, Any], error: Exception) -> None:
+        """Take note that a run could not be published; raise if it never will be.
+
+        Raises
+        ------
+        PublishError
+            If the catalog refuses this run, or fails at it again and again.
+        """
+        uid, what = start["uid"], str(error)
+        before, count = self._failures.get(uid, ("", 0))
+        count = count + 1 if what == before else 1
+        self._failures[uid] = what, count
+        status = getattr(error, "status", None)
+        failing = status == 500 and count >= _TRIES
+        if isinstance(error, CatalogError) and status not in _REFUSED and not failing:
+            return
+        first = (what.splitlines() or [type(error).__name__])[0]
+        reason = f"run {uid[:8]} cannot be published: {first}"
+        self._refused[uid] = reason
+        raised = PublishError(
+            f"{reason}\nIts frames and its journal are safe. offbragg stack tries again later, and "
+            f"so does: offbragg rebuild {uid[:8]}"
+        )
+        if failing:
+            raised.retry_after = _FAILING
+        raise raised from error
+
+    def backlog(self) -> dict[str, Any]:
+        """Return what waits for the catalog; any thread may ask.
 
         Returns
         -------
         backlog
-            ``runs``: while the catalog is away, also those of which it could not be asked yet.
+            ``runs``: how many wait, those that are open too; while the catalog is away, also
+            those of which it could not be asked yet. ``refused``: why a run cannot be published,
+            by uid.
         """
-        return {"runs": len(self._waiting)}
+        return {"runs": len(self._waiting), "refused": dict(self._refused)}
 
     def open(self, start: Mapping[str, Any]) -> RunPublisher:
         """Begin to publish a run; one that is there but not whole is deleted first."""
@@ -348,7 +427,10 @@ class Publisher:
             raise
         except httpx.HTTPError as error:
             self._client = None
-            raise CatalogError(f"the catalog refused a request: {error}") from error
+            refused = CatalogError(f"the catalog refused a request: {error}")
+            response = getattr(error, "response", None)
+            refused.status = None if response is None else response.status_code
+            raise refused from error
 
 
 class RunPublisher:
@@ -371,9 +453,10 @@ class RunPublisher:
         self.busy = False  # whether there is more to do at once
         self._path: Path | None = None
         self._primary: Document | None = None
+        self._provisional = False  # whether `_primary` is not the journal's own yet
         self._dropped: dict[str, str] = {}  # descriptor uid → stream
         self._skipped: set[str] = set()  # resources that the scan file stands for
-        self._published = 0
+        self._published: int | None = None  # frames; None before the stack is there
         self._stop: Document | None = None
         self._next_look = 0.0
         self._waiting_since: float | None = None
@@ -391,25 +474,32 @@ class RunPublisher:
             self._stop = dict(doc)
             self._waiting_since = None
             self._next_look = 0.0
-            if not self._has_frames():
-                self._end.append((name, self._stop))
+            if not has_frames(self._start):
+                self._end_as_it_is(self._stop)
         elif name == "start":
             self._first.append((name, dict(doc)))
         elif not self._is_skipped(name, doc):
             waiting = self._rest
-            if name == "descriptor" and doc["name"] == "primary" and self._has_frames():
-                doc = rewrite_descriptor(self._start, doc)
-                if self._primary is None:
-                    self._primary = doc
-                    waiting = self._first
+            if name == "descriptor" and doc["name"] == "primary":
+                doc = dict(doc)
+                if has_frames(self._start):
+                    doc = rewrite_descriptor(self._start, doc)
+                    if self._primary is None or self._provisional:
+                        waiting = self._first
+                if self._primary is None or self._provisional:
+                    self._primary, self._provisional = doc, False
             waiting.append((name, dict(doc)))
 
-    def _has_frames(self) -> bool:
-        return "sweep" in self._start and "detector" in self._start
+    def _end_as_it_is(self, stop: Document) -> None:
+        if self._primary is None:  # it failed before it had measured anything
+            self._primary = provisional_descriptor(self._start)
+            self._end.append(("descriptor", self._primary))
+            self._end.append(("no rows", self._primary))
+        self._end.append(("stop", stop))
 
     def _is_skipped(self, name: str, doc: Mapping[str, Any]) -> bool:
         """Whether the rows and the stack of the scan file stand for this document."""
-        if not self._has_frames():
+        if not has_frames(self._start):
             return False
         if name == "descriptor" and is_per_frame_stream(self._start, doc):
             self._dropped[doc["uid"]] = doc["name"]
@@ -421,14 +511,21 @@ class RunPublisher:
 
     def _publish(self, name: str, doc: Mapping[str, Any]) -> None:
         with self._publisher._catalog():
-            getattr(self._emit, name)(dict(doc))
+            if name == "no rows":
+                self._writer.write_no_rows(doc)
+            else:
+                getattr(self._emit, name)(dict(doc))
 
     # -- work ------------------------------------------------------------------------------
 
     def poll(self) -> bool:
         """Publish what has gathered; True once the run is in the catalog, with its stop."""
         if not self._finished:
-            self._work()
+            try:
+                self._work()
+            except (CatalogError, *_UNWRITABLE) as error:
+                self._publisher.note_failure(self._start, error)
+                raise
         if self._finished:
             self._publisher.note_published(self._start)
         return self._finished
@@ -437,6 +534,11 @@ class RunPublisher:
         end_of_turn = time.monotonic() + _TURN
         while self._first:
             self._publish(*self._first.popleft())
+        if self._primary is None and has_frames(self._start) and self._writer.root_node is not None:
+            # a run has its stream and its stack from the start; the journal's descriptor replaces
+            # this one when the detector is ready
+            self._primary, self._provisional = provisional_descriptor(self._start), True
+            self._publish("descriptor", self._primary)
         self._look()
         while more := self._go_on():
             if time.monotonic() > end_of_turn:
@@ -447,7 +549,7 @@ class RunPublisher:
         """Publish the frames that have come since the last look."""
         began = time.monotonic()
         over = self._end or self._writer.ended
-        if over or not self._has_frames() or began < self._next_look:
+        if over or not has_frames(self._start) or began < self._next_look:
             return
         self._follow_scan_file()
         took = time.monotonic() - began
@@ -456,7 +558,7 @@ class RunPublisher:
     def _go_on(self) -> bool:
         """Do the next of what is no frame; False if there is nothing to do now."""
         # streams are made in the same order each time: primary first
-        begun = self._primary is not None or self._stop is not None or not self._has_frames()
+        begun = self._primary is not None or self._stop is not None or not has_frames(self._start)
         if self._rest and begun:
             self._publish(*self._rest.popleft())
             return True
@@ -492,7 +594,9 @@ class RunPublisher:
                 raise
             return  # it is being made, resumed or finished just now
         self._waiting_since = None
-        if self._primary is not None and settled > self._published:
+        if self._primary is not None and settled > (
+            -1 if self._published is None else self._published
+        ):
             self._publish_frames(self._primary, self._path, settled)
         if self._stop is not None and complete:
             dropped = set(self._dropped.values())
@@ -502,12 +606,13 @@ class RunPublisher:
 
     def _publish_frames(self, primary: Document, path: Path, settled: int) -> None:
         stack = stack_resource(self._start, path)
-        if self._published == 0:
+        begun = self._published or 0
+        if self._published is None:
             rows = rows_resource(self._start, path)
             self._publish("stream_resource", rows)
             self._publish("stream_datum", frames_datum(rows, primary, 0, settled))
             self._publish("stream_resource", stack)
-        self._publish("stream_datum", frames_datum(stack, primary, self._published, settled))
+        self._publish("stream_datum", frames_datum(stack, primary, begun, settled))
         self._published = settled
 
     def _end_without_scan_file(self) -> None:
@@ -516,6 +621,8 @@ class RunPublisher:
         if stop is None or stop["exit_status"] == "success" or self._skipped:
             return  # its scan file is to come
         if self._waited():
+            if self._primary is not None:
+                self._end.append(("no rows", self._primary))
             self._end.append(("stop", stop))
 
     def _waited(self) -> bool:
@@ -523,6 +630,12 @@ class RunPublisher:
         if self._waiting_since is None:
             self._waiting_since = now
         return now - self._waiting_since > _PATIENCE
+
+
+_UNWRITABLE = (
+    TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException, ValidationError,
+)  # fmt: skip
+"""What a document raises that cannot be written as JSON or as rows."""
 
 
 class _LiveRunWriter(_RunWriter):
@@ -535,10 +648,85 @@ class _LiveRunWriter(_RunWriter):
 
     def __init__(self, client: Container) -> None:
         super().__init__(client, batch_size=sys.maxsize)
+        self._runs = client
         self.ended = False
         """Whether the stop document is there."""
         self._flushed: dict[str, float] = {}  # stream → when
         self._to_close: deque[Any] = deque()
+        self._columns: dict[str, Columns] = {}  # by stream
+        self._provisional: dict[str, str] = {}  # stream → the uid of its descriptor until then
+
+    def start(self, doc: Any) -> None:
+        """Make the run's node, with an empty stop document until there is one."""
+        doc = dict(doc)
+        self.access_tags = doc.pop("tiled_access_tags", None)
+        more = doc.pop("tiled_specs", None) or []
+        self.root_node = self._runs.create_container(
+            key=doc["uid"],
+            metadata={"start": storable(doc), "stop": {}},
+            specs=[
+                *(Spec(spec) if isinstance(spec, str) else Spec(**spec) for spec in more),
+                Spec("BlueskyRun", version="3.0"),
+            ],
+            access_tags=self.access_tags,
+        )
+
+    def descriptor(self, doc: Any) -> None:
+        """Make the stream's node; a provisional one becomes what the journal has."""
+        doc = without_limits_of_nan(doc)
+        node, before = self._desc_nodes.get(doc["name"]), self._provisional.get(doc["name"])
+        if node is None or before is None:
+            if doc["uid"] == str(uuid5(NAMESPACE_URL, f"offbragg:{doc['run_start']}/primary")):
+                self._provisional[doc["name"]] = doc["uid"]
+            super().descriptor(doc)
+            return
+        del self._provisional[doc["name"]]
+        self.data_keys.update(doc.get("data_keys", {}))
+        apart = ("name", "object_keys", "run_start")
+        metadata = {key: value for key, value in doc.items() if key not in apart}
+        node.replace_metadata(metadata=storable(metadata), drop_revision=True)
+        self._desc_nodes[doc["uid"]] = node
+
+    def write_no_rows(self, descriptor: Mapping[str, Any]) -> None:
+        """Give a stream a table without rows, where nothing else will ever come."""
+        keys = descriptor["data_keys"]
+        columns = [key for key, told in keys.items() if "external" not in told]
+        self._desc_nodes[descriptor["uid"]].create_appendable_table(
+            schema=frames_structure(columns).arrow_schema_decoded,
+            key=ROWS,
+            metadata=storable({key: keys[key] for key in columns}),
+            access_tags=self.access_tags,
+        )
+
+    def _write_internal_data(self, data_cache: list[dict[str, Any]], desc_node: Container) -> None:
+        """Write rows so that every value stays what it is, or raise."""
+        stream = desc_node.item["id"]
+        ragged = self._int_ragged_array_keys[stream]
+        self._int_array_keys[stream].clear()  # those here are made of the values
+        columns = self._columns.setdefault(stream, Columns())
+        plain = [{key: row[key] for key in row if key not in ragged} for row in data_cache]
+        rows, arrays = columns.split(plain, self.data_keys)
+        for key, array in arrays.items():
+            self._write_array(stream, key, array, desc_node)
+        for row, whole in zip(rows, data_cache, strict=True):
+            row.update({key: whole[key] for key in ragged & whole.keys()})
+        super()._write_internal_data(rows, desc_node)
+
+    def _write_array(
+        self, stream: str, key: str, array: NDArray[Any], desc_node: Container
+    ) -> None:
+        node = self._internal_arrays.get(f"{stream}/{key}")
+        if node is not None:
+            node.patch(array, offset=node.shape[:1], extend=True)
+            return
+        described = {**self.data_keys.get(key, {}), "dtype_numpy": str(array.dtype)}
+        self._internal_arrays[f"{stream}/{key}"] = desc_node.write_array(
+            array,
+            key=key,
+            metadata=storable(described),
+            dims=_distinct(self._internal_dims(stream, array.shape)),
+            access_tags=self.access_tags,
+        )
 
     def stream_datum(self, doc: Any) -> None:
         """Write at once."""
@@ -563,7 +751,7 @@ class _LiveRunWriter(_RunWriter):
 
     def stop(self, doc: Any) -> None:
         """Write the stop document; whoever subscribed to a node is told by `close_one`."""
-        super().stop(doc)
+        super().stop(storable(doc))
         self.ended = True
 
     def _close_stream_tree(self) -> None:
@@ -584,6 +772,13 @@ class _LiveRunWriter(_RunWriter):
 
     def _append_with_retry(self, df_client: Any, table: Any, desc_name: str) -> None:
         df_client.append_partition(0, table)
+
+
+def _distinct(dims: Sequence[str]) -> tuple[str, ...]:
+    """Name the second of two equal dimensions otherwise, or xarray cannot tell them apart."""
+    return tuple(
+        name if name not in dims[:place] else f"{name}_{place}" for place, name in enumerate(dims)
+    )
 
 
 def _find_run(client: CatalogOfBlueskyRuns, uid: str) -> Container | None:

@@ -116,9 +116,7 @@ def server_configuration(directory: Path, readable: Sequence[Path], *, key: str)
         ],
         "authentication": {"single_user_api_key": key, "allow_anonymous_access": False},
         "media_types": {
-            "BlueskyRun": {
-                "application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"
-            }
+            "BlueskyRun": {"application/json-seq": "offbragg.catalog.documents:export_documents"}
         },
         "streaming_cache": {"uri": "memory"},
         "expose_raw_assets": False,
@@ -318,9 +316,10 @@ def _own_clients() -> Any:
     ``cat.v1`` and ``cat.v2`` copy it and change the copy, and so, with Tiled's table, whose
     copies share their content, turn every client of the process into one of version 2.
     """
-    from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun
     from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
     from tiled.utils import OneShotCachedMap
+
+    from offbragg.catalog.clients import Run, Stream
 
     class Clients(OneShotCachedMap):
         def __copy__(self) -> Clients:
@@ -331,7 +330,8 @@ def _own_clients() -> Any:
     Container.discover_clients_from_entrypoints()
     clients = Clients()
     clients.__setstate__(dict(DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"].__getstate__()))
-    clients.set("BlueskyRun", lambda: BlueskyRun)
+    clients.set("BlueskyRun", lambda: Run)
+    clients.set("BlueskyEventStream", lambda: Stream)
     return clients
 
 
@@ -353,9 +353,11 @@ def _fail_fast(http: httpx.Client) -> None:
         if response.status_code >= 500 or response.status_code == 403:
             response.read()
             did = "refused" if response.status_code == 403 else "failed"
-            raise CatalogError(
+            refused = CatalogError(
                 f"the catalog {did}: {where} answered {response.status_code}: {response.text[:500]}"
             )
+            refused.status = response.status_code
+            raise refused
         return response
 
     http.send = send_once  # type: ignore[method-assign]

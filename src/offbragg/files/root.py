@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path, PurePath
@@ -103,6 +104,20 @@ def open_below(root: Path, relative: PurePath) -> int:
         os.close(found)
         raise
     return found
+
+
+def path_behind(descriptor: int) -> Path:
+    """Return where the file lies that a descriptor has open, every link followed.
+
+    Raises
+    ------
+    OSError
+        If this system does not say it.
+    """
+    get_path = getattr(fcntl, "F_GETPATH", None)  # macOS has no /proc
+    if get_path is not None:
+        return Path(os.fsdecode(fcntl.fcntl(descriptor, get_path, bytes(1024)).rstrip(b"\0")))
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115
 
 
 def path_of(descriptor: int) -> Path:

@@ -1,0 +1,40 @@
+"""What the catalog refuses for good is reported at the prompt, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from offbragg.terminal import printable
+
+
+class Unpublished:
+    """Print which runs cannot be published, each once.
+
+    Parameters
+    ----------
+    refused
+        Returns the reasons by the uids of the runs; it is called often and must be quick.
+    console
+        Where to print.
+    """
+
+    def __init__(
+        self, refused: Callable[[], Mapping[str, str]], console: Console | None = None
+    ) -> None:
+        self._refused = refused
+        self._console = console or Console(stderr=True)
+        self._printed: set[tuple[str, str]] = set()
+
+    def __call__(self, *_: Any) -> None:
+        """Look, and print what is new."""
+        for uid, reason in self._refused().items():
+            if (uid, reason) not in self._printed:
+                self._printed.add((uid, reason))
+                self._console.print(
+                    f"{printable(reason)}\nIts frames and its journal are safe; offbragg status "
+                    "lists it.",
+                    style="yellow", highlight=False, markup=False,
+                )  # fmt: skip

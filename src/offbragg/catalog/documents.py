@@ -1,0 +1,33 @@
+"""Runs as Bluesky documents: what the server exports as JSON, one document a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from bluesky_tiled_plugins.exporters import json_seq_exporter
+
+from offbragg.catalog.exact import restored
+
+_SEPARATOR = "\x1e"  # before each record (RFC 7464)
+
+
+async def export_documents(
+    mimetype: str, adapter: Any, metadata: Any, filter_for_access: Any
+) -> AsyncIterator[str]:
+    """Export a run as JSON text sequence; one that is not over has no stop document.
+
+    Parameters
+    ----------
+    mimetype, adapter, metadata, filter_for_access
+        As Tiled gives them to an exporter.
+    """
+    async for record in json_seq_exporter(mimetype, adapter, metadata, filter_for_access):
+        document = json.loads(record.lstrip(_SEPARATOR))
+        if document["name"] == "stop" and not document["doc"]:
+            continue
+        if document["name"] == "descriptor":
+            document["doc"] = restored(document["doc"])
+            record = f"{_SEPARATOR}{json.dumps(document)}\n"
+        yield record
