@@ -34,7 +34,7 @@ from offbragg.plans.timing import (
     is_read_back,
     timing_of,
 )
-from offbragg.plans.triggers import check_triggers
+from offbragg.plans.triggers import check_triggers, gets_stray_pulses
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -363,8 +363,12 @@ def _fly(
         if hasattr(detector, "file_stem"):
             yield from bps.abs_set(detector.file_stem, uid[:8], wait=True)
         group = short_uid("prepare")
+        before = moving if gets_stray_pulses(detector, sweep) else ()
+        for device in before:
+            yield from bps.prepare(device, sweep, wait=True)
         for device in devices:
-            yield from bps.prepare(device, sweep, group=group)
+            if device not in before:
+                yield from bps.prepare(device, sweep, group=group)
         if shutter is not None:
             wanted = "closed" if purpose == "dark" else "open"
             yield from bps.abs_set(shutter, wanted, group=group)

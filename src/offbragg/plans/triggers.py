@@ -19,6 +19,17 @@ def gives_pulses(flyer: Any) -> bool:
     return bool(getattr(flyer, "gives_pulses", "angle" in getattr(flyer, "per_frame", {})))
 
 
+def gets_stray_pulses(detector: Any, sweep: Sweep) -> bool:
+    """Return whether pulses of something unknown may come while the axis turns to its start.
+
+    Nobody disarms that meanwhile: a detector that is armed by then takes such a pulse for the
+    first one of the sweep.
+    """
+    return (
+        getattr(detector, "pulsed_elsewhere", False) and _trigger_of(detector, sweep) != "internal"
+    )
+
+
 def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
     """Refuse a sweep whose detector would wait for pulses that nobody gives; nothing has moved.
 
@@ -27,9 +38,7 @@ def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
     SweepError
         With the trigger, and who could give it.
     """
-    mode = str(getattr(detector, "trigger_mode", "internal"))
-    if hasattr(detector, "trigger_of"):
-        mode = str(detector.trigger_of(sweep))
+    mode = _trigger_of(detector, sweep)
     if mode == "internal" or getattr(detector, "pulsed_elsewhere", False):
         return
     if any(gives_pulses(flyer) for flyer in flyers):
@@ -42,3 +51,9 @@ def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
         f"beamline.toml. Is something armed that offbragg does not know, set pulsed_elsewhere = "
         f"true in [devices.{detector.name}]."
     )
+
+
+def _trigger_of(detector: Any, sweep: Sweep) -> str:
+    if hasattr(detector, "trigger_of"):
+        return str(detector.trigger_of(sweep))
+    return str(getattr(detector, "trigger_mode", "internal"))
