@@ -20,6 +20,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.frame import Frame
 from offbragg.geometry import Axis, Geometry, Panel
 from offbragg.orient import find_orientation
+from offbragg.plans.defaults import Defaults
 from offbragg.session import _names, with_orientation
 from offbragg.sweep import Sweep
 from sim_iocs import crystal as sim
@@ -153,7 +154,7 @@ def test_sample_at_the_prompt_takes_it_and_says_so(measured, capsys):
     find_orientation([measured], picture=False)
     RE: Any = SimpleNamespace(md={}, preprocessors=[SupplementalData()])
     config: Any = SimpleNamespace(paths=SimpleNamespace(experiment=measured.parents[3]))
-    sample: Any = _names(RE, config)["sample"]
+    sample: Any = _names(RE, config, Defaults())["sample"]
 
     mounted = sample(name="KMnF3", label="x1", formula="KMnF3")
     said = capsys.readouterr().out

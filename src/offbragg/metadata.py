@@ -99,7 +99,7 @@ def check_keys(md: Mapping[Any, Any], where: str = "md") -> None:
     MetadataError
         Naming the key.
     """
-    check_values(md)  # first: it ends, whatever contains itself
+    check_values(md, where)  # first: it ends, whatever contains itself
     _check_names(md, where)
 
 

@@ -24,13 +24,15 @@ INTEGERS = (-(2**63), 2**64 - 1)
 """The smallest and the largest integer that JSON parsers and msgpack agree on."""
 
 
-def check_values(doc: Mapping[Any, Any]) -> None:
+def check_values(doc: Mapping[Any, Any], where: str = "the start document") -> None:
     """Refuse values that cannot be kept exactly as they are.
 
     Parameters
     ----------
     doc
         A start document, or what will become one.
+    where
+        What it is called where a key is refused.
 
     Raises
     ------
@@ -46,7 +48,7 @@ def check_values(doc: Mapping[Any, Any]) -> None:
     sizes: dict[str, int] = {}
     for key, value in doc.items():
         entry = _Entry(_shown(key), LARGEST - sum(sizes.values()), sizes)
-        entry.check_key(key, "the start document")
+        entry.check_key(key, where)
         entry.check(value, str(key), 1)
         sizes[key] = entry.size
 

@@ -147,6 +147,7 @@ def test_so_does_what_takes_single_frames(pulsed):
 def test_a_sweep_that_something_unknown_triggers_can_be_measured(pulsed, devices, RE, monkeypatch):
     monkeypatch.setattr(pulsed, "pulsed_elsewhere", True)
     compare = devices["compare"]  # armed by somebody else
+    devices["phi"].set(5.0).wait(30)  # on its way to the start it passes the first position
     for signal, value in ((compare.axis, "phi"), (compare.step, 0.2), (compare.first, 0.0)):
         signal.set(value).wait(10)
     try:
@@ -195,8 +196,16 @@ def test_devices_that_come_first_may_be_left_out(plan, args, kwargs, given):
 @pytest.mark.parametrize(
     ("args", "kwargs", "told"),
     [
-        ((SWEEP,), {"flyer": []}, "no parameter 'flyer': it has detector, axis, sweep, md"),
-        ((SWEEP, SWEEP), {}, r"2 things in a row\nIt is rotation_scan\(sweep\) or rotation_scan"),
+        (
+            (SWEEP,),
+            {"flyer": []},
+            r"no parameter 'flyer' \(did you mean 'flyers'\?\): it has detector, axis, sweep, md",
+        ),
+        (
+            (SWEEP, SWEEP),
+            {},
+            r"2 things in a row\nIt is called as rotation_scan\(sweep\) or rotation_scan",
+        ),
         ((PILATUS, PHI, SWEEP), {"axis": PHI}, "'axis' twice"),
         ((), {}, r"was given no sweep, and there is no default"),
     ],
@@ -241,6 +250,7 @@ def test_a_device_is_found_again_by_its_name_and_one_that_is_gone_is_named():
 
     assert known.find(name_of(current)) is current
     assert name_of(PHI) == "phi"
+    assert name_of(object()) == "object"  # not None: that would be given as nothing
     with pytest.raises(ConfigError, match=r"compare is no device or signal .* there are ring"):
         known.find("compare")
 

@@ -158,7 +158,10 @@ def test_an_estimate_takes_what_a_series_takes(what, given):
 def test_an_estimate_refuses_what_the_plan_would():
     with pytest.raises(SweepError, match="nobody would give any"):
         estimate(Detector(), PHI, TURN)
-    with pytest.raises(SweepError, match="estimate has no parameter 'shuter': it has detector"):
+    with pytest.raises(
+        SweepError,
+        match=r"estimate has no parameter 'shuter' \(did you mean 'shutter'\?\): it has detector",
+    ):
         estimate(TURN, shuter=None)
     with pytest.raises(SweepError, match="was given no sweep"):
         estimate(detector=Detector())

@@ -155,10 +155,13 @@ def raised(text: str, names: dict) -> BaseException:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("rotation_scan(phi, phi, sweeep=3)", r"'sweeep' \(did you mean 'sweep'\?\)\nIt is called "
-         r"as rotation_scan\(detector, axis, sweep, \*, md=None"),
-        ("Sweep('phi', 0, 0.5, 30, 0.09)", r"'period'\nIt is called as Sweep\(axis, start, step"),
-        ("rotation_scan()", r"missing 3 .*\nIt is called as rotation_scan\("),
+        ("list(rotation_scan(phi, phi, sweeep=3))", r"'sweeep' \(did you mean 'sweep'\?\): it has "
+         r"detector, .*\nIt is called as rotation_scan\(sweep\) or rotation_scan\(detector, axis,"),
+        ("list(rotation_scan(phi, phi))", r"was given no sweep.*\nIt is called as rotation_scan\("),
+        ("Sweep('phi', 0, 0.5, 30, 0.09)", r"sweep\.period is missing: give period, s, or speed"),
+        ("Sweep('phi', 0, stepp=0.5)", r"'stepp' \(did you mean 'step'\?\)\nIt is called as Sweep\("
+         r"axis, start, step=None"),
+        ("Sweep('phi')", r"missing 1 .*'start'\nIt is called as Sweep\(axis, start, step=None"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_named_with_the_nearest_right_one(names, line, said):

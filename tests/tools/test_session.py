@@ -17,6 +17,7 @@ from offbragg.callbacks.journal import find_run
 from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import CatalogError, ConfigError, JournalError, MetadataError, ScanFileError
 from offbragg.follow import follow
+from offbragg.plans.defaults import Defaults
 from offbragg.session import (
     KeptMetadata,
     LaterCatalog,
@@ -162,7 +163,7 @@ def test_a_file_that_was_damaged_meanwhile_is_neither_read_nor_overwritten(tmp_p
 def typed(tmp_path):
     """Return sample and experiment as they are at the prompt, and RE.md."""
     RE = SimpleNamespace(md={}, preprocessors=[SupplementalData()])
-    names = _names(RE, SimpleNamespace(paths=SimpleNamespace(experiment=tmp_path)))
+    names = _names(RE, SimpleNamespace(paths=SimpleNamespace(experiment=tmp_path)), Defaults())
     return SimpleNamespace(RE=RE, md=RE.md, **{k: names[k] for k in ("sample", "experiment")})
 
 

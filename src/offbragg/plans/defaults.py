@@ -13,6 +13,7 @@ from bluesky.utils import Msg, MsgGenerator
 
 from offbragg.errors import ConfigError, SweepError
 from offbragg.plans.triggers import gives_pulses, waits_for_pulses
+from offbragg.spelling import did_you_mean
 
 Plan = TypeVar("Plan", bound=Callable[..., Any])
 More = Callable[[Mapping[str, Any], "Defaults"], MsgGenerator[Mapping[str, Any]]]
@@ -172,7 +173,10 @@ def bind(
     signature = inspect.signature(plan).parameters
     for key in kwargs:
         if key not in signature:
-            raise SweepError(f"{name} has no parameter {key!r}: it has {', '.join(signature)}")
+            raise SweepError(
+                f"{name} has no parameter {key!r}{did_you_mean(key, signature)}: "
+                f"it has {', '.join(signature)}\nIt is called as {usage(plan)}."
+            )
     order = [
         key for key, each in signature.items() if each.kind is each.POSITIONAL_OR_KEYWORD
     ]  # fmt: skip
@@ -184,11 +188,13 @@ def bind(
                 given[key] = rest.pop(0)
         order = [key for key in order if key not in _DEVICES]
     if len(rest) > len(order):
-        raise SweepError(f"{name} was given {len(args)} things in a row\nIt is {usage(plan)}.")
+        raise SweepError(
+            f"{name} was given {len(args)} things in a row\nIt is called as {usage(plan)}."
+        )
     given |= dict(zip(order, rest, strict=False))
     for key in kwargs:
         if key in given:
-            raise SweepError(f"{name} was given {key!r} twice\nIt is {usage(plan)}.")
+            raise SweepError(f"{name} was given {key!r} twice\nIt is called as {usage(plan)}.")
     return {**given, **kwargs}
 
 
@@ -217,12 +223,17 @@ def is_device(thing: object) -> bool:
 
 
 def name_of(device: Any) -> str | None:
-    """Return the name by which `Defaults.find` finds a device or signal again."""
+    """Return the name by which `Defaults.find` finds a device or signal again.
+
+    What has no name (a permit needs none) is not found again: its class says what it was, as None
+    would say that there was nothing.
+    """
     if device is None:
         return None
     root = getattr(device, "root", device)
+    name = str(getattr(root, "name", type(root).__name__))
     dotted = getattr(device, "dotted_name", "")
-    return f"{root.name}.{dotted}" if dotted else str(root.name)
+    return f"{name}.{dotted}" if dotted else name
 
 
 def _missing(plan: Callable[..., Any], name: str, defaults: Defaults) -> SweepError:
@@ -231,7 +242,7 @@ def _missing(plan: Callable[..., Any], name: str, defaults: Defaults) -> SweepEr
     advice = (
         f"Give {usage(plan)}, or set [defaults] {key} in {defaults.file}."
         if hasattr(defaults, key)
-        else f"It is {usage(plan)}."
+        else f"It is called as {usage(plan)}."
     )
     return SweepError(f"{what} was given no {name}, and there is no default\n{advice}")
 

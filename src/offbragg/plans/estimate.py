@@ -19,6 +19,7 @@ from offbragg.plans.rotation import check_axis, rotation_scan
 from offbragg.plans.series import PastRun, by_sweep, part, remaining
 from offbragg.plans.temperature import in_order, parameters_from, temperature_series, turned
 from offbragg.plans.triggers import check_triggers
+from offbragg.spelling import did_you_mean
 from offbragg.sweep import Sweep
 
 Setting = Mapping[str, float]
@@ -155,7 +156,10 @@ def _read(what: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Find out which parameters of the plans were given."""
     for key in given:
         if key not in _PARAMETERS:
-            raise SweepError(f"estimate has no parameter {key!r}: it has {', '.join(_PARAMETERS)}")
+            raise SweepError(
+                f"estimate has no parameter {key!r}{did_you_mean(key, _PARAMETERS)}: "
+                f"it has {', '.join(_PARAMETERS)}"
+            )
     known, rest = dict(given), list(what)
     for key in ("detector", "axis", "cryostream"):
         if key not in given and rest and is_device(rest[0]):
