@@ -73,10 +73,15 @@ class _Checked:
 
 def _are_frames(found: h5py.Dataset) -> bool:
     try:
+        if find_inside(found.file, nxmx.DATA) != found:
+            return False
+    except (KeyError, OSError, ScanFileError):  # what is found can be opened
+        return False
+    try:
         find_inside(found.file, f"{nxmx.FRAMES}/status")
-        return find_inside(found.file, nxmx.DATA) == found
     except (KeyError, ScanFileError):
         return False
+    return True
 
 
 class CheckedArrayAdapter(HDF5ArrayAdapter):

@@ -100,6 +100,8 @@ def find_inside(file: h5py.File, name: str, path: Path | None = None) -> Any:
     ------
     KeyError
         If it is not there.
+    OSError
+        If it is there, and HDF5 cannot open it: it is damaged.
     ScanFileError
         If it, or a part of it, lies in another file: named with what leads there.
     """
@@ -120,7 +122,7 @@ def _find(file: h5py.File, group: Any, name: str, path: str, depth: int) -> Any:
                 raise ScanFileError(f"{where} leads in circles")
             here = _find(file, here, link.path, path, depth + 1)
         elif isinstance(link, h5py.HardLink):
-            here = here[part]
+            here = open_linked(here, part, where)
         else:
             raise ScanFileError(f"{where} is not read: it is a link to another file")
     if isinstance(here, h5py.Dataset) and (elsewhere := lies_elsewhere(here)):
@@ -149,6 +151,20 @@ def link_of(group: h5py.Group, name: str) -> Any:
         filename, path = (text.decode("utf-8", "surrogateescape") for text in links.get_val(raw))
         return h5py.ExternalLink(filename, path)
     return kind
+
+
+def open_linked(group: h5py.Group, name: str, where: str) -> Any:
+    """Open an object of which the link is there.
+
+    Raises
+    ------
+    OSError
+        If HDF5 cannot open it. What h5py raises then is a KeyError, as for what is not there.
+    """
+    try:
+        return group[name]
+    except KeyError as error:
+        raise OSError(f"{where} cannot be read: {error.args[0]}") from error
 
 
 def lies_elsewhere(dataset: h5py.Dataset) -> str:
