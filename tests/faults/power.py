@@ -21,6 +21,7 @@ TRACE = (
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)")
 _UNFINISHED = re.compile(r"^(\d+) +(\w+)\((.*) <unfinished \.\.\.>$")
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$")
+_HANDLES = "/proc/self/fd/"
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\.\.\.)?')
 
 
@@ -98,6 +99,10 @@ class Disk:
         if call == "openat":
             self._handles.pop(answer, None)
         if call == "openat" and paths and self._mine(paths[0]):
+            if "O_TMPFILE" in arguments:  # a file in this directory that has no name yet
+                self.positions[answer] = 0
+                self._handles[answer] = Inode()
+                return
             if "O_CREAT" in arguments and paths[0] not in self._inodes:
                 self._inodes[paths[0]] = Inode()
                 self._name(paths[0], self._inodes[paths[0]], True)
@@ -108,9 +113,11 @@ class Disk:
         elif call == "mkdir" and self._mine(paths[0]):
             self._name(paths[0], None, True)
             self._directory(paths[0].rstrip("/"))
-        elif call in ("link", "linkat") and self._mine(paths[0]):
-            self._inodes[paths[1]] = self._inodes[paths[0]]
-            self._name(paths[1], self._inodes[paths[0]], True)
+        elif call in ("link", "linkat"):
+            old, new = _linked(arguments, paths)
+            if self._mine(new):
+                self._inodes[new] = self._source(old)
+                self._name(new, self._inodes[new], True)
         elif call == "rename" and self._mine(paths[0]):
             inode = self._inodes.pop(paths[0])
             self._name(paths[0], None, False)
@@ -121,6 +128,14 @@ class Disk:
             self._name(paths[0], None, False)
         elif handle and int(handle[1]) in self._handles:
             self._to_handle(call, int(handle[1]), strings, arguments, answer)
+
+    def _source(self, path: str) -> Inode:
+        """What is given another name: by the one that it has, or without one by its handle."""
+        if path.startswith(_HANDLES):
+            what = self._handles[int(path.removeprefix(_HANDLES))]
+            assert isinstance(what, Inode), f"{path} is {what}"
+            return what
+        return self._inodes[path]
 
     def _to_handle(
         self, call: str, number: int, strings: list[bytes], arguments: str, answer: int
@@ -173,6 +188,13 @@ class Disk:
 
 def _some(directory: Directory, rng: random.Random | None) -> dict[str, Inode | None]:
     return directory.after(0 if rng is None else rng.randint(0, len(directory.since)))
+
+
+def _linked(arguments: str, paths: list[str]) -> tuple[str, str]:
+    """Both names of a link; those of linkat may be below directories that are open."""
+    below = re.findall(r'<([^>]*)>, "', arguments) or ["", ""]
+    old, new = (str(Path(*both)) for both in zip(below, paths, strict=True))
+    return old, new
 
 
 def calls(trace: str) -> list[tuple[str, str, int]]:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from faults.conftest import stack_once
@@ -152,6 +155,51 @@ def test_a_file_that_is_made_anew_takes_nothing_that_was_durable(stackers, tmp_p
     assert stored(path) == set(range(run.n_frames))
 
 
+def traced_program(text: str, log: Path, *arguments: str) -> list[tuple[str, str, int]]:
+    """Run a program, and return all that it did to the disk."""
+    subprocess.run(
+        ["strace", "-f", "-y", "-o", str(log), *TRACE.split(), sys.executable, "-c", text,
+         *arguments],
+        check=True, stdout=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    return calls(log.read_text(errors="replace"))
+
+
+DRAFTS = """
+import os, sys
+from pathlib import Path
+from offbragg.files.draft import draft
+from offbragg.files.scan_file import make_directory
+make_directory(Path(sys.argv[1]))
+for n in range(4):
+    with draft(Path(sys.argv[1]) / f"file-{n // 2}") as made:
+        made.write(b"content of %d" % n)
+        made.place(replace=n % 2 == 1)
+    os.write(1, b"placed %d;" % n)
+"""
+
+
+def test_a_file_that_was_placed_is_there_and_whole(tmp_path):
+    directory = tmp_path / "files"
+    trace = traced_program(DRAFTS, tmp_path / "strace", str(directory))
+    first = next(i for i, (call, arguments, _) in enumerate(trace)
+                 if call == "mkdir" and str(directory) in arguments)  # fmt: skip
+    rng = random.Random(3)
+
+    for cut in range(first, len(trace) + 1):
+        for how in (None, *[rng] * 5):
+            disk, placed = Disk(tmp_path), []
+            for call, arguments, answer in trace[:cut]:
+                placed += map(int, re.findall(r'"placed (\d)', arguments))
+                disk.do(call, arguments, answer)
+            disk.cut(directory, how)
+            for name in range(2):
+                path, ours = directory / f"file-{name}", [2 * name, 2 * name + 1]
+                there = int(path.read_bytes().removeprefix(b"content of ")) if path.exists() else -1
+                assert there in (-1, *ours)
+                assert there >= max((n for n in placed if n in ours), default=-1)
+
+
 JOURNAL = """
 import json, os, sys
 from pathlib import Path
@@ -170,18 +218,9 @@ for n in range(int(sys.argv[2])):
 
 
 def test_of_a_journal_every_start_and_stop_that_was_taken_is_there(tmp_path):
-    import subprocess
-    import sys
-
     directory = tmp_path / "beamline" / "journal"
     directory.parent.mkdir()
-    log = tmp_path / "strace"
-    subprocess.run(
-        ["strace", "-f", "-y", "-o", str(log), *TRACE.split(), sys.executable, "-c", JOURNAL,
-         str(directory), "3"],
-        check=True, stdout=subprocess.DEVNULL, timeout=60,
-    )  # fmt: skip
-    trace = calls(log.read_text(errors="replace"))
+    trace = traced_program(JOURNAL, tmp_path / "strace", str(directory), "3")
     first = next(i for i, (call, arguments, _) in enumerate(trace)
                  if call == "mkdir" and str(directory) in arguments)  # fmt: skip
     rng = random.Random(3)
