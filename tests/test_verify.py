@@ -21,6 +21,7 @@ from runs import MeasuredRun, counts_of
 from offbragg import audit
 from offbragg.audit import verify
 from offbragg.callbacks.journal import journals
+from offbragg.callbacks.journal_line import decode_line, encode_line
 from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files import ScanFile, examine, find_scan_file
@@ -304,7 +305,10 @@ def test_an_end_that_the_journal_does_not_know_is_found(measured, copy, examiner
     (path,) = journals(measured.journal_directory)
     other = tmp_path / "journal"
     other.mkdir()
-    (other / path.name).write_text(path.read_text().replace('"success"', '"abort"'))
+    *lines, stop = path.read_bytes().splitlines(keepends=True)
+    name, doc = decode_line(stop.rstrip(b"\n"))
+    stop = encode_line(name, doc | {"exit_status": "abort"})
+    (other / path.name).write_bytes(b"".join([*lines, stop]))
 
     (problem,) = verify(copy, journal=other, examiner=examiner).problems
 

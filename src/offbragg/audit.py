@@ -7,9 +7,10 @@ with it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from offbragg import kernels
 from offbragg.callbacks.frame_files import describe_others, frame_files
 from offbragg.callbacks.journal import examine_journal, is_open, journals, read_start
 from offbragg.errors import CatalogError, FrameError, MetadataError, OffbraggError, ScanFileError
-from offbragg.files import read_frame
+from offbragg.files import read_frame, read_head
 from offbragg.files.aside import aside_directory, kept_aside
 from offbragg.files.cbf import content_md5, declared_md5
 from offbragg.files.digest import (
@@ -32,6 +33,7 @@ from offbragg.files.digest import (
 )
 from offbragg.files.examine import Examiner, Seen
 from offbragg.files.frame_pool import processors
+from offbragg.files.headers import agree
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import find_scan_file, is_being_written
 from offbragg.ledger import ranges
@@ -544,6 +546,9 @@ def _check_listed(seen: Seen, paths: Sequence[Path], verdict: Verdict) -> None:
             good.append(number)
         except (FrameError, OSError):
             bad += [number] if seen.statuses[number] == "missing" else []
+    if good and _is_of_a_folder(seen.start):
+        refused = _contradicting(paths)
+        good = [number for number in good if number not in refused]
     if good:
         what = "1 frame that is not stored has a good file" if len(good) == 1 else (
             f"{len(good)} frames that are not stored have good files"
@@ -556,6 +561,16 @@ def _check_listed(seen: Seen, paths: Sequence[Path], verdict: Verdict) -> None:
         verdict.notes.append(
             f"files of missing frames are there, and are not good ({ranges(bad, most=10)})"
         )
+
+
+def _contradicting(paths: Sequence[Path]) -> Collection[int]:
+    """Find the frames of a folder that would be rejected again: most headers contradict them."""
+    headers: dict[int, Mapping[str, Any]] = {}
+    for number, path in enumerate(paths):
+        with contextlib.suppress(FrameError, OSError):
+            headers[number] = read_head(path).header
+    # where no majority decides, nobody knows here what a model said
+    return agree(headers, lambda number: paths[number].name, trusted=True).refused.keys()
 
 
 def _differs(path: Path, number: int, seen: Seen, *, deep: bool) -> str:

@@ -391,12 +391,14 @@ def test_verify_says_how_missing_frames_of_a_folder_are_stored(folder, tmp_path)
     write(folder, 0, 2)
     pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
     stack_files(pattern, out)
-    write(folder, 1)
+    write(folder, 1, first=0)
 
-    (note,) = verify(out, deep=True).notes
+    (problem,) = verify(out, deep=True).problems
 
-    assert "the same offbragg stack --from-files again stores them" in note
-    assert "--once" not in note
+    assert problem.endswith("to store them, run: the same offbragg stack --from-files again")
+    assert "(1, in " in problem
+    assert stack_files(pattern, out).stored == 3
+    assert verify(out, deep=True).problems == []
 
 
 def test_a_frame_that_begins_at_another_angle_than_its_place_is_rejected(folder, tmp_path):
@@ -410,6 +412,8 @@ def test_a_frame_that_begins_at_another_angle_than_its_place_is_rejected(folder,
         "frame 5 rejected: x_00005.cbf says Start_angle 12 degree, and by 4 of 5 headers it is "
         "14.5 degree"
     )
+    # stacking again would not store it
+    assert not any("good file" in each for each in verify(tmp_path / "F.h5").problems)
 
 
 @pytest.mark.parametrize(
