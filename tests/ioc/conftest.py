@@ -105,11 +105,15 @@ class Client:
             seen.append((pvname.removeprefix(self.prefix), char_value))
 
         pvs = [PV(self.prefix + name, form="ctrl", callback=note) for name in names]
-        poll(lambda: len(seen) >= len(names))
-        seen.clear()
-        yield seen
-        for pv in pvs:
-            pv.clear_callbacks()
+        try:
+            poll(lambda: len(seen) >= len(names))
+            seen.clear()
+            yield seen
+        finally:
+            # now, not when it is collected: if somebody, as ophyd's destroy, has cleared the
+            # channel before, libca ends the process
+            for pv in pvs:
+                pv.disconnect()
 
 
 @pytest.fixture
