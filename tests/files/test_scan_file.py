@@ -17,7 +17,8 @@ import pytest
 
 from offbragg import kernels
 from offbragg.errors import RejectedFrame, ScanFileError
-from offbragg.files import ScanFile, find_scan_file
+from offbragg.files import ScanFile, find_scan_file, nxmx
+from offbragg.files.checked import CheckedCounts
 from offbragg.files.renew import renew_if_torn
 from offbragg.files.superblock import read_superblock
 from offbragg.frame import Frame, PackedFrame
@@ -785,3 +786,23 @@ def test_a_file_that_cannot_be_closed_can_be_resumed(tmp_path, start, monkeypatc
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def test_a_frame_that_comes_late_while_it_is_read_is_not_called_damaged(
+    tmp_path, start, make_counts
+):
+    with ScanFile.create(tmp_path, start=start) as scan:
+        scan.mark(2, Status.MISSING, "was not there")
+        for number in (0, 1, 3):
+            scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)
+
+        def rows_after_it_came():
+            if scan.ledger.statuses[2] is not Status.STORED:
+                scan.write_frame(Frame(2, make_counts(2)), source="x", time=1.0)
+            return scan._read_rows()
+
+        before = scan._read_rows()
+        counts = CheckedCounts(scan._get(nxmx.DATA), rows_after_it_came, scan.path)
+        np.testing.assert_array_equal(counts[2], make_counts(2))
+        counts._rows = before
+        np.testing.assert_array_equal(counts[2], make_counts(2))

@@ -25,7 +25,14 @@ from tiled.utils import BrokenLink
 
 from offbragg.catalog.readable import Readable, shown
 from offbragg.errors import CatalogError
-from offbragg.files.hdf5 import follow_no_external_link, lies_elsewhere, link_of, open_to_read
+from offbragg.files.hdf5 import (
+    follow_no_external_link,
+    lies_elsewhere,
+    link_of,
+    open_linked,
+    open_to_read,
+)
+from offbragg.files.scan_file import ONE_HANDLE
 
 PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it
 _DEEPEST = 32  # links and groups on the way to one thing
@@ -57,7 +64,9 @@ def take_the_place(readable: Readable) -> None:
         libver: Any = "latest",
         locking: bool | None = None,
     ) -> Iterator[Any]:
-        with opened(readable, Path(filename), swmr=swmr, libver=libver, locking=locking) as look:
+        how = {"swmr": swmr, "libver": libver, "locking": locking}
+        alone = ONE_HANDLE if dataset else contextlib.nullcontext()
+        with alone, opened(readable, Path(filename), **how) as look:
             yield look.node(dataset or "/")
 
     def parse_hdf5_tree(node: Any) -> Any:
@@ -229,7 +238,7 @@ class Look:
             if not isinstance(link, h5py.HardLink) and depth >= _DEEPEST:
                 raise CatalogError(f"{where} is not read: it leads in circles")
             if isinstance(link, h5py.HardLink):
-                here = here[part]
+                here = open_linked(here, part, where)
             elif isinstance(link, h5py.SoftLink):
                 here, file = self._find(file, here, link.path, depth + 1)
             elif isinstance(link, h5py.ExternalLink) and not file.linked:
@@ -310,7 +319,7 @@ def check_readable(
 ) -> None:
     """Refuse an HDF5 file as `check_hdf5` does."""
     try:
-        with opened(readable, path, swmr=swmr, locking=locking) as look:
+        with ONE_HANDLE, opened(readable, path, swmr=swmr, locking=locking) as look:
             for name in names:
                 node = look.node(name)
                 if isinstance(node, _Node):

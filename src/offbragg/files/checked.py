@@ -143,15 +143,15 @@ class CheckedCounts:
 
     def _is_intact(self, number: int) -> bool:
         """Compare a frame with its checksum; false if it is not stored."""
-        mask, chunk = self._chunk(number)
-        if chunk is None:
-            return False
-        for again in (False, True):  # it may have been stored since the rows were read
+        for again in (False, True):  # it may have been stored since the rows, or it, were read
             if self._rows is None or again:
                 self._rows = self._read_rows()
+            mask, chunk = self._chunk(number)
             status, crc64 = self._rows
-            if status[number] == b"stored" and (
-                crc64 is None or crc64[number] == b"%016x" % kernels.crc64(chunk)
+            if (
+                chunk is not None
+                and status[number] == b"stored"
+                and (crc64 is None or crc64[number] == b"%016x" % kernels.crc64(chunk))
             ):
                 try:
                     check_chunk(self._data, self._filters, mask, chunk)
@@ -160,17 +160,19 @@ class CheckedCounts:
                 return True
         if status[number] != b"stored":
             return False
-        raise self._damaged(number, "its chunk does not have the checksum with which it was stored")
+        why = "does not have the checksum with which it was stored"
+        raise self._damaged(number, f"its chunk {'is not there' if chunk is None else why}")
 
     def _chunk(self, number: int) -> tuple[int, Any]:
         """Read a chunk as it is stored; None where there is none."""
         place = (number, 0, 0)
+        # else HDF5 reads what is not there without an error, as whatever was in the room
+        if self._data.id.get_chunk_info_by_coord(place).byte_offset is None:
+            return 0, None
         room = np.empty(kernels.chunk_bound(int(np.prod(self.shape[1:]))), np.uint8)
         try:
             return self._data.id.read_direct_chunk(place, out=room)
         except (OSError, RuntimeError, ValueError) as error:
-            if self._data.id.get_chunk_info_by_coord(place).byte_offset is None:
-                return 0, None
             if "checksum" in str(error):  # HDF5's own, of where the frames are
                 raise
             raise self._damaged(number, f"its chunk cannot be read ({error})") from error

@@ -202,7 +202,8 @@ class ScanFile:
                 release(path, keep=_beside(path, "superblock"))
             file = _open_for_writing(path)
             try:
-                if _is_torn(file, path):  # HDF5 would wait for ever from now on
+                # HDF5 would wait for ever from now on
+                if _is_torn(lambda: find_inside(file, nxmx.DATA), path):
                     raise _torn(path)
                 file.swmr_mode = True
                 return cls(file, path, lock)
@@ -405,6 +406,7 @@ class ScanFile:
         return Stack(Window(counts, 0, length), self._sweep, monitor)
 
     def _read_rows(self) -> Rows:
+        self._fresh(nxmx.DATA)  # where the chunks are that the rows are compared with
         crc64 = self._fresh(f"{nxmx.FRAMES}/crc64")[()] if self._has_crc64 else None
         return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
 
@@ -453,7 +455,7 @@ class ScanFile:
 
     def is_torn(self) -> bool:
         """Whether a kill tore a write of where the frames are."""
-        return _is_torn(self._get("/"), self._path)
+        return _is_torn(lambda: self._get(nxmx.DATA), self._path)
 
     def pixel_mask(self) -> NDArray[np.uint32]:
         """Bit 0: gap, bit 1: dead; all zero before the first frame, shape (slow, fast)."""
@@ -918,7 +920,8 @@ class ScanFile:
     def _fresh(self, name: str) -> Any:
         dataset = self._get(name)
         if self._lock is None and self._grows():
-            dataset.refresh()
+            with ONE_HANDLE:
+                dataset.refresh()
         return dataset
 
     def _grows(self) -> bool:
@@ -963,6 +966,9 @@ class _Reader:
 
 _readers: dict[tuple[int, ...], _Reader] = {}
 _readers_lock = threading.Lock()
+ONE_HANDLE = threading.RLock()
+"""Held by whoever opens a dataset of a file that may be a growing scan file, but for `ScanFile`,
+for as long as it is open: no reader refreshes its own meanwhile (see `ScanFile._grows`)."""
 
 
 def _share(file: h5py.File) -> _Reader:
@@ -1159,9 +1165,9 @@ def _open_for_writing(path: Path) -> h5py.File:
             clock.sleep(0.01)
 
 
-def _is_torn(file: h5py.Group, path: Path) -> bool:
+def _is_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
     try:
-        places_of_chunks(find_inside(file.file, nxmx.DATA))
+        places_of_chunks(data())
     except KeyError:  # there is none
         return False
     except (OSError, RuntimeError) as error:
