@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -630,6 +631,27 @@ def test_what_the_catalog_refuses_is_reported_once(cat, tmp_path, caplog):
     state = {"stacker": True, "catalog": catalog, "running": [], "last": None, "alarms": [],
              "backlog": {"runs": 0, "frames": 0}}  # fmt: skip
     assert f"run {documents.uid[:8]} cannot be published" in describe(state)
+
+
+def test_a_catalog_that_is_away_is_waited_for_once_whatever_many_runs_need_it(tmp_path):
+    """After many kills each run waited for it by itself, three times: minutes."""
+    asked = []
+
+    def away():
+        asked.append(time.monotonic())
+        raise CatalogError("the catalog is away")
+
+    publisher = Publisher(away, tmp_path)
+    for number in range(30):
+        with pytest.raises(CatalogError, match="away"):
+            publisher.done({"uid": str(number)})
+
+    assert len(asked) < 10
+    wait_until(lambda: time.monotonic() > asked[-1] + module._AWAY, 10)
+    before = len(asked)
+    with pytest.raises(CatalogError, match="away"):
+        publisher.done({"uid": "0"})
+    assert len(asked) == before + 1
 
 
 def test_documents_can_be_filled(whole):

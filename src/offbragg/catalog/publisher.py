@@ -59,6 +59,7 @@ _SLOW = 0.1  # s for telling the catalog of them
 _TURN = 0.05  # how long one call of `poll` may publish what is no frame, s
 _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
 _REFUSED = frozenset({400, 413, 415, 422})  # answers that are the same however often one asks
+_AWAY = 0.4  # a catalog that was away just now is not asked again in this time, s
 _TRIES = 3  # the server's own failures of the same run, until they are reported
 _FAILING = 60.0  # how long the server is left alone with that run then, s
 
@@ -326,6 +327,7 @@ class Publisher:
         self.interval = interval
         self._connect = client_factory
         self._client: CatalogOfBlueskyRuns | None = None
+        self._away = 0.0, ""  # until when nobody asks again, and why
         self._waiting: set[str] = set()  # runs that the catalog is not known to have whole
         self._failures: dict[str, tuple[str, int]] = {}  # run → what, how often in succession
         self._refused: dict[str, str] = {}  # run → why it cannot be published
@@ -415,12 +417,23 @@ class Publisher:
             return None
         return find_scan_file(scan_directory(self.experiment, start), start["uid"])
 
+    def _connected(self) -> CatalogOfBlueskyRuns:
+        """Connect; what went wrong goes wrong for a moment, for every run, without a wait."""
+        until, reason = self._away
+        if time.monotonic() < until:
+            raise CatalogError(reason)
+        try:
+            return self._connect().include_data_sources()
+        except CatalogError as error:
+            self._away = time.monotonic() + _AWAY, str(error)
+            raise
+
     @contextlib.contextmanager
     def _catalog(self) -> Iterator[CatalogOfBlueskyRuns]:
         """Give the client; whatever the catalog does wrong is a `CatalogError`."""
         try:
             if self._client is None:
-                self._client = self._connect().include_data_sources()
+                self._client = self._connected()
             yield self._client
         except CatalogError:
             self._client = None
