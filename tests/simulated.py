@@ -119,7 +119,7 @@ def config(ioc, tmp_path_factory):
 def devices(config):
     from offbragg import beamline
 
-    return beamline.build_devices(config)
+    return beamline.build_devices(config, timeout=30.0)
 
 
 @pytest.fixture(scope="session")

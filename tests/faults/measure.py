@@ -15,7 +15,7 @@ from offbragg.sweep import Sweep
 
 def main() -> None:
     config = load(sys.argv[1])
-    devices = build_devices(config)
+    devices = build_devices(config, timeout=30.0)
     RE = make_run_engine(config, devices, context_managers=[])
     RE.md["sample"] = {"name": "perovskite", "label": "c1"}
     RE.subscribe(lambda name, doc: print("open", doc["uid"], flush=True), "start")

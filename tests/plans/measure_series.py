@@ -21,7 +21,7 @@ SWEEPS = [
 
 def main() -> None:
     config = load(sys.argv[1])
-    devices = build_devices(config)
+    devices = build_devices(config, timeout=30.0)
     # exact however busy this host is; an internal start is as good as the host is prompt
     devices["pilatus"].trigger_mode = "mult_trigger"
     RE = make_run_engine(config, devices, context_managers=[])
