@@ -49,7 +49,9 @@ class Killing:
 
 def main() -> None:
     config = load(sys.argv[1])
-    devices = build_devices(config, ["pilatus", "phi", "monitor", "compare", "shutter"], timeout=30.0)
+    devices = build_devices(
+        config, ["pilatus", "phi", "monitor", "compare", "shutter"], timeout=30.0
+    )
     devices["pilatus"].trigger_mode = sys.argv[2]
     config = config.model_copy(update={"per_frame": {}, "baseline": []})
     RE = make_run_engine(config, devices, context_managers=[])
