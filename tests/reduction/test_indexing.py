@@ -16,6 +16,7 @@ from offbragg.reduction.indexing import index
 from offbragg.reduction.leftover import find_shells
 from offbragg.reduction.peaks import Peaks
 from offbragg.reduction.refinement import View, moved_panel
+from offbragg.reduction.search import sharpen
 from offbragg.sweep import Sweep
 
 ORTHO = (5.43, 7.21, 11.3, 90.0, 90.0, 90.0)
@@ -278,6 +279,13 @@ def judge(seed: int, known: bool) -> str:
         return f"{told} in peaks of nothing"
     angle, strain = misorientation(found.UB, given.UB, given.cell)
     return "" if angle < 0.5 and strain < 0.02 else f"{told}, but it is {np.round(given.cell, 3)}"
+
+
+def test_a_vector_that_no_peak_is_near_stays_where_it_is():
+    q = np.array([[0.5, 0.0, 0.0], [1.5, 0.0, 0.0]])
+    t = np.array([[1.0, 0.2, 0.3]])
+
+    np.testing.assert_array_equal(sharpen(q, t), t)
 
 
 def test_a_cell_is_found_where_no_peak_is_near_the_origin():

@@ -119,7 +119,9 @@ def sharpen(q: Array, t: Array, *, rounds: int = 4) -> Array:
         off = phase - np.rint(phase)
         weight = (np.abs(off) < (0.3 if n == 0 else 0.22)).astype(np.float64)
         normal = np.einsum("tn,ni,nj->tij", weight, q, q, optimize=True)
-        normal += np.eye(3) * 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-12
+        # what no peak is near, or only peaks in one plane, moves nowhere
+        least = 1e-9 * np.trace(normal, axis1=1, axis2=2) + 1e-12
+        normal += np.eye(3) * least[:, None, None]
         t = t - np.linalg.solve(normal, ((weight * off) @ q)[..., None])[..., 0]
     return t
 
