@@ -123,7 +123,7 @@ def test_a_journal_that_is_none_stops_nobody_else(journal, caplog):
     failed = follow(journal, [fine], once=True)
 
     assert failed["fine"] == ["torn"]
-    assert "torn.jsonl has a line that is no document" in caplog.text
+    assert "torn.jsonl has a line that is not a document" in caplog.text
 
 
 @pytest.mark.parametrize(

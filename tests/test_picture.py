@@ -66,7 +66,7 @@ def test_a_thick_oblique_plane_sums_across_it():
 
 @pytest.mark.parametrize("text", ["hkl", "hh0", "hh", "h,k", "h,h,h", "hx0", "h,k,m", "1,2,3", ""])
 def test_what_is_not_a_plane_is_refused(text):
-    with pytest.raises(ReductionError, match="is no plane"):
+    with pytest.raises(ReductionError, match="is not a plane"):
         Plane.parse(text)
 
 

@@ -435,7 +435,7 @@ def _check_journal(
     documents, bad = found.documents, found.bad
     start = documents[0][1] if documents and documents[0][0] == "start" else _said(bad[:1])
     if start is not None and bad and bad[0][0] == 1 and start != seen.start:
-        bad = bad[1:]  # what has changed in it is told below
+        bad = bad[1:]  # what has changed in it is reported below
     if bad:
         lines = "; ".join(f"line {number}: {why}" for number, why, _ in bad[:_MOST_LINES])
         more = f" and {len(bad) - _MOST_LINES} more" if len(bad) > _MOST_LINES else ""

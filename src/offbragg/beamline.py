@@ -672,9 +672,9 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
             )
         return devices[name]
 
-    told = config.defaults.model_dump(exclude_none=True)
-    flyers = tuple(named("flyers", name) for name in told.pop("flyers"))
-    chosen = {key: named(key, name) for key, name in told.items()}
+    defaults = config.defaults.model_dump(exclude_none=True)
+    flyers = tuple(named("flyers", name) for name in defaults.pop("flyers"))
+    chosen = {key: named(key, name) for key, name in defaults.items()}
     past = Recall(config.paths.journal, config.paths.experiment).runs
     return Defaults(devices, flyers=flyers, file=str(config.file), past=past, **chosen)
 

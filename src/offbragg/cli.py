@@ -797,7 +797,7 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what runs, how far stacking and publishing are behind, the last run, and alarms.
+    """Return what runs, how far stacking and publishing are behind, the last run, and alarms.
 
     It also says if this host has more to do than it can: its load, and processes that come late.
     """

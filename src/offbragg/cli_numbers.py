@@ -59,7 +59,7 @@ class Number:
 
     @property
     def range(self) -> str:
-        """Say which numbers are in the range."""
+        """Return which numbers are in the range."""
         parts = []
         if self.low is not None:
             parts.append(f"{'above' if self.above else 'at least'} {self.low:g}")

@@ -89,7 +89,7 @@ class Plane:
             if np.any(np.cross(u, v)):
                 return cls(u, v, (at[0], at[1], at[2]), (names[0], names[1]))  # type: ignore[arg-type]
         raise ReductionError(
-            f"{text!r} is no plane: write hk0, h0.5l, -1kl or hhl, or with commas h,k,-h-k"
+            f"{text!r} is not a plane: write hk0, h0.5l, -1kl or hhl, or with commas h,k,-h-k"
         )
 
     @property

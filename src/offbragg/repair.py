@@ -152,7 +152,7 @@ def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
 
 
 def _facts_of_scan_files(experiment: Path, uids: set[str]) -> dict[str, tuple[dict[str, Any], str]]:
-    """Give start document and exit status of runs as their scan files have them."""
+    """Return start document and exit status of runs as their scan files have them."""
     found: dict[str, tuple[dict[str, Any], str]] = {}
     for path in experiment.glob("*/*/*/f*.h5") if uids else ():
         with (

@@ -82,7 +82,7 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
 
 
 def _recent(directory: Path) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Give the newest journals, oldest first; and an alarm for each that has no start document."""
+    """Return the newest journals, oldest first; and an alarm for each without a start document."""
     starts: dict[Path, float] = {}
     damaged = []
     for path in sorted(journals(directory), key=lambda path: path.stat().st_mtime)[-_RECENT:]:

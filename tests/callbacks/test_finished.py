@@ -305,7 +305,7 @@ def test_a_model_begins_where_the_first_header_says(folder, tmp_path):
     [
         (b"\xff" * 100_000, "is not JSON (byte 0 is no text)"),
         (b"[" * 100_000, "is not JSON"),
-        (b"[]", "is no model"),
+        (b"[]", "is not a model"),
         (b'{"goniometer": {"axes": [[1, 0, 0]], "scan_axis": 7}}', "has 1 goniometer axes"),
     ],
 )

@@ -219,7 +219,7 @@ def test_angles_without_a_sweep_in_them_are_refused():
     rng = np.random.default_rng(1)
     given = {i: {"start_angle": float(a)} for i, a in enumerate(rng.uniform(0, 360, 50))}
 
-    with pytest.raises(ConfigError, match="which is no sweep"):
+    with pytest.raises(ConfigError, match="which is not a sweep"):
         agree(given, name)
 
 

@@ -251,7 +251,7 @@ def test_a_device_is_found_again_by_its_name_and_one_that_is_gone_is_named():
     assert known.find(name_of(current)) is current
     assert name_of(PHI) == "phi"
     assert name_of(object()) == "object"  # not None: that would be given as nothing
-    with pytest.raises(ConfigError, match=r"compare is no device or signal .* there are ring"):
+    with pytest.raises(ConfigError, match=r"compare is not a device or signal .* there are ring"):
         known.find("compare")
 
 

@@ -58,7 +58,7 @@ class FrameFiles:
             self._check(root)
 
     def path(self, number: int) -> Path:
-        """Say where a frame's file is, or will be."""
+        """Return where a frame's file is, or will be."""
         return self.directory / self.template.format(self.first + number)
 
     def holds(self, path: Path) -> bool:
@@ -194,7 +194,7 @@ def describe_others(files: FrameFiles, start: Mapping[str, Any], n_frames: int) 
 def _told_by(
     descriptors: Iterable[Mapping[str, Any]], named: re.Pattern[str], search: Path | None
 ) -> Iterator[Path]:
-    """Give the paths that configurations have and that end in the run's folder."""
+    """Return the paths that configurations have and that end in the run's folder."""
     for doc in descriptors:
         configuration = doc.get("configuration") or {}
         for values in configuration.values():
@@ -209,7 +209,7 @@ def _told_by(
 
 
 def _folders(search: Path, named: re.Pattern[str]) -> list[Path]:
-    """Give the folders of a name; the last one that was made first."""
+    """Return the folders of a name; the last one that was made first."""
     found = []
     try:
         with os.scandir(search) as entries:
@@ -237,7 +237,7 @@ def _in_folder(directory: Path, start: Mapping[str, Any], root: Path | None) -> 
 
 
 def _frames_in(directory: Path) -> Iterator[tuple[str, str, str, str]]:
-    """Give name, and what is before, in and after the number, of each frame file in a folder."""
+    """Return name, and what is before, in and after the number, of each frame file in a folder."""
     try:
         with os.scandir(directory) as entries:
             for entry in entries:

@@ -351,7 +351,7 @@ _WAY_ON = (
 def _damaged(path: Path, bad: list[tuple[int, str, bytes]]) -> JournalError:
     what = "; ".join(f"line {number}: {why}" for number, why, _ in bad[:_LISTED])
     return JournalError(
-        f"journal {path.name} has a line that is no document: {what}\n"
+        f"journal {path.name} has a line that is not a document: {what}\n"
         f"{path}: {bad[0][2][:80]!r}\n{_WAY_ON}"
     )
 
@@ -411,7 +411,7 @@ def is_open(path: Path) -> bool:
 
 
 def readable_starts(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Give journals with their start documents; one that has none is logged and passed by."""
+    """Return journals with their start documents; one that has none is logged and passed by."""
     for path in paths:
         try:
             yield path, read_start(path)

@@ -91,7 +91,7 @@ def mend_journal(
 
 
 def _lines(found: Contents, start: Mapping[str, Any] | None) -> list[bytes]:
-    """Give the lines of the new journal; none without a start document."""
+    """Return the lines of the new journal; none without a start document."""
     if found.documents and found.documents[0][0] == "start":
         return found.good
     if start is None:

@@ -25,7 +25,7 @@ class Run(BlueskyRunV3):
     """A run whose documents can be filled."""
 
     def documents(self, fill: bool = False) -> Generator[tuple[str, Any], Any, None]:
-        """Give the documents of the run, in order.
+        """Return the documents of the run, in order.
 
         Parameters
         ----------

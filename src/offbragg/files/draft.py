@@ -45,7 +45,7 @@ class Draft:
             view = view[os.write(self.descriptor, view) :]
 
     def place(self, *, replace: bool = False) -> None:
-        """Give it its name, once it is on the disk.
+        """Place it under its name, once it is on the disk.
 
         Parameters
         ----------

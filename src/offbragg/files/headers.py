@@ -334,8 +334,8 @@ def _agree_on_start(
     if line is None:
         some = ", ".join(f"{angles[n]:g} in {name(n)}" for n in sorted(angles)[:_LISTED])
         raise ConfigError(
-            f"the headers contradict each other: {label} is {some} …, degree, which is no sweep of "
-            f"{step:g} degree a frame\n{_HINT}"
+            f"the headers contradict each other: {label} is {some} …, degree, which is not a "
+            f"sweep of {step:g} degree a frame\n{_HINT}"
         )
     span = max(angles) - min(angles)
     if step and not alike(line.step, step, (1e-4, 1e-3)):

@@ -71,18 +71,18 @@ class Model:
         """
         text, document = _read_json(path)
         if not isinstance(document, dict):
-            raise ConfigError(f"{path} is no model of a sweep: it is not a JSON object")
+            raise ConfigError(f"{path} is not a model of a sweep: it is not a JSON object")
         model = cls(path, text, document)
         model._check_scan_axis()
         missing = model.missing()
         if model.has_geometry and missing:
             raise ConfigError(
-                f"{path} is no model of a sweep: it lacks {', '.join(missing)}\n"
+                f"{path} is not a model of a sweep: it lacks {', '.join(missing)}\n"
                 "Give them all, or only exposure_time and exposure_period."
             )
         if not model.has_geometry and "exposure_time" not in document:
             raise ConfigError(
-                f"{path} is no model of a sweep: it has neither exposure_time nor a geometry "
+                f"{path} is not a model of a sweep: it has neither exposure_time nor a geometry "
                 f"({', '.join(missing)})"
             )
         for key in _TIMES:
@@ -168,7 +168,9 @@ class Model:
             If something is wrong or missing.
         """
         if missing := self.missing():
-            raise ConfigError(f"{self.path} is no model of a sweep: it lacks {', '.join(missing)}")
+            raise ConfigError(
+                f"{self.path} is not a model of a sweep: it lacks {', '.join(missing)}"
+            )
         goniometer = self.document["goniometer"]
         try:
             n, scan = len(goniometer["axes"]), goniometer["scan_axis"]
@@ -186,7 +188,7 @@ class Model:
             return geometry, sweep, {"lattice": self.document["cell"], "UB": UB.tolist()}
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ConfigError(
-                f"{self.path} is no model of a sweep: {_short(repr(error))}"
+                f"{self.path} is not a model of a sweep: {_short(repr(error))}"
             ) from error
 
     def own_names(self) -> list[str] | None:
@@ -246,7 +248,7 @@ def _read_json(path: Path) -> tuple[str, Any]:
         why = f"byte {error.start} is no text"
     except (ValueError, RecursionError) as error:
         why = _short(str(error))
-    raise ConfigError(f"{path} is no model of a sweep: it is not JSON ({why})")
+    raise ConfigError(f"{path} is not a model of a sweep: it is not JSON ({why})")
 
 
 def _short(text: str, limit: int = 200) -> str:
@@ -381,7 +383,9 @@ def known_of(model: Model) -> dict[str, Any]:
             known["pixel_size"] = (float(model.document["pixel_mm"]),) * 2
         known |= {key: value for key in _TIMES if (value := model.document.get(key))}
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{model.path} is no model of a sweep: {_short(repr(error))}") from error
+        raise ConfigError(
+            f"{model.path} is not a model of a sweep: {_short(repr(error))}"
+        ) from error
     return known
 
 

@@ -65,7 +65,7 @@ class Defaults:
             return functools.reduce(getattr, rest, self.devices[first])
         except (KeyError, AttributeError):
             raise ConfigError(
-                f"{path} is no device or signal of this beamline; there are "
+                f"{path} is not a device or signal of this beamline; there are "
                 f"{', '.join(self.devices) or 'none'}\nIs {self.file} still the one of that time?"
             ) from None
 
