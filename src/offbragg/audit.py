@@ -594,10 +594,11 @@ def _differs(path: Path, number: int, seen: Seen, *, deep: bool) -> str:
 
 
 def _check_catalog(path: Path, seen: Seen, connect: Callable[[], Any], verdict: Verdict) -> None:
-    from offbragg.catalog.compare import differences
-
     try:
-        found = differences(connect(), path, seen)
+        client = connect()  # first: without Tiled it says so
+        from offbragg.catalog.compare import differences
+
+        found = differences(client, path, seen)
     except CatalogError as error:
         verdict.catalog = f"not compared: {error}".partition("\n")[0]
         verdict.notes.append(f"the catalog was {verdict.catalog}")

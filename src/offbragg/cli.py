@@ -27,6 +27,7 @@ import typer
 from offbragg.cli_numbers import Number
 from offbragg.cli_reduction import add_reduction_commands
 from offbragg.errors import (
+    CatalogError,
     ConfigError,
     DeviceError,
     FrameError,
@@ -247,10 +248,11 @@ def stack(
 
     Run one of these for a beamline, on any host that sees the frame files. It can be killed at
     any moment and started again. With --once it finishes what is there (exit code 1 if a run
-    could not be finished, or a journal is damaged). With --once --repair every journal and scan
-    file is verified first. A damaged journal is rebuilt from its intact lines, a damaged scan file
-    from its intact frames, the frame files and the journal; the damaged file is kept beside the
-    new one as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
+    could not be finished, or a journal is damaged). If a package that publishing needs is absent or
+    broken, everything is stacked all the same, and the exit code is 8. With --once --repair every
+    journal and scan file is verified first. A damaged journal is rebuilt from its intact lines, a
+    damaged scan file from its intact frames, the frame files and the journal; the damaged file is
+    kept beside the new one as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
 
     With --from-files it needs no run and no beamline: frames that are there are stacked into one
     scan file, which can be gone on with in the same way. A number that has no file is a missing
@@ -290,10 +292,12 @@ def stack(
     repairs: list[Any] = []
     stacker = Stacker(config.paths.experiment, late=late, frames=config.paths.frames)
     followers: list[Follower] = [stacker]
+    off: CatalogError | None = None
     if catalog:
-        from offbragg.catalog.publisher import Publisher
+        from offbragg.catalog.publishing import make_publisher
 
-        followers.append(Publisher(config.connect_catalog, config.paths.experiment))
+        publisher, off = make_publisher(config.connect_catalog, config.paths.experiment)
+        followers.append(publisher)
     watchdog: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if not once:
         watchdog, watching = watch_data(config, stacker, catalog=catalog)
@@ -304,6 +308,8 @@ def stack(
         _progress("stacking", quiet=as_json or not once) as progress,
     ):
         _log_to_stderr()  # by way of the bar, if there is one
+        if off is not None:
+            logging.getLogger("offbragg").error("%s", off)
 
         def mend() -> None:
             from offbragg.repair import repair as make_anew
@@ -327,6 +333,8 @@ def stack(
         )
     if as_json:
         said: dict[str, Any] = {"failed": failed}
+        if off is not None:
+            said["publishing"] = str(off)
         if repair:
             said["repaired"] = [each.to_dict() for each in repairs]
         print(json.dumps(said))
@@ -339,6 +347,8 @@ def stack(
             _say(f"{follower}: run {run} could not be finished; see above", file=sys.stderr)
     if any(failed.values()) or any(each.error or each.lost for each in repairs):
         raise typer.Exit(1)
+    if off is not None:
+        raise off
 
 
 def _stack_files(

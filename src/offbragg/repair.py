@@ -20,7 +20,7 @@ from offbragg.audit import Verdict, verify
 from offbragg.callbacks.journal import find_run, is_open, journals, read_journal
 from offbragg.callbacks.journal_mend import is_damaged, mend_journal
 from offbragg.callbacks.stacker import Stacker, SweepStacker
-from offbragg.catalog.publisher import Publisher
+from offbragg.catalog.publishing import load_publisher
 from offbragg.errors import GeometryError, JournalError, OffbraggError, ScanFileError
 from offbragg.files.digest import digest_path
 from offbragg.files.examine import Examiner, Seen
@@ -316,6 +316,7 @@ def rebuild(
         If a run is not known, or somebody else follows the journal.
     """
     anew = {find_run(journal, which).stem for which in runs}
+    Publisher = load_publisher()
     client = connect()
     before = set(client)
 

@@ -139,12 +139,13 @@ def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, Any]) -
     """Ask the catalog which runs it has whole; if it is away, who publishes says what waits."""
     where = config.catalog
     refused = publishing.get("refused", {})
+    off = publishing.get("off", "")  # why nobody publishes
     try:
         runs, missing = unpublished(where.host, where.port, config.read_key(), uids)
-        return {"up": True, "runs": runs, "unpublished": len(missing), "reason": "",
+        return {"up": True, "runs": runs, "unpublished": len(missing), "reason": off,
                 "refused": refused}  # fmt: skip
     except OffbraggError as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] + (f"; {off}" if off else "")
         waiting = publishing.get("runs")
         return {"up": False, "runs": None, "unpublished": waiting, "reason": reason,
                 "refused": refused}  # fmt: skip
@@ -227,6 +228,7 @@ def describe(state: Mapping[str, Any]) -> str:
                 _plural(catalog["runs"], "run")
                 if catalog["up"]
                 else printable(f"away: {catalog['reason']}"),
+                *([printable(catalog["reason"])] if catalog["up"] and catalog["reason"] else ()),
                 *(printable(reason) for reason in catalog.get("refused", {}).values()),
             ]
         ),

@@ -18,6 +18,8 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 from tiled.structures.table import TableStructure
 
+STACK_MIMETYPE = "application/x-offbragg-stack"
+"""Of frames in a scan file, on their way to the catalog, where they are HDF5 for any program."""
 FRAMES_MIMETYPE = "application/x-offbragg-frames"
 CBF_MIMETYPE = "multipart/related;type=image/x-cbf"
 WORDS = {
@@ -76,8 +78,11 @@ class GrowingStackConsolidator(HDF5Consolidator):
     (`run["primary"].read()`). It counts in ``frame`` until it is whole, then in ``time``.
     """
 
+    supported_mimetypes = {STACK_MIMETYPE}  # noqa: RUF012  as the base class has it
+
     def __init__(self, stream_resource: Any, descriptor: Any) -> None:
         super().__init__(stream_resource, descriptor)
+        self.mimetype = "application/x-hdf5"
         self._n_frames: int | None = self._sres_parameters.get("n_frames")
         self._name_dimensions()
 
@@ -100,7 +105,7 @@ class CBFConsolidator(MultipartRelatedConsolidator):
 
 
 def register_consolidators() -> None:
-    """Let this process publish our mimetypes; calling it again changes nothing."""
+    """Let this process publish our own mimetypes, beside those that are there."""
     CONSOLIDATOR_REGISTRY[FRAMES_MIMETYPE] = FramesConsolidator  # type: ignore[assignment]
     CONSOLIDATOR_REGISTRY[CBF_MIMETYPE] = CBFConsolidator
-    CONSOLIDATOR_REGISTRY["application/x-hdf5"] = GrowingStackConsolidator
+    CONSOLIDATOR_REGISTRY[STACK_MIMETYPE] = GrowingStackConsolidator

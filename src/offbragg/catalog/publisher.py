@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
@@ -25,20 +23,12 @@ from uuid import NAMESPACE_URL, uuid5
 import httpx
 import numpy as np
 import pyarrow as pa
-from bluesky_tiled_plugins.writing import tiled_writer
-from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
 from jsonschema import ValidationError
 from numpy.typing import NDArray
 from tiled.client.container import Container
-from tiled.structures.core import Spec
 
-from offbragg.catalog.consolidators import (
-    FRAMES_MIMETYPE,
-    WORDS,
-    frames_structure,
-    register_consolidators,
-)
-from offbragg.catalog.exact import Columns, storable, without_limits_of_nan
+from offbragg.catalog.consolidators import FRAMES_MIMETYPE, STACK_MIMETYPE, WORDS
+from offbragg.catalog.run_writer import ROWS, LiveRunWriter, RunNormalizer, take_the_place
 from offbragg.errors import CatalogError, PublishError, ScanFileError
 from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
@@ -52,7 +42,6 @@ log = logging.getLogger(__name__)
 Document = dict[str, Any]
 
 STACK = "/entry/data/data"
-ROWS = "internal"  # the key that bluesky-tiled-plugins gives to the rows of a stream
 _INTERVAL = 0.1  # at most one look for new frames in this time, s, and twice it if slow
 _EVENTS = 1.0  # at most one append to a stream in this time, s
 _SLOW = 0.1  # s for telling the catalog of them
@@ -144,7 +133,7 @@ def stack_resource(start: Mapping[str, Any], path: Path) -> Document:
         "uid": _uid(start, "stack"),
         "run_start": start["uid"],
         "data_key": image_key(start),
-        "mimetype": "application/x-hdf5",
+        "mimetype": STACK_MIMETYPE,
         "uri": f"file://localhost{path.resolve()}",
         "parameters": {
             "dataset": STACK,
@@ -320,9 +309,7 @@ class Publisher:
         *,
         interval: float = _INTERVAL,
     ) -> None:
-        register_consolidators()
-        # it makes 9007199254740991 of 1e300 and of 2**60, in every node that it writes
-        tiled_writer.truncate_json_overflow = storable
+        take_the_place()
         self.experiment = Path(experiment)
         self.interval = interval
         self._connect = client_factory
@@ -460,7 +447,7 @@ class RunPublisher:
         self._start = start
         self._finished = client is None
         if client is not None:
-            self._writer = _LiveRunWriter(client)
+            self._writer = LiveRunWriter(client)
             self._emit = RunNormalizer()
             self._emit.subscribe(self._writer)
         self.busy = False  # whether there is more to do at once
@@ -649,149 +636,6 @@ _UNWRITABLE = (
     TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException, ValidationError,
 )  # fmt: skip
 """What a document raises that cannot be written as JSON or as rows."""
-
-
-class _LiveRunWriter(_RunWriter):
-    """Write the events of a stream together, when `flush_one` is called.
-
-    `TiledWriter` writes either every event by itself, which takes 60 ms each, or nothing until
-    there are 10 000 of them. And it sends an append again when the answer got lost, at the
-    risk of double rows; here the run is published again instead.
-    """
-
-    def __init__(self, client: Container) -> None:
-        super().__init__(client, batch_size=sys.maxsize)
-        self._runs = client
-        self.ended = False
-        """Whether the stop document is there."""
-        self._flushed: dict[str, float] = {}  # stream → when
-        self._to_close: deque[Any] = deque()
-        self._columns: dict[str, Columns] = {}  # by stream
-        self._provisional: dict[str, str] = {}  # stream → the uid of its descriptor until then
-
-    def start(self, doc: Any) -> None:
-        """Make the run's node, with an empty stop document until there is one."""
-        doc = dict(doc)
-        self.access_tags = doc.pop("tiled_access_tags", None)
-        more = doc.pop("tiled_specs", None) or []
-        self.root_node = self._runs.create_container(
-            key=doc["uid"],
-            metadata={"start": storable(doc), "stop": {}},
-            specs=[
-                *(Spec(spec) if isinstance(spec, str) else Spec(**spec) for spec in more),
-                Spec("BlueskyRun", version="3.0"),
-            ],
-            access_tags=self.access_tags,
-        )
-
-    def descriptor(self, doc: Any) -> None:
-        """Make the stream's node; a provisional one becomes what the journal has."""
-        doc = without_limits_of_nan(doc)
-        node, before = self._desc_nodes.get(doc["name"]), self._provisional.get(doc["name"])
-        if node is None or before is None:
-            if doc["uid"] == str(uuid5(NAMESPACE_URL, f"offbragg:{doc['run_start']}/primary")):
-                self._provisional[doc["name"]] = doc["uid"]
-            super().descriptor(doc)
-            return
-        del self._provisional[doc["name"]]
-        self.data_keys.update(doc.get("data_keys", {}))
-        apart = ("name", "object_keys", "run_start")
-        metadata = {key: value for key, value in doc.items() if key not in apart}
-        node.replace_metadata(metadata=storable(metadata), drop_revision=True)
-        self._desc_nodes[doc["uid"]] = node
-
-    def write_no_rows(self, descriptor: Mapping[str, Any]) -> None:
-        """Give a stream a table without rows, where nothing else will ever come."""
-        keys = descriptor["data_keys"]
-        columns = [key for key, told in keys.items() if "external" not in told]
-        self._desc_nodes[descriptor["uid"]].create_appendable_table(
-            schema=frames_structure(columns).arrow_schema_decoded,
-            key=ROWS,
-            metadata=storable({key: keys[key] for key in columns}),
-            access_tags=self.access_tags,
-        )
-
-    def _write_internal_data(self, data_cache: list[dict[str, Any]], desc_node: Container) -> None:
-        """Write rows so that every value stays what it is, or raise."""
-        stream = desc_node.item["id"]
-        ragged = self._int_ragged_array_keys[stream]
-        self._int_array_keys[stream].clear()  # those here are made of the values
-        columns = self._columns.setdefault(stream, Columns())
-        plain = [{key: row[key] for key in row if key not in ragged} for row in data_cache]
-        rows, arrays = columns.split(plain, self.data_keys)
-        for key, array in arrays.items():
-            self._write_array(stream, key, array, desc_node)
-        for row, whole in zip(rows, data_cache, strict=True):
-            row.update({key: whole[key] for key in ragged & whole.keys()})
-        super()._write_internal_data(rows, desc_node)
-
-    def _write_array(
-        self, stream: str, key: str, array: NDArray[Any], desc_node: Container
-    ) -> None:
-        node = self._internal_arrays.get(f"{stream}/{key}")
-        if node is not None:
-            node.patch(array, offset=node.shape[:1], extend=True)
-            return
-        described = {**self.data_keys.get(key, {}), "dtype_numpy": str(array.dtype)}
-        self._internal_arrays[f"{stream}/{key}"] = desc_node.write_array(
-            array,
-            key=key,
-            metadata=storable(described),
-            dims=_distinct(self._internal_dims(stream, array.shape)),
-            access_tags=self.access_tags,
-        )
-
-    def stream_datum(self, doc: Any) -> None:
-        """Write at once."""
-        self._write_external_data(doc)
-
-    def _update_data_source_for_node(
-        self, node: Any, data_source: Any, patch: Any | None = None
-    ) -> None:
-        if patch is not None:  # else nothing has changed that Tiled knows of
-            super()._update_data_source_for_node(node, data_source, patch)
-
-    def flush_one(self, interval: float) -> bool:
-        """Write the events of a stream that was not written for ``interval`` s; False if none."""
-        now = time.monotonic()
-        for stream, rows in self._internal_data_cache.items():
-            if rows and now - self._flushed.get(stream, -math.inf) >= interval:
-                self._write_internal_data(rows, desc_node=self._desc_nodes[stream])
-                rows.clear()
-                self._flushed[stream] = now
-                return True
-        return False
-
-    def stop(self, doc: Any) -> None:
-        """Write the stop document; whoever subscribed to a node is told by `close_one`."""
-        super().stop(storable(doc))
-        self.ended = True
-
-    def _close_stream_tree(self) -> None:
-        nodes = (
-            *self._internal_arrays.values(),
-            *self._internal_tables.values(),
-            *self._sres_nodes.values(),
-            *self._desc_nodes.values(),
-            self.root_node,
-        )
-        self._to_close.extend({node.uri: node for node in nodes if node is not None}.values())
-
-    def close_one(self) -> bool:
-        """Tell those who subscribed to a node that it is whole; False if all were told."""
-        if self._to_close:
-            self._to_close.popleft().close_stream()
-        return bool(self._to_close)
-
-    def _append_with_retry(self, df_client: Any, table: Any, desc_name: str) -> None:
-        df_client.append_partition(0, table)
-
-
-def _distinct(dims: Sequence[str]) -> tuple[str, ...]:
-    """Name the second of two equal dimensions otherwise, or xarray cannot tell them apart."""
-    return tuple(
-        name if name not in dims[:place] else f"{name}_{place}" for place, name in enumerate(dims)
-    )
 
 
 def _find_run(client: CatalogOfBlueskyRuns, uid: str) -> Container | None:

@@ -260,8 +260,18 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
     CatalogError
         If the server does not answer in time, or refuses the key.
     """
-    import httpx
-    from tiled.client import from_uri
+    try:
+        import httpx
+        from bluesky_tiled_plugins.clients import catalog_of_bluesky_runs  # noqa: F401
+        from tiled.client import from_uri
+
+        from offbragg.catalog.tiled_client import fail_fast, own_clients
+    except (Exception, SystemExit) as error:  # whatever a broken package does
+        first = str(error).partition("\n")[0]
+        raise CatalogError(
+            f"the catalog cannot be read: {type(error).__name__}: {first}\n"
+            "A package that it needs is absent or broken: pip install --upgrade offbragg"
+        ) from error
 
     trust_env = httpx.URL(url).host not in _LOOPBACK  # no proxy between us and ourselves
     deadline = time.monotonic() + timeout
@@ -294,11 +304,11 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
         )
     root = from_uri(
         f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}",
-        structure_clients=_own_clients(),
+        structure_clients=own_clients(),
         api_key=key,
         trust_env=trust_env,
     )
-    _fail_fast(root.context.http_client)
+    fail_fast(root.context.http_client)
     weakref.finalize(root.context, root.context.http_client.close)
     return root
 
@@ -308,59 +318,6 @@ def _detail(answer: httpx.Response) -> str:
         return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return answer.text[:200]
-
-
-def _own_clients() -> Any:
-    """Give the table that says which client class opens which node, as one that can be copied.
-
-    ``cat.v1`` and ``cat.v2`` copy it and change the copy, and so, with Tiled's table, whose
-    copies share their content, turn every client of the process into one of version 2.
-    """
-    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
-    from tiled.utils import OneShotCachedMap
-
-    from offbragg.catalog.clients import Run, Stream
-
-    class Clients(OneShotCachedMap):
-        def __copy__(self) -> Clients:
-            copied = Clients()
-            copied.__setstate__(dict(self.__getstate__()))
-            return copied
-
-    Container.discover_clients_from_entrypoints()
-    clients = Clients()
-    clients.__setstate__(dict(DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"].__getstate__()))
-    clients.set("BlueskyRun", lambda: Run)
-    clients.set("BlueskyEventStream", lambda: Stream)
-    return clients
-
-
-def _fail_fast(http: httpx.Client) -> None:
-    """Turn what Tiled's client would retry for a minute into an error at once."""
-    import httpx
-
-    send = http.send
-
-    def send_once(request: httpx.Request, **kwargs: Any) -> httpx.Response:
-        where = f"{request.method} {request.url.copy_with(query=None)}"
-        try:
-            response = send(request, **kwargs)
-        except httpx.TransportError as error:
-            raise CatalogError(
-                f"the catalog is away: {where} failed with {error!r}\n"
-                f"Nothing is lost; what it missed is published when it is back."
-            ) from error
-        if response.status_code >= 500 or response.status_code == 403:
-            response.read()
-            did = "refused" if response.status_code == 403 else "failed"
-            refused = CatalogError(
-                f"the catalog {did}: {where} answered {response.status_code}: {response.text[:500]}"
-            )
-            refused.status = response.status_code
-            raise refused
-        return response
-
-    http.send = send_once  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
