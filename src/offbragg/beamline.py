@@ -442,6 +442,7 @@ def build_devices(
     from offbragg.devices.ca_messages import log_messages
 
     log_messages()
+    _require_stopped_moves()
     geometry = config.make_geometry()
     offered = {
         "frames": str(config.paths.frames),
@@ -545,6 +546,15 @@ def _with_records(
         component.kwargs = {**component.kwargs, **({"write_pv": write[0]} if write else {})}
         changed[signal] = component
     return type(cls.__name__, (cls,), changed)
+
+
+def _require_stopped_moves() -> None:
+    """Refuse to build motors whose stopped moves would be taken for successes."""
+    from offbragg.devices.motor import self_test
+
+    part = self_test()
+    if not part.active:
+        raise DeviceError(f"motors are not built without what guards their moves\n{part}")
 
 
 def _connect(device: Any, timeout: float) -> None:
@@ -741,7 +751,7 @@ def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> 
     config, devices
         What `load` and `build_devices` gave.
     """
-    from offbragg.plans.beam import BeamSuspender
+    from offbragg.plans.beam import BeamSuspender, self_test
 
     told = config.suspend
     if told is None:
@@ -756,6 +766,9 @@ def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> 
         )
     except ConfigError as error:
         raise ConfigError(f"suspend: {error}\nin [suspend] of {config.file}") from None
+    part = self_test()
+    if not part.active:
+        raise ConfigError(f"suspend: plans would go on without beam\n{part}")
     RE.preprocessors.append(suspender.preprocessor)
     RE.install_suspender(suspender)
     return suspender

@@ -23,6 +23,7 @@ from offbragg import kernels
 from offbragg.beamline import Beamline, make_paths
 from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
 from offbragg.doctor_devices import examine_devices
+from offbragg.doctor_private import examine_private_parts
 from offbragg.errors import OffbraggError
 from offbragg.findings import SKEW_FAILURE, Finding, trouble
 from offbragg.follow import is_followed
@@ -60,6 +61,7 @@ def examine(
     """
     yield _versions()
     yield _kernels()
+    yield from examine_private_parts()
     yield from _unfinished(config)
     if make_directories:
         yield from _make_directories(config)

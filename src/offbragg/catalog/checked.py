@@ -6,16 +6,21 @@ Each opening goes through Tiled's ``h5open``, in whose place `inside` has put it
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array
 import h5py
+import numpy as np
 from numpy.typing import NDArray
 from tiled.adapters import hdf5 as tiled_hdf5
 from tiled.adapters.hdf5 import SWMR_DEFAULT, HDF5Adapter, HDF5ArrayAdapter
+from tiled.structures.array import ArrayStructure
 from tiled.structures.core import StructureFamily
+from tiled.structures.data_source import Asset, DataSource, Management
 
 from offbragg.errors import ScanFileError
 from offbragg.files import nxmx
@@ -23,6 +28,7 @@ from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.root import path_behind
 from offbragg.files.scan_file import ScanFile
+from offbragg.private_parts import PrivatePart, examine
 
 
 def _opened(path: Path, dataset: str | None, how: Mapping[str, Any]) -> Any:
@@ -135,3 +141,39 @@ class CheckedHDF5Adapter(HDF5Adapter):
             found._tree, *found.uris, dataset=found.dataset, metadata=self._metadata,
             specs=self.specs, **how,
         )  # fmt: skip
+
+
+def self_test() -> PrivatePart:
+    """Return whether Tiled loads arrays of HDF5 files where they are checked."""
+    return examine("tiled", "frames compared with their checksums", _load_one, guards=True)
+
+
+def _load_one() -> None:
+    """Make adapters whose loading is looked at, in each of the ways in which the server does."""
+    asked: list[Any] = []
+
+    class Adapter(CheckedArrayAdapter):
+        @staticmethod
+        def lazy_load_hdf5_array(*file_paths: Any, **how: Any) -> dask.array.Array:
+            asked.append(how.get("dataset"))
+            return dask.array.zeros(3, chunks=3, dtype="i4")
+
+    with tempfile.TemporaryDirectory(prefix="offbragg-") as folder:
+        path = Path(folder) / "probe.h5"
+        with h5py.File(path, "w") as file:
+            file["data"] = np.zeros(3, "i4")
+        source: Any = DataSource(
+            structure_family=StructureFamily.array,
+            structure=ArrayStructure.from_array(np.zeros(3, "i4")),
+            mimetype="application/x-hdf5",
+            parameters={},
+            management=Management.external,
+            assets=[
+                Asset(data_uri=path.as_uri(), is_directory=False, parameter="data_uris", num=0)
+            ],
+        )
+        node: Any = SimpleNamespace(metadata_={}, specs=[])
+        Adapter.from_catalog(source, node, dataset="/data")
+        Adapter.from_uris(path.as_uri(), dataset="/data")
+    if asked != ["/data", "/data"]:
+        raise ValueError("it loads arrays without lazy_load_hdf5_array")

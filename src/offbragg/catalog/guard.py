@@ -8,13 +8,18 @@ for HDF5 what is asked of it. That is for a clear answer. What is read is opened
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tiled.adapters.hdf5 import SWMR_DEFAULT
+from tiled.catalog.adapter import CatalogNodeAdapter
+from tiled.structures.core import StructureFamily
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.adapters import FramesAdapter
@@ -23,10 +28,13 @@ from offbragg.catalog.checked import CheckedHDF5Adapter
 from offbragg.catalog.images import IMAGES, ImageSequenceAdapter, OneImageAdapter
 from offbragg.catalog.inside import check_pieces, check_readable, open_readable
 from offbragg.catalog.readable import Readable, check_size
+from offbragg.errors import CatalogError
+from offbragg.private_parts import PrivatePart, examine
 
 HDF5 = frozenset({"application/x-hdf5", "application/x-offbragg-frames"})
 OWN = frozenset({"application/x-zarr", "application/x-parquet", "application/x-tiled-sql-table"})
 """What Tiled keeps itself, of many files each: these are read from its own storage only."""
+_IN_PIECES = frozenset({"application/x-hdf5", "application/x-zarr"})
 SERVED = HDF5 | OWN | IMAGES.keys() | {f"multipart/related;type={kind}" for kind in IMAGES}
 
 
@@ -66,7 +74,8 @@ class GuardedAdapter:
             if uri.startswith("file:"):
                 self._look_at(path_from_uri(uri), parameters, kept)
         adapter = self._adapter.from_catalog(data_source, node, **parameters)
-        check_pieces(getattr(adapter, "_array", None), uris[0] if uris else "an array")
+        if data_source.structure_family == StructureFamily.array and self._mimetype in _IN_PIECES:
+            check_pieces(_array_of(adapter), uris[0] if uris else "an array")
         return CountedAdapter(adapter, kept=kept)
 
     def _look_at(self, path: Path, parameters: Mapping[str, Any], kept: _Kept) -> None:
@@ -87,12 +96,75 @@ class GuardedAdapter:
             check_size(path, real.stat().st_size, ANSWER)
 
 
+def _array_of(adapter: Any) -> Any:
+    """Return the array that an adapter of Tiled reads; what has none cannot be bounded."""
+    if not hasattr(adapter, "_array"):
+        raise CatalogError(f"{type(adapter).__name__} is not read: its pieces cannot be looked at")
+    return adapter._array
+
+
 class _Kept:
     """Files that stay open as long as there is something to read."""
 
     def __init__(self) -> None:
         self.files = contextlib.ExitStack()
         weakref.finalize(self, self.files.close)
+
+
+def put_before(context: Any, readable: Readable, own: Readable) -> None:
+    """Put a guard before every adapter of a catalog.
+
+    Parameters
+    ----------
+    context
+        Of Tiled's catalog.
+    readable, own
+        As `guarded` has them.
+
+    Raises
+    ------
+    CatalogError
+        If this version of Tiled has its adapters elsewhere: then nothing is served.
+    """
+    part = self_test()
+    if not part.active or not hasattr(context, "adapters_by_mimetype"):
+        raise CatalogError(f"the catalog's files cannot be guarded\n{part}")
+    context.adapters_by_mimetype = guarded(context.adapters_by_mimetype, readable, own)
+
+
+def self_test() -> PrivatePart:
+    """Return whether Tiled makes every adapter of the table in which ours are."""
+    return examine("tiled", "a guard before every adapter", _make_one, guards=True)
+
+
+def _make_one() -> None:
+    """Let Tiled's catalog make an adapter, of a table in which there is only one."""
+    made: list[Any] = []
+
+    class Adapter:
+        @staticmethod
+        def from_catalog(*_: Any, **__: Any) -> Adapter:
+            made.append(Adapter())
+            return made[-1]
+
+    class Node:
+        node, queries = None, ()
+        context = SimpleNamespace(adapters_by_mimetype={"application/x-hdf5": Adapter})
+        source = SimpleNamespace(mimetype="application/x-hdf5", assets=[], parameters={})
+
+        async def data_sources(self, **_: Any) -> list[Any]:
+            return [self.source]
+
+    node: Any = Node()
+    found: Any = []
+    # in a thread of its own: there may be a loop in this one
+    asking = threading.Thread(
+        target=lambda: found.append(asyncio.run(CatalogNodeAdapter.get_adapter(node)))
+    )
+    asking.start()
+    asking.join()
+    if not found or found != made:
+        raise ValueError("it does not make an adapter of adapters_by_mimetype")
 
 
 def guarded(adapters: Mapping[str, Any], readable: Readable, own: Readable) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +34,7 @@ from offbragg.files.hdf5 import (
     open_to_read,
 )
 from offbragg.files.scan_file import ONE_HANDLE
+from offbragg.private_parts import PrivatePart, examine, require
 
 PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it
 _DEEPEST = 32  # links and groups on the way to one thing
@@ -50,9 +52,9 @@ def take_the_place(readable: Readable) -> None:
         If this version of Tiled opens them in another way, or HDF5 goes on to follow links: then
         nothing is served.
     """
-    for name in ("h5open", "parse_hdf5_tree", "HDF5_DATASET", "HDF5_BROKEN_LINK"):
-        if not hasattr(tiled_hdf5, name):
-            raise CatalogError(f"this version of Tiled has no {name}: its HDF5 cannot be guarded")
+    part = self_test()
+    if not part.active:
+        raise CatalogError(f"HDF5 files cannot be guarded\n{part}")
     follow_no_external_link()  # also where one is put in place of what was looked at
 
     @contextlib.contextmanager
@@ -74,6 +76,51 @@ def take_the_place(readable: Readable) -> None:
 
     tiled_hdf5.h5open = h5open  # type: ignore[assignment,misc]
     tiled_hdf5.parse_hdf5_tree = parse_hdf5_tree
+
+
+def self_test() -> PrivatePart:
+    """Return whether Tiled opens every HDF5 file where `take_the_place` puts us in its place."""
+    return examine("tiled", "HDF5 files below the roots only", _read_one, guards=True)
+
+
+def _read_one() -> None:
+    """Read a file by Tiled's adapters, and see that each step asks for what we put there."""
+    require(tiled_hdf5, "HDF5_DATASET", "HDF5_BROKEN_LINK")
+    asked: list[str] = []
+
+    @contextlib.contextmanager
+    def h5open(filename: Path | str, dataset: str | None = None, **_: Any) -> Iterator[Any]:
+        asked.append("h5open")
+        with h5py.File(filename, "r") as file:
+            yield file[dataset] if dataset else file
+
+    def parse_hdf5_tree(node: Any) -> Any:
+        asked.append("parse_hdf5_tree")
+        return {"data": tiled_hdf5.HDF5_DATASET}
+
+    def check(step: str, *expected: str) -> None:
+        if not set(expected) <= set(asked):
+            raise ValueError(f"to {step}, it does not go through {' and '.join(expected)}")
+        asked.clear()
+
+    taken = tiled_hdf5.h5open, tiled_hdf5.parse_hdf5_tree
+    with tempfile.TemporaryDirectory(prefix="offbragg-") as folder:
+        path = Path(folder) / "probe.h5"
+        with h5py.File(path, "w") as file:
+            file["data"] = [1, 2, 3]
+        tiled_hdf5.h5open, tiled_hdf5.parse_hdf5_tree = h5open, parse_hdf5_tree  # type: ignore[assignment,misc]
+        try:
+            array = tiled_hdf5.HDF5ArrayAdapter.from_uris(path.as_uri(), dataset="data")
+            check("describe an array", "h5open")
+            if list(array.read()) != [1, 2, 3]:
+                raise ValueError("an array is read as something else")
+            check("read an array", "h5open")
+            group: Any = tiled_hdf5.HDF5Adapter.from_uris(path.as_uri())
+            check("list a group", "h5open", "parse_hdf5_tree")
+            group["data"].read()
+            check("read an array of a group", "h5open")
+        finally:
+            tiled_hdf5.h5open, tiled_hdf5.parse_hdf5_tree = taken  # type: ignore[assignment,misc]
 
 
 @contextlib.contextmanager

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from offbragg.catalog.answers import answering
 from offbragg.catalog.gate import App, Receive, Scope, Send, refuse
+from offbragg.private_parts import PrivatePart, examine
 
 DOCUMENT = 10_000_000  # bytes of a request's body
 UPLOAD = 150_000_000  # and of one that holds an array or a table
@@ -172,3 +176,92 @@ class Connection(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
         super().resume_writing()
+
+
+# -- whether uvicorn still asks us ---------------------------------------------------------------
+
+
+def self_test() -> PrivatePart:
+    """Return whether connections that are silent, or take nothing, are cut off."""
+    return examine("uvicorn", "an end to silent connections", _answer_one, guards=True)
+
+
+def _answer_one() -> None:
+    """Answer one request of a client that is not there, and see that each step is timed."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(_talk())
+        except Exception as error:
+            failed.append(error)
+
+    talking = threading.Thread(target=run)  # there may be a loop in this one
+    talking.start()
+    talking.join()
+    if failed:
+        raise failed[0]
+
+
+async def _talk() -> None:
+    answered = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        answered.set()
+
+    config = uvicorn.Config(app, http=Connection, log_config=None)
+    config.load()
+    state = ServerState()
+    connection: Any = Connection(config, state, {})
+    transport = _Transport()
+    transport.set_protocol(connection)
+    connection.connection_made(transport)
+    first = connection._silent
+    _check(first is not None and connection.is_silent, "a connection that is made")
+    _check(connection in state.connections, "the list of connections")
+    connection.data_received(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+    _check(not connection.is_silent, "a request that has come")
+    await asyncio.wait_for(answered.wait(), 10.0)
+    _check(connection._silent is not first and connection.is_silent, "an answer that is sent")
+    connection.pause_writing()
+    _check(connection._stalled is not None, "a client that takes nothing")
+    connection.resume_writing()
+    connection.connection_lost(None)
+    _check(connection._silent.cancelled(), "a connection that is lost")
+
+
+def _check(seen: bool, what: str) -> None:
+    if not seen:
+        raise ValueError(f"it does not say of {what}")
+
+
+class _Transport(asyncio.Transport):
+    """A connection to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._protocol: Any = None
+
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def write(self, data: Any) -> None:
+        """Forget what is sent."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """Nothing comes."""
+
+    def resume_reading(self) -> None:
+        """Nothing comes."""

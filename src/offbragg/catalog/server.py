@@ -178,16 +178,27 @@ def _serve(
     ready: Path | None,
     parent: int | None,
 ) -> None:
-    _initialize(directory / "catalog.db")
+    try:
+        import uvicorn
+        from tiled.commandline._catalog import init
+        from tiled.server.app import build_app_from_config
 
-    import uvicorn
-    from tiled.server.app import build_app_from_config
-
-    from offbragg.catalog import limits, shortcuts
-    from offbragg.catalog.downloads import Downloads
-    from offbragg.catalog.formats import register_formats
-    from offbragg.catalog.gate import Gate
-    from offbragg.catalog.questions import Questions
+        from offbragg.catalog import checked, limits, shortcuts
+        from offbragg.catalog.downloads import Downloads
+        from offbragg.catalog.formats import register_formats
+        from offbragg.catalog.gate import Gate
+        from offbragg.catalog.questions import Questions
+    except (ImportError, AttributeError) as error:
+        raise CatalogError(
+            f"the catalog cannot be served: {type(error).__name__}: {error}\n"
+            "A package that it needs is absent or broken: pip install --upgrade offbragg"
+        ) from error
+    for part in (limits.self_test(), checked.self_test()):
+        if not part.active:
+            raise CatalogError(f"the catalog is not served without what guards it\n{part}")
+    with contextlib.redirect_stderr(io.StringIO()):
+        # creates the catalog's tables; Tiled itself would start a second interpreter for it
+        init(f"sqlite:///{directory / 'catalog.db'}", if_not_exists=True)
 
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
     shortcuts.take()
@@ -346,30 +357,19 @@ def _alone(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _initialize(database: Path) -> None:
-    """Create the catalog's tables; Tiled itself would start a second interpreter for it."""
-    from tiled.commandline._catalog import init
-
-    with contextlib.redirect_stderr(io.StringIO()):
-        init(f"sqlite:///{database}", if_not_exists=True)
-
-
 def _guard(app: FastAPI, roots: Sequence[Path], storage: Path) -> Readable:
     """Put a guard before every adapter, and send clients its refusals."""
     from fastapi import Request
     from fastapi.responses import JSONResponse
     from tiled.utils import BrokenLink
 
-    from offbragg.catalog.guard import guarded
+    from offbragg.catalog.guard import put_before
     from offbragg.catalog.inside import take_the_place
     from offbragg.catalog.readable import Readable
 
     readable = Readable([*roots, storage])
     take_the_place(readable)
-    context = app.state.root_tree.context
-    context.adapters_by_mimetype = guarded(
-        context.adapters_by_mimetype, readable, Readable([storage])
-    )
+    put_before(app.state.root_tree.context, readable, Readable([storage]))
 
     @app.exception_handler(CatalogError)
     async def refuse(request: Request, error: CatalogError) -> JSONResponse:

@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any
+
+from offbragg.private_parts import PrivatePart, examine
+
+_log = logging.getLogger(__name__)
 
 _ONCE_MORE = {"path", "call", "name", "parent_oauth_scopes", "scope", "concurrency"}
 _kept: list[Any] = []
 
 
 def take() -> None:
-    """Take all of them, in this process."""
-    _remember_dependencies()
-    _keep_models()
-    _look_up_at_once()
-    _keep_statements()
+    """Take those that this version has, in this process; log which it has not."""
+    for part in self_test():
+        if not part.active:
+            _log.warning("%s", part)
+
+
+def self_test() -> list[PrivatePart]:
+    """Take all of them, in this process, and return which could be taken."""
+    return [
+        examine("fastapi", "dependencies taken to pieces once", _remember_dependencies),
+        examine("tiled", "models of answers kept", _keep_models),
+        examine("tiled", "a node looked up at once", _look_up_at_once),
+        examine("tiled", "the statement for a node kept", _keep_statements),
+    ]
 
 
 def _remember_dependencies() -> None:
@@ -30,8 +44,8 @@ def _remember_dependencies() -> None:
     """
     from fastapi.dependencies import utils
 
-    look = getattr(utils, "get_dependant", None)
-    if look is None or hasattr(look, "__wrapped__"):
+    look = utils.get_dependant
+    if hasattr(look, "__wrapped__"):
         return
     remembered: dict[Any, Any] = {}
 
@@ -55,7 +69,7 @@ def _keep_models() -> None:
     """Keep the models of Tiled's answers; pydantic makes one again that nobody has kept."""
     from tiled.server import schemas
 
-    kinds = getattr(schemas, "resource_links_type_by_structure_family", {}).values()
+    kinds = schemas.resource_links_type_by_structure_family.values()
     attributes, empty = schemas.NodeAttributes, schemas.EmptyDict
     _kept.extend(schemas.Resource[attributes, links, empty] for links in kinds)
     _kept.append(schemas.Resource[attributes, schemas.ContainerLinks, schemas.ContainerMeta])
@@ -68,10 +82,10 @@ def _look_up_at_once() -> None:
     """
     from tiled.server import router
 
-    walk = getattr(router, "get_entry", None)
-    if walk is None or hasattr(walk, "__wrapped__"):
+    walk = router.get_entry
+    if hasattr(walk, "__wrapped__"):
         return
-    signature = inspect.signature(walk)
+    signature = _signature(walk, "path", "root_tree", "access_policy")
 
     @functools.wraps(walk)
     async def get_entry(*args: Any, **kwargs: Any) -> Any:
@@ -82,6 +96,14 @@ def _look_up_at_once() -> None:
         return await walk(**asked)
 
     router.get_entry = get_entry
+
+
+def _signature(function: Any, *parameters: str) -> inspect.Signature:
+    """Return the signature of a function that has certain parameters."""
+    signature = inspect.signature(function)
+    if lacking := [name for name in parameters if name not in signature.parameters]:
+        raise TypeError(f"{function.__name__} takes no {', '.join(lacking)}")
+    return signature
 
 
 class _Jump:
@@ -104,9 +126,10 @@ def _keep_statements() -> None:
     from sqlalchemy import bindparam
     from tiled.catalog import adapter
 
-    build = getattr(adapter, "node_from_segments", None)
-    if build is None or hasattr(build, "__wrapped__"):
+    build: Any = adapter.node_from_segments
+    if hasattr(build, "__wrapped__"):
         return
+    _signature(build, "segments", "root_id")
 
     @functools.cache
     def of_depth(depth: int) -> Any:

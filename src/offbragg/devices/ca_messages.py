@@ -12,6 +12,8 @@ import re
 import threading
 from typing import Any
 
+from offbragg.private_parts import PrivatePart, examine, require
+
 log = logging.getLogger(__name__)
 
 ORDINARY = ("disconnect", "unresponsive", "no longer", "reconnect")
@@ -55,6 +57,10 @@ def log_messages() -> None:
 
     if _kept:
         return
+    part = self_test()
+    if not part.active:  # they are printed, then
+        log.warning("%s", part)
+        return
     if ca.libca is None:
         ca.initialize_libca()
     box = Box()
@@ -71,3 +77,15 @@ def log_messages() -> None:
     _kept.append(handler)
     library: Any = ca.libca
     library.ca_replace_printf_handler(handler)
+
+
+def self_test() -> PrivatePart:
+    """Return whether pyepics has the library that we ask for its messages where we look for it."""
+
+    def look() -> None:
+        import ophyd  # noqa: F401  # first: it chooses the libca that pyepics loads
+        from epics import ca
+
+        require(ca, "libca", "initialize_libca")
+
+    return examine("pyepics", "messages of Channel Access in the log", look)

@@ -10,8 +10,11 @@ from ophyd.utils.errors import DisconnectedError
 
 from offbragg.devices.background import fail, in_background
 from offbragg.errors import DeviceError
+from offbragg.private_parts import PrivatePart, examine
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # s; longer than a busy host keeps a thread waiting
 
 
 class StoppedError(DeviceError):
@@ -79,3 +82,30 @@ class Motor(EpicsMotor):
             f"elsewhere ({self.user_setpoint.pvname} is {wanted:g})\n"
             "See who did (STOP on a screen, another client), and why, before it is moved again."
         )
+
+
+def self_test() -> PrivatePart:
+    """Return whether a move that somebody else stops fails, with this version of ophyd."""
+    return examine("ophyd", "a move that somebody stopped fails", _stop_one, guards=True)
+
+
+def _stop_one() -> None:
+    """Let a motor that is not there be sent elsewhere during a move."""
+    from ophyd.sim import make_fake_device
+
+    motor: Any = make_fake_device(Motor)("", name="motor")
+    stopped: list[bool] = []
+    motor.user_readback.alarm_severity, motor.user_setpoint.pvname = 0, "setpoint"
+    motor.stop = lambda **_: stopped.append(True)
+    for signal in (motor.low_limit_switch, motor.high_limit_switch, motor.motor_done_move):
+        signal.sim_put(0)
+    motor.user_setpoint.sim_set_limits((-10.0, 10.0))
+    status = motor.move(1.0, wait=False)
+    motor._move_changed(value=0)
+    motor.user_setpoint.sim_put(0.5)
+    motor._move_changed(value=1)
+    error = status.exception(timeout=_PATIENCE)
+    if not isinstance(error, StoppedError):
+        raise ValueError(f"a move that was stopped ends as {error!r}")
+    if stopped:
+        raise ValueError("a motor that somebody stopped is stopped again")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -13,6 +16,7 @@ from bluesky.suspenders import SuspenderBase
 from bluesky.utils import Msg, MsgGenerator
 
 from offbragg.errors import ConfigError, DeviceError
+from offbragg.private_parts import PrivatePart, examine
 
 log = logging.getLogger(__name__)
 
@@ -194,3 +198,54 @@ class BeamSuspender(SuspenderBase):
         if self._was_open:
             yield from bps.abs_set(self.shutter, "open", wait=True)
         self._closed = False
+
+
+def self_test() -> PrivatePart:
+    """Return whether plans are suspended, and held, by what we make of bluesky's suspender."""
+    return examine("bluesky", "plans wait while there is no beam", _lose_beam, guards=True)
+
+
+def _lose_beam() -> None:
+    """Lose the beam in a RunEngine that is not there, and see that its plan is suspended."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(_suspend())
+        except Exception as error:
+            failed.append(error)
+
+    losing = threading.Thread(target=run)  # there may be a loop in this one
+    losing.start()
+    losing.join()
+    if failed:
+        raise failed[0]
+
+
+async def _suspend() -> None:
+    asked: list[Any] = []
+    loop = asyncio.get_running_loop()
+    signal = SimpleNamespace(name="ring", subscribe=lambda called, **_: asked.append(called))
+    RE = SimpleNamespace(
+        loop=loop, _loop=loop, state=SimpleNamespace(is_running=True),
+        request_suspend=lambda *args, **_: asked.append("suspended"),
+    )  # fmt: skip
+    suspender = BeamSuspender(signal, 10.0)
+    suspender.install(RE)
+    if asked != [suspender]:
+        raise ValueError("it does not follow its signal")
+    suspender._sweeping = True
+    suspender(1.0)
+    await asyncio.sleep(0)
+    if not (suspender.tripped and suspender._is_due is False and asked == [suspender]):
+        raise ValueError("a sweep on its way is cut")
+    suspender._sweeping = False
+    if not (suspender._is_due and suspender.get_futures()[0]):
+        raise ValueError("the plan is not held after the sweep")
+    suspender = BeamSuspender(signal, 10.0)
+    suspender.install(RE)
+    suspender(1.0)
+    for _ in range(3):  # each hands on to the loop
+        await asyncio.sleep(0)
+    if asked[-1] != "suspended":
+        raise ValueError("no plan is suspended")
