@@ -188,9 +188,10 @@ def _serve(
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.gate import Gate
         from offbragg.catalog.questions import Questions
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # whatever a broken package does
+        first = str(error).partition("\n")[0]
         raise CatalogError(
-            f"the catalog cannot be served: {type(error).__name__}: {error}\n"
+            f"the catalog cannot be served: {type(error).__name__}: {first}\n"
             "A package that it needs is absent or broken: pip install --upgrade offbragg"
         ) from error
     for part in (limits.self_test(), checked.self_test()):
