@@ -169,13 +169,14 @@ def test_a_volume_its_record_and_its_orientation(before):
 def served(tmp_path_factory):
     root = unpack(tmp_path_factory.mktemp("served") / "before")
     server = Server.start(root / "catalog", root)
-    yield root, server
-    server.end()
+    runs: Any = connect(server.url, server.key)
+    yield root, runs
+    server.process.kill()
+    server.process.wait()
 
 
 def test_a_catalog_is_served_and_sliced(served):
-    root, server = served
-    runs: Any = connect(server.url, server.key)
+    root, runs = served
 
     run = runs[WHOLE]
 
@@ -196,19 +197,18 @@ def test_a_catalog_is_served_and_sliced(served):
 
 
 def test_a_run_in_it_is_left_alone_or_made_again(served):
-    root, server = served
-    runs: Any = connect(server.url, server.key)
+    root, runs = served
     start = read_start(root / "journal" / f"{WHOLE}.jsonl")
     made = runs[WHOLE].item["attributes"]["metadata"]
 
     assert Publisher(lambda: runs, root / "experiment").done(start)
     shutil.move(root / "journal" / f"{BEGUN}.jsonl", root / f"{BEGUN}.jsonl")
     rebuilt = rebuild(
-        root / "journal", root / "experiment", lambda: connect(server.url, server.key),
-        frames=root / "frames", runs=[WHOLE[:8]],
+        root / "journal", root / "experiment", lambda: runs, frames=root / "frames",
+        runs=[WHOLE[:8]],
     )  # fmt: skip
 
     assert rebuilt == {"runs": 1, "published": [WHOLE], "failed": []}
-    again: Any = connect(server.url, server.key)[WHOLE]
+    again = runs[WHOLE]
     assert again.item["attributes"]["metadata"]["start"] == made["start"]
     np.testing.assert_array_equal(again["primary"]["pilatus_image"][4], counts_of(4))
