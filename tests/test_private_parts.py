@@ -104,8 +104,9 @@ def test_no_file_is_served_where_adapters_are_kept_elsewhere(tmp_path):
 
 
 def test_an_array_whose_pieces_cannot_be_looked_at_is_refused(tmp_path):
-    adapter = SimpleNamespace(from_catalog=lambda *_, **__: SimpleNamespace())
-    source: Any = SimpleNamespace(assets=[], structure_family="array")
+    made = SimpleNamespace(structure_family="array")
+    adapter = SimpleNamespace(from_catalog=lambda *_, **__: made)
+    source: Any = SimpleNamespace(assets=[])
 
     with pytest.raises(CatalogError, match="cannot be looked at"):
         GuardedAdapter(adapter, "application/x-zarr", Readable([tmp_path])).from_catalog(

@@ -74,7 +74,7 @@ class GuardedAdapter:
             if uri.startswith("file:"):
                 self._look_at(path_from_uri(uri), parameters, kept)
         adapter = self._adapter.from_catalog(data_source, node, **parameters)
-        if data_source.structure_family == StructureFamily.array and self._mimetype in _IN_PIECES:
+        if self._mimetype in _IN_PIECES and adapter.structure_family == StructureFamily.array:
             check_pieces(_array_of(adapter), uris[0] if uris else "an array")
         return CountedAdapter(adapter, kept=kept)
 
