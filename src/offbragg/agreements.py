@@ -270,7 +270,8 @@ def _of_another_kind(device: Any, protocol: type, name: str, member: Any) -> str
             shown = inspect.Signature(bare)
             return f"it has {name}{shown}, and plans call {call}"
     if another := _takes_another(device, protocol, name):
-        return f"{name!r} takes {_with_article(another)}, and plans give it a Sweep"
+        hint = "; AsyncDetector translates" if another == "TriggerInfo" else ""
+        return f"{name!r} takes {_with_article(another)}, and plans give it a Sweep{hint}"
     return ""
 
 

@@ -216,7 +216,7 @@ def test_a_third_party_runs_the_kit_which_finds_what_is_broken(tmp_path):
     (tmp_path / "test_broken.py").write_text(BROKEN)
 
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=native", "-p", "no:cacheprovider",
          "test_my_detector.py",
          *(f"test_broken.py::Test{cls}::{test}" for cls, test in FOUND.items())],
         capture_output=True, text=True, cwd=tmp_path, timeout=120,
