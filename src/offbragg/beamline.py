@@ -30,6 +30,7 @@ from pydantic import (
     field_validator,
 )
 
+from offbragg.agreements import check_device
 from offbragg.errors import (
     CatalogError,
     ConfigError,
@@ -38,6 +39,20 @@ from offbragg.errors import (
 )
 from offbragg.geometry import Geometry
 from offbragg.metadata import validate_start
+from offbragg.protocols import (
+    Attenuator,
+    Connectable,
+    Detector,
+    Flyer,
+    KeepsSpeed,
+    Permit,
+    Positioned,
+    SampleEnvironment,
+    Shutter,
+    TakesComment,
+    as_a,
+    meets,
+)
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 from offbragg.watch import Thresholds
@@ -436,7 +451,8 @@ def build_devices(
     ConfigError
         For a class that cannot be imported, an unknown parameter or one of the wrong type.
     DeviceError
-        If records do not answer: their names.
+        If a device is not what plans would take it for (`offbragg.protocols`): the member and the
+        nearest right name. If records do not answer: their names.
     """
     set_environment(config)
     from offbragg.devices.ca_messages import log_messages
@@ -454,6 +470,8 @@ def build_devices(
     for name in config.devices if names is None else names:
         others = {**(beside or {}), **devices}
         devices[name] = _make(config, name, config.devices[name], offered, others)
+        for doubt in check_device(devices[name], roles_of(config, name)).doubts:
+            log.warning("%s", doubt)
     for device in devices.values():
         _connect(device, timeout)
     return devices
@@ -462,7 +480,31 @@ def build_devices(
 def destroy_devices(devices: Mapping[str, Any]) -> None:
     """Disconnect devices from their records: what looks at others goes before them."""
     for device in reversed(list(devices.values())):
-        device.destroy()
+        if hasattr(device, "destroy"):
+            device.destroy()
+
+
+def roles_of(config: Beamline, name: str) -> dict[str, type]:
+    """Return what a device is to be, as the configuration uses it: where → protocol."""
+    defaults = config.defaults
+    uses = [
+        ("[defaults] detector", defaults.detector, Detector),
+        ("[defaults] axis", defaults.axis, Positioned),
+        ("[defaults] temperature", defaults.temperature, SampleEnvironment),
+        *(("[defaults] flyers", flyer, Flyer) for flyer in defaults.flyers),
+        ("[defaults] shutter", defaults.shutter, Shutter),
+        ("[defaults] permit", defaults.permit, Permit),
+        ("[defaults] attenuator", defaults.attenuator, Attenuator),
+        ("[suspend] shutter", config.suspend and config.suspend.shutter, Shutter),
+    ]
+    geometry = config.make_geometry()
+    for axis in geometry.axes if geometry is not None else ():
+        uses.append(("[[geometry.axes]]", axis.name, Positioned))
+    roles: dict[type, list[str]] = {}
+    for where, used, protocol in uses:
+        if used == name:
+            roles.setdefault(protocol, []).append(where)
+    return {" and ".join(where): protocol for protocol, where in roles.items()}
 
 
 def _make(
@@ -558,12 +600,14 @@ def _require_stopped_moves() -> None:
 
 
 def _connect(device: Any, timeout: float) -> None:
+    if not meets(device, Connectable):  # it has no records
+        return
     try:
         device.wait_for_connection(all_signals=True, timeout=timeout)
     except TimeoutError:
         dead = [
             getattr(item.item, "pvname", item.dotted_name)
-            for item in device.walk_signals()
+            for item in (device.walk_signals() if hasattr(device, "walk_signals") else ())
             if not item.item.connected
         ]
         silent = f"{len(dead)} of its records do not answer, first {', '.join(dead[:3])}"
@@ -640,8 +684,8 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     for run in close_all_abandoned(config.paths.journal):
         log.warning("run %s had lost its RunEngine; its journal is closed", run)
     for name, (usual, left) in speeds_left(config.paths.journal).items():
-        if hasattr(devices.get(name), "mend_speed"):
-            devices[name].mend_speed(usual, left=left)
+        if axis := as_a(devices.get(name), KeepsSpeed):
+            axis.mend_speed(usual, left=left)
     RE.subscribe(Journal(config.paths.journal))
     RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
     columns = {
@@ -866,7 +910,7 @@ def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:
                 open_run.update(msg.kwargs, open=True)
             elif msg.command == "close_run":
                 open_run.clear()
-            elif msg.command == "stage" and hasattr(msg.obj, "comment"):
+            elif msg.command == "stage" and meets(msg.obj, TakesComment):
                 return told(msg), None
             return None, None
 

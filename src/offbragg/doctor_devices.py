@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from offbragg.beamline import Beamline, build_devices, destroy_devices, find
+from offbragg.agreements import agreements_of
+from offbragg.beamline import Beamline, build_devices, destroy_devices, find, roles_of
 from offbragg.callbacks.journal import is_open, journals
 from offbragg.devices.frame_folder import describe_owner
 from offbragg.errors import OffbraggError
 from offbragg.files import read_frame
 from offbragg.findings import Finding, judge_clock, trouble
+from offbragg.protocols import Detector, HasGeometry, meets
 from offbragg.servers import find_servers
 from offbragg.sweep import Sweep
 
@@ -47,11 +49,12 @@ def examine_devices(config: Beamline, *, expose: bool, timeout: float) -> Iterat
                 yield trouble(f"devices.{name}", error)
             else:
                 yield _records(config, name, made[name])
+                yield from _doubts(config, name, made[name])
                 yield from _ready_to_move(name, made[name])
         yield from _servers(made)
         yield from _signals(config, made)
         for name, device in made.items():
-            if hasattr(device, "collect_asset_docs") and hasattr(device, "kickoff"):
+            if meets(device, Detector):
                 yield from _one_frame(config, name, device, expose=expose)
     finally:
         destroy_devices(made)
@@ -61,8 +64,7 @@ def _records(config: Beamline, name: str, device: Any) -> Finding:
     """Compare the types of a device's records with what it takes them for."""
     wrong: list[str] = []
     known: dict[str, str] = {}
-    for walked in device.walk_signals():
-        signal = walked.item
+    for signal in _signals_of(device):
         kinds = []
         for pv in _records_of(signal):
             kind = str(getattr(pv, "type", "")).removeprefix("time_").removeprefix("ctrl_")
@@ -76,7 +78,12 @@ def _records(config: Beamline, name: str, device: Any) -> Finding:
         if writes is not None and not getattr(writes, "write_access", True) and _is_written(signal):
             wrong.append(f"{writes.pvname} may not be written")
     servers = sorted(_servers_of(device))
-    facts = {"records": known, "servers": servers}
+    agreed = agreements_of(device, roles_of(config, name))
+    facts = {
+        "records": known,
+        "servers": servers,
+        "agreements": {role: list(more) for role, more in agreed.roles.items()},
+    }
     if wrong:
         advice = (
             f"Do class and prefix in {config.file} fit that IOC, and does its access security let "
@@ -85,7 +92,17 @@ def _records(config: Beamline, name: str, device: Any) -> Finding:
         what = f"{len(wrong)} of its records are not as needed: {wrong[0]}"
         advice = "\n".join([*wrong[1:5], advice])
         return Finding(f"devices.{name}", "failure", what, advice, facts)
-    return Finding(f"devices.{name}", "ok", _count(known, servers), facts=facts)
+    what = f"{agreed}; {_count(known, servers)}" if agreed.roles else _count(known, servers)
+    return Finding(f"devices.{name}", "ok", what, facts=facts)
+
+
+def _doubts(config: Beamline, name: str, device: Any) -> Iterator[Finding]:
+    """Name members that may be misspelt ones of an agreement."""
+    for doubt in agreements_of(device, roles_of(config, name)).doubts:
+        yield Finding(
+            f"agreement of {name}", "warning", doubt,
+            "If so, rename it: as it is no plan finds it. Otherwise leave it.",
+        )  # fmt: skip
 
 
 def _is_written(signal: Any) -> bool:
@@ -106,8 +123,8 @@ def _servers_of(device: Any) -> set[str]:
     """Return the servers of a device's records, as Channel Access names them (host:port)."""
     hosts = {
         str(getattr(pv, "host", None) or "")
-        for walked in device.walk_signals()
-        for pv in _records_of(walked.item)
+        for signal in _signals_of(device)
+        for pv in _records_of(signal)
     }
     return hosts - {""}
 
@@ -121,8 +138,8 @@ def _servers(devices: Mapping[str, Any]) -> Iterator[Finding]:
     """See which IOCs serve the beamline, and that no record is served twice."""
     owner: dict[str, str] = {}
     for name, device in devices.items():
-        for walked in device.walk_signals():
-            for pv in _records_of(walked.item):
+        for signal in _signals_of(device):
+            for pv in _records_of(signal):
                 owner.setdefault(pv.pvname.partition(".")[0], name)
     if not owner:
         return
@@ -174,6 +191,12 @@ def _ready_to_move(name: str, device: Any) -> Iterator[Finding]:
         f"Somebody stopped it by hand. When it may move, set {record} to Go.{jump}",
         {"spmg": mode, "setpoint": wanted, "readback": there},
     )  # fmt: skip
+
+
+def _signals_of(device: Any) -> list[Any]:
+    """Return the signals of an ophyd device; of another there are none to look at."""
+    walk = device.walk_signals() if hasattr(device, "walk_signals") else ()
+    return [walked.item for walked in walk]
 
 
 def _records_of(signal: Any) -> list[Any]:
@@ -230,7 +253,7 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
     if any(is_open(path) for path in journals(config.paths.journal)):
         yield Finding(check, "ok", "none taken: a run is going on")
         return
-    geometry = getattr(device, "geometry", None)
+    geometry = device.geometry if meets(device, HasGeometry) else None
     axis = geometry.scan_axis if geometry is not None else "phi"
     path: Path | None = None
     began = time.time()

@@ -76,6 +76,9 @@ def test_a_beamline_that_is_right_is_ready_and_left_as_it_was(config):
     assert findings["clock of pilatus"].level == "ok"
     assert findings["per_frame.temperature"].what.endswith(" K")
     assert findings["devices.pilatus"].facts["records"]["SIM:cam1:FilePath"] == "char"
+    assert findings["devices.pilatus"].what.startswith("a Detector; ")
+    assert "MeasuresStart" in findings["devices.pilatus"].facts["agreements"]["Detector"]
+    assert findings["devices.cryostream"].what.startswith("a SampleEnvironment; ")
     assert "lasts" in findings["disk of experiment, frames, journal, catalog, log"].what or (
         "room for" in findings["disk of experiment, frames, journal, catalog, log"].what
     )

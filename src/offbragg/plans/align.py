@@ -8,6 +8,7 @@ from bluesky.utils import FailedStatus, MsgGenerator
 
 from offbragg.errors import OffbraggError, SweepError
 from offbragg.plans.defaults import with_defaults
+from offbragg.protocols import Aligns, as_a
 
 
 @with_defaults("detector", still=True)
@@ -35,7 +36,8 @@ def align(
     shutter
         Set to "open" while looking and to "closed" after it, if given.
     """
-    alignment = getattr(detector, "alignment", None)
+    looker = as_a(detector, Aligns)
+    alignment = looker.alignment if looker else None
     if alignment is None:
         raise SweepError(
             f"detector is {getattr(detector, 'name', repr(detector))}, which has no 'alignment'\n"

@@ -17,6 +17,7 @@ from bluesky.utils import Msg, MsgGenerator
 
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.private_parts import PrivatePart, examine
+from offbragg.protocols import Opens, meets
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class BeamSuspender(SuspenderBase):
 
     def _look_at_shutter(self) -> None:
         if not self._closed:  # in a second loss it is closed by us
-            self._was_open = getattr(self.shutter, "is_open", False)
+            self._was_open = meets(self.shutter, Opens) and self.shutter.is_open
 
     def _close(self) -> MsgGenerator[None]:
         self._closed = True

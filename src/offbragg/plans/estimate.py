@@ -19,6 +19,14 @@ from offbragg.plans.rotation import check_axis, rotation_scan
 from offbragg.plans.series import PastRun, by_sweep, part, remaining
 from offbragg.plans.temperature import in_order, parameters_from, temperature_series, turned
 from offbragg.plans.triggers import check_triggers
+from offbragg.protocols import (
+    ChecksSweep,
+    ChecksValue,
+    HasGeometry,
+    PlansFlight,
+    SizesFrames,
+    as_a,
+)
 from offbragg.spelling import did_you_mean
 from offbragg.sweep import Sweep
 
@@ -112,20 +120,20 @@ def estimate(
     for sweep in planned:
         check_axis(sweep, axis)
     for device in (detector, axis):
-        check = getattr(device, "check", None)
-        if check is not None:
+        if checker := as_a(device, ChecksSweep):
             for sweep in planned:
-                check(sweep)
+                checker.check(sweep)
     if detector is not None:
         for sweep in planned:
             check_triggers(detector, sweep, known.get("flyers", ()))
-    for kelvin in points:
-        if (check_value := getattr(known.get("cryostream"), "check_value", None)) is not None:
-            check_value(kelvin)
+    if cryostream := as_a(known.get("cryostream"), ChecksValue):
+        for kelvin in points:
+            cryostream.check_value(kelvin)
     if isinstance(settings, Mapping):
         raise SweepError("settings is one setting: it must be a list of them, [{...}]")
     settings = settings or ({},)
-    instrument = geometry if geometry is not None else getattr(detector, "geometry", None)
+    standing = as_a(detector, HasGeometry)
+    instrument = standing.geometry if geometry is None and standing else geometry
     if instrument is None and any(settings):
         raise SweepError("settings need a geometry: give geometry=, or a detector that has one")
     passes = max(len(points), 1) * len(settings)
@@ -133,9 +141,10 @@ def estimate(
     if past and points:
         measured, points = _missing(past, points, planned, known)
     seconds = sum(sweep.duration for sweep in measured) + len(points) * settling
-    if axis is not None and hasattr(axis, "plan_flight"):
-        seconds += sum(axis.plan_flight(sweep).duration - sweep.duration for sweep in measured)
-    size = detector.frame_bytes() if detector and hasattr(detector, "frame_bytes") else 0
+    if flier := as_a(axis, PlansFlight):
+        seconds += sum(flier.plan_flight(sweep).duration - sweep.duration for sweep in measured)
+    sizer = as_a(detector, SizesFrames)
+    size = sizer.frame_bytes() if sizer else 0
     frames = sum(sweep.n_frames for sweep in measured)
     total = Estimate(len(measured), frames, seconds, frames * size)
     if instrument is None:

@@ -16,6 +16,7 @@ from offbragg.errors import SweepError
 from offbragg.plans.annotations import DEVICE_OR_SWEEP, OPTIONAL_MAPPING, from_json
 from offbragg.plans.defaults import with_defaults
 from offbragg.plans.rotation import about, announce, record, rotation_scan, start_of
+from offbragg.protocols import Attenuates, HasGeometry, Positioned, as_a, meets
 from offbragg.sweep import Sweep
 
 READOUT = 0.003
@@ -195,7 +196,8 @@ def orient_scan(
     def inner() -> MsgGenerator[tuple[str, ...]]:
         uids: list[str] = []
         if attenuator is not None and "attenuation" not in (md or {}):  # filters come in steps
-            more["attenuation"] = getattr(attenuator, "attenuation", 1.0 / transmission)
+            filters = as_a(attenuator, Attenuates)
+            more["attenuation"] = filters.attenuation if filters else 1.0 / transmission
         for each in (there, back) if both_ways else (there,):
             yield from bps.checkpoint()
             uids.append(
@@ -273,7 +275,7 @@ def _set_for_now(device: Any, value: float | None, plan: Any) -> MsgGenerator[An
     """Run a plan with a device set to a value, and set it back whatever happens."""
     if device is None:
         return (yield from plan())
-    before = getattr(device, "position", None)
+    before = device.position if meets(device, Positioned) else None
     if before is None:
         before = yield from bps.rd(device)
 
@@ -291,7 +293,7 @@ def _standing(detector: Any, axis: Any) -> tuple[str, float]:
     """Name the axis at whose angle stills are taken, and the angle."""
     if axis is not None:
         return axis.name, float(axis.position)
-    geometry = getattr(detector, "geometry", None)
+    geometry = detector.geometry if meets(detector, HasGeometry) else None
     if geometry is None:
         raise SweepError(
             "nothing says which axis the frames stand at, and where: give axis=…, as axis=phi"

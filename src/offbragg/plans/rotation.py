@@ -35,6 +35,18 @@ from offbragg.plans.timing import (
     timing_of,
 )
 from offbragg.plans.triggers import check_triggers, gets_stray_pulses
+from offbragg.protocols import (
+    ChecksSweep,
+    CountsBeam,
+    DescribesHardware,
+    FillsColumns,
+    HasGeometry,
+    KeepsSpeed,
+    NamesFrames,
+    Pausable,
+    TriggeredPerSweep,
+    meets,
+)
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -313,9 +325,8 @@ def start_of(
             "A run would contradict what was measured. Leave it out of md."
         )
     for device in (detector, axis, *flyers):
-        check = getattr(device, "check", None)
-        if check is not None:
-            check(sweep)
+        if meets(device, ChecksSweep):
+            device.check(sweep)
     check_triggers(detector, sweep, flyers)
     return {
         "purpose": purpose,
@@ -360,7 +371,7 @@ def _fly(
 
     def sweeping() -> MsgGenerator[str]:
         yield from bps.stage_all(*devices)
-        if hasattr(detector, "file_stem"):
+        if meets(detector, NamesFrames):
             yield from bps.abs_set(detector.file_stem, uid[:8], wait=True)
         group = short_uid("prepare")
         before = moving if gets_stray_pulses(detector, sweep) else ()
@@ -507,24 +518,23 @@ def _away(devices: Sequence[Any]) -> list[str]:
 
 def _was_paused(*devices: Any) -> bool:
     """Return whether a pause of the RunEngine ended the sweep."""
-    return any(getattr(device, "was_paused", False) for device in devices)
+    return any(meets(device, Pausable) and device.was_paused for device in devices)
 
 
 def _of_axis(axis: Any) -> dict[str, Any]:
     """Say which speed the axis is to have again, also for whoever finds it without a RunEngine."""
-    speed = getattr(axis, "usual_speed", None)
+    speed = axis.usual_speed if meets(axis, KeepsSpeed) else None
     return {} if speed is None else {"motor_speeds": {axis.name: float(speed)}}
 
 
 def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
     """Collect what the detector knows about itself and the beam, for the start document."""
     known: dict[str, Any] = {}
-    hardware = getattr(detector, "hardware", None)
-    if hardware is not None:
-        known["detector"] = hardware()
-        if "trigger" in known["detector"] and hasattr(detector, "trigger_of"):
+    if meets(detector, DescribesHardware):
+        known["detector"] = detector.hardware()
+        if "trigger" in known["detector"] and meets(detector, TriggeredPerSweep):
             known["detector"]["trigger"] = detector.trigger_of(sweep)
-    geometry = getattr(detector, "geometry", None)
+    geometry = detector.geometry if meets(detector, HasGeometry) else None
     if geometry is not None:
         known["geometry"] = replace(geometry, scan_axis=sweep.axis).to_dict()
         known["wavelength"] = geometry.wavelength
@@ -546,11 +556,12 @@ def _columns(
             "before": axis.at_speed[0], "after": axis.at_speed[1],
         }  # fmt: skip
     for flyer in flyers:
-        columns.update(getattr(flyer, "per_frame", {}))
+        if meets(flyer, FillsColumns):
+            columns.update({name: dict(column) for name, column in flyer.per_frame.items()})
     for signal in monitors:
         columns[signal.name] = {"key": signal.name}
     if permit is not None:
         columns["weight"] = {"key": permit.beam.name}
-        if "monitor" in columns and getattr(permit, "monitor", None) is not None:
+        if "monitor" in columns and meets(permit, CountsBeam) and permit.monitor is not None:
             columns["weight"] |= {"monitor": "monitor", "fraction": permit.fraction}
     return columns

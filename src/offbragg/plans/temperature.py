@@ -24,6 +24,19 @@ from offbragg.plans.expose import dark, expose
 from offbragg.plans.rotation import FLUSH_PERIOD, about, announce, rotation_scan, start_of
 from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
 from offbragg.plans.watch import FULL_POLICIES, need_room
+from offbragg.protocols import (
+    ChecksSweep,
+    ChecksValue,
+    KeepsSpeed,
+    NoticesOthers,
+    Positioned,
+    Recovers,
+    RunsUp,
+    Settles,
+    SizesFrames,
+    as_a,
+    meets,
+)
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -168,10 +181,9 @@ def temperature_series(
     _check_number("disk_timeout", disk_timeout, "s")
     _check_number("attempts", attempts, least=1, whole=True)
     _check_number("test_frames", test_frames, whole=True)
-    check_value = getattr(cryostream, "check_value", None)
-    if check_value is not None:
+    if checker := as_a(cryostream, ChecksValue):
         for kelvin in points:
-            check_value(kelvin)
+            checker.check_value(kelvin)
 
     known: dict[tuple[int, int], list[PastRun]] = {}
     series, index = str(uuid.uuid4()), 0
@@ -200,9 +212,8 @@ def temperature_series(
             )  # fmt: skip
             about_detector = would_open.get("detector", {})
             yield from announce(would_open)
-    frame_bytes = getattr(detector, "frame_bytes", None)
-    if frame_bytes is not None:
-        about_detector = {**about_detector, "frame_bytes": frame_bytes()}
+    if sizer := as_a(detector, SizesFrames):
+        about_detector = {**about_detector, "frame_bytes": sizer.frame_bytes()}
     log.info(
         "series %s: %d temperatures × %d sweeps, %d runs so far",
         series, len(points), len(planned), index,
@@ -300,7 +311,8 @@ def temperature_series(
                 return  # list(plan): nobody answers
 
     def all_points() -> MsgGenerator[None]:
-        before: float | None = getattr(cryostream, "position", None)
+        stood = as_a(cryostream, Positioned)
+        before: float | None = stood.position if stood else None
         for i, kelvin in enumerate(points):
             todo = [(j, parts) for j in range(len(planned)) if (parts := parts_of(i, j))]
             if not todo:
@@ -314,9 +326,9 @@ def temperature_series(
                 "setpoint": float(kelvin),
                 "direction": _direction(before, kelvin),
             }
-            told = getattr(cryostream, "settled", None)
-            if told:
-                temperature["settled"] = dict(told)
+            settling = as_a(cryostream, Settles)
+            if settling and settling.settled:
+                temperature["settled"] = dict(settling.settled)
             yield from measure_all(i, temperature, first)
             before = kelvin
 
@@ -356,8 +368,7 @@ class _OtherTemperatureError(DeviceError):
 
 def _changed_by_others(cryostream: Any) -> str:
     """Return who else has asked for which temperature, or nothing; the device knows."""
-    look = getattr(cryostream, "changed_by_others", None)
-    return "" if look is None else str(look())
+    return str(cryostream.changed_by_others()) if meets(cryostream, NoticesOthers) else ""
 
 
 def _how_to_resume(series: str) -> str:
@@ -482,14 +493,14 @@ def _reach(
 
     Meanwhile the axis goes to where its first sweep there begins.
     """
-    run_up = getattr(axis, "run_up", None) if hasattr(axis, "set") else None
+    goes_back = meets(axis, RunsUp) and hasattr(axis, "set")
     attempt = 0
     while True:
         yield from bps.checkpoint()
         try:
             back = short_uid("back")
-            if run_up is not None:
-                yield from bps.abs_set(axis, run_up(first), group=back)
+            if goes_back:
+                yield from bps.abs_set(axis, axis.run_up(first), group=back)
             yield from bps.abs_set(cryostream, kelvin, wait=True)
             yield from bps.wait(back)
         except FailedStatus as error:
@@ -517,7 +528,7 @@ def _test(
     md: Mapping[str, Any],
 ) -> MsgGenerator[None]:
     """See whether the detector takes frames again, before a sweep is tried with it."""
-    where = axis if hasattr(axis, "position") else None
+    where = axis if meets(axis, Positioned) else None
     # without a shutter they have beam: that is no dark
     take = expose if shutter is None else partial(dark, shutter=shutter)
     alone: dict[str, Any] = {"flyers": (), "shutter": None} if shutter is None else {}
@@ -557,7 +568,7 @@ def _come_to_rest(
     """
     last = _last(past).start
     waits = last.get("detector", {}).get("trigger", "internal") != "internal"
-    recover = getattr(detector, "recover", None) if waits else None
+    recover = detector.recover if waits and meets(detector, Recovers) else None
     deadline = time.monotonic() + timeout
     stands_since: float | None = None
     while True:
@@ -584,17 +595,16 @@ def _last(past: Sequence[PastRun]) -> PastRun:
 def _mend_speed(axis: Any, past: Sequence[PastRun]) -> None:
     """Give the axis back the speed that a RunEngine which was killed did not."""
     last = _last(past)
-    mend = getattr(axis, "mend_speed", None)
-    if mend is not None and last.usual_speed is not None and last.sweep.axis == axis.name:
-        mend(last.usual_speed, left=last.sweep.speed)
+    if last.usual_speed is None or not meets(axis, KeepsSpeed) or last.sweep.axis != axis.name:
+        return
+    axis.mend_speed(last.usual_speed, left=last.sweep.speed)
 
 
 def _check(devices: Sequence[Any], sweeps: Sequence[Sweep]) -> None:
     for device in devices:
-        check = getattr(device, "check", None)
-        if check is not None:
+        if meets(device, ChecksSweep):
             for sweep in sweeps:
-                check(sweep)
+                device.check(sweep)
 
 
 def _check_policies(**policies: str) -> None:

@@ -13,6 +13,8 @@ from bluesky.protocols import Reading
 from event_model import DataKey
 
 from offbragg.errors import DeviceError
+from offbragg.plans.triggers import waits_for_pulses
+from offbragg.protocols import MeasuresStart, ReadsBack, meets
 from offbragg.read_backs import NOTICED, angles_at, in_order, tolerance, unknown_between
 from offbragg.sweep import Sweep
 
@@ -22,8 +24,6 @@ STREAM = "timing"
 LATE = 0.4
 """How far from its angle a frame may be, s of the sweep (or two periods): else the sweep fails."""
 
-_OF_AXIS = ("read_backs", "measure_clock", "angle_key", "angle_source", "at_speed", "was_late")
-_OF_DETECTOR = ("exposure_started", "measure_clock", "start_sigma", "began_at")
 _LOOKED_AT = 200  # frames of a long sweep whose angles are compared at its end
 _DRIFT = 0.05  # s, more than two clocks drift apart during a sweep
 _PULSE_SEEN = 3.0  # s that the file of the first pulse may be seen late
@@ -72,9 +72,7 @@ class TimingReadable:
 
 def is_read_back(detector: Any, axis: Any) -> bool:
     """Return whether axis and detector can say where the axis was, and when."""
-    return all(hasattr(axis, name) for name in _OF_AXIS) and all(
-        hasattr(detector, name) for name in _OF_DETECTOR
-    )
+    return meets(axis, ReadsBack) and meets(detector, MeasuresStart)
 
 
 def is_measured(detector: Any, axis: Any) -> bool:
@@ -83,11 +81,7 @@ def is_measured(detector: Any, axis: Any) -> bool:
     A detector that waits for pulses gets its angles from whoever gives the pulses; the read-backs
     only show whether the axis was somewhere else altogether.
     """
-    return is_read_back(detector, axis) and _starts_itself(detector)
-
-
-def _starts_itself(detector: Any) -> bool:
-    return getattr(detector, "trigger_mode", "internal") == "internal"
+    return is_read_back(detector, axis) and not waits_for_pulses(detector)
 
 
 def timing_of(detector: Any, axis: Any) -> Timing:

@@ -6,17 +6,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from offbragg.errors import SweepError
+from offbragg.protocols import (
+    FillsColumns,
+    GivesPulses,
+    PulsedElsewhere,
+    Triggered,
+    TriggeredPerSweep,
+    meets,
+)
 from offbragg.sweep import Sweep
 
 
 def waits_for_pulses(detector: Any) -> bool:
     """Return whether a detector waits for pulses in a sweep that turns."""
-    return getattr(detector, "trigger_mode", "internal") != "internal"
+    return meets(detector, Triggered) and detector.trigger_mode != "internal"
 
 
 def gives_pulses(flyer: Any) -> bool:
     """Return whether a flyer arms what triggers a detector: it says so, or it has the angles."""
-    return bool(getattr(flyer, "gives_pulses", "angle" in getattr(flyer, "per_frame", {})))
+    if meets(flyer, GivesPulses):
+        return bool(flyer.gives_pulses)
+    return meets(flyer, FillsColumns) and "angle" in flyer.per_frame
 
 
 def gets_stray_pulses(detector: Any, sweep: Sweep) -> bool:
@@ -25,9 +35,12 @@ def gets_stray_pulses(detector: Any, sweep: Sweep) -> bool:
     Nobody disarms that meanwhile: a detector that is armed by then takes such a pulse for the
     first one of the sweep.
     """
-    return (
-        getattr(detector, "pulsed_elsewhere", False) and _trigger_of(detector, sweep) != "internal"
-    )
+    return is_pulsed_elsewhere(detector) and _trigger_of(detector, sweep) != "internal"
+
+
+def is_pulsed_elsewhere(detector: Any) -> bool:
+    """Return whether something that offbragg does not know may trigger a detector."""
+    return meets(detector, PulsedElsewhere) and bool(detector.pulsed_elsewhere)
 
 
 def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
@@ -39,7 +52,7 @@ def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
         With the trigger, and who could give it.
     """
     mode = _trigger_of(detector, sweep)
-    if mode == "internal" or getattr(detector, "pulsed_elsewhere", False):
+    if mode == "internal" or is_pulsed_elsewhere(detector):
         return
     if any(gives_pulses(flyer) for flyer in flyers):
         return
@@ -54,6 +67,6 @@ def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
 
 
 def _trigger_of(detector: Any, sweep: Sweep) -> str:
-    if hasattr(detector, "trigger_of"):
+    if meets(detector, TriggeredPerSweep):
         return str(detector.trigger_of(sweep))
-    return str(getattr(detector, "trigger_mode", "internal"))
+    return str(detector.trigger_mode) if meets(detector, Triggered) else "internal"
