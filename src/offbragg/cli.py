@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -203,43 +204,12 @@ def stack(
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
     ] = True,
-    from_files: Annotated[
-        str | None,
-        typer.Option(
-            "--from-files",
-            metavar="PATTERN",
-            help="Stack these CBF or TIFF files, by the numbers in their names; quote it.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="The scan file that --from-files makes."),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model",
-            metavar="FILE",
-            help="Geometry and axes of --from-files' frames, JSON. Its start_deg is that of the "
-            "lowest number only if the headers have no angles. Or only exposure_time and "
-            "exposure_period, s.",
-        ),
-    ] = None,
-    trust_model: Annotated[
-        bool,
-        typer.Option(
-            "--trust-model", help="Use --model also where the frames' headers contradict it."
-        ),
-    ] = False,
-    sample: Annotated[
-        str | None,
-        typer.Option(
-            "--sample",
-            metavar="NAME",
-            help="Name of the sample of --from-files' frames.",
-            show_default="that of the folder",
-        ),
-    ] = None,
+    # how a folder was stacked before there was stack-files; goes with the next release
+    from_files: Annotated[str | None, typer.Option("--from-files", hidden=True)] = None,
+    out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
+    model: Annotated[Path | None, typer.Option("--model", hidden=True)] = None,
+    trust_model: Annotated[bool, typer.Option("--trust-model", hidden=True)] = False,
+    sample: Annotated[str | None, typer.Option("--sample", hidden=True)] = None,
     as_json: AsJson = False,
     with_parent: WithParent = None,
 ) -> None:
@@ -252,10 +222,7 @@ def stack(
     from its intact frames, the frame files and the journal; the damaged file is kept beside the
     new one as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
 
-    With --from-files it needs no run and no beamline: frames that are there are stacked into one
-    scan file, which can be gone on with in the same way. A number that has no file is a missing
-    frame. A frame whose header says that it is of another sweep than most is rejected. Exit code 5
-    if files were rejected or incomplete.
+    Frames of a folder, without a run and a beamline, are stacked by: offbragg stack-files
     """
     if any(given is not None for given in (from_files, out, model, sample)) or trust_model:
         if from_files is None or out is None:
@@ -270,6 +237,15 @@ def stack(
                 raise typer.BadParameter(
                     f"--{name} is for runs in the journal: --from-files does not take it"
                 )
+        given = [from_files, "--out", str(out)]
+        for name, value in (("--model", model), ("--sample", sample)):
+            given += [name, str(value)] if value is not None else []
+        given += ["--trust-model"] if trust_model else []
+        _say(
+            "offbragg: stack --from-files will be removed in the next release; the same is:\n"
+            f"offbragg stack-files {shlex.join(given)}",
+            file=sys.stderr,
+        )
         _stack_files(
             from_files,
             out,
@@ -341,6 +317,63 @@ def stack(
         raise typer.Exit(1)
 
 
+@app.command(name="stack-files")
+def stack_files(
+    patterns: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR|PATTERN",
+            help="A folder with the frames of one sweep, or a pattern of their names; quote it.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The scan file to make or go on with.")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="Geometry and axes of the frames, JSON. Its start_deg is that of the lowest "
+            "number only if the headers have no angles. Or only exposure_time and "
+            "exposure_period, s.",
+        ),
+    ] = None,
+    trust_model: Annotated[
+        bool,
+        typer.Option(
+            "--trust-model", help="Use --model also where the frames' headers contradict it."
+        ),
+    ] = False,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            "--sample",
+            metavar="NAME",
+            help="Name of the sample.",
+            show_default="that of the folder",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stack a folder of CBF or TIFF frames into one scan file; needs no run and no beamline.
+
+    The number that differs between the names says which frame a file is; a number without a file
+    is a missing frame. A frame whose header says that it is of another sweep than most is rejected.
+    It can be interrupted; the same command goes on. Exit code 5 if files were rejected or
+    incomplete; 1 if it was interrupted.
+    """
+    if len(patterns) > 1:
+        raise typer.BadParameter(
+            f"one folder or pattern is needed, not {len(patterns)}: quote the pattern"
+        )
+    if trust_model and model is None:
+        raise typer.BadParameter("--trust-model needs --model")
+    _stack_files(
+        patterns[0], out, model, sample, trust_model=trust_model, as_json=as_json, with_parent=None
+    )
+
+
 def _stack_files(
     pattern: str,
     out: Path,
@@ -351,13 +384,13 @@ def _stack_files(
     as_json: bool,
     with_parent: int | None,
 ) -> None:
-    from offbragg.callbacks.finished import stack_files
+    from offbragg.callbacks.finished import stack_files as stack_these
 
     with (
         _until_told_to_stop(with_parent=with_parent) as stop,
         _progress("stacking", quiet=as_json) as progress,
     ):
-        stacked = stack_files(
+        stacked = stack_these(
             pattern,
             out,
             model=model,
