@@ -27,6 +27,7 @@ import typer
 
 from offbragg.cli_numbers import Number
 from offbragg.cli_reduction import add_reduction_commands
+from offbragg.cli_up import add_up_commands
 from offbragg.errors import (
     ConfigError,
     DeviceError,
@@ -36,6 +37,7 @@ from offbragg.errors import (
     ScanFileError,
 )
 from offbragg.ledger import describe_problems
+from offbragg.parent import follow_parent
 from offbragg.terminal import PrintableFormatter, printable, typed_options
 from offbragg.terminal import progress as _progress
 from offbragg.terminal import say as _say
@@ -843,6 +845,7 @@ def status(
 
 
 add_reduction_commands(app)
+add_up_commands(app)
 
 
 class Format(StrEnum):
@@ -962,14 +965,8 @@ def _until_told_to_stop(*, with_parent: int | None) -> Iterator[threading.Event]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     if with_parent is not None:
-        threading.Thread(target=_follow_parent, args=(with_parent,), daemon=True).start()
+        follow_parent(with_parent)
     yield stop
-
-
-def _follow_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _log_to_stderr() -> None:
