@@ -64,7 +64,18 @@ Ready = Annotated[
     Path | None,
     typer.Option("--ready", metavar="FILE", help="Write this JSON file once it serves."),
 ]
-WithParent = Annotated[int | None, typer.Option("--with-parent", metavar="PID", hidden=True)]
+
+
+def _follow_parent(pid: int | None) -> int | None:
+    if pid is not None:
+        follow_parent(pid)  # from now on, also while the command is still being imported
+    return pid
+
+
+WithParent = Annotated[
+    int | None,
+    typer.Option("--with-parent", metavar="PID", hidden=True, callback=_follow_parent),
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -213,7 +224,7 @@ def stack(
     trust_model: Annotated[bool, typer.Option("--trust-model", hidden=True)] = False,
     sample: Annotated[str | None, typer.Option("--sample", hidden=True)] = None,
     as_json: AsJson = False,
-    with_parent: WithParent = None,
+    with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
     """Follow the journal: stack frames into scan files, and publish the runs.
 
@@ -255,7 +266,6 @@ def stack(
             sample,
             trust_model=trust_model,
             as_json=as_json,
-            with_parent=with_parent,
         )
         return
     if repair and not once:
@@ -278,7 +288,7 @@ def stack(
         followers.append(watching)
     with (
         watchdog,
-        _until_told_to_stop(with_parent=with_parent) as stop,
+        _until_told_to_stop() as stop,
         _progress("stacking", quiet=as_json or not once) as progress,
     ):
         _log_to_stderr()  # by way of the bar, if there is one
@@ -371,9 +381,7 @@ def stack_files(
         )
     if trust_model and model is None:
         raise typer.BadParameter("--trust-model needs --model")
-    _stack_files(
-        patterns[0], out, model, sample, trust_model=trust_model, as_json=as_json, with_parent=None
-    )
+    _stack_files(patterns[0], out, model, sample, trust_model=trust_model, as_json=as_json)
 
 
 def _stack_files(
@@ -384,12 +392,11 @@ def _stack_files(
     *,
     trust_model: bool,
     as_json: bool,
-    with_parent: int | None,
 ) -> None:
     from offbragg.callbacks.finished import stack_files as stack_these
 
     with (
-        _until_told_to_stop(with_parent=with_parent) as stop,
+        _until_told_to_stop() as stop,
         _progress("stacking", quiet=as_json) as progress,
     ):
         stacked = stack_these(
@@ -425,7 +432,7 @@ def _stack_files(
 def serve(
     beamline: Beamline = None,
     ready: Ready = None,
-    with_parent: WithParent = None,
+    with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
     """Serve the catalog over HTTP (Tiled), with the API key in the configured key file."""
     from offbragg.beamline import load
@@ -439,7 +446,6 @@ def serve(
         host=config.catalog.host,
         port=config.catalog.port,
         ready=ready,
-        parent=with_parent,
     )
 
 
@@ -646,7 +652,7 @@ def rebuild(
 
     config = load(beamline)
     with (
-        _until_told_to_stop(with_parent=None) as stop,
+        _until_told_to_stop() as stop,
         _progress("rebuilding", quiet=as_json) as progress,
     ):
         _log_to_stderr()
@@ -959,13 +965,11 @@ def _leave(code: Any, before: list[threading.Thread]) -> None:
 
 
 @contextlib.contextmanager
-def _until_told_to_stop(*, with_parent: int | None) -> Iterator[threading.Event]:
-    """Give an event that SIGINT, SIGTERM or, if asked, the end of the parent process sets."""
+def _until_told_to_stop() -> Iterator[threading.Event]:
+    """Give an event that SIGINT and SIGTERM set, and so the end of a parent that is followed."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if with_parent is not None:
-        follow_parent(with_parent)
     yield stop
 
 

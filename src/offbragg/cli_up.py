@@ -60,7 +60,7 @@ def up(
     to NAME.log in the folder paths.log, which are moved to NAME.log.1 above 20 MB.
 
     Ctrl-C, SIGTERM or a closed terminal ends all of them: each has 15 s for it, and is killed then
-    or by a second Ctrl-C. If this command is killed itself, the services end within a second. Exit
+    or by a second Ctrl-C. If this command is killed itself, the services end within seconds. Exit
     code 0: it ended as it was asked to; else that of a service that was not started again.
     """
     from offbragg.beamline import load
