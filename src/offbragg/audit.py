@@ -490,7 +490,7 @@ def _is_of_a_folder(start: dict[str, Any]) -> bool:
 def _stacking(start: dict[str, Any]) -> str:
     """Say which command goes on with a scan file."""
     if _is_of_a_folder(start):
-        return "the same offbragg stack --from-files again"
+        return "the same offbragg stack-files again"
     return "offbragg stack --once"
 
 

@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ import typer
 
 from offbragg.cli_numbers import Number
 from offbragg.cli_reduction import add_reduction_commands
+from offbragg.cli_up import add_up_commands
 from offbragg.errors import (
     CatalogError,
     ConfigError,
@@ -36,6 +38,7 @@ from offbragg.errors import (
     ScanFileError,
 )
 from offbragg.ledger import describe_problems
+from offbragg.parent import follow_parent
 from offbragg.terminal import PrintableFormatter, printable, typed_options
 from offbragg.terminal import progress as _progress
 from offbragg.terminal import say as _say
@@ -62,7 +65,18 @@ Ready = Annotated[
     Path | None,
     typer.Option("--ready", metavar="FILE", help="Write this JSON file once it serves."),
 ]
-WithParent = Annotated[int | None, typer.Option("--with-parent", metavar="PID", hidden=True)]
+
+
+def _follow_parent(pid: int | None) -> int | None:
+    if pid is not None:
+        follow_parent(pid)  # from now on, also while the command is still being imported
+    return pid
+
+
+WithParent = Annotated[
+    int | None,
+    typer.Option("--with-parent", metavar="PID", hidden=True, callback=_follow_parent),
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -204,45 +218,14 @@ def stack(
     catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
     ] = True,
-    from_files: Annotated[
-        str | None,
-        typer.Option(
-            "--from-files",
-            metavar="PATTERN",
-            help="Stack these CBF or TIFF files, by the numbers in their names; quote it.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="The scan file that --from-files makes."),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model",
-            metavar="FILE",
-            help="Geometry and axes of --from-files' frames, JSON. Its start_deg is that of the "
-            "lowest number only if the headers have no angles. Or only exposure_time and "
-            "exposure_period, s.",
-        ),
-    ] = None,
-    trust_model: Annotated[
-        bool,
-        typer.Option(
-            "--trust-model", help="Use --model also where the frames' headers contradict it."
-        ),
-    ] = False,
-    sample: Annotated[
-        str | None,
-        typer.Option(
-            "--sample",
-            metavar="NAME",
-            help="Name of the sample of --from-files' frames.",
-            show_default="that of the folder",
-        ),
-    ] = None,
+    # how a folder was stacked before there was stack-files; goes with the next release
+    from_files: Annotated[str | None, typer.Option("--from-files", hidden=True)] = None,
+    out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
+    model: Annotated[Path | None, typer.Option("--model", hidden=True)] = None,
+    trust_model: Annotated[bool, typer.Option("--trust-model", hidden=True)] = False,
+    sample: Annotated[str | None, typer.Option("--sample", hidden=True)] = None,
     as_json: AsJson = False,
-    with_parent: WithParent = None,
+    with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
     """Follow the journal: stack frames into scan files, and publish the runs.
 
@@ -254,10 +237,7 @@ def stack(
     damaged scan file from its intact frames, the frame files and the journal; the damaged file is
     kept beside the new one as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
 
-    With --from-files it needs no run and no beamline: frames that are there are stacked into one
-    scan file, which can be gone on with in the same way. A number that has no file is a missing
-    frame. A frame whose header says that it is of another sweep than most is rejected. Exit code 5
-    if files were rejected or incomplete.
+    Frames of a folder, without a run and a beamline, are stacked by: offbragg stack-files
     """
     if any(given is not None for given in (from_files, out, model, sample)) or trust_model:
         if from_files is None or out is None:
@@ -272,6 +252,15 @@ def stack(
                 raise typer.BadParameter(
                     f"--{name} is for runs in the journal: --from-files does not take it"
                 )
+        given = [from_files, "--out", str(out)]
+        for name, value in (("--model", model), ("--sample", sample)):
+            given += [name, str(value)] if value is not None else []
+        given += ["--trust-model"] if trust_model else []
+        _say(
+            "offbragg: stack --from-files will be removed in the next release; the same is:\n"
+            f"offbragg stack-files {shlex.join(given)}",
+            file=sys.stderr,
+        )
         _stack_files(
             from_files,
             out,
@@ -279,7 +268,6 @@ def stack(
             sample,
             trust_model=trust_model,
             as_json=as_json,
-            with_parent=with_parent,
         )
         return
     if repair and not once:
@@ -304,7 +292,7 @@ def stack(
         followers.append(watching)
     with (
         watchdog,
-        _until_told_to_stop(with_parent=with_parent) as stop,
+        _until_told_to_stop() as stop,
         _progress("stacking", quiet=as_json or not once) as progress,
     ):
         _log_to_stderr()  # by way of the bar, if there is one
@@ -351,6 +339,61 @@ def stack(
         raise off
 
 
+@app.command(name="stack-files")
+def stack_files(
+    patterns: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR|PATTERN",
+            help="A folder with the frames of one sweep, or a pattern of their names; quote it.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The scan file to make or go on with.")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="Geometry and axes of the frames, JSON. Its start_deg is that of the lowest "
+            "number only if the headers have no angles. Or only exposure_time and "
+            "exposure_period, s.",
+        ),
+    ] = None,
+    trust_model: Annotated[
+        bool,
+        typer.Option(
+            "--trust-model", help="Use --model also where the frames' headers contradict it."
+        ),
+    ] = False,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            "--sample",
+            metavar="NAME",
+            help="Name of the sample.",
+            show_default="that of the folder",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stack a folder of CBF or TIFF frames into one scan file; needs no run and no beamline.
+
+    The number that differs between the names says which frame a file is; a number without a file
+    is a missing frame. A frame whose header says that it is of another sweep than most is rejected.
+    It can be interrupted; the same command goes on. Exit code 5 if files were rejected or
+    incomplete; 1 if it was interrupted.
+    """
+    if len(patterns) > 1:
+        raise typer.BadParameter(
+            f"one folder or pattern is needed, not {len(patterns)}: quote the pattern"
+        )
+    if trust_model and model is None:
+        raise typer.BadParameter("--trust-model needs --model")
+    _stack_files(patterns[0], out, model, sample, trust_model=trust_model, as_json=as_json)
+
+
 def _stack_files(
     pattern: str,
     out: Path,
@@ -359,15 +402,14 @@ def _stack_files(
     *,
     trust_model: bool,
     as_json: bool,
-    with_parent: int | None,
 ) -> None:
-    from offbragg.callbacks.finished import stack_files
+    from offbragg.callbacks.finished import stack_files as stack_these
 
     with (
-        _until_told_to_stop(with_parent=with_parent) as stop,
+        _until_told_to_stop() as stop,
         _progress("stacking", quiet=as_json) as progress,
     ):
-        stacked = stack_files(
+        stacked = stack_these(
             pattern,
             out,
             model=model,
@@ -400,7 +442,7 @@ def _stack_files(
 def serve(
     beamline: Beamline = None,
     ready: Ready = None,
-    with_parent: WithParent = None,
+    with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
     """Serve the catalog over HTTP (Tiled), with the API key in the configured key file."""
     from offbragg.beamline import load
@@ -414,7 +456,6 @@ def serve(
         host=config.catalog.host,
         port=config.catalog.port,
         ready=ready,
-        parent=with_parent,
     )
 
 
@@ -621,7 +662,7 @@ def rebuild(
 
     config = load(beamline)
     with (
-        _until_told_to_stop(with_parent=None) as stop,
+        _until_told_to_stop() as stop,
         _progress("rebuilding", quiet=as_json) as progress,
     ):
         _log_to_stderr()
@@ -820,6 +861,7 @@ def status(
 
 
 add_reduction_commands(app)
+add_up_commands(app)
 
 
 class Format(StrEnum):
@@ -933,20 +975,12 @@ def _leave(code: Any, before: list[threading.Thread]) -> None:
 
 
 @contextlib.contextmanager
-def _until_told_to_stop(*, with_parent: int | None) -> Iterator[threading.Event]:
-    """Give an event that SIGINT, SIGTERM or, if asked, the end of the parent process sets."""
+def _until_told_to_stop() -> Iterator[threading.Event]:
+    """Give an event that SIGINT and SIGTERM set, and so the end of a parent that is followed."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if with_parent is not None:
-        threading.Thread(target=_follow_parent, args=(with_parent,), daemon=True).start()
     yield stop
-
-
-def _follow_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _log_to_stderr() -> None:

@@ -141,8 +141,8 @@ def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
             else:
                 what.error = (
                     f"it has no start document ({mended.found[0]}) and no scan file: set aside as "
-                    f"{what.kept}\nFrames that its run measured can be stacked by offbragg stack "
-                    "--from-files."
+                    f"{what.kept}\nFrames that its run measured can be stacked by offbragg "
+                    "stack-files."
                 )
         except (OffbraggError, OSError) as error:
             what.error = str(error)

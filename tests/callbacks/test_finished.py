@@ -6,6 +6,7 @@ import bz2
 import glob
 import gzip
 import json
+import shlex
 import subprocess
 import sys
 import threading
@@ -104,8 +105,8 @@ def test_a_gap_stays_a_gap_and_a_flipped_bit_is_rejected(folder, tmp_path):
 
     done = subprocess.run(
         [
-            sys.executable, "-m", "offbragg", "stack", "--json",
-            "--from-files", f"{folder}/x_*.cbf", "--out", str(out),
+            sys.executable, "-m", "offbragg", "stack-files", "--json",
+            f"{folder}/x_*.cbf", "--out", str(out),
         ],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
@@ -373,6 +374,47 @@ def test_options_that_would_do_nothing_are_refused(given, why):
     assert why in " ".join(done.output.replace("│", "").split())
 
 
+def test_a_folder_is_stacked_as_the_pattern_of_its_frames(folder, tmp_path):
+    write(folder, 0, 1, 3)
+    (folder / "notes.txt").write_text("cold")
+    outs = [tmp_path / name for name in ("pattern.h5", "folder.h5")]
+
+    for out, what in zip(outs, (f"{folder}/x_*.cbf", str(folder)), strict=True):
+        done = CliRunner().invoke(app, ["stack-files", "--json", what, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["stored"] == 3
+
+    with ScanFile.open(outs[0]) as one, ScanFile.open(outs[1]) as other:
+        assert one.start == other.start
+        np.testing.assert_array_equal(one.stack.counts[:], other.stack.counts[:])
+    with pytest.raises(ConfigError, match="holds no frame"):
+        find_series(str(tmp_path))
+
+
+def test_the_old_way_to_stack_a_folder_works_and_says_the_new_one(folder, tmp_path):
+    write(folder, 0, 1, 3)
+    out, pattern = tmp_path / "F.h5", f"{folder}/x_*.cbf"
+
+    done = CliRunner().invoke(
+        app, ["stack", "--json", "--from-files", pattern, "--out", str(out), "--sample", "S-1"]
+    )
+
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["stored"] == 3
+    command = done.stderr.splitlines()[-1]
+    assert command == f"offbragg stack-files '{pattern}' --out {out} --sample S-1"
+    again = CliRunner().invoke(app, shlex.split(command)[1:])  # it is gone on with
+    assert again.exit_code == 0, again.output
+    assert "--from-files" not in CliRunner().invoke(app, ["stack", "--help"]).output
+
+
+def test_a_pattern_that_the_shell_expanded_is_refused(folder, tmp_path):
+    done = CliRunner().invoke(app, ["stack-files", "x_0.cbf", "x_1.cbf", "--out", "F.h5"])
+
+    assert done.exit_code == 2
+    assert "quote the pattern" in done.output
+
+
 def test_a_series_that_has_grown_needs_another_file(folder, tmp_path):
     write(folder, 2, 3, 4)
     pattern, out = f"{folder}/x_*.cbf", tmp_path / "F.h5"
@@ -395,7 +437,7 @@ def test_verify_says_how_missing_frames_of_a_folder_are_stored(folder, tmp_path)
 
     (problem,) = verify(out, deep=True).problems
 
-    assert problem.endswith("to store them, run: the same offbragg stack --from-files again")
+    assert problem.endswith("to store them, run: the same offbragg stack-files again")
     assert "(1, in " in problem
     assert stack_files(pattern, out).stored == 3
     assert verify(out, deep=True).problems == []
@@ -466,7 +508,7 @@ def test_a_swapped_first_frame_is_rejected_and_not_the_good_ones(folder, tmp_pat
         out = tmp_path / f"{len(counts)}.h5"
 
         done = CliRunner().invoke(
-            app, ["stack", "--json", "--from-files", f"{folder}/x_*.cbf", "--out", str(out)]
+            app, ["stack-files", "--json", f"{folder}/x_*.cbf", "--out", str(out)]
         )
 
         assert done.exit_code == 5

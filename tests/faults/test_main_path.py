@@ -23,10 +23,10 @@ from offbragg.audit import scan_file_of_run, verify
 from offbragg.beamline import Beamline, load, make_paths
 from offbragg.callbacks.journal import read_journal
 from offbragg.demo import configure
-from offbragg.demo.children import Children
 from offbragg.demo.scene import simulated_scene
 from offbragg.files import read_frame
 from offbragg.files.scan_file import ScanFile
+from offbragg.host.children import Children
 
 pytestmark = pytest.mark.ioc
 

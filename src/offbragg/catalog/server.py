@@ -20,7 +20,6 @@ import resource
 import secrets
 import signal
 import socket
-import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from offbragg.errors import CatalogError
+from offbragg.parent import follow_parent
 
 if TYPE_CHECKING:
     import httpx
@@ -236,7 +236,7 @@ def _serve(
 
     server = Server(config)
     if parent is not None:
-        threading.Thread(target=_watch_parent, args=(server, parent), daemon=True).start()
+        follow_parent(parent, lambda: setattr(server, "should_exit", True))
     # uvicorn raises the signal once more after its graceful end: that one is not to kill us
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -454,12 +454,6 @@ def _keep_container(app: FastAPI) -> None:
             yield state
 
     app.router.lifespan_context = with_container
-
-
-def _watch_parent(server: Any, parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    server.should_exit = True
 
 
 def _write_ready(path: Path, *, url: str) -> None:

@@ -33,10 +33,10 @@ from offbragg.beamline import (
     plan_defaults,
     profile_directory,
 )
-from offbragg.demo.children import Children
 from offbragg.demo.look import Watch, look
 from offbragg.demo.scene import Scene, replayed_scene, simulated_scene
 from offbragg.errors import ConfigError
+from offbragg.host.children import Children
 from offbragg.terminal import PrintableFormatter
 
 TEMPERATURES = (170.0, 130.0, 90.0)  # through the simulated crystal's Tc, K

@@ -15,10 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from offbragg.beamline import Beamline
-from offbragg.demo.children import Children
 from offbragg.demo.scene import Scene
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.geometry import Geometry
+from offbragg.host.children import Children
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)

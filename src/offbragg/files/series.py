@@ -52,21 +52,18 @@ class _Name:
 
 
 def find_series(pattern: str) -> Series:
-    """Find the frame files that a shell pattern matches.
+    """Find the frame files that lie in a folder, or that a shell pattern matches.
 
-    The number that differs between their names says which frame a file is, wherever it stands; of a
-    single file, the last one does.
+    Other files of a folder are left out; a pattern has to match frame files only. The number that
+    differs between their names says which frame a file is, wherever it stands; of a single file,
+    the last one does.
 
     Raises
     ------
     ConfigError
         If there are none, or they are not of one series.
     """
-    paths = sorted(Path(name) for name in glob(pattern))  # noqa: PTH207  it may be absolute
-    if not paths:
-        raise ConfigError(
-            f"no file matches {pattern}\nQuote the pattern, so that the shell leaves it."
-        )
+    paths = _files(pattern)
     kinds: dict[tuple[Path, tuple[str, ...], str], list[_Name]] = {}
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # a link to nothing is a missing frame
@@ -95,6 +92,20 @@ def find_series(pattern: str) -> Series:
     parts[2 * field + 1] = f"{{:0{width}d}}"
     template = "".join(parts) + names[0].suffix
     return Series(directory.resolve(), template, first, last - first + 1, len(digits))
+
+
+def _files(pattern: str) -> list[Path]:
+    if Path(pattern).is_dir():
+        paths = sorted(path for path in Path(pattern).iterdir() if frame_kind(path) is not None)
+        if not paths:
+            raise ConfigError(f"the folder {pattern} holds no frame: only {KINDS} are read")
+        return paths
+    paths = sorted(Path(name) for name in glob(pattern))  # noqa: PTH207  it may be absolute
+    if not paths:
+        raise ConfigError(
+            f"no file matches {pattern}\nQuote the pattern, so that the shell leaves it."
+        )
+    return paths
 
 
 def _counting(pattern: str, names: Sequence[_Name]) -> int:

@@ -1,0 +1,1 @@
+"""What runs on a beamline's host: services as children of one command, or as systemd units."""

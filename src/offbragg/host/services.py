@@ -1,0 +1,95 @@
+"""What runs on a beamline's host, as a table: ``offbragg up`` and ``offbragg units`` read it.
+
+To add a service, write a command that ends at SIGTERM and takes ``--beamline FILE`` and
+``--with-parent PID``, and add a line to `SERVICES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from offbragg.beamline import Beamline
+from offbragg.errors import ConfigError
+from offbragg.follow import read_backlog
+from offbragg.host.supervisor import Command
+from offbragg.spelling import did_you_mean
+
+
+def _to_be_stacked(config: Beamline) -> str:
+    backlog = read_backlog(config.paths.journal).get("stack", {})
+    frames = int(backlog.get("frames", 0))
+    return f"{int(backlog['decided'])} of {frames} frames" if frames else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One command of offbragg that runs as long as the beamline does."""
+
+    name: str
+    """Of the command, and of its log."""
+    what: str
+    """For people, a few words."""
+    has_ready_file: bool = False
+    """Whether the command takes ``--ready FILE``."""
+    progress: Callable[[Beamline], str] = lambda config: ""
+    """Returns a few words for the status line; called once a second."""
+    unit: tuple[str, ...] = ()
+    """More lines of the section [Service] of its systemd unit."""
+
+    def arguments(self, config: Beamline) -> list[str]:
+        """Return what follows ``python -m`` on any host."""
+        return ["offbragg", self.name, "--beamline", str(config.file.resolve())]
+
+    def command(self, config: Beamline, parent: int) -> Command:
+        """Return how it is run as a child of a process."""
+        arguments = [*self.arguments(config), "--with-parent", str(parent)]
+        ready: Path | None = None
+        if self.has_ready_file:
+            ready = (
+                config.paths.log / f".{self.name}.ready.json"
+            )  # with its pid: an old one is not believed
+            arguments += ["--ready", str(ready)]
+        return Command(self.name, arguments, ready)
+
+
+SERVICES = {
+    service.name: service
+    for service in (
+        Service(
+            "stack",
+            "stacks frames into scan files and publishes the runs",
+            progress=_to_be_stacked,
+        ),
+        Service(
+            "serve",
+            "serves the catalog over HTTP",
+            has_ready_file=True,
+            # it alone listens on a network, and it starts nothing that would need more
+            unit=("NoNewPrivileges=yes", "ProtectSystem=full"),
+        ),
+    )
+}
+"""In the order in which they are started: frames first."""
+
+
+def chosen(names: Sequence[str] | None) -> list[Service]:
+    """Return the services with these names, in the table's order; all of them for None.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not in the table, or none is given.
+    """
+    if names is None:
+        return list(SERVICES.values())
+    for name in names:
+        if name not in SERVICES:
+            raise ConfigError(
+                f"{name!r} is not a service{did_you_mean(name, SERVICES)}\n"
+                f"The services are {', '.join(SERVICES)}."
+            )
+    if not names:
+        raise ConfigError(f"no service is named\nThe services are {', '.join(SERVICES)}.")
+    return [service for service in SERVICES.values() if service.name in names]
