@@ -35,11 +35,12 @@ from offbragg.errors import (
     RejectedFrame,
     ScanFileError,
 )
-from offbragg.files import read_frame
+from offbragg.files import read_frame, read_head
 from offbragg.files.aside import keep_aside
-from offbragg.files.cbf import declared_md5
+from offbragg.files.cbf import declared_md5, header_of
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
+from offbragg.files.header_check import HeaderCheck
 from offbragg.files.nxrefine import has_wrapper, remove_left_locks, scan_directory, write_wrapper
 from offbragg.files.renew import renew_if_torn
 from offbragg.files.root import Root
@@ -194,6 +195,9 @@ class SweepStacker:
             columns["time"] + scan.sweep.exposure / 2,
             sweep=scan.sweep,
         )
+        # those of a folder have been compared before its scan file was made
+        self._headers = None if isinstance(start.get("files"), dict) else HeaderCheck(start)
+        self._headers_before = scan.header_findings
         if self._writer is None:
             scan.close()
         self._pending = {n for n, s in enumerate(statuses) if s == Status.PENDING}
@@ -370,6 +374,7 @@ class SweepStacker:
         if self._is_believed(frame, look):
             begin = self._began(number, look)
             self._scan().write_frame(frame, source=path.name, time=begin)
+            self._note_header(number, path.name, frame.header)
             self._note_stored(number, begin)
         return None
 
@@ -381,6 +386,8 @@ class SweepStacker:
             if good:
                 self._scan().write_frames(good)
                 for frame in good:
+                    if self._headers is not None and frame.text:
+                        self._note_header(frame.number, frame.source, header_of(frame.text))
                     self._note_stored(frame.number, frame.time)
             for item in judged:
                 if isinstance(item.error, OSError):
@@ -438,6 +445,40 @@ class SweepStacker:
         if self._given_up.pop(number, None):
             log.info("frame %d came late and is stored", number)
         self._last_stored = self._clock()
+
+    def _note_header(self, number: int, source: str, header: Mapping[str, Any]) -> None:
+        """Compare what a frame's header says with the run; the frame is stored in any case."""
+        if self._headers is None:
+            return
+        self._headers.add(number, source, header)
+        for text in self._headers.news():
+            log.error("run %s: header and run contradict each other: %s",
+                      self._start["uid"][:8], text)  # fmt: skip
+
+    def _compare_earlier_headers(self) -> dict[str, list[str]]:
+        """Compare the headers of what an earlier stacker stored, too; return all findings."""
+        if self._headers is None:
+            return {}
+        end = self._clock() + _REFUSING
+        whole = True
+        for number in self._md5_before:
+            path = self._path_of(number) if self._clock() < end else None
+            if self._headers.seen[number]:
+                continue
+            try:
+                head = None if path is None else read_head(path)
+            except (FrameError, OSError):
+                head = None
+            whole &= head is not None
+            if head is not None and path is not None:
+                self._note_header(number, path.name, head.header)
+        found = self._headers.findings()
+        if not whole:  # what was found while the files were there
+            for kind, lines in self._headers_before.items():
+                found[kind] = list(dict.fromkeys([*lines, *found.get(kind, [])]))
+        for line in found.get("differences", []):
+            log.warning("run %s: header and run differ: %s", self._start["uid"][:8], line)
+        return found
 
     def _is_late(self, number: int) -> bool:
         """Whether a file that is not good yet has had its time, by this process's clock."""
@@ -584,12 +625,15 @@ class SweepStacker:
         ):
             log.warning("run %s: %s", self._start["uid"][:8], others)
         self._values.warn_of_angles()
+        summary: dict[str, Any] = dict(self._values.summary())
+        if headers := self._compare_earlier_headers():
+            summary["headers"] = headers
         scan = self._scan()
         scan.finish(
             time=stop["time"],
             exit_status=stop["exit_status"],
             reason=stop.get("reason", ""),
-            summary=self._values.summary(),
+            summary=summary,
         )
         self._writer, self._durable = None, scan.durable
         self._wrap()
