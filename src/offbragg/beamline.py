@@ -676,7 +676,8 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
     flyers = tuple(named("flyers", name) for name in defaults.pop("flyers"))
     chosen = {key: named(key, name) for key, name in defaults.items()}
     past = Recall(config.paths.journal, config.paths.experiment).runs
-    return Defaults(devices, flyers=flyers, file=str(config.file), past=past, **chosen)
+    lacks = partial(lacking_room, config)
+    return Defaults(devices, flyers=flyers, file=str(config.file), past=past, lacks=lacks, **chosen)
 
 
 def make_watchdog(
@@ -935,7 +936,11 @@ def check_paths(config: Beamline, **needs: Any) -> None:
 
 
 def lacking_room(
-    config: Beamline, *, n_frames: int = 0, detector: Mapping[str, Any] | None = None
+    config: Beamline,
+    *,
+    n_frames: int = 0,
+    detector: Mapping[str, Any] | None = None,
+    what: str = "the sweep",
 ) -> str:
     """Say what a sweep lacks on the disks that its data cross; nothing if it fits.
 
@@ -949,6 +954,8 @@ def lacking_room(
         How many frames are to be measured.
     detector
         Its ``shape`` and ``format``, as in a start document, or its ``frame_bytes``.
+    what
+        The frames are of, in the message.
     """
     stacked = written = 0.0
     if detector and "shape" in detector:
@@ -974,7 +981,7 @@ def lacking_room(
         if free < room + config.limits.free_disk:
             keys = ", ".join(f"paths.{name}" for name in names)
             return (
-                f"too little disk for the sweep: {free:.2f} GB free in {path} ({keys}), "
+                f"too little disk for {what}: {free:.2f} GB free in {path} ({keys}), "
                 f"{room:.2f} GB needed and {config.limits.free_disk:g} GB to be left\n"
                 f"Free some, or set [paths] in {config.file} to a larger disk."
             )
