@@ -608,6 +608,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     from offbragg.callbacks.recall import Recall, speeds_left
     from offbragg.callbacks.watchdog import ACQUISITION
     from offbragg.plans.defaults import answering
+    from offbragg.plans.meddling import noting_others
     from offbragg.plans.watch import room_keeper, watched
 
     RE = bluesky.RunEngine(
@@ -645,6 +646,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(room_keeper(partial(lacking_room, config)))
     RE.preprocessors.append(recorder(columns, devices))
+    RE.preprocessors.append(noting_others(devices))
     RE.preprocessors.append(captioner(RE))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
@@ -811,6 +813,10 @@ def recorder(
                 **msg.kwargs.get("per_frame", {}),
             }
         if msg.command == "prepare" and msg.args and isinstance(msg.args[0], Sweep):
+            if (geometry := getattr(msg.obj, "geometry", None)) and hasattr(msg.obj, "axes_at"):
+                turning = replace(geometry, scan_axis=msg.args[0].axis).to_dict()
+                stand = _where_axes_stand(turning, devices)["axes"]
+                msg.obj.axes_at = {axis["name"]: axis["angle"] for axis in stand}
             told = _where_it_stands(msg.args[0].to_dict(), devices)
             return msg._replace(args=(Sweep.from_dict(told), *msg.args[1:]))
         if msg.command == "open_run" and "geometry" in msg.kwargs:
