@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from offbragg.files.nxrefine import scan_directory
 from offbragg.files.scan_file import ScanFile, find_scan_file
 from offbragg.follow import follow
 from offbragg.geometry import Geometry
+from offbragg.overview import list_runs
 from offbragg.recipe import Choices, write_record
 from sim_iocs.cbf import encode_cbf
 from sim_iocs.tiff import encode_tiff
@@ -63,8 +65,9 @@ def write(run, number: int, **changed: str) -> None:
     path.write_bytes(content)
 
 
-def stack(run):
-    failed = follow(run.journal_directory, [Stacker(run.experiment, late=run.late)], once=True)
+def stack(run, stacker=None):
+    stacker = stacker or Stacker(run.experiment, late=run.late)
+    failed = follow(run.journal_directory, [stacker], once=True)
     assert failed == {"stack": []}
     path = find_scan_file(scan_directory(run.experiment, run.start), run.uid)
     assert path is not None
@@ -87,11 +90,12 @@ def measure(request, run, monkeypatch):
             write(run, number, **(changed if number in numbers else {}))
         run.announce(10)
         run.end()
-        path = stack(run)
+        stacker = Stacker(run.experiment, late=run.late)
+        path = stack(run, stacker)
         with ScanFile.open(path) as scan:
             assert scan.ledger.counts()["stored"] == 10  # saving loses nothing
             np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))
-        return path, verify(path, journal=run.journal_directory)
+        return path, verify(path, journal=run.journal_directory), stacker.backlog()
 
     return measured
 
@@ -112,8 +116,9 @@ def found_in(run, numbers=(), **changed: str) -> dict[str, list[str]]:
 
 
 def test_headers_that_say_what_the_run_says_are_nothing_to_speak_of(measure, caplog):
-    path, verdict = measure()
+    path, verdict, backlog = measure()
 
+    assert "contradicted" not in backlog
     assert verdict.problems == []
     assert of_headers(verdict) == []
     assert "header" not in caplog.text
@@ -121,9 +126,11 @@ def test_headers_that_say_what_the_run_says_are_nothing_to_speak_of(measure, cap
         assert scan.header_findings == {}
 
 
-def test_a_contradiction_is_logged_at_once_kept_in_the_file_and_a_problem(measure, caplog):
-    path, verdict = measure(4, 7, Wavelength="0.68890 A", Exposure_time="0.5 s")
+def test_a_contradiction_is_logged_at_once_kept_in_the_file_and_a_problem(measure, run, caplog):
+    path, verdict, backlog = measure(4, 7, Wavelength="0.68890 A", Exposure_time="0.5 s")
 
+    (shown,) = backlog["contradicted"].values()  # as the prompt shows it
+    assert re.search(r"header and run contradict each other: frame [47] \(x_0000[47]\.", shown)
     (problem,) = verdict.problems
     assert problem.startswith("header and run contradict each other, and one of them is wrong: ")
     assert "2 of 10 headers, first frame 4 (x_00004." in problem
@@ -131,6 +138,10 @@ def test_a_contradiction_is_logged_at_once_kept_in_the_file_and_a_problem(measur
     (note,) = of_headers(verdict)
     assert "Exposure_time 0.5 s, and the run 0.098 s" in note
     assert caplog.text.count("header and run contradict each other") == 1  # not once for each
+    places = SimpleNamespace(journal=run.journal_directory, experiment=run.experiment)
+    assert "header and run contradict each other: see offbragg verify" in repr(
+        list_runs(SimpleNamespace(paths=places))
+    )
     said: list[str] = []
     write_record([path], Choices(monitor=False, background="none"), say=said.append)
     assert any(line.startswith("WARNING: f1.h5: header and run contradict") for line in said)

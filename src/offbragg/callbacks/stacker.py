@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 # How long one call of `poll` may read frames before documents get their turn, s.
 _TURN = 0.25
+_SHOWN = 20  # runs whose contradictions are shown at the prompt
 # How often the file of a frame that was given up is looked for again, s.
 _LOOK_AGAIN = 1.0
 # How long files that changed after their frame was stored are read at the end, s.
@@ -83,6 +84,7 @@ class Stacker:
         self.frames = frames
         self._root = Root(self.experiment)
         self._open: dict[str, SweepStacker] = {}
+        self._contradicted: dict[str, str] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
         """Whether the scan file of a run needs nothing more."""
@@ -108,13 +110,14 @@ class Stacker:
             experiment=self.experiment,
             late=self.late,
             frames=self.frames,
+            contradicted=self._contradicted,
         )
         # closed ones go; replaced, not changed: another thread may be in `backlog`
         still = {uid: run for uid, run in self._open.items() if not run.closed}
         self._open = {**still, start["uid"]: stacker}
         return stacker
 
-    def backlog(self) -> dict[str, float]:
+    def backlog(self) -> dict[str, Any]:
         """Say how far the runs are that are being stacked; any thread may ask.
 
         Returns
@@ -124,10 +127,14 @@ class Stacker:
             ``durable`` ones that a power cut cannot take, ``in_work`` (with a thread, or done and
             not yet written), and of these the ``batches`` that wait for the writer, two at most
             for each run; ``behind``, the time in which the due ones were measured, s.
+            ``contradicted``: what headers say otherwise than their run, by its uid, if
+            something; of the newest.
         """
         runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
         keys = ("frames", "decided", "due", "durable", "in_work", "batches", "behind")
-        return {key: sum(run[key] for run in runs) for key in keys}
+        contradicted = dict(list(self._contradicted.items())[-_SHOWN:])
+        sums = {key: sum(run[key] for run in runs) for key in keys}
+        return {**sums, **({"contradicted": contradicted} if contradicted else {})}
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
         return find_scan_file(scan_directory(self.experiment, start), start["uid"])
@@ -149,6 +156,8 @@ class SweepStacker:
     contradicting
         Frames of which something else than their file tells that they are of another sweep, and
         what: they are rejected.
+    contradicted
+        What a header says otherwise than the run is put there, by the run's uid.
     search
         Where the run's folder is looked for if no document says where its frames are;
         ``frames`` if not given.
@@ -163,12 +172,14 @@ class SweepStacker:
         late: float,
         frames: Path | None = None,
         contradicting: Mapping[int, str] | None = None,
+        contradicted: dict[str, str] | None = None,
         search: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.late = late
         self._start = start
         self._contradicting = contradicting or {}
+        self._contradicted = {} if contradicted is None else contradicted
         self._frames = frames
         self._search = search or frames
         self._clock = clock
@@ -452,8 +463,9 @@ class SweepStacker:
             return
         self._headers.add(number, source, header)
         for text in self._headers.news():
-            log.error("run %s: header and run contradict each other: %s",
-                      self._start["uid"][:8], text)  # fmt: skip
+            what = f"run {self._start['uid'][:8]}: header and run contradict each other: {text}"
+            log.error("%s", what)
+            self._contradicted.setdefault(self._start["uid"], what)
 
     def _compare_earlier_headers(self) -> dict[str, list[str]]:
         """Compare the headers of what an earlier stacker stored, too; return all findings."""
