@@ -71,6 +71,8 @@ class Verdict:
     """agrees, differs; or why it was not compared."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # to be known, and no problem
+    ended: str = ""
+    """How the run ended, and what its stop document has to say of it, if anything."""
     size: int = 0
     seconds: float = 0.0
 
@@ -150,7 +152,7 @@ def verify(
     seen = checking.seen
     if seen is not None:
         documents = _check_journal(seen, journal, verdict) if journal is not None else []
-        _note_reason(seen, documents, verdict)
+        verdict.ended = _reason(seen, documents)
         _check_sources(seen, documents, verdict, frames=frames, deep=deep)
         verdict.seconds = time.perf_counter() - began
         if catalog is not None:
@@ -482,15 +484,11 @@ def _check_journal(
     return documents
 
 
-def _note_reason(
-    seen: Seen, documents: Sequence[tuple[str, dict[str, Any]]], verdict: Verdict
-) -> None:
-    """Note what the run's stop document says beside how it ended."""
+def _reason(seen: Seen, documents: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Return how the run ended, and what its stop document says of that."""
     stop = next((doc for name, doc in documents if name == "stop"), {})
     reason = str(stop.get("reason") or seen.reason).partition("\n")[0]  # the file's may be cut
-    if reason:
-        status = stop.get("exit_status", seen.exit_status)
-        verdict.notes.append(f"the run ended as {status!r}: {reason}")
+    return f"{stop.get('exit_status', seen.exit_status)}: {reason}" if reason else ""
 
 
 def _said(bad: Sequence[tuple[int, str, bytes]]) -> dict[str, Any] | None:

@@ -133,7 +133,7 @@ def test_what_a_stop_document_says_is_seen_at_the_prompt_in_runs_and_by_verify(r
     path = scan_file_of_run(run.uid, journal=run.journal_directory, experiment=run.experiment)
     verdict = verify(path, journal=run.journal_directory)
     assert verdict.ok
-    assert f"the run ended as 'success': {reason}" in verdict.notes
+    assert verdict.ended == f"success: {reason}"
 
 
 @pytest.mark.ioc
