@@ -71,6 +71,8 @@ class Verdict:
     """agrees, differs; or why it was not compared."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # to be known, and no problem
+    ended: str = ""
+    """How the run ended, and what its stop document has to say of it, if anything."""
     size: int = 0
     seconds: float = 0.0
 
@@ -150,6 +152,7 @@ def verify(
     seen = checking.seen
     if seen is not None:
         documents = _check_journal(seen, journal, verdict) if journal is not None else []
+        verdict.ended = _reason(seen, documents)
         _check_sources(seen, documents, verdict, frames=frames, deep=deep)
         verdict.seconds = time.perf_counter() - began
         if catalog is not None:
@@ -200,6 +203,7 @@ class _Checking:
         self._check_end(seen, verdict)
         self._check_bytes(seen, digest, verdict)
         self._note_angles(seen, verdict)
+        self._list_headers(seen, verdict)
         if damaged is not None:
             verdict.digest = "damaged"
             how = "a new one is made by offbragg stack --once --repair"
@@ -219,6 +223,14 @@ class _Checking:
                 f"the angles of {commanded} of {verdict.frames['stored']} stored frames are as "
                 "commanded: nothing has checked them"
             )
+
+    def _list_headers(self, seen: Seen, verdict: Verdict) -> None:
+        """List in what headers and run differ: a contradiction changes scattering vectors."""
+        verdict.problems += [
+            f"header and run contradict each other, and one of them is wrong: {text}"
+            for text in seen.headers.get("contradictions", [])
+        ]
+        verdict.notes += [f"headers: {text}" for text in seen.headers.get("differences", [])]
 
     def _list_refused(self, seen: Seen, verdict: Verdict) -> None:
         """Tell of refused files; of those of frames that are not stored, the ledger tells."""
@@ -470,6 +482,13 @@ def _check_journal(
             f"{seen.exit_status!r}"
         )
     return documents
+
+
+def _reason(seen: Seen, documents: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Return how the run ended, and what its stop document says of that."""
+    stop = next((doc for name, doc in documents if name == "stop"), {})
+    reason = str(stop.get("reason") or seen.reason).partition("\n")[0]  # the file's may be cut
+    return f"{stop.get('exit_status', seen.exit_status)}: {reason}" if reason else ""
 
 
 def _said(bad: Sequence[tuple[int, str, bytes]]) -> dict[str, Any] | None:

@@ -662,6 +662,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     from offbragg.callbacks.recall import Recall, speeds_left
     from offbragg.callbacks.watchdog import ACQUISITION
     from offbragg.plans.defaults import answering
+    from offbragg.plans.meddling import noting_others
     from offbragg.plans.watch import room_keeper, watched
 
     RE = bluesky.RunEngine(
@@ -699,6 +700,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     RE.preprocessors.append(checker(config, RE))
     RE.preprocessors.append(room_keeper(partial(lacking_room, config)))
     RE.preprocessors.append(recorder(columns, devices))
+    RE.preprocessors.append(noting_others(devices))
     RE.preprocessors.append(captioner(RE))
     RE.preprocessors.append(
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
@@ -730,7 +732,8 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
     flyers = tuple(named("flyers", name) for name in defaults.pop("flyers"))
     chosen = {key: named(key, name) for key, name in defaults.items()}
     past = Recall(config.paths.journal, config.paths.experiment).runs
-    return Defaults(devices, flyers=flyers, file=str(config.file), past=past, **chosen)
+    lacks = partial(lacking_room, config)
+    return Defaults(devices, flyers=flyers, file=str(config.file), past=past, lacks=lacks, **chosen)
 
 
 def make_watchdog(
@@ -867,6 +870,10 @@ def recorder(
                 **msg.kwargs.get("per_frame", {}),
             }
         if msg.command == "prepare" and msg.args and isinstance(msg.args[0], Sweep):
+            if (geometry := getattr(msg.obj, "geometry", None)) and hasattr(msg.obj, "axes_at"):
+                turning = replace(geometry, scan_axis=msg.args[0].axis).to_dict()
+                stand = _where_axes_stand(turning, devices)["axes"]
+                msg.obj.axes_at = {axis["name"]: axis["angle"] for axis in stand}
             told = _where_it_stands(msg.args[0].to_dict(), devices)
             return msg._replace(args=(Sweep.from_dict(told), *msg.args[1:]))
         if msg.command == "open_run" and "geometry" in msg.kwargs:
@@ -992,7 +999,11 @@ def check_paths(config: Beamline, **needs: Any) -> None:
 
 
 def lacking_room(
-    config: Beamline, *, n_frames: int = 0, detector: Mapping[str, Any] | None = None
+    config: Beamline,
+    *,
+    n_frames: int = 0,
+    detector: Mapping[str, Any] | None = None,
+    what: str = "the sweep",
 ) -> str:
     """Say what a sweep lacks on the disks that its data cross; nothing if it fits.
 
@@ -1006,6 +1017,8 @@ def lacking_room(
         How many frames are to be measured.
     detector
         Its ``shape`` and ``format``, as in a start document, or its ``frame_bytes``.
+    what
+        The frames are of, in the message.
     """
     stacked = written = 0.0
     if detector and "shape" in detector:
@@ -1031,7 +1044,7 @@ def lacking_room(
         if free < room + config.limits.free_disk:
             keys = ", ".join(f"paths.{name}" for name in names)
             return (
-                f"too little disk for the sweep: {free:.2f} GB free in {path} ({keys}), "
+                f"too little disk for {what}: {free:.2f} GB free in {path} ({keys}), "
                 f"{room:.2f} GB needed and {config.limits.free_disk:g} GB to be left\n"
                 f"Free some, or set [paths] in {config.file} to a larger disk."
             )

@@ -615,6 +615,8 @@ def _once(connect: Callable[[], Any]) -> Callable[[], Any]:
 def _tell_verdict(verdict: Any) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
     _say(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
+    if verdict.ended:
+        _say(f"ended: {printable(verdict.ended)}")
     _say(f"{verdict.checked} compared with their checksum, {verdict.unchecked} have none")
     _say(f"digest: {verdict.digest}")
     if (offset := verdict.angles.get("offset")) is not None:

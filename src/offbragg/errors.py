@@ -14,7 +14,8 @@
     │   └── DamagedFrame       a stored frame is not what was stored
     ├── JournalError         the journal cannot be written or read
     ├── CatalogError         the catalog refused or cannot be reached
-    │   └── PublishError       it will not take this run, however often it is asked
+    │   ├── PublishError       it will not take this run, however often it is asked
+    │   └── NoSuchEntry        it, or a run in it, has nothing of this name (a KeyError, too)
     ├── DeviceError          a device did not do what was asked in time
     ├── ReductionError       frames cannot become a volume, or volumes one
     └── OrientationError     no lattice can be found, or an orientation cannot be used
@@ -24,6 +25,8 @@ enough for a log. The command line turns each into one message and ``exit_code``
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 
 class OffbraggError(Exception):
@@ -111,6 +114,39 @@ class PublishError(CatalogError):
 
     retry_after = 600.0
     """Time until it is tried again, s."""
+
+
+class NoSuchEntry(CatalogError, KeyError, ValueError):  # noqa: N818  as KeyError is one of its names
+    """The catalog, a run or a stream has nothing under the key that was asked for.
+
+    Programs catch the `KeyError`, or the `ValueError` that the start of a uid gives which is too
+    short or fits several runs. In a notebook it is shown without a traceback.
+
+    Parameters
+    ----------
+    message
+        What has nothing of which name.
+    near
+        Returns what there is, to be added to the message; called when somebody reads that.
+    """
+
+    def __init__(self, message: str, near: Callable[[], str] = str) -> None:
+        super().__init__(message)
+        self._message = message
+        self._near: Callable[[], str] | None = near
+
+    def __str__(self) -> str:
+        near, self._near = self._near, None
+        if near is not None:
+            try:
+                self._message += near()
+            except Exception:  # the catalog may be away by now, and the message is true without
+                return self._message
+        return self._message
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class DeviceError(OffbraggError):

@@ -14,7 +14,8 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.ledger import Status
 from offbragg.terminal import printable
 
-_HEADS = ("#", "run", "sample", "T, K", "frames", "state", "series")
+_HEADS = ("#", "run", "sample", "T, K", "frames", "state", "series", "remark")
+_LONGEST = 100  # characters of a remark
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Row:
         "running", its exit status, or "interrupted" while nobody has closed it.
     series
         Uid of its series, if it has one.
+    remark
+        What its stop document says beside how it ended, and that its headers contradict it.
     """
 
     scan_id: int | None
@@ -44,13 +47,19 @@ class Row:
     stored: int | None
     state: str
     series: str = ""
+    remark: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """Return what stands in the columns."""
         frames = "" if self.frames is None else f"{self.stored}/{self.frames}"
         kelvin = "" if self.temperature is None else f"{self.temperature:g}"
         number = "?" if self.scan_id is None else str(self.scan_id)
-        return (number, self.uid[:8], self.sample, kelvin, frames, self.state, self.series[:8])
+        remark = self.remark.partition("\n")[0]
+        if len(remark) > _LONGEST:
+            remark = f"{remark[:_LONGEST]}…"
+        return (
+            number, self.uid[:8], self.sample, kelvin, frames, self.state, self.series[:8], remark
+        )  # fmt: skip
 
 
 class Runs(tuple[Row, ...]):
@@ -62,6 +71,8 @@ class Runs(tuple[Row, ...]):
         if not self:
             return "no runs yet"
         rows = [_HEADS, *(row.cells() for row in self)]
+        if not any(row.remark for row in self):
+            rows = [row[:-1] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = (
             "  ".join(
@@ -109,27 +120,34 @@ def _row(
     start, (name, stop) = documents[0][1], documents[-1]
     known = start.get("sample") or ""
     sweep = start.get("sweep")
+    stored, contradicts = (None, False) if sweep is None else _stored(config, start, documents)
+    remarks = [str(stop.get("reason") or "")] if name == "stop" else []
+    if contradicts:
+        remarks.insert(0, "header and run contradict each other: see offbragg verify")
     return Row(
         scan_id=start.get("scan_id"),
         uid=str(start["uid"]),
         sample=str(known.get("name", "?") if isinstance(known, Mapping) else known),
         temperature=(start.get("temperature") or {}).get("setpoint"),
         frames=None if sweep is None else int(sweep["n_frames"]),
-        stored=None if sweep is None else _stored(config, start, documents),
+        stored=stored,
         state=str(stop["exit_status"]) if name == "stop" else ["interrupted", "running"][running],
         series=str((start.get("series") or {}).get("uid", "")),
+        remark="; ".join(filter(None, remarks)),
     )
 
 
 def _stored(
     config: Beamline, start: Mapping[str, Any], documents: Sequence[tuple[str, Mapping[str, Any]]]
-) -> int:
+) -> tuple[int, bool]:
+    """Return how many frames are stored, and whether their headers contradict the run."""
     try:
         path = scan_file_of_run(
             start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
         )
         with ScanFile.open(path) as scan:
-            return scan.ledger.counts()[Status.STORED.value]
+            contradicts = "contradictions" in scan.header_findings
+            return scan.ledger.counts()[Status.STORED.value], contradicts
     except (OffbraggError, OSError, KeyError):  # there is none (yet)
         announced = (doc["indices"]["stop"] for name, doc in documents if name == "stream_datum")
-        return max(announced, default=0)
+        return max(announced, default=0), False

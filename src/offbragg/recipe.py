@@ -539,6 +539,8 @@ def _look_at(
     if not stored:
         raise ReductionError(f"{path} holds no frame: none of {scan.n_frames} is stored")
     damaged = _damaged(path, scan, choices, say)
+    for text in scan.header_findings.get("contradictions", []):
+        say(f"WARNING: {path.name}: header and run contradict each other: {text}")
     UB, lattice, geometry, source = _orientation(path, scan, choices)
     check_units(geometry)
     check_UB(UB, lattice)

@@ -526,10 +526,16 @@ def _make_interactive(
     shell.register_magic_function(ledger, "line", "ledger")
     journal = config.paths.journal
     unpublished = Unpublished(lambda: read_backlog(journal).get("publish", {}).get("refused", {}))
+    contradicted = Unpublished(
+        lambda: read_backlog(journal).get("stack", {}).get("contradicted", {}),
+        advice="Its frames are stored. Is the camserver told something else than beamline.toml "
+        "says? offbragg verify lists all of it.",
+    )
     show_errors(shell, RE)
     shell.events.register("post_run_cell", lambda *_: show_news(RE.md))
     shell.events.register("post_run_cell", lambda *_: host.warn())
     shell.events.register("post_run_cell", unpublished)
+    shell.events.register("post_run_cell", contradicted)
 
 
 def _can_plot() -> bool:

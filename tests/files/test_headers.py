@@ -215,6 +215,39 @@ def test_a_frame_that_was_written_under_another_number_is_listed():
     assert "x_2.cbf as data_was_00010" in listed
 
 
+def test_a_frame_that_was_taken_at_another_time_is_listed():
+    given = headers(date="2016-03-05T09:01:45.6")
+    assert not agree(given, name).differences
+    given[0]["date"] = "2016-03-04T09:01:45.6"
+
+    (listed,) = agree(given, name).differences
+
+    assert listed == "1 of 20 headers have a date far from the others, as x_0.cbf: -86399 s"
+
+
+@pytest.mark.parametrize(
+    ("date", "tag", "differ"),
+    [
+        ("2016-03-05T09:01:45.613", "2016:03:05 09:01:45", False),
+        ("2016-03-05T09:01:45.613", "2016:03:05 09:01:53", False),  # when it was written
+        ("2016-03-05T09:01:45.613Z", "2016:03:05 10:01:45", False),  # a tag has no zone
+        ("2016-03-05T09:01:45.613", "2016:03:05 10:01:45", True),
+        ("2016-03-05T09:01:45.613Z", "2016:03:07 09:01:45", True),
+        ("2016-03-05T09:01:45.613", "0000:00:00 00:00:00", False),  # nobody set it
+    ],
+)
+def test_the_tag_of_a_file_is_compared_with_its_description(date, tag, differ):
+    given = headers(date=date)
+    given[3]["date_tag"] = tag
+
+    listed = agree(given, name).differences
+
+    assert len(listed) == differ
+    if differ:
+        assert f"1 of 20 files have two dates, as x_3.cbf: its tag DateTime is {tag}" in listed[0]
+        assert f"its header says {date}" in listed[0]
+
+
 def test_angles_without_a_sweep_in_them_are_refused():
     rng = np.random.default_rng(1)
     given = {i: {"start_angle": float(a)} for i, a in enumerate(rng.uniform(0, 360, 50))}

@@ -69,6 +69,21 @@ def test_it_exposes_into_one_file_until_the_time_is_over(RE, looks, devices, doc
     assert documents == []  # nothing is recorded
 
 
+def test_a_detector_that_waits_for_pulses_in_sweeps_looks_by_itself(
+    RE, looks, devices, monkeypatch
+):
+    monkeypatch.setattr(looks, "trigger_mode", "ext_trigger")  # and nobody gives any pulse
+    thread = when_it_looks(looks, devices, lambda: None)
+
+    RE(align(looks, 2.0, 0.1, shutter=devices["shutter"]))  # what `looks` asserts then: put back
+    thread.join()
+
+    assert looks.trigger_mode == "ext_trigger"
+    RE(expose(looks, 2, 0.09, period=0.1))  # so does this
+    assert looks.cam.trigger_mode.get(use_monitor=False) == TRIGGERS["ext_trigger"]
+    looks.cam.n_frames.set(7).wait(10)
+
+
 def test_an_abort_ends_it_and_the_next_series_is_whole(RE, looks, devices, documents):
     thread = when_it_looks(looks, devices, lambda: RE.abort("seen enough"))
 

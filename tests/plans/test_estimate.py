@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from offbragg import beamline
-from offbragg.errors import GeometryError, SweepError
+from offbragg.errors import ConfigError, GeometryError, SweepError
 from offbragg.plans import estimate
 from offbragg.plans.defaults import Defaults
 from offbragg.plans.estimate import coverage, same_axes
@@ -165,3 +166,50 @@ def test_an_estimate_refuses_what_the_plan_would():
         estimate(TURN, shuter=None)
     with pytest.raises(SweepError, match="was given no sweep"):
         estimate(detector=Detector())
+
+
+@pytest.fixture
+def on_disks(tmp_path, monkeypatch):
+    """Give the defaults of a beamline whose disks have so much room, GB."""
+    text = (beamline.profile_directory() / "beamline.toml").read_text()
+    file = tmp_path / "beamline.toml"
+    file.write_text(text)
+    config = beamline.load(file)
+    beamline.make_paths(config)
+
+    class Pilatus(Detector):
+        trigger_mode = "internal"
+
+        def hardware(self):
+            return {"shape": [1000, 1000], "format": "cbf"}
+
+    def room_of(gigabytes):
+        free = int((gigabytes + config.limits.free_disk) * 1e9)
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("offbragg.beamline.shutil.disk_usage", lambda _: usage)
+        lacks = partial(beamline.lacking_room, config)
+        return Defaults({"phi": PHI}, detector=Pilatus(), axis=PHI, lacks=lacks)
+
+    return room_of
+
+
+def test_a_sweep_that_a_disk_has_no_room_for_is_refused_as_the_plan_does(on_disks):
+    # 3600 frames of 1.2 MB, as files and in the scan file
+    with pytest.raises(
+        ConfigError,
+        match=r"^too little disk for the sweep: .* GB free in .*, 8\.64 GB needed and",
+    ):
+        estimate(TURN, defaults=on_disks(8.6))
+
+    assert estimate(TURN, defaults=on_disks(8.7)).notes == ()
+
+
+@pytest.mark.parametrize("what", [(TURN, TURN, TURN), ([300, 200, 100], TURN)])
+def test_sweeps_that_do_not_fit_together_are_estimated_with_a_note(on_disks, what):
+    told = estimate(*what, defaults=on_disks(20.0))
+
+    (note,) = told.notes
+    assert note.startswith("too little disk for all 3 sweeps: ")
+    assert "25.92 GB needed" in note
+    assert note in str(told)
+    assert estimate(*what, defaults=on_disks(26.0)).notes == ()

@@ -163,4 +163,6 @@ def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
         parts.append(f"{sweep['n_frames']} frames")
     parts.append(f"{stop['time'] - start.get('time', stop['time']):.1f} s")
     parts.append(stop["exit_status"])
+    if stop["exit_status"] == "success" and stop.get("reason"):  # else it has just been an error
+        parts.append(str(stop["reason"]).partition("\n")[0])
     return printable(" · ".join(parts))

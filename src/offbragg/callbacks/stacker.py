@@ -35,11 +35,12 @@ from offbragg.errors import (
     RejectedFrame,
     ScanFileError,
 )
-from offbragg.files import read_frame
+from offbragg.files import read_frame, read_head
 from offbragg.files.aside import keep_aside
-from offbragg.files.cbf import declared_md5
+from offbragg.files.cbf import declared_md5, header_of
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_pool import FramePool, Judged
+from offbragg.files.header_check import HeaderCheck
 from offbragg.files.nxrefine import has_wrapper, remove_left_locks, scan_directory, write_wrapper
 from offbragg.files.renew import renew_if_torn
 from offbragg.files.root import Root
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 
 # How long one call of `poll` may read frames before documents get their turn, s.
 _TURN = 0.25
+_SHOWN = 20  # runs whose contradictions are shown at the prompt
 # How often the file of a frame that was given up is looked for again, s.
 _LOOK_AGAIN = 1.0
 # How long files that changed after their frame was stored are read at the end, s.
@@ -82,6 +84,7 @@ class Stacker:
         self.frames = frames
         self._root = Root(self.experiment)
         self._open: dict[str, SweepStacker] = {}
+        self._contradicted: dict[str, str] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
         """Whether the scan file of a run needs nothing more."""
@@ -107,13 +110,14 @@ class Stacker:
             experiment=self.experiment,
             late=self.late,
             frames=self.frames,
+            contradicted=self._contradicted,
         )
         # closed ones go; replaced, not changed: another thread may be in `backlog`
         still = {uid: run for uid, run in self._open.items() if not run.closed}
         self._open = {**still, start["uid"]: stacker}
         return stacker
 
-    def backlog(self) -> dict[str, float]:
+    def backlog(self) -> dict[str, Any]:
         """Say how far the runs are that are being stacked; any thread may ask.
 
         Returns
@@ -123,10 +127,14 @@ class Stacker:
             ``durable`` ones that a power cut cannot take, ``in_work`` (with a thread, or done and
             not yet written), and of these the ``batches`` that wait for the writer, two at most
             for each run; ``behind``, the time in which the due ones were measured, s.
+            ``contradicted``: what headers say otherwise than their run, by its uid, if
+            something; of the newest.
         """
         runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
         keys = ("frames", "decided", "due", "durable", "in_work", "batches", "behind")
-        return {key: sum(run[key] for run in runs) for key in keys}
+        contradicted = dict(list(self._contradicted.items())[-_SHOWN:])
+        sums = {key: sum(run[key] for run in runs) for key in keys}
+        return {**sums, **({"contradicted": contradicted} if contradicted else {})}
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
         return find_scan_file(scan_directory(self.experiment, start), start["uid"])
@@ -148,6 +156,8 @@ class SweepStacker:
     contradicting
         Frames of which something else than their file tells that they are of another sweep, and
         what: they are rejected.
+    contradicted
+        What a header says otherwise than the run is put there, by the run's uid.
     search
         Where the run's folder is looked for if no document says where its frames are;
         ``frames`` if not given.
@@ -162,12 +172,14 @@ class SweepStacker:
         late: float,
         frames: Path | None = None,
         contradicting: Mapping[int, str] | None = None,
+        contradicted: dict[str, str] | None = None,
         search: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.late = late
         self._start = start
         self._contradicting = contradicting or {}
+        self._contradicted = {} if contradicted is None else contradicted
         self._frames = frames
         self._search = search or frames
         self._clock = clock
@@ -194,6 +206,9 @@ class SweepStacker:
             columns["time"] + scan.sweep.exposure / 2,
             sweep=scan.sweep,
         )
+        # those of a folder have been compared before its scan file was made
+        self._headers = None if isinstance(start.get("files"), dict) else HeaderCheck(start)
+        self._headers_before = scan.header_findings
         if self._writer is None:
             scan.close()
         self._pending = {n for n, s in enumerate(statuses) if s == Status.PENDING}
@@ -370,6 +385,7 @@ class SweepStacker:
         if self._is_believed(frame, look):
             begin = self._began(number, look)
             self._scan().write_frame(frame, source=path.name, time=begin)
+            self._note_header(number, path.name, frame.header)
             self._note_stored(number, begin)
         return None
 
@@ -381,6 +397,8 @@ class SweepStacker:
             if good:
                 self._scan().write_frames(good)
                 for frame in good:
+                    if self._headers is not None and frame.text:
+                        self._note_header(frame.number, frame.source, header_of(frame.text))
                     self._note_stored(frame.number, frame.time)
             for item in judged:
                 if isinstance(item.error, OSError):
@@ -438,6 +456,41 @@ class SweepStacker:
         if self._given_up.pop(number, None):
             log.info("frame %d came late and is stored", number)
         self._last_stored = self._clock()
+
+    def _note_header(self, number: int, source: str, header: Mapping[str, Any]) -> None:
+        """Compare what a frame's header says with the run; the frame is stored in any case."""
+        if self._headers is None:
+            return
+        self._headers.add(number, source, header)
+        for text in self._headers.news():
+            what = f"run {self._start['uid'][:8]}: header and run contradict each other: {text}"
+            log.error("%s", what)
+            self._contradicted.setdefault(self._start["uid"], what)
+
+    def _compare_earlier_headers(self) -> dict[str, list[str]]:
+        """Compare the headers of what an earlier stacker stored, too; return all findings."""
+        if self._headers is None:
+            return {}
+        end = self._clock() + _REFUSING
+        whole = True
+        for number in self._md5_before:
+            path = self._path_of(number) if self._clock() < end else None
+            if self._headers.seen[number]:
+                continue
+            try:
+                head = None if path is None else read_head(path)
+            except (FrameError, OSError):
+                head = None
+            whole &= head is not None
+            if head is not None and path is not None:
+                self._note_header(number, path.name, head.header)
+        found = self._headers.findings()
+        if not whole:  # what was found while the files were there
+            for kind, lines in self._headers_before.items():
+                found[kind] = list(dict.fromkeys([*lines, *found.get(kind, [])]))
+        for line in found.get("differences", []):
+            log.warning("run %s: header and run differ: %s", self._start["uid"][:8], line)
+        return found
 
     def _is_late(self, number: int) -> bool:
         """Whether a file that is not good yet has had its time, by this process's clock."""
@@ -584,12 +637,15 @@ class SweepStacker:
         ):
             log.warning("run %s: %s", self._start["uid"][:8], others)
         self._values.warn_of_angles()
+        summary: dict[str, Any] = dict(self._values.summary())
+        if headers := self._compare_earlier_headers():
+            summary["headers"] = headers
         scan = self._scan()
         scan.finish(
             time=stop["time"],
             exit_status=stop["exit_status"],
             reason=stop.get("reason", ""),
-            summary=self._values.summary(),
+            summary=summary,
         )
         self._writer, self._durable = None, scan.durable
         self._wrap()

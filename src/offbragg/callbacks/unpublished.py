@@ -1,4 +1,4 @@
-"""What the catalog refuses for good is reported at the prompt, once."""
+"""What publisher and stacker find wrong with a run is reported at the prompt, once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offbragg.terminal import printable
 
 
 class Unpublished:
-    """Print which runs cannot be published, each once.
+    """Print which runs cannot be published, or have something else wrong with them, each once.
 
     Parameters
     ----------
@@ -19,11 +19,18 @@ class Unpublished:
         Returns the reasons by the uids of the runs; it is called often and must be quick.
     console
         Where to print.
+    advice
+        Printed with each.
     """
 
     def __init__(
-        self, refused: Callable[[], Mapping[str, str]], console: Console | None = None
+        self,
+        refused: Callable[[], Mapping[str, str]],
+        console: Console | None = None,
+        *,
+        advice: str = "Its frames and its journal are safe; offbragg status lists it.",
     ) -> None:
+        self._advice = advice
         self._refused = refused
         self._console = console or Console(stderr=True)
         self._printed: set[tuple[str, str]] = set()
@@ -34,7 +41,6 @@ class Unpublished:
             if (uid, reason) not in self._printed:
                 self._printed.add((uid, reason))
                 self._console.print(
-                    f"{printable(reason)}\nIts frames and its journal are safe; offbragg status "
-                    "lists it.",
+                    f"{printable(reason)}\n{self._advice}",
                     style="yellow", highlight=False, markup=False,
                 )  # fmt: skip

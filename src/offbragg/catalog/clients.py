@@ -15,14 +15,65 @@ from bluesky_tiled_plugins.clients.bluesky_event_stream import (
     BlueskyEventStreamV3,
 )
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
+from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 
 from offbragg.catalog.exact import restored
+from offbragg.errors import NoSuchEntry
+from offbragg.spelling import did_you_mean
 
 _AT_ONCE = 8  # frames that one request reads
+_NEWEST = 100  # runs whose uid may be meant by a mistyped one
+_LISTED = 20  # keys that are named
+
+
+class Catalog(CatalogOfBlueskyRuns):
+    """The runs; a key that names none is refused in words."""
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a run by its uid (or the start of it), its scan number, or as ``cat[-1]``."""
+        try:
+            return super().__getitem__(key)
+        except NoSuchEntry:
+            raise
+        except (KeyError, ValueError) as error:
+            why = "" if isinstance(error, KeyError) else f": {error}"
+            raise NoSuchEntry(
+                f"the catalog has no run {key!r}{why}", lambda: self._near(key)
+            ) from None
+
+    def _near(self, key: Any) -> str:
+        runs: Any = self.values().tail(_NEWEST)
+        starts = [run.metadata["start"] for run in runs]
+        if not starts:
+            return ": it has no runs"
+        meant = did_you_mean(str(key)[:8], [start["uid"][:8] for start in starts])
+        newest = ", ".join(
+            f"#{start.get('scan_id', '?')} {start['uid'][:8]}" for start in reversed(starts[-5:])
+        )
+        return f"{meant}; the newest are {newest}"
+
+
+def _no_entry(node: Any, what: str, key: Any) -> NoSuchEntry:
+    def near() -> str:
+        there = [str(each) for each in node]
+        listed = ", ".join(there[:_LISTED]) + (", …" if len(there) > _LISTED else "")
+        return f"{did_you_mean(key, there)}; it has {listed or 'nothing yet'}"
+
+    return NoSuchEntry(f"{what} has no {key!r}", near)
 
 
 class Run(BlueskyRunV3):
     """A run whose documents can be filled."""
+
+    def __getitem__(self, key: Any, *args: Any) -> Any:
+        """Return a stream; what the run does not have is refused in words."""
+        try:
+            return super().__getitem__(key, *args)
+        except NoSuchEntry:
+            raise
+        except KeyError:
+            told: Any = self.metadata
+            raise _no_entry(self, f"run {told['start']['uid'][:8]}", key) from None
 
     def documents(self, fill: bool = False) -> Generator[tuple[str, Any], Any, None]:
         """Return the documents of the run, in order.
@@ -89,6 +140,15 @@ class _Filled:
 
 class Stream(BlueskyEventStreamV3):
     """A stream whose configuration is as the devices gave it, and whose rows know their time."""
+
+    def __getitem__(self, key: Any, *args: Any) -> Any:
+        """Return a column or an array; what the stream does not have is refused in words."""
+        try:
+            return super().__getitem__(key, *args)
+        except NoSuchEntry:
+            raise
+        except KeyError:
+            raise _no_entry(self, f"the stream {self.item['id']}", key) from None
 
     @property
     def metadata(self) -> Any:

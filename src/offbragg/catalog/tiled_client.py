@@ -54,7 +54,7 @@ def _clients() -> Any:
     from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
     from tiled.utils import OneShotCachedMap
 
-    from offbragg.catalog.clients import Run, Stream
+    from offbragg.catalog.clients import Catalog, Run, Stream
 
     class Clients(OneShotCachedMap):
         def __copy__(self) -> Clients:
@@ -65,6 +65,7 @@ def _clients() -> Any:
     Container.discover_clients_from_entrypoints()
     clients = Clients()
     clients.__setstate__(dict(DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"].__getstate__()))
+    clients.set("CatalogOfBlueskyRuns", lambda: Catalog)
     clients.set("BlueskyRun", lambda: Run)
     clients.set("BlueskyEventStream", lambda: Stream)
     return clients

@@ -130,6 +130,8 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     devices = build_devices(config)
     RE = make_run_engine(config, devices, context_managers=[_AbortWhenInterrupted])
     RE.md["sample"] = scene.sample.to_dict()
+    if scene.replayed:
+        RE.md["replay"] = scene.sample.name  # its frames say where and when they were measured
     RE.waiting_hook = Bars(console)
     RE.subscribe(Rows(console))
     planned = estimate(TEMPERATURES, scene.sweeps, defaults=plan_defaults(config, devices))

@@ -33,6 +33,7 @@ class Scene:
     superlattice: np.ndarray  # hkl, shape (n, 3); n is 0 where nothing is known of it
     transition: float = 0.0  # K
     detector: Mapping[str, Any] = field(default_factory=dict)  # for [devices.pilatus]
+    replayed: bool = False
 
 
 def simulated_scene(truth: Mapping[str, Any]) -> Scene:
@@ -95,7 +96,10 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
         shape=first.shape, header=first.header, n_frames=len(paths), names=_simulated_names
     )
     sample = Sample.from_dict({"name": folder.resolve().name, "label": "replayed", **known})
-    return Scene(sample, geometry, (sweep,), np.empty((0, 3)), detector=_detector(first.header))
+    return Scene(
+        sample, geometry, (sweep,), np.empty((0, 3)), detector=_detector(first.header),
+        replayed=True,
+    )  # fmt: skip
 
 
 def _simulated_names(n: int, scan: int) -> list[str]:

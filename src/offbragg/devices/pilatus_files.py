@@ -99,6 +99,8 @@ class PilatusFiles(Device):
             key: value if isinstance(value, int | float) else EpicsSignalRO(value, name=key)
             for key, value in (header or {}).items()
         }
+        self.axes_at: dict[str, float] = {}
+        """Where the axes of the goniometer stand, degree, for the headers; else as configured."""
         self._stem = ""
         self._claim = DetectorClaim(self.frames, prefix)
         self._acquisition: Acquisition | None = None
@@ -373,7 +375,7 @@ class PilatusFiles(Device):
             known[cam.energy_low] = known[cam.energy_high] = electronvolt
             for axis in self.geometry.axes:
                 if axis.name in ("alpha", "kappa", "phi", "chi", "omega"):
-                    known[getattr(cam, axis.name)] = axis.angle
+                    known[getattr(cam, axis.name)] = self.axes_at.get(axis.name, axis.angle)
             along = abs(float(self.geometry.panel.normal[2]))
             known[cam.det_2theta] = math.degrees(math.acos(min(along, 1.0)))
             beam = self.geometry.direct_beam()

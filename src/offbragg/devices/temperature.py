@@ -112,6 +112,11 @@ class TemperatureController(Device):
         """Return which temperature the controller is to hold, K; None if it does not say."""
         return None
 
+    @property
+    def asked(self) -> float | None:
+        """Which temperature this session has asked for, K; None if for none."""
+        return self._asked
+
     def changed_by_others(self) -> str:
         """Return that somebody else has changed the set point, with both numbers; else nothing.
 

@@ -56,7 +56,7 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
     return Frame(
         number=number,
         counts=_decode(found.packed, rows * columns, where).reshape(rows, columns),
-        header=parse_minicbf_header(text),
+        header=header_of(text),
         md5=None if found.declared is None else found.declared.hex(),
         verified=found.declared is not None,
     )
@@ -67,10 +67,15 @@ def read_cbf_head(path: Path) -> tuple[dict[str, Any], tuple[int, int]]:
     with path.open("rb") as raw, unpacked(raw, path, where=path.name) as file:
         text, section = _split(_header(file, path.name)[0])
     rows, columns, _ = _promised(section, path.name, None)
+    return header_of(text), (rows, columns)
+
+
+def header_of(text: str) -> dict[str, Any]:
+    """Read what stands before the pixels of a CBF file: the header, with its ``data_name``."""
     header = parse_minicbf_header(text)
     if name := _DATA_NAME.search(text):
         header["data_name"] = name[1]  # a camserver names it after the file that it writes
-    return header, (rows, columns)
+    return header
 
 
 def read_packed_cbf(file: IO[bytes], *, where: str, shape: tuple[int, int]) -> bytes:
@@ -376,6 +381,7 @@ _LINES: dict[str, tuple[str, str, Callable[[re.Match[str]], Any]]] = {
     "omega_increment": ("Omega_increment", _NUMBER, _scaled(1.0)),
     "oscillation_axis": ("Oscillation_axis", r"(.*)", _word),
     "n_oscillations": ("N_oscillations", _NUMBER, _scaled(1.0)),
+    "date_tag": ("DateTime", r"(.*)", _word),  # of a TIFF (`offbragg.files.tiff.with_date`)
 }
 # "# Keyword", "# Keyword:" and "# Keyword =" all occur
 _LINE = re.compile(r"^#[ \t]*(\w+)[ \t]*[:=]?[ \t]*(.{0,300})$", re.MULTILINE)
@@ -432,6 +438,8 @@ def parse_minicbf_header(text: str) -> dict[str, Any]:
             if math.isfinite(thickness) and "sensor_material" not in header:
                 header["sensor_material"] = sensor[1]
                 header["sensor_thickness"] = thickness
+    if "date_tag" in header:
+        header.setdefault("date", header["date_tag"])
     comments = [line for line in lines[: 4 * _TEXT_LIMIT].split("\n") if line.startswith("#")]
     if comments:
         header["text"] = "\n".join(comments)[:_TEXT_LIMIT]

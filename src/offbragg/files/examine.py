@@ -72,6 +72,10 @@ class Seen:
     """Offset and size of each frame's chunk; None where there is none."""
     problems: list[str] = field(default_factory=list)
     """What cannot be read, or is not as a scan file has it."""
+    reason: str = ""
+    """Of the run's end, as in the stop document."""
+    headers: dict[str, list[str]] = field(default_factory=dict)
+    """``contradictions`` and ``differences`` between headers and run, in words."""
     angles: dict[str, Any] = field(default_factory=dict)
     """Of the stored frames: ``sources`` (how many angles come from each), and of the measured
     ones the largest ``offset`` from what was commanded and the median ``sigma``, degree."""
@@ -295,6 +299,8 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "complete": complete,
             "ended": bool(scan._word("/entry/end_time")),
             "exit_status": scan.exit_status,
+            "reason": scan._word(f"{nxmx.RUN}/reason"),
+            "headers": scan.header_findings,
             "statuses": [status.value for status in ledger.statuses],
             "reasons": list(ledger.reasons),
             "sources": values["source"].tolist(),

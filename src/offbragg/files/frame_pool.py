@@ -34,7 +34,7 @@ from offbragg.files.cbf import (
     read_packed_cbf,
 )
 from offbragg.files.compressed import KINDS, frame_kind, is_packed, unpacked
-from offbragg.files.tiff import UnusualTiff, read_layout, read_tiff_counts
+from offbragg.files.tiff import UnusualTiff, read_layout, read_tiff_counts, with_date
 from offbragg.frame import PackedFrame
 
 BATCH = 16
@@ -359,7 +359,7 @@ class _Reader:
             layout.shape,
             slab.keep(chunk),
             path.name,
-            text=layout.text,
+            text=with_date(layout.text, layout.date),
             crc64=kernels.crc64(chunk),
         )
         return frame, signature
@@ -369,14 +369,14 @@ class _Reader:
     ) -> tuple[PackedFrame, tuple[int, int]]:
         where = f"frame {number}: {path.name}"
         file.seek(0)
-        counts, text, _ = read_tiff_counts(file, path, where=where, shape=self._shape)
+        counts, text, date = read_tiff_counts(file, path, where=where, shape=self._shape)
         chunk = kernels.encode(counts.reshape(-1), self._chunk)
         frame = PackedFrame(
             number,
             self._shape,
             slab.keep(chunk),
             path.name,
-            text=text,
+            text=with_date(text, date),
             crc64=kernels.crc64(chunk),
         )
         return frame, _signature(file.fileno())

@@ -13,6 +13,8 @@ _DATE = re.compile(
     r"(?:[ \t]*(?P<zone>Z\b|[-+]\d{2}:?\d{2}))?",
     re.ASCII | re.IGNORECASE,
 )
+_TAG_LATE = 10.0  # s
+_ZONES = 14.5 * 3600  # s
 # in English, whatever the language of this computer is
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -49,6 +51,28 @@ def header_time(header: Mapping[str, Any]) -> float | None:
         return taken.timestamp()
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def tag_difference(header: Mapping[str, Any]) -> str:
+    """Return in what the date in a header differs from the file's own tag; empty if in nothing.
+
+    A tag has no zone: whole quarters of an hour are no difference where the header names one. It
+    may be that of the end of the exposure, or of writing.
+    """
+    tag, date = str(header.get("date_tag", "")), str(header.get("date", ""))
+    if not tag or tag == date:
+        return ""
+    tagged, taken = header_time({"date": tag}), header_time(header)
+    if tagged is None or taken is None:
+        return ""
+    apart = tagged - taken
+    limit = _TAG_LATE + 2 * float(header.get("exposure_time", 0.0))
+    found = _DATE.match(date.strip())
+    if found is not None and found["zone"] and abs(apart) <= _ZONES:
+        apart = (apart + 450.0) % 900.0 - 450.0
+    if abs(apart) <= limit:
+        return ""
+    return f"its tag DateTime is {tag}, and its header says {date}"
 
 
 def _zone(text: str | None) -> timezone | None:

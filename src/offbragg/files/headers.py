@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import ConfigError
+from offbragg.files.header_time import header_time, tag_difference
 
 Tolerance = tuple[float, float]
 """Absolute, in the quantity's unit, and relative."""
 
 _ROUNDING = 1e-4  # degree: how camservers print angles
 _LISTED = 3
+_SAME_TIME = 60.0  # s, of dates of one sweep, at least
 _HINT = (
     "Give a pattern that matches every frame of one sweep and no other; if the headers are wrong, "
     "a model that is right, and --trust-model."
@@ -145,6 +147,7 @@ def agree(
     except ConfigError as error:
         listed(error)
     _compare_names(headers, name, found)
+    _compare_dates(headers, name, found)
     return found
 
 
@@ -261,6 +264,55 @@ def _compare_names(
             f"{len(off)} of {len(wrote)} files were written under another number than they have: "
             f"{some}{' …' if len(off) > _LISTED else ''}"
         )
+
+
+def _compare_dates(
+    headers: Mapping[int, Mapping[str, Any]], name: Callable[[int], str], found: Agreement
+) -> None:
+    """List files whose tag has another date than their header, and frames of another time."""
+    tagged = {n: text for n, header in headers.items() if (text := tag_difference(header))}
+    if tagged:
+        first = min(tagged)
+        found.differences.append(
+            f"{len(tagged)} of {len(headers)} files have two dates, as {name(first)}: "
+            f"{tagged[first]}"
+        )
+    numbers = sorted(headers)
+    period = found.header.get("exposure_period", found.header.get("exposure_time", 0.0))
+    times = [header_time(headers[n]) for n in numbers]
+    begun = np.array([np.nan if t is None else t - n * period
+                      for n, t in zip(numbers, times, strict=True)])  # fmt: skip
+    limit = max(_SAME_TIME, 2 * period * len(numbers))
+    if text := odd_dates(begun, limit, lambda i: name(numbers[i])):
+        found.differences.append(text)
+
+
+def odd_dates(
+    begun: NDArray[np.float64], limit: float, name: Callable[[int], str] = "frame {}".format
+) -> str:
+    """Return which frames were taken at another time than most; empty if none were.
+
+    Parameters
+    ----------
+    begun
+        When the sweep began by the date of each frame, POSIX s; NaN where there is no date.
+    limit
+        How far from the others is another time, s.
+    name
+        Index in ``begun`` → how the frame is called.
+    """
+    known = np.flatnonzero(np.isfinite(begun))
+    if len(known) < 3:
+        return ""
+    apart = begun[known] - np.median(begun[known])
+    odd = known[np.abs(apart) > limit]
+    if not len(odd) or 2 * len(odd) >= len(known):
+        return ""
+    first = int(odd[0])
+    return (
+        f"{len(odd)} of {len(known)} headers have a date far from the others, as "
+        f"{name(first)}: {begun[first] - np.median(begun[known]):+.0f} s"
+    )
 
 
 # ---- angles ----------------------------------------------------------------------------

@@ -270,13 +270,16 @@ _ANGLE_LIMITS: tuple[Tolerance, Tolerance] = (0.05, 0.0), (0.5, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
+class Comparison:
+    """What a header and a model have for the same quantity, and how far apart they may be."""
+
     quantity: Quantity
     header: Any
     model: Any
     limits: tuple[Tolerance, Tolerance]
 
     def text(self) -> str:
+        """Return both values in words."""
         return (
             f"the headers say {self.quantity.text(self.header)}, and the model "
             f"{self.quantity.number(self.model)}"
@@ -303,7 +306,7 @@ def compare_with_headers(
     """
     listed: list[str] = []
     refused: list[str] = []
-    for each in _comparisons(model, geometry, header):
+    for each in compare_geometry(geometry, header):
         near, far = each.limits
         if alike(each.header, each.model, near):
             continue
@@ -389,7 +392,8 @@ def known_of(model: Model) -> dict[str, Any]:
     return known
 
 
-def _comparisons(model: Model, geometry: Geometry, header: Mapping[str, Any]) -> list[_Comparison]:
+def compare_geometry(geometry: Geometry, header: Mapping[str, Any]) -> list[Comparison]:
+    """Return what a header and a geometry both have, alike or not."""
     panel = geometry.panel
     normal = panel.normal
     two_theta = math.degrees(math.acos(min(abs(float(normal[2])), 1.0)))
@@ -404,7 +408,7 @@ def _comparisons(model: Model, geometry: Geometry, header: Mapping[str, Any]) ->
     # with the arm elsewhere, the header's is still that at 2θ = 0
     if beam is not None and two_theta < 1.0 and abs(header.get("two_theta", 0.0)) < 1.0:
         found[BEAM] = beam[:2]
-    comparisons: list[_Comparison] = []
+    comparisons: list[Comparison] = []
     for quantity, value in found.items():
         said = header.get(quantity.key)
         if said is None:
@@ -413,16 +417,16 @@ def _comparisons(model: Model, geometry: Geometry, header: Mapping[str, Any]) ->
             said = tuple(sorted(said)) if quantity is PIXEL_SIZE else tuple(said)
         elif quantity is TWO_THETA:
             said = abs(said)
-        comparisons.append(_Comparison(quantity, said, value, _LIMITS[quantity]))
+        comparisons.append(Comparison(quantity, said, value, _LIMITS[quantity]))
     for axis in geometry.axes:
         key = axis.name.lower()
         if axis.name != geometry.scan_axis and key in ANGLES and key in header:
             said = axis.angle + math.remainder(header[key] - axis.angle, 360.0)
-            comparisons.append(_Comparison(ANGLES[key], said, axis.angle, _ANGLE_LIMITS))
+            comparisons.append(Comparison(ANGLES[key], said, axis.angle, _ANGLE_LIMITS))
     return comparisons + _between_axes(geometry, header)
 
 
-def _between_axes(geometry: Geometry, header: Mapping[str, Any]) -> list[_Comparison]:
+def _between_axes(geometry: Geometry, header: Mapping[str, Any]) -> list[Comparison]:
     """Compare chi with how far apart a model of two axes has them, as an Eulerian cradle does."""
     chi = header.get("chi")
     names = {axis.name.lower() for axis in geometry.axes}
@@ -431,4 +435,4 @@ def _between_axes(geometry: Geometry, header: Mapping[str, Any]) -> list[_Compar
     inner, outer = (np.array(axis.vector) for axis in geometry.axes)
     apart = math.degrees(math.acos(min(abs(float(inner @ outer)), 1.0)))
     folded = abs(math.remainder(chi, 180.0))  # an axis has no direction
-    return [_Comparison(ANGLES["chi"], folded, apart, ((0.2, 0.0), (2.0, 0.0)))]
+    return [Comparison(ANGLES["chi"], folded, apart, ((0.2, 0.0), (2.0, 0.0)))]

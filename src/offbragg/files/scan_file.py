@@ -370,6 +370,24 @@ class ScanFile:
             raise ScanFileError(f"the summary in {self._path} is damaged: {error}") from error
 
     @property
+    def header_findings(self) -> dict[str, list[str]]:
+        """In what the headers of its frames differ from the run, or each other, in words.
+
+        ``contradictions`` change scattering vectors, ``differences`` do not. Of a run they are
+        known at its end only.
+        """
+        found: Any = {}
+        with contextlib.suppress(ScanFileError):
+            found = self.summary.get("headers", {})
+        if isinstance(files := self._start.get("files"), dict):
+            found = {"differences": files.get("differences", [])}
+        return {
+            kind: [str(line) for line in found[kind]]
+            for kind in ("contradictions", "differences")
+            if isinstance(found, dict) and isinstance(found.get(kind), list)
+        }
+
+    @property
     def exit_status(self) -> str:
         """As in the stop document; empty before."""
         return self._word(f"{nxmx.RUN}/exit_status")

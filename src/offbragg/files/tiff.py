@@ -104,10 +104,12 @@ def _seekable(raw: IO[bytes], path: Path, where: str) -> Iterator[IO[bytes]]:
 
 
 def _header(text: str, date: str) -> dict[str, Any]:
-    header = parse_minicbf_header(text)
-    if date:
-        header.setdefault("date", date)
-    return header
+    return parse_minicbf_header(with_date(text, date))
+
+
+def with_date(text: str, date: str) -> str:
+    """Put the tag DateTime before a description, as a line of it that counts as header."""
+    return f"# DateTime {date}\n{text}" if date else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ class Defaults:
         That file, for messages.
     past
         Gives the runs of a series as mappings that ``PastRun`` takes, called with ``series=``.
+    lacks
+        Returns what frames lack on the disks, in words, or nothing; called with ``n_frames=``,
+        ``detector=`` as in a start document, and ``what=`` they are.
     """
 
     devices: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -51,6 +54,7 @@ class Defaults:
     flyers: tuple[Any, ...] = ()
     file: str = "beamline.toml"
     past: Callable[..., list[dict[str, Any]]] | None = None
+    lacks: Callable[..., str] | None = None
 
     def find(self, path: str) -> Any:
         """Find a device or signal by the name that `name_of` gives.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.errors import SweepError
+from offbragg.errors import ConfigError, SweepError
 from offbragg.geometry import Geometry, rotation_about
 from offbragg.plans.defaults import Defaults, is_device
 from offbragg.plans.rotation import check_axis, rotation_scan
@@ -77,7 +77,8 @@ def estimate(
 
     It takes what the plans take: ``estimate(sweep)``, ``estimate(pilatus, phi, sweep, shutter=…)``,
     ``estimate([300, 200], sweep)``, ``estimate(resume="3f2b8c1e")``; and several sweeps in a row.
-    What they would refuse it refuses.
+    What they would refuse it refuses, also a sweep that a disk has no room for. Where only all of
+    them together do not fit, ``notes`` say so: a series waits between two sweeps (``on_full``).
 
     Parameters
     ----------
@@ -146,13 +147,31 @@ def estimate(
     sizer = as_a(detector, SizesFrames)
     size = sizer.frame_bytes() if sizer else 0
     frames = sum(sweep.n_frames for sweep in measured)
-    total = Estimate(len(measured), frames, seconds, frames * size)
+    room = _check_room(defaults, detector, measured)
+    total = Estimate(len(measured), frames, seconds, frames * size, notes=room)
     if instrument is None:
         return total
     added = coverage(instrument, planned, settings)
-    return replace(
-        total, coverage=sum(added), added=added, notes=_notes(instrument, planned, settings, added)
-    )
+    notes = (*room, *_notes(instrument, planned, settings, added))
+    return replace(total, coverage=sum(added), added=added, notes=notes)
+
+
+def _check_room(defaults: Defaults, detector: Any, sweeps: Sequence[Sweep]) -> tuple[str, ...]:
+    """Refuse a sweep that the disks have no room for, as a plan does; note if all have none.
+
+    Raises
+    ------
+    ConfigError
+        With what is needed and what is free.
+    """
+    if defaults.lacks is None or not sweeps:
+        return ()
+    facts = detector.hardware() if hasattr(detector, "hardware") else {}
+    largest, frames = max(s.n_frames for s in sweeps), sum(s.n_frames for s in sweeps)
+    if lack := defaults.lacks(n_frames=largest, detector=facts):
+        raise ConfigError(lack)
+    lack = defaults.lacks(n_frames=frames, detector=facts, what=f"all {len(sweeps)} sweeps")
+    return (lack.partition("\n")[0],) if lack else ()
 
 
 _PARAMETERS = {
