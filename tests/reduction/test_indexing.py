@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -314,6 +315,28 @@ def test_peaks_in_one_plane_beside_the_origin_are_refused(height, strays):
 
     with pytest.raises(OrientationError, match=r"planes?: they tell two axes of the cell, not"):
         index([dataclasses.replace(view, peaks=peaks_of(*both))])
+
+
+def test_what_is_scattered_around_the_peaks_is_no_twin():
+    given = peak_list(73)  # satellites
+
+    found = index([given.view], lattice=given.cell, centring=given.centring)
+
+    assert found.second is None
+    assert not any("twin" in each or "second lattice" in each for each in found.warnings)
+    assert any(each.startswith("only 17% of the peaks belong") for each in found.warnings)
+
+
+def test_a_block_that_is_a_little_turned_has_no_twin_law():
+    rng, UB = crystal(38)
+    about = np.array([1.0, 1.0, 0.0]) / math.sqrt(2.0)
+    view = seen(UB, "P", rng, also=[(rotation_about(about, 2.0) @ UB, "P", 0.7)])
+
+    found = index([view])
+
+    assert found.second is not None
+    assert found.second.angle == pytest.approx(2.0, abs=0.2)
+    assert found.second.law == ""
 
 
 def test_a_vector_that_no_peak_is_near_stays_where_it_is():

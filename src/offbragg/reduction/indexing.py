@@ -68,6 +68,7 @@ _HOLDS = 0.99865  # probability that a symmetry which holds is not refused
 _BIASED = 1.25  # or so much, where the cell without it agrees: few peaks, or not quite in place
 _AGREE = (5e-4, 0.03)  # relative difference of lengths, degrees between angles
 _LONGEST = (12.0, 90.0)  # Å, between which the longest axis is sought
+_NEARER = 0.5  # of how far peaks are from the first lattice, they may be from a second one
 _FLAT = 0.01  # Å⁻¹ from a plane through the origin: peaks nearer than that lie on it
 _EXACT = 0.02  # degree: a given cell has the symmetries that hold so well
 
@@ -807,6 +808,8 @@ def _second(refined: Refined, expected: float, superlattice: Superlattice | None
     cell = cell_of(basis)
     found = find_given(_searched(spots), cell, "P", within=0.01)
     size = float(np.cbrt(np.linalg.det(basis)))
+    whole = np.rint(spots.q @ basis)
+    beside = np.linalg.norm(spots.q - whole @ np.linalg.inv(basis), axis=1) * size
     best: tuple[int, Array] | None = None
     for each in found[:4]:
         way = matches(each.basis, cell, "P", within=0.03)
@@ -817,6 +820,9 @@ def _second(refined: Refined, expected: float, superlattice: Superlattice | None
         off = residuals(spots, UB, hkl)
         away = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * size
         good = (away < 0.12) & np.all(np.abs(off[:, :2]) < 6.0, axis=1)
+        # of what is scattered around the first one's points, none is nearer to another lattice's
+        if np.median(away[good]) > _NEARER * np.median(beside[good]):
+            continue
         if best is None or good.sum() > best[0]:
             best = int(good.sum()), UB
     if best is None:
