@@ -288,6 +288,7 @@ def judge(seed: int, known: bool) -> str:
         pytest.param(154, id="a sublattice of index 2"),
         pytest.param(210, id="a sublattice of index 6"),
         pytest.param(286, id="a cell 16 times as large"),
+        pytest.param(224, id="points so dense that any cell fits a fifth"),
         pytest.param(324, id="13 peaks of oF"),
         pytest.param(354, id="20 peaks of hP"),
         pytest.param(479, id="12 peaks of hP"),

@@ -208,7 +208,7 @@ def index(
     else:
         found = find_lattice(q, _longest(views, spots))
     best = _best(views, found, lattice, centring, within)
-    if lattice is None and (best is None or best[1].indexed.mean() < _POOR):
+    if lattice is None and _poor(best):
         # few peaks of a large cell lie far apart, and tell too little of its size
         best = _larger(views, q, _longest(views, spots), best)
     if best is None:
@@ -443,9 +443,14 @@ def _larger(
             continue
         if best is None or _evidence(larger[1]) > _evidence(best[1]):
             best = larger
-        if best[1].indexed.mean() >= _POOR:
+        if not _poor(best):
             break
     return best
+
+
+def _poor(best: tuple[Array, Refined] | None) -> bool:
+    """Whether a search has found less than half of the peaks, but for what fits by chance."""
+    return best is None or _beyond(best[1]) < _POOR * len(best[1].indexed)
 
 
 def _whole(views: Sequence[View], basis: Array, free: Refined) -> tuple[Array, Refined]:
