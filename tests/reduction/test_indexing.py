@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
 import pytest
 from crystals import BRAVAIS, geometry, misorientation, orientation, random_cell, random_turn, seen
-from peak_lists import KINDS, SWEEP, on_shells, only, peak_list, peaks_of, q_of
+from peak_lists import KINDS, SWEEP, anywhere, on_shells, only, peak_list, peaks_of, q_of
 
 from offbragg.errors import GeometryError, OrientationError
 from offbragg.geometry import rotation_about
@@ -279,6 +280,64 @@ def judge(seed: int, known: bool) -> str:
         return f"{told} in peaks of nothing"
     angle, strain = misorientation(found.UB, given.UB, given.cell)
     return "" if angle < 0.5 and strain < 0.02 else f"{told}, but it is {np.round(given.cell, 3)}"
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(154, id="a sublattice of index 2"),
+        pytest.param(210, id="a sublattice of index 6"),
+        pytest.param(286, id="a cell 16 times as large"),
+        pytest.param(224, id="points so dense that any cell fits a fifth"),
+        pytest.param(324, id="13 peaks of oF"),
+        pytest.param(354, id="20 peaks of hP"),
+        pytest.param(479, id="12 peaks of hP"),
+    ],
+)
+def test_few_peaks_give_the_whole_lattice_and_its_symmetry(seed):
+    given = peak_list(seed)
+
+    found = index([given.view])
+
+    angle, strain = misorientation(found.UB, given.UB, given.cell)
+    assert angle < 0.5, found.lattice
+    assert strain < 0.02
+
+
+@pytest.mark.parametrize(("height", "strays"), [(1, 0), (5, 0), (2, 40)])
+def test_peaks_in_one_plane_beside_the_origin_are_refused(height, strays):
+    rng, UB = crystal(18)
+    view = seen(UB, "P", rng, most=3000, missing=0.0, stray=0.0, noise=(0.1, 0.05))
+    along = (q_of(view) @ np.linalg.inv(UB).T)[:, 2]
+    p = only(view, np.abs(along - height) < 0.1).peaks
+    both = [
+        np.concatenate(pair) for pair in zip((p.x, p.y, p.z), anywhere(rng, strays), strict=True)
+    ]
+
+    with pytest.raises(OrientationError, match=r"planes?: they tell two axes of the cell, not"):
+        index([dataclasses.replace(view, peaks=peaks_of(*both))])
+
+
+def test_what_is_scattered_around_the_peaks_is_no_twin():
+    given = peak_list(73)  # satellites
+
+    found = index([given.view], lattice=given.cell, centring=given.centring)
+
+    assert found.second is None
+    assert not any("twin" in each or "second lattice" in each for each in found.warnings)
+    assert any(each.startswith("only 17% of the peaks belong") for each in found.warnings)
+
+
+def test_a_block_that_is_a_little_turned_has_no_twin_law():
+    rng, UB = crystal(38)
+    about = np.array([1.0, 1.0, 0.0]) / math.sqrt(2.0)
+    view = seen(UB, "P", rng, also=[(rotation_about(about, 2.0) @ UB, "P", 0.7)])
+
+    found = index([view])
+
+    assert found.second is not None
+    assert found.second.angle == pytest.approx(2.0, abs=0.2)
+    assert found.second.law == ""
 
 
 def test_a_vector_that_no_peak_is_near_stays_where_it_is():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
+from scipy.special import fdtri
 
 from offbragg.errors import OrientationError
 from offbragg.reduction.lattice import (
@@ -32,7 +33,9 @@ from offbragg.reduction.refinement import (
     Refined,
     Spots,
     View,
+    belongs,
     chance,
+    nearest,
     refine,
     residuals,
     spots_of,
@@ -57,12 +60,15 @@ _FEWER = 0.05  # of the peaks: diffuse scattering can look like many weak ones
 _POOR = 0.5  # of the peaks: a search that explains fewer is done once more for larger cells
 _SCATTERED = 3.0  # pixels
 _CROWDED = 0.1  # of the peaks by chance: points lie nearly as close as peaks are known, and
+_SUPER = 0.1  # of the peaks at fractions of a cell: if there are fewer, it is kept without them
 _DENSE = 0.8  # of the peaks a lattice must index there
 _SEARCHED = 1500  # strongest peaks that the search looks at
 _WORSE = 1.08  # a symmetry may make residuals worse by so much
+_HOLDS = 0.99865  # probability that a symmetry which holds is not refused
 _BIASED = 1.25  # or so much, where the cell without it agrees: few peaks, or not quite in place
 _AGREE = (5e-4, 0.03)  # relative difference of lengths, degrees between angles
 _LONGEST = (12.0, 90.0)  # Å, between which the longest axis is sought
+_NEARER = 0.5  # of how far peaks are from the first lattice, they may be from a second one
 _FLAT = 0.01  # Å⁻¹ from a plane through the origin: peaks nearer than that lie on it
 _EXACT = 0.02  # degree: a given cell has the symmetries that hold so well
 
@@ -202,13 +208,13 @@ def index(
     else:
         found = find_lattice(q, _longest(views, spots))
     best = _best(views, found, lattice, centring, within)
-    if lattice is None and (best is None or best[1].indexed.mean() < _POOR):
+    if lattice is None and _poor(best):
         # few peaks of a large cell lie far apart, and tell too little of its size
-        larger = _best(views, find_lattice(q, _LONGEST[1]), lattice, centring, within)
-        if best is None or (larger is not None and _beyond(larger[1]) > 1.05 * _beyond(best[1])):
-            best = larger
+        best = _larger(views, q, _longest(views, spots), best)
     if best is None:
         raise _refusal(spots, found, lattice, within)
+    if lattice is None:
+        best = _whole(views, *best)
     basis, free = best
     trial = _trial(views, free)
     judged = tuple(what) or (("beam", "distance") if trial else ())
@@ -228,6 +234,8 @@ def index(
     _sure(refined, expected, lattice, superlattice)
     if lattice is not None:
         _near_given(refined, cell, lattice, centring, within)
+    else:
+        _on_planes(refined)
     second = _second(refined, expected, superlattice)
     # a twin whose points are thirds, say, of the first one's is no superlattice
     if superlattice is not None and second is not None and second.count > 0.8 * superlattice.count:
@@ -309,14 +317,31 @@ def usable(views: Sequence[View]) -> tuple[list[View], str]:
 
 
 def _spanning(q: Array) -> None:
-    """Refuse peaks on a plane through the origin: they tell nothing of the third axis."""
-    flat = float(np.quantile(np.abs(q @ np.linalg.svd(q, full_matrices=False)[2][2]), 0.9))
-    if flat < _FLAT:
-        raise OrientationError(
-            f"90% of the {len(q)} peaks lie within {flat:.4f} Å⁻¹ of one plane through the "
-            "origin: they tell two axes of the cell, not three\n"
-            "Turn further, or about another axis; or give the cell (--cell)."
-        )
+    """Refuse peaks on a plane: they tell nothing, or one plane only, of the third axis."""
+    for centre, where in ((np.zeros(3), " through the origin"), (np.median(q, axis=0), "")):
+        off = q - centre
+        normal = np.linalg.svd(off, full_matrices=False)[2][2]
+        flat = float(np.quantile(np.abs(off @ normal), 0.9))
+        if flat < _FLAT:
+            raise OrientationError(
+                f"90% of the {len(q)} peaks lie within {flat:.4f} Å⁻¹ of one plane{where}: they "
+                "tell two axes of the cell, not three\n"
+                "Turn further, or about another axis; or give the cell (--cell)."
+            )
+
+
+def _on_planes(refined: Refined) -> None:
+    """Refuse a cell whose indexed peaks lie on one of its planes: what is between is a guess."""
+    hkl = refined.hkl[refined.indexed] @ reduce(np.linalg.inv(refined.UB).T)[1]
+    for v in _NORMALS:
+        _, counts = np.unique(np.rint(hkl @ v), return_counts=True)
+        if counts.max() > 0.9 * len(hkl):
+            raise OrientationError(
+                f"{counts.max()} of the {len(hkl)} peaks that the best lattice indexes lie on one "
+                "of its planes: they tell two axes of the cell, not three\n"
+                f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. "
+                "Turn further, or about another axis; or give the cell (--cell)."
+            )
 
 
 def _check_centring(
@@ -403,6 +428,69 @@ def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> 
 
 
 _ONE = np.eye(3, dtype=np.int64)[None]
+_NORMALS = np.array([v for v in itertools.product((-1, 0, 1), repeat=3) if v > (0, 0, 0)], np.int64)
+
+
+def _larger(
+    views: Sequence[View], q: Array, longest: float, best: tuple[Array, Refined] | None
+) -> tuple[Array, Refined] | None:
+    """Search for larger cells, step by step, until one explains most peaks."""
+    while longest < _LONGEST[1]:
+        # in a spectrum for much longer axes, those of a small cell are not resolved
+        longest = min(2.0 * longest, _LONGEST[1])
+        larger = _best(views, find_lattice(q, longest), None, "P", 0.0)
+        if larger is None:
+            continue
+        if best is None or _evidence(larger[1]) > _evidence(best[1]):
+            best = larger
+        if not _poor(best):
+            break
+    return best
+
+
+def _poor(best: tuple[Array, Refined] | None) -> bool:
+    """Whether a search has found less than half of the peaks, but for what fits by chance."""
+    return best is None or _beyond(best[1]) < _POOR * len(best[1].indexed)
+
+
+def _whole(views: Sequence[View], basis: Array, free: Refined) -> tuple[Array, Refined]:
+    """Enlarge a cell until peaks at fractions of it are less than a tenth of all.
+
+    A search may find a sublattice, above all where peaks are few: all points of a lattice that
+    obey some rule. Then the others lie at n/2 to n/6 of it, as closely as its own.
+    """
+    for _ in range(4):
+        left = ~free.indexed
+        best: Refined | None = None
+        for m in (2, 3, 4, 5, 6):
+            fine = free.UB / m
+            share = chance(free.spots, fine, free.sigma)
+            hkl, far = nearest(free.spots, fine)
+            near = belongs(free.spots, residuals(free.spots, fine, hkl), far, free.sigma)
+            added = int((near & left).sum())
+            if added < _by_chance(share, int(left.sum())) or added < _SUPER * near.sum():
+                continue
+            larger = primitive(free.spots.q[near], basis * m)
+            try:
+                refined = refine(views, np.linalg.inv(larger).T, _ONE)
+            except (OrientationError, np.linalg.LinAlgError):
+                continue
+            if _evidence(refined) > _evidence(best or free):
+                best = refined
+        if best is None:
+            break
+        # the points of a twin can lie at fractions of those of the first lattice
+        second = _second(free, chance(free.spots, free.UB, free.sigma), None)
+        if second is not None and second.count > 0.8 * (best.indexed & left).sum():
+            break
+        basis, change = reduce(np.linalg.inv(best.UB).T)
+        free = _rebased(best, change)
+    return basis, free
+
+
+def _by_chance(share: float, n: int) -> float:
+    """How many of ``n`` peaks a lattice must index to be far beyond chance."""
+    return share * n + 6.0 * math.sqrt(n * share * (1.0 - share)) + 6.0
 
 
 def _best(
@@ -434,7 +522,7 @@ def _best(
         expected = chance(refined.spots, refined.UB, refined.sigma)
         n = len(refined.indexed)
         count = refined.indexed.sum()
-        if count < expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6:
+        if count < _by_chance(expected, n):
             continue
         # a multiple of a cell indexes no more than the cell does, but for what fits by chance
         if best is None or _beyond(refined) > 1.05 * _beyond(best[1]):
@@ -446,6 +534,12 @@ def _beyond(refined: Refined) -> float:
     """How many peaks a lattice indexes beyond chance."""
     expected = chance(refined.spots, refined.UB, refined.sigma)
     return float(refined.indexed.sum()) - expected * len(refined.indexed)
+
+
+def _evidence(refined: Refined) -> float:
+    """How unlikely what a lattice indexes is by chance, as a logarithm: of a small cell, more."""
+    expected = chance(refined.spots, refined.UB, refined.sigma)
+    return -math.log(max(expected, 1e-12)) * float(refined.indexed.sum())
 
 
 def _rebased(refined: Refined, change: Whole) -> Refined:
@@ -530,12 +624,11 @@ def _name(
 def _allowed(n: int, lattice: Bravais) -> float:
     """Factor by which a symmetry may make ``n`` residuals larger; few residuals tell less.
 
-    At least what a symmetry that holds makes of them in three standard deviations (Hamilton, Acta
-    Cryst. 18, 502, 1965).
+    At least what a symmetry that holds makes of them but once in 740 times, which is that of three
+    standard deviations (the ratio of Hamilton, Acta Cryst. 18, 502, 1965).
     """
-    less = 6 - len(free_metrics(lattice.operations))
-    more = (less + 3.0 * math.sqrt(2.0 * less)) / max(n - 9, 1)
-    return max(_WORSE, math.sqrt(1.0 + more))
+    less, over = 6 - len(free_metrics(lattice.operations)), max(n - 9, 1)
+    return max(_WORSE, math.sqrt(1.0 + less / over * float(fdtri(less, over, _HOLDS))))
 
 
 def _agree(free: Sequence[float], cell: Sequence[float]) -> bool:
@@ -618,8 +711,7 @@ def _sure(
     intensity = intensity / intensity.max() if intensity.max() > 0 else np.ones(n)
     weight = float(intensity[explained].sum() / intensity.sum())
     share = _FEWER if weight >= _WEIGHT else _SHARE
-    by_chance = expected * n + 6 * math.sqrt(n * expected * (1 - expected)) + 6
-    beyond = max(_LEAST - 2, by_chance, _DENSE * n if expected > _CROWDED else 0.0)
+    beyond = max(_LEAST - 2, _by_chance(expected, n), _DENSE * n if expected > _CROWDED else 0.0)
     # where the cell is not known, peaks scattered around few of its points are no lattice
     pixels = float(refined.sigma[:2].max())
     scattered = lattice is None and pixels > _SCATTERED and explained.mean() < _POOR
@@ -720,6 +812,9 @@ def _second(refined: Refined, expected: float, superlattice: Superlattice | None
     basis, _ = reduce(centring_free * np.sign(np.linalg.det(centring_free)))
     cell = cell_of(basis)
     found = find_given(_searched(spots), cell, "P", within=0.01)
+    size = float(np.cbrt(np.linalg.det(basis)))
+    whole = np.rint(spots.q @ basis)
+    beside = np.linalg.norm(spots.q - whole @ np.linalg.inv(basis), axis=1) * size
     best: tuple[int, Array] | None = None
     for each in found[:4]:
         way = matches(each.basis, cell, "P", within=0.03)
@@ -728,8 +823,11 @@ def _second(refined: Refined, expected: float, superlattice: Superlattice | None
         UB = np.linalg.inv(way[0].basis).T
         hkl = np.rint(spots.q @ np.linalg.inv(UB).T)
         off = residuals(spots, UB, hkl)
-        away = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * float(np.cbrt(np.linalg.det(basis)))
+        away = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * size
         good = (away < 0.12) & np.all(np.abs(off[:, :2]) < 6.0, axis=1)
+        # of what is scattered around the first one's points, none is nearer to another lattice's
+        if np.median(away[good]) > _NEARER * np.median(beside[good]):
+            continue
         if best is None or good.sum() > best[0]:
             best = int(good.sum()), UB
     if best is None:
@@ -742,9 +840,9 @@ def _second(refined: Refined, expected: float, superlattice: Superlattice | None
     # the points of a superlattice hold rotated lattices of the small cell as well
     if superlattice is not None and count < 0.8 * superlattice.count:
         hkl = np.rint(spots.q @ np.linalg.inv(UB).T)
-        at = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * float(np.cbrt(np.linalg.det(basis)))
-        beside = int(((at < 0.12) & ~superlattice.which[left]).sum())
-        if beside < max(12, 0.5 * count):
+        at = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * size
+        others = int(((at < 0.12) & ~superlattice.which[left]).sum())
+        if others < max(12, 0.5 * count):
             return None
     first = basis
     turn = turn_of(np.linalg.inv(UB).T) @ turn_of(first).T

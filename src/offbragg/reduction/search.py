@@ -157,12 +157,16 @@ def periods(q: Array, longest: float) -> Array:
     reach = float(np.linalg.norm(low, axis=1).max())
     power[:, period < max(SHORTEST, 0.7 / reach)] = -1.0
     inner = power[:, 1:-1]
-    top = np.where((inner >= power[:, :-2]) & (inner >= power[:, 2:]), inner, -1.0)
-    flat = np.argpartition(top.ravel(), -6000)[-6000:] if top.size > 6000 else np.arange(top.size)
-    t = along[flat // top.shape[1]] * period[flat % top.shape[1] + 1][:, None]
+    highest = (inner >= power[:, :-2]) & (inner >= power[:, 2:]) & (inner > -1.0)
+    direction, place = np.nonzero(highest)
+    top = inner[direction, place]
+    if top.size > 6000:
+        chosen = np.argpartition(top, -6000)[-6000:]
+        direction, place, top = direction[chosen], place[chosen], top[chosen]
+    t = along[direction] * period[place + 1][:, None]
     # multiples and sums of short vectors are as periodic as those: prefer the short ones
     rank = np.exp(-2.0 * np.linalg.norm(t, axis=1) / longest)
-    t = t[np.argsort(-top.ravel()[flat] * rank, kind="stable")]
+    t = t[np.argsort(-top * rank, kind="stable")]
     t = _distinct(t, np.arange(len(t)), 150, apart=max(0.9, 0.3 / reach))
     t = sharpen(low, t)
     t = _distinct(t, _order(low, t, longest), 60)

@@ -432,7 +432,8 @@ def twin_law(turn: Array, basis: Array, own: Whole, axes: Array) -> str:
     Returns
     -------
     law
-        As ``180° about [110]`` or ``180° about the normal of (111)``; empty if there is none.
+        As ``180° about [110]`` or ``180° about the normal of (111)``; empty if there is none, or if
+        the second is the first, turned by less than 2.5°.
     """
     inverse = np.linalg.inv(basis)
     indices = np.array([v for v in itertools.product(range(-2, 3), repeat=3) if any(v)], np.int64)
@@ -448,6 +449,8 @@ def twin_law(turn: Array, basis: Array, own: Whole, axes: Array) -> str:
         u, _, v = np.linalg.svd(candidate)
         candidate = u @ v
         angle = angle_of(candidate)
+        if angle < 2.5 * _LAW:
+            return ""  # the same lattice, a little turned: its own rotations are no law
         nearest = min((60.0, 90.0, 120.0, 180.0), key=lambda each: abs(each - angle))
         if abs(nearest - angle) > _LAW:
             continue
