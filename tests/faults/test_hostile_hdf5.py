@@ -33,6 +33,7 @@ from tiled.utils import BrokenLink
 from offbragg.catalog import readable as readable_module
 from offbragg.catalog.consolidators import frames_structure
 from offbragg.catalog.guard import GuardedAdapter
+from offbragg.catalog.images import IMAGES
 from offbragg.catalog.inside import check_hdf5, opened
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.server import connect
@@ -658,6 +659,39 @@ def test_an_image_that_names_others_is_read_alone(site, tmp_path):
             site.register(key, path, shape, mimetype=mimetype, dtype="|u1")
 
             assert bytes([111]) * 8 not in site.http.get(f"/api/v1/array/full/raw/{key}").content
+
+
+def deflated_tiff(path: Path) -> None:
+    """Four million pixels of nothing in a few kB."""
+    import tifffile
+
+    tifffile.imwrite(path, np.zeros((2000, 2000), np.uint8), compression="deflate")
+
+
+def wide_jpeg(path: Path) -> None:
+    image("JPEG")(path, 7)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"\xff\xc0") + 5  # height and width
+    raw[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(raw)
+
+
+def rubbish(path: Path) -> None:
+    path.write_bytes(b"II*\0\x08\0\0\0\xff\xff" + bytes(range(256)))
+
+
+@pytest.mark.parametrize("decode", ["image/tiff", "image/jpeg"])
+@pytest.mark.parametrize("make", [deflated_tiff, wide_jpeg, rubbish])
+def test_an_image_that_cannot_or_must_not_be_decoded_is_refused_by_name(
+    places, make, decode, monkeypatch
+):
+    """Whoever may write below a root could else take all of the server's memory."""
+    monkeypatch.setattr("offbragg.catalog.images.ANSWER", 1_000_000)
+    path = places[0] / "image"
+    make(path)
+
+    with pytest.raises(CatalogError, match="image is not read: it "):
+        IMAGES[decode](Readable([places[0]]), path)
 
 
 def test_what_consists_of_many_files_is_read_only_where_the_catalog_keeps_it(site, tmp_path):

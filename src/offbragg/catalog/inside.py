@@ -37,7 +37,7 @@ from offbragg.files.scan_file import ONE_HANDLE
 PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it
 _DEEPEST = 32  # links and groups on the way to one thing
 _MOST = 100_000  # chunks of a dataset, or texts of any length in it
-_MOST_THINGS = 20_000  # on all ways through one file: nobody else reads HDF5 while one is walked
+_MOST_THINGS = 10_000  # on all ways through one file: nobody else reads HDF5 while one is walked
 _MOST_LINKED = 200  # files that are open at once because one links to them
 
 Tree = dict[str, Any]
