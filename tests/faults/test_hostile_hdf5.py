@@ -543,6 +543,24 @@ def test_over_http_what_is_in_the_file_is_read(site):
     assert one.content == other.content == np.arange(LENGTH, dtype="<i8").tobytes()
 
 
+@pytest.mark.parametrize("name", ["compound", "text", "type", "longer", "reference"])
+def test_over_http_what_is_not_as_the_catalog_has_it_is_refused_in_words(site, name):
+    """Whoever may write below a root can replace a file that is in the catalog."""
+    path = site.places.served / f"other-{name}.h5"
+    with h5py.File(path, "w") as file:
+        file["longer"] = np.arange(3.0)
+        file["compound"] = np.zeros(LENGTH, [("a", "i4"), ("b", "f8")])
+        file["text"] = np.array(["a"] * LENGTH, h5py.string_dtype())
+        file["type"] = np.dtype("i4")
+        file["reference"] = np.array([file["longer"].ref] * LENGTH, h5py.ref_dtype)
+    site.register(f"other-{name}", path, (LENGTH,), dataset=f"/{name}")
+
+    answer = site.http.get(f"/api/v1/array/full/raw/other-{name}")
+
+    assert answer.status_code == 403, answer.text
+    assert "is not read: it does not hold what" in answer.json()["detail"]
+
+
 # -- a path that changes after it was looked at -------------------------------------------------
 
 

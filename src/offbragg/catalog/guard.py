@@ -22,7 +22,8 @@ from offbragg.catalog.answers import ANSWER, CountedAdapter
 from offbragg.catalog.checked import CheckedHDF5Adapter
 from offbragg.catalog.images import IMAGES, ImageSequenceAdapter, OneImageAdapter
 from offbragg.catalog.inside import check_pieces, check_readable, open_readable
-from offbragg.catalog.readable import Readable, check_size
+from offbragg.catalog.readable import Readable, check_size, shown
+from offbragg.errors import CatalogError
 
 HDF5 = frozenset({"application/x-hdf5", "application/x-offbragg-frames"})
 OWN = frozenset({"application/x-zarr", "application/x-parquet", "application/x-tiled-sql-table"})
@@ -65,7 +66,16 @@ class GuardedAdapter:
         for uri in dict.fromkeys(uris):
             if uri.startswith("file:"):
                 self._look_at(path_from_uri(uri), parameters, kept)
-        adapter = self._adapter.from_catalog(data_source, node, **parameters)
+        try:
+            adapter = self._adapter.from_catalog(data_source, node, **parameters)
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            if self._mimetype in OWN:
+                raise
+            what = shown(str(error).partition("\n")[0][:200])
+            raise CatalogError(
+                f"{shown(uris[0] if uris else 'a file')} is not read: it does not hold what the "
+                f"catalog has of it ({what})"
+            ) from error
         check_pieces(getattr(adapter, "_array", None), uris[0] if uris else "an array")
         return CountedAdapter(adapter, kept=kept)
 
