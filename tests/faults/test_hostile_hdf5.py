@@ -561,6 +561,20 @@ def test_over_http_what_is_not_as_the_catalog_has_it_is_refused_in_words(site, n
     assert "is not read: it does not hold what" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("route", ["node/full", "search"])
+def test_over_http_attributes_that_are_no_text_are_refused_in_words(site, route):
+    path = site.places.served / f"attributes-{route[:4]}.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.arange(3.0)
+        file.attrs["a"] = file["data"].attrs["a"] = np.bytes_(b"\xff\xfe")
+    site.register(f"attributes-{route[:4]}", path, None)
+
+    answer = site.http.get(f"/api/v1/{route}/raw/attributes-{route[:4]}")
+
+    assert answer.status_code == 403, answer.text
+    assert "is not read: it holds what cannot be told" in answer.json()["detail"]
+
+
 # -- a path that changes after it was looked at -------------------------------------------------
 
 

@@ -17,7 +17,8 @@ from tiled.adapters import hdf5 as tiled_hdf5
 from tiled.adapters.hdf5 import SWMR_DEFAULT, HDF5Adapter, HDF5ArrayAdapter
 from tiled.structures.core import StructureFamily
 
-from offbragg.errors import ScanFileError
+from offbragg.catalog.readable import shown
+from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside
@@ -125,7 +126,16 @@ class CheckedHDF5Adapter(HDF5Adapter):
         name = dataset if isinstance(dataset, str) else "/".join(dataset)
         return CheckedArrayAdapter.from_catalog(data_source, node, dataset=name, **parameters)
 
+    def metadata(self) -> Any:
+        """Return the attributes too, as far as they can be read."""
+        with _words_for_others(self.uris[0]):
+            return super().metadata()
+
     def __getitem__(self, key: str) -> Any:
+        with _words_for_others(self.uris[0]):
+            return self._child(key)
+
+    def _child(self, key: str) -> Any:
         found = super().__getitem__(key)
         name = f"{self.dataset or ''}/{key.strip('/')}"
         how: Any = self._kwargs
@@ -135,3 +145,15 @@ class CheckedHDF5Adapter(HDF5Adapter):
             found._tree, *found.uris, dataset=found.dataset, metadata=self._metadata,
             specs=self.specs, **how,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _words_for_others(uri: str) -> Iterator[None]:
+    """Refuse by name what Tiled cannot read: attributes that are no text, types it has not."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        what = shown(str(error).partition("\n")[0][:200])
+        raise CatalogError(
+            f"{shown(uri)} is not read: it holds what cannot be told ({what})"
+        ) from error
