@@ -60,6 +60,12 @@ def test_a_command_ends_while_threads_are_in_hdf5(path):
     assert (done.returncode, done.stdout, done.stderr) == (3, "told\n", "")
 
 
+def test_an_interrupt_while_a_command_begins_is_no_traceback():
+    done = end("def app(): raise KeyboardInterrupt\ncli.app = app")
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 AS_NOBODY = "os.setegid(65534); os.seteuid(65534)"
 VERBS = ("reduce", "index")
 

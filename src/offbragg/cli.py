@@ -931,6 +931,8 @@ def main() -> None:
     except OffbraggError as error:
         _say(f"offbragg: {error}", file=sys.stderr)
         code = error.exit_code
+    except KeyboardInterrupt:  # before typer listens for one
+        code = 130
     except BrokenPipeError:  # whoever read the output has ended
         code = 1
     except TimeoutError as error:  # ophyd's, of a record that answered too late, is one

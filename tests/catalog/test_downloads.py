@@ -92,8 +92,11 @@ def test_a_range_is_that_part(http, scan, address, asked, first, stop):
 
 
 @pytest.mark.parametrize(
-    "asked", ["bytes=9-3", "bytes=0-1,5-6", "bytes=x-", "lines=1-2", "bytes=-"]
-)
+    "asked",
+    ["bytes=9-3", "bytes=0-1,5-6", "bytes=x-", "lines=1-2", "bytes=-",
+     *(f"bytes={sign}{'9' * 5000}{end}" for sign, end in (("", "-"), ("0-", ""), ("-", "")))],
+    ids=lambda asked: asked[:20],
+)  # fmt: skip
 def test_a_range_that_is_not_one_gives_the_whole_file(http, scan, address, asked):
     answer = http.get(address, headers={"Range": asked})
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import stat
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import h5py
 import httpx
@@ -14,7 +17,8 @@ from catalog.served import SERVE, PublishedRun, Server
 from runs import wait_until
 
 from offbragg.catalog.gate import reading_key
-from offbragg.catalog.server import catalog_key, connect, serve
+from offbragg.catalog.limits import Limits
+from offbragg.catalog.server import _end_on_signals, catalog_key, connect, serve
 from offbragg.errors import CatalogError
 
 
@@ -54,6 +58,43 @@ def test_a_catalog_that_is_not_there_is_reported_in_time():
     with pytest.raises(CatalogError, match=r"did not answer within 0\.2 s"):
         connect("http://127.0.0.1:1", "key", timeout=0.2)
     assert time.monotonic() - before < 10
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_whoever_waits_for_an_answer_when_the_server_ends_is_told_to_ask_again(kind):
+    """As uvicorn does, once it has waited long enough for its graceful end."""
+    sent = []
+
+    async def waits(*_):
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    async def end():
+        scope = {"type": kind, "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        answering = asyncio.create_task(Limits(waits)(scope, waits, send))
+        await asyncio.sleep(0)
+        answering.cancel()
+        await answering
+
+    asyncio.run(end())
+
+    assert sent[0].get("status", sent[0].get("code")) == (503 if kind == "http" else 1012)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_uvicorn_listens_for_one_is_not_lost(number):
+    server = SimpleNamespace(should_exit=False)
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        _end_on_signals(server)
+        signal.raise_signal(number)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    assert server.should_exit
 
 
 def test_a_file_outside_the_roots_is_refused(make_run, tmp_path):

@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +33,7 @@ from tiled.utils import BrokenLink
 from offbragg.catalog import readable as readable_module
 from offbragg.catalog.consolidators import frames_structure
 from offbragg.catalog.guard import GuardedAdapter
+from offbragg.catalog.images import IMAGES
 from offbragg.catalog.inside import check_hdf5, opened
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.server import connect
@@ -171,6 +175,46 @@ def test_a_group_that_holds_itself_is_refused(places):
 
     with pytest.raises(CatalogError, match="circles"):
         check_hdf5(served / "loop.h5", [served])
+
+
+def test_few_groups_with_many_names_each_are_refused_and_not_walked_for_ever(places, monkeypatch):
+    """Ten names for each of 30 groups, each in the one before: 10^30 ways, and no circle."""
+    served, _ = places
+    monkeypatch.setattr("offbragg.catalog.inside._MOST_THINGS", 2000)
+    with h5py.File(served / "laughs.h5", "w", libver="latest") as file:
+        group = file["/"]
+        for _ in range(30):
+            below = group.create_group("0")
+            for name in range(1, 10):
+                group[str(name)] = below
+            group = below
+
+    with pytest.raises(CatalogError, match=r"laughs.h5: .* is not read: there are more than 2,000"):
+        check_hdf5(served / "laughs.h5", [served])
+
+
+def test_one_dataset_of_many_names_is_refused(places, monkeypatch):
+    served, _ = places
+    monkeypatch.setattr("offbragg.catalog.inside._MOST_THINGS", 20)
+    with h5py.File(served / "many.h5", "w", libver="latest") as file:
+        file["0"] = 1
+        for name in range(1, 25):
+            file[str(name)] = file["0"]
+
+    with pytest.raises(CatalogError, match="there are more than 20 things"):
+        check_hdf5(served / "many.h5", [served])
+
+
+def test_a_file_that_links_to_very_many_is_refused_before_all_are_open(places, monkeypatch):
+    served, _ = places
+    monkeypatch.setattr("offbragg.catalog.inside._MOST_LINKED", 3)
+    with h5py.File(served / "wrapper.nxs", "w") as file:
+        for number in range(5):
+            shutil.copy(served / "good.h5", served / f"f{number}.h5")
+            file[f"f{number}"] = h5py.ExternalLink(f"f{number}.h5", "/data")
+
+    with pytest.raises(CatalogError, match="links to more than 3 files"):
+        check_hdf5(served / "wrapper.nxs", [served])
 
 
 def test_links_that_stay_inside_work(places):
@@ -327,8 +371,8 @@ def test_no_kind_of_file_is_read_by_tiled(hostile):
 # -- and over HTTP ------------------------------------------------------------------------------
 
 ROUTES = [
-    "metadata/{}", "metadata/{}?include_data_sources=true", "search/{}", "search/raw",
-    "search-deep/raw", "distinct/{}?metadata=true&structure_families=true&specs=true",
+    "metadata/{}", "metadata/{}?include_data_sources=true", "search/{}", "search-deep/{}",
+    "distinct/{}?metadata=true&structure_families=true&specs=true",
     "array/full/{}", "array/full/{}?slice=0:5", "array/full/{}?format=json",
     "array/full/{}?format=csv", "array/full/{}?slice=::2", "array/block/{}?block=0",
     "array/block/{}?block=0&slice=0:3", "container/full/{}", "container/full/{}?format=json",
@@ -339,6 +383,10 @@ ROUTES = [
 OTHERS = ["zarr/v2/{}/.zarray", "zarr/v2/{}/0", "zarr/v2/{}", "zarr/v3/{}/zarr.json",
           "zarr/v3/{}/c/0", "zarr/v3/{}", "files/{}", "files/{}/f1.h5"]  # fmt: skip
 ASKED = [f"/api/v1/{route}" for route in ROUTES] + [f"/{route}" for route in OTHERS]
+FEW = [f"/api/v1/{route}" for route in (
+    "metadata/{}", "array/full/{}", "array/block/{}?block=0", "container/full/{}"
+)]  # fmt: skip
+AT_ONCE = 8  # requests that are on their way: a client thinks while the server does
 
 
 class Site:
@@ -387,9 +435,36 @@ class Site:
         self.runs.new(family, [source], key=name)
 
     def ask(self, name: str, routes: list[str]) -> list[str]:
-        """Ask for a node; return the routes whose answer holds a secret."""
+        """Ask for a node; return what should not be: a secret in an answer, or a failure."""
         answers = [self.http.get(route.format(f"raw/{name}")) for route in routes]
-        return [str(answer.url) for answer in answers if leaks(answer.content)]
+        return [
+            f"{answer.status_code} {answer.url}"
+            for answer in answers
+            if leaks(answer.content) or answer.status_code >= 500
+        ]
+
+    def pages(self, route: str) -> Iterator[httpx.Response]:
+        """Ask for all that is in the catalog, page by page."""
+        following = f"/api/v1/{route}/raw?page[limit]=100&include_data_sources=true"
+        while following:
+            answer = self.http.get(following)
+            yield answer
+            following = answer.json()["links"]["next"]
+
+
+class Caller:
+    """Asks as httpx does, at a tenth of its cost."""
+
+    def __init__(self, site: Site) -> None:
+        url = site.http.base_url
+        self._connection = HTTPConnection(url.host, url.port, timeout=60)
+        self._headers = {"Authorization": site.http.headers["Authorization"]}
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return the status and the body."""
+        self._connection.request("GET", path, headers=self._headers)
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
 
 
 @pytest.fixture(scope="module")
@@ -415,24 +490,47 @@ def test_a_route_that_nobody_has_tried_fails_this_test(site):
 
 def test_over_http_no_kind_leads_out(site):
     """Every kind, every spelling; each route for some of them, and for all of them in `slow`."""
-    kinds, few = list(KINDS), [ASKED[i] for i in (0, 6, 11, 14)]
+    kinds = list(KINDS)
     names = [f"{kinds[i % len(kinds)]}_{name}_plainly" for i, name in enumerate(NAMES)]
     for number, name in enumerate(names):
         site.register(name, site.places.served / f"{name}.h5", shape_of(name), dataset="/data")
-        assert site.ask(name, ASKED if number < 2 else few) == []
+        assert site.ask(name, ASKED if number < 2 else FEW) == []
     name = "external-link-to-group_working-directory_plainly"
     site.register("all", site.places.served / f"{name}.h5", None)
     assert site.ask("all", ASKED) == []
-    assert site.ask("all/data", few) == []
+    assert site.ask("all/data", FEW) == []
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # 24,000 requests
 def test_over_http_no_file_of_all_kinds_leads_out(site):
-    for path in sorted(site.places.served.glob("*_*.h5")):
-        for shape in (shape_of(path.stem), None):
-            name = f"all-{path.stem}-{'array' if shape else 'container'}"
-            site.register(name, path, shape, **({"dataset": "/data"} if shape else {}))
-            assert site.ask(name, ASKED) == site.ask(f"{name}/data", ASKED) == []
+    """Every file, as an array and as a container, over every route."""
+    paths = sorted(site.places.served.glob("*_*.h5"))
+
+    def ask(path: Path) -> tuple[Counter[int], list[str]]:
+        caller = Caller(site)
+        array, container = f"all-{path.stem}-array", f"all-{path.stem}-container"
+        site.register(array, path, shape_of(path.stem), dataset="/data")
+        site.register(container, path, None)
+        # what is below an array is not looked for before the array was refused
+        routes = {array: ASKED, container: ASKED, f"{container}/data": ASKED, f"{array}/data": FEW}
+        statuses: Counter[int] = Counter()
+        wrong: list[str] = []
+        for node, asked in routes.items():
+            for route in asked:
+                status, content = caller.get(route.format(f"raw/{node}"))
+                statuses[status] += 1
+                if leaks(content) or status >= 500:
+                    wrong.append(f"{status} {node} {route}")
+        return statuses, wrong
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(ask, paths))
+    pages = [page for route in ("search", "search-deep") for page in site.pages(route)]
+
+    assert [what for _, wrong in found for what in wrong] == []
+    assert not any(leaks(page.content) or page.is_error for page in pages)
+    print(f"{len(paths)} files: {sum((one for one, _ in found), Counter())}")
 
 
 def test_over_http_what_is_in_the_file_is_read(site):
@@ -443,6 +541,38 @@ def test_over_http_what_is_in_the_file_is_read(site):
     other = site.http.get("/api/v1/array/full/raw/all of it/data")
 
     assert one.content == other.content == np.arange(LENGTH, dtype="<i8").tobytes()
+
+
+@pytest.mark.parametrize("name", ["compound", "text", "type", "longer", "reference"])
+def test_over_http_what_is_not_as_the_catalog_has_it_is_refused_in_words(site, name):
+    """Whoever may write below a root can replace a file that is in the catalog."""
+    path = site.places.served / f"other-{name}.h5"
+    with h5py.File(path, "w") as file:
+        file["longer"] = np.arange(3.0)
+        file["compound"] = np.zeros(LENGTH, [("a", "i4"), ("b", "f8")])
+        file["text"] = np.array(["a"] * LENGTH, h5py.string_dtype())
+        file["type"] = np.dtype("i4")
+        file["reference"] = np.array([file["longer"].ref] * LENGTH, h5py.ref_dtype)
+    site.register(f"other-{name}", path, (LENGTH,), dataset=f"/{name}")
+
+    answer = site.http.get(f"/api/v1/array/full/raw/other-{name}")
+
+    assert answer.status_code == 403, answer.text
+    assert "is not read: it does not hold what" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("route", ["node/full", "search"])
+def test_over_http_attributes_that_are_no_text_are_refused_in_words(site, route):
+    path = site.places.served / f"attributes-{route[:4]}.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.arange(3.0)
+        file.attrs["a"] = file["data"].attrs["a"] = np.bytes_(b"\xff\xfe")
+    site.register(f"attributes-{route[:4]}", path, None)
+
+    answer = site.http.get(f"/api/v1/{route}/raw/attributes-{route[:4]}")
+
+    assert answer.status_code == 403, answer.text
+    assert "is not read: it holds what cannot be told" in answer.json()["detail"]
 
 
 # -- a path that changes after it was looked at -------------------------------------------------
@@ -561,6 +691,39 @@ def test_an_image_that_names_others_is_read_alone(site, tmp_path):
             site.register(key, path, shape, mimetype=mimetype, dtype="|u1")
 
             assert bytes([111]) * 8 not in site.http.get(f"/api/v1/array/full/raw/{key}").content
+
+
+def deflated_tiff(path: Path) -> None:
+    """Four million pixels of nothing in a few kB."""
+    import tifffile
+
+    tifffile.imwrite(path, np.zeros((2000, 2000), np.uint8), compression="deflate")
+
+
+def wide_jpeg(path: Path) -> None:
+    image("JPEG")(path, 7)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"\xff\xc0") + 5  # height and width
+    raw[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(raw)
+
+
+def rubbish(path: Path) -> None:
+    path.write_bytes(b"II*\0\x08\0\0\0\xff\xff" + bytes(range(256)))
+
+
+@pytest.mark.parametrize("decode", ["image/tiff", "image/jpeg"])
+@pytest.mark.parametrize("make", [deflated_tiff, wide_jpeg, rubbish])
+def test_an_image_that_cannot_or_must_not_be_decoded_is_refused_by_name(
+    places, make, decode, monkeypatch
+):
+    """Whoever may write below a root could else take all of the server's memory."""
+    monkeypatch.setattr("offbragg.catalog.images.ANSWER", 1_000_000)
+    path = places[0] / "image"
+    make(path)
+
+    with pytest.raises(CatalogError, match="image is not read: it "):
+        IMAGES[decode](Readable([places[0]]), path)
 
 
 def test_what_consists_of_many_files_is_read_only_where_the_catalog_keeps_it(site, tmp_path):

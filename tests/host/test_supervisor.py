@@ -28,7 +28,7 @@ if kind == "serves":
 else:
     open(mark, "a").close()
 if kind == "mistyped":
-    print("usage", "╭─ Error ─╮", "│ No such option │", "╰─────────╯", sep="\n", flush=True)
+    print("usage", "╭─ Error ─╮", "│ No such option │", "╰─────────╯", sep="\\n", flush=True)
     sys.exit(2)
 if kind.isdigit():
     print("busy", "offbragg: the disk is away \\x1b[2J", "Mount it.", sep="\\n", flush=True)

@@ -22,7 +22,8 @@ from tiled.structures.array import ArrayStructure
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 
-from offbragg.errors import ScanFileError
+from offbragg.catalog.readable import shown
+from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside
@@ -131,7 +132,16 @@ class CheckedHDF5Adapter(HDF5Adapter):
         name = dataset if isinstance(dataset, str) else "/".join(dataset)
         return CheckedArrayAdapter.from_catalog(data_source, node, dataset=name, **parameters)
 
+    def metadata(self) -> Any:
+        """Return the attributes too, as far as they can be read."""
+        with _words_for_others(self.uris[0]):
+            return super().metadata()
+
     def __getitem__(self, key: str) -> Any:
+        with _words_for_others(self.uris[0]):
+            return self._child(key)
+
+    def _child(self, key: str) -> Any:
         found = super().__getitem__(key)
         name = f"{self.dataset or ''}/{key.strip('/')}"
         how: Any = self._kwargs
@@ -177,3 +187,15 @@ def _load_one() -> None:
         Adapter.from_uris(path.as_uri(), dataset="/data")
     if asked != ["/data", "/data"]:
         raise ValueError("it loads arrays without lazy_load_hdf5_array")
+
+
+@contextlib.contextmanager
+def _words_for_others(uri: str) -> Iterator[None]:
+    """Refuse by name what Tiled cannot read: attributes that are no text, types it has not."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        what = shown(str(error).partition("\n")[0][:200])
+        raise CatalogError(
+            f"{shown(uri)} is not read: it holds what cannot be told ({what})"
+        ) from error

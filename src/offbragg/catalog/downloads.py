@@ -39,7 +39,7 @@ _PIECE = 256 * 1024  # bytes that are in memory at a time, for each client
 _HASHED = 1 << 20  # bytes that are hashed at a time
 _PATIENCE = 5.0  # how long an answer waits for its digest, s
 _REMEMBERED = 10_000  # digests
-_RANGE = re.compile(r"bytes=\s*(\d*)\s*-\s*(\d*)\s*")
+_RANGE = re.compile(r"bytes=\s*(\d{0,30})\s*-\s*(\d{0,30})\s*")
 _MOST = 1000  # files of a run that are listed
 _TYPES = {".h5": "application/x-hdf5", ".digest": "application/json"}
 

@@ -27,7 +27,7 @@ from offbragg.catalog.answers import ANSWER, CountedAdapter
 from offbragg.catalog.checked import CheckedHDF5Adapter
 from offbragg.catalog.images import IMAGES, ImageSequenceAdapter, OneImageAdapter
 from offbragg.catalog.inside import check_pieces, check_readable, open_readable
-from offbragg.catalog.readable import Readable, check_size
+from offbragg.catalog.readable import Readable, check_size, shown
 from offbragg.errors import CatalogError
 from offbragg.private_parts import PrivatePart, examine
 
@@ -73,7 +73,16 @@ class GuardedAdapter:
         for uri in dict.fromkeys(uris):
             if uri.startswith("file:"):
                 self._look_at(path_from_uri(uri), parameters, kept)
-        adapter = self._adapter.from_catalog(data_source, node, **parameters)
+        try:
+            adapter = self._adapter.from_catalog(data_source, node, **parameters)
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            if self._mimetype in OWN:
+                raise
+            what = shown(str(error).partition("\n")[0][:200])
+            raise CatalogError(
+                f"{shown(uris[0] if uris else 'a file')} is not read: it does not hold what the "
+                f"catalog has of it ({what})"
+            ) from error
         if self._mimetype in _IN_PIECES and adapter.structure_family == StructureFamily.array:
             check_pieces(_array_of(adapter), uris[0] if uris else "an array")
         return CountedAdapter(adapter, kept=kept)

@@ -6,9 +6,11 @@ A decoder that is given a name may open others: some TIFF files name their neigh
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -22,8 +24,8 @@ from tiled.adapters.utils import force_reshape
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.answers import ANSWER
-from offbragg.catalog.readable import Readable
-from offbragg.errors import FrameError
+from offbragg.catalog.readable import Readable, check_size, shown
+from offbragg.errors import CatalogError, FrameError
 from offbragg.files import read_cbf
 from offbragg.files.root import path_of
 
@@ -41,14 +43,32 @@ def _cbf(readable: Readable, path: Path) -> NDArray[Any]:
 def _tiff(readable: Readable, path: Path) -> NDArray[Any]:
     raw = io.BytesIO(readable.read(path, most=ANSWER))
     # neither files that this one names nor an index beside it
-    with tifffile.TiffFile(raw, _multifile=False, is_ndtiff=False) as file:
-        return file.asarray()
+    with _not_trusted(path), tifffile.TiffFile(raw, _multifile=False, is_ndtiff=False) as file:
+        first = file.series[0]
+        # what it decodes to, not what it has: zeros take a thousandth on the disk
+        check_size(path, math.prod(first.shape) * np.dtype(first.dtype or "u1").itemsize, ANSWER)
+        return first.asarray()
 
 
 def _jpeg(readable: Readable, path: Path) -> NDArray[Any]:
     raw = io.BytesIO(readable.read(path, most=ANSWER))
-    with Image.open(raw, formats=["JPEG"]) as image:
+    with _not_trusted(path), Image.open(raw, formats=["JPEG"]) as image:
+        check_size(path, math.prod(image.size) * len(image.getbands()), ANSWER)
         return np.asarray(image)
+
+
+@contextlib.contextmanager
+def _not_trusted(path: Path) -> Iterator[None]:
+    """Refuse a file that cannot be decoded: a decoder has any error for what is damaged."""
+    try:
+        yield
+    except CatalogError:
+        raise
+    except Exception as error:
+        what = shown(str(error).partition("\n")[0][:200])
+        raise CatalogError(
+            f"{shown(path)} is not read: it is damaged, or of another kind ({what})"
+        ) from error
 
 
 IMAGES: dict[str, Decode] = {"image/x-cbf": _cbf, "image/tiff": _tiff, "image/jpeg": _jpeg}

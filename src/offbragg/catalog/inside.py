@@ -38,7 +38,9 @@ from offbragg.private_parts import PrivatePart, examine, require
 
 PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it
 _DEEPEST = 32  # links and groups on the way to one thing
-_MOST = 100_000  # things in one file, or chunks of a dataset
+_MOST = 100_000  # chunks of a dataset, or texts of any length in it
+_MOST_THINGS = 10_000  # on all ways through one file: nobody else reads HDF5 while one is walked
+_MOST_LINKED = 200  # files that are open at once because one links to them
 
 Tree = dict[str, Any]
 
@@ -182,7 +184,7 @@ class _Node(h5py.Group):
 
     def tree(self) -> Tree:
         """Return what is in it, as Tiled's adapter has it."""
-        return self._look.tree(self, self._file, 0)
+        return self._look.tree(self, self._file)
 
 
 class _File:
@@ -193,6 +195,14 @@ class _File:
         self.path = path
         self.linked = linked
         """Whether a link of another file led here: then it may have none itself."""
+
+
+_Place = tuple[Path, int]
+
+
+def _place(group: h5py.Group, file: _File) -> _Place:
+    """Return where a group is, whatever its name: a file, and an address in it."""
+    return file.path, h5o.get_info(group.id).addr
 
 
 class Look:
@@ -223,7 +233,7 @@ class Look:
         self._how = how
         self._first = _File(file, readable.real(path), linked=False)
         self._linked: dict[Path, _File] = {}
-        self._seen: set[tuple[Path, int]] = set()
+        self._things = 0
 
     def node(self, name: str) -> Any:
         """Return a dataset, or a group.
@@ -243,8 +253,17 @@ class Look:
         self._check(found, file)
         return found
 
-    def tree(self, group: h5py.Group, file: _File, depth: int) -> Tree:
+    def tree(self, group: h5py.Group, file: _File, above: tuple[_Place, ...] = ()) -> Tree:
         """Return all that is in a group, and refuse what lies elsewhere.
+
+        Parameters
+        ----------
+        group
+            In a file.
+        file
+            That file.
+        above
+            The groups on the way here.
 
         Raises
         ------
@@ -252,21 +271,26 @@ class Look:
             Naming it; also if there is no end to it.
         """
         where = f"{shown(file.path)}: {shown(group.name)}"
-        here = file.path, h5o.get_info(group.id).addr
-        self._seen.add(here)
-        if len(self._seen) > _MOST or depth > _DEEPEST:
+        if len(above) > _DEEPEST:
             raise CatalogError(f"{where} is not read: there is no end to it")
+        above = (*above, _place(group, file))
         tree: Tree = {}
         for part in map(str, group):
+            self._things += 1  # not what is there: a few groups with many names each have no end
+            if self._things > _MOST_THINGS:
+                raise CatalogError(
+                    f"{where} is not read: there are more than {_MOST_THINGS:,} things in this "
+                    f"file, counted once for each name that leads to them"
+                )
             try:
                 found, its = self._find(file, group, part, 0)
             except (BrokenLink, KeyError):
                 tree[part] = tiled_hdf5.HDF5_BROKEN_LINK
                 continue
             if isinstance(found, h5py.Group):
-                if self._is_above(found, its, group, file):
+                if _place(found, its) in above:
                     raise CatalogError(f"{where} is not read: {shown(part)} leads in circles")
-                tree[part] = self.tree(found, its, depth + 1)
+                tree[part] = self.tree(found, its, above)
             else:
                 self._check(found, its)
                 tree[part] = tiled_hdf5.HDF5_DATASET
@@ -307,24 +331,16 @@ class Look:
             )
         path = self._readable.real(file.path.parent / name)
         if path not in self._linked:
+            if len(self._linked) >= _MOST_LINKED:
+                raise CatalogError(
+                    f"{where} is not read: this file links to more than {_MOST_LINKED} files"
+                )
             opened = open_readable(self._readable, path, self._stack, **self._how)
             self._linked[path] = _File(opened, path, linked=True)
         return self._linked[path]
 
     def _check(self, found: Any, file: _File) -> None:
         check_pieces(found, f"{shown(file.path)}: {shown(found.name)}")
-
-    @staticmethod
-    def _is_above(target: h5py.Group, its: _File, group: h5py.Group, file: _File) -> bool:
-        if its.path != file.path:
-            return False  # which has no way back
-        address, place = h5o.get_info(target.id).addr, group
-        while True:
-            if h5o.get_info(place.id).addr == address:
-                return True
-            if place.name == "/":
-                return False
-            place = place.parent
 
 
 def check_hdf5(

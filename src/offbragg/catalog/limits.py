@@ -7,6 +7,7 @@ What a request may read is in `answers`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 from typing import Any
@@ -26,6 +27,7 @@ HEAD = 65_536  # bytes of a request's first line and headers
 HEADING = 5.0  # so long they may take, or a connection may be silent, s
 STALLED = 20.0  # so long a client may take for one piece of its answer, s
 SOCKETS = 500  # beyond these the one that has been silent for longest is cut off
+_RESTARTING = 1012  # why a websocket is closed, RFC 6455's registry
 _PIECE = 1_000_000  # bytes that are sent at a time
 _DATA = tuple(f"/api/v1/{kind}/" for kind in ("array", "table", "node", "awkward", "ragged"))
 _WORDS = rb"json(?!-seq)|csv|html|text|image|png|tif|excel|sheet|xls|xdi"
@@ -47,11 +49,15 @@ class Limits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            except asyncio.CancelledError:  # as below
+                with contextlib.suppress(Exception):  # it may be closed
+                    await send({"type": "websocket.close", "code": _RESTARTING})
             return
         body = _Body(scope, receive, send)
         if body.refused:  # by what it says of itself
-            await body.refuse()
+            await body.refuse_body()
             return
         with answering(written_out=_is_written_out(scope)):
             try:
@@ -59,8 +65,12 @@ class Limits:
             except Exception:
                 if not body.refused:
                     raise
+            except asyncio.CancelledError:
+                # uvicorn ends, and has waited for this answer: else it tells of a failure
+                await body.refuse(503, "The catalog is being ended. Ask again later.")
+                return
         if body.refused:
-            await body.refuse()
+            await body.refuse_body()
 
 
 def _is_written_out(scope: Scope) -> bool:
@@ -110,12 +120,14 @@ class _Body:
             message = {**message, "body": memoryview(body)[_PIECE:]}
         await self._send(message)
 
-    async def refuse(self) -> None:
-        if self._answering:
-            return
+    async def refuse_body(self) -> None:
         why = f"A request may bring {self._most:,} bytes"
         why += f" within {UPLOADING:g} s." if self.refused == 408 else "; this one brings more."
-        await refuse(self._send, self.refused, why)
+        await self.refuse(self.refused, why)
+
+    async def refuse(self, status: int, why: str) -> None:
+        if not self._answering:
+            await refuse(self._send, status, why)
 
 
 class Connection(H11Protocol):

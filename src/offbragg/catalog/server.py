@@ -237,9 +237,7 @@ def _serve(
     server = Server(config)
     if parent is not None:
         follow_parent(parent, lambda: setattr(server, "should_exit", True))
-    # uvicorn raises the signal once more after its graceful end: that one is not to kill us
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    _end_on_signals(server)
     try:
         server.run()
     except SystemExit as error:
@@ -454,6 +452,20 @@ def _keep_container(app: FastAPI) -> None:
             yield state
 
     app.router.lifespan_context = with_container
+
+
+def _end_on_signals(server: Any) -> None:
+    """Let a signal end the server also while uvicorn does not listen for one.
+
+    That is before it runs, and after its graceful end, when it raises the signal once more: that
+    one is not to kill us.
+    """
+
+    def end(*_: Any) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _write_ready(path: Path, *, url: str) -> None:
