@@ -37,6 +37,9 @@ _BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one
 _TRIES_ONCE = 3  # how often a failing run is tried when asked to go through it once
 _TRIES_DAMAGED = 3  # how often a damaged journal is read before its run is set aside
 _LOOK_ASIDE = 10.0  # how often a journal that was set aside is looked at for a change, s
+_LATER = 86400.0  # how long after its end a finished run may still get more, s
+_LOOK_LATER = 5.0  # how often that is looked at, s, and
+_LESS_OFTEN = 20  # the older the run the less often: once in a 20th part of its age
 
 
 class RunFollower(Protocol):
@@ -46,7 +49,12 @@ class RunFollower(Protocol):
         """Take the next document of the run's journal, from the first one on."""
 
     def poll(self) -> bool:
-        """Do what there is to do; True once the run is finished for this follower."""
+        """Do what there is to do; True once the run is finished for this follower.
+
+        A follower that lacks something then may have an attribute ``later``: a function that
+        returns, cheaply, whether it has come. It is asked for a day after the run's end, and the
+        run is opened again once it returns True.
+        """
         ...
 
     def close(self) -> None:
@@ -235,6 +243,8 @@ class _Tail(threading.Thread):
     def _follow(self) -> None:
         try:
             while not self._stop_asked.is_set():
+                # before the look: what they still finish is seen at the next one
+                alone = not any(tail.is_alive() for tail in self._before)
                 unfinished = self._unfinished()
                 busy, looked = 0, time.monotonic()
                 for run in unfinished:
@@ -253,15 +263,20 @@ class _Tail(threading.Thread):
                     run.advance()
                     busy += run.busy
                     if self._once and not run.finished and self._is_hopeless(run):
-                        run.finished = True
+                        run.finished, run.given_up = True, True
                         self.failed.append(run.path.stem)
-                if self._once and all(run.finished for run in self._runs.values()):
+                if self._once and alone and all(run.finished for run in self._runs.values()):
                     return
                 if not any(run.busy for run in unfinished):
                     self._stop_asked.wait(_LOOK)
         finally:
             for run in self._runs.values():
                 run.close()
+
+    def _finished_before(self, path: Path) -> int:
+        """Count how often a run was finished by the followers before this one."""
+        runs = (tail._runs.get(path) for tail in self._before)
+        return sum(run.finishes for run in runs if run is not None)
 
     def _is_hopeless(self, run: _Run) -> bool:
         """Whether a run can be given up, when asked to go through it once."""
@@ -285,7 +300,10 @@ class _Tail(threading.Thread):
             self._blind = False
         for path in found:
             if path not in self._runs:
-                self._runs[path] = _Run(path, self.follower)
+                self._runs[path] = _Run(path, self.follower, self._finished_before)
+        for run in self._runs.values():
+            if run.finished and run.has_more(once=self._once):
+                run.reopen()
         unfinished = [run for run in self._runs.values() if not run.finished]
         return sorted(unfinished, key=lambda run: run.start.get("time", 0.0))
 
@@ -293,9 +311,13 @@ class _Tail(threading.Thread):
 class _Run:
     """One run as one follower sees it, with its own position in the journal."""
 
-    def __init__(self, path: Path, follower: Follower) -> None:
+    def __init__(
+        self, path: Path, follower: Follower, finished_before: Callable[[Path], int]
+    ) -> None:
         self.path = path
         self.finished = False
+        self.finishes = 0  # how often the follower had something to do, and finished it
+        self.given_up = False
         self.tries = 0  # how often it was begun
         self.failures = 0  # one after the other
         self.set_aside = False
@@ -307,6 +329,11 @@ class _Run:
         self._run: RunFollower | None = None
         self._reader = JournalReader(path)
         self._next_try = 0.0
+        self._finished_before = finished_before
+        self._seen_before = 0  # how often it was finished by others when it was begun
+        self._over: float | None = None  # when the run ended, POSIX s
+        self._later: Callable[[], bool] | None = None
+        self._next_look = self._finished_at = 0.0
         self.start: dict[str, Any] = {}
         try:
             self.start = read_start(path)
@@ -322,6 +349,7 @@ class _Run:
         try:
             if self._run is None:
                 self.tries += 1
+                self._seen_before = self._finished_before(self.path)
                 self.start = self.start or read_start(self.path)
                 if self._follower.done(self.start):
                     self.finished = True
@@ -331,7 +359,11 @@ class _Run:
                 self._feed(self._run, name, doc)
             self.finished = self._run.poll()
             if self.finished:
+                self._later = getattr(self._run, "later", None)
+                self._finished_at = time.monotonic()
+                self._wait_to_look()
                 self.close()
+                self.finishes += 1
         except Exception as error:  # any follower, any run: the others go on
             self._note(error)
             self.close()
@@ -339,7 +371,43 @@ class _Run:
         else:
             self.failures, self.put_off, self._logged = 0, False, ""
 
+    def has_more(self, *, once: bool) -> bool:
+        """Whether a finished run has something to do again.
+
+        Because a follower before this one had, or what this one lacked has come.
+        """
+        if self.given_up:
+            return False
+        if self._finished_before(self.path) != self._seen_before:
+            return True
+        if once or self._later is None or time.monotonic() < self._next_look:
+            return False
+        self._wait_to_look()
+        try:
+            return self._later is not None and self._later()
+        except Exception as error:  # any follower, any run: the others go on
+            log.warning("%s, run %s: %s", self._follower.name, self.path.stem[:8], error)
+            self._later = None
+            return False
+
+    def _wait_to_look(self) -> None:
+        """Set when to look for what is lacking; no more if the run ended long ago."""
+        if self._later is None:
+            return
+        # a clock may have been set back since
+        age = max(time.time() - (self._over or 0.0), time.monotonic() - self._finished_at)
+        if age > _LATER:
+            self._later = None
+        self._next_look = time.monotonic() + max(_LOOK_LATER, age / _LESS_OFTEN)
+
+    def reopen(self) -> None:
+        """Begin again with a run that was finished."""
+        self.finished, self._later = False, None
+        self._reader = JournalReader(self.path)
+
     def _feed(self, run: RunFollower, name: str, doc: Mapping[str, Any]) -> None:
+        if name == "stop":
+            self._over = doc.get("time")
         try:
             run(name, doc)
         except OffbraggError:

@@ -348,25 +348,28 @@ def test_an_abort_in_the_middle_leaves_everything_idle(RE, scan, devices, docume
         schema_validators[DocumentNames[name]].validate(doc)
 
 
-def test_after_a_pause_in_the_middle_the_sweep_is_begun_again_as_a_run_of_its_own(
+def test_after_each_pause_in_the_middle_the_sweep_is_begun_again_as_a_run_of_its_own(
     RE, scan, devices, documents, idle
 ):
-    thread = interrupt(RE, devices, RE.request_pause)
-    with pytest.raises(RunEngineInterrupted):
-        scan(sweep(40, step=0.1))
-    thread.join()
-    assert RE.state == "paused"
-    assert devices["shutter"].command.get() == 0
-    assert not devices["pilatus"].flying
+    n_pauses = 5
+    for pause in range(n_pauses):
+        thread = interrupt(RE, devices, RE.request_pause)
+        with pytest.raises(RunEngineInterrupted):
+            RE.resume() if pause else scan(sweep(20, step=0.1))
+        thread.join()
+        assert RE.state == "paused"
+        assert devices["shutter"].command.get() == 0
+        assert not devices["pilatus"].flying
 
     RE.resume()
 
-    first, second = documents.of("stop")
-    assert first["exit_status"] == "fail"
-    assert "was stopped" in first["reason"]
-    assert second["exit_status"] == "success"
-    assert second["num_events"]["primary"] == 40
-    assert len(documents.of("start")) == 2
+    assert RE.state == "idle"
+    *paused, last = documents.of("stop")
+    assert [doc["exit_status"] for doc in paused] == ["fail"] * n_pauses
+    assert all("was stopped" in doc["reason"] for doc in paused)
+    assert last["exit_status"] == "success"
+    assert last["num_events"]["primary"] == 20
+    assert len({doc["uid"] for doc in documents.of("start")}) == n_pauses + 1
     for name, doc in documents:
         schema_validators[DocumentNames[name]].validate(doc)
 

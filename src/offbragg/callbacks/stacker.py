@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from errno import EINVAL
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -27,6 +28,7 @@ from offbragg.callbacks.frame_files import (
     find_run_folder,
 )
 from offbragg.callbacks.frame_values import FrameValues
+from offbragg.callbacks.late_frames import LateFrames
 from offbragg.errors import (
     DamagedFrame,
     FrameError,
@@ -229,6 +231,8 @@ class SweepStacker:
         self._durable = 0
         self.busy = False  # whether there is more to do at once
         self.closed = False
+        self.later: Callable[[], bool] | None = None
+        """Once it is finished and lacks frames: whether a file of one has come since."""
 
         self._source: FrameFiles | None = None
         self._refused = ""  # why there is none
@@ -295,8 +299,12 @@ class SweepStacker:
 
     def poll(self) -> bool:
         """Stack what is there; True once every frame is decided and the file is closed."""
-        if self._was_complete:
-            return self._look_again_once()
+        over = self._look_again_once() if self._was_complete else self._stack_more()
+        if over and self._given_up and not self._refused:
+            self.later = self._late_frames().have_come
+        return over
+
+    def _stack_more(self) -> bool:
         self._stack_pending()
         self._look_again()
         over = self._stop is not None and not self._pending
@@ -620,6 +628,18 @@ class SweepStacker:
             if not has_digest(self.path):
                 self._seal()
         return True
+
+    def _late_frames(self) -> LateFrames:
+        judged = {
+            number: look.signature
+            for number, look in self._looked.items()
+            if look.problem is not None
+        }
+        if self._source is not None:
+            source = self._source
+            return LateFrames(self._given_up, judged, lambda: source)
+        find = partial(find_run_folder, self._start, self._descriptors, self._search, self._frames)
+        return LateFrames(self._given_up, judged, find)
 
     def _unverified(self) -> bool:
         """Whether a file without a checksum is to be seen again before it is believed."""
