@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from test_metadata import GOOD
 
+import offbragg
 from offbragg import beamline
 from offbragg.errors import ConfigError, MetadataError
 
@@ -221,6 +223,13 @@ def test_a_path_that_cannot_be_made_is_refused(written):
 
     with pytest.raises(ConfigError, match=r"paths\.experiment .* cannot be made"):
         beamline.make_paths(config)
+
+
+def test_a_run_says_the_version_that_measured_it(written):
+    RE = beamline.make_run_engine(beamline.load(written()), {})
+
+    assert RE.md["versions"]["offbragg"] == importlib.metadata.version("offbragg")
+    assert offbragg.__version__ == importlib.metadata.version("offbragg")
 
 
 def test_scan_numbers_go_on_after_a_restart(tmp_path):

@@ -19,18 +19,9 @@ HERE = Path(__file__).parent
 @pytest.mark.timeout(500)
 def test_the_simulated_instruments_pass_their_tests():
     # most of their time they wait, each file for an IOC of its own
-    options = "-n 2 --dist loadfile --strict-markers --import-mode=importlib -m 'not slow'"
+    command = [sys.executable, "-m", "pytest", "-q", "--timeout=90", "-n", "2", str(HERE / "ioc")]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "--timeout=90",
-            "-o",
-            f"addopts={options}",
-            str(HERE / "ioc"),
-        ],
+        command,
         capture_output=True,
         text=True,
         cwd=HERE.parent,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from offbragg.picture import plot
     from offbragg.recipe import merge_and_reduce as reduce
 
-__all__ = ["plot", "read_volume", "reduce", "write_volume"]
+    __version__: str
+
+__all__ = ["__version__", "plot", "read_volume", "reduce", "write_volume"]
 
 _WHERE = {
     "plot": ("offbragg.picture", "plot"),
@@ -28,7 +30,19 @@ _WHERE = {
 }
 
 
+def _installed_version() -> str:
+    """Return the version that was installed, or ``unknown`` if only the source is there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("offbragg")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _installed_version()
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, thing = _WHERE[name]

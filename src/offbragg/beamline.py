@@ -675,7 +675,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         {
             "beamline_id": config.beamline_id,
             "versions": {
-                "offbragg": getattr(offbragg, "__version__", "unknown"),
+                "offbragg": offbragg.__version__,
                 "bluesky": bluesky.__version__,
                 "ophyd": ophyd.__version__,
             },

@@ -81,12 +81,9 @@ WithParent = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from offbragg import __version__
 
-        try:
-            print(f"offbragg {version('offbragg')}")
-        except PackageNotFoundError:
-            print("offbragg, not installed: its version is unknown")
+        print(f"offbragg {__version__}")
         raise typer.Exit
 
 

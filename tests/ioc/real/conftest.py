@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-collect_ignore = ["served.py"]  # a program: it would start an IOC in this process
+collect_ignore = ["client.py", "served.py"]  # programs: one would start an IOC in this process
 
 HERE = Path(__file__).parent
 

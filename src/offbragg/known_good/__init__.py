@@ -1,0 +1,1 @@
+"""The versions that offbragg was tested with."""
