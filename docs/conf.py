@@ -31,7 +31,7 @@ extensions = [
 # Each generated page and what it is made from. A source that cannot be imported is a
 # warning, and with -W the build fails: a page never goes stale in silence.
 offbragg_reference = {
-    "configuration": "offbragg.beamline",
+    "configuration": "offbragg.beamline.config",
     "devices": "offbragg.devices",
     "plans": "offbragg.plans",
     "command-line": "offbragg.cli",

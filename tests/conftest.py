@@ -67,7 +67,7 @@ class _Printed(logging.Handler):
 
 @pytest.fixture(scope="session", autouse=True)
 def _everything_is_printed() -> Iterator[None]:
-    from offbragg.terminal import PrintableFormatter
+    from offbragg.printable import PrintableFormatter
 
     handler = _Printed()
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))

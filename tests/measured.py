@@ -13,10 +13,10 @@ import numpy as np
 from offbragg.files.scan_file import ScanFile
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
+from offbragg.grid import Grid
 from offbragg.reduction import Corrections, Scene
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
-from offbragg.volume import Grid
 from sim_iocs import crystal
 
 AS_SIMULATED = Corrections(efficiency=False, air=False, polarization=crystal.POLARIZATION)

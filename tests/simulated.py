@@ -100,7 +100,8 @@ def ioc() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def config(ioc, tmp_path_factory):
     """The simulated beamline of the profile, its paths in a temporary folder."""
-    from offbragg import beamline
+    from offbragg.beamline import config as beamline
+    from offbragg.beamline.limits import make_paths
 
     folder = tmp_path_factory.mktemp("beamline")
     file = folder / "beamline.toml"
@@ -111,15 +112,15 @@ def config(ioc, tmp_path_factory):
         text.replace("window = 3.0", "window = 1.0").replace("dwell = 1.0", "dwell = 0.2")
     )
     config = beamline.load(file)
-    beamline.make_paths(config)
+    make_paths(config)
     return config
 
 
 @pytest.fixture(scope="session")
 def devices(config):
-    from offbragg import beamline
+    from offbragg.beamline.build import build_devices
 
-    return beamline.build_devices(config, timeout=30.0)
+    return build_devices(config, timeout=30.0)
 
 
 @pytest.fixture(scope="session")
@@ -160,21 +161,22 @@ class Documents(list):
 
 @pytest.fixture
 def RE(config, devices):
-    from offbragg import beamline
+    from offbragg.beamline.run_engine import make_run_engine, sample
 
-    RE = beamline.make_run_engine(config, devices)
-    beamline.sample(RE, name="KMnF3", label="crystal1", formula="KMnF3")
+    RE = make_run_engine(config, devices)
+    sample(RE, name="KMnF3", label="crystal1", formula="KMnF3")
     return RE
 
 
 @pytest.fixture
 def RE_with_defaults(config, devices):
     """A RunEngine that knows which devices plans use, as at the prompt."""
-    from offbragg import beamline
+    from offbragg.beamline import config as beamline
+    from offbragg.beamline.run_engine import make_run_engine, sample
 
     defaults = beamline.load(TOML).defaults
-    RE = beamline.make_run_engine(config.model_copy(update={"defaults": defaults}), devices)
-    beamline.sample(RE, name="KMnF3", label="crystal1", formula="KMnF3")
+    RE = make_run_engine(config.model_copy(update={"defaults": defaults}), devices)
+    sample(RE, name="KMnF3", label="crystal1", formula="KMnF3")
     return RE
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from offbragg import beamline
-from offbragg.agreements import agreements_of, check_device
+from offbragg.beamline import config as beamline
+from offbragg.beamline.agreements import agreements_of, check_device
+from offbragg.beamline.build import build_devices, destroy_devices
 from offbragg.errors import DeviceError
 from offbragg.protocols import (
     Attenuator,
@@ -242,7 +243,7 @@ def test_it_is_checked_when_devices_are_built(module, tmp_path):
 
     module.Camera = Camera
     with pytest.raises(DeviceError, match=r"camera has 'chekc'.*is 'check' meant"):
-        beamline.build_devices(with_camera(tmp_path))
+        build_devices(with_camera(tmp_path))
 
 
 def test_a_device_of_no_library_is_built_and_a_doubt_is_logged(module, tmp_path, caplog):
@@ -254,8 +255,8 @@ def test_a_device_of_no_library_is_built_and_a_doubt_is_logged(module, tmp_path,
     module.Camera = Camera
     config = with_camera(tmp_path, '[defaults]\ndetector = "camera"\n')
     with caplog.at_level(logging.WARNING):
-        devices = beamline.build_devices(config)
-    beamline.destroy_devices(devices)
+        devices = build_devices(config)
+    destroy_devices(devices)
 
     assert meets(devices["camera"], Detector)
     assert "camera has 'comments'" in caplog.text
@@ -268,7 +269,7 @@ def test_a_device_of_the_wrong_kind_in_the_defaults_is_named_with_its_place(modu
     module.Camera = Camera
     config = with_camera(tmp_path, '[defaults]\npermit = "camera"\n')
     with pytest.raises(DeviceError, match=r"phi is not a Permit \(\[defaults\] permit\)"):
-        beamline.build_devices(config)
+        build_devices(config)
 
 
 def test_the_devices_of_the_guides_meet_the_agreements(tmp_path):

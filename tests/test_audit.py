@@ -12,12 +12,13 @@ import hdf5plugin  # noqa: F401  registers the filter
 import pytest
 import tomli_w
 
-from offbragg.audit import scan_file_of_run, verify
-from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import ScanFileError
-from offbragg.files.nxrefine import has_wrapper, scan_directory
-from offbragg.files.scan_file import find_scan_file
-from offbragg.follow import follow
+from offbragg.files.find import find_scan_file
+from offbragg.files.nxrefine import has_wrapper
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
+from offbragg.recovery.verify import scan_file_of_run, verify
 
 
 @pytest.fixture

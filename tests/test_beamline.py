@@ -13,8 +13,12 @@ import pytest
 from test_metadata import GOOD
 
 import offbragg
-from offbragg import beamline
+from offbragg.beamline import config as beamline
+from offbragg.beamline.build import build_devices
+from offbragg.beamline.limits import check_start, make_paths
+from offbragg.beamline.run_engine import make_run_engine, sample, scan_ids
 from offbragg.errors import ConfigError, MetadataError
+from offbragg.plans.preprocessors import captioner
 
 PATHS = """
 [paths]
@@ -154,7 +158,7 @@ def test_a_device_with_wrong_parameters_is_refused_by_name(written, text, named)
     config = beamline.load(written(f"[devices.d]\n{text}"))
 
     with pytest.raises(ConfigError) as caught:
-        beamline.build_devices(config)
+        build_devices(config)
 
     assert named in str(caught.value)
     assert str(config.file) in str(caught.value)
@@ -173,7 +177,7 @@ def test_channel_access_settings_are_environment_variables(written):
 
 def test_reading_a_configuration_starts_no_control_system():
     code = (
-        "import sys; from offbragg import beamline; "
+        "import sys; from offbragg.beamline import config as beamline; "
         "beamline.load(beamline.profile_directory() / 'beamline.toml'); "
         "print([m for m in ('bluesky', 'ophyd', 'epics') if m in sys.modules])"
     )
@@ -188,33 +192,33 @@ def test_reading_a_configuration_starts_no_control_system():
 @pytest.fixture
 def config(written):
     config = beamline.load(written("[limits]\nfree_disk = 0.001\ntemperature = [80.0, 400.0]"))
-    beamline.make_paths(config)
+    make_paths(config)
     return config
 
 
 def test_a_good_run_may_open(config):
-    beamline.check_start(config, GOOD)
+    check_start(config, GOOD)
 
 
 def test_a_temperature_out_of_range_is_refused(config):
     doc = {**GOOD, "temperature": {"setpoint": 500.0}}
 
     with pytest.raises(ConfigError, match=r"temperature\.setpoint 500 K is outside 80 to 400 K"):
-        beamline.check_start(config, doc)
+        check_start(config, doc)
 
 
 def test_too_little_disk_is_refused_with_the_numbers(config):
     doc = {**GOOD, "sweep": {**GOOD["sweep"], "n_frames": 9 * 10**8}}
 
     with pytest.raises(ConfigError, match=r"too little disk.* GB free in .*experiment"):
-        beamline.check_start(config, doc)
+        check_start(config, doc)
 
 
 def test_a_path_that_cannot_be_written_is_refused(config):
     config.paths.experiment.rmdir()
 
     with pytest.raises(ConfigError, match=r"paths\.experiment .* cannot be written"):
-        beamline.check_start(config, GOOD)
+        check_start(config, GOOD)
 
 
 def test_a_path_that_cannot_be_made_is_refused(written):
@@ -222,21 +226,21 @@ def test_a_path_that_cannot_be_made_is_refused(written):
     config.paths.experiment.write_text("a file")
 
     with pytest.raises(ConfigError, match=r"paths\.experiment .* cannot be made"):
-        beamline.make_paths(config)
+        make_paths(config)
 
 
 def test_a_run_says_the_version_that_measured_it(written):
-    RE = beamline.make_run_engine(beamline.load(written()), {})
+    RE = make_run_engine(beamline.load(written()), {})
 
     assert RE.md["versions"]["offbragg"] == importlib.metadata.version("offbragg")
     assert offbragg.__version__ == importlib.metadata.version("offbragg")
 
 
 def test_scan_numbers_go_on_after_a_restart(tmp_path):
-    first = beamline.scan_ids(tmp_path / "journal")
+    first = scan_ids(tmp_path / "journal")
     assert [first({}), first({})] == [1, 2]
 
-    again = beamline.scan_ids(tmp_path / "journal")
+    again = scan_ids(tmp_path / "journal")
 
     assert again({}) == 3
 
@@ -245,15 +249,15 @@ def test_a_damaged_scan_number_is_not_guessed(tmp_path):
     (tmp_path / "scan_id").write_text("seven")
 
     with pytest.raises(ConfigError, match="scan_id holds 'seven'"):
-        beamline.scan_ids(tmp_path)({})
+        scan_ids(tmp_path)({})
 
 
 def test_a_sample_is_checked_when_it_is_mounted():
     RE = SimpleNamespace(md={})
-    beamline.sample(RE, name="LSMO-140", label="crystal1", space_group="P m -3 m")
+    sample(RE, name="LSMO-140", label="crystal1", space_group="P m -3 m")
 
     with pytest.raises(MetadataError, match=r"sample\.colour"):
-        beamline.sample(RE, name="LSMO-141", label="crystal1", colour="black")
+        sample(RE, name="LSMO-141", label="crystal1", colour="black")
 
     assert RE.md["sample"]["name"] == "LSMO-140"
 
@@ -291,7 +295,7 @@ def test_a_device_can_be_given_to_another_one(written, made):
         share = 0.25
         """)
 
-    devices = beamline.build_devices(beamline.load(file))
+    devices = build_devices(beamline.load(file))
 
     assert devices["second"].other is devices["first"]
     assert devices["second"].share == 0.25
@@ -305,7 +309,7 @@ def test_a_device_that_is_not_there_yet_is_named(written, made):
         """)
 
     with pytest.raises(ConfigError, match=r"devices\.first\.other is the device 'second'"):
-        beamline.build_devices(beamline.load(file))
+        build_devices(beamline.load(file))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +342,7 @@ def test_a_detector_is_told_whose_frames_it_takes(md, of_plan, told):
     words = []
     detector = Detector(name="detector")
     RE = RunEngine({**md, "scan_id": 6}, context_managers=[])
-    RE.preprocessors.append(beamline.captioner(RE))
+    RE.preprocessors.append(captioner(RE))
 
     RE(plan())
 

@@ -12,20 +12,21 @@ import numpy as np
 import pytest
 from catalog.served import Server
 
-from offbragg.audit import verify
-from offbragg.beamline import load
-from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
-from offbragg.callbacks.stacker import Stacker
-from offbragg.catalog.publisher import Publisher
-from offbragg.catalog.server import connect
+from offbragg.beamline.config import load
+from offbragg.catalog.client import connect
 from offbragg.files.digest import digest_path
+from offbragg.files.journal_file import is_open, journals, read_journal, read_start
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume
-from offbragg.follow import follow
-from offbragg.recipe import make_again
-from offbragg.repair import rebuild, repair
-from offbragg.run_metadata import KeptMetadata
+from offbragg.followers.follow import follow
+from offbragg.followers.publisher import Publisher
+from offbragg.followers.stacker import Stacker
+from offbragg.recovery.rebuild import rebuild
+from offbragg.recovery.repair import repair
+from offbragg.recovery.verify import verify
+from offbragg.shell.kept_metadata import KeptMetadata
+from offbragg.workflows.reproduce import make_again
 
 ARCHIVE = Path(__file__).parent / "data" / "before" / "data.tar.xz"
 WRITTEN_IN = "/offbragg-before"

@@ -12,8 +12,8 @@ import h5py
 import pytest
 from runs import MeasuredRun
 
-from offbragg.callbacks.stacker import Stacker
-from offbragg.follow import follow
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 
 BEAMLINE = """
 beamline_id = "test"

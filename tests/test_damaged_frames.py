@@ -18,13 +18,15 @@ import pytest
 from measured import AS_SIMULATED, Measured
 from typer.testing import CliRunner
 
-from offbragg.cli import app
+from offbragg.cli.app import app
 from offbragg.errors import DamagedFrame, ReductionError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.hdf5 import LIBVER
 from offbragg.files.scan_file import ScanFile, places_of_chunks
 from offbragg.files.volume_file import VolumeFile
-from offbragg.recipe import Choices, make_again, reduce_files
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.reduce import reduce_files
+from offbragg.workflows.reproduce import make_again
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED, background="none")
 TYPED = ["--grid", "-3:1:0.1,-1:2:0.1,-3:1:0.1", "--background", "none"]
@@ -170,7 +172,7 @@ def test_an_intact_file_gives_no_warning_also_without_checksums_or_digest(path, 
 
 def test_one_that_is_damaged_while_it_is_reduced_is_not_used(path, monkeypatch):
     """It is compared as it is read, not only before."""
-    from offbragg import recipe
+    from offbragg.workflows import reduce as recipe
 
     made = recipe.Scene.empty
 
@@ -208,7 +210,7 @@ def test_peaks_are_not_looked_for_in_a_damaged_frame(tmp_path):
     from test_orient import scan_file
 
     from offbragg.errors import OrientationError
-    from offbragg.orient import find_orientation
+    from offbragg.workflows.index import find_orientation
 
     path = scan_file(tmp_path / "KMnF3" / "x1" / "300K")
     flip(path, 20, 40)

@@ -16,9 +16,9 @@ import pytest
 from runs import wait_until
 from tools.typed import Terminal
 
-from offbragg.audit import verify
-from offbragg.beamline import load
+from offbragg.beamline.config import load
 from offbragg.files.scan_file import ScanFile
+from offbragg.recovery.verify import verify
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 

@@ -12,7 +12,7 @@ import pytest
 from runs import run_demo
 
 from offbragg.files.scan_file import ScanFile
-from offbragg.geometry import q_to_hkl
+from offbragg.lattice import q_to_hkl
 
 pytestmark = [pytest.mark.ioc, pytest.mark.timeout(400)]
 

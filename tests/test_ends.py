@@ -18,7 +18,8 @@ from offbragg.files.hdf5 import LIBVER
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
-from offbragg.volume import Grid, Volume
+from offbragg.grid import Grid
+from offbragg.volume import Volume
 
 
 def end(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import pytest
 from runs import MeasuredRun
 
 from offbragg.errors import CatalogError, JournalError
-from offbragg.follow import follow, read_backlog
+from offbragg.followers.follow import follow, read_backlog
 
 
 class Noting:
@@ -48,7 +48,7 @@ class Noting:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Let a follower notice soon that nothing is left to do."""
-    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
 
 
 @pytest.fixture
@@ -165,8 +165,8 @@ def test_a_run_with_a_damaged_line_is_set_aside_and_the_others_are_finished(
 
 
 def test_a_damaged_journal_is_read_again_once_it_has_changed(journal, run, caplog, monkeypatch):
-    monkeypatch.setattr("offbragg.follow._BACK_OFF", (0.0,))
-    monkeypatch.setattr("offbragg.follow._LOOK_ASIDE", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._BACK_OFF", (0.0,))
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_ASIDE", 0.05)
     path = journal / f"{run.uid}.jsonl"
     whole = path.read_bytes()
     path.write_bytes(

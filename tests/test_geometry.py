@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offbragg.errors import GeometryError
-from offbragg.geometry import Axis, Geometry, Panel, direct_basis, q_to_hkl, rotation_about
+from offbragg.geometry import Geometry, rotation_about
+from offbragg.instrument import Axis, Panel
+from offbragg.lattice import direct_basis, q_to_hkl
 from offbragg.sweep import Sweep
 
 # 100 mm downstream, looking upstream the beam meets the middle of 200 × 100 pixels of 0.1 mm

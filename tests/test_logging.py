@@ -15,7 +15,7 @@ import pytest
 
 from offbragg.errors import DeviceError
 from offbragg.ledger import Status
-from offbragg.terminal import PrintableFormatter
+from offbragg.printable import PrintableFormatter
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (ROOT / "src" / "offbragg", ROOT / "sim_iocs")
@@ -79,7 +79,7 @@ def formatted(message: str, *arguments: object) -> str:
 def test_the_log_calls_are_found():
     files = {call.where.partition(":")[0] for call in CALLS}
 
-    assert {"src/offbragg/callbacks/stacker.py", "src/offbragg/devices/pilatus_files.py"} <= files
+    assert {"src/offbragg/followers/stacker.py", "src/offbragg/devices/pilatus_files.py"} <= files
     assert len(CALLS) > 50
 
 

@@ -9,14 +9,16 @@ import pytest
 from measured import AS_SIMULATED, MONITOR, PER_SR, Measured, Truth
 from typer.testing import CliRunner
 
-from offbragg.cli import app
+from offbragg.cli.app import app
 from offbragg.errors import ReductionError
 from offbragg.files.scan_file import ScanFile
-from offbragg.order import _box, find_sweeps, fit_law, fit_series, order_parameter
-from offbragg.recipe import Choices
+from offbragg.grid import Grid
+from offbragg.reduction.order_parameter import box_around, fit_law, fit_series
 from offbragg.reduction.symmetry import Laue, symmetrise
 from offbragg.sample import Sample
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.order_parameter import find_sweeps, order_parameter
 from sim_iocs import crystal
 
 AT = (-1.5, 0.5, -0.5)
@@ -261,7 +263,7 @@ def test_around_a_special_point_each_measurement_of_a_symmetrised_volume_counts_
     plain = Volume(rng.poisson(value * weight).astype(float), weight, box, sample=sample)
     summed = symmetrise(plain, Laue.named("m-3m"))
 
-    cells = [_box(volume, (0.5, 0.5, 0.5)) for volume in (plain, summed)]
+    cells = [box_around(volume, (0.5, 0.5, 0.5)) for volume in (plain, summed)]
 
     assert len(cells[0].weight) == 729
     assert len(cells[1].weight) == 165  # of 9³ cells under the six permutations: C(11, 3)

@@ -18,11 +18,12 @@ from offbragg.errors import OrientationError
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.frame import Frame
-from offbragg.geometry import Axis, Geometry, Panel
-from offbragg.orient import find_orientation
+from offbragg.geometry import Geometry
+from offbragg.instrument import Axis, Panel
 from offbragg.plans.defaults import Defaults
-from offbragg.session import _names, with_orientation
+from offbragg.shell.session import _names, with_orientation
 from offbragg.sweep import Sweep
+from offbragg.workflows.index import find_orientation
 from sim_iocs import crystal as sim
 
 CUBIC = [sim.LATTICE] * 3 + [90.0] * 3

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from offbragg.cli import app
+from offbragg.cli.app import app
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import write_volume
-from offbragg.pdf import pair_distribution
+from offbragg.grid import Grid
+from offbragg.reduction.pair_distribution import pair_distribution
 from offbragg.sample import Sample
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
 
 # Warren-Cowley parameters: like atoms avoid each other along a, and are found along a + b and 2a
 ALPHA = {(1, 0, 0): -0.25, (1, 1, 0): 0.15, (0, 0, 1): 0.10, (2, 0, 0): 0.08, (1, -1, 0): -0.05}

@@ -7,9 +7,10 @@ import pytest
 
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import write_volume
-from offbragg.picture import Plane, cut, plot
+from offbragg.grid import Grid
+from offbragg.plots.planes import Plane, cut, plot
 from offbragg.sample import Sample
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
 
 CUBIC = (4.0, 4.0, 4.0, 90.0, 90.0, 90.0)
 

@@ -19,11 +19,25 @@ import tiled.catalog.adapter
 import tiled.server.router
 import uvicorn.protocols.http.h11_impl as h11
 
-from offbragg import beamline, doctor_private
-from offbragg.catalog import guard, inside, limits, shortcuts, tiled_client
-from offbragg.catalog.guard import GuardedAdapter, put_before
+from offbragg.beamline.build import _require_stopped_moves
+from offbragg.beamline.run_engine import install_suspender
+from offbragg.catalog import (
+    connection_limits as limits,
+)
+from offbragg.catalog import (
+    inside,
+    tiled_client,
+)
+from offbragg.catalog import (
+    served as guard,
+)
+from offbragg.catalog import (
+    tiled_patches as shortcuts,
+)
 from offbragg.catalog.readable import Readable
+from offbragg.catalog.served import GuardedAdapter, put_before
 from offbragg.catalog.server import serve
+from offbragg.doctor import private as doctor_private
 from offbragg.errors import CatalogError, ConfigError, DeviceError
 
 
@@ -131,9 +145,9 @@ def test_motors_are_not_built_and_plans_not_left_without_beam(monkeypatch):
     RE = SimpleNamespace(preprocessors=[])
 
     with pytest.raises(DeviceError, match="motors are not built"):
-        beamline._require_stopped_moves()
+        _require_stopped_moves()
     with pytest.raises(ConfigError, match="would go on without beam"):
-        beamline.install_suspender(RE, config, {"ring": signal})
+        install_suspender(RE, config, {"ring": signal})
     assert RE.preprocessors == []
 
 

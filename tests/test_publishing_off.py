@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from runs import MeasuredRun, wait_until
 
-from offbragg.catalog import run_writer
-from offbragg.catalog.publishing import make_publisher
 from offbragg.errors import CatalogError
 from offbragg.files import ScanFile, find_scan_file
-from offbragg.files.nxrefine import scan_directory
-from offbragg.follow import read_backlog
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers import run_writer
+from offbragg.followers.follow import read_backlog
+from offbragg.followers.publishing import make_publisher
 from offbragg.status import describe
 
 PROFILE = Path(__file__).parents[1] / "profiles" / "profile_offbragg" / "beamline.toml"

@@ -17,14 +17,20 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 import offbragg
-from offbragg.cli import app, main
+from offbragg.cli import main
+from offbragg.cli.app import app
 from offbragg.errors import GeometryError, OffbraggError, OrientationError, ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
-from offbragg.recipe import Choices, lattice_of, make_again, reduce_files, repeats
+from offbragg.grid import Grid
 from offbragg.reduction import binning
 from offbragg.sample import Sample
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.orientation import lattice_of
+from offbragg.workflows.reduce import reduce_files
+from offbragg.workflows.reproduce import make_again
+from offbragg.workflows.sweeps import repeats
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from runs import MeasuredRun, counts_of
 
-from offbragg.audit import verify
-from offbragg.callbacks.stacker import Stacker
 from offbragg.files import ScanFile, find_scan_file
 from offbragg.files.digest import digest_path
-from offbragg.files.nxrefine import scan_directory
-from offbragg.follow import follow
-from offbragg.repair import repair
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
+from offbragg.recovery.repair import repair
+from offbragg.recovery.verify import verify
 
 N = 6
 
@@ -29,7 +29,7 @@ N = 6
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Let a follower notice soon that nothing is left to do."""
-    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_a_file_that_another_process_writes_is_left(measured):
     run, path = measured
     wrong = damage(path, chunk_of(path, 2) + 500)
     script = (
-        "import sys; from pathlib import Path; from offbragg.files.scan_file import hold\n"
+        "import sys; from pathlib import Path; from offbragg.files.writer_lock import hold\n"
         "with hold(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -18,18 +18,18 @@ import numpy as np
 import pytest
 from runs import MeasuredRun, counts_of
 
-from offbragg import audit
-from offbragg.audit import verify
-from offbragg.callbacks.journal import journals
-from offbragg.callbacks.journal_line import decode_line, encode_line
-from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files import ScanFile, examine, find_scan_file
 from offbragg.files.digest import digest_path, read_digest
 from offbragg.files.examine import Examiner
-from offbragg.files.nxrefine import scan_directory
-from offbragg.follow import follow
+from offbragg.files.journal_file import journals
+from offbragg.files.journal_line import decode_line, encode_line
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.frame import Frame
+from offbragg.recovery import verify as audit
+from offbragg.recovery.verify import verify
 from sim_iocs.cbf import encode_cbf
 
 FRAMES = 10
@@ -184,7 +184,7 @@ def test_a_truncated_file_is_told_with_what_is_left_of_it(copy, examiner, left):
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from offbragg.audit import verify
+from offbragg.recovery.verify import verify
 from offbragg.errors import ScanFileError
 if os.geteuid() == 0:  # who may read everything
     os.setgroups([])

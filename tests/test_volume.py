@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ReductionError
+from offbragg.grid import Grid
 from offbragg.sample import Sample
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
 
 CUBIC = (4.0, 4.0, 4.0, 90.0, 90.0, 90.0)
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from offbragg.watch import (
-    QUIET,
-    Alarm,
-    Board,
-    Clock,
-    Lateness,
+from offbragg.alarms.board import QUIET, Alarm, Board, Thresholds, judge_backlog, judge_stall
+from offbragg.alarms.clock import Clock, Skew
+from offbragg.alarms.disk import (
     Rate,
-    Skew,
-    Thresholds,
     describe_hour,
     describe_space,
     disk_facts,
-    judge_backlog,
     judge_disk,
-    judge_stall,
     writing_rate,
 )
+from offbragg.alarms.host import Lateness
 
 GB = 1e9
 MIDNIGHT = 1_800_000_000.0 - 1_800_000_000.0 % 86400

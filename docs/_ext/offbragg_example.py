@@ -8,7 +8,8 @@ from types import ModuleType
 import numpy as np
 
 from offbragg.frame import Frame
-from offbragg.geometry import Axis, Geometry, Panel
+from offbragg.geometry import Geometry
+from offbragg.instrument import Axis, Panel
 from offbragg.ledger import Status
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep

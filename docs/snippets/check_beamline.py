@@ -1,5 +1,5 @@
 # [load]
-from offbragg.beamline import load
+from offbragg.beamline.config import load
 
 config = load("my_beamline.toml")
 geometry = config.make_geometry()
@@ -8,7 +8,7 @@ geometry = config.make_geometry()
 x, y, distance = geometry.direct_beam()  # pixels from the panel's outer corner, and mm
 
 # [doctor]
-from offbragg.doctor import examine  # noqa: E402
+from offbragg.doctor.examine import examine
 
 for finding in examine(config, devices=False):  # on a host that sees no instruments
     print(finding)

@@ -2,7 +2,8 @@
 import pytest
 from my_detector import Camera
 
-from offbragg.geometry import Axis, Geometry, Panel
+from offbragg.geometry import Geometry
+from offbragg.instrument import Axis, Panel
 from offbragg.sweep import Sweep
 from offbragg.testing import DetectorTests
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from offbragg.files.volume_file import read_volume, write_volume
-    from offbragg.picture import plot
-    from offbragg.recipe import merge_and_reduce as reduce
+    from offbragg.plots.planes import plot
+    from offbragg.workflows.reduce import merge_and_reduce as reduce
 
     __version__: str
 
 __all__ = ["__version__", "plot", "read_volume", "reduce", "write_volume"]
 
 _WHERE = {
-    "plot": ("offbragg.picture", "plot"),
+    "plot": ("offbragg.plots.planes", "plot"),
     "read_volume": ("offbragg.files.volume_file", "read_volume"),
-    "reduce": ("offbragg.recipe", "merge_and_reduce"),
+    "reduce": ("offbragg.workflows.reduce", "merge_and_reduce"),
     "write_volume": ("offbragg.files.volume_file", "write_volume"),
 }
 

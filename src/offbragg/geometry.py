@@ -8,7 +8,6 @@ in Å⁻¹ without 2π.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
@@ -17,84 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offbragg.errors import GeometryError
-
-Vector = tuple[float, float, float]
-Array = NDArray[np.float64]
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One rotation axis of the goniometer; a positive angle turns right-handed.
-
-    Parameters
-    ----------
-    name
-        As the beamline calls it.
-    vector
-        Direction when all axes are at zero, lab frame, unit length.
-    angle
-        Where it stands, degree. Of the scan axis it does not matter: there the sweep rules.
-    """
-
-    name: str
-    vector: Vector
-    angle: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise GeometryError(
-                f"axis name {self.name!r} cannot be used: a letter, then up to 31 letters, "
-                "digits or _"
-            )
-        object.__setattr__(self, "vector", _unit(self.vector, f"axis {self.name}"))
-        if not math.isfinite(self.angle):
-            raise GeometryError(f"axis {self.name} stands at {self.angle} degree: not a number")
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """The flat detector.
-
-    Parameters
-    ----------
-    origin
-        Outer corner of pixel (0, 0), mm.
-    fast, slow
-        Directions of growing column and row number, unit length and perpendicular.
-    pixel_size
-        Of a pixel along fast and slow, mm.
-    shape
-        Rows and columns: (slow, fast).
-    """
-
-    origin: Vector
-    fast: Vector
-    slow: Vector
-    pixel_size: tuple[float, float]
-    shape: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(x) for x in self.origin) or not any(self.origin):
-            raise GeometryError(f"panel origin {self.origin} mm: three finite numbers, not all 0")
-        object.__setattr__(self, "fast", _unit(self.fast, "panel fast"))
-        object.__setattr__(self, "slow", _unit(self.slow, "panel slow"))
-        along = float(np.dot(self.fast, self.slow))
-        if abs(along) > 1e-3:
-            raise GeometryError(
-                f"panel fast and slow are not perpendicular: their product is {along:.4g}"
-            )
-        if not all(math.isfinite(size) and size > 0 for size in self.pixel_size):
-            raise GeometryError(f"panel pixel_size {self.pixel_size} mm: must be above 0")
-        if not all(n > 0 for n in self.shape):
-            raise GeometryError(f"panel shape {self.shape}: rows and columns must be above 0")
-
-    @property
-    def normal(self) -> Array:
-        """Unit vector along fast × slow, shape (3,)."""
-        normal = np.cross(self.fast, self.slow)
-        return normal / np.linalg.norm(normal)
+from offbragg.instrument import (
+    Array,
+    Axis,
+    Panel,
+    Vector,
+    exactly,
+    float_of,
+    floats_of,
+    text_of,
+    vector_of,
+)
 
 
 class Turn(Protocol):
@@ -343,11 +275,11 @@ class Geometry:
         GeometryError
             If a key is unknown or missing, or a value is wrong: named.
         """
-        top = _exactly(mapping, ("wavelength", "panel", "axes", "scan_axis"), "geometry")
-        panel = _exactly(
+        top = exactly(mapping, ("wavelength", "panel", "axes", "scan_axis"), "geometry")
+        panel = exactly(
             top["panel"], ("origin", "fast", "slow", "pixel_size", "shape"), "geometry.panel"
         )
-        shape = _floats(panel["shape"], 2, "geometry.panel.shape")
+        shape = floats_of(panel["shape"], 2, "geometry.panel.shape")
         if any(n != int(n) for n in shape):
             raise GeometryError(f"geometry.panel.shape is {shape}: it must be two whole numbers")
         axes: list[Axis] = []
@@ -355,26 +287,26 @@ class Geometry:
             raise GeometryError(f"geometry.axes is {top['axes']!r}: it must be a list of axes")
         for number, item in enumerate(cast(Sequence[Any], top["axes"])):
             where = f"geometry.axes[{number}]"
-            axis = _exactly(item, ("name", "vector", "angle"), where)
+            axis = exactly(item, ("name", "vector", "angle"), where)
             axes.append(
                 Axis(
-                    name=_text(axis["name"], f"{where}.name"),
-                    vector=_vector(axis["vector"], f"{where}.vector"),
-                    angle=_float(axis["angle"], f"{where}.angle"),
+                    name=text_of(axis["name"], f"{where}.name"),
+                    vector=vector_of(axis["vector"], f"{where}.vector"),
+                    angle=float_of(axis["angle"], f"{where}.angle"),
                 )
             )
-        sizes = _floats(panel["pixel_size"], 2, "geometry.panel.pixel_size")
+        sizes = floats_of(panel["pixel_size"], 2, "geometry.panel.pixel_size")
         return cls(
-            wavelength=_float(top["wavelength"], "geometry.wavelength"),
+            wavelength=float_of(top["wavelength"], "geometry.wavelength"),
             panel=Panel(
-                origin=_vector(panel["origin"], "geometry.panel.origin"),
-                fast=_vector(panel["fast"], "geometry.panel.fast"),
-                slow=_vector(panel["slow"], "geometry.panel.slow"),
+                origin=vector_of(panel["origin"], "geometry.panel.origin"),
+                fast=vector_of(panel["fast"], "geometry.panel.fast"),
+                slow=vector_of(panel["slow"], "geometry.panel.slow"),
                 pixel_size=(sizes[0], sizes[1]),
                 shape=(int(shape[0]), int(shape[1])),
             ),
             axes=tuple(axes),
-            scan_axis=_text(top["scan_axis"], "geometry.scan_axis"),
+            scan_axis=text_of(top["scan_axis"], "geometry.scan_axis"),
         )
 
     @classmethod
@@ -421,8 +353,8 @@ class Geometry:
         except (KeyError, TypeError) as error:
             raise GeometryError(f"the model lacks {error}: see Geometry.from_model") from None
         half_turn = np.diag([-1.0, 1.0, -1.0])
-        beam = half_turn @ np.array(_vector(s0, "s0"))
-        length = float(np.linalg.norm(beam)) * _float(wavelength, "wavelength_angstrom")
+        beam = half_turn @ np.array(vector_of(s0, "s0"))
+        length = float(np.linalg.norm(beam)) * float_of(wavelength, "wavelength_angstrom")
         if not abs(length - 1.0) < 1e-3:
             raise GeometryError(f"the model's s0 is {length:.6g} / wavelength long, not 1")
         if len(vectors) != len(angles) or not 0 <= scan < len(vectors):
@@ -436,11 +368,11 @@ class Geometry:
         m = _turning(beam / np.linalg.norm(beam), np.array([0.0, 0.0, 1.0])) @ half_turn
 
         def turned(value: Any, name: str) -> Vector:
-            return _vector(m @ np.array(_vector(value, name)), name)
+            return vector_of(m @ np.array(vector_of(value, name)), name)
 
-        size = _float(pixel, "pixel_mm")
+        size = float_of(pixel, "pixel_mm")
         geometry = cls(
-            wavelength=_float(wavelength, "wavelength_angstrom"),
+            wavelength=float_of(wavelength, "wavelength_angstrom"),
             panel=Panel(
                 origin=turned(origin, "panel_origin_mm"),
                 fast=turned(fast, "fast"),
@@ -449,12 +381,12 @@ class Geometry:
                 shape=shape,
             ),
             axes=tuple(
-                Axis(name, turned(vector, "goniometer.axes"), _float(angle, "angles_deg"))
+                Axis(name, turned(vector, "goniometer.axes"), float_of(angle, "angles_deg"))
                 for name, vector, angle in zip(called, vectors, angles, strict=True)
             ),
             scan_axis=called[scan],
         )
-        UB = m @ np.array(_floats(flat, 9, "UB_no_2pi")).reshape(3, 3)
+        UB = m @ np.array(floats_of(flat, 9, "UB_no_2pi")).reshape(3, 3)
         return geometry, UB
 
 
@@ -484,66 +416,6 @@ def rotation_about(axis: ArrayLike, angle: ArrayLike) -> Array:
     return np.eye(3) + np.sin(phi) * k + (1.0 - np.cos(phi)) * (k @ k)
 
 
-def q_to_hkl(q: ArrayLike, UB: ArrayLike) -> Array:
-    """Express scattering vectors in reciprocal-lattice units.
-
-    Parameters
-    ----------
-    q
-        (s − s0) in the goniometer frame at zero angles, Å⁻¹ without 2π, shape (..., 3).
-    UB
-        Orientation matrix, Å⁻¹ without 2π, shape (3, 3); column j is reciprocal basis vector j
-        (Busing & Levy, Acta Cryst. 22, 457, 1967).
-
-    Returns
-    -------
-    hkl
-        Reciprocal-lattice units, shape (..., 3).
-
-    Raises
-    ------
-    GeometryError
-        If ``UB`` is singular.
-
-    Examples
-    --------
-    >>> q_to_hkl(np.array([0.0, 0.5, 0.0]), np.eye(3) / 4.0)
-    array([0., 2., 0.])
-    """
-    matrix = np.asarray(UB, np.float64)
-    if matrix.shape != (3, 3) or not np.all(np.isfinite(matrix)):
-        raise GeometryError(f"UB must be 3 × 3 finite numbers, not {matrix.tolist()}")
-    if np.linalg.cond(matrix) > 1e9:
-        raise GeometryError(f"UB is singular: its rows are {matrix.tolist()}")
-    return np.asarray(q, np.float64) @ np.linalg.inv(matrix).T
-
-
-def direct_basis(lattice: Sequence[float]) -> Array:
-    """Direct basis of a lattice, a along x and b in the xy plane.
-
-    Parameters
-    ----------
-    lattice
-        a, b, c in Å and alpha, beta, gamma in degree.
-
-    Returns
-    -------
-    A
-        Å, shape (3, 3), upper triangular; column j is basis vector j.
-    """
-    a, b, c = lattice[:3]
-    ca, cb, cg = (math.cos(math.radians(angle)) for angle in lattice[3:])
-    sg = math.sqrt(1.0 - cg * cg)
-    third = (ca - cb * cg) / sg
-    return np.array(
-        [
-            [a, b * cg, c * cb],
-            [0.0, b * sg, c * third],
-            [0.0, 0.0, c * math.sqrt(1.0 - cb * cb - third * third)],
-        ]
-    )
-
-
 def _turning(here: Array, there: Array) -> Array:
     """Smallest rotation that takes unit vector ``here`` to unit vector ``there``."""
     axis = np.cross(here, there)
@@ -553,54 +425,3 @@ def _turning(here: Array, there: Array) -> Array:
             return np.eye(3)
         raise GeometryError("the model's beam runs upstream after the half turn about y")
     return rotation_about(axis / sine, math.degrees(math.atan2(sine, cosine)))
-
-
-def _unit(vector: Vector, name: str) -> Vector:
-    length = math.sqrt(sum(x * x for x in vector)) if len(vector) == 3 else math.nan
-    if not math.isfinite(length) or abs(length - 1.0) > 1e-3:
-        raise GeometryError(f"{name} {tuple(vector)} is no unit vector: its length is {length:.6g}")
-    if abs(length - 1.0) < 1e-14:  # so that a document read back is the very same geometry
-        return (float(vector[0]), float(vector[1]), float(vector[2]))
-    return (vector[0] / length, vector[1] / length, vector[2] / length)
-
-
-def _exactly(value: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise GeometryError(f"{where} is {value!r}: it must have {', '.join(keys)}")
-    mapping = cast(Mapping[str, Any], value)
-    for key in mapping:
-        if key not in keys:
-            raise GeometryError(f"{where}.{key} is unknown: it has {', '.join(keys)}")
-    for key in keys:
-        if key not in mapping:
-            raise GeometryError(f"{where}.{key} is missing: it has {', '.join(keys)}")
-    return mapping
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise GeometryError(f"{where} is {value!r}: it must be text")
-    return value
-
-
-def _float(value: object, where: str) -> float:
-    if isinstance(value, (bool, str, bytes)):
-        raise GeometryError(f"{where} is {value!r}: it must be a number")
-    try:
-        return float(cast(Any, value))
-    except (TypeError, ValueError):
-        raise GeometryError(f"{where} is {value!r}: it must be a number") from None
-
-
-def _floats(values: object, length: int, where: str) -> tuple[float, ...]:
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
-        raise GeometryError(f"{where} is {values!r}: it must be {length} numbers")
-    items = cast(Sequence[Any], values)
-    if len(items) != length:
-        raise GeometryError(f"{where} has {len(items)} numbers: it must have {length}")
-    return tuple(_float(item, where) for item in items)
-
-
-def _vector(values: object, where: str) -> Vector:
-    x, y, z = _floats(values, 3, where)
-    return (x, y, z)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from offbragg.errors import GeometryError, MetadataError, SweepError
-from offbragg.files.nxrefine import PURPOSES
+from offbragg.files.scan_folders import PURPOSES
 from offbragg.geometry import Geometry
 from offbragg.read_backs import SOURCES
 from offbragg.sample import Sample

@@ -5,7 +5,7 @@ detector, an axis, a flyer, a sample environment, a shutter, an attenuator and a
 *roles*; each has members that it must have. Beside these there are small agreements that a device
 may meet as well: plans look for them with `meets`, and do without where they are absent.
 
-Both are checked when devices are built (`offbragg.agreements`). Attributes are declared as
+Both are checked when devices are built (`offbragg.beamline.agreements`). Attributes are declared as
 read-only properties: a plain attribute or an ophyd signal of that name meets them.
 """
 

@@ -9,17 +9,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from offbragg.beamline import Beamline, build_devices, destroy_devices
-from offbragg.callbacks.journal import is_open, journals, read_journal, read_start
+from offbragg.alarms.board_file import read_board
+from offbragg.alarms.disk import describe_space
+from offbragg.alarms.host import host_load
+from offbragg.alarms.looks import Disks
+from offbragg.beamline.build import build_devices, destroy_devices
+from offbragg.beamline.config import Beamline
 from offbragg.callbacks.progress import describe_run
-from offbragg.callbacks.watchdog import Disks, read_board
 from offbragg.catalog.ask import unpublished
 from offbragg.errors import JournalError, OffbraggError
-from offbragg.files.nxrefine import scan_directory
-from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.follow import is_followed, read_backlog
-from offbragg.terminal import printable
-from offbragg.watch import describe_space, host_load
+from offbragg.files.find import find_scan_file
+from offbragg.files.journal_file import is_open, journals, read_journal, read_start
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import is_followed, read_backlog
+from offbragg.printable import printable
 
 _RECENT = 50  # runs whose files and place in the catalog are looked at
 _SEVERITIES = ("", "minor", "major", "invalid")
@@ -46,7 +50,7 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         ``running`` (runs that are open), ``backlog`` (``frames`` and ``runs`` that are not
         stacked), ``stacking`` (what the stacker that runs says of its queues, see
         `Stacker.backlog`; empty if none does), ``last`` (run), ``host`` (see
-        `offbragg.watch.host_load`), ``instruments`` (whether they were asked), ``disks`` (with
+        `offbragg.alarms.host.host_load`), ``instruments`` (whether they were asked), ``disks`` (with
         ``rate`` and
         ``full``, POSIX s, if a watchdog runs that knows them) and ``alarms``: ``what``,
         ``severity``, ``reason`` and, if a watchdog raised it, ``since`` (POSIX s, else None).

@@ -11,8 +11,8 @@ import pytest
 from streams import SHAPE_2M
 
 from offbragg import kernels
-from offbragg.audit import verify
-from offbragg.callbacks.finished import stack_files
+from offbragg.followers.folder import stack_files
+from offbragg.recovery.verify import verify
 from sim_iocs.cbf import encode_cbf
 
 

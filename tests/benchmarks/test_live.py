@@ -25,8 +25,8 @@ from runs import wait_until
 from streams import SHAPE_2M, generated, real_files
 
 from offbragg import kernels
-from offbragg.beamline import load
-from offbragg.catalog.server import connect
+from offbragg.beamline.config import load
+from offbragg.catalog.client import connect
 from sim_iocs.cbf import encode_cbf
 
 RATE = 100.0  # Hz
@@ -35,7 +35,7 @@ ANNOUNCED = 0.15  # s between two documents
 READER = """
 import json, sys, time
 from pathlib import Path
-from offbragg.beamline import load
+from offbragg.beamline.config import load
 config, uid = load(Path(sys.argv[1])), sys.argv[2]
 seen, slices, image = {}, 0, None
 runs = config.connect_catalog()

@@ -30,10 +30,10 @@ from fabio.compression import decByteOffset
 from streams import chunk_for, generated, real_files
 
 from offbragg import kernels
-from offbragg.callbacks.finished import stack_files
 from offbragg.files import ScanFile
 from offbragg.files.cbf import binary_section
 from offbragg.files.frame_pool import BATCH, processors
+from offbragg.followers.folder import stack_files
 from sim_iocs.cbf import encode_cbf
 
 pytestmark = pytest.mark.skipif(not kernels.compiled, reason="the kernels are not compiled")

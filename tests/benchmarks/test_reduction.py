@@ -13,12 +13,15 @@ from streams import generated
 from offbragg.files import nxmx
 from offbragg.files.scan_file import ScanFile
 from offbragg.frame import Frame
-from offbragg.geometry import Axis, Geometry, Panel, q_to_hkl
+from offbragg.geometry import Geometry
+from offbragg.grid import Grid
+from offbragg.instrument import Axis, Panel
+from offbragg.lattice import q_to_hkl
 from offbragg.reduction import Corrections, Scene, reduce, symmetrise
 from offbragg.reduction.symmetry import Laue
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
 
 SHAPE = (1679, 1475)
 PANEL = Panel((127.0, 144.0, 250.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.172, 0.172), SHAPE)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from runs import counts_of
 
-from offbragg.callbacks.stacker import Stacker
-from offbragg.files import ScanFile, aside, find_scan_file
+from offbragg.files import ScanFile, find_scan_file
+from offbragg.files import quarantine as aside
 from offbragg.files.digest import LATER, digest_path, read_digest
-from offbragg.files.nxrefine import scan_directory
-from offbragg.follow import follow
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from sim_iocs.cbf import encode_cbf
 
 
@@ -101,7 +102,7 @@ def test_a_file_that_takes_the_place_of_a_stored_one_is_kept_and_the_stored_one_
     run.write(*range(9))
     run.announce(10)
     follower = Stacker(run.experiment, late=run.late).open(run.start)
-    from offbragg.callbacks.journal import read_journal
+    from offbragg.files.journal_file import read_journal
 
     path = run.journal_directory / f"{run.uid}.jsonl"
     documents, position = read_journal(path)

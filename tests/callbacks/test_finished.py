@@ -22,12 +22,12 @@ from streams import real_files
 from typer.testing import CliRunner
 
 import offbragg
-from offbragg.audit import verify
-from offbragg.callbacks.finished import stack_files
-from offbragg.cli import app
+from offbragg.cli.app import app
 from offbragg.errors import ConfigError, MetadataError, ScanFileError
 from offbragg.files import ScanFile, read_frame
 from offbragg.files.series import find_series
+from offbragg.followers.folder import stack_files
+from offbragg.recovery.verify import verify
 from offbragg.reduction.corrections import Corrections
 from offbragg.sample import Sample
 from sim_iocs.cbf import encode_cbf

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from runs import MeasuredRun, counts_of
 
-from offbragg.audit import verify
-from offbragg.callbacks.frame_files import find_run_folder, frame_files
-from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import RejectedFrame
-from offbragg.files.nxrefine import scan_directory
-from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.follow import follow
+from offbragg.files.find import find_scan_file
+from offbragg.files.frame_files import find_run_folder, frame_files
+from offbragg.files.journal_file import read_journal
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
+from offbragg.recovery.verify import verify
 from sim_iocs.cbf import encode_cbf
 
 
@@ -63,7 +64,7 @@ def stack(run: MeasuredRun) -> Path:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offbragg.callbacks.frame_values import FrameValues
+from offbragg.followers.frame_values import FrameValues
 from offbragg.sweep import Sweep
 
 SWEEP = Sweep("phi", start=0.0, step=0.5, n_frames=40, exposure=0.09, period=0.1)

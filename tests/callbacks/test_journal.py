@@ -22,20 +22,19 @@ from bluesky import preprocessors as bpp
 from event_model import DocumentNames, schema_validators
 from faulty_disks import SmallDisk, needs_mount
 
-from offbragg.callbacks.journal import (
-    Journal,
-    close_abandoned,
-    close_all_abandoned,
+from offbragg.callbacks.journal import Journal
+from offbragg.callbacks.past_runs import Recall
+from offbragg.errors import JournalError
+from offbragg.files.abandoned import close_abandoned, close_all_abandoned
+from offbragg.files.journal_file import (
     examine_journal,
     find_run,
     journals,
     read_journal,
     read_start,
 )
-from offbragg.callbacks.journal_line import LineError, decode_line, encode_line
-from offbragg.callbacks.journal_mend import mend_journal
-from offbragg.callbacks.recall import Recall
-from offbragg.errors import JournalError
+from offbragg.files.journal_line import LineError, decode_line, encode_line
+from offbragg.recovery.journal_mend import mend_journal
 
 
 @bpp.run_decorator(md={"array": np.arange(3)})

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from runs import counts_of, wait_until
 
-from offbragg.callbacks.stacker import Stacker
-from offbragg.files.nxrefine import scan_directory
-from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.follow import follow
+from offbragg.files.find import find_scan_file
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 
 
 def stored(run) -> int:
@@ -55,8 +56,8 @@ class After:
 @pytest.fixture
 def opened(monkeypatch):
     """Note when a run is begun, and let finished ones be looked at often."""
-    monkeypatch.setattr("offbragg.follow._LOOK_LATER", 0.1)
-    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_LATER", 0.1)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
     begun: list[str] = []
     open_run = Stacker.open
 
@@ -143,7 +144,7 @@ def test_a_folder_that_comes_after_its_run_is_found(run, after):
 
 
 def test_a_run_that_ended_long_ago_is_left_to_the_next_start(run, after, opened, monkeypatch):
-    monkeypatch.setattr("offbragg.follow._LATER", -1.0)
+    monkeypatch.setattr("offbragg.followers.follow._LATER", -1.0)
     measured_without(run, 4)
     wait_until(lambda: after.seen == [9], 30, "the run to be finished")
 
@@ -157,7 +158,7 @@ def test_a_run_that_ended_long_ago_is_left_to_the_next_start(run, after, opened,
 def test_with_once_a_follower_sees_what_those_before_it_added(run, monkeypatch):
     """It may be done with an old run before the stacker has looked at it again."""
     measured_without(run, 4)
-    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
     stacker, after = Stacker(run.experiment, late=run.late), After(run)
     follow(run.journal_directory, [stacker, after], once=True)
     assert after.seen[-1] == 9

@@ -12,16 +12,18 @@ import pytest
 from runs import counts_of
 
 from offbragg import kernels
-from offbragg.audit import verify
-from offbragg.callbacks.stacker import Stacker
 from offbragg.files.cbf import header_of
+from offbragg.files.find import find_scan_file
 from offbragg.files.header_check import HeaderCheck
-from offbragg.files.nxrefine import scan_directory
-from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.follow import follow
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.geometry import Geometry
-from offbragg.overview import list_runs
-from offbragg.recipe import Choices, write_record
+from offbragg.recovery.verify import verify
+from offbragg.shell.overview import list_runs
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.reduce import write_record
 from sim_iocs.cbf import encode_cbf
 from sim_iocs.tiff import encode_tiff
 

@@ -12,13 +12,14 @@ from files.torn import tear
 from runs import counts_of, wait_until
 
 from offbragg import kernels
-from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker, _Look
 from offbragg.files import read_frame
+from offbragg.files.find import find_scan_file
 from offbragg.files.frame_pool import Judged
-from offbragg.files.nxrefine import scan_directory
-from offbragg.files.scan_file import ScanFile, find_scan_file
-from offbragg.follow import follow
+from offbragg.files.journal_file import read_journal
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker, _Look
 from offbragg.frame import PackedFrame
 from sim_iocs.tiff import encode_tiff
 
@@ -477,7 +478,7 @@ def test_a_follower_that_cannot_go_on_ends_all_and_says_why(run, monkeypatch):
     def gone(_):
         raise OSError("the journal is gone")
 
-    monkeypatch.setattr("offbragg.follow.journals", gone)
+    monkeypatch.setattr("offbragg.followers.follow.journals", gone)
 
     with pytest.raises(OSError, match="the journal is gone"):
         follow(run.journal_directory, [Stacker(run.experiment)])

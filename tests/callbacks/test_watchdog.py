@@ -13,17 +13,11 @@ import pytest
 from faulty_disks import SmallDisk, needs_mount
 from runs import wait_until
 
-from offbragg.callbacks.alarm_hook import Hook
-from offbragg.callbacks.watchdog import (
-    ACQUISITION,
-    DATA,
-    CatalogLook,
-    OnceForBoth,
-    Watchdog,
-    backlog_look,
-    read_board,
-)
-from offbragg.watch import Alarm, Thresholds
+from offbragg.alarms.board import Alarm, Thresholds
+from offbragg.alarms.board_file import ACQUISITION, DATA, OnceForBoth, read_board
+from offbragg.alarms.hook import Hook
+from offbragg.alarms.looks import CatalogLook, backlog_look
+from offbragg.alarms.watchdog import Watchdog
 
 THRESHOLDS = Thresholds(reserve=0.001)
 

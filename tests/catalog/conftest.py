@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from catalog.served import PublishedRun, Server
 
-from offbragg.catalog.server import connect
+from offbragg.catalog.client import connect
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,11 @@ import numpy as np
 from runs import SHAPE, MeasuredRun, counts_of, wait_until
 from tiled.client.container import Container
 
-from offbragg.callbacks.journal import Journal, read_journal
-from offbragg.catalog.publisher import Publisher, RunPublisher
-from offbragg.files.nxrefine import scan_directory
+from offbragg.callbacks.journal import Journal
+from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.publisher import Publisher, RunPublisher
 from offbragg.frame import Frame
 
 SERVE = """

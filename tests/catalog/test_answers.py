@@ -12,8 +12,8 @@ from tiled.adapters.mapping import MapAdapter
 from tiled.adapters.table import TableAdapter
 from tiled.ndslice import NDBlock, NDSlice
 
-from offbragg.catalog import answers
-from offbragg.catalog.answers import CountedAdapter, about_to_read, answering
+from offbragg.catalog import read_limits as answers
+from offbragg.catalog.read_limits import CountedAdapter, about_to_read, answering
 
 
 @pytest.fixture(autouse=True)

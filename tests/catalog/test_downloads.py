@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 from offbragg.catalog import downloads
+from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.downloads import Downloads
-from offbragg.catalog.gate import reading_key
 from offbragg.catalog.readable import Readable
 from offbragg.files.volume_file import write_volume
-from offbragg.volume import Grid, Volume
+from offbragg.grid import Grid
+from offbragg.volume import Volume
 
 
 @pytest.fixture(scope="module")

@@ -17,24 +17,24 @@ from rich.console import Console
 from runs import counts_of, wait_until
 from tiled.queries import Contains, FullText, Key, KeyPresent, Like
 
-from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker
+from offbragg.alarms.board import Alarm, Change
 from offbragg.callbacks.unpublished import Unpublished
-from offbragg.catalog import publisher as module
-from offbragg.catalog.compare import differences
-from offbragg.catalog.publisher import (
-    Publisher,
+from offbragg.errors import CatalogError
+from offbragg.files.examine import Examiner
+from offbragg.files.journal_file import read_journal
+from offbragg.followers import publisher as module
+from offbragg.followers.follow import follow
+from offbragg.followers.publisher import Publisher
+from offbragg.followers.run_documents import (
     frames_datum,
     rewrite_descriptor,
     stack_resource,
     summary_documents,
 )
-from offbragg.errors import CatalogError
-from offbragg.files.examine import Examiner
-from offbragg.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.plans.watch import WatchStream
+from offbragg.recovery.compare import differences
 from offbragg.status import describe
-from offbragg.watch import Alarm, Change
 
 DESCRIPTOR = {"uid": "d", "name": "primary", "time": 0.0, "data_keys": {"pilatus_image": {}}}
 

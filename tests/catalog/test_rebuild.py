@@ -11,14 +11,14 @@ import pytest
 from catalog.served import PublishedRun, Server, seen_by_a_client
 from runs import MeasuredRun
 
-from offbragg.audit import verify
-from offbragg.callbacks.stacker import Stacker
-from offbragg.catalog.publisher import Publisher, RunPublisher
-from offbragg.catalog.server import connect
+from offbragg.catalog.client import connect
 from offbragg.errors import CatalogError
 from offbragg.files import find_scan_file
-from offbragg.follow import follow
-from offbragg.repair import rebuild
+from offbragg.followers.follow import follow
+from offbragg.followers.publisher import Publisher, RunPublisher
+from offbragg.followers.stacker import Stacker
+from offbragg.recovery.rebuild import rebuild
+from offbragg.recovery.verify import verify
 
 
 def sweep(root: Path, uid: str, *, missing: tuple[int, ...] = (), **options: Any) -> MeasuredRun:
@@ -132,7 +132,7 @@ def test_a_lost_catalog_comes_back_as_it_was(lost, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(RunPublisher, "_publish", fail)
-        patch.setattr("offbragg.follow._BACK_OFF", (0.01,))
+        patch.setattr("offbragg.followers.follow._BACK_OFF", (0.01,))
         halfway = rebuild(root / "journal", root / "experiment", lambda: client)
     assert sorted(halfway["failed"]) == ["11111111-sweep", "44444444-failed"]
     assert len(client) == 5  # two of them without an end

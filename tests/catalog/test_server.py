@@ -16,9 +16,10 @@ import pytest
 from catalog.served import SERVE, PublishedRun, Server
 from runs import wait_until
 
-from offbragg.catalog.gate import reading_key
-from offbragg.catalog.limits import Limits
-from offbragg.catalog.server import _end_on_signals, catalog_key, connect, serve
+from offbragg.catalog.authentication import reading_key
+from offbragg.catalog.client import connect
+from offbragg.catalog.connection_limits import Limits
+from offbragg.catalog.server import _end_on_signals, catalog_key, serve
 from offbragg.errors import CatalogError
 
 

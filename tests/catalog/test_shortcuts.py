@@ -71,7 +71,7 @@ def test_an_answer_is_the_same(server, long_way, whole, address):
 def test_each_is_there_to_be_taken():
     """Else this version of FastAPI, or Tiled, has the long way only."""
     taken = """
-from offbragg.catalog import shortcuts
+from offbragg.catalog import tiled_patches as shortcuts
 shortcuts.take()
 from fastapi.dependencies import utils
 from tiled.catalog import adapter

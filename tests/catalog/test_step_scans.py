@@ -8,8 +8,8 @@ import bluesky.plans as bp
 import numpy as np
 import pytest
 
-from offbragg.catalog.publisher import Publisher
 from offbragg.files import read_frame
+from offbragg.followers.publisher import Publisher
 
 pytestmark = pytest.mark.ioc
 

@@ -19,7 +19,7 @@ import json, os, sys
 from pathlib import Path
 import bluesky.plans as bp
 import ophyd
-from offbragg import beamline
+from offbragg.beamline import config as beamline
 from offbragg.plans import rotation_scan
 from offbragg.sweep import Sweep
 

@@ -16,7 +16,7 @@ SCRIPT = """
 import sys
 import ophyd  # before epics: softioc brings a libca of its own
 import epics
-from offbragg import beamline
+from offbragg.beamline import config as beamline
 
 config = beamline.load(sys.argv[1])
 beamline.make_paths(config)

@@ -6,7 +6,8 @@ import runpy
 
 import pytest
 
-from offbragg import beamline
+from offbragg.beamline import config as beamline
+from offbragg.beamline.build import build_devices
 
 pytestmark = pytest.mark.ioc
 
@@ -30,4 +31,4 @@ def test_a_record_that_does_not_answer_is_named(config, monkeypatch):
     other = config.model_copy(update={"devices": {"shutter": wrong}})
 
     with pytest.raises(beamline.DeviceError, match="NOWHERE:shutter:open"):
-        beamline.build_devices(other, timeout=1.0)
+        build_devices(other, timeout=1.0)

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from offbragg.callbacks.stacker import Stacker
 from offbragg.devices.goniometer import PositionCompare
 from offbragg.devices.pilatus_cam import check_period
 from offbragg.errors import ConfigError, DeviceError, SweepError
 from offbragg.files.scan_file import ScanFile
+from offbragg.followers.stacker import Stacker
 from offbragg.plans import rotation_scan
 from offbragg.sweep import Sweep
 
@@ -255,7 +255,7 @@ def test_headers_say_whose_frame_it_is_and_where_other_records_are(
 ):
     from ophyd import EpicsSignalRO
 
-    from offbragg.beamline import sample
+    from offbragg.beamline.run_engine import sample
     from offbragg.files import read_frame
 
     sample(RE, name="LSMO-140", label="c" * 60)

@@ -11,11 +11,11 @@ import pytest
 from runs import MeasuredRun, counts_of
 
 import offbragg.export.csv
-from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import ConfigError, ScanFileError
 from offbragg.export.nxsas import export
-from offbragg.follow import follow
+from offbragg.files.journal_file import read_journal
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from faults.stacking import WaitingRun
 
 from offbragg import kernels
-from offbragg.callbacks.stacker import Stacker
-from offbragg.follow import follow
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 
 
 @pytest.fixture(params=["pool", "library"])
@@ -26,7 +26,7 @@ def each_route(request, monkeypatch) -> str:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Let a follower in this process notice soon that nothing is left to do."""
-    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
 
 
 @pytest.fixture

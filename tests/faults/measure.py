@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from offbragg.beamline import build_devices, load, make_run_engine
+from offbragg.beamline.build import build_devices
+from offbragg.beamline.config import load
+from offbragg.beamline.run_engine import make_run_engine
 from offbragg.plans.rotation import rotation_scan
 from offbragg.sweep import Sweep
 

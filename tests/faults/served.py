@@ -20,7 +20,7 @@ import h5py
 from faults.stacking import Ended, Stackers, WaitingRun, wait_until
 from runs import SHAPE
 
-from offbragg.catalog.server import connect
+from offbragg.catalog.client import connect
 
 
 @dataclass

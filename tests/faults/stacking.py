@@ -24,7 +24,7 @@ from files.torn import tear
 from runs import MeasuredRun, wait_until
 
 from offbragg.files import ScanFile, read_frame
-from offbragg.files.nxrefine import scan_directory
+from offbragg.files.scan_folders import scan_directory
 from sim_iocs.cbf import encode_cbf
 
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -52,7 +52,7 @@ class Stackers:
 
     def __init__(self, directory: Path, *, quick: bool = False) -> None:
         directory.mkdir(exist_ok=True)
-        self._patch = {"offbragg.follow._LOOK_FOR_ABANDONED": 0.05} if quick else {}
+        self._patch = {"offbragg.followers.follow._LOOK_FOR_ABANDONED": 0.05} if quick else {}
         self.directory = directory
         self._errors = (directory / "zygote.log").open("wb")
         self._zygote = subprocess.Popen(

@@ -31,7 +31,7 @@ from faults.stacking import SMALL, WaitingRun, kill_after, small_counts, wait_un
 from streams import SHAPE_2M, chunk_for, generated
 
 from offbragg import kernels
-from offbragg.beamline import load
+from offbragg.beamline.config import load
 from offbragg.files.scan_file import ScanFile
 from offbragg.frame import PackedFrame
 from offbragg.status import describe, status
@@ -305,7 +305,7 @@ def outage(served: Served, seconds: float, rate: float) -> None:
     config = load(run.toml)
     lags: list[int] = []
     used: list[tuple[int, float, int]] = []
-    patch = {"offbragg.follow._BACK_OFF": [0.3]} if seconds < 60 else {}
+    patch = {"offbragg.followers.follow._BACK_OFF": [0.3]} if seconds < 60 else {}
     with Readers.of(run) as readers, served.stacking(patch) as pid:
         run.begin()
         path = found(run)

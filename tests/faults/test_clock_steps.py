@@ -25,9 +25,9 @@ from faults.judge import judge, stored
 from faults.stacking import Stackers, WaitingRun, wait_until
 from faults.test_main_path import SimulatedBeamline, finish, uid_of
 
-from offbragg.audit import verify
-from offbragg.callbacks.journal import read_journal
+from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
+from offbragg.recovery.verify import verify
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cc") is None or not Path("/proc").is_dir(), reason="needs a compiler, and Linux"

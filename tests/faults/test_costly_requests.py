@@ -29,8 +29,8 @@ from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 
-from offbragg.catalog.limits import DOCUMENT, SOCKETS
-from offbragg.catalog.server import connect
+from offbragg.catalog.client import connect
+from offbragg.catalog.connection_limits import DOCUMENT, SOCKETS
 from offbragg.files.scan_file import ScanFile
 
 SHAPE = (4000, 1679, 1475)  # 40 GB

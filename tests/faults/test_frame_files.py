@@ -18,9 +18,9 @@ from faults.conftest import stack_once
 from faults.judge import judge, reasons, statuses, stored
 from faults.stacking import small_cbf, wait_until
 
-from offbragg.audit import verify
-from offbragg.callbacks.stacker import Stacker
-from offbragg.follow import follow
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
+from offbragg.recovery.verify import verify
 from sim_iocs.cbf import MAGIC, encode_cbf
 from sim_iocs.tiff import encode_tiff
 
@@ -214,7 +214,7 @@ def test_in_whatever_order_frames_come_each_has_its_own_place(waiting, each_rout
 
 
 def _documents(run) -> list:
-    from offbragg.callbacks.journal import read_journal
+    from offbragg.files.journal_file import read_journal
 
     return read_journal(run.journal_directory / f"{run.uid}.jsonl")[0]
 

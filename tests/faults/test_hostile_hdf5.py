@@ -31,18 +31,19 @@ from tiled.structures.data_source import Asset, DataSource, Management
 from tiled.utils import BrokenLink
 
 from offbragg.catalog import readable as readable_module
+from offbragg.catalog.client import connect
 from offbragg.catalog.consolidators import frames_structure
-from offbragg.catalog.guard import GuardedAdapter
 from offbragg.catalog.images import IMAGES
 from offbragg.catalog.inside import check_hdf5, opened
 from offbragg.catalog.readable import Readable
-from offbragg.catalog.server import connect
+from offbragg.catalog.served import GuardedAdapter
 from offbragg.cli import main
 from offbragg.errors import CatalogError, ReductionError, ScanFileError
 from offbragg.files.root import open_below
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import read_volume
-from offbragg.recipe import Choices, reduce_files
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.reduce import reduce_files
 
 
 @pytest.fixture

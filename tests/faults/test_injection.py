@@ -15,7 +15,8 @@ import pytest
 from faults.judge import judge, statuses, stored
 from faults.stacking import GROUPS, Ended, Stackers, Sweep, WaitingRun, strace, survey
 
-from offbragg.callbacks.journal import close_all_abandoned, read_journal
+from offbragg.files.abandoned import close_all_abandoned
+from offbragg.files.journal_file import read_journal
 
 pytestmark = strace
 

@@ -19,14 +19,15 @@ import pytest
 from bluesky_tiled_plugins.writing.validator import validate
 from runs import wait_until
 
-from offbragg.audit import scan_file_of_run, verify
-from offbragg.beamline import Beamline, load, make_paths
-from offbragg.callbacks.journal import read_journal
+from offbragg.beamline.config import Beamline, load
+from offbragg.beamline.limits import make_paths
 from offbragg.demo import configure
 from offbragg.demo.scene import simulated_scene
 from offbragg.files import read_frame
+from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
 from offbragg.host.children import Children
+from offbragg.recovery.verify import scan_file_of_run, verify
 
 pytestmark = pytest.mark.ioc
 

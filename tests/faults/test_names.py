@@ -16,17 +16,17 @@ from faults.stacking import small_cbf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offbragg.audit import verify
-from offbragg.callbacks.frame_files import FrameFiles
 from offbragg.callbacks.journal import Journal
 from offbragg.cli import main
 from offbragg.errors import ConfigError, JournalError, MetadataError, RejectedFrame
 from offbragg.export.artifacts import Directory
-from offbragg.files.nxrefine import scan_directory
+from offbragg.files.frame_files import FrameFiles
+from offbragg.files.scan_folders import scan_directory
 from offbragg.metadata import validate_start
+from offbragg.printable import PrintableFormatter, printable
+from offbragg.recovery.verify import verify
 from offbragg.sample import check_component
 from offbragg.status import describe
-from offbragg.terminal import PrintableFormatter, printable
 
 HOSTILE = [
     "../x", "..", ".", "/etc/passwd", "a/b", "a\0b", "%2e%2e/x", "%2e%2e", "a\nb", "a\rb",
@@ -77,8 +77,8 @@ def test_a_link_out_of_the_experiment_is_not_followed(waiting, tmp_path, below):
     link.parent.mkdir(parents=True)
     link.symlink_to(outside)
 
-    from offbragg.callbacks.stacker import Stacker
-    from offbragg.follow import follow
+    from offbragg.followers.follow import follow
+    from offbragg.followers.stacker import Stacker
 
     failed = follow(run.journal_directory, [Stacker(run.experiment, late=0.0)], once=True)
 

@@ -22,14 +22,15 @@ from faults.judge import judge, stored
 from faults.power import TRACE, Disk, calls
 from faults.stacking import Stackers, WaitingRun, strace
 
-from offbragg.callbacks.journal import close_all_abandoned, read_journal
+from offbragg.files.abandoned import close_all_abandoned
+from offbragg.files.journal_file import read_journal
 
 pytestmark = strace
 
 QUICK = {
     "offbragg.files.scan_file._SYNC_FRAMES": 5,
     "offbragg.files.scan_file._SYNC_EVERY": 0.2,
-    "offbragg.follow._LOOK_FOR_ABANDONED": 0.05,
+    "offbragg.followers.follow._LOOK_FOR_ABANDONED": 0.05,
 }
 
 
@@ -169,7 +170,7 @@ DRAFTS = """
 import os, sys
 from pathlib import Path
 from offbragg.files.draft import draft
-from offbragg.files.scan_file import make_directory
+from offbragg.files.durable import make_directory
 make_directory(Path(sys.argv[1]))
 for n in range(4):
     with draft(Path(sys.argv[1]) / f"file-{n // 2}") as made:

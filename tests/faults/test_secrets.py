@@ -20,8 +20,8 @@ from runs import wait_until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
-from offbragg.beamline import Catalog, load, profile_directory
-from offbragg.catalog.gate import TRIES, reading_key
+from offbragg.beamline.config import Catalog, load, profile_directory
+from offbragg.catalog.authentication import TRIES, reading_key
 from offbragg.errors import CatalogError
 
 

@@ -22,10 +22,10 @@ import pytest
 from faulty_disks import SmallDisk, needs_mount
 from runs import MeasuredRun, counts_of, wait_until
 
-from offbragg.audit import verify
-from offbragg.beamline import Beamline, load
+from offbragg.beamline.config import Beamline, load
 from offbragg.errors import OffbraggError
 from offbragg.files.scan_file import ScanFile
+from offbragg.recovery.verify import verify
 from offbragg.status import status
 
 FRAMES = 12

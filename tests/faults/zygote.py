@@ -14,12 +14,12 @@ import os
 import sys
 import traceback
 
-import offbragg.audit
-import offbragg.beamline
-import offbragg.callbacks.stacker
-import offbragg.catalog.publisher
+import offbragg.beamline.config
 import offbragg.cli
-import offbragg.follow
+import offbragg.followers.follow
+import offbragg.followers.publisher
+import offbragg.followers.stacker
+import offbragg.recovery.verify
 import offbragg.status
 
 _PR_SET_PTRACER = 0x59616D61

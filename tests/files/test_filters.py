@@ -8,14 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
-from offbragg.audit import verify
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.examine import Examiner
 from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import LIBVER
 from offbragg.files.scan_file import ScanFile
-from offbragg.recipe import Choices, reduce_files
+from offbragg.recovery.verify import verify
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.reduce import reduce_files
 
 SHAPE = (4, 256, 256)
 BOMB = 30_000_000  # bytes of zeros

@@ -150,7 +150,7 @@ def test_nexusformat_opens_it(path, make_counts):
 
 
 def test_the_orientation_is_a_rotation_for_the_lattice_of_UB(tmp_path, start, make_counts):
-    from offbragg.geometry import direct_basis
+    from offbragg.lattice import direct_basis
 
     turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     lattice = start["sample"]["lattice"]

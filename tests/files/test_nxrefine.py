@@ -9,9 +9,11 @@ import pytest
 
 from offbragg.errors import GeometryError, MetadataError, ScanFileError
 from offbragg.files import ScanFile
-from offbragg.files.nxrefine import scan_directory, translate, write_wrapper
+from offbragg.files.nxrefine import translate, write_wrapper
+from offbragg.files.scan_folders import scan_directory
 from offbragg.frame import Frame
-from offbragg.geometry import Geometry, direct_basis, q_to_hkl, rotation_about
+from offbragg.geometry import Geometry, rotation_about
+from offbragg.lattice import direct_basis, q_to_hkl
 from offbragg.sweep import Sweep
 
 

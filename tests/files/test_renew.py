@@ -18,7 +18,7 @@ from offbragg.files import ScanFile
 from offbragg.files.examine import Examiner
 from offbragg.files.hdf5 import open_to_read
 from offbragg.files.nxmx import DATA, FRAMES
-from offbragg.files.renew import renew_if_torn
+from offbragg.files.salvage import renew_if_torn
 from offbragg.frame import Frame
 from offbragg.ledger import Status
 
@@ -114,7 +114,7 @@ def test_what_fails_on_the_way_leaves_nothing_behind(torn, start, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = torn.read_bytes()
-    monkeypatch.setattr("offbragg.files.renew.put_in_place", fails)
+    monkeypatch.setattr("offbragg.files.salvage.put_in_place", fails)
 
     with pytest.raises(ScanFileError, match=r"cannot be made anew: .*No space left"):
         renew_if_torn(torn, start)

@@ -19,7 +19,7 @@ from offbragg import kernels
 from offbragg.errors import RejectedFrame, ScanFileError
 from offbragg.files import ScanFile, find_scan_file, nxmx
 from offbragg.files.checked import CheckedCounts
-from offbragg.files.renew import renew_if_torn
+from offbragg.files.salvage import renew_if_torn
 from offbragg.files.superblock import read_superblock
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status

@@ -9,8 +9,9 @@ from nexusformat.nexus import nxload
 
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
+from offbragg.grid import Grid
 from offbragg.sample import Sample
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
 
 HEXAGONAL = (4.0, 4.0, 6.0, 90.0, 90.0, 120.0)
 

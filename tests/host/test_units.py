@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from offbragg.cli import app
+from offbragg.cli.app import app
 from offbragg.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import pytest
 from runs import MeasuredRun, wait_until
 from typer.testing import CliRunner
 
-from offbragg.audit import verify
-from offbragg.cli import app
+from offbragg.cli.app import app
+from offbragg.recovery.verify import verify
 
 
 @pytest.fixture

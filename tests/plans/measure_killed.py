@@ -37,16 +37,18 @@ os.environ["OPHYD_CONTROL_LAYER"] = "dummy"  # libca begins in each child
 
 import ophyd
 
+import offbragg.alarms.watchdog
 import offbragg.callbacks.journal
-import offbragg.callbacks.recall
-import offbragg.callbacks.watchdog
+import offbragg.callbacks.past_runs
 import offbragg.devices.ca_messages
 import offbragg.devices.goniometer
 import offbragg.devices.pilatus
 import offbragg.devices.position_compare
 import offbragg.plans.defaults
 import offbragg.plans.watch  # noqa: F401
-from offbragg.beamline import build_devices, load, make_run_engine
+from offbragg.beamline.build import build_devices
+from offbragg.beamline.config import load
+from offbragg.beamline.run_engine import make_run_engine
 from offbragg.plans import rotation_scan
 from offbragg.sweep import Sweep
 

@@ -12,12 +12,12 @@ import epics
 import numpy as np
 import pytest
 
-from offbragg.audit import verify
-from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import DeviceError
+from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
+from offbragg.followers.stacker import Stacker
 from offbragg.plans import rotation_scan
+from offbragg.recovery.verify import verify
 from offbragg.sweep import Sweep
 
 pytestmark = pytest.mark.ioc

@@ -13,12 +13,12 @@ import pytest
 from event_model import DocumentNames, schema_validators
 from ophyd import Signal
 
-from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker
 from offbragg.devices.beam import BeamPermit
 from offbragg.errors import DeviceError
+from offbragg.files.journal_file import read_journal
 from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.scan_file import ScanFile
+from offbragg.followers.stacker import Stacker
 from offbragg.plans import temperature_series
 from offbragg.sweep import Sweep
 

@@ -256,11 +256,12 @@ def test_a_device_is_found_again_by_its_name_and_one_that_is_gone_is_named():
 
 
 def test_a_name_in_defaults_that_is_no_device_is_refused(tmp_path):
-    from offbragg import beamline
+    from offbragg.beamline import config as beamline
+    from offbragg.beamline.run_engine import plan_defaults
 
     text = (beamline.profile_directory() / "beamline.toml").read_text()
     (tmp_path / "beamline.toml").write_text(text.replace('axis = "phi" #', 'axis = "fi" #'))
     config = beamline.load(tmp_path / "beamline.toml")
 
     with pytest.raises(ConfigError, match=r"defaults\.axis is 'fi' in .*: it must be one of"):
-        beamline.plan_defaults(config, dict.fromkeys(config.devices))
+        plan_defaults(config, dict.fromkeys(config.devices))

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from offbragg.callbacks.recall import Recall
+from offbragg.callbacks.past_runs import Recall
 from offbragg.errors import DeviceError
 from offbragg.plans import temperature_series
 from offbragg.plans.series import PastRun

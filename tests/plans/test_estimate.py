@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from offbragg import beamline
+from offbragg.beamline import config as beamline
+from offbragg.beamline.limits import lacking_room, make_paths
 from offbragg.errors import ConfigError, GeometryError, SweepError
 from offbragg.plans import estimate
 from offbragg.plans.defaults import Defaults
@@ -175,7 +176,7 @@ def on_disks(tmp_path, monkeypatch):
     file = tmp_path / "beamline.toml"
     file.write_text(text)
     config = beamline.load(file)
-    beamline.make_paths(config)
+    make_paths(config)
 
     class Pilatus(Detector):
         trigger_mode = "internal"
@@ -186,8 +187,8 @@ def on_disks(tmp_path, monkeypatch):
     def room_of(gigabytes):
         free = int((gigabytes + config.limits.free_disk) * 1e9)
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr("offbragg.beamline.shutil.disk_usage", lambda _: usage)
-        lacks = partial(beamline.lacking_room, config)
+        monkeypatch.setattr("offbragg.beamline.config.shutil.disk_usage", lambda _: usage)
+        lacks = partial(lacking_room, config)
         return Defaults({"phi": PHI}, detector=Pilatus(), axis=PHI, lacks=lacks)
 
     return room_of

@@ -7,10 +7,10 @@ import pytest
 from event_model import DocumentNames, schema_validators
 from ophyd.sim import SynAxis
 
-from offbragg.callbacks.journal import read_journal
-from offbragg.callbacks.stacker import Stacker
 from offbragg.errors import DeviceError, MetadataError, SweepError
+from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
+from offbragg.followers.stacker import Stacker
 from offbragg.plans import air_scan, calibrate, dark, expose, orient_scan, rotation_scan
 from offbragg.sweep import Sweep
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from runs import wait_until
 
-from offbragg.audit import scan_file_of_run, verify
-from offbragg.callbacks.stacker import Stacker
 from offbragg.devices.acquisition import is_idle
 from offbragg.errors import ScanFileError
 from offbragg.files import read_frame
 from offbragg.files.scan_file import ScanFile
-from offbragg.follow import follow
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
+from offbragg.recovery.verify import scan_file_of_run, verify
 
 pytestmark = pytest.mark.ioc
 
@@ -162,7 +162,7 @@ def kill_and_stack(sweeps, config, devices, folder: Path, trigger: str, point: s
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    monkeypatch.setattr("offbragg.follow._LOOK_FOR_ABANDONED", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_killed_at_every_document_and_message_all_that_exists_is_stored(
 @pytest.fixture
 def stacking(config, tmp_path, monkeypatch):
     """Let a stacker run on while sweeps are killed; give the paths that it follows."""
-    monkeypatch.setattr("offbragg.follow._LOOK_LATER", 0.2)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_LATER", 0.2)
     paths, stop = paths_in(config, tmp_path), threading.Event()
     stacker = Stacker(paths.experiment, late=0.2, frames=paths.frames)
     thread = threading.Thread(target=follow, args=(paths.journal, [stacker]), kwargs={"stop": stop})

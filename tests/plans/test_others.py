@@ -10,13 +10,13 @@ import pytest
 from bluesky import RunEngine
 from runs import wait_until
 
-from offbragg.audit import scan_file_of_run, verify
 from offbragg.callbacks.progress import describe_run
-from offbragg.callbacks.stacker import Stacker
-from offbragg.follow import follow
-from offbragg.overview import list_runs
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.plans import rotation_scan
 from offbragg.plans.meddling import noting_others
+from offbragg.recovery.verify import scan_file_of_run, verify
+from offbragg.shell.overview import list_runs
 from offbragg.sweep import Sweep
 
 SWEEP = Sweep(axis="phi", start=0.0, step=0.2, n_frames=30, exposure=0.09, period=0.1)

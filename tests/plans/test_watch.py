@@ -18,7 +18,8 @@ from ophyd.sim import det
 from runs import wait_until
 from simulated import Documents
 
-from offbragg import beamline
+from offbragg.beamline.limits import lacking_room
+from offbragg.beamline.run_engine import make_run_engine, sample
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.plans import rotation_scan, temperature_series
 from offbragg.plans.watch import need_room, room_keeper
@@ -118,8 +119,8 @@ def small(config, devices, tmp_path):
                 "limits": config.limits.model_copy(update={"free_disk": 0.01}),
             }
         )
-        RE = beamline.make_run_engine(other, devices)
-        beamline.sample(RE, name="KMnF3", label="crystal1")
+        RE = make_run_engine(other, devices)
+        sample(RE, name="KMnF3", label="crystal1")
         disk.RE, disk.documents, disk.config = RE, Documents(), other
         RE.subscribe(lambda name, doc: disk.documents(name, doc))
         yield disk
@@ -252,10 +253,10 @@ def test_frames_and_scan_file_on_one_disk_are_added_up(config):
     free = free.f_bavail * free.f_frsize
     half = int(0.6 * free / (1.2 * pixels))  # fits for either of the two
 
-    lack = beamline.lacking_room(config, n_frames=half, detector={"shape": (1000, 1000)})
+    lack = lacking_room(config, n_frames=half, detector={"shape": (1000, 1000)})
 
     assert "(paths.frames, paths.experiment, paths.journal)" in lack
-    assert beamline.lacking_room(config, n_frames=1, detector={"shape": (1000, 1000)}) == ""
+    assert lacking_room(config, n_frames=1, detector={"shape": (1000, 1000)}) == ""
 
 
 def test_a_plan_that_is_halted_leaves_no_watchdog(RE, documents):

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from offbragg.geometry import Axis, Geometry, Panel
+from offbragg.geometry import Geometry
+from offbragg.instrument import Axis, Panel
 from offbragg.reduction.peaks import Peaks
 from offbragg.reduction.refinement import View
 from offbragg.sweep import Sweep

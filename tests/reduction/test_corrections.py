@@ -8,7 +8,8 @@ import pytest
 from measured import Measured
 
 from offbragg.errors import ReductionError
-from offbragg.geometry import Axis, Geometry, Panel, rotation_about
+from offbragg.geometry import Geometry, rotation_about
+from offbragg.instrument import Axis, Panel
 from offbragg.reduction.corrections import (
     Corrections,
     air_transmission,

@@ -76,7 +76,7 @@ def test_a_symmetry_that_fits_worse_holds_where_the_free_cell_has_it(monkeypatch
     cell = (5.43, 5.43, 5.43, 90.0, 90.0, 90.0)
     rng, UB = crystal(4, cell)
     view = seen(UB, "P", rng)
-    monkeypatch.setattr("offbragg.reduction.indexing._allowed", lambda n, lattice: 0.5)
+    monkeypatch.setattr("offbragg.reduction.setting._allowed", lambda n, lattice: 0.5)
 
     assert index([view]).name == "cP"
 

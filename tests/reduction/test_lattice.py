@@ -8,8 +8,8 @@ import pytest
 from crystals import BRAVAIS, direct, random_cell, random_turn
 
 from offbragg.errors import OrientationError
-from offbragg.geometry import direct_basis
-from offbragg.reduction.lattice import (
+from offbragg.lattice import direct_basis
+from offbragg.reduction.bravais import (
     bravais_lattices,
     cell_of,
     free_metrics,

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from offbragg.errors import GeometryError, ReductionError
-from offbragg.geometry import Axis, Geometry, Panel
+from offbragg.geometry import Geometry
+from offbragg.grid import Grid
+from offbragg.instrument import Axis, Panel
 from offbragg.reduction import Corrections, Scene, binning, reduce
 from offbragg.reduction.binning import AirRate, Oversample
 from offbragg.reduction.reduce import air_rate, check_overlap, check_UB, check_units
 from offbragg.sample import Sample
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
-from offbragg.volume import Grid
 
 PANEL = Panel((5.0, 5.0, 100.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (1.0, 1.0), (10, 10))
 GEOMETRY = Geometry(0.5, PANEL, (Axis("phi", (0.0, 1.0, 0.0)),), "phi")

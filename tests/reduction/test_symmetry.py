@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ReductionError
-from offbragg.geometry import direct_basis
+from offbragg.grid import Grid
+from offbragg.lattice import direct_basis
 from offbragg.reduction.symmetry import NAMES, Laue, symmetrise
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
 
 LATTICES = {
     "-1": (4.0, 5.0, 6.0, 80.0, 95.0, 105.0),

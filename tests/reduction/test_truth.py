@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from measured import AS_SIMULATED, Measured, Truth
 
-from offbragg.recipe import Choices, reduce_files
+from offbragg.grid import Grid
 from offbragg.reduction import reduce
 from offbragg.reduction.binning import Oversample
-from offbragg.volume import Grid
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.reduce import reduce_files
 
 SHORT = Measured(n_frames=40, step=1.5)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from crystals import ALLOWED, orientation, random_turn, seen
 
-from offbragg.geometry import direct_basis, rotation_about
+from offbragg.geometry import rotation_about
+from offbragg.lattice import direct_basis
 from offbragg.reduction.indexing import index
 from offbragg.reduction.symmetry import Laue
 from offbragg.reduction.twins import RULES, check_centring, find_superposed, hidden_twins

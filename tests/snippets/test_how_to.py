@@ -22,15 +22,18 @@ import tomli_w
 from runs import wait_until
 from simulated import Documents
 
-from offbragg import beamline
-from offbragg.audit import scan_file_of_run, verify
-from offbragg.callbacks.journal import journals, read_journal
-from offbragg.callbacks.stacker import Stacker
-from offbragg.doctor import examine
+from offbragg.beamline import config as beamline
+from offbragg.beamline.build import build_devices, destroy_devices
+from offbragg.beamline.limits import make_paths
+from offbragg.beamline.run_engine import install_suspender, make_run_engine, sample
+from offbragg.doctor.examine import examine
 from offbragg.errors import SweepError
+from offbragg.files.journal_file import journals, read_journal
 from offbragg.files.scan_file import ScanFile
-from offbragg.follow import follow
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.plans import rotation_scan
+from offbragg.recovery.verify import scan_file_of_run, verify
 from offbragg.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +84,7 @@ def test_the_beamline_of_the_guide_runs_with_other_prefixes(config, tmp_path: Pa
         text = text.replace(real, simulated)
     (tmp_path / "my_beamline.toml").write_text(text)
     mine = beamline.load(tmp_path / "my_beamline.toml")
-    beamline.make_paths(mine)
+    make_paths(mine)
 
     failed = [finding for finding in examine(mine) if finding.level == "failure"]
 
@@ -135,7 +138,7 @@ def without(file: Path, folder: Path, keys: Iterable[str]) -> beamline.Beamline:
     folder.mkdir(exist_ok=True)
     (folder / "beamline.toml").write_text(tomli_w.dumps(content))
     mine = beamline.load(folder / "beamline.toml")
-    beamline.make_paths(mine)
+    make_paths(mine)
     return mine
 
 
@@ -156,15 +159,15 @@ def test_a_beamline_may_lack_each_part_that_the_guide_names(config, tmp_path: Pa
 def test_a_beamline_without_parts_measures_all_the_same(config, tmp_path: Path, parts):
     keys = [key for part in parts for key in PARTS[part]]
     mine = without(config.file, tmp_path, keys)
-    devices = beamline.build_devices(mine)
+    devices = build_devices(mine)
     try:
-        RE = beamline.make_run_engine(mine, devices)
-        beamline.install_suspender(RE, mine, devices)
-        beamline.sample(RE, name="KMnF3", label="crystal1")
+        RE = make_run_engine(mine, devices)
+        install_suspender(RE, mine, devices)
+        sample(RE, name="KMnF3", label="crystal1")
 
         RE(rotation_scan(SHORT))
     finally:
-        beamline.destroy_devices(devices)
+        destroy_devices(devices)
     (journal,) = journals(mine.paths.journal)
     documents, _ = read_journal(journal)
     assert documents[-1][1]["exit_status"] == "success"

@@ -13,7 +13,7 @@ from bluesky_tiled_plugins.queries import ScanID, TimeRange
 from catalog.served import PublishedRun, Server
 from tiled.queries import Key, Like
 
-from offbragg.catalog.server import connect
+from offbragg.catalog.client import connect
 from offbragg.files import scan_file
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from offbragg import beamline
-from offbragg.callbacks.journal import journals
-from offbragg.callbacks.stacker import Stacker
+from offbragg.beamline import config as beamline
+from offbragg.files.journal_file import journals
 from offbragg.files.scan_file import ScanFile
-from offbragg.follow import follow
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.plans import rotation_scan
 from offbragg.sweep import Sweep
 from offbragg.testing import (

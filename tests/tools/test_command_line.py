@@ -11,9 +11,9 @@ import pytest
 from runs import MeasuredRun
 from typer.testing import CliRunner
 
-from offbragg import cli_numbers
-from offbragg.catalog.gate import right_of
-from offbragg.cli import app
+from offbragg.catalog.authentication import right_of
+from offbragg.cli import numbers as cli_numbers
+from offbragg.cli.app import app
 
 WRONG = [
     ("key", "--days", ("0", "-1", "3651", "nan", "inf", "x", "")),

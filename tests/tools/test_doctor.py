@@ -17,13 +17,15 @@ import pytest
 from runs import MeasuredRun
 from simulated import TOML
 
-from offbragg import beamline, kernels
-from offbragg.beamline import Beamline, load, make_paths
-from offbragg.callbacks.stacker import Stacker
-from offbragg.doctor import _pace, examine
-from offbragg.doctor_devices import _ownership, _ready_to_move, _records
-from offbragg.findings import Finding, judge_clock
-from offbragg.follow import follow
+from offbragg import kernels
+from offbragg.beamline import config as beamline
+from offbragg.beamline.config import Beamline, load
+from offbragg.beamline.limits import make_paths
+from offbragg.doctor.devices import _ownership, _ready_to_move, _records
+from offbragg.doctor.examine import _pace, examine
+from offbragg.doctor.findings import Finding, judge_clock
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.status import _alarms_of, describe, status
 
 LABEL = '[devices.label]\nclass = "tools.labelled:Label"\nprefix = "SIM:ring:"\n\n[devices.ring]'

@@ -13,10 +13,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from offbragg.beamline import ChannelAccess, load
-from offbragg.doctor import examine
+from offbragg.beamline.config import ChannelAccess, load
+from offbragg.beamline.init import Wanted, describe, named_prefixes, unfinished, write_beamline
+from offbragg.doctor.examine import examine
 from offbragg.errors import ConfigError, DeviceError
-from offbragg.init import Wanted, describe, named_prefixes, unfinished, write_beamline
 
 WANTED = Wanted(
     "SIM:cam1:", {"phi": "SIM:phi", "omega": "SIM:omega"}, {"detx": "SIM:detx"},

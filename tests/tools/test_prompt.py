@@ -14,14 +14,8 @@ from ophyd.sim import SynAxis, SynGauss
 
 from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import rotation_scan
-from offbragg.prompt import (
-    HostLook,
-    PromptMagics,
-    describe_error,
-    moves_of,
-    show_errors,
-    where_all,
-)
+from offbragg.shell.describe_errors import describe_error, show_errors
+from offbragg.shell.magics import HostLook, PromptMagics, moves_of, where_all
 from offbragg.sweep import Sweep
 
 

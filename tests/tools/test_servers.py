@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from offbragg.servers import find_servers
+from offbragg.doctor.servers import find_servers
 
 HEADER = struct.Struct(">HHHHII")
 

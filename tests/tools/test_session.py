@@ -13,21 +13,15 @@ import pytest
 from bluesky.preprocessors import SupplementalData
 from runs import MeasuredRun, wait_until
 
-from offbragg.callbacks.journal import find_run
-from offbragg.callbacks.stacker import Stacker
+from offbragg.catalog.lazy import LaterCatalog
 from offbragg.errors import CatalogError, ConfigError, JournalError, MetadataError, ScanFileError
-from offbragg.follow import follow
+from offbragg.files.journal_file import find_run
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
 from offbragg.plans.defaults import Defaults
-from offbragg.session import (
-    KeptMetadata,
-    LaterCatalog,
-    Latest,
-    _names,
-    describe_ledger,
-    prompt_text,
-    set_experiment,
-    sit_down,
-)
+from offbragg.shell.overview import describe_ledger
+from offbragg.shell.prompt import Latest, prompt_text
+from offbragg.shell.session import KeptMetadata, _names, set_experiment, sit_down
 
 BEAMLINE = {"beamline_id": "simulated", "versions": {"offbragg": "1"}, "owner": "beamline staff"}
 
@@ -179,7 +173,9 @@ def test_a_sample_is_named_by_position_by_name_and_as_a_whole(typed):
     typed.sample("LSMO", "c1")
     typed.sample(mounted)
     assert typed.md["sample"] == whole
-    typed.sample(typed.RE, name="LSMO", label="c2")  # as offbragg.beamline.sample takes it
+    typed.sample(
+        typed.RE, name="LSMO", label="c2"
+    )  # as offbragg.beamline.run_engine.sample takes it
     assert typed.md["sample"]["label"] == "c2"
 
 
@@ -356,7 +352,7 @@ def test_a_stacker_that_is_behind_is_said_to_be_and_no_frame_is_missing(
             thread.join(30)
     run.write(3, 4, 5, 6)
     run.announce(7)
-    monkeypatch.setattr("offbragg.session.is_followed", lambda journal: True)
+    monkeypatch.setattr("offbragg.shell.session.is_followed", lambda journal: True)
 
     said = describe_ledger(config_of(run))
 

@@ -13,7 +13,8 @@ import pytest
 
 from offbragg.files import ScanFile
 from offbragg.frame import Frame
-from offbragg.geometry import Axis, Geometry, Panel
+from offbragg.geometry import Geometry
+from offbragg.instrument import Axis, Panel
 from offbragg.ledger import Status
 from offbragg.sweep import Sweep
 

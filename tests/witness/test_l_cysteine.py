@@ -14,13 +14,15 @@ import pytest
 from offbragg.files import ScanFile, read_frame
 from offbragg.files.cbf import content_md5
 from offbragg.files.nxrefine import translate
-from offbragg.geometry import Geometry, direct_basis, q_to_hkl, rotation_about
-from offbragg.orient import find_orientation
-from offbragg.recipe import Choices, reduce_files
+from offbragg.geometry import Geometry, rotation_about
+from offbragg.lattice import direct_basis, q_to_hkl
 from offbragg.reduction import Corrections
 from offbragg.reduction.corrections import hot_pixels
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.index import find_orientation
+from offbragg.workflows.reduce import reduce_files
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "data" / "l-cysteine"
 SHAPE = (1679, 1475)

@@ -5,6 +5,6 @@ What a beamline adds of its own (plans, shortcuts) goes into further files besid
 
 from IPython import get_ipython
 
-from offbragg.session import sit_down
+from offbragg.shell.session import sit_down
 
 globals().update(sit_down(get_ipython()))

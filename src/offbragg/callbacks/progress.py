@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from offbragg.terminal import printable
+from offbragg.printable import printable
 
 if TYPE_CHECKING:  # its import takes a tenth of a second, and who describes a run needs none of it
     from rich.console import Console

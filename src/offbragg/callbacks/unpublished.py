@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from offbragg.terminal import printable
+from offbragg.printable import printable
 
 
 class Unpublished:

@@ -1,4 +1,4 @@
-"""What a run is to who connects with `offbragg.catalog.server.connect`.
+"""What a run is to who connects with `offbragg.catalog.client.connect`.
 
 Tiled makes these of runs and their streams, instead of those of bluesky-tiled-plugins; they read
 what any catalog of runs has, and add what those lack.

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, quote, unquote
 
 from tiled.utils import BrokenLink, path_from_uri
 
-from offbragg.catalog.gate import App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.readable import Readable, shown
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.digest import digest_path

@@ -23,7 +23,7 @@ from tiled.adapters.sequence import FileSequenceAdapter
 from tiled.adapters.utils import force_reshape
 from tiled.utils import BrokenLink, path_from_uri
 
-from offbragg.catalog.answers import ANSWER
+from offbragg.catalog.read_limits import ANSWER
 from offbragg.catalog.readable import Readable, check_size, shown
 from offbragg.errors import CatalogError, FrameError
 from offbragg.files import read_cbf

@@ -33,7 +33,7 @@ from offbragg.files.hdf5 import (
     open_linked,
     open_to_read,
 )
-from offbragg.files.scan_file import ONE_HANDLE
+from offbragg.files.shared_reader import ONE_HANDLE
 from offbragg.private_parts import PrivatePart, examine, require
 
 PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it

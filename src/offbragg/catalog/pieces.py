@@ -68,7 +68,7 @@ def whole_sweep(runs: Any, uid: str) -> WholeSweep:
     Parameters
     ----------
     runs
-        The catalog's runs: what `offbragg.catalog.server.connect` or Tiled's ``from_uri`` gives.
+        The catalog's runs: what `offbragg.catalog.client.connect` or Tiled's ``from_uri`` gives.
     uid
         Of any piece.
 

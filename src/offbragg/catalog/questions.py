@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from offbragg.catalog.gate import App, Receive, Scope, Send, refuse
-from offbragg.terminal import printable
+from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.printable import printable
 
 _FIELD = re.compile(r"filter\[(\w+)\]\[condition\]\[(\w+)\]")
 _ONE = {("eq", "value"), ("noteq", "value"), ("contains", "value"), ("comparison", "value")}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from offbragg.errors import CatalogError
 from offbragg.files.root import open_below
-from offbragg.terminal import printable
+from offbragg.printable import printable
 
 
 class Readable:

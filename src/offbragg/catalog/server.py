@@ -20,8 +20,6 @@ import resource
 import secrets
 import signal
 import socket
-import time
-import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,20 +30,25 @@ from offbragg.errors import CatalogError
 from offbragg.parent import follow_parent
 
 if TYPE_CHECKING:
-    import httpx
-    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
     from fastapi import FastAPI
 
     from offbragg.catalog.readable import Readable
+from offbragg.catalog.client import CONTAINER
 
-CONTAINER = "raw"
 _CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
 _COLUMN = re.compile(r"/api/v1/array/(full|block)/.*/internal/[^/]+")
+
+
 _GRACE = 2  # how long a client that still reads is waited for at the end, s
-_POLL = 0.1  # how often a starting server is asked whether it is there, s
+
+
 _THREADS = 4  # that read chunks
+
+
 _M_MMAP_THRESHOLD = -3  # of malloc.h
+
 
 _log = logging.getLogger(__name__)
 
@@ -183,10 +186,18 @@ def _serve(
         from tiled.commandline._catalog import init
         from tiled.server.app import build_app_from_config
 
-        from offbragg.catalog import checked, limits, shortcuts
+        from offbragg.catalog import (
+            checked,
+        )
+        from offbragg.catalog import (
+            connection_limits as limits,
+        )
+        from offbragg.catalog import (
+            tiled_patches as shortcuts,
+        )
+        from offbragg.catalog.authentication import Gate
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
-        from offbragg.catalog.gate import Gate
         from offbragg.catalog.questions import Questions
     except (Exception, SystemExit) as error:  # whatever a broken package does
         first = str(error).partition("\n")[0]
@@ -250,86 +261,6 @@ def _serve(
             ready.unlink(missing_ok=True)
 
 
-def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRuns:
-    """Connect to a catalog and return its runs, waiting for a server that is still starting.
-
-    The client fails at once, with a `CatalogError`, when the server goes away later; Tiled's
-    own client would try for more than a minute.
-
-    Parameters
-    ----------
-    url
-        As in the ready file, e.g. ``http://127.0.0.1:8000``.
-    key
-        The catalog's key.
-    timeout
-        How long to wait for the server, s.
-
-    Raises
-    ------
-    CatalogError
-        If the server does not answer in time, or refuses the key.
-    """
-    try:
-        import httpx
-        from bluesky_tiled_plugins.clients import catalog_of_bluesky_runs  # noqa: F401
-        from tiled.client import from_uri
-
-        from offbragg.catalog.tiled_client import fail_fast, own_clients
-    except (Exception, SystemExit) as error:  # whatever a broken package does
-        first = str(error).partition("\n")[0]
-        raise CatalogError(
-            f"the catalog cannot be read: {type(error).__name__}: {first}\n"
-            "A package that it needs is absent or broken: pip install --upgrade offbragg"
-        ) from error
-
-    trust_env = httpx.URL(url).host not in _LOOPBACK  # no proxy between us and ourselves
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            with httpx.Client(trust_env=trust_env, timeout=5.0) as http:
-                http.get(f"{url.rstrip('/')}/healthz").raise_for_status()
-                answer = http.get(
-                    f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}",
-                    headers={"Authorization": f"Apikey {key}"},
-                )
-            break
-        except httpx.HTTPError as error:
-            if time.monotonic() >= deadline:
-                raise CatalogError(
-                    f"the catalog at {url} did not answer within {timeout:g} s: {error!r}\n"
-                    f"Is it running? Start it with: offbragg serve"
-                ) from error
-            time.sleep(_POLL)
-    if answer.status_code in (401, 403):
-        raise CatalogError(
-            f"the catalog at {url} refused the key ({answer.status_code}): {_detail(answer)}\n"
-            f"The catalog's own key is in the file 'key' of its directory; offbragg key makes "
-            f"keys for reading."
-        )
-    if answer.is_error:
-        raise CatalogError(
-            f"the catalog at {url} has no container {CONTAINER!r} ({answer.status_code})\n"
-            f"Is it a catalog that 'offbragg serve' started?"
-        )
-    root = from_uri(
-        f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}",
-        structure_clients=own_clients(),
-        api_key=key,
-        trust_env=trust_env,
-    )
-    fail_fast(root.context.http_client)
-    weakref.finalize(root.context, root.context.http_client.close)
-    return root
-
-
-def _detail(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
-
-
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Be the only server of a catalog: two would each keep what the other does not know of."""
@@ -362,9 +293,9 @@ def _guard(app: FastAPI, roots: Sequence[Path], storage: Path) -> Readable:
     from fastapi.responses import JSONResponse
     from tiled.utils import BrokenLink
 
-    from offbragg.catalog.guard import put_before
     from offbragg.catalog.inside import take_the_place
     from offbragg.catalog.readable import Readable
+    from offbragg.catalog.served import put_before
 
     readable = Readable([*roots, storage])
     take_the_place(readable)

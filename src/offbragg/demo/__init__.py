@@ -23,21 +23,15 @@ from typing import Any
 import tomli_w
 from rich.console import Console
 
-from offbragg.beamline import (
-    Beamline,
-    build_devices,
-    destroy_devices,
-    load,
-    make_paths,
-    make_run_engine,
-    plan_defaults,
-    profile_directory,
-)
+from offbragg.beamline.build import build_devices, destroy_devices
+from offbragg.beamline.config import Beamline, load, profile_directory
+from offbragg.beamline.limits import make_paths
+from offbragg.beamline.run_engine import make_run_engine, plan_defaults
 from offbragg.demo.look import Watch, look
 from offbragg.demo.scene import Scene, replayed_scene, simulated_scene
 from offbragg.errors import ConfigError
 from offbragg.host.children import Children
-from offbragg.terminal import PrintableFormatter
+from offbragg.printable import PrintableFormatter
 
 TEMPERATURES = (170.0, 130.0, 90.0)  # through the simulated crystal's Tc, K
 

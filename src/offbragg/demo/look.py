@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from offbragg.beamline import Beamline
+from offbragg.beamline.config import Beamline
 from offbragg.demo.scene import Scene
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.geometry import Geometry

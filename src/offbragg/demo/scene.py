@@ -14,7 +14,8 @@ from offbragg.errors import ConfigError, FrameError
 from offbragg.files import read_frame
 from offbragg.files.model import Model
 from offbragg.frame import Frame
-from offbragg.geometry import Axis, Geometry, Panel
+from offbragg.geometry import Geometry
+from offbragg.instrument import Axis, Panel
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.errors import ConfigError
-from offbragg.terminal import printable
+from offbragg.printable import printable
 
 _LONGEST_NAME = 255  # characters that a file system takes
 

@@ -9,7 +9,8 @@ from typing import Any
 from offbragg.errors import RejectedFrame
 from offbragg.files.cbf import read_cbf, read_cbf_head
 from offbragg.files.compressed import KINDS, frame_kind
-from offbragg.files.scan_file import ScanFile, find_scan_file
+from offbragg.files.find import find_scan_file
+from offbragg.files.scan_file import ScanFile
 from offbragg.files.tiff import read_tiff, read_tiff_head
 from offbragg.frame import Frame
 

@@ -10,10 +10,8 @@ never a stale one.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,10 +21,14 @@ from typing import NamedTuple
 
 from offbragg import kernels
 from offbragg.errors import ScanFileError
+from offbragg.files.durable import sync
 
 CLOSED, LATER = "when the file was closed", "later"
 
+
 _PIECE = 1 << 20  # bytes: they stay in the second cache between being read and being added up
+
+
 _STRETCH = 8 << 20  # bytes that a thread takes at once
 
 
@@ -269,34 +271,3 @@ def _text(told: dict[str, object]) -> bytes:
 
 def _check(told: dict[str, object]) -> int:
     return kernels.crc64(json.dumps(told, sort_keys=True).encode())
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def begin_to_sync(path: Path) -> None:
-    """Have the system begin to put a file on the disk, without waiting, where it knows how to.
-
-    A later `sync` has less to wait for. Nothing is promised, so nothing is checked.
-    """
-    if _sync_file_range is None:
-        return
-    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
-        _sync_file_range(file.fileno(), 0, 0, _SYNC_FILE_RANGE_WRITE)
-
-
-def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only
-    if function is not None:
-        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    return function
-
-
-_SYNC_FILE_RANGE_WRITE = 2
-_sync_file_range = _find_sync_file_range() if sys.platform == "linux" else None

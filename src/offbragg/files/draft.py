@@ -19,7 +19,7 @@ from typing import Any
 
 import h5py
 
-from offbragg.files.digest import sync
+from offbragg.files.durable import sync
 
 _PREFIX = ".offbragg-draft-"
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS)

@@ -18,7 +18,8 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.geometry import Geometry, direct_basis
+from offbragg.geometry import Geometry
+from offbragg.lattice import direct_basis
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 

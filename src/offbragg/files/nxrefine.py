@@ -20,135 +20,39 @@ import re
 import shutil
 import socket
 import time as clock
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.errors import GeometryError, MetadataError, OffbraggError, ScanFileError
+from offbragg.errors import GeometryError, ScanFileError
 from offbragg.files import nxmx
-from offbragg.files.scan_file import ScanFile, find_scan_file, sync
-from offbragg.geometry import Geometry, direct_basis, rotation_about
-from offbragg.sample import Sample, check_component
+from offbragg.files.durable import sync
+from offbragg.files.scan_file import ScanFile
+from offbragg.geometry import Geometry, rotation_about
+from offbragg.lattice import direct_basis
 from offbragg.sweep import Sweep
 
 Array = NDArray[np.float64]
 
+
 _HC = 12.398419843320026  # keV Å
+
+
 _X, _Y, _Z = np.eye(3)
-PURPOSES = ("data", "orient", "background", "dark", "calibration")
+
+
 _ORIENTATION = "-y +z -x"
+
+
 _LOCK_PATIENCE = 10.0  # s
 
+
 log = logging.getLogger(__name__)
-
-
-# ---- names on disk ---------------------------------------------------------------------
-
-
-def scan_directory(experiment: Path | str, start: Mapping[str, Any]) -> Path:
-    """Where the scan file of a run belongs: ``<experiment>/<sample>/<label>/<scan>``.
-
-    ``<scan>`` is the temperature (``100K``, ``102p5K``, ``m5K``) or ``ambient``; purposes other
-    than data have a label of their own. When a temperature is come back to, after another one or
-    in another series, it is ``300K_2``; a run that has a scan file already stays where it is.
-
-    Raises
-    ------
-    MetadataError
-        If a name cannot stand in a path: named.
-    ScanFileError
-        If the directory would lie outside ``experiment``, through a symbolic link.
-    """
-    experiment = Path(experiment)
-    sample = Sample.from_dict(start["sample"])
-    label, purpose = sample.label, start.get("purpose", "data")
-    if purpose not in PURPOSES:
-        raise MetadataError(f"purpose is {purpose!r}: it must be one of {', '.join(PURPOSES)}")
-    if purpose != "data":
-        label = f"{label}_{purpose}"
-    name = check_component(scan_name(start), "temperature.setpoint")
-    crystal = experiment / sample.name / check_component(label, "sample.label")
-    if not crystal.resolve().is_relative_to(experiment.resolve()):
-        raise ScanFileError(
-            f"{crystal} leads to {crystal.resolve()}, outside {experiment}: remove the link"
-        )
-    scan = _visit(crystal, name, start)
-    if not scan.resolve().is_relative_to(experiment.resolve()):
-        raise ScanFileError(
-            f"{scan} leads to {scan.resolve()}, outside {experiment}: remove the link"
-        )
-    return scan
-
-
-def scan_name(start: Mapping[str, Any]) -> str:
-    """Name of a scan after its temperature.
-
-    Examples
-    --------
-    >>> scan_name({"temperature": {"setpoint": 102.5}}), scan_name({})
-    ('102p5K', 'ambient')
-    """
-    kelvin = (start.get("temperature") or {}).get("setpoint")
-    if kelvin is None:
-        return "ambient"
-    if (
-        isinstance(kelvin, bool)
-        or not isinstance(kelvin, (int, float))
-        or not math.isfinite(kelvin)
-    ):
-        raise MetadataError(f"temperature.setpoint is {kelvin!r}: it must be a number of kelvin")
-    digits = f"{abs(kelvin):.3f}".rstrip("0").rstrip(".")
-    return ("m" if kelvin < 0 else "") + digits.replace(".", "p") + "K"
-
-
-def _visit(crystal: Path, name: str, start: Mapping[str, Any]) -> Path:
-    """Directory of this temperature, or the next of its kind if it was left in between."""
-    visits = [crystal / name]
-    while (another := crystal / f"{name}_{len(visits) + 1}").exists():
-        visits.append(another)
-    for visit in visits:
-        if find_scan_file(visit, str(start["uid"])):
-            return visit
-    # as it was when this run began, also if its file is made again later
-    now = float(start.get("time", math.inf))
-    while len(visits) > 1 and _latest(visits[-1], now) is None and _latest(visits[-1]) is not None:
-        another = visits.pop()
-    here = _latest(visits[-1], now)
-    if here is None:
-        return visits[-1]
-    elsewhere = [
-        latest["time"]
-        for other in crystal.iterdir()
-        if other.is_dir() and other not in visits and (latest := _latest(other, now))
-    ]
-    series = (start.get("series") or {}).get("uid")
-    left = max(elsewhere, default=-math.inf) > here["time"]
-    if left or (here.get("series") or {}).get("uid") != series:
-        return another
-    return visits[-1]
-
-
-def _latest(directory: Path, before: float = math.inf) -> dict[str, Any] | None:
-    """Start document of the newest sweep in a directory that began before another."""
-    newest: dict[str, Any] | None = None
-    for path in directory.glob("f*.h5"):
-        try:
-            with ScanFile.open(path) as scan:
-                start = scan.start
-        except (OffbraggError, OSError):
-            continue  # another file of that name, or one whose writer died just now
-        if start["time"] <= before and (newest is None or start["time"] > newest["time"]):
-            newest = start
-    return newest
-
-
-# ---- geometry --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +171,6 @@ def _general(geometry: Geometry) -> _Frame:
     theta = math.degrees(math.atan2(axis[2], float(axis @ up)))
     inner = rotation_about(_Y, -theta) @ turned @ fixed
     return turned, theta, 0.0, 0.0, inner
-
-
-# ---- wrapper and parent ----------------------------------------------------------------
 
 
 def has_wrapper(path: Path | str) -> bool:

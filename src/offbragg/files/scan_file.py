@@ -7,20 +7,16 @@ word ``stored``, flushed. Whoever reads ``stored`` can read the frame, whenever 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
-import threading
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import h5py
-import hdf5plugin  # noqa: F401  registers the compression
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -33,20 +29,28 @@ from offbragg.files.digest import (
     CLOSED,
     LATER,
     Part,
-    begin_to_sync,
     between,
     crc64_of_parts,
     has_digest,
     make_digest,
     read_digest,
     remove_digest,
-    sync,
     write_digest,
 )
 from offbragg.files.draft import Draft, draft
+from offbragg.files.durable import begin_to_sync, make_directory, sync
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import LIBVER, find_inside, open_to_read
+from offbragg.files.shared_reader import (
+    ONE_HANDLE,
+    READERS_LOCK,
+    SharedReader,
+    let_go,
+    share,
+    stamp_of,
+)
 from offbragg.files.superblock import read_superblock, release
+from offbragg.files.writer_lock import beside, is_opening, noted_uid, take_lock
 from offbragg.frame import Frame, PackedFrame
 from offbragg.geometry import Geometry
 from offbragg.ledger import Ledger, Status
@@ -56,18 +60,29 @@ from offbragg.sweep import Sweep
 
 # Nothing that is written anew lies across the border of two pages, where a kill may tear it.
 _APART: dict[str, Any] = {"alignment_threshold": 8, "alignment_interval": 512}
+
+
 # HDF5's own locks are left alone: a reader, as long as it is open, would keep a writer that was
-# killed from going on. `_take` sees to it that there is one writer.
+# killed from going on. `take_lock` sees to it that there is one writer.
 _SYNC_EVERY = 10.0  # s between fsyncs: HDF5's own flush survives a killed process, not a power cut
 
+
 _SYNC_FRAMES = 1000  # at most so many frames between fsyncs
+
+
 _BEGIN_FRAMES = 32  # after so many the disk begins to write, so that it need not be waited for
 
+
 _PATIENCE = 2.0  # s, for others who are just opening or reading
+
+
 TORN = "is damaged where it says where its frames are"
 """What is told of a file whose index of frames has a wrong checksum."""
 
+
 _MOST_FIELD = 256 << 20  # bytes that anything beside the frames may have
+
+
 _NOT_OURS = (
     KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OffbraggError
 )  # fmt: skip
@@ -87,7 +102,7 @@ class ScanFile:
         file: h5py.File,
         path: Path,
         lock: int | None = None,
-        reader: _Reader | None = None,
+        reader: SharedReader | None = None,
     ) -> None:
         self._file: h5py.File | None = file
         self._reader = reader
@@ -95,7 +110,7 @@ class ScanFile:
         self._path = path
         # what was opened: to open it costs most
         self._kept: dict[str, Any] = {} if reader is None else reader.kept
-        self._seen = _look(path) if reader is None else reader.seen
+        self._seen = stamp_of(path) if reader is None else reader.seen
         self._unsynced = 0 if lock is None else 1  # what another writer left
         self._durable = 0
         self._shape: tuple[int, int] | None = None  # it never changes
@@ -189,17 +204,17 @@ class ScanFile:
         """
         path = Path(path)
         try:
-            return cls._write(path, None if _noted(path) else _told_by(path))
+            return cls._write(path, None if noted_uid(path) else _told_by(path))
         except OSError as error:
             raise ScanFileError(f"{path} cannot be written: {error}") from error
 
     @classmethod
     def _write(cls, path: Path, uid: str | None) -> ScanFile:
-        lock = _take(path, uid)
+        lock = take_lock(path, uid)
         try:
             remove_digest(path)
             if _interrupted(path):
-                release(path, keep=_beside(path, "superblock"))
+                release(path, keep=beside(path, "superblock"))
             file = _open_for_writing(path)
             try:
                 # HDF5 would wait for ever from now on
@@ -245,11 +260,11 @@ class ScanFile:
                 if clock.monotonic() > deadline or not read_superblock(path).opening:
                     raise ScanFileError(f"{path} cannot be opened: {error}") from error
                 clock.sleep(0.01)
-        reader = _share(file)
+        reader = share(file)
         try:
             return cls(reader.file, path, reader=reader)
         except _NOT_OURS as error:
-            _let_go(reader)
+            let_go(reader)
             raise ScanFileError(f"{path} is no scan file: {error}") from error
 
     def close(self) -> None:
@@ -266,12 +281,12 @@ class ScanFile:
         self._kept = {}
         try:
             if reader is not None:
-                _let_go(reader)
+                let_go(reader)
             elif file is not None:
                 file.close()
             if lock is not None and not self._flag():
-                _beside(self._path, "superblock").unlink(missing_ok=True)
-                _beside(self._path, "writer").unlink(missing_ok=True)
+                beside(self._path, "superblock").unlink(missing_ok=True)
+                beside(self._path, "writer").unlink(missing_ok=True)
         except (OSError, RuntimeError, ValueError) as error:  # a full disk: RuntimeError
             raise ScanFileError(
                 f"{self._path} cannot be closed: {error}\n"
@@ -437,7 +452,7 @@ class ScanFile:
             If where the frames are is damaged, or the file cannot be read.
         """
         self._check_torn()
-        before = _look(self._path)
+        before = stamp_of(self._path)
         complete = self.complete
         words, parts = self._words("status"), self._parts()
         digest = None
@@ -461,7 +476,7 @@ class ScanFile:
         return Damage(
             len(stored),
             tuple(n for n in stored if n not in there),
-            changed and _look(self._path) == before,
+            changed and stamp_of(self._path) == before,
             0 if self._has_crc64 else len(stored),
         )
 
@@ -755,15 +770,15 @@ class ScanFile:
         ScanFileError
             If the file is not finished, another process writes it, or nothing can be written.
         """
-        lock = _take(self._path, None)
+        lock = take_lock(self._path, None)
         try:
             if not self.complete:
                 raise ScanFileError(f"{self._path} is not finished: it gets no digest")
             if not has_digest(self._path):
                 digest = make_digest(self._path, self.run, self.chunks(), made=LATER)
                 write_digest(self._path, digest)
-            _beside(self._path, "superblock").unlink(missing_ok=True)
-            _beside(self._path, "writer").unlink(missing_ok=True)
+            beside(self._path, "superblock").unlink(missing_ok=True)
+            beside(self._path, "writer").unlink(missing_ok=True)
         except OSError as error:
             raise ScanFileError(
                 f"the digest of {self._path} cannot be made: {error}\n"
@@ -797,7 +812,7 @@ class ScanFile:
         if self._flag():
             # A reader in this process keeps HDF5's file open, and with it the writer's mark. It
             # has nothing left to write: when it closes, HDF5 writes these very bytes again.
-            release(self._path, keep=_beside(self._path, "superblock"))
+            release(self._path, keep=beside(self._path, "superblock"))
         sync(self._path)
         write_digest(self._path, make_digest(self._path, self.run, chunks, made=CLOSED))
         self.close()
@@ -920,7 +935,7 @@ class ScanFile:
             raise ScanFileError(f"{self._path} is closed")
         kept = self._kept.get(name)
         if kept is None:
-            with _readers_lock:  # never two handles of one dataset
+            with READERS_LOCK:  # never two handles of one dataset
                 kept = self._kept.get(name) or find_inside(self._file, name, self._path)
                 if self._lock is None and name != nxmx.DATA and isinstance(kept, h5py.Dataset):
                     _check_field(kept, self._path)
@@ -947,12 +962,12 @@ class ScanFile:
 
         HDF5's refresh spoils every other handle of this process on the same dataset: it reads the
         first frame for every other one, or fails (HDF5 2.0). So all readers of a process share one
-        handle of each dataset (see `_share`), and what no longer changes is not refreshed.
+        handle of each dataset (see `share`), and what no longer changes is not refreshed.
         """
         if self._reader is not None and self._reader.grows:
             return True
         with contextlib.suppress(OSError):  # taken away: what is open can still be read
-            if _look(self._path) == self._seen and not self._flag():
+            if stamp_of(self._path) == self._seen and not self._flag():
                 return False
         if self._reader is not None:
             self._reader.grows = True
@@ -969,134 +984,6 @@ class ScanFile:
         return read_superblock(self._path).writing
 
 
-@dataclass(slots=True, eq=False)
-class _Reader:
-    """A file that this process reads, once for all who read it."""
-
-    file: h5py.File
-    key: tuple[int, ...]
-    seen: tuple[int, int]
-    """What it looked like when the first of them opened it."""
-    kept: dict[str, Any] = field(default_factory=dict[str, Any])
-    users: int = 0
-    grows: bool = False
-
-
-_readers: dict[tuple[int, ...], _Reader] = {}
-_readers_lock = threading.Lock()
-ONE_HANDLE = threading.RLock()
-"""Held by whoever opens a dataset of a file that may be a growing scan file, but for `ScanFile`,
-for as long as it is open: no reader refreshes its own meanwhile (see `ScanFile._grows`)."""
-
-
-def _share(file: h5py.File) -> _Reader:
-    """Give what this process has open of a file already, in place of one that was just opened."""
-    told = os.fstat(file.id.get_vfd_handle())
-    # a child of a fork opens its own
-    key = (os.getpid(), told.st_dev, told.st_ino)
-    with _readers_lock:
-        reader = _readers.get(key)
-        if reader is None:
-            reader = _readers[key] = _Reader(file, key, (told.st_mtime_ns, told.st_size))
-        reader.users += 1
-    if reader.file is not file:
-        file.close()
-    return reader
-
-
-def _let_go(reader: _Reader) -> None:
-    with _readers_lock:
-        reader.users -= 1
-        if reader.users:
-            return
-        _readers.pop(reader.key, None)
-        reader.kept.clear()
-        reader.file.close()
-
-
-def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
-    """Find the scan file of a run among the ``fN.h5`` of a directory.
-
-    Raises
-    ------
-    ScanFileError
-        If the directory, or a file in it, cannot be looked at: that there is no file must be
-        known, not assumed.
-    """
-    try:
-        names = os.listdir(directory)  # noqa: PTH208  glob passes over what it may not see
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise ScanFileError(f"{directory} cannot be looked at: {error.strerror}") from error
-    for name in sorted(name for name in names if name.startswith("f") and name.endswith(".h5")):
-        path = Path(directory) / name
-        if _run_of(path) == run_uid:
-            return path
-    return None
-
-
-def _run_of(path: Path) -> str:
-    """Uid of a file's run; a file that has not changed since is not opened again."""
-    try:
-        look = _look(path)
-        known = _runs_of.get(path)
-        if known is None or known[0] != look:
-            # one that cannot be read, or not yet: its writer says beside it whose it is
-            if _is_opening(path) and (noted := _noted(path)):
-                return noted
-            with ScanFile.open(path) as scan:
-                known = _runs_of[path] = look, scan.run
-        return known[1]
-    except FileNotFoundError:
-        return ""
-    except (OffbraggError, OSError) as error:
-        if uid := owner(path):
-            return uid
-        if isinstance(error, OSError) or "errno = " in str(error):  # as HDF5 tells it
-            raise ScanFileError(f"{path} cannot be looked at: {error}") from error
-        return ""  # it is none of ours
-
-
-_runs_of: dict[Path, tuple[tuple[int, int], str]] = {}
-
-
-def is_being_written(path: Path) -> bool:
-    """Whether some process has a scan file open for writing."""
-    try:
-        lock = os.open(_beside(path, "writer"), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
-@contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Keep every writer away from a scan file, while it is replaced.
-
-    Raises
-    ------
-    ScanFileError
-        If another process writes it.
-    """
-    note = _beside(path, "writer")
-    left = note.exists()  # by a writer that was killed: it says whose the file is
-    lock = _take(path, None)
-    try:
-        yield
-        left = False
-    finally:
-        if not left:
-            note.unlink(missing_ok=True)
-        os.close(lock)
-
-
 def release_if_left(path: Path) -> None:
     """Make a file readable whose writer died between opening it and beginning SWMR.
 
@@ -1105,44 +992,19 @@ def release_if_left(path: Path) -> None:
     ScanFileError
         If its writer lives after all.
     """
-    if _is_opening(path):
+    if is_opening(path):
         ScanFile.resume(path).close()
-
-
-def owner(path: Path) -> str:
-    """Say whose a file is that cannot be opened, from what is beside it; empty if not known."""
-    if uid := _noted(path):
-        return uid
-    with contextlib.suppress(OSError, OffbraggError):
-        if (digest := read_digest(path)) is not None:  # it was damaged when it was finished
-            return digest.run
-    return ""
-
-
-def _noted(path: Path) -> str:
-    """Uid that a writer wrote beside its file; empty if there is none."""
-    try:
-        return _beside(path, "writer").read_text()
-    except (OSError, ValueError):
-        return ""
 
 
 def _told_by(path: Path) -> str | None:
     """Uid that a file says itself; None if it cannot be read."""
-    if _is_opening(path):
+    if is_opening(path):
         return None
     try:
         with ScanFile.open(path) as scan:
             return scan.run
     except (OffbraggError, OSError):
         return None
-
-
-def _is_opening(path: Path) -> bool:
-    try:
-        return read_superblock(path).opening
-    except (OffbraggError, OSError):
-        return False
 
 
 def _check_field(field: h5py.Dataset, path: Path) -> None:
@@ -1159,16 +1021,6 @@ def _check_field(field: h5py.Dataset, path: Path) -> None:
         check_part(field)
     except ScanFileError as error:
         raise ScanFileError(f"{path} is damaged: {error}") from error
-
-
-def _look(path: Path) -> tuple[int, int]:
-    """Tell what changes with a file: when it was written last, and its size."""
-    told = path.stat()
-    return told.st_mtime_ns, told.st_size
-
-
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}")
 
 
 def _open_for_writing(path: Path) -> h5py.File:
@@ -1224,27 +1076,6 @@ def _place_next(made: Draft, directory: Path) -> Path:
         return made.target
 
 
-def _take(path: Path, uid: str | None) -> int:
-    """Become the file's only writer; HDF5 gives up its own lock when SWMR begins."""
-    note = _beside(path, "writer")
-    while True:
-        lock = os.open(note, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise ScanFileError(f"{path} is being written by another process") from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), note.stat()):
-                break
-        os.close(lock)  # its last owner removed it just now
-    if uid is not None:
-        os.pwrite(lock, uid.encode(), 0)
-        os.fsync(lock)  # a file that cannot be read is known by this note, power cut or not
-        sync(note.parent)
-    return lock
-
-
 def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
     """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
 
@@ -1269,11 +1100,3 @@ def _crc64(frame: PackedFrame) -> bytes:
 
 def _is_crc64(word: str) -> bool:
     return len(word) == 16 and not set(word) - set("0123456789abcdef")
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, all of them also on the disk."""
-    missing = [place for place in (path, *path.parents) if not place.is_dir()]
-    for place in reversed(missing):
-        place.mkdir(exist_ok=True)
-        sync(place.parent)

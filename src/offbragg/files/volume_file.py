@@ -35,9 +35,10 @@ from offbragg.files import nxmx
 from offbragg.files.draft import draft, hdf5_in, new_hdf5
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside, link_of, open_to_read
-from offbragg.geometry import direct_basis
+from offbragg.grid import Grid
+from offbragg.lattice import direct_basis
 from offbragg.sample import Sample
-from offbragg.volume import Grid, Volume
+from offbragg.volume import Volume
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.errors import DeviceError
-from offbragg.terminal import printable
+from offbragg.printable import printable
 
 START_TIMEOUT = 120.0  # for each child to serve, s; a cold catalog takes 10 to 25
 STOP_TIMEOUT = 15.0  # for all children to end when they are asked to, s

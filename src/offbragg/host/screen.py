@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from offbragg.host.supervisor import ChildState, ChildStatus
-from offbragg.terminal import printable
+from offbragg.printable import printable
 
 _EVERY = 0.2  # between two looks at the logs, s
 _PROGRESS_EVERY = 1.0  # between two looks at how far the services are, s

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offbragg.beamline import Beamline
+from offbragg.beamline.config import Beamline
 from offbragg.errors import ConfigError
-from offbragg.follow import read_backlog
+from offbragg.followers.follow import read_backlog
 from offbragg.host.supervisor import Command
 from offbragg.spelling import did_you_mean
 

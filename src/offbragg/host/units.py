@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from offbragg.beamline import Beamline
+from offbragg.beamline.config import Beamline
 from offbragg.errors import ConfigError
 from offbragg.host.children import STOP_TIMEOUT
 from offbragg.host.services import Service

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from offbragg.errors import ConfigError, SweepError
 from offbragg.geometry import Geometry, rotation_about
 from offbragg.plans.defaults import Defaults, is_device
-from offbragg.plans.rotation import check_axis, rotation_scan
+from offbragg.plans.rotation import rotation_scan
 from offbragg.plans.series import PastRun, by_sweep, part, remaining
-from offbragg.plans.temperature import in_order, parameters_from, temperature_series, turned
+from offbragg.plans.series_parameters import in_order, turned
+from offbragg.plans.start_document import check_axis
+from offbragg.plans.temperature import parameters_from, temperature_series
 from offbragg.plans.triggers import check_triggers
 from offbragg.protocols import (
     ChecksSweep,

@@ -15,7 +15,8 @@ from bluesky.utils import MsgGenerator
 from offbragg.errors import SweepError
 from offbragg.plans.annotations import DEVICE_OR_SWEEP, OPTIONAL_MAPPING, from_json
 from offbragg.plans.defaults import with_defaults
-from offbragg.plans.rotation import about, announce, record, rotation_scan, start_of
+from offbragg.plans.rotation import record, rotation_scan
+from offbragg.plans.start_document import about, announce, start_of
 from offbragg.protocols import Attenuates, HasGeometry, Positioned, as_a, meets
 from offbragg.sweep import Sweep
 

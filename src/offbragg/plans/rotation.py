@@ -1,11 +1,9 @@
 """Rotation scans: one sweep, one run."""
 
-# no "from __future__ import annotations": the queueserver reads the annotations as they are
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -13,18 +11,12 @@ from typing import Any
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Flyable, Movable, Readable
-from bluesky.utils import (
-    FailedStatus,
-    Msg,
-    MsgGenerator,
-    RunEngineControlException,
-    short_uid,
-)
+from bluesky.utils import FailedStatus, MsgGenerator, RunEngineControlException, short_uid
 
-from offbragg.errors import DeviceError, MetadataError, OffbraggError, SweepError
-from offbragg.metadata import check_keys
+from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.plans.annotations import DEVICE_OR_SWEEP, OPTIONAL_MAPPING, from_json
 from offbragg.plans.defaults import with_defaults
+from offbragg.plans.start_document import about, names_of, start_of
 from offbragg.plans.timing import (
     STREAM,
     AngleCheck,
@@ -34,31 +26,28 @@ from offbragg.plans.timing import (
     is_read_back,
     timing_of,
 )
-from offbragg.plans.triggers import check_triggers, gets_stray_pulses
+from offbragg.plans.triggers import gets_stray_pulses
 from offbragg.protocols import (
-    ChecksSweep,
-    CountsBeam,
-    DescribesHardware,
-    FillsColumns,
-    HasGeometry,
-    KeepsSpeed,
     NamesFrames,
     Pausable,
-    TriggeredPerSweep,
     meets,
 )
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
+
 _TRIES = 4
+
+
 _RECONNECTING = 5.0  # s for an IOC that was restarted just now
+
+
 _PATIENCE = 20.0  # s for instruments to be connected again
+
 
 FLUSH_PERIOD = 0.15
 """Time between two collections of documents during a sweep, s."""
-
-_PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
 
 
 @from_json(detector=DEVICE_OR_SWEEP, sweep=OPTIONAL_MAPPING)
@@ -161,7 +150,7 @@ def record(
         raise SweepError(f"flush_period is {flush_period!r}: it must be above 0 s")
     for what, given in (("flyers", flyers), ("monitors", monitors)):
         if not isinstance(given, Sequence):
-            raise SweepError(f"{what} is {_named(given)}: it must be a list, [{_named(given)}]")
+            raise SweepError(f"{what} is {names_of(given)}: it must be a list, [{names_of(given)}]")
     _check_role("detector", detector, "prepare")
     _check_role("axis", axis, "prepare")
     for flyer in flyers:
@@ -258,95 +247,13 @@ def _check_connected(*devices: Any) -> MsgGenerator[None]:
         )
 
 
-def _named(device: Any) -> str:
-    return str(getattr(device, "name", repr(device)))
-
-
 def _check_role(role: str, device: Any, verb: str) -> None:
     """Refuse a device that cannot be what it is given as, before anything moves."""
     if device is not None and not hasattr(device, verb):
         raise SweepError(
-            f"{role} is {_named(device)}, which has no {verb!r}\n"
+            f"{role} is {names_of(device)}, which has no {verb!r}\n"
             "Give the device itself, and one that can do that (see explanations/plug-points)."
         )
-
-
-def about(plan: str, md: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Put a plan's name and what its user has to say together, for a start document.
-
-    Raises
-    ------
-    MetadataError
-        If that is no mapping, or a key in it is none that a document can have.
-    """
-    if md is not None and not isinstance(md, Mapping):
-        raise MetadataError(f"md is {md!r}: it must be a mapping, as {{'comment': '…'}}")
-    check_keys(md or {})
-    return {"plan_name": plan, **(md or {})}
-
-
-def check_axis(sweep: Sweep, axis: Any) -> None:
-    """Refuse a sweep that is about another axis.
-
-    Raises
-    ------
-    SweepError
-        Naming both.
-    """
-    if axis is not None and sweep.axis != axis.name:
-        raise SweepError(
-            f"the sweep turns {sweep.axis!r} but the axis given is {axis.name!r}\n"
-            f"Its angles would be recorded as those of {sweep.axis}. Give the axis that turns."
-        )
-
-
-def start_of(
-    detector: Any,
-    axis: Any,
-    sweep: Sweep,
-    *,
-    md: Mapping[str, Any],
-    flyers: Sequence[Any] = (),
-    monitors: Sequence[Any] = (),
-    permit: Any = None,
-    purpose: str = "data",
-) -> dict[str, Any]:
-    """Give what `record` would put into its start document; nothing moves.
-
-    Raises
-    ------
-    OffbraggError
-        If a device cannot do the sweep, or the sweep is not about this axis.
-    """
-    check_axis(sweep, axis)
-    for key in _PLAN_SAYS & md.keys():
-        raise MetadataError(
-            f"md says {key!r}: that is what the plan itself records\n"
-            "A run would contradict what was measured. Leave it out of md."
-        )
-    for device in (detector, axis, *flyers):
-        if meets(device, ChecksSweep):
-            device.check(sweep)
-    check_triggers(detector, sweep, flyers)
-    return {
-        "purpose": purpose,
-        "detectors": [detector.name],
-        "motors": [] if axis is None else [axis.name],
-        **_of_axis(axis),
-        "hints": {"dimensions": []},
-        "sweep": sweep.to_dict(),
-        **_of_detector(detector, sweep),
-        "per_frame": _columns(detector, axis, flyers, monitors, permit),
-        **md,
-    }
-
-
-def announce(metadata: Mapping[str, Any]) -> MsgGenerator[None]:
-    """Say which run a plan is going to open, so that it can be refused before anything moves.
-
-    The message does nothing; a RunEngine that checks start documents looks at what it carries.
-    """
-    yield Msg("null", None, would_open=dict(metadata))
 
 
 def _fly(
@@ -519,49 +426,3 @@ def _away(devices: Sequence[Any]) -> list[str]:
 def _was_paused(*devices: Any) -> bool:
     """Return whether a pause of the RunEngine ended the sweep."""
     return any(meets(device, Pausable) and device.was_paused for device in devices)
-
-
-def _of_axis(axis: Any) -> dict[str, Any]:
-    """Say which speed the axis is to have again, also for whoever finds it without a RunEngine."""
-    speed = axis.usual_speed if meets(axis, KeepsSpeed) else None
-    return {} if speed is None else {"motor_speeds": {axis.name: float(speed)}}
-
-
-def _of_detector(detector: Any, sweep: Sweep) -> dict[str, Any]:
-    """Collect what the detector knows about itself and the beam, for the start document."""
-    known: dict[str, Any] = {}
-    if meets(detector, DescribesHardware):
-        known["detector"] = detector.hardware()
-        if "trigger" in known["detector"] and meets(detector, TriggeredPerSweep):
-            known["detector"]["trigger"] = detector.trigger_of(sweep)
-    geometry = detector.geometry if meets(detector, HasGeometry) else None
-    if geometry is not None:
-        known["geometry"] = replace(geometry, scan_axis=sweep.axis).to_dict()
-        known["wavelength"] = geometry.wavelength
-    return known
-
-
-def _columns(
-    detector: Any,
-    axis: Any,
-    flyers: Sequence[Any],
-    monitors: Sequence[Any],
-    permit: Any,
-) -> dict[str, dict[str, Any]]:
-    """Collect which per-frame columns will be filled by which data key."""
-    columns: dict[str, dict[str, Any]] = {}
-    if is_measured(detector, axis):
-        columns["angle"] = {
-            "key": axis.angle_key, "how": axis.angle_source, "units": "degree",
-            "before": axis.at_speed[0], "after": axis.at_speed[1],
-        }  # fmt: skip
-    for flyer in flyers:
-        if meets(flyer, FillsColumns):
-            columns.update({name: dict(column) for name, column in flyer.per_frame.items()})
-    for signal in monitors:
-        columns[signal.name] = {"key": signal.name}
-    if permit is not None:
-        columns["weight"] = {"key": permit.beam.name}
-        if "monitor" in columns and meets(permit, CountsBeam) and permit.monitor is not None:
-            columns["weight"] |= {"monitor": "monitor", "fraction": permit.fraction}
-    return columns

@@ -18,7 +18,7 @@ _SLOWING = 0.5
 """Frames of the last moments before somebody stopped a sweep are not trusted, s."""
 
 RECALL = "recall"
-"""Message that a RunEngine made by `offbragg.beamline` answers from the journal."""
+"""Message that a RunEngine made by `offbragg.beamline.config` answers from the journal."""
 
 
 def recall(

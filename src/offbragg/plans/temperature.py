@@ -1,37 +1,37 @@
 """Temperature series: the same sweeps at one settled temperature after the other."""
 
-# no "from __future__ import annotations": the queueserver reads the annotations as they are
-import asyncio
 import logging
-import math
-import time
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import partial
 from inspect import signature
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
 from bluesky.protocols import Flyable, Movable, Readable
-from bluesky.utils import FailedStatus, InvalidCommand, MsgGenerator, short_uid
+from bluesky.utils import FailedStatus, InvalidCommand, MsgGenerator
 
 from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.plans.annotations import DEVICE_OR_KELVIN, DEVICE_OR_SWEEPS, SWEEPS, from_json
 from offbragg.plans.beam import hold_for_beam, waits_itself
 from offbragg.plans.defaults import Defaults, name_of, with_defaults
-from offbragg.plans.expose import dark, expose
-from offbragg.plans.rotation import FLUSH_PERIOD, about, announce, rotation_scan, start_of
+from offbragg.plans.rotation import FLUSH_PERIOD, rotation_scan
 from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
+from offbragg.plans.series_parameters import Order, as_sweeps, check_number, in_order, turned
+from offbragg.plans.series_steps import (
+    choose,
+    come_to_rest,
+    first_line,
+    last_run,
+    mend_speed_of,
+    reach,
+    take_test_frames,
+)
+from offbragg.plans.start_document import about, announce, start_of
 from offbragg.plans.watch import FULL_POLICIES, need_room
 from offbragg.protocols import (
-    ChecksSweep,
     ChecksValue,
-    KeepsSpeed,
     NoticesOthers,
     Positioned,
-    Recovers,
-    RunsUp,
     Settles,
     SizesFrames,
     as_a,
@@ -40,22 +40,25 @@ from offbragg.protocols import (
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
+
+
 told = logging.getLogger("offbragg.told")
 """What people at a prompt see; elsewhere it is in the log."""
 
+
 Policy = Literal["ask", "skip", "stop", "retry"]
+
+
 FullPolicy = Literal["wait", "ask", "stop"]
-Order = Literal["given", "warming", "cooling"]
-_LAST_FRAMES = 5.0
-"""How long a detector may take to end once its axis stands, s."""
+
 
 _NO_JOURNAL = (
     "this RunEngine has no journal, so nothing is known of what a run has measured\n"
-    "Make it with offbragg.beamline.make_run_engine, or give permit=None."
+    "Make it with offbragg.beamline.run_engine.make_run_engine, or give permit=None."
 )
 
+
 POLICIES = ("ask", "skip", "stop", "retry")
-ORDERS = ("given", "warming", "cooling")
 
 
 def _as_it_began(given: Mapping[str, Any], defaults: Defaults) -> MsgGenerator[Mapping[str, Any]]:
@@ -66,7 +69,7 @@ def _as_it_began(given: Mapping[str, Any], defaults: Defaults) -> MsgGenerator[M
     past = yield from recall(series=resume)
     if not past:
         return {}
-    last = _last(past)
+    last = last_run(past)
     known = last.start["series"].get("parameters")
     if known is None:
         if "temperatures" in given and "sweeps" in given:
@@ -176,11 +179,11 @@ def temperature_series(
     _check_policies(on_settle=on_settle, on_detector=on_detector, on_beam=on_beam)
     if on_full not in FULL_POLICIES:
         raise SweepError(f"on_full is {on_full!r}: it must be one of {', '.join(FULL_POLICIES)}")
-    _check_number("overlap", overlap, "degree")
-    _check_number("beam_timeout", beam_timeout, "s")
-    _check_number("disk_timeout", disk_timeout, "s")
-    _check_number("attempts", attempts, least=1, whole=True)
-    _check_number("test_frames", test_frames, whole=True)
+    check_number("overlap", overlap, "degree")
+    check_number("beam_timeout", beam_timeout, "s")
+    check_number("disk_timeout", disk_timeout, "s")
+    check_number("attempts", attempts, least=1, whole=True)
+    check_number("test_frames", test_frames, whole=True)
     if checker := as_a(cryostream, ChecksValue):
         for kelvin in points:
             checker.check_value(kelvin)
@@ -196,9 +199,9 @@ def temperature_series(
         past = yield from recall(series=resume)
         known = by_sweep(past, points, asked, resume)
         series = past[0].start["series"]["uid"]
-        index = 1 + _last(past).start["series"]["index"]
-        yield from _come_to_rest(detector, axis, planned, past)
-        _mend_speed(axis, past)
+        index = 1 + last_run(past).start["series"]["index"]
+        yield from come_to_rest(detector, axis, planned, past)
+        mend_speed_of(axis, past)
     about_detector: dict[str, Any] = {}
     for kelvin, sweeps_there in zip(points, asked, strict=True):
         for sweep in sweeps_there:
@@ -253,7 +256,7 @@ def temperature_series(
                 where = _say(sweep, parts)
                 what = f"sweep {j + 1} at {points[i]:g} K lost its beam at {where}"
                 log.warning(what)
-                choice = yield from _choose(on_beam, what)
+                choice = yield from choose(on_beam, what)
                 if choice == "skip":
                     return
                 if choice == "stop":
@@ -278,7 +281,9 @@ def temperature_series(
             try:
                 if distrusted and test_frames:
                     known_md = {"temperature": dict(temperature), **(md or {})}
-                    yield from _test(detector, axis, sweep, test_frames, shutter, known_md)
+                    yield from take_test_frames(
+                        detector, axis, sweep, test_frames, shutter, known_md
+                    )
                 distrusted = False
                 yield from rotation_scan(
                     detector, axis, part(sweep, first, end), md=more, flyers=flyers,
@@ -288,9 +293,9 @@ def temperature_series(
             except (OffbraggError, FailedStatus) as error:
                 failed += 1
                 distrusted, problem = True, error
-                what = f"sweep {j + 1} at {points[i]:g} K failed: {_first_line(error)}"
+                what = f"sweep {j + 1} at {points[i]:g} K failed: {first_line(error)}"
                 log.warning(what)
-                choice = yield from _choose(on_detector, what)
+                choice = yield from choose(on_detector, what)
                 if choice == "stop" or (choice == "retry" and failed >= attempts):
                     raise
                 if choice == "skip":
@@ -319,7 +324,7 @@ def temperature_series(
                 continue
             j, parts = todo[0]
             first = part(asked[i][j], *parts[0])
-            settled = yield from _reach(cryostream, kelvin, on_settle, attempts, axis, first)
+            settled = yield from reach(cryostream, kelvin, on_settle, attempts, axis, first)
             if not settled:
                 continue
             temperature: dict[str, Any] = {
@@ -341,14 +346,14 @@ def temperature_series(
                     yield from measure(i, j, temperature)
                 except _OtherTemperatureError as error:
                     lost += 1
-                    log.warning("%s", _first_line(error))
-                    choice = yield from _choose(on_settle, _first_line(error))
+                    log.warning("%s", first_line(error))
+                    choice = yield from choose(on_settle, first_line(error))
                     if choice == "skip":
                         return
                     if choice == "stop" or (on_settle == "retry" and lost >= attempts):
                         raise
                     if not (
-                        yield from _reach(cryostream, points[i], on_settle, attempts, axis, first)
+                        yield from reach(cryostream, points[i], on_settle, attempts, axis, first)
                     ):
                         return
                 else:
@@ -431,201 +436,10 @@ def parameters_from(
     return made
 
 
-def as_sweeps(sweeps: Any) -> list[Sweep]:
-    """Return the sweeps of a series, of which there may be one.
-
-    Raises
-    ------
-    SweepError
-        If there are none, or one does not turn.
-    """
-    if isinstance(sweeps, Sweep | Mapping):
-        sweeps = [sweeps]
-    if isinstance(sweeps, str) or not hasattr(sweeps, "__iter__"):
-        raise SweepError(f"sweeps is {sweeps!r}: it must be a sweep, or a list of them, [sweep]")
-    planned = [Sweep.of(sweep) for sweep in sweeps]
-    if not planned or not all(sweep.step for sweep in planned):
-        raise SweepError("sweeps is empty, or one has step 0: a series has sweeps that turn")
-    return planned
-
-
-def turned(planned: Sequence[Sweep], n_points: int, *, both_ways: bool) -> list[list[Sweep]]:
-    """Return the sweeps at each of so many temperatures, every other one backwards if asked."""
-    return [
-        [
-            sweep.backwards() if both_ways and (i * len(planned) + j) % 2 else sweep
-            for j, sweep in enumerate(planned)
-        ]
-        for i in range(n_points)
-    ]
-
-
-def in_order(
-    temperatures: Sequence[float] | None, order: str = "given", reference: float | None = None
-) -> list[float]:
-    """Put temperatures into the order in which they are measured.
-
-    Examples
-    --------
-    >>> in_order([300, 100, 200], "warming", reference=100)
-    [100.0, 200.0, 300.0, 100.0]
-    """
-    if order not in ORDERS:
-        raise SweepError(f"order is {order!r}: it must be one of {', '.join(ORDERS)}")
-    if isinstance(temperatures, str | Mapping) or not hasattr(temperatures, "__iter__"):
-        raise SweepError(f"temperatures is {temperatures!r}: it must be a list, K, as [300, 200]")
-    asked: list[Any] = list(temperatures or ())
-    for kelvin in asked if reference is None else [*asked, reference]:
-        if not _is_number(kelvin) or kelvin == 0:
-            raise SweepError(f"temperature {kelvin!r} cannot be set: it must be a number above 0 K")
-    points = [float(kelvin) for kelvin in asked]
-    if not points:
-        raise SweepError("temperatures is empty: a series has at least one, K")
-    if order != "given":
-        points.sort(reverse=order == "cooling")
-    return points if reference is None else [*points, float(reference)]
-
-
-def _reach(
-    cryostream: Any, kelvin: float, policy: str, attempts: int, axis: Any, first: Sweep
-) -> MsgGenerator[bool]:
-    """Set a temperature and wait until it has settled; False to skip it.
-
-    Meanwhile the axis goes to where its first sweep there begins.
-    """
-    goes_back = meets(axis, RunsUp) and hasattr(axis, "set")
-    attempt = 0
-    while True:
-        yield from bps.checkpoint()
-        try:
-            back = short_uid("back")
-            if goes_back:
-                yield from bps.abs_set(axis, axis.run_up(first), group=back)
-            yield from bps.abs_set(cryostream, kelvin, wait=True)
-            yield from bps.wait(back)
-        except FailedStatus as error:
-            cause = error.__cause__
-            if not isinstance(cause, OffbraggError):
-                raise
-            attempt += 1
-            what = f"{kelvin:g} K is not settled: {_first_line(cause)}"
-            log.warning(what)
-            choice = yield from _choose(policy, what)
-            if choice == "skip":
-                return False
-            if choice == "stop" or (policy == "retry" and attempt >= attempts):
-                raise cause from None
-        else:
-            return True
-
-
-def _test(
-    detector: Any,
-    axis: Any,
-    sweep: Sweep,
-    n_frames: int,
-    shutter: Any,
-    md: Mapping[str, Any],
-) -> MsgGenerator[None]:
-    """See whether the detector takes frames again, before a sweep is tried with it."""
-    where = axis if meets(axis, Positioned) else None
-    # without a shutter they have beam: that is no dark
-    take = expose if shutter is None else partial(dark, shutter=shutter)
-    alone: dict[str, Any] = {"flyers": (), "shutter": None} if shutter is None else {}
-    uid = yield from take(
-        detector, n_frames, sweep.exposure, period=sweep.period, axis=where, monitors=(), **alone,
-        md={"plan_name": "temperature_series", **md},
-    )  # fmt: skip
-    for run in (yield from recall(run=uid, frames=True)):
-        lost = [number for number, there in enumerate(run.there or ()) if not there]
-        if lost:
-            raise DeviceError(
-                f"{detector.name} took {n_frames - len(lost)} of {n_frames} test frames: "
-                f"{', '.join(map(str, lost))} did not come"
-            )
-
-
-def _choose(policy: str, what: str) -> MsgGenerator[str]:
-    if policy != "ask":
-        return policy
-    while True:
-        answer = yield from bps.input_plan(f"{what}\nretry, skip or stop? ")
-        answer = str(answer or "stop").strip().lower()
-        if answer in ("retry", "skip", "stop"):
-            return answer
-
-
-def _come_to_rest(
-    detector: Any,
-    axis: Any,
-    sweeps: Sequence[Sweep],
-    past: Sequence[PastRun],
-    timeout: float = 60.0,
-) -> MsgGenerator[None]:
-    """Wait until nothing moves: the RunEngine that was killed stopped neither axis nor detector.
-
-    A detector that it left waiting for pulses would wait on: that one is stopped.
-    """
-    last = _last(past).start
-    waits = last.get("detector", {}).get("trigger", "internal") != "internal"
-    recover = detector.recover if waits and meets(detector, Recovers) else None
-    deadline = time.monotonic() + timeout
-    stands_since: float | None = None
-    while True:
-        try:
-            _check((axis,), sweeps)
-            stands_since = stands_since or time.monotonic()
-            _check((detector,), sweeps)
-            return
-        except DeviceError:
-            now = time.monotonic()
-            if now > deadline:
-                raise
-            if recover is not None and stands_since and now - stands_since > _LAST_FRAMES:
-                log.warning("%s was left armed; it is stopped", detector.name)
-                yield from bps.wait_for([partial(asyncio.to_thread, recover)])
-                recover = None
-        yield from bps.sleep(0.5)
-
-
-def _last(past: Sequence[PastRun]) -> PastRun:
-    return max(past, key=lambda run: run.start["series"]["index"])
-
-
-def _mend_speed(axis: Any, past: Sequence[PastRun]) -> None:
-    """Give the axis back the speed that a RunEngine which was killed did not."""
-    last = _last(past)
-    if last.usual_speed is None or not meets(axis, KeepsSpeed) or last.sweep.axis != axis.name:
-        return
-    axis.mend_speed(last.usual_speed, left=last.sweep.speed)
-
-
-def _check(devices: Sequence[Any], sweeps: Sequence[Sweep]) -> None:
-    for device in devices:
-        if meets(device, ChecksSweep):
-            for sweep in sweeps:
-                device.check(sweep)
-
-
 def _check_policies(**policies: str) -> None:
     for name, policy in policies.items():
         if policy not in POLICIES:
             raise SweepError(f"{name} is {policy!r}: it must be one of {', '.join(POLICIES)}")
-
-
-def _check_number(
-    name: str, value: object, unit: str = "", *, least: float = 0, whole: bool = False
-) -> None:
-    """Refuse now what would fail in the middle of a series only."""
-    if not _is_number(value, least=least) or (whole and not isinstance(value, Integral)):
-        wanted = f"a {'whole ' if whole else ''}number from {least:g}{f' {unit}' if unit else ''}"
-        raise SweepError(f"{name} is {value!r}: it must be {wanted}")
-
-
-def _is_number(value: object, *, least: float = 0) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return False
-    return least <= float(value) < math.inf
 
 
 def _lost_beam(run: PastRun) -> bool:
@@ -635,10 +449,6 @@ def _lost_beam(run: PastRun) -> bool:
 def _say(sweep: Sweep, parts: Sequence[tuple[int, int]]) -> str:
     edges = sweep.edges
     return ", ".join(f"{edges[a]:g} to {edges[b]:g}°" for a, b in parts)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error.__cause__ or error).partition("\n")[0]
 
 
 def _direction(before: float | None, now: float) -> str:

@@ -11,8 +11,8 @@ import bluesky.plan_stubs as bps
 from bluesky.preprocessors import plan_mutator
 from bluesky.utils import Msg, MsgGenerator
 
+from offbragg.alarms.board import Change
 from offbragg.errors import ConfigError
-from offbragg.watch import Change
 
 log = logging.getLogger(__name__)
 

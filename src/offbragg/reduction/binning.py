@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
-from offbragg.volume import Grid, Volume
+from offbragg.grid import Grid
+from offbragg.volume import Volume
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]

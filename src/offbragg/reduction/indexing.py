@@ -6,29 +6,32 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import KDTree
-from scipy.special import fdtri
 
 from offbragg.errors import OrientationError
-from offbragg.reduction.lattice import (
-    CENTRINGS,
-    Bravais,
-    angle_of,
-    bravais_lattices,
+from offbragg.reduction.bravais import (
     cell_of,
-    free_metrics,
-    lattice_operations,
     matches,
     primitive_basis,
     reduce,
-    turn_of,
 )
-from offbragg.reduction.leftover import Superlattice, find_shells, find_superlattice
+from offbragg.reduction.indexed import (
+    LEAST,
+    ONE,
+    POOR,
+    Array,
+    Indexed,
+    Lattice,
+    Whole,
+    cell_text,
+    chance_level,
+    says_little,
+    strongest,
+)
+from offbragg.reduction.indexing_doubts import doubts_of, find_second, mosaicity_of, refusal_of
+from offbragg.reduction.leftover import find_superlattice
 from offbragg.reduction.refinement import (
     Refined,
     Spots,
@@ -41,120 +44,28 @@ from offbragg.reduction.refinement import (
     spots_of,
 )
 from offbragg.reduction.search import Found, find_given, find_lattice, inliers, primitive
+from offbragg.reduction.setting import (
+    choose_setting,
+    name_symmetry,
+    near_given,
+    sure_symmetry,
+    symmetry_of_given,
+    to_conventional,
+)
 from offbragg.reduction.twins import (
     CentringCheck,
-    Superposed,
     check_centring,
     find_superposed,
     hidden_twins,
-    twin_law,
 )
 
-Array = NDArray[Any]
-Whole = NDArray[np.int64]
-
-_LEAST = 12  # peaks; fewer fit something by chance
-_SHARE = 0.25  # of the peaks that a lattice must index, or
-_WEIGHT = 0.5  # of their intensity, and then
-_FEWER = 0.05  # of the peaks: diffuse scattering can look like many weak ones
-_POOR = 0.5  # of the peaks: a search that explains fewer is done once more for larger cells
-_SCATTERED = 3.0  # pixels
-_CROWDED = 0.1  # of the peaks by chance: points lie nearly as close as peaks are known, and
 _SUPER = 0.1  # of the peaks at fractions of a cell: if there are fewer, it is kept without them
-_DENSE = 0.8  # of the peaks a lattice must index there
-_SEARCHED = 1500  # strongest peaks that the search looks at
-_WORSE = 1.08  # a symmetry may make residuals worse by so much
-_HOLDS = 0.99865  # probability that a symmetry which holds is not refused
-_BIASED = 1.25  # or so much, where the cell without it agrees: few peaks, or not quite in place
-_AGREE = (5e-4, 0.03)  # relative difference of lengths, degrees between angles
+
+
 _LONGEST = (12.0, 90.0)  # Å, between which the longest axis is sought
-_NEARER = 0.5  # of how far peaks are from the first lattice, they may be from a second one
+
+
 _FLAT = 0.01  # Å⁻¹ from a plane through the origin: peaks nearer than that lie on it
-_EXACT = 0.02  # degree: a given cell has the symmetries that hold so well
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lattice:
-    """A candidate for the lattice: what it would be called, and how well it fits.
-
-    ``worse`` is the factor by which residuals grow against a cell without symmetry.
-    """
-
-    name: str
-    cell: tuple[float, ...]
-    worse: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Second:
-    """A second lattice of the same cell among the peaks that the first leaves.
-
-    ``axis`` and ``angle`` are the smallest rotation that takes the first to it: a unit vector in
-    the laboratory at zero angles, and degree. ``law`` is the twin law that this is, as
-    ``180° about [110]``; empty if it is none of a simple one.
-    """
-
-    UB: Array
-    count: int
-    axis: tuple[float, float, float]
-    angle: float
-    law: str = ""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Indexed:
-    """An orientation that was found.
-
-    Parameters
-    ----------
-    refined
-        UB, residuals, hkl, panel.
-    lattice
-        a, b, c in Å and alpha, beta, gamma in degree.
-    name
-        Bravais lattice (mP, cF …) that the cell has, or was given with.
-    candidates
-        The lattices that were compared, if the cell was not known.
-    setting
-        Which of the equivalent settings was taken, in words.
-    mosaicity
-        Standard deviation of a peak along its rotation, degree.
-    expected
-        Share of the peaks that would be indexed by chance.
-    second
-        A second lattice, if there is one.
-    superlattice
-        Peaks at simple fractions of the lattice, if there are such.
-    centring_check
-        How many indexed peaks the given cell's centring forbids.
-    superposed
-        Smaller lattices that would explain the peaks together, if there are such.
-    warnings
-        What should be known before this is used; one sentence each.
-    """
-
-    refined: Refined
-    lattice: tuple[float, ...]
-    name: str
-    candidates: tuple[Lattice, ...]
-    setting: str
-    mosaicity: float
-    expected: float
-    second: Second | None
-    superlattice: Superlattice | None
-    centring_check: CentringCheck | None
-    superposed: Superposed | None
-    warnings: tuple[str, ...]
-
-    @property
-    def UB(self) -> Array:
-        """Å⁻¹ without 2π, shape (3, 3)."""
-        return self.refined.UB
-
-    @property
-    def fraction(self) -> float:
-        """Share of the peaks that it indexes."""
-        return float(np.mean(self.refined.indexed))
 
 
 def index(
@@ -199,7 +110,7 @@ def index(
     spots = spots_of(views)
     n = len(spots)
     _enough(n, views, left_out)
-    q = _searched(spots)
+    q = strongest(spots)
     if lattice is None:
         _spanning(q)
     candidates: tuple[Lattice, ...] = ()
@@ -212,35 +123,37 @@ def index(
         # few peaks of a large cell lie far apart, and tell too little of its size
         best = _larger(views, q, _longest(views, spots), best)
     if best is None:
-        raise _refusal(spots, found, lattice, within)
+        raise refusal_of(spots, found, lattice, within)
     if lattice is None:
         best = _whole(views, *best)
     basis, free = best
     trial = _trial(views, free)
     judged = tuple(what) or (("beam", "distance") if trial else ())
     if lattice is None:
-        chosen, candidates = _name(views, basis, free, judged)
+        chosen, candidates = name_symmetry(views, basis, free, judged)
         name, operations = chosen.name, chosen.operations
         basis = basis @ chosen.change
     else:
-        name, operations = _given_symmetry(lattice, centring)
-    basis, said, unsure = _setting(basis, operations, lattice, centring, reference, free, within)
+        name, operations = symmetry_of_given(lattice, centring)
+    basis, said, unsure = choose_setting(
+        basis, operations, lattice, centring, reference, free, within
+    )
     # a short sweep tells how a crystal lies, but hardly its cell
-    kept = lattice if lattice is not None and _tells_little(views, free) else None
+    kept = lattice if lattice is not None and says_little(views, free) else None
     refined = refine(views, np.linalg.inv(basis).T, operations, what=what, fixed=kept)
     cell = cell_of(np.linalg.inv(refined.UB).T)
     expected = chance(refined.spots, refined.UB, refined.sigma)
     superlattice = find_superlattice(refined)
-    _sure(refined, expected, lattice, superlattice)
+    sure_symmetry(refined, expected, lattice, superlattice)
     if lattice is not None:
-        _near_given(refined, cell, lattice, centring, within)
+        near_given(refined, cell, lattice, centring, within)
     else:
         _on_planes(refined)
-    second = _second(refined, expected, superlattice)
+    second = find_second(refined, expected, superlattice)
     # a twin whose points are thirds, say, of the first one's is no superlattice
     if superlattice is not None and second is not None and second.count > 0.8 * superlattice.count:
         superlattice = None
-    warnings = list(_doubts(refined, lattice, name, operations, free, basis))
+    warnings = list(doubts_of(refined, lattice, name, operations, free, basis))
     warnings += unsure
     if kept is not None:
         warnings.append("the cell was kept as it was given: these peaks hardly tell it")
@@ -269,14 +182,14 @@ def index(
         warnings.append(str(checked))
     superposed = None
     if checked is None or not checked.doubtful:
-        primitive_cell = np.linalg.inv(refined.UB).T @ np.linalg.inv(_to_conventional(name[1]))
+        primitive_cell = np.linalg.inv(refined.UB).T @ np.linalg.inv(to_conventional(name[1]))
         superposed = find_superposed(refined.spots.q[refined.indexed], primitive_cell)
     if superposed is not None:
         warnings.append(str(superposed))
     if rotations is not None and lattice is not None:
         warnings += _hidden(cell, centring, rotations)
     return Indexed(
-        refined, cell, name, candidates, said, _mosaicity(refined), expected, second,
+        refined, cell, name, candidates, said, mosaicity_of(refined), expected, second,
         superlattice, checked, superposed, tuple(warnings),
     )  # fmt: skip
 
@@ -339,7 +252,7 @@ def _on_planes(refined: Refined) -> None:
             raise OrientationError(
                 f"{counts.max()} of the {len(hkl)} peaks that the best lattice indexes lie on one "
                 "of its planes: they tell two axes of the cell, not three\n"
-                f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. "
+                f"Its cell is {cell_text(cell_of(np.linalg.inv(refined.UB).T))}. "
                 "Turn further, or about another axis; or give the cell (--cell)."
             )
 
@@ -372,7 +285,7 @@ def _hidden(cell: Sequence[float], centring: str, rotations: Whole) -> list[str]
 
 
 def _enough(n: int, views: Sequence[View], left_out: str) -> None:
-    if n >= _LEAST:
+    if n >= LEAST:
         return
     ignored: dict[str, int] = {}
     for view in views:
@@ -380,17 +293,11 @@ def _enough(n: int, views: Sequence[View], left_out: str) -> None:
             ignored[key] = ignored.get(key, 0) + value
     told = ", ".join(f"{value} {key}" for key, value in ignored.items() if value)
     raise OrientationError(
-        f"{n} peaks were found: at least {_LEAST} are needed\n"
+        f"{n} peaks were found: at least {LEAST} are needed\n"
         + (f"Left out: {left_out}. " if left_out else "")
         + (f"Strong, but no peaks: {told}. " if told else "")
         + "Measure longer, turn further, or attenuate less."
     )
-
-
-def _searched(spots: Spots) -> Array:
-    """Take the strongest peaks, clean ones first."""
-    order = np.lexsort((-spots.intensity, ~spots.clean))
-    return spots.q[order[:_SEARCHED]]
 
 
 def _longest(views: Sequence[View], spots: Spots) -> float:
@@ -427,7 +334,6 @@ def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> 
     return sorted(found, key=lambda each: -each.count)
 
 
-_ONE = np.eye(3, dtype=np.int64)[None]
 _NORMALS = np.array([v for v in itertools.product((-1, 0, 1), repeat=3) if v > (0, 0, 0)], np.int64)
 
 
@@ -450,7 +356,7 @@ def _larger(
 
 def _poor(best: tuple[Array, Refined] | None) -> bool:
     """Whether a search has found less than half of the peaks, but for what fits by chance."""
-    return best is None or _beyond(best[1]) < _POOR * len(best[1].indexed)
+    return best is None or _beyond(best[1]) < POOR * len(best[1].indexed)
 
 
 def _whole(views: Sequence[View], basis: Array, free: Refined) -> tuple[Array, Refined]:
@@ -468,11 +374,11 @@ def _whole(views: Sequence[View], basis: Array, free: Refined) -> tuple[Array, R
             hkl, far = nearest(free.spots, fine)
             near = belongs(free.spots, residuals(free.spots, fine, hkl), far, free.sigma)
             added = int((near & left).sum())
-            if added < _by_chance(share, int(left.sum())) or added < _SUPER * near.sum():
+            if added < chance_level(share, int(left.sum())) or added < _SUPER * near.sum():
                 continue
             larger = primitive(free.spots.q[near], basis * m)
             try:
-                refined = refine(views, np.linalg.inv(larger).T, _ONE)
+                refined = refine(views, np.linalg.inv(larger).T, ONE)
             except (OrientationError, np.linalg.LinAlgError):
                 continue
             if _evidence(refined) > _evidence(best or free):
@@ -480,17 +386,12 @@ def _whole(views: Sequence[View], basis: Array, free: Refined) -> tuple[Array, R
         if best is None:
             break
         # the points of a twin can lie at fractions of those of the first lattice
-        second = _second(free, chance(free.spots, free.UB, free.sigma), None)
+        second = find_second(free, chance(free.spots, free.UB, free.sigma), None)
         if second is not None and second.count > 0.8 * (best.indexed & left).sum():
             break
         basis, change = reduce(np.linalg.inv(best.UB).T)
         free = _rebased(best, change)
     return basis, free
-
-
-def _by_chance(share: float, n: int) -> float:
-    """How many of ``n`` peaks a lattice must index to be far beyond chance."""
-    return share * n + 6.0 * math.sqrt(n * share * (1.0 - share)) + 6.0
 
 
 def _best(
@@ -508,11 +409,11 @@ def _best(
             continue
         tried.append(each.basis)
         try:
-            refined = refine(views, np.linalg.inv(each.basis).T, _ONE)
+            refined = refine(views, np.linalg.inv(each.basis).T, ONE)
             # of what is indexed now, hardly any is by chance: a multiple of the cell shows
             small = primitive(refined.spots.q[refined.indexed], np.linalg.inv(refined.UB).T)
             if abs(np.linalg.det(small @ refined.UB.T)) < 0.7:
-                again = refine(views, np.linalg.inv(small).T, _ONE)
+                again = refine(views, np.linalg.inv(small).T, ONE)
                 if again.indexed.sum() > 0.93 * refined.indexed.sum():
                     refined = again
         except (OrientationError, np.linalg.LinAlgError):
@@ -522,7 +423,7 @@ def _best(
         expected = chance(refined.spots, refined.UB, refined.sigma)
         n = len(refined.indexed)
         count = refined.indexed.sum()
-        if count < _by_chance(expected, n):
+        if count < chance_level(expected, n):
             continue
         # a multiple of a cell indexes no more than the cell does, but for what fits by chance
         if best is None or _beyond(refined) > 1.05 * _beyond(best[1]):
@@ -553,16 +454,12 @@ def _rebased(refined: Refined, change: Whole) -> Refined:
     )
 
 
-def _score(off: Array, sigma: Array) -> float:
-    return float(np.sqrt(np.mean(np.minimum((off / sigma) ** 2, 16.0))))
-
-
 def _trial(views: Sequence[View], free: Refined) -> str:
     """Say so if another beam centre and distance explain the peaks much better."""
     if free.used.sum() < 40:
         return ""
     try:
-        moved = refine(views, free.UB, _ONE, what=("beam", "distance"), rounds=3)
+        moved = refine(views, free.UB, ONE, what=("beam", "distance"), rounds=3)
     except (OrientationError, np.linalg.LinAlgError):
         return ""
     off = residuals(moved.spots, moved.UB, free.hkl)[free.used]
@@ -576,330 +473,3 @@ def _trial(views: Sequence[View], free: Refined) -> str:
         f"the peaks fit {better:.1f} times better with the panel moved by {x:+.2f} pixel "
         f"along fast, {y:+.2f} along slow and {z:+.3f} mm away: try --refine beam,distance"
     )
-
-
-def _name(
-    views: Sequence[View], basis: Array, free: Refined, judged: tuple[str, ...]
-) -> tuple[Bravais, tuple[Lattice, ...]]:
-    """Choose the most symmetric lattice that the peaks allow."""
-    views, start, reference = free.views, free, free
-    if judged:
-        start = refine(views, free.UB, _ONE, what=judged, rounds=3)
-        views, reference = start.views, start
-    hkl, used, sigma = free.hkl, free.used, reference.sigma
-    level = _score(residuals(reference.spots, reference.UB, hkl)[used], sigma)
-    tried: list[Lattice] = []
-    chosen: Bravais | None = None
-    for order, group in itertools.groupby(
-        bravais_lattices(basis), key=lambda each: len(each.operations)
-    ):
-        fitting: list[tuple[float, Bravais]] = []
-        for each in group:
-            if chosen is not None and order > 1:
-                break
-            laid = basis @ each.change
-            if order == 1:
-                tried.append(Lattice(each.name, cell_of(laid), 1.0))
-                fitting.append((1.0, each))
-                continue
-            try:
-                fit = refine(
-                    views, np.linalg.inv(laid).T, each.operations, what=judged, rounds=2, near=0.35
-                )
-            except (OrientationError, np.linalg.LinAlgError):
-                continue
-            off = residuals(fit.spots, fit.UB, hkl @ each.change)[used]
-            worse = _score(off, sigma) / level
-            cell = cell_of(np.linalg.inv(fit.UB).T)
-            tried.append(Lattice(each.name, cell, worse))
-            allowed = _allowed(3 * int(used.sum()), each)
-            if worse < allowed or (worse < _BIASED and _agree(cell_of(laid), cell)):
-                fitting.append((worse, each))
-        if fitting and chosen is None:
-            chosen = min(fitting, key=lambda pair: pair[0])[1]
-    assert chosen is not None
-    return chosen, tuple(tried)
-
-
-def _allowed(n: int, lattice: Bravais) -> float:
-    """Factor by which a symmetry may make ``n`` residuals larger; few residuals tell less.
-
-    At least what a symmetry that holds makes of them but once in 740 times, which is that of three
-    standard deviations (the ratio of Hamilton, Acta Cryst. 18, 502, 1965).
-    """
-    less, over = 6 - len(free_metrics(lattice.operations)), max(n - 9, 1)
-    return max(_WORSE, math.sqrt(1.0 + less / over * float(fdtri(less, over, _HOLDS))))
-
-
-def _agree(free: Sequence[float], cell: Sequence[float]) -> bool:
-    """Whether two cells are the same as far as peaks can tell."""
-    lengths = np.abs(np.divide(free[:3], cell[:3]) - 1.0)
-    angles = np.abs(np.subtract(free[3:], cell[3:]))
-    return bool(lengths.max() < _AGREE[0] and angles.max() < _AGREE[1])
-
-
-def _given_symmetry(lattice: Sequence[float], centring: str) -> tuple[str, Whole]:
-    """Bravais lattice and rotations that the numbers of a given cell have."""
-    given, change = primitive_basis(lattice, centring)
-    inverse = np.linalg.inv(change)
-    turned = inverse @ lattice_operations(given, _EXACT) @ change
-    whole = np.abs(turned - np.rint(turned)).max(axis=(1, 2)) < 1e-6
-    operations = np.rint(turned[whole]).astype(np.int64)
-    letters = {1: "a", 2: "m", 4: "o", 6: "h", 8: "t", 12: "h", 24: "c"}
-    return letters.get(len(operations), "a") + centring, operations
-
-
-def _tells_little(views: Sequence[View], free: Refined) -> bool:
-    turned = sum(abs(view.sweep.step) * view.sweep.n_frames for view in views)
-    return turned < 5.0 or int(free.used.sum()) < 30
-
-
-def _setting(
-    basis: Array,
-    operations: Whole,
-    lattice: Sequence[float] | None,
-    centring: str,
-    reference: Array | None,
-    free: Refined,
-    within: float,
-) -> tuple[Array, str, list[str]]:
-    """Choose among settings that cannot be told apart, always in the same way."""
-    unsure: list[str] = []
-    if lattice is None:
-        settings = [basis @ w for w in operations]
-    else:
-        ways = matches(basis, lattice, centring, within=max(within, 0.02) * 1.5)
-        if not ways:
-            raise OrientationError(
-                f"the lattice that was found, {_told(cell_of(basis))} (reduced), is not the given "
-                f"one, {_told(lattice)}\nIs the cell right? Try --unknown-cell."
-            )
-        lengths = np.linalg.norm(basis, axis=0)
-        relative = np.concatenate([free.esd[:3] / lengths, np.deg2rad(free.esd[3:])])
-        error = max(4.0 * float(np.sqrt(np.mean(relative**2))), 2e-4)
-        if _tells_little(free.views, free):
-            error = max(error, 0.01)
-        settings = [way.basis for way in ways if way.strain <= ways[0].strain + error]
-        if len(settings) > len(operations):
-            unsure.append(
-                f"the given cell fits in {len(settings)} ways, its symmetry explains "
-                f"{len(operations)}: lengths or angles differ by less than the errors"
-            )
-    goal = np.eye(3) if reference is None else turn_of(np.linalg.inv(np.asarray(reference)).T)
-    nearness = [float(np.trace(turn_of(s) @ goal.T)) for s in settings]
-    chosen = settings[int(np.argmax(nearness))]
-    nearest = "the earlier orientation" if reference is not None else "the axes of the laboratory"
-    if len(settings) == 1:
-        return chosen, "the only right-handed one", unsure
-    said = f"of {len(settings)} that cannot be told apart, the nearest to {nearest}"
-    return chosen, said, unsure
-
-
-def _sure(
-    refined: Refined,
-    expected: float,
-    lattice: Sequence[float] | None,
-    superlattice: Superlattice | None,
-) -> None:
-    """Refuse a lattice that explains too few peaks, or hardly more than chance.
-
-    Superlattice reflections count as explained, but they prove nothing.
-    """
-    n, count = len(refined.indexed), int(refined.indexed.sum())
-    explained = refined.indexed if superlattice is None else refined.indexed | superlattice.which
-    intensity = np.maximum(refined.spots.intensity, 0.0)
-    intensity = intensity / intensity.max() if intensity.max() > 0 else np.ones(n)
-    weight = float(intensity[explained].sum() / intensity.sum())
-    share = _FEWER if weight >= _WEIGHT else _SHARE
-    beyond = max(_LEAST - 2, _by_chance(expected, n), _DENSE * n if expected > _CROWDED else 0.0)
-    # where the cell is not known, peaks scattered around few of its points are no lattice
-    pixels = float(refined.sigma[:2].max())
-    scattered = lattice is None and pixels > _SCATTERED and explained.mean() < _POOR
-    if count >= beyond and explained.sum() >= share * n and not scattered:
-        return
-    named = "" if superlattice is None else f"{superlattice}. "
-    needed = math.ceil(max(beyond, share * n, _POOR * n if scattered else 0.0))
-    raise OrientationError(
-        f"the best lattice indexes {count} of {n} peaks ({count / n:.0%}): too few to be sure, "
-        f"{needed} are needed ({expected:.1%} would be by chance; they are off by {pixels:.1f} "
-        f"pixel and have {weight:.0%} of the intensity)\n"
-        f"Its cell is {_told(cell_of(np.linalg.inv(refined.UB).T))}. {named}"
-        + ("Is the given cell right? Try --unknown-cell. " if lattice is not None else "")
-        + "Are wavelength, distance and beam centre right?"
-    )
-
-
-def _near_given(
-    refined: Refined, cell: Sequence[float], lattice: Sequence[float], centring: str, within: float
-) -> None:
-    basis, _ = reduce(np.linalg.inv(refined.UB).T @ np.linalg.inv(_to_conventional(centring)))
-    if not matches(basis, lattice, centring, within=max(within, 0.005)):
-        raise OrientationError(
-            f"the cell refines to {_told(cell)}, more than {within:.0%} from the given one, "
-            f"{_told(lattice)}\nIs the cell right? Try --unknown-cell."
-        )
-
-
-def _to_conventional(centring: str) -> Array:
-    """Conventional basis = primitive basis @ this, for some primitive basis."""
-    fractions = np.vstack([np.eye(3), *(np.array([each]) for each in CENTRINGS[centring])])
-    for chosen in itertools.combinations(range(len(fractions)), 3):
-        rows = fractions[list(chosen)]
-        volume = float(np.linalg.det(rows))
-        if abs(abs(volume) - 1.0 / (1 + len(CENTRINGS[centring]))) < 1e-6:
-            return np.linalg.inv(rows.T if volume > 0 else -rows.T)
-    raise AssertionError
-
-
-def _doubts(
-    refined: Refined,
-    lattice: Sequence[float] | None,
-    name: str,
-    operations: Whole,
-    free: Refined,
-    basis: Array,
-) -> list[str]:
-    said: list[str] = []
-    spots = refined.spots
-    UB = refined.UB
-    # a cell with symmetry against one without
-    change = np.rint(np.linalg.inv(np.linalg.inv(free.UB).T) @ basis).astype(np.int64)
-    used = free.used
-    off = residuals(spots, UB, free.hkl @ change)[used]
-    worse = _score(off, free.sigma) / _score(free.off[used], free.sigma)
-    if lattice is not None and len(operations) > 1 and worse > 1.3 and not refined.moved:
-        said.append(
-            f"a cell without the given one's symmetry fits {worse:.1f} times better: "
-            f"{_told(cell_of(np.linalg.inv(free.UB).T))} (reduced)"
-        )
-    conventional = np.linalg.inv(UB).T
-    small, _ = reduce(conventional @ np.linalg.inv(_to_conventional(name[1])))
-    q = spots.q[refined.indexed]
-    divided = primitive(q, small)
-    times = round(float(np.linalg.det(small) / abs(np.linalg.det(divided))))
-    if times > 1:
-        said.append(
-            f"all indexed peaks fit a {times} times smaller primitive cell, too: "
-            f"{_told(cell_of(reduce(divided * np.sign(np.linalg.det(divided)))[0]))}"
-        )
-    width = float(np.median(spots.width[refined.used] * spots.step[refined.used]))
-    pixels, angle = float(refined.sigma[:2].max()), float(refined.sigma[2])
-    if pixels > 2.0 or angle > max(1.5 * width, 0.5 * float(np.median(spots.step))):
-        said.append(
-            f"peaks are off by {pixels:.2f} pixel and {angle:.3f}° (they are {width:.3f}° wide): a "
-            "split crystal, one that moved, or a geometry that is not quite right"
-        )
-    clean = int(spots.clean.sum())
-    if clean < 30:
-        said.append(f"only {clean} peaks are clean (whole, unsaturated, away from gaps)")
-    turned = sum(abs(v.sweep.step) * v.sweep.n_frames for v in refined.views)
-    if turned < 20.0:
-        said.append(
-            f"the crystal turned by {turned:.3g}° only: what lies along the beam is known less well"
-        )
-    return said
-
-
-def _second(refined: Refined, expected: float, superlattice: Superlattice | None) -> Second | None:
-    """Look for a second lattice of the same cell among the peaks that are left."""
-    left = ~refined.indexed
-    n = len(left)
-    if left.sum() < max(15, 0.04 * n):
-        return None
-    spots = refined.spots.take(left)
-    basis, _ = reduce(np.linalg.inv(refined.UB).T)
-    centring_free = primitive(refined.spots.q[refined.indexed], basis)
-    basis, _ = reduce(centring_free * np.sign(np.linalg.det(centring_free)))
-    cell = cell_of(basis)
-    found = find_given(_searched(spots), cell, "P", within=0.01)
-    size = float(np.cbrt(np.linalg.det(basis)))
-    whole = np.rint(spots.q @ basis)
-    beside = np.linalg.norm(spots.q - whole @ np.linalg.inv(basis), axis=1) * size
-    best: tuple[int, Array] | None = None
-    for each in found[:4]:
-        way = matches(each.basis, cell, "P", within=0.03)
-        if not way:
-            continue
-        UB = np.linalg.inv(way[0].basis).T
-        hkl = np.rint(spots.q @ np.linalg.inv(UB).T)
-        off = residuals(spots, UB, hkl)
-        away = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * size
-        good = (away < 0.12) & np.all(np.abs(off[:, :2]) < 6.0, axis=1)
-        # of what is scattered around the first one's points, none is nearer to another lattice's
-        if np.median(away[good]) > _NEARER * np.median(beside[good]):
-            continue
-        if best is None or good.sum() > best[0]:
-            best = int(good.sum()), UB
-    if best is None:
-        return None
-    count, UB = best
-    share = max(expected, (0.24**3) * 0.52)
-    by_chance = share * left.sum()
-    if count < max(12, 0.03 * n, by_chance + 6 * math.sqrt(by_chance) + 8):
-        return None
-    # the points of a superlattice hold rotated lattices of the small cell as well
-    if superlattice is not None and count < 0.8 * superlattice.count:
-        hkl = np.rint(spots.q @ np.linalg.inv(UB).T)
-        at = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * size
-        others = int(((at < 0.12) & ~superlattice.which[left]).sum())
-        if others < max(12, 0.5 * count):
-            return None
-    first = basis
-    turn = turn_of(np.linalg.inv(UB).T) @ turn_of(first).T
-    own = lattice_operations(basis, 1.0)
-    ways = [first @ w @ np.linalg.inv(first) for w in own]
-    smallest = max(ways, key=lambda w: float(np.trace(turn @ w)))
-    axis, angle = _axis(turn @ smallest)
-    exact = lattice_operations(basis, _EXACT)
-    law = twin_law(turn, first, exact, np.linalg.inv(refined.UB).T)
-    return Second(UB, count, axis, angle, law)
-
-
-def _axis(turn: Array) -> tuple[tuple[float, float, float], float]:
-    values, vectors = np.linalg.eig(turn)
-    axis: Any = np.real(vectors[:, int(np.argmin(np.abs(values - 1.0)))])
-    axis = axis / np.linalg.norm(axis)
-    return (float(axis[0]), float(axis[1]), float(axis[2])), angle_of(turn)
-
-
-def _mosaicity(refined: Refined) -> float:
-    """Width of a reflection across the Ewald sphere (Kabsch, Acta Cryst. D66, 125, 2010)."""
-    spots = refined.spots
-    good = refined.indexed & spots.clean & (spots.speed > 0.3)
-    if not good.any():
-        return math.nan
-    # a frame smears by its own width
-    variance = (spots.width[good] ** 2 - 1.0 / 12.0) * spots.step[good] ** 2
-    return float(np.median(np.sqrt(np.maximum(variance, 0.0)) * spots.speed[good]))
-
-
-def _refusal(
-    spots: Spots, found: list[Found], lattice: Sequence[float] | None, within: float
-) -> OrientationError:
-    n = min(len(spots), _SEARCHED)
-    if found:
-        best = found[0]
-        count = inliers(_searched(spots), best.basis).sum()
-        what = (
-            f"no lattice explains the {len(spots)} peaks: the best one, "
-            f"{_told(cell_of(best.basis))} (reduced), is near {count} of {n}, no more than chance"
-        )
-    elif lattice is not None:
-        what = (
-            f"the given cell, {_told(lattice)}, lies nowhere in the {len(spots)} peaks, "
-            f"even if its lengths are off by {within:.0%}"
-        )
-    else:
-        what = f"no lattice explains the {len(spots)} peaks"
-    shells = find_shells(spots.q)
-    advice = "Is the given cell right? Try --unknown-cell. " if lattice is not None else ""
-    if shells is not None:
-        advice += str(shells)
-    return OrientationError(
-        f"{what}\n{advice}Are wavelength, distance and beam centre right, and is there one crystal?"
-    )
-
-
-def _told(cell: Sequence[float]) -> str:
-    lengths = ", ".join(f"{x:.3f}" for x in cell[:3])
-    return f"{lengths} Å, {', '.join(f'{x:.2f}' for x in cell[3:])}°"

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import GeometryError, ReductionError
-from offbragg.geometry import Geometry, direct_basis
+from offbragg.geometry import Geometry
+from offbragg.grid import Grid, extent
+from offbragg.lattice import direct_basis
 from offbragg.reduction.binning import AirRate, Binner, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
 from offbragg.sample import Sample
 from offbragg.stack import Stack
-from offbragg.volume import Grid, Volume, extent
+from offbragg.volume import Volume
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from offbragg.errors import OrientationError
-from offbragg.geometry import Geometry, Panel, direct_basis, rotation_about
-from offbragg.reduction.lattice import free_metrics, symmetrise
+from offbragg.geometry import Geometry, rotation_about
+from offbragg.instrument import Panel
+from offbragg.lattice import direct_basis
+from offbragg.reduction.bravais import free_metrics, symmetrise
 from offbragg.reduction.peaks import Peaks
 from offbragg.sweep import Sweep
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.reduction.lattice import matches, primitive_basis, reduce
+from offbragg.reduction.bravais import matches, primitive_basis, reduce
 
 Array = NDArray[Any]
 Whole = NDArray[np.int64]

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
-from offbragg.geometry import direct_basis
-from offbragg.volume import Grid, Volume
+from offbragg.grid import Grid
+from offbragg.lattice import direct_basis
+from offbragg.volume import Volume
 
 Array = NDArray[np.float64]
 Matrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]

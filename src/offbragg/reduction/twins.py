@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.geometry import direct_basis
-from offbragg.reduction.lattice import (
+from offbragg.lattice import direct_basis
+from offbragg.reduction.bravais import (
     CENTRINGS,
     angle_of,
     bravais_lattices,

@@ -14,7 +14,7 @@ import pytest
 from bluesky.utils import FailedStatus, RunEngineInterrupted
 from event_model import DocumentNames, schema_validators
 
-from offbragg.agreements import agreements_of
+from offbragg.beamline.agreements import agreements_of
 from offbragg.errors import OffbraggError
 from offbragg.plans import rotation_scan
 from offbragg.protocols import (

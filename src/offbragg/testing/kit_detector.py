@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from offbragg.callbacks.frame_files import FRAME_SEQUENCES, FrameFiles
 from offbragg.files import read_frame
+from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles
 from offbragg.plans import rotation_scan
 from offbragg.protocols import Detector
 from offbragg.sweep import Sweep

@@ -1,0 +1,1 @@
+"""Disks that fill, detectors that hang, clocks that jump: looked at, judged, raised."""

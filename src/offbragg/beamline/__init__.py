@@ -1,0 +1,1 @@
+"""The beamline: ``beamline.toml`` becomes paths, devices and a RunEngine."""

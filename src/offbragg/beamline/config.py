@@ -1,0 +1,361 @@
+"""The beamline: ``beamline.toml`` becomes paths, devices and a RunEngine.
+
+The one place where things meet. Reading the configuration imports no control system, so the
+catalog and the stacker read it too; devices and RunEngine are imported where they are made.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from offbragg.alarms.board import Thresholds
+from offbragg.errors import CatalogError, ConfigError, GeometryError
+from offbragg.geometry import Geometry
+
+if TYPE_CHECKING:
+    pass
+
+
+log = logging.getLogger(__name__)
+
+
+VARIABLE = "OFFBRAGG_BEAMLINE"
+
+
+LoosePath = Annotated[Path, Field(strict=False)]
+
+
+Range = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Paths(_Table):
+    """Where things are on this host; relative ones are relative to the file that says so."""
+
+    experiment: LoosePath = Field(description="scan files go below it")
+    frames: LoosePath = Field(
+        description="frame files, as this host sees them; none is read from elsewhere"
+    )
+    journal: LoosePath = Field(description="one journal per run")
+    catalog: LoosePath = Field(description="the catalog's databases and key")
+    log: LoosePath = Field(description="log files")
+
+
+class ChannelAccess(_Table):
+    """How IOCs are found; what is not given is left to the environment."""
+
+    address_list: str | None = Field(default=None, description="EPICS_CA_ADDR_LIST")
+    auto_address_list: bool | None = Field(default=None, description="EPICS_CA_AUTO_ADDR_LIST")
+    server_port: int | None = Field(default=None, description="EPICS_CA_SERVER_PORT")
+    repeater_port: int | None = Field(default=None, description="EPICS_CA_REPEATER_PORT")
+    max_array_bytes: int | None = Field(default=None, description="EPICS_CA_MAX_ARRAY_BYTES")
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment variables that these settings stand for."""
+        known: dict[str, str] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is not None:
+                text = ("NO", "YES")[value] if isinstance(value, bool) else str(value)
+                known[str(field.description)] = text
+        return known
+
+
+class DeviceConfig(BaseModel):
+    """One device: its class, its records and the class's own parameters."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, populate_by_name=True)
+
+    class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$", description='"module:Class"')
+    prefix: str = Field(default="", description="of its records")
+    records: dict[str, str | list[str] | Literal[False]] = Field(
+        default_factory=dict,
+        description="signals whose records have other names than in the class: what follows the "
+        "prefix, or [read, write], or false for one that is not there",
+    )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the class, as the file gives them."""
+        return dict(self.model_extra or {})
+
+    @property
+    def made_of(self) -> set[str]:
+        """Names of the other devices that it is made of."""
+        given = self.parameters.values()
+        return {told["device"] for told in given if isinstance(told, dict) and "device" in told}
+
+
+class Column(_Table):
+    """A signal that is recorded through every run and joined to the frames by time."""
+
+    signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal"')
+    units: str = Field(default="", description="as the signal gives it")
+
+
+class Catalog(_Table):
+    """Where the catalog listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+
+
+class Limits(_Table):
+    """What is refused before anything moves."""
+
+    free_disk: float = Field(default=1.0, ge=0, description="space to leave on every disk, GB")
+    temperature: Range = Field(default=(80.0, 500.0), description="lowest and highest, K")
+
+    @field_validator("temperature")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("must be the lowest and then the highest temperature")
+        return value
+
+
+class Alarms(_Table):
+    """What is told at once, and to whom (see how-to/alarms)."""
+
+    command: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="program and arguments, without a shell: run when an alarm is raised or "
+        "cleared, with the alarm as JSON on its standard input; none without",
+    )
+    timeout: float = Field(default=10.0, gt=0, description="time limit of the command, s")
+    stall: float = Field(
+        default=5.0,
+        ge=1,
+        description="alarm when no new frame file has come for this many periods (0.5 s at least)",
+    )
+    full: float = Field(
+        default=2.0, ge=0, description="alarm when a disk will be full within this time, h"
+    )
+    backlog: float = Field(
+        default=30.0, gt=0, description="alarm when the stacking backlog exceeds this, s"
+    )
+    catalog: float = Field(default=3.0, gt=0, description="time limit of the catalog's answer, s")
+    clock: float = Field(
+        default=1.0, gt=0, description="alarm when a clock jumps or differs by more, s"
+    )
+
+
+class PlanDefaults(_Table):
+    """Which devices plans use unless they are given others: names of devices.
+
+    The axis of a sweep is the one that it names; ``axis`` is where stills stand.
+    """
+
+    detector: str | None = None
+    axis: str | None = None
+    temperature: str | None = Field(default=None, description="what temperature_series sets")
+    flyers: list[str] = Field(
+        default_factory=list,
+        description="count once per frame of that detector; what gives pulses flies along when the "
+        "detector waits for them",
+    )
+    shutter: str | None = Field(default=None, description="open during a sweep")
+    permit: str | None = Field(default=None, description="whether there is beam")
+    attenuator: str | None = Field(default=None, description="for orient_scan")
+
+
+class Suspend(_Table):
+    """When plans wait for beam."""
+
+    signal: str = Field(pattern=r"^\w+(\.\w+)*$", description='"device.signal", as "ring.current"')
+    below: float = Field(description="lower limit of a beam, in the signal's units")
+    resume: float | None = Field(default=None, description="beam again from here; below if absent")
+    wait: float = Field(default=0.0, ge=0, description="time with beam before plans continue, s")
+    shutter: str | None = Field(default=None, description="a device, closed meanwhile")
+
+
+class Beamline(_Table):
+    """Everything that ``beamline.toml`` says."""
+
+    beamline_id: str = Field(min_length=1)
+    paths: Paths
+    channel_access: ChannelAccess = ChannelAccess()
+    devices: dict[str, DeviceConfig] = Field(default_factory=dict)
+    baseline: list[str] = Field(default_factory=list, description="read before and after a run")
+    per_frame: dict[str, Column] = Field(default_factory=dict)
+    defaults: PlanDefaults = PlanDefaults()
+    suspend: Suspend | None = None
+    geometry: dict[str, Any] | None = None
+    catalog: Catalog = Catalog()
+    limits: Limits = Limits()
+    alarms: Alarms = Alarms()
+    metadata: dict[str, Any] = Field(default_factory=dict, description="for every start document")
+    file: LoosePath = Path("beamline.toml")
+
+    @property
+    def key_file(self) -> Path:
+        """Where the catalog's server keeps its API key (mode 0600)."""
+        return self.paths.catalog / "key"
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """From where on something is an alarm."""
+        return Thresholds(
+            reserve=self.limits.free_disk,
+            hours=self.alarms.full,
+            periods=self.alarms.stall,
+            backlog=self.alarms.backlog,
+            clock=self.alarms.clock,
+        )
+
+    @property
+    def catalog_url(self) -> str:
+        """Where clients on this host find the catalog."""
+        return f"http://{self.catalog.host}:{self.catalog.port}"
+
+    def connect_catalog(self, *, timeout: float = 5.0) -> Any:
+        """Connect to the catalog; returns the Tiled client of its runs.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait for a server that is still starting, s.
+
+        Raises
+        ------
+        CatalogError
+            If it is not there or refuses the key.
+        """
+        from offbragg.catalog.client import connect
+
+        return connect(self.catalog_url, self.read_key(), timeout=timeout)
+
+    def read_key(self) -> str:
+        """Read the catalog's key.
+
+        Raises
+        ------
+        CatalogError
+            If it is not there, or not for us.
+        """
+        try:
+            return self.key_file.read_text().strip()
+        except OSError as error:
+            raise CatalogError(
+                f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
+                "The server makes it when it first starts: offbragg serve"
+            ) from error
+
+    def make_geometry(self) -> Geometry | None:
+        """Read the [geometry] table.
+
+        Raises
+        ------
+        ConfigError
+            If it describes no instrument, or lacks the wavelength.
+        """
+        if self.geometry is None:
+            return None
+        table = dict(self.geometry)
+        if "wavelength" not in table:
+            raise ConfigError(f"geometry.wavelength is missing in {self.file}: Å")
+        axes = table.get("axes", [])
+        if isinstance(axes, list):
+            table["axes"] = [
+                {"angle": 0.0, **axis} if isinstance(axis, dict) else axis for axis in axes
+            ]
+            if axes and isinstance(axes[0], dict):
+                table.setdefault("scan_axis", axes[0].get("name"))
+        try:
+            return Geometry.from_dict(table)
+        except GeometryError as error:
+            raise ConfigError(f"{error}\nin [geometry] of {self.file}") from error
+
+
+def profile_directory() -> Path:
+    """Find the IPython profile with the simulated beamline that comes with offbragg."""
+    here = Path(__file__).resolve()
+    for place in (here.parent / "profile", here.parents[2] / "profiles" / "profile_offbragg"):
+        if (place / "beamline.toml").is_file():
+            return place
+    raise ConfigError(f"profile_offbragg does not lie beside {here.parent}: install offbragg again")
+
+
+def load(path: str | Path | None = None) -> Beamline:
+    """Read a ``beamline.toml``.
+
+    Parameters
+    ----------
+    path
+        The file; if not given, what the environment variable ``OFFBRAGG_BEAMLINE`` says.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, the file, and what is allowed there.
+    """
+    if path is None:
+        told = os.environ.get(VARIABLE)
+        if not told:
+            raise ConfigError(
+                f"no beamline is configured: {VARIABLE} is not set\n"
+                f"Set it to a beamline.toml. The simulated one is {profile_directory()}."
+            )
+        path = told
+    file = Path(path).expanduser().absolute()
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    if "file" in content:
+        raise ConfigError(f"file is unknown in {file}; there are {_allowed(Beamline, ())}")
+    try:
+        config = Beamline.model_validate({**content, "file": file})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, file)) from None
+    paths = {name: _from(file, value) for name, value in config.paths}
+    config.make_geometry()  # a wrong one is told now, not when a sweep is to begin
+    return config.model_copy(update={"paths": Paths(**paths)})
+
+
+def _from(file: Path, path: Path) -> Path:
+    return (file.parent / path.expanduser()).absolute()
+
+
+def _explain(error: ValidationError, file: Path) -> str:
+    """Say what is wrong with a configuration, one line per key."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        match item["type"]:
+            case "extra_forbidden":
+                lines.append(
+                    f"{where} is unknown in {file}; "
+                    f"there are {_allowed(Beamline, item['loc'][:-1])}"
+                )
+            case "missing":
+                lines.append(f"{where} is missing in {file}")
+            case _:
+                reason = item["msg"].removeprefix("Input ")
+                lines.append(f"{where} is {item['input']!r} in {file}: it {reason}")
+    return "\n".join(lines)
+
+
+def _allowed(model: type[BaseModel], loc: Sequence[str | int]) -> str:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return ", ".join(
+        field.alias or name for name, field in model.model_fields.items() if name != "file"
+    )

@@ -1,0 +1,228 @@
+"""The RunEngine of a beamline: its journal, checks, watchdog and columns."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offbragg.errors import ConfigError
+from offbragg.protocols import (
+    KeepsSpeed,
+    as_a,
+)
+from offbragg.sample import Sample
+
+if TYPE_CHECKING:
+    pass
+from offbragg.beamline.build import find
+from offbragg.beamline.config import Beamline
+from offbragg.beamline.limits import check_start, lacking_room
+from offbragg.beamline.watchdog import make_watchdog
+from offbragg.plans.preprocessors import captioner, recorder
+
+log = logging.getLogger(__name__)
+
+
+def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any) -> Any:
+    """Make a RunEngine that journals, checks every run before it opens, and records the beamline.
+
+    Parameters
+    ----------
+    config, devices
+        What `load` and `build_devices` gave.
+    options
+        More for ``bluesky.RunEngine``.
+    """
+    import bluesky
+    import ophyd
+    from bluesky.preprocessors import SupplementalData
+
+    import offbragg
+    from offbragg.alarms.board_file import ACQUISITION
+    from offbragg.callbacks.journal import Journal
+    from offbragg.callbacks.past_runs import Recall, speeds_left
+    from offbragg.files.abandoned import close_all_abandoned
+    from offbragg.plans.defaults import answering
+    from offbragg.plans.meddling import noting_others
+    from offbragg.plans.watch import room_keeper, watched
+
+    RE = bluesky.RunEngine(
+        {},
+        md_validator=lambda md: check_start(config, md),
+        scan_id_source=scan_ids(config.paths.journal),
+        **options,
+    )
+    RE.md.update(
+        {
+            "beamline_id": config.beamline_id,
+            "versions": {
+                "offbragg": offbragg.__version__,
+                "bluesky": bluesky.__version__,
+                "ophyd": ophyd.__version__,
+            },
+            **config.metadata,
+        }
+    )
+    for run in close_all_abandoned(config.paths.journal):
+        log.warning("run %s had lost its RunEngine; its journal is closed", run)
+    for name, (usual, left) in speeds_left(config.paths.journal).items():
+        if axis := as_a(devices.get(name), KeepsSpeed):
+            axis.mend_speed(usual, left=left)
+    RE.subscribe(Journal(config.paths.journal))
+    RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
+    columns = {
+        name: (find(devices, column.signal, config=config), column.units)
+        for name, column in config.per_frame.items()
+    }
+    watchdog = make_watchdog(config, side=ACQUISITION)
+    watchdog.is_paused = lambda: RE.state != "running"
+    RE.subscribe(watchdog)
+    RE.preprocessors.append(answering(plan_defaults(config, devices)))
+    RE.preprocessors.append(checker(config, RE))
+    RE.preprocessors.append(room_keeper(partial(lacking_room, config)))
+    RE.preprocessors.append(recorder(columns, devices))
+    RE.preprocessors.append(noting_others(devices))
+    RE.preprocessors.append(captioner(RE))
+    RE.preprocessors.append(
+        SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
+    )
+    RE.preprocessors.append(watched(watchdog))
+    return RE
+
+
+def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
+    """Make the `Defaults` of plans from [defaults].
+
+    Raises
+    ------
+    ConfigError
+        If a name there is that of no device.
+    """
+    from offbragg.callbacks.past_runs import Recall
+    from offbragg.plans.defaults import Defaults
+
+    def named(key: str, name: str) -> Any:
+        if name not in devices:
+            raise ConfigError(
+                f"defaults.{key} is {name!r} in {config.file}: it must be one of the devices, "
+                f"{', '.join(devices)}"
+            )
+        return devices[name]
+
+    defaults = config.defaults.model_dump(exclude_none=True)
+    flyers = tuple(named("flyers", name) for name in defaults.pop("flyers"))
+    chosen = {key: named(key, name) for key, name in defaults.items()}
+    past = Recall(config.paths.journal, config.paths.experiment).runs
+    lacks = partial(lacking_room, config)
+    return Defaults(devices, flyers=flyers, file=str(config.file), past=past, lacks=lacks, **chosen)
+
+
+def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> Any:
+    """Let plans wait while there is no beam, as [suspend] says; give the suspender, or None.
+
+    It is bluesky's: ``RE.suspenders`` has it, ``RE.remove_suspender(…)`` takes it away.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine.
+    config, devices
+        What `load` and `build_devices` gave.
+    """
+    from offbragg.plans.beam import BeamSuspender, self_test
+
+    told = config.suspend
+    if told is None:
+        return None
+    try:
+        suspender = BeamSuspender(
+            find(devices, told.signal, config=config),
+            told.below,
+            resume=told.resume,
+            wait=told.wait,
+            shutter=told.shutter and find(devices, told.shutter, config=config),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"suspend: {error}\nin [suspend] of {config.file}") from None
+    part = self_test()
+    if not part.active:
+        raise ConfigError(f"suspend: plans would go on without beam\n{part}")
+    RE.preprocessors.append(suspender.preprocessor)
+    RE.install_suspender(suspender)
+    return suspender
+
+
+def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
+    """Make a preprocessor that refuses runs when a plan announces them, before it moves anything.
+
+    Parameters
+    ----------
+    config
+        What `load` gave.
+    RE
+        The RunEngine, for its own metadata as it is then.
+    """
+    from bluesky.preprocessors import msg_mutator
+
+    def check(msg: Any) -> Any:
+        if msg.command == "null" and "would_open" in msg.kwargs:
+            per_call = getattr(RE, "_metadata_per_call", {})  # of RE(plan, comment="…")
+            check_start(config, {**RE.md, **msg.kwargs["would_open"], **per_call})
+        return msg
+
+    return lambda plan: msg_mutator(plan, check)
+
+
+def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:
+    """Make a source of scan numbers that goes on after a restart.
+
+    The last number is kept in ``<directory>/scan_id``; two processes never get the same one.
+    """
+
+    def next_id(_: Mapping[str, Any]) -> int:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "scan_id").open("a+", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read().strip()
+            try:
+                number = int(text or 0) + 1
+            except ValueError:
+                raise ConfigError(
+                    f"{file.name} holds {text[:40]!r}, not the last scan's number\n"
+                    "Write that number into it."
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"{number}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return number
+
+    return next_id
+
+
+def sample(RE: Any, /, **known: Any) -> Sample:
+    """Say which crystal is mounted; every run from now on has it in its start document.
+
+    Parameters
+    ----------
+    RE
+        The RunEngine.
+    known
+        name and label (they name folders); formula, composition, space_group, lattice (a, b, c in
+        Å, alpha, beta, gamma in degree), UB (Å⁻¹ without 2π) as far as they are known.
+
+    Raises
+    ------
+    MetadataError
+        Naming the field that is wrong, unknown or missing; the sample stays what it was.
+    """
+    told = Sample.from_dict(known)
+    RE.md["sample"] = told.to_dict()
+    return told

@@ -1,0 +1,210 @@
+"""Who gets in: one key that opens everything, and keys for reading that end by themselves.
+
+Tiled with a single user has one key, and does not ask for it everywhere: ``/zarr`` and
+``/api/graphql`` answer anybody. So every request is asked here, before Tiled sees it. Whatever way
+the key came in, it goes on as a header, and no address that Tiled might write down holds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Literal
+from urllib.parse import parse_qsl, unquote_plus
+
+from starlette.requests import cookie_parser
+
+from offbragg.printable import printable
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Right = Literal["everything", "reading", "ended", "none"]
+
+TRIES = 30  # wrong keys from one address in a minute; a right one is let in after any number
+_MINUTE = 60.0
+_ADDRESSES = 10_000  # more than these in a minute count as one
+_OPEN = frozenset({"/healthz", "/api/v1", "/api/v1/"})  # is it there, and what is it
+_PAGES = ("/ui", "/static")  # of the browser's interface, with "/"; there the key becomes a cookie
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_LONG = tuple(f"/api/v1/{kind}/" for kind in ("table", "container", "awkward"))
+"""Where a POST only reads: its address would be too long for a GET."""
+
+_NEEDED = "A key is needed: Authorization: Apikey KEY"
+_WRONG = (
+    "This key is wrong: it was not copied whole, belongs to another catalog, or was revoked with "
+    "this catalog's own key. Ask whoever gave it to you: offbragg key makes another one."
+)
+_EXPIRED = (
+    "This key has expired: it ended on {}. Ask whoever gave it to you for another one: "
+    "offbragg key makes it."
+)
+
+_log = logging.getLogger(__name__)
+
+
+def reading_key(key: str, *, ends: float) -> str:
+    """Make a key for reading that ends by itself.
+
+    It is signed with the catalog's own key and kept nowhere: a new catalog key ends all of them.
+
+    Parameters
+    ----------
+    key
+        The catalog's key.
+    ends
+        When it ends, POSIX s.
+
+    Examples
+    --------
+    >>> made = reading_key("0123", ends=2_000_000_000)
+    >>> right_of(made, "0123", now=1_999_999_999), right_of(made, "0123", now=2_000_000_000)
+    ('reading', 'ended')
+    >>> right_of("read" + "f" * 10 + made[14:], "0123", now=0)
+    'none'
+    """
+    until = f"{max(int(ends), 0):010x}"
+    if len(until) > 10:
+        raise ValueError(f"there is no such time: {ends:g}")
+    return f"read{until}{_signature(key, until)}"
+
+
+def right_of(given: str, key: str, *, now: float) -> Right:
+    """Say what a key is good for.
+
+    Parameters
+    ----------
+    given
+        What somebody has sent.
+    key
+        The catalog's key.
+    now
+        The time, POSIX s.
+    """
+    if hmac.compare_digest(given.encode(), key.encode()):
+        return "everything"
+    until = given[4:14]
+    if not hmac.compare_digest(f"read{until}{_signature(key, until)}".encode(), given.encode()):
+        return "none"
+    return "reading" if now < int(until, 16) else "ended"
+
+
+def _signature(key: str, until: str) -> str:
+    return hmac.new(key.encode(), f"read until {until}".encode(), hashlib.sha256).hexdigest()[:40]
+
+
+class Gate:
+    """Lets in who has a key, and soon answers only 429 to an address that tries out many.
+
+    Parameters
+    ----------
+    app
+        What the key is for.
+    key
+        The catalog's key.
+    """
+
+    def __init__(self, app: App, key: str) -> None:
+        self._app = app
+        self._key = key
+        self._wrong: Counter[str] = Counter()
+        self._minute = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it through."""
+        if scope["type"] == "lifespan" or scope["path"] in _OPEN:
+            await self._app(scope, receive, send)
+            return
+        given = _given(scope)
+        right = right_of(given, self._key, now=time.time())
+        if right == "everything" or (right == "reading" and _only_reads(scope)):
+            await self._app(_with_key(scope, self._key), receive, send)
+        elif scope["type"] == "websocket":
+            self._count(scope)
+            await send({"type": "websocket.close", "code": 1008})
+        elif right == "reading":
+            await refuse(send, 403, "This key is for reading only.")
+        elif wait := self._count(scope):
+            await refuse(send, 429, "Too many wrong keys.", {"retry-after": str(wait)})
+        else:
+            why = _WRONG if given else _NEEDED
+            if right == "ended":
+                at = time.gmtime(int(given[4:14], 16))
+                why = _EXPIRED.format(time.strftime("%Y-%m-%d at %H:%M UTC", at))
+            await refuse(send, 401, why, {"www-authenticate": "Apikey"})
+
+    def _count(self, scope: Scope) -> int:
+        """Count a wrong key; after too many say how long to wait, s."""
+        passed = time.monotonic() - self._minute
+        if passed >= _MINUTE:
+            self._wrong.clear()
+            self._minute, passed = time.monotonic(), 0.0
+        client = scope.get("client")
+        address = client[0] if client else ""
+        if address not in self._wrong and len(self._wrong) >= _ADDRESSES:
+            address = ""
+        self._wrong[address] += 1
+        if self._wrong[address] == TRIES + 1:
+            _log.warning(
+                "%s tries out keys: %d wrong ones in a minute", printable(address), TRIES + 1
+            )
+        return int(_MINUTE - passed) + 1 if self._wrong[address] > TRIES else 0
+
+
+async def refuse(
+    send: Send, status: int, why: str, headers: MutableMapping[str, str] | None = None
+) -> None:
+    """Answer a request with an error, as Tiled words its own."""
+    body = json.dumps({"detail": why}).encode()
+    said = {
+        "content-type": "application/json", "content-length": str(len(body)), **(headers or {})
+    }  # fmt: skip
+    coded = [(name.encode(), value.encode()) for name, value in said.items()]
+    await send({"type": "http.response.start", "status": status, "headers": coded})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _given(scope: Scope) -> str:
+    """Find the key, where Tiled does and in its order; empty if there is none."""
+    for name, value in parse_qsl(scope["query_string"].decode("latin-1")):
+        if name == "api_key":
+            return value
+    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    kind, _, given = headers.get(b"authorization", "").partition(" ")
+    if kind.lower() == "apikey":
+        return given.strip()
+    return cookie_parser(headers.get(b"cookie", "")).get("tiled_api_key", "")
+
+
+def _only_reads(scope: Scope) -> bool:
+    path = scope["path"]
+    if scope["type"] == "websocket":
+        return True
+    if path.startswith("/api/graphql"):
+        return False
+    return scope["method"] in _READING or (scope["method"] == "POST" and path.startswith(_LONG))
+
+
+def _with_key(scope: Scope, key: str) -> Scope:
+    """Give the request the catalog's key as a header, and take whatever key out of its address.
+
+    A cookie stays: where there is one, Tiled asks for its token against forged requests.
+    """
+    path = scope["path"]
+    if path == "/" or path.startswith(_PAGES):
+        return scope
+    pairs = scope["query_string"].split(b"&")
+    kept = [pair for pair in pairs if not _is_key(pair)]
+    others = [(name, value) for name, value in scope["headers"] if name.lower() != b"authorization"]
+    header = (b"authorization", f"Apikey {key}".encode())
+    return {**scope, "query_string": b"&".join(kept), "headers": [*others, header]}
+
+
+def _is_key(pair: bytes) -> bool:
+    return unquote_plus(pair.partition(b"=")[0].decode("latin-1")) == "api_key"

@@ -1,0 +1,279 @@
+"""How much a client of the catalog may send, and how long it may take.
+
+Who sends too much is told so, who does not come to an end is cut off, and the others do not notice.
+What a request may read is in `answers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import threading
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.read_limits import answering
+from offbragg.private_parts import PrivatePart, examine
+
+DOCUMENT = 10_000_000  # bytes of a request's body
+UPLOAD = 150_000_000  # and of one that holds an array or a table
+UPLOADING = 60.0  # so long a body may take, s
+HEAD = 65_536  # bytes of a request's first line and headers
+HEADING = 5.0  # so long they may take, or a connection may be silent, s
+STALLED = 20.0  # so long a client may take for one piece of its answer, s
+SOCKETS = 500  # beyond these the one that has been silent for longest is cut off
+_RESTARTING = 1012  # why a websocket is closed, RFC 6455's registry
+_PIECE = 1_000_000  # bytes that are sent at a time
+_DATA = tuple(f"/api/v1/{kind}/" for kind in ("array", "table", "node", "awkward", "ragged"))
+_WORDS = rb"json(?!-seq)|csv|html|text|image|png|tif|excel|sheet|xls|xdi"
+_FORMAT, _ACCEPT = re.compile(rb"(^|&)format=[^&]*(%b)" % _WORDS), re.compile(_WORDS)
+
+
+class Limits:
+    """Bounds what a request brings and takes away.
+
+    Parameters
+    ----------
+    app
+        What answers the requests.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            try:
+                await self._app(scope, receive, send)
+            except asyncio.CancelledError:  # as below
+                with contextlib.suppress(Exception):  # it may be closed
+                    await send({"type": "websocket.close", "code": _RESTARTING})
+            return
+        body = _Body(scope, receive, send)
+        if body.refused:  # by what it says of itself
+            await body.refuse_body()
+            return
+        with answering(written_out=_is_written_out(scope)):
+            try:
+                await self._app(scope, body.receive, body.send)
+            except Exception:
+                if not body.refused:
+                    raise
+            except asyncio.CancelledError:
+                # uvicorn ends, and has waited for this answer: else it tells of a failure
+                await body.refuse(503, "The catalog is being ended. Ask again later.")
+                return
+        if body.refused:
+            await body.refuse_body()
+
+
+def _is_written_out(scope: Scope) -> bool:
+    """Whether text or a picture is asked for."""
+    accepted = b"".join(value for name, value in scope["headers"] if name == b"accept")
+    return bool(_FORMAT.search(scope["query_string"]) or _ACCEPT.search(accepted))
+
+
+class _Body:
+    """A request's body, which is read as far as it may be, and the answer, which goes in pieces."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._most = DOCUMENT
+        if scope["method"] in ("PUT", "PATCH") and scope["path"].startswith(_DATA):
+            self._most = UPLOAD
+        self._bytes = 0
+        self._more = True
+        self._answering = False
+        self._until = asyncio.get_running_loop().time() + UPLOADING
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        self.refused = 413 if any(int(length) > self._most for length in lengths) else 0
+
+    async def receive(self) -> Any:
+        if not self._more:
+            return await self._receive()  # when the client goes
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            self.refused = 408
+            return {"type": "http.disconnect"}
+        self._bytes += len(message.get("body", b""))
+        self._more = message.get("more_body", False)
+        if self._bytes > self._most:
+            self.refused = 413
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: Any) -> None:
+        if self.refused and not self._answering:
+            return  # what the app thinks of a client that is gone
+        self._answering = True
+        while len(body := message.get("body", b"")) > _PIECE:
+            await self._send({**message, "body": body[:_PIECE], "more_body": True})
+            message = {**message, "body": memoryview(body)[_PIECE:]}
+        await self._send(message)
+
+    async def refuse_body(self) -> None:
+        why = f"A request may bring {self._most:,} bytes"
+        why += f" within {UPLOADING:g} s." if self.refused == 408 else "; this one brings more."
+        await self.refuse(self.refused, why)
+
+    async def refuse(self, status: int, why: str) -> None:
+        if not self._answering:
+            await refuse(self._send, status, why)
+
+
+class Connection(H11Protocol):
+    """A connection that is cut off when its client keeps it and asks for nothing, or takes nothing.
+
+    uvicorn waits for ever: for the first request, for the rest of its headers, and for a client
+    to take its answer.
+    """
+
+    _silent: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+    _since = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first request, and make room for it if need be."""
+        super().connection_made(transport)
+        self._wait_for_request()
+        if len(self.connections) > SOCKETS:
+            ours = [c for c in self.connections if isinstance(c, Connection) and c.is_silent]
+            ours = [c for c in ours if not c.transport.is_closing()]
+            min(ours, key=lambda connection: connection._since).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        for timer in (self._silent, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its client has not asked yet, or not again."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._wait_for_request()
+        super().on_response_complete()
+
+    def _wait_for_request(self) -> None:
+        if self._silent is not None:
+            self._silent.cancel()
+        self._since = self.loop.time()
+        self._silent = self.loop.call_later(HEADING, self._end_silence)
+
+    def _end_silence(self) -> None:
+        if self.is_silent and self.transport.get_protocol() is self:  # else it is a websocket
+            self._silent = self.loop.call_later(STALLED, self.transport.abort)
+            self.transport.close()  # once the client has taken what is left of its answer
+
+    def pause_writing(self) -> None:
+        """Give the client some time to take what is there for it."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self._stalled is not None:
+            self._stalled.cancel()
+        super().resume_writing()
+
+
+# -- whether uvicorn still asks us ---------------------------------------------------------------
+
+
+def self_test() -> PrivatePart:
+    """Return whether connections that are silent, or take nothing, are cut off."""
+    return examine("uvicorn", "an end to silent connections", _answer_one, guards=True)
+
+
+def _answer_one() -> None:
+    """Answer one request of a client that is not there, and see that each step is timed."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(_talk())
+        except Exception as error:
+            failed.append(error)
+
+    talking = threading.Thread(target=run)  # there may be a loop in this one
+    talking.start()
+    talking.join()
+    if failed:
+        raise failed[0]
+
+
+async def _talk() -> None:
+    answered = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        answered.set()
+
+    config = uvicorn.Config(app, http=Connection, log_config=None)
+    config.load()
+    state = ServerState()
+    connection: Any = Connection(config, state, {})
+    transport = _Transport()
+    transport.set_protocol(connection)
+    connection.connection_made(transport)
+    first = connection._silent
+    _check(first is not None and connection.is_silent, "a connection that is made")
+    _check(connection in state.connections, "the list of connections")
+    connection.data_received(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+    _check(not connection.is_silent, "a request that has come")
+    await asyncio.wait_for(answered.wait(), 10.0)
+    _check(connection._silent is not first and connection.is_silent, "an answer that is sent")
+    connection.pause_writing()
+    _check(connection._stalled is not None, "a client that takes nothing")
+    connection.resume_writing()
+    connection.connection_lost(None)
+    _check(connection._silent.cancelled(), "a connection that is lost")
+
+
+def _check(seen: bool, what: str) -> None:
+    if not seen:
+        raise ValueError(f"it does not say of {what}")
+
+
+class _Transport(asyncio.Transport):
+    """A connection to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._protocol: Any = None
+
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def write(self, data: Any) -> None:
+        """Forget what is sent."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """Nothing comes."""
+
+    def resume_reading(self) -> None:
+        """Nothing comes."""

@@ -1,0 +1,330 @@
+"""Commands about what was measured: stack, serve, key, verify, rebuild, export."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from offbragg.cli.app import AsJson, Beamline, Ready, WithParent, app, log_to_stderr, until_stopped
+from offbragg.cli.numbers import Number
+from offbragg.cli.terminal import progress as _progress
+from offbragg.cli.terminal import say as say
+from offbragg.errors import (
+    JournalError,
+    OffbraggError,
+    ScanFileError,
+)
+from offbragg.ledger import describe_problems
+from offbragg.printable import printable
+
+
+@app.command()
+def serve(
+    beamline: Beamline = None,
+    ready: Ready = None,
+    with_parent: WithParent = None,  # its callback has done what it asks for
+) -> None:
+    """Serve the catalog over HTTP (Tiled), with the API key in the configured key file."""
+    from offbragg.beamline.config import load
+    from offbragg.catalog.server import serve as serve_catalog
+
+    config = load(beamline)
+    log_to_stderr()
+    serve_catalog(
+        config.paths.catalog,
+        [config.paths.experiment, config.paths.frames],
+        host=config.catalog.host,
+        port=config.catalog.port,
+        ready=ready,
+    )
+
+
+@app.command()
+def key(
+    days: Annotated[
+        float,
+        typer.Option(
+            "--days",
+            metavar="N",
+            help="Days until the key expires.",
+            parser=Number(0, 3650, above=True, unit="days"),
+        ),
+    ] = 30.0,
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a read-only key that expires.
+
+    Give this one away, not the file 'key', which may write and delete. It cannot be revoked on its
+    own: remove the file 'key' and restart the catalog, and all keys are invalid.
+
+    The key alone goes to stdout; the address and the lines for Python go to stderr.
+    """
+    from offbragg.beamline.config import load
+    from offbragg.catalog.authentication import reading_key
+
+    config = load(beamline)
+    ends = time.time() + 86400 * days
+    made = reading_key(config.read_key(), ends=ends)
+    if as_json:
+        print(json.dumps({"key": made, "ends": ends, "address": config.catalog_url}))
+        return
+    say(made)
+    where = config.catalog
+    until = time.strftime("%a %d %b %Y %H:%M", time.localtime(ends))
+    tunnel = ""
+    if where.host in ("127.0.0.1", "localhost", "::1"):
+        tunnel = (
+            f"\n\nFrom elsewhere, this first: ssh -L {where.port}:127.0.0.1:{where.port} "
+            f"{socket.gethostname()}"
+        )
+    say(
+        f"for reading, until {until}; at {config.catalog_url}\n\nIn Python:\n\n"
+        "from tiled.client import from_uri\n"
+        f'cat = from_uri("{config.catalog_url}", api_key="{made}")["raw"]\n'
+        f"print(len(cat), 'runs'); run = cat.values().last(){tunnel}",
+        file=sys.stderr,
+    )
+
+
+@app.command()
+def verify(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE|UID]...", help="Scan files, or runs by their uids."),
+    ] = None,
+    beamline: Beamline = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="The scan files of all runs in the journal.")
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read the pixels of all frames and frame files, too; slow."),
+    ] = False,
+    catalog: Annotated[
+        bool, typer.Option("--catalog/--no-catalog", help="Ask the catalog, too.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Compare scan files with their checksums, ledger, journal, frame files and catalog.
+
+    One changed byte anywhere in a finished file is found, and the frame is named in which it lies.
+    Journal and catalog are asked if a beamline is named.
+
+    Exit code 0: every file holds what was measured. 1: at least one does not, or is not finished;
+    each problem is listed. 6: at least one could not be checked, and nothing else was found. Frames
+    that are listed as missing or rejected are told, and are no problem of the file.
+    """
+    from offbragg.files.examine import Examiner
+    from offbragg.recovery.verify import all_scan_files, scan_file_of_run
+    from offbragg.recovery.verify import verify as check
+
+    config = None
+    if beamline is not None or "OFFBRAGG_BEAMLINE" in os.environ:
+        from offbragg.beamline.config import load
+
+        config = load(beamline)
+    if every == bool(what):
+        raise typer.BadParameter("give scan files or uids, or --all")
+    if every and config is None:
+        raise typer.BadParameter("--all needs a beamline: --beamline FILE")
+    names: list[str | Path] = list(what or ())
+    journal, frames, connect = None, None, None
+    if config is not None:
+        journal, frames = config.paths.journal, config.paths.frames
+        if every:
+            names += all_scan_files(journal, config.paths.experiment)
+        if catalog:
+            connect = _once(config.connect_catalog)
+    verdicts: list[dict[str, Any]] = []
+    code = 0
+    with _progress("checking", quiet=as_json) as progress, Examiner() as examiner:
+        for name in names:
+            path = Path(name)
+            try:
+                if not path.exists():
+                    if config is None:
+                        raise ScanFileError(
+                            f"{name} is not a file, and no beamline says where its run would be\n"
+                            "Give the path of a scan file, or --beamline FILE and a run's uid."
+                        )
+                    path = scan_file_of_run(
+                        str(name), journal=config.paths.journal, experiment=config.paths.experiment
+                    )
+                verdict = check(
+                    path,
+                    journal=journal,
+                    frames=frames,
+                    catalog=connect,
+                    deep=deep,
+                    examiner=examiner,
+                    progress=progress,
+                )
+            except OffbraggError as error:
+                verdicts.append({"path": str(path), "ok": False, "error": str(error)})
+                say(f"offbragg: {error}", file=sys.stderr)
+                code = code or error.exit_code
+                continue
+            verdicts.append(verdict.to_dict())
+            if not as_json:
+                _tell_verdict(verdict)
+            if not verdict.ok:
+                code = 1
+    if as_json:
+        print(json.dumps({"ok": code == 0, "files": verdicts}))
+    raise typer.Exit(code)
+
+
+def _once(connect: Callable[[], Any]) -> Callable[[], Any]:
+    """Connect at the first call; what went wrong then goes wrong at every later one, at once."""
+    known: list[Any] = []
+
+    def connected() -> Any:
+        if not known:
+            try:
+                known.append(connect())
+            except OffbraggError as error:
+                known.append(error)
+        if isinstance(known[0], OffbraggError):
+            raise known[0]
+        return known[0]
+
+    return connected
+
+
+def _tell_verdict(verdict: Any) -> None:
+    counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
+    say(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
+    if verdict.ended:
+        say(f"ended: {printable(verdict.ended)}")
+    say(f"{verdict.checked} compared with their checksum, {verdict.unchecked} have none")
+    say(f"digest: {verdict.digest}")
+    if (offset := verdict.angles.get("offset")) is not None:
+        sigma = verdict.angles["sigma"]
+        known = "" if sigma is None else f", σ {sigma:.4f}"
+        sources = ", ".join(f"{n} {source}" for source, n in verdict.angles["sources"].items())
+        say(f"angles: {sources}; at most {offset:+.4f} degree from those asked for{known}")
+    if verdict.catalog in ("agrees", "differs"):
+        say(f"catalog: {verdict.catalog}")
+    say(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
+    listed = [(frame["number"], frame["status"], frame["reason"]) for frame in verdict.listed]
+    for line in describe_problems(listed):
+        say(f"  {printable(line)}")
+    for note in verdict.notes:
+        say(f"  note: {printable(note)}")
+    for problem in verdict.problems:
+        say(f"  PROBLEM: {printable(problem)}")
+    say(_conclusion(verdict))
+
+
+def _conclusion(verdict: Any) -> str:
+    if verdict.ok:
+        return "OK: the file holds what was measured"
+    n = len(verdict.problems)
+    return f"{n} problem{'s' if n > 1 else ''}"
+
+
+@app.command()
+def rebuild(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[UID]...", help="Runs that are published again in any case."),
+    ] = None,
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a lost catalog again, from the journals and the scan files.
+
+    The catalog's server must run (offbragg serve), and no offbragg stack. Runs that the catalog has
+    as they should be are left alone. It can be killed at any moment and started again. Exit code 0:
+    every run is in the catalog. 1: at least one is not; see the messages.
+    """
+    from offbragg.beamline.config import load
+    from offbragg.recovery.rebuild import rebuild as build
+
+    config = load(beamline)
+    with (
+        until_stopped() as stop,
+        _progress("rebuilding", quiet=as_json) as progress,
+    ):
+        log_to_stderr()
+        rebuilt = build(
+            config.paths.journal,
+            config.paths.experiment,
+            config.connect_catalog,
+            frames=config.paths.frames,
+            runs=runs or (),
+            progress=progress,
+            stop=stop,
+        )
+    if as_json:
+        print(json.dumps(rebuilt))
+    else:
+        say(f"{rebuilt['runs']} runs: {len(rebuilt['published'])} published")
+        for uid in rebuilt["failed"]:
+            say(f"run {uid} could not be published; see above", file=sys.stderr)
+    if rebuilt["failed"]:
+        raise typer.Exit(1)
+
+
+class Format(StrEnum):
+    """What a run can be exported to."""
+
+    NXSAS = "nxsas"
+    CSV = "csv"
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a run
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="UID", help="A run: its uid or the begin of it, #42, or -1.")
+    ],
+    file_format: Annotated[
+        Format, typer.Option("--format", help="nxsas: one NeXus file; csv: a table per stream.")
+    ] = Format.NXSAS,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path(),
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", help="Begin of their names, filled from the start document."),
+    ] = "{uid}-",
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run into a NeXus file with the layout of suitcase-nxsas, or into CSV tables.
+
+    The documents come from the journal. Frames are not copied: the NeXus file links to them in
+    the scan file. What is there already is not overwritten.
+    """
+    from offbragg.beamline.config import load
+    from offbragg.export import csv, nxsas
+    from offbragg.files.journal_file import find_run, read_journal
+    from offbragg.recovery.verify import scan_file_of_run
+
+    config = load(beamline)
+    documents, _ = read_journal(find_run(config.paths.journal, run))
+    start = documents[0][1]
+    if documents[-1][0] != "stop":
+        raise JournalError(
+            f"run {start['uid']} is not over: it has no stop document\n"
+            "Wait for its end; if its RunEngine died, run: offbragg stack --once"
+        )
+    scan_file = None
+    if "sweep" in start:
+        scan_file = scan_file_of_run(
+            start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+        )
+    write = {Format.NXSAS: nxsas.export, Format.CSV: csv.export}[file_format]
+    files = write(documents, out, prefix, scan_file=scan_file)["stream_data"]
+    if as_json:
+        print(json.dumps({"run": start["uid"], "files": [str(path) for path in files]}))
+    else:
+        say("\n".join(printable(file) for file in files))

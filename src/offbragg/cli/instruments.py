@@ -1,0 +1,289 @@
+"""Commands about a beamline: demo, ioc, shell, doctor, init, status."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offbragg.cli.app import AsJson, Beamline, app
+from offbragg.cli.numbers import Number
+from offbragg.cli.terminal import say as say
+from offbragg.errors import (
+    ConfigError,
+)
+from offbragg.printable import printable
+
+
+class Size(StrEnum):
+    """Detectors that can be simulated."""
+
+    P100K = "100K"
+    P300K = "300K"
+    P1M = "1M"
+    P2M = "2M"
+
+
+class FrameFormat(StrEnum):
+    """Formats of frame files."""
+
+    CBF = "cbf"
+    TIFF = "tif"
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where all of it goes.",
+            show_default="a fresh folder, named",
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay", metavar="DIR", help="Play real CBF frames of this folder, in name order."
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="Geometry and axes of the replayed frames, JSON.",
+        ),
+    ] = None,
+    detector: Annotated[
+        Size, typer.Option("--detector", help="Size of the simulated Pilatus.")
+    ] = Size.P100K,
+    file_format: Annotated[
+        FrameFormat, typer.Option("--format", help="What the simulated detector writes.")
+    ] = FrameFormat.CBF,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave instruments and catalog up until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a temperature series on a simulated beamline, and look at it over HTTP.
+
+    Starts simulated instruments, a catalog and a stacker; runs three temperatures of two sweeps
+    each; reads the frames over HTTP while the crystal turns; compares the superlattice below
+    and above its transition. Takes about two minutes.
+    """
+    from offbragg.demo import run_demo
+
+    result = run_demo(
+        out=out,
+        replay=replay,
+        model=model,
+        detector=detector,
+        file_format=file_format,
+        keep=keep,
+        quiet=as_json,
+    )
+    if as_json:
+        print(json.dumps(result))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ioc(context: typer.Context) -> None:
+    """Serve the simulated instruments over Channel Access (``offbragg ioc -- --help``)."""
+    os.execv(sys.executable, [sys.executable, "-m", "sim_iocs", *context.args])
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def shell(context: typer.Context, beamline: Beamline = None) -> None:
+    """Open IPython with RE, the devices, the plans, cat and db of the beamline."""
+    from offbragg.beamline.config import load, profile_directory
+
+    config = load(beamline)  # a wrong configuration is told before IPython starts
+    os.environ["OFFBRAGG_BEAMLINE"] = str(config.file)
+    # IPython keeps its history beside the profile, and the installed one is not ours to write to
+    profile = config.paths.log / "profile_offbragg"
+    shutil.copytree(profile_directory(), profile, dirs_exist_ok=True)
+    arguments = ["--profile-dir", str(profile), *context.args]
+    os.execv(sys.executable, [sys.executable, "-m", "IPython", *arguments])
+
+
+@app.command()
+def doctor(
+    beamline: Beamline = None,
+    devices: Annotated[
+        bool, typer.Option("--devices/--no-devices", help="Look at the instruments, too.")
+    ] = True,
+    expose: Annotated[
+        bool,
+        typer.Option("--expose/--no-expose", help="Take one short frame if the detector is idle."),
+    ] = True,
+    make_directories: Annotated[
+        bool,
+        typer.Option("--make-directories", help="Make the missing directories of [paths] first."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything that a measurement needs; say of each failure what to do.
+
+    Records and their types, paths (a file is written and read back; the detector writes a frame
+    that is read here), disks, clocks, journal, stacker, catalog, versions. Nothing moves. Exit
+    code 0: one can measure, perhaps with warnings. 1: one cannot.
+    """
+    from offbragg.beamline.config import load
+    from offbragg.doctor.examine import Finding, examine, tell
+
+    try:
+        findings = tell(
+            examine(
+                load(beamline), devices=devices, expose=expose, make_directories=make_directories
+            ),
+            (lambda text: None) if as_json else say,
+        )
+    except ConfigError as error:
+        if not as_json:
+            raise
+        findings = [Finding("configuration", "failure", str(error))]
+    failed = [finding for finding in findings if finding.level == "failure"]
+    if as_json:
+        print(json.dumps({"ok": not failed, "findings": [f.to_dict() for f in findings]}))
+    else:
+        say(
+            f"{len(failed)} failure{'s' if len(failed) > 1 else ''}"
+            if failed
+            else "ready to measure"
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector", metavar="PREFIX", help="Prefix of the detector's records: 13PIL1:cam1:"
+        ),
+    ] = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--axis",
+            metavar="NAME=PREFIX",
+            help="A rotation axis: phi=IOC:m1. Repeatable; the first is turned by sweeps.",
+        ),
+    ] = None,
+    translation: Annotated[
+        list[str] | None,
+        typer.Option("--translation", metavar="NAME=PREFIX", help="A motor in mm. Repeatable."),
+    ] = None,
+    cryostream: Annotated[
+        str, typer.Option("--cryostream", metavar="PREFIX", help="An Oxford CryoStream 800.")
+    ] = "",
+    shutter: Annotated[
+        str,
+        typer.Option(
+            "--shutter",
+            metavar="PREFIX",
+            help="A shutter with the records open and open_RBV; or COMMAND,READBACK.",
+        ),
+    ] = "",
+    monitor: Annotated[
+        str, typer.Option("--monitor", metavar="PREFIX", help="A multichannel scaler (SIS38xx).")
+    ] = "",
+    ring: Annotated[
+        str, typer.Option("--ring", metavar="RECORD", help="The record of the ring current, mA.")
+    ] = "",
+    address_list: Annotated[
+        str | None,
+        typer.Option(
+            "--address-list",
+            metavar="LIST",
+            help="Addresses of all IOCs: '10.0.0.5 10.0.0.6:5066'. Without: EPICS_CA_ADDR_LIST.",
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the beamline.", show_default="from --detector")
+    ] = "",
+    data: Annotated[
+        str, typer.Option("--data", metavar="DIR", help="Root of the directories of [paths].")
+    ] = "offbragg-data",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The new file; never overwritten.")
+    ] = Path("beamline.toml"),
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            help="Time limit for the records to answer, s.",
+            parser=Number(0.1, 3600, unit="s"),
+        ),
+    ] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a beamline.toml for a new beamline from what its IOCs say.
+
+    Reads the detector's size, driver and plugins, and the motors' units, limits and speeds. What
+    no IOC knows (wavelength, distance, sensor) becomes a TODO line. Nothing is written to a record.
+    """
+    from offbragg.beamline.config import ChannelAccess
+    from offbragg.beamline.init import Wanted, named_prefixes, write_beamline
+
+    if sys.stdin.isatty() and not as_json:
+        detector = detector or typer.prompt("Prefix of the detector, as 13PIL1:cam1:")
+        axis = axis or typer.prompt("Rotation axes, as phi=IOC:m1 omega=IOC:m2").split()
+    if not detector or not axis:
+        raise typer.BadParameter("--detector and at least one --axis are needed")
+    access = ChannelAccess()
+    if address_list is not None:
+        access = ChannelAccess(
+            address_list=address_list, auto_address_list=False, max_array_bytes=20_000_000
+        )
+    axes, translations = (
+        named_prefixes("--axis", axis),
+        named_prefixes("--translation", translation or ()),
+    )
+    written = write_beamline(
+        Wanted(
+            detector, axes, translations, cryostream=cryostream, monitor=monitor, shutter=shutter,
+            ring=ring, name=name, data=data,
+        ),
+        out, access=access, timeout=timeout,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(written.to_dict()))
+        return
+    say(f"{written.file}\nto be filled in: {', '.join(written.todo)}")
+    for note in written.notes:
+        say(f"note: {printable(note)}")
+    say(f"then: offbragg doctor --make-directories --beamline {written.file}")
+
+
+@app.command()
+def status(
+    beamline: Beamline = None,
+    devices: Annotated[
+        bool,
+        typer.Option(
+            "--devices/--no-devices",
+            help="Look for alarms of the instruments, too: all are connected, which takes seconds.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Return what runs, how far stacking and publishing are behind, the last run, and alarms.
+
+    It also says if this host has more to do than it can: its load, and processes that come late.
+    """
+    from offbragg.beamline.config import load
+    from offbragg.status import describe
+    from offbragg.status import status as look
+
+    state = look(load(beamline), devices=devices)
+    say(json.dumps(state) if as_json else describe(state))

@@ -1,0 +1,1 @@
+"""Checks of a beamline: versions, paths, disks, instruments, servers."""

@@ -1,0 +1,174 @@
+"""Close the journals of runs whose RunEngine died."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import IO, Any
+
+from offbragg.errors import JournalError
+from offbragg.files.journal_file import (
+    WAY_ON,
+    append,
+    damaged_error,
+    examine_journal,
+    is_open,
+    journals,
+)
+from offbragg.files.journal_line import (
+    LineError,
+    decode_line,
+)
+
+log = logging.getLogger(__name__)
+
+
+_NEVER = 1000  # tries of what cannot succeed
+
+
+def close_abandoned(path: Path) -> bool:
+    """Give an abandoned journal its stop document; leave every other one alone.
+
+    A stop document anywhere in it ends a run: nothing is ever added after one.
+
+    Parameters
+    ----------
+    path
+        A journal.
+
+    Returns
+    -------
+    bool
+        True if the RunEngine that wrote it was gone and the journal is closed now.
+
+    Raises
+    ------
+    JournalError
+        If a line of it is damaged: who knows how it ended.
+    """
+    with path.open("r+b", buffering=0) as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False  # its RunEngine lives
+        found = examine_journal(path)
+        if found.bad:
+            raise damaged_error(path, found.bad)
+        if not found.documents:
+            raise JournalError(f"journal {path.name} has no document\n{path}\n{WAY_ON}")
+        if found.last and not found.after:
+            # what is not whole was never acknowledged to anyone
+            journal.truncate(journal.seek(0, os.SEEK_END) - len(found.last))
+            if found.completed:
+                journal.seek(0, os.SEEK_END)
+                journal.write(found.completed + b"\n")
+        if found.stop is not None:
+            return False
+        stop_run(journal, found.documents)
+    return True
+
+
+def stop_run(
+    journal: IO[bytes],
+    documents: list[tuple[str, dict[str, Any]]],
+    *,
+    exit_status: str = "fail",
+    reason: str = "the RunEngine process ended before the run did; closed from the journal",
+) -> None:
+    """Append the stop document that an abandoned journal lacks."""
+    uid = documents[0][1]["uid"]
+    stop = {
+        "uid": str(uuid.uuid4()),
+        "time": time.time(),
+        "run_start": uid,
+        "exit_status": exit_status,
+        "reason": reason,
+        "num_events": _count_events(documents),
+    }
+    append(journal, "stop", stop)
+    log.warning("run %s had lost its RunEngine; closed as %s", uid[:8],
+                "failed" if exit_status == "fail" else exit_status)  # fmt: skip
+
+
+def close_all_abandoned(
+    directory: Path, closed: set[Path] | None = None, troubles: dict[Path, int] | None = None
+) -> list[str]:
+    """Close every abandoned journal of a directory; return the uids of their runs.
+
+    A journal that cannot be read or written is logged once and passed by: the others go on.
+
+    Parameters
+    ----------
+    directory
+        The journal directory.
+    closed
+        Journals that are known to have their stop document; they are not read again, and what
+        is found to be closed, or to be damaged, is added.
+    troubles
+        How often a journal could not be closed, a large number if it is damaged; it is added to.
+    """
+    known = closed if closed is not None else set()
+    failures = troubles if troubles is not None else {}
+    runs = []
+    try:
+        found = journals(directory)
+    except JournalError as error:
+        log.error("%s", error)
+        return runs
+    for path in found:
+        if path in known:
+            continue
+        try:
+            if _ends_with_stop(path):
+                known.add(path)
+                continue
+            if close_abandoned(path):
+                runs.append(path.stem)
+            if not is_open(path):
+                known.add(path)
+        except (JournalError, OSError) as error:
+            if path not in failures:
+                log.error("%s", error)
+            failures[path] = failures.get(path, 0) + 1
+            if isinstance(error, JournalError) and not isinstance(error.__cause__, OSError):
+                known.add(path)
+                failures[path] = _NEVER
+    return runs
+
+
+def _ends_with_stop(path: Path) -> bool:
+    """Whether the last line is a stop document, read from the end."""
+    with path.open("rb") as journal:
+        size = journal.seek(0, os.SEEK_END)
+        journal.seek(max(0, size - (1 << 16)))
+        text = journal.read()
+    last = text.removesuffix(b"\n").rpartition(b"\n")[2]
+    if not last.startswith(b'["stop",') or not text.endswith(b"\n"):
+        return False
+    try:
+        decode_line(last)
+    except LineError:
+        return False
+    return True
+
+
+def _count_events(documents: list[tuple[str, dict[str, Any]]]) -> dict[str, int]:
+    streams: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for name, doc in documents:
+        if name == "descriptor":
+            streams[doc["uid"]] = doc.get("name", "primary")
+            counts[streams[doc["uid"]]] += 0
+        elif name == "event":
+            counts[streams[doc["descriptor"]]] += 1
+        elif name == "event_page":
+            counts[streams[doc["descriptor"]]] += len(doc["seq_num"])
+        elif name == "stream_datum":
+            stream = streams[doc["descriptor"]]
+            counts[stream] = max(counts[stream], doc["seq_nums"]["stop"] - 1)
+    return dict(counts)

@@ -1,0 +1,210 @@
+"""A scan file made anew in place of a damaged one.
+
+The damaged one is never edited. The new one is made beside it under a hidden name, the damaged one
+gets a second name, and only then the new one takes its place, in one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offbragg import kernels
+from offbragg.errors import ScanFileError
+from offbragg.files.digest import digest_path, read_digest, write_digest
+from offbragg.files.durable import sync
+from offbragg.files.examine import TORN, Examiner, Seen
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.writer_lock import hold
+from offbragg.frame import PackedFrame
+
+log = logging.getLogger(__name__)
+
+_BATCH = 16
+
+
+def renew_if_torn(path: Path, start: Mapping[str, Any]) -> None:
+    """Make a scan file anew if where its frames are is damaged: a kill tears a write.
+
+    Parameters
+    ----------
+    path
+        The scan file; left alone if it is whole.
+    start
+        The run's start document.
+
+    Raises
+    ------
+    ScanFileError
+        If somebody writes it, its disk has no room for another one, it cannot be read all the
+        same, or it is of before there were checksums.
+    """
+    with ScanFile.open(path) as scan:
+        if not scan.is_torn():
+            return
+    hidden = hidden_name(path)
+    try:
+        with hold(path), Examiner() as examiner:
+            seen = examiner.look(path)
+            if TORN not in seen.problems:  # whoever wrote it has come to an end
+                return
+            try:
+                lost = _renew(path, hidden, seen, start)
+            finally:
+                clear(hidden)
+    except OSError as error:
+        raise ScanFileError(f"{path} is damaged, and cannot be made anew: {error}") from error
+    if lost:
+        log.error(
+            "%s: of the frames that were stored these are not intact, and are taken from their "
+            "files if they are there: %s", path, ", ".join(map(str, lost)),
+        )  # fmt: skip
+
+
+def _renew(path: Path, hidden: Path, seen: Seen, start: Mapping[str, Any]) -> list[int]:
+    if seen.crc64 is None:
+        raise ScanFileError(
+            f"{path} is damaged, and was made before there were checksums of what is stored\n"
+            "offbragg stack --once --repair compares its frames with their MD5 first."
+        )
+    clear(hidden)
+    needed = sum(place[1] for place in seen.places if place is not None)
+    if (free := shutil.disk_usage(path.parent).free) < needed:
+        raise ScanFileError(
+            f"{path} is damaged, and cannot be made anew: that takes {needed / 1e6:.0f} MB, and "
+            f"its disk has {free / 1e6:.0f} MB\nMake room; what is damaged is kept."
+        )
+    stored = seen.stored()
+    log.warning("%s is damaged (a kill tears a write): %d frames are copied", path, len(stored))
+    with ScanFile.create(
+        hidden.parent, start=start, data_shape=seen.shape, name=hidden.name
+    ) as new:
+        copied = copy_intact(path, new, seen)
+    kept = put_in_place(hidden, path)
+    log.warning(
+        "%s is made anew with %d of its %d frames; the damaged file is kept as %s",
+        path, len(copied), len(stored), kept.name,
+    )  # fmt: skip
+    return [number for number in stored if number not in copied]
+
+
+def copy_intact(path: Path, new: ScanFile, seen: Seen, *, but: Collection[int] = ()) -> set[int]:
+    """Copy the chunks that are intact, and what is said of frames that are not stored.
+
+    Parameters
+    ----------
+    path, seen
+        The damaged file, and what is in it.
+    new
+        Open for writing.
+    but
+        Frames of which it is known that they are not intact.
+
+    Returns
+    -------
+    copied
+        The frames' numbers.
+    """
+    batch: list[PackedFrame] = []
+    copied: set[int] = set()
+
+    def write() -> None:
+        new.write_frames(batch, header=_json(seen.first_header))
+        batch.clear()
+
+    with path.open("rb", buffering=0) as file:
+        for number in range(min(seen.n_frames, new.n_frames)):
+            status, chunk = seen.statuses[number], seen.chunk(number)
+            if status == "stored" and chunk is not None and number not in but:
+                packed = os.pread(file.fileno(), chunk.size, chunk.offset)
+                # one without a checksum was compared with the MD5 of its pixels
+                right = chunk.crc64 is None and bool(seen.md5[number])
+                if len(packed) == chunk.size and (right or kernels.crc64(packed) == chunk.crc64):
+                    when = seen.times[number]
+                    batch.append(
+                        PackedFrame(
+                            number,
+                            new.shape,
+                            np.frombuffer(packed, np.uint8),
+                            seen.sources[number],
+                            md5=seen.md5[number] or None,
+                            time=np.nan if when is None else when,
+                            crc64=chunk.crc64,
+                        )
+                    )
+                    copied.add(number)
+                    if len(batch) == _BATCH:
+                        write()
+                    continue
+            if status == "stored":
+                name = seen.sources[number] or "its file"
+                new.mark(number, "missing", f"was stored, was damaged, and {name} was not there")
+            elif status in ("missing", "rejected"):
+                new.mark(number, status, seen.reasons[number])
+        if batch:
+            write()
+    return copied
+
+
+def put_in_place(hidden: Path, path: Path) -> Path:
+    """Let a new file take the place of a damaged one; give the name that this one has then."""
+    sync(hidden)  # what it replaces is on the disk
+    digest = read_digest(hidden)  # of a finished one
+    kept = aside(path, path)
+    if digest_path(path).exists():
+        with contextlib.suppress(FileExistsError):
+            os.link(digest_path(path), digest_path(kept))
+    superblock = path.with_name(f".{path.name}.superblock")
+    if superblock.exists():
+        superblock.rename(kept.with_name(f".{kept.name}.superblock"))
+    sync(path.parent)  # the damaged one has its other name, whatever comes now
+    digest_path(path).unlink(missing_ok=True)
+    sync(path.parent)
+    hidden.replace(path)
+    sync(path.parent)
+    if digest is not None:
+        write_digest(path, digest)
+    return kept
+
+
+def aside(path: Path, damaged: Path) -> Path:
+    """Give a damaged file a second name that nothing has yet, or find the one that it has."""
+    number = 1
+    while True:
+        kept = path.with_name(f"{damaged.name}.damaged-{number}")
+        try:
+            os.link(damaged, kept)
+            return kept
+        except FileExistsError:
+            if kept.samefile(damaged):  # by one who died then
+                return kept
+            number += 1
+
+
+def hidden_name(path: Path) -> Path:
+    """Say under which name a scan file is made anew."""
+    return path.with_name(f".{path.name}.repair")
+
+
+def clear(hidden: Path) -> None:
+    """Remove what was left by one who was killed: only what was derived, under its hidden name."""
+    for name in (hidden.name, f"{hidden.name}.digest"):
+        hidden.with_name(name).unlink(missing_ok=True)
+    for what in ("superblock", "writer", "digest"):
+        hidden.with_name(f".{hidden.name}.{what}").unlink(missing_ok=True)
+
+
+def _json(text: str) -> Mapping[str, Any]:
+    try:
+        header = json.loads(text)
+    except ValueError:
+        return {}
+    return header if isinstance(header, dict) else {}

@@ -1,0 +1,102 @@
+"""One writer for each scan file, and a note beside it of whose it is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from offbragg.errors import OffbraggError, ScanFileError
+from offbragg.files.digest import (
+    read_digest,
+)
+from offbragg.files.durable import sync
+from offbragg.files.superblock import read_superblock
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether some process has a scan file open for writing."""
+    try:
+        lock = os.open(beside(path, "writer"), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Keep every writer away from a scan file, while it is replaced.
+
+    Raises
+    ------
+    ScanFileError
+        If another process writes it.
+    """
+    note = beside(path, "writer")
+    left = note.exists()  # by a writer that was killed: it says whose the file is
+    lock = take_lock(path, None)
+    try:
+        yield
+        left = False
+    finally:
+        if not left:
+            note.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def owner(path: Path) -> str:
+    """Say whose a file is that cannot be opened, from what is beside it; empty if not known."""
+    if uid := noted_uid(path):
+        return uid
+    with contextlib.suppress(OSError, OffbraggError):
+        if (digest := read_digest(path)) is not None:  # it was damaged when it was finished
+            return digest.run
+    return ""
+
+
+def noted_uid(path: Path) -> str:
+    """Uid that a writer wrote beside its file; empty if there is none."""
+    try:
+        return beside(path, "writer").read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def is_opening(path: Path) -> bool:
+    try:
+        return read_superblock(path).opening
+    except (OffbraggError, OSError):
+        return False
+
+
+def beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def take_lock(path: Path, uid: str | None) -> int:
+    """Become the file's only writer; HDF5 gives up its own lock when SWMR begins."""
+    note = beside(path, "writer")
+    while True:
+        lock = os.open(note, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise ScanFileError(f"{path} is being written by another process") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), note.stat()):
+                break
+        os.close(lock)  # its last owner removed it just now
+    if uid is not None:
+        os.pwrite(lock, uid.encode(), 0)
+        os.fsync(lock)  # a file that cannot be read is known by this note, power cut or not
+        sync(note.parent)
+    return lock

@@ -1,0 +1,1 @@
+"""Pictures of peaks, planes and transitions."""

@@ -1,0 +1,74 @@
+"""Rebuild the catalog from journals and scan files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from offbragg.files.journal_file import find_run, journals
+from offbragg.followers.follow import follow
+from offbragg.followers.publishing import load_publisher
+from offbragg.followers.stacker import Stacker
+
+
+def rebuild(
+    journal: Path,
+    experiment: Path,
+    connect: Callable[..., Any],
+    *,
+    frames: Path | None = None,
+    runs: Iterable[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    stop: Any = None,
+) -> dict[str, Any]:
+    """Make a lost catalog again from journals and scan files.
+
+    Runs that the catalog has, whole and as their scan files have them, are left alone.
+
+    Parameters
+    ----------
+    journal, experiment
+        Where the journals and the scan files are.
+    connect
+        Connects to the catalog.
+    frames
+        As in `Stacker`.
+    runs
+        Runs that are published anew in any case: the beginnings of their uids.
+    progress, stop
+        As in `follow`.
+
+    Returns
+    -------
+    rebuilt
+        ``published`` and ``failed`` runs, and how many ``runs`` there are.
+
+    Raises
+    ------
+    CatalogError
+        If the catalog does not answer.
+    JournalError
+        If a run is not known, or somebody else follows the journal.
+    """
+    anew = {find_run(journal, which).stem for which in runs}
+    Publisher = load_publisher()
+    client = connect()
+    before = set(client)
+
+    def forget() -> None:
+        for uid in anew & before:
+            client.delete_contents(uid, recursive=True, external_only=False)
+
+    publisher = Publisher(connect, experiment)
+    followers = [Stacker(experiment, frames=frames), publisher]
+    # in their order, as the catalog lists them: also after a rebuild that was killed
+    failed = follow(
+        journal, followers, once=True, stop=stop, progress=progress, first=forget, at_once=1
+    )
+    there = set(connect())
+    return {
+        "runs": len(journals(journal)),
+        "published": sorted((there - before) | (anew & there)),
+        "failed": sorted({uid for uids in failed.values() for uid in uids}),
+    }

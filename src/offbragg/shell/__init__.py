@@ -1,0 +1,1 @@
+"""What people find at the prompt."""

@@ -1,0 +1,1 @@
+"""Files in, files out: index, reduce, order parameter, pair distribution."""

@@ -1,0 +1,136 @@
+"""The orientation of a sweep, and whether those of several belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offbragg.errors import ReductionError
+from offbragg.files.orientation import NAME, Orientation, read_orientation
+from offbragg.files.scan_file import ScanFile
+from offbragg.geometry import Geometry
+from offbragg.reduction.bravais import SAME_ANGLE, SAME_CELL, angle_of, same_lattice, turn_of
+from offbragg.sample import Sample
+from offbragg.workflows.choices import START, Array, Choices, Say
+
+_REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
+
+
+_SAME_TURN = 0.2  # degree: a mount does not turn in itself; all axes are in the geometry
+
+
+_SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
+
+
+def lattice_of(UB: Array) -> tuple[float, float, float, float, float, float]:
+    """Say which lattice an orientation matrix has: Å and degree."""
+    axes = np.linalg.inv(UB)
+    a, b, c = (float(x) for x in np.linalg.norm(axes, axis=1))
+
+    def between(i: int, j: int, product: float) -> float:
+        return math.degrees(math.acos(float(axes[i] @ axes[j]) / product))
+
+    return a, b, c, between(1, 2, b * c), between(0, 2, a * c), between(0, 1, a * b)
+
+
+def orientation_of(
+    path: Path, scan: ScanFile, choices: Choices
+) -> tuple[Array, Any, Geometry, str]:
+    beside = path.parent / NAME
+    given = choices.orientation or (beside if beside.exists() else None)
+    if given is not None:
+        told = read_orientation(given)
+        UB, where = np.array(told.UB), scan.geometry
+        if told.geometry is not None:
+            where = _refined(path, where, told.geometry, given)
+        return UB, told.lattice, where, str(given)
+    sample = scan.sample
+    if sample.UB is None:
+        raise ReductionError(
+            f"{path} does not say how the crystal lies: it has no UB\n"
+            f"Find it: offbragg index {path}; or give --orientation FILE."
+        )
+    return np.array(sample.UB), sample.lattice, scan.geometry, START
+
+
+def check_same_lattice(
+    path: Path, sample: Sample, found: Orientation, source: str, say: Say
+) -> None:
+    """Refuse the orientation of another crystal, on whatever axes; one found in this may differ.
+
+    Raises
+    ------
+    ReductionError
+        With both cells.
+    """
+    if sample.lattice is None or same_lattice(sample.lattice, found.lattice, sample.space_group):
+        return
+    own, its = (", ".join(f"{x:.5g}" for x in cell) for cell in (sample.lattice, found.lattice))
+    differ = f"the lattice in {source} is {its}, that of {sample.name} in {path} is {own}"
+    of = [each.get("sample") or {} for each in found.source.get("files") or []]
+    if any((it.get("name"), it.get("label")) == (sample.name, sample.label) for it in of):
+        say(
+            f"{path.name}: WARNING: {differ}; the first is used, since it was found in this crystal"
+        )
+        return
+    raise ReductionError(
+        f"this is the orientation of another crystal: {differ} (Å, degree)\n"
+        f"Their reduced cells differ by more than {SAME_CELL:.0%} or {SAME_ANGLE:g} degree. Give "
+        "that of this crystal; if it is the start document that is wrong: "
+        f"offbragg index {path} --unknown-cell"
+    )
+
+
+def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> Geometry:
+    """Take the panel as it was refined, and the sweep's own angles: these may differ.
+
+    Raises
+    ------
+    ReductionError
+        If the refined panel is not the one of this sweep.
+    """
+    apart = float(np.linalg.norm(np.subtract(own.panel.origin, found.panel.origin)))
+    why = ""
+    if own.panel.shape != found.panel.shape:
+        why = f"its panel has {found.panel.shape} pixels, the sweep's {own.panel.shape}"
+    elif not math.isclose(own.wavelength, found.wavelength, rel_tol=1e-3):
+        why = f"its wavelength is {found.wavelength:g} Å, the sweep's {own.wavelength:g} Å"
+    elif apart > _REFINED:
+        why = f"its panel is {apart:.3g} mm away from where the sweep's was"
+    if why:
+        raise ReductionError(
+            f"the refined geometry in {source} is not that of {path}: {why}\n"
+            f"Index this sweep (offbragg index {path} --refine …), or one of the same place "
+            "without --refine."
+        )
+    return replace(own, panel=found.panel)
+
+
+def check_same_orientation(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Refuse two sweeps of one mount in which the crystal lies, or is called, differently.
+
+    Raises
+    ------
+    ReductionError
+        Saying by how much, and where both orientations are from.
+    """
+    mine, its = np.array(one["UB"]), np.array(other["UB"])
+    turn = angle_of(turn_of(np.linalg.inv(its).T) @ turn_of(np.linalg.inv(mine).T).T)
+    a, b = (np.array(lattice_of(UB)[:3]) for UB in (mine, its))
+    longer = float(np.abs(b / a - 1.0).max())
+    if turn > _SAME_TURN or longer > _SAME_LENGTH:
+        where = "; ".join(
+            f"{told['file']}: {', '.join(f'{x:.4f}' for x in axes)} Å by {told['orientation']}"
+            for told, axes in ((one, a), (other, b))
+        )
+        raise ReductionError(
+            f"two orientations of one mount contradict each other: {turn:.2f} degree apart "
+            f"(at most {_SAME_TURN:g} merge), axes by up to {longer:.2%} (at most "
+            f"{_SAME_LENGTH:.1%}): {where}\n"
+            "Give one for all sweeps (--orientation FILE), or reduce them one by one."
+        )

@@ -1,0 +1,104 @@
+"""Make a volume again from its own record, and compare the two."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from offbragg.errors import ReductionError
+from offbragg.files.volume_file import VolumeFile, passing_volume, write_volume
+from offbragg.workflows.choices import Progress
+from offbragg.workflows.record import absolute, files_of, sha256
+from offbragg.workflows.reduce import make
+
+_SLAB = 32  # planes of a volume that are compared at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Whether a volume file could be made again."""
+
+    file: str
+    same: bool
+    differences: tuple[str, ...]
+    """Datasets that are not the same, bit for bit; empty if all are."""
+
+
+def make_again(
+    path: Path | str,
+    *,
+    out: Path | str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Again:
+    """Make a volume file again from its own record, and compare.
+
+    Parameters
+    ----------
+    path
+        The volume file.
+    out
+        Where the new one is kept; None: it is removed after the comparison.
+    progress
+        Told how many frames are done, and of how many.
+
+    Raises
+    ------
+    ReductionError
+        If an input is not there, or is not what it was.
+    """
+    path = Path(path)
+    with VolumeFile(path) as file:
+        kept = file.record
+    record = absolute(kept, path)
+    for told in files_of(record):
+        if not Path(told["file"]).exists():
+            raise ReductionError(f"{told['file']} is not there: {path} was made of it")
+        if sha256(told["file"]) != told["sha256"]:
+            raise ReductionError(
+                f"{told['file']} has changed since {path} was made of it: its SHA-256 is not "
+                f"{told['sha256'][:12]}…"
+            )
+    volume = make(record, progress=progress)
+    if out is not None:
+        write_volume(out, volume, kept)
+        differences = _differences(path, Path(out))
+    else:
+        with passing_volume(path.parent, volume, kept) as new:
+            differences = _differences(path, new)
+    return Again(str(path), not differences, tuple(differences))
+
+
+def _differences(one: Path, other: Path) -> list[str]:
+    """Where two volume files differ, by datasets and attributes.
+
+    The bytes between them may: another version may put them elsewhere.
+    """
+    if sha256(one) == sha256(other):
+        return []
+    with h5py.File(one, "r", locking=False) as a, h5py.File(other, "r", locking=False) as b:
+        mine, its = _contents(a), _contents(b)
+    return sorted(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name))
+
+
+def _contents(file: h5py.File) -> dict[str, tuple[Any, ...]]:
+    """Everything in a file: of each array its type, shape and digest."""
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def look(name: str, thing: Any) -> None:
+        attributes = {key: np.asarray(value) for key, value in thing.attrs.items()}
+        found[name] = tuple((k, v.dtype.str, v.tobytes()) for k, v in sorted(attributes.items()))
+        if isinstance(thing, h5py.Dataset):
+            digest = hashlib.sha256()
+            for n in range(0, thing.shape[0] if thing.ndim else 1, _SLAB):
+                part = thing[n : n + _SLAB] if thing.ndim else thing[()]
+                digest.update(np.ascontiguousarray(part).tobytes())
+            found[name] += (thing.dtype.str, thing.shape, digest.hexdigest())
+
+    look("/", file)
+    file.visititems(look)
+    return found
