@@ -105,6 +105,7 @@ def _unit(vector: Vector, name: str) -> Vector:
 
 
 def exactly(value: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:
+    """Refuse a mapping that lacks a key, or has one more."""
     if not isinstance(value, Mapping):
         raise GeometryError(f"{where} is {value!r}: it must have {', '.join(keys)}")
     mapping = cast(Mapping[str, Any], value)
@@ -118,12 +119,14 @@ def exactly(value: object, keys: tuple[str, ...], where: str) -> Mapping[str, An
 
 
 def text_of(value: object, where: str) -> str:
+    """Return a text, or refuse what is not one."""
     if not isinstance(value, str):
         raise GeometryError(f"{where} is {value!r}: it must be text")
     return value
 
 
 def float_of(value: object, where: str) -> float:
+    """Return a finite number, or refuse what is not one."""
     if isinstance(value, (bool, str, bytes)):
         raise GeometryError(f"{where} is {value!r}: it must be a number")
     try:
@@ -133,6 +136,7 @@ def float_of(value: object, where: str) -> float:
 
 
 def floats_of(values: object, length: int, where: str) -> tuple[float, ...]:
+    """Return several finite numbers, or refuse what they are not."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
         raise GeometryError(f"{where} is {values!r}: it must be {length} numbers")
     items = cast(Sequence[Any], values)
@@ -142,5 +146,6 @@ def floats_of(values: object, length: int, where: str) -> tuple[float, ...]:
 
 
 def vector_of(values: object, where: str) -> Vector:
+    """Return three numbers, or refuse what they are not."""
     x, y, z = floats_of(values, 3, where)
     return (x, y, z)

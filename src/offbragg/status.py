@@ -50,10 +50,10 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         ``running`` (runs that are open), ``backlog`` (``frames`` and ``runs`` that are not
         stacked), ``stacking`` (what the stacker that runs says of its queues, see
         `Stacker.backlog`; empty if none does), ``last`` (run), ``host`` (see
-        `offbragg.alarms.host.host_load`), ``instruments`` (whether they were asked), ``disks`` (with
-        ``rate`` and
-        ``full``, POSIX s, if a watchdog runs that knows them) and ``alarms``: ``what``,
-        ``severity``, ``reason`` and, if a watchdog raised it, ``since`` (POSIX s, else None).
+        `offbragg.alarms.host.host_load`), ``instruments`` (whether they were asked),
+        ``disks`` (with ``rate`` and ``full``, POSIX s, if a watchdog runs that knows them) and
+        ``alarms``: ``what``, ``severity``, ``reason`` and, if a watchdog raised it, ``since``
+        (POSIX s, else None).
     """
     directory = config.paths.journal
     recent, damaged = _recent(directory)

@@ -187,7 +187,7 @@ def on_disks(tmp_path, monkeypatch):
     def room_of(gigabytes):
         free = int((gigabytes + config.limits.free_disk) * 1e9)
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr("offbragg.beamline.config.shutil.disk_usage", lambda _: usage)
+        monkeypatch.setattr("offbragg.beamline.limits.shutil.disk_usage", lambda _: usage)
         lacks = partial(lacking_room, config)
         return Defaults({"phi": PHI}, detector=Pilatus(), axis=PHI, lacks=lacks)
 

@@ -268,7 +268,7 @@ def test_a_catalog_that_is_away_is_no_reason_not_to_begin():
             return {"uid": "a run"}
 
     here = []
-    cat = LaterCatalog(Away())
+    cat = LaterCatalog(lambda: Away().connect_catalog(timeout=1.0))
     assert "did not answer" in repr(cat)
     with pytest.raises(CatalogError):
         cat["uid"]

@@ -279,7 +279,7 @@ class Beamline(_Table):
 
 def profile_directory() -> Path:
     """Find the IPython profile with the simulated beamline that comes with offbragg."""
-    here = Path(__file__).resolve()
+    here = Path(__file__).resolve().parent
     for place in (here.parent / "profile", here.parents[2] / "profiles" / "profile_offbragg"):
         if (place / "beamline.toml").is_file():
             return place

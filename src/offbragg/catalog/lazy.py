@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from offbragg.beamline.config import Beamline
-from offbragg.errors import (
-    CatalogError,
-)
+from offbragg.errors import CatalogError
 
 # a catalog is no device, and whoever looks for devices must not connect it
 _VERBS = frozenset(
@@ -25,30 +22,30 @@ class LaterCatalog:
 
     Parameters
     ----------
-    config
-        Whose catalog.
+    connect
+        Connects to the catalog, or raises a CatalogError.
     face
         "v1" or "v2" for Databroker's faces.
     """
 
-    def __init__(self, config: Beamline, face: str = "") -> None:
-        self._config = config
+    def __init__(self, connect: Callable[[], Any], face: str = "") -> None:
+        self._connect = connect
         self._face = face
         self._runs: Any = None
 
     @property
     def v1(self) -> LaterCatalog:
         """Databroker's old face."""
-        return LaterCatalog(self._config, "v1")
+        return LaterCatalog(self._connect, "v1")
 
     @property
     def v2(self) -> LaterCatalog:
         """Databroker's newer face."""
-        return LaterCatalog(self._config, "v2")
+        return LaterCatalog(self._connect, "v2")
 
     def _connected(self) -> Any:
         if self._runs is None:
-            runs = self._config.connect_catalog(timeout=1.0)
+            runs = self._connect()
             self._runs = getattr(runs, self._face) if self._face else runs
         return self._runs
 

@@ -8,42 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
-import shlex
-import shutil
-import signal
-import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from offbragg.cli import data, instruments, stacking  # noqa: F401  they add their commands
 from offbragg.cli.app import app
-from offbragg.cli.numbers import Number
 from offbragg.cli.reduction import add_reduction_commands
-from offbragg.cli.terminal import progress as _progress
-from offbragg.cli.terminal import say as say
-from offbragg.cli.terminal import typed_options
+from offbragg.cli.terminal import say
 from offbragg.cli.up import add_up_commands
-from offbragg.errors import (
-    CatalogError,
-    ConfigError,
-    DeviceError,
-    FrameError,
-    JournalError,
-    OffbraggError,
-    ScanFileError,
-)
-from offbragg.ledger import describe_problems
-from offbragg.parent import follow_parent
-from offbragg.printable import PrintableFormatter, printable
+from offbragg.errors import DeviceError, OffbraggError
 
 add_reduction_commands(app)
 

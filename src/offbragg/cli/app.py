@@ -88,6 +88,7 @@ def until_stopped() -> Iterator[threading.Event]:
 
 
 def log_to_stderr() -> None:
+    """Show warnings, and what offbragg itself reports, on stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -238,6 +238,7 @@ WAY_ON = (
 
 
 def damaged_error(path: Path, bad: list[tuple[int, str, bytes]]) -> JournalError:
+    """Return what is raised for a journal with damaged lines."""
     what = "; ".join(f"line {number}: {why}" for number, why, _ in bad[:_LISTED])
     return JournalError(
         f"journal {path.name} has a line that is not a document: {what}\n"
@@ -350,6 +351,7 @@ def find_run(directory: Path, which: str = "-1") -> Path:
 
 
 def append(journal: IO[bytes], name: str, doc: Document) -> None:
+    """Append a document to an open journal; a start or stop also reaches the disk."""
     line = encode_line(name, doc)
     begin = journal.seek(0, os.SEEK_END)
     try:
@@ -365,6 +367,7 @@ def append(journal: IO[bytes], name: str, doc: Document) -> None:
 
 
 def no_journal(path: Path, error: OSError | str) -> str:
+    """Return the message of a journal that cannot be written."""
     return (
         f"the journal cannot be written: {error if isinstance(error, str) else error.strerror}\n"
         f"{path}\n"

@@ -51,6 +51,7 @@ def share(file: h5py.File) -> SharedReader:
 
 
 def let_go(reader: SharedReader) -> None:
+    """Close the file when nobody in this process reads it any more."""
     with READERS_LOCK:
         reader.users -= 1
         if reader.users:

@@ -71,6 +71,7 @@ def noted_uid(path: Path) -> str:
 
 
 def is_opening(path: Path) -> bool:
+    """Whether a writer has the file open and has not begun SWMR."""
     try:
         return read_superblock(path).opening
     except (OffbraggError, OSError):
@@ -78,6 +79,7 @@ def is_opening(path: Path) -> bool:
 
 
 def beside(path: Path, what: str) -> Path:
+    """Return the path of a hidden file beside a scan file."""
     return path.with_name(f".{path.name}.{what}")
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 from offbragg.followers.run_documents import (
     Document,
-    _ends,
+    frame_totals,
     frames_datum,
     has_frames,
     image_key,
@@ -186,7 +186,7 @@ class Publisher:
             told = stop.get("offbragg", {})
             return (
                 scan.complete
-                and told.get("frames") == _ends(scan.ledger.counts())
+                and told.get("frames") == frame_totals(scan.ledger.counts())
                 and told.get("scan_file") == str(path)  # it may have been made again elsewhere
             )
 
@@ -430,6 +430,7 @@ _UNWRITABLE = (
 
 
 def find_published(client: CatalogOfBlueskyRuns, uid: str) -> Container | None:
+    """Find a run in the catalog by its whole uid; None if it is not there."""
     try:
         return Container.__getitem__(client, uid)  # not its search by a part of the uid
     except KeyError:

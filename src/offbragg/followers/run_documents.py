@@ -235,14 +235,15 @@ def rewrite_stop(
     return {
         **stop,
         "num_events": {**events, "primary": start["sweep"]["n_frames"], "summary": 1},
-        "offbragg": {"frames": _ends(counts), "scan_file": str(path)},
+        "offbragg": {"frames": frame_totals(counts), "scan_file": str(path)},
     }
 
 
 _ENDS = ("stored", "missing", "rejected")
 
 
-def _ends(counts: Mapping[str, int]) -> dict[str, int]:
+def frame_totals(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return how many frames were stored, are missing, were rejected."""
     return {name: counts[name] for name in _ENDS}
 
 

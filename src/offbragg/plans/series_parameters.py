@@ -79,6 +79,7 @@ def check_number(
 
 
 def is_number(value: object, *, least: float = 0) -> bool:
+    """Whether a value is a finite number, not below the least one."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     return least <= float(value) < math.inf

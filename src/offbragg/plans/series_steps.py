@@ -90,6 +90,7 @@ def take_test_frames(
 
 
 def choose(policy: str, what: str) -> MsgGenerator[str]:
+    """Return what is to be done: the policy, or what a person answers."""
     if policy != "ask":
         return policy
     while True:
@@ -133,6 +134,7 @@ def come_to_rest(
 
 
 def last_run(past: Sequence[PastRun]) -> PastRun:
+    """Return the run of a series that was measured last."""
     return max(past, key=lambda run: run.start["series"]["index"])
 
 
@@ -152,4 +154,5 @@ def _check(devices: Sequence[Any], sweeps: Sequence[Sweep]) -> None:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error, or of what caused it."""
     return str(error.__cause__ or error).partition("\n")[0]

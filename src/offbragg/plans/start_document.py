@@ -26,6 +26,7 @@ _PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "
 
 
 def names_of(device: Any) -> str:
+    """Return the names of devices, as one text."""
     return str(getattr(device, "name", repr(device)))
 
 

@@ -13,7 +13,7 @@ from offbragg.catalog.exact import storable
 from offbragg.errors import CatalogError
 from offbragg.files.examine import Seen
 from offbragg.followers.publisher import find_published
-from offbragg.followers.run_documents import _ends, image_key
+from offbragg.followers.run_documents import frame_totals, image_key
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
@@ -49,7 +49,7 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: Seen) -> list[s
         return found
     told = stop.get("offbragg") or {}
     counts = {status: seen.statuses.count(status) for status in set(seen.statuses)}
-    expected = _ends({"stored": 0, "missing": 0, "rejected": 0} | counts)
+    expected = frame_totals({"stored": 0, "missing": 0, "rejected": 0} | counts)
     if not stop:
         found.append("it has no stop document")
         return found

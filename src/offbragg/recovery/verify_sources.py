@@ -25,6 +25,7 @@ _MOST_LINES = 3  # of a damaged journal that are listed
 def check_journal(
     seen: Seen, journal: Path, verdict: Verdict
 ) -> Sequence[tuple[str, dict[str, Any]]]:
+    """Compare a scan file with its journal; return the journal's documents."""
     try:
         path = journal / f"{check_component(seen.run, 'uid')}.jsonl"
     except MetadataError as error:

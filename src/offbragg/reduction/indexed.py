@@ -138,14 +138,17 @@ def chance_level(share: float, n: int) -> float:
 
 
 def score_of(off: Array, sigma: Array) -> float:
+    """Return the root mean square of distances over their uncertainty, each at most 4."""
     return float(np.sqrt(np.mean(np.minimum((off / sigma) ** 2, 16.0))))
 
 
 def says_little(views: Sequence[View], free: Refined) -> bool:
+    """Whether peaks are too few, or turned too little, to tell symmetries apart."""
     turned = sum(abs(view.sweep.step) * view.sweep.n_frames for view in views)
     return turned < 5.0 or int(free.used.sum()) < 30
 
 
 def cell_text(cell: Sequence[float]) -> str:
+    """Return a cell as text, Å and degree."""
     lengths = ", ".join(f"{x:.3f}" for x in cell[:3])
     return f"{lengths} Å, {', '.join(f'{x:.2f}' for x in cell[3:])}°"

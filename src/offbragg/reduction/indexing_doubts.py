@@ -50,6 +50,7 @@ def doubts_of(
     free: Refined,
     basis: Array,
 ) -> list[str]:
+    """Return what makes a lattice doubtful, one sentence each."""
     said: list[str] = []
     spots = refined.spots
     UB = refined.UB
@@ -169,6 +170,7 @@ def mosaicity_of(refined: Refined) -> float:
 def refusal_of(
     spots: Spots, found: list[Found], lattice: Sequence[float] | None, within: float
 ) -> OrientationError:
+    """Return the error that says why no lattice is given."""
     n = min(len(spots), SEARCHED)
     if found:
         best = found[0]

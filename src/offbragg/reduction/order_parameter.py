@@ -135,6 +135,7 @@ def fit_series(volumes: dict[float, Volume], at: tuple[float, float, float]) -> 
 
 
 def check_number(temperatures: int) -> None:
+    """Refuse fewer temperatures than a transition can be fitted to."""
     if temperatures < 5:
         raise ReductionError(f"a transition needs at least 5 temperatures, not {temperatures}")
 
@@ -253,6 +254,7 @@ class _Box:
 
 
 def box_around(volume: Volume, at: tuple[float, float, float]) -> _Box:
+    """Return the cells around a point, in Å⁻¹ from it."""
     assert volume.grid is not None
     sample = volume.sample
     if sample is None or sample.lattice is None:

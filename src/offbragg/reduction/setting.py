@@ -222,6 +222,7 @@ def sure_symmetry(
 def near_given(
     refined: Refined, cell: Sequence[float], lattice: Sequence[float], centring: str, within: float
 ) -> None:
+    """Refuse a refined cell that is not near the given one."""
     basis, _ = reduce(np.linalg.inv(refined.UB).T @ np.linalg.inv(to_conventional(centring)))
     if not matches(basis, lattice, centring, within=max(within, 0.005)):
         raise OrientationError(

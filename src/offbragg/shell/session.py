@@ -173,7 +173,7 @@ def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
     def estimate(*what: Any, **given: Any) -> plans.Estimate:
         return plans.estimate(*what, **{"defaults": defaults, **given})
 
-    cat = LaterCatalog(config)
+    cat = LaterCatalog(lambda: config.connect_catalog(timeout=1.0))
     return {
         "RE": RE,
         "sd": next(p for p in RE.preprocessors if isinstance(p, bpp.SupplementalData)),

@@ -41,6 +41,7 @@ def lattice_of(UB: Array) -> tuple[float, float, float, float, float, float]:
 def orientation_of(
     path: Path, scan: ScanFile, choices: Choices
 ) -> tuple[Array, Any, Geometry, str]:
+    """Find the UB, the lattice and the geometry of a sweep, and where they are from."""
     beside = path.parent / NAME
     given = choices.orientation or (beside if beside.exists() else None)
     if given is not None:

@@ -30,6 +30,7 @@ def _from(folder: Path, file: Path) -> str:
 
 
 def files_of(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return what a record says of each of its files."""
     for told in record["inputs"]:
         yield told
         if told["background"] is not None:
@@ -39,6 +40,7 @@ def files_of(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def absolute(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the record with absolute paths, as seen from the volume file."""
     copy: dict[str, Any] = json.loads(json.dumps(record))
     for told in files_of(copy):
         name = told["file"]
@@ -49,5 +51,6 @@ def absolute(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

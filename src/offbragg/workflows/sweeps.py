@@ -27,6 +27,7 @@ def next_free(directory: Path, stem: str, suffix: str = ".h5") -> Path:
 
 @contextmanager
 def opened(path: Path) -> Iterator[ScanFile]:
+    """Open the scan file of a sweep, or refuse what is not one, in words."""
     if not path.exists():
         raise ReductionError(f"{path} is not there")
     if path.is_dir():
@@ -80,6 +81,7 @@ def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
 
 
 def flux_of(scan: ScanFile, use_monitor: bool, damaged: Collection[int] = ()) -> Array:
+    """Return the flux of each frame, shape (n_frames,); 0 for frames that do not count."""
     values = scan.frame_values()
     flux = frame_weights(
         scan.n_frames,
