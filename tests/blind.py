@@ -39,7 +39,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "reduction")]
 
 from crystals import direct, misorientation, orientation, random_turn  # noqa: E402
 
-from offbragg.files.scan_file import ScanFile  # noqa: E402
+from offbragg.files.scan_writer import ScanWriter  # noqa: E402
 from offbragg.frame import Frame  # noqa: E402
 from offbragg.sweep import Sweep  # noqa: E402
 from sim_iocs import crystal as sim  # noqa: E402
@@ -162,7 +162,7 @@ def measure(
         },
         "per_frame": {"monitor": {"key": "monitor", "by": "monitor_frame", "units": "counts"}},
     }
-    scan = ScanFile.create(folder / purpose / f"{temperature:g}K", start=start)
+    scan = ScanWriter.create(folder / purpose / f"{temperature:g}K", start=start)
     for n in range(sweep.n_frames):
         begin, end = sweep.edges[n : n + 2]
         exposure = sim.Exposure(

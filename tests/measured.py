@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
@@ -187,7 +187,7 @@ class Measured:
         ``repeated`` are numbers whose files hold the pixels of another frame.
         """
         again = repeated or {}
-        scan = ScanFile.create(directory, start=self.start, name=name)
+        scan = ScanWriter.create(directory, start=self.start, name=name)
         for n in range(self.n_frames) if order is None else order:
             if n not in without:
                 frame = Frame(n, self.counts[again.get(n, n)])

@@ -22,7 +22,8 @@ from offbragg.cli.app import app
 from offbragg.errors import DamagedFrame, ReductionError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.hdf5 import LIBVER
-from offbragg.files.scan_file import ScanFile, places_of_chunks
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.stored_sweep import places_of_chunks
 from offbragg.files.volume_file import VolumeFile
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_files

@@ -162,12 +162,12 @@ def test_a_flipped_bit_of_a_volume_is_noticed(tmp_path):
 
 def test_what_cannot_be_looked_at_is_told_by_its_own_error(path, monkeypatch):
     """Not by an AttributeError of the one who tells it."""
-    from offbragg.files import scan_file
+    from offbragg.files import stored_sweep
 
     def fails(data):
         raise OSError("the disk is gone")
 
     with ScanFile.open(path) as scan:
-        monkeypatch.setattr(scan_file, "places_of_chunks", fails)
+        monkeypatch.setattr(stored_sweep, "places_of_chunks", fails)
         with pytest.raises(ScanFileError, match=r"f1\.h5 cannot be read: the disk is gone"):
             _ = scan.stack

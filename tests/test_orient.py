@@ -16,7 +16,7 @@ from bluesky.preprocessors import SupplementalData
 
 from offbragg.errors import OrientationError
 from offbragg.files.orientation import read_orientation
-from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.instrument import Axis, Panel
@@ -58,7 +58,7 @@ def scan_file(
             "saturation": sim.CUTOFF,
         },
     } | start  # fmt: skip
-    scan = ScanFile.create(folder, start=document)
+    scan = ScanWriter.create(folder, start=document)
     crystal = sim.Crystal("100K", seed=1)
     for number in range(n_frames if frames else 0):
         if number == 7:

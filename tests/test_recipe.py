@@ -21,6 +21,7 @@ from offbragg.cli import main
 from offbragg.cli.app import app
 from offbragg.errors import GeometryError, OffbraggError, OrientationError, ReductionError
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
 from offbragg.grid import Grid
 from offbragg.reduction import binning
@@ -293,7 +294,7 @@ def start_without(sweep: Measured, path: Path, **changes) -> Path:
     start = sweep.start
     for key, value in changes.items():
         start[key] = value
-    with ScanFile.create(path, start=start, data_shape=(195, 487)) as scan:
+    with ScanWriter.create(path, start=start, data_shape=(195, 487)) as scan:
         from offbragg.frame import Frame
 
         scan.write_frame(Frame(0, sweep.counts[0]), source="x", time=1.0)
@@ -303,7 +304,7 @@ def start_without(sweep: Measured, path: Path, **changes) -> Path:
 
 def test_bad_input_is_refused_by_name(tmp_path, sweep, scan_path):
     sample = sweep.start["sample"]
-    empty = ScanFile.create(tmp_path / "empty", start=sweep.start)
+    empty = ScanWriter.create(tmp_path / "empty", start=sweep.start)
     empty.close()
     left = (-sweep.UB).tolist()
     fields = tmp_path / "fields.npy"
@@ -405,7 +406,7 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
     def starting(name: str, **changes) -> Path:
         return start_without(sweep, tmp_path / name, **changes)
 
-    no_frame = ScanFile.create(tmp_path / "pending", start=sweep.start)
+    no_frame = ScanWriter.create(tmp_path / "pending", start=sweep.start)
     no_frame.close()
     (nothing := tmp_path / "nothing.h5").touch()
     (text := tmp_path / "text.h5").write_text("h k l\n")

@@ -215,8 +215,8 @@ def test_a_file_that_nobody_knows_is_left(measured):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from offbragg import repair as module
-from offbragg.files import digest, scan_file
+from offbragg.recovery import repair as module
+from offbragg.files import digest, scan_writer
 left = int(sys.argv[1])
 def counted(function):
     def call(*args, **kwargs):
@@ -228,7 +228,7 @@ def counted(function):
     return call
 for owner, name in (
     (os, "link"), (os, "fsync"), (Path, "unlink"), (Path, "replace"), (Path, "rename"),
-    (scan_file.ScanFile, "write_frames"), (scan_file.ScanFile, "finish"),
+    (scan_writer.ScanWriter, "write_frames"), (scan_writer.ScanWriter, "finish"),
 ):
     setattr(owner, name, counted(getattr(owner, name)))
 module.repair(Path(sys.argv[2]), Path(sys.argv[3]))

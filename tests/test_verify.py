@@ -25,6 +25,7 @@ from offbragg.files.examine import Examiner
 from offbragg.files.journal_file import journals
 from offbragg.files.journal_line import decode_line, encode_line
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
 from offbragg.frame import Frame
@@ -239,7 +240,7 @@ def test_whoever_hangs_in_a_damaged_file_is_ended(copy, monkeypatch):
 
 
 def test_a_file_that_grows_is_verified_as_far_as_it_is(tmp_path, start_of_ten, examiner):
-    with ScanFile.create(tmp_path, start=start_of_ten) as scan:
+    with ScanWriter.create(tmp_path, start=start_of_ten) as scan:
         for number in (0, 1, 3):
             scan.write_frame(Frame(number, counts_of(number)), source="x", time=1.0)
         verdict = verify(scan.path, examiner=examiner)
@@ -347,7 +348,7 @@ def test_it_is_read_once_more_if_a_late_frame_came_meanwhile(measured, copy, exa
     def slow(path, parts, **options):
         calls.append(path)
         if len(calls) == 1:
-            scan = ScanFile.resume(copy)
+            scan = ScanWriter.resume(copy)
             scan.write_frame(Frame(4, counts_of(4)), source="x", time=time.time())
             scan.finish(time=time.time(), exit_status="success", reason="", summary={})
         return read(path, parts, **options)

@@ -12,6 +12,7 @@ from streams import generated
 
 from offbragg.files import nxmx
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
@@ -123,7 +124,7 @@ def test_a_frame_is_read(benchmark, tmp_path, seconds, request, how):
         "uid": "read", "time": 1.7e9, "sample": {"name": "x", "label": "x"},
         "sweep": sweep.to_dict(), "geometry": GEOMETRY.to_dict(),
     }  # fmt: skip
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.write_frame(Frame(0, generated()), source="x", time=1.7e9)
         path = scan.path
     with ScanFile.open(path) as scan:

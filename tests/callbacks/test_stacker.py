@@ -18,6 +18,7 @@ from offbragg.files.frame_pool import Judged
 from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker, _Look
 from offbragg.frame import PackedFrame
@@ -203,7 +204,7 @@ def test_a_stacker_goes_on_with_a_file_that_a_kill_tore(run, stacked, caplog):
             frame = read_frame(run.path(number), number=number)
             scan.write_frame(frame, source=run.path(number).name, time=run.began)
 
-    with ScanFile.create(scan_directory(run.experiment, run.start), start=run.start) as scan:
+    with ScanWriter.create(scan_directory(run.experiment, run.start), start=run.start) as scan:
         store(*range(4))
         tear(scan.path, lambda: store(4, 5))
         left = scan.path.read_bytes()

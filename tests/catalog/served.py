@@ -22,6 +22,7 @@ from offbragg.callbacks.journal import Journal
 from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.followers.publisher import Publisher, RunPublisher
 from offbragg.frame import Frame
 
@@ -109,7 +110,7 @@ class PublishedRun(MeasuredRun):
     def create_scan_file(self) -> PublishedRun:
         directory = scan_directory(self.experiment, self.start)
         directory.mkdir(parents=True, exist_ok=True)
-        self.scan = ScanFile.create(directory, start=self.start)
+        self.scan = ScanWriter.create(directory, start=self.start)
         return self
 
     def store(self, *numbers: int) -> None:

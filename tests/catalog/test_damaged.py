@@ -12,7 +12,8 @@ from tiled.structures.data_source import Asset, DataSource, Management
 
 from offbragg.errors import CatalogError
 from offbragg.files import nxmx
-from offbragg.files.scan_file import ScanFile, places_of_chunks
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.stored_sweep import places_of_chunks
 
 
 def test_a_damaged_frame_is_named_and_the_others_are_served(make_run, server, cat, tmp_path):

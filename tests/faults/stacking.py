@@ -25,6 +25,7 @@ from runs import MeasuredRun, wait_until
 
 from offbragg.files import ScanFile, read_frame
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_writer import ScanWriter
 from sim_iocs.cbf import encode_cbf
 
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -200,7 +201,9 @@ class WaitingRun(MeasuredRun):
 
         It is to have some hundred frames: their index is longer than a page then.
         """
-        with ScanFile.create(scan_directory(self.experiment, self.start), start=self.start) as scan:
+        with ScanWriter.create(
+            scan_directory(self.experiment, self.start), start=self.start
+        ) as scan:
             self._store(scan, *range(n_stored))
             tear(scan.path, lambda: self._store(scan, n_stored, n_stored + 1))
             left = scan.path.read_bytes()

@@ -32,7 +32,7 @@ from streams import SHAPE_2M, chunk_for, generated
 
 from offbragg import kernels
 from offbragg.beamline.config import load
-from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import PackedFrame
 from offbragg.status import describe, status
 
@@ -197,7 +197,7 @@ class Writer:
             self.chunks.append(kernels.encode(counts, chunk).copy())
             kinds.append(sha256(counts))
         self.expected = [kinds[n % self.KINDS] for n in range(n_frames)]
-        self.scan = ScanFile.create(self.run.experiment, start=self.run.start)
+        self.scan = ScanWriter.create(self.run.experiment, start=self.run.start)
         self.n = 0
 
     def append(self, n: int, pace: float) -> list[float]:
@@ -263,8 +263,8 @@ def test_a_reader_that_is_stopped_in_a_read_keeps_no_writer_waiting(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_how_long_appends_take_while_others_read(tmp_path, place, monkeypatch):
-    monkeypatch.setattr("offbragg.files.scan_file._SYNC_EVERY", 1e9)  # it has nothing to do with
-    monkeypatch.setattr("offbragg.files.scan_file._SYNC_FRAMES", 10**9)  # readers
+    monkeypatch.setattr("offbragg.files.scan_writer._SYNC_EVERY", 1e9)  # it has nothing to do with
+    monkeypatch.setattr("offbragg.files.scan_writer._SYNC_FRAMES", 10**9)  # readers
     total: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if place == "memory" else tmp_path) as folder:
         elsewhere = Writer(Path(folder) / "elsewhere", 10)

@@ -11,7 +11,7 @@ import pytest
 
 from offbragg import kernels
 from offbragg.errors import ScanFileError
-from offbragg.files import ScanFile, scan_file
+from offbragg.files import ScanFile, scan_writer
 from offbragg.files.digest import (
     CLOSED,
     LATER,
@@ -22,6 +22,7 @@ from offbragg.files.digest import (
     has_digest,
     read_digest,
 )
+from offbragg.files.scan_writer import ScanWriter, seal
 from offbragg.frame import Frame, PackedFrame
 
 
@@ -30,7 +31,7 @@ def packed(number: int, counts: np.ndarray) -> PackedFrame:
     return PackedFrame(number, counts.shape, chunk, f"x_{number:05d}.cbf", time=1e9 + number)
 
 
-def end(scan: ScanFile) -> Path:
+def end(scan: ScanWriter) -> Path:
     scan.finish(time=1.8e9, exit_status="success", reason="", summary={})
     return scan.path
 
@@ -38,7 +39,7 @@ def end(scan: ScanFile) -> Path:
 @pytest.fixture(params=["one by one", "together"])
 def finished(request, tmp_path, start, make_counts) -> Path:
     """Frames 0, 1, 3 and 5 are stored, by either route."""
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     if request.param == "together":
         scan.write_frames([packed(n, make_counts(n)) for n in (3, 0, 1, 5)])
     else:
@@ -71,17 +72,17 @@ def test_the_digest_is_that_of_the_bytes_and_says_whose_they_are(finished, start
 
 
 def test_the_digest_goes_before_the_file_is_opened_and_comes_back(finished, make_counts):
-    scan = ScanFile.resume(finished)
+    scan = ScanWriter.resume(finished)
     assert not has_digest(finished)
     scan.close()
     assert not has_digest(finished)
 
     with ScanFile.open(finished) as whole:
-        whole.seal()
+        seal(whole)
     assert agrees(finished)
     assert read_digest(finished).made == LATER
 
-    late = ScanFile.resume(finished)
+    late = ScanWriter.resume(finished)
     late.write_frame(Frame(2, make_counts(2)), source="x", time=1.0)
     end(late)
     assert agrees(finished)
@@ -89,7 +90,7 @@ def test_the_digest_goes_before_the_file_is_opened_and_comes_back(finished, make
 
 
 def test_a_chunk_left_by_a_dead_writer_is_covered_too(tmp_path, start, make_counts):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     scan.write_frames([packed(n, make_counts(n)) for n in (0, 1)])
     scan._column("status")[1] = b"pending"
     scan.mark(1, "missing", "gone")
@@ -102,7 +103,7 @@ def test_a_chunk_left_by_a_dead_writer_is_covered_too(tmp_path, start, make_coun
 
 
 def test_a_reader_in_the_same_process_makes_no_difference(tmp_path, start, make_counts):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
     with ScanFile.open(scan.path) as reader:
         path = end(scan)
@@ -118,10 +119,10 @@ def test_a_digest_that_cannot_be_written_is_told_and_made_later(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(scan_file, "write_digest", full)
+        patch.setattr(scan_writer, "write_digest", full)
         with pytest.raises(ScanFileError, match="No space left"):
             end(scan)
     scan.close()
@@ -129,29 +130,29 @@ def test_a_digest_that_cannot_be_written_is_told_and_made_later(
     assert not has_digest(scan.path)
     with ScanFile.open(scan.path) as whole:
         assert whole.complete
-        whole.seal()
+        seal(whole)
     assert agrees(scan.path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f1.h5", "f1.h5.digest"]
 
 
 def test_only_a_finished_file_that_nobody_writes_is_sealed(tmp_path, start):
     with (
-        ScanFile.create(tmp_path, start=start) as scan,
+        ScanWriter.create(tmp_path, start=start) as scan,
         ScanFile.open(scan.path) as other,
         pytest.raises(ScanFileError, match="being written"),
     ):
-        other.seal()
+        seal(other)
     with ScanFile.open(scan.path) as other, pytest.raises(ScanFileError, match="not finished"):
-        other.seal()
+        seal(other)
 
 
 def test_a_file_of_before_there_were_checksums_goes_on_without(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         path = scan.path
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         del file["entry/frames/crc64"]
 
-    scan = ScanFile.resume(path)
+    scan = ScanWriter.resume(path)
     scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
     scan.write_frames([packed(2, make_counts(2))])
     end(scan)

@@ -14,6 +14,7 @@ from offbragg.files.examine import Examiner
 from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import LIBVER
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.recovery.verify import verify
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_files
@@ -105,7 +106,7 @@ def examiner():
 
 @pytest.mark.parametrize("where", [nxmx.DATA, nxmx.MASK, f"{nxmx.FRAMES}/status"])
 def test_a_scan_file_with_a_bomb_is_refused_by_every_reader(tmp_path, start, where, examiner):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         path = scan.path
     with h5py.File(path, "r+", libver=LIBVER) as file:
         old = file[where]

@@ -15,13 +15,13 @@ import pytest
 import silx.io
 from silx.io.nxdata import NXdata
 
-from offbragg.files import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 
 
 @pytest.fixture
 def path(tmp_path, start, make_counts) -> Path:
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     for number in range(6):
         began = start["time"] + 0.1 * number
         scan.write_frame(Frame(number, make_counts(number)), source="x", time=began)
@@ -50,7 +50,7 @@ def test_nxvalidate_finds_no_error_where_names_are_not_known(tmp_path, start, un
     start["detector"] = {
         key: facts[key] for key in ("shape", "sensor_material", "sensor_thickness")
     }
-    ScanFile.create(tmp_path, start=start, name="f.h5").close()
+    ScanWriter.create(tmp_path, start=start, name="f.h5").close()
 
     assert "Total number of errors: 0" in validated(tmp_path / "f.h5")
 
@@ -60,7 +60,7 @@ def test_a_file_without_a_geometry_does_not_claim_nxmx(tmp_path, start):
     start["detector"] |= {
         "pixel_size": [0.172, 0.172], "distance": 160.0, "beam_center": [15.5, 10.25],
     }  # fmt: skip
-    ScanFile.create(tmp_path, start=start, name="f.h5").close()
+    ScanWriter.create(tmp_path, start=start, name="f.h5").close()
 
     with h5py.File(tmp_path / "f.h5") as file:
         assert "definition" not in file["entry"]
@@ -74,7 +74,7 @@ def test_a_file_without_a_geometry_does_not_claim_nxmx(tmp_path, start):
 
 def test_a_file_whose_sensor_is_not_known_does_not_claim_nxmx(tmp_path, start):
     del start["detector"]["sensor_material"]
-    ScanFile.create(tmp_path, start=start, name="f.h5").close()
+    ScanWriter.create(tmp_path, start=start, name="f.h5").close()
 
     with h5py.File(tmp_path / "f.h5") as file:
         assert "definition" not in file["entry"]
@@ -155,7 +155,7 @@ def test_the_orientation_is_a_rotation_for_the_lattice_of_UB(tmp_path, start, ma
     turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     lattice = start["sample"]["lattice"]
     start["sample"]["UB"] = (turn @ np.linalg.inv(direct_basis(lattice)).T).tolist()
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         path = scan.path
 
     with h5py.File(path) as file:

@@ -11,6 +11,7 @@ from offbragg.errors import GeometryError, MetadataError, ScanFileError
 from offbragg.files import ScanFile
 from offbragg.files.nxrefine import translate, write_wrapper
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry, rotation_about
 from offbragg.lattice import direct_basis, q_to_hkl
@@ -75,7 +76,7 @@ def oblique(start: dict, *, axes: list[dict], scan_axis: str, tilt: float) -> di
 
 
 def finished(directory: Path, start: dict, make_counts, skip: tuple[int, ...] = ()) -> Path:
-    scan = ScanFile.create(directory, start=start)
+    scan = ScanWriter.create(directory, start=start)
     for number in range(scan.n_frames):
         if number not in skip:
             scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)

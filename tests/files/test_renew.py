@@ -19,6 +19,7 @@ from offbragg.files.examine import Examiner
 from offbragg.files.hdf5 import open_to_read
 from offbragg.files.nxmx import DATA, FRAMES
 from offbragg.files.salvage import renew_if_torn
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.ledger import Status
 
@@ -34,7 +35,7 @@ def torn(tmp_path, start, make_counts):
         for number in numbers:
             scan.write_frame(Frame(number, make_counts(number)), source=f"x_{number}", time=1.0)
 
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         write(*range(STORED))
         tear(scan.path, lambda: write(*range(STORED, STORED + 5)))
         left = scan.path.read_bytes()
@@ -47,7 +48,7 @@ def test_a_torn_file_is_made_anew_with_every_frame_that_was_stored(torn, start, 
 
     renew_if_torn(torn, start)
 
-    with ScanFile.resume(torn) as scan:
+    with ScanWriter.resume(torn) as scan:
         assert [n for n, s in enumerate(scan.ledger.statuses) if s is Status.STORED] == list(
             range(STORED)
         )
@@ -82,7 +83,7 @@ def test_who_reads_or_writes_a_torn_file_is_told_at_once(torn):
                 with pytest.raises(ScanFileError, match=r"as when a kill tears a write\n.* again"):
                     scan.stack  # noqa: B018
         with pytest.raises(ScanFileError, match=r"offbragg stack --once --repair"):
-            ScanFile.resume(torn)
+            ScanWriter.resume(torn)
     began = time.monotonic()
     with open_to_read(torn) as file, pytest.raises((OSError, RuntimeError), match="checksum"):
         file[DATA][0]
@@ -136,7 +137,7 @@ def test_a_file_of_before_there_were_checksums_is_left_to_people(torn, start, mo
 
 
 def test_a_file_that_became_whole_meanwhile_is_left_alone(tmp_path, start, monkeypatch):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         pass
     inode = scan.path.stat().st_ino
     monkeypatch.setattr(ScanFile, "is_torn", lambda scan: True)  # its child sees for itself
@@ -158,7 +159,7 @@ def test_a_file_with_a_damaged_header_is_told_of(torn, start):
 
 
 def test_a_whole_file_is_left_alone(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
         inode = scan.path.stat().st_ino
 
@@ -170,7 +171,7 @@ def test_a_whole_file_is_left_alone(tmp_path, start, make_counts):
 def test_what_is_written_with_every_frame_lies_in_one_page(tmp_path, start):
     """Else a kill could tear it: a status, and the header that says how many frames there are."""
     start["sweep"]["n_frames"] = 1000
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         with open_to_read(scan.path) as file:
             status = file[f"{FRAMES}/status"]
             assert status.dtype.itemsize == 8

@@ -20,6 +20,7 @@ from offbragg.errors import RejectedFrame, ScanFileError
 from offbragg.files import ScanFile, find_scan_file, nxmx
 from offbragg.files.checked import CheckedCounts
 from offbragg.files.salvage import renew_if_torn
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.superblock import read_superblock
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import Status
@@ -29,11 +30,11 @@ WRITER = """
 import json, sys
 import numpy as np
 from offbragg import kernels
-from offbragg.files import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame, PackedFrame
 directory, document, path, first, batch = sys.argv[1:]
 start = json.loads(document)
-scan = ScanFile.resume(path) if path else ScanFile.create(directory, start=start)
+scan = ScanWriter.resume(path) if path else ScanWriter.create(directory, start=start)
 print(scan.path, flush=True)
 def counts_of(number):
     counts = np.full(scan.shape, number, np.int32)
@@ -123,7 +124,7 @@ def end(scan: ScanFile, **changes) -> None:
 
 
 def test_a_sweep_goes_in_and_comes_out(tmp_path, start, make_counts):
-    scan = ScanFile.create(tmp_path / "a" / "b", start=start)
+    scan = ScanWriter.create(tmp_path / "a" / "b", start=start)
     for number in (0, 1, 3, 2, 5):
         frame = Frame(number, make_counts(number), {"wavelength": 0.7}, f"{number:032x}", True)
         scan.write_frame(frame, source=f"x_{number:05d}.cbf", time=1e9 + number)
@@ -161,7 +162,7 @@ def test_a_sweep_goes_in_and_comes_out(tmp_path, start, make_counts):
 
 
 def test_the_mask_is_that_of_the_first_frame(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         assert not scan.pixel_mask().any()
         scan.write_frame(Frame(2, make_counts(2), {"exposure_time": 0.1}), source="", time=1.0)
         mask = scan.pixel_mask()
@@ -173,10 +174,10 @@ def test_the_mask_is_that_of_the_first_frame(tmp_path, start, make_counts):
 
 
 def test_the_layout_of_the_file(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
         path = scan.path
-    ScanFile.resume(path).finish(time=1.8e9, exit_status="success", reason="", summary={})
+    ScanWriter.resume(path).finish(time=1.8e9, exit_status="success", reason="", summary={})
 
     with h5py.File(path) as file:
         data = file["entry/data/data"]
@@ -216,8 +217,8 @@ def test_next_free_number_and_never_in_place_of_another(tmp_path, start):
     (tmp_path / "f2.h5").write_text("somebody else's")
 
     with (
-        ScanFile.create(tmp_path, start=start) as first,
-        ScanFile.create(tmp_path, start=start | {"uid": "other"}) as second,
+        ScanWriter.create(tmp_path, start=start) as first,
+        ScanWriter.create(tmp_path, start=start | {"uid": "other"}) as second,
     ):
         assert (first.path.name, second.path.name) == ("f1.h5", "f3.h5")
         assert find_scan_file(tmp_path, "other") == second.path
@@ -232,7 +233,7 @@ def test_a_start_document_without_what_is_needed_is_refused(tmp_path, start, key
     del start[key]
 
     with pytest.raises(ScanFileError, match=f"'{key}'"):
-        ScanFile.create(tmp_path, start=start)
+        ScanWriter.create(tmp_path, start=start)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -242,7 +243,7 @@ def test_what_is_not_known_is_absent(tmp_path, start):
     start["sample"] = {"name": "a", "label": "b"}
     start["detector"] = {"shape": [20, 30]}
 
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         path = scan.path
 
     with ScanFile.open(path) as back:
@@ -269,7 +270,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, start):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ScanFileError, match="no scan file can be made in"):
-        ScanFile.create(tmp_path / "file" / "x", start=start)
+        ScanWriter.create(tmp_path / "file" / "x", start=start)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, start):
     ],
 )
 def test_another_shape_is_refused_and_changes_nothing(tmp_path, start, make_counts, counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
 
         with pytest.raises(RejectedFrame, match="expected int32, 20 × 30"):
@@ -292,7 +293,7 @@ def test_another_shape_is_refused_and_changes_nothing(tmp_path, start, make_coun
 
 
 def test_numbers_outside_the_sweep_are_refused(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         with pytest.raises(RejectedFrame, match="frame 6"):
             scan.write_frame(Frame(6, make_counts(6)), source="x", time=1.0)
         with pytest.raises(ScanFileError, match="frame 6"):
@@ -307,7 +308,7 @@ def test_numbers_outside_the_sweep_are_refused(tmp_path, start, make_counts):
 
 
 def test_the_same_frame_twice_is_one_and_another_is_refused(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.write_frame(Frame(1, make_counts(1)), source="x_1.cbf", time=1.0)
 
         scan.write_frame(Frame(1, make_counts(1)), source="copy.cbf", time=2.0)
@@ -321,7 +322,7 @@ def test_the_same_frame_twice_is_one_and_another_is_refused(tmp_path, start, mak
 
 
 def test_a_late_frame_fills_its_own_row(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.mark(1, "missing", "late")
         scan.write_frame(Frame(2, make_counts(2)), source="x", time=1.0)
         assert scan.ledger.settled() == 0
@@ -335,7 +336,7 @@ def test_a_late_frame_fills_its_own_row(tmp_path, start, make_counts):
 
 
 def test_marks_are_only_for_what_is_not_there(tmp_path, start):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         with pytest.raises(ScanFileError, match="missing or rejected"):
             scan.mark(0, "stored", "")
         scan.mark(0, Status.REJECTED, "wrong MD5 " + "µ" * 300)
@@ -346,7 +347,7 @@ def test_marks_are_only_for_what_is_not_there(tmp_path, start):
 
 
 def test_what_is_pending_at_the_end_is_missing(tmp_path, start, make_counts):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
     end(scan, exit_status="abort", reason="beam dump")
 
@@ -359,7 +360,7 @@ def test_what_is_pending_at_the_end_is_missing(tmp_path, start, make_counts):
 
 
 def test_a_summary_too_long_is_refused_and_nothing_is_lost(tmp_path, start):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
 
     with pytest.raises(ScanFileError, match="room for"):
         end(scan, summary={"x": "y" * 20_000})
@@ -370,12 +371,10 @@ def test_a_summary_too_long_is_refused_and_nothing_is_lost(tmp_path, start):
 
 
 def test_readers_cannot_write_and_closed_files_say_so(tmp_path, start, make_counts):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     with ScanFile.open(scan.path) as reader:
-        with pytest.raises(ScanFileError, match="reading only"):
-            reader.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
-        with pytest.raises(ScanFileError, match="reading only"):
-            reader.mark(0, "missing", "")
+        for name in ("write_frame", "write_frames", "set_values", "mark", "finish"):
+            assert not hasattr(reader, name)
     scan.close()
     with pytest.raises(ScanFileError, match="is closed"):
         _ = scan.length
@@ -387,7 +386,7 @@ def test_whoever_else_reads_a_finished_file_frames_stay_what_they_are(tmp_path, 
     """Of two handles of a dataset in one process, a refresh of one spoils the other."""
     n = start["sweep"]["n_frames"]
     counts = [make_counts(number) for number in range(n)]
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         for number in range(n):
             scan.write_frame(Frame(number, counts[number]), source="x", time=1.0)
         scan.finish(time=1.0, exit_status="success", reason="", summary={})
@@ -404,7 +403,7 @@ def test_whoever_else_reads_a_finished_file_frames_stay_what_they_are(tmp_path, 
 
 def test_one_thread_writes_and_others_read_the_same_file(tmp_path, start, make_counts):
     start["sweep"]["n_frames"] = 60
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     seen: list[int] = []
     wrong: list[str] = []
     finished = threading.Event()
@@ -491,7 +490,7 @@ def test_two_writers_are_one_too_many(writer, tmp_path, start):
     process = writer()
 
     with pytest.raises(ScanFileError, match="being written by another process"):
-        ScanFile.resume(process.path)
+        ScanWriter.resume(process.path)
 
 
 @pytest.mark.parametrize("held_by_reader", [False, True])
@@ -517,7 +516,7 @@ def test_a_killed_writer_is_resumed_with_all_that_it_said(writer, start, held_by
     assert read_superblock(process.path).writing
     assert find_scan_file(process.path.parent, start["uid"]) == process.path
 
-    scan = ScanFile.resume(process.path)
+    scan = ScanWriter.resume(process.path)
 
     statuses = scan.ledger.statuses
     assert all(status is Status.STORED for status in statuses[:17])
@@ -561,7 +560,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start, batch)
             assert all(values[n] == "stored" for n in promised)
 
     renew_if_torn(Path(path), start)
-    with ScanFile.resume(path) as scan:
+    with ScanWriter.resume(path) as scan:
         statuses = scan.ledger.statuses
         assert all(statuses[n] is Status.STORED for n in promised)
         for number in range(scan.length):
@@ -572,7 +571,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start, batch)
 
 def test_a_torn_index_is_told_instead_of_waited_for(tmp_path, start, make_counts):
     """As a kill in the middle of a write leaves it; HDF5 would read it again for ever."""
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     for number in range(3):
         scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)
     scan.close()
@@ -582,17 +581,17 @@ def test_a_torn_index_is_told_instead_of_waited_for(tmp_path, start, make_counts
     scan.path.write_bytes(raw)
 
     with pytest.raises(ScanFileError, match=r"is damaged where .*\n.*--once --repair"):
-        ScanFile.resume(scan.path)
+        ScanWriter.resume(scan.path)
 
 
 def test_a_writer_waits_for_a_reader_of_its_own_process(tmp_path, start, make_counts, monkeypatch):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     scan.close()
     reader = ScanFile.open(scan.path)
     closing = threading.Timer(0.2, reader.close)
     closing.start()
 
-    with ScanFile.resume(scan.path) as again:
+    with ScanWriter.resume(scan.path) as again:
         again.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
         assert again.length == 1
 
@@ -600,18 +599,18 @@ def test_a_writer_waits_for_a_reader_of_its_own_process(tmp_path, start, make_co
     with ScanFile.open(scan.path):
         monkeypatch.setattr("offbragg.files.scan_file._PATIENCE", 0.05)
         with pytest.raises(ScanFileError, match="read-only"):
-            ScanFile.resume(scan.path)
+            ScanWriter.resume(scan.path)
 
 
 def test_pixels_of_a_frame_that_was_never_acknowledged_read_as_missing(tmp_path, start):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     # what a writer leaves that died between the pixels and the word
     data = scan._get("/entry/data/data")
     data.resize(3, axis=0)
     data[2] = np.full((20, 30), 77, np.int32)
     scan.close()
 
-    scan = ScanFile.resume(scan.path)
+    scan = ScanWriter.resume(scan.path)
     scan.mark(2, "missing", "not there")
     end(scan)
 
@@ -620,7 +619,7 @@ def test_pixels_of_a_frame_that_was_never_acknowledged_read_as_missing(tmp_path,
 
 
 def test_a_full_disk_leaves_no_phantom_frame(tmp_path, start, make_counts, monkeypatch):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
 
     def full(self, *_):
@@ -644,7 +643,7 @@ def packed(number: int, counts: np.ndarray, **told) -> PackedFrame:
 
 
 def test_frames_that_are_compressed_already_are_stored_together(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         first = make_counts(1)
         first[3, 4], first[5] = -2, -1
 
@@ -677,7 +676,7 @@ def test_frames_that_are_compressed_already_are_stored_together(tmp_path, start,
 
 
 def test_together_as_alone_the_same_is_no_error_and_another_is(tmp_path, start, make_counts):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.write_frame(Frame(1, make_counts(1)), source="x_1.cbf", time=1.0)
         scan.write_frames([packed(2, make_counts(2))])
 
@@ -700,7 +699,7 @@ def test_together_as_alone_the_same_is_no_error_and_another_is(tmp_path, start, 
 def test_a_full_disk_leaves_no_phantom_of_frames_together(
     tmp_path, start, make_counts, monkeypatch, fails
 ):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     scan.write_frames([packed(0, make_counts(0))])
     written = []
 
@@ -711,7 +710,7 @@ def test_a_full_disk_leaves_no_phantom_of_frames_together(
 
     with monkeypatch.context() as patch:
         if fails == "flush":
-            patch.setattr(ScanFile, "_flush", full)
+            patch.setattr(ScanWriter, "_flush", full)
         else:
             kept = scan._get("/entry/data/data")
             patch.setitem(scan._kept, "/entry/data/data", Failing(kept, full))
@@ -738,10 +737,10 @@ class Failing:
 
 
 def test_a_finished_file_can_take_a_late_frame(tmp_path, start, make_counts):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     end(scan)
 
-    again = ScanFile.resume(scan.path)
+    again = ScanWriter.resume(scan.path)
     again.write_frame(Frame(3, make_counts(3)), source="late.cbf", time=1.0)
     assert not again.complete
     end(again)
@@ -759,7 +758,7 @@ def test_what_is_no_scan_file_is_refused_by_name(tmp_path, content):
     with pytest.raises(ScanFileError, match=r"f1\.h5"):
         ScanFile.open(path)
     with pytest.raises(ScanFileError, match=r"f1\.h5"):
-        ScanFile.resume(path)
+        ScanWriter.resume(path)
     assert path.read_bytes() == content
 
 
@@ -773,7 +772,7 @@ def test_another_hdf5_file_is_refused_by_name(tmp_path):
 
 
 def test_a_file_that_cannot_be_closed_can_be_resumed(tmp_path, start, monkeypatch):
-    scan = ScanFile.create(tmp_path, start=start)
+    scan = ScanWriter.create(tmp_path, start=start)
     file = scan._file
     with monkeypatch.context() as full:
         full.setattr(type(file), "close", lambda _: _raise(RuntimeError("no space left")))
@@ -781,7 +780,7 @@ def test_a_file_that_cannot_be_closed_can_be_resumed(tmp_path, start, monkeypatc
             scan.close()
     file.close()
 
-    ScanFile.resume(scan.path).close()
+    ScanWriter.resume(scan.path).close()
 
 
 def _raise(error: Exception) -> None:
@@ -791,7 +790,7 @@ def _raise(error: Exception) -> None:
 def test_a_frame_that_comes_late_while_it_is_read_is_not_called_damaged(
     tmp_path, start, make_counts
 ):
-    with ScanFile.create(tmp_path, start=start) as scan:
+    with ScanWriter.create(tmp_path, start=start) as scan:
         scan.mark(2, Status.MISSING, "was not there")
         for number in (0, 1, 3):
             scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)

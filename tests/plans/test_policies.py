@@ -14,7 +14,7 @@ from ophyd.status import Status
 from offbragg.callbacks.journal import Journal
 from offbragg.callbacks.past_runs import Recall
 from offbragg.errors import DeviceError, SweepError
-from offbragg.plans import rotation_scan, temperature, temperature_series
+from offbragg.plans import rotation_scan, series_steps, temperature, temperature_series
 from offbragg.plans.defaults import Defaults, answering
 from offbragg.sweep import Sweep
 
@@ -87,7 +87,7 @@ def tested(monkeypatch, failing):
             raise DeviceError("pilatus did not arm")
         return uid
 
-    monkeypatch.setattr(temperature, "expose", stills)
+    monkeypatch.setattr(series_steps, "expose", stills)
     return bad, calls
 
 

@@ -352,7 +352,7 @@ def test_a_stacker_that_is_behind_is_said_to_be_and_no_frame_is_missing(
             thread.join(30)
     run.write(3, 4, 5, 6)
     run.announce(7)
-    monkeypatch.setattr("offbragg.shell.session.is_followed", lambda journal: True)
+    monkeypatch.setattr("offbragg.shell.overview.is_followed", lambda journal: True)
 
     said = describe_ledger(config_of(run))
 

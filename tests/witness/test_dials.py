@@ -11,7 +11,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from offbragg.files import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.instrument import Axis, Panel
@@ -114,7 +114,7 @@ def _counts(number: int) -> np.ndarray:
 
 
 def _written(folder: Path, name: str, start: dict) -> Path:
-    with ScanFile.create(folder, start=start, name=name) as scan:
+    with ScanWriter.create(folder, start=start, name=name) as scan:
         for number in (0, 1, 2, 4, 5):
             scan.write_frame(Frame(number, _counts(number)), source="x", time=1.77e9)
         scan.mark(3, Status.MISSING, "lost")

@@ -14,6 +14,7 @@ import pytest
 from offbragg.files import ScanFile, read_frame
 from offbragg.files.cbf import content_md5
 from offbragg.files.nxrefine import translate
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.geometry import Geometry, rotation_about
 from offbragg.lattice import direct_basis, q_to_hkl
 from offbragg.reduction import Corrections
@@ -77,7 +78,7 @@ def scan_path(tmp_path_factory, model, truth, sweep, checksums) -> Path:
         "geometry": geometry.to_dict(),
         "detector": {"sensor_material": "Si", "sensor_thickness": 0.32, "shape": SHAPE},
     }
-    scan = ScanFile.create(tmp_path_factory.mktemp("scan"), start=start)
+    scan = ScanWriter.create(tmp_path_factory.mktemp("scan"), start=start)
     for number, name in enumerate(sorted(checksums)):
         scan.write_frame(
             read_frame(FOLDER / name, number=number, shape=SHAPE), source=name, time=1.45e9

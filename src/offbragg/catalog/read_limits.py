@@ -23,7 +23,7 @@ from tiled.structures.array import ArrayStructure
 from tiled.structures.core import StructureFamily
 
 from offbragg.errors import DamagedFrame, ScanFileError
-from offbragg.files.scan_file import TORN
+from offbragg.files.stored_sweep import TORN
 from offbragg.printable import printable
 
 ANSWER = 300_000_000  # bytes that one request may read

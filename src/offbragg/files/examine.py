@@ -32,7 +32,8 @@ from offbragg.files.cbf import content_md5
 from offbragg.files.digest import Part
 from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import find_inside, read_torn
-from offbragg.files.scan_file import ScanFile, places_of_chunks
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.stored_sweep import places_of_chunks
 from offbragg.files.superblock import read_superblock
 from offbragg.ledger import Ledger, Status
 

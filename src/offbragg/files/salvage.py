@@ -23,6 +23,7 @@ from offbragg.files.digest import digest_path, read_digest, write_digest
 from offbragg.files.durable import sync
 from offbragg.files.examine import TORN, Examiner, Seen
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.writer_lock import hold
 from offbragg.frame import PackedFrame
 
@@ -84,7 +85,7 @@ def _renew(path: Path, hidden: Path, seen: Seen, start: Mapping[str, Any]) -> li
         )
     stored = seen.stored()
     log.warning("%s is damaged (a kill tears a write): %d frames are copied", path, len(stored))
-    with ScanFile.create(
+    with ScanWriter.create(
         hidden.parent, start=start, data_shape=seen.shape, name=hidden.name
     ) as new:
         copied = copy_intact(path, new, seen)
@@ -96,7 +97,7 @@ def _renew(path: Path, hidden: Path, seen: Seen, start: Mapping[str, Any]) -> li
     return [number for number in stored if number not in copied]
 
 
-def copy_intact(path: Path, new: ScanFile, seen: Seen, *, but: Collection[int] = ()) -> set[int]:
+def copy_intact(path: Path, new: ScanWriter, seen: Seen, *, but: Collection[int] = ()) -> set[int]:
     """Copy the chunks that are intact, and what is said of frames that are not stored.
 
     Parameters

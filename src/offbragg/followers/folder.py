@@ -37,7 +37,8 @@ from offbragg.files.model import (
     times,
 )
 from offbragg.files.nxrefine import has_wrapper, wrapper_path, write_wrapper
-from offbragg.files.scan_file import ScanFile, release_if_left
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter, release_if_left
 from offbragg.files.series import Series, find_series
 from offbragg.followers.stacker import SweepStacker
 from offbragg.ledger import Ledger, Status, describe_problems
@@ -144,7 +145,7 @@ def stack_files(
                 )
             start, before = scan.start, scan.ledger.counts()["stored"]
     else:
-        ScanFile.create(
+        ScanWriter.create(
             out.parent, start=start, data_shape=start["detector"]["shape"], name=out.name
         ).close()
         before = 0

@@ -40,8 +40,9 @@ from offbragg.files.nxrefine import has_wrapper, remove_left_locks, write_wrappe
 from offbragg.files.quarantine import keep_aside
 from offbragg.files.root import Root
 from offbragg.files.salvage import renew_if_torn
-from offbragg.files.scan_file import ScanFile, release_if_left
+from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_writer import ScanWriter, release_if_left, seal
 from offbragg.followers.frame_values import FrameValues
 from offbragg.followers.late_frames import LateFrames
 from offbragg.frame import Frame, PackedFrame
@@ -183,11 +184,11 @@ class SweepStacker:
         self._search = search or frames
         self._clock = clock
         self._wrapped = experiment is not None
-        self._writer: ScanFile | None = None
+        self._writer: ScanWriter | None = None
         if path is None:
             assert experiment is not None
             directory = scan_directory(experiment, start)
-            self._writer = ScanFile.create(directory, start=start)
+            self._writer = ScanWriter.create(directory, start=start)
             path = self._writer.path
         else:
             renew_if_torn(path, start)
@@ -682,7 +683,7 @@ class SweepStacker:
         """Make the digest that a writer could not make; without it the frames are whole, too."""
         try:
             with ScanFile.open(self.path) as scan:
-                scan.seal()
+                seal(scan)
         except (ScanFileError, OSError) as error:  # an archive that may only be read
             log.warning("no digest for %s: %s", self.path, error)
 
@@ -690,9 +691,9 @@ class SweepStacker:
         with ScanFile.open(self.path) as scan:
             return scan.ledger.counts()
 
-    def _scan(self) -> ScanFile:
+    def _scan(self) -> ScanWriter:
         if self._writer is None:
-            self._writer = ScanFile.resume(self.path)
+            self._writer = ScanWriter.resume(self.path)
         return self._writer
 
     def _find_folder(self) -> None:

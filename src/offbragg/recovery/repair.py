@@ -23,6 +23,7 @@ from offbragg.files.journal_file import is_open, journals, read_journal
 from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.salvage import aside, clear, copy_intact, hidden_name, put_in_place
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.writer_lock import hold, owner
 from offbragg.followers.stacker import SweepStacker
 from offbragg.recovery.journal_mend import is_damaged, mend_journal
@@ -231,7 +232,7 @@ def _make(
     """Make the file anew under a hidden name."""
     start = documents[0][1]
     shape = None if seen is None else seen.shape
-    new = ScanFile.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
+    new = ScanWriter.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
     with new:
         copied = set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
     stacker = SweepStacker(start, hidden, experiment=None, late=0.0, search=frames)

@@ -177,7 +177,8 @@ def refusal_of(
         count = inliers(strongest(spots), best.basis).sum()
         what = (
             f"no lattice explains the {len(spots)} peaks: the best one, "
-            f"{cell_text(cell_of(best.basis))} (reduced), is near {count} of {n}, no more than chance"
+            f"{cell_text(cell_of(best.basis))} (reduced), is near {count} of {n}, no more "
+            "than chance"
         )
     elif lattice is not None:
         what = (

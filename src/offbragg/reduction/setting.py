@@ -161,8 +161,8 @@ def choose_setting(
         ways = matches(basis, lattice, centring, within=max(within, 0.02) * 1.5)
         if not ways:
             raise OrientationError(
-                f"the lattice that was found, {cell_text(cell_of(basis))} (reduced), is not the given "
-                f"one, {cell_text(lattice)}\nIs the cell right? Try --unknown-cell."
+                f"the lattice that was found, {cell_text(cell_of(basis))} (reduced), is not the "
+                f"given one, {cell_text(lattice)}\nIs the cell right? Try --unknown-cell."
             )
         lengths = np.linalg.norm(basis, axis=0)
         relative = np.concatenate([free.esd[:3] / lengths, np.deg2rad(free.esd[3:])])

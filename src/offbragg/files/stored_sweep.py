@@ -1,0 +1,312 @@
+"""What the file of a sweep holds, as its reader and its writer both see it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import ScanFileError
+from offbragg.files import nxmx
+from offbragg.files.checked import CheckedCounts, Rows
+from offbragg.files.digest import (
+    Part,
+)
+from offbragg.files.hdf5 import find_inside
+from offbragg.files.superblock import read_superblock
+from offbragg.geometry import Geometry
+from offbragg.ledger import Ledger
+from offbragg.sample import Sample
+from offbragg.stack import Stack, Window
+from offbragg.sweep import Sweep
+
+TORN = "is damaged where it says where its frames are"
+"""What is told of a file whose index of frames has a wrong checksum."""
+
+
+class StoredSweep:
+    """One sweep on disk: an NXmx file that grows while the crystal turns.
+
+    `ScanFile` reads it, in any number of processes; `ScanWriter` writes it, in one.
+    """
+
+    def __init__(self, file: h5py.File, path: Path, kept: dict[str, Any] | None = None) -> None:
+        self._file: h5py.File | None = file
+        self._path = path
+        # what was opened: to open it costs most
+        self._kept: dict[str, Any] = {} if kept is None else kept
+        self._shape: tuple[int, int] | None = None  # it never changes
+        start = self._get(f"{nxmx.RUN}/start")
+        self._start: dict[str, Any] = json.loads(bytes(start[()]).decode("utf-8"))
+        self._sweep = Sweep.from_dict(self._start["sweep"])
+        frames = self._get(nxmx.FRAMES)
+        self._has_crc64 = "crc64" in frames  # older files have none
+        self._absent = {"crc64", "angle_sigma"} - set(frames)  # in files of earlier versions
+
+    def close(self) -> None:
+        """Let go of the file."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except ScanFileError:
+            if error is None:  # else it follows from that one
+                raise
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._path
+
+    @property
+    def run(self) -> str:
+        """Uid of the run."""
+        return str(self._start["uid"])
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The run's start document."""
+        return self._start
+
+    @property
+    def sweep(self) -> Sweep:
+        """What the sweep was to measure."""
+        return self._sweep
+
+    @property
+    def geometry(self) -> Geometry:
+        """Beam, panel and goniometer.
+
+        Raises
+        ------
+        ScanFileError
+            If it was not known when the file was made.
+        """
+        if self._start["geometry"] is None:
+            raise ScanFileError(f"{self._path} does not say where beam, panel and axes were")
+        return Geometry.from_dict(self._start["geometry"])
+
+    @property
+    def sample(self) -> Sample:
+        """The crystal."""
+        return Sample.from_dict(self._start["sample"])
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames the sweep is to have."""
+        return self._sweep.n_frames
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        if self._shape is None:
+            _, rows, columns = self._get(nxmx.DATA).shape
+            self._shape = rows, columns
+        return self._shape
+
+    @property
+    def length(self) -> int:
+        """How many frames the data array has now."""
+        return self._fresh(nxmx.DATA).shape[0]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is finished: every frame decided, the end written, closed cleanly."""
+        ended = bool(self._word("/entry/end_time"))
+        return ended and self.ledger.counts()["pending"] == 0 and not self._flag()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was only known at the end; empty before."""
+        text = self._word(f"{nxmx.RUN}/summary")
+        try:
+            return json.loads(text) if text else {}
+        except (ValueError, RecursionError) as error:
+            raise ScanFileError(f"the summary in {self._path} is damaged: {error}") from error
+
+    @property
+    def header_findings(self) -> dict[str, list[str]]:
+        """In what the headers of its frames differ from the run, or each other, in words.
+
+        ``contradictions`` change scattering vectors, ``differences`` do not. Of a run they are
+        known at its end only.
+        """
+        found: Any = {}
+        with contextlib.suppress(ScanFileError):
+            found = self.summary.get("headers", {})
+        if isinstance(files := self._start.get("files"), dict):
+            found = {"differences": files.get("differences", [])}
+        return {
+            kind: [str(line) for line in found[kind]]
+            for kind in ("contradictions", "differences")
+            if isinstance(found, dict) and isinstance(found.get(kind), list)
+        }
+
+    @property
+    def exit_status(self) -> str:
+        """As in the stop document; empty before."""
+        return self._word(f"{nxmx.RUN}/exit_status")
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of every expected frame."""
+        # A word that straddles two pages can be seen half written; a second look sees it whole.
+        for attempt in range(5):
+            words = self._words("status")
+            try:
+                return Ledger.of(words, self._words("reason"))
+            except ScanFileError:
+                if attempt == 4:
+                    raise
+        raise AssertionError
+
+    @property
+    def stack(self) -> Stack:
+        """The frames that the data array has now, not read before they are asked for.
+
+        Raises
+        ------
+        ScanFileError
+            If where they are is damaged, as by a killed writer.
+        """
+        data = self._fresh(nxmx.DATA)
+        self._check_torn()
+        length = data.shape[0]  # once: in the writer's process it may grow between two lines
+        monitor: NDArray[np.float64] | None = None
+        if "monitor" in self.columns:
+            monitor = self._fresh(f"{nxmx.FRAMES}/monitor")[:length]
+        counts = CheckedCounts(data, self._read_rows, self._path)
+        return Stack(Window(counts, 0, length), self._sweep, monitor)
+
+    def _read_rows(self) -> Rows:
+        self._fresh(nxmx.DATA)  # where the chunks are that the rows are compared with
+        crc64 = self._fresh(f"{nxmx.FRAMES}/crc64")[()] if self._has_crc64 else None
+        return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
+
+    def is_torn(self) -> bool:
+        """Whether a kill tore a write of where the frames are."""
+        return is_index_torn(lambda: self._get(nxmx.DATA), self._path)
+
+    def pixel_mask(self) -> NDArray[np.uint32]:
+        """Bit 0: gap, bit 1: dead; all zero before the first frame, shape (slow, fast)."""
+        return self._fresh(nxmx.MASK)[()]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the per-frame columns."""
+        fixed = (c for c in nxmx.FIXED_COLUMNS if c not in self._absent)
+        return (*fixed, *(self._start.get("per_frame") or {}))
+
+    def frame_values(self) -> dict[str, NDArray[Any]]:
+        """Every per-frame column, by name, each of shape (n_frames,); text as str."""
+        values: dict[str, NDArray[Any]] = {}
+        for name in self.columns:
+            column = self._fresh(f"{nxmx.FRAMES}/{name}")
+            values[name] = np.array(self._words(name)) if column.dtype.kind == "S" else column[()]
+        return values
+
+    @property
+    def values_size(self) -> int:
+        """How many bytes `frame_values` reads."""
+        return sum(self._fresh(f"{nxmx.FRAMES}/{name}").nbytes for name in self.columns)
+
+    def chunks(self) -> list[Part]:
+        """Where the chunks of stored frames are in the file, with the CRC-64 that they should have.
+
+        In the order of the frames' numbers.
+        """
+        return list(self._parts().values())
+
+    def _parts(self) -> dict[int, Part]:
+        data, words = self._fresh(nxmx.DATA), self._words("status")
+        crcs = self._words("crc64") if self._has_crc64 else [""] * len(words)
+        return {
+            number: Part(*place, int(crcs[number], 16))
+            for number, place in sorted(places_of_chunks(data).items())
+            if number < len(words) and words[number] == "stored" and _is_crc64(crcs[number])
+        }
+
+    def _column(self, name: str) -> Any:
+        return self._get(f"{nxmx.FRAMES}/{name}")
+
+    def _word(self, name: str) -> str:
+        return bytes(self._fresh(name)[()]).decode("utf-8", "replace")
+
+    def _words(self, column: str) -> Sequence[str]:
+        raw = self._fresh(f"{nxmx.FRAMES}/{column}")[()]
+        return [word.decode("utf-8", "replace") for word in raw.tolist()]
+
+    def _flag(self) -> bool:
+        return read_superblock(self._path).writing
+
+    def _check_torn(self) -> None:
+        """Refuse a file of which a kill tore a write; the writer has looked before it began."""
+
+    def _get(self, name: str) -> Any:
+        if self._file is None:
+            raise ScanFileError(f"{self._path} is closed")
+        kept = self._kept.get(name)
+        if kept is None:
+            kept = self._kept[name] = find_inside(self._file, name, self._path)
+        return kept
+
+    def _fresh(self, name: str) -> Any:
+        """Return a dataset as it is now, whoever writes it."""
+        return self._get(name)
+
+
+def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
+    """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
+
+    HDF5 finds one chunk by going through all of them; this goes through them once.
+    """
+    places: dict[int, tuple[int, int]] = {}
+
+    def note(chunk: Any) -> None:
+        places[chunk.chunk_offset[0]] = (chunk.byte_offset, chunk.size)
+
+    data.id.chunk_iter(note)
+    return places
+
+
+def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
+    """Whether the index of frames has a wrong checksum."""
+    try:
+        places_of_chunks(data())
+    except KeyError:  # there is none
+        return False
+    except (OSError, RuntimeError) as error:
+        if "checksum" in str(error):
+            return True
+        raise ScanFileError(f"{path} cannot be read: {error}") from error
+    return False
+
+
+def torn_error(path: Path) -> ScanFileError:
+    """Return what is raised for a file whose index of frames is corrupt."""
+    return ScanFileError(
+        f"{path} {TORN}, as when a kill tears a write\n"
+        "A stacker that is started again, as before, makes it anew from what is intact and from "
+        "the frame files; for a run that is over so does offbragg stack --once --repair. The "
+        "damaged file is kept."
+    )
+
+
+def _is_crc64(word: str) -> bool:
+    return len(word) == 16 and not set(word) - set("0123456789abcdef")
