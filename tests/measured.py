@@ -14,7 +14,7 @@ from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
-from offbragg.reduction import Corrections, Scene
+from offbragg.reduction import Corrections, ReductionSetup
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
 from sim_iocs import crystal
@@ -128,9 +128,9 @@ class Measured:
     def stack_of(self, counts: np.ndarray) -> Stack:
         return Stack(counts, self.sweep, self.flux)
 
-    def scene(self, grid: Grid, **more: Any) -> Scene:
+    def scene(self, grid: Grid, **more: Any) -> ReductionSetup:
         facts = {"saturation": crystal.CUTOFF}
-        return Scene(
+        return ReductionSetup(
             self.geometry, self.UB, grid, AS_SIMULATED, facts, self.shadow, **more
         )  # fmt: skip
 

@@ -26,7 +26,7 @@ from offbragg.recovery.rebuild import rebuild
 from offbragg.recovery.repair import repair
 from offbragg.recovery.verify import verify
 from offbragg.shell.kept_metadata import KeptMetadata
-from offbragg.workflows.reproduce import make_again
+from offbragg.workflows.reproduce import reproduce
 
 ARCHIVE = Path(__file__).parent / "data" / "before" / "data.tar.xz"
 WRITTEN_IN = "/offbragg-before"
@@ -162,7 +162,7 @@ def test_a_volume_its_record_and_its_orientation(before):
     assert volume.counts.sum() == 18360.0
     assert volume.counts[10, 10, 4] == 242.0
     np.testing.assert_allclose(volume.weight.sum(), 1323.0225056925924)
-    again = make_again(folder / "volume-f1.h5", out=folder / "again.h5")
+    again = reproduce(folder / "volume-f1.h5", out=folder / "again.h5")
     assert again.same, again
 
 

@@ -27,7 +27,7 @@ from offbragg.files.stored_sweep import places_of_chunks
 from offbragg.files.volume_file import VolumeFile
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_files
-from offbragg.workflows.reproduce import make_again
+from offbragg.workflows.reproduce import reproduce
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED, background="none")
 TYPED = ["--grid", "-3:1:0.1,-1:2:0.1,-3:1:0.1", "--background", "none"]
@@ -88,7 +88,7 @@ def test_a_damaged_frame_is_left_out_of_a_volume_and_named(path, tmp_path, sweep
     with VolumeFile(tmp_path / "v.h5") as file:
         assert file.record["inputs"][0]["damaged"] == [3, 6]
         assert file.record["inputs"][0]["frames"] == 6
-    assert make_again(tmp_path / "v.h5").same
+    assert reproduce(tmp_path / "v.h5").same
 
 
 def test_python_warns_by_itself(path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from offbragg.errors import ScanFileError
-from offbragg.ledger import Ledger, Status, describe_problems
+from offbragg.ledger import FrameStatus, Ledger, describe_problems
 
 
 def test_a_late_frame_holds_back_what_is_settled():
@@ -11,7 +11,7 @@ def test_a_late_frame_holds_back_what_is_settled():
 
     assert ledger.settled() == 1
     assert ledger.counts() == {"pending": 1, "stored": 2, "missing": 0, "rejected": 1}
-    assert ledger.problems() == [(3, Status.REJECTED, "wrong MD5")]
+    assert ledger.problems() == [(3, FrameStatus.REJECTED, "wrong MD5")]
 
 
 def test_missing_frames_are_settled_too():
@@ -30,10 +30,10 @@ def test_as_many_reasons_as_statuses():
 
 def test_frames_with_one_reason_are_one_line_and_others_have_their_own():
     problems = [
-        *((n, Status.MISSING, f"x_{n:05d}.cbf was not there 5.0 s after frame {n + 1}")
+        *((n, FrameStatus.MISSING, f"x_{n:05d}.cbf was not there 5.0 s after frame {n + 1}")
           for n in (*range(20, 25), 30)),
-        (26, Status.REJECTED, "wrong MD5"),
-        *((n, Status.MISSING, "the run ended") for n in range(41, 100, 2)),
+        (26, FrameStatus.REJECTED, "wrong MD5"),
+        *((n, FrameStatus.MISSING, "the run ended") for n in range(41, 100, 2)),
     ]  # fmt: skip
 
     lines = describe_problems(problems)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from offbragg.errors import DeviceError
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 from offbragg.printable import PrintableFormatter
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ NUMBERS = (7, True, np.int64(7), np.int32(7), np.intp(7), np.uint8(7), np.bool_(
 REALS = (*NUMBERS, 7.5, np.float64(7.5), np.float32(7.5), np.array(7.5), np.array(7))
 ANYTHING = (
     *REALS, None, "text", np.str_("text"), b"bytes", Path("/a/b"), DeviceError("first\nthen"),
-    Status.MISSING, [1, "two"], {"three": 3}, np.array([1.0, 2.0]), range(3), object(),
+    FrameStatus.MISSING, [1, "two"], {"three": 3}, np.array([1.0, 2.0]), range(3), object(),
 )  # fmt: skip
 REPRESENTATIVES = {
     **dict.fromkeys("dixXou", (*NUMBERS, 7.0, np.float64(7.0))),

@@ -30,7 +30,7 @@ from offbragg.volume import Volume
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.orientation import lattice_of
 from offbragg.workflows.reduce import reduce_files
-from offbragg.workflows.reproduce import make_again
+from offbragg.workflows.reproduce import reproduce
 from offbragg.workflows.sweeps import repeats
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
@@ -110,16 +110,16 @@ def test_again_is_bit_for_bit_wherever_the_files_went(scan_path, tmp_path, sweep
     moved = tmp_path / "elsewhere"
     scan_path.parent.rename(moved)
 
-    verdict = make_again(moved / "v.h5", out=moved / "w.h5")
+    verdict = reproduce(moved / "v.h5", out=moved / "w.h5")
 
     assert verdict.same
     assert (moved / "w.h5").read_bytes() == (moved / "v.h5").read_bytes()
     (moved / "beamstop.npy").unlink()
     with pytest.raises(ReductionError, match=r"beamstop\.npy is not there"):
-        make_again(moved / "v.h5")
+        reproduce(moved / "v.h5")
     np.save(moved / "beamstop.npy", np.zeros((195, 487)))
     with pytest.raises(ReductionError, match="has changed"):
-        make_again(moved / "v.h5")
+        reproduce(moved / "v.h5")
 
 
 def test_again_through_a_linked_folder(scan_path, tmp_path):
@@ -131,8 +131,8 @@ def test_again_through_a_linked_folder(scan_path, tmp_path):
 
     reduce_files(scan_path, CHOICES, out=link / "v.h5")
 
-    assert make_again(really / "v.h5").same
-    assert make_again(link / "v.h5").same
+    assert reproduce(really / "v.h5").same
+    assert reproduce(link / "v.h5").same
 
 
 def test_a_box_has_all_its_equivalents(scan_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_box_has_all_its_equivalents(scan_path, monkeypatch):
     at = [slice(-f, -f + 21) for f in whole.grid.first]
     np.testing.assert_array_equal(box.counts, whole.counts[*at])
     np.testing.assert_allclose(box.weight, whole.weight[*at], rtol=1e-12)
-    assert make_again(scan_path.with_name("v.h5")).same
+    assert reproduce(scan_path.with_name("v.h5")).same
     monkeypatch.setattr(binning, "available_memory", lambda: 8 * 9261 * 10)  # for the box alone
     with pytest.raises(
         ReductionError, match=r"41 × 41 × 41 cells(.|\n)*equivalent to that in m-3m"
@@ -568,7 +568,7 @@ def test_a_mask_says_how_much_it_masks(scan_path, sweep, tmp_path):
     again = reduce_files(scan_path, inverted, out=tmp_path / "v.h5")
     assert np.array_equal(again.counts, volume.counts)
     assert np.array_equal(again.weight, volume.weight)
-    assert make_again(tmp_path / "v.h5").same
+    assert reproduce(tmp_path / "v.h5").same
 
 
 def test_a_mask_of_more_than_half_is_asked_back(scan_path, sweep, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.instrument import Axis, Panel
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 
@@ -100,7 +100,7 @@ def example_scan_file(scan_file: ModuleType, folder: Path) -> Path:
     for number in (0, 2):
         frame = Frame(number=number, counts=counts, header={}, md5=None, verified=False)
         scan.write_frame(frame, source=f"LSMO_{number:05d}.cbf", time=BEGAN + 0.1 * number)
-    scan.mark(1, Status.MISSING, "LSMO_00001.cbf was not there 5 s after it was due")
+    scan.mark(1, FrameStatus.MISSING, "LSMO_00001.cbf was not there 5 s after it was due")
     scan.set_values("temperature", np.arange(3), np.array([100.01, 100.02, 100.02]))
     scan.set_values("angle", np.arange(3), np.array([0.252, 0.753, 1.252]))
     scan.set_values("angle_sigma", np.arange(3), np.full(3, 0.001))

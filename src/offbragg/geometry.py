@@ -29,7 +29,7 @@ from offbragg.instrument import (
 )
 
 
-class Turn(Protocol):
+class TurningSweep(Protocol):
     """What `Geometry.predict` needs to know of a sweep."""
 
     @property
@@ -185,7 +185,7 @@ class Geometry:
 
     # ---- reflections -----------------------------------------------------------------
 
-    def predict(self, hkl: ArrayLike, UB: ArrayLike, sweep: Turn) -> Crossings:
+    def predict(self, hkl: ArrayLike, UB: ArrayLike, sweep: TurningSweep) -> Crossings:
         """Find where and when reflections cross the Ewald sphere during a sweep.
 
         The Laue condition is solved for the angle (Milch & Minor, J. Appl. Cryst. 7, 502,

@@ -30,7 +30,7 @@ NAMES = "hkl"
 _STEPS = (1, 2, 4, 5, 10, 20, 25, 40, 50, 100, 200)  # cells per r.l.u. that one chooses
 
 
-class Turn(Protocol):
+class SweepEdges(Protocol):
     """What `Grid.covering` needs to know of a sweep."""
 
     @property
@@ -144,7 +144,7 @@ class Grid:
     def covering(
         cls,
         geometry: Geometry,
-        sweep: Turn,
+        sweep: SweepEdges,
         UB: Any,
         *,
         step: float | Sequence[float] | None = None,
@@ -282,7 +282,7 @@ class Grid:
         )
 
 
-def extent(geometry: Geometry, sweep: Turn, UB: Any) -> tuple[Array, Array]:
+def extent(geometry: Geometry, sweep: SweepEdges, UB: Any) -> tuple[Array, Array]:
     """Say from where to where in hkl a sweep sees.
 
     Parameters

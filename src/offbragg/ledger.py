@@ -10,7 +10,7 @@ from enum import StrEnum
 from offbragg.errors import ScanFileError
 
 
-class Status(StrEnum):
+class FrameStatus(StrEnum):
     """What became of one frame."""
 
     PENDING = "pending"
@@ -39,7 +39,7 @@ class Ledger:
     [(1, <Status.MISSING: 'missing'>, 'not there')]
     """
 
-    statuses: tuple[Status, ...]
+    statuses: tuple[FrameStatus, ...]
     reasons: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Ledger:
     @classmethod
     def of(cls, statuses: Sequence[str], reasons: Sequence[str] | None = None) -> Ledger:
         """Make a ledger from status words; without reasons, all are empty."""
-        words = {status.value: status for status in Status}
+        words = {status.value: status for status in FrameStatus}
         try:
             known = tuple(words[word] for word in statuses)
         except KeyError as error:
@@ -68,21 +68,21 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """How many frames have each status; every status is a key."""
-        return {status.value: self.statuses.count(status) for status in Status}
+        return {status.value: self.statuses.count(status) for status in FrameStatus}
 
     def settled(self) -> int:
         """How many frames from 0 on are decided without a gap: the first pending number."""
         try:
-            return self.statuses.index(Status.PENDING)
+            return self.statuses.index(FrameStatus.PENDING)
         except ValueError:
             return self.n_frames
 
-    def problems(self) -> list[tuple[int, Status, str]]:
+    def problems(self) -> list[tuple[int, FrameStatus, str]]:
         """Frames that are missing or rejected: (number, status, reason)."""
         return [
             (number, status, reason)
             for number, (status, reason) in enumerate(zip(self.statuses, self.reasons, strict=True))
-            if status in (Status.MISSING, Status.REJECTED)
+            if status in (FrameStatus.MISSING, FrameStatus.REJECTED)
         ]
 
 

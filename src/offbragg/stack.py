@@ -26,7 +26,7 @@ class Counts(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Window:
+class FrameRange:
     """Frames start to stop of ``counts``, not read before they are asked for."""
 
     counts: Counts
@@ -113,7 +113,7 @@ class Stack:
             raise ScanFileError(f"a stack is sliced in steps of 1, not {step}")
         stop = max(start, stop)
         return Stack(
-            Window(self.counts, start, stop),
+            FrameRange(self.counts, start, stop),
             self.sweep,
             None if self.monitor is None else self.monitor[start:stop],
             self.first + start,

@@ -18,7 +18,7 @@ from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
 from offbragg.lattice import q_to_hkl
-from offbragg.reduction import Corrections, Scene, reduce, symmetrise
+from offbragg.reduction import Corrections, ReductionSetup, reduce, symmetrise
 from offbragg.reduction.symmetry import Laue
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
@@ -72,7 +72,7 @@ def test_histogramdd(benchmark, stack, seconds, request):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_binning(benchmark, stack, seconds, request, threads):
-    scene = Scene(GEOMETRY, UB, GRID, PLAIN, threads=threads)
+    scene = ReductionSetup(GEOMETRY, UB, GRID, PLAIN, threads=threads)
     binner, volume = scene.binner(), scene.empty()
     flux = np.ones(len(stack))
 
@@ -93,7 +93,7 @@ def test_binning(benchmark, stack, seconds, request, threads):
 def test_both_agree(stack):
     counts, weight = histogram(stack[:1])
 
-    volume = reduce(stack[:1], Scene(GEOMETRY, UB, GRID, PLAIN), np.ones(1))
+    volume = reduce(stack[:1], ReductionSetup(GEOMETRY, UB, GRID, PLAIN), np.ones(1))
 
     # a pixel on an edge, but for rounding, may go either way
     assert np.count_nonzero(volume.weight != weight) < 1e-4 * np.count_nonzero(weight)

@@ -139,7 +139,7 @@ def test_on_another_disk_it_is_copied_up_to_a_limit(tmp_path, monkeypatch):
         (tmp_path / f"x_{n}.cbf").write_bytes(bytes([n]) * 100)
 
     kept = [
-        aside.keep_aside(tmp_path / f"x_{n}.cbf", tmp_path / "f2.h5", number=n, reason="bad")
+        aside.quarantine(tmp_path / f"x_{n}.cbf", tmp_path / "f2.h5", number=n, reason="bad")
         for n in range(3)
     ]
 
@@ -152,7 +152,7 @@ def test_on_another_disk_it_is_copied_up_to_a_limit(tmp_path, monkeypatch):
 def test_what_changed_since_it_was_judged_is_not_kept_with_that_reason(tmp_path):
     (tmp_path / "x.cbf").write_bytes(b"new")
 
-    kept = aside.keep_aside(
+    kept = aside.quarantine(
         tmp_path / "x.cbf", tmp_path / "f1.h5", number=0, reason="bad", signature=(5, 1)
     )
 

@@ -23,7 +23,7 @@ from event_model import DocumentNames, schema_validators
 from faulty_disks import SmallDisk, needs_mount
 
 from offbragg.callbacks.journal import Journal
-from offbragg.callbacks.past_runs import Recall
+from offbragg.callbacks.past_runs import PastRuns
 from offbragg.errors import JournalError
 from offbragg.files.abandoned import close_abandoned, close_all_abandoned
 from offbragg.files.journal_file import (
@@ -345,7 +345,7 @@ def test_a_damaged_journal_is_named_and_the_others_go_on(tmp_path, caplog, conte
     assert find_run(tmp_path).stem == newest
     with pytest.raises(JournalError, match=r"set aside(.|\n)*offbragg stack --once --repair"):
         read_journal(tmp_path / "bad.jsonl")
-    assert Recall(tmp_path, tmp_path).runs(series="a-series") == []
+    assert PastRuns(tmp_path, tmp_path).runs(series="a-series") == []
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())

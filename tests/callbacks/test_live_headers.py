@@ -23,7 +23,7 @@ from offbragg.geometry import Geometry
 from offbragg.recovery.verify import verify
 from offbragg.shell.overview import list_runs
 from offbragg.workflows.choices import Choices
-from offbragg.workflows.reduce import write_record
+from offbragg.workflows.reduce import build_record
 from sim_iocs.cbf import encode_cbf
 from sim_iocs.tiff import encode_tiff
 
@@ -145,7 +145,7 @@ def test_a_contradiction_is_logged_at_once_kept_in_the_file_and_a_problem(measur
         list_runs(SimpleNamespace(paths=places))
     )
     said: list[str] = []
-    write_record([path], Choices(monitor=False, background="none"), say=said.append)
+    build_record([path], Choices(monitor=False, background="none"), say=said.append)
     assert any(line.startswith("WARNING: f1.h5: header and run contradict") for line in said)
 
 

@@ -13,7 +13,7 @@ from offbragg.devices.cryostream import Cryostream
 from offbragg.devices.frame_folder import FrameFolder
 from offbragg.devices.goniometer import PositionCompare, RotationAxis
 from offbragg.devices.lakeshore import LakeShore336
-from offbragg.devices.pilatus import Flight, Pilatus, PilatusStep, readout
+from offbragg.devices.pilatus import Pilatus, PilatusStep, SeriesOfFrames, readout
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.sweep import Sweep
 
@@ -179,7 +179,7 @@ def test_a_flight_that_fails_is_decided_even_if_it_cannot_be_disarmed(make, monk
     pilatus = make(Pilatus)
     sweep = Sweep(axis="phi", start=0, step=0.1, n_frames=2, exposure=0.09, period=0.1)
     folder = FrameFolder(pilatus.frames / "nowhere", "x", "cbf", 2)
-    flight = Flight(sweep, folder, Watched(pilatus), pilatus.new_acquisition())
+    flight = SeriesOfFrames(sweep, folder, Watched(pilatus), pilatus.new_acquisition())
     monkeypatch.setattr(pilatus.cam.acquire, "put", Silent().get)
 
     in_background(pilatus, pilatus._watch, flight)

@@ -15,7 +15,7 @@ from offbragg.files import ScanFile, scan_writer
 from offbragg.files.digest import (
     CLOSED,
     LATER,
-    Part,
+    FilePart,
     between,
     crc64_of_parts,
     digest_path,
@@ -183,7 +183,7 @@ def test_parts_are_read_at_their_places(tmp_path, threads):
     content = os.urandom(30_000_000)
     path = tmp_path / "x"
     path.write_bytes(content)
-    parts = between([Part(n * 1_000_003, 900_000 + n) for n in range(29)], len(content))
+    parts = between([FilePart(n * 1_000_003, 900_000 + n) for n in range(29)], len(content))
     told: list[tuple[int, int]] = []
 
     crcs = crc64_of_parts(path, parts, threads=threads, progress=lambda *now: told.append(now))
@@ -198,4 +198,4 @@ def test_a_file_that_is_shorter_than_its_parts_is_an_error(tmp_path):
     path.write_bytes(bytes(100))
 
     with pytest.raises(ScanFileError, match="it ends at byte 100"):
-        crc64_of_parts(path, [Part(0, 200)])
+        crc64_of_parts(path, [FilePart(0, 200)])

@@ -18,10 +18,10 @@ from offbragg.files import ScanFile
 from offbragg.files.examine import Examiner
 from offbragg.files.hdf5 import open_to_read
 from offbragg.files.nxmx import DATA, FRAMES
-from offbragg.files.salvage import renew_if_torn
+from offbragg.files.salvage import rebuild_if_torn
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 
 STORED = 20
 
@@ -46,10 +46,10 @@ def torn(tmp_path, start, make_counts):
 def test_a_torn_file_is_made_anew_with_every_frame_that_was_stored(torn, start, make_counts):
     before = torn.read_bytes()
 
-    renew_if_torn(torn, start)
+    rebuild_if_torn(torn, start)
 
     with ScanWriter.resume(torn) as scan:
-        assert [n for n, s in enumerate(scan.ledger.statuses) if s is Status.STORED] == list(
+        assert [n for n, s in enumerate(scan.ledger.statuses) if s is FrameStatus.STORED] == list(
             range(STORED)
         )
         for number in range(STORED):
@@ -57,7 +57,7 @@ def test_a_torn_file_is_made_anew_with_every_frame_that_was_stored(torn, start, 
         scan.write_frame(Frame(STORED, make_counts(STORED)), source="x", time=1.0)
     kept = torn.with_name("f1.h5.damaged-1")
     assert kept.read_bytes() == before
-    renew_if_torn(torn, start)
+    rebuild_if_torn(torn, start)
     assert sorted(path.name for path in torn.parent.iterdir()) == ["f1.h5", kept.name]
 
 
@@ -68,12 +68,12 @@ def test_a_frame_whose_bytes_are_wrong_is_not_taken_over(torn, start):
     raw[place.offset + 20] ^= 1
     torn.write_bytes(raw)
 
-    renew_if_torn(torn, start)
+    rebuild_if_torn(torn, start)
 
     with ScanFile.open(torn) as scan:
-        assert scan.ledger.statuses[3] is Status.MISSING
+        assert scan.ledger.statuses[3] is FrameStatus.MISSING
         assert scan.ledger.reasons[3] == "was stored, was damaged, and x_3 was not there"
-        assert scan.ledger.counts()[Status.STORED] == STORED - 1
+        assert scan.ledger.counts()[FrameStatus.STORED] == STORED - 1
 
 
 def test_who_reads_or_writes_a_torn_file_is_told_at_once(torn):
@@ -104,7 +104,7 @@ def test_without_room_for_another_nothing_is_begun(torn, start, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
 
     with pytest.raises(ScanFileError, match=r"its disk has 0 MB\nMake room"):
-        renew_if_torn(torn, start)
+        rebuild_if_torn(torn, start)
 
     assert torn.read_bytes() == before
     assert [path.name for path in torn.parent.iterdir()] == ["f1.h5"]
@@ -118,7 +118,7 @@ def test_what_fails_on_the_way_leaves_nothing_behind(torn, start, monkeypatch):
     monkeypatch.setattr("offbragg.files.salvage.put_in_place", fails)
 
     with pytest.raises(ScanFileError, match=r"cannot be made anew: .*No space left"):
-        renew_if_torn(torn, start)
+        rebuild_if_torn(torn, start)
 
     assert torn.read_bytes() == before
     assert [path.name for path in torn.parent.iterdir()] == ["f1.h5"]
@@ -131,7 +131,7 @@ def test_a_file_of_before_there_were_checksums_is_left_to_people(torn, start, mo
     before = torn.read_bytes()
 
     with pytest.raises(ScanFileError, match=r"before there were checksums.*\n.*--repair"):
-        renew_if_torn(torn, start)
+        rebuild_if_torn(torn, start)
 
     assert torn.read_bytes() == before
 
@@ -142,7 +142,7 @@ def test_a_file_that_became_whole_meanwhile_is_left_alone(tmp_path, start, monke
     inode = scan.path.stat().st_ino
     monkeypatch.setattr(ScanFile, "is_torn", lambda scan: True)  # its child sees for itself
 
-    renew_if_torn(scan.path, start)
+    rebuild_if_torn(scan.path, start)
 
     assert scan.path.stat().st_ino == inode
 
@@ -155,7 +155,7 @@ def test_a_file_with_a_damaged_header_is_told_of(torn, start):
     torn.write_bytes(raw)
 
     with pytest.raises(ScanFileError, match=r"is damaged: .*\noffbragg stack --once --repair"):
-        renew_if_torn(torn, start)
+        rebuild_if_torn(torn, start)
 
 
 def test_a_whole_file_is_left_alone(tmp_path, start, make_counts):
@@ -163,7 +163,7 @@ def test_a_whole_file_is_left_alone(tmp_path, start, make_counts):
         scan.write_frame(Frame(0, make_counts(0)), source="x", time=1.0)
         inode = scan.path.stat().st_ino
 
-        renew_if_torn(scan.path, start)
+        rebuild_if_torn(scan.path, start)
 
         assert scan.path.stat().st_ino == inode
 

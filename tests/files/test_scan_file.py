@@ -19,11 +19,11 @@ from offbragg import kernels
 from offbragg.errors import RejectedFrame, ScanFileError
 from offbragg.files import ScanFile, find_scan_file, nxmx
 from offbragg.files.checked import CheckedCounts
-from offbragg.files.salvage import renew_if_torn
+from offbragg.files.salvage import rebuild_if_torn
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.superblock import read_superblock
 from offbragg.frame import Frame, PackedFrame
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 
 # A process of its own that writes frames as fast as it can, saying each number once it is stored.
 WRITER = """
@@ -143,7 +143,7 @@ def test_a_sweep_goes_in_and_comes_out(tmp_path, start, make_counts):
         assert back.length == back.n_frames == 6
         assert back.summary == {"temperature": {"mean": 102.5}}
         assert back.exit_status == "success"
-        assert back.ledger.problems() == [(4, Status.MISSING, "x_00004.cbf was not there")]
+        assert back.ledger.problems() == [(4, FrameStatus.MISSING, "x_00004.cbf was not there")]
         for number in (0, 1, 2, 3, 5):
             np.testing.assert_array_equal(back.stack.counts[number], make_counts(number))
         np.testing.assert_array_equal(back.stack.counts[4], -1)
@@ -289,7 +289,7 @@ def test_another_shape_is_refused_and_changes_nothing(tmp_path, start, make_coun
             scan.write_frame(Frame(1, counts), source="y", time=1.0)
 
         assert scan.length == 1
-        assert scan.ledger.statuses[1] is Status.PENDING
+        assert scan.ledger.statuses[1] is FrameStatus.PENDING
 
 
 def test_numbers_outside_the_sweep_are_refused(tmp_path, start, make_counts):
@@ -339,9 +339,9 @@ def test_marks_are_only_for_what_is_not_there(tmp_path, start):
     with ScanWriter.create(tmp_path, start=start) as scan:
         with pytest.raises(ScanFileError, match="missing or rejected"):
             scan.mark(0, "stored", "")
-        scan.mark(0, Status.REJECTED, "wrong MD5 " + "µ" * 300)
+        scan.mark(0, FrameStatus.REJECTED, "wrong MD5 " + "µ" * 300)
 
-        assert scan.ledger.statuses[0] is Status.REJECTED
+        assert scan.ledger.statuses[0] is FrameStatus.REJECTED
         assert scan.ledger.reasons[0].startswith("wrong MD5 µ")
         assert len(scan.ledger.reasons[0].encode()) <= 160
 
@@ -519,7 +519,7 @@ def test_a_killed_writer_is_resumed_with_all_that_it_said(writer, start, held_by
     scan = ScanWriter.resume(process.path)
 
     statuses = scan.ledger.statuses
-    assert all(status is Status.STORED for status in statuses[:17])
+    assert all(status is FrameStatus.STORED for status in statuses[:17])
     for number in range(scan.ledger.settled(), 39):
         counts = written_by_writer(number, scan.shape)
         scan.write_frame(Frame(number, counts), source="x", time=2.0)
@@ -543,7 +543,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start, batch)
     promised: set[int] = set()
     for _ in range(3):
         if path:
-            renew_if_torn(Path(path), start)  # needed once in some hundred runs
+            rebuild_if_torn(Path(path), start)  # needed once in some hundred runs
         process = writer(start=start, path=path, first=max(promised, default=-1) + 1, batch=batch)
         path = process.path
         last = int(process.line())
@@ -559,13 +559,13 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start, batch)
             values = reader.frame_values()["status"]
             assert all(values[n] == "stored" for n in promised)
 
-    renew_if_torn(Path(path), start)
+    rebuild_if_torn(Path(path), start)
     with ScanWriter.resume(path) as scan:
         statuses = scan.ledger.statuses
-        assert all(statuses[n] is Status.STORED for n in promised)
+        assert all(statuses[n] is FrameStatus.STORED for n in promised)
         for number in range(scan.length):
             counts = scan.stack.counts[number]
-            if statuses[number] is Status.STORED:
+            if statuses[number] is FrameStatus.STORED:
                 np.testing.assert_array_equal(counts, written_by_writer(number, scan.shape))
 
 
@@ -691,7 +691,7 @@ def test_together_as_alone_the_same_is_no_error_and_another_is(tmp_path, start, 
             scan.write_frames([packed(0, make_counts(0)), packed(4, np.zeros((30, 20), np.int32))])
 
         assert scan.ledger.counts()["stored"] == 3
-        assert scan.ledger.statuses[0] is Status.PENDING
+        assert scan.ledger.statuses[0] is FrameStatus.PENDING
         assert scan.frame_values()["time"][1] == 1.0
 
 
@@ -791,12 +791,12 @@ def test_a_frame_that_comes_late_while_it_is_read_is_not_called_damaged(
     tmp_path, start, make_counts
 ):
     with ScanWriter.create(tmp_path, start=start) as scan:
-        scan.mark(2, Status.MISSING, "was not there")
+        scan.mark(2, FrameStatus.MISSING, "was not there")
         for number in (0, 1, 3):
             scan.write_frame(Frame(number, make_counts(number)), source="x", time=1.0)
 
         def rows_after_it_came():
-            if scan.ledger.statuses[2] is not Status.STORED:
+            if scan.ledger.statuses[2] is not FrameStatus.STORED:
                 scan.write_frame(Frame(2, make_counts(2)), source="x", time=1.0)
             return scan._read_rows()
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from offbragg.callbacks.past_runs import Recall
+from offbragg.callbacks.past_runs import PastRuns
 from offbragg.errors import DeviceError
 from offbragg.plans import temperature_series
 from offbragg.plans.series import PastRun
@@ -59,7 +59,7 @@ def test_after_five_test_frames_the_missing_angles_are_measured(
     assert shutter_at_test == [0]
     assert "series" not in test
     assert again["series"]["follows"] == failed["uid"]
-    recall = Recall(config.paths.journal, config.paths.experiment)
+    recall = PastRuns(config.paths.journal, config.paths.experiment)
     measured = [
         run.sweep.midpoints[run.measured()]
         for run in (PastRun(**recall.runs(uid=doc["uid"])[0]) for doc in (failed, again))

@@ -12,7 +12,7 @@ from ophyd.sim import NullStatus
 from ophyd.status import Status
 
 from offbragg.callbacks.journal import Journal
-from offbragg.callbacks.past_runs import Recall
+from offbragg.callbacks.past_runs import PastRuns
 from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import rotation_scan, series_steps, temperature, temperature_series
 from offbragg.plans.defaults import Defaults, answering
@@ -95,7 +95,7 @@ def tested(monkeypatch, failing):
 def run(cooler, tmp_path, tested):
     RE = RunEngine({}, context_managers=[])
     RE.subscribe(Journal(tmp_path / "journal"))
-    RE.register_command("recall", Recall(tmp_path / "journal", tmp_path / "experiment"))
+    RE.register_command("past_runs", PastRuns(tmp_path / "journal", tmp_path / "experiment"))
 
     def run(temperatures=(100.0, 200.0), sweeps=SWEEPS, **more):
         return RE(temperature_series(DETECTOR, AXIS, cooler, temperatures, sweeps, **more))
@@ -179,7 +179,7 @@ def test_before_it_is_tried_again_the_detector_takes_test_frames(run, failing, t
 
     # after the second sweep had failed and before the third call, which measures it again
     assert tested[1] == [(5, 0.09, 0.1, 2)]
-    recall = Recall(*_of(run))
+    recall = PastRuns(*_of(run))
     starts = [recall.runs(uid=uid)[0]["documents"][0][1] for uid in uids]
     assert [start.get("purpose") == "dark" for start in starts] == [0, 0, 1, 0, 0, 0]
     assert "series" not in starts[2]
@@ -237,7 +237,7 @@ def test_asking_about_a_failed_sweep(run, failing):
 def test_what_was_skipped_is_measured_when_the_series_is_resumed(run, failing, cooler):
     cooler.fails = {100.0: 1}
     uids = run(on_settle="skip")
-    (told,) = Recall(*_of(run)).runs(uid=uids[0])
+    (told,) = PastRuns(*_of(run)).runs(uid=uids[0])
     series = told["documents"][0][1]["series"]["uid"]
     failing[1].clear()
 
@@ -247,7 +247,7 @@ def test_what_was_skipped_is_measured_when_the_series_is_resumed(run, failing, c
 
 
 def _of(run):
-    recall = run.RE._command_registry["recall"]
+    recall = run.RE._command_registry["past_runs"]
     return recall.journal, recall.experiment
 
 

@@ -14,7 +14,7 @@ import pytest
 from runs import wait_until
 
 from offbragg.beamline.run_engine import make_run_engine
-from offbragg.callbacks.past_runs import Recall
+from offbragg.callbacks.past_runs import PastRuns
 from offbragg.errors import JournalError, SweepError
 from offbragg.files.abandoned import close_abandoned
 from offbragg.files.journal_file import read_journal
@@ -58,7 +58,7 @@ def killed_in(config, *, run: int, frames: int) -> list[str]:
 
 def angles_of(config, uid: str) -> np.ndarray:
     """Angles that a run measured, from its journal and its frame files."""
-    (told,) = Recall(config.paths.journal, config.paths.experiment).runs(uid=uid)
+    (told,) = PastRuns(config.paths.journal, config.paths.experiment).runs(uid=uid)
     run = PastRun(**told)
     return run.sweep.midpoints[run.measured()]
 
@@ -132,7 +132,7 @@ def test_a_damaged_journal_keeps_no_series_from_going_on(run, tmp_path):
     run.end()
     (run.journal_directory / "damaged.jsonl").write_text("")
 
-    (told,) = Recall(run.journal_directory, run.experiment).runs(series="a-series")
+    (told,) = PastRuns(run.journal_directory, run.experiment).runs(series="a-series")
 
     assert told["documents"][0][1]["uid"] == run.uid
 

@@ -9,7 +9,7 @@ import numpy as np
 from offbragg.geometry import Geometry
 from offbragg.instrument import Axis, Panel
 from offbragg.reduction.peaks import Peaks
-from offbragg.reduction.refinement import View
+from offbragg.reduction.refinement import SweepPeaks
 from offbragg.sweep import Sweep
 from sim_iocs import crystal as sim
 
@@ -187,7 +187,7 @@ def seen(
     ones = np.ones(x.size)
     peaks = Peaks(x[order], y[order], z[order], strength[order], 0.4 * ones, ones.astype(bool), {})
     sweep = Sweep("phi", start, step, n_frames, 0.1, 0.1)
-    return View(believed or geometry(detector), sweep, peaks)
+    return SweepPeaks(believed or geometry(detector), sweep, peaks)
 
 
 def misorientation(found, truth, cell) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from crystals import BRAVAIS, geometry, orientation, random_cell, random_turn, seen
 
 from offbragg.reduction.peaks import Peaks
-from offbragg.reduction.refinement import View
+from offbragg.reduction.refinement import SweepPeaks
 from offbragg.sweep import Sweep
 
 
@@ -18,7 +18,7 @@ class PeakList:
     """Peaks of one sweep, and the lattice they are of; None if they are of nothing."""
 
     kind: str
-    view: View
+    view: SweepPeaks
     UB: np.ndarray | None
     cell: tuple[float, ...]
     centring: str
@@ -31,7 +31,7 @@ def peaks_of(x, y, z, intensity=None, clean=None) -> Peaks:
     return Peaks(*(np.asarray(v, float) for v in (x, y, z, intensity)), np.full(n, 0.4), clean, {})
 
 
-def only(view: View, which) -> View:
+def only(view: SweepPeaks, which) -> SweepPeaks:
     return dataclasses.replace(view, peaks=view.peaks[which])
 
 
@@ -71,13 +71,13 @@ def peak_list(seed: int) -> PeakList:
     UB = orientation(cell, random_turn(rng))
     true: np.ndarray | None = UB
 
-    def crystal(**more) -> View:
+    def crystal(**more) -> SweepPeaks:
         return seen(UB, name[1], rng, **more)
 
-    def nothing(*columns, **more) -> View:
+    def nothing(*columns, **more) -> SweepPeaks:
         nonlocal true
         true = None
-        return View(geometry(), SWEEP, peaks_of(*columns, **more))
+        return SweepPeaks(geometry(), SWEEP, peaks_of(*columns, **more))
 
     if kind == "few of nothing":
         view = nothing(*anywhere(rng, int(rng.integers(0, 40))))
@@ -162,6 +162,6 @@ def peak_list(seed: int) -> PeakList:
     return PeakList(kind, view, true, cell, name[1])
 
 
-def q_of(view: View) -> np.ndarray:
+def q_of(view: SweepPeaks) -> np.ndarray:
     p = view.peaks
     return view.geometry.q(p.x, p.y, view.sweep.start + view.sweep.step * p.z)

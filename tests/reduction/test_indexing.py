@@ -16,7 +16,7 @@ from offbragg.geometry import rotation_about
 from offbragg.reduction.indexing import index
 from offbragg.reduction.leftover import find_shells
 from offbragg.reduction.peaks import Peaks
-from offbragg.reduction.refinement import View, moved_panel
+from offbragg.reduction.refinement import SweepPeaks, moved_panel
 from offbragg.reduction.search import sharpen
 from offbragg.sweep import Sweep
 
@@ -362,7 +362,7 @@ def test_rings_are_told_from_the_reflections_of_a_crystal():
     three = [q_of(seen(turn @ UB, "P", rng, most=500))
              for turn in (np.eye(3), random_turn(rng), random_turn(rng))]  # fmt: skip
     columns = on_shells(rng, 1 / np.array([3.12, 2.70, 1.91, 1.63]), 80)
-    powder = q_of(View(geometry(), SWEEP, peaks_of(*columns)))
+    powder = q_of(SweepPeaks(geometry(), SWEEP, peaks_of(*columns)))
 
     crystals, rings = (find_shells(q) for q in (np.concatenate(three), powder))
 
@@ -409,7 +409,7 @@ def test_powder_is_refused_with_its_spacings():
         737.4 + radius * np.cos(about), 832.1 + radius * np.sin(about), rng.uniform(0, 360, n),
         np.ones(n), np.full(n, 0.4), np.ones(n, bool), {},
     )  # fmt: skip
-    view = View(geometry(), Sweep("phi", 0.0, 0.5, 360, 0.1, 0.1), peaks)
+    view = SweepPeaks(geometry(), Sweep("phi", 0.0, 0.5, 360, 0.1, 0.1), peaks)
 
     with pytest.raises(OrientationError, match=r"of the peaks lie on [34] thin shells, d = 3\.1"):
         index([view])

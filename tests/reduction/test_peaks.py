@@ -21,7 +21,7 @@ from crystals import (
 from offbragg.errors import OrientationError
 from offbragg.reduction.indexing import index
 from offbragg.reduction.peaks import find_peaks
-from offbragg.reduction.refinement import View
+from offbragg.reduction.refinement import SweepPeaks
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
 from sim_iocs.crystal import LATTICE, Crystal
@@ -158,7 +158,7 @@ def test_the_simulators_own_crystal_is_found_in_its_frames():
     sweep = Sweep("phi", 0.0, 1.0, 180, 0.1, 0.1)
     counts = frames(crystal, sweep)
 
-    found = index([View(geometry("100K"), sweep, find_peaks(Stack(counts, sweep)))])
+    found = index([SweepPeaks(geometry("100K"), sweep, find_peaks(Stack(counts, sweep)))])
 
     angle, strain = misorientation(found.UB, simulated_ub(), (LATTICE,) * 3 + (90.0,) * 3)
     assert found.name == "cP"
@@ -177,7 +177,7 @@ def attempt(seed: int) -> tuple[bool, str]:
     began = time.perf_counter()
     peaks = find_peaks(Stack(counts, sweep), saturation=1e6)
     try:
-        found = index([View(geometry("300K"), sweep, peaks)])
+        found = index([SweepPeaks(geometry("300K"), sweep, peaks)])
     except OrientationError as error:
         return False, f"{seed} {name} {cell}: {error}"
     seconds = time.perf_counter() - began

@@ -11,7 +11,7 @@ from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
-from offbragg.reduction import Corrections, Scene, binning, reduce
+from offbragg.reduction import Corrections, ReductionSetup, binning, reduce
 from offbragg.reduction.binning import AirRate, Oversample
 from offbragg.reduction.reduce import air_rate, check_overlap, check_UB, check_units
 from offbragg.sample import Sample
@@ -26,8 +26,8 @@ PLAIN = Corrections(solid_angle=False, polarization=None, efficiency=False, air=
 GRID = Grid.box((-0.6, 0.6), (-0.6, 0.6), (-0.2, 0.2), step=0.01)
 
 
-def scene(**more) -> Scene:
-    return Scene(GEOMETRY, UB, GRID, PLAIN, {"saturation": 1000}, **more)
+def scene(**more) -> ReductionSetup:
+    return ReductionSetup(GEOMETRY, UB, GRID, PLAIN, {"saturation": 1000}, **more)
 
 
 def test_one_pixel_by_hand():
@@ -153,7 +153,7 @@ def test_what_is_no_orientation_is_refused(wrong, lattice, message):
         check_UB(wrong, lattice)
     sample = None if lattice is None else Sample("a", "b", lattice=lattice)
     with pytest.raises(GeometryError, match=message):
-        Scene(GEOMETRY, wrong, GRID, PLAIN, sample=sample)
+        ReductionSetup(GEOMETRY, wrong, GRID, PLAIN, sample=sample)
 
 
 @pytest.mark.parametrize(

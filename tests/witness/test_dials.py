@@ -15,7 +15,7 @@ from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.instrument import Axis, Panel
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 from offbragg.sweep import Sweep
 
 PYTHON = "/usr/bin/python3"  # the Debian package's
@@ -117,7 +117,7 @@ def _written(folder: Path, name: str, start: dict) -> Path:
     with ScanWriter.create(folder, start=start, name=name) as scan:
         for number in (0, 1, 2, 4, 5):
             scan.write_frame(Frame(number, _counts(number)), source="x", time=1.77e9)
-        scan.mark(3, Status.MISSING, "lost")
+        scan.mark(3, FrameStatus.MISSING, "lost")
         scan.finish(time=1.77e9 + 9, exit_status="success", reason="", summary={})
         return scan.path
 

@@ -45,7 +45,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     import offbragg
     from offbragg.alarms.board_file import ACQUISITION
     from offbragg.callbacks.journal import Journal
-    from offbragg.callbacks.past_runs import Recall, speeds_left
+    from offbragg.callbacks.past_runs import PastRuns, speeds_left
     from offbragg.files.abandoned import close_all_abandoned
     from offbragg.plans.defaults import answering
     from offbragg.plans.meddling import noting_others
@@ -74,7 +74,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         if axis := as_a(devices.get(name), KeepsSpeed):
             axis.mend_speed(usual, left=left)
     RE.subscribe(Journal(config.paths.journal))
-    RE.register_command("recall", Recall(config.paths.journal, config.paths.experiment))
+    RE.register_command("past_runs", PastRuns(config.paths.journal, config.paths.experiment))
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
@@ -103,7 +103,7 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
     ConfigError
         If a name there is that of no device.
     """
-    from offbragg.callbacks.past_runs import Recall
+    from offbragg.callbacks.past_runs import PastRuns
     from offbragg.plans.defaults import Defaults
 
     def named(key: str, name: str) -> Any:
@@ -117,7 +117,7 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
     defaults = config.defaults.model_dump(exclude_none=True)
     flyers = tuple(named("flyers", name) for name in defaults.pop("flyers"))
     chosen = {key: named(key, name) for key, name in defaults.items()}
-    past = Recall(config.paths.journal, config.paths.experiment).runs
+    past = PastRuns(config.paths.journal, config.paths.experiment).runs
     lacks = partial(lacking_room, config)
     return Defaults(devices, flyers=flyers, file=str(config.file), past=past, lacks=lacks, **chosen)
 
@@ -170,9 +170,9 @@ def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
     from bluesky.preprocessors import msg_mutator
 
     def check(msg: Any) -> Any:
-        if msg.command == "null" and "would_open" in msg.kwargs:
+        if msg.command == "null" and "announced_run" in msg.kwargs:
             per_call = getattr(RE, "_metadata_per_call", {})  # of RE(plan, comment="…")
-            check_start(config, {**RE.md, **msg.kwargs["would_open"], **per_call})
+            check_start(config, {**RE.md, **msg.kwargs["announced_run"], **per_call})
         return msg
 
     return lambda plan: msg_mutator(plan, check)

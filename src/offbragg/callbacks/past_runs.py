@@ -1,4 +1,4 @@
-"""Recall: what the journal knows of past runs, for a plan that asks."""
+"""PastRuns: what the journal knows of past runs, for a plan that asks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offbragg.files.frame_files import frame_files
 from offbragg.files.journal_file import is_open, journals, read_journal, read_start, readable_starts
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def speeds_left(journal: Path) -> dict[str, tuple[float, float]]:
     return found
 
 
-class Recall:
+class PastRuns:
     """Answer a plan's ``recall`` message from the journal and the scan files' ledgers.
 
     There is no other bookkeeping of a series, so that nothing can contradict what was recorded.
@@ -126,7 +126,7 @@ class Recall:
             if path is not None:
                 with ScanFile.open(path) as scan:
                     if scan.complete:
-                        return [status is Status.STORED for status in scan.ledger.statuses]
+                        return [status is FrameStatus.STORED for status in scan.ledger.statuses]
         except (OffbraggError, OSError, KeyError):
             pass  # none, or one that is just being made
         files = frame_files(start, documents)

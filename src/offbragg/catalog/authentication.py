@@ -99,7 +99,7 @@ def _signature(key: str, until: str) -> str:
     return hmac.new(key.encode(), f"read until {until}".encode(), hashlib.sha256).hexdigest()[:40]
 
 
-class Gate:
+class Authentication:
     """Lets in who has a key, and soon answers only 429 to an address that tries out many.
 
     Parameters

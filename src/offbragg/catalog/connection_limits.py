@@ -34,7 +34,7 @@ _WORDS = rb"json(?!-seq)|csv|html|text|image|png|tif|excel|sheet|xls|xdi"
 _FORMAT, _ACCEPT = re.compile(rb"(^|&)format=[^&]*(%b)" % _WORDS), re.compile(_WORDS)
 
 
-class Limits:
+class ConnectionLimits:
     """Bounds what a request brings and takes away.
 
     Parameters

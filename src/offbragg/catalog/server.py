@@ -195,7 +195,7 @@ def _serve(
         from offbragg.catalog import (
             tiled_patches as shortcuts,
         )
-        from offbragg.catalog.authentication import Gate
+        from offbragg.catalog.authentication import Authentication
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.questions import Questions
@@ -225,7 +225,7 @@ def _serve(
     app.add_middleware(_AsAsked)
     app.add_middleware(Questions)
     config = uvicorn.Config(
-        Gate(limits.Limits(Downloads(app, app.state.root_tree, may_read)), key),
+        Authentication(limits.ConnectionLimits(Downloads(app, app.state.root_tree, may_read)), key),
         host=host,
         port=port,
         http=limits.Connection,

@@ -146,7 +146,7 @@ def reduce_command(
     from offbragg.reduction.binning import Oversample
     from offbragg.workflows.choices import Choices
     from offbragg.workflows.reduce import reduce_files
-    from offbragg.workflows.reproduce import make_again
+    from offbragg.workflows.reproduce import reproduce
     from offbragg.workflows.sweeps import next_free
 
     if again:
@@ -158,7 +158,7 @@ def reduce_command(
                 f"--again takes no {', '.join(others)}: the volume is made by its own record"
             )
         with progress_bar("reducing", quiet=as_json) as progress:
-            verdict = make_again(files[0], out=out, progress=progress)
+            verdict = reproduce(files[0], out=out, progress=progress)
         if as_json:
             say(json.dumps({"file": verdict.file, "same": verdict.same,
                               "differences": list(verdict.differences)}))  # fmt: skip

@@ -6,10 +6,10 @@ from ophyd import Component as Cpt
 from ophyd import EpicsSignal, EpicsSignalRO, Kind
 
 from offbragg.devices.background import put
-from offbragg.devices.settle import Settle, Settling, State, Verdict
+from offbragg.devices.settle import Settle, SettleVerdict, Settling, State
 from offbragg.devices.temperature import TemperatureController, read_now
 
-__all__ = ["Cryostream", "Settle", "Settling", "State", "Verdict"]
+__all__ = ["Cryostream", "Settle", "SettleVerdict", "Settling", "State"]
 
 
 class Cryostream(TemperatureController):

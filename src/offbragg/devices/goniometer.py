@@ -25,7 +25,7 @@ from offbragg.devices.position_compare import PositionCompare
 from offbragg.errors import DeviceError, SweepError
 from offbragg.sweep import Sweep
 
-__all__ = ["Flight", "PositionCompare", "RotationAxis", "Translation", "plan_flight"]
+__all__ = ["AxisFlight", "PositionCompare", "RotationAxis", "Translation", "plan_flight"]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _BELIEVED = 0.2  # s: a detector that was later than this was not late as usual
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class AxisFlight:
     """A motion that turns through a sweep at constant speed.
 
     Angles in degree, times in s after the motion begins.
@@ -62,7 +62,7 @@ def plan_flight(
     base_speed: float = 0.0,
     margin: float = 0.5,
     run_out: float | None = None,
-) -> Flight:
+) -> AxisFlight:
     """Work out where a flight begins and ends.
 
     Parameters
@@ -91,7 +91,7 @@ def plan_flight(
     speed = sweep.speed
     ramp = 0.5 * (base_speed + speed) * acceleration_time
     after = margin if run_out is None else run_out
-    return Flight(
+    return AxisFlight(
         begin=sweep.start - direction * (ramp + margin * speed),
         end=sweep.stop + direction * (ramp + after * speed),
         direction=direction,
@@ -150,7 +150,7 @@ class RotationAxis(Motor):
         self.run_out = run_out
         self.encoder = encoder
         self._sweep: Sweep | None = None
-        self._flight: Flight | None = None
+        self._flight: AxisFlight | None = None
         self._usual_speed: float | None = None
         self._landing: Status | None = None
         self.clock = IocClock()
@@ -276,7 +276,7 @@ class RotationAxis(Motor):
             "Was the IOC restarted? Then its speed may be another, too."
         )
 
-    def plan_flight(self, sweep: Sweep) -> Flight:
+    def plan_flight(self, sweep: Sweep) -> AxisFlight:
         """Work out the flight with this motor's acceleration."""
         return plan_flight(
             sweep,
@@ -334,7 +334,7 @@ class RotationAxis(Motor):
         self.read_backs, self._collected = [], 0
         return in_background(self, self._set_up, self._flight)
 
-    def _set_up(self, flight: Flight) -> None:
+    def _set_up(self, flight: AxisFlight) -> None:
         usual = float(self.velocity.get())
         if self._usual_speed is None:
             self._usual_speed = usual
@@ -368,7 +368,7 @@ class RotationAxis(Motor):
         if abs(seconds) < _BELIEVED:
             self._needed.append(self._led + seconds)
 
-    def _fly(self, sweep: Sweep, flight: Flight, landing: Status) -> None:
+    def _fly(self, sweep: Sweep, flight: AxisFlight, landing: Status) -> None:
         moving = threading.Event()
         began = 0.0
         predictions: list[float] = []

@@ -52,7 +52,7 @@ _ARMED_SIGMA = 0.002  # s, of how long after camserver's "15 OK" the IOC says Ar
 
 
 @dataclass(slots=True)
-class Flight:
+class SeriesOfFrames:
     """One series of exposures; late news of one that was aborted cannot reach the next."""
 
     sweep: Sweep
@@ -192,7 +192,7 @@ class Pilatus(PilatusFiles):
         self._covered = 0
         self._collected = 0
         self._compose_datum: Any = None
-        self._flight: Flight | None = None
+        self._flight: SeriesOfFrames | None = None
         self._callbacks_off = False  # by this device, which puts them on again
         self._step: PilatusStep | None = None
         self.alignment = Alignment(self)
@@ -348,7 +348,7 @@ class Pilatus(PilatusFiles):
         verify(cam.exposure, sweep.exposure)
         verify(cam.period, sweep.period)
         if trigger != "internal":
-            flight = Flight(sweep, self._folder, Watched(self), acquisition, trigger)
+            flight = SeriesOfFrames(sweep, self._folder, Watched(self), acquisition, trigger)
             self._flight = flight
             self._arm(flight)
 
@@ -377,13 +377,13 @@ class Pilatus(PilatusFiles):
             acquisition = self._acquisition
             if acquisition is None or acquisition.started:
                 acquisition = self.new_acquisition()
-            flight = self._flight = Flight(
+            flight = self._flight = SeriesOfFrames(
                 self._sweep, self._folder, Watched(self), acquisition,
                 self.trigger_of(self._sweep),
             )  # fmt: skip
         return in_background(self, self._start, flight)
 
-    def _start(self, flight: Flight) -> None:
+    def _start(self, flight: SeriesOfFrames) -> None:
         flight.watched = True
         acquisition = flight.acquisition
         if flight.trigger == "internal" or not acquisition.armed.is_set():
@@ -400,7 +400,7 @@ class Pilatus(PilatusFiles):
                 raise error
         in_background(self, self._watch, flight)
 
-    def _arm(self, flight: Flight) -> None:
+    def _arm(self, flight: SeriesOfFrames) -> None:
         try:
             flight.acquisition.start()
             if not flight.acquisition.await_armed():
@@ -432,7 +432,7 @@ class Pilatus(PilatusFiles):
             self._disarm(flight)
             raise
 
-    def _await_first_frame(self, flight: Flight) -> None:
+    def _await_first_frame(self, flight: SeriesOfFrames) -> None:
         """Wait for what the first pulse brings, and take the time of the pulse from it."""
         folder, sweep = flight.folder, flight.sweep
         limit = flight.clock + self.trigger_timeout + sweep.period + self.patience
@@ -465,7 +465,7 @@ class Pilatus(PilatusFiles):
                 )
             flight.stopped.wait(self.poll)
 
-    def _watch(self, flight: Flight) -> None:
+    def _watch(self, flight: SeriesOfFrames) -> None:
         """Look for files until all frames are there, or their time is over."""
         sweep, folder = flight.sweep, flight.folder
         try:
@@ -535,7 +535,7 @@ class Pilatus(PilatusFiles):
             )
             self._disarm(flight)
 
-    def _check_not_aborted(self, flight: Flight, *, idle: float) -> None:
+    def _check_not_aborted(self, flight: SeriesOfFrames, *, idle: float) -> None:
         """Raise if somebody else has aborted the series: no file will come any more.
 
         Parameters
@@ -556,7 +556,7 @@ class Pilatus(PilatusFiles):
                 f"Ask who put 0 to {self.cam.acquire.pvname}; the next scan can follow at once."
             )
 
-    def _warn_of_early_end(self, flight: Flight) -> bool:
+    def _warn_of_early_end(self, flight: SeriesOfFrames) -> bool:
         """Warn if the IOC follows the files no longer, which this device does; whether it did."""
         if not self.cam.state.connected:
             log.warning("%s: %s; its files are still followed", self.name, self.said())
@@ -588,7 +588,7 @@ class Pilatus(PilatusFiles):
             raise DeviceError(f"{self.name} was completed without being kicked off")
         return self._flight.status
 
-    def _disarm(self, flight: Flight) -> None:
+    def _disarm(self, flight: SeriesOfFrames) -> None:
         """Ask for the end of a series; an abort blocks the IOC's port for 2 s, so never wait."""
         try:
             flight.acquisition.abort()
@@ -631,7 +631,7 @@ class Pilatus(PilatusFiles):
         super().unstage()
         return in_background(self, self._leave_idle, self._flight)
 
-    def _leave_idle(self, flight: Flight | None) -> None:
+    def _leave_idle(self, flight: SeriesOfFrames | None) -> None:
         self.end_own()
         self._reset_if_given_up(flight)
         self.put_trigger_back()
@@ -639,7 +639,7 @@ class Pilatus(PilatusFiles):
             put(self.cam.callbacks, 1)
             self._callbacks_off = False
 
-    def _reset_if_given_up(self, flight: Flight | None) -> None:
+    def _reset_if_given_up(self, flight: SeriesOfFrames | None) -> None:
         if flight is None or not flight.clock:
             return
         rest = flight.clock + flight.sweep.duration + flight.sweep.period - time.monotonic()

@@ -35,7 +35,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SettleVerdict:
     """What a window of temperatures says: settled or not, why not, and the statistics."""
 
     settled: bool
@@ -98,7 +98,7 @@ class Settle:
         *,
         heading: int = 0,
         crossed: bool = False,
-    ) -> Verdict:
+    ) -> SettleVerdict:
         """Judge the latest window of a record of temperatures.
 
         Parameters
@@ -125,13 +125,13 @@ class Settle:
         t = np.asarray(times, dtype=float)
         kelvin = np.asarray(temperatures, dtype=float)
         if len(t) < 3:
-            return Verdict(False, "no temperatures yet")
+            return SettleVerdict(False, "no temperatures yet")
         latest = t[-1]
         full = t[0] <= latest - self.window + 1e-9
         inside = t >= latest - self.window - 1e-9
         t, kelvin = t[inside], kelvin[inside]
         if len(t) < 3:
-            return Verdict(False, "too few temperatures in the window")
+            return SettleVerdict(False, "too few temperatures in the window")
         mean, std = float(kelvin.mean()), float(kelvin.std())
         slope, _ = _line(t, kelvin)
         off = kelvin - setpoint
@@ -168,7 +168,7 @@ class Settle:
             state, reason = State.NOISE, noisy
         else:
             state, reason = State.SETTLED, ""
-        return Verdict(not reason, reason, mean, std, slope, state)
+        return SettleVerdict(not reason, reason, mean, std, slope, state)
 
 
 def _line(t: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
@@ -211,7 +211,7 @@ class Settling:
         self._changed: float | None = None
         self._since: float | None = None
 
-    def add(self, time: float, kelvin: float | None) -> Verdict:
+    def add(self, time: float, kelvin: float | None) -> SettleVerdict:
         """Take a reading at a time (s, growing), or None where there should have been one.
 
         The verdict is settled only once the dwell is over, and only at a reading that is new.
@@ -220,7 +220,7 @@ class Settling:
             # what was before says nothing about what is after
             self._record.clear()
             self._since = self._changed = None
-            return Verdict(False, "the sensor gives no reading", state=State.SILENT)
+            return SettleVerdict(False, "the sensor gives no reading", state=State.SILENT)
         new = not self._record or kelvin != self._record[-1][1]
         if new or self._changed is None:
             self._changed = time

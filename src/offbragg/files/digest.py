@@ -32,7 +32,7 @@ _PIECE = 1 << 20  # bytes: they stay in the second cache between being read and 
 _STRETCH = 8 << 20  # bytes that a thread takes at once
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """A part of a file."""
 
     offset: int
@@ -121,7 +121,7 @@ def remove_digest(path: Path) -> None:
         sync(path.parent)
 
 
-def make_digest(path: Path, run: str, parts: Iterable[Part], *, made: str = CLOSED) -> Digest:
+def make_digest(path: Path, run: str, parts: Iterable[FilePart], *, made: str = CLOSED) -> Digest:
     """Make the digest of a file from the CRCs that are known, and from its bytes elsewhere."""
     whole = 0
     with path.open("rb", buffering=0) as file:
@@ -134,7 +134,7 @@ def make_digest(path: Path, run: str, parts: Iterable[Part], *, made: str = CLOS
     return Digest(run, size, whole, made, time.time())
 
 
-def between(parts: Iterable[Part], size: int) -> list[Part]:
+def between(parts: Iterable[FilePart], size: int) -> list[FilePart]:
     """Fill a file of ``size`` bytes with parts: the given ones, as far as they fit, and the rest.
 
     Examples
@@ -142,23 +142,23 @@ def between(parts: Iterable[Part], size: int) -> list[Part]:
     >>> [tuple(part) for part in between([Part(2, 3, 7), Part(4, 9)], 6)]
     [(0, 2, None), (2, 3, 7), (5, 1, None)]
     """
-    filled: list[Part] = []
+    filled: list[FilePart] = []
     at = 0
     for part in sorted(parts):
         if part.size <= 0 or part.offset < at or part.offset + part.size > size:
             continue
         if part.offset > at:
-            filled.append(Part(at, part.offset - at))
+            filled.append(FilePart(at, part.offset - at))
         filled.append(part)
         at = part.offset + part.size
     if at < size:
-        filled.append(Part(at, size - at))
+        filled.append(FilePart(at, size - at))
     return filled
 
 
 def crc64_of_parts(
     path: Path,
-    parts: Sequence[Part],
+    parts: Sequence[FilePart],
     *,
     threads: int = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -248,7 +248,7 @@ def crc64_of_parts(
     return found
 
 
-def _crc64(descriptor: int, part: Part, room: memoryview | None = None) -> int:
+def _crc64(descriptor: int, part: FilePart, room: memoryview | None = None) -> int:
     room = room if room is not None else memoryview(bytearray(min(_PIECE, part.size)))
     at, left, crc = part.offset, part.size, 0
     while left:

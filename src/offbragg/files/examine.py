@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.cbf import content_md5
-from offbragg.files.digest import Part
+from offbragg.files.digest import FilePart
 from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import find_inside, read_torn
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.stored_sweep import places_of_chunks
 from offbragg.files.superblock import read_superblock
-from offbragg.ledger import Ledger, Status
+from offbragg.ledger import FrameStatus, Ledger
 
 TORN = "where its frames are is damaged: HDF5's checksum is wrong there"
 """What is told of a file in which a kill tore a write."""
@@ -48,7 +48,7 @@ _TELL = 0.2  # s
 
 
 @dataclass(slots=True)
-class Seen:
+class FileContents:
     """What is in a scan file, beside the frames."""
 
     run: str
@@ -93,16 +93,16 @@ class Seen:
         """Numbers of the frames that are listed as stored."""
         return [n for n, status in enumerate(self.statuses) if status == "stored"]
 
-    def chunk(self, number: int) -> Part | None:
+    def chunk(self, number: int) -> FilePart | None:
         """Where a stored frame's chunk is, and the CRC-64 that it should have."""
         place = self.places[number] if number < len(self.places) else None
         if place is None:
             return None
         word = self.crc64[number] if self.crc64 is not None else ""
         try:
-            return Part(*place, int(word, 16) if word else None)
+            return FilePart(*place, int(word, 16) if word else None)
         except ValueError:
-            return Part(*place, -1)  # damaged: nothing has this
+            return FilePart(*place, -1)  # damaged: nothing has this
 
 
 class Examiner:
@@ -125,7 +125,7 @@ class Examiner:
         *,
         pixels: Iterable[int] = (),
         progress: Callable[[int], None] = lambda done: None,
-    ) -> Seen:
+    ) -> FileContents:
         """Say what is in a scan file.
 
         Parameters
@@ -219,8 +219,8 @@ class Examiner:
         return line
 
 
-def _seen(told: dict[str, Any]) -> Seen:
-    seen = Seen(**told)
+def _seen(told: dict[str, Any]) -> FileContents:
+    seen = FileContents(**told)
     seen.shape = (seen.shape[0], seen.shape[1])
     seen.places = [None if place is None else (place[0], place[1]) for place in seen.places]
     seen.pixels = {int(number): word for number, word in seen.pixels.items()}
@@ -356,7 +356,7 @@ def _angles(values: Mapping[str, NDArray[Any]], asked: NDArray[np.float64]) -> d
 def _ledger(scan: ScanFile) -> Ledger:
     """Take what has a checksum for stored where the ledger cannot be understood."""
     words, reasons = scan._words("status"), scan._words("reason")
-    known = {status.value for status in Status}
+    known = {status.value for status in FrameStatus}
     crcs = scan._words("crc64") if "crc64" in scan.columns else [""] * len(words)
     there = ["stored" if crc else "pending" for crc in crcs]
     return Ledger.of([w if w in known else t for w, t in zip(words, there, strict=True)], reasons)

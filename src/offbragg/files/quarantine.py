@@ -23,12 +23,12 @@ MOST_COPIED = 2 << 30
 _NAMES = 1000  # that one frame's file can have
 
 
-def aside_directory(scan_file: Path) -> Path:
+def quarantine_directory(scan_file: Path) -> Path:
     """Where the refused frames of a scan file are."""
     return scan_file.with_name(f"{scan_file.stem}.rejected")
 
 
-def keep_aside(
+def quarantine(
     path: Path,
     scan_file: Path,
     *,
@@ -63,7 +63,7 @@ def keep_aside(
     OSError
         If it can neither be linked nor copied.
     """
-    directory = aside_directory(scan_file)
+    directory = quarantine_directory(scan_file)
     crc64, status = _content(path)
     if signature is not None and signature != (status.st_size, status.st_mtime_ns):
         return None
@@ -98,10 +98,10 @@ def keep_aside(
     raise OSError(f"there are {_NAMES} refused files named {path.name} already")
 
 
-def kept_aside(scan_file: Path) -> list[dict[str, Any]]:
+def quarantined(scan_file: Path) -> list[dict[str, Any]]:
     """List the refused files of a scan file: ``number`` of the frame, ``file``, ``reason``."""
     found: list[dict[str, Any]] = []
-    for note in sorted(aside_directory(scan_file).glob("*.json")):
+    for note in sorted(quarantine_directory(scan_file).glob("*.json")):
         told = _read(note) or {}
         number, reason = told.get("frame"), told.get("reason")
         if isinstance(number, int) and isinstance(reason, str):

@@ -21,7 +21,7 @@ from offbragg import kernels
 from offbragg.errors import ScanFileError
 from offbragg.files.digest import digest_path, read_digest, write_digest
 from offbragg.files.durable import sync
-from offbragg.files.examine import TORN, Examiner, Seen
+from offbragg.files.examine import TORN, Examiner, FileContents
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.writer_lock import hold
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _BATCH = 16
 
 
-def renew_if_torn(path: Path, start: Mapping[str, Any]) -> None:
+def rebuild_if_torn(path: Path, start: Mapping[str, Any]) -> None:
     """Make a scan file anew if where its frames are is damaged: a kill tears a write.
 
     Parameters
@@ -70,7 +70,7 @@ def renew_if_torn(path: Path, start: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _renew(path: Path, hidden: Path, seen: Seen, start: Mapping[str, Any]) -> list[int]:
+def _renew(path: Path, hidden: Path, seen: FileContents, start: Mapping[str, Any]) -> list[int]:
     if seen.crc64 is None:
         raise ScanFileError(
             f"{path} is damaged, and was made before there were checksums of what is stored\n"
@@ -97,7 +97,9 @@ def _renew(path: Path, hidden: Path, seen: Seen, start: Mapping[str, Any]) -> li
     return [number for number in stored if number not in copied]
 
 
-def copy_intact(path: Path, new: ScanWriter, seen: Seen, *, but: Collection[int] = ()) -> set[int]:
+def copy_intact(
+    path: Path, new: ScanWriter, seen: FileContents, *, but: Collection[int] = ()
+) -> set[int]:
     """Copy the chunks that are intact, and what is said of frames that are not stored.
 
     Parameters

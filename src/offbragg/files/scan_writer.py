@@ -38,7 +38,7 @@ from offbragg.files.stored_sweep import StoredSweep, is_index_torn, torn_error
 from offbragg.files.superblock import read_superblock, release
 from offbragg.files.writer_lock import beside, is_opening, noted_uid, take_lock
 from offbragg.frame import Frame, PackedFrame
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 
 # Nothing that is written anew lies across the border of two pages, where a kill may tear it.
 _APART: dict[str, Any] = {"alignment_threshold": 8, "alignment_interval": 512}
@@ -370,7 +370,7 @@ class ScanWriter(StoredSweep):
                 self._column("angle_source")[first:last] = sources
             self._flush()
 
-    def mark(self, number: int, status: Status | str, reason: str) -> None:
+    def mark(self, number: int, status: FrameStatus | str, reason: str) -> None:
         """Say that a frame is missing or rejected, and why; its pixels read as −1.
 
         Raises
@@ -378,8 +378,8 @@ class ScanWriter(StoredSweep):
         ScanFileError
             If the frame is stored already, or ``status`` is another one.
         """
-        status = Status(status)
-        if status not in (Status.MISSING, Status.REJECTED):
+        status = FrameStatus(status)
+        if status not in (FrameStatus.MISSING, FrameStatus.REJECTED):
             raise ScanFileError(f"frame {number} cannot be marked {status}: missing or rejected")
         if not 0 <= number < self.n_frames:
             raise ScanFileError(f"frame {number} is not one of the {self.n_frames} of this sweep")
@@ -416,8 +416,8 @@ class ScanWriter(StoredSweep):
         why = "was not there when the run ended"
         why = f"{why}: {exit_status}" + (f", {reason}" if reason else "")
         for number, status in enumerate(self.ledger.statuses):
-            if status is Status.PENDING:
-                self.mark(number, Status.MISSING, why)
+            if status is FrameStatus.PENDING:
+                self.mark(number, FrameStatus.MISSING, why)
         text = nxmx.as_json(summary)
         if len(text.encode()) > nxmx.SUMMARY_ROOM:
             raise ScanFileError(

@@ -17,14 +17,14 @@ from offbragg.errors import ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import (
-    Part,
+    FilePart,
 )
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.superblock import read_superblock
 from offbragg.geometry import Geometry
 from offbragg.ledger import Ledger
 from offbragg.sample import Sample
-from offbragg.stack import Stack, Window
+from offbragg.stack import FrameRange, Stack
 from offbragg.sweep import Sweep
 
 TORN = "is damaged where it says where its frames are"
@@ -192,7 +192,7 @@ class StoredSweep:
         if "monitor" in self.columns:
             monitor = self._fresh(f"{nxmx.FRAMES}/monitor")[:length]
         counts = CheckedCounts(data, self._read_rows, self._path)
-        return Stack(Window(counts, 0, length), self._sweep, monitor)
+        return Stack(FrameRange(counts, 0, length), self._sweep, monitor)
 
     def _read_rows(self) -> Rows:
         self._fresh(nxmx.DATA)  # where the chunks are that the rows are compared with
@@ -226,18 +226,18 @@ class StoredSweep:
         """How many bytes `frame_values` reads."""
         return sum(self._fresh(f"{nxmx.FRAMES}/{name}").nbytes for name in self.columns)
 
-    def chunks(self) -> list[Part]:
+    def chunks(self) -> list[FilePart]:
         """Where the chunks of stored frames are in the file, with the CRC-64 that they should have.
 
         In the order of the frames' numbers.
         """
         return list(self._parts().values())
 
-    def _parts(self) -> dict[int, Part]:
+    def _parts(self) -> dict[int, FilePart]:
         data, words = self._fresh(nxmx.DATA), self._words("status")
         crcs = self._words("crc64") if self._has_crc64 else [""] * len(words)
         return {
-            number: Part(*place, int(crcs[number], 16))
+            number: FilePart(*place, int(crcs[number], 16))
             for number, place in sorted(places_of_chunks(data).items())
             if number < len(words) and words[number] == "stored" and _is_crc64(crcs[number])
         }

@@ -41,7 +41,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter, release_if_left
 from offbragg.files.series import Series, find_series
 from offbragg.followers.stacker import SweepStacker
-from offbragg.ledger import Ledger, Status, describe_problems
+from offbragg.ledger import FrameStatus, Ledger, describe_problems
 from offbragg.sample import check_component
 from offbragg.sweep import Sweep
 
@@ -223,7 +223,7 @@ def _stored_before(contradicting: Mapping[int, str], ledger: Ledger) -> list[str
     return [
         f"frame {number} is stored, but {why}: stack into another --out to leave it out"
         for number, why in contradicting.items()
-        if ledger.statuses[number] is Status.STORED
+        if ledger.statuses[number] is FrameStatus.STORED
     ]
 
 
@@ -366,7 +366,7 @@ def _sample_name(directory: Path) -> str:
 
 def _angle_at_the_end(series: Series, sweep: Sweep, ledger: Ledger) -> list[str]:
     """Compare the last stored frame's header, too: wrong numbers and rounded steps show there."""
-    stored = [n for n, status in enumerate(ledger.statuses) if status is Status.STORED]
+    stored = [n for n, status in enumerate(ledger.statuses) if status is FrameStatus.STORED]
     if not stored:
         return []
     path = series.path(stored[-1])

@@ -37,16 +37,16 @@ from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles, describe_oth
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.header_check import HeaderCheck
 from offbragg.files.nxrefine import has_wrapper, remove_left_locks, write_wrapper
-from offbragg.files.quarantine import keep_aside
+from offbragg.files.quarantine import quarantine
 from offbragg.files.root import Root
-from offbragg.files.salvage import renew_if_torn
+from offbragg.files.salvage import rebuild_if_torn
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.scan_writer import ScanWriter, release_if_left, seal
 from offbragg.followers.frame_values import FrameValues
 from offbragg.followers.late_frames import LateFrames
 from offbragg.frame import Frame, PackedFrame
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Stacker:
             return False
         release_if_left(path)
         with ScanFile.open(path) as scan:
-            whole = scan.complete and scan.ledger.counts()[Status.STORED] == scan.n_frames
+            whole = scan.complete and scan.ledger.counts()[FrameStatus.STORED] == scan.n_frames
         if not (whole and has_wrapper(path) and has_digest(path)):
             return False
         remove_left_locks(path)
@@ -191,7 +191,7 @@ class SweepStacker:
             self._writer = ScanWriter.create(directory, start=start)
             path = self._writer.path
         else:
-            renew_if_torn(path, start)
+            rebuild_if_torn(path, start)
         self.path = path
         scan = self._writer or ScanFile.open(path)
         self._was_complete = scan.complete
@@ -211,18 +211,18 @@ class SweepStacker:
         self._headers_before = scan.header_findings
         if self._writer is None:
             scan.close()
-        self._pending = {n for n, s in enumerate(statuses) if s == Status.PENDING}
+        self._pending = {n for n, s in enumerate(statuses) if s == FrameStatus.PENDING}
         # missing and rejected frames: a good file that turns up later still fills its row
         self._given_up = {
             n: (status, reason)
             for n, (status, reason) in enumerate(zip(statuses, reasons, strict=True))
-            if status in (Status.MISSING, Status.REJECTED)
+            if status in (FrameStatus.MISSING, FrameStatus.REJECTED)
         }
         self._looked: dict[int, _Look] = {}
         self._stored_as = np.zeros((self._sweep.n_frames, 2), np.int64)  # signatures
         # by an earlier stacker, which knew the signatures of their files
         self._md5_before = {
-            n: str(columns["md5"][n]) for n, s in enumerate(statuses) if s == Status.STORED
+            n: str(columns["md5"][n]) for n, s in enumerate(statuses) if s == FrameStatus.STORED
         }
         self._unreadable: dict[int, OSError] = {}  # what a thread met with
         self._pool = FramePool(self._shape) if kernels.compiled else None
@@ -346,7 +346,7 @@ class SweepStacker:
                 self._take(left)
             self.busy |= len(self._pool) > 0
 
-    def _try(self, number: int) -> tuple[Status, str] | None:
+    def _try(self, number: int) -> tuple[FrameStatus, str] | None:
         """Store a frame if its file is good, and say what it would be given up as if it is not.
 
         A file without a checksum is neither until it has stopped changing. With a pool it is
@@ -357,11 +357,11 @@ class SweepStacker:
         path = self._path_of(number)
         if path is None:
             if self._refused:
-                return Status.REJECTED, _first_line(self._refused)
+                return FrameStatus.REJECTED, _first_line(self._refused)
             where = f" in {self._search}" if self._search is not None else ""
-            return Status.MISSING, f"no folder of this run with frames was found{where}"
+            return FrameStatus.MISSING, f"no folder of this run with frames was found{where}"
         if number in self._contradicting:
-            return Status.REJECTED, self._contradicting[number]
+            return FrameStatus.REJECTED, self._contradicting[number]
         if number in self._unreadable:
             return _unreadable(self._unreadable.pop(number), path)  # the next time anew
         try:
@@ -445,7 +445,7 @@ class SweepStacker:
             look = self._looked[number] = _Look(signature, self._clock())
             if self._leads_out(path):
                 why = f"{path.name} leads out of the directory of the frames: it is not read"
-                look.problem = Status.REJECTED, why
+                look.problem = FrameStatus.REJECTED, why
         return look
 
     def _began(self, number: int, look: _Look) -> float:
@@ -510,15 +510,15 @@ class SweepStacker:
             due = max(due, look.since)  # it changed: somebody may be writing it
         return self._clock() - due >= patience
 
-    def _give_up(self, number: int, status: Status, what: str) -> None:
+    def _give_up(self, number: int, status: FrameStatus, what: str) -> None:
         """List a frame as missing or rejected; a good file may still come."""
         reason = what
-        if status is Status.MISSING:
+        if status is FrameStatus.MISSING:
             reason = f"{what} {self.late:g} s after it was due" if self.late else what
             if self._stop is not None and number in self._unannounced:
                 reason = f"{what}; the run had ended ({self._stop['exit_status']})"
         self._pending.discard(number)
-        if status is Status.REJECTED:
+        if status is FrameStatus.REJECTED:
             self._keep_aside(number, reason)
         if self._given_up.get(number) == (status, reason):
             return
@@ -536,7 +536,7 @@ class SweepStacker:
         if seen is None and look is not None:
             look.kept, seen = True, look.signature
         try:
-            keep_aside(path, self.path, number=number, reason=reason, signature=seen)
+            quarantine(path, self.path, number=number, reason=reason, signature=seen)
         except OSError as error:
             log.warning("frame %d is not kept aside: %s: %s", number, path.name, error)
 
@@ -597,7 +597,7 @@ class SweepStacker:
         self._next_look = self._clock() + _LOOK_AGAIN
         for number in sorted(self._given_up):
             problem = self._try(number)
-            if problem is not None and problem[0] is Status.REJECTED:
+            if problem is not None and problem[0] is FrameStatus.REJECTED:
                 self._give_up(number, *problem)
 
     def _look_again_once(self) -> bool:
@@ -615,7 +615,7 @@ class SweepStacker:
         if self._unverified():
             return False  # to be seen again
         for number, look in self._looked.items():
-            if look.problem is not None and look.problem[0] is Status.REJECTED:
+            if look.problem is not None and look.problem[0] is FrameStatus.REJECTED:
                 self._keep_aside(number, look.problem[1])
         if self._writer is not None:
             self._write_values()
@@ -729,22 +729,22 @@ class _Look:
 
     signature: tuple[int, int]  # size, time of the last change
     since: float
-    problem: tuple[Status, str] | None = None
+    problem: tuple[FrameStatus, str] | None = None
     unverified: bool = False
     steady: bool = False  # when it was last read
     kept: bool = False  # aside
 
 
-def _unreadable(error: OSError, path: Path) -> tuple[Status, str]:
+def _unreadable(error: OSError, path: Path) -> tuple[FrameStatus, str]:
     if isinstance(error, FileNotFoundError):
-        return Status.MISSING, f"{path.name} was not there"
-    return Status.MISSING, f"{path.name} could not be read ({error.strerror})"
+        return FrameStatus.MISSING, f"{path.name} was not there"
+    return FrameStatus.MISSING, f"{path.name} could not be read ({error.strerror})"
 
 
-def _problem(error: FrameError, path: Path) -> tuple[Status, str]:
+def _problem(error: FrameError, path: Path) -> tuple[FrameStatus, str]:
     if isinstance(error, IncompleteFrame):
-        return Status.MISSING, f"{path.name} was not complete ({_first_line(error)})"
-    return Status.REJECTED, _first_line(error)
+        return FrameStatus.MISSING, f"{path.name} was not complete ({_first_line(error)})"
+    return FrameStatus.REJECTED, _first_line(error)
 
 
 def _first_line(error: Exception | str) -> str:

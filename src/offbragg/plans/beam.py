@@ -22,7 +22,7 @@ from offbragg.protocols import Opens, meets
 log = logging.getLogger(__name__)
 
 
-def hold_for_beam(
+def wait_for_beam(
     permit: Any, *, shutter: Any = None, timeout: float = 86400.0, interval: float = 0.5
 ) -> MsgGenerator[None]:
     """Wait until there is beam, with the shutter closed and everything else as it stands.
@@ -60,11 +60,11 @@ def hold_for_beam(
     log.info("beam is back")
 
 
-def waits_itself(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
+def handles_beam_loss(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
     """Say of a plan that it looks after the beam itself and is not to be suspended."""
 
     def say(begins: bool) -> MsgGenerator[None]:
-        yield Msg("null", None, waits_itself=begins)
+        yield Msg("null", None, handles_beam_loss=begins)
 
     def inner() -> MsgGenerator[Any]:
         yield from say(True)
@@ -78,7 +78,8 @@ class BeamSuspender(SuspenderBase):
 
     What cannot be repeated is not cut: a sweep on its way, or any other part of a plan that is not
     rewindable, goes on to its end, and the plan is held before its next message. A plan that looks
-    after the beam itself (`waits_itself`) is left alone. A temperature that was asked for is kept.
+    after the beam itself (`handles_beam_loss`) is left alone. A temperature that was asked for is
+    kept.
 
     Parameters
     ----------
@@ -160,8 +161,8 @@ class BeamSuspender(SuspenderBase):
         def watch(msg: Msg) -> tuple[Any, Any]:
             if msg.command == "rewindable" and msg.args[0] is not None:
                 self._sweeping = not msg.args[0]
-            elif msg.command == "null" and "waits_itself" in msg.kwargs:
-                self._left_alone = msg.kwargs["waits_itself"]
+            elif msg.command == "null" and "handles_beam_loss" in msg.kwargs:
+                self._left_alone = msg.kwargs["handles_beam_loss"]
             elif self._is_due:
                 return self._hold(msg), None
             return None, None

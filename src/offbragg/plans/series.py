@@ -17,11 +17,11 @@ from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 _SLOWING = 0.5
 """Frames of the last moments before somebody stopped a sweep are not trusted, s."""
 
-RECALL = "recall"
+PAST_RUNS = "past_runs"
 """Message that a RunEngine made by `offbragg.beamline.config` answers from the journal."""
 
 
-def recall(
+def past_runs(
     *, run: str | None = None, series: str | None = None, frames: bool = False
 ) -> MsgGenerator[list[PastRun]]:
     """Ask the RunEngine what its journal knows of a run, or of all runs of a series.
@@ -35,7 +35,7 @@ def recall(
     frames
         Look which frames there are also where the run succeeded.
     """
-    told = yield Msg(RECALL, None, uid=run, series=series, frames=frames)
+    told = yield Msg(PAST_RUNS, None, uid=run, series=series, frames=frames)
     # list(plan) answers every message with None
     return [PastRun(**each) for each in told or ()]
 

@@ -12,7 +12,7 @@ from bluesky.utils import FailedStatus, MsgGenerator, short_uid
 
 from offbragg.errors import DeviceError, OffbraggError
 from offbragg.plans.expose import dark, expose
-from offbragg.plans.series import PastRun, recall
+from offbragg.plans.series import PastRun, past_runs
 from offbragg.protocols import (
     ChecksSweep,
     KeepsSpeed,
@@ -80,7 +80,7 @@ def take_test_frames(
         detector, n_frames, sweep.exposure, period=sweep.period, axis=where, monitors=(), **alone,
         md={"plan_name": "temperature_series", **md},
     )  # fmt: skip
-    for run in (yield from recall(run=uid, frames=True)):
+    for run in (yield from past_runs(run=uid, frames=True)):
         lost = [number for number, there in enumerate(run.there or ()) if not there]
         if lost:
             raise DeviceError(

@@ -105,7 +105,7 @@ def announce(metadata: Mapping[str, Any]) -> MsgGenerator[None]:
 
     The message does nothing; a RunEngine that checks start documents looks at what it carries.
     """
-    yield Msg("null", None, would_open=dict(metadata))
+    yield Msg("null", None, announced_run=dict(metadata))
 
 
 def _of_axis(axis: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from bluesky.utils import FailedStatus, InvalidCommand, MsgGenerator
 
 from offbragg.errors import DeviceError, OffbraggError, SweepError
 from offbragg.plans.annotations import DEVICE_OR_KELVIN, DEVICE_OR_SWEEPS, SWEEPS, from_json
-from offbragg.plans.beam import hold_for_beam, waits_itself
+from offbragg.plans.beam import handles_beam_loss, wait_for_beam
 from offbragg.plans.defaults import Defaults, name_of, with_defaults
 from offbragg.plans.rotation import FLUSH_PERIOD, rotation_scan
-from offbragg.plans.series import PastRun, by_sweep, part, recall, remaining
+from offbragg.plans.series import PastRun, by_sweep, part, past_runs, remaining
 from offbragg.plans.series_parameters import Order, as_sweeps, check_number, in_order, turned
 from offbragg.plans.series_steps import (
     choose,
@@ -66,7 +66,7 @@ def _as_it_began(given: Mapping[str, Any], defaults: Defaults) -> MsgGenerator[M
     resume = given.get("resume")
     if not resume or not isinstance(resume, str):
         return {}
-    past = yield from recall(series=resume)
+    past = yield from past_runs(series=resume)
     if not past:
         return {}
     last = last_run(past)
@@ -196,7 +196,7 @@ def temperature_series(
                 f"resume is {resume!r}: it must be the uid of the series that is to go on\n"
                 "It is series.uid in the start document of each of its runs."
             )
-        past = yield from recall(series=resume)
+        past = yield from past_runs(series=resume)
         known = by_sweep(past, points, asked, resume)
         series = past[0].start["series"]["uid"]
         index = 1 + last_run(past).start["series"]["index"]
@@ -209,12 +209,12 @@ def temperature_series(
                 "temperature": {"setpoint": float(kelvin), "direction": "hold"},
                 **about("temperature_series", md),
             }
-            would_open = start_of(
+            announced_run = start_of(
                 detector, axis, sweep, md=would_be, flyers=flyers, monitors=monitors,
                 permit=permit, purpose=purpose,
             )  # fmt: skip
-            about_detector = would_open.get("detector", {})
-            yield from announce(would_open)
+            about_detector = announced_run.get("detector", {})
+            yield from announce(announced_run)
     if sizer := as_a(detector, SizesFrames):
         about_detector = {**about_detector, "frame_bytes": sizer.frame_bytes()}
     log.info(
@@ -266,7 +266,7 @@ def temperature_series(
             if changed := _changed_by_others(cryostream):
                 raise _OtherTemperatureError(changed)
             yield from need_room(end - first, about_detector, on_full=on_full, timeout=disk_timeout)
-            yield from hold_for_beam(permit, shutter=shutter, timeout=beam_timeout)
+            yield from wait_for_beam(permit, shutter=shutter, timeout=beam_timeout)
             more: dict[str, Any] = {
                 "temperature": dict(temperature),
                 **about("temperature_series", md),
@@ -309,7 +309,7 @@ def temperature_series(
                 return
             try:
                 for uid in opened:
-                    runs.extend((yield from recall(run=uid)))
+                    runs.extend((yield from past_runs(run=uid)))
             except InvalidCommand:  # a RunEngine without a journal: nobody knows what is missing
                 raise problem or SweepError(_NO_JOURNAL) from None
             if opened and not (runs and runs[-1].uid == opened[-1]):
@@ -360,7 +360,7 @@ def temperature_series(
                     break
 
     try:
-        yield from all_points() if permit is None else waits_itself(all_points())
+        yield from all_points() if permit is None else handles_beam_loss(all_points())
     finally:
         n_planned = len(points) * len(planned)
         told.info("%s", _summary(series, uids, n_planned, resumed=resume is not None))

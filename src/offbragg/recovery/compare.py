@@ -11,7 +11,7 @@ from tiled.client.utils import ClientError
 
 from offbragg.catalog.exact import storable
 from offbragg.errors import CatalogError
-from offbragg.files.examine import Seen
+from offbragg.files.examine import FileContents
 from offbragg.followers.publisher import find_published
 from offbragg.followers.run_documents import frame_totals, image_key
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 
 
-def differences(client: CatalogOfBlueskyRuns, path: Path, seen: Seen) -> list[str]:
+def differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -> list[str]:
     """Compare a run in the catalog with its scan file.
 
     Raises
@@ -33,7 +33,7 @@ def differences(client: CatalogOfBlueskyRuns, path: Path, seen: Seen) -> list[st
         raise CatalogError(f"the catalog refused a request: {error}") from error
 
 
-def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: Seen) -> list[str]:
+def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -> list[str]:
     run: Any = find_published(client, seen.run)
     if run is None:
         return [f"it has no run {seen.run}"]

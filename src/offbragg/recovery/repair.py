@@ -18,7 +18,7 @@ from typing import Any
 
 from offbragg.errors import GeometryError, JournalError, OffbraggError, ScanFileError
 from offbragg.files.digest import digest_path
-from offbragg.files.examine import Examiner, Seen
+from offbragg.files.examine import Examiner, FileContents
 from offbragg.files.journal_file import is_open, journals, read_journal
 from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.salvage import aside, clear, copy_intact, hidden_name, put_in_place
@@ -171,7 +171,7 @@ _NOBODYS = "nothing tells which run it is of: it is left as it is"
 
 def _check(
     path: Path, examiner: Examiner, progress: Callable[[int, int], None]
-) -> tuple[Verdict, Seen | None]:
+) -> tuple[Verdict, FileContents | None]:
     try:
         verdict = verify(path, examiner=examiner, progress=progress)
     except ScanFileError as error:  # HDF5 does not read it, and it has no digest
@@ -185,7 +185,7 @@ def _check(
         return verdict, None
 
 
-def _damage(verdict: Verdict, seen: Seen | None) -> list[str]:
+def _damage(verdict: Verdict, seen: FileContents | None) -> list[str]:
     """Say what is damaged; not what is only unfinished."""
     if seen is None or verdict.differ or seen.problems:
         return verdict.problems
@@ -198,7 +198,7 @@ def _mend(
     path: Path,
     what: Repair,
     verdict: Verdict,
-    seen: Seen | None,
+    seen: FileContents | None,
     source: Path,
     frames: Path | None,
 ) -> None:
@@ -225,7 +225,7 @@ def _make(
     hidden: Path,
     what: Repair,
     verdict: Verdict,
-    seen: Seen | None,
+    seen: FileContents | None,
     documents: list[tuple[str, dict[str, Any]]],
     frames: Path | None,
 ) -> None:

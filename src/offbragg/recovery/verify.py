@@ -17,17 +17,17 @@ from offbragg.errors import CatalogError, OffbraggError, ScanFileError
 from offbragg.files.digest import (
     LATER,
     Digest,
-    Part,
+    FilePart,
     between,
     crc64_of_parts,
     has_digest,
     read_digest,
 )
-from offbragg.files.examine import Examiner, Seen
+from offbragg.files.examine import Examiner, FileContents
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_pool import processors
 from offbragg.files.journal_file import journals, read_start
-from offbragg.files.quarantine import aside_directory, kept_aside
+from offbragg.files.quarantine import quarantine_directory, quarantined
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.writer_lock import is_being_written
 from offbragg.recovery.verdict import Verdict
@@ -127,7 +127,7 @@ class _Checking:
         progress: Callable[[int, int], None],
     ) -> None:
         self.path = path
-        self.seen: Seen | None = None
+        self.seen: FileContents | None = None
         self._examiner = examiner
         self._deep = deep
         self._progress = progress
@@ -169,7 +169,7 @@ class _Checking:
             )
         return verdict
 
-    def _note_angles(self, seen: Seen, verdict: Verdict) -> None:
+    def _note_angles(self, seen: FileContents, verdict: Verdict) -> None:
         """Note angles that nothing has checked, of a sweep that turned."""
         commanded = seen.angles.get("sources", {}).get("commanded", 0)
         turned = seen.start.get("sweep", {}).get("step") and not is_of_a_folder(seen.start)
@@ -179,7 +179,7 @@ class _Checking:
                 "commanded: nothing has checked them"
             )
 
-    def _list_headers(self, seen: Seen, verdict: Verdict) -> None:
+    def _list_headers(self, seen: FileContents, verdict: Verdict) -> None:
         """List in what headers and run differ: a contradiction changes scattering vectors."""
         verdict.problems += [
             f"header and run contradict each other, and one of them is wrong: {text}"
@@ -187,18 +187,18 @@ class _Checking:
         ]
         verdict.notes += [f"headers: {text}" for text in seen.headers.get("differences", [])]
 
-    def _list_refused(self, seen: Seen, verdict: Verdict) -> None:
+    def _list_refused(self, seen: FileContents, verdict: Verdict) -> None:
         """Tell of refused files; of those of frames that are not stored, the ledger tells."""
-        verdict.refused = kept_aside(self.path)
+        verdict.refused = quarantined(self.path)
         for one in verdict.refused:
             number = one["number"]
             if 0 <= number < seen.n_frames and seen.statuses[number] == "stored":
                 verdict.notes.append(
                     f"frame {number}: another file was refused and is kept in "
-                    f"{aside_directory(self.path).name}/{one['file']}: {one['reason']}"
+                    f"{quarantine_directory(self.path).name}/{one['file']}: {one['reason']}"
                 )
 
-    def _check_end(self, seen: Seen, verdict: Verdict) -> None:
+    def _check_end(self, seen: FileContents, verdict: Verdict) -> None:
         pending = verdict.frames["pending"]
         if not seen.complete:
             if is_being_written(self.path):
@@ -219,11 +219,11 @@ class _Checking:
                 f"the data array holds {seen.length} frames where the sweep has {seen.n_frames}"
             )
 
-    def _check_bytes(self, seen: Seen, digest: Digest | None, verdict: Verdict) -> None:
+    def _check_bytes(self, seen: FileContents, digest: Digest | None, verdict: Verdict) -> None:
         """Read the file once, and compare every part that has a checksum."""
         size = verdict.size = self.path.stat().st_size
         numbers: dict[int, int] = {}  # offset → frame
-        chunks: list[Part] = []
+        chunks: list[FilePart] = []
         for number in seen.stored():
             chunk = seen.chunk(number)
             if chunk is None:
@@ -273,7 +273,9 @@ class _Checking:
         self._check_digest(seen, digest, (size, whole, told), verdict)
         verdict.differ = sorted({*verdict.differ, *bad})
 
-    def _check_pixels(self, seen: Seen, bad: list[int], ask: list[int], verdict: Verdict) -> None:
+    def _check_pixels(
+        self, seen: FileContents, bad: list[int], ask: list[int], verdict: Verdict
+    ) -> None:
         """Hold the pixels of frames against the MD5 that came with them, where that tells more."""
         with_md5 = [n for n in ask if seen.md5[n]]
         verdict.unchecked += len(ask) - len(with_md5)
@@ -318,7 +320,11 @@ class _Checking:
                 verdict.differ.append(number)
 
     def _check_digest(
-        self, seen: Seen, digest: Digest | None, found: tuple[int, int, int], verdict: Verdict
+        self,
+        seen: FileContents,
+        digest: Digest | None,
+        found: tuple[int, int, int],
+        verdict: Verdict,
     ) -> None:
         size, whole, told = found
         if not seen.complete:
@@ -357,7 +363,7 @@ class _Checking:
         verdict.digest = "damaged"
         size = verdict.size = self.path.stat().st_size
         if digest is not None:
-            (crc,) = crc64_of_parts(self.path, [Part(0, size)], progress=self._progress)
+            (crc,) = crc64_of_parts(self.path, [FilePart(0, size)], progress=self._progress)
             agrees = (size, crc) == (digest.size, digest.crc64)
             verdict.digest = "agrees" if agrees else "differs"
             if not agrees:
@@ -379,14 +385,16 @@ def _signature(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _reason(seen: Seen, documents: Sequence[tuple[str, dict[str, Any]]]) -> str:
+def _reason(seen: FileContents, documents: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Return how the run ended, and what its stop document says of that."""
     stop = next((doc for name, doc in documents if name == "stop"), {})
     reason = str(stop.get("reason") or seen.reason).partition("\n")[0]  # the file's may be cut
     return f"{stop.get('exit_status', seen.exit_status)}: {reason}" if reason else ""
 
 
-def _check_catalog(path: Path, seen: Seen, connect: Callable[[], Any], verdict: Verdict) -> None:
+def _check_catalog(
+    path: Path, seen: FileContents, connect: Callable[[], Any], verdict: Verdict
+) -> None:
     try:
         client = connect()  # first: without Tiled it says so
         from offbragg.recovery.compare import differences

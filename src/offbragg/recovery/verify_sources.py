@@ -11,7 +11,7 @@ from typing import Any
 from offbragg.errors import FrameError, MetadataError, OffbraggError
 from offbragg.files import read_frame, read_head
 from offbragg.files.cbf import content_md5, declared_md5
-from offbragg.files.examine import Seen
+from offbragg.files.examine import FileContents
 from offbragg.files.frame_files import describe_others, frame_files
 from offbragg.files.headers import agree
 from offbragg.files.journal_file import examine_journal, is_open
@@ -23,7 +23,7 @@ _MOST_LINES = 3  # of a damaged journal that are listed
 
 
 def check_journal(
-    seen: Seen, journal: Path, verdict: Verdict
+    seen: FileContents, journal: Path, verdict: Verdict
 ) -> Sequence[tuple[str, dict[str, Any]]]:
     """Compare a scan file with its journal; return the journal's documents."""
     try:
@@ -103,7 +103,7 @@ def stacking_command(start: dict[str, Any]) -> str:
 
 
 def check_sources(
-    seen: Seen,
+    seen: FileContents,
     documents: Sequence[tuple[str, dict[str, Any]]],
     verdict: Verdict,
     *,
@@ -143,7 +143,7 @@ def check_sources(
         _check_listed(seen, paths, verdict)
 
 
-def _check_listed(seen: Seen, paths: Sequence[Path], verdict: Verdict) -> None:
+def _check_listed(seen: FileContents, paths: Sequence[Path], verdict: Verdict) -> None:
     """Look for good files of frames that are listed as missing or rejected."""
     good, bad = [], []
     for number, path in enumerate(paths):
@@ -181,7 +181,7 @@ def _contradicting(paths: Sequence[Path]) -> Collection[int]:
     return agree(headers, lambda number: paths[number].name, trusted=True).refused.keys()
 
 
-def _differs(path: Path, number: int, seen: Seen, *, deep: bool) -> str:
+def _differs(path: Path, number: int, seen: FileContents, *, deep: bool) -> str:
     """Say in what a frame file differs from the stored frame; empty if in nothing."""
     md5 = seen.md5[number]
     if deep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offbragg.reduction.corrections import Corrections
-from offbragg.reduction.reduce import Scene, reduce
+from offbragg.reduction.reduce import ReductionSetup, reduce
 from offbragg.reduction.symmetry import Laue, symmetrise
 
-__all__ = ["Corrections", "Laue", "Scene", "reduce", "symmetrise"]
+__all__ = ["Corrections", "Laue", "ReductionSetup", "reduce", "symmetrise"]

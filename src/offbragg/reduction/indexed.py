@@ -14,7 +14,7 @@ from offbragg.reduction.leftover import Superlattice
 from offbragg.reduction.refinement import (
     Refined,
     Spots,
-    View,
+    SweepPeaks,
 )
 from offbragg.reduction.twins import (
     CentringCheck,
@@ -52,7 +52,7 @@ class Lattice:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Second:
+class SecondLattice:
     """A second lattice of the same cell among the peaks that the first leaves.
 
     ``axis`` and ``angle`` are the smallest rotation that takes the first to it: a unit vector in
@@ -106,7 +106,7 @@ class Indexed:
     setting: str
     mosaicity: float
     expected: float
-    second: Second | None
+    second: SecondLattice | None
     superlattice: Superlattice | None
     centring_check: CentringCheck | None
     superposed: Superposed | None
@@ -142,7 +142,7 @@ def score_of(off: Array, sigma: Array) -> float:
     return float(np.sqrt(np.mean(np.minimum((off / sigma) ** 2, 16.0))))
 
 
-def says_little(views: Sequence[View], free: Refined) -> bool:
+def says_little(views: Sequence[SweepPeaks], free: Refined) -> bool:
     """Whether peaks are too few, or turned too little, to tell symmetries apart."""
     turned = sum(abs(view.sweep.step) * view.sweep.n_frames for view in views)
     return turned < 5.0 or int(free.used.sum()) < 30

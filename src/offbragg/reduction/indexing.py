@@ -35,7 +35,7 @@ from offbragg.reduction.leftover import find_superlattice
 from offbragg.reduction.refinement import (
     Refined,
     Spots,
-    View,
+    SweepPeaks,
     belongs,
     chance,
     nearest,
@@ -43,7 +43,7 @@ from offbragg.reduction.refinement import (
     residuals,
     spots_of,
 )
-from offbragg.reduction.search import Found, find_given, find_lattice, inliers, primitive
+from offbragg.reduction.search import FoundLattice, find_given, find_lattice, inliers, primitive
 from offbragg.reduction.setting import (
     choose_setting,
     name_symmetry,
@@ -69,7 +69,7 @@ _FLAT = 0.01  # Å⁻¹ from a plane through the origin: peaks nearer than that 
 
 
 def index(
-    views: Sequence[View],
+    views: Sequence[SweepPeaks],
     *,
     lattice: Sequence[float] | None = None,
     centring: str = "P",
@@ -197,7 +197,7 @@ def index(
 _SAME_PLACE = 0.01  # pixel and frame: nearer than that it is one peak that is listed twice
 
 
-def usable(views: Sequence[View]) -> tuple[list[View], str]:
+def usable(views: Sequence[SweepPeaks]) -> tuple[list[SweepPeaks], str]:
     """Leave out peaks that are not anywhere on the panel and in the sweep, and those listed twice.
 
     Returns
@@ -207,7 +207,7 @@ def usable(views: Sequence[View]) -> tuple[list[View], str]:
     left_out
         What was left out, in words; empty if nothing was.
     """
-    kept: list[View] = []
+    kept: list[SweepPeaks] = []
     numbers = {"not numbers": 0, "outside the panel or the sweep": 0, "listed twice": 0}
     for view in views:
         peaks = view.peaks
@@ -284,7 +284,7 @@ def _hidden(cell: Sequence[float], centring: str, rotations: Whole) -> list[str]
     ]
 
 
-def _enough(n: int, views: Sequence[View], left_out: str) -> None:
+def _enough(n: int, views: Sequence[SweepPeaks], left_out: str) -> None:
     if n >= LEAST:
         return
     ignored: dict[str, int] = {}
@@ -300,7 +300,7 @@ def _enough(n: int, views: Sequence[View], left_out: str) -> None:
     )
 
 
-def _longest(views: Sequence[View], spots: Spots) -> float:
+def _longest(views: Sequence[SweepPeaks], spots: Spots) -> float:
     """How long an axis could be, from how near peaks are to each other in parts of a sweep."""
     near: list[Array] = []
     z = np.concatenate([view.peaks.z * abs(view.sweep.step) for view in views])
@@ -315,7 +315,7 @@ def _longest(views: Sequence[View], spots: Spots) -> float:
     return float(np.clip(1.6 / typical, *_LONGEST))
 
 
-def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> list[Found]:
+def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> list[FoundLattice]:
     found = find_given(q, lattice, centring, within=max(within, 0.02))
     most = max((each.count for each in found), default=0)
     if most < 0.5 * len(q):
@@ -328,7 +328,9 @@ def _given(q: Array, lattice: Sequence[float], centring: str, within: float) -> 
         # where superlattice reflections are many, the cell explains all peaks at n/2 or n/3
         for m in (2, 3, 4):
             scaled = find_given(m * q, lattice, centring, within=max(within, 0.02))[:3]
-            found += [Found(each.basis, int(inliers(q, each.basis).sum())) for each in scaled]
+            found += [
+                FoundLattice(each.basis, int(inliers(q, each.basis).sum())) for each in scaled
+            ]
             if scaled and scaled[0].count > 0.6 * len(q):
                 break
     return sorted(found, key=lambda each: -each.count)
@@ -338,7 +340,7 @@ _NORMALS = np.array([v for v in itertools.product((-1, 0, 1), repeat=3) if v > (
 
 
 def _larger(
-    views: Sequence[View], q: Array, longest: float, best: tuple[Array, Refined] | None
+    views: Sequence[SweepPeaks], q: Array, longest: float, best: tuple[Array, Refined] | None
 ) -> tuple[Array, Refined] | None:
     """Search for larger cells, step by step, until one explains most peaks."""
     while longest < _LONGEST[1]:
@@ -359,7 +361,7 @@ def _poor(best: tuple[Array, Refined] | None) -> bool:
     return best is None or _beyond(best[1]) < POOR * len(best[1].indexed)
 
 
-def _whole(views: Sequence[View], basis: Array, free: Refined) -> tuple[Array, Refined]:
+def _whole(views: Sequence[SweepPeaks], basis: Array, free: Refined) -> tuple[Array, Refined]:
     """Enlarge a cell until peaks at fractions of it are less than a tenth of all.
 
     A search may find a sublattice, above all where peaks are few: all points of a lattice that
@@ -395,8 +397,8 @@ def _whole(views: Sequence[View], basis: Array, free: Refined) -> tuple[Array, R
 
 
 def _best(
-    views: Sequence[View],
-    found: list[Found],
+    views: Sequence[SweepPeaks],
+    found: list[FoundLattice],
     lattice: Sequence[float] | None,
     centring: str,
     within: float,
@@ -454,7 +456,7 @@ def _rebased(refined: Refined, change: Whole) -> Refined:
     )
 
 
-def _trial(views: Sequence[View], free: Refined) -> str:
+def _trial(views: Sequence[SweepPeaks], free: Refined) -> str:
     """Say so if another beam centre and distance explain the peaks much better."""
     if free.used.sum() < 40:
         return ""

@@ -21,7 +21,7 @@ from offbragg.reduction.indexed import (
     EXACT,
     SEARCHED,
     Array,
-    Second,
+    SecondLattice,
     Whole,
     cell_text,
     score_of,
@@ -33,7 +33,7 @@ from offbragg.reduction.refinement import (
     Spots,
     residuals,
 )
-from offbragg.reduction.search import Found, find_given, inliers, primitive
+from offbragg.reduction.search import FoundLattice, find_given, inliers, primitive
 from offbragg.reduction.setting import to_conventional
 from offbragg.reduction.twins import (
     twin_law,
@@ -94,7 +94,7 @@ def doubts_of(
 
 def find_second(
     refined: Refined, expected: float, superlattice: Superlattice | None
-) -> Second | None:
+) -> SecondLattice | None:
     """Look for a second lattice of the same cell among the peaks that are left."""
     left = ~refined.indexed
     n = len(left)
@@ -146,7 +146,7 @@ def find_second(
     axis, angle = _axis(turn @ smallest)
     exact = lattice_operations(basis, EXACT)
     law = twin_law(turn, first, exact, np.linalg.inv(refined.UB).T)
-    return Second(UB, count, axis, angle, law)
+    return SecondLattice(UB, count, axis, angle, law)
 
 
 def _axis(turn: Array) -> tuple[tuple[float, float, float], float]:
@@ -168,7 +168,7 @@ def mosaicity_of(refined: Refined) -> float:
 
 
 def refusal_of(
-    spots: Spots, found: list[Found], lattice: Sequence[float] | None, within: float
+    spots: Spots, found: list[FoundLattice], lattice: Sequence[float] | None, within: float
 ) -> OrientationError:
     """Return the error that says why no lattice is given."""
     n = min(len(spots), SEARCHED)

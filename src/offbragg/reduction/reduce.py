@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class ReductionSetup:
     """Everything about a sweep that does not change from frame to frame.
 
     Parameters
@@ -105,7 +105,7 @@ class Scene:
 
 def reduce(
     stack: Stack,
-    scene: Scene,
+    scene: ReductionSetup,
     flux: Array,
     *,
     angles: Array | None = None,
@@ -201,7 +201,7 @@ def air_rate(
     flux
         During each of them, in the unit of the data's.
     mask, saturation
-        As for `Scene`.
+        As for `ReductionSetup`.
     """
     counts = np.zeros(stack.counts.shape[1:])
     time = np.zeros(stack.counts.shape[1:])

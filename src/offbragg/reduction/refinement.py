@@ -31,7 +31,7 @@ _ENOUGH = 3000  # peaks to refine against
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class SweepPeaks:
     """One sweep as it was seen: where everything was, how the crystal turned, its peaks."""
 
     geometry: Geometry
@@ -65,7 +65,7 @@ class Spots:
         return Spots(*(getattr(self, each.name)[which] for each in dataclasses.fields(self)))
 
 
-def spots_of(views: Sequence[View]) -> Spots:
+def spots_of(views: Sequence[SweepPeaks]) -> Spots:
     """Turn peaks into scattering vectors with what their positions leave uncertain."""
     parts: list[tuple[Array, ...]] = []
     for number, (geometry, sweep, peaks) in enumerate(
@@ -137,7 +137,7 @@ class Refined:
     """
 
     UB: Array
-    views: tuple[View, ...]
+    views: tuple[SweepPeaks, ...]
     spots: Spots
     hkl: Array
     off: Array
@@ -176,8 +176,8 @@ def moved_panel(
 
 
 def moved_views(
-    views: Sequence[View], shift: Sequence[float] | Array, tilt: Sequence[float] | Array
-) -> tuple[View, ...]:
+    views: Sequence[SweepPeaks], shift: Sequence[float] | Array, tilt: Sequence[float] | Array
+) -> tuple[SweepPeaks, ...]:
     """Move the panels of all sweeps in the same way."""
     return tuple(
         dataclasses.replace(
@@ -217,7 +217,7 @@ def _spread(off: Array, floor: Array) -> Array:
 
 
 def refine(
-    views: Sequence[View],
+    views: Sequence[SweepPeaks],
     UB: Array,
     operations: NDArray[np.int64],
     *,
@@ -338,8 +338,8 @@ def chance(spots: Spots, UB: Array, sigma: Array) -> float:
 
 
 def _adjust(
-    before: Sequence[View],
-    views: Sequence[View],
+    before: Sequence[SweepPeaks],
+    views: Sequence[SweepPeaks],
     spots: Spots,
     which: NDArray[np.bool_],
     hkl: Array,
@@ -441,10 +441,10 @@ def _reciprocal(metric: Array) -> Array:
     return np.linalg.cholesky(np.linalg.inv(metric)).T
 
 
-_Still = tuple[View, NDArray[np.bool_], Array, Array, Array]
+_Still = tuple[SweepPeaks, NDArray[np.bool_], Array, Array, Array]
 
 
-def _still(views: Sequence[View], which: NDArray[np.bool_]) -> list[_Still]:
+def _still(views: Sequence[SweepPeaks], which: NDArray[np.bool_]) -> list[_Still]:
     """Take what does not change when the panel moves: places on it, and rotations."""
     parts: list[_Still] = []
     first = 0
@@ -458,7 +458,7 @@ def _still(views: Sequence[View], which: NDArray[np.bool_]) -> list[_Still]:
     return parts
 
 
-def _seen(views: Sequence[View], still: list[_Still], place: Array) -> Array:
+def _seen(views: Sequence[SweepPeaks], still: list[_Still], place: Array) -> Array:
     out: list[Array] = []
     for view, _, x, y, turned in still:
         panel = moved_panel(view.geometry.panel, place[:3], place[3:])

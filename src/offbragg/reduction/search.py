@@ -32,7 +32,7 @@ _ENOUGH = 40  # of them; if there are fewer, differences of peaks stand in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class FoundLattice:
     """A primitive lattice: reduced ``basis``, Å, and how many peaks it indexes."""
 
     basis: Array
@@ -293,7 +293,7 @@ def _triples(q: Array, t: Array, most: int) -> list[tuple[int, tuple[int, int, i
     ]
 
 
-def find_lattice(q: Array, longest: float) -> list[Found]:
+def find_lattice(q: Array, longest: float) -> list[FoundLattice]:
     """Find primitive lattices that explain many peaks, the best first.
 
     Of lattices that explain nearly as many, the one with the smallest cell is best: its
@@ -309,28 +309,28 @@ def find_lattice(q: Array, longest: float) -> list[Found]:
     t = _distinct(np.concatenate([short, t[:26]]), np.arange(len(short) + min(26, len(t))), 50)
     if len(t) < 3:
         return []
-    seen: dict[tuple[float, ...], Found] = {}
+    seen: dict[tuple[float, ...], FoundLattice] = {}
     for _, triple in _triples(low, t, 150):
         basis, _ = reduce(_right_handed(t[list(triple)].T))
         key = tuple(np.round(basis.ravel(), 0))
         volume = float(np.linalg.det(basis))
         if key in seen or volume < SHORTEST**3 * 0.7:
             continue
-        seen[key] = Found(basis, int(inliers(low, basis).sum()))
+        seen[key] = FoundLattice(basis, int(inliers(low, basis).sum()))
         if len(seen) >= 40:
             break
-    found: list[Found] = []
+    found: list[FoundLattice] = []
     for each in _smallest(list(seen.values()))[:8]:
         basis = fit(q, primitive(q, fit(q, each.basis)))
         basis, _ = reduce(_right_handed(basis))
         if np.linalg.norm(basis, axis=0).min() > 0.8 * SHORTEST:  # else it fell into nothing
-            found.append(Found(basis, int(inliers(q, basis).sum())))
+            found.append(FoundLattice(basis, int(inliers(q, basis).sum())))
     return _smallest(found)
 
 
 def find_given(
     q: Array, lattice: Sequence[float], centring: str, *, within: float = 0.03
-) -> list[Found]:
+) -> list[FoundLattice]:
     """Find how a given cell lies, the way that explains most peaks first."""
     given, _ = primitive_basis(lattice, centring)
     goal = given.T @ given
@@ -363,16 +363,16 @@ def find_given(
                         for n, k in zip(joint, which, strict=True)
                     ]
     ways.sort(key=lambda way: -way[0])
-    found: list[Found] = []
+    found: list[FoundLattice] = []
     for _, way in ways[:30]:
         basis, _ = reduce(fit(q, way))
         if np.linalg.det(basis) <= 0 or not matches(basis, lattice, centring, within=within):
             continue
-        found.append(Found(basis, int(inliers(q, basis).sum())))
+        found.append(FoundLattice(basis, int(inliers(q, basis).sum())))
     return sorted(found, key=lambda each: -each.count)
 
 
-def _smallest(found: list[Found]) -> list[Found]:
+def _smallest(found: list[FoundLattice]) -> list[FoundLattice]:
     """Order lattices: those that explain nearly as many as any by volume, then the rest."""
     if not found:
         return []

@@ -38,7 +38,7 @@ from offbragg.reduction.indexed import (
 from offbragg.reduction.leftover import Superlattice
 from offbragg.reduction.refinement import (
     Refined,
-    View,
+    SweepPeaks,
     refine,
     residuals,
 )
@@ -74,7 +74,7 @@ _AGREE = (5e-4, 0.03)  # relative difference of lengths, degrees between angles
 
 
 def name_symmetry(
-    views: Sequence[View], basis: Array, free: Refined, judged: tuple[str, ...]
+    views: Sequence[SweepPeaks], basis: Array, free: Refined, judged: tuple[str, ...]
 ) -> tuple[Bravais, tuple[Lattice, ...]]:
     """Choose the most symmetric lattice that the peaks allow."""
     views, start, reference = free.views, free, free

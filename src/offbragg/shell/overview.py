@@ -14,7 +14,7 @@ from offbragg.errors import (
 from offbragg.files.journal_file import find_run, is_open, journals, read_journal
 from offbragg.files.scan_file import ScanFile
 from offbragg.followers.follow import is_followed
-from offbragg.ledger import Status, describe_problems
+from offbragg.ledger import FrameStatus, describe_problems
 from offbragg.printable import printable
 from offbragg.recovery.verify import scan_file_of_run
 
@@ -153,7 +153,7 @@ def _stored(
         )
         with ScanFile.open(path) as scan:
             contradicts = "contradictions" in scan.header_findings
-            return scan.ledger.counts()[Status.STORED.value], contradicts
+            return scan.ledger.counts()[FrameStatus.STORED.value], contradicts
     except (OffbraggError, OSError, KeyError):  # there is none (yet)
         announced = (doc["indices"]["stop"] for name, doc in documents if name == "stream_datum")
         return max(announced, default=0), False
@@ -204,7 +204,7 @@ def describe_ledger(config: Beamline, which: str = "-1") -> str:
             raise
         return "\n".join([*lines, f"no scan file yet: {_behind(recorded, follows, config)}"])
     counts = ledger.counts()
-    waiting = counts.pop(Status.PENDING.value)
+    waiting = counts.pop(FrameStatus.PENDING.value)
     behind = 0 if complete else max(recorded - sum(counts.values()), 0)
     parts = [f"{n} {status}" for status, n in counts.items() if n]
     if waiting > behind:

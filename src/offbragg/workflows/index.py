@@ -20,13 +20,13 @@ from offbragg.errors import OrientationError, ReductionError
 from offbragg.files.checked import REPAIR, Damage
 from offbragg.files.orientation import NAME, Orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 from offbragg.plots.peaks import draw
 from offbragg.reduction.bravais import CENTRINGS
 from offbragg.reduction.indexed import Indexed
 from offbragg.reduction.indexing import index
 from offbragg.reduction.peaks import find_peaks
-from offbragg.reduction.refinement import View
+from offbragg.reduction.refinement import SweepPeaks
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.workflows.sweeps import repeats
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class IndexingResult:
     """What `find_orientation` did: the orientation, its files, and all the numbers behind it."""
 
     orientation: Orientation
@@ -67,7 +67,7 @@ def find_orientation(
     picture: bool = True,
     refuse_damaged: bool = False,
     progress: Progress = lambda done, total: None,
-) -> Found:
+) -> IndexingResult:
     """Find how the crystal of some sweeps lies, and write it beside the first scan file.
 
     Parameters
@@ -129,7 +129,9 @@ def find_orientation(
     orientation = _told(indexed, scans, what)
     kept = write_orientation(target, orientation)
     drawn = draw(indexed, target.with_suffix(".png")) if picture else None
-    return Found(orientation, indexed, target, kept, drawn, round(time.monotonic() - began, 2))
+    return IndexingResult(
+        orientation, indexed, target, kept, drawn, round(time.monotonic() - began, 2)
+    )
 
 
 def _open(path: Path) -> ScanFile:
@@ -164,8 +166,10 @@ def _damage(scan: ScanFile, refuse: bool) -> Damage:
     return damage
 
 
-def _views(scans: Sequence[ScanFile], damages: Sequence[Damage], progress: Progress) -> list[View]:
-    views: list[View] = []
+def _views(
+    scans: Sequence[ScanFile], damages: Sequence[Damage], progress: Progress
+) -> list[SweepPeaks]:
+    views: list[SweepPeaks] = []
     total = sum(scan.length for scan in scans)
     done = 0
     for scan, damage in zip(scans, damages, strict=True):
@@ -176,7 +180,7 @@ def _views(scans: Sequence[ScanFile], damages: Sequence[Damage], progress: Progr
                 f"{scan.path} has step 0: a crystal that stands still cannot be indexed"
             )
         mask = scan.pixel_mask() != 0
-        there = np.array([status is Status.STORED for status in scan.ledger.statuses])
+        there = np.array([status is FrameStatus.STORED for status in scan.ledger.statuses])
         there[[*damage.frames, *repeats(scan, damage.frames)]] = False
         saturation = (scan.start.get("detector") or {}).get("saturation")
         before = done
@@ -192,7 +196,7 @@ def _views(scans: Sequence[ScanFile], damages: Sequence[Damage], progress: Progr
             raise OrientationError(f"{scan.path}: {error}") from error
         done += scan.length
         progress(done, total)
-        views.append(View(geometry, sweep, peaks))
+        views.append(SweepPeaks(geometry, sweep, peaks))
     return views
 
 
@@ -298,7 +302,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(found: Found) -> str:
+def describe(found: IndexingResult) -> str:
     """Say what was found, for people."""
     indexed, told = found.indexed, found.orientation.residuals
     refined = indexed.refined

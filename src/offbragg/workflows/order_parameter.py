@@ -14,12 +14,12 @@ from offbragg.files.orientation import NAME
 from offbragg.files.scan_file import ScanFile
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
-from offbragg.ledger import Status
+from offbragg.ledger import FrameStatus
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 from offbragg.workflows.choices import START, Choices
-from offbragg.workflows.reduce import make, write_record
+from offbragg.workflows.reduce import build_record, reduce_record
 
 if TYPE_CHECKING:
     pass
@@ -134,8 +134,8 @@ def order_parameter(
 
     for n, (kelvin, files) in enumerate(sweeps.items()):
         try:
-            record = write_record(files, chosen, say=hear)
-            volumes[kelvin] = make(record)
+            record = build_record(files, chosen, say=hear)
+            volumes[kelvin] = reduce_record(record)
             box_around(volumes[kelvin], at)
         except ReductionError as error:
             elsewhere = _elsewhere(files, chosen, at)
@@ -148,7 +148,7 @@ def order_parameter(
 def _elsewhere(files: Sequence[Path], choices: Choices, at: tuple[float, float, float]) -> str:
     """Name the equivalents of a point that the sweeps of a temperature measured."""
     try:
-        record = write_record(
+        record = build_record(
             files, replace(choices, grid=None, step=1.0, symmetry="none", background="none"),
             say=lambda text: None,
         )  # fmt: skip
@@ -166,7 +166,7 @@ def _elsewhere(files: Sequence[Path], choices: Choices, at: tuple[float, float, 
                 geometry = Geometry.from_dict(told["geometry"])
                 found = geometry.predict(points, np.array(told["UB"]), scan.sweep)
                 counts = scan.pixel_mask() == 0
-                there = [status is Status.STORED for status in scan.ledger.statuses]
+                there = [status is FrameStatus.STORED for status in scan.ledger.statuses]
         except OffbraggError:
             continue
         for x, y, z, which in zip(found.x, found.y, found.z, found.which, strict=True):

@@ -28,7 +28,14 @@ from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.reduction.binning import Oversample, check_memory
 from offbragg.reduction.corrections import LEAST_TURN, Corrections, hot_pixels
-from offbragg.reduction.reduce import Scene, air_rate, check_overlap, check_UB, check_units, reduce
+from offbragg.reduction.reduce import (
+    ReductionSetup,
+    air_rate,
+    check_overlap,
+    check_UB,
+    check_units,
+    reduce,
+)
 from offbragg.reduction.symmetry import Laue, symmetrise
 from offbragg.sample import Sample
 from offbragg.volume import Volume, check_same_sample
@@ -86,8 +93,8 @@ def reduce_files(
         needed is not known.
     """
     paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(f) for f in files]
-    record = write_record(paths, choices or Choices(), say=say)
-    volume = make(record, progress=progress)
+    record = build_record(paths, choices or Choices(), say=say)
+    volume = reduce_record(record, progress=progress)
     if out is not None:
         write_volume(out, volume, relative(record, Path(out)))
     return volume
@@ -120,7 +127,7 @@ def merge_and_reduce(
     return reduce_files(list(files), chosen, out=out, progress=progress, say=say)
 
 
-def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[str, Any]:
+def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[str, Any]:
     """Write down how a volume is to be made; the frames are not read yet.
 
     Parameters
@@ -206,13 +213,15 @@ def write_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     }
 
 
-def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: None) -> Volume:
+def reduce_record(
+    record: Mapping[str, Any], *, progress: Progress = lambda done, total: None
+) -> Volume:
     """Make the volume that a record describes.
 
     Parameters
     ----------
     record
-        Of `write_record`, with absolute paths.
+        Of `build_record`, with absolute paths.
     progress
         Told how many frames are done, and of how many.
     """
@@ -255,7 +264,7 @@ def make(record: Mapping[str, Any], *, progress: Progress = lambda done, total: 
                         mask=air_mask,
                         saturation=saturation,
                     )
-            scene = Scene(
+            scene = ReductionSetup(
                 geometry, np.array(told["UB"]), grid, corrections, detector, mask,
                 oversample, air, sample,
             )  # fmt: skip

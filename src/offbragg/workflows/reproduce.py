@@ -14,13 +14,13 @@ from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile, passing_volume, write_volume
 from offbragg.workflows.choices import Progress
 from offbragg.workflows.record import absolute, files_of, sha256
-from offbragg.workflows.reduce import make
+from offbragg.workflows.reduce import reduce_record
 
 _SLAB = 32  # planes of a volume that are compared at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Reproduction:
     """Whether a volume file could be made again."""
 
     file: str
@@ -29,12 +29,12 @@ class Again:
     """Datasets that are not the same, bit for bit; empty if all are."""
 
 
-def make_again(
+def reproduce(
     path: Path | str,
     *,
     out: Path | str | None = None,
     progress: Progress = lambda done, total: None,
-) -> Again:
+) -> Reproduction:
     """Make a volume file again from its own record, and compare.
 
     Parameters
@@ -63,14 +63,14 @@ def make_again(
                 f"{told['file']} has changed since {path} was made of it: its SHA-256 is not "
                 f"{told['sha256'][:12]}…"
             )
-    volume = make(record, progress=progress)
+    volume = reduce_record(record, progress=progress)
     if out is not None:
         write_volume(out, volume, kept)
         differences = _differences(path, Path(out))
     else:
         with passing_volume(path.parent, volume, kept) as new:
             differences = _differences(path, new)
-    return Again(str(path), not differences, tuple(differences))
+    return Reproduction(str(path), not differences, tuple(differences))
 
 
 def _differences(one: Path, other: Path) -> list[str]:
