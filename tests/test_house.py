@@ -87,6 +87,27 @@ def test_the_page_draws_the_layers_of_the_contract(page: str, contract: dict[str
     assert [re.split(r"\s{2,}", line)[0] for line in drawing[1].splitlines()] == contract["layers"]
 
 
+def test_pages_name_modules_that_are_there():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*/*.md"))]
+    package = SOURCE / "offbragg"
+    rooms = "|".join(path.name for path in package.iterdir() if path.is_dir())
+
+    gone = [
+        f"{path.name}: {name}"
+        for path in pages
+        for name in re.findall(rf"`((?:src/offbragg/)?(?:{rooms})/[\w/]+\.\w+)`", path.read_text())
+        if not (package / name.removeprefix("src/offbragg/")).exists()
+    ]
+    gone += [
+        f"{path.name}: {name}"
+        for path in pages
+        for name in re.findall(rf"\b(?<![/.-])offbragg\.(?:{rooms})(?:\.\w+)+", path.read_text())
+        if not any(module in MODULES for module in (name, name.rpartition(".")[0]))
+    ]
+
+    assert not gone
+
+
 def test_every_module_is_in_a_layer(contract: dict[str, object]):
     assert contract["exhaustive"] is True
     assert contract["exhaustive_ignores"] == OUTSIDE
