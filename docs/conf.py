@@ -35,7 +35,7 @@ offbragg_reference = {
     "devices": "offbragg.devices",
     "plans": "offbragg.plans",
     "command-line": "offbragg.cli",
-    "file-layout": "offbragg.files.scan_file",
+    "file-layout": "offbragg.files.scan_writer",
     "start-document": "offbragg.metadata",
     "errors": "offbragg.errors",
     "simulator": "sim_iocs",

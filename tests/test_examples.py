@@ -13,14 +13,16 @@ import pytest
     [
         "sweep",
         "geometry",
+        "lattice",
         "ledger",
         "stack",
+        "grid",
         "volume",
-        "picture",
+        "plots.planes",
         "reduction.corrections",
         "reduction.symmetry",
         "files.cbf",
-        "files.nxrefine",
+        "files.scan_folders",
         "files.superblock",
     ],
 )

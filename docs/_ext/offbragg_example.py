@@ -92,10 +92,10 @@ def example_start() -> dict:
     }
 
 
-def example_scan_file(scan_file: ModuleType, folder: Path) -> Path:
+def example_scan_file(scan_writer: ModuleType, folder: Path) -> Path:
     """Write a scan file of three frames with the given module; return its path."""
     start = example_start()
-    scan = scan_file.ScanWriter.create(folder, start=start)
+    scan = scan_writer.ScanWriter.create(folder, start=start)
     counts = np.arange(24, dtype=np.int32).reshape(4, 6)
     for number in (0, 2):
         frame = Frame(number=number, counts=counts, header={}, md5=None, verified=False)

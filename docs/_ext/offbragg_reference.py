@@ -122,7 +122,7 @@ def models_inside(annotation: Any, models: list[type]) -> Iterator[tuple[type, b
 
 
 def default_of(field: Any) -> str:
-    """Say what a field is when it is left out."""
+    """Return what a field is when it is left out."""
     if field.is_required():
         return "**required**"
     if field.default_factory is not None:
@@ -148,15 +148,15 @@ def toml_value(value: Any) -> str:
 
 
 def limits_of(field: Any) -> str:
-    """Say the bounds that pydantic enforces on a field."""
+    """Return the bounds that pydantic enforces on a field."""
     words = {"gt": "> ", "ge": "≥ ", "lt": "< ", "le": "≤ ", "min_length": "length ≥ "}
-    said = [
+    bounds = [
         f"{word}{getattr(rule, name)}"
         for rule in field.metadata
         for name, word in words.items()
         if getattr(rule, name, None) is not None
     ]
-    return ", ".join(said)
+    return ", ".join(bounds)
 
 
 def sections(
@@ -252,7 +252,7 @@ def grouped(
 
 
 def type_of(value: Any) -> str:
-    """Say what kind of value an entry has."""
+    """Return what kind of value an entry has."""
     names = {str: "text", int: "whole number", float: "number", dict: "mapping"}
     if isinstance(value, list | tuple):
         inner = {type_of(item) for item in value}
@@ -271,7 +271,7 @@ def without(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def refuses(module: types.ModuleType, document: dict[str, Any]) -> bool:
-    """Tell whether a start document is refused."""
+    """Check whether a start document is refused."""
     from offbragg.errors import OffbraggError
 
     try:
@@ -345,7 +345,7 @@ def devices(source: str) -> list[str]:
 
 
 def parameters(cls: type) -> Iterator[tuple[str, str, str, str]]:
-    """List what a device can be told when it is made, besides its prefix and name."""
+    """List the parameters of a device, besides its prefix and name."""
     initialiser: Any = cls.__init__
     hints = typing.get_type_hints(initialiser)
     meanings = described(cls.__doc__)
@@ -380,7 +380,7 @@ def described(docstring: str | None) -> dict[str, str]:
 
 
 def _is_made_up(doc: str) -> bool:
-    """Tell ophyd's own filler ("Cpt(…)") from a description."""
+    """Distinguish ophyd's own filler ("Cpt(…)") from a description."""
     return "Component attribute" in doc or doc.startswith(("Component(", "Cpt("))
 
 
@@ -461,7 +461,7 @@ def written(parameter: Any) -> str:
 
 
 def default_value(parameter: Any) -> str:
-    """Say what an argument or option is when it is left out."""
+    """Return what an argument or option is when it is left out."""
     if parameter.required:
         return "**required**"
     if isinstance(getattr(parameter, "show_default", None), str):
@@ -480,10 +480,10 @@ def default_value(parameter: Any) -> str:
 def simulator(source: str) -> list[str]:
     """Show the simulator's own help, and its records as its modules describe them."""
     module = importlib.import_module(f"{source}.__main__")
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         module.parse(["--help"])
-    lines = ["## Options", "", "```text", *said.getvalue().splitlines(), "```", ""]
+    lines = ["## Options", "", "```text", *output.getvalue().splitlines(), "```", ""]
     for name, title in _SIMULATED.items():
         part = importlib.import_module(f"{source}.{name}")
         text = inspect.cleandoc(part.__doc__ or "")

@@ -37,7 +37,7 @@ class Camera(Device):
 
     # [facts]
     def hardware(self) -> dict[str, Any]:
-        """Tell the start document what it is."""
+        """Return what the start document says of the detector."""
         return {
             "name": self.name,
             "model": "Camera",
@@ -70,7 +70,7 @@ class Camera(Device):
         return _done(self)
 
     def complete(self) -> Status:
-        """Give the status that is done when the sweep's time is over and the camera idle."""
+        """Return the status that is done when the sweep has ended and the camera is idle."""
         return self._flight
 
     def _expose(self) -> None:
@@ -102,11 +102,11 @@ class Camera(Device):
         }
 
     def get_index(self) -> int:
-        """Give the number of frames, from the first on, that are there or passed by."""
+        """Return the number of frames, from the first on, that are there or passed by."""
         return self._covered
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Say where the frames are, once; then which of them came since the last call."""
+        """Yield where the frames are, once; then which of them came since the last call."""
         if self._compose_datum is None:
             bundle = compose_stream_resource(
                 mimetype="multipart/related;type=image/x-cbf",

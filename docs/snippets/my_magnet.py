@@ -16,7 +16,7 @@ class Magnet(Device):
     tolerance
         Largest distance from the field that was asked for, T.
     hold
-        So long it must stay there, s.
+        How long it must stay there, s.
     timeout
         How long a `set` may take, s.
     """
@@ -69,7 +69,7 @@ class Magnet(Device):
             if now - began > self.timeout:
                 status.set_exception(TimeoutError(f"{self.name} is {self.position} T"))
                 return
-        status.set_exception(InterruptedError(f"{self.name} was told something else"))
+        status.set_exception(InterruptedError(f"{self.name} was set to another field"))
 
     def stop(self, *, success: bool = False) -> None:
         """Give up waiting."""

