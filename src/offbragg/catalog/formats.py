@@ -1,4 +1,4 @@
-"""Formats of arrays that Tiled's server lacks: nothing at all, and HDF5."""
+"""Formats for arrays that Tiled's server lacks: raw bytes of an empty array, and HDF5."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiled.serialization.array import as_buffer
 
 
 def register_formats() -> None:
-    """Let this process send them; calling it again changes nothing."""
+    """Register the formats in this process; a second call changes nothing."""
     for media_type, send in (("application/octet-stream", _raw), ("application/x-hdf5", _hdf5)):
         default_serialization_registry.register("array", media_type, send)
 

@@ -1,7 +1,7 @@
-"""A sweep that was measured in pieces, as one: after a beam dump, a failure, or a resumed series.
+"""Join a sweep that was measured in pieces: after a beam dump, a failure, or a resumed series.
 
-Each piece is a run of its own, with `series.follows` the uid of the one before it. Which of them
-has an angle, and whether with beam, is in their rows.
+Each piece is a run of its own; its `series.follows` is the uid of the piece before it. The rows of
+the pieces say which of them has an angle, and whether it was measured with beam.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ROWS = "internal"
-_NEAR = 1e-3  # steps that the angles of two pieces may differ by
+_NEAR = 1e-3  # tolerance for the angles of two pieces, in steps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,10 +30,10 @@ class WholeSweep:
     Parameters
     ----------
     runs
-        The pieces, clients of the catalog, in the order in which they were measured.
+        The pieces, clients of the catalog, in the order of measurement.
     rows
         One row for each angle that any piece has, in the order of the sweep: the columns of the
-        stream ``primary``, and ``run`` (uid) and ``frame`` (its number there).
+        stream ``primary``, and ``run`` (uid) and ``frame`` (number of the frame in that run).
     """
 
     runs: tuple[Any, ...]
@@ -47,7 +47,7 @@ class WholeSweep:
         return f"<WholeSweep of {len(self)} frames in {len(self.runs)} runs: {uids}>"
 
     def frames(self, first: int, stop: int) -> NDArray[np.int32]:
-        """Read the counts of the rows ``first`` to before ``stop``, shape (frame, slow, fast)."""
+        """Read the counts of rows ``first`` to before ``stop``, shape (frame, slow, fast)."""
         chosen = self.rows.iloc[first:stop]
         by_uid = {run.metadata["start"]["uid"]: run for run in self.runs}
         read: list[NDArray[np.int32]] = []
@@ -55,7 +55,7 @@ class WholeSweep:
             stack = by_uid[uid]["primary"][_image_key(by_uid[uid])]
             read.append(np.asarray(stack[numbers.start : numbers.stop]))
         if not read:
-            raise IndexError(f"rows {first} to {stop} of {len(self)}: there is none")
+            raise IndexError(f"rows {first} to {stop} of {len(self)} are empty")
         return np.concatenate(read)
 
 
@@ -63,14 +63,15 @@ def whole_sweep(runs: Any, uid: str) -> WholeSweep:
     """Join the pieces of the sweep that a run belongs to.
 
     Where pieces overlap, the first row that is stored and was exposed with beam (its ``weight``, if
-    there is one, is not 0) stands for the angle; if none is, the first row.
+    there is one, is not 0) is chosen for the angle; if there is none, the first row.
 
     Parameters
     ----------
     runs
-        The catalog's runs: what `offbragg.catalog.client.connect` or Tiled's ``from_uri`` gives.
+        The runs of the catalog, as `offbragg.catalog.client.connect` or Tiled's ``from_uri``
+        returns them.
     uid
-        Of any piece.
+        Uid of any piece.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def whole_sweep(runs: Any, uid: str) -> WholeSweep:
         table["_worse"] = ~good
         tables.append(table)
     if not tables:
-        raise CatalogError(f"run {uid[:8]} has no rows yet\nIts scan file is about to be made.")
+        raise CatalogError(f"run {uid[:8]} has no rows yet\nIts scan file has not been made yet.")
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.sort_values(["_number", "_worse", "_place"], kind="stable")
     rows = rows.drop_duplicates("_number").reset_index(drop=True)
@@ -106,7 +107,7 @@ def whole_sweep(runs: Any, uid: str) -> WholeSweep:
 
 
 def pieces_of(runs: Any, uid: str) -> tuple[Any, ...]:
-    """Find the runs that measured the same sweep, in the order in which they were measured.
+    """Find the runs that measured the same sweep, in the order of measurement.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ def pieces_of(runs: Any, uid: str) -> tuple[Any, ...]:
 
 
 def _chain(runs: Sequence[Any], uid: str) -> list[Any]:
-    """Follow `follows` both ways."""
+    """Find the runs that `follows` connects with this one, in both directions."""
     linked, before = {uid}, 0
     while len(linked) != before:
         before = len(linked)
@@ -161,7 +162,7 @@ def _rows(run: Any) -> pd.DataFrame | None:
 
 
 def _first_number(reference: Sweep, start: Mapping[str, Any]) -> int:
-    """Find which frame of the first piece's angles a piece began with; below 0 before them."""
+    """Find where a piece begins, as a frame of the first piece; below 0 if before it."""
     sweep = Sweep.from_dict(start["sweep"])
     if sweep.step == 0 or reference.step == 0:
         return 0
@@ -181,7 +182,7 @@ def _image_key(run: Any) -> str:
 
 
 def _stretches(uids: Any, numbers: Any) -> list[tuple[str, range]]:
-    """Put successive frames of the same run together."""
+    """Group successive frames of the same run."""
     found: list[tuple[str, range]] = []
     for uid, number in zip(uids, numbers, strict=True):
         if found and found[-1][0] == uid and found[-1][1].stop == number:
