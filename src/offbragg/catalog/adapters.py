@@ -15,9 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.core import Adapter
-from tiled.structures.core import StructureFamily
+from tiled.structures.core import Spec, StructureFamily
 from tiled.structures.data_source import DataSource
 from tiled.structures.table import TableStructure
+from tiled.type_aliases import JSON
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.consolidators import WORDS
@@ -114,8 +115,8 @@ class FramesAdapter(Adapter[TableStructure]):
         *,
         started: float,
         period: float,
-        metadata: Any = None,
-        specs: Any = None,
+        metadata: JSON | None = None,
+        specs: list[Spec] | None = None,
     ) -> None:
         super().__init__(structure, metadata=metadata, specs=specs)
         self._path = path

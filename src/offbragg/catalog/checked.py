@@ -96,7 +96,7 @@ class CheckedArrayAdapter(HDF5ArrayAdapter):
 
     @staticmethod
     def lazy_load_hdf5_array(
-        *file_paths: Any,
+        *file_paths: str | Path,
         dataset: str | None = None,
         swmr: bool = SWMR_DEFAULT,
         libver: str = "latest",
@@ -107,7 +107,7 @@ class CheckedArrayAdapter(HDF5ArrayAdapter):
         parts = [_CheckedDataset(Path(path), dataset, how) for path in file_paths]
         if any(not part.shape or 0 in part.shape or part.dtype.kind == "O" for part in parts):
             for path in file_paths:
-                with _opened(path, dataset, how) as found:
+                with _opened(Path(path), dataset, how) as found:
                     check_part(found)
             return HDF5ArrayAdapter.lazy_load_hdf5_array(*file_paths, dataset=dataset, **how)
         arrays = [
@@ -123,7 +123,7 @@ class CheckedHDF5Adapter(HDF5Adapter):
 
     @classmethod
     def from_catalog(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, data_source: Any, node: Any, /, **parameters: Any
+        cls, data_source: DataSource[Any], node: Any, /, **parameters: Any
     ) -> Any:
         """Make the adapter of a catalog node."""
         if data_source.structure_family != StructureFamily.array:
@@ -164,7 +164,7 @@ def _load_one() -> None:
 
     class ProbeAdapter(CheckedArrayAdapter):
         @staticmethod
-        def lazy_load_hdf5_array(*file_paths: Any, **how: Any) -> dask.array.Array:
+        def lazy_load_hdf5_array(*file_paths: object, **how: object) -> dask.array.Array:
             loaded.append(how.get("dataset"))
             return dask.array.zeros(3, chunks=3, dtype="i4")
 

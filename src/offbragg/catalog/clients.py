@@ -6,7 +6,7 @@ catalog of runs, and add what those classes lack.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,9 @@ class RunCatalog(CatalogOfBlueskyRuns):
                 f"the catalog has no run {key!r}{why}", lambda: self._near(key)
             ) from None
 
-    def _near(self, key: Any) -> str:
+    def _near(self, key: object) -> str:
         runs: Any = self.values().tail(_NEWEST)
-        starts = [run.metadata["start"] for run in runs]
+        starts = [run.metadata["start"] for run in runs if "start" in run.metadata]
         if not starts:
             return ": it has no runs"
         meant = did_you_mean(str(key)[:8], [start["uid"][:8] for start in starts])
@@ -53,7 +53,7 @@ class RunCatalog(CatalogOfBlueskyRuns):
         return f"{meant}; the newest are {newest}"
 
 
-def _no_entry(node: Any, what: str, key: Any) -> NoSuchEntry:
+def _no_entry(node: Iterable[object], what: str, key: object) -> NoSuchEntry:
     def near() -> str:
         there = [str(each) for each in node]
         listed = ", ".join(there[:_LISTED]) + (", …" if len(there) > _LISTED else "")
@@ -65,7 +65,7 @@ def _no_entry(node: Any, what: str, key: Any) -> NoSuchEntry:
 class CatalogRun(BlueskyRunV3):
     """A run whose documents can be filled."""
 
-    def __getitem__(self, key: Any, *args: Any) -> Any:
+    def __getitem__(self, key: str | tuple[str, ...], *args: str) -> Any:
         """Return a stream; an unknown name is refused with those that there are."""
         try:
             return super().__getitem__(key, *args)
@@ -104,7 +104,7 @@ class CatalogRun(BlueskyRunV3):
 class _Filled:
     """Reads the external data of a stream, a few events at a time."""
 
-    def __init__(self, stream: Any, data_keys: Any) -> None:
+    def __init__(self, stream: Any, data_keys: Mapping[str, Mapping[str, Any]]) -> None:
         there = set(stream)
         self._nodes = {
             key: stream[key]
@@ -141,7 +141,7 @@ class _Filled:
 class Stream(BlueskyEventStreamV3):
     """A stream with the configuration as the devices gave it, and rows that have their time."""
 
-    def __getitem__(self, key: Any, *args: Any) -> Any:
+    def __getitem__(self, key: str, *args: bool) -> Any:
         """Return a column or an array; an unknown name is refused with those that there are."""
         try:
             return super().__getitem__(key, *args)

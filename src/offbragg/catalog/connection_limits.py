@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Message, Receive, Scope, Send, refuse
 from offbragg.catalog.read_limits import answering
 from offbragg.private_parts import PrivatePart, examine
 
@@ -111,7 +111,7 @@ class _Body:
             return {"type": "http.disconnect"}
         return message
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Message) -> None:
         if self.refused and not self._answering:
             return  # the answer of the app to a client that is gone
         self._answering = True
@@ -141,7 +141,7 @@ class Connection(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None
     _since = 0.0
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Wait for the first request, and cut off another connection if there are too many."""
         super().connection_made(transport)
         self._wait_for_request()
@@ -257,13 +257,13 @@ class _Transport(asyncio.Transport):
         super().__init__()
         self._protocol: Any = None
 
-    def set_protocol(self, protocol: Any) -> None:
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
 
     def get_protocol(self) -> Any:
         return self._protocol
 
-    def write(self, data: Any) -> None:
+    def write(self, data: object) -> None:
         """Ignore what is sent."""
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from bluesky_tiled_plugins.writing.consolidators import (
     HDF5Consolidator,
     MultipartRelatedConsolidator,
 )
+from event_model.documents import EventDescriptor, StreamDatum, StreamResource
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 from tiled.structures.table import TableStructure
@@ -80,13 +81,13 @@ class GrowingStackConsolidator(HDF5Consolidator):
 
     supported_mimetypes = {STACK_MIMETYPE}  # noqa: RUF012  as the base class has it
 
-    def __init__(self, stream_resource: Any, descriptor: Any) -> None:
+    def __init__(self, stream_resource: StreamResource, descriptor: EventDescriptor) -> None:
         super().__init__(stream_resource, descriptor)
         self.mimetype = "application/x-hdf5"
         self._n_frames: int | None = self._sres_parameters.get("n_frames")
         self._name_dimensions()
 
-    def consume_stream_datum(self, doc: Any) -> Any:
+    def consume_stream_datum(self, doc: StreamDatum) -> Any:
         """Add frames to the stack."""
         patch = super().consume_stream_datum(doc)
         self._name_dimensions()

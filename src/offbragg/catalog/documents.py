@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from bluesky_tiled_plugins.exporters import json_seq_exporter
@@ -14,7 +14,7 @@ _SEPARATOR = "\x1e"  # before each record (RFC 7464)
 
 
 async def export_documents(
-    mimetype: str, adapter: Any, metadata: Any, filter_for_access: Any
+    mimetype: str, adapter: Any, metadata: dict[str, Any], filter_for_access: Callable[..., Any]
 ) -> AsyncIterator[str]:
     """Export a run as a JSON text sequence; a run that has not ended has no stop document.
 

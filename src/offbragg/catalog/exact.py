@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from offbragg.errors import CatalogError
 from offbragg.values import INTEGERS
@@ -27,7 +27,7 @@ _LEAST_WIDTH = 64  # characters of a text in an array: later ones are seldom lon
 # -- metadata --------------------------------------------------------------------------------
 
 
-def storable(value: Any) -> Any:
+def storable(value: object) -> Any:
     """Return metadata in a form that the catalog stores exactly.
 
     Examples
@@ -86,7 +86,7 @@ def _restored(configuration: Mapping[str, Any], described: Mapping[str, Any]) ->
     return new
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [_number(inner) for inner in value]
     if not isinstance(value, str):
@@ -106,7 +106,7 @@ def without_limits_of_nan(descriptor: Mapping[str, Any]) -> dict[str, Any]:
     return {**descriptor, "data_keys": keys}
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -175,7 +175,9 @@ class Columns:
             raise _another_type(key)
         return (_as_kind(kind, value) for value in values)
 
-    def _array(self, key: str, values: Sequence[Any], declared: Any) -> NDArray[Any] | None:
+    def _array(
+        self, key: str, values: Sequence[Any], declared: DTypeLike | None
+    ) -> NDArray[Any] | None:
         """Return the values as one array; None if they do not make one, and never did."""
         if key in self._arrays:
             dtype, shape = self._arrays[key]
@@ -222,7 +224,7 @@ def _holds(kind: str, values: Sequence[Any]) -> bool:
     )
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -248,7 +250,7 @@ def _as_kind(kind: str, value: Any) -> Any:
 
 
 def _as_array(
-    values: Sequence[Any], declared: Any, shape: tuple[int, ...] | None
+    values: Sequence[Any], declared: DTypeLike | None, shape: tuple[int, ...] | None
 ) -> NDArray[Any] | None:
     """Return an array that holds lists exactly; None if no array of this type and shape does."""
     shapes = {_shape_of(value) for value in values}
@@ -296,7 +298,7 @@ def _texts(value: Any) -> Any:
     return [_texts(inner) for inner in value] if isinstance(value, list) else _text(value)
 
 
-def _shape_of(value: Any) -> tuple[int, ...] | None:
+def _shape_of(value: object) -> tuple[int, ...] | None:
     """Return the shape of nested lists; () for what is not a list, None if they are ragged."""
     if not isinstance(value, list):
         return None if value is None else ()
@@ -309,7 +311,7 @@ def _shape_of(value: Any) -> tuple[int, ...] | None:
     return (len(value), *one) if one is not None else None
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: object) -> Iterator[Any]:
     if isinstance(value, list):
         for inner in value:
             yield from _leaves(inner)

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+from numpy.typing import NDArray
 from tiled.media_type_registration import default_serialization_registry
 from tiled.serialization.array import as_buffer
 
@@ -18,12 +19,12 @@ def register_formats() -> None:
         default_serialization_registry.register("array", media_type, send)
 
 
-def _raw(mimetype: str, array: Any, metadata: Any) -> Any:
+def _raw(mimetype: str, array: NDArray[Any], metadata: dict[str, Any]) -> Any:
     # the buffer of an array without values cannot be cast
     return as_buffer(mimetype, array, metadata) if np.size(array) else b""
 
 
-def _hdf5(mimetype: str, array: Any, metadata: Any) -> bytes:
+def _hdf5(mimetype: str, array: NDArray[Any], metadata: dict[str, Any]) -> bytes:
     raw = io.BytesIO()
     values = np.asarray(array)
     with h5py.File(raw, "w", libver=("v110", "v110")) as file:

@@ -23,6 +23,8 @@ from PIL import Image
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.sequence import FileSequenceAdapter
 from tiled.adapters.utils import force_reshape
+from tiled.structures.array import ArrayStructure
+from tiled.structures.data_source import DataSource
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.read_limits import ANSWER
@@ -108,7 +110,7 @@ class ImageSequenceAdapter(_ImageAdapter, FileSequenceAdapter):
             chosen = [self.filepaths[i] for i in slice]
         return np.stack(self._map_read(chosen))
 
-    def _read_one(self, filepath: Any) -> NDArray[Any]:
+    def _read_one(self, filepath: str | Path) -> NDArray[Any]:
         try:
             return type(self).decode(self.readable, Path(filepath))
         except (FrameError, FileNotFoundError):
@@ -122,7 +124,9 @@ class OneImageAdapter(_ImageAdapter, ArrayAdapter):
     """One image file as an array."""
 
     @classmethod
-    def from_catalog(cls, data_source: Any, node: Any, /, **_: Any) -> Self:
+    def from_catalog(
+        cls, data_source: DataSource[ArrayStructure], node: Any, /, **_: object
+    ) -> Self:
         """Read the file of a catalog node."""
         path = path_from_uri(data_source.assets[0].data_uri)
         try:

@@ -43,6 +43,7 @@ _MOST_OBJECTS = 10_000  # on all paths through a file: no other file is read dur
 _MOST_LINKED = 200  # files that are open at the same time because one file links to them
 
 Tree = dict[str, Any]
+Libver = str | tuple[str, str]
 
 
 def confine_hdf5(readable: Readable) -> None:
@@ -67,7 +68,7 @@ def confine_hdf5(readable: Readable) -> None:
         dataset: str | None = None,
         *,
         swmr: bool = tiled_hdf5.SWMR_DEFAULT,
-        libver: Any = "latest",
+        libver: Libver = "latest",
         locking: bool | None = None,
     ) -> Iterator[Any]:
         how = {"swmr": swmr, "libver": libver, "locking": locking}
@@ -75,7 +76,7 @@ def confine_hdf5(readable: Readable) -> None:
         with alone, opened(readable, Path(filename), **how) as finder:
             yield finder.node(dataset or "/")
 
-    def parse_hdf5_tree(node: Any) -> Any:
+    def parse_hdf5_tree(node: object) -> Any:
         return node.tree() if isinstance(node, _FoundGroup) else tiled_hdf5.HDF5_DATASET
 
     tiled_hdf5.h5open = h5open  # type: ignore[assignment,misc]
@@ -93,12 +94,12 @@ def _read_one() -> None:
     called: list[str] = []
 
     @contextlib.contextmanager
-    def h5open(filename: Path | str, dataset: str | None = None, **_: Any) -> Iterator[Any]:
+    def h5open(filename: Path | str, dataset: str | None = None, **_: object) -> Iterator[Any]:
         called.append("h5open")
         with h5py.File(filename, "r") as file:
             yield file[dataset] if dataset else file
 
-    def parse_hdf5_tree(node: Any) -> Any:
+    def parse_hdf5_tree(node: object) -> Any:
         called.append("parse_hdf5_tree")
         return {"data": tiled_hdf5.HDF5_DATASET}
 
@@ -134,7 +135,7 @@ def opened(
     *,
     swmr: bool,
     locking: bool | None,
-    libver: Any = "latest",
+    libver: Libver = "latest",
 ) -> Iterator[Finder]:
     """Open a file to find and read what is in it, within a ``with``.
 
@@ -193,7 +194,7 @@ class _File:
     """An open file."""
 
     def __init__(self, file: h5py.File, path: Path, *, linked: bool) -> None:
-        self.root = file["/"]
+        self.root: Any = file["/"]
         self.path = path
         self.linked = linked
         """Whether another file links to it: then it must have no external links itself."""
@@ -298,7 +299,7 @@ class Finder:
                 tree[part] = tiled_hdf5.HDF5_DATASET
         return tree
 
-    def _find(self, file: _File, group: Any, name: str, depth: int) -> tuple[Any, _File]:
+    def _find(self, file: _File, group: h5py.Group, name: str, depth: int) -> tuple[Any, _File]:
         """Follow a path to an object, link by link."""
         here: Any = file.root if name.startswith("/") else group
         for part in (part for part in name.split("/") if part not in ("", ".")):
@@ -341,7 +342,7 @@ class Finder:
             self._linked[path] = _File(opened, path, linked=True)
         return self._linked[path]
 
-    def _check(self, found: Any, file: _File) -> None:
+    def _check(self, found: h5py.Dataset, file: _File) -> None:
         check_pieces(found, f"{shown(file.path)}: {shown(found.name)}")
 
 

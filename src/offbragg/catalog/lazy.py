@@ -57,7 +57,7 @@ class LaterCatalog:
         except CatalogError as error:
             raise _AwayError(str(error)) from error
 
-    def __getitem__(self, item: Any) -> Any:
+    def __getitem__(self, item: object) -> Any:
         return self._connected()[item]
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class LaterCatalog:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._connected())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Search, as Databroker's v1 does: db(scan_id=42)."""
         return self._connected()(*args, **kwargs)
 

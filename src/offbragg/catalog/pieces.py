@@ -6,7 +6,7 @@ the pieces say which of them has an angle, and whether it was measured with beam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from offbragg.sweep import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
+    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 
 _ROWS = "internal"
 _NEAR = 1e-3  # tolerance for the angles of two pieces, in steps
@@ -59,7 +60,7 @@ class WholeSweep:
         return np.concatenate(read)
 
 
-def whole_sweep(runs: Any, uid: str) -> WholeSweep:
+def whole_sweep(runs: CatalogOfBlueskyRuns, uid: str) -> WholeSweep:
     """Join the pieces of the sweep that a run belongs to.
 
     Where pieces overlap, the first row that is stored and was exposed with beam (its ``weight``, if
@@ -106,7 +107,7 @@ def whole_sweep(runs: Any, uid: str) -> WholeSweep:
     return WholeSweep(pieces, rows)
 
 
-def pieces_of(runs: Any, uid: str) -> tuple[Any, ...]:
+def pieces_of(runs: CatalogOfBlueskyRuns, uid: str) -> tuple[Any, ...]:
     """Find the runs that measured the same sweep, in the order of measurement.
 
     Parameters
@@ -117,7 +118,7 @@ def pieces_of(runs: Any, uid: str) -> tuple[Any, ...]:
     from tiled.queries import Key
 
     try:
-        run = runs[uid]
+        run: Any = runs[uid]
     except KeyError as error:
         raise CatalogError(f"the catalog has no run {uid}") from error
     start = run.metadata["start"]
@@ -181,7 +182,7 @@ def _image_key(run: Any) -> str:
     return f"{run.metadata['start']['detector']['name']}_image"
 
 
-def _stretches(uids: Any, numbers: Any) -> list[tuple[str, range]]:
+def _stretches(uids: Iterable[str], numbers: Iterable[int]) -> list[tuple[str, range]]:
     """Group successive frames of the same run."""
     found: list[tuple[str, range]] = []
     for uid, number in zip(uids, numbers, strict=True):

@@ -11,12 +11,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import parse_qsl
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Message, Receive, Scope, Send, refuse
 from offbragg.printable import printable
 
 _FIELD = re.compile(r"filter\[(\w+)\]\[condition\]\[(\w+)\]")
@@ -58,7 +57,7 @@ class Questions:
             return
         begun = False
 
-        async def send_on(message: Any) -> None:
+        async def send_on(message: Message) -> None:
             nonlocal begun
             begun = True
             if message.get("status") == 500 and "expected_shape=" in query:
@@ -129,7 +128,7 @@ def _wanted(field: tuple[str, str], value: str) -> str:
     return ""
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     if isinstance(value, int) and not -_INTEGER <= value < _INTEGER:
         return False
     return isinstance(value, str | int | float)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from fastapi import HTTPException
 from pyarrow.parquet import read_metadata, write_table
 from tiled.adapters.parquet import ParquetDatasetAdapter
 from tiled.adapters.sequence import FileSequenceAdapter
 from tiled.adapters.sql import SQLAdapter
-from tiled.ndslice import NDSlice
+from tiled.ndslice import NDBlock, NDSlice
 from tiled.structures.array import ArrayStructure
 from tiled.structures.core import StructureFamily
 from tiled.structures.table import TableStructure
@@ -117,7 +118,7 @@ class CountedAdapter:
         An object that keeps files open as long as there is something to read.
     """
 
-    def __init__(self, adapter: Any, kept: Any = None) -> None:
+    def __init__(self, adapter: Any, kept: object = None) -> None:
         self._adapter = adapter
         self._kept = kept
 
@@ -135,7 +136,7 @@ class CountedAdapter:
     def __len__(self) -> int:
         return len(self._adapter)
 
-    def get(self, key: str, *default: Any) -> Any:
+    def get(self, key: str, *default: object) -> Any:
         """Return an item of a container, or a column of a table."""
         if self._adapter.structure_family == StructureFamily.table:
             about_to_read(_table_bytes(self._adapter, [key]))
@@ -159,7 +160,7 @@ class CountedAdapter:
         read = self._adapter.read(*args, **kwargs)
         return CountedAdapter(read, self._kept) if hasattr(read, "structure_family") else read
 
-    def read_block(self, block: Any, slice: NDSlice = NDSlice(...)) -> Any:  # noqa: B008
+    def read_block(self, block: NDBlock, slice: NDSlice = NDSlice(...)) -> Any:  # noqa: B008
         """Read a block of an array, or a slice of it."""
         structure = self._adapter.structure()
         shape = block.shape_from_chunks(structure.chunks)
@@ -173,7 +174,7 @@ class CountedAdapter:
         """Read a part of a table."""
         return self._read_table(self._adapter.read_partition, partition, fields)
 
-    def _read_table(self, read: Any, *args: Any, **kwargs: Any) -> Any:
+    def _read_table(self, read: Callable[..., pd.DataFrame], *args: Any, **kwargs: Any) -> Any:
         fields = args[-1] if args else kwargs.get("fields")
         about_to_read(_table_bytes(self._adapter, fields))
         rows = read(*args, **kwargs)

@@ -22,6 +22,7 @@ from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.hdf5 import SWMR_DEFAULT
 from tiled.catalog.adapter import CatalogNodeAdapter
 from tiled.structures.core import StructureFamily
+from tiled.structures.data_source import DataSource
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.adapters import FramesAdapter
@@ -61,7 +62,7 @@ class ConfinedAdapter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
 
-    def from_catalog(self, data_source: Any, node: Any, /, **parameters: Any) -> Any:
+    def from_catalog(self, data_source: DataSource[Any], node: Any, /, **parameters: Any) -> Any:
         """Make the adapter of a node, if all of its assets may be read.
 
         Raises
@@ -109,11 +110,11 @@ class ConfinedAdapter:
             check_size(path, real.stat().st_size, ANSWER)
 
 
-def _array_of(adapter: Any) -> Any:
+def _array_of(adapter: object) -> Any:
     """Return the array that an adapter of Tiled reads; without it the chunks are not known."""
     if not hasattr(adapter, "_array"):
         raise CatalogError(f"{type(adapter).__name__} is not read: its chunks cannot be checked")
-    return adapter._array
+    return adapter._array  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Kept:
@@ -158,7 +159,7 @@ def _make_one() -> None:
 
     class ProbeAdapter:
         @staticmethod
-        def from_catalog(*_: Any, **__: Any) -> ProbeAdapter:
+        def from_catalog(*_: object, **__: object) -> ProbeAdapter:
             made.append(ProbeAdapter())
             return made[-1]
 
@@ -167,7 +168,7 @@ def _make_one() -> None:
         context = SimpleNamespace(adapters_by_mimetype={"application/x-hdf5": ProbeAdapter})
         source = SimpleNamespace(mimetype="application/x-hdf5", assets=[], parameters={})
 
-        async def data_sources(self, **_: Any) -> list[Any]:
+        async def data_sources(self, **_: object) -> list[Any]:
             return [self.source]
 
     node: Any = ProbeNode()

@@ -29,8 +29,10 @@ from offbragg.errors import CatalogError
 from offbragg.parent import follow_parent
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
+    from offbragg.catalog.authentication import App, Receive, Scope, Send
     from offbragg.catalog.readable import Readable
 
 _COLUMN = re.compile(r"/api/v1/array/(full|block)/.*/internal/[^/]+")
@@ -139,7 +141,7 @@ def serve(
     ready
         File that is written, atomically, once requests are answered: JSON with ``url`` and ``pid``.
     parent
-        Process id of the parent; the server ends when that process is no longer its parent.
+        Process id of the parent; the server ends when its parent is another process.
 
     Raises
     ------
@@ -217,7 +219,7 @@ def _serve(
     )
 
     class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if ready is not None and self.servers:
                 at = self.servers[0].sockets[0].getsockname()
@@ -327,10 +329,10 @@ class _ExpectedLength:
     error if there are more by then.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _COLUMN.match(scope["path"]):
             asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
             length = asked.get("expected_shape", "")
@@ -340,14 +342,14 @@ class _ExpectedLength:
         await self._app(scope, receive, send)
 
 
-def _end_on_signals(server: Any) -> None:
+def _end_on_signals(server: uvicorn.Server) -> None:
     """Let a signal end the server also while uvicorn does not handle signals.
 
     That is before it runs, and after its graceful end, when it raises the signal once more: that
     one must not kill this process.
     """
 
-    def end(*_: Any) -> None:
+    def end(*_: object) -> None:
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from offbragg.private_parts import PrivatePart, examine
@@ -88,7 +88,7 @@ def _look_up_at_once() -> None:
     signature = _signature(walk, "path", "root_tree", "access_policy")
 
     @functools.wraps(walk)
-    async def get_entry(*args: Any, **kwargs: Any) -> Any:
+    async def get_entry(*args: object, **kwargs: object) -> Any:
         asked = signature.bind(*args, **kwargs).arguments
         segments = [segment for segment in asked["path"].split("/") if segment]
         if asked.get("access_policy") is None and segments:
@@ -98,7 +98,7 @@ def _look_up_at_once() -> None:
     router.get_entry = get_entry
 
 
-def _signature(function: Any, *parameters: str) -> inspect.Signature:
+def _signature(function: Callable[..., object], *parameters: str) -> inspect.Signature:
     """Return the signature of a function that has certain parameters."""
     signature = inspect.signature(function)
     if lacking := [name for name in parameters if name not in signature.parameters]:
