@@ -272,6 +272,20 @@ def test_a_file_without_options_for_opening_is_read_by_several_at_once(places):
     assert made.read() == "read"
 
 
+@pytest.mark.parametrize("address", ["FILE://localhost{}", " file:{}", "s3:/{}", "duckdb://{}"])
+@pytest.mark.parametrize(
+    "mimetype", ["application/x-hdf5", "application/x-zarr", "application/x-parquet", "image/tiff"]
+)
+def test_an_address_that_is_written_otherwise_does_not_lead_out(places, address, mimetype):
+    """Tiled takes FILE: for a file, too, and checks no other scheme."""
+    served, secret = places
+    adapter = ConfinedAdapter(Adapter, mimetype, Readable([served]))
+    asset = SimpleNamespace(data_uri=address.format(secret / "good.h5"))
+
+    with pytest.raises(CatalogError, match="is not read"):
+        adapter.from_catalog(SimpleNamespace(assets=[asset]), None)
+
+
 class Adapter:
     """What Tiled would read with."""
 

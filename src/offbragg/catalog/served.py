@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 from tiled.adapters.array import ArrayAdapter
@@ -35,7 +36,8 @@ from offbragg.errors import CatalogError
 from offbragg.private_parts import PrivatePart, examine
 
 HDF5 = frozenset({"application/x-hdf5", "application/x-offbragg-frames"})
-OWN = frozenset({"application/x-zarr", "application/x-parquet", "application/x-tiled-sql-table"})
+_TABLES = "application/x-tiled-sql-table"  # in a database, which must be the catalog's own
+OWN = frozenset({"application/x-zarr", "application/x-parquet", _TABLES})
 """Stored by Tiled itself, in many files each: these are read from its own storage only."""
 _IN_PIECES = frozenset({"application/x-hdf5", "application/x-zarr"})
 SERVED = HDF5 | OWN | IMAGES.keys() | {f"multipart/related;type={kind}" for kind in IMAGES}
@@ -74,8 +76,10 @@ class ConfinedAdapter:
         uris = [asset.data_uri for asset in data_source.assets]
         uris += [uri for uri in parameters.get("data_uris") or () if uri is not None]
         for uri in dict.fromkeys(uris):
-            if uri.startswith("file:"):
+            if urlparse(uri).scheme == "file":  # as Tiled reads it: FILE: is a file, too
                 self._check(path_from_uri(uri), parameters, kept)
+            elif self._mimetype != _TABLES:
+                raise CatalogError(f"{shown(uri)} is not read: it is not a file")
         try:
             adapter = self._adapter.from_catalog(data_source, node, **parameters)
         except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
