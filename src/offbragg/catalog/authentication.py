@@ -43,7 +43,7 @@ _WRONG = (
     "with this catalog's own key. Ask whoever gave it to you: offbragg key creates another one."
 )
 _EXPIRED = (
-    "This key has expired: it was valid until {}. Ask whoever gave it to you for another one: "
+    "This key has expired: it ended on {}. Ask whoever gave it to you for another one: "
     "offbragg key creates it."
 )
 
