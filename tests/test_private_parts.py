@@ -1,4 +1,4 @@
-"""Holds on private parts of other packages say whether they are active, and never fail open."""
+"""Holds on private parts of other packages report whether they are active; none fails open."""
 
 from __future__ import annotations
 
@@ -11,31 +11,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import bluesky.suspenders
+import numpy as np
 import ophyd
 import pytest
 import simulated  # noqa: F401  sets where Channel Access is looked for, before ophyd is imported
+import tifffile
+import tiled.adapters.array
 import tiled.adapters.hdf5
+import tiled.adapters.parquet
+import tiled.adapters.sequence
 import tiled.catalog.adapter
 import tiled.server.router
 import uvicorn.protocols.http.h11_impl as h11
 
 from offbragg.beamline.build import _require_stopped_moves
 from offbragg.beamline.run_engine import install_suspender
-from offbragg.catalog import (
-    connection_limits as limits,
-)
-from offbragg.catalog import (
-    inside,
-    tiled_client,
-)
-from offbragg.catalog import (
-    served as guard,
-)
-from offbragg.catalog import (
-    tiled_patches as shortcuts,
-)
+from offbragg.catalog import inside, served, tiled_client, tiled_patches
 from offbragg.catalog.readable import Readable
-from offbragg.catalog.served import GuardedAdapter, put_before
+from offbragg.catalog.served import ConfinedAdapter, confine_adapters
 from offbragg.catalog.server import serve
 from offbragg.doctor import private as doctor_private
 from offbragg.errors import CatalogError, ConfigError, DeviceError
@@ -70,12 +63,23 @@ class _Opened:
         ("catalog.inside", tiled.adapters.hdf5.HDF5ArrayAdapter, "lazy_load_hdf5_array",
          staticmethod(_Opened.load)),
         ("catalog.inside", tiled.adapters.hdf5, "HDF5_BROKEN_LINK", None),
-        ("catalog.guard", tiled.catalog.adapter.CatalogNodeAdapter, "get_adapter",
+        ("catalog.served", tiled.catalog.adapter.CatalogNodeAdapter, "get_adapter",
          lambda self: asyncio.sleep(0, result=object())),
-        ("catalog.limits", h11.H11Protocol, "data_received", lambda self, data: None),
-        ("catalog.limits", h11.H11Protocol, "connection_made", lambda self, transport: None),
+        ("catalog.connection_limits", h11.H11Protocol, "data_received", lambda self, data: None),
+        ("catalog.connection_limits", h11.H11Protocol, "connection_made",
+         lambda self, transport: None),
         ("catalog.checked", tiled.adapters.hdf5.HDF5ArrayAdapter, "from_catalog",
          classmethod(lambda cls, *_, **__: None)),
+        ("catalog.checked", tiled.adapters.hdf5.HDF5Adapter, "__getitem__",
+         lambda self, key: SimpleNamespace(_tree={}, uris=self.uris, dataset=key)),
+        ("catalog.served", tiled.adapters.array.ArrayAdapter, "from_array",
+         classmethod(lambda cls, array: SimpleNamespace())),
+        ("catalog.images", tiled.adapters.sequence.FileSequenceAdapter, "_map_read",
+         lambda self, paths: [np.zeros((1, 2), np.uint8) for _ in paths]),
+        ("catalog.images", tifffile, "TiffFile",
+         lambda file, _multifile, is_ndtiff: tifffile.tifffile.TiffFile(file)),
+        ("catalog.read_limits", tiled.adapters.parquet.ParquetDatasetAdapter, "__init__",
+         lambda self, uris, structure: None),
     ],
 )  # fmt: skip
 def test_a_package_that_changed_is_noticed(monkeypatch, module, where, name, instead):
@@ -85,9 +89,9 @@ def test_a_package_that_changed_is_noticed(monkeypatch, module, where, name, ins
     else:
         monkeypatch.setattr(where, name, instead)
 
-    part = importlib.import_module(f"offbragg.{module}").self_test()
+    parts = importlib.import_module(f"offbragg.{module}").self_test()
 
-    assert not part.active
+    (part,) = [p for p in (parts if isinstance(parts, list) else [parts]) if not p.active]
     assert part.guards
     assert "not available" in str(part)
 
@@ -96,42 +100,53 @@ def broken(purpose: str) -> Any:
     return lambda: SimpleNamespace(active=False, __str__=lambda self: purpose)
 
 
-@pytest.mark.parametrize("name", ["inside", "guard"])
-def test_no_file_is_served_without_its_guard(monkeypatch, tmp_path, name):
-    monkeypatch.setattr({"inside": inside, "guard": guard}[name], "self_test", broken(name))
+@pytest.mark.parametrize("module", [inside, served])
+def test_no_file_is_served_without_its_check(monkeypatch, tmp_path, module):
+    monkeypatch.setattr(module, "self_test", broken("a check"))
     context = SimpleNamespace(adapters_by_mimetype={})
     readable = Readable([tmp_path])
 
-    serve = {
-        "inside": lambda: inside.take_the_place(readable),
-        "guard": lambda: put_before(context, readable, readable),
-    }[name]
-    with pytest.raises(CatalogError, match="cannot be guarded"):
-        serve()
+    confine = {
+        inside: lambda: inside.confine_hdf5(readable),
+        served: lambda: confine_adapters(context, readable, readable),
+    }[module]
+    with pytest.raises(CatalogError, match=r"the catalog is not served: .* its roots"):
+        confine()
 
     assert context.adapters_by_mimetype == {}
 
 
 def test_no_file_is_served_where_adapters_are_kept_elsewhere(tmp_path):
-    with pytest.raises(CatalogError, match="cannot be guarded"):
-        put_before(SimpleNamespace(), Readable([tmp_path]), Readable([tmp_path]))
+    with pytest.raises(CatalogError, match=r"the catalog is not served: .* its roots"):
+        confine_adapters(SimpleNamespace(), Readable([tmp_path]), Readable([tmp_path]))
 
 
-def test_an_array_whose_pieces_cannot_be_looked_at_is_refused(tmp_path):
-    made = SimpleNamespace(structure_family="array")
+@pytest.mark.parametrize(
+    ("family", "mimetype", "reason"),
+    [("array", "application/x-zarr", "its chunks cannot be checked"),
+     ("table", "application/x-parquet", "its size cannot be known")],
+)  # fmt: skip
+def test_what_cannot_be_checked_before_it_is_read_is_refused(tmp_path, family, mimetype, reason):
+    made = SimpleNamespace(structure_family=family)
     adapter = SimpleNamespace(from_catalog=lambda *_, **__: made)
     source: Any = SimpleNamespace(assets=[])
 
-    with pytest.raises(CatalogError, match="cannot be looked at"):
-        GuardedAdapter(adapter, "application/x-zarr", Readable([tmp_path])).from_catalog(
-            source, None
-        )
+    with pytest.raises(CatalogError, match=reason):
+        ConfinedAdapter(adapter, mimetype, Readable([tmp_path])).from_catalog(source, None)
 
 
-def test_nothing_is_served_to_connections_that_never_end(monkeypatch, tmp_path):
-    monkeypatch.setattr(limits, "self_test", broken("connections"))
+@pytest.mark.parametrize("name", ["connection_limits", "checked", "read_limits", "tiled_app"])
+def test_nothing_is_served_without_what_guards_it(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(f"offbragg.catalog.{name}.self_test", broken(name))
 
-    with pytest.raises(CatalogError, match="not served without what guards it"):
+    with pytest.raises(CatalogError, match="not served: what it needs is not available"):
+        serve(tmp_path / "catalog", [tmp_path])
+
+
+def test_nothing_is_served_without_the_checks_of_images(monkeypatch, tmp_path):
+    monkeypatch.setattr("offbragg.catalog.images.self_test", lambda: [broken("images")()])
+
+    with pytest.raises(CatalogError, match="not served: what it needs is not available"):
         serve(tmp_path / "catalog", [tmp_path])
 
 
@@ -155,7 +170,7 @@ def test_what_only_saves_time_is_left_out(monkeypatch, caplog):
     monkeypatch.delattr(tiled.server.router, "get_entry")
     monkeypatch.setattr(tiled_client, "_clients", lambda: {}["moved"])
 
-    shortcuts.take()
+    tiled_patches.apply()
 
     assert "a node looked up at once" in caplog.text
     assert "not available" in caplog.text
@@ -170,7 +185,8 @@ def test_importing_changes_nothing_in_other_packages():
         "assert set(h5py.registered_drivers()) == before;"
         "from bluesky_tiled_plugins.writing import consolidators as c, tiled_writer as w;"
         "hdf5, cut = c.CONSOLIDATOR_REGISTRY['application/x-hdf5'], w.truncate_json_overflow;"
-        "from offbragg.catalog import publisher, consolidators;"
+        "from offbragg.catalog import consolidators;"
+        "from offbragg.followers import publisher;"
         "assert w.truncate_json_overflow is cut;"
         "consolidators.register_consolidators();"
         "assert c.CONSOLIDATOR_REGISTRY['application/x-hdf5'] is hdf5 is c.HDF5Consolidator"

@@ -131,7 +131,7 @@ class PublishedRun(MeasuredRun):
         self.scan.finish(time=time.time(), exit_status=exit_status, reason="", summary={})
 
     def feed(self) -> bool:
-        """Give the publisher what is new in the journal, and let it do what there is to do."""
+        """Send the new documents of the journal to the publisher, and let it publish them."""
         assert self.follower is not None
         path = self.journal_directory / f"{self.uid}.jsonl"
         documents, self.position = read_journal(path, self.position)
@@ -179,7 +179,7 @@ class Documents:
     ) -> Documents:
         first = {key: values[0] for key, values in columns.items()}
         config = configuration or {}
-        told = {
+        configured = {
             "data": dict(config),
             "timestamps": dict.fromkeys(config, 1.0),
             "data_keys": described(config),
@@ -188,7 +188,7 @@ class Documents:
             "uid": f"{self.uid}-d", "run_start": self.uid, "time": 1.0, "name": "primary",
             "data_keys": {key: {**spec, **more} for key, spec in described(first).items()},
             "object_keys": {"device": list(columns)}, "hints": {},
-            "configuration": {"device": told},
+            "configuration": {"device": configured},
         })  # fmt: skip
         for number in range(len(next(iter(columns.values())))):
             data = {key: values[number] for key, values in columns.items()}
@@ -216,7 +216,7 @@ class Documents:
 
 
 def seen_by_a_client(node: Any) -> Any:
-    """Everything that a client gets of a node and what is in it, but the time of its making."""
+    """Return everything that a client gets of a node and its children, except times of creation."""
     item = json.loads(json.dumps(node.item["attributes"], default=str))
     for own in ("time_created", "time_updated"):
         item.pop(own, None)
@@ -229,19 +229,23 @@ def seen_by_a_client(node: Any) -> Any:
                 asset.pop("data_uri")
         if source.get("management") == "writable":
             source.pop("parameters", None)
-    told: dict[str, Any] = {"attributes": item}
+    answers: dict[str, Any] = {"attributes": item}
     if isinstance(node, Container):
         node = getattr(node, "base", node)  # a stream shows the columns of its tables as its own
-        told["children"] = [
+        answers["children"] = [
             [key, seen_by_a_client(Container.__getitem__(node, key))]
             for key in Container.keys(node)  # in its order
         ]
-        return told
+        return answers
     family = item["structure_family"]
     if family == "array":
         array = np.asarray(node.read())
-        told["read"] = [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+        answers["read"] = [
+            str(array.dtype),
+            array.shape,
+            hashlib.sha256(array.tobytes()).hexdigest(),
+        ]
     elif family == "table":
         table = node.read()
-        told["read"] = [list(map(str, table.dtypes)), table.to_json(double_precision=15)]
-    return told
+        answers["read"] = [list(map(str, table.dtypes)), table.to_json(double_precision=15)]
+    return answers

@@ -119,13 +119,13 @@ def test_what_is_resumed_is_of_the_same_file_or_begins_again(http, scan, address
     part = {"Range": "bytes=10-"}
 
     same = http.get(address, headers=part | {"If-Range": etag})
-    another = http.get(address, headers=part | {"If-Range": '"of before"'})
+    another = http.get(address, headers=part | {"If-Range": '"of an earlier file"'})
 
     assert same.status_code == 206
     assert another.status_code == 200
     assert another.content == scan.read_bytes()
     assert http.get(address, headers={"If-None-Match": etag}).status_code == 304
-    assert http.get(address, headers={"If-Match": '"of before"'}).status_code == 412
+    assert http.get(address, headers={"If-Match": '"of an earlier file"'}).status_code == 412
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="without curl")
@@ -157,6 +157,28 @@ def test_the_list_has_the_scan_file_its_digest_and_the_volumes_made_of_it(
     for one in files:
         assert one["size"] == scan.with_name(one["name"]).stat().st_size
         assert http.get(one["address"]).content == scan.with_name(one["name"]).read_bytes()
+
+
+def test_a_volume_with_an_enormous_record_is_left_out_and_takes_no_memory(
+    server, http, scan, whole
+):
+    """60 MB of JSON would be 1.3 GB in the memory of the server."""
+    path = volume_of(scan.with_name("volume-enormous.h5"), whole.uid)
+    record = b'{"inputs": [{"run": "%s"}], "x": [%s0]}' % (whole.uid.encode(), b"[]," * 20_000_000)
+    with h5py.File(path, "r+") as file:
+        del file["entry/process/record"]
+        file["entry/process/record"] = np.array(record)
+    try:
+        before = memory(server.process.pid)
+        files = http.get(f"/files/{whole.uid}").json()["files"]
+        answer = http.get(f"/files/{whole.uid}/{path.name}")
+        grown = memory(server.process.pid) - before
+    finally:
+        path.unlink()
+
+    assert path.name not in [one["name"] for one in files]
+    assert answer.status_code == 404
+    assert grown < 60e6
 
 
 @pytest.mark.parametrize(
@@ -272,8 +294,8 @@ def test_five_gigabytes_are_sent_in_flat_memory(server, key, whole, scan):
             urllib.request.Request(
                 f"{server.url}/files/{whole.uid}/{big.name}.sha256", headers=dict(request.headers)
             )
-        ) as said:
-            assert said.read().decode().split()[0] == digest.hexdigest()
+        ) as answer:
+            assert answer.read().decode().split()[0] == digest.hexdigest()
         assert grown < 60e6
     finally:
         with contextlib.suppress(OSError):

@@ -275,7 +275,7 @@ def test_a_stack_that_a_kill_tore_keeps_nobody_waiting(make_run, whole):
 
     tear(run.scan.path, lambda: run.store(4, 5))
 
-    with pytest.raises(CatalogError, match=r"503.*A stacker that is started again makes the file"):
+    with pytest.raises(CatalogError, match=r"503.*Restart offbragg stack: it rebuilds the file"):
         frames[2]
     np.testing.assert_array_equal(whole.node["primary"]["pilatus_image"][0], counts_of(0))
 

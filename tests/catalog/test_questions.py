@@ -1,4 +1,4 @@
-"""What cannot be answered is said to be so: no question is a failure of the server."""
+"""What cannot be answered is refused: no question makes the server fail."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_value_that_is_none_is_refused_by_its_name(http, kind, value):
     assert f"filter[{kind}][condition][value] is {value[:20]}" in answer.json()["detail"]
 
 
-def test_a_client_is_told_at_once(cat):
+def test_a_client_gets_the_reason_at_once(cat):
     with pytest.raises(ClientError, match="it must be a text in quotes, a number"):
         len(cat.search(Key("sample") == {"name": "LSMO-140"}))
 

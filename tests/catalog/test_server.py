@@ -25,13 +25,13 @@ from offbragg.errors import CatalogError
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Apikey 0123456789abcdef"}])
 @pytest.mark.parametrize("path", ["metadata/raw", "search/", "metadata/"])
-def test_nobody_gets_in_without_the_key(server, path, headers):
+def test_without_the_key_nothing_is_answered(server, path, headers):
     answer = httpx.get(f"{server.url}/api/v1/{path}", headers=headers)
 
     assert answer.status_code == 401
 
 
-def test_a_client_with_another_key_is_told_so(server):
+def test_a_client_with_another_key_is_refused(server):
     with pytest.raises(CatalogError, match="refused the key"):
         connect(server.url, "0123456789abcdef")
 
@@ -62,7 +62,7 @@ def test_a_catalog_that_is_not_there_is_reported_in_time():
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_whoever_waits_for_an_answer_when_the_server_ends_is_told_to_ask_again(kind):
+def test_a_client_that_waits_when_the_server_ends_is_asked_to_try_again(kind):
     """As uvicorn does, once it has waited long enough for its graceful end."""
     sent = []
 
@@ -200,17 +200,17 @@ def test_a_second_server_of_a_catalog_is_refused_with_the_first_ones_pid(server,
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "reason"),
     [("", "A key is needed"), ("wrong", "This key is wrong"), ("ended", "This key has expired")],
 )
-def test_what_is_the_matter_with_a_key_is_said(server, given, said):
+def test_a_key_is_refused_with_the_reason(server, given, reason):
     key = reading_key(server.key, ends=1.0) if given == "ended" else given
     headers = {"Authorization": f"Apikey {key}"} if key else {}
 
     answer = httpx.get(f"{server.url}/api/v1/metadata/raw", headers=headers)
 
     assert answer.status_code == 401
-    assert answer.json()["detail"].startswith(said)
+    assert answer.json()["detail"].startswith(reason)
     if key:
-        with pytest.raises(CatalogError, match=said):
+        with pytest.raises(CatalogError, match=reason):
             connect(server.url, key)

@@ -36,8 +36,8 @@ from offbragg.files.scan_file import ScanFile
 SHAPE = (4000, 1679, 1475)  # 40 GB
 ROOM = 3_000_000_000  # bytes of address space that the server may take beyond what it has
 SMALLER = """
-from offbragg.catalog import answers, limits
-answers.AT_ONCE = 320_000_000
+from offbragg.catalog import connection_limits as limits, read_limits
+read_limits.AT_ONCE = 320_000_000
 limits.HEADING, limits.STALLED, limits.UPLOADING = 1.0, 1.5, 1.0
 """
 
@@ -273,7 +273,7 @@ def is_cut(caller: socket.socket) -> bool:
     return True
 
 
-def test_a_thousand_sockets_that_say_nothing_keep_nobody_out(besieged):
+def test_a_thousand_sockets_that_say_nothing_keep_no_one_out(besieged):
     pid = besieged.server.process.pid
     with many_files(2000), contextlib.ExitStack() as stack:
         callers = [stack.enter_context(besieged.dial()) for _ in range(1000)]

@@ -36,7 +36,7 @@ from offbragg.catalog.consolidators import frames_structure
 from offbragg.catalog.images import IMAGES
 from offbragg.catalog.inside import check_hdf5, opened
 from offbragg.catalog.readable import Readable
-from offbragg.catalog.served import GuardedAdapter
+from offbragg.catalog.served import ConfinedAdapter
 from offbragg.cli import main
 from offbragg.errors import CatalogError, ReductionError, ScanFileError
 from offbragg.files.root import open_below
@@ -181,7 +181,7 @@ def test_a_group_that_holds_itself_is_refused(places):
 def test_few_groups_with_many_names_each_are_refused_and_not_walked_for_ever(places, monkeypatch):
     """Ten names for each of 30 groups, each in the one before: 10^30 ways, and no circle."""
     served, _ = places
-    monkeypatch.setattr("offbragg.catalog.inside._MOST_THINGS", 2000)
+    monkeypatch.setattr("offbragg.catalog.inside._MOST_OBJECTS", 2000)
     with h5py.File(served / "laughs.h5", "w", libver="latest") as file:
         group = file["/"]
         for _ in range(30):
@@ -196,13 +196,13 @@ def test_few_groups_with_many_names_each_are_refused_and_not_walked_for_ever(pla
 
 def test_one_dataset_of_many_names_is_refused(places, monkeypatch):
     served, _ = places
-    monkeypatch.setattr("offbragg.catalog.inside._MOST_THINGS", 20)
+    monkeypatch.setattr("offbragg.catalog.inside._MOST_OBJECTS", 20)
     with h5py.File(served / "many.h5", "w", libver="latest") as file:
         file["0"] = 1
         for name in range(1, 25):
             file[str(name)] = file["0"]
 
-    with pytest.raises(CatalogError, match="there are more than 20 things"):
+    with pytest.raises(CatalogError, match="there are more than 20 objects"):
         check_hdf5(served / "many.h5", [served])
 
 
@@ -252,7 +252,7 @@ def test_a_symbolic_link_that_stays_inside_is_followed(places):
 def test_a_file_that_the_process_reads_already_is_looked_at_in_the_same_way(places, locking):
     """HDF5 refuses a second opening that asks for other locks than the first one."""
     served, _ = places
-    adapter = GuardedAdapter(Adapter, "application/x-hdf5", Readable([served]))
+    adapter = ConfinedAdapter(Adapter, "application/x-hdf5", Readable([served]))
     path = served / "good.h5"
 
     with h5py.File(path, "r", libver="latest", swmr=True, locking=locking):
@@ -261,15 +261,29 @@ def test_a_file_that_the_process_reads_already_is_looked_at_in_the_same_way(plac
     assert made.read() == "read"
 
 
-def test_a_file_of_which_nobody_said_how_to_open_it_is_read_by_several_at_once(places):
+def test_a_file_without_options_for_opening_is_read_by_several_at_once(places):
     served, _ = places
-    adapter = GuardedAdapter(Adapter, "application/x-hdf5", Readable([served]))
+    adapter = ConfinedAdapter(Adapter, "application/x-hdf5", Readable([served]))
     path = served / "good.h5"
 
     with h5open(path, "data", swmr=SWMR_DEFAULT, libver="latest"):  # as Tiled has it open
         made = adapter.from_catalog(Source(path), None, dataset="data")
 
     assert made.read() == "read"
+
+
+@pytest.mark.parametrize("address", ["FILE://localhost{}", " file:{}", "s3:/{}", "duckdb://{}"])
+@pytest.mark.parametrize(
+    "mimetype", ["application/x-hdf5", "application/x-zarr", "application/x-parquet", "image/tiff"]
+)
+def test_an_address_that_is_written_otherwise_does_not_lead_out(places, address, mimetype):
+    """Tiled takes FILE: for a file, too, and checks no other scheme."""
+    served, secret = places
+    adapter = ConfinedAdapter(Adapter, mimetype, Readable([served]))
+    asset = SimpleNamespace(data_uri=address.format(secret / "good.h5"))
+
+    with pytest.raises(CatalogError, match="is not read"):
+        adapter.from_catalog(SimpleNamespace(assets=[asset]), None)
 
 
 class Adapter:
@@ -305,7 +319,7 @@ import h5py
 import numpy as np
 from faults.hostile import Places, hostile_files, leaks
 from tiled.adapters.hdf5 import HDF5Adapter
-from offbragg.catalog.inside import take_the_place
+from offbragg.catalog.inside import confine_hdf5
 from offbragg.catalog.readable import Readable
 base = Path(sys.argv[2])
 places = Places(base / "served", base / "secret", base / "cwd")
@@ -316,7 +330,7 @@ for path in paths:
     if "pipe" not in path.name:  # else HDF5 waits for ever
         with h5py.File(path) as file:
             leak += leaks(file["data"][()].tobytes())
-take_the_place(Readable([places.served]))
+confine_hdf5(Readable([places.served]))
 for path in paths:
     for asked in ("/data", "/"):
         try:
@@ -341,16 +355,16 @@ def hostile(tmp_path_factory) -> Places:
 def test_no_kind_of_file_leads_out_and_each_is_refused_by_name(hostile):
     for path in sorted(hostile.served.glob("*_*.h5")):
         with (
-            pytest.raises((CatalogError, BrokenLink), match=r"is not (read|there)"),
-            opened(Readable([hostile.served]), path, swmr=False, locking=None) as look,
+            pytest.raises((CatalogError, BrokenLink), match=r"is (not read|missing)"),
+            opened(Readable([hostile.served]), path, swmr=False, locking=None) as finder,
         ):
-            look.node("/data")
+            finder.node("/data")
         if path.stem.endswith("plainly"):
             with (
                 contextlib.suppress(CatalogError),  # one that leads to nothing has no values
-                opened(Readable([hostile.served]), path, swmr=False, locking=None) as look,
+                opened(Readable([hostile.served]), path, swmr=False, locking=None) as finder,
             ):
-                assert HDF5_DATASET not in look.node("/").tree().values()
+                assert HDF5_DATASET not in finder.node("/").tree().values()
 
 
 @pytest.mark.slow
@@ -476,7 +490,7 @@ def site(hostile) -> Iterator[Site]:
     made.server.end()
 
 
-def test_a_route_that_nobody_has_tried_fails_this_test(site):
+def test_a_route_that_was_never_tried_fails_this_test(site):
     paths = site.http.get("/openapi.json").json()["paths"]
     served = {
         path.split("/{")[0].removeprefix("/api/v1/")
@@ -573,7 +587,7 @@ def test_over_http_attributes_that_are_no_text_are_refused_in_words(site, route)
     answer = site.http.get(f"/api/v1/{route}/raw/attributes-{route[:4]}")
 
     assert answer.status_code == 403, answer.text
-    assert "is not read: it holds what cannot be told" in answer.json()["detail"]
+    assert "is not read: it holds what cannot be sent" in answer.json()["detail"]
 
 
 # -- a path that changes after it was looked at -------------------------------------------------

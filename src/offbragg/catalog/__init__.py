@@ -1,4 +1,4 @@
-"""The catalog: runs that are found, sliced and followed over HTTP, also while they last.
+"""The catalog: find, slice and follow runs over HTTP, also while they are being measured.
 
-`server` runs Tiled and connects to it, `publisher` writes runs, `adapters` reads our files.
+`server` runs Tiled, `client` connects to it, `adapters` reads our files.
 """

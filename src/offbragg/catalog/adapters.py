@@ -1,6 +1,6 @@
 """How Tiled's server reads our rows: one per frame, from the scan file.
 
-How they are described to it, in the process that publishes, is in `consolidators`.
+`consolidators` describes them to it, in the process that publishes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.core import Adapter
-from tiled.structures.core import StructureFamily
+from tiled.structures.core import Spec, StructureFamily
 from tiled.structures.data_source import DataSource
 from tiled.structures.table import TableStructure
+from tiled.type_aliases import JSON
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.consolidators import WORDS
@@ -42,17 +43,17 @@ def frame_rows(
     columns
         Which of them are data keys, in order.
     count
-        How many frames are decided: only these have rows.
+        Number of frames that are settled: only these have rows.
     started
         When the run was opened, POSIX s.
     period
-        From the beginning of one frame to that of the next, s.
+        Time from the start of one frame to the start of the next, s.
 
     Returns
     -------
     rows
         ``seq_num`` (number + 1), ``time``, the data keys, and their time stamps. A frame that
-        never came has the time at which it was due: documents are sorted by time.
+        never came has the time when it was due: documents are sorted by time.
 
     Examples
     --------
@@ -70,8 +71,8 @@ def frame_rows(
             continue
         value = values[column][:count]
         if column in WORDS:
-            words = [w.decode("utf-8", "replace") if isinstance(w, bytes) else w for w in value]
-            rows[column] = np.array(words, dtype=object)
+            texts = [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in value]
+            rows[column] = np.array(texts, dtype=object)
         else:
             rows[column] = value.astype(np.float64)
     rows.update({f"ts_{column}": times for column in columns})
@@ -81,7 +82,7 @@ def frame_rows(
 def times_when_due(
     times: NDArray[np.float64], *, started: float, period: float
 ) -> NDArray[np.float64]:
-    """Fill the times that are not known from those that are, one frame every `period`."""
+    """Fill unknown times from known ones, with one frame every `period`."""
     numbers = np.arange(times.size)
     known = np.flatnonzero(np.isfinite(times))
     if not known.size:
@@ -94,8 +95,8 @@ def times_when_due(
 class FramesAdapter(Adapter[TableStructure]):
     """The rows of a sweep, read from its scan file at each request, also while it grows.
 
-    One source of truth: nothing is copied into the catalog, and a frame that comes late
-    changes its row.
+    The scan file is the one source of truth: nothing is copied into the catalog, and a frame that
+    comes late changes its row.
     """
 
     structure_family = StructureFamily.table
@@ -103,7 +104,7 @@ class FramesAdapter(Adapter[TableStructure]):
 
     @classmethod
     def of(cls, readable: Readable) -> type[Self]:
-        """Return the adapter of files that lie where they may be read."""
+        """Return an adapter class for files that lie where they may be read."""
         bound = {"readable": readable}
         return cast("type[Self]", type(cls.__name__, (cls,), bound))
 
@@ -114,8 +115,8 @@ class FramesAdapter(Adapter[TableStructure]):
         *,
         started: float,
         period: float,
-        metadata: Any = None,
-        specs: Any = None,
+        metadata: JSON | None = None,
+        specs: list[Spec] | None = None,
     ) -> None:
         super().__init__(structure, metadata=metadata, specs=specs)
         self._path = path
@@ -137,7 +138,7 @@ class FramesAdapter(Adapter[TableStructure]):
         )
 
     def read(self, fields: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read the rows of every frame that is decided and whose pixels can be read too."""
+        """Read the rows of every frame that is settled and whose pixels can be read too."""
         columns = [c for c in self._structure.columns[2:] if not c.startswith("ts_")]
         with self._open() as scan:
             count = min(scan.ledger.settled(), scan.length)
@@ -146,7 +147,7 @@ class FramesAdapter(Adapter[TableStructure]):
         return rows if fields is None else rows.loc[:, list(fields)]
 
     def bytes_to_read(self) -> int:
-        """How many bytes of the scan file that takes."""
+        """Return the number of bytes of the scan file that `read` reads."""
         with self._open() as scan:
             return scan.values_size
 
@@ -154,14 +155,14 @@ class FramesAdapter(Adapter[TableStructure]):
         try:
             descriptor = self.readable.open(self._path)
         except FileNotFoundError as error:
-            raise BrokenLink(f"the scan file is gone: {self._path.name}") from error
+            raise BrokenLink(f"the scan file is missing: {self._path.name}") from error
         try:
             return ScanFile.open(self._path, descriptor=descriptor)
         finally:
             os.close(descriptor)
 
     def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read the one partition there is."""
+        """Read the only partition."""
         if partition != 0:
             raise IndexError(partition)
         return self.read(fields)
@@ -170,9 +171,9 @@ class FramesAdapter(Adapter[TableStructure]):
         return ArrayAdapter.from_array(self.read([key])[key].to_numpy())
 
     def get(self, key: str) -> ArrayAdapter | None:
-        """One column as an array, or None if there is no such column."""
+        """Return one column as an array, or None if the table does not have it."""
         return self[key] if key in self._structure.columns else None
 
     def items(self) -> Iterator[tuple[str, ArrayAdapter]]:
-        """Every column as an array."""
+        """Return every column as an array."""
         yield from ((key, self[key]) for key in self._structure.columns)

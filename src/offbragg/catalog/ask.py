@@ -1,4 +1,4 @@
-"""Ask a catalog which runs it has whole, without Tiled's client: its import takes seconds."""
+"""Ask a catalog which runs it has complete, without Tiled's client, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _PAGE = 100
 def unpublished(
     host: str, port: int, key: str, uids: Collection[str], *, timeout: float = 1.0
 ) -> tuple[int, list[str]]:
-    """Return how many runs a catalog has, and which of these it lacks or has without their end.
+    """Return the number of runs in a catalog, and which of these it lacks or has incomplete.
 
     Parameters
     ----------
     host, port
-        Where it listens.
+        Address of the server.
     key
-        One that may read.
+        A key that may read.
     uids
-        Runs that have ended.
+        Uids of runs that have ended.
     timeout
-        For each answer, s.
+        Time limit for each answer, s.
 
     Raises
     ------
     CatalogError
-        If it does not answer, or refuses the key.
+        If the catalog does not answer, or refuses the key.
     """
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
@@ -43,20 +43,20 @@ def unpublished(
         )  # fmt: skip
         runs = page or {"data": [], "meta": {"count": 0}}
         ended = {node["id"]: _selected(node) for node in runs["data"]}
-        for uid in set(uids) - ended.keys():  # older than the newest page, or not there
-            one = _ask(
+        for uid in set(uids) - ended.keys():  # older than the newest page, or absent
+            answer = _ask(
                 connection, key,
                 f"metadata/{_CONTAINER}/{quote(uid, safe='')}?fields=metadata"
                 "&select_metadata=stop.uid",
             )  # fmt: skip
-            ended[uid] = None if one is None else _selected(one["data"])
+            ended[uid] = None if answer is None else _selected(answer["data"])
         return int(runs["meta"]["count"]), [uid for uid in uids if not ended[uid]]
     except (OSError, http.client.HTTPException) as error:
-        words = (
-            f"does not answer within {timeout:g} s" if isinstance(error, TimeoutError) else error
+        reason = (
+            f"it does not answer within {timeout:g} s" if isinstance(error, TimeoutError) else error
         )
         raise CatalogError(
-            f"the catalog at http://{host}:{port} is away: {words}\n"
+            f"the catalog at http://{host}:{port} is away: {reason}\n"
             "Is it running? Start it with: offbragg serve"
         ) from error
     except (KeyError, TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""Who gets in: one key that opens everything, and keys for reading that end by themselves.
+"""Authentication: one key that opens everything, and read-only keys that expire.
 
 Tiled with a single user has one key, and does not ask for it everywhere: ``/zarr`` and
-``/api/graphql`` answer anybody. So every request is asked here, before Tiled sees it. Whatever way
-the key came in, it goes on as a header, and no address that Tiled might write down holds it.
+``/api/graphql`` answer anyone. So every request is checked here, before Tiled sees it. However the
+key was sent, it is passed on as a header, and no address that Tiled might log holds it.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ from starlette.requests import cookie_parser
 from offbragg.printable import printable
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Right = Literal["everything", "reading", "ended", "none"]
 
-TRIES = 30  # wrong keys from one address in a minute; a right one is let in after any number
+TRIES = 30  # wrong keys from one address in a minute; the right key is always accepted
 _MINUTE = 60.0
-_ADDRESSES = 10_000  # more than these in a minute count as one
-_OPEN = frozenset({"/healthz", "/api/v1", "/api/v1/"})  # is it there, and what is it
-_PAGES = ("/ui", "/static")  # of the browser's interface, with "/"; there the key becomes a cookie
+_ADDRESSES = 10_000  # in a minute; all further addresses are counted as one
+_OPEN = frozenset({"/healthz", "/api/v1", "/api/v1/"})  # whether it is up, and which version
+_PAGES = ("/ui", "/static")  # of the browser interface, with "/"; there the key becomes a cookie
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONG = tuple(f"/api/v1/{kind}/" for kind in ("table", "container", "awkward"))
-"""Where a POST only reads: its address would be too long for a GET."""
+"""Paths where a POST only reads: the address would be too long for a GET."""
 
 _NEEDED = "A key is needed: Authorization: Apikey KEY"
 _WRONG = (
-    "This key is wrong: it was not copied whole, belongs to another catalog, or was revoked with "
-    "this catalog's own key. Ask whoever gave it to you: offbragg key makes another one."
+    "This key is wrong: it was not copied completely, belongs to another catalog, or was revoked "
+    "with this catalog's own key. Ask whoever gave it to you: offbragg key creates another one."
 )
 _EXPIRED = (
     "This key has expired: it ended on {}. Ask whoever gave it to you for another one: "
-    "offbragg key makes it."
+    "offbragg key creates it."
 )
 
 _log = logging.getLogger(__name__)
 
 
 def reading_key(key: str, *, ends: float) -> str:
-    """Make a key for reading that ends by itself.
+    """Create a read-only key that expires.
 
-    It is signed with the catalog's own key and kept nowhere: a new catalog key ends all of them.
+    It is signed with the catalog's own key and stored nowhere: a new catalog key revokes it.
 
     Parameters
     ----------
     key
         The catalog's key.
     ends
-        When it ends, POSIX s.
+        When it expires, POSIX s.
 
     Examples
     --------
@@ -71,17 +72,17 @@ def reading_key(key: str, *, ends: float) -> str:
     """
     until = f"{max(int(ends), 0):010x}"
     if len(until) > 10:
-        raise ValueError(f"there is no such time: {ends:g}")
+        raise ValueError(f"not a valid expiry time: {ends:g} s")
     return f"read{until}{_signature(key, until)}"
 
 
 def right_of(given: str, key: str, *, now: float) -> Right:
-    """Say what a key is good for.
+    """Return what a key permits.
 
     Parameters
     ----------
     given
-        What somebody has sent.
+        The key that a client has sent.
     key
         The catalog's key.
     now
@@ -100,12 +101,12 @@ def _signature(key: str, until: str) -> str:
 
 
 class Authentication:
-    """Lets in who has a key, and soon answers only 429 to an address that tries out many.
+    """Passes on requests that have a key; answers 429 to an address that tries out many keys.
 
     Parameters
     ----------
     app
-        What the key is for.
+        The app that the key gives access to.
     key
         The catalog's key.
     """
@@ -117,7 +118,7 @@ class Authentication:
         self._minute = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or let it through."""
+        """Refuse a request, or pass it on."""
         if scope["type"] == "lifespan" or scope["path"] in _OPEN:
             await self._app(scope, receive, send)
             return
@@ -129,7 +130,7 @@ class Authentication:
             self._count(scope)
             await send({"type": "websocket.close", "code": 1008})
         elif right == "reading":
-            await refuse(send, 403, "This key is for reading only.")
+            await refuse(send, 403, "This key is read-only.")
         elif wait := self._count(scope):
             await refuse(send, 429, "Too many wrong keys.", {"retry-after": str(wait)})
         else:
@@ -140,7 +141,7 @@ class Authentication:
             await refuse(send, 401, why, {"www-authenticate": "Apikey"})
 
     def _count(self, scope: Scope) -> int:
-        """Count a wrong key; after too many say how long to wait, s."""
+        """Count a wrong key; after too many, return how long to wait, s; otherwise 0."""
         passed = time.monotonic() - self._minute
         if passed >= _MINUTE:
             self._wrong.clear()
@@ -152,7 +153,7 @@ class Authentication:
         self._wrong[address] += 1
         if self._wrong[address] == TRIES + 1:
             _log.warning(
-                "%s tries out keys: %d wrong ones in a minute", printable(address), TRIES + 1
+                "%s tries out keys: %d wrong keys in a minute", printable(address), TRIES + 1
             )
         return int(_MINUTE - passed) + 1 if self._wrong[address] > TRIES else 0
 
@@ -160,18 +161,18 @@ class Authentication:
 async def refuse(
     send: Send, status: int, why: str, headers: MutableMapping[str, str] | None = None
 ) -> None:
-    """Answer a request with an error, as Tiled words its own."""
+    """Answer a request with an error, in the form of Tiled's own."""
     body = json.dumps({"detail": why}).encode()
-    said = {
+    fields = {
         "content-type": "application/json", "content-length": str(len(body)), **(headers or {})
     }  # fmt: skip
-    coded = [(name.encode(), value.encode()) for name, value in said.items()]
+    coded = [(name.encode(), value.encode()) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": coded})
     await send({"type": "http.response.body", "body": body})
 
 
 def _given(scope: Scope) -> str:
-    """Find the key, where Tiled does and in its order; empty if there is none."""
+    """Find the key where Tiled does, in its order; return an empty string if there is none."""
     for name, value in parse_qsl(scope["query_string"].decode("latin-1")):
         if name == "api_key":
             return value
@@ -192,7 +193,7 @@ def _only_reads(scope: Scope) -> bool:
 
 
 def _with_key(scope: Scope, key: str) -> Scope:
-    """Give the request the catalog's key as a header, and take whatever key out of its address.
+    """Return the request with the catalog's key as a header, and without any key in its address.
 
     A cookie stays: where there is one, Tiled asks for its token against forged requests.
     """

@@ -1,6 +1,6 @@
 """How the server reads HDF5: frames are compared with their checksums as they are read.
 
-Each opening goes through Tiled's ``h5open``, in whose place `inside` has put its own.
+Every file is opened through Tiled's ``h5open``, which `inside` has replaced by its own.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from offbragg.private_parts import PrivatePart, examine
 
 
 def _opened(path: Path, dataset: str | None, how: Mapping[str, Any]) -> Any:
-    """Open a file as Tiled does, and give what is asked of it; within a ``with``."""
+    """Open a file as Tiled does, and return a dataset or group of it, within a ``with``."""
     return tiled_hdf5.h5open(path, dataset, **how)
 
 
-class _Checked:
-    """A dataset of an HDF5 file that is opened whenever some of it is read, and checked then.
+class _CheckedDataset:
+    """A dataset of an HDF5 file that is opened, and checked, whenever a part of it is read.
 
     Frames of a scan file are compared with their checksums, wherever in the file they are linked
-    and whichever file links to them. Of anything else the filters are looked at.
+    and whichever file links to them. For anything else the filters are checked.
     """
 
     def __init__(self, path: Path, dataset: str | None, how: Mapping[str, Any]) -> None:
@@ -50,12 +50,12 @@ class _Checked:
         with _opened(path, dataset, self._how) as found:
             self.shape, self.dtype = found.shape, found.dtype
             self.chunks = found.chunks or found.shape
-            if _are_frames(found):  # perhaps in a file that a link leads to
+            if _are_frames(found):  # perhaps in the file that a link leads to
                 self._scan_file = path_behind(found.file.id.get_vfd_handle())
 
     @property
     def ndim(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return len(self.shape)
 
     def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
@@ -68,13 +68,13 @@ class _Checked:
 
     @contextlib.contextmanager
     def _scan(self, path: Path) -> Iterator[ScanFile]:
-        # not a dataset: while HDF5 has two handles of one, neither sees what has come
+        # not a dataset: while HDF5 has two handles of one, neither sees new frames
         with _opened(path, None, self._how) as root:
             if self._how["swmr"]:
                 descriptor = root.file.id.get_vfd_handle()
                 with ScanFile.open(path, descriptor=descriptor) as scan:
                     yield scan
-            else:  # HDF5 opens a file that this process has open only in the same way
+            else:  # a file that this process has open is opened by HDF5 only in the same way
                 yield ScanFile(root.file, path)
 
 
@@ -96,22 +96,22 @@ class CheckedArrayAdapter(HDF5ArrayAdapter):
 
     @staticmethod
     def lazy_load_hdf5_array(
-        *file_paths: Any,
+        *file_paths: str | Path,
         dataset: str | None = None,
         swmr: bool = SWMR_DEFAULT,
         libver: str = "latest",
         locking: bool | str | None = None,
     ) -> dask.array.Array:
-        """Load an array when it is read, piece by piece, from one file or several."""
+        """Return a lazy array, read chunk by chunk from one file or several."""
         how = {"swmr": swmr, "libver": libver, "locking": locking}
-        parts = [_Checked(Path(path), dataset, how) for path in file_paths]
+        parts = [_CheckedDataset(Path(path), dataset, how) for path in file_paths]
         if any(not part.shape or 0 in part.shape or part.dtype.kind == "O" for part in parts):
             for path in file_paths:
-                with _opened(path, dataset, how) as found:
+                with _opened(Path(path), dataset, how) as found:
                     check_part(found)
             return HDF5ArrayAdapter.lazy_load_hdf5_array(*file_paths, dataset=dataset, **how)
         arrays = [
-            # each has a name of its own: the file may have grown since the last request
+            # without a name dask makes a unique one: the file may have grown since the last request
             dask.array.from_array(part, chunks=part.chunks, name=False, fancy=False)
             for part in parts
         ]
@@ -123,7 +123,7 @@ class CheckedHDF5Adapter(HDF5Adapter):
 
     @classmethod
     def from_catalog(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, data_source: Any, node: Any, /, **parameters: Any
+        cls, data_source: DataSource[Any], node: Any, /, **parameters: Any
     ) -> Any:
         """Make the adapter of a catalog node."""
         if data_source.structure_family != StructureFamily.array:
@@ -133,12 +133,12 @@ class CheckedHDF5Adapter(HDF5Adapter):
         return CheckedArrayAdapter.from_catalog(data_source, node, dataset=name, **parameters)
 
     def metadata(self) -> Any:
-        """Return the attributes too, as far as they can be read."""
-        with _words_for_others(self.uris[0]):
+        """Return the metadata, with the attributes of the file."""
+        with _refusing_unreadable(self.uris[0]):
             return super().metadata()
 
     def __getitem__(self, key: str) -> Any:
-        with _words_for_others(self.uris[0]):
+        with _refusing_unreadable(self.uris[0]):
             return self._child(key)
 
     def _child(self, key: str) -> Any:
@@ -154,24 +154,24 @@ class CheckedHDF5Adapter(HDF5Adapter):
 
 
 def self_test() -> PrivatePart:
-    """Return whether Tiled loads arrays of HDF5 files where they are checked."""
+    """Return whether Tiled loads arrays of HDF5 files through our checks."""
     return examine("tiled", "frames compared with their checksums", _load_one, guards=True)
 
 
 def _load_one() -> None:
-    """Make adapters whose loading is looked at, in each of the ways in which the server does."""
-    asked: list[Any] = []
+    """Make adapters in each of the ways in which the server does, and check how they load."""
+    loaded: list[Any] = []
 
-    class Adapter(CheckedArrayAdapter):
+    class ProbeAdapter(CheckedArrayAdapter):
         @staticmethod
-        def lazy_load_hdf5_array(*file_paths: Any, **how: Any) -> dask.array.Array:
-            asked.append(how.get("dataset"))
+        def lazy_load_hdf5_array(*file_paths: object, **how: object) -> dask.array.Array:
+            loaded.append(how.get("dataset"))
             return dask.array.zeros(3, chunks=3, dtype="i4")
 
     with tempfile.TemporaryDirectory(prefix="offbragg-") as folder:
         path = Path(folder) / "probe.h5"
         with h5py.File(path, "w") as file:
-            file["data"] = np.zeros(3, "i4")
+            file["data"] = file["group/data"] = np.zeros(3, "i4")
         source: Any = DataSource(
             structure_family=StructureFamily.array,
             structure=ArrayStructure.from_array(np.zeros(3, "i4")),
@@ -183,19 +183,22 @@ def _load_one() -> None:
             ],
         )
         node: Any = SimpleNamespace(metadata_={}, specs=[])
-        Adapter.from_catalog(source, node, dataset="/data")
-        Adapter.from_uris(path.as_uri(), dataset="/data")
-    if asked != ["/data", "/data"]:
-        raise ValueError("it loads arrays without lazy_load_hdf5_array")
+        ProbeAdapter.from_catalog(source, node, dataset="/data")
+        ProbeAdapter.from_uris(path.as_uri(), dataset="/data")
+        group: Any = CheckedHDF5Adapter.from_uris(path.as_uri())
+        if not isinstance(group["group"]["data"], CheckedArrayAdapter):
+            raise ValueError("arrays of groups are opened in another way")
+    if loaded != ["/data", "/data"]:
+        raise ValueError("arrays are loaded without lazy_load_hdf5_array")
 
 
 @contextlib.contextmanager
-def _words_for_others(uri: str) -> Iterator[None]:
-    """Refuse by name what Tiled cannot read: attributes that are no text, types it has not."""
+def _refusing_unreadable(uri: str) -> Iterator[None]:
+    """Refuse by name what Tiled cannot read: attributes that are not text, unknown types."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         what = shown(str(error).partition("\n")[0][:200])
         raise CatalogError(
-            f"{shown(uri)} is not read: it holds what cannot be told ({what})"
+            f"{shown(uri)} is not read: it holds what cannot be sent ({what})"
         ) from error

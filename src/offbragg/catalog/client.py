@@ -19,7 +19,7 @@ CONTAINER = "raw"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-_POLL = 0.1  # how often a starting server is asked whether it is there, s
+_POLL = 0.1  # s between two questions to a server that is starting
 
 
 def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRuns:
@@ -31,11 +31,11 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
     Parameters
     ----------
     url
-        As in the ready file, e.g. ``http://127.0.0.1:8000``.
+        Address, as in the ready file, e.g. ``http://127.0.0.1:8000``.
     key
         The catalog's key.
     timeout
-        How long to wait for the server, s.
+        Time limit for the server to answer, s.
 
     Raises
     ------
@@ -48,14 +48,14 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
         from tiled.client import from_uri
 
         from offbragg.catalog.tiled_client import fail_fast, own_clients
-    except (Exception, SystemExit) as error:  # whatever a broken package does
+    except (Exception, SystemExit) as error:  # a broken package may raise anything
         first = str(error).partition("\n")[0]
         raise CatalogError(
             f"the catalog cannot be read: {type(error).__name__}: {first}\n"
             "A package that it needs is absent or broken: pip install --upgrade offbragg"
         ) from error
 
-    trust_env = httpx.URL(url).host not in _LOOPBACK  # no proxy between us and ourselves
+    trust_env = httpx.URL(url).host not in _LOOPBACK  # no proxy on the way to our own host
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -76,8 +76,8 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
     if answer.status_code in (401, 403):
         raise CatalogError(
             f"the catalog at {url} refused the key ({answer.status_code}): {_detail(answer)}\n"
-            f"The catalog's own key is in the file 'key' of its directory; offbragg key makes "
-            f"keys for reading."
+            f"The catalog's own key is in the file 'key' of its directory; offbragg key creates "
+            f"read-only keys."
         )
     if answer.is_error:
         raise CatalogError(

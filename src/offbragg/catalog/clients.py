@@ -1,12 +1,12 @@
-"""What a run is to who connects with `offbragg.catalog.client.connect`.
+"""The clients of runs and streams that `offbragg.catalog.client.connect` returns.
 
-Tiled makes these of runs and their streams, instead of those of bluesky-tiled-plugins; they read
-what any catalog of runs has, and add what those lack.
+Tiled opens nodes with these classes instead of those of bluesky-tiled-plugins. They read any
+catalog of runs, and add what those classes lack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,13 @@ from offbragg.catalog.exact import restored
 from offbragg.errors import NoSuchEntry
 from offbragg.spelling import did_you_mean
 
-_AT_ONCE = 8  # frames that one request reads
-_NEWEST = 100  # runs whose uid may be meant by a mistyped one
-_LISTED = 20  # keys that are named
+_AT_ONCE = 8  # frames per request
+_NEWEST = 100  # runs whose uids are compared with a mistyped one
+_LISTED = 20  # keys that an error lists
 
 
-class Catalog(CatalogOfBlueskyRuns):
-    """The runs; a key that names none is refused in words."""
+class RunCatalog(CatalogOfBlueskyRuns):
+    """The runs; an unknown key is refused with the nearest right one."""
 
     def __getitem__(self, key: Any) -> Any:
         """Return a run by its uid (or the start of it), its scan number, or as ``cat[-1]``."""
@@ -41,7 +41,7 @@ class Catalog(CatalogOfBlueskyRuns):
                 f"the catalog has no run {key!r}{why}", lambda: self._near(key)
             ) from None
 
-    def _near(self, key: Any) -> str:
+    def _near(self, key: object) -> str:
         runs: Any = self.values().tail(_NEWEST)
         # what else may lie in the catalog has no start document
         starts = [run.metadata["start"] for run in runs if "start" in run.metadata]
@@ -54,7 +54,7 @@ class Catalog(CatalogOfBlueskyRuns):
         return f"{meant}; the newest are {newest}"
 
 
-def _no_entry(node: Any, what: str, key: Any) -> NoSuchEntry:
+def _no_entry(node: Iterable[object], what: str, key: object) -> NoSuchEntry:
     def near() -> str:
         there = [str(each) for each in node]
         listed = ", ".join(there[:_LISTED]) + (", …" if len(there) > _LISTED else "")
@@ -63,18 +63,18 @@ def _no_entry(node: Any, what: str, key: Any) -> NoSuchEntry:
     return NoSuchEntry(f"{what} has no {key!r}", near)
 
 
-class Run(BlueskyRunV3):
+class CatalogRun(BlueskyRunV3):
     """A run whose documents can be filled."""
 
-    def __getitem__(self, key: Any, *args: Any) -> Any:
-        """Return a stream; what the run does not have is refused in words."""
+    def __getitem__(self, key: str | tuple[str, ...], *args: str) -> Any:
+        """Return a stream; an unknown name is refused with those that there are."""
         try:
             return super().__getitem__(key, *args)
         except NoSuchEntry:
             raise
         except KeyError:
-            told: Any = self.metadata
-            raise _no_entry(self, f"run {told['start']['uid'][:8]}", key) from None
+            metadata: Any = self.metadata
+            raise _no_entry(self, f"run {metadata['start']['uid'][:8]}", key) from None
 
     def documents(self, fill: bool = False) -> Generator[tuple[str, Any], Any, None]:
         """Return the documents of the run, in order.
@@ -82,8 +82,8 @@ class Run(BlueskyRunV3):
         Parameters
         ----------
         fill
-            Whether an event has the values of external data, such as a frame, too. They are read
-            while the documents are gone through, a few frames at a time.
+            Whether events also have the values of external data, such as frames. These are read
+            during the iteration, a few frames at a time.
         """
         if not fill:
             yield from super().documents()
@@ -103,14 +103,14 @@ class Run(BlueskyRunV3):
 
 
 class _Filled:
-    """Reads the external data of a stream, some events at a time."""
+    """Reads the external data of a stream, a few events at a time."""
 
-    def __init__(self, stream: Any, data_keys: Any) -> None:
+    def __init__(self, stream: Any, data_keys: Mapping[str, Mapping[str, Any]]) -> None:
         there = set(stream)
         self._nodes = {
             key: stream[key]
-            for key, told in data_keys.items()
-            if told.get("external") and key in there
+            for key, data_key in data_keys.items()
+            if data_key.get("external") and key in there
         }
         self._read: dict[str, tuple[int, Any]] = {}  # key → first index, values
 
@@ -133,17 +133,17 @@ class _Filled:
         if not first <= index < first + len(values):
             node = self._nodes[key]
             if index >= node.shape[0]:
-                return None  # it is not there yet
+                return None  # not published yet
             first, values = index, np.asarray(node[index : index + _AT_ONCE])
             self._read[key] = first, values
         return values[index - first]
 
 
 class Stream(BlueskyEventStreamV3):
-    """A stream whose configuration is as the devices gave it, and whose rows know their time."""
+    """A stream with the configuration as the devices gave it, and rows that have their time."""
 
-    def __getitem__(self, key: Any, *args: Any) -> Any:
-        """Return a column or an array; what the stream does not have is refused in words."""
+    def __getitem__(self, key: str, *args: bool) -> Any:
+        """Return a column or an array; an unknown name is refused with those that there are."""
         try:
             return super().__getitem__(key, *args)
         except NoSuchEntry:
@@ -154,8 +154,8 @@ class Stream(BlueskyEventStreamV3):
     @property
     def metadata(self) -> Any:
         """The descriptor of the stream."""
-        told = super().metadata
-        return type(told)(restored(told))
+        metadata = super().metadata
+        return type(metadata)(restored(metadata))
 
     def read(self, variables: Iterable[Any] = (DATAVALUES,), dim0: str | None = None) -> Any:
         """Read columns, each along ``time`` (POSIX s), as an xarray.Dataset."""

@@ -1,7 +1,7 @@
-"""How much a client of the catalog may send, and how long it may take.
+"""Limits of what a client of the catalog may send, and of how long it may take.
 
-Who sends too much is told so, who does not come to an end is cut off, and the others do not notice.
-What a request may read is in `answers`.
+A client that sends too much is refused, one that never finishes is cut off, and the others do not
+notice. What a request may read is limited in `read_limits`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Message, Receive, Scope, Send, refuse
 from offbragg.catalog.read_limits import answering
 from offbragg.private_parts import PrivatePart, examine
 
-DOCUMENT = 10_000_000  # bytes of a request's body
-UPLOAD = 150_000_000  # and of one that holds an array or a table
-UPLOADING = 60.0  # so long a body may take, s
+DOCUMENT = 10_000_000  # bytes of the body of a request
+UPLOAD = 150_000_000  # bytes of a body that holds an array or a table
+UPLOADING = 60.0  # time limit for a body, s
 HEAD = 65_536  # bytes of a request's first line and headers
-HEADING = 5.0  # so long they may take, or a connection may be silent, s
-STALLED = 20.0  # so long a client may take for one piece of its answer, s
-SOCKETS = 500  # beyond these the one that has been silent for longest is cut off
+HEADING = 5.0  # time limit for these, and for a silent connection, s
+STALLED = 20.0  # time limit for a client to take one piece of its answer, s
+SOCKETS = 500  # beyond this number the one that has been silent for longest is cut off
 _RESTARTING = 1012  # why a websocket is closed, RFC 6455's registry
 _PIECE = 1_000_000  # bytes that are sent at a time
 _DATA = tuple(f"/api/v1/{kind}/" for kind in ("array", "table", "node", "awkward", "ragged"))
@@ -35,12 +35,12 @@ _FORMAT, _ACCEPT = re.compile(rb"(^|&)format=[^&]*(%b)" % _WORDS), re.compile(_W
 
 
 class ConnectionLimits:
-    """Bounds what a request brings and takes away.
+    """Limits the size and duration of requests and answers.
 
     Parameters
     ----------
     app
-        What answers the requests.
+        The app that answers the requests.
     """
 
     def __init__(self, app: App) -> None:
@@ -56,7 +56,7 @@ class ConnectionLimits:
                     await send({"type": "websocket.close", "code": _RESTARTING})
             return
         body = _Body(scope, receive, send)
-        if body.refused:  # by what it says of itself
+        if body.refused:  # by its own content-length
             await body.refuse_body()
             return
         with answering(written_out=_is_written_out(scope)):
@@ -66,38 +66,38 @@ class ConnectionLimits:
                 if not body.refused:
                     raise
             except asyncio.CancelledError:
-                # uvicorn ends, and has waited for this answer: else it tells of a failure
-                await body.refuse(503, "The catalog is being ended. Ask again later.")
+                # uvicorn is ending, and has waited for this answer: else it logs a failure
+                await body.refuse(503, "The catalog is shutting down. Ask again later.")
                 return
         if body.refused:
             await body.refuse_body()
 
 
 def _is_written_out(scope: Scope) -> bool:
-    """Whether text or a picture is asked for."""
+    """Return whether text or a picture is asked for."""
     accepted = b"".join(value for name, value in scope["headers"] if name == b"accept")
     return bool(_FORMAT.search(scope["query_string"]) or _ACCEPT.search(accepted))
 
 
 class _Body:
-    """A request's body, which is read as far as it may be, and the answer, which goes in pieces."""
+    """The body of a request, read up to its limit, and the answer, sent in pieces."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._most = DOCUMENT
+        self._limit = DOCUMENT
         if scope["method"] in ("PUT", "PATCH") and scope["path"].startswith(_DATA):
-            self._most = UPLOAD
+            self._limit = UPLOAD
         self._bytes = 0
         self._more = True
         self._answering = False
         self._until = asyncio.get_running_loop().time() + UPLOADING
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        self.refused = 413 if any(int(length) > self._most for length in lengths) else 0
+        self.refused = 413 if any(int(length) > self._limit for length in lengths) else 0
 
     async def receive(self) -> Any:
         if not self._more:
-            return await self._receive()  # when the client goes
+            return await self._receive()  # returns when the client is gone
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
@@ -106,14 +106,14 @@ class _Body:
             return {"type": "http.disconnect"}
         self._bytes += len(message.get("body", b""))
         self._more = message.get("more_body", False)
-        if self._bytes > self._most:
+        if self._bytes > self._limit:
             self.refused = 413
             return {"type": "http.disconnect"}
         return message
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Message) -> None:
         if self.refused and not self._answering:
-            return  # what the app thinks of a client that is gone
+            return  # the answer of the app to a client that is gone
         self._answering = True
         while len(body := message.get("body", b"")) > _PIECE:
             await self._send({**message, "body": body[:_PIECE], "more_body": True})
@@ -121,7 +121,7 @@ class _Body:
         await self._send(message)
 
     async def refuse_body(self) -> None:
-        why = f"A request may bring {self._most:,} bytes"
+        why = f"A request may bring {self._limit:,} bytes"
         why += f" within {UPLOADING:g} s." if self.refused == 408 else "; this one brings more."
         await self.refuse(self.refused, why)
 
@@ -131,7 +131,7 @@ class _Body:
 
 
 class Connection(H11Protocol):
-    """A connection that is cut off when its client keeps it and asks for nothing, or takes nothing.
+    """A connection that is cut off when its client asks for nothing, or does not take its answer.
 
     uvicorn waits for ever: for the first request, for the rest of its headers, and for a client
     to take its answer.
@@ -141,17 +141,17 @@ class Connection(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None
     _since = 0.0
 
-    def connection_made(self, transport: Any) -> None:
-        """Wait for the first request, and make room for it if need be."""
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Wait for the first request, and cut off another connection if there are too many."""
         super().connection_made(transport)
         self._wait_for_request()
         if len(self.connections) > SOCKETS:
-            ours = [c for c in self.connections if isinstance(c, Connection) and c.is_silent]
-            ours = [c for c in ours if not c.transport.is_closing()]
-            min(ours, key=lambda connection: connection._since).transport.abort()
+            silent = [c for c in self.connections if isinstance(c, Connection) and c.is_silent]
+            silent = [c for c in silent if not c.transport.is_closing()]
+            min(silent, key=lambda connection: connection._since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Stop the timers."""
         for timer in (self._silent, self._stalled):
             if timer is not None:
                 timer.cancel()
@@ -159,7 +159,7 @@ class Connection(H11Protocol):
 
     @property
     def is_silent(self) -> bool:
-        """Whether its client has not asked yet, or not again."""
+        """Whether its client has not sent a request yet, or no further one."""
         return self.cycle is None or self.cycle.response_complete
 
     def on_response_complete(self) -> None:
@@ -174,23 +174,23 @@ class Connection(H11Protocol):
         self._silent = self.loop.call_later(HEADING, self._end_silence)
 
     def _end_silence(self) -> None:
-        if self.is_silent and self.transport.get_protocol() is self:  # else it is a websocket
+        if self.is_silent and self.transport.get_protocol() is self:  # otherwise it is a websocket
             self._silent = self.loop.call_later(STALLED, self.transport.abort)
-            self.transport.close()  # once the client has taken what is left of its answer
+            self.transport.close()  # once the client has taken the rest of its answer
 
     def pause_writing(self) -> None:
-        """Give the client some time to take what is there for it."""
+        """Wait for the client to take what was sent, for a limited time."""
         super().pause_writing()
         self._stalled = self.loop.call_later(STALLED, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Stop the timer and continue."""
         if self._stalled is not None:
             self._stalled.cancel()
         super().resume_writing()
 
 
-# -- whether uvicorn still asks us ---------------------------------------------------------------
+# -- whether uvicorn still calls these methods ---------------------------------------------------
 
 
 def self_test() -> PrivatePart:
@@ -199,7 +199,7 @@ def self_test() -> PrivatePart:
 
 
 def _answer_one() -> None:
-    """Answer one request of a client that is not there, and see that each step is timed."""
+    """Answer one request of a client that does not exist, and check that each step is timed."""
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -208,9 +208,9 @@ def _answer_one() -> None:
         except Exception as error:
             failed.append(error)
 
-    talking = threading.Thread(target=run)  # there may be a loop in this one
-    talking.start()
-    talking.join()
+    thread = threading.Thread(target=run)  # there may be an event loop in this one
+    thread.start()
+    thread.join()
     if failed:
         raise failed[0]
 
@@ -245,35 +245,35 @@ async def _talk() -> None:
     _check(connection._silent.cancelled(), "a connection that is lost")
 
 
-def _check(seen: bool, what: str) -> None:
-    if not seen:
-        raise ValueError(f"it does not say of {what}")
+def _check(noticed: bool, what: str) -> None:
+    if not noticed:
+        raise ValueError(f"our connection does not notice {what}")
 
 
 class _Transport(asyncio.Transport):
-    """A connection to nobody."""
+    """A transport with no client at its other end."""
 
     def __init__(self) -> None:
         super().__init__()
         self._protocol: Any = None
 
-    def set_protocol(self, protocol: Any) -> None:
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
 
     def get_protocol(self) -> Any:
         return self._protocol
 
-    def write(self, data: Any) -> None:
-        """Forget what is sent."""
+    def write(self, data: object) -> None:
+        """Ignore what is sent."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
     def is_closing(self) -> bool:
         return False
 
     def pause_reading(self) -> None:
-        """Nothing comes."""
+        """Do nothing: nothing arrives."""
 
     def resume_reading(self) -> None:
-        """Nothing comes."""
+        """Do nothing: nothing arrives."""

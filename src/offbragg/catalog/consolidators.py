@@ -1,6 +1,6 @@
-"""What the catalog is told of our files, by the process that publishes: rows, stacks, CBF.
+"""Describe our files to the catalog, in the process that publishes: rows, stacks, CBF.
 
-The adapters that read them are Tiled's server's, and take a second to import (`adapters`).
+The adapters that read them belong to Tiled's server, and take a second to import (`adapters`).
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from bluesky_tiled_plugins.writing.consolidators import (
     HDF5Consolidator,
     MultipartRelatedConsolidator,
 )
+from event_model.documents import EventDescriptor, StreamDatum, StreamResource
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 from tiled.structures.table import TableStructure
 
 STACK_MIMETYPE = "application/x-offbragg-stack"
-"""Of frames in a scan file, on their way to the catalog, where they are HDF5 for any program."""
+"""Frames in a scan file, while they are published; in the catalog they are plain HDF5."""
 FRAMES_MIMETYPE = "application/x-offbragg-frames"
 CBF_MIMETYPE = "multipart/related;type=image/x-cbf"
 WORDS = {
     "status": 8,
     "reason": 160,
     "angle_source": 16,
-}  # the columns that hold text, and how long it can be
+}  # the columns that hold text, and their maximum length in characters
 
 
 def frames_structure(columns: Sequence[str]) -> TableStructure:
@@ -56,7 +57,7 @@ class FramesConsolidator:
         self._columns: list[str] = self._parameters.pop("columns")
 
     def consume_stream_datum(self, doc: Mapping[str, Any]) -> None:
-        """Nothing to do: the rows are read where they are."""
+        """Do nothing: the rows are read from the scan file."""
 
     def get_data_source(self) -> DataSource[TableStructure]:
         """Describe the table to Tiled."""
@@ -74,28 +75,28 @@ class GrowingStackConsolidator(HDF5Consolidator):
     """Name the dimensions of a stack that grows.
 
     Rows and pixels are two requests, so while the sweep lasts the rows may be some frames
-    ahead; a stack that shared their dimension ``time`` could then not be read with them
-    (`run["primary"].read()`). It counts in ``frame`` until it is whole, then in ``time``.
+    ahead; a stack that shared their dimension ``time`` could then not be read together with them
+    (`run["primary"].read()`). Its dimension is ``frame`` until it is complete, then ``time``.
     """
 
     supported_mimetypes = {STACK_MIMETYPE}  # noqa: RUF012  as the base class has it
 
-    def __init__(self, stream_resource: Any, descriptor: Any) -> None:
+    def __init__(self, stream_resource: StreamResource, descriptor: EventDescriptor) -> None:
         super().__init__(stream_resource, descriptor)
         self.mimetype = "application/x-hdf5"
         self._n_frames: int | None = self._sres_parameters.get("n_frames")
         self._name_dimensions()
 
-    def consume_stream_datum(self, doc: Any) -> Any:
-        """Take note of more frames."""
+    def consume_stream_datum(self, doc: StreamDatum) -> Any:
+        """Add frames to the stack."""
         patch = super().consume_stream_datum(doc)
         self._name_dimensions()
         return patch
 
     def _name_dimensions(self) -> None:
         if self._n_frames is not None:
-            whole = self._num_rows >= self._n_frames
-            self.dims = ("time" if whole else "frame", "slow", "fast")
+            complete = self._num_rows >= self._n_frames
+            self.dims = ("time" if complete else "frame", "slow", "fast")
 
 
 class CBFConsolidator(MultipartRelatedConsolidator):
@@ -105,7 +106,7 @@ class CBFConsolidator(MultipartRelatedConsolidator):
 
 
 def register_consolidators() -> None:
-    """Let this process publish our own mimetypes, beside those that are there."""
+    """Register our own mimetypes in this process, in addition to the existing ones."""
     CONSOLIDATOR_REGISTRY[FRAMES_MIMETYPE] = FramesConsolidator  # type: ignore[assignment]
     CONSOLIDATOR_REGISTRY[CBF_MIMETYPE] = CBFConsolidator
     CONSOLIDATOR_REGISTRY[STACK_MIMETYPE] = GrowingStackConsolidator

@@ -1,8 +1,8 @@
-"""Scan files and volume files as they are on the disk, in pieces and with a digest.
+"""Send scan files and volume files as they are on the disk, in pieces and with a digest.
 
-``/files/UID`` lists what there is of a run, ``/files/UID/NAME`` is a file of it, and so is what
-Tiled's client asks for in ``raw_export``. A file is opened once, and what was opened is checked and
-sent; if it changes while it is sent, the answer breaks off, and no client takes it for whole.
+``/files/UID`` lists the files of a run, ``/files/UID/NAME`` is one of them, and Tiled's client asks
+for them in ``raw_export``. A file is opened once, and what was opened is checked and sent; if it
+changes while it is sent, the answer breaks off, so that no client takes it for complete.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,16 +36,18 @@ from offbragg.files.volume_file import VolumeFile
 FILES = "/files/"
 _ASSETS = "/api/v1/asset/bytes/"
 _CONTAINER, _PRIMARY, _ROWS = "raw", "primary", "internal"
-_PIECE = 256 * 1024  # bytes that are in memory at a time, for each client
+_PIECE = 256 * 1024  # bytes that are in memory at a time for each client
 _HASHED = 1 << 20  # bytes that are hashed at a time
-_PATIENCE = 5.0  # how long an answer waits for its digest, s
-_REMEMBERED = 10_000  # digests
+_PATIENCE = 5.0  # s that an answer waits for its digest
+_REMEMBERED = 10_000  # digests that are kept
 _RANGE = re.compile(r"bytes=\s*(\d{0,30})\s*-\s*(\d{0,30})\s*")
-_MOST = 1000  # files of a run that are listed
+_MOST = 1000  # files beside a scan file that are examined
+_MOST_RECORD = 4_000_000  # bytes of a volume's record; it takes up to 30 times as much memory
+_ONE_RECORD = threading.Lock()  # so that only one is in memory, whatever the number of requests
 _TYPES = {".h5": "application/x-hdf5", ".digest": "application/json"}
 
 
-class _Refusal(Exception):  # noqa: N818  an answer, not a fault
+class _Refusal(Exception):  # noqa: N818  an answer, not an error
     def __init__(self, status: int, why: str, **headers: str) -> None:
         super().__init__(why)
         self.status = status
@@ -52,8 +55,8 @@ class _Refusal(Exception):  # noqa: N818  an answer, not a fault
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
-    """A file that is open."""
+class _OpenFile:
+    """An open file, and its state when it was opened."""
 
     path: Path
     descriptor: int
@@ -63,42 +66,43 @@ class _Open:
 
     @classmethod
     @contextlib.contextmanager
-    def below(cls, readable: Readable, path: Path) -> Iterator[_Open]:
+    def below(cls, readable: Readable, path: Path) -> Iterator[_OpenFile]:
         try:
             descriptor = readable.open(path)
         except FileNotFoundError:
-            raise _Refusal(410, f"{path.name} is not there any more.") from None
+            raise _Refusal(410, f"{path.name} does not exist any more.") from None
         try:
-            yield cls(path, descriptor, *_look(descriptor))
+            yield cls(path, descriptor, *_state(descriptor))
         finally:
             os.close(descriptor)
 
     @property
     def etag(self) -> str:
-        """Changes whenever the file does."""
-        words = ":".join(map(str, self.identity))
-        return f'"{hashlib.sha256(words.encode()).hexdigest()[:32]}"'
+        """A tag that changes whenever the file does."""
+        text = ":".join(map(str, self.identity))
+        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
     def check_unchanged(self) -> None:
-        if _look(self.descriptor)[2] != self.identity:
+        if _state(self.descriptor)[2] != self.identity:
             raise CatalogError(f"{shown(self.path)} was changed while it was sent")
 
 
-def _look(descriptor: int) -> tuple[int, int, tuple[int, ...]]:
-    seen = os.fstat(descriptor)
-    identity = seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
-    return seen.st_size, int(seen.st_mtime), identity
+def _state(descriptor: int) -> tuple[int, int, tuple[int, ...]]:
+    """Return the size in bytes, the time of the last change, POSIX s, and the identity."""
+    stat = os.fstat(descriptor)
+    identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    return stat.st_size, int(stat.st_mtime), identity
 
 
 class Downloads:
-    """Answers what asks for files, and leaves the rest to another app.
+    """Answers requests for files, and passes on all others.
 
     Parameters
     ----------
     app
-        What answers the rest.
+        The app that answers all other requests.
     tree
-        Tiled's root, where nodes are looked up.
+        The root of Tiled's catalog, to look up nodes.
     readable
         Where files may be read.
     """
@@ -120,7 +124,7 @@ class Downloads:
             return
         try:
             if scope["method"] not in ("GET", "HEAD"):
-                raise _Refusal(405, "A file is only read: GET or HEAD.", allow="GET, HEAD")
+                raise _Refusal(405, "Files are read-only: GET or HEAD.", allow="GET, HEAD")
             if path.startswith(_ASSETS):
                 found = await self._asset(path.removeprefix(_ASSETS), scope)
                 await self._send_file(found, scope, receive, send)
@@ -156,20 +160,22 @@ class Downloads:
         if path is None:
             if uid and await self._lookup([_CONTAINER, uid]) is not None:
                 raise _Refusal(404, f"Run {uid} has no scan file in the catalog.")
-            raise _Refusal(404, "There is no such run. The address is /files/UID, its whole uid.")
+            raise _Refusal(
+                404, "This run does not exist. The address is /files/UID with the whole uid."
+            )
         return path
 
     async def _asset(self, node: str, scope: Scope) -> Path:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("id", [""])[0]
         if not re.fullmatch(r"[0-9]{1,12}", asked):
-            raise _Refusal(400, "id is to be the number of an asset.")
+            raise _Refusal(400, "id must be the number of an asset.")
         path = await self._asset_of([unquote(part) for part in node.split("/") if part], int(asked))
         if path is None:
-            raise _Refusal(404, "There is no such node, or it has no file with this id.")
+            raise _Refusal(404, "This node does not exist, or it has no file with this id.")
         return path
 
     async def _asset_of(self, segments: list[str], number: int | None) -> Path | None:
-        """Return the path of an asset of a node, the first one if no number is given."""
+        """Return the path of an asset of a node; of the first one if number is None."""
         node = await self._lookup(segments)
         if not hasattr(node, "data_sources"):
             return None
@@ -188,7 +194,7 @@ class Downloads:
             return None
 
     def _names(self, scan: Path, uid: str) -> list[str]:
-        """List the files of a run: its scan file, the digest of that, volumes beside it."""
+        """List the files of a run: its scan file, its digest, and the volumes made of it."""
         names = [scan.name]
         with contextlib.suppress(CatalogError, OSError):
             os.close(self._readable.open(digest_path(scan)))
@@ -203,9 +209,9 @@ class Downloads:
         with (
             contextlib.suppress(OffbraggError, _Refusal, OSError, KeyError, TypeError),
             self._opened(scan.with_name(name)) as file,
-            VolumeFile(file.path, descriptor=file.descriptor) as volume,
+            _opened_volume(file) as volume,
         ):
-            return any(one["run"] == uid for one in volume.record["inputs"])
+            return any(source["run"] == uid for source in volume.record["inputs"])
         return False
 
     async def _list(self, uid: str, scan: Path, names: list[str], send: Send) -> None:
@@ -230,10 +236,10 @@ class Downloads:
             send, json.dumps({"run": uid, "files": files}, indent=1).encode(), "application/json"
         )
 
-    def _opened(self, path: Path) -> contextlib.AbstractContextManager[_Open]:
-        return _Open.below(self._readable, path)
+    def _opened(self, path: Path) -> contextlib.AbstractContextManager[_OpenFile]:
+        return _OpenFile.below(self._readable, path)
 
-    async def _check_whole(self, file: _Open) -> None:
+    async def _check_whole(self, file: _OpenFile) -> None:
         if file.path.suffix == ".h5":
             await asyncio.to_thread(_check_whole, file)
 
@@ -267,7 +273,7 @@ class Downloads:
             await send({"type": "http.response.body", "body": b""})
 
     async def _send_bytes(
-        self, file: _Open, at: int, stop: int, receive: Receive, send: Send
+        self, file: _OpenFile, at: int, stop: int, receive: Receive, send: Send
     ) -> None:
         loop = asyncio.get_running_loop()
         gone = asyncio.create_task(_until_gone(receive))
@@ -286,8 +292,8 @@ class Downloads:
         finally:
             gone.cancel()
 
-    def _digest(self, file: _Open) -> asyncio.Future[str]:
-        """Begin to hash a file, once for all who ask."""
+    def _digest(self, file: _OpenFile) -> asyncio.Future[str]:
+        """Start to hash a file, once for all requests."""
         known = self._digests.get(file.identity)
         if known is not None and not (known.done() and not _is_known(known)):
             return known
@@ -305,13 +311,22 @@ def _is_known(digest: asyncio.Future[str]) -> bool:
     return digest.done() and not digest.cancelled() and digest.exception() is None
 
 
-def _check_whole(file: _Open) -> None:
-    """Refuse a file that is neither a whole scan file nor a volume.
+@contextlib.contextmanager
+def _opened_volume(file: _OpenFile) -> Iterator[VolumeFile]:
+    with (
+        _ONE_RECORD,
+        VolumeFile(file.path, descriptor=file.descriptor, most_text=_MOST_RECORD) as volume,
+    ):
+        yield volume
+
+
+def _check_whole(file: _OpenFile) -> None:
+    """Refuse a file that is neither a complete scan file nor a volume.
 
     Raises
     ------
     _Refusal
-        409 while it is written; 403 if it is something else.
+        409 while it is being written; 403 if it is another file.
     """
     try:
         block = superblock_of(os.pread(file.descriptor, 48, 0), file.path)
@@ -325,7 +340,7 @@ def _check_whole(file: _Open) -> None:
             with ScanFile.open(file.path, descriptor=file.descriptor) as scan:
                 counts, complete = scan.ledger.counts(), scan.complete
         except OffbraggError:
-            with VolumeFile(file.path, descriptor=file.descriptor):
+            with _opened_volume(file):
                 return
     except OffbraggError as error:
         raise _Refusal(403, f"Only scan files and volumes are sent: {shown(error)}") from error
@@ -338,11 +353,11 @@ def _check_whole(file: _Open) -> None:
 
 
 def _part(
-    asked: Mapping[str, str], file: _Open, headers: Mapping[str, str]
+    asked: Mapping[str, str], file: _OpenFile, headers: Mapping[str, str]
 ) -> tuple[int, int, int]:
-    """Return the status, and the first byte and the one behind the last, that are to be sent."""
+    """Return the status, the first byte to send, and the one after the last."""
     if "if-match" in asked and not _matches(asked["if-match"], file.etag):
-        raise _Refusal(412, f"{file.path.name} has changed since.", etag=file.etag)
+        raise _Refusal(412, f"{file.path.name} has changed since then.", etag=file.etag)
     if "if-none-match" in asked and _matches(asked["if-none-match"], file.etag):
         return 304, 0, 0
     whole = 200, 0, file.size
@@ -350,7 +365,7 @@ def _part(
         return whole
     found = _RANGE.fullmatch(asked.get("range", ""))
     if found is None or not (found[1] or found[2]):
-        return whole  # none, several, or one that nobody understands
+        return whole  # no range, several ranges, or one that is not valid
     if found[1]:
         first = int(found[1])
         stop = min(int(found[2]) + 1, file.size) if found[2] else file.size

@@ -1,4 +1,4 @@
-"""How documents go into the catalog so that no number in them becomes another.
+"""Store documents in the catalog so that no number in them changes.
 
 The catalog keeps metadata as JSON, and events in tables whose columns have one type. JSON has
 neither inf nor nan and no integers beyond 64 bits: these become text, which `restored` reads back.
@@ -11,24 +11,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from offbragg.errors import CatalogError
 from offbragg.values import INTEGERS
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NUMBERS = ("number", "integer")
-_LEAST_WIDTH = 64  # characters of a text in an array: what comes later is seldom longer
+_LEAST_WIDTH = 64  # characters of a text in an array: later ones are seldom longer
 
 
 # -- metadata --------------------------------------------------------------------------------
 
 
-def storable(value: Any) -> Any:
-    """Return metadata that the catalog keeps exactly as it is given.
+def storable(value: object) -> Any:
+    """Return metadata in a form that the catalog stores exactly.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def restored(metadata: Mapping[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     metadata
-        As the catalog keeps it. Text becomes a number where the data key says that it is one.
+        As the catalog stores it. Text becomes a number where the data key describes a number.
     """
     configuration = metadata.get("configuration") or {}
     new = {**metadata, "configuration": _restored(configuration, configuration)}
@@ -86,7 +86,7 @@ def _restored(configuration: Mapping[str, Any], described: Mapping[str, Any]) ->
     return new
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [_number(inner) for inner in value]
     if not isinstance(value, str):
@@ -98,15 +98,15 @@ def _number(value: Any) -> Any:
 
 
 def without_limits_of_nan(descriptor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a descriptor whose limits are numbers or None: an IOC without limits may have NaN."""
+    """Return a descriptor whose limits are finite or None: an IOC without limits may send NaN."""
     keys = {
-        key: {**told, "limits": _finite(told["limits"])} if "limits" in told else told
-        for key, told in descriptor["data_keys"].items()
+        key: {**spec, "limits": _finite(spec["limits"])} if "limits" in spec else spec
+        for key, spec in descriptor["data_keys"].items()
     }
     return {**descriptor, "data_keys": keys}
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -120,7 +120,7 @@ def _text(text: str) -> str:
 
 
 class Columns:
-    """The types of one stream's columns, each chosen from the first values of its key."""
+    """The types of the columns of one stream, each chosen from the first values of its key."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
@@ -136,7 +136,7 @@ class Columns:
         rows
             Data keys and their time stamps; all rows since the last call.
         data_keys
-            What the descriptor says of them.
+            Their descriptions in the descriptor.
 
         Returns
         -------
@@ -148,8 +148,8 @@ class Columns:
         Raises
         ------
         CatalogError
-            If a key cannot go on in the column that its earlier values chose. Once all of them
-            are known, another one is chosen: publish the run again.
+            If a value does not fit the type that the earlier values of its key chose. With all
+            values known another type is chosen: publish the run again.
         """
         scalars: list[dict[str, Any]] = [{} for _ in rows]
         arrays: dict[str, NDArray[Any]] = {}
@@ -175,8 +175,10 @@ class Columns:
             raise _another_type(key)
         return (_as_kind(kind, value) for value in values)
 
-    def _array(self, key: str, values: Sequence[Any], declared: Any) -> NDArray[Any] | None:
-        """Return the values as one array; None if there is no such array, and never was."""
+    def _array(
+        self, key: str, values: Sequence[Any], declared: DTypeLike | None
+    ) -> NDArray[Any] | None:
+        """Return the values as one array; None if they do not make one, and never did."""
         if key in self._arrays:
             dtype, shape = self._arrays[key]
             array = _as_array(values, dtype, shape)
@@ -222,12 +224,12 @@ def _holds(kind: str, values: Sequence[Any]) -> bool:
     )
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_float(value: int) -> bool:
-    """Whether a float has exactly this value."""
+    """Return whether a float has exactly this value."""
     try:
         return int(float(value)) == value
     except OverflowError:
@@ -248,15 +250,15 @@ def _as_kind(kind: str, value: Any) -> Any:
 
 
 def _as_array(
-    values: Sequence[Any], declared: Any, shape: tuple[int, ...] | None
+    values: Sequence[Any], declared: DTypeLike | None, shape: tuple[int, ...] | None
 ) -> NDArray[Any] | None:
-    """Return an array that holds lists exactly, or None if none of this type and shape does."""
+    """Return an array that holds lists exactly; None if no array of this type and shape does."""
     shapes = {_shape_of(value) for value in values}
     if shape is not None:
         shapes.add(shape)
     if None in shapes or any(0 in one for one in shapes if one is not None):
         return None
-    if len(shapes) > 1:  # texts of other length are none; numbers get nan at their ends
+    if len(shapes) > 1:  # only numbers can be padded, with nan
         if any(one is None or len(one) != 1 for one in shapes):
             return None
         longest = max(one[0] for one in shapes if one)
@@ -266,7 +268,7 @@ def _as_array(
         return None
     leaves = list(_leaves(values))
     kind = _kind_of(leaves)
-    if kind in ("none", "json") or (kind == "text" and any(map(_is_no_text, leaves))):
+    if kind in ("none", "json") or (kind == "text" and any(map(_is_not_text, leaves))):
         return None
     dtype = _dtype_of(kind, leaves) if declared is None else np.dtype(declared)
     if dtype.kind != {"boolean": "b", "text": "U"}.get(kind, dtype.kind):
@@ -288,16 +290,16 @@ def _dtype_of(kind: str, leaves: Sequence[Any]) -> np.dtype[Any]:
     return np.dtype("bool" if kind == "boolean" else kind)
 
 
-def _is_no_text(leaf: Any) -> bool:
-    return leaf is None or "\0" in leaf  # NumPy takes NUL characters off the end
+def _is_not_text(leaf: Any) -> bool:
+    return leaf is None or "\0" in leaf  # NumPy strips NUL characters from the end
 
 
 def _texts(value: Any) -> Any:
     return [_texts(inner) for inner in value] if isinstance(value, list) else _text(value)
 
 
-def _shape_of(value: Any) -> tuple[int, ...] | None:
-    """Return the shape of nested lists; () for what is no list, None if they have none."""
+def _shape_of(value: object) -> tuple[int, ...] | None:
+    """Return the shape of nested lists; () for what is not a list, None if they are ragged."""
     if not isinstance(value, list):
         return None if value is None else ()
     if not value:
@@ -309,7 +311,7 @@ def _shape_of(value: Any) -> tuple[int, ...] | None:
     return (len(value), *one) if one is not None else None
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: object) -> Iterator[Any]:
     if isinstance(value, list):
         for inner in value:
             yield from _leaves(inner)

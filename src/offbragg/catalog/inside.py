@@ -1,12 +1,12 @@
-"""HDF5 files as the catalog's server opens them: what is asked of a file lies in that file.
+"""Open HDF5 files in the catalog's server so that what is read from a file lies in that file.
 
-HDF5 follows links into any file that the server may read, looks for relative names in the
-directory that it runs in too, and takes the values of virtual and external datasets from there.
-So every link is followed here, one by one, and what lies elsewhere is refused by name. The one
+HDF5 follows links into any file that the server may read, looks for relative names also in the
+directory that it runs in, and takes the values of virtual and external datasets from there. So
+every link is followed here, one by one, and what lies elsewhere is refused by name. The one
 exception is what NXRefine's wrappers have: an external link downwards, to a file that has none.
 
-Tiled opens each file several times, and reads it later than it makes an adapter of it. So it is
-not a path that is checked before, but each opening: `take_the_place` puts this in its way.
+Tiled opens each file several times, and reads it later than it makes its adapter. So checking the
+path before is not enough, each opening is checked: `confine_hdf5` replaces how Tiled opens files.
 """
 
 from __future__ import annotations
@@ -36,28 +36,31 @@ from offbragg.files.hdf5 import (
 from offbragg.files.shared_reader import ONE_HANDLE
 from offbragg.private_parts import PrivatePart, examine, require
 
-PIECE = 100_000_000  # bytes of one chunk: whoever wants one number of it reads all of it
-_DEEPEST = 32  # links and groups on the way to one thing
-_MOST = 100_000  # chunks of a dataset, or texts of any length in it
-_MOST_THINGS = 10_000  # on all ways through one file: nobody else reads HDF5 while one is walked
-_MOST_LINKED = 200  # files that are open at once because one links to them
+PIECE = 100_000_000  # bytes of one chunk: to read one number of it, all of it is read
+_DEEPEST = 32  # links and groups on the way to one object
+_MOST = 100_000  # chunks of a dataset, or variable-length texts in it
+_MOST_OBJECTS = 10_000  # on all paths through a file: no other file is read during the walk
+_MOST_LINKED = 200  # files that are open at the same time because one file links to them
 
 Tree = dict[str, Any]
+Libver = str | tuple[str, str]
 
 
-def take_the_place(readable: Readable) -> None:
-    """Let all that Tiled reads of HDF5 files in this process be opened here.
+def confine_hdf5(readable: Readable) -> None:
+    """Replace how Tiled opens HDF5 files in this process.
 
     Raises
     ------
     CatalogError
-        If this version of Tiled opens them in another way, or HDF5 goes on to follow links: then
+        If this version of Tiled opens them in another way, or HDF5 still follows links: then
         nothing is served.
     """
     part = self_test()
     if not part.active:
-        raise CatalogError(f"HDF5 files cannot be guarded\n{part}")
-    follow_no_external_link()  # also where one is put in place of what was looked at
+        raise CatalogError(
+            f"the catalog is not served: HDF5 files could lead out of its roots\n{part}"
+        )
+    follow_no_external_link()  # also if one replaces what was checked
 
     @contextlib.contextmanager
     def h5open(
@@ -65,47 +68,47 @@ def take_the_place(readable: Readable) -> None:
         dataset: str | None = None,
         *,
         swmr: bool = tiled_hdf5.SWMR_DEFAULT,
-        libver: Any = "latest",
+        libver: Libver = "latest",
         locking: bool | None = None,
     ) -> Iterator[Any]:
         how = {"swmr": swmr, "libver": libver, "locking": locking}
         alone = ONE_HANDLE if dataset else contextlib.nullcontext()
-        with alone, opened(readable, Path(filename), **how) as look:
-            yield look.node(dataset or "/")
+        with alone, opened(readable, Path(filename), **how) as finder:
+            yield finder.node(dataset or "/")
 
-    def parse_hdf5_tree(node: Any) -> Any:
-        return node.tree() if isinstance(node, _Node) else tiled_hdf5.HDF5_DATASET
+    def parse_hdf5_tree(node: object) -> Any:
+        return node.tree() if isinstance(node, _FoundGroup) else tiled_hdf5.HDF5_DATASET
 
     tiled_hdf5.h5open = h5open  # type: ignore[assignment,misc]
     tiled_hdf5.parse_hdf5_tree = parse_hdf5_tree
 
 
 def self_test() -> PrivatePart:
-    """Return whether Tiled opens every HDF5 file where `take_the_place` puts us in its place."""
+    """Return whether Tiled opens every HDF5 file through the functions that we replace."""
     return examine("tiled", "HDF5 files below the roots only", _read_one, guards=True)
 
 
 def _read_one() -> None:
-    """Read a file by Tiled's adapters, and see that each step asks for what we put there."""
+    """Read a file with Tiled's adapters, and check that each step calls our functions."""
     require(tiled_hdf5, "HDF5_DATASET", "HDF5_BROKEN_LINK")
-    asked: list[str] = []
+    called: list[str] = []
 
     @contextlib.contextmanager
-    def h5open(filename: Path | str, dataset: str | None = None, **_: Any) -> Iterator[Any]:
-        asked.append("h5open")
+    def h5open(filename: Path | str, dataset: str | None = None, **_: object) -> Iterator[Any]:
+        called.append("h5open")
         with h5py.File(filename, "r") as file:
             yield file[dataset] if dataset else file
 
-    def parse_hdf5_tree(node: Any) -> Any:
-        asked.append("parse_hdf5_tree")
+    def parse_hdf5_tree(node: object) -> Any:
+        called.append("parse_hdf5_tree")
         return {"data": tiled_hdf5.HDF5_DATASET}
 
     def check(step: str, *expected: str) -> None:
-        if not set(expected) <= set(asked):
-            raise ValueError(f"to {step}, it does not go through {' and '.join(expected)}")
-        asked.clear()
+        if not set(expected) <= set(called):
+            raise ValueError(f"it does not call {' and '.join(expected)} to {step}")
+        called.clear()
 
-    taken = tiled_hdf5.h5open, tiled_hdf5.parse_hdf5_tree
+    original = tiled_hdf5.h5open, tiled_hdf5.parse_hdf5_tree
     with tempfile.TemporaryDirectory(prefix="offbragg-") as folder:
         path = Path(folder) / "probe.h5"
         with h5py.File(path, "w") as file:
@@ -115,14 +118,14 @@ def _read_one() -> None:
             array = tiled_hdf5.HDF5ArrayAdapter.from_uris(path.as_uri(), dataset="data")
             check("describe an array", "h5open")
             if list(array.read()) != [1, 2, 3]:
-                raise ValueError("an array is read as something else")
+                raise ValueError("an array is read with other values")
             check("read an array", "h5open")
             group: Any = tiled_hdf5.HDF5Adapter.from_uris(path.as_uri())
             check("list a group", "h5open", "parse_hdf5_tree")
             group["data"].read()
             check("read an array of a group", "h5open")
         finally:
-            tiled_hdf5.h5open, tiled_hdf5.parse_hdf5_tree = taken  # type: ignore[assignment,misc]
+            tiled_hdf5.h5open, tiled_hdf5.parse_hdf5_tree = original  # type: ignore[assignment,misc]
 
 
 @contextlib.contextmanager
@@ -132,9 +135,9 @@ def opened(
     *,
     swmr: bool,
     locking: bool | None,
-    libver: Any = "latest",
-) -> Iterator[Look]:
-    """Open a file for as long as it is looked at, and read.
+    libver: Libver = "latest",
+) -> Iterator[Finder]:
+    """Open a file to find and read what is in it, within a ``with``.
 
     Parameters
     ----------
@@ -143,28 +146,28 @@ def opened(
     path
         The file.
     swmr, locking, libver
-        How: HDF5 opens a file that this process has open only in the same way.
+        How to open it: HDF5 opens a file that this process has open only in the same way.
 
     Raises
     ------
     CatalogError
-        If it may not be read, or cannot.
+        If it must not be read, or cannot be.
     BrokenLink
-        If it is not there.
+        If it is missing.
     """
     how = {"swmr": swmr, "locking": locking, "libver": libver}
     with contextlib.ExitStack() as stack:
-        yield Look(readable, stack, path, open_readable(readable, path, stack, **how), how)
+        yield Finder(readable, stack, path, open_readable(readable, path, stack, **how), how)
 
 
 def open_readable(
     readable: Readable, path: Path, stack: contextlib.ExitStack, **how: Any
 ) -> h5py.File:
-    """Open a file until a stack is closed; see `opened`."""
+    """Open a file until a stack is closed, as `opened` does."""
     try:
         descriptor = readable.open(path)
     except FileNotFoundError as error:
-        raise BrokenLink(f"{shown(path.name)} is not there") from error
+        raise BrokenLink(f"{shown(path.name)} is missing") from error
     try:
         return stack.enter_context(open_to_read(path, descriptor=descriptor, **how))
     except (OSError, RuntimeError) as error:
@@ -174,39 +177,39 @@ def open_readable(
         os.close(descriptor)
 
 
-class _Node(h5py.Group):
-    """A group, and how it was found."""
+class _FoundGroup(h5py.Group):
+    """A group, with the finder that found it."""
 
-    def __init__(self, group: h5py.Group, look: Look, file: _File) -> None:
+    def __init__(self, group: h5py.Group, finder: Finder, file: _File) -> None:
         super().__init__(group.id)
-        self._look = look
+        self._finder = finder
         self._file = file
 
     def tree(self) -> Tree:
-        """Return what is in it, as Tiled's adapter has it."""
-        return self._look.tree(self, self._file)
+        """Return what is in it, in the form that Tiled's adapter needs."""
+        return self._finder.tree(self, self._file)
 
 
 class _File:
-    """A file that is open."""
+    """An open file."""
 
     def __init__(self, file: h5py.File, path: Path, *, linked: bool) -> None:
-        self.root = file["/"]
+        self.root: Any = file["/"]
         self.path = path
         self.linked = linked
-        """Whether a link of another file led here: then it may have none itself."""
+        """Whether another file links to it: then it must have no external links itself."""
 
 
 _Place = tuple[Path, int]
 
 
 def _place(group: h5py.Group, file: _File) -> _Place:
-    """Return where a group is, whatever its name: a file, and an address in it."""
+    """Return where a group is, whatever its name: the file, and the address in it."""
     return file.path, h5o.get_info(group.id).addr
 
 
-class Look:
-    """Finds what is asked for in a file, and refuses what is not in it.
+class Finder:
+    """Finds objects in a file, and refuses what does not lie in it.
 
     Parameters
     ----------
@@ -217,7 +220,7 @@ class Look:
     path, file
         The file.
     how
-        As `open_to_read` has it.
+        Options of `open_to_read`.
     """
 
     def __init__(
@@ -233,7 +236,7 @@ class Look:
         self._how = how
         self._first = _File(file, readable.real(path), linked=False)
         self._linked: dict[Path, _File] = {}
-        self._things = 0
+        self._objects = 0
 
     def node(self, name: str) -> Any:
         """Return a dataset, or a group.
@@ -245,42 +248,42 @@ class Look:
         BrokenLink
             If a link leads to nothing.
         KeyError
-            If it is not there.
+            If it is missing.
         """
         found, file = self._find(self._first, self._first.root, name, 0)
         if isinstance(found, h5py.Group):
-            return _Node(found, self, file)
+            return _FoundGroup(found, self, file)
         self._check(found, file)
         return found
 
     def tree(self, group: h5py.Group, file: _File, above: tuple[_Place, ...] = ()) -> Tree:
-        """Return all that is in a group, and refuse what lies elsewhere.
+        """Return everything that is in a group, and refuse what lies elsewhere.
 
         Parameters
         ----------
         group
-            In a file.
+            A group of a file.
         file
             That file.
         above
-            The groups on the way here.
+            The groups on the path to it.
 
         Raises
         ------
         CatalogError
-            Naming it; also if there is no end to it.
+            Naming the object; also if the groups are nested too deeply, or in circles.
         """
         where = f"{shown(file.path)}: {shown(group.name)}"
         if len(above) > _DEEPEST:
-            raise CatalogError(f"{where} is not read: there is no end to it")
+            raise CatalogError(f"{where} is not read: groups are nested more than {_DEEPEST} deep")
         above = (*above, _place(group, file))
         tree: Tree = {}
         for part in map(str, group):
-            self._things += 1  # not what is there: a few groups with many names each have no end
-            if self._things > _MOST_THINGS:
+            self._objects += 1  # per path: a few groups with many names each have endless paths
+            if self._objects > _MOST_OBJECTS:
                 raise CatalogError(
-                    f"{where} is not read: there are more than {_MOST_THINGS:,} things in this "
-                    f"file, counted once for each name that leads to them"
+                    f"{where} is not read: there are more than {_MOST_OBJECTS:,} objects in this "
+                    f"file, each counted once for every path that leads to it"
                 )
             try:
                 found, its = self._find(file, group, part, 0)
@@ -296,16 +299,16 @@ class Look:
                 tree[part] = tiled_hdf5.HDF5_DATASET
         return tree
 
-    def _find(self, file: _File, group: Any, name: str, depth: int) -> tuple[Any, _File]:
-        """Go to an object, link by link."""
+    def _find(self, file: _File, group: h5py.Group, name: str, depth: int) -> tuple[Any, _File]:
+        """Follow a path to an object, link by link."""
         here: Any = file.root if name.startswith("/") else group
         for part in (part for part in name.split("/") if part not in ("", ".")):
             where = f"{shown(file.path)}: {shown(str(here.name).rstrip('/'))}/{shown(part)}"
             link = link_of(here, part) if isinstance(here, h5py.Group) else None
             if link is None:
                 if depth:
-                    raise BrokenLink(f"{where} is not there")
-                raise KeyError(f"{where} is not there")
+                    raise BrokenLink(f"{where} is missing")
+                raise KeyError(f"{where} is missing")
             if not isinstance(link, h5py.HardLink) and depth >= _DEEPEST:
                 raise CatalogError(f"{where} is not read: it leads in circles")
             if isinstance(link, h5py.HardLink):
@@ -322,12 +325,12 @@ class Look:
         return here, file
 
     def _open_linked(self, file: _File, link: h5py.ExternalLink, where: str) -> _File:
-        """Open what an external link leads to: downwards, and nothing that HDF5 would look for."""
+        """Open the file of an external link: only downwards, without the search paths of HDF5."""
         name = PurePosixPath(link.filename)
         if name.is_absolute() or ".." in name.parts or not name.parts:
             raise CatalogError(
-                f"{where} is not read: it leads out of what may be served, and links are followed "
-                f"downwards only"
+                f"{where} is not read: it leads out of what may be served; links are only "
+                f"followed downwards"
             )
         path = self._readable.real(file.path.parent / name)
         if path not in self._linked:
@@ -339,7 +342,7 @@ class Look:
             self._linked[path] = _File(opened, path, linked=True)
         return self._linked[path]
 
-    def _check(self, found: Any, file: _File) -> None:
+    def _check(self, found: h5py.Dataset, file: _File) -> None:
         check_pieces(found, f"{shown(file.path)}: {shown(found.name)}")
 
 
@@ -351,23 +354,23 @@ def check_hdf5(
     swmr: bool = True,
     locking: bool | None = False,
 ) -> None:
-    """Refuse an HDF5 file if what is asked of it lies, or leads, somewhere else.
+    """Refuse an HDF5 file if one of the named objects lies, or leads, elsewhere.
 
     Parameters
     ----------
     path
         The file.
     roots
-        What may be read.
+        Directories below which files may be read.
     names
         Datasets, or groups with all that is in them.
     swmr, locking
-        How whoever reads it next opens it, in the same process.
+        How the next reader in this process opens the file.
 
     Raises
     ------
     CatalogError
-        Naming the file, the object in it and what is wrong.
+        Naming the file, the object and the reason.
     """
     check_readable(Readable(roots), path, names=names, swmr=swmr, locking=locking)
 
@@ -382,13 +385,13 @@ def check_readable(
 ) -> None:
     """Refuse an HDF5 file as `check_hdf5` does."""
     try:
-        with ONE_HANDLE, opened(readable, path, swmr=swmr, locking=locking) as look:
+        with ONE_HANDLE, opened(readable, path, swmr=swmr, locking=locking) as finder:
             for name in names:
-                node = look.node(name)
-                if isinstance(node, _Node):
+                node = finder.node(name)
+                if isinstance(node, _FoundGroup):
                     node.tree()
     except (BrokenLink, KeyError):
-        return  # nothing is read
+        return  # there is nothing to read
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise CatalogError(f"{shown(path)} is not read: {shown(error)}") from error
 
@@ -399,23 +402,26 @@ def check_pieces(array: Any, where: str) -> None:
     Raises
     ------
     CatalogError
-        With the size, or the number, of its pieces.
+        With the size, or the number, of its chunks.
     """
     shape = getattr(array, "shape", None)
     if not shape:
-        return  # one number, or none
+        return  # a scalar, or empty
     if array.dtype.kind == "O" and math.prod(shape) > _MOST:
-        raise CatalogError(f"{where} is not read: it has {math.prod(shape):,} texts of any length")
+        raise CatalogError(
+            f"{where} is not read: it has {math.prod(shape):,} variable-length texts, and "
+            f"the most are {_MOST:,}"
+        )
     piece = getattr(array, "chunksize", None) or getattr(array, "chunks", None) or shape
     size = math.prod(piece) * array.dtype.itemsize
     if size > PIECE:
         raise CatalogError(
-            f"{where} is not read: it lies in pieces of {size:,} bytes, and each must be read as "
-            f"a whole; the most are {PIECE:,}. Store it in smaller chunks"
+            f"{where} is not read: it lies in chunks of {size:,} bytes, and each must be read as "
+            f"a whole; the most are {PIECE:,} bytes. Store it in smaller chunks"
         )
     count = math.prod(math.ceil(n / m) for n, m in zip(shape, piece, strict=True) if m)
     if count > _MOST:
         raise CatalogError(
-            f"{where} is not read: it lies in {count:,} pieces, and the most are {_MOST:,}. "
+            f"{where} is not read: it lies in {count:,} chunks, and the most are {_MOST:,}. "
             f"Store it in larger chunks"
         )

@@ -1,12 +1,12 @@
-"""A sweep that was measured in pieces, as one: after a beam dump, a failure, or a resumed series.
+"""Join a sweep that was measured in pieces: after a beam dump, a failure, or a resumed series.
 
-Each piece is a run of its own, with `series.follows` the uid of the one before it. Which of them
-has an angle, and whether with beam, is in their rows.
+Each piece is a run of its own; its `series.follows` is the uid of the piece before it. The rows of
+the pieces say which of them has an angle, and whether it was measured with beam.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ from offbragg.sweep import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
+    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 
 _ROWS = "internal"
-_NEAR = 1e-3  # steps that the angles of two pieces may differ by
+_NEAR = 1e-3  # tolerance for the angles of two pieces, in steps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,10 +31,10 @@ class WholeSweep:
     Parameters
     ----------
     runs
-        The pieces, clients of the catalog, in the order in which they were measured.
+        The pieces, clients of the catalog, in the order of measurement.
     rows
         One row for each angle that any piece has, in the order of the sweep: the columns of the
-        stream ``primary``, and ``run`` (uid) and ``frame`` (its number there).
+        stream ``primary``, and ``run`` (uid) and ``frame`` (number of the frame in that run).
     """
 
     runs: tuple[Any, ...]
@@ -47,7 +48,7 @@ class WholeSweep:
         return f"<WholeSweep of {len(self)} frames in {len(self.runs)} runs: {uids}>"
 
     def frames(self, first: int, stop: int) -> NDArray[np.int32]:
-        """Read the counts of the rows ``first`` to before ``stop``, shape (frame, slow, fast)."""
+        """Read the counts of rows ``first`` to before ``stop``, shape (frame, slow, fast)."""
         chosen = self.rows.iloc[first:stop]
         by_uid = {run.metadata["start"]["uid"]: run for run in self.runs}
         read: list[NDArray[np.int32]] = []
@@ -55,22 +56,23 @@ class WholeSweep:
             stack = by_uid[uid]["primary"][_image_key(by_uid[uid])]
             read.append(np.asarray(stack[numbers.start : numbers.stop]))
         if not read:
-            raise IndexError(f"rows {first} to {stop} of {len(self)}: there is none")
+            raise IndexError(f"rows {first} to {stop} of {len(self)} are empty")
         return np.concatenate(read)
 
 
-def whole_sweep(runs: Any, uid: str) -> WholeSweep:
+def whole_sweep(runs: CatalogOfBlueskyRuns, uid: str) -> WholeSweep:
     """Join the pieces of the sweep that a run belongs to.
 
     Where pieces overlap, the first row that is stored and was exposed with beam (its ``weight``, if
-    there is one, is not 0) stands for the angle; if none is, the first row.
+    there is one, is not 0) is chosen for the angle; if there is none, the first row.
 
     Parameters
     ----------
     runs
-        The catalog's runs: what `offbragg.catalog.client.connect` or Tiled's ``from_uri`` gives.
+        The runs of the catalog, as `offbragg.catalog.client.connect` or Tiled's ``from_uri``
+        returns them.
     uid
-        Of any piece.
+        Uid of any piece.
 
     Raises
     ------
@@ -97,7 +99,7 @@ def whole_sweep(runs: Any, uid: str) -> WholeSweep:
         table["_worse"] = ~good
         tables.append(table)
     if not tables:
-        raise CatalogError(f"run {uid[:8]} has no rows yet\nIts scan file is about to be made.")
+        raise CatalogError(f"run {uid[:8]} has no rows yet\nIts scan file has not been made yet.")
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.sort_values(["_number", "_worse", "_place"], kind="stable")
     rows = rows.drop_duplicates("_number").reset_index(drop=True)
@@ -105,8 +107,8 @@ def whole_sweep(runs: Any, uid: str) -> WholeSweep:
     return WholeSweep(pieces, rows)
 
 
-def pieces_of(runs: Any, uid: str) -> tuple[Any, ...]:
-    """Find the runs that measured the same sweep, in the order in which they were measured.
+def pieces_of(runs: CatalogOfBlueskyRuns, uid: str) -> tuple[Any, ...]:
+    """Find the runs that measured the same sweep, in the order of measurement.
 
     Parameters
     ----------
@@ -116,7 +118,7 @@ def pieces_of(runs: Any, uid: str) -> tuple[Any, ...]:
     from tiled.queries import Key
 
     try:
-        run = runs[uid]
+        run: Any = runs[uid]
     except KeyError as error:
         raise CatalogError(f"the catalog has no run {uid}") from error
     start = run.metadata["start"]
@@ -136,7 +138,7 @@ def pieces_of(runs: Any, uid: str) -> tuple[Any, ...]:
 
 
 def _chain(runs: Sequence[Any], uid: str) -> list[Any]:
-    """Follow `follows` both ways."""
+    """Find the runs that `follows` connects with this one, in both directions."""
     linked, before = {uid}, 0
     while len(linked) != before:
         before = len(linked)
@@ -161,7 +163,7 @@ def _rows(run: Any) -> pd.DataFrame | None:
 
 
 def _first_number(reference: Sweep, start: Mapping[str, Any]) -> int:
-    """Find which frame of the first piece's angles a piece began with; below 0 before them."""
+    """Find where a piece begins, as a frame of the first piece; below 0 if before it."""
     sweep = Sweep.from_dict(start["sweep"])
     if sweep.step == 0 or reference.step == 0:
         return 0
@@ -180,8 +182,8 @@ def _image_key(run: Any) -> str:
     return f"{run.metadata['start']['detector']['name']}_image"
 
 
-def _stretches(uids: Any, numbers: Any) -> list[tuple[str, range]]:
-    """Put successive frames of the same run together."""
+def _stretches(uids: Iterable[str], numbers: Iterable[int]) -> list[tuple[str, range]]:
+    """Group successive frames of the same run."""
     found: list[tuple[str, range]] = []
     for uid, number in zip(uids, numbers, strict=True):
         if found and found[-1][0] == uid and found[-1][1].stop == number:

@@ -1,8 +1,8 @@
-"""Questions that the catalog cannot answer, told apart from its own failures.
+"""Refuse questions that the catalog cannot answer, and answer when the server itself fails.
 
-Tiled takes a search's values as JSON and hands them to the database as they are; what does not fit
-ends as an error of the server, and its clients then ask again and again. Here it is the question
-that is refused, in words; and where the server does fail, that too is an answer.
+Tiled takes the values of a search as JSON and passes them to the database unchecked; what does not
+fit becomes an error of the server, and its clients then ask again and again. Here such a question
+is refused with the reason; and if the server does fail, that is answered, too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import parse_qsl
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Message, Receive, Scope, Send, refuse
 from offbragg.printable import printable
 
 _FIELD = re.compile(r"filter\[(\w+)\]\[condition\]\[(\w+)\]")
@@ -25,7 +24,7 @@ _SEVERAL = {("in", "value"), ("notin", "value")}
 _WORDS = {("keys_filter", "keys"), ("specs", "include"), ("specs", "exclude"),
           ("access_tags_filter", "tags")}  # fmt: skip
 _WORD = {("like", "pattern"), ("regex", "pattern")}
-_INTEGER = 2**63  # SQLite has integers below it
+_INTEGER = 2**63  # integers of SQLite are below it
 _SLICE = re.compile(r"(^|,)[^,:]*:[^,:]*:\s*[+-]?0+\s*(,|$)")
 _ASKS = tuple(f"/api/v1/{kind}" for kind in ("search", "distinct", "revisions", "metadata"))
 _OWN = re.compile(r"locked|disk|unable to open|read-?only|malformed|I/O|no such table", re.I)
@@ -36,12 +35,12 @@ _log = logging.getLogger(__name__)
 
 
 class Questions:
-    """Refuses what cannot be answered.
+    """Refuses questions that cannot be answered.
 
     Parameters
     ----------
     app
-        What answers.
+        The app that answers.
     """
 
     def __init__(self, app: App) -> None:
@@ -58,11 +57,11 @@ class Questions:
             return
         begun = False
 
-        async def send_on(message: Any) -> None:
+        async def send_on(message: Message) -> None:
             nonlocal begun
             begun = True
             if message.get("status") == 500 and "expected_shape=" in query:
-                message = {**message, "status": 400}  # it is not as the client expected
+                message = {**message, "status": 400}  # the array is not as the client expected
             await send(message)
 
         try:
@@ -77,11 +76,13 @@ class Questions:
                 )
                 return
             _log.exception("a request failed: %s %s", scope["method"], printable(scope["path"]))
-            await refuse(send, 500, "The catalog failed at this request; its log says at what.")
+            await refuse(
+                send, 500, "The catalog could not answer this request; its log has the reason."
+            )
 
 
 def troubles(query: str) -> Iterator[str]:
-    """Find what is wrong with the values of a query, each in words.
+    """Find what is wrong with the values of a query.
 
     Examples
     --------
@@ -93,7 +94,7 @@ def troubles(query: str) -> Iterator[str]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         shown = f"{printable(name)} is {printable(value[:60])}"
         if "\0" in value or "\0" in name:
-            yield f"{printable(name)} holds a null character."
+            yield f"{printable(name)} contains a null character."
         elif name == "slice" and _SLICE.search(value):
             yield f"{shown}: the step of a slice cannot be 0."
         elif field := _FIELD.fullmatch(name):
@@ -103,7 +104,7 @@ def troubles(query: str) -> Iterator[str]:
 
 
 def _wanted(field: tuple[str, str], value: str) -> str:
-    """Return what the value of a search must be; nothing if it is."""
+    """Return what the value of a search must be; an empty string if it is."""
     if field not in _ONE | _SEVERAL | _WORDS | _WORD:
         return ""
     try:
@@ -127,14 +128,14 @@ def _wanted(field: tuple[str, str], value: str) -> str:
     return ""
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     if isinstance(value, int) and not -_INTEGER <= value < _INTEGER:
         return False
     return isinstance(value, str | int | float)
 
 
 def _is_about(scope: Scope, error: Exception) -> bool:
-    """Whether it is the question that was wrong, and not the server."""
+    """Return whether the question was wrong, and not the server."""
     if not scope["query_string"] or not scope["path"].startswith(_ASKS):
         return False
     return isinstance(error, _WRONG) and not _OWN.search(str(error))

@@ -1,46 +1,52 @@
-"""How much a request to the catalog may read: counted before anything is read.
+"""Limit how much a request to the catalog may read: bytes are counted before anything is read.
 
-Tiled counts the bytes of an answer too, but once they are in memory, and those of a container
-never. So each adapter gets another one before it, which knows what will be read from shapes alone.
+Tiled counts the bytes of an answer too, but only when they are in memory, and never those of a
+container. So each adapter is wrapped in one that knows from shapes alone what will be read.
 """
 
 from __future__ import annotations
 
 import math
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 from fastapi import HTTPException
-from pyarrow.parquet import read_metadata
+from pyarrow.parquet import read_metadata, write_table
 from tiled.adapters.parquet import ParquetDatasetAdapter
 from tiled.adapters.sequence import FileSequenceAdapter
 from tiled.adapters.sql import SQLAdapter
-from tiled.ndslice import NDSlice
+from tiled.ndslice import NDBlock, NDSlice
 from tiled.structures.array import ArrayStructure
 from tiled.structures.core import StructureFamily
+from tiled.structures.table import TableStructure
 
 from offbragg.errors import DamagedFrame, ScanFileError
 from offbragg.files.stored_sweep import TORN
 from offbragg.printable import printable
+from offbragg.private_parts import PrivatePart, examine
 
 ANSWER = 300_000_000  # bytes that one request may read
-AT_ONCE = 1_000_000_000  # and all that are being answered, together
-WRITTEN_OUT = 10  # so many times as much memory is needed for text and pictures
+AT_ONCE = 1_000_000_000  # bytes that all requests being answered may read together
+WRITTEN_OUT = 10  # factor for text and pictures, which need more memory than the array
 
 _TORN = (
-    "Where these frames are is damaged in their file, as when a kill tears a write. A stacker that "
-    "is started again makes the file anew; for a run that is over, offbragg stack --once --repair "
-    "does. Ask then."
+    "The frame index of this scan file is corrupt (a process was killed during a write). Restart "
+    "offbragg stack: it rebuilds the file. For a run that has ended, stack --once --repair "
+    "rebuilds it. Ask again after that."
 )
 _lock = threading.Lock()
-_together = 0  # bytes, of all requests
+_together = 0  # bytes of all requests that are being answered
 
 
 class _Request:
-    """What one request has read, or is about to."""
+    """The number of bytes that one request has read, or is about to read."""
 
     def __init__(self, weight: int) -> None:
         self.weight = weight
@@ -71,12 +77,12 @@ def answering(*, written_out: bool = False) -> Iterator[None]:
 
 
 def about_to_read(count: int) -> None:
-    """Say how many bytes are about to be read for the request that is being answered.
+    """Count bytes that are about to be read for the request that is being answered.
 
     Raises
     ------
     HTTPException
-        With status 400 if one request may not read as much; 503 if all together read too much.
+        With status 400 if one request must not read that much; 503 if all requests together do.
     """
     global _together
     request = _request.get()
@@ -94,7 +100,7 @@ def about_to_read(count: int) -> None:
         if _together + count > AT_ONCE:
             raise HTTPException(
                 503,
-                f"Requests that are being answered read {_together:,} bytes. Ask again later.",
+                f"The requests being answered read {_together:,} bytes already. Ask again later.",
                 headers={"retry-after": "5"},
             )
         _together += count
@@ -102,17 +108,17 @@ def about_to_read(count: int) -> None:
 
 
 class CountedAdapter:
-    """Stands before an adapter of Tiled, and counts what is about to be read.
+    """Wraps an adapter of Tiled, and counts what is about to be read.
 
     Parameters
     ----------
     adapter
-        Of an array, a table, or a container of these.
+        The adapter of an array, a table, or a container of these.
     kept
-        What stays open as long as there is something to read.
+        An object that keeps files open as long as there is something to read.
     """
 
-    def __init__(self, adapter: Any, kept: Any = None) -> None:
+    def __init__(self, adapter: Any, kept: object = None) -> None:
         self._adapter = adapter
         self._kept = kept
 
@@ -130,15 +136,15 @@ class CountedAdapter:
     def __len__(self) -> int:
         return len(self._adapter)
 
-    def get(self, key: str, *default: Any) -> Any:
-        """Give what a container, or a table, holds."""
+    def get(self, key: str, *default: object) -> Any:
+        """Return an item of a container, or a column of a table."""
         if self._adapter.structure_family == StructureFamily.table:
             about_to_read(_table_bytes(self._adapter, [key]))
         found = self._adapter.get(key, *default)
         return None if found is None else CountedAdapter(found, self._kept)
 
     def items(self) -> list[tuple[str, Any]]:
-        """Give all that a container holds."""
+        """Return all items of a container."""
         return [(key, CountedAdapter(value, self._kept)) for key, value in self._adapter.items()]
 
     def read(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,37 +153,37 @@ class CountedAdapter:
         if isinstance(structure, ArrayStructure):
             asked = NDSlice(args[0] if args else kwargs.get("slice", ...))
             about_to_read(_array_bytes(structure, _shape(structure.shape, asked)))
-            with _damage_told():
+            with _refusing_damaged():
                 return self._adapter.read(*args, **kwargs)
         if self._adapter.structure_family == StructureFamily.table:
             return self._read_table(self._adapter.read, *args, **kwargs)
         read = self._adapter.read(*args, **kwargs)
         return CountedAdapter(read, self._kept) if hasattr(read, "structure_family") else read
 
-    def read_block(self, block: Any, slice: NDSlice = NDSlice(...)) -> Any:  # noqa: B008
+    def read_block(self, block: NDBlock, slice: NDSlice = NDSlice(...)) -> Any:  # noqa: B008
         """Read a block of an array, or a slice of it."""
         structure = self._adapter.structure()
         shape = block.shape_from_chunks(structure.chunks)
-        if not isinstance(self._adapter, FileSequenceAdapter):  # which reads all of it
+        if not isinstance(self._adapter, FileSequenceAdapter):  # this one reads the whole block
             shape = _shape(shape, slice)
         about_to_read(_array_bytes(structure, shape))
-        with _damage_told():
+        with _refusing_damaged():
             return self._adapter.read_block(block, slice)
 
     def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> Any:
         """Read a part of a table."""
         return self._read_table(self._adapter.read_partition, partition, fields)
 
-    def _read_table(self, read: Any, *args: Any, **kwargs: Any) -> Any:
+    def _read_table(self, read: Callable[..., pd.DataFrame], *args: Any, **kwargs: Any) -> Any:
         fields = args[-1] if args else kwargs.get("fields")
         about_to_read(_table_bytes(self._adapter, fields))
         rows = read(*args, **kwargs)
-        about_to_read(int(rows.memory_usage(deep=True).sum()))  # text has any length
+        about_to_read(int(rows.memory_usage(deep=True).sum()))  # texts may have any length
         return rows
 
 
 @contextmanager
-def _damage_told() -> Iterator[None]:
+def _refusing_damaged() -> Iterator[None]:
     try:
         yield
     except DamagedFrame as error:
@@ -185,11 +191,11 @@ def _damage_told() -> Iterator[None]:
             503,
             f"Frame {error.number} is damaged in its scan file: its chunk does not have the "
             "checksum with which it was stored. The other frames can be read without it. If its "
-            "frame file is still there, offbragg stack --once --repair stores it again.",
+            "frame file still exists, offbragg stack --once --repair stores it again.",
             headers={"retry-after": "60"},
         ) from error
     except ScanFileError as error:
-        if TORN not in str(error):  # what its filters would make of a chunk
+        if TORN not in str(error):  # the filters of a chunk
             raise HTTPException(503, printable(str(error).partition("\n")[0])) from error
         raise HTTPException(503, _TORN, headers={"retry-after": "5"}) from error
     except (OSError, RuntimeError) as error:
@@ -206,7 +212,7 @@ def _shape(shape: tuple[int, ...], asked: NDSlice) -> tuple[int, ...]:
     try:
         return asked.shape_after_slice(shape)
     except ValueError as error:
-        raise HTTPException(400, f"there is no such slice: {error}") from error
+        raise HTTPException(400, f"this slice is not valid: {error}") from error
 
 
 def _array_bytes(structure: ArrayStructure, shape: tuple[int, ...]) -> int:
@@ -214,7 +220,7 @@ def _array_bytes(structure: ArrayStructure, shape: tuple[int, ...]) -> int:
 
 
 def _table_bytes(adapter: Any, fields: Sequence[str] | None) -> int:
-    """Guess how large a table is, as far as it can be known before."""
+    """Return the size of a table in bytes, as far as it can be known before reading."""
     if isinstance(adapter, SQLAdapter):
         with closing(adapter.storage.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(
@@ -230,3 +236,25 @@ def _table_bytes(adapter: Any, fields: Sequence[str] | None) -> int:
         return 8 * rows * len(fields or adapter.structure().columns)
     expected = getattr(adapter, "bytes_to_read", None)
     return expected() if expected is not None else 0
+
+
+def is_countable(adapter: object) -> bool:
+    """Return whether the size of a table can be known before it is read."""
+    known = isinstance(adapter, SQLAdapter | ParquetDatasetAdapter)
+    return known or hasattr(adapter, "bytes_to_read")
+
+
+def self_test() -> PrivatePart:
+    """Return whether the size of Tiled's tables is known before they are read."""
+    return examine("tiled", "tables counted before they are read", _count_table, guards=True)
+
+
+def _count_table() -> None:
+    """Count the bytes of a table in a Parquet file."""
+    table = pa.table({"a": [1.0, 2.0, 3.0]})
+    with tempfile.TemporaryDirectory(prefix="offbragg-") as folder:
+        path = Path(folder) / "probe.parquet"
+        write_table(table, path)
+        adapter = ParquetDatasetAdapter([path.as_uri()], TableStructure.from_arrow_table(table))
+        if _table_bytes(adapter, None) != 24:
+            raise ValueError("a table is counted with another size")

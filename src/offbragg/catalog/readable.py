@@ -1,7 +1,7 @@
-"""What the catalog's server may open: regular files below its roots, whatever their names say.
+"""Open files for the catalog's server: only regular files below its roots, whatever their names.
 
-A path is not what was opened: between a look at it and the opening somebody may put a symbolic
-link in its place. So what is read is always a descriptor that `open_below` gave.
+A path that was checked is not what is opened: in between somebody may replace it by a symbolic
+link. So what is read is always a descriptor that `open_below` returned.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ class Readable:
     Parameters
     ----------
     roots
-        Their paths; what these lead to now is what counts from now on.
+        Their paths; symbolic links in these are followed once, now.
     """
 
     def __init__(self, roots: Iterable[Path]) -> None:
         self._roots = tuple(root.resolve() for root in roots)
 
     def real(self, path: Path) -> Path:
-        """Return the real path of a file, which lies below one of the roots.
+        """Return the real path of a file below one of the roots, with every symbolic link followed.
 
         Raises
         ------
         CatalogError
-            If it does not, with every symbolic link on the way followed.
+            If it does not lie below a root.
         """
         return self._place(path)[1]
 
@@ -43,14 +43,14 @@ class Readable:
         Returns
         -------
         descriptor
-            Of a regular file that lies below one of the roots, to be closed by the caller.
+            An open regular file below one of the roots; the caller closes it.
 
         Raises
         ------
         CatalogError
-            If the path leads out, or to what is not a file, also if only just now.
+            If the path leads out, or not to a regular file, at the moment of opening.
         FileNotFoundError
-            If nothing is there.
+            If it is missing.
         """
         root, real = self._place(path)
         try:
@@ -66,7 +66,7 @@ class Readable:
         Raises
         ------
         CatalogError, FileNotFoundError
-            As `open` does, and if it has more bytes than ``most``.
+            As `open` does; a CatalogError also if the file has more than ``most`` bytes.
         """
         with os.fdopen(self.open(path), "rb") as file:
             check_size(path, os.fstat(file.fileno()).st_size, most)
@@ -84,7 +84,7 @@ class Readable:
 
 
 def check_size(path: Path, size: int, most: int) -> None:
-    """Refuse a file that one request may not read as a whole.
+    """Refuse a file that is too large for one request.
 
     Raises
     ------
@@ -93,11 +93,11 @@ def check_size(path: Path, size: int, most: int) -> None:
     """
     if size > most:
         raise CatalogError(
-            f"{shown(path)} is not read: it has {size:,} bytes, and the most that one "
-            f"request may read are {most:,}"
+            f"{shown(path)} is not read: it has {size:,} bytes, and one request may read "
+            f"{most:,} bytes"
         )
 
 
 def shown(name: object) -> str:
-    """Return a name as it may stand in a message."""
+    """Return a name in a form that is safe in a message."""
     return printable(name if isinstance(name, str) else str(name))

@@ -1,8 +1,8 @@
-"""The catalog server: Tiled from a generated configuration, and how to connect to it.
+"""The catalog server: Tiled with a generated configuration.
 
 One directory holds all of it: ``catalog.db`` (SQLite), ``tables.duckdb``, ``files`` and the
-``key`` (mode 0600). It listens on the loopback interface unless told otherwise, never lets
-anybody in without the key, and reads frames only from the roots it was given.
+``key`` (mode 0600). By default the server listens on the loopback interface only. It answers no one
+without a key, and reads frames only below the roots that it is given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import io
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,41 +29,32 @@ from offbragg.errors import CatalogError
 from offbragg.parent import follow_parent
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
+    from offbragg.catalog.authentication import App, Receive, Scope, Send
     from offbragg.catalog.readable import Readable
-from offbragg.catalog.client import CONTAINER
-
-_CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
-
 
 _COLUMN = re.compile(r"/api/v1/array/(full|block)/.*/internal/[^/]+")
-
-
-_GRACE = 2  # how long a client that still reads is waited for at the end, s
-
-
-_THREADS = 4  # that read chunks
-
-
+_GRACE = 2  # s that the server waits at its end for clients that still read
+_THREADS = 4  # threads that read chunks
 _M_MMAP_THRESHOLD = -3  # of malloc.h
-
 
 _log = logging.getLogger(__name__)
 
 
 def catalog_key(directory: Path) -> str:
-    """Read the catalog's key, and make one if there is none.
+    """Read the key of the catalog; create one if there is none.
 
     Parameters
     ----------
     directory
-        The catalog's directory; the key is the file ``key`` in it, readable by its owner only.
+        Directory of the catalog; the key is the file ``key`` in it, readable by its owner only.
 
     Raises
     ------
     CatalogError
-        If others can read the key, or it is not one.
+        If others can read the key, or it is not a key.
     """
     path = directory / "key"
     try:
@@ -74,14 +64,14 @@ def catalog_key(directory: Path) -> str:
         if mode & 0o077:
             raise CatalogError(
                 f"the catalog's key {path} can be read by others (mode {mode:04o})\n"
-                f"Anybody on this host may have it. Remove the file; a new key is made at the "
+                f"Anyone on this host may have it. Remove the file; a new key is created at the "
                 f"next start."
             ) from None
         key = path.read_text().strip()
         if not key.isalnum():
             raise CatalogError(
-                f"the catalog's key {path} holds something else than letters and digits\n"
-                f"Remove the file; a new key is made at the next start."
+                f"the catalog's key {path} holds other characters than letters and digits\n"
+                f"Remove the file; a new key is created at the next start."
             ) from None
         return key
     key = secrets.token_hex(32)
@@ -91,16 +81,16 @@ def catalog_key(directory: Path) -> str:
 
 
 def server_configuration(directory: Path, readable: Sequence[Path], *, key: str) -> dict[str, Any]:
-    """Generate Tiled's configuration, as its documentation calls the fields.
+    """Generate the configuration of Tiled, with the field names of its documentation.
 
     Parameters
     ----------
     directory
-        Where the catalog keeps its own database, tables and files.
+        Directory for the catalog's own database, tables and files.
     readable
-        The roots that frames and scan files may be read from; anything else is refused.
+        Roots below which frames and scan files may be read; anything else is refused.
     key
-        The one key.
+        Key of the catalog.
     """
     return {
         "trees": [
@@ -136,27 +126,27 @@ def serve(
     ready: Path | None = None,
     parent: int | None = None,
 ) -> None:
-    """Run the catalog server until it is told to end (SIGTERM, SIGINT).
+    """Run the catalog server until a signal ends it (SIGTERM, SIGINT).
 
     Call it in the main thread of a process of its own.
 
     Parameters
     ----------
     directory
-        The catalog's directory; made if need be.
+        Directory of the catalog; created if necessary.
     readable
-        The roots that frames and scan files may be read from.
+        Roots below which frames and scan files may be read.
     host, port
-        Where to listen; port 0 is any free one.
+        Address to listen on; port 0 is any free port.
     ready
-        Written, whole or not at all, once requests are answered: JSON with ``url`` and ``pid``.
+        File that is written, atomically, once requests are answered: JSON with ``url`` and ``pid``.
     parent
-        Process id of the parent; the server ends when that process is no longer its parent.
+        Process id of the parent; the server ends when its parent is another process.
 
     Raises
     ------
     CatalogError
-        If the directory cannot be used, another server has it, or the port is taken.
+        If the directory cannot be used, another server uses it, or the port is taken.
     """
     directory = directory.resolve()
     readable = [root.resolve() for root in readable]
@@ -183,46 +173,36 @@ def _serve(
 ) -> None:
     try:
         import uvicorn
-        from tiled.commandline._catalog import init
         from tiled.server.app import build_app_from_config
 
-        from offbragg.catalog import (
-            checked,
-        )
-        from offbragg.catalog import (
-            connection_limits as limits,
-        )
-        from offbragg.catalog import (
-            tiled_patches as shortcuts,
-        )
+        from offbragg.catalog import checked, images, read_limits, tiled_app, tiled_patches
+        from offbragg.catalog import connection_limits as limits
         from offbragg.catalog.authentication import Authentication
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.questions import Questions
-    except (Exception, SystemExit) as error:  # whatever a broken package does
+    except (Exception, SystemExit) as error:  # a broken package may raise anything
         first = str(error).partition("\n")[0]
         raise CatalogError(
             f"the catalog cannot be served: {type(error).__name__}: {first}\n"
             "A package that it needs is absent or broken: pip install --upgrade offbragg"
         ) from error
-    for part in (limits.self_test(), checked.self_test()):
+    parts = [limits.self_test(), checked.self_test(), read_limits.self_test()]
+    for part in (*parts, *images.self_test(), tiled_app.self_test()):
         if not part.active:
-            raise CatalogError(f"the catalog is not served without what guards it\n{part}")
-    with contextlib.redirect_stderr(io.StringIO()):
-        # creates the catalog's tables; Tiled itself would start a second interpreter for it
-        init(f"sqlite:///{directory / 'catalog.db'}", if_not_exists=True)
-
+            raise CatalogError(f"the catalog is not served: what it needs is not available\n{part}")
+    tiled_app.create_database(f"sqlite:///{directory / 'catalog.db'}")
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
-    shortcuts.take()
+    tiled_patches.apply()
     register_formats()
     app = build_app_from_config(server_configuration(directory, readable, key=key))
-    _keep_container(app)
-    may_read = _guard(app, readable, directory / "files")
-    _run_in(directory / "nothing")
+    tiled_app.keep_container(app)
+    may_read = _confine(app, readable, directory / "files")
+    _run_in_empty(directory / "nothing")
     _share_threads()
-    _give_memory_back()
+    _release_memory()
     _allow_sockets(limits.SOCKETS)
-    app.add_middleware(_AsAsked)
+    app.add_middleware(_ExpectedLength)
     app.add_middleware(Questions)
     config = uvicorn.Config(
         Authentication(limits.ConnectionLimits(Downloads(app, app.state.root_tree, may_read)), key),
@@ -239,7 +219,7 @@ def _serve(
     )
 
     class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if ready is not None and self.servers:
                 at = self.servers[0].sockets[0].getsockname()
@@ -263,7 +243,7 @@ def _serve(
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Be the only server of a catalog: two would each keep what the other does not know of."""
+    """Lock a catalog: two servers would each keep state that the other does not know."""
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -272,7 +252,7 @@ def _alone(directory: Path) -> Iterator[None]:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise CatalogError(
                     f"the catalog directory {directory} cannot be locked: {error.strerror}\n"
-                    f"Two servers would spoil it. Choose a directory on a local disk."
+                    f"Two servers would damage it. Choose a directory on a local disk."
                 ) from error
             other = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
             raise CatalogError(
@@ -287,19 +267,19 @@ def _alone(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _guard(app: FastAPI, roots: Sequence[Path], storage: Path) -> Readable:
-    """Put a guard before every adapter, and send clients its refusals."""
+def _confine(app: FastAPI, roots: Sequence[Path], storage: Path) -> Readable:
+    """Let the app read below its roots only, and send its refusals to clients."""
     from fastapi import Request
     from fastapi.responses import JSONResponse
     from tiled.utils import BrokenLink
 
-    from offbragg.catalog.inside import take_the_place
+    from offbragg.catalog.inside import confine_hdf5
     from offbragg.catalog.readable import Readable
-    from offbragg.catalog.served import put_before
+    from offbragg.catalog.served import confine_adapters
 
     readable = Readable([*roots, storage])
-    take_the_place(readable)
-    put_before(app.state.root_tree.context, readable, Readable([storage]))
+    confine_hdf5(readable)
+    confine_adapters(app.state.root_tree.context, readable, Readable([storage]))
 
     @app.exception_handler(CatalogError)
     async def refuse(request: Request, error: CatalogError) -> JSONResponse:
@@ -313,8 +293,8 @@ def _guard(app: FastAPI, roots: Sequence[Path], storage: Path) -> Readable:
     return readable
 
 
-def _run_in(directory: Path) -> None:
-    """Run in an empty directory: HDF5 and others look for names without a path where they run."""
+def _run_in_empty(directory: Path) -> None:
+    """Run in an empty directory: HDF5 and others look for relative names in the current one."""
     directory.mkdir(mode=0o500, exist_ok=True)
     os.chdir(directory)
     for kind in ("EXT", "VDS", "EXTFILE"):
@@ -322,37 +302,37 @@ def _run_in(directory: Path) -> None:
 
 
 def _share_threads() -> None:
-    """Let all requests share a few threads that read chunks; else each brings its own."""
+    """Let all requests share a few threads that read chunks; otherwise each starts its own."""
     import dask.config
 
     dask.config.set(pool=ThreadPoolExecutor(_THREADS, thread_name_prefix="chunks"))
 
 
-def _give_memory_back() -> None:
-    """Let what an answer took be free when it is sent; glibc keeps for long what it may reuse."""
+def _release_memory() -> None:
+    """Release the memory of an answer when it is sent; glibc would keep it for reuse."""
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _allow_sockets(count: int) -> None:
-    """See to it that there are files left to open when all sockets are taken."""
+    """Allow enough open files for all sockets and as many files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 2 * count:
         wanted = 2 * count if hard == resource.RLIM_INFINITY else min(2 * count, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class _AsAsked:
-    """Give a column that has grown since a client asked how long it is as long as it was then.
+class _ExpectedLength:
+    """Returns a column with the length that the client expects, even if it has grown since.
 
-    The client asks first for the length and then for so many values; Tiled has an error for it
-    if there are more by then.
+    The client asks first for the length and then for that number of values; Tiled answers with an
+    error if there are more by then.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _COLUMN.match(scope["path"]):
             asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
             length = asked.get("expected_shape", "")
@@ -362,37 +342,14 @@ class _AsAsked:
         await self._app(scope, receive, send)
 
 
-def _keep_container(app: FastAPI) -> None:
-    """See to it that the container of the runs is there before the first request is."""
-    from tiled.structures.core import Spec, StructureFamily
-
-    tree = app.state.root_tree
-    lifespan = app.router.lifespan_context
-
-    @contextlib.asynccontextmanager
-    async def with_container(app: FastAPI) -> AsyncIterator[Any]:
-        async with lifespan(app) as state:
-            if CONTAINER not in await tree.keys_range(0, None):
-                name, version = _CONTAINER_SPEC
-                await tree.create_node(
-                    structure_family=StructureFamily.container,
-                    metadata={},
-                    key=CONTAINER,
-                    specs=[Spec(name, version=version)],
-                )
-            yield state
-
-    app.router.lifespan_context = with_container
-
-
-def _end_on_signals(server: Any) -> None:
-    """Let a signal end the server also while uvicorn does not listen for one.
+def _end_on_signals(server: uvicorn.Server) -> None:
+    """Let a signal end the server also while uvicorn does not handle signals.
 
     That is before it runs, and after its graceful end, when it raises the signal once more: that
-    one is not to kill us.
+    one must not kill this process.
     """
 
-    def end(*_: Any) -> None:
+    def end(*_: object) -> None:
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):

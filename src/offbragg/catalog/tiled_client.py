@@ -1,4 +1,4 @@
-"""The holds on private parts of Tiled's client: which class opens a node, and errors at once.
+"""The holds on private parts of Tiled's client: our own classes for nodes, and errors at once.
 
 None of them guards. Without the first, runs are opened by the classes of bluesky-tiled-plugins.
 """
@@ -18,26 +18,43 @@ _log = logging.getLogger(__name__)
 
 
 def own_clients() -> Any:
-    """Return the table that says which client class opens which node, as one that can be copied.
+    """Return a copyable table of the client classes that open nodes.
 
-    ``cat.v1`` and ``cat.v2`` copy it and change the copy, and so, with Tiled's table, whose
-    copies share their content, turn every client of the process into one of version 2.
+    ``cat.v1`` and ``cat.v2`` copy the table and change the copy. The copies of Tiled's own table
+    share their content: changing one turns every client of the process into one of version 2.
 
     Returns
     -------
     clients
         ``"numpy"``, Tiled's own table, if this version of Tiled has no such table.
     """
-    part = self_test()
+    part = _own_classes()
     if part.active:
         return _clients()
     _log.warning("%s", part)
     return "numpy"
 
 
-def self_test() -> PrivatePart:
-    """Return whether runs can be opened by our own classes, with this version of Tiled."""
+def self_test() -> list[PrivatePart]:
+    """Return which of the two holds are active with these versions of Tiled and httpx."""
+    return [_own_classes(), examine("httpx", "errors of the catalog raised at once", _try_failure)]
+
+
+def _own_classes() -> PrivatePart:
     return examine("tiled", "our own classes for runs and streams", _try_table)
+
+
+def _try_failure() -> None:
+    """Ask a server that fails, in the way of Tiled's client."""
+    import httpx
+
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(500))) as http:
+        fail_fast(http)
+        try:
+            http.get("http://127.0.0.1/")
+        except CatalogError:
+            return
+    raise ValueError("an error is not raised at once")
 
 
 def _try_table() -> None:
@@ -54,7 +71,7 @@ def _clients() -> Any:
     from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
     from tiled.utils import OneShotCachedMap
 
-    from offbragg.catalog.clients import Catalog, Run, Stream
+    from offbragg.catalog.clients import CatalogRun, RunCatalog, Stream
 
     class Clients(OneShotCachedMap):
         def __copy__(self) -> Clients:
@@ -65,14 +82,14 @@ def _clients() -> Any:
     Container.discover_clients_from_entrypoints()
     clients = Clients()
     clients.__setstate__(dict(DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"].__getstate__()))
-    clients.set("CatalogOfBlueskyRuns", lambda: Catalog)
-    clients.set("BlueskyRun", lambda: Run)
+    clients.set("CatalogOfBlueskyRuns", lambda: RunCatalog)
+    clients.set("BlueskyRun", lambda: CatalogRun)
     clients.set("BlueskyEventStream", lambda: Stream)
     return clients
 
 
 def fail_fast(http: httpx.Client) -> None:
-    """Turn what Tiled's client would retry for a minute into an error at once."""
+    """Raise an error at once where Tiled's client would retry for a minute."""
     import httpx
 
     send = http.send
@@ -88,9 +105,10 @@ def fail_fast(http: httpx.Client) -> None:
             ) from error
         if response.status_code >= 500 or response.status_code == 403:
             response.read()
-            did = "refused" if response.status_code == 403 else "failed"
+            verb = "refused" if response.status_code == 403 else "failed"
             refused = CatalogError(
-                f"the catalog {did}: {where} answered {response.status_code}: {response.text[:500]}"
+                f"the catalog {verb}: {where} answered {response.status_code}: "
+                f"{response.text[:500]}"
             )
             refused.status = response.status_code
             raise refused

@@ -1,7 +1,7 @@
-"""Shortcuts through FastAPI and Tiled: what they do again at each request, and need not.
+"""Patches of FastAPI and Tiled that save work which these repeat at each request.
 
-None of them changes an answer. They take hold of what is not public; where it is gone, the way is
-as long as it was.
+None of them changes an answer. They replace private functions; where a version does not have such a
+function, requests take as long as without the patch.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from offbragg.private_parts import PrivatePart, examine
 
 _log = logging.getLogger(__name__)
 
-_ONCE_MORE = {"path", "call", "name", "parent_oauth_scopes", "scope", "concurrency"}
+_ARGUMENTS = {"path", "call", "name", "parent_oauth_scopes", "scope", "concurrency"}
 _kept: list[Any] = []
 
 
-def take() -> None:
-    """Take those that this version has, in this process; log which it has not."""
+def apply() -> None:
+    """Apply the patches in this process; log those that these versions do not allow."""
     for part in self_test():
         if not part.active:
             _log.warning("%s", part)
 
 
 def self_test() -> list[PrivatePart]:
-    """Take all of them, in this process, and return which could be taken."""
+    """Apply all patches in this process, and return which of them are active."""
     return [
-        examine("fastapi", "dependencies taken to pieces once", _remember_dependencies),
+        examine("fastapi", "dependencies analysed once", _remember_dependencies),
         examine("tiled", "models of answers kept", _keep_models),
         examine("tiled", "a node looked up at once", _look_up_at_once),
         examine("tiled", "the statement for a node kept", _keep_statements),
@@ -38,35 +38,35 @@ def self_test() -> list[PrivatePart]:
 
 
 def _remember_dependencies() -> None:
-    """Let FastAPI take a dependency to pieces once.
+    """Let FastAPI analyse a dependency once.
 
-    It does so at each request where any dependency is replaced by another, as Tiled replaces one.
+    It does so at each request if any dependency is replaced by another, as Tiled replaces one.
     """
     from fastapi.dependencies import utils
 
-    look = utils.get_dependant
-    if hasattr(look, "__wrapped__"):
+    original = utils.get_dependant
+    if hasattr(original, "__wrapped__"):
         return
     remembered: dict[Any, Any] = {}
 
-    @functools.wraps(look)
+    @functools.wraps(original)
     def get_dependant(**asked: Any) -> Any:
-        # what the routes ask when they are made they change afterwards; requests change nothing
-        if asked.keys() != _ONCE_MORE or asked["concurrency"] is not None:
-            return look(**asked)
+        # results for routes that are being made are changed afterwards; those for requests are not
+        if asked.keys() != _ARGUMENTS or asked["concurrency"] is not None:
+            return original(**asked)
         key = (
             *(asked[name] for name in ("path", "call", "name", "scope")),
             *(asked["parent_oauth_scopes"] or ()),
         )
         if key not in remembered:
-            remembered[key] = look(**asked)
+            remembered[key] = original(**asked)
         return remembered[key]
 
     utils.get_dependant = get_dependant
 
 
 def _keep_models() -> None:
-    """Keep the models of Tiled's answers; pydantic makes one again that nobody has kept."""
+    """Keep the models of Tiled's answers; pydantic makes a model again if it was not kept."""
     from tiled.server import schemas
 
     kinds = schemas.resource_links_type_by_structure_family.values()
@@ -76,9 +76,9 @@ def _keep_models() -> None:
 
 
 def _look_up_at_once() -> None:
-    """Let Tiled ask its database for a node once, instead of for each node on the way to it.
+    """Let Tiled ask its database for a node once, instead of for each node on the path to it.
 
-    It goes step by step for the sake of access policies; where there is one, it still does.
+    It goes step by step because of access policies; if there is one, it still does.
     """
     from tiled.server import router
 
@@ -88,17 +88,17 @@ def _look_up_at_once() -> None:
     signature = _signature(walk, "path", "root_tree", "access_policy")
 
     @functools.wraps(walk)
-    async def get_entry(*args: Any, **kwargs: Any) -> Any:
+    async def get_entry(*args: object, **kwargs: object) -> Any:
         asked = signature.bind(*args, **kwargs).arguments
         segments = [segment for segment in asked["path"].split("/") if segment]
         if asked.get("access_policy") is None and segments:
-            asked["root_tree"] = _Jump(asked["root_tree"], len(segments))
+            asked["root_tree"] = _PathToNode(asked["root_tree"], len(segments))
         return await walk(**asked)
 
     router.get_entry = get_entry
 
 
-def _signature(function: Any, *parameters: str) -> inspect.Signature:
+def _signature(function: Callable[..., object], *parameters: str) -> inspect.Signature:
     """Return the signature of a function that has certain parameters."""
     signature = inspect.signature(function)
     if lacking := [name for name in parameters if name not in signature.parameters]:
@@ -106,8 +106,8 @@ def _signature(function: Any, *parameters: str) -> inspect.Signature:
     return signature
 
 
-class _Jump:
-    """Stands for every node on the way to one, and looks nothing up before that one is named."""
+class _PathToNode:
+    """Stands for every node on the path to one, and looks up only the last one."""
 
     def __init__(self, root: Any, depth: int) -> None:
         self._root = root
@@ -122,7 +122,7 @@ class _Jump:
 
 
 def _keep_statements() -> None:
-    """Keep the statement that looks a node up; only names differ from one request to the next."""
+    """Keep the statement that looks up a node; only the names differ between requests."""
     from sqlalchemy import bindparam
     from tiled.catalog import adapter
 

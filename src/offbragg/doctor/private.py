@@ -18,7 +18,10 @@ HOLDS = {
     "offbragg.catalog.inside": "tiled",
     "offbragg.catalog.checked": "tiled",
     "offbragg.catalog.served": "tiled",
+    "offbragg.catalog.images": "tifffile",
+    "offbragg.catalog.read_limits": "tiled",
     "offbragg.catalog.connection_limits": "uvicorn",
+    "offbragg.catalog.tiled_app": "tiled",
     "offbragg.catalog.tiled_patches": "tiled",
 }
 """Modules that have a ``self_test``, and whose private parts they take hold of."""

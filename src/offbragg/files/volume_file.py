@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 LEVELS = (2, 4, 8)
 _CHUNK = 32
 _SUMS = ("counts", "weight", "variance", "background", "background_variance")
-_MOST_TEXT = 256 << 20  # bytes
+MOST_TEXT = 256 << 20  # bytes
 _NOT_OURS = (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OffbraggError)
 """What comes of taking another file for a volume; a RecursionError is a RuntimeError."""
 _LIBVER = ("v110", "v110")  # as scan files: newer layouts cannot be read with HDF5 1.10
@@ -110,10 +110,16 @@ class VolumeFile:
         The file.
     descriptor
         Of the file, if it is open: then that file is read, whatever the path leads to now.
+    most_text
+        Limit for its record and for each other text in it, bytes; JSON takes up to 30 times as
+        much memory.
     """
 
-    def __init__(self, path: Path | str, *, descriptor: int | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, descriptor: int | None = None, most_text: int = MOST_TEXT
+    ) -> None:
         self.path = Path(path)
+        self._most_text = most_text
         try:
             self._file: Any = open_to_read(
                 self.path, swmr=False, libver=None, descriptor=descriptor
@@ -191,7 +197,7 @@ class VolumeFile:
 
     def _text(self, name: str) -> str:
         field = self._get(name)
-        if field.nbytes > _MOST_TEXT:
+        if field.nbytes > self._most_text:
             raise ValueError(f"{name} claims {field.nbytes:,} bytes")
         check_part(field)
         return bytes(field[()]).decode()

@@ -1,4 +1,4 @@
-"""The shortcuts change no answer: Tiled and FastAPI without them are the witness."""
+"""The patches change no answer: Tiled and FastAPI without them are the witness."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 from catalog.served import SERVE, Server
 
 # only read, so a second server does no harm
-THE_LONG_WAY = f"""import contextlib
-from offbragg.catalog import server, shortcuts
+UNPATCHED = f"""import contextlib
+from offbragg.catalog import server, tiled_patches
 server._alone = contextlib.nullcontext
-shortcuts.take = lambda: None
+tiled_patches.apply = lambda: None
 {SERVE}"""
 
 
 @pytest.fixture(scope="module")
-def long_way(server, whole, tmp_path_factory):
+def unpatched(server, whole, tmp_path_factory):
     """A server of the same catalog without them."""
-    directory = tmp_path_factory.mktemp("long") / "catalog"
+    directory = tmp_path_factory.mktemp("unpatched") / "catalog"
     directory.symlink_to(server.directory)
-    started = Server.start(directory, server.root, program=THE_LONG_WAY)
+    started = Server.start(directory, server.root, program=UNPATCHED)
     yield started
     started.end()
 
@@ -54,11 +54,11 @@ def long_way(server, whole, tmp_path_factory):
         "container/full/raw/{uid}/primary/internal?format=application/json",
     ],
 )
-def test_an_answer_is_the_same(server, long_way, whole, address):
+def test_an_answer_is_the_same(server, unpatched, whole, address):
     primary = whole.client[whole.uid]["primary"]
     image = next(k for k, v in primary.metadata["data_keys"].items() if v.get("external"))
     answers = []
-    for one in (server, long_way):
+    for one in (server, unpatched):
         asked = f"{one.url}/api/v1/{address.format(uid=whole.uid, image=image)}"
         answer = httpx.get(asked, headers={"Authorization": f"Apikey {one.key}"}, trust_env=False)
         body = re.sub(rb"127\.0\.0\.1:\d+", b"", answer.content)
@@ -68,16 +68,16 @@ def test_an_answer_is_the_same(server, long_way, whole, address):
     assert answers[0] == answers[1]
 
 
-def test_each_is_there_to_be_taken():
-    """Else this version of FastAPI, or Tiled, has the long way only."""
-    taken = """
-from offbragg.catalog import tiled_patches as shortcuts
-shortcuts.take()
+def test_each_patch_can_be_applied():
+    """If not, requests take longer with this version of FastAPI or Tiled."""
+    check = """
+from offbragg.catalog import tiled_patches
+tiled_patches.apply()
 from fastapi.dependencies import utils
 from tiled.catalog import adapter
 from tiled.server import router, schemas
-for shortcut in utils.get_dependant, router.get_entry, adapter.node_from_segments:
-    assert shortcut.__wrapped__, shortcut
-assert len(shortcuts._kept) == 1 + len(schemas.resource_links_type_by_structure_family)
+for patched in utils.get_dependant, router.get_entry, adapter.node_from_segments:
+    assert patched.__wrapped__, patched
+assert len(tiled_patches._kept) == 1 + len(schemas.resource_links_type_by_structure_family)
 """
-    subprocess.run([sys.executable, "-c", taken], check=True)
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -12,15 +12,15 @@ from tiled.adapters.mapping import MapAdapter
 from tiled.adapters.table import TableAdapter
 from tiled.ndslice import NDBlock, NDSlice
 
-from offbragg.catalog import read_limits as answers
+from offbragg.catalog import read_limits
 from offbragg.catalog.read_limits import CountedAdapter, about_to_read, answering
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """One request may read 1000 bytes, all together 2500."""
-    monkeypatch.setattr(answers, "ANSWER", 1000)
-    monkeypatch.setattr(answers, "AT_ONCE", 2500)
+    monkeypatch.setattr(read_limits, "ANSWER", 1000)
+    monkeypatch.setattr(read_limits, "AT_ONCE", 2500)
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_a_slice_is_read_and_counted_as_one(array):
             array.read(NDSlice(0))
 
 
-def test_the_next_request_begins_anew_and_nothing_is_left(array):
+def test_each_request_is_counted_from_zero_and_nothing_is_left(array):
     for _ in range(5):
         with answering():
             array.read_block(NDBlock(0))
-    assert answers._together == 0
+    assert read_limits._together == 0
 
 
 def test_what_all_read_together_is_bounded():
@@ -64,7 +64,7 @@ def test_what_all_read_together_is_bounded():
                 about_to_read(600)
             with answering():
                 about_to_read(500)
-    assert answers._together == 0
+    assert read_limits._together == 0
 
 
 def test_text_takes_ten_times_as_much(array):

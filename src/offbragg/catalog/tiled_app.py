@@ -1,0 +1,68 @@
+"""The hold on private parts of Tiled's server: its database, and the container of the runs.
+
+It does not guard: without it the catalog cannot be served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from tiled.catalog.adapter import CatalogContainerAdapter, CatalogNodeAdapter
+from tiled.commandline._catalog import init
+from tiled.structures.core import Spec, StructureFamily
+
+from offbragg.catalog.client import CONTAINER
+from offbragg.private_parts import PrivatePart, examine, require
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
+
+
+def self_test() -> PrivatePart:
+    """Return whether the catalog can be set up with these versions of Tiled and FastAPI."""
+    return examine("tiled", "a catalog set up in this process", _examine_members)
+
+
+def _examine_members() -> None:
+    from fastapi import FastAPI
+
+    inspect.signature(init).bind("sqlite:///catalog.db", if_not_exists=True)
+    require(CatalogContainerAdapter, "create_node", "keys_range", "lookup_adapter")
+    require(CatalogNodeAdapter, "data_sources")
+    require(FastAPI().router, "lifespan_context")
+
+
+def create_database(uri: str) -> None:
+    """Create the tables of the catalog if they are missing.
+
+    Tiled itself would start a second interpreter for it.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+        init(uri, if_not_exists=True)
+
+
+def keep_container(app: FastAPI) -> None:
+    """Create the container of the runs, if it is missing, before the first request."""
+    tree = app.state.root_tree
+    lifespan = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def with_container(app: FastAPI) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            if CONTAINER not in await tree.keys_range(0, None):
+                name, version = _CONTAINER_SPEC
+                await tree.create_node(
+                    structure_family=StructureFamily.container,
+                    metadata={},
+                    key=CONTAINER,
+                    specs=[Spec(name, version=version)],
+                )
+            yield state
+
+    app.router.lifespan_context = with_container
