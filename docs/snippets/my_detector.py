@@ -3,7 +3,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fabio.cbfimage
 import numpy as np
@@ -26,6 +26,8 @@ class Camera(Device):
     geometry
         Where its panel stands; `beamline.build_devices` gives it.
     """
+
+    from_beamline: ClassVar = {"frames": "paths.frames", "geometry": "geometry"}
 
     def __init__(
         self, prefix: str = "", *, name: str, frames: str, geometry: Geometry, **kwargs: Any

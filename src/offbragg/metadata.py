@@ -185,17 +185,17 @@ def _per_frame(value: Any) -> None:
         where = f"per_frame.{column}"
         if not _COLUMN.fullmatch(str(column)):
             raise MetadataError(
-                f"{where} is no name for a column: small letters, digits and _, at most 32"
+                f"{where} is not a name for a column: small letters, digits and _, at most 32"
             )
         source = _mapping(source, where)
         _only(source, ("key", "by", "units", "how", "monitor", *_FRAME_NUMBERS), where)
         if "key" not in source:
             raise MetadataError(f"start document lacks {where}.key")
-        for key, told in source.items():
+        for key, value in source.items():
             if key in _FRAME_NUMBERS:
-                _number(told, f"{where}.{key}")
+                _number(value, f"{where}.{key}")
             else:
-                _text(told, f"{where}.{key}")
+                _text(value, f"{where}.{key}")
         if source.get("how", SOURCES[0]) not in SOURCES:
             raise _wrong(f"{where}.how", source["how"], f"{', '.join(SOURCES)}, or left out")
         if "monitor" in source:

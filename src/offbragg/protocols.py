@@ -207,7 +207,7 @@ class Connectable(Protocol):
     """Is connected to its records when devices are built."""
 
     def wait_for_connection(self, *, all_signals: bool, timeout: float) -> None:
-        """Wait until it is connected; raise `TimeoutError` after so many seconds."""
+        """Wait until it is connected; raise `TimeoutError` after ``timeout`` s."""
         ...
 
 
@@ -272,7 +272,7 @@ class Aligns(Protocol):
 
 
 class Triggered(Protocol):
-    """May wait for pulses instead of exposing by itself."""
+    """May wait for pulses instead of exposing on its own."""
 
     @property
     def trigger_mode(self) -> str:

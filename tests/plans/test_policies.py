@@ -15,7 +15,8 @@ from offbragg.callbacks.journal import Journal
 from offbragg.callbacks.past_runs import PastRuns
 from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import rotation_scan, series_steps, temperature, temperature_series
-from offbragg.plans.defaults import Defaults, answering
+from offbragg.plans.defaults import Defaults
+from offbragg.plans.messages import PLAN_DEFAULTS, always
 from offbragg.sweep import Sweep
 
 DETECTOR, AXIS = SimpleNamespace(name="pilatus"), SimpleNamespace(name="phi")
@@ -56,10 +57,9 @@ def failing(monkeypatch):
     failing: set[int] = set()
     calls: list[tuple] = []
 
-    def scan(detector, axis, sweep, *, md, opened, **_):
+    def scan(detector, axis, sweep, *, md, **_):
         calls.append((md["temperature"]["setpoint"], sweep.start, sweep.n_frames))
         uid = yield from bps.open_run({"sweep": sweep.to_dict(), "motors": ["phi"], **md})
-        opened.append(uid)
         if len(calls) in failing:
             reason = "pilatus: frame 7 did not come"
             yield from bps.close_run(exit_status="fail", reason=reason)
@@ -317,7 +317,7 @@ def test_a_device_that_cannot_be_what_it_is_given_as_is_refused(wrong, told):
 def known(run, cooler):
     """The RunEngine knows the devices by name, as that of a beamline does."""
     devices = {"pilatus": DETECTOR, "phi": AXIS, "cooler": cooler}
-    run.RE.preprocessors.append(answering(Defaults(devices)))
+    run.RE.register_command(PLAN_DEFAULTS, always(Defaults(devices)))
     starts: list[dict] = []
     run.RE.subscribe(lambda name, doc: starts.append(doc), "start")
     return starts

@@ -22,7 +22,8 @@ from offbragg.beamline.limits import lacking_room
 from offbragg.beamline.run_engine import make_run_engine, sample
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.plans import rotation_scan, temperature_series
-from offbragg.plans.watch import need_room, room_keeper
+from offbragg.plans.messages import LACKING_ROOM
+from offbragg.plans.watch import answer_lacking_room, need_room
 from offbragg.sweep import Sweep
 
 pytestmark = pytest.mark.ioc
@@ -220,7 +221,7 @@ def test_a_series_waits_between_sweeps_for_room_and_goes_on_by_itself(small, dev
 def test_without_room_a_series_can_end_or_ask(policy):
     RE = RunEngine({}, context_managers=[])
     lacks = iter(["no room\nFree some.", "no room\nFree some.", ""])
-    RE.preprocessors.append(room_keeper(lambda **needs: next(lacks)))
+    RE.register_command(LACKING_ROOM, answer_lacking_room(lambda **needs: next(lacks)))
     asked: list[str] = []
 
     async def answer(msg):
@@ -237,10 +238,10 @@ def test_without_room_a_series_can_end_or_ask(policy):
 
 def test_nobody_waits_for_room_for_ever():
     RE = RunEngine({}, context_managers=[])
-    RE.preprocessors.append(room_keeper(lambda **needs: "no room", interval=0.05))
+    RE.register_command(LACKING_ROOM, answer_lacking_room(lambda **needs: "no room"))
 
     with pytest.raises(ConfigError, match=r"no room\nIt was waited for 0.2 s"):
-        RE(need_room(10, {}, timeout=0.2))
+        RE(need_room(10, {}, timeout=0.2, interval=0.05))
 
 
 def test_a_run_engine_that_keeps_no_room_goes_on():

@@ -44,7 +44,7 @@ _OTHER_VERBS = frozenset(
         "wait", "destroy", "summary",
     )
 )  # fmt: skip
-"""What Bluesky and ophyd ask of devices, which is nobody's misspelling."""
+"""What Bluesky and ophyd ask of devices, which is not a misspelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def _marks(protocol: type) -> list[str]:
 
 
 def _of_another_kind(device: Any, protocol: type, name: str, member: Any) -> str:
-    """Say why a member is not what plans take it for, or nothing."""
+    """Return why a member is not what plans take it for, or an empty string."""
     static = inspect.getattr_static(device, name, None)
     if isinstance(member, property):
         if inspect.isroutine(static) and not isinstance(static, property):
@@ -255,7 +255,7 @@ def _of_another_kind(device: Any, protocol: type, name: str, member: Any) -> str
     method = getattr(device, name)
     if name not in _MAY_BE_ASYNC and inspect.iscoroutinefunction(method):
         return (
-            f"{name!r} is a coroutine, which nobody awaits: return a status "
+            f"{name!r} is a coroutine, which no one awaits: return a status "
             "(ophyd-async: @AsyncStatus.wrap) or a value"
         )
     try:

@@ -271,7 +271,7 @@ class _Toml:
         self.add(f"{name} = {json.dumps(value, ensure_ascii=False)}", comment, todo=todo)
 
     def missing(self, name: str, comment: str) -> None:
-        """Add a key whose value nobody could be asked for."""
+        """Add a key whose value is not in any record."""
         self.add(f"{name} =", comment, todo=True)
 
     def __str__(self) -> str:

@@ -24,7 +24,7 @@ class Bars:
     Parameters
     ----------
     console
-        Where to draw; nothing is drawn where it is no terminal.
+        Where to draw; nothing is drawn if it is not a terminal.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -141,7 +141,7 @@ def _stderr() -> Console:
 
 
 def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
-    """Say in one line what a run measured.
+    """Return in one line what a run measured.
 
     Examples
     --------

@@ -48,7 +48,7 @@ class Claim(Protocol):
         ...
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the claim."""
         ...
 
 

@@ -34,7 +34,7 @@ class Watched(Status):
         self._watchers.append(watcher)
 
     def report(self, **how_far: Any) -> None:
-        """Tell all watchers; one that fails must not fail the device."""
+        """Call all watchers; one that fails must not fail the device."""
         for watcher in self._watchers:
             try:
                 watcher(**how_far)
@@ -195,13 +195,13 @@ def verify(signal: Any, value: float, *, rel_tol: float = 1e-6, timeout: float =
     """
     deadline = time.monotonic() + timeout
     while True:
-        told: float | None = None
+        read_back: float | None = None
         with suppress(TimeoutError):  # a silent IOC has until then
-            told = float(signal.get(use_monitor=False))
-        if told is not None and math.isclose(told, value, rel_tol=rel_tol, abs_tol=1e-9):
+            read_back = float(signal.get(use_monitor=False))
+        if read_back is not None and math.isclose(read_back, value, rel_tol=rel_tol, abs_tol=1e-9):
             return
         if time.monotonic() > deadline:
-            found = "does not answer" if told is None else f"is {told:g}"
+            found = "does not answer" if read_back is None else f"is {read_back:g}"
             raise DeviceError(f"{signal.pvname} {found} {timeout:g} s after {value:g} was put")
         time.sleep(0.02)
 
@@ -217,7 +217,7 @@ def check_times(name: str, **seconds: Any) -> None:
     Raises
     ------
     ConfigError
-        For the first that is no number, not finite or not above 0.
+        For the first that is not a number, not finite or not above 0.
     """
     for key, value in seconds.items():
         if not is_above_zero(value):

@@ -79,7 +79,7 @@ class DetectorClaim:
             os.pwrite(file, json.dumps(facts).encode(), 0)
 
     def release(self) -> None:
-        """Give it back; the file becomes empty."""
+        """Release the claim; the file becomes empty."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -89,7 +89,7 @@ class DetectorClaim:
         os.close(file)
 
     def holder(self) -> Holder | None:
-        """Return who claimed the detector last and did not give it back; None if nobody."""
+        """Return who claimed the detector last and did not release it; None if no one did."""
         try:
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

@@ -178,7 +178,7 @@ class RotationAxis(Motor):
 
     @property
     def _angle(self) -> float:
-        """Where the axis is, degree, asked for and not the last that was told."""
+        """Where the axis is, degree, read from the record and not from the last event."""
         return float(self.user_readback.get(use_monitor=False))
 
     def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
@@ -468,7 +468,7 @@ class RotationAxis(Motor):
         fail(landing, why)
 
     def complete(self) -> Status:
-        """Give the status of the flight: done when the axis has passed the end and stands."""
+        """Return the status of the flight: done when the axis has passed the end and stands."""
         if self._landing is None:
             raise DeviceError(f"{self.name} was completed without being kicked off")
         return self._landing
@@ -481,9 +481,9 @@ class RotationAxis(Motor):
         return float(self.velocity.get(use_monitor=False))
 
     def mend_speed(self, usual: float, *, left: float) -> bool:
-        """Put back the usual speed, if the axis still has the one that a sweep left; say so.
+        """Put back the usual speed, if the axis still has the one that a sweep left; return whether it had.
 
-        For a sweep whose RunEngine died: nobody set back the speed.
+        For a sweep whose RunEngine died before the speed was restored.
         """
         now = float(self.velocity.get(use_monitor=False))
         if self._usual_speed is not None or not math.isclose(now, left, rel_tol=1e-3):
@@ -580,7 +580,7 @@ class RotationAxis(Motor):
         }  # fmt: skip
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Give the read-backs that came since the last call, as one event page.
+        """Return the read-backs that came since the last call, as one event page.
 
         Each has the time stamp that came with it. (A monitor of Bluesky reads the signal once more
         at every event: on a busy host it joins a value to the stamp of the one before.)
@@ -601,7 +601,7 @@ class Translation(Motor):
     """A motor that moves in mm: detector distance, height, a slit."""
 
     def check_value(self, pos: float) -> None:
-        """Refuse a position outside the limits, and a motor that says it is no length.
+        """Refuse a position outside the limits, and a motor whose unit is not a length.
 
         Raises
         ------
@@ -611,7 +611,7 @@ class Translation(Motor):
         units = str(self.motor_egu.get())
         if units not in ("mm", "um", "µm", "m", "cm", ""):
             raise DeviceError(
-                f"{self.name} is no translation: {self.prefix}.EGU is {units!r}\n"
+                f"{self.name} is not a translation: {self.prefix}.EGU is {units!r}\n"
                 "Use offbragg.devices.goniometer:RotationAxis for it in beamline.toml."
             )
         low, high = (float(x) for x in self.limits)

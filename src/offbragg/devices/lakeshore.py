@@ -106,7 +106,7 @@ class LakeShore336(TemperatureController):
         return read_now(self.setpoint)
 
     def explain(self) -> str:
-        """Say setpoint, heater output and range."""
+        """Return setpoint, heater output and range."""
         return (
             f", setpoint {self.setpoint.get():g} K, heater {self.heater_output.get():g} % "
             f"({self.heater_range.get()})"

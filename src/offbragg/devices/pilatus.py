@@ -96,11 +96,11 @@ class Pilatus(PilatusFiles):
         Whether something that offbragg does not know gives the pulses. Without it, a sweep that
         waits for pulses is refused if no flyer gives any.
     max_missing
-        So many frames may be lost in a sweep before it counts as failed.
+        Number of frames that may be lost in a sweep before it fails.
     patience
         How late a frame file may come, s.
     stall
-        No new file for so long beyond a period, with frames outstanding, fails a sweep, s. As long
+        Time limit beyond a period without a new file, with frames outstanding, s: the sweep fails. As long
         as files come, however late, they are waited for.
     trigger_timeout
         How long to wait for the first pulse after kickoff, s.
@@ -227,7 +227,7 @@ class Pilatus(PilatusFiles):
         return self._step
 
     def _make_step(self) -> PilatusStep:
-        for _ in range(3):  # pyepics at times forgets to tell a second user of a channel
+        for _ in range(3):  # pyepics at times does not notify a second user of a channel
             twin = PilatusStep(
                 self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
                 sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
@@ -330,7 +330,7 @@ class Pilatus(PilatusFiles):
         )
         self._name_files(directory)
         self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
-        # camserver counts the angles on by itself, frame by frame
+        # camserver counts the angles on, frame by frame
         headers = self._headers() | {
             cam.start_angle: sweep.start,
             cam.angle_increment: sweep.step,
@@ -407,7 +407,7 @@ class Pilatus(PilatusFiles):
                 raise DeviceError(f"{self.name} did not arm: {self.said()}\n{START_CAMSERVER}")
             waited = flight.acquisition.arming_time
             if waited is not None and waited > ANSWERING:
-                # the IOC says Armed all the same, and nobody knows when the exposure begins
+                # the IOC says Armed all the same, and the start of the exposure is not known
                 raise DeviceError(
                     f"{self.name} did not start in time: camserver did not answer the exposure "
                     f"command within {waited:.1f} s\n"
@@ -466,7 +466,7 @@ class Pilatus(PilatusFiles):
             flight.stopped.wait(self.poll)
 
     def _watch(self, flight: SeriesOfFrames) -> None:
-        """Look for files until all frames are there, or their time is over."""
+        """Look for files until all frames are there, or their time has passed."""
         sweep, folder = flight.sweep, flight.folder
         try:
             lost: list[int] = []
@@ -583,7 +583,7 @@ class Pilatus(PilatusFiles):
         )
 
     def complete(self) -> Status:
-        """Give the status of the flight: done when all frames are there or their time is over."""
+        """Return the status of the flight: done when all frames are there or their time has passed."""
         if self._flight is None:
             raise DeviceError(f"{self.name} was completed without being kicked off")
         return self._flight.status
@@ -644,7 +644,7 @@ class Pilatus(PilatusFiles):
             return
         rest = flight.clock + flight.sweep.duration + flight.sweep.period - time.monotonic()
         if rest > 0 and str(self.cam.state.get(use_monitor=False)) == "Error":
-            # the IOC gave up before the sweep's time was over: camserver did not
+            # the IOC gave up before the sweep's time had passed: camserver did not
             try:
                 self._reset()
             except DeviceError as error:  # the next sweep tries again, and fails if need be
@@ -655,11 +655,11 @@ class Pilatus(PilatusFiles):
         return self.describe_frames()
 
     def get_index(self) -> int:
-        """Give the number of frames, from the first on, that are there or passed by."""
+        """Return the number of frames, from the first on, that are there or passed by."""
         return self._covered
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Give the documents of the frames that came since the last call."""
+        """Return the documents of the frames that came since the last call."""
         if self.exposure_started is None or self._folder is None:
             return
         if self._compose_datum is None:

@@ -7,8 +7,9 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from event_model import compose_stream_resource
@@ -45,6 +46,11 @@ PASSING = 1.0  # s; the states between acquiring and idle
 
 class PilatusFiles(Device):
     """A Pilatus whose frames are files in a directory (see `Pilatus` for the parameters)."""
+
+    from_beamline: ClassVar[Mapping[str, str]] = {
+        "frames": "paths.frames", "geometry": "geometry", "reserve": "limits.free_disk",
+    }  # fmt: skip
+    """Parameters that other tables of beamline.toml fill: name → key there."""
 
     cam = Cpt(PilatusCam, "", kind=Kind.normal)
     file_stem = Cpt(Signal, value="", kind=Kind.omitted)
@@ -329,16 +335,16 @@ class PilatusFiles(Device):
         path = f"{self.write_path.rstrip('/')}/{name}/"
         put(self.cam.file_path, path)
         deadline = time.monotonic() + 5.0
-        told = ""
+        read_back = ""
         while time.monotonic() < deadline:
             # FilePath_RBV has a trailing slash whatever was put
-            told = str(self.cam.file_path.get(use_monitor=False))
+            read_back = str(self.cam.file_path.get(use_monitor=False))
             there = self.cam.file_path_exists.get(use_monitor=False)
-            if told.rstrip("/") == path.rstrip("/") and there:
+            if read_back.rstrip("/") == path.rstrip("/") and there:
                 return
             time.sleep(0.01)
         raise DeviceError(
-            f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {told!r}, "
+            f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {read_back!r}, "
             f"{self.cam.file_path_exists.pvname} is {self.cam.file_path_exists.get()}\n"
             "Set write_path of the detector in beamline.toml: the frames directory "
             f"({self.frames} on this host) as the detector's computer sees it."
@@ -392,7 +398,7 @@ class PilatusFiles(Device):
             try:
                 return float(np.asarray(source.get(timeout=5.0, connection_timeout=5.0)))
             except TimeoutError:
-                # pyepics at times forgets to tell a second user of a channel: ask anew
+                # pyepics at times does not notify a second user of a channel: ask again
                 source.destroy()
                 source = self.header[key] = EpicsSignalRO(source.pvname, name=key)
         raise DeviceError(
@@ -498,7 +504,7 @@ class PilatusFiles(Device):
         self._exposing_until = time.monotonic() + exposure
 
     def take_internal_trigger(self) -> None:
-        """Let the next series keep time by itself, whatever sweeps wait for."""
+        """Let the next series keep its own time, whatever sweeps wait for."""
         mode = int(self.cam.trigger_mode.get(use_monitor=False))
         if mode in TRIGGERS.values() and mode != TRIGGERS["internal"]:
             self._usual_trigger = mode

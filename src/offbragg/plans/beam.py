@@ -16,6 +16,7 @@ from bluesky.suspenders import SuspenderBase
 from bluesky.utils import Msg, MsgGenerator
 
 from offbragg.errors import ConfigError, DeviceError
+from offbragg.plans.messages import HANDLES_BEAM_LOSS, ask
 from offbragg.private_parts import PrivatePart, examine
 from offbragg.protocols import Opens, meets
 
@@ -61,16 +62,13 @@ def wait_for_beam(
 
 
 def handles_beam_loss(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
-    """Say of a plan that it looks after the beam itself and is not to be suspended."""
-
-    def say(begins: bool) -> MsgGenerator[None]:
-        yield Msg("null", None, handles_beam_loss=begins)
+    """Run a plan that looks after the beam itself: it is not suspended."""
 
     def inner() -> MsgGenerator[Any]:
-        yield from say(True)
+        yield from ask(HANDLES_BEAM_LOSS, begins=True)
         return (yield from plan)
 
-    return (yield from finalize_wrapper(inner(), lambda: say(False)))
+    return (yield from finalize_wrapper(inner(), lambda: ask(HANDLES_BEAM_LOSS, begins=False)))
 
 
 class BeamSuspender(SuspenderBase):
@@ -161,8 +159,8 @@ class BeamSuspender(SuspenderBase):
         def watch(msg: Msg) -> tuple[Any, Any]:
             if msg.command == "rewindable" and msg.args[0] is not None:
                 self._sweeping = not msg.args[0]
-            elif msg.command == "null" and "handles_beam_loss" in msg.kwargs:
-                self._left_alone = msg.kwargs["handles_beam_loss"]
+            elif msg.command == HANDLES_BEAM_LOSS:
+                self._left_alone = msg.kwargs["begins"]
             elif self._is_due:
                 return self._hold(msg), None
             return None, None

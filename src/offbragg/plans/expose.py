@@ -60,7 +60,7 @@ def expose(
         As for `rotation_scan`.
     """
     name, angle = _standing(detector, axis)
-    if period is None:  # what is no number is refused by its name
+    if period is None:  # what is not a number is refused by its name
         period = exposure + READOUT if isinstance(exposure, Real) else exposure
     still = Sweep(
         axis=name,
@@ -246,7 +246,7 @@ def air_scan(
     out
         Where the crystal is out of the beam, in the translation's own unit.
     every
-        One frame for so many of the data.
+        Number of data frames per frame of air.
     flyers, monitors, shutter, permit, md
         As for `rotation_scan`.
     """

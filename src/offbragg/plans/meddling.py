@@ -57,7 +57,7 @@ def noting_others(
         return msg._replace(kwargs={**msg.kwargs, "reason": reason})
 
     def preprocess(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
-        open_runs.clear()  # the RunEngine closes by itself what a plan left open
+        open_runs.clear()  # the RunEngine closes on its own what a plan left open
         return (yield from msg_mutator(plan, look))
 
     return preprocess

@@ -190,7 +190,7 @@ class AngleCheck:
         Raises
         ------
         DeviceError
-            If one of them was set meanwhile: nobody knows when.
+            If one of them was set meanwhile, at an unknown time.
         """
         if self._timing is None:
             return None
@@ -198,7 +198,7 @@ class AngleCheck:
         try:
             axis.clock, detector.clock = axis.measure_clock(), detector.measure_clock()
             now = timing_of(detector, axis)
-        except Exception as error:  # an IOC that is away just now is no reason to lose a sweep
+        except Exception as error:  # an IOC that is away just now must not cost a sweep
             log.warning("the clocks were not compared after the sweep: %s", error)
             return None
         change = now.clock_difference - first.clock_difference
