@@ -343,7 +343,7 @@ def test_a_device_that_is_not_there_yet_is_named(written, made):
 
 
 @pytest.mark.parametrize(
-    ("md", "of_plan", "told"),
+    ("md", "of_plan", "comment"),
     [
         ({"sample": {"name": "LSMO-140", "label": "c2"}}, {}, "#7 LSMO-140 c2"),
         ({"sample": "a text"}, {}, "#7 a text"),
@@ -351,7 +351,7 @@ def test_a_device_that_is_not_there_yet_is_named(written, made):
         ({}, {}, "#7"),
     ],
 )
-def test_a_detector_is_told_whose_frames_it_takes(md, of_plan, told):
+def test_a_detector_knows_whose_frames_it_takes(md, of_plan, comment):
     from bluesky import RunEngine
     from bluesky import plan_stubs as bps
     from ophyd import Component, Device, Signal
@@ -377,4 +377,4 @@ def test_a_detector_is_told_whose_frames_it_takes(md, of_plan, told):
     RE(plan())
 
     before = RE.md.get("sample", "")
-    assert words == [before if isinstance(before, str) else "LSMO-140 c2", told]
+    assert words == [before if isinstance(before, str) else "LSMO-140 c2", comment]

@@ -22,9 +22,9 @@ class Camera(Device):
     Parameters
     ----------
     frames
-        Directory for frame files as this host sees it; `beamline.build_devices` gives it.
+        Directory for frame files as this host sees it; `build_devices` gives it.
     geometry
-        Where its panel stands; `beamline.build_devices` gives it.
+        Where its panel stands; `build_devices` gives it.
     """
 
     from_beamline: ClassVar = {"frames": "paths.frames", "geometry": "geometry"}

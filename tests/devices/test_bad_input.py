@@ -35,7 +35,7 @@ def make(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cls", "wrong", "told"),
+    ("cls", "wrong", "message"),
     [
         (Pilatus, {"format": "edf"}, "format 'edf' is none of cbf, tif"),
         (Pilatus, {"trigger": "alignment"}, "trigger 'alignment' is none of internal"),
@@ -60,13 +60,13 @@ def make(tmp_path):
         (LakeShore336, {"interval": -1.0}, r"interval is -1\.0"),
     ],
 )  # fmt: skip
-def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, message):
+    with pytest.raises(ConfigError, match=message):
         make(cls, **wrong)
 
 
 @pytest.mark.parametrize(
-    ("cls", "do", "told"),
+    ("cls", "do", "message"),
     [
         (Pilatus, lambda d: d.prime(-1.0), r"exposure is -1\.0"),
         (Pilatus, lambda d: d.alignment.set(-1.0), r"it_alignment: seconds is -1\.0"),
@@ -82,14 +82,14 @@ def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, told
         (Shutter, lambda d: d.set("ajar"), "'open' or 'closed', not 'ajar'"),
     ],
 )
-def test_what_means_nothing_is_refused(make, cls, do, told):
-    with pytest.raises((ConfigError, ValueError), match=told):
+def test_what_means_nothing_is_refused(make, cls, do, message):
+    with pytest.raises((ConfigError, ValueError), match=message):
         do(make(cls))
 
 
 @pytest.mark.parametrize("model", ["EIGER 4M", "2M", ""])
 def test_the_readout_of_another_detector_is_not_guessed(model):
-    with pytest.raises(ConfigError, match=f"model '{model}' is no Pilatus"):
+    with pytest.raises(ConfigError, match=f"model '{model}' is not a Pilatus"):
         readout(model)
 
 
@@ -100,10 +100,11 @@ def test_a_detector_of_sweeps_names_its_twin_for_steps(make):
 
 @pytest.mark.parametrize("cls", [Pilatus, RotationAxis, PositionCompare, FrameMonitor])
 @pytest.mark.parametrize(
-    ("verb", "told"), [("kickoff", "without being prepared"), ("complete", "without being kicked")]
+    ("verb", "message"),
+    [("kickoff", "without being prepared"), ("complete", "without being kicked")],
 )
-def test_a_flyer_says_which_step_was_left_out(make, cls, verb, told):
-    with pytest.raises(DeviceError, match=f"it was .*{told}"):
+def test_a_flyer_says_which_step_was_left_out(make, cls, verb, message):
+    with pytest.raises(DeviceError, match=f"it was .*{message}"):
         getattr(make(cls), verb)()
 
 
@@ -131,7 +132,7 @@ def test_a_record_that_does_not_answer_is_an_error_of_its_device(make):
         status.wait(5)
 
 
-def test_a_read_back_that_never_comes_is_told_in_time():
+def test_a_read_back_that_never_comes_is_reported_in_time():
     with pytest.raises(DeviceError, match=r"X:Acquire does not answer 0\.1 s after 5 was put"):
         verify(Silent(), 5.0, timeout=0.1)
 
@@ -140,7 +141,7 @@ def test_an_error_message_survives_an_ioc_that_is_silent(make, monkeypatch):
     pilatus = make(Pilatus)
     monkeypatch.setattr(pilatus.cam.state, "get", Silent().get)
 
-    assert pilatus.said() == "the IOC says nothing (Failed to read X:Acquire within 2.00 sec)"
+    assert pilatus.ioc_report() == "the IOC says nothing (Failed to read X:Acquire within 2.00 sec)"
 
 
 def test_a_detector_is_awaited_while_its_ioc_is_silent(make, monkeypatch):

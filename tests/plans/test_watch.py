@@ -62,7 +62,7 @@ def hanging(devices, simulator, monkeypatch):
     simulator("hang", -1)
 
 
-def test_a_detector_that_hangs_is_told_within_a_second_while_the_run_is_open(
+def test_a_detector_that_hangs_is_reported_within_a_second_while_the_run_is_open(
     RE, devices, documents, hanging
 ):
     hanging(8)
@@ -77,7 +77,7 @@ def test_a_detector_that_hangs_is_told_within_a_second_while_the_run_is_open(
     last = max(path.stat().st_mtime for path in folder.iterdir())
     (event,) = [doc for doc in documents.of("event") if "watch_what" in doc["data"]]
     late = event["time"] - (last + STALL)
-    print(f"stall told {late:.3f} s after {STALL} s without a file")
+    print(f"stall reported {late:.3f} s after {STALL} s without a file")
     assert 0.0 < late < 1.0
     assert event["data"]["watch_severity"] == "major"
     assert event["data"]["watch_limit"] == STALL
@@ -151,7 +151,7 @@ def test_a_run_without_frames_says_that_a_disk_is_full_and_has_space_again(small
 
 
 @needs_mount
-def test_what_changes_while_a_run_is_paused_is_told_when_it_goes_on(small, devices):
+def test_what_changes_while_a_run_is_paused_is_recorded_when_it_goes_on(small, devices):
     def plan():
         yield from bps.open_run()
         yield from bps.checkpoint()
@@ -206,7 +206,7 @@ def test_a_series_waits_between_sweeps_for_room_and_goes_on_by_itself(small, dev
     )  # fmt: skip
     thread.join()
 
-    print(f"disk told {late[0]:.3f} s after it was full")
+    print(f"disk reported {late[0]:.3f} s after it was full")
     assert late[0] < 1.0
     assert watch(small.documents)[0] == ("disk.experiment", "raised")
     assert len(uids) == 2
@@ -236,7 +236,7 @@ def test_without_room_a_series_can_end_or_ask(policy):
     assert len(asked) == (2 if policy == "ask" else 0)
 
 
-def test_nobody_waits_for_room_for_ever():
+def test_no_one_waits_for_room_for_ever():
     RE = RunEngine({}, context_managers=[])
     RE.register_command(LACKING_ROOM, answer_lacking_room(lambda **needs: "no room"))
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from offbragg.beamline.config import Beamline
 from offbragg.errors import ConfigError
 from offbragg.metadata import validate_start
-
-from offbragg.beamline.config import Beamline
 
 
 def check_start(config: Beamline, md: Mapping[str, Any]) -> None:

@@ -354,8 +354,8 @@ class BeamPermit(Device):
         self._counted_at = 0.0
         self._counts: NDArray[np.float64] = np.empty(0)
         self._least, self._least_of = 0.0, 0  # counts with beam, and of how many frames
-        # callbacks judge by the value of their event and never wait for a record; nor does this: when a
-        # beamline is made, nothing is connected yet
+        # callbacks judge by the value of their event and never wait for a record; nor does this:
+        # when a beamline is made, nothing is connected yet
         self._current: Any = None
         self._is_open = shutter is None
         self._has_current = False
@@ -383,7 +383,9 @@ class BeamPermit(Device):
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
-            if self._destroyed or not self._has_current:  # what it looks at may be gone, or not there yet
+            if (
+                self._destroyed or not self._has_current
+            ):  # what it looks at may be gone, or not there yet
                 return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():

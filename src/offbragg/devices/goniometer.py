@@ -181,8 +181,8 @@ class RotationAxis(Motor):
         """Where the axis is, degree, read from the record and not from the last event."""
         return float(self.user_readback.get(use_monitor=False))
 
-    def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
-        """Move, as any EpicsMotor does, and ask the record now and then whether it has ended.
+    def _begin_move(self, position: Any, **kwargs: Any) -> Status:
+        """Write the position, and ask the record now and then whether the move has ended.
 
         ophyd takes a change of DMOV for the end and then asks for the limit switches: a question
         that a busy IOC does not answer in time would leave the move without an end. A put-callback
@@ -201,12 +201,6 @@ class RotationAxis(Motor):
         self._was_away = False
         self.user_setpoint.put(position, wait=False)
         in_background(self, self._end_move, status)
-        if wait:
-            try:
-                status.wait()
-            except KeyboardInterrupt:
-                self.stop()
-                raise
         return status
 
     def _check_mode(self) -> None:
@@ -481,7 +475,7 @@ class RotationAxis(Motor):
         return float(self.velocity.get(use_monitor=False))
 
     def mend_speed(self, usual: float, *, left: float) -> bool:
-        """Put back the usual speed, if the axis still has the one that a sweep left; return whether it had.
+        """Restore the usual speed if the axis has the one that a sweep left; return whether it had.
 
         For a sweep whose RunEngine died before the speed was restored.
         """

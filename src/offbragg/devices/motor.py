@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from ophyd import EpicsMotor
+from ophyd.status import Status
 from ophyd.utils.errors import DisconnectedError
 
 from offbragg.devices.background import fail, in_background
@@ -33,14 +34,19 @@ class Motor(EpicsMotor):
 
     def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
         """Move, as any EpicsMotor does; the status fails if somebody stops it."""
-        status = super().move(position, wait=False, **kwargs)
-        self._move_status = status
+        status = self._begin_move(position, **kwargs)
         if wait:
             try:
                 status.wait()
             except KeyboardInterrupt:
                 self.stop()
                 raise
+        return status
+
+    def _begin_move(self, position: Any, **kwargs: Any) -> Status:
+        """Write the position; the status is done when the motor has stopped."""
+        status = super().move(position, wait=False, **kwargs)
+        self._move_status = status
         return status
 
     def _done_moving(

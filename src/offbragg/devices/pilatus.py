@@ -100,8 +100,8 @@ class Pilatus(PilatusFiles):
     patience
         How late a frame file may come, s.
     stall
-        Time limit beyond a period without a new file, with frames outstanding, s: the sweep fails. As long
-        as files come, however late, they are waited for.
+        Time limit beyond a period without a new file, with frames outstanding, s: then the sweep
+        fails. While files come, however late, they are waited for.
     trigger_timeout
         How long to wait for the first pulse after kickoff, s.
     poll
@@ -395,7 +395,7 @@ class Pilatus(PilatusFiles):
         else:
             flight.clock = time.monotonic()
             if acquisition.done.is_set():
-                error = DeviceError(f"{self.name} did not wait for its trigger: {self.said()}")
+                error = DeviceError(f"{self.name} did not wait for its trigger: {self.ioc_report()}")
                 fail(flight.status, error)
                 raise error
         in_background(self, self._watch, flight)
@@ -404,7 +404,7 @@ class Pilatus(PilatusFiles):
         try:
             flight.acquisition.start()
             if not flight.acquisition.await_armed():
-                raise DeviceError(f"{self.name} did not arm: {self.said()}\n{START_CAMSERVER}")
+                raise DeviceError(f"{self.name} did not arm: {self.ioc_report()}\n{START_CAMSERVER}")
             waited = flight.acquisition.arming_time
             if waited is not None and waited > ANSWERING:
                 # the IOC says Armed all the same, and the start of the exposure is not known
@@ -460,7 +460,7 @@ class Pilatus(PilatusFiles):
                     f"{self.name}: no trigger came within "
                     f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory} "
                     f"({describe_access(folder.directory)})\n"
-                    f"{self.said()}; trigger {flight.trigger}. Is the position compare armed on "
+                    f"{self.ioc_report()}; trigger {flight.trigger}. Is the position compare armed on "
                     f"{sweep.axis}, and its output connected to the detector?"
                 )
             flight.stopped.wait(self.poll)
@@ -505,7 +505,7 @@ class Pilatus(PilatusFiles):
                     raise DeviceError(
                         f"{self.name} stalled: no file came for {now - progress:.1f} s after "
                         f"frame {folder.last} of {sweep.n_frames}\n"
-                        f"{self.said()}. Does camserver hang, or the disk?"
+                        f"{self.ioc_report()}. Does camserver hang, or the disk?"
                     )
                 self._check_not_aborted(flight, idle=now - progress)
                 if not warned:
@@ -516,7 +516,7 @@ class Pilatus(PilatusFiles):
             self._covered = sweep.n_frames
             if not flight.acquisition.await_done(self.patience):
                 log.warning("%s: the time of the frames is over, and the series has not ended "
-                            "(%s): it is stopped", self.name, self.said())  # fmt: skip
+                            "(%s): it is stopped", self.name, self.ioc_report())  # fmt: skip
             self._disarm(flight)
             finish(flight.status)
             if late := overdue.difference(lost):
@@ -552,21 +552,21 @@ class Pilatus(PilatusFiles):
         if str(self.cam.state.get()) == "Aborted":
             raise DeviceError(
                 f"{self.name} was aborted by somebody else after {flight.folder.n_present} of "
-                f"{flight.sweep.n_frames} frames: {self.said()}\n"
+                f"{flight.sweep.n_frames} frames: {self.ioc_report()}\n"
                 f"Ask who put 0 to {self.cam.acquire.pvname}; the next scan can follow at once."
             )
 
     def _warn_of_early_end(self, flight: SeriesOfFrames) -> bool:
         """Warn if the IOC follows the files no longer, which this device does; whether it did."""
         if not self.cam.state.connected:
-            log.warning("%s: %s; its files are still followed", self.name, self.said())
+            log.warning("%s: %s; its files are still followed", self.name, self.ioc_report())
             return True
         if not flight.acquisition.done.is_set():
             return False
-        said = self.said()
-        if "Error" in said:
+        report = self.ioc_report()
+        if "Error" in report:
             log.warning("%s: the IOC stopped early (%s); its files are still followed",
-                        self.name, said)  # fmt: skip
+                        self.name, report)  # fmt: skip
         return True
 
     def _lost(self, sweep: Sweep, folder: FrameFolder, lost: list[int]) -> DeviceError:
@@ -579,11 +579,11 @@ class Pilatus(PilatusFiles):
             f"{self.name}: {what} {ranges(lost)} of {sweep.n_frames} did not come "
             f"within {self.patience:g} s of their time\n"
             f"{self.max_missing} may be missing (max_missing); {folder.n_present} are "
-            f"in {folder.directory}. {self.said()}.{nothing}"
+            f"in {folder.directory}. {self.ioc_report()}.{nothing}"
         )
 
     def complete(self) -> Status:
-        """Return the status of the flight: done when all frames are there or their time has passed."""
+        """Return the status of the flight: done when all frames are there or due."""
         if self._flight is None:
             raise DeviceError(f"{self.name} was completed without being kicked off")
         return self._flight.status

@@ -231,7 +231,7 @@ class PilatusFiles(Device):
                 "Free some, or set [paths] frames in beamline.toml to a larger disk."
             )
 
-    def said(self) -> str:
+    def ioc_report(self) -> str:
         """Return what the IOC says, and camserver where it refused, for an error message."""
         cam = self.cam
         if not cam.state.connected:
@@ -280,7 +280,7 @@ class PilatusFiles(Device):
                 return
             if time.monotonic() > deadline:
                 raise DeviceError(
-                    f"{self.name} is busy: {self.said()}\n"
+                    f"{self.name} is busy: {self.ioc_report()}\n"
                     f"Wait until it is Idle; if it stays so, put 0 to {cam.acquire.pvname}, or "
                     "restart camserver and the IOC."
                 )
@@ -470,10 +470,10 @@ class PilatusFiles(Device):
         if str(cam.state.get(use_monitor=False)) != "Waiting":
             return
         log.warning("%s is not ready: %s. Waiting for at most %g s",
-                    self.name, self.said(), SETTING)  # fmt: skip
+                    self.name, self.ioc_report(), SETTING)  # fmt: skip
         if not acquiring.await_idle(cam, timeout=SETTING):
             raise DeviceError(
-                f"{self.name} was not ready within {SETTING:g} s: {self.said()}\n"
+                f"{self.name} was not ready within {SETTING:g} s: {self.ioc_report()}\n"
                 "Does camserver answer? Restart it, set the threshold again, repeat the scan."
             )
 
@@ -495,7 +495,7 @@ class PilatusFiles(Device):
         series = Acquisition(cam, name=self.name, claim=self._claim)
         series.start()
         if not series.await_armed():
-            problem = self.said()
+            problem = self.ioc_report()
             series.end()
             raise DeviceError(f"{self.name} cannot be reset: {problem}\n{START_CAMSERVER}")
         if not series.end():
@@ -554,13 +554,13 @@ class PilatusFiles(Device):
         # the IOC itself waits 10 s for camserver's 7 OK, then `patience` for the file
         limit = exposure + 10.0 + self.patience + 5.0
         if not acquisition.await_done(limit):
-            problem = self.said()
+            problem = self.ioc_report()
             acquisition.end()
             raise DeviceError(f"{self.name} took no frame in {limit:g} s: {problem}")
         acquiring.await_idle(cam, timeout=PASSING)
         if str(cam.state.get(use_monitor=False)) in ("Error", "Aborted", "Disconnected"):
             raise DeviceError(
-                f"{self.name} took no frame: {self.said()}\n"
+                f"{self.name} took no frame: {self.ioc_report()}\n"
                 f"Is camserver running, and can its user write to {self.write_path}/{self._stem} "
                 f"({describe_access(self.frames / self._stem)})?"
             )
@@ -612,7 +612,7 @@ class PilatusFiles(Device):
                 "Start the IOC again, wait until it is connected to camserver, repeat the scan."
             )
         return DeviceError(
-            f"{self.name} still acquires {ABORTING:g} s after it was stopped: {self.said()}\n"
+            f"{self.name} still acquires {ABORTING:g} s after it was stopped: {self.ioc_report()}\n"
             f"Put 0 to {self.cam.acquire.pvname}; if that does not help, restart camserver and "
             "the IOC."
         )

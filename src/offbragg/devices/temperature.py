@@ -259,7 +259,7 @@ class TemperatureController(Device):
         return float(self.temperature.get())
 
     def stop(self, *, success: bool = False) -> None:
-        """Stop waiting; the sample goes on to the temperature that was set, which is the safe thing.
+        """Stop waiting; the sample goes on to what was set, which is the safe thing.
 
         With ``success`` (a plan that pauses) the waiting goes on.
         """
