@@ -7,6 +7,9 @@ may meet as well: plans look for them with `meets`, and do without where they ar
 
 Both are checked when devices are built (`offbragg.beamline.agreements`). Attributes are declared as
 read-only properties: a plain attribute or an ophyd signal of that name meets them.
+
+All agreements are in one module, although it is long: it is the one page that somebody reads who
+brings a device, and explanations/plug-points is written from it.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_an_error_message_survives_an_ioc_that_is_silent(make, monkeypatch):
     pilatus = make(Pilatus)
     monkeypatch.setattr(pilatus.cam.state, "get", Silent().get)
 
-    assert pilatus.ioc_report() == "the IOC says nothing (Failed to read X:Acquire within 2.00 sec)"
+    assert pilatus.ioc_state() == "the IOC says nothing (Failed to read X:Acquire within 2.00 sec)"
 
 
 def test_a_detector_is_awaited_while_its_ioc_is_silent(make, monkeypatch):

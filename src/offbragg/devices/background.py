@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 import ophyd
-from ophyd.status import Status
+from ophyd.status import Status, StatusBase
 from ophyd.utils.errors import DisconnectedError
 
 from offbragg.errors import ConfigError, DeviceError
@@ -72,13 +72,13 @@ def in_background(
     return status
 
 
-def finish(status: Status) -> None:
+def finish(status: StatusBase) -> None:
     """Mark a status finished, unless somebody stopped it first."""
     if not status.done:
         status.set_finished()
 
 
-def fail(status: Status, error: Exception) -> None:
+def fail(status: StatusBase, error: Exception) -> None:
     """Mark a status failed, unless it is decided already."""
     if not status.done:
         status.set_exception(error)

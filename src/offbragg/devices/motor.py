@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from ophyd import EpicsMotor
-from ophyd.status import Status
+from ophyd.status import MoveStatus
 from ophyd.utils.errors import DisconnectedError
 
 from offbragg.devices.background import fail, in_background
@@ -30,7 +30,7 @@ class Motor(EpicsMotor):
     believes it to be.
     """
 
-    _move_status: Any = None
+    _move_status: MoveStatus | None = None
 
     def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
         """Move, as any EpicsMotor does; the status fails if somebody stops it."""
@@ -43,7 +43,7 @@ class Motor(EpicsMotor):
                 raise
         return status
 
-    def _begin_move(self, position: Any, **kwargs: Any) -> Status:
+    def _begin_move(self, position: Any, **kwargs: Any) -> MoveStatus:
         """Write the position; the status is done when the motor has stopped."""
         status = super().move(position, wait=False, **kwargs)
         self._move_status = status
@@ -60,7 +60,7 @@ class Motor(EpicsMotor):
         # a monitor's callback must not wait for a record
         in_background(self, self._judge_end, status, kwargs)
 
-    def _judge_end(self, status: Any, kwargs: dict[str, Any]) -> None:
+    def _judge_end(self, status: MoveStatus, kwargs: dict[str, Any]) -> None:
         asked = float(status.target)
         try:
             wanted = float(self.user_setpoint.get(use_monitor=False))

@@ -2,6 +2,9 @@
 
 The device follows the *files*, not ``ArrayCounter_RBV``: the IOC stops reading at the first file
 that is missing while the detector keeps exposing, so only the directory knows what there is.
+
+It is one job, although it is long: each step of a flight, from `prepare` to `unstage`, depends on
+what the others have left, and its parameters alone are a fifth of the module.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from offbragg.devices.clock import IocClock, measure
 from offbragg.devices.frame_folder import FrameFolder, decided, describe_access
 from offbragg.devices.pilatus_align import Alignment
 from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
-from offbragg.devices.pilatus_files import START_CAMSERVER, PilatusFiles
+from offbragg.devices.pilatus_control import START_CAMSERVER
+from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.devices.pilatus_step import PilatusStep
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
@@ -395,7 +399,7 @@ class Pilatus(PilatusFiles):
         else:
             flight.clock = time.monotonic()
             if acquisition.done.is_set():
-                error = DeviceError(f"{self.name} did not wait for its trigger: {self.ioc_report()}")
+                error = DeviceError(f"{self.name} did not wait for its trigger: {self.ioc_state()}")
                 fail(flight.status, error)
                 raise error
         in_background(self, self._watch, flight)
@@ -404,7 +408,7 @@ class Pilatus(PilatusFiles):
         try:
             flight.acquisition.start()
             if not flight.acquisition.await_armed():
-                raise DeviceError(f"{self.name} did not arm: {self.ioc_report()}\n{START_CAMSERVER}")
+                raise DeviceError(f"{self.name} did not arm: {self.ioc_state()}\n{START_CAMSERVER}")
             waited = flight.acquisition.arming_time
             if waited is not None and waited > ANSWERING:
                 # the IOC says Armed all the same, and the start of the exposure is not known
@@ -460,8 +464,8 @@ class Pilatus(PilatusFiles):
                     f"{self.name}: no trigger came within "
                     f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory} "
                     f"({describe_access(folder.directory)})\n"
-                    f"{self.ioc_report()}; trigger {flight.trigger}. Is the position compare armed on "
-                    f"{sweep.axis}, and its output connected to the detector?"
+                    f"{self.ioc_state()}; trigger {flight.trigger}. Is the position compare armed "
+                    f"on {sweep.axis}, and its output connected to the detector?"
                 )
             flight.stopped.wait(self.poll)
 
@@ -505,7 +509,7 @@ class Pilatus(PilatusFiles):
                     raise DeviceError(
                         f"{self.name} stalled: no file came for {now - progress:.1f} s after "
                         f"frame {folder.last} of {sweep.n_frames}\n"
-                        f"{self.ioc_report()}. Does camserver hang, or the disk?"
+                        f"{self.ioc_state()}. Does camserver hang, or the disk?"
                     )
                 self._check_not_aborted(flight, idle=now - progress)
                 if not warned:
@@ -516,7 +520,7 @@ class Pilatus(PilatusFiles):
             self._covered = sweep.n_frames
             if not flight.acquisition.await_done(self.patience):
                 log.warning("%s: the time of the frames is over, and the series has not ended "
-                            "(%s): it is stopped", self.name, self.ioc_report())  # fmt: skip
+                            "(%s): it is stopped", self.name, self.ioc_state())  # fmt: skip
             self._disarm(flight)
             finish(flight.status)
             if late := overdue.difference(lost):
@@ -552,18 +556,18 @@ class Pilatus(PilatusFiles):
         if str(self.cam.state.get()) == "Aborted":
             raise DeviceError(
                 f"{self.name} was aborted by somebody else after {flight.folder.n_present} of "
-                f"{flight.sweep.n_frames} frames: {self.ioc_report()}\n"
+                f"{flight.sweep.n_frames} frames: {self.ioc_state()}\n"
                 f"Ask who put 0 to {self.cam.acquire.pvname}; the next scan can follow at once."
             )
 
     def _warn_of_early_end(self, flight: SeriesOfFrames) -> bool:
         """Warn if the IOC follows the files no longer, which this device does; whether it did."""
         if not self.cam.state.connected:
-            log.warning("%s: %s; its files are still followed", self.name, self.ioc_report())
+            log.warning("%s: %s; its files are still followed", self.name, self.ioc_state())
             return True
         if not flight.acquisition.done.is_set():
             return False
-        report = self.ioc_report()
+        report = self.ioc_state()
         if "Error" in report:
             log.warning("%s: the IOC stopped early (%s); its files are still followed",
                         self.name, report)  # fmt: skip
@@ -579,7 +583,7 @@ class Pilatus(PilatusFiles):
             f"{self.name}: {what} {ranges(lost)} of {sweep.n_frames} did not come "
             f"within {self.patience:g} s of their time\n"
             f"{self.max_missing} may be missing (max_missing); {folder.n_present} are "
-            f"in {folder.directory}. {self.ioc_report()}.{nothing}"
+            f"in {folder.directory}. {self.ioc_state()}.{nothing}"
         )
 
     def complete(self) -> Status:

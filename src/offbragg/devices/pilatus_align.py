@@ -112,7 +112,7 @@ class Alignment:
             over = threading.Event()
             status.add_callback(lambda _: over.set())
             if not over.wait(60.0):
-                raise DeviceError(f"{self.name} does not end: {self.detector.ioc_report()}")
+                raise DeviceError(f"{self.name} does not end: {self.detector.ioc_state()}")
 
     def _look(
         self,
@@ -138,7 +138,8 @@ class Alignment:
             while (elapsed := time.monotonic() - began) < seconds and not ended.wait(0.1):
                 if series.done.is_set():
                     raise DeviceError(
-                        f"{self.name} ended on its own after {elapsed:.1f} s: {detector.ioc_report()}\n"
+                        f"{self.name} ended on its own after {elapsed:.1f} s: "
+                        f"{detector.ioc_state()}\n"
                         f"Is camserver running, and can it write {self.file} "
                         f"({describe_access(self.file.parent)})?"
                     )
