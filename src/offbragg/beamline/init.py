@@ -266,7 +266,7 @@ class _Toml:
         comment = printable(comment)
         self.lines.append(f"{text:{_COLUMN}} # {comment}" if comment else text)
 
-    def key(self, name: str, value: Any, comment: str, *, todo: bool = False) -> None:
+    def key(self, name: str, value: object, comment: str, *, todo: bool = False) -> None:
         """Add a key with a value."""
         self.add(f"{name} = {json.dumps(value, ensure_ascii=False)}", comment, todo=todo)
 

@@ -218,7 +218,7 @@ def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:
     return next_id
 
 
-def sample(RE: RunEngine, /, **known: Any) -> Sample:
+def sample(RE: RunEngine, /, **known: object) -> Sample:
     """Record which crystal is mounted: every run from now on has it in its start document.
 
     Parameters

@@ -247,13 +247,13 @@ class Acquisition:
             elif time.monotonic() > (self._put_at or 0.0) + LAG and is_idle(self.cam):
                 self._finish()  # it has been and gone, or was not taken at all
 
-    def _on_acquiring(self, value: Any = None, **_: Any) -> None:
+    def _on_acquiring(self, value: object = None, **_: object) -> None:
         if value:
             self._taken.set()
         elif self._taken.is_set():
             self._finish()
 
-    def _on_armed(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+    def _on_armed(self, value: object = None, timestamp: float | None = None, **_: object) -> None:
         if value and not self.armed.is_set():
             self.clock = time.monotonic()
             self.began = math.nan if timestamp is None else float(timestamp)

@@ -280,7 +280,7 @@ class Attenuator(Device):
         """Factor by which the beam is weakened, for the start document."""
         return 1.0 / max(self.position, 1e-30)
 
-    def check_value(self, value: float, **kwargs: Any) -> None:
+    def check_value(self, value: float, **kwargs: object) -> None:
         """Refuse what is not a transmission; nothing is written.
 
         Raises
@@ -365,7 +365,7 @@ class BeamPermit(Device):
         if monitor is not None:
             monitor.counts.subscribe(self._on_counts, run=False)
 
-    def _on_counts(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+    def _on_counts(self, value: object = None, timestamp: float | None = None, **_: object) -> None:
         self._counts = np.atleast_1d(np.asarray(value, dtype=float))
         # a frame is counted when it is over: there was no beam since the one before was
         now = timestamp or time.time()
@@ -373,7 +373,9 @@ class BeamPermit(Device):
         changed = float(self.beam.timestamp)
         self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
 
-    def _on_current(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+    def _on_current(
+        self, value: object = None, timestamp: float | None = None, **_: object
+    ) -> None:
         self._current, self._has_current = value, True
         self._update(timestamp)
 

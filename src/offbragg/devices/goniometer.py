@@ -73,7 +73,7 @@ class RotationAxis(PolledMotor):
         margin: float = 0.25,
         run_out: float = 0.12,
         encoder: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(prefix, name=name, **kwargs)
         self.lead = lead
@@ -207,7 +207,7 @@ class RotationAxis(PolledMotor):
             if self.clock.known:
                 read_backs.append((moment + self.clock.offset, position))
 
-        def on_done_moving(value: Any = None, **_: Any) -> None:
+        def on_done_moving(value: object = None, **_: object) -> None:
             # its stamp is of the record's previous processing: minutes old, maybe
             nonlocal began
             if not value and not moving.is_set():
@@ -226,7 +226,7 @@ class RotationAxis(PolledMotor):
 
         subscribed = [(self.motor_done_move, on_done_moving), (self.user_readback, on_position)]
 
-        def forget(*_: Any) -> None:
+        def forget(*_: object) -> None:
             for signal, callback in subscribed:
                 signal.clear_sub(callback)
 

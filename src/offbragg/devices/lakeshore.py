@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ophyd import Component as Cpt
 from ophyd import EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV, Kind
 from ophyd import FormattedComponent as FCpt
@@ -73,7 +71,7 @@ class LakeShore336(TemperatureController):
         stuck_timeout: float = 600.0,
         interval: float = 1.0,
         limits: tuple[float, float] = (80.0, 500.0),
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if loop not in (1, 2):
             raise ConfigError(f"{name}: loop {loop} is none of 1, 2")

@@ -32,7 +32,7 @@ class Motor(EpicsMotor):
 
     _move_status: MoveStatus | None = None
 
-    def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
+    def move(self, position: float, wait: bool = True, **kwargs: object) -> Any:
         """Move, as any EpicsMotor does; the status fails if somebody stops it."""
         status = self._begin_move(position, **kwargs)
         if wait:
@@ -43,14 +43,14 @@ class Motor(EpicsMotor):
                 raise
         return status
 
-    def _begin_move(self, position: Any, **kwargs: Any) -> MoveStatus:
+    def _begin_move(self, position: float, **kwargs: object) -> MoveStatus:
         """Write the position; the status is done when the motor has stopped."""
         status = super().move(position, wait=False, **kwargs)
         self._move_status = status
         return status
 
     def _done_moving(
-        self, success: bool = True, timestamp: Any = None, value: Any = None, **kwargs: Any
+        self, success: bool = True, timestamp: object = None, value: object = None, **kwargs: object
     ) -> None:
         kwargs |= {"timestamp": timestamp, "value": value}
         status = self._move_status

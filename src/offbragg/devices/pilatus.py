@@ -157,7 +157,7 @@ class Pilatus(PilatusFiles):
         directory_mode: str = "2775",
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(
             prefix, name=name, frames=frames, model=model, sensor_material=sensor_material,

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ophyd.status import Status
 
@@ -25,7 +24,7 @@ ALIGNMENT = 4  # in TriggerMode
 FILE = "alignment.tif"  # the IOC's own name for it
 
 
-def _insist(step: Callable[..., None], *args: Any) -> None:
+def _insist(step: Callable[..., None], *args: object) -> None:
     """Take a step that leaves the detector as it was, again while the IOC is silent."""
     deadline = time.monotonic() + INSISTENCE
     while True:

@@ -124,11 +124,11 @@ class Applied(EpicsSignalWithRBV):
         How long it may take, s: camserver allows 110 s for a threshold.
     """
 
-    def __init__(self, *args: Any, settle_timeout: float = 150.0, **kwargs: Any) -> None:
+    def __init__(self, *args: object, settle_timeout: float = 150.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.settle_timeout = settle_timeout
 
-    def set(self, value: float, **kwargs: Any) -> Status:
+    def set(self, value: float, **kwargs: object) -> Status:
         """Apply a value, keV; done when camserver has answered and reads it back.
 
         Raises

@@ -61,7 +61,7 @@ class PilatusFiles(PilatusControl):
         directory_mode: str = "2775",
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if format not in MIMETYPES:
             raise ConfigError(f"{name}: format {format!r} is none of {', '.join(MIMETYPES)}")
@@ -127,7 +127,7 @@ class PilatusFiles(PilatusControl):
             }
         }
 
-    def compose_frames(self, directory: Path, **more: Any) -> Any:
+    def compose_frames(self, directory: Path, **more: object) -> Any:
         """Make the documents that say where frames are: event-model's bundle.
 
         Parameters

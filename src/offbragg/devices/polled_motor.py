@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import EpicsMotor, EpicsSignalRO, Kind
@@ -38,7 +37,7 @@ class PolledMotor(Motor):
         """Where the axis is, degree, read from the record and not from the last event."""
         return float(self.user_readback.get(use_monitor=False))
 
-    def _begin_move(self, position: Any, **kwargs: Any) -> MoveStatus:
+    def _begin_move(self, position: float, **kwargs: object) -> MoveStatus:
         """Write the position, and ask the record now and then whether the move has ended.
 
         ophyd takes a change of DMOV for the end and then asks for the limit switches: a question

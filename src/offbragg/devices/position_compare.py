@@ -133,7 +133,7 @@ class PositionCompare(Device):
         put(self.first, sweep.start)
         verify(self.first, sweep.start)
 
-    def _on_angles(self, value: Any = None, **_: Any) -> None:
+    def _on_angles(self, value: object = None, **_: object) -> None:
         self._read = np.atleast_1d(np.asarray(value, dtype=float))
 
     def available(self) -> int:

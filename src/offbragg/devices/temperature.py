@@ -144,7 +144,7 @@ class TemperatureController(Device):
         """Return what the controller itself reports, for an error message."""
         return ""
 
-    def check_value(self, value: float, **kwargs: Any) -> None:
+    def check_value(self, value: float, **kwargs: object) -> None:
         """Refuse a temperature outside the limits; nothing is written to any record.
 
         Raises

@@ -133,13 +133,13 @@ class BeamSuspender(SuspenderBase):
     def _should_resume(self, value: Any) -> bool:
         return value is not None and float(value) >= self.resume
 
-    def __call__(self, value: Any, **_: Any) -> None:
+    def __call__(self, value: object, **_: object) -> None:
         """Take a new value, in whatever thread; it is judged where plans run."""
         RE = self.RE
         if RE is not None:
             RE.loop.call_soon_threadsafe(self._judge, value)
 
-    def _judge(self, value: Any) -> None:
+    def _judge(self, value: object) -> None:
         if self._should_suspend(value) and (self._sweeping or self._left_alone):
             with self._lock:
                 self._tripped = True  # the plan is held at its next message

@@ -129,7 +129,7 @@ def with_defaults(*needs: str, still: bool = False, more: More | None = None) ->
         parameters = list(inspect.signature(plan).parameters)
 
         @functools.wraps(plan)
-        def whole(*args: Any, **kwargs: Any) -> MsgGenerator[Any]:
+        def whole(*args: object, **kwargs: object) -> MsgGenerator[Any]:
             given = bind(plan, args, kwargs)
             defaults = (yield from ask(PLAN_DEFAULTS)) or Defaults()
             if more is not None:
@@ -208,7 +208,7 @@ def is_device(thing: object) -> bool:
     return isinstance(getattr(thing, "name", None), str)
 
 
-def name_of(device: Any) -> str | None:
+def name_of(device: object) -> str | None:
     """Return the name by which `Defaults.find` finds a device or signal again.
 
     What has no name (a permit needs none) is not found again: its class says what it was, as None

@@ -68,12 +68,12 @@ class Estimate:
 
 
 def estimate(
-    *what: Any,
+    *what: object,
     settling: float = 0.0,
     settings: Sequence[Setting] = (),
     geometry: Geometry | None = None,
     defaults: Defaults | None = None,
-    **given: Any,
+    **given: object,
 ) -> Estimate:
     """Return what sweeps will take and cover, without moving anything.
 

@@ -30,7 +30,7 @@ PAST_RUNS = "past_runs"
 """``uid`` of a run or ``series``, ``frames``: answered with what the journal knows of them."""
 
 
-def ask(command: str, **facts: Any) -> MsgGenerator[Any]:
+def ask(command: str, **facts: object) -> MsgGenerator[Any]:
     """Send a message and return the answer, None from a RunEngine that does not know the command.
 
     Parameters

@@ -125,14 +125,14 @@ def rotation_scan(
 
 
 def record(
-    detector: Any,
-    axis: Any,
+    detector: Flyable | None,
+    axis: Flyable | None,
     sweep: Sweep,
     *,
     md: Mapping[str, Any],
-    flyers: Sequence[Any] = (),
+    flyers: Sequence[Flyable] = (),
     monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    shutter: Movable | None = None,
     permit: Any = None,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
@@ -240,7 +240,7 @@ def _check_connected(*devices: Any) -> MsgGenerator[None]:
         )
 
 
-def _check_role(role: str, device: Any, verb: str) -> None:
+def _check_role(role: str, device: object, verb: str) -> None:
     """Refuse a device that cannot be what it is given as, before anything moves."""
     if device is not None and not hasattr(device, verb):
         raise SweepError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 from bluesky.preprocessors import plan_mutator
+from bluesky.protocols import Flyable, Movable
 from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 
 from offbragg.errors import DeviceError, OffbraggError
@@ -66,10 +67,10 @@ def reach(
 
 def take_test_frames(
     detector: Any,
-    axis: Any,
+    axis: Flyable | None,
     sweep: Sweep,
     n_frames: int,
-    shutter: Any,
+    shutter: Movable | None,
     md: Mapping[str, Any],
 ) -> MsgGenerator[None]:
     """See whether the detector takes frames again, before a sweep is tried with it."""

@@ -26,7 +26,7 @@ from offbragg.sweep import Sweep
 _PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
 
 
-def names_of(device: Any) -> str:
+def names_of(device: object) -> str:
     """Return the names of devices, as one text."""
     return str(getattr(device, "name", repr(device)))
 

@@ -393,7 +393,7 @@ def _summary(series: str, uids: Sequence[str], n_planned: int, *, resumed: bool)
     )
 
 
-def parameters_of(**known: Any) -> dict[str, Any]:
+def parameters_of(**known: object) -> dict[str, Any]:
     """Put down how a series is measured, for the start documents of its runs: plain JSON types.
 
     Parameters

@@ -70,12 +70,12 @@ class TimingReadable:
         }
 
 
-def is_read_back(detector: Any, axis: Any) -> bool:
+def is_read_back(detector: object, axis: object) -> bool:
     """Return whether axis and detector can say where the axis was, and when."""
     return meets(axis, ReadsBack) and meets(detector, MeasuresStart)
 
 
-def is_measured(detector: Any, axis: Any) -> bool:
+def is_measured(detector: object, axis: object) -> bool:
     """Return whether the angles of a sweep's frames are those that are read back.
 
     A detector that waits for pulses gets its angles from whoever gives the pulses; the read-backs

@@ -29,7 +29,7 @@ def gives_pulses(flyer: Any) -> bool:
     return meets(flyer, FillsColumns) and "angle" in flyer.per_frame
 
 
-def gets_stray_pulses(detector: Any, sweep: Sweep) -> bool:
+def gets_stray_pulses(detector: object, sweep: Sweep) -> bool:
     """Return whether pulses of something unknown may come while the axis turns to its start.
 
     It is not disarmed meanwhile: a detector that is armed by then takes such a pulse for the
