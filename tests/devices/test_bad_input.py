@@ -37,8 +37,8 @@ def make(tmp_path):
 @pytest.mark.parametrize(
     ("cls", "wrong", "message"),
     [
-        (Pilatus, {"format": "edf"}, "format 'edf' is none of cbf, tif"),
-        (Pilatus, {"trigger": "alignment"}, "trigger 'alignment' is none of internal"),
+        (Pilatus, {"format": "edf"}, "format 'edf' is not one of cbf, tif"),
+        (Pilatus, {"trigger": "alignment"}, "trigger 'alignment' is not one of internal"),
         (Pilatus, {"header": {"Gamma": 1.0}}, r"header\.Gamma is unknown; there are EnergyLow"),
         (Pilatus, {"sensor_thickness": 0.0}, "sensor_thickness is 0: it must be above 0 mm"),
         (Pilatus, {"max_missing": -1}, "max_missing is -1: it must not be below 0"),
@@ -73,7 +73,7 @@ def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, mess
         (Pilatus, lambda d: d.alignment.set(1.0, exposure=0.0), r"exposure is 0\.0"),
         (Pilatus, lambda d: d.cam.threshold.set(0.0), r"threshold cannot be 0\.0: .* keV"),
         (Pilatus, lambda d: d.cam.energy.set(math.nan), "energy cannot be nan"),
-        (Pilatus, lambda d: setattr(d, "trigger_mode", "gate"), "trigger 'gate' is none of"),
+        (Pilatus, lambda d: setattr(d, "trigger_mode", "gate"), "trigger 'gate' is not one of"),
         (Cryostream, lambda d: d.set(math.nan), "cannot be set to nan: it must be above 0 K"),
         (Cryostream, lambda d: d.set("warm"), "cannot be set to 'warm'"),
         (Cryostream, lambda d: d.set(79.0), "79 K is outside 80 to 500 K"),

@@ -283,7 +283,7 @@ def test_headers_say_whose_frame_it_is_and_where_other_records_are(
 
 
 def test_a_trigger_mode_must_be_one(devices_offline):
-    with pytest.raises(ConfigError, match="trigger 'gate' is none of internal"):
+    with pytest.raises(ConfigError, match="trigger 'gate' is not one of internal"):
         devices_offline(trigger="gate")
 
 

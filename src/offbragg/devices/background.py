@@ -209,7 +209,7 @@ def verify(signal: Any, value: float, *, rel_tol: float = 1e-6, timeout: float =
 
 
 def is_above_zero(value: object) -> bool:
-    """Whether something is a number, finite and above 0."""
+    """Return whether something is a number, finite and above 0."""
     return isinstance(value, Real) and 0 < float(value) < math.inf
 
 

@@ -246,8 +246,7 @@ class Attenuator(Device):
     least
         Smallest transmission that it can make.
     tolerance
-        How far, relatively, the transmission may be from the one that was asked for: filters come
-        in steps.
+        Relative tolerance of the transmission: filters come in steps.
     timeout
         How long filters may take to move, s.
     """
@@ -426,7 +425,7 @@ class BeamPermit(Device):
         return bool(counts[-1] < self._least or counts[-1] <= 0)
 
     def ok(self) -> bool:
-        """Whether a sweep may begin: the ring has beam. The plan itself opens the shutter."""
+        """Return whether a sweep may begin: the plan itself opens the shutter."""
         return not self.reasons()
 
     @property

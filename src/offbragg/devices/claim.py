@@ -35,7 +35,7 @@ class Holder:
     """Whether the process still holds the lock, or that is unknown."""
 
     def left_behind(self, began: float) -> bool:
-        """Whether a series that began at a time (POSIX s, IOC's clock) is its, and it is dead."""
+        """Return whether it is dead and began the series of a time (POSIX s, IOC's clock)."""
         return not self.alive and abs(began - self.since) < CLOCKS
 
     def __str__(self) -> str:

@@ -74,12 +74,12 @@ class LakeShore336(TemperatureController):
         **kwargs: object,
     ) -> None:
         if loop not in (1, 2):
-            raise ConfigError(f"{name}: loop {loop} is none of 1, 2")
+            raise ConfigError(f"{name}: loop {loop} is not one of 1, 2")
         if channel not in (1, 2, 3, 4):
-            raise ConfigError(f"{name}: channel {channel} is none of 1, 2, 3, 4")
+            raise ConfigError(f"{name}: channel {channel} is not one of 1, 2, 3, 4")
         if heater not in HEATER_RANGES[1:]:
             raise ConfigError(
-                f"{name}: heater {heater!r} is none of {', '.join(HEATER_RANGES[1:])}"
+                f"{name}: heater {heater!r} is not one of {', '.join(HEATER_RANGES[1:])}"
             )
         if ramp_rate < SLOWEST:
             raise ConfigError(

@@ -72,7 +72,7 @@ class Motor(EpicsMotor):
         if abs(wanted - asked) > 1e-6 * max(abs(asked), 1.0):
             status._call_stop_on_failure = False  # it stands, and `stop` is for us
             fail(status, self._was_stopped_on_the_way(asked, wanted))
-            self._reset_sub(self._SUB_REQ_DONE)  # ophyd's own news of it would find it done
+            self._reset_sub(self._SUB_REQ_DONE)  # ophyd's own callback would find it done
         else:
             super()._done_moving(success=True, **kwargs)
 

@@ -57,7 +57,7 @@ _ARMED_SIGMA = 0.002  # s, of how long after camserver's "15 OK" the IOC says Ar
 
 @dataclass(slots=True)
 class SeriesOfFrames:
-    """One series of exposures; late news of one that was aborted cannot reach the next."""
+    """One series of exposures; a late event of one that was aborted cannot reach the next."""
 
     sweep: Sweep
     folder: FrameFolder
@@ -210,7 +210,7 @@ class Pilatus(PilatusFiles):
     @trigger_mode.setter
     def trigger_mode(self, mode: str) -> None:
         if mode not in TRIGGERS:
-            raise ConfigError(f"{self.name}: trigger {mode!r} is none of {', '.join(TRIGGERS)}")
+            raise ConfigError(f"{self.name}: trigger {mode!r} is not one of {', '.join(TRIGGERS)}")
         self._trigger_mode = mode
 
     def trigger_of(self, sweep: Sweep) -> str:

@@ -1,4 +1,4 @@
-"""Who has a Pilatus, and how it becomes idle: whatever is left behind is ended, nothing of others.
+"""Claim, end and recover a Pilatus: what a dead process left behind, nothing of others.
 
 Everything here asks the IOC; files are not looked at.
 """
@@ -136,7 +136,7 @@ class PilatusControl(Device):
         return float(self.cam.acquiring.timestamp or 0.0)
 
     def _left_behind(self) -> bool:
-        """Whether what is acquired was begun by a process of ours that is dead."""
+        """Return whether what is acquired was begun by a process of ours that is dead."""
         path = str(self.cam.file_path.get())
         if not f"{path.rstrip('/')}/".startswith(f"{self.write_path.rstrip('/')}/"):
             return False

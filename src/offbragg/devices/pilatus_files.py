@@ -64,7 +64,7 @@ class PilatusFiles(PilatusControl):
         **kwargs: object,
     ) -> None:
         if format not in MIMETYPES:
-            raise ConfigError(f"{name}: format {format!r} is none of {', '.join(MIMETYPES)}")
+            raise ConfigError(f"{name}: format {format!r} is not one of {', '.join(MIMETYPES)}")
         for key in header or {}:
             if key not in HEADER_FIELDS:
                 raise ConfigError(

@@ -22,7 +22,7 @@ _AWAY = 15.0  # s that an IOC may be away during a move before the move is given
 
 
 class PolledMotor(Motor):
-    """A motor whose move ends although the news of its end is lost, or its IOC restarts.
+    """A motor whose move ends although the event of its end is lost, or its IOC restarts.
 
     It does not move while somebody has stopped it (SPMG).
     """

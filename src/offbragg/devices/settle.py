@@ -57,7 +57,7 @@ class Settle:
     tolerance
         Largest distance from the setpoint, K.
     window
-        So long all conditions must hold, s.
+        Time for which all conditions must hold, s.
     slope
         Largest drift, K/s.
     deviation

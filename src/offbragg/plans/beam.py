@@ -84,11 +84,11 @@ class BeamSuspender(SuspenderBase):
     signal
         What to look at.
     below
-        Less than this is no beam, in the signal's units.
+        Lower limit of a beam, in the signal's units.
     resume
         From here on there is beam again; ``below`` if not given.
     wait
-        So long there must be beam before a plan goes on, s.
+        Time with beam before a plan goes on, s.
     shutter
         Closed meanwhile; opened again if it was open.
     """

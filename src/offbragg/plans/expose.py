@@ -297,6 +297,6 @@ def _standing(detector: Any, axis: Any) -> tuple[str, float]:
     geometry = detector.geometry if meets(detector, HasGeometry) else None
     if geometry is None:
         raise SweepError(
-            "nothing says which axis the frames stand at, and where: give axis=…, as axis=phi"
+            "cannot tell at which axis, and where, the frames stand: give axis=…, as axis=phi"
         )
     return geometry.scan_axis, next(a.angle for a in geometry.axes if a.name == geometry.scan_axis)

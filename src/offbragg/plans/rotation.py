@@ -391,7 +391,7 @@ def _each(
                     continue
             except Exception as error:
                 problem = error
-                yield from bps.sleep(0.2)  # an exception is faster than the news that it is away
+                yield from bps.sleep(0.2)  # an exception is faster than the event that it is away
                 if time.monotonic() < limit and _away(devices):
                     continue
             break

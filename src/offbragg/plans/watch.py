@@ -1,4 +1,4 @@
-"""What a watchdog sees becomes a stream of the run, and a sweep that has no room waits for it."""
+"""Record what a watchdog sees as a stream of the run; let a sweep wait for room on the disks."""
 
 from __future__ import annotations
 
