@@ -191,11 +191,11 @@ def _per_frame(value: Any) -> None:
         _only(source, ("key", "by", "units", "how", "monitor", *_FRAME_NUMBERS), where)
         if "key" not in source:
             raise MetadataError(f"start document lacks {where}.key")
-        for key, value in source.items():
+        for key, item in source.items():
             if key in _FRAME_NUMBERS:
-                _number(value, f"{where}.{key}")
+                _number(item, f"{where}.{key}")
             else:
-                _text(value, f"{where}.{key}")
+                _text(item, f"{where}.{key}")
         if source.get("how", SOURCES[0]) not in SOURCES:
             raise _wrong(f"{where}.how", source["how"], f"{', '.join(SOURCES)}, or left out")
         if "monitor" in source:
