@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any) -> RunEngine:
+def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any) -> Any:
     """Make a RunEngine that journals, checks every run before it opens, and records the beamline.
 
     Parameters

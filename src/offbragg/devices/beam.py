@@ -384,9 +384,7 @@ class BeamPermit(Device):
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
-            if (
-                self._destroyed or not self._has_current
-            ):  # what it looks at may be gone, or not there yet
+            if self._destroyed or not self._has_current:  # the records are gone, or not there yet
                 return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():
