@@ -115,7 +115,7 @@ class OfOphydAsync(Good):
         ),
         (but(check=3.0), "'check' is a float, and plans call it as check(sweep)"),
         (but(name=lambda self: "c"), "'name' is a method, and plans read it as an attribute"),
-        (Async(), "'check' is a coroutine, which nobody awaits"),
+        (Async(), "'check' is a coroutine, which no one awaits"),
         (
             but(start_sigma=None),
             "has 'exposure_started', 'began_at' of MeasuresStart but no 'start_sigma'",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from test_metadata import GOOD
@@ -301,6 +302,35 @@ def test_a_device_can_be_given_to_another_one(written, made):
     assert devices["second"].share == 0.25
 
 
+LOW_TO_HIGH = "[limits]\ntemperature = [90.0, 300.0]\n[devices.first]\nclass = 'made:Made'\n"
+
+
+def test_a_class_says_what_other_tables_fill(written, monkeypatch, caplog):
+    class Heated(Made):
+        from_beamline: ClassVar = {"share": "limits.temperature", "gone": "geometry"}
+
+    monkeypatch.setitem(sys.modules, "made", SimpleNamespace(Made=Heated))
+
+    devices = build_devices(beamline.load(written(LOW_TO_HIGH)))
+
+    assert devices["first"].share == (90.0, 300.0)
+    assert not caplog.records
+
+
+def test_a_class_that_does_not_say_it_gets_it_by_name_and_a_hint(written, monkeypatch, caplog):
+    class Heated(Made):
+        def __init__(self, *, name: str, limits: tuple[float, float]) -> None:
+            super().__init__(name=name)
+            self.limits = limits
+
+    monkeypatch.setitem(sys.modules, "made", SimpleNamespace(Made=Heated))
+
+    devices = build_devices(beamline.load(written(LOW_TO_HIGH)))
+
+    assert devices["first"].limits == (90.0, 300.0)
+    assert "from_beamline = {'limits': 'limits.temperature'}" in caplog.text
+
+
 def test_a_device_that_is_not_there_yet_is_named(written, made):
     file = written("""
         [devices.first]
@@ -313,7 +343,7 @@ def test_a_device_that_is_not_there_yet_is_named(written, made):
 
 
 @pytest.mark.parametrize(
-    ("md", "of_plan", "told"),
+    ("md", "of_plan", "comment"),
     [
         ({"sample": {"name": "LSMO-140", "label": "c2"}}, {}, "#7 LSMO-140 c2"),
         ({"sample": "a text"}, {}, "#7 a text"),
@@ -321,7 +351,7 @@ def test_a_device_that_is_not_there_yet_is_named(written, made):
         ({}, {}, "#7"),
     ],
 )
-def test_a_detector_is_told_whose_frames_it_takes(md, of_plan, told):
+def test_a_detector_knows_whose_frames_it_takes(md, of_plan, comment):
     from bluesky import RunEngine
     from bluesky import plan_stubs as bps
     from ophyd import Component, Device, Signal
@@ -347,4 +377,4 @@ def test_a_detector_is_told_whose_frames_it_takes(md, of_plan, told):
     RE(plan())
 
     before = RE.md.get("sample", "")
-    assert words == [before if isinstance(before, str) else "LSMO-140 c2", told]
+    assert words == [before if isinstance(before, str) else "LSMO-140 c2", comment]

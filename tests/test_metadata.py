@@ -41,7 +41,10 @@ GOOD = {
         "name": "pilatus", "model": "PILATUS3 100K", "serial": "1", "sensor_material": "Si",
         "sensor_thickness": 0.45, "saturation": 1048500.0, "format": "cbf", "shape": [195, 487],
     },
-    "per_frame": {"monitor": {"key": "monitor_counts", "by": "monitor_frame", "units": "counts"}},
+    "per_frame": {
+        "monitor": {"key": "monitor_counts", "by": "monitor_frame", "units": "counts"},
+        "weight": {"key": "permit_beam", "monitor": "monitor", "fraction": 0.5},
+    },
     "series": {"uid": "5a1e", "index": 3, "kind": "temperature"},
 }  # fmt: skip
 

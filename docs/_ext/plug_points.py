@@ -35,7 +35,7 @@ A device meets an agreement by having its members: with ophyd, with ophyd-async,
 Each agreement is a protocol in `offbragg.protocols`, so a type checker can compare a class with it.
 
 - When devices are built, each is checked before it is connected. A member that is missing or
-  misspelt, a property where a method is called, a coroutine that nobody awaits, or a method that
+  misspelt, a property where a method is called, a coroutine that no one awaits, or a method that
   cannot be called as plans call it is refused, with the device, the protocol and the nearest
   right name.
 - A device has a role by what `[defaults]` of `beamline.toml` uses it for, and by its members.

@@ -3,6 +3,7 @@ import asyncio
 import contextlib
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tifffile
@@ -88,6 +89,8 @@ class Exposing(DetectorAcquireLogic):
 
 class AsyncCamera(AsyncDetector):
     """A detector of ophyd-async, for beamline.toml."""
+
+    from_beamline: ClassVar = {"frames": "paths.frames", "geometry": "geometry"}
 
     def __init__(self, prefix: str = "", *, name: str, frames: str, geometry: Geometry) -> None:
         camera = StandardDetector(name=name)

@@ -3,7 +3,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fabio.cbfimage
 import numpy as np
@@ -22,10 +22,12 @@ class Camera(Device):
     Parameters
     ----------
     frames
-        Directory for frame files as this host sees it; `beamline.build_devices` gives it.
+        Directory for frame files as this host sees it; `build_devices` gives it.
     geometry
-        Where its panel stands; `beamline.build_devices` gives it.
+        Where its panel stands; `build_devices` gives it.
     """
+
+    from_beamline: ClassVar = {"frames": "paths.frames", "geometry": "geometry"}
 
     def __init__(
         self, prefix: str = "", *, name: str, frames: str, geometry: Geometry, **kwargs: Any

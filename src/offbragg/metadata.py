@@ -131,7 +131,7 @@ def _agree(doc: Mapping[str, Any], sweep: Sweep | None, geometry: Geometry) -> N
         )
 
 
-def _detector(value: Any) -> None:
+def _detector(value: object) -> None:
     detector = _mapping(value, "detector")
     for key in DETECTOR_REQUIRED:
         if key not in detector:
@@ -161,7 +161,7 @@ def _detector(value: Any) -> None:
         _text(detector["header_template"], "detector.header_template")
 
 
-def _temperature(value: Any) -> None:
+def _temperature(value: object) -> None:
     temperature = _mapping(value, "temperature")
     _only(temperature, ("setpoint", "direction", "settled"), "temperature")
     if "setpoint" not in temperature:
@@ -185,17 +185,17 @@ def _per_frame(value: Any) -> None:
         where = f"per_frame.{column}"
         if not _COLUMN.fullmatch(str(column)):
             raise MetadataError(
-                f"{where} is no name for a column: small letters, digits and _, at most 32"
+                f"{where} is not a name for a column: small letters, digits and _, at most 32"
             )
         source = _mapping(source, where)
         _only(source, ("key", "by", "units", "how", "monitor", *_FRAME_NUMBERS), where)
         if "key" not in source:
             raise MetadataError(f"start document lacks {where}.key")
-        for key, told in source.items():
+        for key, item in source.items():
             if key in _FRAME_NUMBERS:
-                _number(told, f"{where}.{key}")
+                _number(item, f"{where}.{key}")
             else:
-                _text(told, f"{where}.{key}")
+                _text(item, f"{where}.{key}")
         if source.get("how", SOURCES[0]) not in SOURCES:
             raise _wrong(f"{where}.how", source["how"], f"{', '.join(SOURCES)}, or left out")
         if "monitor" in source:
@@ -207,7 +207,7 @@ def _per_frame(value: Any) -> None:
                 )
 
 
-def _series(value: Any) -> None:
+def _series(value: object) -> None:
     series = _mapping(value, "series")
     _only(series, ("uid", "index", "kind", "sweep_of", "follows", "parameters"), "series")
     if "uid" not in series:
@@ -229,7 +229,7 @@ def _series(value: Any) -> None:
         _mapping(series["parameters"], "series.parameters")
 
 
-def _noun(read: Callable[[Mapping[str, Any]], _T], value: Any, field: str) -> _T:
+def _noun(read: Callable[[Mapping[str, Any]], _T], value: object, field: str) -> _T:
     try:
         return read(_mapping(value, field))
     except MetadataError:
@@ -239,7 +239,7 @@ def _noun(read: Callable[[Mapping[str, Any]], _T], value: Any, field: str) -> _T
         raise MetadataError(text if text.startswith(field) else f"{field}: {text}") from error
 
 
-def _mapping(value: Any, field: str) -> Mapping[str, Any]:
+def _mapping(value: object, field: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _wrong(field, value, "a mapping")
     return value
@@ -251,12 +251,12 @@ def _only(mapping: Mapping[str, Any], known: Sequence[str], field: str) -> None:
             raise MetadataError(f"{field}.{key} is unknown: {field} has {', '.join(known)}")
 
 
-def _text(value: Any, field: str) -> None:
+def _text(value: object, field: str) -> None:
     if not isinstance(value, str) or not value:
         raise _wrong(field, value, "text")
 
 
-def _number(value: Any, field: str) -> None:
+def _number(value: object, field: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _wrong(field, value, "a finite number")
 
@@ -267,7 +267,7 @@ def _positive(value: Any, field: str, unit: str) -> None:
         raise _wrong(field, value, f"above 0 ({unit})")
 
 
-def _wrong(field: str, value: Any, wanted: str) -> MetadataError:
+def _wrong(field: str, value: object, wanted: str) -> MetadataError:
     shown = repr(value)
     return MetadataError(
         f"{field} is {shown if len(shown) <= 60 else shown[:60] + '…'}: it must be {wanted}"

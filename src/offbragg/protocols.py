@@ -7,6 +7,9 @@ may meet as well: plans look for them with `meets`, and do without where they ar
 
 Both are checked when devices are built (`offbragg.beamline.agreements`). Attributes are declared as
 read-only properties: a plain attribute or an ophyd signal of that name meets them.
+
+All agreements are in one module, although it is long: it is the one page that somebody reads who
+brings a device, and explanations/plug-points is written from it.
 """
 
 from __future__ import annotations
@@ -207,7 +210,7 @@ class Connectable(Protocol):
     """Is connected to its records when devices are built."""
 
     def wait_for_connection(self, *, all_signals: bool, timeout: float) -> None:
-        """Wait until it is connected; raise `TimeoutError` after so many seconds."""
+        """Wait until it is connected; raise `TimeoutError` after ``timeout`` s."""
         ...
 
 
@@ -272,7 +275,7 @@ class Aligns(Protocol):
 
 
 class Triggered(Protocol):
-    """May wait for pulses instead of exposing by itself."""
+    """May wait for pulses instead of exposing on its own."""
 
     @property
     def trigger_mode(self) -> str:

@@ -22,7 +22,7 @@ from offbragg.errors import ConfigError, DeviceError
 
 
 class Record:
-    """A record of a server that completes puts when it is told to, and counts those under way."""
+    """A record of a server that completes puts on command, and counts those under way."""
 
     setpoint_pvname = "X:slow"
 

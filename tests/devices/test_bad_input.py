@@ -35,10 +35,10 @@ def make(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cls", "wrong", "told"),
+    ("cls", "wrong", "message"),
     [
-        (Pilatus, {"format": "edf"}, "format 'edf' is none of cbf, tif"),
-        (Pilatus, {"trigger": "alignment"}, "trigger 'alignment' is none of internal"),
+        (Pilatus, {"format": "edf"}, "format 'edf' is not one of cbf, tif"),
+        (Pilatus, {"trigger": "alignment"}, "trigger 'alignment' is not one of internal"),
         (Pilatus, {"header": {"Gamma": 1.0}}, r"header\.Gamma is unknown; there are EnergyLow"),
         (Pilatus, {"sensor_thickness": 0.0}, "sensor_thickness is 0: it must be above 0 mm"),
         (Pilatus, {"max_missing": -1}, "max_missing is -1: it must not be below 0"),
@@ -60,20 +60,20 @@ def make(tmp_path):
         (LakeShore336, {"interval": -1.0}, r"interval is -1\.0"),
     ],
 )  # fmt: skip
-def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, message):
+    with pytest.raises(ConfigError, match=message):
         make(cls, **wrong)
 
 
 @pytest.mark.parametrize(
-    ("cls", "do", "told"),
+    ("cls", "do", "message"),
     [
         (Pilatus, lambda d: d.prime(-1.0), r"exposure is -1\.0"),
         (Pilatus, lambda d: d.alignment.set(-1.0), r"it_alignment: seconds is -1\.0"),
         (Pilatus, lambda d: d.alignment.set(1.0, exposure=0.0), r"exposure is 0\.0"),
         (Pilatus, lambda d: d.cam.threshold.set(0.0), r"threshold cannot be 0\.0: .* keV"),
         (Pilatus, lambda d: d.cam.energy.set(math.nan), "energy cannot be nan"),
-        (Pilatus, lambda d: setattr(d, "trigger_mode", "gate"), "trigger 'gate' is none of"),
+        (Pilatus, lambda d: setattr(d, "trigger_mode", "gate"), "trigger 'gate' is not one of"),
         (Cryostream, lambda d: d.set(math.nan), "cannot be set to nan: it must be above 0 K"),
         (Cryostream, lambda d: d.set("warm"), "cannot be set to 'warm'"),
         (Cryostream, lambda d: d.set(79.0), "79 K is outside 80 to 500 K"),
@@ -82,14 +82,14 @@ def test_a_device_is_not_made_of_values_that_mean_nothing(make, cls, wrong, told
         (Shutter, lambda d: d.set("ajar"), "'open' or 'closed', not 'ajar'"),
     ],
 )
-def test_what_means_nothing_is_refused(make, cls, do, told):
-    with pytest.raises((ConfigError, ValueError), match=told):
+def test_what_means_nothing_is_refused(make, cls, do, message):
+    with pytest.raises((ConfigError, ValueError), match=message):
         do(make(cls))
 
 
 @pytest.mark.parametrize("model", ["EIGER 4M", "2M", ""])
 def test_the_readout_of_another_detector_is_not_guessed(model):
-    with pytest.raises(ConfigError, match=f"model '{model}' is no Pilatus"):
+    with pytest.raises(ConfigError, match=f"model '{model}' is not a Pilatus"):
         readout(model)
 
 
@@ -100,10 +100,11 @@ def test_a_detector_of_sweeps_names_its_twin_for_steps(make):
 
 @pytest.mark.parametrize("cls", [Pilatus, RotationAxis, PositionCompare, FrameMonitor])
 @pytest.mark.parametrize(
-    ("verb", "told"), [("kickoff", "without being prepared"), ("complete", "without being kicked")]
+    ("verb", "message"),
+    [("kickoff", "without being prepared"), ("complete", "without being kicked")],
 )
-def test_a_flyer_says_which_step_was_left_out(make, cls, verb, told):
-    with pytest.raises(DeviceError, match=f"it was .*{told}"):
+def test_a_flyer_says_which_step_was_left_out(make, cls, verb, message):
+    with pytest.raises(DeviceError, match=f"it was .*{message}"):
         getattr(make(cls), verb)()
 
 
@@ -131,7 +132,7 @@ def test_a_record_that_does_not_answer_is_an_error_of_its_device(make):
         status.wait(5)
 
 
-def test_a_read_back_that_never_comes_is_told_in_time():
+def test_a_read_back_that_never_comes_is_reported_in_time():
     with pytest.raises(DeviceError, match=r"X:Acquire does not answer 0\.1 s after 5 was put"):
         verify(Silent(), 5.0, timeout=0.1)
 
@@ -140,7 +141,7 @@ def test_an_error_message_survives_an_ioc_that_is_silent(make, monkeypatch):
     pilatus = make(Pilatus)
     monkeypatch.setattr(pilatus.cam.state, "get", Silent().get)
 
-    assert pilatus.said() == "the IOC says nothing (Failed to read X:Acquire within 2.00 sec)"
+    assert pilatus.ioc_state() == "the IOC says nothing (Failed to read X:Acquire within 2.00 sec)"
 
 
 def test_a_detector_is_awaited_while_its_ioc_is_silent(make, monkeypatch):

@@ -123,7 +123,7 @@ def test_what_is_no_transmission_is_refused(value):
         attenuator.set(value)
 
 
-def test_a_filter_that_sticks_is_told():
+def test_a_filter_that_sticks_is_reported():
     attenuator = fake(Attenuator, timeout=0.2)
     attenuator.transmission.sim_put(1.0)
     attenuator.transmission.pvname = "X:transmission_RBV"
@@ -139,7 +139,7 @@ def test_a_filter_that_sticks_is_told():
      ({"settle": {"tolerence": 1.0}}, "settle.tolerence is unknown"),
      ({"ramp_rate": 0.0}, "ramp_rate 0")],
 )  # fmt: skip
-def test_a_lakeshore_is_told_what_it_has(more, named):
+def test_a_lakeshore_is_checked_for_what_it_has(more, named):
     with pytest.raises(ConfigError, match=named):
         fake(LakeShore336, **more)
 
@@ -148,7 +148,7 @@ def test_a_rotation_is_no_translation():
     detx = fake(Translation)
     detx.motor_egu.sim_put("degrees")
 
-    with pytest.raises(DeviceError, match="is no translation"):
+    with pytest.raises(DeviceError, match="is not a translation"):
         detx.check_value(1.0)
 
 
@@ -159,7 +159,7 @@ def test_a_monitor_tells_of_a_loss_since_the_frame_before(ring, monitor):
     began = time.time() + 10.0
 
     counts = [1000.0, 990.0, 1010.0, 995.0, 2.0, 1.0, 3.0, 2.0, 1.0, 2.0, 990.0]
-    for number in range(1, len(counts) + 1):  # each is told 2 ms after the frame's end
+    for number in range(1, len(counts) + 1):  # each comes 2 ms after the frame's end
         over = began + 0.1 * (number - 1) + 0.099
         monitor.counts.sim_put(np.array(counts[:number]), timestamp=over + 0.002)
 
@@ -190,6 +190,6 @@ def test_a_permit_is_made_before_anything_is_connected():
     permit = BeamPermit(ring, shutter, ring_threshold=50.0)
 
     assert time.monotonic() - began < 0.5
-    assert permit.beam.get() == 1  # nobody has said otherwise
+    assert permit.beam.get() == 1  # no one has said otherwise
     for device in (permit, ring, shutter):
         device.destroy()

@@ -20,14 +20,17 @@ from pathlib import Path
 import bluesky.plans as bp
 import ophyd
 from offbragg.beamline import config as beamline
+from offbragg.beamline.build import build_devices
+from offbragg.beamline.limits import make_paths
+from offbragg.beamline.run_engine import make_run_engine, sample
 from offbragg.plans import rotation_scan
 from offbragg.sweep import Sweep
 
 config = beamline.load(sys.argv[1])
-beamline.make_paths(config)
-devices = beamline.build_devices(config)
-RE = beamline.make_run_engine(config, devices)
-beamline.sample(RE, name="KMnF3", label="crystal1")
+make_paths(config)
+devices = build_devices(config)
+RE = make_run_engine(config, devices)
+sample(RE, name="KMnF3", label="crystal1")
 documents = []
 RE.subscribe(lambda name, doc: documents.append((name, doc)))
 sweep = Sweep(axis="phi", start=0, step=0.5, n_frames=6, exposure=0.09, period=0.1)
@@ -54,7 +57,7 @@ os._exit(0)  # caproto's threads do not like the end of an interpreter
 
 
 def test_every_device_connects_and_sweeps_on_the_caproto_layer(tmp_path, serve):
-    _, told = serve("--seed", "3")
+    _, settings = serve("--seed", "3")
     toml, answer = tmp_path / "beamline.toml", tmp_path / "answer.json"
     toml.write_text(TOML.read_text())
     root = Path(__file__).parents[2]
@@ -62,7 +65,7 @@ def test_every_device_connects_and_sweeps_on_the_caproto_layer(tmp_path, serve):
 
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(toml), str(answer)],
-        env=os.environ | told["environment"]
+        env=os.environ | settings["environment"]
         | {"OPHYD_CONTROL_LAYER": "caproto", "PYTHONPATH": paths.rstrip(os.pathsep)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

@@ -16,14 +16,15 @@ SCRIPT = """
 import sys
 import ophyd  # before epics: softioc brings a libca of its own
 import epics
-from offbragg.beamline import config as beamline
+from offbragg.beamline import build, config as beamline
+from offbragg.beamline.limits import make_paths
 
 config = beamline.load(sys.argv[1])
-beamline.make_paths(config)
-devices = beamline.build_devices(config)
+make_paths(config)
+devices = build.build_devices(config)
 devices["pilatus"].step  # the twin, too
 assert any(channels for channels in epics.ca._cache.values())
-beamline.destroy_devices(devices)
+build.destroy_devices(devices)
 print("left:", *(name for channels in epics.ca._cache.values() for name in channels))
 sys.stdout.flush()
 sys.stdin.read()  # until the IOC is gone
@@ -31,14 +32,14 @@ sys.stdin.read()  # until the IOC is gone
 
 
 def test_all_channels_of_destroyed_devices_are_closed(tmp_path, serve):
-    process, told = serve()
+    process, settings = serve()
     toml = tmp_path / "beamline.toml"
     toml.write_text(TOML.read_text())
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(toml)],
-        env=os.environ | told["environment"] | {"PYTHONPATH": paths.rstrip(os.pathsep)},
+        env=os.environ | settings["environment"] | {"PYTHONPATH": paths.rstrip(os.pathsep)},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as child:  # fmt: skip
         left = child.stdout.readline()

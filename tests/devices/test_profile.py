@@ -8,6 +8,7 @@ import pytest
 
 from offbragg.beamline import config as beamline
 from offbragg.beamline.build import build_devices
+from offbragg.errors import DeviceError
 
 pytestmark = pytest.mark.ioc
 
@@ -30,5 +31,5 @@ def test_a_record_that_does_not_answer_is_named(config, monkeypatch):
     wrong = config.devices["shutter"].model_copy(update={"prefix": "NOWHERE:shutter:"})
     other = config.model_copy(update={"devices": {"shutter": wrong}})
 
-    with pytest.raises(beamline.DeviceError, match="NOWHERE:shutter:open"):
+    with pytest.raises(DeviceError, match="NOWHERE:shutter:open"):
         build_devices(other, timeout=1.0)

@@ -117,7 +117,9 @@ def test_a_bad_frame_keeps_its_place_and_the_sweep_goes_on(
     next_is_whole()
 
 
-def test_a_frame_that_comes_too_late_is_missing_and_told(take, next_is_whole, documents, simulator):
+def test_a_frame_that_comes_too_late_is_missing_and_reported(
+    take, next_is_whole, documents, simulator
+):
     simulator("late_seconds", 3.0)
     simulator("late", 2)
     try:
@@ -186,14 +188,14 @@ def test_old_files_of_the_same_name_do_not_pass_for_new_ones(pilatus, config):
         shutil.rmtree(config.paths.frames / name)
 
 
-def test_a_template_that_somebody_changed_is_told_by_the_ioc(pilatus, next_is_whole):
+def test_a_template_that_somebody_changed_is_reported_by_the_ioc(pilatus, next_is_whole):
     with pytest.raises(DeviceError, match=r"did not arm: .*Unsupported file extension"):
         by_hand(pilatus, still(), meddle=lambda: pilatus.cam.file_template.put("%s%s_%5.5d.raw"))
 
     next_is_whole()  # camserver has exposed on
 
 
-def test_an_err_of_camserver_is_told(pilatus, next_is_whole):
+def test_an_err_of_camserver_is_reported(pilatus, next_is_whole):
     """camserver refuses an exposure that leaves no time for the readout; the IOC waits for it."""
 
     def meddle():
@@ -205,12 +207,15 @@ def test_an_err_of_camserver_is_told(pilatus, next_is_whole):
     next_is_whole()
 
 
-def test_a_camserver_that_is_gone_is_told_until_it_is_back(
+def test_a_camserver_that_is_gone_is_reported_until_it_is_back(
     take, next_is_whole, documents, simulator
 ):
     simulator("camserver", "Gone")
-    for told in ("did not arm: .*Is camserver running", "cannot be reset: .*Is camserver running"):
-        with pytest.raises(DeviceError, match=f"(?s){told}"):
+    for message in (
+        "did not arm: .*Is camserver running",
+        "cannot be reset: .*Is camserver running",
+    ):
+        with pytest.raises(DeviceError, match=f"(?s){message}"):
             take()
         assert documents.stop()["exit_status"] == "fail"
 
@@ -219,7 +224,7 @@ def test_a_camserver_that_is_gone_is_told_until_it_is_back(
     next_is_whole(4)  # with one image, as a new camserver has it, there would be one frame
 
 
-def test_a_camserver_that_goes_in_the_middle_of_a_sweep_is_told(
+def test_a_camserver_that_goes_in_the_middle_of_a_sweep_is_reported(
     take, next_is_whole, pilatus, documents, simulator
 ):
     def leave():
@@ -247,7 +252,7 @@ def test_after_a_restart_of_camserver_parameters_are_put_again(
     next_is_whole(4)
 
 
-def test_a_restart_between_prepare_and_kickoff_is_told(pilatus, next_is_whole, simulator):
+def test_a_restart_between_prepare_and_kickoff_is_reported(pilatus, next_is_whole, simulator):
     def meddle():
         simulator("camserver", "Gone")
         simulator("camserver", "Running")
@@ -300,7 +305,7 @@ def test_jitter_of_the_encoder_is_in_the_angles_and_moves_no_frame(
 
 
 @pytest.mark.slow  # the IOC itself waits 10 s for the 7 OK of a single frame
-def test_a_single_frame_without_its_7_ok_is_told(pilatus, next_is_whole, simulator):
+def test_a_single_frame_without_its_7_ok_is_reported(pilatus, next_is_whole, simulator):
     simulator("no7ok", 1)
     began = time.monotonic()
 
@@ -386,7 +391,7 @@ def test_a_series_that_a_dead_session_left_behind_is_aborted(
 ):
     somebody(config.paths.frames)
     facts = {"host": "here", "process": 4711, "since": time.time()}
-    pilatus._claim.path.write_text(json.dumps(facts))  # nobody holds the lock on it
+    pilatus._claim.path.write_text(json.dumps(facts))  # no one holds the lock on it
 
     next_is_whole()
 

@@ -223,7 +223,7 @@ def test_silence_is_named_and_forgets_what_was_before():
         assert not settling.add(t, 100.0 + rng.normal(0, 0.02)).settled
 
 
-def test_a_coarse_sensor_can_be_told_that_it_may_stand_still():
+def test_a_coarse_sensor_can_be_allowed_to_stand_still():
     rule = Settle(stuck=0.0, window=20.0, dwell=10.0)
     settling = Settling(rule, 100.0, initial=100.0)
 

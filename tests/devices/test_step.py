@@ -91,12 +91,12 @@ def test_a_change_of_exposure_is_taken(RE, step, documents, config):
     assert configuration["pilatus_step_exposure"] == 0.4
 
 
-def test_triggering_without_staging_is_told(step):
+def test_triggering_without_staging_is_reported(step):
     with pytest.raises(DeviceError, match="without being staged"):
         step.trigger()
 
 
-def test_a_frame_that_this_host_cannot_see_is_told(RE, step, documents, tmp_path, monkeypatch):
+def test_a_frame_that_this_host_cannot_see_is_reported(RE, step, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "patience", 0.5)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -110,9 +110,9 @@ def test_a_frame_that_this_host_cannot_see_is_told(RE, step, documents, tmp_path
 
     monkeypatch.setattr(step, "_make_directory", make_both)
 
-    with pytest.raises(Exception, match="pilatus_step") as told:
+    with pytest.raises(Exception, match="pilatus_step") as caught:
         RE(bp.count([step]))
 
-    assert "does this host see what the detector writes" in repr(told.value.__cause__).lower()
+    assert "does this host see what the detector writes" in repr(caught.value.__cause__).lower()
     assert documents.stop()["exit_status"] == "fail"
     assert np.all(step.cam.acquire.get() == 0)

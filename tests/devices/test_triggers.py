@@ -157,7 +157,7 @@ def test_a_clock_that_is_an_hour_ahead_of_the_files_makes_no_frame_late(
 @pytest.mark.parametrize(
     "trigger", ["mult_trigger", pytest.param("ext_trigger", marks=pytest.mark.slow)]
 )
-def test_a_trigger_that_never_comes_is_told(
+def test_a_trigger_that_never_comes_is_reported(
     RE, pilatus, devices, documents, monkeypatch, simulator, trigger
 ):
     monkeypatch.setattr(pilatus, "trigger_timeout", 1.0)
@@ -283,7 +283,7 @@ def test_headers_say_whose_frame_it_is_and_where_other_records_are(
 
 
 def test_a_trigger_mode_must_be_one(devices_offline):
-    with pytest.raises(ConfigError, match="trigger 'gate' is none of internal"):
+    with pytest.raises(ConfigError, match="trigger 'gate' is not one of internal"):
         devices_offline(trigger="gate")
 
 

@@ -90,7 +90,7 @@ def measure(beamline: str, orders: Any) -> None:
     )
     line = orders.readline()
     if not line:
-        return  # nobody needs it
+        return  # no one needs it
     order = json.loads(line)
     paths = {key: Path(order[key]) for key in ("journal", "experiment")}
     config = config.model_copy(

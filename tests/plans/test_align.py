@@ -72,7 +72,7 @@ def test_it_exposes_into_one_file_until_the_time_is_over(RE, looks, devices, doc
 def test_a_detector_that_waits_for_pulses_in_sweeps_looks_by_itself(
     RE, looks, devices, monkeypatch
 ):
-    monkeypatch.setattr(looks, "trigger_mode", "ext_trigger")  # and nobody gives any pulse
+    monkeypatch.setattr(looks, "trigger_mode", "ext_trigger")  # and no one gives any pulse
     thread = when_it_looks(looks, devices, lambda: None)
 
     RE(align(looks, 2.0, 0.1, shutter=devices["shutter"]))  # what `looks` asserts then: put back
@@ -99,7 +99,7 @@ def test_an_abort_ends_it_and_the_next_series_is_whole(RE, looks, devices, docum
         signal.set(value).wait(10)
 
 
-def test_a_pause_ends_it_and_resuming_looks_anew(RE, looks, devices):
+def test_a_pause_ends_it_and_resuming_looks_again(RE, looks, devices):
     thread = when_it_looks(looks, devices, RE.request_pause)
     with pytest.raises(RunEngineInterrupted):
         RE(align(looks, 1.5, 0.1, shutter=devices["shutter"]))
@@ -113,10 +113,10 @@ def test_a_pause_ends_it_and_resuming_looks_anew(RE, looks, devices):
     assert looks.alignment.file.exists()
 
 
-def test_a_camserver_that_is_gone_is_told(RE, looks, devices, simulator):
+def test_a_camserver_that_is_gone_is_reported(RE, looks, devices, simulator):
     simulator("camserver", "Gone")
     try:
-        with pytest.raises(DeviceError, match=r"alignment ended by itself after .*\nIs camserver"):
+        with pytest.raises(DeviceError, match=r"alignment ended on its own after .*\nIs camserver"):
             RE(align(looks, 60.0, 0.1, shutter=devices["shutter"]))
     finally:
         simulator("camserver", "Running")

@@ -91,7 +91,7 @@ def series(devices, permit, **more):
 
 
 def weights(config, uid: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stack a run; give weight and monitor of its frames, and what NXRefine is told."""
+    """Stack a run; return weight and monitor of its frames, and the weights for NXRefine."""
     documents, _ = read_journal(config.paths.journal / f"{uid}.jsonl")
     stacker = Stacker(config.paths.experiment).open(documents[0][1])
     for name, doc in documents:
@@ -103,8 +103,8 @@ def weights(config, uid: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = scan.frame_values()
         assert set(values["status"]) == {"stored"}
     with h5py.File(write_wrapper(stacker.path)) as file:
-        told = file[f"{stacker.path.stem}/data/monitor_weight"][()]
-    return values["weight"], values["monitor"], told
+        for_nxrefine = file[f"{stacker.path.stem}/data/monitor_weight"][()]
+    return values["weight"], values["monitor"], for_nxrefine
 
 
 def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
@@ -122,13 +122,13 @@ def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
     assert [doc["exit_status"] for doc in documents.of("stop")] == ["success"] * 2
     for name, doc in documents:
         schema_validators[DocumentNames[name]].validate(doc)
-    weight, monitor, told = weights(config, first)
+    weight, monitor, for_nxrefine = weights(config, first)
     dark = np.flatnonzero(weight == 0)
     assert 7 <= dark.size <= 12  # 0.8 s at 10 Hz, and what the edges touch
     assert set(weight) == {0.0, 1.0}
     assert set(np.flatnonzero(monitor == 0)) <= set(dark)
     assert (monitor[weight == 1] > 0.8 * np.median(monitor)).all()
-    np.testing.assert_array_equal(np.flatnonzero(told == 0), dark)
+    np.testing.assert_array_equal(np.flatnonzero(for_nxrefine == 0), dark)
     # extra frames = missing + overlap, exactly: 1° is 5 frames on each side
     start = documents.of("start")[1]
     assert start["series"]["follows"] == first

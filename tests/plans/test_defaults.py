@@ -94,7 +94,7 @@ def test_a_detector_that_waits_for_pulses_gets_them_by_default(prompt, pulsed, d
     ],
 )
 @pytest.mark.parametrize("mode", ["ext_trigger", "mult_trigger"])
-def test_a_sweep_that_nobody_would_trigger_is_refused_before_anything_moves(
+def test_a_sweep_that_nothing_would_trigger_is_refused_before_anything_moves(
     prompt, pulsed, devices, plan, mode, RE_with_defaults
 ):
     pulsed.trigger_mode = mode
@@ -194,7 +194,7 @@ def test_devices_that_come_first_may_be_left_out(plan, args, kwargs, given):
 
 
 @pytest.mark.parametrize(
-    ("args", "kwargs", "told"),
+    ("args", "kwargs", "message"),
     [
         (
             (SWEEP,),
@@ -210,12 +210,12 @@ def test_devices_that_come_first_may_be_left_out(plan, args, kwargs, given):
         ((), {}, r"was given no sweep, and there is no default"),
     ],
 )
-def test_what_a_plan_cannot_take_is_refused_by_name(args, kwargs, told):
+def test_what_a_plan_cannot_take_is_refused_by_name(args, kwargs, message):
     plan = rotation_scan(*args, **kwargs)
     if not args:
         plan = rotation_scan(PILATUS, axis=PHI)
 
-    with pytest.raises(SweepError, match=told):
+    with pytest.raises(SweepError, match=message):
         list(plan)
 
 

@@ -59,24 +59,24 @@ def test_after_five_test_frames_the_missing_angles_are_measured(
     assert shutter_at_test == [0]
     assert "series" not in test
     assert again["series"]["follows"] == failed["uid"]
-    recall = PastRuns(config.paths.journal, config.paths.experiment)
+    past_runs = PastRuns(config.paths.journal, config.paths.experiment)
     measured = [
         run.sweep.midpoints[run.measured()]
-        for run in (PastRun(**recall.runs(uid=doc["uid"])[0]) for doc in (failed, again))
+        for run in (PastRun(**past_runs.runs(uid=doc["uid"])[0]) for doc in (failed, again))
     ]
     assert 8 <= measured[0].size <= 12
     np.testing.assert_allclose(np.concatenate(measured), SWEEP.midpoints)
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         pytest.param(("hang", 2), "stalled: no file came", marks=pytest.mark.slow),
         (("drop", 1), "took 4 of 5 test frames: 1 did not"),
     ],
 )
 def test_a_detector_whose_test_frames_are_lost_gets_no_sweep(
-    RE, devices, documents, trouble, monkeypatch, fault, told
+    RE, devices, documents, trouble, monkeypatch, fault, message
 ):
     monkeypatch.setattr(devices["pilatus"], "max_missing", 4)  # good enough for a sweep
     trouble("hang", 3)
@@ -88,7 +88,7 @@ def test_a_detector_whose_test_frames_are_lost_gets_no_sweep(
             thread.join()
 
     RE.subscribe(again, "start")
-    with pytest.raises(DeviceError, match=told):
+    with pytest.raises(DeviceError, match=message):
         RE(series(devices, attempts=2))
 
     assert [doc["purpose"] for doc in documents.of("start")] == ["data", "dark"]

@@ -28,28 +28,28 @@ def geometry():
 
 
 def test_at_chi_0_other_settings_of_omega_add_exactly_nothing(geometry):
-    told = estimate(
+    total = estimate(
         TURN, geometry=geometry, settings=[{"omega": 0.0}, {"omega": 15.0}, {"omega": -15.0}]
     )
 
-    assert told.added[0] > 0.01
-    assert told.added[1:] == (0.0, 0.0)
-    assert told.coverage == told.added[0]
-    assert told.notes[0].startswith("omega and phi are the same axis at chi = 0: another omega")
-    assert "phi 0 to 360 at omega = 15 adds nothing" in told.notes[1]
-    assert "% of reciprocal space" in str(told)
+    assert total.added[0] > 0.01
+    assert total.added[1:] == (0.0, 0.0)
+    assert total.coverage == total.added[0]
+    assert total.notes[0].startswith("omega and phi are the same axis at chi = 0: another omega")
+    assert "phi 0 to 360 at omega = 15 adds nothing" in total.notes[1]
+    assert "% of reciprocal space" in str(total)
 
 
 def test_at_chi_90_they_add_something(geometry):
-    told = estimate(
+    total = estimate(
         TURN, geometry=geometry,
         settings=[{"chi": -90.0, "omega": omega} for omega in (0.0, 15.0, -15.0)],
     )  # fmt: skip
 
-    assert min(told.added[1:]) > 0.001
-    assert told.notes == ()
-    assert told.sweeps == 3
-    assert told.frames == 3 * 3600
+    assert min(total.added[1:]) > 0.001
+    assert total.notes == ()
+    assert total.sweeps == 3
+    assert total.frames == 3 * 3600
 
 
 def test_a_second_full_turn_adds_nothing_and_half_a_turn_adds_less(geometry):
@@ -77,7 +77,9 @@ def test_nothing_is_guessed_without_a_geometry():
 
 
 def test_a_setting_of_an_unknown_axis_is_refused_by_name(geometry):
-    with pytest.raises(SweepError, match="setting 'kappa' is no axis: there are phi, chi, omega"):
+    with pytest.raises(
+        SweepError, match="setting 'kappa' is not an axis: there are phi, chi, omega"
+    ):
         estimate(TURN, geometry=geometry, settings=[{"kappa": 1.0}])
 
 
@@ -87,10 +89,10 @@ def test_stills_cover_no_volume(geometry):
 
 
 def test_an_estimate_takes_what_a_plan_takes_and_promises_no_bytes_of_an_unknown_detector():
-    told = estimate(TURN.to_dict(), TURN)
+    total = estimate(TURN.to_dict(), TURN)
 
-    assert told.frames == 7200
-    assert "GB" not in str(told)
+    assert total.frames == 7200
+    assert "GB" not in str(total)
 
 
 def test_a_list_of_sweeps_or_a_single_setting_is_refused_in_words(geometry):
@@ -136,9 +138,9 @@ COMPARE = SimpleNamespace(name="compare", gives_pulses=True)
     ],
 )  # fmt: skip
 def test_an_estimate_takes_exactly_what_the_plan_takes(what, given):
-    told = estimate(*what, **given)
+    total = estimate(*what, **given)
 
-    assert (told.sweeps, told.frames, told.bytes) == (1, 3600, 3_600_000_000)
+    assert (total.sweeps, total.frames, total.bytes) == (1, 3600, 3_600_000_000)
 
 
 @pytest.mark.parametrize(
@@ -151,14 +153,14 @@ def test_an_estimate_takes_exactly_what_the_plan_takes(what, given):
     ],
 )
 def test_an_estimate_takes_what_a_series_takes(what, given):
-    told = estimate(*what, settling=100.0, **given)
+    total = estimate(*what, settling=100.0, **given)
 
-    assert (told.sweeps, told.frames) == (3, 10800)
-    assert told.seconds == pytest.approx(3 * 360.0 + 3 * 100.0)
+    assert (total.sweeps, total.frames) == (3, 10800)
+    assert total.seconds == pytest.approx(3 * 360.0 + 3 * 100.0)
 
 
 def test_an_estimate_refuses_what_the_plan_would():
-    with pytest.raises(SweepError, match="nobody would give any"):
+    with pytest.raises(SweepError, match="no device would give any"):
         estimate(Detector(), PHI, TURN)
     with pytest.raises(
         SweepError,
@@ -171,7 +173,7 @@ def test_an_estimate_refuses_what_the_plan_would():
 
 @pytest.fixture
 def on_disks(tmp_path, monkeypatch):
-    """Give the defaults of a beamline whose disks have so much room, GB."""
+    """Return the defaults of a beamline whose disks have this room, GB."""
     text = (beamline.profile_directory() / "beamline.toml").read_text()
     file = tmp_path / "beamline.toml"
     file.write_text(text)
@@ -207,10 +209,10 @@ def test_a_sweep_that_a_disk_has_no_room_for_is_refused_as_the_plan_does(on_disk
 
 @pytest.mark.parametrize("what", [(TURN, TURN, TURN), ([300, 200, 100], TURN)])
 def test_sweeps_that_do_not_fit_together_are_estimated_with_a_note(on_disks, what):
-    told = estimate(*what, defaults=on_disks(20.0))
+    total = estimate(*what, defaults=on_disks(20.0))
 
-    (note,) = told.notes
+    (note,) = total.notes
     assert note.startswith("too little disk for all 3 sweeps: ")
     assert "25.92 GB needed" in note
-    assert note in str(told)
+    assert note in str(total)
     assert estimate(*what, defaults=on_disks(26.0)).notes == ()

@@ -68,7 +68,7 @@ def measure(RE, devices, how: str, after: float) -> str:
         ended = str(error)
     thread.join()
     if RE.state == "paused":
-        assert devices["shutter"].command.get() == 0, "the shutter is open while nobody measures"
+        assert devices["shutter"].command.get() == 0, "the shutter is open while no one measures"
         assert not devices["pilatus"].flying
         try:
             ENDS[how](RE)

@@ -84,7 +84,7 @@ def points(sweeps, config, tmp_path_factory):
 
 
 def paths_in(config, folder: Path):
-    """Give journal and experiment a folder of their own: old runs take time at each start."""
+    """Let journal and experiment have a folder of their own: old runs take time at each start."""
     own = {name: folder / name for name in ("journal", "experiment")}
     for path in own.values():
         path.mkdir(parents=True)
@@ -217,7 +217,7 @@ def stacking(config, tmp_path, monkeypatch):
 def test_killed_anywhere_all_is_stored_by_a_stacker_that_runs_on(
     sweeps, points, devices, stacking, trigger, part
 ):
-    """Nobody starts it again: what comes after a run was given up is stored all the same."""
+    """No one starts it again: what comes after a run was given up is stored all the same."""
     runs: dict[str, str] = {}
     for kind, later in KILLS:
         for number in points(trigger)[kind][part::PARTS]:

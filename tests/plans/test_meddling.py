@@ -77,7 +77,7 @@ def test_a_detector_that_somebody_aborts_says_so(meddle, devices, documents):
 
 @pytest.mark.ioc
 @pytest.mark.parametrize(
-    ("name", "far", "record", "value", "told"),
+    ("name", "far", "record", "value", "message"),
     [
         ("phi", 60.0, "STOP", 1, r"phi did not reach 60 .*: somebody else stopped it"),
         ("detx", 20.0, "STOP", 1, r"detx did not reach 20 mm: somebody else stopped it"),
@@ -85,7 +85,7 @@ def test_a_detector_that_somebody_aborts_says_so(meddle, devices, documents):
     ],
 )
 def test_a_motor_that_somebody_stops_on_its_way_has_not_arrived(
-    RE, devices, name, far, record, value, told
+    RE, devices, name, far, record, value, message
 ):
     from epics import caput
 
@@ -106,7 +106,7 @@ def test_a_motor_that_somebody_stops_on_its_way_has_not_arrived(
         motor.set(begin).wait(60)
 
     assert isinstance(caught.value.__cause__, DeviceError)
-    assert re.search(told, str(caught.value.__cause__))
+    assert re.search(message, str(caught.value.__cause__))
     assert motor.position == pytest.approx(begin, abs=0.01)  # and the next move is one
 
 
@@ -197,6 +197,6 @@ def test_a_set_point_that_somebody_changes_while_it_settles_is_said_with_both_nu
     finally:
         cryostream.set(begin).wait(120)
 
-    told = str(caught.value)
-    assert f"its set point is {begin - 10:g} K, and {begin - 40:g} K was asked for" in told
-    assert "somebody else has changed it" in told
+    message = str(caught.value)
+    assert f"its set point is {begin - 10:g} K, and {begin - 40:g} K was asked for" in message
+    assert "somebody else has changed it" in message

@@ -97,7 +97,7 @@ def test_a_temperature_that_others_change_is_in_the_reason_with_both_numbers(sto
     stop = stop_after.run([lambda: setattr(stop_after.heater, "now", 150.0)])
     assert stop["reason"] == "heater: its set point is 150 K, and 100 K was asked for"
 
-    stop_after.heater.asked = None  # nobody asked for it in this session
+    stop_after.heater.asked = None  # no one asked for it in this session
     stop = stop_after.run([lambda: setattr(stop_after.heater, "now", 80.0)])
     assert "its set point was 150 K when the run began, and is 80 K at its end" in stop["reason"]
 

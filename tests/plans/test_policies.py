@@ -15,7 +15,8 @@ from offbragg.callbacks.journal import Journal
 from offbragg.callbacks.past_runs import PastRuns
 from offbragg.errors import DeviceError, SweepError
 from offbragg.plans import rotation_scan, series_steps, temperature, temperature_series
-from offbragg.plans.defaults import Defaults, answering
+from offbragg.plans.defaults import Defaults
+from offbragg.plans.messages import PLAN_DEFAULTS, always
 from offbragg.sweep import Sweep
 
 DETECTOR, AXIS = SimpleNamespace(name="pilatus"), SimpleNamespace(name="phi")
@@ -26,7 +27,7 @@ SWEEPS = [
 
 
 class Cooler:
-    """Settles, but not at the temperatures that it is told to fail at, so many times."""
+    """Settles, but not at the temperatures that it has to fail at, a number of times."""
 
     name = "cooler"
     parent = None
@@ -56,10 +57,9 @@ def failing(monkeypatch):
     failing: set[int] = set()
     calls: list[tuple] = []
 
-    def scan(detector, axis, sweep, *, md, opened, **_):
+    def scan(detector, axis, sweep, *, md, **_):
         calls.append((md["temperature"]["setpoint"], sweep.start, sweep.n_frames))
         uid = yield from bps.open_run({"sweep": sweep.to_dict(), "motors": ["phi"], **md})
-        opened.append(uid)
         if len(calls) in failing:
             reason = "pilatus: frame 7 did not come"
             yield from bps.close_run(exit_status="fail", reason=reason)
@@ -104,10 +104,10 @@ def run(cooler, tmp_path, tested):
     return run
 
 
-def answers(run, *told: str) -> list[str]:
+def answers(run, *replies: str) -> list[str]:
     """Answer the plan's questions; give what was asked."""
     asked: list[str] = []
-    rest = iter(told)
+    rest = iter(replies)
 
     async def answer(msg):
         asked.append(msg.kwargs["prompt"])
@@ -179,13 +179,13 @@ def test_before_it_is_tried_again_the_detector_takes_test_frames(run, failing, t
 
     # after the second sweep had failed and before the third call, which measures it again
     assert tested[1] == [(5, 0.09, 0.1, 2)]
-    recall = PastRuns(*_of(run))
-    starts = [recall.runs(uid=uid)[0]["documents"][0][1] for uid in uids]
+    past_runs = PastRuns(*_of(run))
+    starts = [past_runs.runs(uid=uid)[0]["documents"][0][1] for uid in uids]
     assert [start.get("purpose") == "dark" for start in starts] == [0, 0, 1, 0, 0, 0]
     assert "series" not in starts[2]
     series = [start["series"] for start in starts if "series" in start]
     assert [each["index"] for each in series] == [0, 1, 2, 3, 4]
-    assert len(recall.runs(series=series[0]["uid"])) == 5
+    assert len(past_runs.runs(series=series[0]["uid"])) == 5
     # the resumed series has nothing left, and is not confused by the test
     assert run(resume=series[0]["uid"]) == ()
 
@@ -237,8 +237,8 @@ def test_asking_about_a_failed_sweep(run, failing):
 def test_what_was_skipped_is_measured_when_the_series_is_resumed(run, failing, cooler):
     cooler.fails = {100.0: 1}
     uids = run(on_settle="skip")
-    (told,) = PastRuns(*_of(run)).runs(uid=uids[0])
-    series = told["documents"][0][1]["series"]["uid"]
+    (run_again,) = PastRuns(*_of(run)).runs(uid=uids[0])
+    series = run_again["documents"][0][1]["series"]["uid"]
     failing[1].clear()
 
     run(resume=series[:8])
@@ -247,8 +247,8 @@ def test_what_was_skipped_is_measured_when_the_series_is_resumed(run, failing, c
 
 
 def _of(run):
-    recall = run.RE._command_registry["past_runs"]
-    return recall.journal, recall.experiment
+    past_runs = run.RE._command_registry["past_runs"]
+    return past_runs.journal, past_runs.experiment
 
 
 def test_unknown_policies_are_refused_by_name(run, failing, cooler):
@@ -264,7 +264,7 @@ def test_sweeps_may_be_mappings_as_a_queueserver_sends_them(run, failing):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"temperatures": 300}, "temperatures is 300: it must be a list"),
         ({"temperatures": "300"}, "temperatures is '300': it must be a list"),
@@ -284,17 +284,17 @@ def test_sweeps_may_be_mappings_as_a_queueserver_sends_them(run, failing):
         ({"resume": 5}, "resume is 5: it must be the uid"),
     ],
 )
-def test_what_means_nothing_is_refused_before_the_first_temperature(cooler, wrong, told):
+def test_what_means_nothing_is_refused_before_the_first_temperature(cooler, wrong, message):
     asked = {"temperatures": [100, 200], "sweeps": SWEEPS, **wrong}
 
-    with pytest.raises(SweepError, match=told):
+    with pytest.raises(SweepError, match=message):
         list(temperature_series(DETECTOR, AXIS, cooler, **asked))
 
     assert cooler.asked == []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"detector": "pilatus"}, "detector is 'pilatus', which has no 'prepare'"),
         ({"shutter": AXIS}, "shutter is phi, which has no 'set'"),
@@ -303,10 +303,10 @@ def test_what_means_nothing_is_refused_before_the_first_temperature(cooler, wron
         ({"flyers": [AXIS]}, "a flyer is phi, which has no 'prepare'"),
     ],
 )
-def test_a_device_that_cannot_be_what_it_is_given_as_is_refused(wrong, told):
+def test_a_device_that_cannot_be_what_it_is_given_as_is_refused(wrong, message):
     able = SimpleNamespace(name="able", prepare=None)
 
-    with pytest.raises(SweepError, match=told):
+    with pytest.raises(SweepError, match=message):
         list(rotation_scan(**{"detector": able, "axis": able, "sweep": SWEEPS[0], **wrong}))
 
 
@@ -317,7 +317,7 @@ def test_a_device_that_cannot_be_what_it_is_given_as_is_refused(wrong, told):
 def known(run, cooler):
     """The RunEngine knows the devices by name, as that of a beamline does."""
     devices = {"pilatus": DETECTOR, "phi": AXIS, "cooler": cooler}
-    run.RE.preprocessors.append(answering(Defaults(devices)))
+    run.RE.register_command(PLAN_DEFAULTS, always(Defaults(devices)))
     starts: list[dict] = []
     run.RE.subscribe(lambda name, doc: starts.append(doc), "start")
     return starts

@@ -61,12 +61,12 @@ def environment(config):
 
 
 def test_the_list_of_plans_and_devices_is_what_the_profile_has(environment, tmp_path):
-    told = subprocess.run(
+    listed = subprocess.run(
         [BIN / "qserver-list-plans-devices", "--startup-dir", PROFILE / "startup",
          "--file-dir", tmp_path, "--device-max-depth", "1"],
         env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert listed.returncode == 0, listed.stdout + listed.stderr
 
     made = yaml.safe_load((tmp_path / LIST.name).read_text())
     kept = yaml.safe_load(LIST.read_text())

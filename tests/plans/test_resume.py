@@ -58,8 +58,8 @@ def killed_in(config, *, run: int, frames: int) -> list[str]:
 
 def angles_of(config, uid: str) -> np.ndarray:
     """Angles that a run measured, from its journal and its frame files."""
-    (told,) = PastRuns(config.paths.journal, config.paths.experiment).runs(uid=uid)
-    run = PastRun(**told)
+    (past,) = PastRuns(config.paths.journal, config.paths.experiment).runs(uid=uid)
+    run = PastRun(**past)
     return run.sweep.midpoints[run.measured()]
 
 
@@ -132,9 +132,9 @@ def test_a_damaged_journal_keeps_no_series_from_going_on(run, tmp_path):
     run.end()
     (run.journal_directory / "damaged.jsonl").write_text("")
 
-    (told,) = PastRuns(run.journal_directory, run.experiment).runs(series="a-series")
+    (past,) = PastRuns(run.journal_directory, run.experiment).runs(series="a-series")
 
-    assert told["documents"][0][1]["uid"] == run.uid
+    assert past["documents"][0][1]["uid"] == run.uid
 
 
 @pytest.mark.ioc

@@ -388,13 +388,13 @@ def test_after_an_abort_the_next_sweep_is_complete(RE, scan, devices, documents,
 
 
 def test_an_estimate_moves_nothing_and_counts_everything(devices, moved):
-    told = estimate(
+    total = estimate(
         sweep(100), sweep(50), detector=devices["pilatus"], axis=devices["phi"],
         temperatures=[100.0, 120.0], settling=60.0,
     )  # fmt: skip
 
-    assert told.sweeps == 4
-    assert told.frames == 300
-    assert 2 * 15.0 + 120.0 < told.seconds < 2 * 15.0 + 120.0 + 20.0
-    assert told.bytes == 300 * devices["pilatus"].frame_bytes()
+    assert total.sweeps == 4
+    assert total.frames == 300
+    assert 2 * 15.0 + 120.0 < total.seconds < 2 * 15.0 + 120.0 + 20.0
+    assert total.bytes == 300 * devices["pilatus"].frame_bytes()
     assert not moved()

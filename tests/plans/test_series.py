@@ -165,8 +165,8 @@ def test_an_exposure_is_dark_if_a_part_of_it_was():
 
 def test_a_frame_that_counted_too_little_is_dark_whenever_that_was_noticed():
     column = {"key": "permit", "monitor": "monitor", "fraction": 0.5}
-    told_late = past(per_frame={**MONITOR, "weight": column}, monitor=20)
+    counted_late = past(per_frame={**MONITOR, "weight": column}, monitor=20)
     counts = [1000.0] * 7 + [300.0] + [5.0] * 12  # most of the sweep is dark
-    told_late.documents[3][1]["data"]["monitor_counts"] = counts
+    counted_late.documents[3][1]["data"]["monitor_counts"] = counts
 
-    np.testing.assert_array_equal(np.flatnonzero(told_late.dark()), np.arange(7, 20))
+    np.testing.assert_array_equal(np.flatnonzero(counted_late.dark()), np.arange(7, 20))

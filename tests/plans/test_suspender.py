@@ -89,7 +89,7 @@ def last(RE) -> str:
 
 
 @pytest.fixture(autouse=True)
-def told(RE):
+def last_command(RE):
     RE.msg_hook = lambda msg: setattr(RE, "last_command", msg.command)
 
 
@@ -171,7 +171,7 @@ def test_a_sweep_on_its_way_is_finished_and_what_follows_waits(
     assert seen["stop"]["num_events"]["primary"] == 25
     assert (seen["runs"], seen["open"]) == (1, False)
     assert [doc["exit_status"] for doc in documents.of("stop")] == ["success"] * 2
-    # the last sweep has nothing behind it: nobody waits
+    # the last sweep has nothing behind it: no one waits
     late = Meanwhile(lambda: (until(lambda: pilatus.flying and pilatus.get_index() >= 5),
                               ring(True)), ring)  # fmt: skip
     RE(rotation_scan(pilatus, devices["phi"], SWEEP, shutter=shutter))

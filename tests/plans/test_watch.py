@@ -22,7 +22,8 @@ from offbragg.beamline.limits import lacking_room
 from offbragg.beamline.run_engine import make_run_engine, sample
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.plans import rotation_scan, temperature_series
-from offbragg.plans.watch import need_room, room_keeper
+from offbragg.plans.messages import LACKING_ROOM
+from offbragg.plans.watch import answer_lacking_room, need_room
 from offbragg.sweep import Sweep
 
 pytestmark = pytest.mark.ioc
@@ -61,7 +62,7 @@ def hanging(devices, simulator, monkeypatch):
     simulator("hang", -1)
 
 
-def test_a_detector_that_hangs_is_told_within_a_second_while_the_run_is_open(
+def test_a_detector_that_hangs_is_reported_within_a_second_while_the_run_is_open(
     RE, devices, documents, hanging
 ):
     hanging(8)
@@ -76,7 +77,7 @@ def test_a_detector_that_hangs_is_told_within_a_second_while_the_run_is_open(
     last = max(path.stat().st_mtime for path in folder.iterdir())
     (event,) = [doc for doc in documents.of("event") if "watch_what" in doc["data"]]
     late = event["time"] - (last + STALL)
-    print(f"stall told {late:.3f} s after {STALL} s without a file")
+    print(f"stall reported {late:.3f} s after {STALL} s without a file")
     assert 0.0 < late < 1.0
     assert event["data"]["watch_severity"] == "major"
     assert event["data"]["watch_limit"] == STALL
@@ -150,7 +151,7 @@ def test_a_run_without_frames_says_that_a_disk_is_full_and_has_space_again(small
 
 
 @needs_mount
-def test_what_changes_while_a_run_is_paused_is_told_when_it_goes_on(small, devices):
+def test_what_changes_while_a_run_is_paused_is_recorded_when_it_goes_on(small, devices):
     def plan():
         yield from bps.open_run()
         yield from bps.checkpoint()
@@ -205,7 +206,7 @@ def test_a_series_waits_between_sweeps_for_room_and_goes_on_by_itself(small, dev
     )  # fmt: skip
     thread.join()
 
-    print(f"disk told {late[0]:.3f} s after it was full")
+    print(f"disk reported {late[0]:.3f} s after it was full")
     assert late[0] < 1.0
     assert watch(small.documents)[0] == ("disk.experiment", "raised")
     assert len(uids) == 2
@@ -220,7 +221,7 @@ def test_a_series_waits_between_sweeps_for_room_and_goes_on_by_itself(small, dev
 def test_without_room_a_series_can_end_or_ask(policy):
     RE = RunEngine({}, context_managers=[])
     lacks = iter(["no room\nFree some.", "no room\nFree some.", ""])
-    RE.preprocessors.append(room_keeper(lambda **needs: next(lacks)))
+    RE.register_command(LACKING_ROOM, answer_lacking_room(lambda **needs: next(lacks)))
     asked: list[str] = []
 
     async def answer(msg):
@@ -235,12 +236,12 @@ def test_without_room_a_series_can_end_or_ask(policy):
     assert len(asked) == (2 if policy == "ask" else 0)
 
 
-def test_nobody_waits_for_room_for_ever():
+def test_no_one_waits_for_room_for_ever():
     RE = RunEngine({}, context_managers=[])
-    RE.preprocessors.append(room_keeper(lambda **needs: "no room", interval=0.05))
+    RE.register_command(LACKING_ROOM, answer_lacking_room(lambda **needs: "no room"))
 
     with pytest.raises(ConfigError, match=r"no room\nIt was waited for 0.2 s"):
-        RE(need_room(10, {}, timeout=0.2))
+        RE(need_room(10, {}, timeout=0.2, interval=0.05))
 
 
 def test_a_run_engine_that_keeps_no_room_goes_on():

@@ -44,7 +44,7 @@ _OTHER_VERBS = frozenset(
         "wait", "destroy", "summary",
     )
 )  # fmt: skip
-"""What Bluesky and ophyd ask of devices, which is nobody's misspelling."""
+"""What Bluesky and ophyd ask of devices, which is not a misspelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Agreements:
         return ", ".join(_with_article(role) for role in shown)
 
 
-def agreements_of(device: Any, wanted: Mapping[str, type] | None = None) -> Agreements:
+def agreements_of(device: object, wanted: Mapping[str, type] | None = None) -> Agreements:
     """Find out which agreements a device meets, and where it fails.
 
     Parameters
@@ -111,7 +111,7 @@ def agreements_of(device: Any, wanted: Mapping[str, type] | None = None) -> Agre
     return Agreements(met, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(doubts)))
 
 
-def check_device(device: Any, wanted: Mapping[str, type] | None = None) -> Agreements:
+def check_device(device: object, wanted: Mapping[str, type] | None = None) -> Agreements:
     """Refuse a device that fails an agreement.
 
     Parameters
@@ -144,7 +144,7 @@ def check_device(device: Any, wanted: Mapping[str, type] | None = None) -> Agree
 # -- which roles a device plays ------------------------------------------------------------------
 
 
-def _implied(device: Any) -> Iterator[type]:
+def _implied(device: object) -> Iterator[type]:
     """Return the roles that a device has by its members, be one of them missing or misspelt.
 
     A flyer of Bluesky's older kind has no ``prepare``; one that prepares for something else than a
@@ -174,13 +174,13 @@ def _implied(device: Any) -> Iterator[type]:
         yield Permit
 
 
-def _by_what_it_sets(device: Any) -> type:
+def _by_what_it_sets(device: object) -> type:
     if has(device, "is_open"):
         return Shutter
     return Attenuator if has(device, "attenuation") else SampleEnvironment
 
 
-def _is_defined_here(device: Any, name: str) -> bool:
+def _is_defined_here(device: object, name: str) -> bool:
     """Return whether a member is the author's own, and not one of ophyd's or Bluesky's classes."""
     return any(name in vars(cls) for cls in _own_classes(device))
 
@@ -188,7 +188,7 @@ def _is_defined_here(device: Any, name: str) -> bool:
 # -- what is wrong with it ------------------------------------------------------------------------
 
 
-def _wrong(device: Any, protocol: type, why: str) -> Iterator[str]:
+def _wrong(device: object, protocol: type, why: str) -> Iterator[str]:
     """Find what a device lacks for a role, one line each."""
     title = _with_article(protocol.__name__)
     begin = f"{_name_of(device)} is not {title}{f' ({why})' if why else ''}"
@@ -203,7 +203,7 @@ def _wrong(device: Any, protocol: type, why: str) -> Iterator[str]:
             yield f"{begin}: {problem}"
 
 
-def _wrong_small(device: Any, protocol: type) -> Iterator[str]:
+def _wrong_small(device: object, protocol: type) -> Iterator[str]:
     """Find what is wrong with a small agreement that a device has, or has a part of."""
     wanted = members(protocol)
     lacking = [
@@ -240,8 +240,8 @@ def _marks(protocol: type) -> list[str]:
     return [name for name in members(protocol) if name not in others]
 
 
-def _of_another_kind(device: Any, protocol: type, name: str, member: Any) -> str:
-    """Say why a member is not what plans take it for, or nothing."""
+def _of_another_kind(device: object, protocol: type, name: str, member: object) -> str:
+    """Return why a member is not what plans take it for, or an empty string."""
     static = inspect.getattr_static(device, name, None)
     if isinstance(member, property):
         if inspect.isroutine(static) and not isinstance(static, property):
@@ -255,7 +255,7 @@ def _of_another_kind(device: Any, protocol: type, name: str, member: Any) -> str
     method = getattr(device, name)
     if name not in _MAY_BE_ASYNC and inspect.iscoroutinefunction(method):
         return (
-            f"{name!r} is a coroutine, which nobody awaits: return a status "
+            f"{name!r} is a coroutine, which no one awaits: return a status "
             "(ophyd-async: @AsyncStatus.wrap) or a value"
         )
     try:
@@ -275,7 +275,7 @@ def _of_another_kind(device: Any, protocol: type, name: str, member: Any) -> str
     return ""
 
 
-def _takes_another(device: Any, protocol: type, name: str) -> str:
+def _takes_another(device: object, protocol: type, name: str) -> str:
     """Return what a method takes instead of a sweep, by its annotations; nothing if all is well."""
     wanted = inspect.signature(members(protocol)[name]).parameters
     if "sweep" not in wanted:
@@ -318,14 +318,14 @@ def _calls(member: Any) -> list[_Call]:
     return calls
 
 
-def _call(member: Any) -> str:
+def _call(member: object) -> str:
     return str(_calls(member)[-1])
 
 
 # -- misspelt names -------------------------------------------------------------------------------
 
 
-def _misspelt(device: Any, protocol: type, known: frozenset[str]) -> Iterator[tuple[str, bool]]:
+def _misspelt(device: object, protocol: type, known: frozenset[str]) -> Iterator[tuple[str, bool]]:
     """Find names that look like a member which a device may have, and whether that is sure.
 
     The plural or the past of a word may well be meant as it is: only a method that takes what the
@@ -349,7 +349,7 @@ def _misspelt(device: Any, protocol: type, known: frozenset[str]) -> Iterator[tu
             yield (text, sure)
 
 
-def _fits(device: Any, name: str, member: Any) -> bool:
+def _fits(device: object, name: str, member: object) -> bool:
     """Return whether a method could be the member: it takes the same, and the same is something."""
     call = _calls(member)[0]
     try:
@@ -381,7 +381,7 @@ def _known_names() -> frozenset[str]:
     return _OTHER_VERBS | {name for protocol in all_of for name in members(protocol)}
 
 
-def _own_names(device: Any) -> list[str]:
+def _own_names(device: object) -> list[str]:
     """Return the public names that the author of a device gave it."""
     names: dict[str, None] = {}
     for cls in _own_classes(device):
@@ -390,12 +390,12 @@ def _own_names(device: Any) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
-def _own_classes(device: Any) -> list[type]:
+def _own_classes(device: object) -> list[type]:
     theirs = ("ophyd", "ophyd_async", "bluesky", "builtins", "typing", "abc", "enum")
     return [cls for cls in type(device).__mro__ if cls.__module__.split(".")[0] not in theirs]
 
 
-def _name_of(device: Any) -> str:
+def _name_of(device: object) -> str:
     return str(getattr(device, "name", "") or type(device).__name__)
 
 

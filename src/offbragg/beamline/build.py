@@ -8,14 +8,15 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from offbragg.beamline.agreements import check_device
+from offbragg.beamline.config import Beamline, ChannelAccess, DeviceConfig
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.protocols import (
     Attenuator,
@@ -29,11 +30,13 @@ from offbragg.protocols import (
     meets,
 )
 
-if TYPE_CHECKING:
-    pass
-from offbragg.beamline.config import Beamline, ChannelAccess, DeviceConfig
-
 log = logging.getLogger(__name__)
+
+_BY_NAME = {
+    "frames": "paths.frames", "geometry": "geometry", "reserve": "limits.free_disk",
+    "limits": "limits.temperature",
+}  # fmt: skip
+"""What a class without ``from_beamline`` still gets, by the names of its parameters."""
 
 
 def set_environment(config: Beamline) -> None:
@@ -101,12 +104,11 @@ def build_devices(
 
     log_messages()
     _require_stopped_moves()
-    geometry = config.make_geometry()
     offered = {
-        "frames": str(config.paths.frames),
-        "geometry": geometry,
-        "reserve": config.limits.free_disk,
-        "limits": config.limits.temperature,
+        "paths.frames": str(config.paths.frames),
+        "geometry": config.make_geometry(),
+        "limits.free_disk": config.limits.free_disk,
+        "limits.temperature": config.limits.temperature,
     }
     devices: dict[str, Any] = {}
     for name in config.devices if names is None else names:
@@ -172,7 +174,10 @@ def _make(
         if key not in ("self", "prefix", "name") and parameter.kind is not parameter.VAR_KEYWORD
     }
     hints = get_type_hints(cls.__init__)
-    parameters = {key: value for key, value in offered.items() if key in known}
+    parameters = {
+        key: offered[source]
+        for key, source in _from_beamline(cls, known, device.parameters).items()
+    }
     for key, value in device.parameters.items():
         if key not in known:
             raise ConfigError(
@@ -205,24 +210,37 @@ def _make(
     return cls(name=name, **parameters)
 
 
+def _from_beamline(cls: type, known: Iterable[str], given: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return which parameters of a class other tables of beamline.toml fill: name → key there."""
+    sources: Mapping[str, str] | None = getattr(cls, "from_beamline", None)
+    wanted = _BY_NAME if sources is None else sources
+    filled = {key: source for key, source in wanted.items() if key in known and key not in given}
+    if filled and sources is None:
+        log.warning(
+            "%s gets %s from beamline.toml by name, which will end: give the class "
+            "from_beamline = %s", cls.__qualname__, ", ".join(filled), filled,
+        )  # fmt: skip
+    return filled
+
+
 def _with_records(
     cls: Any, records: Mapping[str, str | list[str] | Literal[False]], where: str, file: Path | None
 ) -> Any:
     """Make the class of a device whose signals have other records than the class says."""
     changed: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__}
-    for signal, told in records.items():
+    for signal, names in records.items():
         if signal not in cls.component_names:
             raise ConfigError(
                 f"{where}.{signal} is unknown in {file}; {cls.__name__} has the signals "
                 f"{', '.join(cls.component_names)}"
             )
-        if told is False:
+        if names is False:
             changed[signal] = None  # so ophyd leaves it out
             continue
-        read, *write = [told] if isinstance(told, str) else told or [""]
+        read, *write = [names] if isinstance(names, str) else names or [""]
         if not read or len(write) > 1:
             raise ConfigError(
-                f"{where}.{signal} is {told!r} in {file}: it must be the record's name after the "
+                f"{where}.{signal} is {names!r} in {file}: it must be the record's name after the "
                 "prefix, or two: [read, write]"
             )
         component = copy.copy(getattr(cls, signal))

@@ -61,14 +61,16 @@ class ChannelAccess(_Table):
     max_array_bytes: int | None = Field(default=None, description="EPICS_CA_MAX_ARRAY_BYTES")
 
     def environment(self) -> dict[str, str]:
-        """Give the environment variables that these settings stand for."""
-        known: dict[str, str] = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value is not None:
-                text = ("NO", "YES")[value] if isinstance(value, bool) else str(value)
-                known[str(field.description)] = text
-        return known
+        """Return the environment variables of libca that these settings stand for."""
+        automatic = self.auto_address_list
+        variables = {
+            "EPICS_CA_ADDR_LIST": self.address_list,
+            "EPICS_CA_AUTO_ADDR_LIST": None if automatic is None else ("NO", "YES")[automatic],
+            "EPICS_CA_SERVER_PORT": self.server_port,
+            "EPICS_CA_REPEATER_PORT": self.repeater_port,
+            "EPICS_CA_MAX_ARRAY_BYTES": self.max_array_bytes,
+        }
+        return {name: str(value) for name, value in variables.items() if value is not None}
 
 
 class DeviceConfig(BaseModel):
@@ -93,7 +95,7 @@ class DeviceConfig(BaseModel):
     def made_of(self) -> set[str]:
         """Names of the other devices that it is made of."""
         given = self.parameters.values()
-        return {told["device"] for told in given if isinstance(told, dict) and "device" in told}
+        return {each["device"] for each in given if isinstance(each, dict) and "device" in each}
 
 
 class Column(_Table):
@@ -125,7 +127,7 @@ class Limits(_Table):
 
 
 class Alarms(_Table):
-    """What is told at once, and to whom (see how-to/alarms)."""
+    """What raises an alarm, and whom it reaches (see how-to/alarms)."""
 
     command: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
@@ -300,13 +302,13 @@ def load(path: str | Path | None = None) -> Beamline:
         Naming the key, the file, and what is allowed there.
     """
     if path is None:
-        told = os.environ.get(VARIABLE)
-        if not told:
+        value = os.environ.get(VARIABLE)
+        if not value:
             raise ConfigError(
                 f"no beamline is configured: {VARIABLE} is not set\n"
                 f"Set it to a beamline.toml. The simulated one is {profile_directory()}."
             )
-        path = told
+        path = value
     file = Path(path).expanduser().absolute()
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -321,7 +323,7 @@ def load(path: str | Path | None = None) -> Beamline:
     except ValidationError as error:
         raise ConfigError(_explain(error, file)) from None
     paths = {name: _from(file, value) for name, value in config.paths}
-    config.make_geometry()  # a wrong one is told now, not when a sweep is to begin
+    config.make_geometry()  # refuse a wrong one now, not when a sweep begins
     return config.model_copy(update={"paths": Paths(**paths)})
 
 
@@ -330,7 +332,7 @@ def _from(file: Path, path: Path) -> Path:
 
 
 def _explain(error: ValidationError, file: Path) -> str:
-    """Say what is wrong with a configuration, one line per key."""
+    """Return what is wrong with a configuration, one line per key."""
     lines = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])

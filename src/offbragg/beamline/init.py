@@ -189,15 +189,15 @@ def _ask_all(wanted: Wanted, timeout: float) -> dict[str, dict[str, Any]]:
 
     every = [record for records, _ in groups.values() for record in records.values()]
     needed = [records[key] for records, keys in groups.values() for key in keys]
-    said, servers = _ask(every, needed, timeout)
+    values, servers = _ask(every, needed, timeout)
     facts: dict[str, dict[str, Any]] = {}
     silent: list[str] = []
     for name, (records, keys) in groups.items():
-        facts[name] = {key: said[record] for key, record in records.items() if record in said}
+        facts[name] = {key: values[record] for key, record in records.items() if record in values}
         facts[name]["servers"] = sorted(
             {servers[record] for record in records.values() if servers.get(record)}
         )
-        if missing := [records[key] for key in keys if records[key] not in said]:
+        if missing := [records[key] for key in keys if records[key] not in values]:
             silent.append(f"{name}: {', '.join(missing)}")
     if silent:
         raise DeviceError(
@@ -228,7 +228,7 @@ def _ask(
         if all(pv.connected for pv in pvs.values()) or (there and elapsed > 1.0):
             break
         time.sleep(0.02)
-    said: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     servers: dict[str, str] = {}
     for record, pv in pvs.items():
         if not pv.connected:
@@ -236,18 +236,18 @@ def _ask(
         text = any(word in str(pv.type) for word in ("string", "char", "enum"))
         value = pv.get(as_string=text, timeout=timeout)
         if value is not None:
-            said[record] = value if isinstance(value, str) else _number(value)
+            values[record] = value if isinstance(value, str) else _number(value)
             servers[record] = str(pv.host or "")
     for pv in pvs.values():
         pv.disconnect()
-    return said, servers
+    return values, servers
 
 
 def _number(value: Any) -> float | int | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        return None  # a waveform: that it answers is enough
+        return None  # a waveform: that it values is enough
     return int(number) if number.is_integer() else number
 
 
@@ -266,12 +266,12 @@ class _Toml:
         comment = printable(comment)
         self.lines.append(f"{text:{_COLUMN}} # {comment}" if comment else text)
 
-    def key(self, name: str, value: Any, comment: str, *, todo: bool = False) -> None:
+    def key(self, name: str, value: object, comment: str, *, todo: bool = False) -> None:
         """Add a key with a value."""
         self.add(f"{name} = {json.dumps(value, ensure_ascii=False)}", comment, todo=todo)
 
     def missing(self, name: str, comment: str) -> None:
-        """Add a key whose value nobody could be asked for."""
+        """Add a key whose value is not in any record."""
         self.add(f"{name} =", comment, todo=True)
 
     def __str__(self) -> str:
@@ -329,21 +329,23 @@ def describe(
     return str(toml), notes
 
 
-def _where(said: Mapping[str, Any]) -> str:
-    return f"served by {', '.join(said['servers'])}" if said.get("servers") else "its IOC answers"
+def _where(values: Mapping[str, Any]) -> str:
+    return (
+        f"served by {', '.join(values['servers'])}" if values.get("servers") else "its IOC values"
+    )
 
 
-def _detector(toml: _Toml, wanted: Wanted, said: Mapping[str, Any], notes: list[str]) -> None:
-    shape = (int(said["MaxSizeY_RBV"]), int(said["MaxSizeX_RBV"]))
+def _detector(toml: _Toml, wanted: Wanted, values: Mapping[str, Any], notes: list[str]) -> None:
+    shape = (int(values["MaxSizeY_RBV"]), int(values["MaxSizeX_RBV"]))
     size = _SIZES.get(shape, "")
-    plugins = [plugin for plugin in _PLUGINS if plugin in said]
-    model = str(said.get("Model_RBV", ""))
+    plugins = [plugin for plugin in _PLUGINS if plugin in values]
+    model = str(values.get("Model_RBV", ""))
     toml.add()
-    toml.add("[devices.pilatus]", _where(said))
+    toml.add("[devices.pilatus]", _where(values))
     toml.key("class", "offbragg.devices.pilatus:Pilatus",
-             f"the IOC says {said['Manufacturer_RBV']} {model}, driver "
-             f"{said.get('DriverVersion_RBV', '?')}")  # fmt: skip
-    toml.key("prefix", wanted.detector, f"DetectorState is {said.get('DetectorState_RBV', '?')}")
+             f"the IOC says {values['Manufacturer_RBV']} {model}, driver "
+             f"{values.get('DriverVersion_RBV', '?')}")  # fmt: skip
+    toml.key("prefix", wanted.detector, f"DetectorState is {values.get('DetectorState_RBV', '?')}")
     if re.match(r"pilatus\s*3?\s*(x\s+)?\d+[mk]", model, re.IGNORECASE):
         toml.key("model", model, "as the IOC says; decides the readout time")
     else:
@@ -357,7 +359,7 @@ def _detector(toml: _Toml, wanted: Wanted, said: Mapping[str, Any], notes: list[
     )
     toml.lines.append(
         '# write_path = "…"   the folder of paths.frames as camserver sees it, if its path differs '
-        f"there; FilePath is {printable(said.get('FilePath_RBV', ''))!r} now"
+        f"there; FilePath is {printable(values.get('FilePath_RBV', ''))!r} now"
     )
     toml.lines.append(
         f"# plugins of this IOC, not used: {', '.join(plugins) or 'none of the usual ones'}"
@@ -372,39 +374,43 @@ def _motor(
     toml: _Toml,
     name: str,
     prefix: str,
-    said: Mapping[str, Any],
+    values: Mapping[str, Any],
     notes: list[str],
     *,
     rotates: bool,
 ) -> None:
-    units = str(said["EGU"])
+    units = str(values["EGU"])
     toml.add()
-    toml.add(f"[devices.{name}]", f"{said.get('DESC', '')!r}, {_where(said)}")
+    toml.add(f"[devices.{name}]", f"{values.get('DESC', '')!r}, {_where(values)}")
     cls = "RotationAxis" if rotates else "Translation"
     toml.key("class", f"offbragg.devices.goniometer:{cls}", f"units of the record: {units}")
-    limits = f"limits {said.get('LLM', '?')} to {said.get('HLM', '?')}"
-    speeds = f"VELO {said['VELO']}, VBAS {said.get('VBAS', '?')}, VMAX {said.get('VMAX', '?')}"
-    toml.key("prefix", prefix, f"{limits}; {speeds} per s; ACCL {said.get('ACCL', '?')} s")
-    if rotates and "UEIP" in said:
-        encoder = said["UEIP"] == "Yes"
+    limits = f"limits {values.get('LLM', '?')} to {values.get('HLM', '?')}"
+    speeds = (
+        f"VELO {values['VELO']}, VBAS {values.get('VBAS', '?')}, VMAX {values.get('VMAX', '?')}"
+    )
+    toml.key("prefix", prefix, f"{limits}; {speeds} per s; ACCL {values.get('ACCL', '?')} s")
+    if rotates and "UEIP" in values:
+        encoder = values["UEIP"] == "Yes"
         source = "read-backs come from an encoder" if encoder else "read-backs are counted steps"
-        toml.key("encoder", encoder, f"UEIP is {said['UEIP']}: {source}")
-    if said.get("RTYP") != "motor":
-        notes.append(f"{name}: {prefix} is a {said['RTYP']} record, not a motor")
+        toml.key("encoder", encoder, f"UEIP is {values['UEIP']}: {source}")
+    if values.get("RTYP") != "motor":
+        notes.append(f"{name}: {prefix} is a {values['RTYP']} record, not a motor")
     if rotates and not units.lower().startswith("deg"):
         notes.append(f"{name}: the units of {prefix} are {units!r}: is it a rotation, in degrees?")
-    if said.get("LLM") == said.get("HLM"):
+    if values.get("LLM") == values.get("HLM"):
         notes.append(f"{name}: {prefix} has no limits (LLM and HLM are equal)")
-    if said.get("SPMG", "Go") != "Go":
-        notes.append(f"{name}: {prefix}.SPMG is {said['SPMG']}: it does not move until that is Go")
+    if values.get("SPMG", "Go") != "Go":
+        notes.append(
+            f"{name}: {prefix}.SPMG is {values['SPMG']}: it does not move until that is Go"
+        )
 
 
 def _environment(toml: _Toml, wanted: Wanted, facts: Mapping[str, Mapping[str, Any]]) -> None:
     """Write what is beside detector and axes: temperature, beam."""
     if wanted.cryostream:
-        said = facts["cryostream"]
+        values = facts["cryostream"]
         toml.add()
-        toml.add("[devices.cryostream]", f"{said['TEMP']} K now, {_where(said)}")
+        toml.add("[devices.cryostream]", f"{values['TEMP']} K now, {_where(values)}")
         toml.key("class", "offbragg.devices.cryostream:Cryostream",
                  "or a LakeShore: see how-to/add-a-sample-environment")  # fmt: skip
         toml.key("prefix", wanted.cryostream, "settle = { … } says when a temperature is reached")
@@ -461,9 +467,9 @@ def _defaults(toml: _Toml, wanted: Wanted) -> None:
         toml.key("permit", "permit", "whether there is beam")
 
 
-def _geometry(toml: _Toml, wanted: Wanted, said: Mapping[str, Any]) -> None:
+def _geometry(toml: _Toml, wanted: Wanted, values: Mapping[str, Any]) -> None:
     todo: Callable[..., None] = toml.missing
-    shape = [int(said["MaxSizeY_RBV"]), int(said["MaxSizeX_RBV"])]
+    shape = [int(values["MaxSizeY_RBV"]), int(values["MaxSizeX_RBV"])]
     toml.add()
     toml.lines.append("# The lab frame is that of NeXus: z along the beam, y up, x = y × z.")
     toml.add("[geometry]", "a sweep without it is refused", todo=True)

@@ -6,14 +6,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from offbragg.beamline.config import Beamline
 from offbragg.errors import ConfigError
 from offbragg.metadata import validate_start
-
-if TYPE_CHECKING:
-    pass
-from offbragg.beamline.config import Beamline
 
 
 def check_start(config: Beamline, md: Mapping[str, Any]) -> None:
@@ -63,7 +60,7 @@ def lacking_room(
     detector: Mapping[str, Any] | None = None,
     what: str = "the sweep",
 ) -> str:
-    """Say what a sweep lacks on the disks that its data cross; nothing if it fits.
+    """Return what a sweep lacks on the disks that its data cross; an empty string if it fits.
 
     What shares a disk is added up. The catalog's disk can hold up nothing.
 
@@ -118,7 +115,7 @@ def make_paths(config: Beamline) -> None:
     for name, path in config.paths:
         try:
             new = not path.is_dir()
-            # the catalog's databases are for nobody who has not its key
+            # only who has its key may read the catalog's databases
             path.mkdir(mode=0o700 if name == "catalog" else 0o777, parents=True, exist_ok=True)
             if new and name == "frames":
                 path.chmod(_directory_mode(config))

@@ -5,25 +5,34 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offbragg.errors import ConfigError
-from offbragg.protocols import (
-    KeepsSpeed,
-    as_a,
-)
-from offbragg.sample import Sample
-
-if TYPE_CHECKING:
-    pass
 from offbragg.beamline.build import find
 from offbragg.beamline.config import Beamline
 from offbragg.beamline.limits import check_start, lacking_room
 from offbragg.beamline.watchdog import make_watchdog
+from offbragg.errors import ConfigError
+from offbragg.plans.messages import (
+    ANNOUNCED_RUN,
+    HANDLES_BEAM_LOSS,
+    LACKING_ROOM,
+    PAST_RUNS,
+    PLAN_DEFAULTS,
+    always,
+)
 from offbragg.plans.preprocessors import captioner, recorder
+from offbragg.protocols import KeepsSpeed, as_a
+from offbragg.sample import Sample
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.suspenders import SuspenderBase
+    from bluesky.utils import Msg
+
+    from offbragg.plans.defaults import Defaults
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +56,8 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     from offbragg.callbacks.journal import Journal
     from offbragg.callbacks.past_runs import PastRuns, speeds_left
     from offbragg.files.abandoned import close_all_abandoned
-    from offbragg.plans.defaults import answering
     from offbragg.plans.meddling import noting_others
-    from offbragg.plans.watch import room_keeper, watched
+    from offbragg.plans.watch import answer_lacking_room, watched
 
     RE = bluesky.RunEngine(
         {},
@@ -74,7 +82,14 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         if axis := as_a(devices.get(name), KeepsSpeed):
             axis.mend_speed(usual, left=left)
     RE.subscribe(Journal(config.paths.journal))
-    RE.register_command("past_runs", PastRuns(config.paths.journal, config.paths.experiment))
+    for command, function in {
+        PAST_RUNS: PastRuns(config.paths.journal, config.paths.experiment),
+        PLAN_DEFAULTS: always(plan_defaults(config, devices)),
+        ANNOUNCED_RUN: checker(config, RE),
+        LACKING_ROOM: answer_lacking_room(partial(lacking_room, config)),
+        HANDLES_BEAM_LOSS: always(None),  # a suspender's preprocessor has read it on its way
+    }.items():
+        RE.register_command(command, function)
     columns = {
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
@@ -82,9 +97,6 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     watchdog = make_watchdog(config, side=ACQUISITION)
     watchdog.is_paused = lambda: RE.state != "running"
     RE.subscribe(watchdog)
-    RE.preprocessors.append(answering(plan_defaults(config, devices)))
-    RE.preprocessors.append(checker(config, RE))
-    RE.preprocessors.append(room_keeper(partial(lacking_room, config)))
     RE.preprocessors.append(recorder(columns, devices))
     RE.preprocessors.append(noting_others(devices))
     RE.preprocessors.append(captioner(RE))
@@ -95,7 +107,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
     return RE
 
 
-def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
+def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Defaults:
     """Make the `Defaults` of plans from [defaults].
 
     Raises
@@ -122,8 +134,10 @@ def plan_defaults(config: Beamline, devices: Mapping[str, Any]) -> Any:
     return Defaults(devices, flyers=flyers, file=str(config.file), past=past, lacks=lacks, **chosen)
 
 
-def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> Any:
-    """Let plans wait while there is no beam, as [suspend] says; give the suspender, or None.
+def install_suspender(
+    RE: RunEngine, config: Beamline, devices: Mapping[str, Any]
+) -> SuspenderBase | None:
+    """Let plans wait while there is no beam, as [suspend] says; return the suspender, or None.
 
     It is bluesky's: ``RE.suspenders`` has it, ``RE.remove_suspender(…)`` takes it away.
 
@@ -136,16 +150,16 @@ def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> 
     """
     from offbragg.plans.beam import BeamSuspender, self_test
 
-    told = config.suspend
-    if told is None:
+    settings = config.suspend
+    if settings is None:
         return None
     try:
         suspender = BeamSuspender(
-            find(devices, told.signal, config=config),
-            told.below,
-            resume=told.resume,
-            wait=told.wait,
-            shutter=told.shutter and find(devices, told.shutter, config=config),
+            find(devices, settings.signal, config=config),
+            settings.below,
+            resume=settings.resume,
+            wait=settings.wait,
+            shutter=settings.shutter and find(devices, settings.shutter, config=config),
         )
     except ConfigError as error:
         raise ConfigError(f"suspend: {error}\nin [suspend] of {config.file}") from None
@@ -157,8 +171,8 @@ def install_suspender(RE: Any, config: Beamline, devices: Mapping[str, Any]) -> 
     return suspender
 
 
-def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
-    """Make a preprocessor that refuses runs when a plan announces them, before it moves anything.
+def checker(config: Beamline, RE: RunEngine) -> Callable[[Msg], Awaitable[None]]:
+    """Make the command that refuses runs when a plan announces them, before it moves anything.
 
     Parameters
     ----------
@@ -167,15 +181,12 @@ def checker(config: Beamline, RE: Any) -> Callable[[Any], Any]:
     RE
         The RunEngine, for its own metadata as it is then.
     """
-    from bluesky.preprocessors import msg_mutator
 
-    def check(msg: Any) -> Any:
-        if msg.command == "null" and "announced_run" in msg.kwargs:
-            per_call = getattr(RE, "_metadata_per_call", {})  # of RE(plan, comment="…")
-            check_start(config, {**RE.md, **msg.kwargs["announced_run"], **per_call})
-        return msg
+    async def check(msg: Msg) -> None:
+        per_call = getattr(RE, "_metadata_per_call", {})  # of RE(plan, comment="…")
+        check_start(config, {**RE.md, **msg.kwargs["start"], **per_call})
 
-    return lambda plan: msg_mutator(plan, check)
+    return check
 
 
 def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:
@@ -207,8 +218,8 @@ def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:
     return next_id
 
 
-def sample(RE: Any, /, **known: Any) -> Sample:
-    """Say which crystal is mounted; every run from now on has it in its start document.
+def sample(RE: RunEngine, /, **known: object) -> Sample:
+    """Record which crystal is mounted: every run from now on has it in its start document.
 
     Parameters
     ----------
@@ -223,6 +234,6 @@ def sample(RE: Any, /, **known: Any) -> Sample:
     MetadataError
         Naming the field that is wrong, unknown or missing; the sample stays what it was.
     """
-    told = Sample.from_dict(known)
-    RE.md["sample"] = told.to_dict()
-    return told
+    mounted = Sample.from_dict(known)
+    RE.md["sample"] = mounted.to_dict()
+    return mounted

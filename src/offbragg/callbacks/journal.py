@@ -36,7 +36,7 @@ class Journal:
     """Append every document of every run to its journal; the one critical subscriber.
 
     Subscribe it to the RunEngine before everything else. If it cannot write it raises, and
-    the run fails loudly: a run that nobody can rebuild must not go on. So it does if its disk is
+    the run fails loudly: a run that cannot be rebuilt must not go on. So it does if its disk is
     not mounted any more: what is written to the directory that is left then is hidden later.
 
     Parameters

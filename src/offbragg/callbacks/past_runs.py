@@ -21,13 +21,13 @@ from offbragg.sweep import Sweep
 log = logging.getLogger(__name__)
 
 _RECENT = 20
-"""So many journals are looked at for what the last RunEngine left behind."""
+"""Number of journals that are searched for what the last RunEngine left behind."""
 
 
 def speeds_left(journal: Path) -> dict[str, tuple[float, float]]:
-    """Give what a RunEngine that died may have left: axis → its usual speed, that of the sweep.
+    """Return what a dead RunEngine may have left: axis → its usual speed, that of the sweep.
 
-    Of each axis its newest sweep tells, if no RunEngine is at it.
+    The newest sweep of each axis counts, unless a RunEngine is still at it.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def speeds_left(journal: Path) -> dict[str, tuple[float, float]]:
 
 
 class PastRuns:
-    """Answer a plan's ``recall`` message from the journal and the scan files' ledgers.
+    """Answer a plan's ``past_runs`` message from the journal and the scan files' ledgers.
 
     There is no other bookkeeping of a series, so that nothing can contradict what was recorded.
 
@@ -67,13 +67,13 @@ class PastRuns:
         self.experiment = Path(experiment)
 
     async def __call__(self, msg: Any) -> list[dict[str, Any]]:
-        """Give each run as the mapping that the plan makes a ``PastRun`` of."""
+        """Return each run as the mapping that the plan makes a ``PastRun`` of."""
         return await asyncio.to_thread(self.runs, **msg.kwargs)
 
     def runs(
         self, *, uid: str | None = None, series: str | None = None, frames: bool = False
     ) -> list[dict[str, Any]]:
-        """Give one run, or all runs of a series whose uid begins so.
+        """Return one run, or all runs of a series whose uid begins so.
 
         Parameters
         ----------
@@ -90,9 +90,9 @@ class PastRuns:
             If more than one series begins so, or a journal cannot be read.
         """
         if uid is not None:
-            return [self._tell(self.journal / f"{uid}.jsonl", frames)]
+            return [self._read(self.journal / f"{uid}.jsonl", frames)]
         if not series:
-            raise JournalError("recall needs the uid of a run or of a series")
+            raise JournalError("past_runs needs the uid of a run or of a series")
         found = dict(self._of_series(series))
         uids = sorted({start["series"]["uid"] for start in found.values()})
         if len(uids) > 1:
@@ -100,7 +100,7 @@ class PastRuns:
                 f"{len(uids)} series begin with {series!r}: {', '.join(uids[:5])}\n"
                 "Give more of the uid."
             )
-        return [self._tell(path, frames) for path in found]
+        return [self._read(path, frames) for path in found]
 
     def _of_series(self, series: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         # another run's damage must not keep a series from going on
@@ -109,7 +109,7 @@ class PastRuns:
             if isinstance(about, Mapping) and str(about.get("uid", "")).startswith(series):
                 yield path, start
 
-    def _tell(self, path: Path, frames: bool) -> dict[str, Any]:
+    def _read(self, path: Path, frames: bool) -> dict[str, Any]:
         close_abandoned(path)
         documents, _ = read_journal(path)
         there = None
@@ -119,7 +119,7 @@ class PastRuns:
         return {"documents": documents, "there": there, "alive": is_open(path)}
 
     def _there(self, documents: list[tuple[str, dict[str, Any]]]) -> list[bool] | None:
-        """Say which frames there are: by the ledger once it is complete, else by the files."""
+        """Return which frames there are: by the ledger once it is complete, else by the files."""
         start = documents[0][1]
         try:
             path = find_scan_file(scan_directory(self.experiment, start), start["uid"])

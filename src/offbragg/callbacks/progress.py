@@ -24,7 +24,7 @@ class Bars:
     Parameters
     ----------
     console
-        Where to draw; nothing is drawn where it is no terminal.
+        Where to draw; nothing is drawn if it is not a terminal.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -65,7 +65,7 @@ class Bars:
                 for status in list(self._tasks):
                     self._drop(status)
 
-    def _drop(self, status: Any) -> None:
+    def _drop(self, status: object) -> None:
         with self._lock:
             task = self._tasks.pop(status, None)
             if task is not None:
@@ -82,7 +82,7 @@ class Bars:
             target: float | None = None,
             unit: str | None = None,
             fraction: float | None = None,
-            **_: Any,
+            **_: object,
         ) -> None:
             """Take bluesky's report; its ``fraction`` is what is *left* of the way."""
             done = 1.0 - fraction if fraction is not None else None
@@ -141,7 +141,7 @@ def _stderr() -> Console:
 
 
 def describe_run(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
-    """Say in one line what a run measured.
+    """Return in one line what a run measured.
 
     Examples
     --------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from rich.console import Console
 
@@ -35,7 +34,7 @@ class Unpublished:
         self._console = console or Console(stderr=True)
         self._printed: set[tuple[str, str]] = set()
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, *_: object) -> None:
         """Look, and print what is new."""
         for uid, reason in self._refused().items():
             if (uid, reason) not in self._printed:

@@ -48,12 +48,12 @@ class Claim(Protocol):
         ...
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the claim."""
         ...
 
 
 def is_acquiring(cam: Camera) -> bool:
-    """Whether the driver acquires or is armed, asked of the IOC.
+    """Return whether the driver acquires or is armed, asked of the IOC.
 
     ``Acquire`` itself is not asked: it reads 0 as soon as 0 was put, before the driver took it.
     """
@@ -61,7 +61,7 @@ def is_acquiring(cam: Camera) -> bool:
 
 
 def is_idle(cam: Camera) -> bool:
-    """Whether nothing is acquired and the driver would start something, asked of the IOC."""
+    """Return whether nothing is acquired and the driver would start something, asked of the IOC."""
     return str(cam.state.get(use_monitor=False)) in READY and not is_acquiring(cam)
 
 
@@ -156,11 +156,11 @@ class Acquisition:
         with self._lock:
             if self._aborted:
                 raise DeviceError(f"{self.name} was stopped before it was armed")
-            for signal, news in (
+            for signal, callback in (
                 (self.cam.acquiring, self._on_acquiring),
                 (self.cam.armed, self._on_armed),
             ):
-                self._watches.append((signal, signal.subscribe(news, run=False)))
+                self._watches.append((signal, signal.subscribe(callback, run=False)))
             self._claim.take()
             self._put_at = time.monotonic()
             try:
@@ -183,7 +183,7 @@ class Acquisition:
             if self._aborted:
                 raise DeviceError(f"{self.name} was stopped before it was armed")
             if self.done.is_set():
-                return self.armed.wait(LOOK)  # the news of both come on ways of their own
+                return self.armed.wait(LOOK)  # the events of both come on ways of their own
             if time.monotonic() > deadline:
                 return False
             if time.monotonic() > look:
@@ -247,13 +247,13 @@ class Acquisition:
             elif time.monotonic() > (self._put_at or 0.0) + LAG and is_idle(self.cam):
                 self._finish()  # it has been and gone, or was not taken at all
 
-    def _on_acquiring(self, value: Any = None, **_: Any) -> None:
+    def _on_acquiring(self, value: object = None, **_: object) -> None:
         if value:
             self._taken.set()
         elif self._taken.is_set():
             self._finish()
 
-    def _on_armed(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+    def _on_armed(self, value: object = None, timestamp: float | None = None, **_: object) -> None:
         if value and not self.armed.is_set():
             self.clock = time.monotonic()
             self.began = math.nan if timestamp is None else float(timestamp)

@@ -1,6 +1,6 @@
 """A detector of ophyd-async, as a detector that takes sweeps.
 
-ophyd-async is imported only when such a detector is prepared: it is no requirement of offbragg.
+ophyd-async is imported only when such a detector is prepared: offbragg does not require it.
 """
 
 from __future__ import annotations

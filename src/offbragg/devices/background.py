@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 import ophyd
-from ophyd.status import Status
+from ophyd.status import Status, StatusBase
 from ophyd.utils.errors import DisconnectedError
 
 from offbragg.errors import ConfigError, DeviceError
@@ -25,7 +25,7 @@ GIVEN_UP = 65.0  # s; a Channel Access server gives up a put that does not compl
 class Watched(Status):
     """A status that says how far it is, to whoever watches (as bluesky's progress bars do)."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: object) -> None:
         super().__init__(device)
         self._watchers: list[Callable[..., None]] = []
 
@@ -33,8 +33,8 @@ class Watched(Status):
         """Call ``watcher`` with name, current, initial, target and unit at every report."""
         self._watchers.append(watcher)
 
-    def report(self, **how_far: Any) -> None:
-        """Tell all watchers; one that fails must not fail the device."""
+    def report(self, **how_far: object) -> None:
+        """Call all watchers; one that fails must not fail the device."""
         for watcher in self._watchers:
             try:
                 watcher(**how_far)
@@ -72,13 +72,13 @@ def in_background(
     return status
 
 
-def finish(status: Status) -> None:
+def finish(status: StatusBase) -> None:
     """Mark a status finished, unless somebody stopped it first."""
     if not status.done:
         status.set_finished()
 
 
-def fail(status: Status, error: Exception) -> None:
+def fail(status: StatusBase, error: Exception) -> None:
     """Mark a status failed, unless it is decided already."""
     if not status.done:
         status.set_exception(error)
@@ -101,7 +101,7 @@ _pending: dict[str, _Pending] = {}
 _pending_lock = threading.Lock()
 
 
-def put(signal: Any, value: Any, *, timeout: float = 10.0) -> None:
+def put(signal: object, value: object, *, timeout: float = 10.0) -> None:
     """Write a record and wait until it has processed (put completion).
 
     A Channel Access server takes one put with completion per channel. A second one blocks all that
@@ -153,7 +153,9 @@ def _begin_put(signal: Any, value: Any, deadline: float, timeout: float) -> _Pen
     return mine
 
 
-def _await(signal: Any, value: Any, pending: _Pending, deadline: float, timeout: float) -> None:
+def _await(
+    signal: object, value: object, pending: _Pending, deadline: float, timeout: float
+) -> None:
     if not pending.finished.wait(max(deadline - time.monotonic(), 0.0)):
         raise DeviceError(
             f"{_name_of(signal)} did not take {value!r} in {timeout:g} s\n"
@@ -166,7 +168,7 @@ def _name_of(signal: Any) -> str:
     return str(getattr(signal, "setpoint_pvname", None) or signal.name)
 
 
-def _claim_channel(name: str, value: Any, deadline: float, timeout: float) -> _Pending:
+def _claim_channel(name: str, value: object, deadline: float, timeout: float) -> _Pending:
     """Wait until no put with completion is pending on a channel, and register one."""
     while True:
         with _pending_lock:
@@ -195,29 +197,29 @@ def verify(signal: Any, value: float, *, rel_tol: float = 1e-6, timeout: float =
     """
     deadline = time.monotonic() + timeout
     while True:
-        told: float | None = None
+        read_back: float | None = None
         with suppress(TimeoutError):  # a silent IOC has until then
-            told = float(signal.get(use_monitor=False))
-        if told is not None and math.isclose(told, value, rel_tol=rel_tol, abs_tol=1e-9):
+            read_back = float(signal.get(use_monitor=False))
+        if read_back is not None and math.isclose(read_back, value, rel_tol=rel_tol, abs_tol=1e-9):
             return
         if time.monotonic() > deadline:
-            found = "does not answer" if told is None else f"is {told:g}"
+            found = "does not answer" if read_back is None else f"is {read_back:g}"
             raise DeviceError(f"{signal.pvname} {found} {timeout:g} s after {value:g} was put")
         time.sleep(0.02)
 
 
-def is_above_zero(value: Any) -> bool:
-    """Whether something is a number, finite and above 0."""
+def is_above_zero(value: object) -> bool:
+    """Return whether something is a number, finite and above 0."""
     return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
-def check_times(name: str, **seconds: Any) -> None:
+def check_times(name: str, **seconds: object) -> None:
     """Refuse times that are none, by the names of their parameters.
 
     Raises
     ------
     ConfigError
-        For the first that is no number, not finite or not above 0.
+        For the first that is not a number, not finite or not above 0.
     """
     for key, value in seconds.items():
         if not is_above_zero(value):

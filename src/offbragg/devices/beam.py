@@ -63,7 +63,7 @@ class Shutter(Device):
         while int(self.state.get()) != wanted:
             if time.monotonic() > deadline:
                 raise DeviceError(
-                    f"{self.name} is not {position} {self.timeout:g} s after it was told: "
+                    f"{self.name} is not {position} {self.timeout:g} s after it was set: "
                     f"{self.state.pvname} is {self.state.get()}"
                 )
             time.sleep(0.01)
@@ -74,7 +74,7 @@ class Shutter(Device):
         return bool(int(self.state.get() or 0))
 
     def pause(self) -> None:
-        """Close: nobody looks at the sample while a plan is paused."""
+        """Close: no one looks at the sample while a plan is paused."""
         self.command.put(0)
 
 
@@ -164,7 +164,7 @@ class FrameMonitor(Device):
             finish(flight)
 
     def available(self) -> int:
-        """Give the number of frames that have been counted."""
+        """Return the number of frames that have been counted."""
         return int(self.current_channel.get())
 
     def complete(self) -> Status:
@@ -194,7 +194,7 @@ class FrameMonitor(Device):
         }
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Give the frames that were counted since the last call, as one event page."""
+        """Return the frames that were counted since the last call, as one event page."""
         if self._sweep is None:
             return
         try:
@@ -246,8 +246,7 @@ class Attenuator(Device):
     least
         Smallest transmission that it can make.
     tolerance
-        How far, relatively, the transmission may be from the one that was asked for: filters come
-        in steps.
+        Relative tolerance of the transmission: filters come in steps.
     timeout
         How long filters may take to move, s.
     """
@@ -280,8 +279,8 @@ class Attenuator(Device):
         """Factor by which the beam is weakened, for the start document."""
         return 1.0 / max(self.position, 1e-30)
 
-    def check_value(self, value: float, **kwargs: Any) -> None:
-        """Refuse what is no transmission; nothing is written.
+    def check_value(self, value: float, **kwargs: object) -> None:
+        """Refuse what is not a transmission; nothing is written.
 
         Raises
         ------
@@ -328,7 +327,7 @@ class BeamPermit(Device):
     fraction
         A frame whose monitor has less than this fraction of the median had no beam, be it for a
         part of it. Where the monitor flies along, each frame is judged by its own counts, whenever
-        they were told: times of ring and detector are known to some ten milliseconds only.
+        their events came: times of ring and detector are known to some ten milliseconds only.
     """
 
     beam = Cpt(Signal, value=1, kind=Kind.hinted)
@@ -354,18 +353,18 @@ class BeamPermit(Device):
         self._counted_at = 0.0
         self._counts: NDArray[np.float64] = np.empty(0)
         self._least, self._least_of = 0.0, 0  # counts with beam, and of how many frames
-        # callbacks judge by what they were told and never wait for a record; nor does this: when a
-        # beamline is made, nothing is connected yet
+        # callbacks judge by the value of their event and never wait for a record; nor does this:
+        # when a beamline is made, nothing is connected yet
         self._current: Any = None
         self._is_open = shutter is None
-        self._told = False
+        self._has_current = False
         self.ring.current.subscribe(self._on_current, run=True)
         if shutter is not None:
             shutter.state.subscribe(self._on_shutter, run=True)
         if monitor is not None:
             monitor.counts.subscribe(self._on_counts, run=False)
 
-    def _on_counts(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
+    def _on_counts(self, value: object = None, timestamp: float | None = None, **_: object) -> None:
         self._counts = np.atleast_1d(np.asarray(value, dtype=float))
         # a frame is counted when it is over: there was no beam since the one before was
         now = timestamp or time.time()
@@ -373,8 +372,10 @@ class BeamPermit(Device):
         changed = float(self.beam.timestamp)
         self._update(max(before, changed + 1e-6) if self.beam.get() and before else now)
 
-    def _on_current(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
-        self._current, self._told = value, True
+    def _on_current(
+        self, value: object = None, timestamp: float | None = None, **_: object
+    ) -> None:
+        self._current, self._has_current = value, True
         self._update(timestamp)
 
     def _on_shutter(self, value: Any = None, timestamp: float | None = None, **_: Any) -> None:
@@ -383,7 +384,7 @@ class BeamPermit(Device):
 
     def _update(self, timestamp: float | None) -> None:
         with self._lock:
-            if self._destroyed or not self._told:  # what it looks at may be gone, or not there yet
+            if self._destroyed or not self._has_current:  # the records are gone, or not there yet
                 return
             now = int(not self.reasons(flying=True))
             if now != self.beam.get():
@@ -391,7 +392,7 @@ class BeamPermit(Device):
                 self.beam.put(now, timestamp=timestamp or time.time())
 
     def reasons(self, *, flying: bool = False) -> list[str]:
-        """Say why there is no beam, one line each; nothing if there is.
+        """Return why there is no beam, one line each; an empty list if there is.
 
         Parameters
         ----------
@@ -399,7 +400,7 @@ class BeamPermit(Device):
             Whether a sweep is on: only then must the shutter be open and the monitor count.
         """
         why: list[str] = []
-        current = self._current if self._told else self.ring.current.get()
+        current = self._current if self._has_current else self.ring.current.get()
         if current is None or not float(current) >= self.ring_threshold:
             why.append(
                 f"{self.ring.current.name} is {current} mA, less than {self.ring_threshold:g} mA"
@@ -422,7 +423,7 @@ class BeamPermit(Device):
         return bool(counts[-1] < self._least or counts[-1] <= 0)
 
     def ok(self) -> bool:
-        """Whether a sweep may begin: the ring has beam. The plan itself opens the shutter."""
+        """Return whether a sweep may begin: the plan itself opens the shutter."""
         return not self.reasons()
 
     @property

@@ -17,7 +17,7 @@ from offbragg.private_parts import PrivatePart, examine, require
 log = logging.getLogger(__name__)
 
 ORDINARY = ("disconnect", "unresponsive", "no longer", "reconnect")
-"""What a message of a network or an IOC that is away holds: no news for the prompt."""
+"""What a message of a network or an IOC that is away contains: not for the prompt."""
 FRAME = ("", "CA.Client.Exception")
 LONGEST = 2000  # characters
 

@@ -35,7 +35,7 @@ class Holder:
     """Whether the process still holds the lock, or that is unknown."""
 
     def left_behind(self, began: float) -> bool:
-        """Whether a series that began at a time (POSIX s, IOC's clock) is its, and it is dead."""
+        """Return whether it is dead and began the series of a time (POSIX s, IOC's clock)."""
         return not self.alive and abs(began - self.since) < CLOCKS
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class DetectorClaim:
             os.pwrite(file, json.dumps(facts).encode(), 0)
 
     def release(self) -> None:
-        """Give it back; the file becomes empty."""
+        """Release the claim; the file becomes empty."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -89,7 +89,7 @@ class DetectorClaim:
         os.close(file)
 
     def holder(self) -> Holder | None:
-        """Return who claimed the detector last and did not give it back; None if nobody."""
+        """Return who claimed the detector last and did not release it; None if no one did."""
         try:
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

@@ -56,7 +56,7 @@ def measure(signal: Any, value: Any = None, *, rounds: int = _ROUNDS) -> IocCloc
     Parameters
     ----------
     signal
-        An EPICS signal that nobody monitors and whose record is processed by a put.
+        An EPICS signal that is not monitored and whose record is processed by a put.
     value
         What is written; what it reads if None.
     rounds

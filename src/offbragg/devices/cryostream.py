@@ -39,7 +39,7 @@ class Cryostream(TemperatureController):
         return read_now(self.target)
 
     def explain(self) -> str:
-        """Say run mode, phase and alarm."""
+        """Return run mode, phase and alarm."""
         return (
             f", run mode {self.run_mode.get()}, phase {self.phase.get()}, "
             f"alarm {self.alarm.get()!r}"

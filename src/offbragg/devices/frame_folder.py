@@ -144,7 +144,7 @@ class FrameFolder:
         return sorted({*map(int, np.flatnonzero(self.present)), *self._sizes})
 
     def written(self, number: int) -> float:
-        """When the file of a frame was last written, POSIX s."""
+        """Return when the file of a frame was last written, POSIX s."""
         return self._paths[number].stat().st_mtime
 
     def look(self) -> None:

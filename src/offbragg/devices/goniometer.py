@@ -10,17 +10,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO, Kind
+from ophyd import EpicsSignal, EpicsSignalRO, Kind
 from ophyd.status import Status
-from ophyd.utils.errors import DisconnectedError, WaitTimeoutError
+from ophyd.utils.errors import DisconnectedError
 
+from offbragg.devices.axis_flight import AxisFlight, plan_flight
 from offbragg.devices.background import fail, finish, in_background, put, verify
 from offbragg.devices.clock import IocClock, measure
 from offbragg.devices.motor import Motor, StoppedError
+from offbragg.devices.polled_motor import PolledMotor
 from offbragg.devices.position_compare import PositionCompare
 from offbragg.errors import DeviceError, SweepError
 from offbragg.sweep import Sweep
@@ -29,80 +30,11 @@ __all__ = ["AxisFlight", "PositionCompare", "RotationAxis", "Translation", "plan
 
 log = logging.getLogger(__name__)
 
-_DONE_MOVE = 1.0  # s that ophyd has to take note of the end of a move
-_ASK_AGAIN = 0.2  # s between two questions whether a move has ended, besides the monitor
-_AWAY = 15.0  # s that an IOC may be away during a move before the move is given up
 _LEARNED = 5  # sweeps of which the median says how much earlier than asked a detector is started
 _BELIEVED = 0.2  # s: a detector that was later than this was not late as usual
 
 
-@dataclass(frozen=True, slots=True)
-class AxisFlight:
-    """A motion that turns through a sweep at constant speed.
-
-    Angles in degree, times in s after the motion begins.
-    """
-
-    begin: float
-    end: float
-    direction: int
-    speed: float
-    ramp: float
-    """Angle that is passed while speeding up (and while slowing down)."""
-    start_time: float
-    """When the axis passes the sweep's start."""
-    duration: float
-    """Of the whole motion."""
-
-
-def plan_flight(
-    sweep: Sweep,
-    *,
-    acceleration_time: float,
-    base_speed: float = 0.0,
-    margin: float = 0.5,
-    run_out: float | None = None,
-) -> AxisFlight:
-    """Work out where a flight begins and ends.
-
-    Parameters
-    ----------
-    sweep
-        What to turn through.
-    acceleration_time
-        Seconds from base speed to speed (the motor record's ACCL).
-    base_speed
-        Speed that the motor starts with, degree/s (VBAS).
-    margin
-        Time at constant speed before the start, s.
-    run_out
-        Time at constant speed after the end, s; ``margin`` if None.
-
-    Examples
-    --------
-    One degree per second, half a second to get there and half a second to spare:
-
-    >>> sweep = Sweep(axis="phi", start=10.0, step=0.1, n_frames=100, exposure=0.09, period=0.1)
-    >>> flight = plan_flight(sweep, acceleration_time=0.5)
-    >>> flight.begin, flight.end, flight.start_time
-    (9.25, 20.75, 1.0)
-    """
-    direction = 1 if sweep.step > 0 else -1
-    speed = sweep.speed
-    ramp = 0.5 * (base_speed + speed) * acceleration_time
-    after = margin if run_out is None else run_out
-    return AxisFlight(
-        begin=sweep.start - direction * (ramp + margin * speed),
-        end=sweep.stop + direction * (ramp + after * speed),
-        direction=direction,
-        speed=speed,
-        ramp=ramp,
-        start_time=acceleration_time + margin,
-        duration=2 * acceleration_time + margin + after + sweep.duration,
-    )
-
-
-class RotationAxis(Motor):
+class RotationAxis(PolledMotor):
     """A motor that turns a sample through a sweep at constant speed.
 
     The angles of its frames are measured: its read-backs are recorded through a sweep, each with
@@ -128,7 +60,6 @@ class RotationAxis(Motor):
 
     base_speed = Cpt(EpicsSignalRO, ".VBAS", kind=Kind.omitted)
     max_speed = Cpt(EpicsSignalRO, ".VMAX", kind=Kind.omitted)
-    mode = Cpt(EpicsSignalRO, ".SPMG", string=True, kind=Kind.omitted)
     process = Cpt(EpicsSignal, ".PROC", kind=Kind.omitted)
     # the record refuses writes to it, whatever ophyd declares
     direction_of_travel = Cpt(EpicsSignalRO, ".TDIR", auto_monitor=True, kind=Kind.omitted)
@@ -142,7 +73,7 @@ class RotationAxis(Motor):
         margin: float = 0.25,
         run_out: float = 0.12,
         encoder: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(prefix, name=name, **kwargs)
         self.lead = lead
@@ -163,8 +94,6 @@ class RotationAxis(Motor):
         self._needed: deque[float] = deque(maxlen=_LEARNED)
         self._led = 0.0
         self._stopped = threading.Event()
-        self._latest_move: Any = None
-        self._was_away = False  # its IOC, during the latest move
 
     @property
     def angle_source(self) -> str:
@@ -175,106 +104,6 @@ class RotationAxis(Motor):
     def at_speed(self) -> tuple[float, float]:
         """Times before and after a sweep in which the axis has its speed for certain, s."""
         return 0.9 * self.margin, 0.9 * self.run_out
-
-    @property
-    def _angle(self) -> float:
-        """Where the axis is, degree, asked for and not the last that was told."""
-        return float(self.user_readback.get(use_monitor=False))
-
-    def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
-        """Move, as any EpicsMotor does, and ask the record now and then whether it has ended.
-
-        ophyd takes a change of DMOV for the end and then asks for the limit switches: a question
-        that a busy IOC does not answer in time would leave the move without an end. A put-callback
-        would report it, but a second one on the same record, after one that never ended, blocks all
-        that this host asks of the IOC.
-
-        Raises
-        ------
-        DeviceError
-            If the record does not move now (SPMG); nothing is written.
-        """
-        self._check_mode()
-        self._started_moving = False
-        status = super(EpicsMotor, self).move(position, **kwargs)
-        self._latest_move = self._move_status = status
-        self._was_away = False
-        self.user_setpoint.put(position, wait=False)
-        in_background(self, self._end_move, status)
-        if wait:
-            try:
-                status.wait()
-            except KeyboardInterrupt:
-                self.stop()
-                raise
-        return status
-
-    def _check_mode(self) -> None:
-        """Refuse to write a position that the record would keep for later."""
-        mode = str(self.mode.get(use_monitor=False))
-        if mode != "Go":
-            raise DeviceError(
-                f"{self.name} does not move: {self.mode.pvname} is {mode}\n"
-                "Somebody has stopped this axis. A position that is written now would move it as "
-                f"soon as that is Go. See why, then put Go to {self.mode.pvname}."
-            )
-
-    def _end_move(self, status: Status) -> None:
-        """Ask whether a move has ended, in case that ophyd misses it, and see its IOC go away."""
-        away_since: float | None = None
-        while True:
-            try:
-                status.wait(_ASK_AGAIN)
-            except WaitTimeoutError:
-                pass
-            except Exception as error:  # whoever waits for the move gets the error
-                log.debug("%s: %s", self.name, error)
-                return
-            else:
-                return
-            if status is not self._latest_move:
-                return  # a later move has its own end
-            try:
-                done = self.connected and bool(self.motor_done_move.get(use_monitor=False))
-            except TimeoutError:  # ophyd's: silent, which is less than away
-                continue
-            if not self.connected:
-                away_since = away_since or time.monotonic()
-                self._was_away = True
-                if time.monotonic() - away_since > _AWAY:
-                    fail(status, DeviceError(
-                        f"{self.name}: its IOC ({self.prefix}) went away during a move, "
-                        f"{_AWAY:g} s ago\nStart the IOC again, and see where the axis stands."
-                    ))  # fmt: skip
-                    return
-                continue
-            away_since = None
-            if not done:
-                continue
-            if self._was_away and abs(self._angle - float(self.user_setpoint.get())) > 1e-3:
-                fail(status, self._lost_its_ioc())
-                return
-            try:
-                status.wait(_DONE_MOVE)
-            except WaitTimeoutError:
-                if status is self._latest_move:
-                    self._moving = True
-                    self._move_changed(timestamp=time.time(), value=1)
-            except Exception as error:
-                log.debug("%s: %s", self.name, error)
-            return
-
-    def _was_stopped_on_the_way(self, asked: float, wanted: float) -> DeviceError:
-        if self._was_away:  # a record that starts wants what it was saved with
-            return self._lost_its_ioc()
-        return super()._was_stopped_on_the_way(asked, wanted)
-
-    def _lost_its_ioc(self) -> DeviceError:
-        return DeviceError(
-            f"{self.name}: its IOC ({self.prefix}) went away during a move; it is back, "
-            f"and the axis stands at {self._angle:.3f}\n"
-            "Was the IOC restarted? Then its speed may be another, too."
-        )
 
     def plan_flight(self, sweep: Sweep) -> AxisFlight:
         """Work out the flight with this motor's acceleration."""
@@ -378,7 +207,7 @@ class RotationAxis(Motor):
             if self.clock.known:
                 read_backs.append((moment + self.clock.offset, position))
 
-        def on_done_moving(value: Any = None, **_: Any) -> None:
+        def on_done_moving(value: object = None, **_: object) -> None:
             # its stamp is of the record's previous processing: minutes old, maybe
             nonlocal began
             if not value and not moving.is_set():
@@ -397,7 +226,7 @@ class RotationAxis(Motor):
 
         subscribed = [(self.motor_done_move, on_done_moving), (self.user_readback, on_position)]
 
-        def forget(*_: Any) -> None:
+        def forget(*_: object) -> None:
             for signal, callback in subscribed:
                 signal.clear_sub(callback)
 
@@ -468,7 +297,7 @@ class RotationAxis(Motor):
         fail(landing, why)
 
     def complete(self) -> Status:
-        """Give the status of the flight: done when the axis has passed the end and stands."""
+        """Return the status of the flight: done when the axis has passed the end and stands."""
         if self._landing is None:
             raise DeviceError(f"{self.name} was completed without being kicked off")
         return self._landing
@@ -481,9 +310,9 @@ class RotationAxis(Motor):
         return float(self.velocity.get(use_monitor=False))
 
     def mend_speed(self, usual: float, *, left: float) -> bool:
-        """Put back the usual speed, if the axis still has the one that a sweep left; say so.
+        """Restore the usual speed if the axis has the one that a sweep left; return whether it had.
 
-        For a sweep whose RunEngine died: nobody set back the speed.
+        For a sweep whose RunEngine died before the speed was restored.
         """
         now = float(self.velocity.get(use_monitor=False))
         if self._usual_speed is not None or not math.isclose(now, left, rel_tol=1e-3):
@@ -580,7 +409,7 @@ class RotationAxis(Motor):
         }  # fmt: skip
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Give the read-backs that came since the last call, as one event page.
+        """Return the read-backs that came since the last call, as one event page.
 
         Each has the time stamp that came with it. (A monitor of Bluesky reads the signal once more
         at every event: on a busy host it joins a value to the stamp of the one before.)
@@ -601,7 +430,7 @@ class Translation(Motor):
     """A motor that moves in mm: detector distance, height, a slit."""
 
     def check_value(self, pos: float) -> None:
-        """Refuse a position outside the limits, and a motor that says it is no length.
+        """Refuse a position outside the limits, and a motor whose unit is not a length.
 
         Raises
         ------
@@ -611,7 +440,7 @@ class Translation(Motor):
         units = str(self.motor_egu.get())
         if units not in ("mm", "um", "µm", "m", "cm", ""):
             raise DeviceError(
-                f"{self.name} is no translation: {self.prefix}.EGU is {units!r}\n"
+                f"{self.name} is not a translation: {self.prefix}.EGU is {units!r}\n"
                 "Use offbragg.devices.goniometer:RotationAxis for it in beamline.toml."
             )
         low, high = (float(x) for x in self.limits)

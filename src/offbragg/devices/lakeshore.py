@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ophyd import Component as Cpt
 from ophyd import EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV, Kind
 from ophyd import FormattedComponent as FCpt
@@ -73,15 +71,15 @@ class LakeShore336(TemperatureController):
         stuck_timeout: float = 600.0,
         interval: float = 1.0,
         limits: tuple[float, float] = (80.0, 500.0),
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if loop not in (1, 2):
-            raise ConfigError(f"{name}: loop {loop} is none of 1, 2")
+            raise ConfigError(f"{name}: loop {loop} is not one of 1, 2")
         if channel not in (1, 2, 3, 4):
-            raise ConfigError(f"{name}: channel {channel} is none of 1, 2, 3, 4")
+            raise ConfigError(f"{name}: channel {channel} is not one of 1, 2, 3, 4")
         if heater not in HEATER_RANGES[1:]:
             raise ConfigError(
-                f"{name}: heater {heater!r} is none of {', '.join(HEATER_RANGES[1:])}"
+                f"{name}: heater {heater!r} is not one of {', '.join(HEATER_RANGES[1:])}"
             )
         if ramp_rate < SLOWEST:
             raise ConfigError(
@@ -106,7 +104,7 @@ class LakeShore336(TemperatureController):
         return read_now(self.setpoint)
 
     def explain(self) -> str:
-        """Say setpoint, heater output and range."""
+        """Return setpoint, heater output and range."""
         return (
             f", setpoint {self.setpoint.get():g} K, heater {self.heater_output.get():g} % "
             f"({self.heater_range.get()})"

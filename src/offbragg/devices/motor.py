@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from ophyd import EpicsMotor
+from ophyd.status import MoveStatus
 from ophyd.utils.errors import DisconnectedError
 
 from offbragg.devices.background import fail, in_background
@@ -29,12 +30,11 @@ class Motor(EpicsMotor):
     believes it to be.
     """
 
-    _move_status: Any = None
+    _move_status: MoveStatus | None = None
 
-    def move(self, position: Any, wait: bool = True, **kwargs: Any) -> Any:
+    def move(self, position: float, wait: bool = True, **kwargs: object) -> Any:
         """Move, as any EpicsMotor does; the status fails if somebody stops it."""
-        status = super().move(position, wait=False, **kwargs)
-        self._move_status = status
+        status = self._begin_move(position, **kwargs)
         if wait:
             try:
                 status.wait()
@@ -43,8 +43,14 @@ class Motor(EpicsMotor):
                 raise
         return status
 
+    def _begin_move(self, position: float, **kwargs: object) -> MoveStatus:
+        """Write the position; the status is done when the motor has stopped."""
+        status = super().move(position, wait=False, **kwargs)
+        self._move_status = status
+        return status
+
     def _done_moving(
-        self, success: bool = True, timestamp: Any = None, value: Any = None, **kwargs: Any
+        self, success: bool = True, timestamp: object = None, value: object = None, **kwargs: object
     ) -> None:
         kwargs |= {"timestamp": timestamp, "value": value}
         status = self._move_status
@@ -54,7 +60,7 @@ class Motor(EpicsMotor):
         # a monitor's callback must not wait for a record
         in_background(self, self._judge_end, status, kwargs)
 
-    def _judge_end(self, status: Any, kwargs: dict[str, Any]) -> None:
+    def _judge_end(self, status: MoveStatus, kwargs: dict[str, Any]) -> None:
         asked = float(status.target)
         try:
             wanted = float(self.user_setpoint.get(use_monitor=False))
@@ -66,7 +72,7 @@ class Motor(EpicsMotor):
         if abs(wanted - asked) > 1e-6 * max(abs(asked), 1.0):
             status._call_stop_on_failure = False  # it stands, and `stop` is for us
             fail(status, self._was_stopped_on_the_way(asked, wanted))
-            self._reset_sub(self._SUB_REQ_DONE)  # ophyd's own news of it would find it done
+            self._reset_sub(self._SUB_REQ_DONE)  # ophyd's own callback would find it done
         else:
             super()._done_moving(success=True, **kwargs)
 

@@ -2,6 +2,9 @@
 
 The device follows the *files*, not ``ArrayCounter_RBV``: the IOC stops reading at the first file
 that is missing while the detector keeps exposing, so only the directory knows what there is.
+
+It is one job, although it is long: each step of a flight, from `prepare` to `unstage`, depends on
+what the others have left, and its parameters alone are a fifth of the module.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from offbragg.devices.clock import IocClock, measure
 from offbragg.devices.frame_folder import FrameFolder, decided, describe_access
 from offbragg.devices.pilatus_align import Alignment
 from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
-from offbragg.devices.pilatus_files import START_CAMSERVER, PilatusFiles
+from offbragg.devices.pilatus_control import START_CAMSERVER
+from offbragg.devices.pilatus_files import PilatusFiles
 from offbragg.devices.pilatus_step import PilatusStep
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
@@ -53,7 +57,7 @@ _ARMED_SIGMA = 0.002  # s, of how long after camserver's "15 OK" the IOC says Ar
 
 @dataclass(slots=True)
 class SeriesOfFrames:
-    """One series of exposures; late news of one that was aborted cannot reach the next."""
+    """One series of exposures; a late event of one that was aborted cannot reach the next."""
 
     sweep: Sweep
     folder: FrameFolder
@@ -96,12 +100,12 @@ class Pilatus(PilatusFiles):
         Whether something that offbragg does not know gives the pulses. Without it, a sweep that
         waits for pulses is refused if no flyer gives any.
     max_missing
-        So many frames may be lost in a sweep before it counts as failed.
+        Number of frames that may be lost in a sweep before it fails.
     patience
         How late a frame file may come, s.
     stall
-        No new file for so long beyond a period, with frames outstanding, fails a sweep, s. As long
-        as files come, however late, they are waited for.
+        Time limit beyond a period without a new file, with frames outstanding, s: then the sweep
+        fails. While files come, however late, they are waited for.
     trigger_timeout
         How long to wait for the first pulse after kickoff, s.
     poll
@@ -153,7 +157,7 @@ class Pilatus(PilatusFiles):
         directory_mode: str = "2775",
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(
             prefix, name=name, frames=frames, model=model, sensor_material=sensor_material,
@@ -206,7 +210,7 @@ class Pilatus(PilatusFiles):
     @trigger_mode.setter
     def trigger_mode(self, mode: str) -> None:
         if mode not in TRIGGERS:
-            raise ConfigError(f"{self.name}: trigger {mode!r} is none of {', '.join(TRIGGERS)}")
+            raise ConfigError(f"{self.name}: trigger {mode!r} is not one of {', '.join(TRIGGERS)}")
         self._trigger_mode = mode
 
     def trigger_of(self, sweep: Sweep) -> str:
@@ -227,7 +231,7 @@ class Pilatus(PilatusFiles):
         return self._step
 
     def _make_step(self) -> PilatusStep:
-        for _ in range(3):  # pyepics at times forgets to tell a second user of a channel
+        for _ in range(3):  # pyepics at times does not notify a second user of a channel
             twin = PilatusStep(
                 self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
                 sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
@@ -330,7 +334,7 @@ class Pilatus(PilatusFiles):
         )
         self._name_files(directory)
         self._folder = FrameFolder(directory, self._stem, self.format, sweep.n_frames)
-        # camserver counts the angles on by itself, frame by frame
+        # camserver counts the angles on, frame by frame
         headers = self._headers() | {
             cam.start_angle: sweep.start,
             cam.angle_increment: sweep.step,
@@ -395,7 +399,7 @@ class Pilatus(PilatusFiles):
         else:
             flight.clock = time.monotonic()
             if acquisition.done.is_set():
-                error = DeviceError(f"{self.name} did not wait for its trigger: {self.said()}")
+                error = DeviceError(f"{self.name} did not wait for its trigger: {self.ioc_state()}")
                 fail(flight.status, error)
                 raise error
         in_background(self, self._watch, flight)
@@ -404,10 +408,10 @@ class Pilatus(PilatusFiles):
         try:
             flight.acquisition.start()
             if not flight.acquisition.await_armed():
-                raise DeviceError(f"{self.name} did not arm: {self.said()}\n{START_CAMSERVER}")
+                raise DeviceError(f"{self.name} did not arm: {self.ioc_state()}\n{START_CAMSERVER}")
             waited = flight.acquisition.arming_time
             if waited is not None and waited > ANSWERING:
-                # the IOC says Armed all the same, and nobody knows when the exposure begins
+                # the IOC says Armed all the same, and the start of the exposure is not known
                 raise DeviceError(
                     f"{self.name} did not start in time: camserver did not answer the exposure "
                     f"command within {waited:.1f} s\n"
@@ -460,13 +464,13 @@ class Pilatus(PilatusFiles):
                     f"{self.name}: no trigger came within "
                     f"{time.monotonic() - flight.clock:.1f} s: no frame is in {folder.directory} "
                     f"({describe_access(folder.directory)})\n"
-                    f"{self.said()}; trigger {flight.trigger}. Is the position compare armed on "
-                    f"{sweep.axis}, and its output connected to the detector?"
+                    f"{self.ioc_state()}; trigger {flight.trigger}. Is the position compare armed "
+                    f"on {sweep.axis}, and its output connected to the detector?"
                 )
             flight.stopped.wait(self.poll)
 
     def _watch(self, flight: SeriesOfFrames) -> None:
-        """Look for files until all frames are there, or their time is over."""
+        """Look for files until all frames are there, or their time has passed."""
         sweep, folder = flight.sweep, flight.folder
         try:
             lost: list[int] = []
@@ -505,7 +509,7 @@ class Pilatus(PilatusFiles):
                     raise DeviceError(
                         f"{self.name} stalled: no file came for {now - progress:.1f} s after "
                         f"frame {folder.last} of {sweep.n_frames}\n"
-                        f"{self.said()}. Does camserver hang, or the disk?"
+                        f"{self.ioc_state()}. Does camserver hang, or the disk?"
                     )
                 self._check_not_aborted(flight, idle=now - progress)
                 if not warned:
@@ -516,7 +520,7 @@ class Pilatus(PilatusFiles):
             self._covered = sweep.n_frames
             if not flight.acquisition.await_done(self.patience):
                 log.warning("%s: the time of the frames is over, and the series has not ended "
-                            "(%s): it is stopped", self.name, self.said())  # fmt: skip
+                            "(%s): it is stopped", self.name, self.ioc_state())  # fmt: skip
             self._disarm(flight)
             finish(flight.status)
             if late := overdue.difference(lost):
@@ -552,21 +556,21 @@ class Pilatus(PilatusFiles):
         if str(self.cam.state.get()) == "Aborted":
             raise DeviceError(
                 f"{self.name} was aborted by somebody else after {flight.folder.n_present} of "
-                f"{flight.sweep.n_frames} frames: {self.said()}\n"
+                f"{flight.sweep.n_frames} frames: {self.ioc_state()}\n"
                 f"Ask who put 0 to {self.cam.acquire.pvname}; the next scan can follow at once."
             )
 
     def _warn_of_early_end(self, flight: SeriesOfFrames) -> bool:
         """Warn if the IOC follows the files no longer, which this device does; whether it did."""
         if not self.cam.state.connected:
-            log.warning("%s: %s; its files are still followed", self.name, self.said())
+            log.warning("%s: %s; its files are still followed", self.name, self.ioc_state())
             return True
         if not flight.acquisition.done.is_set():
             return False
-        said = self.said()
-        if "Error" in said:
+        report = self.ioc_state()
+        if "Error" in report:
             log.warning("%s: the IOC stopped early (%s); its files are still followed",
-                        self.name, said)  # fmt: skip
+                        self.name, report)  # fmt: skip
         return True
 
     def _lost(self, sweep: Sweep, folder: FrameFolder, lost: list[int]) -> DeviceError:
@@ -579,11 +583,11 @@ class Pilatus(PilatusFiles):
             f"{self.name}: {what} {ranges(lost)} of {sweep.n_frames} did not come "
             f"within {self.patience:g} s of their time\n"
             f"{self.max_missing} may be missing (max_missing); {folder.n_present} are "
-            f"in {folder.directory}. {self.said()}.{nothing}"
+            f"in {folder.directory}. {self.ioc_state()}.{nothing}"
         )
 
     def complete(self) -> Status:
-        """Give the status of the flight: done when all frames are there or their time is over."""
+        """Return the status of the flight: done when all frames are there or due."""
         if self._flight is None:
             raise DeviceError(f"{self.name} was completed without being kicked off")
         return self._flight.status
@@ -644,7 +648,7 @@ class Pilatus(PilatusFiles):
             return
         rest = flight.clock + flight.sweep.duration + flight.sweep.period - time.monotonic()
         if rest > 0 and str(self.cam.state.get(use_monitor=False)) == "Error":
-            # the IOC gave up before the sweep's time was over: camserver did not
+            # the IOC gave up before the sweep's time had passed: camserver did not
             try:
                 self._reset()
             except DeviceError as error:  # the next sweep tries again, and fails if need be
@@ -655,11 +659,11 @@ class Pilatus(PilatusFiles):
         return self.describe_frames()
 
     def get_index(self) -> int:
-        """Give the number of frames, from the first on, that are there or passed by."""
+        """Return the number of frames, from the first on, that are there or passed by."""
         return self._covered
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Give the documents of the frames that came since the last call."""
+        """Return the documents of the frames that came since the last call."""
         if self.exposure_started is None or self._folder is None:
             return
         if self._compose_datum is None:

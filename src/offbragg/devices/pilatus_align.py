@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ophyd.status import Status
 
@@ -25,7 +24,7 @@ ALIGNMENT = 4  # in TriggerMode
 FILE = "alignment.tif"  # the IOC's own name for it
 
 
-def _insist(step: Callable[..., None], *args: Any) -> None:
+def _insist(step: Callable[..., None], *args: object) -> None:
     """Take a step that leaves the detector as it was, again while the IOC is silent."""
     deadline = time.monotonic() + INSISTENCE
     while True:
@@ -40,7 +39,7 @@ def _insist(step: Callable[..., None], *args: Any) -> None:
 
 
 class Alignment:
-    """The detector's mode Alignment, for so many seconds: ``RE(mv(pilatus.alignment, 60))``.
+    """The detector's mode Alignment, for a number of seconds: ``RE(mv(pilatus.alignment, 60))``.
 
     Every exposure overwrites `file` and goes to the plugins. The detector is left idle and in the
     trigger mode that it was in, whatever happens.
@@ -84,7 +83,7 @@ class Alignment:
         self.detector.check_ready()
 
     def set(self, seconds: float, *, exposure: float = 0.5) -> Status:
-        """Look for so many seconds; done when they are over and the detector is idle again.
+        """Look for a number of seconds; done when they have passed and the detector is idle again.
 
         Parameters
         ----------
@@ -112,7 +111,7 @@ class Alignment:
             over = threading.Event()
             status.add_callback(lambda _: over.set())
             if not over.wait(60.0):
-                raise DeviceError(f"{self.name} does not end: {self.detector.said()}")
+                raise DeviceError(f"{self.name} does not end: {self.detector.ioc_state()}")
 
     def _look(
         self,
@@ -138,7 +137,8 @@ class Alignment:
             while (elapsed := time.monotonic() - began) < seconds and not ended.wait(0.1):
                 if series.done.is_set():
                     raise DeviceError(
-                        f"{self.name} ended by itself after {elapsed:.1f} s: {detector.said()}\n"
+                        f"{self.name} ended on its own after {elapsed:.1f} s: "
+                        f"{detector.ioc_state()}\n"
                         f"Is camserver running, and can it write {self.file} "
                         f"({describe_access(self.file.parent)})?"
                     )
@@ -150,7 +150,7 @@ class Alignment:
             _insist(put, cam.n_frames, n_frames)  # the mode has forced it to 1
 
     def _directory(self) -> str:
-        """Make the directory of the file, and give its name; what was there is no news."""
+        """Make the directory of the file and return its name; it may be there already."""
         try:
             make_folder(self.file.parent, self.detector.folder_mode, exist_ok=True)
             self.file.unlink(missing_ok=True)

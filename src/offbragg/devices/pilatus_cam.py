@@ -25,9 +25,9 @@ MAX_FRAMES = 65535  # camserver's NImages (manual)
 GAP_FILL = 2  # "-1" in GapFill: what lies between modules has no valid count
 
 TRIGGERS = {
-    "internal": 0,  # the series starts at once and keeps time by itself
+    "internal": 0,  # the series starts at once and keeps its own time
     "ext_enable": 1,  # a gate for each frame; it is exposed as long as the gate
-    "ext_trigger": 2,  # one pulse starts the series, which then keeps time by itself
+    "ext_trigger": 2,  # one pulse starts the series, which then keeps its own time
     "mult_trigger": 3,  # a pulse for each frame
 }
 """Trigger modes by name, and their number in TriggerMode."""
@@ -36,7 +36,7 @@ STEADINESS = 2e-3  # pulses by position come early by as much as the axis is too
 
 
 def readout(model: str, *, pulsed: bool = False) -> tuple[float, float]:
-    """Give what a Pilatus needs between exposures.
+    """Return what a Pilatus needs between exposures.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def readout(model: str, *, pulsed: bool = False) -> tuple[float, float]:
     """
     if not re.match(r"pilatus", model, re.IGNORECASE):
         raise ConfigError(
-            f"model {model!r} is no Pilatus: its readout time is not known\n"
+            f"model {model!r} is not a Pilatus: its readout time is not known\n"
             "Write it as Dectris does, e.g. 'PILATUS 2M' or 'PILATUS3 X 2M'."
         )
     if re.match(r"pilatus\s*3", model, re.IGNORECASE):
@@ -124,17 +124,17 @@ class Applied(EpicsSignalWithRBV):
         How long it may take, s: camserver allows 110 s for a threshold.
     """
 
-    def __init__(self, *args: Any, settle_timeout: float = 150.0, **kwargs: Any) -> None:
+    def __init__(self, *args: object, settle_timeout: float = 150.0, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.settle_timeout = settle_timeout
 
-    def set(self, value: float, **kwargs: Any) -> Status:
+    def set(self, value: float, **kwargs: object) -> Status:
         """Apply a value, keV; done when camserver has answered and reads it back.
 
         Raises
         ------
         ConfigError
-            If it is no energy; nothing is written.
+            If it is not an energy; nothing is written.
         """
         if not is_above_zero(value):
             raise ConfigError(f"{self.name} cannot be {value!r}: it must be above 0 keV")
@@ -151,12 +151,12 @@ class Applied(EpicsSignalWithRBV):
         put(self, value, timeout=self.settle_timeout)
         deadline = time.monotonic() + 2.0
         while True:
-            told = float(self.get(use_monitor=False))
-            if abs(told - value) <= 0.02 * abs(value) + 1e-9:
+            read_back = float(self.get(use_monitor=False))
+            if abs(read_back - value) <= 0.02 * abs(value) + 1e-9:
                 return
             if time.monotonic() > deadline:
                 raise DeviceError(
-                    f"{self.pvname} is {told:g} keV after {value:g} keV was applied\n"
+                    f"{self.pvname} is {read_back:g} keV after {value:g} keV was applied\n"
                     "Is it within the range of the trim files, is ThresholdAutoApply on, "
                     "and does camserver answer?"
                 )

@@ -1,4 +1,4 @@
-"""What a Pilatus needs whether it flies or steps: directories, headers, recovery."""
+"""What a Pilatus needs whether it flies or steps: directories, headers, one frame."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from event_model import compose_stream_resource
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignalRO, Kind, Signal
+from ophyd import EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
 from offbragg.devices import acquisition as acquiring
-from offbragg.devices.acquisition import ABORTING, READY, SILENCE, Acquisition
+from offbragg.devices.acquisition import Acquisition
 from offbragg.devices.background import check_times, in_background, put, put_all, verify
 from offbragg.devices.claim import DetectorClaim
 from offbragg.devices.frame_folder import describe_access, folder_mode, make_folder
-from offbragg.devices.pilatus_cam import (
-    GAP_FILL,
-    HEADER_FIELDS,
-    MIMETYPES,
-    TRIGGERS,
-    PilatusCam,
-)
+from offbragg.devices.pilatus_cam import GAP_FILL, HEADER_FIELDS, MIMETYPES
+from offbragg.devices.pilatus_control import PASSING, PilatusControl
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.geometry import Geometry
 
@@ -35,18 +31,16 @@ log = logging.getLogger(__name__)
 
 KEV_ANGSTROM = 12.398419843  # h c
 HEADER_TEXT = 68  # bytes that camserver takes
-SETTING = 150.0  # s; camserver allows 110 s for a threshold
-START_CAMSERVER = (
-    "Is camserver running? Start it again, wait 20 s until the IOC is connected, repeat the scan."
-)
-AWAY = 5.0  # s for an IOC that is away when the detector is to be ended
-PASSING = 1.0  # s; the states between acquiring and idle
 
 
-class PilatusFiles(Device):
+class PilatusFiles(PilatusControl):
     """A Pilatus whose frames are files in a directory (see `Pilatus` for the parameters)."""
 
-    cam = Cpt(PilatusCam, "", kind=Kind.normal)
+    from_beamline: ClassVar[Mapping[str, str]] = {
+        "frames": "paths.frames", "geometry": "geometry", "reserve": "limits.free_disk",
+    }  # fmt: skip
+    """Parameters that other tables of beamline.toml fill: name → key there."""
+
     file_stem = Cpt(Signal, value="", kind=Kind.omitted)
     comment = Cpt(Signal, value="", kind=Kind.omitted)
     """What goes into each header after the stem: the session writes run and sample into it."""
@@ -67,10 +61,10 @@ class PilatusFiles(Device):
         directory_mode: str = "2775",
         geometry: Geometry | None = None,
         header: dict[str, float | str] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if format not in MIMETYPES:
-            raise ConfigError(f"{name}: format {format!r} is none of {', '.join(MIMETYPES)}")
+            raise ConfigError(f"{name}: format {format!r} is not one of {', '.join(MIMETYPES)}")
         for key in header or {}:
             if key not in HEADER_FIELDS:
                 raise ConfigError(
@@ -83,13 +77,14 @@ class PilatusFiles(Device):
             )
         if not reserve >= 0:
             raise ConfigError(f"{name}: reserve is {reserve:g}: it must not be below 0 GB")
-        super().__init__(prefix, name=name, **kwargs)
+        super().__init__(
+            prefix, name=name, claim=DetectorClaim(Path(frames), prefix), format=format,
+            write_path=write_path or str(Path(frames)), **kwargs,
+        )  # fmt: skip
         self.frames = Path(frames)
-        self.write_path = write_path or str(self.frames)
         self.model = model
         self.sensor_material = sensor_material
         self.sensor_thickness = sensor_thickness
-        self.format = format
         self.patience = patience
         self.reserve = reserve
         self.directory_mode = directory_mode
@@ -102,15 +97,6 @@ class PilatusFiles(Device):
         self.axes_at: dict[str, float] = {}
         """Where the axes of the goniometer stand, degree, for the headers; else as configured."""
         self._stem = ""
-        self._claim = DetectorClaim(self.frames, prefix)
-        self._acquisition: Acquisition | None = None
-        self._exposing_until = 0.0  # monotonic, s
-        self._usual_trigger: int | None = None  # while something takes the internal one
-
-    def new_acquisition(self) -> Acquisition:
-        """Make the next acquisition; until it is started, an abort of it keeps it from starting."""
-        self._acquisition = Acquisition(self.cam, name=self.name, claim=self._claim)
-        return self._acquisition
 
     @property
     def image_key(self) -> str:
@@ -141,7 +127,7 @@ class PilatusFiles(Device):
             }
         }
 
-    def compose_frames(self, directory: Path, **more: Any) -> Any:
+    def compose_frames(self, directory: Path, **more: object) -> Any:
         """Make the documents that say where frames are: event-model's bundle.
 
         Parameters
@@ -225,83 +211,6 @@ class PilatusFiles(Device):
                 "Free some, or set [paths] frames in beamline.toml to a larger disk."
             )
 
-    def said(self) -> str:
-        """Return what the IOC says, and camserver where it refused, for an error message."""
-        cam = self.cam
-        if not cam.state.connected:
-            return f"{cam.state.pvname} is disconnected: its IOC has ended or is out of reach"
-        try:
-            state, message = cam.state.get(), cam.message.get()
-        except SILENCE as error:
-            return f"the IOC says nothing ({error})"
-        refused = f", camserver answered {reply!r}" if (reply := self.refusal()) else ""
-        return f"{cam.state.pvname} is {state} ({message!r}){refused}"
-
-    def refusal(self) -> str:
-        """Return camserver's last answer if it is an error; it is reported nowhere else."""
-        try:
-            reply = str(self.cam.reply.get(use_monitor=False))
-        except SILENCE:
-            return ""
-        return reply if " ERR" in reply else ""
-
-    def check_ready(self) -> None:
-        """Refuse if the detector acquires for somebody else, or cannot acquire.
-
-        A threshold that is being set, and a series that a dead process of ours left behind, are no
-        reason: `recover` deals with them.
-
-        Raises
-        ------
-        DeviceError
-            For whom it acquires, into which file and since when; or what the IOC says.
-        """
-        self._check_available()
-
-    def _check_available(self) -> None:
-        cam = self.cam
-        deadline = time.monotonic() + PASSING
-        while True:
-            state = str(cam.state.get(use_monitor=False))
-            if acquiring.is_acquiring(cam):
-                if self._left_behind():
-                    return
-                raise DeviceError(
-                    f"{self.name} is busy: it acquires for {self._for_whom()}\n"
-                    f"Wait until it is idle, or put 0 to {cam.acquire.pvname}."
-                )
-            if state in (*READY, "Waiting"):
-                return
-            if time.monotonic() > deadline:
-                raise DeviceError(
-                    f"{self.name} is busy: {self.said()}\n"
-                    f"Wait until it is Idle; if it stays so, put 0 to {cam.acquire.pvname}, or "
-                    "restart camserver and the IOC."
-                )
-            time.sleep(0.05)
-
-    def _since(self) -> float:
-        """Return when the driver began to acquire, POSIX s by the IOC's clock."""
-        return float(self.cam.acquiring.timestamp or 0.0)
-
-    def _left_behind(self) -> bool:
-        """Whether what is acquired was begun by a process of ours that is dead."""
-        path = str(self.cam.file_path.get())
-        if not f"{path.rstrip('/')}/".startswith(f"{self.write_path.rstrip('/')}/"):
-            return False
-        holder = self._claim.holder()
-        return holder is not None and holder.left_behind(self._since())
-
-    def _for_whom(self) -> str:
-        """Return for whom the detector acquires, where to and since when."""
-        holder = self._claim.holder()
-        if holder is None or not holder.alive:
-            whom = "somebody else"
-        else:
-            whom = "this session" if holder.process == os.getpid() else str(holder)
-        since = time.strftime("%H:%M:%S", time.localtime(self._since()))
-        return f"{whom} since {since}, into {self.cam.frame_file.get() or self.cam.file_path.get()}"
-
     def _make_directory(self, stem: str) -> Path:
         """Make a directory of the sweep's own, so that no old file can pass for a new one."""
         for attempt in range(1, 1000):
@@ -329,25 +238,20 @@ class PilatusFiles(Device):
         path = f"{self.write_path.rstrip('/')}/{name}/"
         put(self.cam.file_path, path)
         deadline = time.monotonic() + 5.0
-        told = ""
+        read_back = ""
         while time.monotonic() < deadline:
             # FilePath_RBV has a trailing slash whatever was put
-            told = str(self.cam.file_path.get(use_monitor=False))
+            read_back = str(self.cam.file_path.get(use_monitor=False))
             there = self.cam.file_path_exists.get(use_monitor=False)
-            if told.rstrip("/") == path.rstrip("/") and there:
+            if read_back.rstrip("/") == path.rstrip("/") and there:
                 return
             time.sleep(0.01)
         raise DeviceError(
-            f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {told!r}, "
+            f"{self.name} cannot write to {path}: {self.cam.file_path.pvname} is {read_back!r}, "
             f"{self.cam.file_path_exists.pvname} is {self.cam.file_path_exists.get()}\n"
             "Set write_path of the detector in beamline.toml: the frames directory "
             f"({self.frames} on this host) as the detector's computer sees it."
         )
-
-    @property
-    def _template(self) -> str:
-        """FileTemplate: five digits after the last "_" are the number of the first frame."""
-        return f"%s%s_%5.5d.{self.format}"
 
     def _name_files(self, directory: Path) -> None:
         """Set where frames go and what they are called."""
@@ -392,7 +296,7 @@ class PilatusFiles(Device):
             try:
                 return float(np.asarray(source.get(timeout=5.0, connection_timeout=5.0)))
             except TimeoutError:
-                # pyepics at times forgets to tell a second user of a channel: ask anew
+                # pyepics at times does not notify a second user of a channel: ask again
                 source.destroy()
                 source = self.header[key] = EpicsSignalRO(source.pvname, name=key)
         raise DeviceError(
@@ -429,91 +333,6 @@ class PilatusFiles(Device):
         verify(cam.gap_fill, GAP_FILL)
         verify(cam.callbacks, int(callbacks))
 
-    def recover(self) -> None:
-        """Make a detector ready that was left acquiring, ended in Error or is being set.
-
-        Raises
-        ------
-        DeviceError
-            If it acquires for somebody else, or camserver does not take a series at all.
-        """
-        cam = self.cam
-        self._check_available()
-        if acquiring.is_acquiring(cam):
-            log.warning("%s still acquires for %s, which has ended: it is aborted",
-                        self.name, self._claim.holder() or "a process")  # fmt: skip
-            self.abort()
-        self._await_setting()
-        if str(cam.state.get(use_monitor=False)) == "Error":
-            self._reset()
-        self._await_camserver()
-
-    def _await_camserver(self) -> None:
-        """Wait until camserver has ended the exposure that it was in at the last abort.
-
-        The IOC is idle before, and camserver would refuse a series: "Exposure in progress".
-        """
-        rest = self._exposing_until - time.monotonic()
-        if rest > 0:
-            log.info("%s ends an exposure that was aborted: %.1f s more", self.name, rest)
-            time.sleep(rest)
-
-    def _await_setting(self) -> None:
-        """Wait while a threshold is set: camserver does nothing else meanwhile."""
-        cam = self.cam
-        if str(cam.state.get(use_monitor=False)) != "Waiting":
-            return
-        log.warning("%s is not ready: %s. Waiting for at most %g s",
-                    self.name, self.said(), SETTING)  # fmt: skip
-        if not acquiring.await_idle(cam, timeout=SETTING):
-            raise DeviceError(
-                f"{self.name} was not ready within {SETTING:g} s: {self.said()}\n"
-                "Does camserver answer? Restart it, set the threshold again, repeat the scan."
-            )
-
-    def _reset(self) -> None:
-        """End what camserver still exposes after the IOC gave up.
-
-        After a missing file the IOC says Error while camserver exposes on. Only an abort sends the
-        kill, and only of a series that runs: so one is begun that waits for a pulse, and aborted.
-        """
-        cam = self.cam
-        log.warning("%s ended in an error (%s); it is reset", self.name, cam.message.get())
-        usual = int(cam.trigger_mode.get(use_monitor=False))
-        put(cam.trigger_mode, TRIGGERS["ext_trigger"])
-        put(cam.n_frames, 1)
-        put(cam.file_timeout, ABORTING)
-        put(cam.file_template, self._template)  # the error may be of another one
-        put(cam.file_name, "reset")
-        exposure = float(cam.exposure.get(use_monitor=False))
-        series = Acquisition(cam, name=self.name, claim=self._claim)
-        series.start()
-        if not series.await_armed():
-            problem = self.said()
-            series.end()
-            raise DeviceError(f"{self.name} cannot be reset: {problem}\n{START_CAMSERVER}")
-        if not series.end():
-            raise self._goes_on()
-        put(cam.trigger_mode, usual)
-        self._exposing_until = time.monotonic() + exposure
-
-    def take_internal_trigger(self) -> None:
-        """Let the next series keep time by itself, whatever sweeps wait for."""
-        mode = int(self.cam.trigger_mode.get(use_monitor=False))
-        if mode in TRIGGERS.values() and mode != TRIGGERS["internal"]:
-            self._usual_trigger = mode
-        put(self.cam.trigger_mode, TRIGGERS["internal"])
-
-    def put_trigger_back(self) -> None:
-        """Put back the mode that `take_internal_trigger` found; the detector has to be idle."""
-        usual, self._usual_trigger = self._usual_trigger, None
-        if usual is None:
-            return
-        try:
-            put(self.cam.trigger_mode, usual)
-        except (*SILENCE, DeviceError) as error:  # no reason to fail: each sweep sets its own
-            log.warning("%s keeps the internal trigger for now: %s", self.name, error)
-
     def prime(self, exposure: float = 0.1) -> Status:
         """Take one frame, so that camserver is known to work and every plugin knows its size."""
         check_times(self.name, exposure=exposure)
@@ -548,68 +367,16 @@ class PilatusFiles(Device):
         # the IOC itself waits 10 s for camserver's 7 OK, then `patience` for the file
         limit = exposure + 10.0 + self.patience + 5.0
         if not acquisition.await_done(limit):
-            problem = self.said()
+            problem = self.ioc_state()
             acquisition.end()
             raise DeviceError(f"{self.name} took no frame in {limit:g} s: {problem}")
         acquiring.await_idle(cam, timeout=PASSING)
         if str(cam.state.get(use_monitor=False)) in ("Error", "Aborted", "Disconnected"):
             raise DeviceError(
-                f"{self.name} took no frame: {self.said()}\n"
+                f"{self.name} took no frame: {self.ioc_state()}\n"
                 f"Is camserver running, and can its user write to {self.write_path}/{self._stem} "
                 f"({describe_access(self.frames / self._stem)})?"
             )
-
-    def abort(self) -> None:
-        """End what is being acquired, if anything is, and wait until the detector is idle.
-
-        Raises
-        ------
-        DeviceError
-            If the IOC does not end it.
-        """
-        exposure = float(self.cam.exposure.get(use_monitor=False))
-        if not acquiring.end(self.cam):
-            raise self._goes_on()
-        self._exposing_until = time.monotonic() + exposure
-
-    def stop_own(self) -> None:
-        """Ask for the end of what this device began, and do not wait; nothing of others."""
-        if self._acquisition is None:
-            return
-        try:
-            self._acquisition.abort()
-        except SILENCE as error:  # `end_own` insists, once the IOC answers
-            log.warning("%s cannot be stopped now: %s", self.name, error)
-
-    def end_own(self) -> None:
-        """End what this device began, and wait until the detector is idle; nothing of others.
-
-        Raises
-        ------
-        DeviceError
-            If the IOC does not end it.
-        """
-        acquisition = self._acquisition
-        if acquisition is None:
-            return
-        if not acquisition.end(timeout=ABORTING if self.cam.state.connected else AWAY):
-            raise self._goes_on()
-        if acquisition.cut_short:
-            self._exposing_until = time.monotonic() + float(
-                np.asarray(self.cam.exposure.get(use_monitor=False))
-            )
-
-    def _goes_on(self) -> DeviceError:
-        if not self.cam.state.connected:
-            return DeviceError(
-                f"{self.name} cannot be ended: its IOC ({self.prefix}) is away\n"
-                "Start the IOC again, wait until it is connected to camserver, repeat the scan."
-            )
-        return DeviceError(
-            f"{self.name} still acquires {ABORTING:g} s after it was stopped: {self.said()}\n"
-            f"Put 0 to {self.cam.acquire.pvname}; if that does not help, restart camserver and "
-            "the IOC."
-        )
 
     def destroy(self) -> None:
         """Disconnect from every record, those copied into the headers included."""

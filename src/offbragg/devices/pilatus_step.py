@@ -102,11 +102,11 @@ class PilatusStep(PilatusFiles):
         return {**self.describe_frames(), **super().describe()}
 
     def get_index(self) -> int:
-        """Give the number of frames that have been taken."""
+        """Return the number of frames that have been taken."""
         return self._collected + self._taken
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Give the documents of the frame that was taken since the last call."""
+        """Return the documents of the frame that was taken since the last call."""
         if not self._taken or self._directory is None:
             return
         if self._compose_datum is None:

@@ -96,7 +96,7 @@ class PositionCompare(Device):
             )
 
     def stage(self) -> list[object]:
-        """Give no pulses, wherever the axis goes on its way to the start."""
+        """Stop giving pulses, wherever the axis goes on its way to the start."""
         self._disarm()
         return super().stage()
 
@@ -133,11 +133,11 @@ class PositionCompare(Device):
         put(self.first, sweep.start)
         verify(self.first, sweep.start)
 
-    def _on_angles(self, value: Any = None, **_: Any) -> None:
+    def _on_angles(self, value: object = None, **_: object) -> None:
         self._read = np.atleast_1d(np.asarray(value, dtype=float))
 
     def available(self) -> int:
-        """Give the number of frames whose angle has been read."""
+        """Return the number of frames whose angle has been read."""
         return len(self._read)
 
     def complete(self) -> Status:
@@ -166,7 +166,7 @@ class PositionCompare(Device):
         }
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
-        """Give the frames whose angle was read since the last call, as one event page."""
+        """Return the frames whose angle was read since the last call, as one event page."""
         sweep, read = self._sweep, self._read
         if sweep is None:
             return
@@ -185,7 +185,7 @@ class PositionCompare(Device):
         }
 
     def stop(self, *, success: bool = False) -> None:
-        """Give no more pulses; what was read stays."""
+        """Stop giving pulses; what was read stays."""
         self._done.set()
         self.angles.clear_sub(self._on_angles)
         if self._flight is not None and not self._flight.done:

@@ -57,7 +57,7 @@ class Settle:
     tolerance
         Largest distance from the setpoint, K.
     window
-        So long all conditions must hold, s.
+        Time for which all conditions must hold, s.
     slope
         Largest drift, K/s.
     deviation
@@ -65,7 +65,7 @@ class Settle:
     dwell
         Wait after settling, for the sample to follow the gas, s.
     stuck
-        A reading that has not changed for so long comes from a sensor that is stuck, s; half the
+        Time after which a reading that has not changed comes from a stuck sensor, s; half the
         window if not given. 0 for a sensor whose resolution is coarser than its noise.
     """
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 from ophyd import Device
 from ophyd.status import Status
@@ -56,12 +56,15 @@ class TemperatureController(Device):
     timeout
         How long a `set` may take beyond the ramp itself, s.
     stuck_timeout
-        A sensor that is stuck or silent for so long fails the `set` at once, s.
+        Time limit for a sensor that is stuck or silent, s: then the `set` fails at once.
     interval
         Between two readings of the temperature while settling, s.
     limits
         Lowest and highest temperature that may be asked for, K.
     """
+
+    from_beamline: ClassVar[Mapping[str, str]] = {"limits": "limits.temperature"}
+    """Parameters that other tables of beamline.toml fill: name → key there."""
 
     temperature: Any
     fastest: float = 360.0
@@ -138,10 +141,10 @@ class TemperatureController(Device):
         return ""
 
     def explain(self) -> str:
-        """Say what the controller itself says, for an error message."""
+        """Return what the controller itself reports, for an error message."""
         return ""
 
-    def check_value(self, value: float, **kwargs: Any) -> None:
+    def check_value(self, value: float, **kwargs: object) -> None:
         """Refuse a temperature outside the limits; nothing is written to any record.
 
         Raises
@@ -245,7 +248,7 @@ class TemperatureController(Device):
                 return  # whoever cancelled has failed the status
 
     def cancel(self, why: str) -> None:
-        """Give up waiting; the sample goes on to where it was told to."""
+        """Stop waiting; the sample goes on to the temperature that was set."""
         self._cancel.set()
         if self._status is not None:
             fail(self._status, DeviceError(f"{self.name} did not settle: {why}"))
@@ -256,7 +259,7 @@ class TemperatureController(Device):
         return float(self.temperature.get())
 
     def stop(self, *, success: bool = False) -> None:
-        """Give up waiting; the sample goes on to where it was told to, which is the safe thing.
+        """Stop waiting; the sample goes on to what was set, which is the safe thing.
 
         With ``success`` (a plan that pauses) the waiting goes on.
         """

@@ -23,7 +23,7 @@ def align(
 
     Nothing is recorded. When the time is over, or the plan is paused or aborted, the shutter is
     closed and the detector left idle, in the trigger mode that it was in; a plan that is resumed
-    looks anew.
+    looks again.
 
     Parameters
     ----------

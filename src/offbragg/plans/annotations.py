@@ -19,7 +19,7 @@ Plan = TypeVar("Plan", bound=Callable[..., Any])
 
 
 def from_json(**types: str) -> Callable[[Plan], Plan]:
-    """Say as which type a parameter comes from a queue; names in it stay names.
+    """Return as which type a parameter comes from a queue; names in it stay names.
 
     Without it the queueserver would take the "phi" in a sweep's ``axis`` for the device.
 

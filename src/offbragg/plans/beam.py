@@ -16,6 +16,7 @@ from bluesky.suspenders import SuspenderBase
 from bluesky.utils import Msg, MsgGenerator
 
 from offbragg.errors import ConfigError, DeviceError
+from offbragg.plans.messages import HANDLES_BEAM_LOSS, ask
 from offbragg.private_parts import PrivatePart, examine
 from offbragg.protocols import Opens, meets
 
@@ -61,16 +62,13 @@ def wait_for_beam(
 
 
 def handles_beam_loss(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
-    """Say of a plan that it looks after the beam itself and is not to be suspended."""
-
-    def say(begins: bool) -> MsgGenerator[None]:
-        yield Msg("null", None, handles_beam_loss=begins)
+    """Run a plan that looks after the beam itself: it is not suspended."""
 
     def inner() -> MsgGenerator[Any]:
-        yield from say(True)
+        yield from ask(HANDLES_BEAM_LOSS, begins=True)
         return (yield from plan)
 
-    return (yield from finalize_wrapper(inner(), lambda: say(False)))
+    return (yield from finalize_wrapper(inner(), lambda: ask(HANDLES_BEAM_LOSS, begins=False)))
 
 
 class BeamSuspender(SuspenderBase):
@@ -86,11 +84,11 @@ class BeamSuspender(SuspenderBase):
     signal
         What to look at.
     below
-        Less than this is no beam, in the signal's units.
+        Lower limit of a beam, in the signal's units.
     resume
         From here on there is beam again; ``below`` if not given.
     wait
-        So long there must be beam before a plan goes on, s.
+        Time with beam before a plan goes on, s.
     shutter
         Closed meanwhile; opened again if it was open.
     """
@@ -135,13 +133,13 @@ class BeamSuspender(SuspenderBase):
     def _should_resume(self, value: Any) -> bool:
         return value is not None and float(value) >= self.resume
 
-    def __call__(self, value: Any, **_: Any) -> None:
+    def __call__(self, value: object, **_: object) -> None:
         """Take a new value, in whatever thread; it is judged where plans run."""
         RE = self.RE
         if RE is not None:
             RE.loop.call_soon_threadsafe(self._judge, value)
 
-    def _judge(self, value: Any) -> None:
+    def _judge(self, value: object) -> None:
         if self._should_suspend(value) and (self._sweeping or self._left_alone):
             with self._lock:
                 self._tripped = True  # the plan is held at its next message
@@ -161,8 +159,8 @@ class BeamSuspender(SuspenderBase):
         def watch(msg: Msg) -> tuple[Any, Any]:
             if msg.command == "rewindable" and msg.args[0] is not None:
                 self._sweeping = not msg.args[0]
-            elif msg.command == "null" and "handles_beam_loss" in msg.kwargs:
-                self._left_alone = msg.kwargs["handles_beam_loss"]
+            elif msg.command == HANDLES_BEAM_LOSS:
+                self._left_alone = msg.kwargs["begins"]
             elif self._is_due:
                 return self._hold(msg), None
             return None, None

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import MsgGenerator
 
 from offbragg.errors import ConfigError, SweepError
+from offbragg.plans.messages import PLAN_DEFAULTS, ask
 from offbragg.plans.triggers import gives_pulses, waits_for_pulses
 from offbragg.spelling import did_you_mean
 
@@ -107,25 +108,6 @@ class Defaults:
         return known
 
 
-def ask() -> MsgGenerator[Defaults]:
-    """Ask the RunEngine for the beamline's defaults; one that knows none gives empty ones."""
-    answers: list[Defaults] = []
-    yield Msg("null", None, defaults=answers.append)
-    return answers[0] if answers else Defaults()
-
-
-def answering(defaults: Defaults) -> Callable[[MsgGenerator[Any]], MsgGenerator[Any]]:
-    """Make a preprocessor that answers `ask`."""
-    from bluesky.preprocessors import msg_mutator
-
-    def answer(msg: Msg) -> Msg:
-        if msg.command == "null" and "defaults" in msg.kwargs:
-            msg.kwargs["defaults"](defaults)
-        return msg
-
-    return lambda plan: msg_mutator(plan, answer)
-
-
 def with_defaults(*needs: str, still: bool = False, more: More | None = None) -> Any:
     """Let a plan be called without what the beamline knows: ``rotation_scan(sweep)``.
 
@@ -147,9 +129,9 @@ def with_defaults(*needs: str, still: bool = False, more: More | None = None) ->
         parameters = list(inspect.signature(plan).parameters)
 
         @functools.wraps(plan)
-        def whole(*args: Any, **kwargs: Any) -> MsgGenerator[Any]:
+        def whole(*args: object, **kwargs: object) -> MsgGenerator[Any]:
             given = bind(plan, args, kwargs)
-            defaults = yield from ask()
+            defaults = (yield from ask(PLAN_DEFAULTS)) or Defaults()
             if more is not None:
                 given = {**(yield from more(given, defaults)), **given}
             known = defaults.fill(parameters, given, still=still)
@@ -222,11 +204,11 @@ def usage(plan: Callable[..., Any]) -> str:
 
 
 def is_device(thing: object) -> bool:
-    """Return whether something that was given in a row is a device, and no sweep or number."""
+    """Return whether something that was given in a row is a device, and not a sweep or a number."""
     return isinstance(getattr(thing, "name", None), str)
 
 
-def name_of(device: Any) -> str | None:
+def name_of(device: object) -> str | None:
     """Return the name by which `Defaults.find` finds a device or signal again.
 
     What has no name (a permit needs none) is not found again: its class says what it was, as None

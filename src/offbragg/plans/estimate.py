@@ -68,14 +68,14 @@ class Estimate:
 
 
 def estimate(
-    *what: Any,
+    *what: object,
     settling: float = 0.0,
     settings: Sequence[Setting] = (),
     geometry: Geometry | None = None,
     defaults: Defaults | None = None,
-    **given: Any,
+    **given: object,
 ) -> Estimate:
-    """Say what sweeps will take and cover, without moving anything.
+    """Return what sweeps will take and cover, without moving anything.
 
     It takes what the plans take: ``estimate(sweep)``, ``estimate(pilatus, phi, sweep, shutter=…)``,
     ``estimate([300, 200], sweep)``, ``estimate(resume="3f2b8c1e")``; and several sweeps in a row.
@@ -109,8 +109,8 @@ def estimate(
     known = defaults.fill(_FILLED, _read(what, given))
     past: list[PastRun] = []
     if known.get("resume"):
-        told = defaults.past(series=known["resume"]) if defaults.past is not None else []
-        past = [PastRun(**run) for run in told]
+        answers = defaults.past(series=known["resume"]) if defaults.past is not None else []
+        past = [PastRun(**run) for run in answers]
         if past and (parameters := past[-1].start["series"].get("parameters")):
             left = {key: value for key, value in parameters.items() if key not in known}
             known = {**parameters_from(left, past[-1].start, defaults), **known}
@@ -291,7 +291,7 @@ def _at(geometry: Geometry, sweep: Sweep, setting: Setting) -> Geometry:
     names = [axis.name for axis in geometry.axes]
     for name in setting:
         if name not in names:
-            raise SweepError(f"setting {name!r} is no axis: there are {', '.join(names)}")
+            raise SweepError(f"setting {name!r} is not an axis: there are {', '.join(names)}")
     axes = tuple(replace(a, angle=float(setting.get(a.name, a.angle))) for a in geometry.axes)
     return replace(geometry, axes=axes, scan_axis=sweep.axis)
 

@@ -60,7 +60,7 @@ def expose(
         As for `rotation_scan`.
     """
     name, angle = _standing(detector, axis)
-    if period is None:  # what is no number is refused by its name
+    if period is None:  # what is not a number is refused by its name
         period = exposure + READOUT if isinstance(exposure, Real) else exposure
     still = Sweep(
         axis=name,
@@ -246,7 +246,7 @@ def air_scan(
     out
         Where the crystal is out of the beam, in the translation's own unit.
     every
-        One frame for so many of the data.
+        Number of data frames per frame of air.
     flyers, monitors, shutter, permit, md
         As for `rotation_scan`.
     """
@@ -297,6 +297,6 @@ def _standing(detector: Any, axis: Any) -> tuple[str, float]:
     geometry = detector.geometry if meets(detector, HasGeometry) else None
     if geometry is None:
         raise SweepError(
-            "nothing says which axis the frames stand at, and where: give axis=…, as axis=phi"
+            "cannot tell at which axis, and where, the frames stand: give axis=…, as axis=phi"
         )
     return geometry.scan_axis, next(a.angle for a in geometry.axes if a.name == geometry.scan_axis)

@@ -57,7 +57,7 @@ def noting_others(
         return msg._replace(kwargs={**msg.kwargs, "reason": reason})
 
     def preprocess(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
-        open_runs.clear()  # the RunEngine closes by itself what a plan left open
+        open_runs.clear()  # the RunEngine closes on its own what a plan left open
         return (yield from msg_mutator(plan, look))
 
     return preprocess
@@ -75,7 +75,7 @@ class _SetPoints:
         self._heaters = [d for d in devices.values() if hasattr(d, "changed_by_others")]
         self._kelvin = {id(heater): _asked(heater) for heater in self._heaters}  # K
 
-    def moved(self, device: Any) -> None:
+    def moved(self, device: object) -> None:
         """Take note of what the plan itself moves."""
         root = getattr(device, "root", device)
         for key, motor in list(self._motors.items()):

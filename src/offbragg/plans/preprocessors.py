@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Set
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offbragg.geometry import Geometry
 from offbragg.protocols import (
@@ -12,9 +12,6 @@ from offbragg.protocols import (
     meets,
 )
 from offbragg.sweep import Sweep
-
-if TYPE_CHECKING:
-    pass
 
 
 def recorder(
@@ -49,8 +46,8 @@ def recorder(
                 turning = replace(geometry, scan_axis=msg.args[0].axis).to_dict()
                 stand = _where_axes_stand(turning, devices)["axes"]
                 msg.obj.axes_at = {axis["name"]: axis["angle"] for axis in stand}
-            told = _where_it_stands(msg.args[0].to_dict(), devices)
-            return msg._replace(args=(Sweep.from_dict(told), *msg.args[1:]))
+            sweep = _where_it_stands(msg.args[0].to_dict(), devices)
+            return msg._replace(args=(Sweep.from_dict(sweep), *msg.args[1:]))
         if msg.command == "open_run" and "geometry" in msg.kwargs:
             more["geometry"] = _where_axes_stand(msg.kwargs["geometry"], devices)
         return msg._replace(kwargs={**msg.kwargs, **more}) if more else msg
@@ -58,7 +55,7 @@ def recorder(
     def watch(msg: Any) -> tuple[Any, Any]:
         if msg.command == "open_run" and columns:
             return None, monitors(
-                {told["key"] for told in msg.kwargs.get("per_frame", {}).values()}
+                {column["key"] for column in msg.kwargs.get("per_frame", {}).values()}
             )
         return None, None
 
@@ -71,7 +68,7 @@ def recorder(
 
 
 def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:
-    """Make a preprocessor that tells detectors, when they are staged, whose frames they will take.
+    """Make a preprocessor that gives detectors, when they are staged, the comment of their frames.
 
     A detector with a ``comment`` writes it into every frame's header: the number of the run, if
     one is open already, then name and label of the sample.
@@ -87,16 +84,16 @@ def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:
     def caption(plan: Any) -> Generator[Any, Any, Any]:
         open_run: dict[str, Any] = {}
 
-        def tell(msg: Any) -> tuple[Any, Any]:
+        def look(msg: Any) -> tuple[Any, Any]:
             if msg.command == "open_run":
                 open_run.update(msg.kwargs, open=True)
             elif msg.command == "close_run":
                 open_run.clear()
             elif msg.command == "stage" and meets(msg.obj, TakesComment):
-                return told(msg), None
+                return commented(msg), None
             return None, None
 
-        def told(msg: Any) -> Generator[Any, Any, Any]:
+        def commented(msg: Any) -> Generator[Any, Any, Any]:
             number = [f"#{RE.md['scan_id']}"] if open_run and "scan_id" in RE.md else []
             known = open_run.get("sample", RE.md.get("sample"))
             if isinstance(known, Mapping):
@@ -106,7 +103,7 @@ def captioner(RE: Any) -> Callable[[Any], Generator[Any, Any, Any]]:
             yield from bps.abs_set(msg.obj.comment, " ".join(number + words), wait=True)
             return (yield msg)
 
-        return plan_mutator(plan, tell)
+        return plan_mutator(plan, look)
 
     return caption
 
@@ -127,7 +124,7 @@ def _where_axes_stand(geometry: Mapping[str, Any], devices: Mapping[str, Any]) -
 
 
 def _where_it_stands(sweep: Mapping[str, Any], devices: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give stills the angle at which their axis stands: a plan without it does not know."""
+    """Return stills with the angle at which their axis stands: a plan without it does not know."""
     if sweep.get("step") != 0 or sweep.get("axis") not in devices:
         return sweep
     return {**sweep, "start": float(devices[sweep["axis"]].position)}

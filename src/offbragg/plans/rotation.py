@@ -64,7 +64,6 @@ def rotation_scan(
     permit: Readable | None = None,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
-    opened: list[str] | None = None,
 ) -> MsgGenerator[str]:
     """Record one sweep in one run: ``rotation_scan(sweep)``; returns the run's uid.
 
@@ -89,7 +88,7 @@ def rotation_scan(
         A rotation axis that can move at constant speed, degrees.
     sweep
         What to measure, or a mapping with its fields. A period shorter than exposure + readout, and
-        a trigger that nobody would give, are refused before anything moves.
+        a trigger that no device would give, are refused before anything moves.
     md
         More for the start document.
     flyers
@@ -107,9 +106,6 @@ def rotation_scan(
         closed.
     flush_period
         Time between two collections of documents, s.
-    opened
-        The run's uid is appended to it when the run opens, for a plan that wants to know it also
-        when the run fails.
 
     Raises
     ------
@@ -123,24 +119,23 @@ def rotation_scan(
     return (
         yield from record(
             detector, axis, turn, md=more, flyers=flyers, monitors=monitors, shutter=shutter,
-            permit=permit, purpose=purpose, flush_period=flush_period, opened=opened,
+            permit=permit, purpose=purpose, flush_period=flush_period,
         )
     )  # fmt: skip
 
 
 def record(
-    detector: Any,
-    axis: Any,
+    detector: Flyable | None,
+    axis: Flyable | None,
     sweep: Sweep,
     *,
     md: Mapping[str, Any],
-    flyers: Sequence[Any] = (),
+    flyers: Sequence[Flyable] = (),
     monitors: Sequence[Any] = (),
-    shutter: Any = None,
+    shutter: Movable | None = None,
     permit: Any = None,
     purpose: str = "data",
     flush_period: float = FLUSH_PERIOD,
-    opened: list[str] | None = None,
 ) -> MsgGenerator[str]:
     """Record frames in one run, turning an axis or, with None, standing still.
 
@@ -177,8 +172,6 @@ def record(
 
     def once() -> MsgGenerator[str]:
         uid = yield from bps.open_run(metadata)
-        if opened is not None:
-            opened.append(uid)
         try:
             remark = yield from _fly(
                 detector, axis, sweep, uid, flyers, watched, shutter, purpose, flush_period
@@ -247,7 +240,7 @@ def _check_connected(*devices: Any) -> MsgGenerator[None]:
         )
 
 
-def _check_role(role: str, device: Any, verb: str) -> None:
+def _check_role(role: str, device: object, verb: str) -> None:
     """Refuse a device that cannot be what it is given as, before anything moves."""
     if device is not None and not hasattr(device, verb):
         raise SweepError(
@@ -350,7 +343,7 @@ def _fly(
     ]
     try:
         remark = yield from sweeping()
-    except GeneratorExit:  # the RunEngine was told to halt, without cleaning up
+    except GeneratorExit:  # the RunEngine halts, without cleaning up
         raise
     except BaseException:
         yield from _each(tidy, because_it_failed=True)
@@ -366,9 +359,9 @@ def _each(
 ) -> MsgGenerator[None]:
     """Take every step, whatever the others meet with.
 
-    A status that fails while nobody waits for it (a kickoff that a stop cut short) is thrown into
+    A status that fails while no one waits for it (a kickoff that a stop cut short) is thrown into
     whatever message is next: the step that it hits is taken again. So is one that finds an
-    instrument away, once it is back: else nobody closes the shutter. What is done with one
+    instrument away, once it is back: else the shutter stays open. What is done with one
     instrument does not wait for another. A request of the RunEngine to abort or to stop that comes
     meanwhile is obeyed once all steps are taken.
 
@@ -398,7 +391,7 @@ def _each(
                     continue
             except Exception as error:
                 problem = error
-                yield from bps.sleep(0.2)  # an exception is faster than the news that it is away
+                yield from bps.sleep(0.2)  # an exception is faster than the event that it is away
                 if time.monotonic() < limit and _away(devices):
                     continue
             break

@@ -12,13 +12,11 @@ from bluesky.utils import Msg, MsgGenerator
 from numpy.typing import NDArray
 
 from offbragg.errors import JournalError, SweepError
+from offbragg.plans.messages import PAST_RUNS
 from offbragg.sweep import Sweep, counted_too_little, exposed_while_off
 
 _SLOWING = 0.5
 """Frames of the last moments before somebody stopped a sweep are not trusted, s."""
-
-PAST_RUNS = "past_runs"
-"""Message that a RunEngine made by `offbragg.beamline.config` answers from the journal."""
 
 
 def past_runs(
@@ -35,9 +33,9 @@ def past_runs(
     frames
         Look which frames there are also where the run succeeded.
     """
-    told = yield Msg(PAST_RUNS, None, uid=run, series=series, frames=frames)
+    answer = yield Msg(PAST_RUNS, None, uid=run, series=series, frames=frames)
     # list(plan) answers every message with None
-    return [PastRun(**each) for each in told or ()]
+    return [PastRun(**each) for each in answer or ()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ class PastRun:
         return int(temperature), int(sweep)
 
     def measured(self) -> NDArray[np.bool_]:
-        """Say which frames were measured, with or without beam, shape (n_frames,).
+        """Return which frames were measured, with or without beam, shape (n_frames,).
 
         A run that succeeded measured all its frames: a few that may be lost (the detector's
         ``max_missing``) are listed in its scan file and not measured again. Of any other run those
@@ -131,7 +129,7 @@ class PastRun:
         )
 
     def dark(self) -> NDArray[np.bool_]:
-        """Say which frames were exposed without beam, be it for a part of them only.
+        """Return which frames were exposed without beam, be it for a part of them only.
 
         The permit says when there was none; where the monitor belongs to it, a frame that counted
         too little had none either, whenever that was noticed.
@@ -210,7 +208,7 @@ def remaining(
 
 
 def part(sweep: Sweep, first: int, end: int) -> Sweep:
-    """Give the frames from ``first`` to before ``end`` of a sweep, as a sweep.
+    """Return the frames from ``first`` to before ``end`` of a sweep, as a sweep.
 
     Examples
     --------

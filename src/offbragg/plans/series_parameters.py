@@ -33,7 +33,7 @@ def as_sweeps(sweeps: Any) -> list[Sweep]:
 
 
 def turned(planned: Sequence[Sweep], n_points: int, *, both_ways: bool) -> list[list[Sweep]]:
-    """Return the sweeps at each of so many temperatures, every other one backwards if asked."""
+    """Return the sweeps at each of a number of temperatures, every other one backwards if asked."""
     return [
         [
             sweep.backwards() if both_ways and (i * len(planned) + j) % 2 else sweep

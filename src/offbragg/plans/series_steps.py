@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
-from bluesky.utils import FailedStatus, MsgGenerator, short_uid
+from bluesky.preprocessors import plan_mutator
+from bluesky.protocols import Flyable, Movable
+from bluesky.utils import FailedStatus, Msg, MsgGenerator, short_uid
 
 from offbragg.errors import DeviceError, OffbraggError
 from offbragg.plans.expose import dark, expose
@@ -65,15 +67,15 @@ def reach(
 
 def take_test_frames(
     detector: Any,
-    axis: Any,
+    axis: Flyable | None,
     sweep: Sweep,
     n_frames: int,
-    shutter: Any,
+    shutter: Movable | None,
     md: Mapping[str, Any],
 ) -> MsgGenerator[None]:
     """See whether the detector takes frames again, before a sweep is tried with it."""
     where = axis if meets(axis, Positioned) else None
-    # without a shutter they have beam: that is no dark
+    # without a shutter they have beam: that is not a dark frame
     take = expose if shutter is None else partial(dark, shutter=shutter)
     alone: dict[str, Any] = {"flyers": (), "shutter": None} if shutter is None else {}
     uid = yield from take(
@@ -87,6 +89,17 @@ def take_test_frames(
                 f"{detector.name} took {n_frames - len(lost)} of {n_frames} test frames: "
                 f"{', '.join(map(str, lost))} did not come"
             )
+
+
+def noting_runs(plan: MsgGenerator[Any], note: Callable[[str], None]) -> MsgGenerator[Any]:
+    """Run a plan, and note the uid of each run when it is opened: it is known also if it fails."""
+
+    def opening(msg: Msg) -> MsgGenerator[str]:
+        uid = yield msg
+        note(uid)
+        return uid
+
+    return plan_mutator(plan, lambda m: (opening(m) if m.command == "open_run" else None, None))
 
 
 def choose(policy: str, what: str) -> MsgGenerator[str]:
@@ -139,7 +152,7 @@ def last_run(past: Sequence[PastRun]) -> PastRun:
 
 
 def mend_speed_of(axis: Any, past: Sequence[PastRun]) -> None:
-    """Give the axis back the speed that a RunEngine which was killed did not."""
+    """Restore the speed of the axis that a RunEngine which was killed did not."""
     last = last_run(past)
     if last.usual_speed is None or not meets(axis, KeepsSpeed) or last.sweep.axis != axis.name:
         return

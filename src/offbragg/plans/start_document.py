@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import MsgGenerator
 
 from offbragg.errors import MetadataError, SweepError
 from offbragg.metadata import check_keys
+from offbragg.plans.messages import ANNOUNCED_RUN, ask
 from offbragg.plans.timing import is_measured
 from offbragg.plans.triggers import check_triggers
 from offbragg.protocols import (
@@ -25,7 +26,7 @@ from offbragg.sweep import Sweep
 _PLAN_SAYS = frozenset({"sweep", "purpose", "detector", "detectors", "motors", "motor_speeds"})
 
 
-def names_of(device: Any) -> str:
+def names_of(device: object) -> str:
     """Return the names of devices, as one text."""
     return str(getattr(device, "name", repr(device)))
 
@@ -36,7 +37,7 @@ def about(plan: str, md: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises
     ------
     MetadataError
-        If that is no mapping, or a key in it is none that a document can have.
+        If that is not a mapping, or a key in it is not one that a document can have.
     """
     if md is not None and not isinstance(md, Mapping):
         raise MetadataError(f"md is {md!r}: it must be a mapping, as {{'comment': '…'}}")
@@ -70,7 +71,7 @@ def start_of(
     permit: Any = None,
     purpose: str = "data",
 ) -> dict[str, Any]:
-    """Give what `record` would put into its start document; nothing moves.
+    """Return what `record` would put into its start document; nothing moves.
 
     Raises
     ------
@@ -101,15 +102,12 @@ def start_of(
 
 
 def announce(metadata: Mapping[str, Any]) -> MsgGenerator[None]:
-    """Say which run a plan is going to open, so that it can be refused before anything moves.
-
-    The message does nothing; a RunEngine that checks start documents looks at what it carries.
-    """
-    yield Msg("null", None, announced_run=dict(metadata))
+    """Announce a run that a plan is going to open: it can be refused before anything moves."""
+    yield from ask(ANNOUNCED_RUN, start=dict(metadata))
 
 
 def _of_axis(axis: Any) -> dict[str, Any]:
-    """Say which speed the axis is to have again, also for whoever finds it without a RunEngine."""
+    """Return which speed to restore, also for whoever finds the axis without a RunEngine."""
     speed = axis.usual_speed if meets(axis, KeepsSpeed) else None
     return {} if speed is None else {"motor_speeds": {axis.name: float(speed)}}
 

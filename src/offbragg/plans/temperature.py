@@ -23,6 +23,7 @@ from offbragg.plans.series_steps import (
     first_line,
     last_run,
     mend_speed_of,
+    noting_runs,
     reach,
     take_test_frames,
 )
@@ -42,7 +43,7 @@ from offbragg.sweep import Sweep
 log = logging.getLogger(__name__)
 
 
-told = logging.getLogger("offbragg.told")
+to_people = logging.getLogger("offbragg.told")
 """What people at a prompt see; elsewhere it is in the log."""
 
 
@@ -161,9 +162,9 @@ def temperature_series(
     overlap
         Angle beside the dark frames that is measured once more, degree.
     attempts
-        So often in all a temperature is set, or a failing sweep is tried.
+        Number of times in all that a temperature is set, or a failing sweep is tried.
     test_frames
-        Before a failed sweep is tried again so many frames are taken with the axis standing and
+        Number of frames taken before a failed sweep is tried again, with the axis standing and
         the shutter, if given, closed, as a run of purpose "dark" (without a shutter "data") that
         is not one of the series. One that does not come is a failed attempt, too.
     beam_timeout
@@ -285,11 +286,12 @@ def temperature_series(
                         detector, axis, sweep, test_frames, shutter, known_md
                     )
                 distrusted = False
-                yield from rotation_scan(
+                turn = rotation_scan(
                     detector, axis, part(sweep, first, end), md=more, flyers=flyers,
                     monitors=monitors, shutter=shutter, permit=permit, purpose=purpose,
-                    flush_period=flush_period, opened=opened,
+                    flush_period=flush_period,
                 )  # fmt: skip
+                yield from noting_runs(turn, opened.append)
             except (OffbraggError, FailedStatus) as error:
                 failed += 1
                 distrusted, problem = True, error
@@ -310,10 +312,10 @@ def temperature_series(
             try:
                 for uid in opened:
                     runs.extend((yield from past_runs(run=uid)))
-            except InvalidCommand:  # a RunEngine without a journal: nobody knows what is missing
+            except InvalidCommand:  # a RunEngine without a journal: what is missing is not known
                 raise problem or SweepError(_NO_JOURNAL) from None
             if opened and not (runs and runs[-1].uid == opened[-1]):
-                return  # list(plan): nobody answers
+                return  # list(plan): no answers
 
     def all_points() -> MsgGenerator[None]:
         stood = as_a(cryostream, Positioned)
@@ -363,7 +365,7 @@ def temperature_series(
         yield from all_points() if permit is None else handles_beam_loss(all_points())
     finally:
         n_planned = len(points) * len(planned)
-        told.info("%s", _summary(series, uids, n_planned, resumed=resume is not None))
+        to_people.info("%s", _summary(series, uids, n_planned, resumed=resume is not None))
     return tuple(uids)
 
 
@@ -381,7 +383,7 @@ def _how_to_resume(series: str) -> str:
 
 
 def _summary(series: str, uids: Sequence[str], n_planned: int, *, resumed: bool) -> str:
-    """Say which series it was, and how it goes on, whatever has happened."""
+    """Return which series it was, and how it goes on, whatever has happened."""
     runs = f"{len(uids)} run{'' if len(uids) == 1 else 's'}"
     if not uids and not resumed:
         return f"series {series}: no sweep was begun, so there is none to resume"
@@ -391,7 +393,7 @@ def _summary(series: str, uids: Sequence[str], n_planned: int, *, resumed: bool)
     )
 
 
-def parameters_of(**known: Any) -> dict[str, Any]:
+def parameters_of(**known: object) -> dict[str, Any]:
     """Put down how a series is measured, for the start documents of its runs: plain JSON types.
 
     Parameters

@@ -70,12 +70,12 @@ class TimingReadable:
         }
 
 
-def is_read_back(detector: Any, axis: Any) -> bool:
+def is_read_back(detector: object, axis: object) -> bool:
     """Return whether axis and detector can say where the axis was, and when."""
     return meets(axis, ReadsBack) and meets(detector, MeasuresStart)
 
 
-def is_measured(detector: Any, axis: Any) -> bool:
+def is_measured(detector: object, axis: object) -> bool:
     """Return whether the angles of a sweep's frames are those that are read back.
 
     A detector that waits for pulses gets its angles from whoever gives the pulses; the read-backs
@@ -190,7 +190,7 @@ class AngleCheck:
         Raises
         ------
         DeviceError
-            If one of them was set meanwhile: nobody knows when.
+            If one of them was set meanwhile, at an unknown time.
         """
         if self._timing is None:
             return None
@@ -198,7 +198,7 @@ class AngleCheck:
         try:
             axis.clock, detector.clock = axis.measure_clock(), detector.measure_clock()
             now = timing_of(detector, axis)
-        except Exception as error:  # an IOC that is away just now is no reason to lose a sweep
+        except Exception as error:  # an IOC that is away just now must not cost a sweep
             log.warning("the clocks were not compared after the sweep: %s", error)
             return None
         change = now.clock_difference - first.clock_difference

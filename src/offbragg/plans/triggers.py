@@ -29,10 +29,10 @@ def gives_pulses(flyer: Any) -> bool:
     return meets(flyer, FillsColumns) and "angle" in flyer.per_frame
 
 
-def gets_stray_pulses(detector: Any, sweep: Sweep) -> bool:
+def gets_stray_pulses(detector: object, sweep: Sweep) -> bool:
     """Return whether pulses of something unknown may come while the axis turns to its start.
 
-    Nobody disarms that meanwhile: a detector that is armed by then takes such a pulse for the
+    It is not disarmed meanwhile: a detector that is armed by then takes such a pulse for the
     first one of the sweep.
     """
     return is_pulsed_elsewhere(detector) and _trigger_of(detector, sweep) != "internal"
@@ -44,7 +44,7 @@ def is_pulsed_elsewhere(detector: Any) -> bool:
 
 
 def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
-    """Refuse a sweep whose detector would wait for pulses that nobody gives; nothing has moved.
+    """Refuse a sweep whose detector would wait for pulses that no device gives; nothing has moved.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def check_triggers(detector: Any, sweep: Sweep, flyers: Sequence[Any]) -> None:
         return
     along = ", ".join(flyer.name for flyer in flyers) or "nothing"
     raise SweepError(
-        f"{detector.name} waits for pulses (trigger {mode!r}) and nobody would give any: "
+        f"{detector.name} waits for pulses (trigger {mode!r}) and no device would give any: "
         f"{along} flies along\n"
         "Let a position compare fly along, flyers=[compare], or name it in [defaults] flyers of "
         f"beamline.toml. Is something armed that offbragg does not know, set pulsed_elsewhere = "

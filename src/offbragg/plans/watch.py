@@ -1,10 +1,10 @@
-"""What a watchdog sees becomes a stream of the run, and a sweep that has no room waits for it."""
+"""Record what a watchdog sees as a stream of the run; let a sweep wait for room on the disks."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -13,6 +13,7 @@ from bluesky.utils import Msg, MsgGenerator
 
 from offbragg.alarms.board import Change
 from offbragg.errors import ConfigError
+from offbragg.plans.messages import LACKING_ROOM, ask
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _COLUMNS = {
 class WatchStream:
     """What a watchdog tells while a run is open: a signal to Bluesky, with one event a change.
 
-    What is up when the run opens is told first. After a pause only what changed meanwhile is.
+    What is up when the run opens comes first. After a pause only what changed meanwhile is.
 
     Parameters
     ----------
@@ -59,15 +60,15 @@ class WatchStream:
         }
 
     def read(self) -> dict[str, Any]:
-        """Give nothing: events come from `subscribe`."""
+        """Return nothing: events come from `subscribe`."""
         return {}
 
     def describe_configuration(self) -> dict[str, Any]:
-        """Give nothing."""
+        """Return nothing."""
         return {}
 
     def read_configuration(self) -> dict[str, Any]:
-        """Give nothing."""
+        """Return nothing."""
         return {}
 
     def subscribe(self, function: Callable[[dict[str, Any]], None], **_: Any) -> None:
@@ -145,73 +146,70 @@ def _noting_errors(plan: MsgGenerator[Any], note: Callable[[], None]) -> MsgGene
 
 
 def need_room(
-    n_frames: int, detector: Mapping[str, Any], *, on_full: str = "wait", timeout: float = 86400.0
+    n_frames: int,
+    detector: Mapping[str, Any],
+    *,
+    on_full: str = "wait",
+    timeout: float = 86400.0,
+    interval: float = 0.5,
 ) -> MsgGenerator[None]:
-    """Say how many frames are to be measured next; a RunEngine with `room_keeper` waits for room.
+    """Wait until there is room for the frames that are to be measured next.
+
+    A RunEngine that does not know its disks has room for everything.
 
     Parameters
     ----------
     n_frames
-        How many.
+        Number of frames.
     detector
-        What the start document says of it, and ``frame_bytes`` if that is known.
+        Its description in the start document, and ``frame_bytes`` if that is known.
     on_full
         "wait" until there is room, "ask" at the prompt, or "stop" with the reason.
     timeout
-        How long to wait, s.
+        Time limit for waiting, s.
+    interval
+        Time between two looks at the disks, s.
+
+    Raises
+    ------
+    ConfigError
+        With the directory and the numbers.
     """
-    yield Msg(
-        "null", None,
-        needs_room={"n_frames": n_frames, "detector": dict(detector)},
-        on_full=on_full, timeout=timeout,
-    )  # fmt: skip
+    deadline = time.monotonic() + timeout
+    waits = False
+    while lack := (yield from ask(LACKING_ROOM, n_frames=n_frames, detector=dict(detector))):
+        if on_full == "stop":
+            raise ConfigError(lack)
+        if on_full == "ask":
+            answer = yield from bps.input_plan(f"{lack}\nretry or stop? ")
+            if str(answer or "stop").strip().lower() != "retry":
+                raise ConfigError(lack)
+            continue
+        if not waits:
+            waits = True
+            log.warning("%s; the next sweep waits", lack.partition("\n")[0])
+        if time.monotonic() > deadline:
+            raise ConfigError(f"{lack}\nIt was waited for {timeout:g} s.")
+        yield from bps.checkpoint()
+        yield from bps.sleep(interval)
+    if waits:
+        log.info("there is room for the next sweep")
 
 
-def room_keeper(
-    lacks: Callable[..., str], *, interval: float = 0.5
-) -> Callable[[MsgGenerator[Any]], MsgGenerator[Any]]:
-    """Make a preprocessor that holds a plan where it says what it needs, while there is no room.
+def answer_lacking_room(lacks: Callable[..., str]) -> Callable[[Msg], Awaitable[str]]:
+    """Make the command of a RunEngine that answers `need_room`.
 
     Parameters
     ----------
     lacks
-        Called with ``n_frames`` and ``detector``; says what is missing, with the numbers, or
-        nothing.
-    interval
-        Between two looks, s.
+        Called with ``n_frames`` and ``detector``; returns what is missing, with the numbers, or an
+        empty string.
     """
 
-    def hold(msg: Msg) -> MsgGenerator[None]:
-        deadline = time.monotonic() + msg.kwargs["timeout"]
-        waits = False
-        while lack := look_for_room(msg.kwargs["needs_room"]):
-            first = lack.partition("\n")[0]
-            if msg.kwargs["on_full"] == "stop":
-                raise ConfigError(lack)
-            if msg.kwargs["on_full"] == "ask":
-                answer = yield from bps.input_plan(f"{lack}\nretry or stop? ")
-                if str(answer or "stop").strip().lower() != "retry":
-                    raise ConfigError(lack)
-                continue
-            if not waits:
-                waits = True
-                log.warning("%s; the next sweep waits", first)
-            if time.monotonic() > deadline:
-                raise ConfigError(f"{lack}\nIt was waited for {msg.kwargs['timeout']:g} s.")
-            yield from bps.checkpoint()
-            yield from bps.sleep(interval)
-        if waits:
-            log.info("there is room for the next sweep")
-
-    def look_for_room(needs: Mapping[str, Any]) -> str:
+    async def answer(msg: Msg) -> str:
         try:
-            return lacks(**needs)
+            return lacks(**msg.kwargs)
         except OSError as error:  # it goes while it is looked at
             return f"a disk cannot be looked at: {error}"
 
-    def look(msg: Msg) -> tuple[Any, Any]:
-        if msg.command == "null" and "needs_room" in msg.kwargs:
-            return hold(msg), None
-        return None, None
-
-    return lambda plan: plan_mutator(plan, look)
+    return answer

@@ -89,7 +89,7 @@ class DeviceTests:
         """Return the device under test."""
         raise NotImplementedError(f"{type(self).__name__} needs a fixture 'device'")
 
-    def test_it_meets_the_agreement(self, device: Any) -> None:
+    def test_it_meets_the_agreement(self, device: object) -> None:
         """Every member is there, and can be called as plans call it."""
         found = agreements_of(device, {"the test kit": self.role})
 
@@ -116,7 +116,7 @@ class FlightTests(DeviceTests):
         return StandInDetector("stand_in")
 
     @pytest.fixture
-    def scan(self, detector: Any, axis: Any) -> Callable[[Sweep], Any]:
+    def scan(self, detector: object, axis: object) -> Callable[[Sweep], Any]:
         """Return a plan of one sweep."""
         return lambda sweep: rotation_scan(detector, axis, sweep)
 
@@ -185,7 +185,7 @@ class FlightTests(DeviceTests):
         kit_run_engine(plan())
 
 
-def where(device: Any) -> Any:
+def where(device: object) -> Any:
     """Return where a device stands, if it knows."""
     standing = as_a(device, Positioned)
     return standing.position if standing else None
@@ -197,7 +197,7 @@ class AxisTests(FlightTests):
     role = Axis
 
     @pytest.fixture
-    def axis(self, device: Any) -> Any:
+    def axis(self, device: object) -> Any:
         """Return the device under test."""
         return device
 
@@ -216,7 +216,7 @@ class AxisTests(FlightTests):
         if keeps:
             assert keeps.usual_speed == speed
 
-    def test_its_read_backs_cover_the_sweep(self, device: Any, measured: Documents) -> None:
+    def test_its_read_backs_cover_the_sweep(self, device: object, measured: Documents) -> None:
         """Where it says when it was where, it says so from before the start to behind the end."""
         reader = as_a(device, ReadsBack)
         if reader is None:
@@ -238,7 +238,7 @@ class FlyerTests(FlightTests):
     role = Flyer
 
     @pytest.fixture
-    def scan(self, device: Any, detector: Any, axis: Any) -> Callable[[Sweep], Any]:
+    def scan(self, device: object, detector: object, axis: object) -> Callable[[Sweep], Any]:
         """Return a plan of one sweep with the flyer."""
         return lambda sweep: rotation_scan(detector, axis, sweep, flyers=[device])
 
@@ -292,7 +292,7 @@ class SampleEnvironmentTests(DeviceTests):
         assert status.done, "its first status is still waiting"
         assert not status.success
 
-    def test_a_bad_value_is_refused(self, device: Any) -> None:
+    def test_a_bad_value_is_refused(self, device: object) -> None:
         """It is refused by check_value, which is asked before anything moves."""
         checker = as_a(device, ChecksValue)
         if checker is None or self.bad_value is None:

@@ -22,7 +22,7 @@ class DetectorTests(FlightTests):
     role = Detector
 
     @pytest.fixture
-    def detector(self, device: Any) -> Any:
+    def detector(self, device: object) -> Any:
         """Return the device under test."""
         return device
 
@@ -67,7 +67,7 @@ class DetectorTests(FlightTests):
         assert first.path(0) != second.path(0)
 
     @pytest.fixture
-    def scan(self, device: Any, axis: Any) -> Callable[[Sweep], Any]:
+    def scan(self, device: object, axis: object) -> Callable[[Sweep], Any]:
         """Return a plan of one sweep."""
         return lambda sweep: rotation_scan(device, axis, sweep)
 

@@ -109,7 +109,7 @@ class StandInDetector(_StandIn):
         return min(int(passed), self._sweep.n_frames)
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Say where frames would be, once, and which are due."""
+        """Emit where frames would be, once, and which are due."""
         if self._compose is None:
             bundle = compose_stream_resource(
                 mimetype="multipart/related;type=image/x-cbf",
