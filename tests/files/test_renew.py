@@ -80,7 +80,7 @@ def test_who_reads_or_writes_a_torn_file_is_told_at_once(torn):
     for _ in range(2):  # also after the mark of its writer was cleared
         with ScanFile.open(torn) as scan:
             for _ in range(2):
-                with pytest.raises(ScanFileError, match=r"as when a kill tears a write\n.* again"):
+                with pytest.raises(ScanFileError, match=r"killed during a write.\nRestart"):
                     scan.stack  # noqa: B018
         with pytest.raises(ScanFileError, match=r"offbragg stack --once --repair"):
             ScanWriter.resume(torn)

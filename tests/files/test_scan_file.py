@@ -262,8 +262,8 @@ def test_what_is_not_known_is_absent(tmp_path, start):
         ]
         assert [name for name in absent if name in back._get("/entry")] == []
         # NXmx asks for these two
-        assert back._word("/entry/instrument/name") == "not recorded"
-        assert back._word("/entry/source/name") == "not recorded"
+        assert back.text("/entry/instrument/name") == "not recorded"
+        assert back.text("/entry/source/name") == "not recorded"
 
 
 def test_a_directory_that_cannot_be_written(tmp_path, start):
@@ -580,7 +580,7 @@ def test_a_torn_index_is_told_instead_of_waited_for(tmp_path, start, make_counts
     raw[at] ^= 0xFF
     scan.path.write_bytes(raw)
 
-    with pytest.raises(ScanFileError, match=r"is damaged where .*\n.*--once --repair"):
+    with pytest.raises(ScanFileError, match=r"frame index .* is corrupt .*\n.*--once --repair"):
         ScanWriter.resume(scan.path)
 
 

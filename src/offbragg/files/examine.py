@@ -33,12 +33,9 @@ from offbragg.files.digest import FilePart
 from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import find_inside, read_torn
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.stored_sweep import places_of_chunks
+from offbragg.files.stored_sweep import TORN, places_of_chunks
 from offbragg.files.superblock import read_superblock
 from offbragg.ledger import FrameStatus, Ledger
-
-TORN = "where its frames are is damaged: HDF5's checksum is wrong there"
-"""What is told of a file in which a kill tore a write."""
 
 _PATIENCE = 60.0  # s without a word
 _MOST_MEMORY = 16 << 30  # bytes of address space
@@ -269,7 +266,7 @@ def _open(path: Path) -> tuple[ScanFile, list[str]]:
     scan.close()
     # what is taken from it is compared with checksums of its own
     file = read_torn(path, lambda file: places_of_chunks(find_inside(file, nxmx.DATA)))
-    return ScanFile(file, path), [TORN]
+    return ScanFile(file, path), [f"the frame index {TORN}"]
 
 
 def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
@@ -286,7 +283,7 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
                 f"{path} has {ledger.n_frames} rows for {scan.n_frames} frames: it is damaged"
             )
         values = scan.frame_values()
-        data = scan._fresh(nxmx.DATA)
+        data = scan.dataset
         length = data.shape[0]
         end = path.stat().st_size
         found = {n: p for n, p in places_of_chunks(data).items() if p[0] + p[1] <= end}
@@ -298,9 +295,9 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "shape": data.shape[1:],
             "length": length,
             "complete": complete,
-            "ended": bool(scan._word("/entry/end_time")),
+            "ended": bool(scan.text("/entry/end_time")),
             "exit_status": scan.exit_status,
-            "reason": scan._word(f"{nxmx.RUN}/reason"),
+            "reason": scan.text(f"{nxmx.RUN}/reason"),
             "headers": scan.header_findings,
             "statuses": [status.value for status in ledger.statuses],
             "reasons": list(ledger.reasons),
@@ -308,10 +305,10 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "md5": values["md5"].tolist(),
             "crc64": values["crc64"].tolist() if "crc64" in values else None,
             "times": begun,
-            "first_header": scan._word(f"{nxmx.RUN}/first_header"),
+            "first_header": scan.text(f"{nxmx.RUN}/first_header"),
             "places": places,
             "angles": _angles(values, scan.sweep.midpoints),
-            "problems": problems + _problems(scan._get("/")),
+            "problems": problems + _problems(data.file),
             "pixels": {},
         }
         told = time.monotonic()
@@ -355,9 +352,9 @@ def _angles(values: Mapping[str, NDArray[Any]], asked: NDArray[np.float64]) -> d
 
 def _ledger(scan: ScanFile) -> Ledger:
     """Take what has a checksum for stored where the ledger cannot be understood."""
-    words, reasons = scan._words("status"), scan._words("reason")
+    words, reasons = scan.text_column("status"), scan.text_column("reason")
     known = {status.value for status in FrameStatus}
-    crcs = scan._words("crc64") if "crc64" in scan.columns else [""] * len(words)
+    crcs = scan.text_column("crc64") if "crc64" in scan.columns else [""] * len(words)
     there = ["stored" if crc else "pending" for crc in crcs]
     return Ledger.of([w if w in known else t for w, t in zip(words, there, strict=True)], reasons)
 

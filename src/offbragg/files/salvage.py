@@ -21,9 +21,10 @@ from offbragg import kernels
 from offbragg.errors import ScanFileError
 from offbragg.files.digest import digest_path, read_digest, write_digest
 from offbragg.files.durable import sync
-from offbragg.files.examine import TORN, Examiner, FileContents
+from offbragg.files.examine import Examiner, FileContents
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
+from offbragg.files.stored_sweep import TORN
 from offbragg.files.writer_lock import hold
 from offbragg.frame import PackedFrame
 
@@ -55,8 +56,8 @@ def rebuild_if_torn(path: Path, start: Mapping[str, Any]) -> None:
     try:
         with hold(path), Examiner() as examiner:
             seen = examiner.look(path)
-            if TORN not in seen.problems:  # whoever wrote it has come to an end
-                return
+            if not any(TORN in problem for problem in seen.problems):
+                return  # its writer has ended well
             try:
                 lost = _renew(path, hidden, seen, start)
             finally:

@@ -17,11 +17,7 @@ from offbragg import kernels
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.checked import Damage
-from offbragg.files.digest import (
-    between,
-    crc64_of_parts,
-    read_digest,
-)
+from offbragg.files.digest import between, crc64_of_parts, read_digest
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside, open_to_read
 from offbragg.files.shared_reader import (
@@ -129,7 +125,7 @@ class ScanFile(StoredSweep):
         self._check_torn()
         before = stamp_of(self._path)
         complete = self.complete
-        words, parts = self._words("status"), self._parts()
+        words, parts = self.text_column("status"), self._parts()
         digest = None
         with contextlib.suppress(ScanFileError):  # a damaged one tells nothing
             digest = read_digest(self._path) if complete else None

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from offbragg.errors import OffbraggError, ScanFileError
-from offbragg.files.digest import (
-    read_digest,
-)
+from offbragg.files.digest import read_digest
 from offbragg.files.durable import sync
 from offbragg.files.superblock import read_superblock
 
