@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry
 from offbragg.lattice import q_to_hkl
+from offbragg.sweep import Sweep
 
 Array = NDArray[np.float64]
 
@@ -28,15 +29,6 @@ NAMES = "hkl"
 
 
 _STEPS = (1, 2, 4, 5, 10, 20, 25, 40, 50, 100, 200)  # cells per r.l.u. that one chooses
-
-
-class SweepEdges(Protocol):
-    """What `Grid.covering` needs to know of a sweep."""
-
-    @property
-    def edges(self) -> Array:
-        """Angles between frames, degree."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +136,7 @@ class Grid:
     def covering(
         cls,
         geometry: Geometry,
-        sweep: SweepEdges,
+        sweep: Sweep,
         UB: Any,
         *,
         step: float | Sequence[float] | None = None,
@@ -282,7 +274,7 @@ class Grid:
         )
 
 
-def extent(geometry: Geometry, sweep: SweepEdges, UB: Any) -> tuple[Array, Array]:
+def extent(geometry: Geometry, sweep: Sweep, UB: Any) -> tuple[Array, Array]:
     """Say from where to where in hkl a sweep sees.
 
     Parameters

@@ -36,7 +36,7 @@ class Ledger:
     >>> ledger.settled()
     3
     >>> ledger.problems()
-    [(1, <Status.MISSING: 'missing'>, 'not there')]
+    [(1, <FrameStatus.MISSING: 'missing'>, 'not there')]
     """
 
     statuses: tuple[FrameStatus, ...]
