@@ -100,7 +100,7 @@ class Grid:
         shape: list[int] = []
         for name, (low, high), n in zip(NAMES, (h, k, l), per_unit, strict=True):
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise ReductionError(f"{name} from {low} to {high} is no range")
+                raise ReductionError(f"{name} from {low} to {high} is not a range")
             begin, end = math.floor(low * n + 1e-6), math.ceil(high * n - 1e-6)
             first.append(begin)
             shape.append(end - begin + 1)
@@ -127,7 +127,7 @@ class Grid:
             h, k, l = ranges  # noqa: E741
         except (ValueError, ZeroDivisionError):
             raise ReductionError(
-                f"{text!r} is no grid: write h0:h1:step,k0:k1:step,l0:l1:step, "
+                f"{text!r} is not a grid: write h0:h1:step,k0:k1:step,l0:l1:step, "
                 "as -5:5:0.05,-5:5:0.05,-5:5:0.05"
             ) from None
         return cls.box(h, k, l, step=steps)
@@ -155,7 +155,7 @@ class Grid:
         step
             r.l.u., one or three; 1/integer.
         cell
-            Without ``step``: cells are at least so large, Å⁻¹ without 2π.
+            Without ``step``: smallest size of a cell, Å⁻¹ without 2π.
         """
         if step is None:
             lengths = np.linalg.norm(np.asarray(UB, np.float64), axis=0)
@@ -217,7 +217,7 @@ class Grid:
         return labels / self.per_unit[number]
 
     def index(self, hkl: Any) -> tuple[int, int, int]:
-        """Say in which cell a point lies.
+        """Return the index of the cell in which a point lies.
 
         Raises
         ------
@@ -238,7 +238,7 @@ class Grid:
         return cast(Three, tuple(where))
 
     def around(self, hkl: Any, reach: float | Sequence[float]) -> tuple[slice, slice, slice]:
-        """Give the slices of the cells that are at most ``reach`` r.l.u. from a point."""
+        """Return the slices of the cells that are at most ``reach`` r.l.u. from a point."""
         reaches = [reach] * 3 if isinstance(reach, (int, float)) else list(reach)
         slices = [
             slice(
@@ -265,7 +265,7 @@ class Grid:
         try:
             return cls(tuple(mapping["first"]), tuple(mapping["shape"]), tuple(mapping["per_unit"]))
         except (KeyError, TypeError, ValueError):
-            raise ReductionError(f"{mapping!r} is no grid") from None
+            raise ReductionError(f"{mapping!r} is not a grid") from None
 
     def __str__(self) -> str:
         return ", ".join(
@@ -275,7 +275,7 @@ class Grid:
 
 
 def extent(geometry: Geometry, sweep: Sweep, UB: Any) -> tuple[Array, Array]:
-    """Say from where to where in hkl a sweep sees.
+    """Return the range in hkl that a sweep sees.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class Ledger:
             known = tuple(words[word] for word in statuses)
         except KeyError as error:
             raise ScanFileError(
-                f"{error.args[0]!r} is no frame status: one of {', '.join(words)}"
+                f"{error.args[0]!r} is not a frame status: one of {', '.join(words)}"
             ) from None
         return cls(known, tuple(reasons) if reasons is not None else ("",) * len(known))
 

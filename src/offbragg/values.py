@@ -73,7 +73,7 @@ class _Entry:
         self._others = others
 
     def check(self, value: Any, field: str, depth: int) -> None:
-        """Check a value that is inside so many lists and mappings.
+        """Check a value that is nested in lists and mappings.
 
         Parameters
         ----------

@@ -29,7 +29,7 @@ class Volume:
         Where the cells are.
     variance
         Of ``counts``, where they do not have their own number for it: a pixel that was divided
-        among cells is no Poisson count in any of them. None: variance is ``counts``.
+        among cells is not a Poisson count in any of them. None: variance is ``counts``.
     background
         Counts that are expected there without the crystal; None: not subtracted.
     background_variance
@@ -164,8 +164,8 @@ class Volume:
     def subtract(self, background: Volume, *, scale: float = 1.0) -> Volume:
         """Subtract another volume's intensity from this one's; the variances add.
 
-        Cells that the background does not know become unmeasured: nobody can say what is in
-        them above it. The background of several sweeps that share it is subtracted from their
+        Cells that the background does not know become unmeasured: what is in them above it
+        cannot be known. The background of several sweeps that share it is subtracted from their
         sum, not from each: so its variance is counted as often as it is there.
 
         Parameters
@@ -173,7 +173,7 @@ class Volume:
         background
             On the same grid.
         scale
-            Times so much, e.g. the crystal's transmission.
+            Factor on the background, e.g. the crystal's transmission.
 
         Examples
         --------
@@ -205,7 +205,7 @@ class Volume:
             raise ReductionError("a volume without a grid has no part")
         bounds = [s.indices(n) for s, n in zip(part, self.grid.shape, strict=True)]
         if any(step != 1 or stop <= start for start, stop, step in bounds):
-            raise ReductionError(f"{part} is no box inside {self.grid}")
+            raise ReductionError(f"{part} is not a box inside {self.grid}")
         grid = Grid(
             cast(Three, tuple(a + b[0] for a, b in zip(self.grid.first, bounds, strict=True))),
             cast(Three, tuple(b[1] - b[0] for b in bounds)),

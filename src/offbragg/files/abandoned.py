@@ -32,7 +32,7 @@ _NEVER = 1000  # tries of what cannot succeed
 
 
 def close_abandoned(path: Path) -> bool:
-    """Give an abandoned journal its stop document; leave every other one alone.
+    """Write the stop document of an abandoned journal; leave every other journal alone.
 
     A stop document anywhere in it ends a run: nothing is ever added after one.
 

@@ -2,7 +2,7 @@
 
 A file is made without a name where the system can do that (``O_TMPFILE``): when its maker ends, in
 whatever way, it is gone. Elsewhere, as on NFS, it has a hidden name, and its maker holds a lock on
-it; whoever makes the next file in that directory removes those that nobody holds.
+it; whoever makes the next file in that directory removes those without a lock.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def new_hdf5(target: Path, **options: Any) -> Iterator[h5py.File]:
 def hdf5_in(made: Draft, **options: Any) -> Iterator[h5py.File]:
     """Write HDF5 into a draft.
 
-    HDF5 does not survive a disk that fills up: it crashes when it closes the file. So it is never
-    told: from the first failure on nothing is written, and that failure is raised at the end.
+    HDF5 does not survive a disk that fills up: it crashes when it closes the file. So the
+    failure is hidden from it: from then on nothing is written, and it is raised at the end.
 
     Raises
     ------

@@ -41,12 +41,12 @@ BATCH = 16
 """Frames that a thread takes at once: as many as there are lanes for their MD5s."""
 
 _QUEUED = 2  # batches that may wait for the writer
-_FEW = 2  # so many frames are quicker with hashlib
+_FEW = 2  # frames, at most, that are quicker with hashlib
 _LEAST = 4  # frames that a thread takes when there are few left
 _MOST_THREADS = 8  # one writer cannot take more
 _BLOCK = 32 << 20  # bytes; from 4 MB on, numpy asks for huge pages
 _HEADER = 1 << 16  # bytes; real headers have 1 to 10 thousand
-_LONG = 2 << 20  # bytes of a file that is no surprise
+_LONG = 2 << 20  # bytes, at most, of an ordinary file
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +102,18 @@ class FramePool:
 
     @property
     def queued(self) -> int:
-        """How many batches wait for the writer; at most two."""
+        """Number of batches that wait for the writer, at most two."""
         return self._done.qsize()
 
     def offer(self, number: int, path: Path) -> None:
-        """Have a file read; a batch of them begins by itself, what is left by `send`."""
+        """Queue a file to be read; a full batch is sent at once, the rest by `send`."""
         self._flying.add(number)
         self._gathered.append((number, path))
         if len(self._gathered) == BATCH:
             self.send()
 
     def send(self) -> None:
-        """Begin with what was offered."""
+        """Start to read what was offered."""
         if not self._gathered:
             return
         if len(self._workers) < self.threads:
@@ -129,7 +129,7 @@ class FramePool:
 
     @contextlib.contextmanager
     def take(self, timeout: float) -> Iterator[Sequence[Judged]]:
-        """Give the files that are done; none if there are none in ``timeout`` s.
+        """Yield the files that are done; none if no batch is done within ``timeout`` s.
 
         Their chunks are there only within the ``with``.
         """
@@ -383,11 +383,11 @@ class _Reader:
 
 
 def _open(path: Path, where: str) -> int:
-    """Open a file for reading; what is no file could keep a thread waiting for ever."""
+    """Open a regular file for reading: a pipe would keep a thread waiting for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise RejectedFrame(f"{where} is no file")
+        raise RejectedFrame(f"{where} is not a file")
     return descriptor
 
 

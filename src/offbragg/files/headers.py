@@ -232,12 +232,12 @@ def _contradiction(
     for number in sorted(values):
         first.setdefault(values[number], number)
     counts = Counter(values.values())
-    said = ", ".join(
+    values_found = ", ".join(
         f"{quantity.number(value)} in {n} of {len(values)} ({name(first[value])} first)"
         for value, n in counts.most_common(_LISTED)
     )
     return ConfigError(
-        f"the headers contradict each other: {quantity.label} is {said}"
+        f"the headers contradict each other: {quantity.label} is {values_found}"
         f"{', …' if len(counts) > _LISTED else ''}\n"
         "Give a pattern that matches the frames of one sweep, or a model that says which "
         "is right (--model FILE)."
@@ -295,7 +295,7 @@ def odd_dates(
     Parameters
     ----------
     begun
-        When the sweep began by the date of each frame, POSIX s; NaN where there is no date.
+        When the sweep began by the date of each frame, POSIX s; NaN where a header has no date.
     limit
         How far from the others is another time, s.
     name

@@ -95,7 +95,7 @@ def is_checked(line: bytes) -> bool:
 
 
 def complete_line(line: bytes) -> bytes:
-    """Give a line its checksum of which a killed writer wrote a part; empty if it cannot be."""
+    """Complete a checksum of which a killed writer wrote a part; empty if that cannot be."""
     text = line.rstrip(b" \t")
     whole = text + _checksum(text)
     return whole if whole.startswith(line) and text.endswith(b"]") and is_whole(text) else b""

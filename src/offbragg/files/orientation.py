@@ -48,15 +48,15 @@ class Orientation:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        told: dict[str, Any] = {
+        document: dict[str, Any] = {
             "UB": [list(row) for row in self.UB],
             "lattice": list(self.lattice),
             "source": dict(self.source),
             "residuals": dict(self.residuals),
         }
         if self.geometry is not None:
-            told["geometry"] = self.geometry.to_dict()
-        return told
+            document["geometry"] = self.geometry.to_dict()
+        return document
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Orientation:
@@ -107,11 +107,11 @@ def read_orientation(path: Path | str) -> Orientation:
     except (OSError, ValueError, RecursionError) as error:
         raise OrientationError(f"{path} cannot be read as an orientation: {error}") from error
     if not isinstance(mapping, dict):
-        raise OrientationError(f"{path} is no orientation: it holds no mapping")
+        raise OrientationError(f"{path} is not an orientation: it does not hold a mapping")
     try:
         return Orientation.from_dict(cast(dict[str, Any], mapping))
     except OrientationError as error:
-        raise OrientationError(f"{path} is no orientation that can be used: {error}") from error
+        raise OrientationError(f"{path} cannot be used as an orientation: {error}") from error
 
 
 def write_orientation(path: Path | str, orientation: Orientation) -> Path | None:
@@ -146,7 +146,7 @@ def write_orientation(path: Path | str, orientation: Orientation) -> Path | None
 
 
 def keep_earlier(path: Path) -> Path:
-    """Give a file a second name, ``stem_1`` and so on, before another takes its place."""
+    """Link a file to a second name, ``stem_1`` and so on, before another takes its place."""
     number = 1
     while True:
         kept = path.with_name(f"{path.stem}_{number}{path.suffix}")

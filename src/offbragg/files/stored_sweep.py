@@ -97,7 +97,7 @@ class StoredSweep:
             If it was not known when the file was made.
         """
         if self._start["geometry"] is None:
-            raise ScanFileError(f"{self._path} does not say where beam, panel and axes were")
+            raise ScanFileError(f"{self._path} does not hold where beam, panel and axes were")
         return Geometry.from_dict(self._start["geometry"])
 
     @property
@@ -186,7 +186,7 @@ class StoredSweep:
         Raises
         ------
         ScanFileError
-            If where they are is damaged, as by a killed writer.
+            If the frame index is corrupt, as when a writer was killed.
         """
         data = self.dataset
         self._check_torn()
@@ -203,7 +203,7 @@ class StoredSweep:
         return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
 
     def is_torn(self) -> bool:
-        """Whether a kill tore a write of where the frames are."""
+        """Whether the frame index is corrupt, as when a kill tears a write."""
         return is_index_torn(lambda: self._get(nxmx.DATA), self._path)
 
     def pixel_mask(self) -> NDArray[np.uint32]:
@@ -263,7 +263,7 @@ class StoredSweep:
         return read_superblock(self._path).writing
 
     def _check_torn(self) -> None:
-        """Refuse a file of which a kill tore a write; the writer has looked before it began."""
+        """Refuse a file whose frame index is corrupt; a writer has checked it on opening."""
 
     def _get(self, name: str) -> Any:
         if self._file is None:
@@ -293,7 +293,7 @@ def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
 
 
 def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
-    """Whether the index of frames has a wrong checksum."""
+    """Whether the frame index has a wrong checksum."""
     try:
         places_of_chunks(data())
     except KeyError:  # there is none
@@ -306,7 +306,7 @@ def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
 
 
 def torn_error(path: Path) -> ScanFileError:
-    """Return what is raised for a file whose index of frames is corrupt."""
+    """Return the error for a file whose frame index is corrupt."""
     return ScanFileError(
         f"The frame index of {path} {TORN}\n"
         "Restart offbragg stack: it rebuilds the file from the intact frames and the frame files, "

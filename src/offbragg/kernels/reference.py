@@ -272,7 +272,7 @@ _TABLE = _make_table()
 
 @cache
 def _wide_tables() -> NDArray[np.uint64]:
-    """Tell what each of the four 16-bit parts of a word leaves, eight bytes on."""
+    """Return what each of the four 16-bit parts of a word leaves, eight bytes on."""
     single = [np.array(_TABLE, np.uint64)]  # a byte that n bytes follow
     for _ in range(7):
         last = single[-1]
