@@ -226,7 +226,7 @@ class Geometry:
     # ---- as documents ----------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types, for a start document."""
+        """Return as plain JSON types, for a start document."""
         return {
             "wavelength": self.wavelength,
             "panel": {

@@ -252,7 +252,7 @@ class Grid:
         return slices[0], slices[1], slices[2]
 
     def to_dict(self) -> dict[str, list[int]]:
-        """As plain JSON types."""
+        """Return as plain JSON types."""
         return {
             "first": list(self.first),
             "shape": list(self.shape),

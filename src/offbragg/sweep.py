@@ -160,7 +160,7 @@ class Sweep:
         return replace(self, start=self.stop, step=-self.step)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types, for a start document."""
+        """Return as plain JSON types, for a start document."""
         return {
             "axis": self.axis,
             "start": self.start,

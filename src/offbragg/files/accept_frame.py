@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,7 +78,8 @@ def check_same_frame(scan: StoredSweep, frame: PackedFrame) -> None:
     RejectedFrame
         As from `check_same_counts`.
     """
-    _, chunk = scan.dataset.id.read_direct_chunk((frame.number, 0, 0))
+    data: Any = scan.dataset
+    _, chunk = data.id.read_direct_chunk((frame.number, 0, 0))
     if chunk != frame.chunk.tobytes():
         counts = nxmx.unpack(frame.chunk, frame.shape)
         check_same_counts(scan, frame.number, counts, frame.source)

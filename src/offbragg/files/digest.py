@@ -60,7 +60,7 @@ def digest_path(path: Path) -> Path:
 
 
 def has_digest(path: Path) -> bool:
-    """Whether a scan file has a digest, be it right or wrong."""
+    """Return whether a scan file has a digest, be it right or wrong."""
     return digest_path(path).is_file()
 
 
@@ -97,7 +97,7 @@ def read_digest(path: Path) -> Digest | None:
 
 def write_digest(path: Path, digest: Digest) -> None:
     """Put a digest beside a scan file: whole, on the disk, in place of any other."""
-    document = {
+    document: dict[str, object] = {
         "file": path.name,
         "run": digest.run,
         "size": digest.size,
@@ -199,7 +199,8 @@ def crc64_of_parts(
     found = [0] * len(parts)
     todo = iter(stretches)
     lock = threading.Condition()
-    done, running, failed = 0, 0, []
+    done, running = 0, 0
+    failed: list[Exception | None] = []  # None: the caller gave up
 
     def work(descriptor: int) -> None:
         nonlocal done, running
@@ -246,7 +247,7 @@ def crc64_of_parts(
                     worker.join()
     except OSError as error:
         raise ScanFileError(f"{path} cannot be read: {error.strerror}") from error
-    for error in failed:
+    for error in filter(None, failed):
         if isinstance(error, OSError):
             raise ScanFileError(f"{path} cannot be read: {error.strerror or error}") from error
         raise error

@@ -13,7 +13,7 @@ import fcntl
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Draft:
 
 
 @contextlib.contextmanager
-def draft(target: Path) -> Iterator[Draft]:
+def draft(target: Path) -> Generator[Draft]:
     """Make a file that gets its name by `Draft.place`, or is gone at the end.
 
     Raises
@@ -108,7 +108,7 @@ def draft(target: Path) -> Iterator[Draft]:
 
 
 @contextlib.contextmanager
-def new_hdf5(target: Path, **options: Any) -> Iterator[h5py.File]:
+def new_hdf5(target: Path, **options: Any) -> Generator[h5py.File]:
     """Make an HDF5 file that appears once it is whole, and never in place of another.
 
     Raises
@@ -125,7 +125,7 @@ def new_hdf5(target: Path, **options: Any) -> Iterator[h5py.File]:
 
 
 @contextlib.contextmanager
-def hdf5_in(made: Draft, **options: Any) -> Iterator[h5py.File]:
+def hdf5_in(made: Draft, **options: Any) -> Generator[h5py.File]:
     """Write HDF5 into a draft.
 
     HDF5 does not survive a disk that fills up: it crashes when it closes the file. So the

@@ -62,7 +62,7 @@ class FrameFiles:
         return self.directory / self.template.format(self.first + number)
 
     def holds(self, path: Path) -> bool:
-        """Whether a file lies where frames may, with every link on the way followed."""
+        """Return whether a file lies where frames may, with every link on the way followed."""
         return self._root is None or path.resolve().is_relative_to(self._root)
 
     def _check(self, root: Path) -> None:
@@ -97,7 +97,7 @@ class FrameFiles:
 
 
 def _is_a_name(template: str) -> bool:
-    """Whether a template has no field, and so names one file."""
+    """Return whether a template has no field, and so names one file."""
     return re.fullmatch(r"(?:[^{}]|\{\{|\}\})+", template) is not None
 
 

@@ -16,7 +16,7 @@ import stat
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -71,7 +71,7 @@ class FramePool:
     shape
         Rows and columns that every frame must have.
     threads
-        How many; as many as this process has processors if None.
+        Number of threads; None for one per processor of this process.
     """
 
     def __init__(self, shape: tuple[int, int], *, threads: int | None = None) -> None:
@@ -88,11 +88,11 @@ class FramePool:
         self._closed = False
 
     def __contains__(self, number: int) -> bool:
-        """Whether a frame is in work."""
+        """Return whether a frame is in work."""
         return number in self._flying
 
     def __len__(self) -> int:
-        """How many frames are in work."""
+        """Return how many frames are in work."""
         return len(self._flying)
 
     @property
@@ -128,7 +128,7 @@ class FramePool:
         self._gathered = []
 
     @contextlib.contextmanager
-    def take(self, timeout: float) -> Iterator[Sequence[Judged]]:
+    def take(self, timeout: float) -> Generator[Sequence[Judged]]:
         """Yield the files that are done; none if no batch is done within ``timeout`` s.
 
         Their chunks are there only within the ``with``.
@@ -201,7 +201,7 @@ class FramePool:
 class _Batch:
     numbers: list[int]
     slab: _Slab
-    judged: list[Judged] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list[Judged])
     failure: BaseException | None = None
 
 
@@ -404,7 +404,7 @@ def _read_at(descriptor: int, room: memoryview, offset: int) -> int:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

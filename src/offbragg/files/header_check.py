@@ -236,7 +236,7 @@ def _words(quantity: Quantity, value: Any, expected: Any) -> str:
 
 
 def _fitting(lines: list[str]) -> list[str]:
-    """Return as many lines as there is room for."""
+    """Return the lines that fit into the room for them."""
     kept: list[str] = []
     for line in lines:
         if len(json.dumps([*kept, line])) > _ROOM:

@@ -87,7 +87,7 @@ def _offset(
     """Return where a line of a given slope begins, and which angles are on it."""
     limit = (0.5 * abs(step) or min(0.5 * abs(slope) or ANOTHER_ANGLE, ANOTHER_ANGLE)) + ROUNDING
     rest = _remainder(values - slope * numbers)
-    bins = Counter(np.round(rest / limit).tolist())
+    bins: Counter[float] = Counter(np.round(rest / limit).tolist())
     most = np.zeros(len(rest), bool)
     offset = 0.0
     for bin_, _ in bins.most_common(8):

@@ -291,7 +291,7 @@ def journals(directory: Path) -> list[Path]:
 
 
 def is_open(path: Path) -> bool:
-    """Whether the RunEngine that writes a journal is alive and in this run."""
+    """Return whether the RunEngine that writes a journal is alive and in this run."""
     with path.open("rb") as journal:
         try:
             fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)

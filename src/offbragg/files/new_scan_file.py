@@ -79,9 +79,10 @@ def _frame_shape(start: Mapping[str, Any], data_shape: tuple[int, int] | None) -
         if key not in start:
             raise ScanFileError(f"a scan file needs {key!r} in the start document")
     if data_shape is None:
-        data_shape = (start.get("detector") or {}).get("shape")
-    panel = (start["geometry"] or {}).get("panel", {})
-    shape = tuple(int(n) for n in data_shape or panel.get("shape", ()))
+        detector: Mapping[str, Any] = start.get("detector") or {}
+        geometry: Mapping[str, Any] = start["geometry"] or {}
+        data_shape = detector.get("shape") or geometry.get("panel", {}).get("shape")
+    shape = tuple(int(n) for n in data_shape or ())
     if len(shape) != 2:
         raise ScanFileError("a scan file needs the shape of its frames")
     return shape[0], shape[1]

@@ -47,7 +47,7 @@ class Orientation:
     geometry: Geometry | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return as plain JSON types."""
         document: dict[str, Any] = {
             "UB": [list(row) for row in self.UB],
             "lattice": list(self.lattice),

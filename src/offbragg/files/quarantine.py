@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from offbragg import kernels
 
@@ -125,7 +125,7 @@ def _read(note: Path) -> dict[str, object] | None:
         return None
     except (OSError, ValueError):
         return {}
-    return noted if isinstance(noted, dict) else {}
+    return cast(dict[str, object], noted) if isinstance(noted, dict) else {}
 
 
 def _keep(path: Path, kept: Path, directory: Path) -> str:

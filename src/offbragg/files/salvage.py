@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -215,4 +215,4 @@ def _json(text: str) -> Mapping[str, Any]:
         header = json.loads(text)
     except ValueError:
         return {}
-    return header if isinstance(header, dict) else {}
+    return cast(dict[str, Any], header) if isinstance(header, dict) else {}

@@ -177,7 +177,7 @@ class ScanFile(StoredSweep):
         return dataset
 
     def _grows(self) -> bool:
-        """Whether a process writes the file, or has written it since this reader opened it.
+        """Return whether a process writes the file, or has written it since this reader opened it.
 
         HDF5's refresh spoils every other handle of this process on the same dataset: it reads the
         first frame for every other one, or fails (HDF5 2.0). So all readers of a process share one

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,7 @@ class ScanWriter(StoredSweep):
         numbers
             Frame numbers, shape (n,); any order.
         values
-            As many; NaN where not known.
+            One for each number, shape (n,), or one for all; NaN where not known.
         """
         allowed = ("angle", "angle_sigma", "time", *(self._start.get("per_frame") or {}))
         if column not in allowed:
@@ -419,7 +419,7 @@ class ScanWriter(StoredSweep):
         self._is_first_kept = True
 
     @contextlib.contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
+    def _writing(self, what: str) -> Generator[None]:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:

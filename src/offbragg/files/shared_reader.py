@@ -37,7 +37,8 @@ for as long as it is open: no reader refreshes its own meanwhile (see `ScanFile.
 
 def share(file: h5py.File) -> SharedReader:
     """Return the reader that this process has of a file; close the one just opened, if another."""
-    status = os.fstat(file.id.get_vfd_handle())
+    handle: Any = file.id  # h5py's compiled part has no types
+    status = os.fstat(handle.get_vfd_handle())
     # a child of a fork opens its own
     key = (os.getpid(), status.st_dev, status.st_ino)
     with READERS_LOCK:

@@ -203,7 +203,7 @@ class StoredSweep:
         return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
 
     def is_torn(self) -> bool:
-        """Whether the frame index is corrupt, as when a kill tears a write."""
+        """Return whether the frame index is corrupt, as when a kill tears a write."""
         return is_index_torn(lambda: self._get(nxmx.DATA), self._path)
 
     def pixel_mask(self) -> NDArray[np.uint32]:
@@ -293,7 +293,7 @@ def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
 
 
 def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
-    """Whether the frame index has a wrong checksum."""
+    """Return whether the frame index has a wrong checksum."""
     try:
         places_of_chunks(data())
     except KeyError:  # there is none

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ def read_tiff_counts(
 
 
 @contextmanager
-def _seekable(raw: IO[bytes], path: Path, where: str) -> Iterator[IO[bytes]]:
+def _seekable(raw: IO[bytes], path: Path, where: str) -> Generator[IO[bytes]]:
     if not is_packed(path):
         yield raw
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from offbragg.errors import OffbraggError, ScanFileError
@@ -30,7 +30,7 @@ def is_being_written(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
+def hold(path: Path) -> Generator[None]:
     """Keep every writer away from a scan file, while it is replaced.
 
     Raises
@@ -69,7 +69,7 @@ def noted_uid(path: Path) -> str:
 
 
 def is_opening(path: Path) -> bool:
-    """Whether a writer has the file open and has not begun SWMR."""
+    """Return whether a writer has the file open and has not begun SWMR."""
     try:
         return read_superblock(path).opening
     except (OffbraggError, OSError):

@@ -259,7 +259,7 @@ def _moved(crcs: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
 
 
 def _make_table() -> list[int]:
-    table = []
+    table: list[int] = []
     for value in range(256):
         for _ in range(8):
             value = (value >> 1) ^ (_POLY if value & 1 else 0)
