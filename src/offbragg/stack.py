@@ -87,8 +87,8 @@ class Stack:
     sweep
         The whole sweep that these frames belong to.
     monitor
-        Incident monitor of each frame here, counts, NaN where unknown, shape (frame,); None if
-        there is no monitor.
+        Incident monitor of each frame here, in any unit, NaN where unknown, shape (frame,); None
+        without a monitor.
     first
         Number of the first frame here, from 0.
 

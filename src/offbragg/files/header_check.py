@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class HeaderCheck:
         # frames of another place that are served as if they were measured now
         self._replayed = bool(start.get("replay"))
         self._uid = str(start["uid"])[:8]
-        detector = start.get("detector") or {}
+        detector: Mapping[str, Any] = start.get("detector") or {}
         self._expected: dict[str, Any] = {
             "exposure_time": self._sweep.exposure,
             "exposure_period": self._sweep.period,
@@ -112,7 +112,7 @@ class HeaderCheck:
         """
         self.seen[number] = True
         kind = tuple(
-            tuple(value) if isinstance(value, list) else value
+            tuple(cast(list[Any], value)) if isinstance(value, list) else value
             for value in map(header.get, self._alike)
         )
         if kind not in self._kinds:

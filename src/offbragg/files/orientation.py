@@ -87,7 +87,8 @@ class Orientation:
         (a, b, c), (d, e, f), (g, h, i) = sample.UB
         if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 0:
             raise OrientationError(f"its UB is left-handed: {sample.UB}")
-        source, residuals = mapping.get("source") or {}, mapping.get("residuals") or {}
+        source: Mapping[str, Any] = mapping.get("source") or {}
+        residuals: Mapping[str, Any] = mapping.get("residuals") or {}
         return cls(sample.UB, sample.lattice, source, residuals, refined)
 
 
@@ -175,7 +176,7 @@ def newest_orientation(experiment: Path | str, name: str, label: str) -> Path | 
                 source = read_orientation(path).source
             except OrientationError:
                 continue
-            files = source.get("files") or [{}]
+            files: list[dict[str, Any]] = source.get("files") or [{}]
             found.append((float(files[0].get("time") or 0), str(source.get("when", "")), path))
     return max(found)[2] if found else None
 
