@@ -97,7 +97,7 @@ class StoredSweep:
             If it was not known when the file was made.
         """
         if self._start["geometry"] is None:
-            raise ScanFileError(f"{self._path} does not hold where beam, panel and axes were")
+            raise ScanFileError(f"{self._path} does not say where beam, panel and axes were")
         return Geometry.from_dict(self._start["geometry"])
 
     @property
