@@ -157,7 +157,7 @@ def test_a_file_that_is_no_scan_file_is_an_error_without_a_traceback(tmp_path):
 
     assert said.returncode == ScanFileError.exit_code
     assert "Traceback" not in said.stderr
-    assert "f1.h5 is no HDF5 file" in said.stderr
+    assert "f1.h5 is not an HDF5 file" in said.stderr
 
 
 def test_stack_once_finishes_what_is_there(run, beamline, scan_file):

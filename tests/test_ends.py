@@ -138,9 +138,9 @@ def test_deep_json_is_an_error_of_its_file(tmp_path, path):
         with h5py.File(file, "r+", libver=LIBVER) as opened:
             del opened[name]
             opened[name] = np.bytes_(DEEP)
-    with pytest.raises(ReductionError, match="is no volume file"):
+    with pytest.raises(ReductionError, match="is not a volume file"):
         VolumeFile(volume)
-    with pytest.raises(ScanFileError, match="is no scan file"):
+    with pytest.raises(ScanFileError, match="is not a scan file"):
         ScanFile.open(scan)
 
 

@@ -19,7 +19,7 @@ def test_missing_frames_are_settled_too():
 
 
 def test_words_that_are_no_status_are_refused():
-    with pytest.raises(ScanFileError, match="'dropped' is no frame status"):
+    with pytest.raises(ScanFileError, match="'dropped' is not a frame status"):
         Ledger.of(["stored", "dropped"])
 
 

@@ -97,7 +97,7 @@ def test_what_is_no_number_is_refused_by_name(wrong):
         Sweep(**{**asked, **wrong})
 
 
-def test_a_sweep_that_nobody_could_live_to_see_is_refused():
+def test_a_sweep_longer_than_a_life_is_refused():
     with pytest.raises(SweepError, match=r"3 frames every 1e\+300 s lasts 3e\+300 s"):
         Sweep("phi", start=0, step=0.1, n_frames=3, exposure=1e300, period=1e300)
 
@@ -134,7 +134,7 @@ def test_a_sweep_by_stop_turns_backwards_too():
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         (
             {"step": 0.4},
@@ -155,10 +155,10 @@ def test_a_sweep_by_stop_turns_backwards_too():
         ({"exposure": None}, "exposure is missing"),
     ],
 )
-def test_what_contradicts_itself_or_is_too_little_is_refused_with_the_numbers(changed, told):
+def test_what_contradicts_itself_or_is_too_little_is_refused_with_the_numbers(changed, message):
     asked = {"axis": "phi", "start": 0, "stop": 15, "step": 0.5, "exposure": 0.09, "speed": 5.0}
 
-    with pytest.raises(SweepError, match=told):
+    with pytest.raises(SweepError, match=message):
         Sweep(**{**asked, **changed})
 
 

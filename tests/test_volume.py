@@ -26,9 +26,9 @@ def test_cells_are_centred_on_their_labels():
     [
         (lambda: Grid.box((0, 1), (0, 1), (0, 1), step=0.3), "1/integer"),
         (lambda: Grid.box((0, 1), (0, 1), (0, 1), step=-0.1), "between 0 and 1"),
-        (lambda: Grid.box((1, 0), (0, 1), (0, 1)), "no range"),
-        (lambda: Grid.parse("1:2,3:4"), "is no grid"),
-        (lambda: Grid.parse("a:2,3:4,0:1"), "is no grid"),
+        (lambda: Grid.box((1, 0), (0, 1), (0, 1)), "is not a range"),
+        (lambda: Grid.parse("1:2,3:4"), "is not a grid"),
+        (lambda: Grid.parse("a:2,3:4,0:1"), "is not a grid"),
         (lambda: Grid((0, 0, 0), (0, 1, 1), (1, 1, 1)), "empty"),
         (lambda: Grid.box((0, 1), (0, 1), (0, 1)).index((2, 0, 0)), "outside"),
     ],
@@ -85,9 +85,9 @@ def test_a_background_is_subtracted_after_division_and_variances_add():
         _ = above + data
 
 
-def sampled(**told: object) -> Volume:
+def sampled(**facts: object) -> Volume:
     grid = Grid((0, 0, 0), (1, 1, 1), (1, 1, 1))
-    sample = Sample("a", "c1", **{"lattice": CUBIC, **told})
+    sample = Sample("a", "c1", **{"lattice": CUBIC, **facts})
     return Volume(np.ones((1, 1, 1)), np.ones((1, 1, 1)), grid, sample=sample)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,30 +27,7 @@ from offbragg.instrument import (
     text_of,
     vector_of,
 )
-
-
-class TurningSweep(Protocol):
-    """What `Geometry.predict` needs to know of a sweep."""
-
-    @property
-    def axis(self) -> str:
-        """Name of the axis that turns."""
-        ...
-
-    @property
-    def start(self) -> float:
-        """Where it begins, degree."""
-        ...
-
-    @property
-    def step(self) -> float:
-        """Turned per frame, degree."""
-        ...
-
-    @property
-    def n_frames(self) -> int:
-        """How many frames."""
-        ...
+from offbragg.sweep import Sweep
 
 
 class Crossings(NamedTuple):
@@ -185,7 +162,7 @@ class Geometry:
 
     # ---- reflections -----------------------------------------------------------------
 
-    def predict(self, hkl: ArrayLike, UB: ArrayLike, sweep: TurningSweep) -> Crossings:
+    def predict(self, hkl: ArrayLike, UB: ArrayLike, sweep: Sweep) -> Crossings:
         """Find where and when reflections cross the Ewald sphere during a sweep.
 
         The Laue condition is solved for the angle (Milch & Minor, J. Appl. Cryst. 7, 502,
@@ -249,7 +226,7 @@ class Geometry:
     # ---- as documents ----------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types, for a start document."""
+        """Return as plain JSON types, for a start document."""
         return {
             "wavelength": self.wavelength,
             "panel": {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry
 from offbragg.lattice import q_to_hkl
+from offbragg.sweep import Sweep
 
 Array = NDArray[np.float64]
 
@@ -28,15 +29,6 @@ NAMES = "hkl"
 
 
 _STEPS = (1, 2, 4, 5, 10, 20, 25, 40, 50, 100, 200)  # cells per r.l.u. that one chooses
-
-
-class SweepEdges(Protocol):
-    """What `Grid.covering` needs to know of a sweep."""
-
-    @property
-    def edges(self) -> Array:
-        """Angles between frames, degree."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +100,7 @@ class Grid:
         shape: list[int] = []
         for name, (low, high), n in zip(NAMES, (h, k, l), per_unit, strict=True):
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise ReductionError(f"{name} from {low} to {high} is no range")
+                raise ReductionError(f"{name} from {low} to {high} is not a range")
             begin, end = math.floor(low * n + 1e-6), math.ceil(high * n - 1e-6)
             first.append(begin)
             shape.append(end - begin + 1)
@@ -135,7 +127,7 @@ class Grid:
             h, k, l = ranges  # noqa: E741
         except (ValueError, ZeroDivisionError):
             raise ReductionError(
-                f"{text!r} is no grid: write h0:h1:step,k0:k1:step,l0:l1:step, "
+                f"{text!r} is not a grid: write h0:h1:step,k0:k1:step,l0:l1:step, "
                 "as -5:5:0.05,-5:5:0.05,-5:5:0.05"
             ) from None
         return cls.box(h, k, l, step=steps)
@@ -144,7 +136,7 @@ class Grid:
     def covering(
         cls,
         geometry: Geometry,
-        sweep: SweepEdges,
+        sweep: Sweep,
         UB: Any,
         *,
         step: float | Sequence[float] | None = None,
@@ -163,7 +155,7 @@ class Grid:
         step
             r.l.u., one or three; 1/integer.
         cell
-            Without ``step``: cells are at least so large, Å⁻¹ without 2π.
+            Without ``step``: smallest size of a cell, Å⁻¹ without 2π.
         """
         if step is None:
             lengths = np.linalg.norm(np.asarray(UB, np.float64), axis=0)
@@ -225,7 +217,7 @@ class Grid:
         return labels / self.per_unit[number]
 
     def index(self, hkl: Any) -> tuple[int, int, int]:
-        """Say in which cell a point lies.
+        """Return the index of the cell in which a point lies.
 
         Raises
         ------
@@ -246,7 +238,7 @@ class Grid:
         return cast(Three, tuple(where))
 
     def around(self, hkl: Any, reach: float | Sequence[float]) -> tuple[slice, slice, slice]:
-        """Give the slices of the cells that are at most ``reach`` r.l.u. from a point."""
+        """Return the slices of the cells that are at most ``reach`` r.l.u. from a point."""
         reaches = [reach] * 3 if isinstance(reach, (int, float)) else list(reach)
         slices = [
             slice(
@@ -260,7 +252,7 @@ class Grid:
         return slices[0], slices[1], slices[2]
 
     def to_dict(self) -> dict[str, list[int]]:
-        """As plain JSON types."""
+        """Return as plain JSON types."""
         return {
             "first": list(self.first),
             "shape": list(self.shape),
@@ -273,7 +265,7 @@ class Grid:
         try:
             return cls(tuple(mapping["first"]), tuple(mapping["shape"]), tuple(mapping["per_unit"]))
         except (KeyError, TypeError, ValueError):
-            raise ReductionError(f"{mapping!r} is no grid") from None
+            raise ReductionError(f"{mapping!r} is not a grid") from None
 
     def __str__(self) -> str:
         return ", ".join(
@@ -282,8 +274,8 @@ class Grid:
         )
 
 
-def extent(geometry: Geometry, sweep: SweepEdges, UB: Any) -> tuple[Array, Array]:
-    """Say from where to where in hkl a sweep sees.
+def extent(geometry: Geometry, sweep: Sweep, UB: Any) -> tuple[Array, Array]:
+    """Return the range in hkl that a sweep sees.
 
     Parameters
     ----------

@@ -98,7 +98,9 @@ class Panel:
 def _unit(vector: Vector, name: str) -> Vector:
     length = math.sqrt(sum(x * x for x in vector)) if len(vector) == 3 else math.nan
     if not math.isfinite(length) or abs(length - 1.0) > 1e-3:
-        raise GeometryError(f"{name} {tuple(vector)} is no unit vector: its length is {length:.6g}")
+        raise GeometryError(
+            f"{name} {tuple(vector)} is not a unit vector: its length is {length:.6g}"
+        )
     if abs(length - 1.0) < 1e-14:  # so that a document read back is the very same geometry
         return (float(vector[0]), float(vector[1]), float(vector[2]))
     return (vector[0] / length, vector[1] / length, vector[2] / length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,5 +24,5 @@ def plain(value: Any) -> Any:
         For anything else.
     """
     if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
+        return cast(Any, value).tolist()
     raise TypeError(f"{type(value).__name__} is not a type that JSON has")

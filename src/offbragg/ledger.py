@@ -28,7 +28,7 @@ class Ledger:
     statuses
         One for each expected frame, in order.
     reasons
-        As many; empty where nothing is wrong.
+        One for each expected frame, in order; empty where nothing is wrong.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class Ledger:
             known = tuple(words[word] for word in statuses)
         except KeyError as error:
             raise ScanFileError(
-                f"{error.args[0]!r} is no frame status: one of {', '.join(words)}"
+                f"{error.args[0]!r} is not a frame status: one of {', '.join(words)}"
             ) from None
         return cls(known, tuple(reasons) if reasons is not None else ("",) * len(known))
 
@@ -67,11 +67,11 @@ class Ledger:
         return len(self.statuses)
 
     def counts(self) -> dict[str, int]:
-        """How many frames have each status; every status is a key."""
+        """Return how many frames have each status; every status is a key."""
         return {status.value: self.statuses.count(status) for status in FrameStatus}
 
     def settled(self) -> int:
-        """How many frames from 0 on are decided without a gap: the first pending number."""
+        """Return how many frames from 0 on are decided without a gap: the first pending number."""
         try:
             return self.statuses.index(FrameStatus.PENDING)
         except ValueError:

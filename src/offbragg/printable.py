@@ -1,17 +1,13 @@
-"""What may reach a terminal or a log: names and messages come from people and machines.
+"""Escape control characters before text is printed or logged.
 
-A sample's name, a header or a record's message can hold escape sequences that move the cursor,
-rename the window or hide a line. Nothing of that is wanted, and nothing of it is lost: it is
-shown as it would be written in Python.
+A sample's name, a header or a log record's message can hold escape sequences that move the cursor,
+rename the window or hide a line. They are shown as Python writes them, so nothing is lost.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, cast
 
 
 def printable(text: object, *, lines: bool = False) -> str:
@@ -51,9 +47,12 @@ class PrintableFormatter(logging.Formatter):
         shown = logging.makeLogRecord(record.__dict__)
         arguments: Any = record.args
         if isinstance(arguments, tuple):
-            shown.args = tuple(_argument(argument) for argument in arguments)
+            shown.args = tuple(_argument(argument) for argument in cast(tuple[Any, ...], arguments))
         elif isinstance(arguments, dict):
-            shown.args = {key: _argument(argument) for key, argument in arguments.items()}
+            shown.args = {
+                key: _argument(argument)
+                for key, argument in cast(dict[Any, Any], arguments).items()
+            }
         return printable(super().format(shown), lines=True)
 
 
@@ -68,6 +67,6 @@ def _argument(value: Any) -> Any:
     return value
 
 
-def _is_number_or_error(value: Any) -> bool:
+def _is_number_or_error(value: object) -> bool:
     numeric = any(hasattr(type(value), name) for name in ("__int__", "__float__", "__index__"))
     return numeric or isinstance(value, BaseException)

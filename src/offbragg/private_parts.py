@@ -66,7 +66,7 @@ def examine(
     """
     try:
         test()
-    except (Exception, SystemExit) as error:  # another package, in a version that nobody has seen
+    except (Exception, SystemExit) as error:  # another package, in an unknown version
         first = str(error).strip().partition("\n")[0]
         return PrivatePart(package, purpose, guards, f"{type(error).__name__}: {first}")
     return PrivatePart(package, purpose, guards)

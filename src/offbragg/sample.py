@@ -62,10 +62,10 @@ class Sample:
     space_group
         Hermann–Mauguin symbol.
     lattice
-        a, b, c in Å and alpha, beta, gamma in degree.
+        a, b, c in Å and alpha, beta, gamma in degree, six numbers.
     UB
-        Orientation matrix, Å⁻¹ without 2π, rows; column j is reciprocal basis vector j in
-        the lab frame with all goniometer axes at zero.
+        Orientation matrix, Å⁻¹ without 2π, three rows of three; column j is reciprocal basis
+        vector j in the lab frame with all goniometer axes at zero.
 
     Raises
     ------
@@ -113,7 +113,7 @@ class Sample:
         return letter if letter and letter in "PABCFIR" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types; what is not known is left out."""
+        """Return as plain JSON types; what is not known is left out."""
         known: dict[str, Any] = {"name": self.name, "label": self.label, "formula": self.formula}
         if self.composition is not None:
             known["composition"] = self.composition

@@ -13,21 +13,34 @@ from offbragg.sweep import Sweep
 
 
 class Counts(Protocol):
-    """Anything that can be sliced like an int32 array (frame, slow, fast)."""
+    """Anything that can be sliced like an int32 array of shape (frame, slow, fast)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(frame, slow, fast)."""
+        """Frames, rows and columns (frame, slow, fast)."""
         ...
 
     def __getitem__(self, key: Any, /) -> Any:
-        """Read a part, as a NumPy array."""
+        """Read a part, as an int32 NumPy array."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameRange:
-    """Frames start to stop of ``counts``, not read before they are asked for."""
+    """A part of the frames of ``counts``, read when it is sliced.
+
+    Parameters
+    ----------
+    counts
+        int32, shape (frame, slow, fast).
+    start, stop
+        Index of the first frame in ``counts``, and one past the last.
+
+    Raises
+    ------
+    ScanFileError
+        When it is sliced with a negative step.
+    """
 
     counts: Counts
     start: int
@@ -35,7 +48,7 @@ class FrameRange:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(frame, slow, fast); it stays so if the array behind it grows."""
+        """Frames, rows and columns; unchanged when the array behind it grows."""
         return (self.stop - self.start, *self.counts.shape[1:])
 
     def __len__(self) -> int:
@@ -69,13 +82,21 @@ class Stack:
     Parameters
     ----------
     counts
-        int32 (frame, slow, fast): an array, or an HDF5 dataset that is read when sliced.
+        int32, shape (frame, slow, fast): an array, or an HDF5 dataset that is read when sliced. A
+        negative pixel has no valid count.
     sweep
         The whole sweep that these frames belong to.
     monitor
-        Incident monitor of each frame here, NaN where unknown, shape (frame,); or None.
+        Incident monitor of each frame here, in any unit, NaN where unknown, shape (frame,); None
+        without a monitor.
     first
-        Number of the first frame here.
+        Number of the first frame here, from 0.
+
+    Raises
+    ------
+    ScanFileError
+        If ``counts`` or ``monitor`` has another shape, the frames are outside the sweep, or a slice
+        has a step other than 1.
 
     Examples
     --------

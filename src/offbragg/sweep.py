@@ -160,7 +160,7 @@ class Sweep:
         return replace(self, start=self.stop, step=-self.step)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types, for a start document."""
+        """Return as plain JSON types, for a start document."""
         return {
             "axis": self.axis,
             "start": self.start,
@@ -177,7 +177,7 @@ class Sweep:
         Raises
         ------
         SweepError
-            If it is no mapping, a key is unknown or missing, or a value has the wrong type: named.
+            If it is not a mapping, a key is unknown or missing, or a value has the wrong type.
         """
         if not _is_a(Mapping, mapping):
             raise SweepError(
@@ -313,7 +313,7 @@ def _pace(step: float, period: float | None, speed: float | None) -> float:
 
 
 def _is_a(kind: type, value: object) -> bool:
-    """Say whether something is what its type promises: people type at a prompt."""
+    """Return whether a value has the type that is promised: people type at a prompt."""
     return isinstance(value, kind)
 
 
@@ -328,7 +328,7 @@ def exposed_while_off(
     begin: NDArray[np.float64],
     end: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """Say which exposures fell, in whole or in part, into a time in which something was off.
+    """Return which exposures fell, in whole or in part, into a time in which something was off.
 
     Parameters
     ----------
@@ -354,17 +354,17 @@ def exposed_while_off(
 
 
 def counted_too_little(counts: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:
-    """Say which frames counted so little that they had no beam.
+    """Return which frames counted so little that they had no beam.
 
     Compared is with the median of those that had beam; what that is, the third largest says:
-    no loss can be so long that it becomes the rule, and two spikes are none.
+    no loss can last until it is the rule, and two spikes are none.
 
     Parameters
     ----------
     counts
         Of the incident monitor, one per frame; NaN where not known (not too little).
     fraction
-        Less than this part of the median is no beam.
+        A frame with less than this part of the median had no beam.
 
     Examples
     --------
@@ -376,7 +376,7 @@ def counted_too_little(counts: NDArray[np.float64], fraction: float) -> NDArray[
 
 
 def least_count(counts: NDArray[np.float64], fraction: float) -> float:
-    """Say what a frame with beam counts at least; see `counted_too_little`. NaN of no counts."""
+    """Return the lowest counts of a frame with beam (see `counted_too_little`), or NaN."""
     known = np.sort(counts[np.isfinite(counts)])
     if not known.size:
         return math.nan

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +22,9 @@ DEEPEST = 64
 
 INTEGERS = (-(2**63), 2**64 - 1)
 """The smallest and the largest integer that JSON parsers and msgpack agree on."""
+
+Nested = dict[Any, Any] | list[Any] | tuple[Any, ...]
+"""What holds further values."""
 
 
 def check_values(doc: Mapping[Any, Any], where: str = "the start document") -> None:
@@ -73,7 +76,7 @@ class _Entry:
         self._others = others
 
     def check(self, value: Any, field: str, depth: int) -> None:
-        """Check a value that is inside so many lists and mappings.
+        """Check a value that is nested in lists and mappings.
 
         Parameters
         ----------
@@ -95,9 +98,9 @@ class _Entry:
         elif isinstance(value, np.ndarray):
             if 2 * value.size > self._room - self.size:  # a digit and a comma each, at least
                 self._take(2 * value.size)
-            self.check(value.tolist(), field, depth)
+            self.check(cast(Any, value).tolist(), field, depth)
         elif isinstance(value, dict | list | tuple):
-            self._check_nested(value, field, depth)
+            self._check_nested(cast(Nested, value), field, depth)
         else:
             raise MetadataError(
                 f"{field} is {_shown(value)}, of type {type(value).__name__}: it must be text, a "
@@ -113,7 +116,7 @@ class _Entry:
             )
         self._check_text(key, f"the key '{_shown(key)}' in {field}")
 
-    def _check_nested(self, value: dict | list | tuple, field: str, depth: int) -> None:
+    def _check_nested(self, value: Nested, field: str, depth: int) -> None:
         self._take(2)
         if depth > DEEPEST:
             raise MetadataError(

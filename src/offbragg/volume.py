@@ -22,22 +22,28 @@ class Volume:
     Parameters
     ----------
     counts
-        Sum of the counts in each cell, shape of the grid (h, k, l).
+        Sum of the counts in each cell, float64, shape of the grid (h, k, l).
     weight
-        Sum of flux × solid angle × corrections there; 0 where nothing was measured.
+        Sum of flux × solid angle × corrections in each cell, same shape; 0 where nothing was
+        measured.
     grid
-        Where the cells are.
+        Where the cells are, r.l.u.
     variance
-        Of ``counts``, where they do not have their own number for it: a pixel that was divided
-        among cells is no Poisson count in any of them. None: variance is ``counts``.
+        Of ``counts``, counts², same shape, if it differs from them: a pixel that was divided among
+        cells is not a Poisson count in any of them. None: variance is ``counts``.
     background
-        Counts that are expected there without the crystal; None: not subtracted.
+        Counts that are expected without the crystal, same shape; None: not subtracted.
     background_variance
-        Of ``background``.
+        Of ``background``, counts², same shape.
     sample
         The crystal; volumes of different ones do not add.
     symmetry
         Laue class over which the sums were made; its equivalent cells hold the same sums.
+
+    Raises
+    ------
+    ReductionError
+        If an array has another shape than the grid, or a background has no variance.
 
     Examples
     --------
@@ -112,7 +118,7 @@ class Volume:
 
     @property
     def intensity(self) -> Array:
-        """Counts above background per weight; NaN where nothing was measured."""
+        """Counts above background per weight, shape (h, k, l); NaN where nothing was measured."""
         above = self.counts if self.background is None else self.counts - self.background
         return _divide(above, self.weight)
 
@@ -127,18 +133,18 @@ class Volume:
 
     @property
     def total_variance(self) -> Array:
-        """Of counts above background."""
+        """Variance of the counts above background, counts², shape (h, k, l)."""
         own = self.counts if self.variance is None else self.variance
         return own if self.background_variance is None else own + self.background_variance
 
     @property
     def measured(self) -> Mask:
-        """Where something was measured."""
+        """Mask of the cells that were measured, shape (h, k, l)."""
         return self.weight > 0
 
     @property
     def completeness(self) -> float:
-        """Part of the cells that were measured."""
+        """Fraction of the cells that were measured, 0 to 1."""
         return float(np.count_nonzero(self.weight)) / max(self.weight.size, 1)
 
     def __add__(self, other: Volume) -> Volume:
@@ -164,8 +170,8 @@ class Volume:
     def subtract(self, background: Volume, *, scale: float = 1.0) -> Volume:
         """Subtract another volume's intensity from this one's; the variances add.
 
-        Cells that the background does not know become unmeasured: nobody can say what is in
-        them above it. The background of several sweeps that share it is subtracted from their
+        Cells that the background does not know become unmeasured: what is in them above it
+        cannot be known. The background of several sweeps that share it is subtracted from their
         sum, not from each: so its variance is counted as often as it is there.
 
         Parameters
@@ -173,7 +179,12 @@ class Volume:
         background
             On the same grid.
         scale
-            Times so much, e.g. the crystal's transmission.
+            Factor on the background, e.g. the crystal's transmission.
+
+        Raises
+        ------
+        ReductionError
+            If the grids differ, or a background is subtracted already.
 
         Examples
         --------
@@ -200,12 +211,23 @@ class Volume:
         )
 
     def __getitem__(self, part: tuple[slice, slice, slice]) -> Volume:
-        """Cut out a smaller box; slices in steps of 1."""
+        """Cut out a smaller box.
+
+        Parameters
+        ----------
+        part
+            Slices of cell indices along h, k, l, in steps of 1.
+
+        Raises
+        ------
+        ReductionError
+            If the part is empty, has another step, or the volume has no grid.
+        """
         if self.grid is None:
             raise ReductionError("a volume without a grid has no part")
         bounds = [s.indices(n) for s, n in zip(part, self.grid.shape, strict=True)]
         if any(step != 1 or stop <= start for start, stop, step in bounds):
-            raise ReductionError(f"{part} is no box inside {self.grid}")
+            raise ReductionError(f"{part} is not a box inside {self.grid}")
         grid = Grid(
             cast(Three, tuple(a + b[0] for a, b in zip(self.grid.first, bounds, strict=True))),
             cast(Three, tuple(b[1] - b[0] for b in bounds)),

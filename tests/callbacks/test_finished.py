@@ -196,7 +196,7 @@ def test_a_file_that_holds_something_else_is_left_as_it_is(folder, tmp_path):
         (["x_1.cbf", "x_01.cbf"], "both have the number 1"),
         (["x_001.cbf", "x_02.cbf"], "another number of digits"),
         (["x_1.cbf", "x_9999999.cbf"], "too far apart"),
-        (["x_1.h5"], "is no frame"),
+        (["x_1.h5"], "is not a frame"),
     ],
 )
 def test_files_that_are_no_series_are_refused(folder, names, why):
@@ -304,7 +304,7 @@ def test_a_model_begins_where_the_first_header_says(folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b"\xff" * 100_000, "is not JSON (byte 0 is no text)"),
+        (b"\xff" * 100_000, "is not JSON (byte 0 is not text)"),
         (b"[" * 100_000, "is not JSON"),
         (b"[]", "is not a model"),
         (b'{"goniometer": {"axes": [[1, 0, 0]], "scan_axis": 7}}', "has 1 goniometer axes"),

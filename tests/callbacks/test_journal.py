@@ -343,7 +343,7 @@ def test_a_damaged_journal_is_named_and_the_others_go_on(tmp_path, caplog, conte
     assert (tmp_path / "bad.jsonl").read_bytes() == content
     newest = "bad" if content.startswith(b'["start",{"uid":"bad","time":1}') else "run"
     assert find_run(tmp_path).stem == newest
-    with pytest.raises(JournalError, match=r"set aside(.|\n)*offbragg stack --once --repair"):
+    with pytest.raises(JournalError, match=r"skipped(.|\n)*offbragg stack --once --repair"):
         read_journal(tmp_path / "bad.jsonl")
     assert PastRuns(tmp_path, tmp_path).runs(series="a-series") == []
 

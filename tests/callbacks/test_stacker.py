@@ -218,7 +218,7 @@ def test_a_stacker_goes_on_with_a_file_that_a_kill_tore(run, stacked, caplog):
         assert scan.ledger.counts() == {"stored": 10, "missing": 390, "rejected": 0, "pending": 0}
         for number in range(10):
             np.testing.assert_array_equal(scan.stack.counts[number], counts_of(number))
-    assert "made anew with 4 of its 4 frames" in caplog.text
+    assert "rebuilt with 4 of its 4 frames" in caplog.text
     assert scan.path.with_name("f1.h5.damaged-1").read_bytes() == left
 
 

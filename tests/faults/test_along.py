@@ -263,8 +263,8 @@ def test_a_reader_that_is_stopped_in_a_read_keeps_no_writer_waiting(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_how_long_appends_take_while_others_read(tmp_path, place, monkeypatch):
-    monkeypatch.setattr("offbragg.files.scan_writer._SYNC_EVERY", 1e9)  # it has nothing to do with
-    monkeypatch.setattr("offbragg.files.scan_writer._SYNC_FRAMES", 10**9)  # readers
+    monkeypatch.setattr("offbragg.files.durable._SYNC_EVERY", 1e9)  # it has nothing to do with
+    monkeypatch.setattr("offbragg.files.durable._SYNC_FRAMES", 10**9)  # readers
     total: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if place == "memory" else tmp_path) as folder:
         elsewhere = Writer(Path(folder) / "elsewhere", 10)

@@ -28,8 +28,8 @@ from offbragg.files.journal_file import read_journal
 pytestmark = strace
 
 QUICK = {
-    "offbragg.files.scan_writer._SYNC_FRAMES": 5,
-    "offbragg.files.scan_writer._SYNC_EVERY": 0.2,
+    "offbragg.files.durable._SYNC_FRAMES": 5,
+    "offbragg.files.durable._SYNC_EVERY": 0.2,
     "offbragg.followers.follow._LOOK_FOR_ABANDONED": 0.05,
 }
 

@@ -217,7 +217,7 @@ def test_nothing_is_invented():
 
 @pytest.mark.parametrize("raw", [b"II*\0" + b"x" * 100, b"<html>404</html>", b"\0" * 10_000])
 def test_another_kind_of_file_is_rejected(read, raw):
-    with pytest.raises(RejectedFrame, match="no CBF file"):
+    with pytest.raises(RejectedFrame, match="is not a CBF file"):
         read(raw)
 
 

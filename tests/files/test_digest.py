@@ -113,7 +113,7 @@ def test_a_reader_in_the_same_process_makes_no_difference(tmp_path, start, make_
     assert agrees(path)
 
 
-def test_a_digest_that_cannot_be_written_is_told_and_made_later(
+def test_a_digest_that_cannot_be_written_is_an_error_and_made_later(
     tmp_path, start, make_counts, monkeypatch
 ):
     def full(*_):
@@ -135,7 +135,7 @@ def test_a_digest_that_cannot_be_written_is_told_and_made_later(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f1.h5", "f1.h5.digest"]
 
 
-def test_only_a_finished_file_that_nobody_writes_is_sealed(tmp_path, start):
+def test_only_a_finished_file_without_a_writer_is_sealed(tmp_path, start):
     with (
         ScanWriter.create(tmp_path, start=start) as scan,
         ScanFile.open(scan.path) as other,
@@ -184,13 +184,13 @@ def test_parts_are_read_at_their_places(tmp_path, threads):
     path = tmp_path / "x"
     path.write_bytes(content)
     parts = between([FilePart(n * 1_000_003, 900_000 + n) for n in range(29)], len(content))
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
-    crcs = crc64_of_parts(path, parts, threads=threads, progress=lambda *now: told.append(now))
+    crcs = crc64_of_parts(path, parts, threads=threads, progress=lambda *now: reports.append(now))
 
     assert crcs == [kernels.crc64(content[p.offset : p.offset + p.size]) for p in parts]
     assert sum(part.size for part in parts) == len(content)
-    assert told[-1] == (len(content), len(content))
+    assert reports[-1] == (len(content), len(content))
 
 
 def test_a_file_that_is_shorter_than_its_parts_is_an_error(tmp_path):

@@ -38,7 +38,7 @@ rng = np.random.default_rng(0)
 volume = Volume(rng.random(grid.shape), rng.random(grid.shape), grid)
 for size in map(int, sizes or ["0"]):
     ballast = Path(folder) / "ballast"
-    if size:  # leave so much free
+    if size:  # bytes to leave free
         free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize
         ballast.write_bytes(bytes(free - size))
     try:
@@ -59,7 +59,7 @@ def write(folder: Path, *how: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_mount
-def test_a_full_disk_is_told_and_hdf5_survives_it(tmp_path):
+def test_a_full_disk_is_an_error_and_hdf5_survives_it(tmp_path):
     """Wherever the space ends: HDF5 crashed at the end of the process."""
     sizes = [4096 * n for n in (1, 30, 500, 1200)]
     with SmallDisk(tmp_path, 64 << 20):

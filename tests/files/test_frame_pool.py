@@ -223,7 +223,7 @@ def test_buffers_descriptors_and_threads_are_those_of_the_first_batches(tmp_path
         assert pool._slabs.qsize() <= 2 + 2 + 2
 
     for number, path in enumerate(paths):
-        pool.offer(number, path)  # nobody takes them
+        pool.offer(number, path)  # and not taken
     pool.close()
     assert threading.active_count() == threads
 
@@ -259,7 +259,7 @@ def test_what_is_no_file_keeps_no_thread_waiting(pool, tmp_path):
 
     found = judge(pool, [tmp_path / f"x_{n}.cbf" for n in range(3)])
 
-    assert "is no file" in str(found[0][0].error)
+    assert "is not a file" in str(found[0][0].error)
     assert found[1][0].error is not None
     np.testing.assert_array_equal(found[2][1], counts_of(2))
 

@@ -163,7 +163,7 @@ def test_frames_that_are_left_out_of_a_sweep_contradict_its_increment():
 
 
 def test_headers_that_are_wrong_are_listed_where_a_model_is_trusted():
-    given = headers(start_angle=0.0)  # a camserver that nobody told
+    given = headers(start_angle=0.0)  # a camserver in which none was set
 
     with pytest.raises(ConfigError, match=r"grows by 0 degree .*\n.*--trust-model"):
         agree(given, name)
@@ -233,7 +233,7 @@ def test_a_frame_that_was_taken_at_another_time_is_listed():
         ("2016-03-05T09:01:45.613Z", "2016:03:05 10:01:45", False),  # a tag has no zone
         ("2016-03-05T09:01:45.613", "2016:03:05 10:01:45", True),
         ("2016-03-05T09:01:45.613Z", "2016:03:07 09:01:45", True),
-        ("2016-03-05T09:01:45.613", "0000:00:00 00:00:00", False),  # nobody set it
+        ("2016-03-05T09:01:45.613", "0000:00:00 00:00:00", False),  # never set
     ],
 )
 def test_the_tag_of_a_file_is_compared_with_its_description(date, tag, differ):

@@ -1,4 +1,4 @@
-"""A root that has gone is not made anew on another disk."""
+"""A root that has gone is not made again on another disk."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def test_next_free_number_and_never_in_place_of_another(tmp_path, start):
         assert (first.path.name, second.path.name) == ("f1.h5", "f3.h5")
         assert find_scan_file(tmp_path, "other") == second.path
         assert find_scan_file(tmp_path, start["uid"]) == first.path
-        assert find_scan_file(tmp_path, "nobody") is None
+        assert find_scan_file(tmp_path, "unknown") is None
     assert (tmp_path / "f2.h5").read_text() == "somebody else's"
     assert find_scan_file(tmp_path / "nowhere", "x") is None
 
@@ -262,8 +262,8 @@ def test_what_is_not_known_is_absent(tmp_path, start):
         ]
         assert [name for name in absent if name in back._get("/entry")] == []
         # NXmx asks for these two
-        assert back._word("/entry/instrument/name") == "not recorded"
-        assert back._word("/entry/source/name") == "not recorded"
+        assert back.text("/entry/instrument/name") == "not recorded"
+        assert back.text("/entry/source/name") == "not recorded"
 
 
 def test_a_directory_that_cannot_be_written(tmp_path, start):
@@ -569,7 +569,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start, batch)
                 np.testing.assert_array_equal(counts, written_by_writer(number, scan.shape))
 
 
-def test_a_torn_index_is_told_instead_of_waited_for(tmp_path, start, make_counts):
+def test_a_torn_index_is_an_error_and_not_waited_for(tmp_path, start, make_counts):
     """As a kill in the middle of a write leaves it; HDF5 would read it again for ever."""
     scan = ScanWriter.create(tmp_path, start=start)
     for number in range(3):
@@ -580,7 +580,7 @@ def test_a_torn_index_is_told_instead_of_waited_for(tmp_path, start, make_counts
     raw[at] ^= 0xFF
     scan.path.write_bytes(raw)
 
-    with pytest.raises(ScanFileError, match=r"is damaged where .*\n.*--once --repair"):
+    with pytest.raises(ScanFileError, match=r"frame index .* is corrupt .*\n.*--once --repair"):
         ScanWriter.resume(scan.path)
 
 
@@ -637,9 +637,9 @@ def test_a_full_disk_leaves_no_phantom_frame(tmp_path, start, make_counts, monke
         assert back.ledger.counts()["stored"] == 2
 
 
-def packed(number: int, counts: np.ndarray, **told) -> PackedFrame:
+def packed(number: int, counts: np.ndarray, **facts) -> PackedFrame:
     chunk = kernels.encode(counts, np.empty(kernels.chunk_bound(counts.size), np.uint8))
-    return PackedFrame(number, counts.shape, chunk, f"x_{number}.cbf", **told)
+    return PackedFrame(number, counts.shape, chunk, f"x_{number}.cbf", **facts)
 
 
 def test_frames_that_are_compressed_already_are_stored_together(tmp_path, start, make_counts):

@@ -84,7 +84,7 @@ def test_another_shape_is_rejected(read, make_tiff, make_counts):
 
 
 def test_another_kind_of_file_is_rejected(read):
-    with pytest.raises(RejectedFrame, match="no TIFF file"):
+    with pytest.raises(RejectedFrame, match="is not a TIFF file"):
         read(b"###CBF" * 100)
 
 

@@ -124,5 +124,5 @@ def test_what_is_no_volume_file_is_refused(tmp_path):
         VolumeFile(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["a"] = 1
-    with pytest.raises(ReductionError, match="no volume file"):
+    with pytest.raises(ReductionError, match="is not a volume file"):
         VolumeFile(tmp_path / "other.h5")

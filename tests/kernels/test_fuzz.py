@@ -47,6 +47,6 @@ def test_eleven_minutes_of_hostile_bytes(tmp_path):
         ["nice", "-n", "19", *command], capture_output=True, text=True, cwd=tmp_path
     )
 
-    told = ran.stdout[-1000:] + ran.stderr[-3000:]
-    print(told)
-    assert ran.returncode == 0, told
+    output = ran.stdout[-1000:] + ran.stderr[-3000:]
+    print(output)
+    assert ran.returncode == 0, output

@@ -36,8 +36,8 @@ def test_a_level_that_is_not_here_is_refused_by_name(name):
 
 
 def test_without_the_compiled_module_the_reference_serves():
-    told = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", WITHOUT_C], capture_output=True, text=True, check=True, timeout=60
     )
 
-    assert told.stdout.split() == ["reference", "[5,", "4]", "20", "d41d"]
+    assert run.stdout.split() == ["reference", "[5,", "4]", "20", "d41d"]

@@ -37,11 +37,11 @@ def read_frame(path: Path | str, *, number: int, shape: tuple[int, int] | None =
     Raises
     ------
     IncompleteFrame
-        If not all of it is there yet.
+        If it is still being written, or was cut short.
     RejectedFrame
-        If all of it is there and it must not be trusted.
+        If it is complete but must not be trusted: checksum, size, format.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     """
     path = Path(path)
     kind = frame_kind(path)
@@ -56,13 +56,13 @@ def read_frame(path: Path | str, *, number: int, shape: tuple[int, int] | None =
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a frame file says about its exposure and its pixels, which were not looked at."""
+    """What a frame file says about its exposure and its pixels, which are not read."""
 
     header: dict[str, Any]
     """As `offbragg.files.cbf.parse_minicbf_header` has it."""
     shape: tuple[int, int]
     most_counts: int | None = None
-    """Highest number that a pixel can hold, if that is so few that it may have been cut off."""
+    """Highest number that a pixel can hold, if counts above it may have been cut off."""
 
 
 def read_head(path: Path) -> Head:

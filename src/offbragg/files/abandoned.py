@@ -32,7 +32,7 @@ _NEVER = 1000  # tries of what cannot succeed
 
 
 def close_abandoned(path: Path) -> bool:
-    """Give an abandoned journal its stop document; leave every other one alone.
+    """Write the stop document of an abandoned journal; leave every other journal alone.
 
     A stop document anywhere in it ends a run: nothing is ever added after one.
 
@@ -112,9 +112,9 @@ def close_all_abandoned(
     troubles
         How often a journal could not be closed, a large number if it is damaged; it is added to.
     """
-    known = closed if closed is not None else set()
+    known: set[Path] = closed if closed is not None else set()
     failures = troubles if troubles is not None else {}
-    runs = []
+    runs: list[str] = []
     try:
         found = journals(directory)
     except JournalError as error:
@@ -142,7 +142,7 @@ def close_all_abandoned(
 
 
 def _ends_with_stop(path: Path) -> bool:
-    """Whether the last line is a stop document, read from the end."""
+    """Return whether the last line is a stop document, read from the end."""
     with path.open("rb") as journal:
         size = journal.seek(0, os.SEEK_END)
         journal.seek(max(0, size - (1 << 16)))

@@ -137,7 +137,7 @@ def binary_section(
     Parameters
     ----------
     file
-        The file, or so much of it as `most_bytes` says.
+        The file, or its first `most_bytes`.
     where
         What messages begin with.
     shape
@@ -170,27 +170,27 @@ def declared_md5(path: Path) -> str | None:
     Returns
     -------
     md5
-        None if there is none in its first 64 kB, as in a TIFF; empty if it is no MD5.
+        None if there is none in its first 64 kB, as in a TIFF; empty if it is not an MD5.
     """
     try:
         with path.open("rb") as raw, unpacked(raw, path, where=path.name) as file:
             head = file.read(_BLOCK)
     except FrameError:
         return ""
-    told = re.search(rb"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", head, re.IGNORECASE)
+    declared = re.search(rb"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", head, re.IGNORECASE)
     try:
-        return None if told is None else base64.b64decode(told[1], validate=True).hex()
+        return None if declared is None else base64.b64decode(declared[1], validate=True).hex()
     except ValueError:
         return ""
 
 
 def most_bytes(shape: tuple[int, int]) -> int:
-    """Say how many bytes of a file of this shape can matter."""
+    """Return the limit on the bytes of a file that has frames of this shape."""
     return _HEADER_LIMIT + _BLOCK + _MOST_PER_PIXEL * shape[0] * shape[1] + _BEHIND
 
 
 def promised_end(head: bytes) -> int | None:
-    """Say how many bytes of a file matter, from its beginning; None if that does not tell."""
+    """Read from the beginning of a file how many of its bytes are needed; None if unknown."""
     at = head.find(_STARTER)
     size = re.search(rb"X-Binary-Size:\s*(\d{1,15})\b", head[: max(at, 0)], re.IGNORECASE)
     return None if size is None else at + len(_STARTER) + int(size[1]) + _BEHIND
@@ -211,7 +211,7 @@ def _section(
 
 def _check_magic(head: bytes, where: str) -> None:
     if head != _MAGIC[: len(head)]:
-        raise RejectedFrame(f"{where} is no CBF file: it begins with {head!r}")
+        raise RejectedFrame(f"{where} is not a CBF file: it begins with {head!r}")
 
 
 def _split(before: bytes) -> tuple[str, str]:
@@ -283,7 +283,7 @@ def _content_md5(section: str, where: str) -> bytes | None:
     except (binascii.Error, ValueError):
         digest = b""
     if len(digest) != 16:
-        raise RejectedFrame(f"{where} declares the MD5 {found[1][:40]!r}: that is no checksum")
+        raise RejectedFrame(f"{where} declares the MD5 {found[1][:40]!r}: that is not a checksum")
     return digest
 
 

@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
     status: Array
     crc64: Array | None
-    """None in a file of before there were any."""
+    """None in a file of a version without stored checksums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Damage:
     elsewhere: bool = False
     """Whether the file has changed since it was closed, outside its frames."""
     unchecked: int = 0
-    """Stored frames without a checksum, in a file of before there were any."""
+    """Stored frames without a checksum, in a file of a version without stored checksums."""
 
     def describe(self, *, left_out: bool) -> list[str]:
         """Return one line for each thing that is damaged; none if nothing is.

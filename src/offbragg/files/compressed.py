@@ -10,7 +10,7 @@ import bz2
 import contextlib
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, cast
 
@@ -54,7 +54,7 @@ def is_packed(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def unpacked(file: IO[bytes], path: Path, *, where: str) -> Iterator[IO[bytes]]:
+def unpacked(file: IO[bytes], path: Path, *, where: str) -> Generator[IO[bytes]]:
     """Open what is within a frame file; of one that is not packed, itself.
 
     Parameters

@@ -2,7 +2,7 @@
 
 ``f1.h5.digest`` holds the size and the CRC-64 of ``f1.h5`` as it was closed. The CRCs of parts give
 that of the whole, so that of the frames' chunks, taken before they were written, need no second
-look: what the disk made of them is told apart from what it was given. The digest goes before the
+look: what the disk made of them is known from what it was given. The digest goes before the
 file is opened for writing again, and the next one comes after it is closed: there may be none, and
 never a stale one.
 """
@@ -60,7 +60,7 @@ def digest_path(path: Path) -> Path:
 
 
 def has_digest(path: Path) -> bool:
-    """Whether a scan file has a digest, be it right or wrong."""
+    """Return whether a scan file has a digest, be it right or wrong."""
     return digest_path(path).is_file()
 
 
@@ -75,12 +75,18 @@ def read_digest(path: Path) -> Digest | None:
     beside = digest_path(path)
     try:
         raw = beside.read_bytes()
-        told = json.loads(raw)
-        if int(told.pop("check"), 16) != _check(told):
+        document = json.loads(raw)
+        if int(document.pop("check"), 16) != _check(document):
             raise ValueError("its own checksum is wrong")
-        if raw != _text(told):  # what JSON passes over, such as a space
+        if raw != _text(document):  # what JSON passes over, such as a space
             raise ValueError("it is not as it was written")
-        return Digest(told["run"], told["size"], int(told["crc64"], 16), told["made"], told["time"])
+        return Digest(
+            document["run"],
+            document["size"],
+            int(document["crc64"], 16),
+            document["made"],
+            document["time"],
+        )
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -91,7 +97,7 @@ def read_digest(path: Path) -> Digest | None:
 
 def write_digest(path: Path, digest: Digest) -> None:
     """Put a digest beside a scan file: whole, on the disk, in place of any other."""
-    told = {
+    document: dict[str, object] = {
         "file": path.name,
         "run": digest.run,
         "size": digest.size,
@@ -102,7 +108,7 @@ def write_digest(path: Path, digest: Digest) -> None:
     hidden = path.with_name(f".{path.name}.digest")
     try:
         with hidden.open("wb") as file:
-            file.write(_text(told))
+            file.write(_text(document))
             file.flush()
             os.fsync(file.fileno())
         hidden.replace(digest_path(path))
@@ -139,7 +145,7 @@ def between(parts: Iterable[FilePart], size: int) -> list[FilePart]:
 
     Examples
     --------
-    >>> [tuple(part) for part in between([Part(2, 3, 7), Part(4, 9)], 6)]
+    >>> [tuple(part) for part in between([FilePart(2, 3, 7), FilePart(4, 9)], 6)]
     [(0, 2, None), (2, 3, 7), (5, 1, None)]
     """
     filled: list[FilePart] = []
@@ -193,7 +199,8 @@ def crc64_of_parts(
     found = [0] * len(parts)
     todo = iter(stretches)
     lock = threading.Condition()
-    done, running, failed = 0, 0, []
+    done, running = 0, 0
+    failed: list[Exception | None] = []  # None: the caller gave up
 
     def work(descriptor: int) -> None:
         nonlocal done, running
@@ -209,7 +216,7 @@ def crc64_of_parts(
                     with lock:
                         done += parts[i].size
                         lock.notify()
-        except Exception as error:  # told by the one who asked
+        except Exception as error:  # raised by the caller
             failed.append(error)
         finally:
             with lock:
@@ -240,7 +247,7 @@ def crc64_of_parts(
                     worker.join()
     except OSError as error:
         raise ScanFileError(f"{path} cannot be read: {error.strerror}") from error
-    for error in failed:
+    for error in filter(None, failed):
         if isinstance(error, OSError):
             raise ScanFileError(f"{path} cannot be read: {error.strerror or error}") from error
         raise error
@@ -265,9 +272,9 @@ def _advise(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
-def _text(told: dict[str, object]) -> bytes:
-    return (json.dumps({**told, "check": f"{_check(told):016x}"}, indent=1) + "\n").encode()
+def _text(document: dict[str, object]) -> bytes:
+    return (json.dumps({**document, "check": f"{_check(document):016x}"}, indent=1) + "\n").encode()
 
 
-def _check(told: dict[str, object]) -> int:
-    return kernels.crc64(json.dumps(told, sort_keys=True).encode())
+def _check(document: dict[str, object]) -> int:
+    return kernels.crc64(json.dumps(document, sort_keys=True).encode())

@@ -2,7 +2,7 @@
 
 A file is made without a name where the system can do that (``O_TMPFILE``): when its maker ends, in
 whatever way, it is gone. Elsewhere, as on NFS, it has a hidden name, and its maker holds a lock on
-it; whoever makes the next file in that directory removes those that nobody holds.
+it; whoever makes the next file in that directory removes those without a lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import fcntl
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Draft:
 
 
 @contextlib.contextmanager
-def draft(target: Path) -> Iterator[Draft]:
+def draft(target: Path) -> Generator[Draft]:
     """Make a file that gets its name by `Draft.place`, or is gone at the end.
 
     Raises
@@ -108,7 +108,7 @@ def draft(target: Path) -> Iterator[Draft]:
 
 
 @contextlib.contextmanager
-def new_hdf5(target: Path, **options: Any) -> Iterator[h5py.File]:
+def new_hdf5(target: Path, **options: Any) -> Generator[h5py.File]:
     """Make an HDF5 file that appears once it is whole, and never in place of another.
 
     Raises
@@ -125,11 +125,11 @@ def new_hdf5(target: Path, **options: Any) -> Iterator[h5py.File]:
 
 
 @contextlib.contextmanager
-def hdf5_in(made: Draft, **options: Any) -> Iterator[h5py.File]:
+def hdf5_in(made: Draft, **options: Any) -> Generator[h5py.File]:
     """Write HDF5 into a draft.
 
-    HDF5 does not survive a disk that fills up: it crashes when it closes the file. So it is never
-    told: from the first failure on nothing is written, and that failure is raised at the end.
+    HDF5 does not survive a disk that fills up: it crashes when it closes the file. So the
+    failure is hidden from it: from then on nothing is written, and it is raised at the end.
 
     Raises
     ------

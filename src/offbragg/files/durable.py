@@ -6,8 +6,14 @@ import contextlib
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+# HDF5's own flush survives a killed process, not a power cut.
+_SYNC_EVERY = 10.0  # s between fsyncs
+_SYNC_FRAMES = 1000  # frames between fsyncs, at most
+_BEGIN_FRAMES = 32  # frames after which the disk begins to write, so that a sync waits less
 
 
 def sync(path: Path) -> None:
@@ -49,3 +55,40 @@ def make_directory(path: Path) -> None:
     for place in reversed(missing):
         place.mkdir(exist_ok=True)
         sync(place.parent)
+
+
+class PeriodicSync:
+    """When a growing file is synced to the disk: after a time, or a number of frames.
+
+    Parameters
+    ----------
+    path
+        The file; what another process left in it is not taken for synced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._unsynced = 1  # frames; what another writer left
+        self._begun = 0  # of them, those that the disk was asked to write
+        self._synced = time.monotonic()
+
+    def wrote(self, frames: int) -> None:
+        """Note that a number of frames was written."""
+        self._unsynced += frames
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to sync, and it is time to."""
+        late = time.monotonic() - self._synced > _SYNC_EVERY
+        return self._unsynced > 0 and (late or self._unsynced >= _SYNC_FRAMES)
+
+    def sync(self) -> None:
+        """Wait until the file is on the disk."""
+        sync(self._path)
+        self._synced, self._unsynced, self._begun = time.monotonic(), 0, 0
+
+    def begin(self) -> None:
+        """Have the disk begin to write, if enough frames wait for it."""
+        if self._unsynced // _BEGIN_FRAMES > self._begun // _BEGIN_FRAMES:
+            begin_to_sync(self._path)
+        self._begun = self._unsynced

@@ -33,18 +33,15 @@ from offbragg.files.digest import FilePart
 from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import find_inside, read_torn
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.stored_sweep import places_of_chunks
+from offbragg.files.stored_sweep import TORN, places_of_chunks
 from offbragg.files.superblock import read_superblock
 from offbragg.ledger import FrameStatus, Ledger
 
-TORN = "where its frames are is damaged: HDF5's checksum is wrong there"
-"""What is told of a file in which a kill tore a write."""
-
-_PATIENCE = 60.0  # s without a word
+_PATIENCE = 60.0  # s without a line from the child
 _MOST_MEMORY = 16 << 30  # bytes of address space
 _MOST_FIELD = 256 << 20  # bytes that a field beside the frames may have
 _LONGEST = 1 << 30  # bytes of an answer
-_TELL = 0.2  # s
+_REPORT = 0.2  # s between reports of progress
 
 
 @dataclass(slots=True)
@@ -65,7 +62,7 @@ class FileContents:
     sources: list[str]
     md5: list[str]
     crc64: list[str] | None
-    """None in a file of before there were any."""
+    """None in a file of a version without stored checksums."""
     times: list[float | None]
     """Start of each exposure, POSIX s."""
     first_header: str
@@ -106,12 +103,12 @@ class FileContents:
 
 
 class Examiner:
-    """Asks a child process, which is started when it is needed and again when it died.
+    """A child process that reads scan files; started on demand, and again when it died.
 
     Parameters
     ----------
     patience
-        How long it may say nothing, s.
+        Time limit for its next line, s.
     """
 
     def __init__(self, *, patience: float = _PATIENCE) -> None:
@@ -126,7 +123,7 @@ class Examiner:
         pixels: Iterable[int] = (),
         progress: Callable[[int], None] = lambda done: None,
     ) -> FileContents:
-        """Say what is in a scan file.
+        """Read what is in a scan file, in the child process.
 
         Parameters
         ----------
@@ -135,7 +132,7 @@ class Examiner:
         pixels
             Frames of which the counts are to be read, too.
         progress
-            Told how many of them are.
+            Called with the number of frames whose counts are read.
 
         Raises
         ------
@@ -155,7 +152,7 @@ class Examiner:
                 elif "error" in answer:
                     raise ScanFileError(answer["error"])
                 else:
-                    return _seen(answer["seen"])
+                    return _contents(answer["contents"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             self.close()
             raise ScanFileError(f"{path} cannot be read as a scan file: {error!r}") from error
@@ -219,12 +216,12 @@ class Examiner:
         return line
 
 
-def _seen(told: dict[str, Any]) -> FileContents:
-    seen = FileContents(**told)
-    seen.shape = (seen.shape[0], seen.shape[1])
-    seen.places = [None if place is None else (place[0], place[1]) for place in seen.places]
-    seen.pixels = {int(number): word for number, word in seen.pixels.items()}
-    return seen
+def _contents(answer: dict[str, Any]) -> FileContents:
+    contents = FileContents(**answer)
+    contents.shape = (contents.shape[0], contents.shape[1])
+    contents.places = [None if place is None else (place[0], place[1]) for place in contents.places]
+    contents.pixels = {int(number): word for number, word in contents.pixels.items()}
+    return contents
 
 
 # ---- in the child ------------------------------------------------------------------------
@@ -236,20 +233,20 @@ def _main() -> None:
         if limit == resource.RLIM_INFINITY or limit > most:
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(what, (most, limit))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         try:
-            answer: dict[str, Any] = {"seen": _look(Path(asked["path"]), asked["pixels"])}
+            answer: dict[str, Any] = {"contents": _look(Path(asked["path"]), asked["pixels"])}
         except OffbraggError as error:
             answer = {"error": str(error)}
         except Exception as error:  # whatever HDF5 and h5py make of a damaged file
             what = str(error).partition("\n")[0][:300]
-            answer = {"error": f"{asked['path']} is no scan file, or a damaged one: {what}"}
-        _tell(answer)
+            answer = {"error": f"{asked['path']} is not a scan file, or it is damaged: {what}"}
+        _send(answer)
 
 
-def _tell(answer: dict[str, Any]) -> None:
+def _send(answer: dict[str, Any]) -> None:
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
     sys.stdout.buffer.flush()
 
@@ -269,7 +266,7 @@ def _open(path: Path) -> tuple[ScanFile, list[str]]:
     scan.close()
     # what is taken from it is compared with checksums of its own
     file = read_torn(path, lambda file: places_of_chunks(find_inside(file, nxmx.DATA)))
-    return ScanFile(file, path), [TORN]
+    return ScanFile(file, path), [f"the frame index {TORN}"]
 
 
 def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
@@ -286,21 +283,21 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
                 f"{path} has {ledger.n_frames} rows for {scan.n_frames} frames: it is damaged"
             )
         values = scan.frame_values()
-        data = scan._fresh(nxmx.DATA)
+        data = scan.dataset
         length = data.shape[0]
         end = path.stat().st_size
         found = {n: p for n, p in places_of_chunks(data).items() if p[0] + p[1] <= end}
         places = [found.get(number) for number in range(min(length, scan.n_frames))]
         begun = [None if not np.isfinite(when) else float(when) for when in values["time"]]
-        seen: dict[str, Any] = {
+        contents: dict[str, Any] = {
             "run": scan.run,
             "start": scan.start,
             "shape": data.shape[1:],
             "length": length,
             "complete": complete,
-            "ended": bool(scan._word("/entry/end_time")),
+            "ended": bool(scan.text("/entry/end_time")),
             "exit_status": scan.exit_status,
-            "reason": scan._word(f"{nxmx.RUN}/reason"),
+            "reason": scan.text(f"{nxmx.RUN}/reason"),
             "headers": scan.header_findings,
             "statuses": [status.value for status in ledger.statuses],
             "reasons": list(ledger.reasons),
@@ -308,32 +305,34 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "md5": values["md5"].tolist(),
             "crc64": values["crc64"].tolist() if "crc64" in values else None,
             "times": begun,
-            "first_header": scan._word(f"{nxmx.RUN}/first_header"),
+            "first_header": scan.text(f"{nxmx.RUN}/first_header"),
             "places": places,
             "angles": _angles(values, scan.sweep.midpoints),
-            "problems": problems + _problems(scan._get("/")),
+            "problems": problems + _problems(data.file),
             "pixels": {},
         }
-        told = time.monotonic()
+        reported = time.monotonic()
         wanted = {n for n in pixels if n < length}
-        # of a frame that is not stored there is no chunk, unless its writer died just then
+        # a frame that is not stored has a chunk only if its writer died just then
         wanted |= {
             n
             for n, place in enumerate(places)
-            if place is not None and seen["statuses"][n] != "stored"
+            if place is not None and contents["statuses"][n] != "stored"
         }
         for done, number in enumerate(sorted(wanted)):
             try:
                 check_part(data, (slice(number, number + 1), slice(None), slice(None)))
                 counts = np.asarray(data[number])
-                seen["pixels"][number] = "" if np.all(counts == nxmx.FILL) else content_md5(counts)
+                contents["pixels"][number] = (
+                    "" if np.all(counts == nxmx.FILL) else content_md5(counts)
+                )
             except (OSError, RuntimeError, MemoryError, ValueError, ScanFileError) as error:
                 what = str(error).partition("\n")[0][:200]
-                seen["pixels"][number] = f"cannot be read: {what}"
-            if time.monotonic() - told > _TELL:
-                told = time.monotonic()
-                _tell({"done": done + 1})
-    return seen
+                contents["pixels"][number] = f"cannot be read: {what}"
+            if time.monotonic() - reported > _REPORT:
+                reported = time.monotonic()
+                _send({"done": done + 1})
+    return contents
 
 
 def _angles(values: Mapping[str, NDArray[Any]], asked: NDArray[np.float64]) -> dict[str, Any]:
@@ -355,15 +354,15 @@ def _angles(values: Mapping[str, NDArray[Any]], asked: NDArray[np.float64]) -> d
 
 def _ledger(scan: ScanFile) -> Ledger:
     """Take what has a checksum for stored where the ledger cannot be understood."""
-    words, reasons = scan._words("status"), scan._words("reason")
+    words, reasons = scan.text_column("status"), scan.text_column("reason")
     known = {status.value for status in FrameStatus}
-    crcs = scan._words("crc64") if "crc64" in scan.columns else [""] * len(words)
+    crcs = scan.text_column("crc64") if "crc64" in scan.columns else [""] * len(words)
     there = ["stored" if crc else "pending" for crc in crcs]
     return Ledger.of([w if w in known else t for w, t in zip(words, there, strict=True)], reasons)
 
 
 def _problems(root: h5py.Group) -> list[str]:
-    """Read everything but the frames, and say what cannot be read or points elsewhere."""
+    """Return what cannot be read or points elsewhere, the frames not included."""
     problems: list[str] = []
 
     def read(name: str, item: Any) -> None:

@@ -136,14 +136,14 @@ def _chunks(dataset: h5py.Dataset, part: tuple[slice, ...] | None) -> Iterator[t
 
 
 def _has_header(dataset: h5py.Dataset, found: tuple[int, ...]) -> bool:
-    """Whether bitshuffle compresses, and so says before a chunk how large it becomes."""
+    """Return whether bitshuffle compresses, and so says before a chunk how large it becomes."""
     plist: Any = dataset.id.get_create_plist()
     values = plist.get_filter(found.index(BITSHUFFLE))[2]
     return len(values) > 4 and values[4] in (2, 3)
 
 
 def _inflated(chunk: memoryview, most: int) -> int:
-    """How many bytes DEFLATE makes of a chunk; one more than ``most`` if it is more."""
+    """Return how many bytes DEFLATE makes of a chunk; one more than ``most`` if it is more."""
     inflater = zlib.decompressobj()
     size, left = 0, bytes(chunk)
     try:

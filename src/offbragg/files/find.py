@@ -17,8 +17,7 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
     Raises
     ------
     ScanFileError
-        If the directory, or a file in it, cannot be looked at: that there is no file must be
-        known, not assumed.
+        If the directory, or a file in it, cannot be read: the file may be there, unseen.
     """
     try:
         names = os.listdir(directory)  # noqa: PTH208  glob passes over what it may not see
@@ -34,12 +33,12 @@ def find_scan_file(directory: Path | str, run_uid: str) -> Path | None:
 
 
 def _run_of(path: Path) -> str:
-    """Uid of a file's run; a file that has not changed since is not opened again."""
+    """Return the uid of a file's run; an unchanged file is not opened again."""
     try:
         look = stamp_of(path)
         known = _runs_of.get(path)
         if known is None or known[0] != look:
-            # one that cannot be read, or not yet: its writer says beside it whose it is
+            # one that cannot be read, or not yet: its writer has noted the run beside it
             if is_opening(path) and (noted := noted_uid(path)):
                 return noted
             with ScanFile.open(path) as scan:
@@ -50,9 +49,9 @@ def _run_of(path: Path) -> str:
     except (OffbraggError, OSError) as error:
         if uid := owner(path):
             return uid
-        if isinstance(error, OSError) or "errno = " in str(error):  # as HDF5 tells it
+        if isinstance(error, OSError) or "errno = " in str(error):  # as HDF5 writes it
             raise ScanFileError(f"{path} cannot be looked at: {error}") from error
-        return ""  # it is none of ours
+        return ""  # it is not ours
 
 
 _runs_of: dict[Path, tuple[tuple[int, int], str]] = {}

@@ -62,7 +62,7 @@ class FrameFiles:
         return self.directory / self.template.format(self.first + number)
 
     def holds(self, path: Path) -> bool:
-        """Whether a file lies where frames may, with every link on the way followed."""
+        """Return whether a file lies where frames may, with every link on the way followed."""
         return self._root is None or path.resolve().is_relative_to(self._root)
 
     def _check(self, root: Path) -> None:
@@ -97,7 +97,7 @@ class FrameFiles:
 
 
 def _is_a_name(template: str) -> bool:
-    """Whether a template has no field, and so names one file."""
+    """Return whether a template has no field, and so names one file."""
     return re.fullmatch(r"(?:[^{}]|\{\{|\}\})+", template) is not None
 
 
@@ -153,7 +153,7 @@ def find_run_folder(
     Returns
     -------
     files
-        None if there is no such folder, or no frame in it yet.
+        None if the folder is missing or holds no frame yet.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def find_run_folder(
     """
     stem = str(start["uid"])[:8]
     named = re.compile(re.escape(stem) + r"(?:-(\d{1,3}))?")
-    places = list(_told_by(descriptors, named, search))
+    places = list(_configured(descriptors, named, search))
     if search is not None:
         places += _folders(search, named)
     for place in places:
@@ -177,7 +177,7 @@ def is_own_folder(directory: Path, start: Mapping[str, Any]) -> bool:
 
 
 def describe_others(files: FrameFiles, start: Mapping[str, Any], n_frames: int) -> str:
-    """Name the frame files in a run's own folder that are none of its sweep; empty if none are."""
+    """Name the frame files in a run's own folder that are not of its sweep; empty without any."""
     if not is_own_folder(files.directory, start):
         return ""
     others = files.others(n_frames)
@@ -191,7 +191,7 @@ def describe_others(files: FrameFiles, start: Mapping[str, Any], n_frames: int) 
     )
 
 
-def _told_by(
+def _configured(
     descriptors: Iterable[Mapping[str, Any]], named: re.Pattern[str], search: Path | None
 ) -> Iterator[Path]:
     """Return the paths that configurations have and that end in the run's folder."""

@@ -16,7 +16,7 @@ import stat
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -41,12 +41,12 @@ BATCH = 16
 """Frames that a thread takes at once: as many as there are lanes for their MD5s."""
 
 _QUEUED = 2  # batches that may wait for the writer
-_FEW = 2  # so many frames are quicker with hashlib
+_FEW = 2  # frames, at most, that are quicker with hashlib
 _LEAST = 4  # frames that a thread takes when there are few left
 _MOST_THREADS = 8  # one writer cannot take more
 _BLOCK = 32 << 20  # bytes; from 4 MB on, numpy asks for huge pages
 _HEADER = 1 << 16  # bytes; real headers have 1 to 10 thousand
-_LONG = 2 << 20  # bytes of a file that is no surprise
+_LONG = 2 << 20  # bytes, at most, of an ordinary file
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class FramePool:
     shape
         Rows and columns that every frame must have.
     threads
-        How many; as many as this process has processors if None.
+        Number of threads; None for one per processor of this process.
     """
 
     def __init__(self, shape: tuple[int, int], *, threads: int | None = None) -> None:
@@ -88,11 +88,11 @@ class FramePool:
         self._closed = False
 
     def __contains__(self, number: int) -> bool:
-        """Whether a frame is in work."""
+        """Return whether a frame is in work."""
         return number in self._flying
 
     def __len__(self) -> int:
-        """How many frames are in work."""
+        """Return how many frames are in work."""
         return len(self._flying)
 
     @property
@@ -102,18 +102,18 @@ class FramePool:
 
     @property
     def queued(self) -> int:
-        """How many batches wait for the writer; at most two."""
+        """Number of batches that wait for the writer, at most two."""
         return self._done.qsize()
 
     def offer(self, number: int, path: Path) -> None:
-        """Have a file read; a batch of them begins by itself, what is left by `send`."""
+        """Queue a file to be read; a full batch is sent at once, the rest by `send`."""
         self._flying.add(number)
         self._gathered.append((number, path))
         if len(self._gathered) == BATCH:
             self.send()
 
     def send(self) -> None:
-        """Begin with what was offered."""
+        """Start to read what was offered."""
         if not self._gathered:
             return
         if len(self._workers) < self.threads:
@@ -128,8 +128,8 @@ class FramePool:
         self._gathered = []
 
     @contextlib.contextmanager
-    def take(self, timeout: float) -> Iterator[Sequence[Judged]]:
-        """Give the files that are done; none if there are none in ``timeout`` s.
+    def take(self, timeout: float) -> Generator[Sequence[Judged]]:
+        """Yield the files that are done; none if no batch is done within ``timeout`` s.
 
         Their chunks are there only within the ``with``.
         """
@@ -201,7 +201,7 @@ class FramePool:
 class _Batch:
     numbers: list[int]
     slab: _Slab
-    judged: list[Judged] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list[Judged])
     failure: BaseException | None = None
 
 
@@ -383,11 +383,11 @@ class _Reader:
 
 
 def _open(path: Path, where: str) -> int:
-    """Open a file for reading; what is no file could keep a thread waiting for ever."""
+    """Open a regular file for reading: a pipe would keep a thread waiting for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise RejectedFrame(f"{where} is no file")
+        raise RejectedFrame(f"{where} is not a file")
     return descriptor
 
 
@@ -404,7 +404,7 @@ def _read_at(descriptor: int, room: memoryview, offset: int) -> int:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""HDF5 told not to wait for ever, and a file read in which a kill tore a write.
+"""Keep HDF5 from waiting for ever, and read a file in which a kill tore a write.
 
 Linux ends a write between two pages when it kills a process. What HDF5 wrote there keeps the
-checksum of before. A reader of a growing file takes that for a write that is still under way, and
+old checksum. A reader of a growing file takes that for a write that is still under way, and
 HDF5 reads it a hundred times, waiting twice as long after each: for ever.
 """
 
@@ -42,8 +42,8 @@ def open_to_read(
 ) -> h5py.File:
     """Open a file for reading that may grow; what a kill tore is an error after 0.5 s.
 
-    HDF5 has it so for everybody in this process who opens the file while it is open, and has it
-    as the first one had it who opened it: nobody should have done so in another way.
+    While a file is open, HDF5 uses the settings of whoever opened it first in this process, so all
+    must open it in this way.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def read_torn(path: Path, use: Callable[[h5py.File], Any]) -> h5py.File:
     Parameters
     ----------
     path
-        The file; nobody writes it.
+        The file, which no process writes.
     use
         Reads what may be torn.
 
@@ -288,7 +288,7 @@ def read_torn(path: Path, use: Callable[[h5py.File], Any]) -> h5py.File:
     Raises
     ------
     ScanFileError
-        If it cannot be read all the same.
+        If it cannot be read even so.
     """
     view = _Torn(path)
     for _ in range(_MOST_MENDS):
@@ -303,7 +303,7 @@ def read_torn(path: Path, use: Callable[[h5py.File], Any]) -> h5py.File:
             if not view.believe_last():
                 raise ScanFileError(
                     f"{path} is damaged: {error}\n"
-                    "offbragg stack --once --repair makes it anew from the frame files."
+                    "offbragg stack --once --repair rebuilds it from the frame files."
                 ) from error
     raise ScanFileError(f"{path} is damaged in more than {_MOST_MENDS} places")
 

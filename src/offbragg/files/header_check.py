@@ -1,8 +1,8 @@
 """What the header of each frame says of a run, beside what the run itself said before it.
 
-The run decides: its frames are stored whatever their headers say, since a camserver may have been
-told nothing, or by somebody else. But a header that contradicts the run in what changes a
-scattering vector must not pass in silence: one of the two is wrong.
+The run decides: its frames are stored whatever their headers say, since another program, or none,
+may have set the camserver. But a header that contradicts the run in what changes a scattering
+vector must not pass in silence: one of the two is wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class HeaderCheck:
         # frames of another place that are served as if they were measured now
         self._replayed = bool(start.get("replay"))
         self._uid = str(start["uid"])[:8]
-        detector = start.get("detector") or {}
+        detector: Mapping[str, Any] = start.get("detector") or {}
         self._expected: dict[str, Any] = {
             "exposure_time": self._sweep.exposure,
             "exposure_period": self._sweep.period,
@@ -112,7 +112,7 @@ class HeaderCheck:
         """
         self.seen[number] = True
         kind = tuple(
-            tuple(value) if isinstance(value, list) else value
+            tuple(cast(list[Any], value)) if isinstance(value, list) else value
             for value in map(header.get, self._alike)
         )
         if kind not in self._kinds:
@@ -127,7 +127,7 @@ class HeaderCheck:
             self._times[number] = taken - number * self._sweep.period
 
     def news(self) -> list[str]:
-        """Return the contradictions that nobody has been shown yet, each of its kind once."""
+        """Return the contradictions that were not returned before, each of its kind once."""
         news, self._news = self._news, []
         return news
 
@@ -168,7 +168,7 @@ class HeaderCheck:
             self._news.append(f"frame {number} ({source}): {text}")
 
     def _compare(self, header: Mapping[str, Any]) -> Iterable[tuple[str, bool, str]]:
-        """Compare what is alike in all headers of a run; give what, how bad, and the words."""
+        """Compare what is alike in all headers of a run; yield key, whether severe, and text."""
         if self._geometry is not None:
             for each in compare_geometry(self._geometry, self._without_tilt(header)):
                 near, far = each.limits
@@ -179,23 +179,23 @@ class HeaderCheck:
                     yield quantity.key, severe, _words(quantity, each.header, each.model)
         turned = axis_name(header)
         if turned is not None and turned != axis_name({"oscillation_axis": self._sweep.axis}):
-            said = header["oscillation_axis"]
-            yield AXIS.key, True, f"{AXIS.label} {said}, and the run {self._sweep.axis}"
+            name = header["oscillation_axis"]
+            yield AXIS.key, True, f"{AXIS.label} {name}, and the run {self._sweep.axis}"
         step = header.get("angle_increment")
         if step is not None and not alike(step, self._sweep.step, STEP.refused or STEP.alike):
             yield STEP.key, step != 0.0, _words(STEP, step, self._sweep.step)
         for key, expected in self._expected.items():
-            said, quantity = header.get(key), _LABELS[key]
-            if said is None or alike(_symbol(said), _symbol(expected), quantity.alike):
+            value, quantity = header.get(key), _LABELS[key]
+            if value is None or alike(_symbol(value), _symbol(expected), quantity.alike):
                 continue
-            severe = key == "wavelength" and said != 0.0
-            yield key, severe, _words(quantity, said, expected)
+            severe = key == "wavelength" and value != 0.0
+            yield key, severe, _words(quantity, value, expected)
 
     def _without_tilt(self, header: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Take a distance along the beam for right, too: that to a tilted panel is another."""
+        """Drop a distance that is right along the beam: that to a tilted panel differs."""
         assert self._geometry is not None
-        beam, said = self._geometry.direct_beam(), header.get("distance")
-        if beam is not None and said is not None and alike(said, beam[2], (0.0, 1e-3)):
+        beam, distance = self._geometry.direct_beam(), header.get("distance")
+        if beam is not None and distance is not None and alike(distance, beam[2], (0.0, 1e-3)):
             return {key: value for key, value in header.items() if key != "distance"}
         return header
 
@@ -204,17 +204,17 @@ class HeaderCheck:
     ) -> Iterable[tuple[str, bool, str]]:
         """Compare what belongs to one frame only."""
         key = "start_angle" if "start_angle" in header else self._sweep.axis.lower()
-        said = header.get(key) if key in ("start_angle", *ANGLES) else None
-        if said is not None:
+        value = header.get(key) if key in ("start_angle", *ANGLES) else None
+        if value is not None:
             sweep, angle = self._sweep, float(self._starts[number])
             limit = 0.5 * abs(sweep.step) + 1e-4 if sweep.step else _STANDS
-            if abs(math.remainder(said - angle, 360.0)) > limit:
-                unset = said == 0.0 and not header.get("angle_increment")
+            if abs(math.remainder(value - angle, 360.0)) > limit:
+                unset = value == 0.0 and not header.get("angle_increment")
                 label = "Start_angle" if key == "start_angle" else ANGLES[key].label
                 yield (
                     "start_angle",
                     not unset,
-                    f"{label} {said:.6g} degree, and the run {angle:.6g} degree",
+                    f"{label} {value:.6g} degree, and the run {angle:.6g} degree",
                 )
         run = _RUN.findall(header.get("text", ""))
         if run and run[-1] != self._uid:
@@ -231,12 +231,12 @@ def _symbol(value: Any) -> Any:
     return _MATERIALS.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def _words(quantity: Quantity, said: Any, expected: Any) -> str:
-    return f"{quantity.text(said)}, and the run {quantity.number(expected)}"
+def _words(quantity: Quantity, value: Any, expected: Any) -> str:
+    return f"{quantity.text(value)}, and the run {quantity.number(expected)}"
 
 
 def _fitting(lines: list[str]) -> list[str]:
-    """Return as many lines as there is room for."""
+    """Return the lines that fit into the room for them."""
     kept: list[str] = []
     for line in lines:
         if len(json.dumps([*kept, line])) > _ROOM:

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import ConfigError
+from offbragg.files.header_line import ANOTHER_ANGLE, ROUNDING, fit_line
 from offbragg.files.header_time import header_time, tag_difference
 
 Tolerance = tuple[float, float]
 """Absolute, in the quantity's unit, and relative."""
 
-_ROUNDING = 1e-4  # degree: how camservers print angles
 _LISTED = 3
 _SAME_TIME = 60.0  # s, of dates of one sweep, at least
 _HINT = (
@@ -55,14 +55,14 @@ class Quantity:
 
 
 _ANGLE: Tolerance = (0.005, 0.0)
-_ANOTHER_ANGLE: Tolerance = (0.05, 0.0)
+_ANOTHER_ANGLE: Tolerance = (ANOTHER_ANGLE, 0.0)
 WAVELENGTH = Quantity("wavelength", "Wavelength", "Å", (0.0, 1e-4), (0.0, 1e-3))
 PIXEL_SIZE = Quantity("pixel_size", "Pixel_size", "mm", (0.0, 1e-4), (0.0, 1e-3))
 DISTANCE = Quantity("distance", "Detector_distance", "mm", (0.01, 1e-4), (0.0, 1e-3))
 TWO_THETA = Quantity("two_theta", "Detector_2theta", "degree", _ANGLE, (0.02, 0.0))
 BEAM = Quantity("beam_xy", "Beam_xy", "pixel", (0.05, 0.0), (0.5, 0.0))
 AXIS = Quantity("oscillation_axis", "Oscillation_axis", "", (0.0, 0.0), (0.0, 0.0))
-STEP = Quantity("angle_increment", "Angle_increment", "degree", (_ROUNDING, 1e-4), (1e-4, 1e-3))
+STEP = Quantity("angle_increment", "Angle_increment", "degree", (ROUNDING, 1e-4), (1e-4, 1e-3))
 EXPOSURE = Quantity("exposure_time", "Exposure_time", "s")
 PERIOD = Quantity("exposure_period", "Exposure_period", "s")
 ANGLES = {
@@ -232,12 +232,12 @@ def _contradiction(
     for number in sorted(values):
         first.setdefault(values[number], number)
     counts = Counter(values.values())
-    said = ", ".join(
+    values_found = ", ".join(
         f"{quantity.number(value)} in {n} of {len(values)} ({name(first[value])} first)"
         for value, n in counts.most_common(_LISTED)
     )
     return ConfigError(
-        f"the headers contradict each other: {quantity.label} is {said}"
+        f"the headers contradict each other: {quantity.label} is {values_found}"
         f"{', …' if len(counts) > _LISTED else ''}\n"
         "Give a pattern that matches the frames of one sweep, or a model that says which "
         "is right (--model FILE)."
@@ -295,7 +295,7 @@ def odd_dates(
     Parameters
     ----------
     begun
-        When the sweep began by the date of each frame, POSIX s; NaN where there is no date.
+        When the sweep began by the date of each frame, POSIX s; NaN where a header has no date.
     limit
         How far from the others is another time, s.
     name
@@ -316,18 +316,6 @@ def odd_dates(
 
 
 # ---- angles ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """An angle that grows by the same step from frame to frame, degree."""
-
-    start: float
-    step: float
-    outliers: tuple[int, ...]
-
-    def at(self, number: int) -> float:
-        return self.start + number * self.step
 
 
 def _agree_on_angles(
@@ -382,7 +370,7 @@ def _agree_on_start(
     name: Callable[[int], str],
     found: Agreement,
 ) -> None:
-    line = _line(angles, step)
+    line = fit_line(angles, step)
     if line is None:
         some = ", ".join(f"{angles[n]:g} in {name(n)}" for n in sorted(angles)[:_LISTED])
         raise ConfigError(
@@ -395,7 +383,7 @@ def _agree_on_start(
             f"the headers contradict themselves: {label} grows by {line.step:.5g} degree from "
             f"number to number, and Angle_increment is {step:g} degree\n{_HINT}"
         )
-    if not step and abs(line.step) * span > 2 * _ROUNDING:
+    if not step and abs(line.step) * span > 2 * ROUNDING:
         found.differences.append(
             f"the headers say no Angle_increment, and {label} grows by {line.step:.5g} degree a "
             "frame: this counts"
@@ -423,7 +411,7 @@ def _agree_on_fixed(
     try:
         _agree_on(quantity, headers, name, None, found)
     except ConfigError:
-        line = _line(values, found.header.get("angle_increment", 0.0))
+        line = fit_line(values, found.header.get("angle_increment", 0.0))
         if line is None or not line.step:
             raise
         found.header[quantity.key] = line.start
@@ -432,7 +420,7 @@ def _agree_on_fixed(
 def _compare_turning(quantity: Quantity, values: Mapping[int, float], found: Agreement) -> None:
     """Compare the scan axis's own angle with the start angle, which counts."""
     start, step = found.header["start_angle"], found.header["angle_increment"]
-    limit = 0.5 * abs(step) + 10 * _ROUNDING
+    limit = 0.5 * abs(step) + 10 * ROUNDING
     off = {
         n: value
         for n, value in values.items()
@@ -446,79 +434,3 @@ def _compare_turning(quantity: Quantity, values: Mapping[int, float], found: Agr
             f"as frame {first}: {off[first]:g} and {start + first * step:g} degree; "
             "Start_angle counts"
         )
-
-
-def _line(angles: Mapping[int, float], step: float) -> _Line | None:
-    """Fit a line to most of the angles; None if it passes by half of them or more."""
-    numbers = np.array(sorted(angles), np.float64)
-    values = np.array([angles[int(n)] for n in numbers])
-    best: tuple[int, float, float, NDArray[np.bool_]] | None = None
-    for slope in (step, _long_slope(numbers, values, step), _short_slope(numbers, values)):
-        offset, inside = _offset(numbers, values, slope, step)
-        if best is None or inside.sum() > best[0]:
-            best = int(inside.sum()), slope, offset, inside
-    assert best is not None
-    n, slope, offset, inside = best
-    if 2 * n <= len(numbers):
-        return None
-    slope, offset = _refined(numbers[inside], values[inside], slope, offset, step)
-    return _Line(offset, slope, tuple(int(number) for number in numbers[~inside]))
-
-
-def _long_slope(numbers: NDArray[Any], values: NDArray[Any], step: float) -> float:
-    """Return the median slope between frames half the sweep apart."""
-    half = len(numbers) // 2
-    if half == 0:
-        return step
-    apart = numbers[half:] - numbers[: len(numbers) - half]
-    turned = values[half:] - values[: len(values) - half] - step * apart
-    return step + float(np.median(_remainder(turned) / apart))
-
-
-def _short_slope(numbers: NDArray[Any], values: NDArray[Any]) -> float:
-    """Return the median slope between neighbours."""
-    if len(numbers) < 2:
-        return 0.0
-    return float(np.median(_remainder(np.diff(values)) / np.diff(numbers)))
-
-
-def _offset(
-    numbers: NDArray[Any], values: NDArray[Any], slope: float, step: float
-) -> tuple[float, NDArray[np.bool_]]:
-    """Return where a line of a given slope begins, and which angles are on it."""
-    another = _ANOTHER_ANGLE[0]
-    limit = (0.5 * abs(step) or min(0.5 * abs(slope) or another, another)) + _ROUNDING
-    rest = _remainder(values - slope * numbers)
-    bins = Counter(np.round(rest / limit).tolist())
-    most = np.zeros(len(rest), bool)
-    offset = 0.0
-    for bin_, _ in bins.most_common(8):
-        chosen = rest[np.abs(_remainder(rest - bin_ * limit)) <= 0.5 * limit + 1e-9]
-        centre = float(np.median(chosen)) if chosen.size else bin_ * limit
-        inside = np.abs(_remainder(rest - centre)) <= limit
-        if inside.sum() > most.sum():
-            offset, most = centre, inside
-    return offset, most
-
-
-def _refined(
-    numbers: NDArray[Any], values: NDArray[Any], slope: float, offset: float, step: float
-) -> tuple[float, float]:
-    """Return slope and offset, as round as the printed angles allow."""
-    span = float(numbers[-1] - numbers[0])
-    rest = _remainder(values - offset - slope * numbers)
-    if span:
-        slope += float(np.polyfit(numbers, rest, 1)[0])
-        rounded = (round(slope, digits) for digits in range(1, 7))
-        for round_ in (step, *rounded):
-            if abs(round_ - slope) * span <= 2 * _ROUNDING:
-                slope = round_
-                break
-    start = offset + float(np.median(_remainder(values - offset - slope * numbers)))
-    turns = 360.0 * round((values[0] - start - slope * numbers[0]) / 360.0)
-    start += turns  # as the headers have it
-    return slope, float(round(start, 4) if abs(start - round(start, 4)) < 0.6e-4 else start)
-
-
-def _remainder(angles: NDArray[Any]) -> NDArray[Any]:
-    return (angles + 180.0) % 360.0 - 180.0

@@ -232,8 +232,8 @@ def _read_from(path: Path, position: int) -> bytes:
 
 
 WAY_ON = (
-    "It is set aside and the other runs go on. offbragg stack --once --repair keeps the damaged "
-    "journal and goes on with what is intact in it."
+    "It is skipped and the other runs go on. offbragg stack --once --repair keeps the damaged "
+    "journal and continues with its intact lines."
 )
 
 
@@ -291,7 +291,7 @@ def journals(directory: Path) -> list[Path]:
 
 
 def is_open(path: Path) -> bool:
-    """Whether the RunEngine that writes a journal is alive and in this run."""
+    """Return whether the RunEngine that writes a journal is alive and in this run."""
     with path.open("rb") as journal:
         try:
             fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -333,7 +333,8 @@ def find_run(directory: Path, which: str = "-1") -> Path:
             if int(which) >= -len(ordered):
                 return ordered[int(which)]
             raise JournalError(
-                f"there is no run {which}: {directory} holds {len(ordered)}\n-1 is the newest one."
+                f"run {which} does not exist: runs in {directory}: {len(ordered)}\n"
+                "-1 is the newest one."
             )
         number = int(which.removeprefix("#"))
         numbered = [path for path in ordered if starts[path].get("scan_id") == number]

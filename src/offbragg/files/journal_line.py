@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from offbragg.json_values import plain
 
@@ -78,15 +78,18 @@ def decode_line(line: bytes) -> tuple[str, dict[str, Any]]:
         raise LineError(f"it is not JSON: {error}") from None
     if spaces and spaces != _checksum(text):
         raise LineError("it does not have the checksum with which it was written")
-    if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+    if not (isinstance(pair, list) and len(cast(list[Any], pair)) == 2):
         raise LineError("it is not a name and a document")
-    name, doc = pair
+    name, doc = cast(list[Any], pair)
+    if not isinstance(name, str):
+        raise LineError("it is not a name and a document")
     if not isinstance(doc, dict):
         raise LineError(f"its {name} document is {type(doc).__name__}, not a mapping")
     if name not in _NEEDED:
         raise LineError(f"it has a document of the unknown kind {name[:40]!r}")
-    _check(name, doc)
-    return name, doc
+    document = cast(dict[str, Any], doc)
+    _check(name, document)
+    return name, document
 
 
 def is_checked(line: bytes) -> bool:
@@ -95,7 +98,7 @@ def is_checked(line: bytes) -> bool:
 
 
 def complete_line(line: bytes) -> bytes:
-    """Give a line its checksum of which a killed writer wrote a part; empty if it cannot be."""
+    """Complete a checksum of which a killed writer wrote a part; empty if that cannot be."""
     text = line.rstrip(b" \t")
     whole = text + _checksum(text)
     return whole if whole.startswith(line) and text.endswith(b"]") and is_whole(text) else b""

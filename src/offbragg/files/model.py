@@ -245,7 +245,7 @@ def _read_json(path: Path) -> tuple[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:  # it has the whole file within
-        why = f"byte {error.start} is no text"
+        why = f"byte {error.start} is not text"
     except (ValueError, RecursionError) as error:
         why = _short(str(error))
     raise ConfigError(f"{path} is not a model of a sweep: it is not JSON ({why})")
@@ -291,8 +291,8 @@ def compare_with_headers(
 ) -> list[str]:
     """Compare a model with what the headers of a sweep agree on.
 
-    A header's 0 is what a camserver writes for what nobody told it: it contradicts nothing, and is
-    listed.
+    A header's 0 is what a camserver writes for a value that was never set: it contradicts nothing,
+    and is listed.
 
     Returns
     -------
@@ -399,7 +399,7 @@ def compare_geometry(geometry: Geometry, header: Mapping[str, Any]) -> list[Comp
     two_theta = math.degrees(math.acos(min(abs(float(normal[2])), 1.0)))
     found: dict[Quantity, Any] = {
         WAVELENGTH: geometry.wavelength,
-        # camserver orders them by itself: the larger first tells the same
+        # camserver has its own order of the two
         PIXEL_SIZE: tuple(sorted(panel.pixel_size)),
         DISTANCE: abs(float(np.dot(np.array(panel.origin), normal))),
         TWO_THETA: two_theta,

@@ -81,6 +81,35 @@ def write_skeleton(file: h5py.File, start: Mapping[str, Any], shape: tuple[int, 
         monitor["data"] = frames["monitor"]
 
 
+def write_first_frame(
+    mask: h5py.Dataset,
+    room: h5py.Dataset,
+    number: int,
+    counts: NDArray[np.int32],
+    header: Mapping[str, Any],
+) -> None:
+    """Write what the first stored frame has for all of them: dead pixels, and its header.
+
+    Parameters
+    ----------
+    mask, room
+        The fields `MASK` and ``first_header`` of `RUN`.
+    number
+        Which frame of the sweep it is, from 0.
+    counts
+        Its counts, shape (slow, fast): −1 is a gap, −2 a dead pixel.
+    header
+        Of its file; left out where it is longer than the room for it.
+    """
+    bits = np.zeros(counts.shape, np.uint32)
+    bits[counts == -1] = 1
+    bits[counts == -2] = 2
+    mask[...] = bits
+    text = as_json({"source_frame": number, **header}).encode()
+    if len(text) <= HEADER_ROOM:
+        room[()] = text
+
+
 def iso(seconds: float) -> str:
     """POSIX seconds as ISO 8601 in UTC."""
     return (

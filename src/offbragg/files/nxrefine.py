@@ -174,7 +174,7 @@ def _general(geometry: Geometry) -> _Frame:
 
 
 def has_wrapper(path: Path | str) -> bool:
-    """Whether the wrapper of a scan file is there and has its rotation."""
+    """Return whether the wrapper of a scan file is there and has its rotation."""
     path = Path(path).resolve()
     with ScanFile.open(path) as scan:
         wrapper = _wrapper_of(path, scan)
@@ -185,7 +185,7 @@ def has_wrapper(path: Path | str) -> bool:
 
 
 def remove_left_locks(path: Path | str) -> None:
-    """Take away locks on wrapper and parent of a scan file whose process is no more.
+    """Remove locks on wrapper and parent of a scan file whose process has ended.
 
     One that was killed after its last rename left them complete and locked, for NeXpy for hours.
     """
@@ -389,7 +389,7 @@ def _pyfai_name(model: str) -> str:
 
 
 def _is_left(lock: Path, waited: float) -> bool:
-    """Whether a lock is of a process of this host that is no more, NeXpy's or ours."""
+    """Return whether the process that made a lock has ended: one of this host, NeXpy's or ours."""
     try:
         note = lock.read_text()
         if not note:  # it is named right after it is made

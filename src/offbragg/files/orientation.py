@@ -47,16 +47,16 @@ class Orientation:
     geometry: Geometry | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        told: dict[str, Any] = {
+        """Return as plain JSON types."""
+        document: dict[str, Any] = {
             "UB": [list(row) for row in self.UB],
             "lattice": list(self.lattice),
             "source": dict(self.source),
             "residuals": dict(self.residuals),
         }
         if self.geometry is not None:
-            told["geometry"] = self.geometry.to_dict()
-        return told
+            document["geometry"] = self.geometry.to_dict()
+        return document
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Orientation:
@@ -87,7 +87,8 @@ class Orientation:
         (a, b, c), (d, e, f), (g, h, i) = sample.UB
         if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 0:
             raise OrientationError(f"its UB is left-handed: {sample.UB}")
-        source, residuals = mapping.get("source") or {}, mapping.get("residuals") or {}
+        source: Mapping[str, Any] = mapping.get("source") or {}
+        residuals: Mapping[str, Any] = mapping.get("residuals") or {}
         return cls(sample.UB, sample.lattice, source, residuals, refined)
 
 
@@ -107,11 +108,11 @@ def read_orientation(path: Path | str) -> Orientation:
     except (OSError, ValueError, RecursionError) as error:
         raise OrientationError(f"{path} cannot be read as an orientation: {error}") from error
     if not isinstance(mapping, dict):
-        raise OrientationError(f"{path} is no orientation: it holds no mapping")
+        raise OrientationError(f"{path} is not an orientation: it does not hold a mapping")
     try:
         return Orientation.from_dict(cast(dict[str, Any], mapping))
     except OrientationError as error:
-        raise OrientationError(f"{path} is no orientation that can be used: {error}") from error
+        raise OrientationError(f"{path} cannot be used as an orientation: {error}") from error
 
 
 def write_orientation(path: Path | str, orientation: Orientation) -> Path | None:
@@ -146,7 +147,7 @@ def write_orientation(path: Path | str, orientation: Orientation) -> Path | None
 
 
 def keep_earlier(path: Path) -> Path:
-    """Give a file a second name, ``stem_1`` and so on, before another takes its place."""
+    """Link a file to a second name, ``stem_1`` and so on, before another takes its place."""
     number = 1
     while True:
         kept = path.with_name(f"{path.stem}_{number}{path.suffix}")
@@ -175,7 +176,7 @@ def newest_orientation(experiment: Path | str, name: str, label: str) -> Path | 
                 source = read_orientation(path).source
             except OrientationError:
                 continue
-            files = source.get("files") or [{}]
+            files: list[dict[str, Any]] = source.get("files") or [{}]
             found.append((float(files[0].get("time") or 0), str(source.get("when", "")), path))
     return max(found)[2] if found else None
 

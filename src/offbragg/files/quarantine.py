@@ -2,7 +2,7 @@
 
 ``f1.rejected/`` has each refused file under its own name and a ``.json`` beside it that says why.
 It is a link where that is possible, so it takes no room and stays when the detector's folder is
-cleared; a copy on another disk, of which there are only so many bytes. Nothing is overwritten:
+cleared; a copy on another disk, of limited size. Nothing is overwritten:
 another content of the same name gets a number.
 """
 
@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from offbragg import kernels
 
@@ -71,10 +71,10 @@ def quarantine(
     for attempt in range(_NAMES):
         name = path.name if not attempt else f"{path.stem}.{attempt + 1}{path.suffix}"
         kept, note = directory / name, directory / f"{name}.json"
-        told = _read(note)
-        if told is not None and told.get("crc64") == crc64 and told.get("size") == status.st_size:
+        noted = _read(note)
+        if noted and noted.get("crc64") == crc64 and noted.get("size") == status.st_size:
             return None
-        if told is not None or (kept.exists() and not os.path.samestat(kept.stat(), status)):
+        if noted is not None or (kept.exists() and not os.path.samestat(kept.stat(), status)):
             continue
         how = _keep(path, kept, directory)
         text = json.dumps(
@@ -102,8 +102,8 @@ def quarantined(scan_file: Path) -> list[dict[str, Any]]:
     """List the refused files of a scan file: ``number`` of the frame, ``file``, ``reason``."""
     found: list[dict[str, Any]] = []
     for note in sorted(quarantine_directory(scan_file).glob("*.json")):
-        told = _read(note) or {}
-        number, reason = told.get("frame"), told.get("reason")
+        noted = _read(note) or {}
+        number, reason = noted.get("frame"), noted.get("reason")
         if isinstance(number, int) and isinstance(reason, str):
             found.append({"number": number, "file": note.stem, "reason": reason})
     return sorted(found, key=lambda one: one["number"])
@@ -118,14 +118,14 @@ def _content(path: Path) -> tuple[str, os.stat_result]:
 
 
 def _read(note: Path) -> dict[str, object] | None:
-    """Read what is told of a kept file; None if nothing is, {} if it cannot be understood."""
+    """Read the note on a kept file; None if there is none, {} if it cannot be understood."""
     try:
-        told = json.loads(note.read_text())
+        noted = json.loads(note.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return cast(dict[str, object], noted) if isinstance(noted, dict) else {}
 
 
 def _keep(path: Path, kept: Path, directory: Path) -> str:

@@ -24,9 +24,9 @@ class Root:
         self.trouble()
 
     def trouble(self) -> str:
-        """Say what is wrong with it, or nothing.
+        """Return what is wrong with it; empty if nothing is.
 
-        One that was never there is only "not there"; one that has been is to be on its disk.
+        If it has been there before, its disk must be mounted, too.
         """
         if not self.path.is_dir():
             return "is not there"
@@ -46,11 +46,13 @@ class Root:
         """
         known = self._mount is not None
         if (trouble := self.trouble()) and known:
-            raise ScanFileError(f"{self.path} {trouble}\nIt was. Mount or mend that disk.")
+            raise ScanFileError(
+                f"{self.path} {trouble}\nIt was there before. Mount or repair that disk."
+            )
 
 
 def mount_of(path: Path) -> Path:
-    """Give the mount point of the disk that a directory is on."""
+    """Return the mount point of the disk that a directory is on."""
     here = path.resolve()
     while here != here.parent and not os.path.ismount(here):
         here = here.parent

@@ -1,4 +1,4 @@
-"""A scan file made anew in place of a damaged one.
+"""Rebuild a scan file in place of a damaged one.
 
 The damaged one is never edited. The new one is made beside it under a hidden name, the damaged one
 gets a second name, and only then the new one takes its place, in one step.
@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,9 +21,10 @@ from offbragg import kernels
 from offbragg.errors import ScanFileError
 from offbragg.files.digest import digest_path, read_digest, write_digest
 from offbragg.files.durable import sync
-from offbragg.files.examine import TORN, Examiner, FileContents
+from offbragg.files.examine import Examiner, FileContents
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
+from offbragg.files.stored_sweep import TORN
 from offbragg.files.writer_lock import hold
 from offbragg.frame import PackedFrame
 
@@ -33,7 +34,7 @@ _BATCH = 16
 
 
 def rebuild_if_torn(path: Path, start: Mapping[str, Any]) -> None:
-    """Make a scan file anew if where its frames are is damaged: a kill tears a write.
+    """Rebuild a scan file whose frame index is corrupt, as when a kill tears a write.
 
     Parameters
     ----------
@@ -45,8 +46,8 @@ def rebuild_if_torn(path: Path, start: Mapping[str, Any]) -> None:
     Raises
     ------
     ScanFileError
-        If somebody writes it, its disk has no room for another one, it cannot be read all the
-        same, or it is of before there were checksums.
+        If a process writes it, its disk has no room for another one, it cannot be read even so, or
+        it was written by a version without stored checksums.
     """
     with ScanFile.open(path) as scan:
         if not scan.is_torn():
@@ -55,43 +56,47 @@ def rebuild_if_torn(path: Path, start: Mapping[str, Any]) -> None:
     try:
         with hold(path), Examiner() as examiner:
             seen = examiner.look(path)
-            if TORN not in seen.problems:  # whoever wrote it has come to an end
-                return
+            if not any(TORN in problem for problem in seen.problems):
+                return  # its writer has ended well
             try:
-                lost = _renew(path, hidden, seen, start)
+                lost = _rebuild(path, hidden, seen, start)
             finally:
                 clear(hidden)
     except OSError as error:
-        raise ScanFileError(f"{path} is damaged, and cannot be made anew: {error}") from error
+        raise ScanFileError(f"{path} is damaged and cannot be rebuilt: {error}") from error
     if lost:
         log.error(
-            "%s: of the frames that were stored these are not intact, and are taken from their "
-            "files if they are there: %s", path, ", ".join(map(str, lost)),
+            "%s: these stored frames are not intact, and are taken from their files if they "
+            "are there: %s", path, ", ".join(map(str, lost)),
         )  # fmt: skip
 
 
-def _renew(path: Path, hidden: Path, seen: FileContents, start: Mapping[str, Any]) -> list[int]:
+def _rebuild(path: Path, hidden: Path, seen: FileContents, start: Mapping[str, Any]) -> list[int]:
     if seen.crc64 is None:
         raise ScanFileError(
-            f"{path} is damaged, and was made before there were checksums of what is stored\n"
+            f"{path} is damaged, and was written by a version without stored checksums\n"
             "offbragg stack --once --repair compares its frames with their MD5 first."
         )
     clear(hidden)
     needed = sum(place[1] for place in seen.places if place is not None)
     if (free := shutil.disk_usage(path.parent).free) < needed:
         raise ScanFileError(
-            f"{path} is damaged, and cannot be made anew: that takes {needed / 1e6:.0f} MB, and "
-            f"its disk has {free / 1e6:.0f} MB\nMake room; what is damaged is kept."
+            f"{path} is damaged and cannot be rebuilt: that takes {needed / 1e6:.0f} MB, and "
+            f"its disk has {free / 1e6:.0f} MB\nMake room; the damaged file is kept."
         )
     stored = seen.stored()
-    log.warning("%s is damaged (a kill tears a write): %d frames are copied", path, len(stored))
+    log.warning(
+        "%s is damaged (a process was killed during a write): %d frames are copied",
+        path,
+        len(stored),
+    )
     with ScanWriter.create(
         hidden.parent, start=start, data_shape=seen.shape, name=hidden.name
     ) as new:
         copied = copy_intact(path, new, seen)
     kept = put_in_place(hidden, path)
     log.warning(
-        "%s is made anew with %d of its %d frames; the damaged file is kept as %s",
+        "%s is rebuilt with %d of its %d frames; the damaged file is kept as %s",
         path, len(copied), len(stored), kept.name,
     )  # fmt: skip
     return [number for number in stored if number not in copied]
@@ -100,7 +105,7 @@ def _renew(path: Path, hidden: Path, seen: FileContents, start: Mapping[str, Any
 def copy_intact(
     path: Path, new: ScanWriter, seen: FileContents, *, but: Collection[int] = ()
 ) -> set[int]:
-    """Copy the chunks that are intact, and what is said of frames that are not stored.
+    """Copy the intact chunks, and status and reason of frames that are not stored.
 
     Parameters
     ----------
@@ -158,7 +163,7 @@ def copy_intact(
 
 
 def put_in_place(hidden: Path, path: Path) -> Path:
-    """Let a new file take the place of a damaged one; give the name that this one has then."""
+    """Replace a damaged file by a new one; return the name that the damaged one has then."""
     sync(hidden)  # what it replaces is on the disk
     digest = read_digest(hidden)  # of a finished one
     kept = aside(path, path)
@@ -179,7 +184,7 @@ def put_in_place(hidden: Path, path: Path) -> Path:
 
 
 def aside(path: Path, damaged: Path) -> Path:
-    """Give a damaged file a second name that nothing has yet, or find the one that it has."""
+    """Link a damaged file to a second, free name, or find the one that it has."""
     number = 1
     while True:
         kept = path.with_name(f"{damaged.name}.damaged-{number}")
@@ -193,12 +198,12 @@ def aside(path: Path, damaged: Path) -> Path:
 
 
 def hidden_name(path: Path) -> Path:
-    """Say under which name a scan file is made anew."""
+    """Return the hidden name under which a scan file is rebuilt."""
     return path.with_name(f".{path.name}.repair")
 
 
 def clear(hidden: Path) -> None:
-    """Remove what was left by one who was killed: only what was derived, under its hidden name."""
+    """Remove what a killed process left under a hidden name: derived files only."""
     for name in (hidden.name, f"{hidden.name}.digest"):
         hidden.with_name(name).unlink(missing_ok=True)
     for what in ("superblock", "writer", "digest"):
@@ -210,4 +215,4 @@ def _json(text: str) -> Mapping[str, Any]:
         header = json.loads(text)
     except ValueError:
         return {}
-    return header if isinstance(header, dict) else {}
+    return cast(dict[str, Any], header) if isinstance(header, dict) else {}

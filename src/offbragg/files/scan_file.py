@@ -17,11 +17,7 @@ from offbragg import kernels
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.checked import Damage
-from offbragg.files.digest import (
-    between,
-    crc64_of_parts,
-    read_digest,
-)
+from offbragg.files.digest import between, crc64_of_parts, read_digest
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside, open_to_read
 from offbragg.files.shared_reader import (
@@ -58,7 +54,7 @@ class ScanFile(StoredSweep):
     def __init__(self, file: h5py.File, path: Path, reader: SharedReader | None = None) -> None:
         self._reader = reader
         self._seen = stamp_of(path) if reader is None else reader.seen
-        self._looked = False  # whether a kill tore it
+        self._looked = False  # for a corrupt frame index
         super().__init__(file, path, None if reader is None else reader.kept)
 
     @classmethod
@@ -77,7 +73,7 @@ class ScanFile(StoredSweep):
         FileNotFoundError
             If there is none.
         ScanFileError
-            If it is no scan file.
+            If it is not a scan file.
         """
         path = Path(path)
         if not path.exists():
@@ -97,7 +93,7 @@ class ScanFile(StoredSweep):
             return cls(reader.file, path, reader=reader)
         except _NOT_OURS as error:
             let_go(reader)
-            raise ScanFileError(f"{path} is no scan file: {error}") from error
+            raise ScanFileError(f"{path} is not a scan file: {error}") from error
 
     def close(self) -> None:
         """Let go of the file.
@@ -124,14 +120,14 @@ class ScanFile(StoredSweep):
         Raises
         ------
         ScanFileError
-            If where the frames are is damaged, or the file cannot be read.
+            If its frame index is corrupt, or the file cannot be read.
         """
         self._check_torn()
         before = stamp_of(self._path)
         complete = self.complete
-        words, parts = self._words("status"), self._parts()
+        words, parts = self.text_column("status"), self._parts()
         digest = None
-        with contextlib.suppress(ScanFileError):  # a damaged one tells nothing
+        with contextlib.suppress(ScanFileError):  # a damaged one counts as none
             digest = read_digest(self._path) if complete else None
         wanted = between(parts.values(), before[1])
         if digest is None:
@@ -181,7 +177,7 @@ class ScanFile(StoredSweep):
         return dataset
 
     def _grows(self) -> bool:
-        """Whether somebody writes the file, or has written it since this reader opened it.
+        """Return whether a process writes the file, or has written it since this reader opened it.
 
         HDF5's refresh spoils every other handle of this process on the same dataset: it reads the
         first frame for every other one, or fails (HDF5 2.0). So all readers of a process share one
@@ -189,7 +185,7 @@ class ScanFile(StoredSweep):
         """
         if self._reader is not None and self._reader.grows:
             return True
-        with contextlib.suppress(OSError):  # taken away: what is open can still be read
+        with contextlib.suppress(OSError):  # removed: what is open can still be read
             if stamp_of(self._path) == self._seen and not self._flag():
                 return False
         if self._reader is not None:
@@ -198,7 +194,7 @@ class ScanFile(StoredSweep):
 
 
 def _check_field(field: h5py.Dataset, path: Path) -> None:
-    """Refuse what would take more memory than anything beside the frames does.
+    """Check that a field takes no more memory than anything beside the frames may.
 
     Raises
     ------

@@ -51,14 +51,15 @@ def scan_directory(experiment: Path | str, start: Mapping[str, Any]) -> Path:
 
 
 def scan_name(start: Mapping[str, Any]) -> str:
-    """Name of a scan after its temperature.
+    """Return the name of a scan, after its temperature.
 
     Examples
     --------
     >>> scan_name({"temperature": {"setpoint": 102.5}}), scan_name({})
     ('102p5K', 'ambient')
     """
-    kelvin = (start.get("temperature") or {}).get("setpoint")
+    temperature: Mapping[str, Any] = start.get("temperature") or {}
+    kelvin = temperature.get("setpoint")
     if kelvin is None:
         return "ambient"
     if (
@@ -91,9 +92,10 @@ def _visit(crystal: Path, name: str, start: Mapping[str, Any]) -> Path:
         for other in crystal.iterdir()
         if other.is_dir() and other not in visits and (latest := _latest(other, now))
     ]
-    series = (start.get("series") or {}).get("uid")
+    series: Mapping[str, Any] = start.get("series") or {}
+    earlier: Mapping[str, Any] = here.get("series") or {}
     left = max(elsewhere, default=-math.inf) > here["time"]
-    if left or (here.get("series") or {}).get("uid") != series:
+    if left or earlier.get("uid") != series.get("uid"):
         return another
     return visits[-1]
 

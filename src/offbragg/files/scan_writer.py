@@ -7,10 +7,8 @@ word ``stored``, flushed. Whoever reads ``stored`` can read the frame, whenever 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import time as clock
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +17,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offbragg import kernels
-from offbragg.errors import DamagedFrame, OffbraggError, RejectedFrame, ScanFileError
+from offbragg.errors import RejectedFrame, ScanFileError
 from offbragg.files import nxmx
+from offbragg.files.accept_frame import check_belongs, check_same_counts, check_same_frame
 from offbragg.files.cbf import parse_minicbf_header
-from offbragg.files.digest import (
-    CLOSED,
-    LATER,
-    has_digest,
-    make_digest,
-    remove_digest,
-    write_digest,
-)
-from offbragg.files.draft import Draft, draft
-from offbragg.files.durable import begin_to_sync, make_directory, sync
-from offbragg.files.hdf5 import LIBVER, find_inside
+from offbragg.files.digest import CLOSED, LATER, has_digest, make_digest, write_digest
+from offbragg.files.durable import PeriodicSync, sync
+from offbragg.files.new_scan_file import make_scan_file
+from offbragg.files.open_to_write import open_to_write
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.stored_sweep import StoredSweep, is_index_torn, torn_error
-from offbragg.files.superblock import read_superblock, release
-from offbragg.files.writer_lock import beside, is_opening, noted_uid, take_lock
+from offbragg.files.stored_sweep import StoredSweep
+from offbragg.files.superblock import release
+from offbragg.files.writer_lock import beside, is_opening, take_lock
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import FrameStatus
-
-# Nothing that is written anew lies across the border of two pages, where a kill may tear it.
-_APART: dict[str, Any] = {"alignment_threshold": 8, "alignment_interval": 512}
-
-
-# HDF5's own locks are left alone: a reader, as long as it is open, would keep a writer that was
-# killed from going on. `take_lock` sees to it that there is one writer.
-_SYNC_EVERY = 10.0  # s between fsyncs: HDF5's own flush survives a killed process, not a power cut
-
-
-_SYNC_FRAMES = 1000  # at most so many frames between fsyncs
-
-
-_BEGIN_FRAMES = 32  # after so many the disk begins to write, so that it need not be waited for
-
-
-_PATIENCE = 2.0  # s, for others who are just opening or reading
 
 
 class ScanWriter(StoredSweep):
@@ -63,10 +38,9 @@ class ScanWriter(StoredSweep):
 
     def __init__(self, file: h5py.File, path: Path, lock: int) -> None:
         self._lock: int | None = lock
-        self._unsynced = 1  # what another writer left
+        self._disk = PeriodicSync(path)
         self._durable = 0
-        self._first_told = False  # what the first frame tells about all of them
-        self._synced = clock.monotonic()
+        self._is_first_kept = False  # mask and header, from the first frame
         super().__init__(file, path)
 
     @classmethod
@@ -80,19 +54,16 @@ class ScanWriter(StoredSweep):
     ) -> ScanWriter:
         """Make the scan file of a run and open it for writing.
 
-        All of it is made without a name; the next free ``fN.h5`` then appears at once, complete,
-        and never in place of another.
-
         Parameters
         ----------
         directory
-            Where; made if it is not there.
+            Of the file; made if it is missing.
         start
             The run's start document.
         data_shape
             Rows and columns of a frame; the detector's in ``start`` if None.
         name
-            Of the file, instead of the next free one.
+            Of the file, instead of the next free ``fN.h5``.
 
         Raises
         ------
@@ -100,41 +71,8 @@ class ScanWriter(StoredSweep):
             If there is a file of this name, ``start`` lacks something, or the directory cannot
             be written.
         """
-        directory = Path(directory)
-        for key in ("uid", "time", "sample", "sweep", "geometry"):
-            if key not in start:
-                raise ScanFileError(f"a scan file needs {key!r} in the start document")
-        if data_shape is None:
-            data_shape = (start.get("detector") or {}).get("shape")
-        panel = (start["geometry"] or {}).get("panel", {})
-        shape = tuple(int(n) for n in data_shape or panel.get("shape", ()))
-        if len(shape) != 2:
-            raise ScanFileError("a scan file needs the shape of its frames")
-        # in memory: HDF5 does not survive a disk that is full before its file has a beginning
-        skeleton = io.BytesIO()
-        with h5py.File(skeleton, "w", libver=LIBVER, **_APART) as file:
-            nxmx.write_skeleton(file, start, (shape[0], shape[1]))
-        try:
-            make_directory(directory)
-        except OSError as error:
-            raise ScanFileError(
-                f"no scan file can be made in {directory}: {error.strerror}\n"
-                "Give another directory."
-            ) from error
-        try:
-            with draft(directory / (name or "f1.h5")) as made:
-                made.write(skeleton.getbuffer())
-                path = _place_next(made, directory) if name is None else made.target
-                if name is not None:
-                    made.place()
-        except FileExistsError as error:
-            raise ScanFileError(f"{directory / str(name)} is there already") from error
-        except OSError as error:
-            raise ScanFileError(
-                f"no scan file can be made in {directory}: {error}\n"
-                "Look at the disk's space and the directory's permissions."
-            ) from error
-        return cls._write(path, str(start["uid"]))
+        path = make_scan_file(Path(directory), start=start, data_shape=data_shape, name=name)
+        return cls._open(path, str(start["uid"]))
 
     @classmethod
     def resume(cls, path: Path | str) -> ScanWriter:
@@ -143,32 +81,21 @@ class ScanWriter(StoredSweep):
         Raises
         ------
         ScanFileError
-            If another process writes it, or it is no scan file.
+            If another process writes it, or it is not a scan file.
         """
         path = Path(path)
         try:
-            return cls._write(path, None if noted_uid(path) else _told_by(path))
+            return cls._open(path)
         except OSError as error:
             raise ScanFileError(f"{path} cannot be written: {error}") from error
 
     @classmethod
-    def _write(cls, path: Path, uid: str | None) -> ScanWriter:
-        lock = take_lock(path, uid)
+    def _open(cls, path: Path, uid: str | None = None) -> ScanWriter:
+        file, lock = open_to_write(path, uid)
         try:
-            remove_digest(path)
-            if _interrupted(path):
-                release(path, keep=beside(path, "superblock"))
-            file = _open_for_writing(path)
-            try:
-                # HDF5 would wait for ever from now on
-                if is_index_torn(lambda: find_inside(file, nxmx.DATA), path):
-                    raise torn_error(path)
-                file.swmr_mode = True
-                return cls(file, path, lock)
-            except BaseException:
-                file.close()
-                raise
+            return cls(file, path, lock)
         except BaseException:
+            file.close()
             os.close(lock)
             raise
 
@@ -200,7 +127,7 @@ class ScanWriter(StoredSweep):
 
     @property
     def durable(self) -> int:
-        """How many stored frames a power cut cannot take away, as far as this writer knows."""
+        """Number of stored frames that are known to survive a power cut."""
         return self._durable
 
     def write_frame(self, frame: Frame, *, source: str, time: float) -> None:
@@ -219,17 +146,16 @@ class ScanWriter(StoredSweep):
         ------
         RejectedFrame
             If it has another shape, or a number that is not in the sweep or already stored with
-            other pixels. The same frame once more is no error.
+            other pixels. The same frame may come again.
         ScanFileError
             If the file cannot be written; nothing that was stored is lost.
         """
-        number, data = frame.number, self._get(nxmx.DATA)
-        self._check(number, source, frame.shape, str(frame.counts.dtype))
+        number, data = frame.number, self.dataset
+        check_belongs(self, number, source, frame.shape, str(frame.counts.dtype))
         counts = np.ascontiguousarray(frame.counts)
         length = data.shape[0]
         if self._column("status")[number] == b"stored":
-            if not self._is_stored(number, counts, source):
-                raise self._another(number, source)
+            check_same_counts(self, number, counts, source)
             return
         with self._writing(f"frame {number}"):
             try:
@@ -237,66 +163,57 @@ class ScanWriter(StoredSweep):
                     data.resize(number + 1, axis=0)
                 data[number] = counts
             except BaseException:
-                # else a full disk leaves a frame that nobody measured
+                # else a full disk leaves a frame that was not measured
                 with contextlib.suppress(Exception):
                     data.resize(length, axis=0)
                 raise
             self._write_once(number, lambda: counts, lambda: frame.header)
-            self._column("source")[number] = nxmx.fit(source, nxmx.SOURCE_LENGTH)
-            self._column("md5")[number] = (frame.md5 or "").encode("ascii", "replace")
+            crcs = None
             if self._has_crc64:
                 _, chunk = data.id.read_direct_chunk((number, 0, 0))
-                self._column("crc64")[number] = b"%016x" % kernels.crc64(chunk)
-            if np.isfinite(time):
-                self._column("time")[number] = time
-            self._flush()
-            self._column("reason")[number] = b""
-            self._column("status")[number] = b"stored"
-            self._flush()
+                crcs = [kernels.crc64(chunk)]
+            numbers = np.array([number])
+            self._write_rows(numbers, [source], [frame.md5], crcs, np.array([time]))
+            self._write_stored(numbers)
         self._sync_sometimes(1)
 
     def write_frames(
         self, frames: Iterable[PackedFrame], *, header: Mapping[str, Any] | None = None
     ) -> None:
-        """Store frames that are compressed already, by their numbers: all of them, or none.
-
-        As much is done for all of them together as for one by `write_frame`, in the same order.
+        """Store compressed frames by their numbers: all of them, or none; as fast as one.
 
         Parameters
         ----------
         frames
             Exactly of the file's shape, each number once. A gap in their numbers stays one.
         header
-            What the first frame's file said, if it does not bring its text.
+            Of the first frame's file, if the frame has no text.
 
         Raises
         ------
         RejectedFrame
-            If one of them is as `write_frame` does not take it.
+            If one of them is a frame that `write_frame` refuses.
         ScanFileError
             If the file cannot be written; nothing that was stored is lost.
         """
-        data = self._get(nxmx.DATA)
+        data = self.dataset
         new: list[PackedFrame] = []
         for frame in sorted(frames, key=lambda frame: frame.number):
-            self._check(frame.number, frame.source, frame.shape, "int32")
+            check_belongs(self, frame.number, frame.source, frame.shape, "int32")
             if new and frame.number == new[-1].number:
                 raise RejectedFrame(f"frame {frame.number} ({frame.source}) comes twice at once")
             new.append(frame)
         if not new:
             return
         words = self._column("status")[new[0].number : new[-1].number + 1]
-        if np.any(words == b"stored"):
-            there = {f.number for f in new if words[f.number - new[0].number] == b"stored"}
-            for frame in new:
-                if frame.number in there and not self._is_same(frame):
-                    raise self._another(frame.number, frame.source)
-            new = [frame for frame in new if frame.number not in there]
-            if not new:
-                return
+        there = {f.number for f in new if words[f.number - new[0].number] == b"stored"}
+        for frame in new:
+            if frame.number in there:
+                check_same_frame(self, frame)
+        new = [frame for frame in new if frame.number not in there]
+        if not new:
+            return
         numbers = np.array([frame.number for frame in new])
-        times = np.array([frame.time for frame in new])
-        known = np.isfinite(times)
         length = data.shape[0]
         with self._writing(f"frames {numbers[0]} to {numbers[-1]}"):
             try:
@@ -310,22 +227,19 @@ class ScanWriter(StoredSweep):
                     lambda: data[first.number],
                     lambda: parse_minicbf_header(first.text) if first.text else header or {},
                 )
-                sources = [nxmx.fit(frame.source, nxmx.SOURCE_LENGTH) for frame in new]
-                digests = [(frame.md5 or "").encode("ascii", "replace") for frame in new]
-                self._put("source", numbers, np.array(sources, f"S{nxmx.SOURCE_LENGTH}"))
-                self._put("md5", numbers, np.array(digests, "S32"))
-                if self._has_crc64:
-                    self._put("crc64", numbers, np.array([_crc64(f) for f in new], "S16"))
-                self._put("time", numbers[known], times[known])
-                self._flush()
+                self._write_rows(
+                    numbers,
+                    [frame.source for frame in new],
+                    [frame.md5 for frame in new],
+                    [_crc64(frame) for frame in new] if self._has_crc64 else None,
+                    np.array([frame.time for frame in new]),
+                )
             except BaseException:
-                # else a full disk leaves frames that nobody measured
+                # else a full disk leaves frames that were not measured
                 with contextlib.suppress(Exception):
                     data.resize(length, axis=0)
                 raise
-            self._put("reason", numbers, np.zeros(len(new), f"S{nxmx.REASON_LENGTH}"))
-            self._put("status", numbers, np.full(len(new), b"stored", f"S{nxmx.STATUS_LENGTH}"))
-            self._flush()
+            self._write_stored(numbers)
         self._sync_sometimes(len(new))
 
     def set_values(self, column: str, numbers: ArrayLike, values: ArrayLike) -> None:
@@ -340,7 +254,7 @@ class ScanWriter(StoredSweep):
         numbers
             Frame numbers, shape (n,); any order.
         values
-            As many; NaN where not known.
+            One for each number, shape (n,), or one for all; NaN where not known.
         """
         allowed = ("angle", "angle_sigma", "time", *(self._start.get("per_frame") or {}))
         if column not in allowed:
@@ -371,7 +285,7 @@ class ScanWriter(StoredSweep):
             self._flush()
 
     def mark(self, number: int, status: FrameStatus | str, reason: str) -> None:
-        """Say that a frame is missing or rejected, and why; its pixels read as −1.
+        """Mark a frame as missing or rejected, with the reason; its pixels read as −1.
 
         Raises
         ------
@@ -386,7 +300,7 @@ class ScanWriter(StoredSweep):
         if self._column("status")[number] == b"stored":
             raise ScanFileError(f"frame {number} is stored: it cannot be marked {status}")
         with self._writing(f"frame {number}"):
-            data = self._get(nxmx.DATA)
+            data = self.dataset
             if number < data.shape[0] and _has_chunk(data, number):
                 # left by a writer that died before it could say stored
                 data[number] = np.full(data.shape[1:], nxmx.FILL, np.int32)
@@ -402,7 +316,7 @@ class ScanWriter(StoredSweep):
     ) -> None:
         """Write the end and close the file for good.
 
-        Frames that are still pending become missing: by then nobody waits for them.
+        Frames that are still pending become missing.
 
         Parameters
         ----------
@@ -413,11 +327,10 @@ class ScanWriter(StoredSweep):
         summary
             What is only known now; plain JSON types.
         """
-        why = "was not there when the run ended"
-        why = f"{why}: {exit_status}" + (f", {reason}" if reason else "")
+        how = f"{exit_status}, {reason}" if reason else exit_status
         for number, status in enumerate(self.ledger.statuses):
             if status is FrameStatus.PENDING:
-                self.mark(number, FrameStatus.MISSING, why)
+                self.mark(number, FrameStatus.MISSING, f"was not there when the run ended: {how}")
         text = nxmx.as_json(summary)
         if len(text.encode()) > nxmx.SUMMARY_ROOM:
             raise ScanFileError(
@@ -426,7 +339,7 @@ class ScanWriter(StoredSweep):
         run = self._get(nxmx.RUN)
         stored = self._stored()
         with self._writing("the end"):
-            self._get(nxmx.DATA).resize(self.n_frames, axis=0)
+            self.dataset.resize(self.n_frames, axis=0)
             run["summary"][()] = text.encode()
             run["exit_status"][()] = nxmx.fit(exit_status, 16)
             run["reason"][()] = nxmx.fit(reason, nxmx.REASON_LENGTH)
@@ -437,8 +350,8 @@ class ScanWriter(StoredSweep):
         self._durable = stored
 
     def _end_of_exposures(self, otherwise: float) -> float:
-        """Return when the last frame that is stored was exposed to its end, POSIX s, if known."""
-        stored = np.array(self._words("status")) == "stored"
+        """Return when the exposure of the last stored frame ended, POSIX s, if that is known."""
+        stored = np.array(self.text_column("status")) == "stored"
         began = self._fresh(f"{nxmx.FRAMES}/time")[()]
         known = began[stored & np.isfinite(began)]
         return float(known.max()) + self.sweep.exposure if known.size else otherwise
@@ -458,48 +371,30 @@ class ScanWriter(StoredSweep):
         self.close()
         sync(self._path.parent)
 
-    def _check(self, number: int, source: str, shape: tuple[int, int], kind: str) -> None:
-        expected = self.shape
-        if shape != expected or kind != "int32":
-            raise RejectedFrame(
-                f"frame {number} ({source}) is {kind} of {shape[0]} rows × {shape[1]} columns: "
-                f"expected int32, {expected[0]} × {expected[1]}"
-            )
-        if not 0 <= number < self.n_frames:
-            raise RejectedFrame(
-                f"frame {number} ({source}) is not one of the {self.n_frames} of this sweep"
-            )
+    def _write_rows(
+        self,
+        numbers: NDArray[np.int64],
+        sources: Iterable[str],
+        md5s: Iterable[str | None],
+        crcs: Iterable[int] | None,
+        times: NDArray[np.float64],
+    ) -> None:
+        """Write what is known of frames whose pixels are written, and flush both."""
+        names = [nxmx.fit(source, nxmx.SOURCE_LENGTH) for source in sources]
+        digests = [(md5 or "").encode("ascii", "replace") for md5 in md5s]
+        self._put("source", numbers, np.array(names, f"S{nxmx.SOURCE_LENGTH}"))
+        self._put("md5", numbers, np.array(digests, "S32"))
+        if crcs is not None:
+            self._put("crc64", numbers, np.array([b"%016x" % crc for crc in crcs], "S16"))
+        known = np.isfinite(times)
+        self._put("time", numbers[known], times[known])
+        self._flush()
 
-    def _another(self, number: int, source: str) -> RejectedFrame:
-        kept = self._column("source")[number].decode("utf-8", "replace")
-        return RejectedFrame(
-            f"frame {number} ({source}) has other pixels than the stored one ({kept}): "
-            "the stored one is kept"
-        )
-
-    def _is_same(self, frame: PackedFrame) -> bool:
-        """Whether a stored frame has these pixels, whoever compressed them."""
-        _, chunk = self._get(nxmx.DATA).id.read_direct_chunk((frame.number, 0, 0))
-        if chunk == frame.chunk.tobytes():
-            return True
-        counts = nxmx.unpack(frame.chunk, frame.shape)
-        return self._is_stored(frame.number, counts, frame.source)
-
-    def _is_stored(self, number: int, counts: NDArray[np.int32], source: str) -> bool:
-        """Whether a stored frame has these pixels.
-
-        Raises
-        ------
-        RejectedFrame
-            If that cannot be known, since the stored one is damaged.
-        """
-        try:
-            return np.array_equal(self.stack.counts[number], counts)
-        except DamagedFrame as error:
-            raise RejectedFrame(
-                f"frame {number} ({source}) cannot be compared with the stored one, which is "
-                "damaged\noffbragg stack --once --repair replaces it."
-            ) from error
+    def _write_stored(self, numbers: NDArray[np.int64]) -> None:
+        """Write that frames are stored, and flush: now they can be read, whenever we die."""
+        self._put("reason", numbers, np.zeros(numbers.size, f"S{nxmx.REASON_LENGTH}"))
+        self._put("status", numbers, np.full(numbers.size, b"stored", f"S{nxmx.STATUS_LENGTH}"))
+        self._flush()
 
     def _put(self, column: str, numbers: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Write rows of a column, those that follow each other at once."""
@@ -514,23 +409,17 @@ class ScanWriter(StoredSweep):
         read: Callable[[], NDArray[np.int32]],
         header: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """Keep what the first frame tells about all of them: dead pixels, and its header."""
-        if self._first_told:
+        """Write what the first frame has for all of them: dead pixels, and its header."""
+        if self._is_first_kept:
             return
         mask = self._get(nxmx.MASK)
         if mask.id.get_num_chunks() == 0:
-            counts = read()
-            bits = np.zeros(counts.shape, np.uint32)
-            bits[counts == -1] = 1
-            bits[counts == -2] = 2
-            mask[...] = bits
-            text = nxmx.as_json({"source_frame": number, **header()}).encode()
-            if len(text) <= nxmx.HEADER_ROOM:
-                self._get(f"{nxmx.RUN}/first_header")[()] = text
-        self._first_told = True
+            room = self._get(f"{nxmx.RUN}/first_header")
+            nxmx.write_first_frame(mask, room, number, read(), header())
+        self._is_first_kept = True
 
     @contextlib.contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
+    def _writing(self, what: str) -> Generator[None]:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
@@ -544,26 +433,22 @@ class ScanWriter(StoredSweep):
         self._file.flush()
 
     def sync_sometimes(self) -> None:
-        """Sync the file to the disk if it is time to; for a writer, again and again.
+        """Sync the file to the disk if that is due; a writer calls this again and again.
 
         Raises
         ------
         ScanFileError
             If that fails: the disk may not have what was stored since the last time.
         """
-        late = clock.monotonic() - self._synced > _SYNC_EVERY
-        if not self._unsynced or not (late or self._unsynced >= _SYNC_FRAMES):
-            return
-        with self._writing("what was stored"):
-            sync(self._path)
-        self._synced, self._unsynced = clock.monotonic(), 0
-        self._durable = self._stored()
+        if self._disk.is_due:
+            with self._writing("what was stored"):
+                self._disk.sync()
+            self._durable = self._stored()
 
     def _sync_sometimes(self, written: int) -> None:
-        before, self._unsynced = self._unsynced, self._unsynced + written
+        self._disk.wrote(written)
         self.sync_sometimes()
-        if self._unsynced // _BEGIN_FRAMES > before // _BEGIN_FRAMES:
-            begin_to_sync(self._path)
+        self._disk.begin()
 
     def _stored(self) -> int:
         return int(np.count_nonzero(self._column("status")[()] == b"stored"))
@@ -607,52 +492,9 @@ def release_if_left(path: Path) -> None:
         ScanWriter.resume(path).close()
 
 
-def _told_by(path: Path) -> str | None:
-    """Uid that a file says itself; None if it cannot be read."""
-    if is_opening(path):
-        return None
-    try:
-        with ScanFile.open(path) as scan:
-            return scan.run
-    except (OffbraggError, OSError):
-        return None
-
-
-def _open_for_writing(path: Path) -> h5py.File:
-    deadline = clock.monotonic() + _PATIENCE
-    while True:
-        try:
-            return h5py.File(path, "r+", libver=LIBVER, locking=False, rdcc_nbytes=0)
-        except OSError as error:
-            # HDF5 cannot write what another thread of this process is just reading
-            if "already open for read-only" not in str(error) or clock.monotonic() > deadline:
-                raise
-            clock.sleep(0.01)
-
-
-def _interrupted(path: Path) -> bool:
-    try:
-        block = read_superblock(path)
-    except ScanFileError:
-        return True
-    return block.writing or path.stat().st_size < block.end
-
-
-def _place_next(made: Draft, directory: Path) -> Path:
-    number = 1
-    while True:
-        made.target = directory / f"f{number}.h5"
-        try:
-            made.place()
-        except FileExistsError:
-            number += 1
-            continue
-        return made.target
-
-
 def _has_chunk(data: h5py.Dataset, number: int) -> bool:
     return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
 
-def _crc64(frame: PackedFrame) -> bytes:
-    return b"%016x" % (kernels.crc64(frame.chunk) if frame.crc64 is None else frame.crc64)
+def _crc64(frame: PackedFrame) -> int:
+    return kernels.crc64(frame.chunk) if frame.crc64 is None else frame.crc64

@@ -68,9 +68,9 @@ def find_series(pattern: str) -> Series:
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # a link to nothing is a missing frame
             if not S_ISREG(path.stat().st_mode):
-                raise ConfigError(f"{path} is no file\nGive a pattern that leaves it out.")
+                raise ConfigError(f"{path} is not a file\nGive a pattern that leaves it out.")
         if frame_kind(path) is None:
-            raise ConfigError(f"{path.name} is no frame: only {KINDS} are read")
+            raise ConfigError(f"{path.name} is not a frame: only {KINDS} are read")
         stem, suffix, packing = split_suffix(path.name)
         name = _Name(path.name, tuple(_DIGITS.split(stem)), suffix + packing)
         kinds.setdefault((path.parent, name.parts[::2], name.suffix), []).append(name)

@@ -36,14 +36,15 @@ for as long as it is open: no reader refreshes its own meanwhile (see `ScanFile.
 
 
 def share(file: h5py.File) -> SharedReader:
-    """Give what this process has open of a file already, in place of one that was just opened."""
-    told = os.fstat(file.id.get_vfd_handle())
+    """Return the reader that this process has of a file; close the one just opened, if another."""
+    handle: Any = file.id  # h5py's compiled part has no types
+    status = os.fstat(handle.get_vfd_handle())
     # a child of a fork opens its own
-    key = (os.getpid(), told.st_dev, told.st_ino)
+    key = (os.getpid(), status.st_dev, status.st_ino)
     with READERS_LOCK:
         reader = _readers.get(key)
         if reader is None:
-            reader = _readers[key] = SharedReader(file, key, (told.st_mtime_ns, told.st_size))
+            reader = _readers[key] = SharedReader(file, key, (status.st_mtime_ns, status.st_size))
         reader.users += 1
     if reader.file is not file:
         file.close()
@@ -51,7 +52,7 @@ def share(file: h5py.File) -> SharedReader:
 
 
 def let_go(reader: SharedReader) -> None:
-    """Close the file when nobody in this process reads it any more."""
+    """Close the file when its last reader in this process lets go of it."""
     with READERS_LOCK:
         reader.users -= 1
         if reader.users:
@@ -62,6 +63,6 @@ def let_go(reader: SharedReader) -> None:
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """Tell what changes with a file: when it was written last, and its size."""
-    told = path.stat()
-    return told.st_mtime_ns, told.st_size
+    """Return what changes with a file: when it was written last, ns, and its size, bytes."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from offbragg.errors import ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.checked import CheckedCounts, Rows
-from offbragg.files.digest import (
-    FilePart,
-)
+from offbragg.files.digest import FilePart
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.superblock import read_superblock
 from offbragg.geometry import Geometry
@@ -27,8 +25,8 @@ from offbragg.sample import Sample
 from offbragg.stack import FrameRange, Stack
 from offbragg.sweep import Sweep
 
-TORN = "is damaged where it says where its frames are"
-"""What is told of a file whose index of frames has a wrong checksum."""
+TORN = "is corrupt (a process was killed during a write)"
+"""What errors and problems say of a frame index that has a wrong checksum."""
 
 
 class StoredSweep:
@@ -121,20 +119,25 @@ class StoredSweep:
         return self._shape
 
     @property
+    def dataset(self) -> h5py.Dataset:
+        """The data array as HDF5 has it now: what is read from it is compared with no checksum."""
+        return self._fresh(nxmx.DATA)
+
+    @property
     def length(self) -> int:
         """How many frames the data array has now."""
-        return self._fresh(nxmx.DATA).shape[0]
+        return self.dataset.shape[0]
 
     @property
     def complete(self) -> bool:
         """Whether it is finished: every frame decided, the end written, closed cleanly."""
-        ended = bool(self._word("/entry/end_time"))
+        ended = bool(self.text("/entry/end_time"))
         return ended and self.ledger.counts()["pending"] == 0 and not self._flag()
 
     @property
     def summary(self) -> dict[str, Any]:
         """What was only known at the end; empty before."""
-        text = self._word(f"{nxmx.RUN}/summary")
+        text = self.text(f"{nxmx.RUN}/summary")
         try:
             return json.loads(text) if text else {}
         except (ValueError, RecursionError) as error:
@@ -161,16 +164,16 @@ class StoredSweep:
     @property
     def exit_status(self) -> str:
         """As in the stop document; empty before."""
-        return self._word(f"{nxmx.RUN}/exit_status")
+        return self.text(f"{nxmx.RUN}/exit_status")
 
     @property
     def ledger(self) -> Ledger:
         """What became of every expected frame."""
         # A word that straddles two pages can be seen half written; a second look sees it whole.
         for attempt in range(5):
-            words = self._words("status")
+            words = self.text_column("status")
             try:
-                return Ledger.of(words, self._words("reason"))
+                return Ledger.of(words, self.text_column("reason"))
             except ScanFileError:
                 if attempt == 4:
                     raise
@@ -183,9 +186,9 @@ class StoredSweep:
         Raises
         ------
         ScanFileError
-            If where they are is damaged, as by a killed writer.
+            If the frame index is corrupt, as when a writer was killed.
         """
-        data = self._fresh(nxmx.DATA)
+        data = self.dataset
         self._check_torn()
         length = data.shape[0]  # once: in the writer's process it may grow between two lines
         monitor: NDArray[np.float64] | None = None
@@ -200,7 +203,7 @@ class StoredSweep:
         return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
 
     def is_torn(self) -> bool:
-        """Whether a kill tore a write of where the frames are."""
+        """Return whether the frame index is corrupt, as when a kill tears a write."""
         return is_index_torn(lambda: self._get(nxmx.DATA), self._path)
 
     def pixel_mask(self) -> NDArray[np.uint32]:
@@ -218,13 +221,24 @@ class StoredSweep:
         values: dict[str, NDArray[Any]] = {}
         for name in self.columns:
             column = self._fresh(f"{nxmx.FRAMES}/{name}")
-            values[name] = np.array(self._words(name)) if column.dtype.kind == "S" else column[()]
+            values[name] = (
+                np.array(self.text_column(name)) if column.dtype.kind == "S" else column[()]
+            )
         return values
 
     @property
     def values_size(self) -> int:
         """How many bytes `frame_values` reads."""
         return sum(self._fresh(f"{nxmx.FRAMES}/{name}").nbytes for name in self.columns)
+
+    def text(self, name: str) -> str:
+        """Read the text of a field, by its path in the file, such as ``/entry/end_time``."""
+        return bytes(self._fresh(name)[()]).decode("utf-8", "replace")
+
+    def text_column(self, name: str) -> list[str]:
+        """Read a per-frame column of text, by its name in `columns`."""
+        raw = self._fresh(f"{nxmx.FRAMES}/{name}")[()]
+        return [word.decode("utf-8", "replace") for word in raw.tolist()]
 
     def chunks(self) -> list[FilePart]:
         """Where the chunks of stored frames are in the file, with the CRC-64 that they should have.
@@ -234,8 +248,8 @@ class StoredSweep:
         return list(self._parts().values())
 
     def _parts(self) -> dict[int, FilePart]:
-        data, words = self._fresh(nxmx.DATA), self._words("status")
-        crcs = self._words("crc64") if self._has_crc64 else [""] * len(words)
+        data, words = self.dataset, self.text_column("status")
+        crcs = self.text_column("crc64") if self._has_crc64 else [""] * len(words)
         return {
             number: FilePart(*place, int(crcs[number], 16))
             for number, place in sorted(places_of_chunks(data).items())
@@ -245,18 +259,11 @@ class StoredSweep:
     def _column(self, name: str) -> Any:
         return self._get(f"{nxmx.FRAMES}/{name}")
 
-    def _word(self, name: str) -> str:
-        return bytes(self._fresh(name)[()]).decode("utf-8", "replace")
-
-    def _words(self, column: str) -> Sequence[str]:
-        raw = self._fresh(f"{nxmx.FRAMES}/{column}")[()]
-        return [word.decode("utf-8", "replace") for word in raw.tolist()]
-
     def _flag(self) -> bool:
         return read_superblock(self._path).writing
 
     def _check_torn(self) -> None:
-        """Refuse a file of which a kill tore a write; the writer has looked before it began."""
+        """Refuse a file whose frame index is corrupt; a writer has checked it on opening."""
 
     def _get(self, name: str) -> Any:
         if self._file is None:
@@ -286,7 +293,7 @@ def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
 
 
 def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
-    """Whether the index of frames has a wrong checksum."""
+    """Return whether the frame index has a wrong checksum."""
     try:
         places_of_chunks(data())
     except KeyError:  # there is none
@@ -299,12 +306,12 @@ def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
 
 
 def torn_error(path: Path) -> ScanFileError:
-    """Return what is raised for a file whose index of frames is corrupt."""
+    """Return the error for a file whose frame index is corrupt."""
     return ScanFileError(
-        f"{path} {TORN}, as when a kill tears a write\n"
-        "A stacker that is started again, as before, makes it anew from what is intact and from "
-        "the frame files; for a run that is over so does offbragg stack --once --repair. The "
-        "damaged file is kept."
+        f"The frame index of {path} {TORN}\n"
+        "Restart offbragg stack: it rebuilds the file from the intact frames and the frame files, "
+        "and keeps the damaged file. For a run that has ended, offbragg stack --once --repair "
+        "does so."
     )
 
 

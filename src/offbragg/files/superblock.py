@@ -25,7 +25,7 @@ class Superblock:
     """What the superblock says about the file."""
 
     flags: int
-    """0 when nobody writes; bit 0: open for writing, bit 2: SWMR."""
+    """0 without a writer; bit 0: open for writing, bit 2: SWMR."""
     end: int
     """Address behind the last byte that the file uses."""
 
@@ -47,12 +47,12 @@ def read_superblock(path: Path) -> Superblock:
 
 
 def release(path: Path, *, keep: Path) -> None:
-    """Let a file be opened again after its writer died; loses nothing of it.
+    """Make a file that its dead writer left open readable again; nothing of it is lost.
 
     Parameters
     ----------
     path
-        The file. Nobody may have it open for writing.
+        The file, which no process may have open for writing.
     keep
         Where the superblock as it was is kept; if that of ``path`` is damaged and this holds a
         good one, it is put back first.
@@ -78,7 +78,7 @@ def release(path: Path, *, keep: Path) -> None:
 
 
 def released_superblock(path: Path) -> bytes:
-    """Give the superblock as `release` would leave it; nothing is changed."""
+    """Return the superblock as `release` would leave it; nothing is changed."""
     with path.open("rb") as file:
         raw = file.read(_LENGTH)
         return _released(raw, max(superblock_of(raw, path).end, os.fstat(file.fileno()).st_size))
@@ -94,10 +94,10 @@ def _released(raw: bytes, end: int) -> bytes:
 def superblock_of(raw: bytes, path: Path) -> Superblock:
     """Check the first 48 bytes of a file; see `read_superblock`."""
     if len(raw) < _LENGTH or raw[:8] != _SIGNATURE:
-        raise ScanFileError(f"{path.name} is no HDF5 file: it begins with {raw[:8]!r}")
+        raise ScanFileError(f"{path.name} is not an HDF5 file: it begins with {raw[:8]!r}")
     if raw[8] not in (2, 3) or raw[9:11] != b"\x08\x08":
         raise ScanFileError(
-            f"{path.name} has an HDF5 superblock of version {raw[8]}: it is no scan file of ours"
+            f"{path.name} has an HDF5 superblock of version {raw[8]}: offbragg did not write it"
         )
     (checksum,) = struct.unpack("<I", raw[44:48])
     if checksum != lookup3(raw[:44]):

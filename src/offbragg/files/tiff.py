@@ -1,7 +1,7 @@
 """Pilatus TIFF files: one uncompressed int32 frame.
 
 TIFF has no checksum: such frames are never ``verified``. The directory is read here, so that
-a file that is cut short is told from one that lies, before anything is allocated. What a camserver
+a file that is cut short differs from one that lies, before anything is allocated. What a camserver
 does not write is left to `offbragg.files.tiff_by_library`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ def read_tiff_counts(
 
 
 @contextmanager
-def _seekable(raw: IO[bytes], path: Path, where: str) -> Iterator[IO[bytes]]:
+def _seekable(raw: IO[bytes], path: Path, where: str) -> Generator[IO[bytes]]:
     if not is_packed(path):
         yield raw
         return
@@ -131,7 +131,7 @@ def read_layout(file: IO[bytes], *, where: str, shape: tuple[int, int] | None = 
     Raises
     ------
     UnusualTiff
-        If it is no uncompressed file of 32 bits, or has tiles or several images.
+        If it is not an uncompressed file of 32 bits, or has tiles or several images.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -184,7 +184,7 @@ def _directory(
     if head[:4] in (b"II+\0", b"MM\0+") and len(head) == 8:
         raise UnusualTiff(f"{where} is a BigTIFF file")
     if head[:4] not in (b"II*\0"[: len(head)], b"MM\0*"[: len(head)]):
-        raise RejectedFrame(f"{where} is no TIFF file: it begins with {head[:4]!r}")
+        raise RejectedFrame(f"{where} is not a TIFF file: it begins with {head[:4]!r}")
     if len(head) < 8:
         raise IncompleteFrame(f"{where} has {size} bytes: not even a TIFF header")
     order = "<" if head[:2] == b"II" else ">"

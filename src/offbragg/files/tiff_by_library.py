@@ -64,8 +64,8 @@ def read_counts(
     IncompleteFrame
         If a piece of it lies behind its end.
     RejectedFrame
-        If it is no image of integers of up to 32 bits, uncompressed or by deflate or LZW, in one
-        page; or its pieces do not unpack to that.
+        If it is not an image of integers of up to 32 bits, uncompressed or by deflate or LZW, in
+        one page; or its pieces do not unpack to that.
     """
     description, counts = _by_library(file, where, shape, _counts)
     return counts, description

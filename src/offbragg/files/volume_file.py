@@ -137,7 +137,7 @@ class VolumeFile:
                 raise ValueError("its counts are not of the shape of its grid")
         except _NOT_OURS as error:
             self._file.close()
-            raise ReductionError(f"{self.path} is no volume file: {error}") from error
+            raise ReductionError(f"{self.path} is not a volume file: {error}") from error
 
     def __enter__(self) -> VolumeFile:
         return self
@@ -174,7 +174,7 @@ class VolumeFile:
         """Read a box of it, slices along h, k, l in steps of 1."""
         bounds = [s.indices(n) for s, n in zip(part, self.grid.shape, strict=True)]
         if any(step != 1 or stop <= start for start, stop, step in bounds):
-            raise ReductionError(f"{part} is no box inside {self.grid}")
+            raise ReductionError(f"{part} is not a box inside {self.grid}")
         first = tuple(a + b[0] for a, b in zip(self.grid.first, bounds, strict=True))
         shape = tuple(b[1] - b[0] for b in bounds)
         grid = Grid(first, shape, self.grid.per_unit)  # type: ignore[arg-type]
@@ -375,9 +375,9 @@ def _write_sample(entry: h5py.Group, sample: Sample | None, record: Mapping[str,
 def _write_process(entry: h5py.Group, record: Mapping[str, Any]) -> None:
     group = nxmx.add_group(entry, "process", "NXprocess")
     nxmx.add_field(group, "program", "offbragg")
-    told = record.get("versions", {}).get("offbragg")
-    if told:
-        nxmx.add_field(group, "version", told)
+    version = record.get("versions", {}).get("offbragg")
+    if version:
+        nxmx.add_field(group, "version", version)
     _text(group, "record", json.dumps(record, sort_keys=True))
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from offbragg.errors import OffbraggError, ScanFileError
-from offbragg.files.digest import (
-    read_digest,
-)
+from offbragg.files.digest import read_digest
 from offbragg.files.durable import sync
 from offbragg.files.superblock import read_superblock
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether some process has a scan file open for writing."""
+    """Return whether some process has a scan file open for writing."""
     try:
         lock = os.open(beside(path, "writer"), os.O_RDONLY)
     except OSError:
@@ -32,7 +30,7 @@ def is_being_written(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
+def hold(path: Path) -> Generator[None]:
     """Keep every writer away from a scan file, while it is replaced.
 
     Raises
@@ -53,7 +51,7 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def owner(path: Path) -> str:
-    """Say whose a file is that cannot be opened, from what is beside it; empty if not known."""
+    """Return the run of a file that cannot be opened, from what is beside it; empty if unknown."""
     if uid := noted_uid(path):
         return uid
     with contextlib.suppress(OSError, OffbraggError):
@@ -63,7 +61,7 @@ def owner(path: Path) -> str:
 
 
 def noted_uid(path: Path) -> str:
-    """Uid that a writer wrote beside its file; empty if there is none."""
+    """Return the uid of the run that a writer noted beside its file; empty without a note."""
     try:
         return beside(path, "writer").read_text()
     except (OSError, ValueError):
@@ -71,7 +69,7 @@ def noted_uid(path: Path) -> str:
 
 
 def is_opening(path: Path) -> bool:
-    """Whether a writer has the file open and has not begun SWMR."""
+    """Return whether a writer has the file open and has not begun SWMR."""
     try:
         return read_superblock(path).opening
     except (OffbraggError, OSError):
@@ -84,7 +82,7 @@ def beside(path: Path, what: str) -> Path:
 
 
 def take_lock(path: Path, uid: str | None) -> int:
-    """Become the file's only writer; HDF5 gives up its own lock when SWMR begins."""
+    """Lock a file for its only writer; HDF5 gives up its own lock when SWMR begins."""
     note = beside(path, "writer")
     while True:
         lock = os.open(note, os.O_RDWR | os.O_CREAT, 0o644)

@@ -259,7 +259,7 @@ def _moved(crcs: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
 
 
 def _make_table() -> list[int]:
-    table = []
+    table: list[int] = []
     for value in range(256):
         for _ in range(8):
             value = (value >> 1) ^ (_POLY if value & 1 else 0)
@@ -272,7 +272,7 @@ _TABLE = _make_table()
 
 @cache
 def _wide_tables() -> NDArray[np.uint64]:
-    """Tell what each of the four 16-bit parts of a word leaves, eight bytes on."""
+    """Return what each of the four 16-bit parts of a word leaves, eight bytes on."""
     single = [np.array(_TABLE, np.uint64)]  # a byte that n bytes follow
     for _ in range(7):
         last = single[-1]

@@ -1,4 +1,4 @@
-"""A kill may tear a write of where the frames are: nothing is lost, and nobody waits for ever."""
+"""A kill may tear a write of the frame index: nothing is lost, and no reader waits for ever."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def torn(tmp_path, start, make_counts):
         write(*range(STORED))
         tear(scan.path, lambda: write(*range(STORED, STORED + 5)))
         left = scan.path.read_bytes()
-    scan.path.write_bytes(left)  # as if nobody had closed it
+    scan.path.write_bytes(left)  # as if it had not been closed
     return scan.path
 
 
-def test_a_torn_file_is_made_anew_with_every_frame_that_was_stored(torn, start, make_counts):
+def test_a_torn_file_is_rebuilt_with_every_frame_that_was_stored(torn, start, make_counts):
     before = torn.read_bytes()
 
     rebuild_if_torn(torn, start)
@@ -76,11 +76,11 @@ def test_a_frame_whose_bytes_are_wrong_is_not_taken_over(torn, start):
         assert scan.ledger.counts()[FrameStatus.STORED] == STORED - 1
 
 
-def test_who_reads_or_writes_a_torn_file_is_told_at_once(torn):
+def test_reading_or_writing_a_torn_file_fails_at_once(torn):
     for _ in range(2):  # also after the mark of its writer was cleared
         with ScanFile.open(torn) as scan:
             for _ in range(2):
-                with pytest.raises(ScanFileError, match=r"as when a kill tears a write\n.* again"):
+                with pytest.raises(ScanFileError, match=r"killed during a write.\nRestart"):
                     scan.stack  # noqa: B018
         with pytest.raises(ScanFileError, match=r"offbragg stack --once --repair"):
             ScanWriter.resume(torn)
@@ -117,20 +117,20 @@ def test_what_fails_on_the_way_leaves_nothing_behind(torn, start, monkeypatch):
     before = torn.read_bytes()
     monkeypatch.setattr("offbragg.files.salvage.put_in_place", fails)
 
-    with pytest.raises(ScanFileError, match=r"cannot be made anew: .*No space left"):
+    with pytest.raises(ScanFileError, match=r"cannot be rebuilt: .*No space left"):
         rebuild_if_torn(torn, start)
 
     assert torn.read_bytes() == before
     assert [path.name for path in torn.parent.iterdir()] == ["f1.h5"]
 
 
-def test_a_file_of_before_there_were_checksums_is_left_to_people(torn, start, monkeypatch):
+def test_a_file_without_stored_checksums_is_left_to_people(torn, start, monkeypatch):
     look = Examiner.look
     old = lambda *args: dataclasses.replace(look(*args), crc64=None)  # noqa: E731
     monkeypatch.setattr(Examiner, "look", old)
     before = torn.read_bytes()
 
-    with pytest.raises(ScanFileError, match=r"before there were checksums.*\n.*--repair"):
+    with pytest.raises(ScanFileError, match=r"without stored checksums.*\n.*--repair"):
         rebuild_if_torn(torn, start)
 
     assert torn.read_bytes() == before
@@ -147,7 +147,7 @@ def test_a_file_that_became_whole_meanwhile_is_left_alone(tmp_path, start, monke
     assert scan.path.stat().st_ino == inode
 
 
-def test_a_file_with_a_damaged_header_is_told_of(torn, start):
+def test_a_file_with_a_damaged_header_is_an_error(torn, start):
     with open_to_read(torn) as file:
         at = h5py.h5o.get_info(file[DATA].id).addr
     raw = bytearray(torn.read_bytes())
