@@ -83,11 +83,11 @@ def test_what_cannot_be_exported_is_one_message(stacked: MeasuredRun):
     assert "Traceback" not in nobody.stderr + unknown.stderr
 
 
-def test_a_run_that_is_not_over_is_refused(run: MeasuredRun):
+def test_a_run_that_has_not_ended_is_refused(run: MeasuredRun):
     run.begin()
     (run.root / "beamline.toml").write_text(BEAMLINE)
 
     done = offbragg("export", run.uid, "--beamline", run.root / "beamline.toml")
 
     assert done.returncode == 7
-    assert "is not over" in done.stderr
+    assert "has not ended" in done.stderr
