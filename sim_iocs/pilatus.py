@@ -84,7 +84,7 @@ class Pilatus(Driver):
             return None
 
     async def _abort(self) -> None:
-        """Give up the series, with the port locked."""
+        """Abandon the series, with the port locked."""
         driving, self._driving = self._driving, None
         if driving is not None:
             driving.cancel()
@@ -282,7 +282,7 @@ class Pilatus(Driver):
         await self._end("Idle", "Waiting for acquire command")
 
     async def _kill(self) -> None:
-        """Give up on camserver; its answer to the kill hides why."""
+        """Abandon camserver; its answer to the kill hides why."""
         self._camserver.kill()
         await self.records.post(StringToServer_RBV="camcmd k")
         await self.records.post(StringToServer_RBV="K")
@@ -323,7 +323,7 @@ class Pilatus(Driver):
         await self._plugins.push(name, count, time.time())
 
     def _take_faults(self, n_images: int) -> Faults:
-        """Take the faults of this series, which uses them up; a single image is spared most."""
+        """Return the faults of this series, which uses them up; a single image is spared most."""
         if n_images == 1:
             taken = Faults(no7ok=self._faults.no7ok, err=self._faults.err)
             self._faults.no7ok = self._faults.err = 0

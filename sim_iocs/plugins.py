@@ -125,7 +125,7 @@ class Plugin:
         return self.enabled and self.records["BlockingCallbacks"].index == 1
 
     def wants(self) -> dict[str, Any]:
-        """Say what the reader process has to do with each frame for this plug-in."""
+        """Return what the reader process has to do with each frame for this plug-in."""
         return {}
 
     def _mirror(self, name: str) -> Hook:
@@ -148,7 +148,7 @@ class Plugin:
         await self.records.post(DroppedArrays=dropped, DroppedArrays_RBV=dropped)
 
     async def take(self, unique: int, taken: float, answer: dict[str, Any]) -> None:
-        """Tell of a frame."""
+        """Hand over a frame."""
         slow, fast = self.reader.shape
         epics = taken - EPICS_EPOCH
         if not self.primed:

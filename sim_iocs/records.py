@@ -74,7 +74,7 @@ class Record:
     on_put: Hook | None = None
     asynchronous = False
     writable = True
-    """False for what a record lets nobody write (SPC_NOMOD)."""
+    """False for a field that no client may write (SPC_NOMOD)."""
     field_records: Mapping[str, ca.ChannelData] = {}
 
     def __init__(self, **keywords: Any) -> None:
@@ -101,7 +101,7 @@ class Record:
         )
 
     async def put_by_client(self, data: Any, data_type: Any, metadata: Any) -> Completion | None:
-        """Take a client's put; returns what its completion waits for."""
+        """Take a client's put; return what its completion waits for."""
         async with self.common.scan:
             self._completion = None
             await self.write_from_dbr(data, data_type, metadata)  # type: ignore[attr-defined]
@@ -164,7 +164,7 @@ class Record:
         await super().subscribe(*arguments, **keywords)  # type: ignore[misc]
 
     def preset(self, value: Any) -> None:
-        """Give the value that the record has before anything is served."""
+        """Set the value that the record has before anything is served."""
         self._data["value"] = value  # type: ignore[attr-defined]
 
     async def post(self, value: Any, *, moment: float | None = None) -> None:
@@ -186,7 +186,7 @@ class Record:
         return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
     def get_field(self, name: str) -> ca.ChannelData:
-        """Give ``record.NAME``; VAL is the record itself."""
+        """Return ``record.NAME``; VAL is the record itself."""
         if name in ("", "VAL"):
             return self  # type: ignore[return-value]
         if name not in self.field_records and name in COMMON_FIELDS:
@@ -264,7 +264,7 @@ class Labels(tuple[str, ...]):
     """The labels of a record whose value may be none of its choices."""
 
     def index(self, label: Any, *where: Any) -> int:
-        """Give the number of a label, or that of no choice."""
+        """Return the number of a label, or that of no choice."""
         return 65535 if label == ILLEGAL else super().index(label, *where)
 
     def __contains__(self, label: object) -> bool:
@@ -360,7 +360,7 @@ class Records:
         return iter(self._records)
 
     def value(self, name: str) -> Any:
-        """Give the present value of a record."""
+        """Return the present value of a record."""
         return self._records[name].value
 
     async def post(self, **values: Any) -> None:
@@ -369,5 +369,5 @@ class Records:
             await self._records[name].post(value)
 
     def named(self, prefix: str) -> dict[str, ca.ChannelData]:
-        """Give the records under their full names, as a server wants them."""
+        """Return the records under their full names, as a server needs them."""
         return {f"{prefix}{name}": record for name, record in self._records.items()}

@@ -28,7 +28,7 @@ class Nothing:
 
 
 class Recorded(Camserver):
-    """A camserver whose writer only notes what it is told."""
+    """A camserver whose writer only notes its commands."""
 
     def __init__(self, generation: str) -> None:
         super().__init__(Nothing(), {"generation": generation, "model": generation})
@@ -119,7 +119,7 @@ def test_a_restarted_camserver_has_forgotten_all_that_it_was_told():
     camserver.describe(Wavelength=0.7)
 
     camserver.leave()
-    camserver.configure(n_images=9)  # nobody hears it
+    camserver.configure(n_images=9)  # no one hears it
     camserver.describe(Chi=1.0)
     camserver.come_back()
 

@@ -286,7 +286,7 @@ def test_a_put_before_the_driver_began_with_the_one_before_is_processed_too():
     assert record.value == 0.5
 
 
-def test_a_position_compare_that_nobody_armed_gives_no_pulse():
+def test_a_position_compare_that_was_not_armed_gives_no_pulse():
     async def pulses():
         beamline = Beamline(Options())
         try:

@@ -170,7 +170,7 @@ def test_an_axis_that_somebody_stopped_by_hand_is_named_with_where_it_would_go(d
 
         assert found.level == "failure"
         assert "SIM:chi.SPMG is Pause, not Go" in found.what
-        assert f"It moves to {there + 5.0:g} then" in found.advice
+        assert f"It then moves to {there + 5.0:g}" in found.advice
     finally:
         caput("SIM:chi.VAL", there)
         caput("SIM:chi.SPMG", "Go", wait=True)
@@ -247,7 +247,7 @@ def test_the_pace_of_one_sweep_or_of_minutes_is_no_forecast(here, ages, known):
     (found,) = [f for f in examine(here, devices=False) if f.check.startswith("disk of")]
     assert ("it lasts" in found.what) is known
     if known:
-        assert "at the pace of the last 2 h, 3 sweeps it lasts" in found.what
+        assert "at the rate of the last 2 h, 3 sweeps it lasts" in found.what
 
 
 def test_a_path_that_is_not_there_is_named_with_its_key(here):
@@ -276,7 +276,7 @@ def test_too_little_disk_is_a_failure_with_the_numbers(here):
     (found,) = [f for f in examine(wanting, devices=False) if f.check.startswith("disk of")]
 
     assert found.level == "failure"
-    assert "less than the 1e+09 GB to be left" in found.what
+    assert "less than the limit of 1e+09 GB" in found.what
 
 
 def test_a_run_that_lost_its_run_engine_is_found(here):
@@ -352,9 +352,11 @@ def test_the_command_says_it_as_json_with_an_exit_code(here):
     done = offbragg("doctor", "--no-devices", "--beamline", here.file, "--json")
 
     assert done.returncode == 1
-    told = json.loads(done.stdout)
-    assert told["ok"] is False
-    assert [f["check"] for f in told["findings"] if f["level"] == "failure"] == ["paths.experiment"]
+    document = json.loads(done.stdout)
+    assert document["ok"] is False
+    assert [f["check"] for f in document["findings"] if f["level"] == "failure"] == [
+        "paths.experiment"
+    ]
 
 
 def test_a_wrong_configuration_is_a_finding_too(here):
@@ -403,9 +405,9 @@ def test_a_run_that_goes_on_is_running_and_its_frames_are_the_backlog(run: Measu
     assert state["running"][0]["uid"] == run.uid
     assert state["backlog"] == {"runs": 0, "frames": 4}
     assert state["last"] is None
-    said = describe(state)
-    assert "does not run; start it: offbragg stack" in said
-    assert "backlog   4 frames" in said
+    text = describe(state)
+    assert "not running; start it: offbragg stack" in text
+    assert "backlog   4 frames" in text
     json.dumps(state)
 
 
@@ -451,12 +453,12 @@ def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
         board.flush()
         fcntl.flock(board, fcntl.LOCK_EX)
         state = status(config)
-        said = describe(state)
+        text = describe(state)
 
     alarms = {alarm["what"]: alarm["since"] for alarm in state["alarms"]}
     assert alarms["stall"] == since
-    assert f"{datetime.fromtimestamp(since):%H:%M:%S})" in said
-    assert "9000.00 GB free, 60.0 MB/min written, full in 104 days: experiment" in said
+    assert f"{datetime.fromtimestamp(since):%H:%M:%S})" in text
+    assert "9000.00 GB free, 60.0 MB/min written, full in 104 days: experiment" in text
     assert status(config)["alarms"] == []  # whoever wrote it is gone
     json.dumps(state)
 

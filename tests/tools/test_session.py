@@ -180,7 +180,7 @@ def test_a_sample_is_named_by_position_by_name_and_as_a_whole(typed):
 
 
 @pytest.mark.parametrize(
-    ("what", "known", "said"),
+    ("what", "known", "text"),
     [
         (("LSMO",), {}, r"sample\.label is missing.*still KMnF3 c1\n.*sample\(name='LSMO', label"),
         ((), {"label": "c2"}, r"sample\.name is missing.*still KMnF3 c1"),
@@ -195,12 +195,12 @@ def test_a_sample_is_named_by_position_by_name_and_as_a_whole(typed):
     ],
 )
 def test_a_sample_that_is_not_understood_is_refused_by_name_and_nothing_changes(
-    typed, what, known, said
+    typed, what, known, text
 ):
     typed.sample("KMnF3", "c1")
     before = dict(typed.md["sample"])
 
-    with pytest.raises(MetadataError, match=said):
+    with pytest.raises(MetadataError, match=text):
         typed.sample(*what, **known)
 
     assert typed.md["sample"] == before
@@ -226,14 +226,14 @@ def test_an_experiment_is_told_shown_and_untold():
 
 
 @pytest.mark.parametrize(
-    ("told", "named"),
+    ("fields", "named"),
     [({"propsal": "1"}, "propsal"), ({"group": ""}, "group"), ({"esaf": True}, "esaf")],
 )
-def test_a_wrong_experiment_changes_nothing(told, named):
+def test_a_wrong_experiment_changes_nothing(fields, named):
     md = {}
 
     with pytest.raises(MetadataError, match=named):
-        set_experiment(md, proposal="1", **told)
+        set_experiment(md, proposal="1", **fields)
 
     assert md == {}
 
@@ -278,7 +278,7 @@ def test_a_catalog_that_is_away_is_no_reason_not_to_begin():
 
     here.append(True)
 
-    assert not hasattr(cat, "read")  # a catalog is no device
+    assert not hasattr(cat, "read")  # a catalog is not a device
     assert cat["uid"] == "a run"
     assert list(cat) == ["uid"]
 
@@ -303,14 +303,14 @@ def measured(run: MeasuredRun, *lost: int) -> MeasuredRun:
 def test_the_ledger_says_what_became_of_every_frame(run: MeasuredRun):
     measured(run, 3)
 
-    said = describe_ledger(config_of(run))
+    text = describe_ledger(config_of(run))
 
-    assert "LSMO-140 · 120 K · phi 0 → 5° · 10 frames" in said
-    assert "9 stored, 1 missing · " in said
-    assert str(next(Path(run.experiment).rglob("f1.h5"))) in said
-    assert "frame 3 missing: x_00003.cbf was not there" in said
-    assert describe_ledger(config_of(run), "#1") == said
-    assert describe_ledger(config_of(run), run.uid[:8]) == said
+    assert "LSMO-140 · 120 K · phi 0 → 5° · 10 frames" in text
+    assert "9 stored, 1 missing · " in text
+    assert str(next(Path(run.experiment).rglob("f1.h5"))) in text
+    assert "frame 3 missing: x_00003.cbf was not there" in text
+    assert describe_ledger(config_of(run), "#1") == text
+    assert describe_ledger(config_of(run), run.uid[:8]) == text
 
 
 def test_frames_that_were_lost_for_one_reason_are_one_line(tmp_path):
@@ -354,16 +354,16 @@ def test_a_stacker_that_is_behind_is_said_to_be_and_no_frame_is_missing(
     run.announce(7)
     monkeypatch.setattr("offbragg.shell.overview.is_followed", lambda journal: True)
 
-    said = describe_ledger(config_of(run))
+    text = describe_ledger(config_of(run))
 
     if begun:
-        assert "3 stored, 3 not recorded, the stacker is behind: 4 recorded frames not" in said
+        assert "3 stored, 3 not recorded, the stacker is behind: 4 recorded frames not" in text
     else:
-        assert "no scan file yet: the stacker is behind: 7 recorded frames not stacked yet" in said
-    assert "missing" not in said
+        assert "no scan file yet: the stacker is behind: 7 recorded frames not stacked yet" in text
+    assert "missing" not in text
     monkeypatch.undo()
     if begun:
-        assert "no stacker runs (offbragg stack --beamline" in describe_ledger(config_of(run))
+        assert "no stacker is running (offbragg stack --beamline" in describe_ledger(config_of(run))
 
 
 def test_a_run_that_was_not_stacked_says_what_to_do(run: MeasuredRun):
@@ -390,6 +390,6 @@ def test_a_beamline_that_cannot_be_opened_is_told_at_a_prompt_and_raised_elsewhe
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         sit_down(None)
 
-    said = capsys.readouterr().err
-    assert said.startswith(f"ConfigError: {tmp_path / 'nowhere.toml'} cannot be read")
-    assert "start the shell again" in said
+    text = capsys.readouterr().err
+    assert text.startswith(f"ConfigError: {tmp_path / 'nowhere.toml'} cannot be read")
+    assert "start the shell again" in text

@@ -210,6 +210,8 @@ def _once(connect: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _print_verdict(verdict: Verdict) -> None:
+    from offbragg.alarms.disk import describe_bytes
+
     counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
     say(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
     if verdict.ended:
@@ -223,7 +225,7 @@ def _print_verdict(verdict: Verdict) -> None:
         say(f"angles: {sources}; at most {offset:+.4f} degree from those requested{known}")
     if verdict.catalog in ("agrees", "differs"):
         say(f"catalog: {verdict.catalog}")
-    say(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
+    say(f"{describe_bytes(verdict.size)} in {verdict.seconds:.2f} s")
     listed = [(frame["number"], frame["status"], frame["reason"]) for frame in verdict.listed]
     for line in describe_problems(listed):
         say(f"  {printable(line)}")

@@ -142,10 +142,10 @@ def doctor(
     Exit code 0: ready to measure, perhaps with warnings. 1: at least one failure.
     """
     from offbragg.beamline.config import load
-    from offbragg.doctor.examine import Finding, examine, tell
+    from offbragg.doctor.examine import Finding, examine, show
 
     try:
-        findings = tell(
+        findings = show(
             examine(
                 load(beamline), devices=devices, expose=expose, make_directories=make_directories
             ),

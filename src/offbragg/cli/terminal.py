@@ -49,5 +49,5 @@ def check_free(target: Path) -> None:
     """Raise for a name that is taken, before an hour of work and not after."""
     if target.exists():
         raise ReductionError(
-            f"{target} exists already: it is not overwritten\nChoose another name with --out."
+            f"{target} is there already: it is not overwritten\nChoose another name with --out."
         )

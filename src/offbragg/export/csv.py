@@ -1,4 +1,4 @@
-"""Runs as tables of text: one CSV file for each stream.
+"""Runs as CSV tables: one file for each stream.
 
 ``primary`` of a sweep has one row for each frame, from the scan file.
 """
@@ -60,7 +60,7 @@ class Serializer(SingleRunDocumentRouter):
 
     @property
     def artifacts(self) -> dict[str, list[Any]]:
-        """Label → what was made."""
+        """Label → files that were made."""
         return self._manager.artifacts
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class Serializer(SingleRunDocumentRouter):
             if isinstance(where, Path):
                 file = where.open("x", newline="", encoding="utf-8")
         except OSError as error:
-            raise ScanFileError(f"{where} cannot be made: {error}") from error
+            raise ScanFileError(f"{where} cannot be created: {error}") from error
         self._tables[stream] = file, head
         csv.writer(file).writerow(head)
 

@@ -42,7 +42,7 @@ from offbragg.sweep import Sweep
 log = logging.getLogger(__name__)
 
 
-told = logging.getLogger("offbragg.told")
+told = logging.getLogger("offbragg.notices")
 """What people at a prompt see; elsewhere it is in the log."""
 
 

@@ -28,7 +28,7 @@ _NOT_CALLED_SO = re.compile(
 
 
 def show_errors(shell: Any, RE: Any) -> None:
-    """Let errors that are about what was typed be their message; others keep their traceback.
+    """Show an error about what was typed as its message only; others keep their traceback.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def show_errors(shell: Any, RE: Any) -> None:
         print(printable(text, lines=True), file=sys.stderr)
         log.debug("shown at the prompt", exc_info=error)
         sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # for %tb
-        # IPython formats a traceback for its history, too, which takes a second or more; once the
-        # cell is over, %tb has the whole one
+        # IPython formats a traceback for its history, too, which takes a second or more; after
+        # the cell, %tb has the whole one
         error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
         shown.append(error)
 
@@ -67,7 +67,7 @@ def show_errors(shell: Any, RE: Any) -> None:
 def describe_error(
     error: BaseException, trace: TracebackType | None, RE: Any, names: Mapping[str, Any]
 ) -> str | None:
-    """Return what is shown of an error; None if its traceback says more.
+    """Return the text to show for an error; None if its traceback is more useful.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def describe_error(
     if isinstance(cause, (OffbraggError, LimitError)):
         return f"{type(cause).__name__}: {str(cause).strip()}"
     if isinstance(cause, TransitionError) and RE.state == "idle":
-        return "TransitionError: no plan is running or paused: there is nothing to resume or end"
+        return "TransitionError: no plan is running or paused: nothing to resume or end"
     if isinstance(cause, RuntimeError) and "RunEngine is in a" in str(cause):
         if RE.state == "paused":
             return f"RuntimeError: a new plan cannot begin: {PAUSED}"
@@ -105,7 +105,7 @@ def _interrupted(RE: Any) -> str:
 def _wrong_call(
     error: TypeError, trace: TracebackType | None, names: Mapping[str, Any]
 ) -> str | None:
-    """Return how a function is called that was called otherwise in the typed line itself."""
+    """Return the signature of a function that the typed line itself called wrongly."""
     frames = []
     while trace is not None:
         frames.append(trace.tb_frame)

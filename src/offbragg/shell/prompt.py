@@ -9,9 +9,7 @@ from typing import Any
 
 from offbragg.beamline.build import find
 from offbragg.beamline.config import Beamline
-from offbragg.errors import (
-    JournalError,
-)
+from offbragg.errors import JournalError
 from offbragg.followers.follow import read_backlog
 from offbragg.printable import printable
 from offbragg.shell.kept_metadata import KeptMetadata
@@ -52,7 +50,7 @@ class Latest:
 def prompt_text(
     md: Mapping[str, Any], reading: object, scan_id: int, notes: Sequence[str] = ()
 ) -> str:
-    """Return what the prompt shows: sample, temperature, last run, and what else is to be known.
+    """Return what the prompt shows: sample, temperature, last run, and notes.
 
     Examples
     --------
@@ -71,13 +69,13 @@ def _last_scan_id(config: Beamline) -> int:
     try:
         return int((config.paths.journal / "scan_id").read_text().strip() or 0)
     except (OSError, ValueError):
-        return 0  # scan_ids says what is wrong when it matters
+        return 0  # scan_ids reports it when it matters
 
 
 def make_interactive(
     shell: Any, RE: Any, bec: Any, config: Beamline, devices: Mapping[str, Any]
 ) -> None:
-    """Prompt, bars, rows, magics, and errors without a traceback."""
+    """Install prompt, progress bars, rows, magics, and errors without a traceback."""
     from event_model import RunRouter
 
     from offbragg.callbacks.progress import Bars, Rows
@@ -112,8 +110,8 @@ def make_interactive(
     unpublished = Unpublished(lambda: read_backlog(journal).get("publish", {}).get("refused", {}))
     contradicted = Unpublished(
         lambda: read_backlog(journal).get("stack", {}).get("contradicted", {}),
-        advice="Its frames are stored. Is the camserver told something else than beamline.toml "
-        "says? offbragg verify lists all of it.",
+        advice="Its frames are stored. Do the settings of camserver differ from beamline.toml? "
+        "offbragg verify lists all contradictions.",
     )
     show_errors(shell, RE)
     shell.events.register("post_run_cell", lambda *_: show_news(RE.md))
@@ -157,7 +155,7 @@ def _set_prompt(
 
 
 def label_devices(devices: Mapping[str, Any]) -> None:
-    """Give devices without a label the one that ``%wa`` and ``%ct`` go by."""
+    """Label devices that have no label, for ``%wa`` and ``%ct``."""
     from ophyd import Device
 
     for device in devices.values():
