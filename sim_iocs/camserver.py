@@ -37,7 +37,7 @@ class Surroundings(Protocol):
         ...
 
     async def gate(self, number: int, began: float, ended: float, period: float) -> None:
-        """Let everything that counts per frame count this one, which has ``period`` seconds."""
+        """Gate all per-frame counters for this frame, of ``period`` seconds."""
         ...
 
     def trigger(self, number: float, since: float) -> float | None:
@@ -172,7 +172,7 @@ class Camserver:
         return float(np.interp(exposure, *self._measured))
 
     def can_follow(self, exposure: float, period: float) -> bool:
-        """Whether frames are made as fast as they are exposed, with a quarter to spare."""
+        """Return whether frames are made as fast as they are exposed, with a quarter to spare."""
         return period >= SPARE * self.seconds(exposure) - 1e-9
 
     @property
@@ -211,12 +211,12 @@ class Camserver:
         log.warning("the camserver process is gone; no frame will be written")
 
     def configure(self, **changes: Any) -> None:
-        """Take settings, if camserver runs."""
+        """Change settings, if camserver runs."""
         if self.running:
             self.settings = replace(self.settings, **changes)
 
     def describe(self, **settings: Any) -> None:
-        """Take entries for the frames' headers, if camserver runs."""
+        """Set entries of the frames' headers, if camserver runs."""
         if self.running:
             self.header |= settings
 
@@ -256,7 +256,7 @@ class Camserver:
         return None
 
     def expose(self, series: Series) -> str:
-        """Take an exposure command; return the reply."""
+        """Start an exposure; return the reply to the command."""
         if not self.running:
             raise CamserverGone
         refusal = self.refusal(self.settings)

@@ -1,4 +1,4 @@
-"""What puts to the settings of the ADPilatus do: send them to camserver, and show what was sent.
+"""Settings of the ADPilatus: a put is sent to camserver, and the read-back shows what was sent.
 
 Alive: the numbers of an exposure, trigger mode and gap fill (each put sends them all again),
 FilePath and its check, the header records, threshold, energy and gain, ResetPower, ReadStatus.
@@ -109,7 +109,7 @@ class Driver:
         return put
 
     def _plain(self, name: str) -> Hook:
-        """Take a setting that has no read-back; those of the header go to camserver."""
+        """Store a setting that has no read-back; those of the header go to camserver."""
 
         async def put(value: Any) -> None:
             async with self._port:

@@ -195,7 +195,7 @@ class Circuit(VirtualCircuit):
         return bool(access & ca.AccessRights.WRITE)
 
     async def _put(self, command: Any) -> list[Any]:
-        """Let the record take a value; without a notice of completion."""
+        """Put a value to the record, without waiting for completion."""
         channel, record = self._get_db_entry_from_command(command)
         status = ca.CAStatus.ECA_NOWTACCESS
         if self._writable(record):
@@ -366,7 +366,7 @@ class Repeater(asyncio.DatagramProtocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command line."""
 
     prefix: str = "SIM:"
     port: int = 0
@@ -381,7 +381,7 @@ class Options:
     ending: str | None = None
     model: str = "PILATUS3"
     clock: float = 0.0
-    """What the clock of the detector's IOC is ahead of this host's, s."""
+    """Time by which the clock of the detector's IOC is ahead of this host's, s."""
     motor_clock: float | None = None
     """The same of the motors' IOC; None: the motors have the detector's IOC."""
     camserver_user: str | None = None
@@ -581,7 +581,7 @@ class Beamline:
         await self.own.post(threshold_seconds=self.pilatus.threshold_seconds)
 
     async def _apply_faults(self) -> None:
-        """Let the faults of the command line begin that are not of a frame."""
+        """Start the faults of the command line that do not belong to a frame."""
         for name, value in (self.options.faults or {}).items():
             if name == "dump":
                 self._dump_at_series = value

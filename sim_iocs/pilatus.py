@@ -29,7 +29,7 @@ SECOND_READ = 0.021
 """The driver looks whether an ERR follows camserver's answer, until a timeout of 10 ms, and then
 sleeps for 10 ms, before it is armed, s."""
 ANSWERING = 2.0
-"""How long the driver waits for the answer to an exposure command, s; then it is armed without."""
+"""Timeout of the driver for the answer to an exposure command, s; then it is armed without."""
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
 
 
@@ -37,10 +37,10 @@ class Pilatus(Driver):
     """The driver behind the ``cam1:`` records."""
 
     arming_seconds = 0.0
-    """How long camserver takes to acknowledge an exposure command; then the exposure begins."""
+    """Time that camserver takes to acknowledge an exposure command, s; then the exposure begins."""
 
     arming_jitter = 0.002
-    """How uncertain it is when the driver is through with it, s."""
+    """Uncertainty of when the driver has finished with it, s."""
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class ReaderProcess:
                 await self._hear()  # both have it mapped: it needs no name any more
 
     async def ask(self, do: str, **task: Any) -> dict[str, Any]:
-        """Have one thing done; the answer holds ``failed`` if it could not be."""
+        """Send one command; the answer holds ``failed`` if it could not be executed."""
         async with self._turn:
             if self._process is None:
                 return {"failed": "the frame reader is not running"}
@@ -100,7 +100,7 @@ class ReaderProcess:
 
 
 class Plugin:
-    """What all plug-ins have in common."""
+    """Base of all plug-ins."""
 
     def __init__(self, name: str, rows: dict[str, dict[str, Any]], reader: ReaderProcess) -> None:
         self.records = Records(rows)

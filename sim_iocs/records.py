@@ -33,7 +33,7 @@ COMMON_FIELDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 ILLEGAL = "Illegal Value"
-"""What an mbbi record calls a value that none of its choices has; its index is 65535."""
+"""Label of an mbbi record for a value outside its choices; its index is 65535."""
 
 Completion = Callable[[], Awaitable[Any]]
 """Waits for what a put's completion waits for after the record has taken the value."""
@@ -54,12 +54,12 @@ class Common:
         self.put_callback = asyncio.Lock()
         self.scan = asyncio.Lock()
         self.clock_offset = 0.0
-        """What the clock of this record's IOC is ahead of this host's, s."""
+        """Time by which the clock of this record's IOC is ahead of this host's, s."""
         self.stamped_by_posts = stamped_by_posts
         self._stamp = time.time()
 
     def stamp_now(self, moment: float | None = None) -> None:
-        """Take the stamp of the record's processing: that of now, or of a moment (POSIX s)."""
+        """Set the time stamp of the record's processing: now, or a moment (POSIX s)."""
         self._stamp = time.time() if moment is None else moment
 
     @property
@@ -69,7 +69,7 @@ class Common:
 
 
 class Record:
-    """What every record has besides caproto's channel data (mixed in before it)."""
+    """Mixin of every record, before caproto's channel data."""
 
     on_put: Hook | None = None
     asynchronous = False
@@ -101,7 +101,7 @@ class Record:
         )
 
     async def put_by_client(self, data: Any, data_type: Any, metadata: Any) -> Completion | None:
-        """Take a client's put; return what its completion waits for."""
+        """Process a client's put; return what its completion waits for."""
         async with self.common.scan:
             self._completion = None
             await self.write_from_dbr(data, data_type, metadata)  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ class Record:
             return completion
 
     async def write(self, value: Any, *, verify_value: bool = True, **keywords: Any) -> None:
-        """Take a client's put: the hook decides what is stored; without one, the value is."""
+        """Process a client's put: the hook decides what is stored; without one, the value is."""
         if not verify_value:
             await super().write(value, verify_value=False, **keywords)  # type: ignore[misc]
             return
@@ -129,7 +129,7 @@ class Record:
 
     @property
     def processing(self) -> bool:
-        """Whether the driver has not yet done what it was asked for (PACT)."""
+        """Whether the driver is still processing a put (PACT)."""
         return self._processing is not None and not self._processing.done()
 
     async def until_free(self) -> None:
@@ -159,7 +159,7 @@ class Record:
             await completion()
 
     async def subscribe(self, *arguments: Any, **keywords: Any) -> None:
-        """Let a new monitor begin with the present value and stamp, not with those last posted."""
+        """Start a new monitor with the present value and stamp, not with those last posted."""
         self._content.clear()  # type: ignore[attr-defined]
         await super().subscribe(*arguments, **keywords)  # type: ignore[misc]
 
@@ -253,7 +253,7 @@ class LongText(Record, ca.ChannelChar):
     async def write_from_dbr(
         self, data: Any, data_type: Any, metadata: Any, **keywords: Any
     ) -> None:
-        """Take what a client puts; caproto cannot take an empty text, which begins with a NUL."""
+        """Return the value of a put; caproto cannot read an empty text, which begins with a NUL."""
         if not len(data) or not data[0]:
             await self.write("", **keywords)
         else:
@@ -268,7 +268,7 @@ class Labels(tuple[str, ...]):
         return 65535 if label == ILLEGAL else super().index(label, *where)
 
     def __contains__(self, label: object) -> bool:
-        """Whether a record can show this."""
+        """Return whether a record can hold this value."""
         return label == ILLEGAL or super().__contains__(label)
 
 
@@ -294,7 +294,7 @@ class Choice(Record, ca.ChannelEnum):
         await super().post(value, moment=moment)
 
     def allow_illegal(self) -> None:
-        """Let the value be ``ILLEGAL``, too."""
+        """Add ``ILLEGAL`` to the values that the record can have."""
         self._data["enum_strings"] = Labels(self.enum_strings)
 
     @property

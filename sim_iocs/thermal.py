@@ -64,7 +64,7 @@ class Thermal:
         self.target, self.rate, self.paused = target, rate / 3600.0, False
 
     def stick(self, seconds: float) -> None:
-        """Let the sensor repeat its present reading for this many (real) seconds."""
+        """Freeze the sensor's reading for this many (real) seconds."""
         self._stuck_at = self.reading()
         self._stuck_until = self._clock() + seconds
 

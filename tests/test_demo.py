@@ -268,7 +268,7 @@ def _command(directory: Path) -> str:
         (["--out", "{broken}"], "is not empty"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_starts(tmp_path, options, output):
+def test_what_cannot_be_done_is_refused_before_anything_starts(tmp_path, options, output):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x_00001.cbf").write_bytes(b"###CBF: VERSION 1.5\r\nbroken")

@@ -72,7 +72,7 @@ VERBS = ("reduce", "index")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_users_files_are_told_in_a_line(path, tmp_path):
+def test_another_users_files_are_reported_in_a_line(path, tmp_path):
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o700)
     for folder in (tmp_path, *tmp_path.parents[:2]):
@@ -160,7 +160,7 @@ def test_a_flipped_bit_of_a_volume_is_noticed(tmp_path):
         read_volume(path)
 
 
-def test_what_cannot_be_looked_at_is_told_by_its_own_error(path, monkeypatch):
+def test_what_cannot_be_inspected_is_an_error_of_its_own(path, monkeypatch):
     """Not by an AttributeError of the one who tells it."""
     from offbragg.files import stored_sweep
 

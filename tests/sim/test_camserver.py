@@ -113,7 +113,7 @@ def test_a_frame_of_several_exposures_takes_all_periods_but_the_last_readout():
     assert seconds >= 3 * 0.05 + expected
 
 
-def test_a_restarted_camserver_has_forgotten_all_that_it_was_told():
+def test_a_restarted_camserver_has_forgotten_all_settings():
     camserver = Recorded("PILATUS2")
     camserver.configure(n_images=7, gap_fill=0)
     camserver.describe(Wavelength=0.7)

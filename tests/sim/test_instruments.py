@@ -173,7 +173,7 @@ def test_a_stuck_sensor_repeats_itself_while_the_sample_goes_on(cold, clock):
     assert cold.records.value("TEMP") < 165.0
 
 
-def test_who_was_told_last_drives(cold, clock):
+def test_the_controller_that_was_set_last_drives(cold, clock):
     async def report(message: str) -> None:
         raise AssertionError(message)
 

@@ -55,7 +55,7 @@ def here(tmp_path) -> Beamline:
     return config
 
 
-def test_kernels_that_were_not_compiled_are_told_with_what_to_do(here, monkeypatch):
+def test_kernels_that_were_not_compiled_are_reported_with_what_to_do(here, monkeypatch):
     assert by_check(here, devices=False)["kernels"].level == (
         "ok" if kernels.compiled else "warning"
     )
@@ -188,7 +188,7 @@ def test_servers_and_owners_are_named(config):
     assert "camserver writes as the same user" in findings["folders of pilatus"].what
 
 
-def test_an_owner_of_another_name_is_told_with_its_umask(tmp_path):
+def test_an_owner_of_another_name_is_reported_with_its_umask(tmp_path):
     def made(uid: int, mode: int) -> os.stat_result:
         fields = list(tmp_path.stat())
         fields[0], fields[4] = mode, uid
@@ -317,7 +317,7 @@ def test_the_status_names_a_damaged_journal_and_goes_on(here):
     assert "line 2: its event document is int" in found["journal torn.jsonl"]
 
 
-def test_without_stacker_and_catalog_one_can_measure_but_is_told(here):
+def test_without_stacker_and_catalog_one_can_measure_with_a_warning(here):
     findings = by_check(here, devices=False)
 
     assert findings["stacker"].level == "warning"
@@ -329,7 +329,7 @@ def test_without_stacker_and_catalog_one_can_measure_but_is_told(here):
 @pytest.mark.parametrize(
     ("skew", "level"), [(0.0, "ok"), (-0.09, "ok"), (0.5, "warning"), (-30.0, "failure")]
 )
-def test_clocks_that_differ_are_told_with_the_side(skew, level):
+def test_clocks_that_differ_are_reported_with_the_side(skew, level):
     found = judge_clock("clock", "exposures are stamped by the IOC", skew)
 
     assert found.level == level
@@ -437,7 +437,7 @@ def test_a_disk_that_fills_and_a_path_that_went_are_alarms(run: MeasuredRun):
     assert "GB free" in alarms["disk.experiment"]
 
 
-def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
+def test_alarms_that_a_watchdog_raised_are_shown_with_the_time(run: MeasuredRun):
     config = of_run(run)
     since = 1_700_000_000.0
     up = [
@@ -463,7 +463,7 @@ def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
     json.dumps(state)
 
 
-def test_a_record_in_alarm_is_told_with_its_severity():
+def test_a_record_in_alarm_is_shown_with_its_severity():
     signals = {
         "current": SimpleNamespace(get=lambda: 3.0, alarm_severity=2, pvname="S:current"),
         "lifetime": SimpleNamespace(get=lambda: 9.0, alarm_severity=0, pvname="S:lifetime"),

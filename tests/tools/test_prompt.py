@@ -210,7 +210,7 @@ def test_a_refusal_costs_no_formatting_of_its_traceback(shell, monkeypatch, caps
     assert len(formatted) == 1
 
 
-def test_a_host_that_is_too_busy_is_said_at_the_prompt_and_not_all_the_time(
+def test_a_host_that_is_too_busy_is_shown_at_the_prompt_and_not_all_the_time(
     tmp_path, monkeypatch, caplog
 ):
     now = [0.0]

@@ -26,7 +26,7 @@ from offbragg.shell.session import KeptMetadata, _names, set_experiment, sit_dow
 BEAMLINE = {"beamline_id": "simulated", "versions": {"offbragg": "1"}, "owner": "beamline staff"}
 
 
-def test_what_was_told_is_there_after_a_restart(tmp_path):
+def test_what_was_set_is_there_after_a_restart(tmp_path):
     md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
     md["sample"] = {"name": "LSMO-140", "label": "c1"}
     md["attenuation"] = np.float64(10.0)
@@ -38,7 +38,7 @@ def test_what_was_told_is_there_after_a_restart(tmp_path):
     assert again["owner"] == "beamline staff"
 
 
-def test_the_file_holds_what_people_told_and_nothing_else(tmp_path):
+def test_the_file_holds_what_people_set_and_nothing_else(tmp_path):
     md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
     md["scan_id"] = 7
     assert not md.path.exists()
@@ -49,7 +49,7 @@ def test_the_file_holds_what_people_told_and_nothing_else(tmp_path):
     assert "für" in md.path.read_text()
 
 
-def test_what_was_told_goes_before_what_the_beamline_says_until_it_is_untold(tmp_path):
+def test_what_was_set_overrides_the_beamlines_own_until_it_is_removed(tmp_path):
     md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
     md["owner"] = "me"
     assert KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)["owner"] == "me"
@@ -214,7 +214,7 @@ def test_an_experiment_is_not_guessed(typed):
     assert typed.experiment({"proposal": "2026-1"}) == {"proposal": "2026-1"}
 
 
-def test_an_experiment_is_told_shown_and_untold():
+def test_an_experiment_is_set_shown_and_removed():
     md = {"sample": {}}
 
     assert set_experiment(md, proposal=12345, group="diffuse") == {
@@ -331,7 +331,7 @@ def _said(run: MeasuredRun) -> str:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_stacker_that_is_behind_is_said_to_be_and_no_frame_is_missing(
+def test_a_stacker_that_is_behind_is_shown_and_no_frame_is_missing(
     run: MeasuredRun, monkeypatch, begun
 ):
     run.begin()
@@ -381,7 +381,7 @@ def test_a_run_that_there_is_not_is_refused_with_how_to_name_one(run: MeasuredRu
         find_run(run.journal_directory, which)
 
 
-def test_a_beamline_that_cannot_be_opened_is_told_at_a_prompt_and_raised_elsewhere(
+def test_a_beamline_that_cannot_be_opened_is_explained_at_a_prompt_and_raised_elsewhere(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("OFFBRAGG_BEAMLINE", str(tmp_path / "nowhere.toml"))

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
 
 from offbragg.cli.app import app
 from offbragg.cli.terminal import say
@@ -28,7 +27,7 @@ def main() -> None:
     before = threading.enumerate()
     try:
         app()
-        code: Any = 0
+        code: int | str | None = 0
     except SystemExit as end:
         code = end.code
     except OffbraggError as error:
@@ -66,7 +65,7 @@ def _plainly(error: OSError | MemoryError) -> str:
     return f"{where}{error.strerror}{user}"
 
 
-def _leave(code: Any, before: list[threading.Thread]) -> None:
+def _leave(code: int | str | None, before: list[threading.Thread]) -> None:
     """End the process, also while threads are in HDF5.
 
     At a normal exit HDF5 closes its library under them: the process crashes, or waits for ever.

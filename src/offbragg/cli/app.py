@@ -11,13 +11,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from offbragg.parent import follow_parent
 from offbragg.printable import PrintableFormatter
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context
 
 _LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")
 
@@ -29,7 +32,7 @@ class Verbs(TyperGroup):
     beside each flag.
     """
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> typer.core.TyperCommand | None:
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         """Return a verb, its help wrapped and its flags bare."""
         command = super().get_command(ctx, cmd_name)
         if command is None:

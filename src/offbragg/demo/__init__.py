@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 from rich.console import Console
@@ -32,6 +32,9 @@ from offbragg.demo.scene import Scene, replayed_scene, simulated_scene
 from offbragg.errors import ConfigError
 from offbragg.host.children import Children
 from offbragg.printable import PrintableFormatter
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
 
 TEMPERATURES = (170.0, 130.0, 90.0)  # through the simulated crystal's Tc, K
 
@@ -144,7 +147,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
 class _AbortWhenInterrupted:
     """While a plan runs, Ctrl-C and SIGTERM abort it cleanly: no one is there to resume it."""
 
-    def __init__(self, RE: Any) -> None:
+    def __init__(self, RE: RunEngine) -> None:
         self._RE = RE
         self._before: dict[signal.Signals, Any] = {}
 

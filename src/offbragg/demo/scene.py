@@ -135,5 +135,5 @@ def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _pair(value: Any) -> tuple[float, float]:
+def _pair(value: float | Sequence[float]) -> tuple[float, float]:
     return (value, value) if isinstance(value, int | float) else (value[0], value[1])

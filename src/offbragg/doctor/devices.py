@@ -61,7 +61,7 @@ def examine_devices(config: Beamline, *, expose: bool, timeout: float) -> Iterat
         destroy_devices(made)
 
 
-def _records(config: Beamline, name: str, device: Any) -> Finding:
+def _records(config: Beamline, name: str, device: object) -> Finding:
     """Compare the types of a device's records with those it expects."""
     wrong: list[str] = []
     known: dict[str, str] = {}
@@ -98,7 +98,7 @@ def _records(config: Beamline, name: str, device: Any) -> Finding:
     return Finding(f"devices.{name}", "ok", what, facts=facts)
 
 
-def _doubts(config: Beamline, name: str, device: Any) -> Iterator[Finding]:
+def _doubts(config: Beamline, name: str, device: object) -> Iterator[Finding]:
     """Name members that may be misspelt ones of an agreement."""
     for doubt in agreements_of(device, roles_of(config, name)).doubts:
         yield Finding(
@@ -121,7 +121,7 @@ def _is_written(signal: Any) -> bool:
     return signal.attr_name in _WRITTEN.get(owners[-1].__name__, ())
 
 
-def _servers_of(device: Any) -> set[str]:
+def _servers_of(device: object) -> set[str]:
     """Return the servers of a device's records, as Channel Access names them (host:port)."""
     hosts = {
         str(getattr(pv, "host", None) or "")
@@ -172,7 +172,7 @@ def _servers(devices: Mapping[str, Any]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _ready_to_move(name: str, device: Any) -> Iterator[Finding]:
+def _ready_to_move(name: str, device: object) -> Iterator[Finding]:
     """Name a motor record that takes puts and does not move: its SPMG is not Go."""
     from ophyd import EpicsMotor  # isort: skip  # first: it chooses the libca of pyepics
     from epics import caget
@@ -195,10 +195,10 @@ def _ready_to_move(name: str, device: Any) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _signals_of(device: Any) -> list[Any]:
+def _signals_of(device: object) -> list[Any]:
     """Return the signals of an ophyd device; an empty list for any other."""
-    walk = device.walk_signals() if hasattr(device, "walk_signals") else ()
-    return [walked.item for walked in walk]
+    walk = getattr(device, "walk_signals", tuple)
+    return [walked.item for walked in walk()]
 
 
 def _records_of(signal: Any) -> list[Any]:
@@ -313,7 +313,7 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
         yield judge_clock(f"clock of {name}", "exposures are stamped by the IOC", skew)
 
 
-def _why_no_frame(config: Beamline, name: str, device: Any, began: float) -> Iterator[str]:
+def _why_no_frame(config: Beamline, name: str, device: object, began: float) -> Iterator[str]:
     """Yield what may keep camserver from writing, or this host from seeing what it wrote."""
     exists = getattr(getattr(device, "cam", None), "file_path_exists", None)
     if exists is not None:
@@ -338,7 +338,7 @@ def _why_no_frame(config: Beamline, name: str, device: Any, began: float) -> Ite
 
 
 def _ownership(
-    name: str, device: Any, folder: Path, made: os.stat_result, written: os.stat_result
+    name: str, device: object, folder: Path, made: os.stat_result, written: os.stat_result
 ) -> Finding:
     """Name the users on both sides, and compare the folder's mode with the configured one."""
     check = f"folders of {name}"

@@ -31,7 +31,16 @@ from urllib.parse import unquote, urlparse
 import h5py
 import hdf5plugin  # noqa: F401  the stack's filter, for readers in this process that follow the links
 import numpy as np
-from event_model import NumpyEncoder, SingleRunDocumentRouter
+from event_model import (
+    EventDescriptor,
+    EventPage,
+    NumpyEncoder,
+    RunStart,
+    RunStop,
+    SingleRunDocumentRouter,
+    StreamDatum,
+    StreamResource,
+)
 
 from offbragg.errors import ScanFileError
 from offbragg.export.artifacts import fill_prefix, manager_of, target
@@ -105,8 +114,8 @@ class Serializer(SingleRunDocumentRouter):
         self._begun: dict[str, Any] = {}
         self._path: Path | None = None
         self._names: dict[str, str] = {}  # descriptor → stream
-        self._resources: dict[str, dict[str, Any]] = {}
-        self._datums: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._resources: dict[str, StreamResource] = {}
+        self._datums: defaultdict[str, list[StreamDatum]] = defaultdict(list)
 
     @property
     def artifacts(self) -> dict[str, list[Any]]:
@@ -128,7 +137,7 @@ class Serializer(SingleRunDocumentRouter):
 
     # -- documents -------------------------------------------------------------------------
 
-    def start(self, doc: Any) -> Any:
+    def start(self, doc: RunStart) -> None:
         """Create the file."""
         postfix = f"{fill_prefix(self._prefix, doc)}.h5"
         where = target(self._manager, "stream_data", postfix)
@@ -144,7 +153,7 @@ class Serializer(SingleRunDocumentRouter):
         for name in ("descriptors", "events", "stop"):
             bluesky.create_group(name)
 
-    def descriptor(self, doc: Any) -> Any:
+    def descriptor(self, doc: EventDescriptor) -> None:
         """Write a descriptor, and create the groups of its events."""
         bluesky = self._group
         stream = doc.get("name", "primary")
@@ -155,7 +164,7 @@ class Serializer(SingleRunDocumentRouter):
         for kind in ("data", "timestamps"):
             bluesky["events"].require_group(f"{stream}/{kind}")
 
-    def event_page(self, doc: Any) -> Any:
+    def event_page(self, doc: EventPage) -> Any:
         """Append rows; a single event is a page of one."""
         stream = self._names[doc["descriptor"]]
         events = self._group["events"][stream]
@@ -172,16 +181,16 @@ class Serializer(SingleRunDocumentRouter):
                 np.asarray(doc["timestamps"][key], dtype="f8").reshape(-1),
             )
 
-    def stream_resource(self, doc: Any) -> Any:
+    def stream_resource(self, doc: StreamResource) -> None:
         """Write where frames are."""
         self._resources[doc["uid"]] = doc
         write_mapping(self._group.require_group("stream_resources").create_group(doc["uid"]), doc)
 
-    def stream_datum(self, doc: Any) -> Any:
+    def stream_datum(self, doc: StreamDatum) -> None:
         """Keep the frame ranges until the run ends."""
         self._datums[doc["stream_resource"]].append(doc)
 
-    def stop(self, doc: Any) -> Any:
+    def stop(self, doc: RunStop) -> None:
         """Write the end, the links to the frames, and the groups of the techniques."""
         write_mapping(self._group["stop"], doc)
         for uid, datums in self._datums.items():
@@ -215,7 +224,7 @@ class Serializer(SingleRunDocumentRouter):
             ) from error
         return array.astype(_TEXT) if array.dtype.kind in "OUS" else array
 
-    def _link_frames(self, resource: Mapping[str, Any], datums: list[dict[str, Any]]) -> None:
+    def _link_frames(self, resource: StreamResource, datums: list[StreamDatum]) -> None:
         bluesky = self._group
         rows = bluesky.require_group("stream_data").create_group(resource["uid"])
         for what in ("indices", "seq_nums"):
@@ -259,7 +268,7 @@ class Serializer(SingleRunDocumentRouter):
             when.create_dataset(name, data=np.asarray(values["time"], dtype="f8"))
 
 
-def _append(group: Any, key: str, rows: np.ndarray) -> None:
+def _append(group: h5py.Group, key: str, rows: np.ndarray) -> None:
     """Append rows to a dataset, created with the first."""
     name = _name(key)
     if name not in group:
@@ -289,7 +298,7 @@ def _name(key: object) -> str:
     return f"_{text}" if text in ("", ".", "..") else text
 
 
-def write_mapping(group: Any, mapping: Mapping[str, Any]) -> None:
+def write_mapping(group: h5py.Group, mapping: Mapping[str, Any]) -> None:
     """Write a document: a group for each mapping, a dataset for each value.
 
     None becomes ``"None"``, as in suitcase-nxsas; values without an HDF5 type become JSON.
@@ -322,7 +331,7 @@ def _storable(value: Any) -> tuple[Any, Any]:
     return json.dumps(value, cls=NumpyEncoder, default=str), _TEXT
 
 
-def write_nexus(group: Any, nexus: Mapping[str, Any]) -> None:
+def write_nexus(group: h5py.Group, nexus: Mapping[str, Any]) -> None:
     """Build the groups of a technique.
 
     Parameters
@@ -350,21 +359,21 @@ def write_nexus(group: Any, nexus: Mapping[str, Any]) -> None:
             group.create_dataset(_name(key), data=data, dtype=dtype)
 
 
-def _write_part(group: Any, name: str, part: Mapping[str, Any]) -> None:
+def _write_part(group: h5py.Group, name: str, part: Mapping[str, Any]) -> None:
     content = part.get("_link", part.get("_dataset", part.get("_data")))
     if content is None:
         write_nexus(group.require_group(name), part)
         return
     attributes = part.get("_attributes", {})
     write_nexus(group, {name: content})
-    item = group.get(name)
+    item: Any = group.get(name)
     if item is None or item.file.filename != group.file.filename:
         return  # a link that leads nowhere, or into another file, which must not be changed
     for attribute, value in attributes.items():
         item.attrs[attribute] = value
 
 
-def _link(group: Any, name: str, link: str) -> None:
+def _link(group: h5py.Group, name: str, link: str) -> None:
     match = _LINK.fullmatch(link)
     if match is None:
         raise ScanFileError(f"{link!r} is not a link: links look like #bluesky/start/sample/name")

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bluesky.utils import FailedStatus, RunEngineInterrupted, TransitionError  # pyright: ignore[reportPrivateImportUsage]
 from ophyd.utils import LimitError
@@ -19,6 +19,10 @@ from offbragg.printable import printable
 from offbragg.shell.magics import PAUSED
 from offbragg.spelling import did_you_mean
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from IPython.core.interactiveshell import InteractiveShell
+
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +31,7 @@ _NOT_CALLED_SO = re.compile(
 )
 
 
-def show_errors(shell: Any, RE: Any) -> None:
+def show_errors(shell: InteractiveShell, RE: RunEngine) -> None:
     """Show an error about what was typed as its message only; others keep their traceback.
 
     Parameters
@@ -39,8 +43,12 @@ def show_errors(shell: Any, RE: Any) -> None:
     """
 
     def show(
-        shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None
-    ) -> Any:
+        shell: InteractiveShell,
+        kind: type[BaseException],
+        error: BaseException,
+        trace: TracebackType | None,
+        tb_offset: int | None = None,
+    ) -> None:
         text = describe_error(error, trace, RE, shell.user_ns)
         if text is None:
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
@@ -65,7 +73,7 @@ def show_errors(shell: Any, RE: Any) -> None:
 
 
 def describe_error(
-    error: BaseException, trace: TracebackType | None, RE: Any, names: Mapping[str, Any]
+    error: BaseException, trace: TracebackType | None, RE: RunEngine, names: Mapping[str, Any]
 ) -> str | None:
     """Return the text to show for an error; None if its traceback is more useful.
 
@@ -94,7 +102,7 @@ def describe_error(
     return None
 
 
-def _interrupted(RE: Any) -> str:
+def _interrupted(RE: RunEngine) -> str:
     if RE.state == "paused":
         return PAUSED
     if RE.state == "panicked":

@@ -214,5 +214,5 @@ class KeptMetadata(UserDict[str, Any]):
         self._stamp = self._stamp_now()
 
 
-def _to_json(value: Any) -> str:
+def _to_json(value: object) -> str:
     return json.dumps(value, default=plain, ensure_ascii=False)

@@ -157,7 +157,7 @@ class PromptMagics(BlueskyMagics):
         return [(wanted, device)]
 
     @contextlib.contextmanager
-    def _interruptible(self, what: str, moved: Sequence[Any]) -> Iterator[None]:
+    def _interruptible(self, what: str, moved: Sequence[object]) -> Iterator[None]:
         self.RE.waiting_hook = self.pbar_manager  # type: ignore[assignment]
         self.RE.state_hook = getattr(self.pbar_manager, "follow", None)
         try:
@@ -166,9 +166,9 @@ class PromptMagics(BlueskyMagics):
             with contextlib.redirect_stdout(io.StringIO()):
                 self.RE.abort()
             stand = [
-                f"{device.name} stands at {device.position:.6g}"
+                f"{getattr(device, 'name', device)} is at {position:.6g}"
                 for device in moved
-                if isinstance(getattr(device, "position", None), Real)
+                if isinstance(position := getattr(device, "position", None), Real)
             ]
             raise DeviceError(": ".join([what, *([", ".join(stand)] if stand else [])])) from None
         finally:
@@ -227,7 +227,7 @@ def moves_of(magic: str, line: str, names: Mapping[str, Any]) -> list[tuple[Any,
     return pairs
 
 
-def _target(word: str, device: Any, text: str, names: Mapping[str, Any]) -> Any:
+def _target(word: str, device: object, text: str, names: Mapping[str, Any]) -> Any:
     """Return a number or, for a device that is set to a word (as open), the word."""
     try:
         value = eval(text, {**names})
@@ -240,11 +240,11 @@ def _target(word: str, device: Any, text: str, names: Mapping[str, Any]) -> Any:
     return value if isinstance(value, (Real, str)) else text
 
 
-def _has_number(device: Any) -> bool:
+def _has_number(device: object) -> bool:
     return isinstance(getattr(device, "position", None), Real)
 
 
-def _check_usable(word: str, device: Any, what: str) -> None:
+def _check_usable(word: str, device: object, what: str) -> None:
     if not getattr(device, "connected", True):
         raise DeviceError(
             f"{word} cannot be {what}: not connected, some of its records do not answer\n"
@@ -263,7 +263,7 @@ def _find(word: str, names: Mapping[str, Any]) -> Any:
     return found if _is_device(found) else None
 
 
-def _is_device(thing: Any) -> bool:
+def _is_device(thing: object) -> bool:
     return (
         not isinstance(thing, type)
         and hasattr(thing, "name")
@@ -344,7 +344,7 @@ def _asked(question: Callable[[], Any]) -> Any:
         return None
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if isinstance(value, Real) and not isinstance(value, bool):
         return f"{float(value):.6g}"
     return "–" if value is None else printable(str(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offbragg.beamline.build import find
 from offbragg.beamline.config import Beamline
@@ -15,12 +15,19 @@ from offbragg.printable import printable
 from offbragg.shell.kept_metadata import KeptMetadata
 from offbragg.shell.overview import describe_ledger
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.callbacks.best_effort import BestEffortCallback
+    from IPython.core.interactiveshell import InteractiveShell
+
 log = logging.getLogger(__name__)
 
 
-def show_news(md: Any) -> None:
-    """Take over what was changed in ``RE.md`` at another prompt, and warn of it."""
-    for key, value in md.refresh().items() if isinstance(md, KeptMetadata) else ():
+def show_news(md: object) -> None:
+    """Take over what was changed in ``RE.md`` at another prompt, and warn about it."""
+    if not isinstance(md, KeptMetadata):
+        return
+    for key, value in md.refresh().items():
         shown = value
         if isinstance(value, Mapping) and "name" in value:
             shown = f"{value['name']} {value.get('label', '')}".strip()
@@ -73,7 +80,11 @@ def _last_scan_id(config: Beamline) -> int:
 
 
 def make_interactive(
-    shell: Any, RE: Any, bec: Any, config: Beamline, devices: Mapping[str, Any]
+    shell: InteractiveShell,
+    RE: RunEngine,
+    bec: BestEffortCallback,
+    config: Beamline,
+    devices: Mapping[str, Any],
 ) -> None:
     """Install prompt, progress bars, rows, magics, and errors without a traceback."""
     from event_model import RunRouter
@@ -84,8 +95,8 @@ def make_interactive(
     from offbragg.shell.magics import HostLook, PromptMagics
 
     bars = Bars()
-    RE.waiting_hook = bars
-    RE.state_hook = bars.follow
+    RE.waiting_hook = bars  # type: ignore[assignment]
+    RE.state_hook = bars.follow  # type: ignore[assignment]
     bec.disable_baseline()
     if not _can_plot():
         bec.disable_plots()
@@ -105,7 +116,7 @@ def make_interactive(
             raise JournalError(f"%ledger takes one run, not {len(runs)}: {' '.join(runs)}")
         print(printable(describe_ledger(config, runs[0]), lines=True))
 
-    shell.register_magic_function(ledger, "line", "ledger")
+    shell.register_magic_function(ledger, "line", "ledger")  # type: ignore[arg-type]
     journal = config.paths.journal
     unpublished = Unpublished(lambda: read_backlog(journal).get("publish", {}).get("refused", {}))
     contradicted = Unpublished(
@@ -128,7 +139,7 @@ def _can_plot() -> bool:
 
 def _set_prompt(
     shell: Any,
-    RE: Any,
+    RE: RunEngine,
     config: Beamline,
     devices: Mapping[str, Any],
     host: Callable[[], str],

@@ -10,9 +10,9 @@ import logging
 import logging.handlers
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offbragg.beamline.build import build_devices
 from offbragg.beamline.config import VARIABLE, Beamline, load, profile_directory
@@ -34,13 +34,20 @@ from offbragg.shell.overview import Runs, list_runs
 from offbragg.shell.prompt import label_devices, make_interactive, show_news
 from offbragg.spelling import did_you_mean
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.utils import MsgGenerator
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from offbragg.plans.defaults import Defaults
+
 log = logging.getLogger(__name__)
 
 
 EXPERIMENT = ("proposal", "esaf", "data_session", "project", "group", "owner")
 
 
-def sit_down(shell: Any = None) -> dict[str, Any]:
+def sit_down(shell: InteractiveShell | None = None) -> dict[str, Any]:
     """Return what `open_session` returns; if it fails, print why at a prompt, in words.
 
     Parameters
@@ -62,7 +69,9 @@ def sit_down(shell: Any = None) -> dict[str, Any]:
         return {}
 
 
-def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[str, Any]:
+def open_session(
+    shell: InteractiveShell | None = None, *, config: Beamline | None = None
+) -> dict[str, Any]:
     """Connect the beamline and return the names that people find at the prompt.
 
     Parameters
@@ -93,7 +102,7 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     RE.md = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
     RE.subscribe(lambda name, doc: RE.md.save(), "start")  # nested changes
 
-    def with_news(plan: Any) -> Any:  # each plan once, before its first message
+    def with_news(plan: MsgGenerator) -> MsgGenerator:  # each plan once, before its first message
         show_news(RE.md)
         return plan
 
@@ -112,7 +121,7 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     return names
 
 
-def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
+def _names(RE: RunEngine, config: Beamline, defaults: Defaults) -> dict[str, Any]:
     import functools
 
     import bluesky.plan_stubs as bps
@@ -260,7 +269,7 @@ def with_orientation(
     return fields, f"UB from {path} (found {found.source.get('when', '?')}{indexed})"
 
 
-def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: Any) -> dict[str, Any]:
+def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: object) -> dict[str, Any]:
     """Return a sample's fields, of which name and label may have been given by position.
 
     Parameters
@@ -313,7 +322,7 @@ def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: Any) -
     return fields
 
 
-def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:
+def set_experiment(md: MutableMapping[str, Any], /, **known: Any) -> dict[str, Any]:
     """Set whose experiment it is; every run from now on has it in its start document.
 
     Parameters
