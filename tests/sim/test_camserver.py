@@ -34,7 +34,7 @@ class Recorded(Camserver):
         super().__init__(Nothing(), {"generation": generation, "model": generation})
         self.tasks: list[dict] = []
 
-    async def _tell(self, message) -> None:
+    async def _send(self, message) -> None:
         self.tasks.append(dict(message))
         self._pending.pop(message["path"], None)
 

@@ -95,7 +95,7 @@ def test_mov_names_what_it_cannot_understand(names, line, text):
 
 
 def test_a_device_that_is_away_is_not_moved(names):
-    with pytest.raises(DeviceError, match="away cannot be moved: it is not connected"):
+    with pytest.raises(DeviceError, match="away cannot be moved: not connected"):
         moves_of("mov", "away 3", names)
 
 

@@ -146,7 +146,7 @@ def test_a_file_that_was_damaged_meanwhile_is_neither_read_nor_overwritten(tmp_p
     md.path.write_text("{")
 
     assert md.refresh() == {}
-    assert "RE.md is not compared" in caplog.text
+    assert "RE.md cannot be compared" in caplog.text
     with pytest.raises(ConfigError, match=r"RE\.md cannot be restored"):
         md["group"] = "other"
 

@@ -377,7 +377,7 @@ def series_command(
     uids = [name for name in where if name not in places]
     for name in uids:
         if not re.fullmatch(r"[\w-]+", name):
-            raise ReductionError(f"{name!r} is neither a file nor a uid\nCheck its spelling.")
+            raise ReductionError(f"{name!r} is not there, and is not a uid\nCheck its spelling.")
     if not places:
         from offbragg.beamline.config import load
 
