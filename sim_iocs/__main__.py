@@ -1,4 +1,4 @@
-"""``python -m sim_iocs``: serve a simulated beamline on 127.0.0.1 until told to stop."""
+"""``python -m sim_iocs``: serve a simulated beamline on 127.0.0.1 until it is stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .replay import Replay, ReplayRefused
 
 
 def refuse(message: str) -> NoReturn:
-    """Say in one line why nothing is served, and end with 2."""
+    """Write in one line why nothing is served, and end with 2."""
     sys.stderr.write(f"sim_iocs: {message}\n")
     raise SystemExit(2)
 
@@ -40,60 +40,74 @@ def refuse(message: str) -> NoReturn:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("sim_iocs", description=__doc__)
-    parser.add_argument("--prefix", default="SIM:", help="of every record (default %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="0 picks a free one (default)")
+    parser.add_argument(
+        "--prefix", default="SIM:", help="prefix of every record (default %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the IOC; 0 picks a free one (default)"
+    )
     parser.add_argument(
         "--motor-port",
         type=int,
         metavar="PORT",
-        help="serve the motors from a second IOC at this port; 0 picks a free one",
+        help="port of a second IOC, for the motors; 0 picks a free one",
     )
     parser.add_argument(
         "--clock",
         type=float,
         default=0.0,
         metavar="OFFSET",
-        help="the IOC's clock is ahead by this, s (default 0)",
+        help="time by which the IOC's clock is ahead, s (default 0)",
     )
     parser.add_argument(
         "--motor-clock",
         type=float,
         metavar="OFFSET",
-        help="the same of the motors' IOC, which is then one of its own, s",
+        help="the same for a second IOC, for the motors, s",
     )
     parser.add_argument(
         "--camserver-user",
         metavar="USER",
-        help="camserver writes its files as this user (only root can ask for it)",
+        help="user who owns camserver's files (for root only)",
     )
-    parser.add_argument("--detector", default="100K", help=f"{', '.join(SHAPES)} (default 100K)")
+    parser.add_argument(
+        "--detector", default="100K", help=f"size: {', '.join(SHAPES)} (default 100K)"
+    )
     parser.add_argument(
         "--model",
         choices=tuple(MODELS),
         default="PILATUS3",
-        help="whose readout and limits it has (default %(default)s)",
+        help="generation, which sets readout and limits (default %(default)s)",
     )
-    parser.add_argument("--replay", metavar="DIR", help="serve the CBF files of a folder instead")
+    parser.add_argument(
+        "--replay", metavar="DIR", help="folder of CBF files to serve instead of the model"
+    )
     parser.add_argument(
         "--format",
         choices=("cbf", "tif"),
-        help="preset FileTemplate for it (default: empty, as in a fresh IOC)",
+        help="format that FileTemplate is set to (default: empty, as in a fresh IOC)",
     )
-    parser.add_argument("--ready", metavar="FILE", type=Path, help="write JSON there once serving")
-    parser.add_argument("--seed", type=int, default=0, help="of all chance (default 0)")
-    parser.add_argument("--temperature", type=float, default=300.0, help="at the start, K")
+    parser.add_argument(
+        "--ready", metavar="FILE", type=Path, help="JSON file to write once it serves"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all random numbers (default 0)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=300.0, help="temperature at the start, K"
+    )
     parser.add_argument(
         "--acceleration",
         type=float,
         default=1.0,
-        help="the cryostream's clock runs this much faster (default 1)",
+        help="factor by which the cryostream's clock is faster (default 1)",
     )
     parser.add_argument(
         "--fault",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help=f"the frame of the next series: {', '.join(FRAME_FAULTS)}; or how much, from the "
+        help=f"frame of the next series: {', '.join(FRAME_FAULTS)}; or amount, from the "
         f"start: {', '.join(OTHER_FAULTS)}",
     )
     return parser.parse_args(arguments)
@@ -152,7 +166,7 @@ def checked(arguments: argparse.Namespace) -> Options:
 
 
 def write_ready(path: Path, content: dict[str, Any]) -> None:
-    """Write the file whole, so that who waits for it never reads half of it."""
+    """Write the file at once, so that no reader sees half of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(content, indent=1) + "\n")
     draft.replace(path)

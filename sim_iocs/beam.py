@@ -48,7 +48,7 @@ class Ring:
         self.records["top_up"].on_put = self._on_top_up
 
     def current(self, moment: float) -> float:
-        """Give the stored current at a moment, mA."""
+        """Return the stored current at a moment, mA."""
         if not next(there for since, there in reversed(self._changes) if since <= moment):
             return 0.0
         lifetime = self.records.value("lifetime") * 3600.0
@@ -64,7 +64,7 @@ class Ring:
         await self.records["dump"].post_if_new("Beam" if current else "Lost")
 
     async def dump(self, seconds: float) -> None:
-        """Lose the beam for so long from now on; 0 ends a loss."""
+        """Lose the beam for this time, s, from now on; 0 ends a loss."""
         now = self._clock()
         past = [change for change in self._changes if change[0] <= now][-99:]
         self._changes = [*past, (now, seconds <= 0.0)]
@@ -110,7 +110,7 @@ class Shutter:
         await self.records.post(open=label, open_RBV=label)
 
     def fraction(self, began: float, ended: float) -> float:
-        """How much of a time it was open."""
+        """Return the part of a time in which it was open."""
         total = 0.0
         for (start, is_open), (end, _) in zip(
             self._changes, [*self._changes[1:], (math.inf, False)], strict=True

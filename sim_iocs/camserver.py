@@ -33,22 +33,22 @@ class Surroundings(Protocol):
     """What the detector sees of the beamline; moments are monotonic seconds."""
 
     def exposure(self, began: float, ended: float) -> dict[str, Any]:
-        """Say what the sample and the beam were during an exposure."""
+        """Return what the sample and the beam were during an exposure."""
         ...
 
     async def gate(self, number: int, began: float, ended: float, period: float) -> None:
-        """Let everything that counts per frame count this one, which has ``period`` seconds."""
+        """Gate all per-frame counters for this frame, of ``period`` seconds."""
         ...
 
     def trigger(self, number: float, since: float) -> float | None:
-        """Say when the position compare unit gives (or gave) pulse ``number``.
+        """Return when the position compare unit gives (or gave) pulse ``number``.
 
-        A fraction is as much of the way to the next one: there a gate closes.
+        A fraction is that part of the way to the next pulse: there a gate closes.
         """
         ...
 
     async def series_began(self) -> None:
-        """Be told that a series of exposures starts."""
+        """Prepare for a series of exposures that starts."""
         ...
 
 
@@ -76,12 +76,12 @@ MODELS = {
 
 
 class CamserverGone(Exception):  # noqa: N818
-    """Nobody answers on camserver's socket."""
+    """Nothing answers on camserver's socket."""
 
 
 @dataclass(slots=True)
 class Faults:
-    """What shall go wrong in the next series, by frame number; -1 is nothing."""
+    """Faults of the next series, by frame number; -1 is none."""
 
     drop: int = -1
     flip: int = -1
@@ -106,7 +106,7 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What camserver was told last; a camserver that was restarted has forgotten it."""
+    """The last settings sent to camserver; after a restart it has forgotten them."""
 
     n_images: int = 1
     exposure: float = 1.0
@@ -144,7 +144,7 @@ class Camserver:
         self._pending: dict[str, Series] = {}
         self.settings = Settings()
         self.header: dict[str, Any] = {}
-        """What ``mxsettings`` was told, by record name."""
+        """What ``mxsettings`` was sent, by record name."""
         self.running = True
         self._stop = False
         self._number = 0
@@ -158,7 +158,7 @@ class Camserver:
             sys.executable, "-m", "sim_iocs.frame_writer", env=os.environ | threads,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**20,
         )  # fmt: skip
-        await self._tell(self._options)
+        await self._send(self._options)
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
@@ -168,11 +168,11 @@ class Camserver:
         self._listening = asyncio.create_task(self._listen())
 
     def seconds(self, exposure: float) -> float:
-        """Say how long this host needs for a frame, s."""
+        """Return the time that this host needs for a frame, s."""
         return float(np.interp(exposure, *self._measured))
 
     def can_follow(self, exposure: float, period: float) -> bool:
-        """Whether frames are made as fast as they are exposed, with a quarter to spare."""
+        """Return whether frames are made as fast as they are exposed, with a quarter to spare."""
         return period >= SPARE * self.seconds(exposure) - 1e-9
 
     @property
@@ -193,7 +193,7 @@ class Camserver:
                 self._process.terminate()
             await self._process.wait()
 
-    async def _tell(self, message: Mapping[str, Any]) -> None:
+    async def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -211,28 +211,28 @@ class Camserver:
         log.warning("the camserver process is gone; no frame will be written")
 
     def configure(self, **changes: Any) -> None:
-        """Take settings, if there is anybody to take them."""
+        """Change settings, if camserver runs."""
         if self.running:
             self.settings = replace(self.settings, **changes)
 
     def describe(self, **settings: Any) -> None:
-        """Take what shall be in the frames' headers, if there is anybody to take it."""
+        """Set entries of the frames' headers, if camserver runs."""
         if self.running:
             self.header |= settings
 
     def leave(self) -> None:
-        """Be gone, in the middle of whatever it was."""
+        """Disappear, whatever camserver is doing."""
         self.running = False
         self._number += 1  # no exposure goes on
         self._pending.clear()
 
     def come_back(self) -> None:
-        """Be there again, as freshly started."""
+        """Come back, as freshly started."""
         if not self.running:
             self.running, self.settings, self.header = True, Settings(), {}
 
     def refusal(self, settings: Settings) -> str | None:
-        """Give camserver's answer to settings that the detector cannot follow.
+        """Return camserver's answer to settings that the detector cannot follow.
 
         It answers the exposure command with it, and exposes nothing.
         """
@@ -256,7 +256,7 @@ class Camserver:
         return None
 
     def expose(self, series: Series) -> str:
-        """Take an exposure command; gives the reply."""
+        """Start an exposure; return the reply to the command."""
         if not self.running:
             raise CamserverGone
         refusal = self.refusal(self.settings)
@@ -338,10 +338,10 @@ class Camserver:
                 wait = series.faults.late_seconds
             if wait > 0:
                 asyncio.get_running_loop().call_later(
-                    wait, lambda task=task: asyncio.ensure_future(self._tell(task))
+                    wait, lambda task=task: asyncio.ensure_future(self._send(task))
                 )
             else:
-                await self._tell(task)
+                await self._send(task)
         while any(waiting is series for waiting in self._pending.values()):
             await asyncio.sleep(0.002)
         if not series.faults.no7ok and serial == self._number:

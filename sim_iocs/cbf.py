@@ -117,7 +117,7 @@ def encode_cbf(counts: NDArray[np.int32], *, name: str, header: list[str]) -> by
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the pixels of a CBF file are, as its header says."""
+    """Position of the pixels in a CBF file, from its header."""
 
     shape: tuple[int, int]
     start: int

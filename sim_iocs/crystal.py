@@ -325,7 +325,7 @@ def panel_origin(detector: str) -> NDArray[np.float64]:
 
 
 def truth(detector: str) -> dict[str, Any]:
-    """Tell what a measurement should find; laboratory frame of NeXus, UB in Å⁻¹ without 2π."""
+    """Return what a measurement should find; laboratory frame of NeXus, UB in Å⁻¹ without 2π."""
     return {
         "sample": {
             "name": "perovskite",

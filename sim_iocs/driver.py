@@ -1,4 +1,4 @@
-"""What puts to the settings of the ADPilatus do: tell camserver, and show what was told.
+"""Settings of the ADPilatus: a put is sent to camserver, and the read-back shows what was sent.
 
 Alive: the numbers of an exposure, trigger mode and gap fill (each put sends them all again),
 FilePath and its check, the header records, threshold, energy and gain, ResetPower, ReadStatus.
@@ -7,7 +7,7 @@ time: a put waits for the one before, and for a kill.
 
 ``GapFill``
     What the pixels between modules read, 0 or −1. With "N.A." nothing is sent, and camserver keeps
-    what it was told last, −1 when it was (re)started; GapFill_RBV is then none of its choices.
+    the last value that was sent, −1 after a (re)start; GapFill_RBV is then none of its choices.
     Replayed frames stay as they are.
 What camserver refuses
     By its detector's model (``--model``): a series or a frame of several exposures whose period is
@@ -20,7 +20,7 @@ An abort
     lets a PILATUS2 finish and write the exposure that it is in; a PILATUS3 drops it.
 A camserver that was restarted
     has its defaults: one image, and a header without what was put before. Only StartAngle and
-    HeaderString are sent anew with each exposure.
+    HeaderString are sent again with each exposure.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Driver:
     """The ``cam1:`` records, and the driver that takes puts to its settings."""
 
     threshold_seconds = 0.5
-    """How long camserver needs to set a threshold; a real 2M takes tens of seconds."""
+    """Time that camserver needs to set a threshold, s; a real 2M takes tens of seconds."""
 
     prepare_seconds = 0.0
-    """How long a put of an acquisition parameter keeps the port locked, at least."""
+    """Shortest time for which a put of an acquisition parameter keeps the port locked, s."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Driver:
         return put
 
     def _plain(self, name: str) -> Hook:
-        """Take a setting that has no read-back; those of the header go to camserver."""
+        """Store a setting that has no read-back; those of the header go to camserver."""
 
         async def put(value: Any) -> None:
             async with self._port:
@@ -138,7 +138,7 @@ class Driver:
         return put
 
     async def _send_parameters(self) -> None:
-        """Tell camserver everything about the exposures, whatever of it has changed."""
+        """Send camserver everything about the exposures, whatever has changed."""
         value = self.records.value
         if value("TriggerMode_RBV") == "Alignment":
             await self.records.post(NumImages_RBV=1)

@@ -1,4 +1,4 @@
-"""How ADPilatus and camserver name the files of a series, and what they make of one they find."""
+"""Names of a series' files, as ADPilatus and camserver make and read them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def c_format(template: str, path: str, name: str, number: int) -> str:
 
 
 class Found(Enum):
-    """What the driver makes of a file at its first look."""
+    """What the driver reads from a file at its first look."""
 
     NOTHING = "nothing"
     OLD = "old"

@@ -46,7 +46,7 @@ def read_counts(path: Path, shape: tuple[int, int]) -> NDArray[np.int32]:
 
 
 def statistics(counts: NDArray[np.int32], background: int) -> dict[str, float]:
-    """Give what Stats1 says of a frame; names are those of its records."""
+    """Return what Stats1 reports of a frame; names are those of its records."""
     low, high = int(counts.argmin()), int(counts.argmax())
     width = counts.shape[1]
     total = float(counts.sum(dtype=np.float64))
@@ -67,7 +67,7 @@ def statistics(counts: NDArray[np.int32], background: int) -> dict[str, float]:
 
 
 def centroid(counts: NDArray[np.int32], threshold: float) -> dict[str, float]:
-    """Say where the counts at or above a threshold are, and how far they spread."""
+    """Return the centroid of the counts at or above a threshold, and their widths."""
     weight = np.where(counts >= threshold, counts, 0).astype(np.float64)
     total = weight.sum()
     if total <= 0.0:
@@ -162,7 +162,7 @@ def _filter(compression: str, level: int) -> dict[str, Any]:
 
 
 class Reader:
-    """Does what it is told to, one after the other."""
+    """Executes commands, one after the other."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._shape = tuple(options["shape"])

@@ -30,7 +30,7 @@ MEASURING = 0.1  # s, for each of them: the best of many is what a quiet host ca
 
 
 class Worker:
-    """Writes the frames that it is told to, one after the other."""
+    """Writes the frames that are requested, one after the other."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.replay: Replay | None = None

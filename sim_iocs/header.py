@@ -15,10 +15,10 @@ HEADER_RECORDS = (
     "Phi", "PhiIncr", "Chi", "ChiIncr", "Omega", "OmegaIncr", "OscillAxis", "NumOscill",
     "CbfTemplateFile", "HeaderString", "FilePath_RBV", "ThresholdEnergy",
 )  # fmt: skip
-"""What of the records goes into a header, as camserver was told it when the series begins."""
+"""Records that go into a header, with the values that camserver has when the series begins."""
 
 SENT_BY_ACQUIRE = ("StartAngle", "HeaderString", "FilePath_RBV", "ThresholdEnergy")
-"""camserver has these anew with each exposure; the others with a put, and never again."""
+"""camserver gets these again with each exposure; the others only with a put."""
 
 
 def header_lines(
@@ -30,8 +30,8 @@ def header_lines(
 ) -> list[str]:
     """Make the lines of one frame, without the leading ``# ``.
 
-    camserver counts Start_angle, Phi, Chi and Omega on by itself, frame by frame; it does not look
-    where the axes are.
+    camserver advances Start_angle, Phi, Chi and Omega frame by frame; it does not read where
+    the axes are.
     """
     h = settings
     exposure, period = exposing.exposure, exposing.period

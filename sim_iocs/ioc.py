@@ -26,18 +26,19 @@ Besides the instruments it serves its own records under ``sim:``
 ``shutter_seconds``
     How long after its put the shutter moves; the put completes then.
 ``camserver``
-    "Gone": nobody answers the driver; "Running": it is back, and has forgotten all settings.
+    "Gone": nothing answers the driver; "Running": it is back, and has forgotten all settings.
 ``threshold_seconds``
     How long setting a threshold takes.
 ``dump``
-    The beam is lost for so many seconds, from now (with ``--fault``: from the next series) on.
+    The beam is lost for this many seconds, from now (with ``--fault``: from the next series) on.
 ``overshoot``, ``stuck``, ``noise``
-    The next ramp overshoots by so many K; the gas sensor repeats its reading for so many seconds;
-    its noise is so many K.
+    The next ramp overshoots by this many K; the gas sensor repeats its reading for this many
+    seconds; standard deviation of its noise, K.
 ``silent``
-    Channel Access says nothing at all for so many seconds; the instruments go on.
+    Channel Access sends nothing for this many seconds; the instruments go on.
 ``away``
-    Channel Access drops every connection and takes none for so many seconds; the instruments go on.
+    Channel Access drops every connection and takes none for this many seconds; the instruments go
+    on.
 ``jitter``
     Standard deviation of every encoder and of the position compare unit, degrees.
 ``message``
@@ -113,7 +114,7 @@ class PortTaken(Exception):  # noqa: N818
 def free_port(asked: int = 0, *, besides: int | None = None, option: str = "--port") -> int:
     """Find a port that is free for TCP and UDP, with its neighbour for the repeater.
 
-    ``besides`` is a port that is spoken for, with its neighbour, though nobody is there yet.
+    ``besides`` is a port that is taken, with its neighbour, though nothing listens there yet.
     """
     for _ in range(100):
         with (
@@ -194,7 +195,7 @@ class Circuit(VirtualCircuit):
         return bool(access & ca.AccessRights.WRITE)
 
     async def _put(self, command: Any) -> list[Any]:
-        """Let the record take a value; without a notice of completion."""
+        """Put a value to the record, without waiting for completion."""
         channel, record = self._get_db_entry_from_command(command)
         status = ca.CAStatus.ECA_NOWTACCESS
         if self._writable(record):
@@ -285,12 +286,12 @@ class Server(Context):
         self._back = -math.inf
 
     def be_silent(self, seconds: float) -> None:
-        """Say nothing for so long."""
+        """Send nothing for this time, s."""
         self.speaking.clear()
         asyncio.get_running_loop().call_later(seconds, self.speaking.set)
 
     async def be_away(self, seconds: float) -> None:
-        """Drop every connection, and take none for so long."""
+        """Drop every connection, and take none for this time, s."""
         self._back = time.monotonic() + seconds
         await asyncio.sleep(0.1)  # who asked for it is answered
         for circuit in list(self.circuits):
@@ -300,11 +301,11 @@ class Server(Context):
 
     @property
     def away(self) -> bool:
-        """Whether nobody can connect just now."""
+        """Whether connections are refused at present."""
         return time.monotonic() < self._back
 
     async def _broadcaster_queue_iteration(self, addr: Any, commands: Any) -> None:
-        """Say where records are."""
+        """Answer searches for records."""
         if not self.away:
             await super()._broadcaster_queue_iteration(addr, commands)
 
@@ -356,7 +357,7 @@ class Repeater(asyncio.DatagramProtocol):
             self._transport.sendto(self.HEADER.pack(self.CONFIRM, 0, 0, 0, 0, self.LOOPBACK), addr)
 
     def beacon(self, port: int, number: int) -> None:
-        """Tell every client that the server is alive."""
+        """Send every client a sign that the server is alive."""
         message = self.HEADER.pack(self.BEACON, 0, self.MINOR_VERSION, port, number, self.LOOPBACK)
         for client in self._clients:
             if self._transport is not None:
@@ -365,7 +366,7 @@ class Repeater(asyncio.DatagramProtocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command line."""
 
     prefix: str = "SIM:"
     port: int = 0
@@ -380,7 +381,7 @@ class Options:
     ending: str | None = None
     model: str = "PILATUS3"
     clock: float = 0.0
-    """What the clock of the detector's IOC is ahead of this host's, s."""
+    """Time by which the clock of the detector's IOC is ahead of this host's, s."""
     motor_clock: float | None = None
     """The same of the motors' IOC; None: the motors have the detector's IOC."""
     camserver_user: str | None = None
@@ -580,7 +581,7 @@ class Beamline:
         await self.own.post(threshold_seconds=self.pilatus.threshold_seconds)
 
     async def _apply_faults(self) -> None:
-        """Let the faults of the command line begin that are not of a frame."""
+        """Start the faults of the command line that do not belong to a frame."""
         for name, value in (self.options.faults or {}).items():
             if name == "dump":
                 self._dump_at_series = value
@@ -595,7 +596,7 @@ class Beamline:
     # -- what the detector sees ---------------------------------------------------------------
 
     def exposure(self, began: float, ended: float) -> dict[str, Any]:
-        """Say what the sample and the beam were during an exposure."""
+        """Return what the sample and the beam were during an exposure."""
         self.thermal.advance()
         return {
             "angles": [
@@ -625,7 +626,7 @@ class Beamline:
         await self.own.post(**{name: list(values) for name, values in seen.items()})
 
     def trigger(self, number: float, since: float) -> float | None:
-        """Say when the position compare unit gives pulse ``number``, unless that was before."""
+        """Return when the position compare unit gives pulse ``number``, unless that was earlier."""
         if self._compare_armed is None:
             return None
         motor = self.motors[self.own.value("compare_axis")]
@@ -634,7 +635,7 @@ class Beamline:
             rng = np.random.default_rng([self._seed, 29, round(1000 * number)])
             position += float(rng.normal(0.0, self._jitter))
         moment = motor.when(position)
-        # where the axis was before the unit was told to compare, it gave no pulse
+        # where the axis was before the unit was armed, it gave no pulse
         return None if moment is None or moment < max(since, self._compare_armed) else moment
 
     async def series_began(self) -> None:
@@ -699,7 +700,7 @@ class Beamline:
 
 
 def truth_of(options: Options) -> dict[str, Any]:
-    """Tell what the simulation knows and a measurement should find."""
+    """Return what the simulation knows and a measurement should find."""
     if options.replay is not None:
         return {"replay": str(Path(options.replay).resolve()), "n_files": options.n_files}
     return truth(options.detector)

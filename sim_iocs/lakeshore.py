@@ -13,8 +13,8 @@ Alive (the others are records that are mirrored to their ``_RBV``):
     Output in %; with Range OFF or Mode Off a setpoint is taken and nothing moves.
 
 A setpoint outside 1.4 to 420 K is not taken and the reason goes to ``sim:message``. Put completion
-says nothing about the temperature. It shares the thermal model with the Cryostream: whoever was
-told last drives it.
+says nothing about the temperature. It shares the thermal model with the Cryostream: the one that
+was set last drives it.
 """
 
 from __future__ import annotations

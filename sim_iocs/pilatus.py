@@ -29,7 +29,7 @@ SECOND_READ = 0.021
 """The driver looks whether an ERR follows camserver's answer, until a timeout of 10 ms, and then
 sleeps for 10 ms, before it is armed, s."""
 ANSWERING = 2.0
-"""How long the driver waits for the answer to an exposure command, s; then it is armed without."""
+"""Timeout of the driver for the answer to an exposure command, s; then it is armed without."""
 KILL_TIME = 2.0  # s, the driver holds its port this long after a kill
 
 
@@ -37,10 +37,10 @@ class Pilatus(Driver):
     """The driver behind the ``cam1:`` records."""
 
     arming_seconds = 0.0
-    """How long camserver takes to acknowledge an exposure command; then the exposure begins."""
+    """Time that camserver takes to acknowledge an exposure command, s; then the exposure begins."""
 
     arming_jitter = 0.002
-    """How uncertain it is when the driver is through with it, s."""
+    """Uncertainty of when the driver has finished with it, s."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Pilatus(Driver):
             return None
 
     async def _abort(self) -> None:
-        """Give up the series, with the port locked."""
+        """Abandon the series, with the port locked."""
         driving, self._driving = self._driving, None
         if driving is not None:
             driving.cancel()
@@ -282,7 +282,7 @@ class Pilatus(Driver):
         await self._end("Idle", "Waiting for acquire command")
 
     async def _kill(self) -> None:
-        """Give up on camserver; its answer to the kill hides why."""
+        """Abandon camserver; its answer to the kill hides why."""
         self._camserver.kill()
         await self.records.post(StringToServer_RBV="camcmd k")
         await self.records.post(StringToServer_RBV="K")
@@ -323,7 +323,7 @@ class Pilatus(Driver):
         await self._plugins.push(name, count, time.time())
 
     def _take_faults(self, n_images: int) -> Faults:
-        """Take the faults of this series, which uses them up; a single image is spared most."""
+        """Return the faults of this series, which uses them up; a single image is spared most."""
         if n_images == 1:
             taken = Faults(no7ok=self._faults.no7ok, err=self._faults.err)
             self._faults.no7ok = self._faults.err = 0

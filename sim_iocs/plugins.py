@@ -61,7 +61,7 @@ class ReaderProcess:
                 await self._hear()  # both have it mapped: it needs no name any more
 
     async def ask(self, do: str, **task: Any) -> dict[str, Any]:
-        """Have one thing done; the answer holds ``failed`` if it could not be."""
+        """Send one command; the answer holds ``failed`` if it could not be executed."""
         async with self._turn:
             if self._process is None:
                 return {"failed": "the frame reader is not running"}
@@ -100,7 +100,7 @@ class ReaderProcess:
 
 
 class Plugin:
-    """What all plug-ins have in common."""
+    """Base of all plug-ins."""
 
     def __init__(self, name: str, rows: dict[str, dict[str, Any]], reader: ReaderProcess) -> None:
         self.records = Records(rows)
@@ -125,7 +125,7 @@ class Plugin:
         return self.enabled and self.records["BlockingCallbacks"].index == 1
 
     def wants(self) -> dict[str, Any]:
-        """Say what the reader process has to do with each frame for this plug-in."""
+        """Return what the reader process has to do with each frame for this plug-in."""
         return {}
 
     def _mirror(self, name: str) -> Hook:
@@ -148,7 +148,7 @@ class Plugin:
         await self.records.post(DroppedArrays=dropped, DroppedArrays_RBV=dropped)
 
     async def take(self, unique: int, taken: float, answer: dict[str, Any]) -> None:
-        """Tell of a frame."""
+        """Hand over a frame."""
         slow, fast = self.reader.shape
         epics = taken - EPICS_EPOCH
         if not self.primed:

@@ -33,7 +33,7 @@ COMMON_FIELDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 ILLEGAL = "Illegal Value"
-"""What an mbbi record calls a value that none of its choices has; its index is 65535."""
+"""Label of an mbbi record for a value outside its choices; its index is 65535."""
 
 Completion = Callable[[], Awaitable[Any]]
 """Waits for what a put's completion waits for after the record has taken the value."""
@@ -54,12 +54,12 @@ class Common:
         self.put_callback = asyncio.Lock()
         self.scan = asyncio.Lock()
         self.clock_offset = 0.0
-        """What the clock of this record's IOC is ahead of this host's, s."""
+        """Time by which the clock of this record's IOC is ahead of this host's, s."""
         self.stamped_by_posts = stamped_by_posts
         self._stamp = time.time()
 
     def stamp_now(self, moment: float | None = None) -> None:
-        """Take the stamp of the record's processing: that of now, or of a moment (POSIX s)."""
+        """Set the time stamp of the record's processing: now, or a moment (POSIX s)."""
         self._stamp = time.time() if moment is None else moment
 
     @property
@@ -69,12 +69,12 @@ class Common:
 
 
 class Record:
-    """What every record has besides caproto's channel data (mixed in before it)."""
+    """Mixin of every record, before caproto's channel data."""
 
     on_put: Hook | None = None
     asynchronous = False
     writable = True
-    """False for what a record lets nobody write (SPC_NOMOD)."""
+    """False for a field that no client may write (SPC_NOMOD)."""
     field_records: Mapping[str, ca.ChannelData] = {}
 
     def __init__(self, **keywords: Any) -> None:
@@ -101,7 +101,7 @@ class Record:
         )
 
     async def put_by_client(self, data: Any, data_type: Any, metadata: Any) -> Completion | None:
-        """Take a client's put; returns what its completion waits for."""
+        """Process a client's put; return what its completion waits for."""
         async with self.common.scan:
             self._completion = None
             await self.write_from_dbr(data, data_type, metadata)  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ class Record:
             return completion
 
     async def write(self, value: Any, *, verify_value: bool = True, **keywords: Any) -> None:
-        """Take a client's put: the hook decides what is stored; without one, the value is."""
+        """Process a client's put: the hook decides what is stored; without one, the value is."""
         if not verify_value:
             await super().write(value, verify_value=False, **keywords)  # type: ignore[misc]
             return
@@ -129,7 +129,7 @@ class Record:
 
     @property
     def processing(self) -> bool:
-        """Whether the driver has not yet done what it was asked for (PACT)."""
+        """Whether the driver is still processing a put (PACT)."""
         return self._processing is not None and not self._processing.done()
 
     async def until_free(self) -> None:
@@ -159,12 +159,12 @@ class Record:
             await completion()
 
     async def subscribe(self, *arguments: Any, **keywords: Any) -> None:
-        """Let a new monitor begin with the present value and stamp, not with those last posted."""
+        """Start a new monitor with the present value and stamp, not with those last posted."""
         self._content.clear()  # type: ignore[attr-defined]
         await super().subscribe(*arguments, **keywords)  # type: ignore[misc]
 
     def preset(self, value: Any) -> None:
-        """Give the value that the record has before anything is served."""
+        """Set the value that the record has before anything is served."""
         self._data["value"] = value  # type: ignore[attr-defined]
 
     async def post(self, value: Any, *, moment: float | None = None) -> None:
@@ -186,7 +186,7 @@ class Record:
         return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
     def get_field(self, name: str) -> ca.ChannelData:
-        """Give ``record.NAME``; VAL is the record itself."""
+        """Return ``record.NAME``; VAL is the record itself."""
         if name in ("", "VAL"):
             return self  # type: ignore[return-value]
         if name not in self.field_records and name in COMMON_FIELDS:
@@ -253,7 +253,7 @@ class LongText(Record, ca.ChannelChar):
     async def write_from_dbr(
         self, data: Any, data_type: Any, metadata: Any, **keywords: Any
     ) -> None:
-        """Take what a client puts; caproto cannot take an empty text, which begins with a NUL."""
+        """Return the value of a put; caproto cannot read an empty text, which begins with a NUL."""
         if not len(data) or not data[0]:
             await self.write("", **keywords)
         else:
@@ -264,11 +264,11 @@ class Labels(tuple[str, ...]):
     """The labels of a record whose value may be none of its choices."""
 
     def index(self, label: Any, *where: Any) -> int:
-        """Give the number of a label, or that of no choice."""
+        """Return the number of a label, or that of no choice."""
         return 65535 if label == ILLEGAL else super().index(label, *where)
 
     def __contains__(self, label: object) -> bool:
-        """Whether a record can show this."""
+        """Return whether a record can hold this value."""
         return label == ILLEGAL or super().__contains__(label)
 
 
@@ -294,7 +294,7 @@ class Choice(Record, ca.ChannelEnum):
         await super().post(value, moment=moment)
 
     def allow_illegal(self) -> None:
-        """Let the value be ``ILLEGAL``, too."""
+        """Add ``ILLEGAL`` to the values that the record can have."""
         self._data["enum_strings"] = Labels(self.enum_strings)
 
     @property
@@ -360,7 +360,7 @@ class Records:
         return iter(self._records)
 
     def value(self, name: str) -> Any:
-        """Give the present value of a record."""
+        """Return the present value of a record."""
         return self._records[name].value
 
     async def post(self, **values: Any) -> None:
@@ -369,5 +369,5 @@ class Records:
             await self._records[name].post(value)
 
     def named(self, prefix: str) -> dict[str, ca.ChannelData]:
-        """Give the records under their full names, as a server wants them."""
+        """Return the records under their full names, as a server needs them."""
         return {f"{prefix}{name}": record for name, record in self._records.items()}

@@ -50,7 +50,7 @@ class Replay:
 
 
 def check(file: Path) -> tuple[int, int]:
-    """Give a frame's shape (slow, fast); refuse a file that is incomplete or has a wrong MD5."""
+    """Return a frame's shape (slow, fast); refuse a file that is incomplete or has a wrong MD5."""
     content = file.read_bytes()
     start = content.find(MAGIC)
     if not content.startswith(b"###CBF") or start < 0:

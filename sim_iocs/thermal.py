@@ -1,8 +1,8 @@
 """What a cooler does to the gas at the sample, and the gas to the sample.
 
-One model behind two controllers, the Cryostream and the LakeShore: whoever was told last drives it.
-A ramp ends in a small overshoot, the sample lags, the sensor has noise. ``overshoot``, ``stuck``
-and ``noise`` are its faults.
+One model behind two controllers, the Cryostream and the LakeShore: the one that was set last drives
+it. A ramp ends in a small overshoot, the sample lags, the sensor has noise. ``overshoot``,
+``stuck`` and ``noise`` are its faults.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Thermal:
         self.target, self.rate, self.paused = target, rate / 3600.0, False
 
     def stick(self, seconds: float) -> None:
-        """Let the sensor repeat its present reading for so many (real) seconds."""
+        """Freeze the sensor's reading for this many (real) seconds."""
         self._stuck_at = self.reading()
         self._stuck_until = self._clock() + seconds
 

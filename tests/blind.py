@@ -1,4 +1,4 @@
-"""The blind test: a crystal that nobody knows is measured, reduced by the commands, then scored.
+"""The blind test: a crystal that no one knows is measured, reduced by the commands, then scored.
 
 ::
 
@@ -11,7 +11,7 @@ what it is asked for, as scan files that tell neither cell nor UB. What is typed
 types: ``offbragg index``, ``reduce --orientation``, ``reduce --again``, ``series --at``, first at
 some temperatures from the lowest to the highest, then around the transition that was found. The
 beamline gives its key for the SHA-256 of the results; then the seal is opened, compared with what
-was said first, and each result with the truth.
+was given first, and each result with the truth.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def measure(
 ) -> Path:
     """Turn the crystal once; the scan file tells neither its cell nor how it lies."""
     sweep = Sweep("phi", 0.0, step, round(360 / step), 0.1, 0.1)
-    told = sim.truth(DETECTOR)
-    panel = told["panel"]
+    truth = sim.truth(DETECTOR)
+    panel = truth["panel"]
     start = {
         "uid": f"{secrets.token_hex(8)}",
         "time": 1.77e9 + 60 * run,
@@ -142,7 +142,7 @@ def measure(
         "temperature": {"setpoint": temperature},
         "sweep": sweep.to_dict(),
         "geometry": {
-            "wavelength": told["wavelength"],
+            "wavelength": truth["wavelength"],
             "panel": {
                 "origin": panel["origin_mm"],
                 "fast": panel["fast"],
@@ -150,7 +150,7 @@ def measure(
                 "pixel_size": [panel["pixel_mm"]] * 2,
                 "shape": panel["shape"],
             },
-            "axes": [{**axis, "angle": 0.0} for axis in told["axes"]],
+            "axes": [{**axis, "angle": 0.0} for axis in truth["axes"]],
             "scan_axis": "phi",
         },
         "detector": {
@@ -176,7 +176,7 @@ def measure(
 
 
 def tell(**what: Any) -> None:
-    """Say one thing to the process that asks."""
+    """Send one answer to the process that asks."""
     print(json.dumps(what), flush=True)
 
 
@@ -232,8 +232,8 @@ def attempt(folder: Path, family: str) -> dict[str, Any]:
         seconds[name], clock = seconds.get(name, 0.0) + now - clock, now
 
     with a_beamline(folder, family) as ask:
-        said = ask()["sha256"]
-        print(f"{family}: sealed, SHA-256 {said}", flush=True)
+        seal = ask()["sha256"]
+        print(f"{family}: sealed, SHA-256 {seal}", flush=True)
         oriented = ask(purpose="orient", temperature=300.0, step=0.5)["file"]
         lap("measure")
         found = offbragg("index", oriented, "--out", folder / "orientation.json")
@@ -288,8 +288,8 @@ def attempt(folder: Path, family: str) -> dict[str, Any]:
         print(f"{family}: results, SHA-256 {handed_in}", flush=True)
         answer = ask(results=handed_in)
     text = sealed((folder / "sealed").read_bytes(), bytes.fromhex(answer["key"]))
-    if answer["results"] != handed_in or hashlib.sha256(text).hexdigest() != said:
-        raise RuntimeError("the seal does not hold what was said before")
+    if answer["results"] != handed_in or hashlib.sha256(text).hexdigest() != seal:
+        raise RuntimeError("the results are not those that were sealed")
     return score(results, json.loads(text)) | {"seconds": seconds, "file": str(folder)}
 
 
@@ -320,8 +320,8 @@ def score(results: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
     }
     right = {name: abs(found[name]) < gate for name, gate in GATES.items()}
     right |= {"again": results["again"], "bragg": results["bragg"] >= 0.95}
-    told = f"{', '.join(f'{x:.3f}' for x in sorted(lengths))}"
-    return {"truth": truth, "cell of": told, "results": results, "found": found, "right": right}
+    cell = f"{', '.join(f'{x:.3f}' for x in sorted(lengths))}"
+    return {"truth": truth, "cell of": cell, "results": results, "found": found, "right": right}
 
 
 def table(scores: Sequence[dict[str, Any]]) -> str:

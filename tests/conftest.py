@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
-# a handler that cannot print a record prints a traceback instead, and goes on: nobody looks there
+# a handler that cannot print a record prints a traceback instead, and goes on: no one looks there
 _unprinted: list[str] = []
 
 

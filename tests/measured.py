@@ -56,13 +56,13 @@ class Measured:
 
     @property
     def geometry(self) -> Geometry:
-        told = crystal.truth(self.detector)
-        panel = told["panel"]
+        truth = crystal.truth(self.detector)
+        panel = truth["panel"]
         origin = np.add(panel["origin_mm"], [*self.shift, 0.0])
         angles = {"phi": 0.0, "chi": self.chi, "omega": self.omega}
         return Geometry.from_dict(
             {
-                "wavelength": told["wavelength"],
+                "wavelength": truth["wavelength"],
                 "panel": {
                     "origin": origin.tolist(),
                     "fast": panel["fast"],
@@ -70,7 +70,7 @@ class Measured:
                     "pixel_size": [panel["pixel_mm"]] * 2,
                     "shape": panel["shape"],
                 },
-                "axes": [{**axis, "angle": angles[axis["name"]]} for axis in told["axes"]],
+                "axes": [{**axis, "angle": angles[axis["name"]]} for axis in truth["axes"]],
                 "scan_axis": "phi",
             }
         )
@@ -137,7 +137,7 @@ class Measured:
     @property
     def start(self) -> dict[str, Any]:
         """Its start document."""
-        told = crystal.truth(self.detector)["sample"]
+        truth = crystal.truth(self.detector)["sample"]
         return {
             "uid": f"measured-{id(self)}-{self.series}",
             "time": 1.77e9 + self.series,
@@ -146,12 +146,12 @@ class Measured:
             "beamline_id": "simulated",
             "wavelength": crystal.WAVELENGTH,
             "sample": {
-                "name": told["name"],
+                "name": truth["name"],
                 "label": "c1",
-                "formula": told["formula"],
-                "lattice": told["lattice"],
-                "space_group": told["space_group"],
-                "UB": told["UB"],
+                "formula": truth["formula"],
+                "lattice": truth["lattice"],
+                "space_group": truth["space_group"],
+                "UB": truth["UB"],
             },
             "temperature": {"setpoint": self.temperature},
             "sweep": self.sweep.to_dict(),

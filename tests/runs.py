@@ -25,7 +25,7 @@ MIMETYPES = {
 
 
 def counts_of(number: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Counts that nobody can take for another frame's."""
+    """Counts that cannot be taken for another frame's."""
     counts = np.random.default_rng(number).poisson(3.0, shape).astype(np.int32)
     counts[0, 0] = number
     counts[5, 5] = 1_000_000 + number
@@ -193,7 +193,7 @@ class MeasuredRun:
         )
 
     def monitor_counted(self, numbers: list[int]) -> None:
-        """Give the incident monitor of some frames: 1000 + the frame's number."""
+        """Post the incident monitor of some frames: 1000 + the frame's number."""
         when = [self.began + 0.1 * (n + 1) for n in numbers]
         self.journal(
             "event_page",
@@ -220,7 +220,7 @@ class MeasuredRun:
             self.path(number).write_bytes(damage(content) if damage else content)
 
     def announce(self, stop: int) -> None:
-        """Say that the frames below `stop` are expected by now."""
+        """Announce that the frames below `stop` are expected by now."""
         self.journal(
             "stream_datum",
             {

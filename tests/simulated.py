@@ -75,18 +75,18 @@ def _serve() -> dict[str, Any]:
     """Start the one IOC of this process; it ends with it."""
     folder = Path(tempfile.mkdtemp(prefix="offbragg-ioc-"))
     ready = folder / "ready.json"
-    with (folder / "said").open("wb") as said:
+    with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "sim_iocs", "--port", str(PORT), "--ready", str(ready),
              "--acceleration", "600", "--seed", "7",
              "--motor-port", str(MOTOR_PORT), "--motor-clock", str(MOTOR_CLOCK)],
-            stdout=said, stderr=said,
+            stdout=output, stderr=output,
         )  # fmt: skip
     _served.append((process, folder))
     deadline = time.monotonic() + 60
     while not ready.exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"no simulated IOC: {(folder / 'said').read_text()[-1000:]}")
+            raise RuntimeError(f"no simulated IOC: {(folder / 'output').read_text()[-1000:]}")
         time.sleep(0.05)
     return json.loads(ready.read_text())
 

@@ -1,4 +1,4 @@
-"""The blind test (tests/blind.py) as a test: nobody knows the crystal until it is reduced."""
+"""The blind test (tests/blind.py) as a test: no one knows the crystal until it is reduced."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def test_a_run_is_exported_by_the_begin_of_its_uid(stacked: MeasuredRun):
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told == {"run": stacked.uid, "files": [str(out / "1-.h5")]}
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert document == {"run": stacked.uid, "files": [str(out / "1-.h5")]}
     with h5py.File(out / "1-.h5") as made:
         assert made["bluesky/events/primary/data/pilatus_image"].shape == (10, 195, 487)
 
@@ -74,20 +74,20 @@ def test_tables_are_written_for_the_last_run(stacked: MeasuredRun):
 def test_what_cannot_be_exported_is_one_message(stacked: MeasuredRun):
     file = stacked.root / "beamline.toml"
 
-    nobody = offbragg("export", "zzz", "--beamline", file)
+    refused = offbragg("export", "zzz", "--beamline", file)
     unknown = offbragg("export", "-1", "--format", "xls", "--beamline", file)
 
-    assert nobody.returncode == 7
-    assert "no run has a uid that begins with 'zzz'" in nobody.stderr
+    assert refused.returncode == 7
+    assert "no run has a uid that begins with 'zzz'" in refused.stderr
     assert unknown.returncode == 2
-    assert "Traceback" not in nobody.stderr + unknown.stderr
+    assert "Traceback" not in refused.stderr + unknown.stderr
 
 
-def test_a_run_that_is_not_over_is_refused(run: MeasuredRun):
+def test_a_run_that_has_not_ended_is_refused(run: MeasuredRun):
     run.begin()
     (run.root / "beamline.toml").write_text(BEAMLINE)
 
     done = offbragg("export", run.uid, "--beamline", run.root / "beamline.toml")
 
     assert done.returncode == 7
-    assert "is not over" in done.stderr
+    assert "has not ended" in done.stderr

@@ -52,10 +52,10 @@ def kept(tmp_path_factory):
 @pytest.fixture(scope="module")
 def demo(kept) -> dict[str, Any]:
     kept.send_signal(signal.SIGINT)
-    said, errors = kept.communicate(timeout=60)
+    output, errors = kept.communicate(timeout=60)
     assert kept.returncode == 0, errors
     assert errors == ""
-    return json.loads(said)
+    return json.loads(output)
 
 
 def blocks(page: str) -> list[str]:
@@ -80,10 +80,10 @@ def test_the_first_tutorial_can_be_typed_on_its_demo(kept):
 
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout, done.stdout
-    said = done.stdout.splitlines()
-    assert said[0].startswith("(60, 195, 487) ")
-    assert said[1] == "perovskite"
-    assert said[-1] == "6 2"
+    output = done.stdout.splitlines()
+    assert output[0].startswith("(60, 195, 487) ")
+    assert output[1] == "perovskite"
+    assert output[-1] == "6 2"
     (check,) = re.findall(
         r"^\$ (offbragg verify .*)$", (TUTORIALS / "first-sweep.md").read_text(), re.MULTILINE
     )
@@ -101,9 +101,9 @@ def test_the_second_tutorial_can_be_typed_on_that_demo(kept):
     def upto(what: str, shell: Terminal) -> str:
         """Type the page's lines up to the one that begins so; give what that one shows."""
         for line in lines:
-            said = shell.type(line)
+            output = shell.type(line)
             if line.startswith(what):
-                return said
+                return output
         raise AssertionError(f"the page has no line {what!r} here")
 
     with Terminal("first/beamline.toml", cwd=kept.folder) as shell:
@@ -113,29 +113,31 @@ def test_the_second_tutorial_can_be_typed_on_that_demo(kept):
         assert "2026-117" in upto("experiment(", shell)
         assert "1 sweeps, 30 frames" in upto("print(estimate", shell)
 
-        said = upto("RE(rotation_scan", shell)
-        assert "SweepError: period 0.1 s is shorter than the PILATUS3 100K allows" in said
-        assert "Traceback" not in said
+        output = upto("RE(rotation_scan", shell)
+        assert "SweepError: period 0.1 s is shorter than the PILATUS3 100K allows" in output
+        assert "Traceback" not in output
 
-        said = upto("RE(rotation_scan", shell)
-        assert re.search(r"#7 \w{8} · LSMO-140 · phi 0 → 15° · 30 frames · .* · success", said)
+        output = upto("RE(rotation_scan", shell)
+        assert re.search(r"#7 \w{8} · LSMO-140 · phi 0 → 15° · 30 frames · .* · success", output)
         assert " · #7" in shell.place
         wait_until(lambda: "30 stored" in shell.type("%ledger"), 30, "30 frames stored")
         assert "30 stored · " in upto("%ledger", shell)
 
-        said = upto("RE(temperature_series", shell)
-        assert len(re.findall(r"#\d+ \w{8} · LSMO-140 · 9[12] K · .* · success", said)) == 2
+        output = upto("RE(temperature_series", shell)
+        assert len(re.findall(r"#\d+ \w{8} · LSMO-140 · 9[12] K · .* · success", output)) == 2
         assert re.match(r"LSMO-140 · 9[12]\.\d K · #9\b", shell.place)
-        series = re.search(r"series (\S{36}): 2 runs for 2 sweeps", said)
-        assert series, said
+        series = re.search(r"series (\S{36}): 2 runs for 2 sweeps", output)
+        assert series, output
         resume = f'RE(temperature_series(resume="{series[1][:8]}"))'
-        assert resume in said
+        assert resume in output
         assert "#10" not in shell.type(resume)  # nothing is missing
 
-        said = upto("runs()", shell)
-        assert re.search(rf"9 +\w{{8}} +LSMO-140 +92 +\d+/30 +success +{series[1][:8]}", said), said
-        said = upto("RE(expose", shell)
-        assert re.search(r"#10 \w{8} · LSMO-140 · .* · 5 frames · .* · success", said), said
+        output = upto("runs()", shell)
+        assert re.search(rf"9 +\w{{8}} +LSMO-140 +92 +\d+/30 +success +{series[1][:8]}", output), (
+            output
+        )
+        output = upto("RE(expose", shell)
+        assert re.search(r"#10 \w{8} · LSMO-140 · .* · 5 frames · .* · success", output), output
 
         assert "omega" in upto("%wa", shell)
         assert "ring_current" in upto("RE(bp.scan", shell)
@@ -143,12 +145,12 @@ def test_the_second_tutorial_can_be_typed_on_that_demo(kept):
         shell.send("RE(rotation_scan(Sweep('phi', 0, 0.5, 100, 0.099, 0.1)))")
         known = len(list(config.paths.frames.rglob("*.cbf")))
         wait_until(lambda: len(list(config.paths.frames.rglob("*.cbf"))) > known + 20, 60, "frames")
-        said = shell.interrupt_twice()
-        assert "RunEngineInterrupted: a plan is paused" in said
-        assert "RE.resume()" in said
+        output = shell.interrupt_twice()
+        assert "RunEngineInterrupted: a plan is paused" in output
+        assert "RE.resume()" in output
         assert " · paused" in shell.place
         assert "AttributeError" not in shell.type("%wa")
-        assert "Traceback" not in said
+        assert "Traceback" not in output
         upto("RE.abort", shell)
         wait_until(lambda: "missing" in shell.type("%ledger"), 30, "missing frames listed")
 
@@ -257,7 +259,7 @@ def _command(directory: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
         (["--detector", "5M"], "5M"),
         (["--replay", "{empty}", "--model", "{model}"], "holds no *.cbf frames"),
@@ -266,7 +268,7 @@ def _command(directory: Path) -> str:
         (["--out", "{broken}"], "is not empty"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_starts(tmp_path, options, said):
+def test_what_cannot_be_done_is_refused_before_anything_starts(tmp_path, options, output):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x_00001.cbf").write_bytes(b"###CBF: VERSION 1.5\r\nbroken")
@@ -285,6 +287,6 @@ def test_what_cannot_be_done_is_said_before_anything_starts(tmp_path, options, s
     )
 
     assert done.returncode not in (0, 1)
-    assert said in done.stderr
+    assert output in done.stderr
     assert "starting" not in done.stderr
     assert "Traceback" not in done.stderr

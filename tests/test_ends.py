@@ -48,7 +48,7 @@ def app():
     for _ in range(3):
         threading.Thread(target=read, daemon=True).start()
     time.sleep(0.3)
-    print("told")
+    print("handled")
     raise SystemExit(3)
 cli.app = app
 """
@@ -58,7 +58,7 @@ def test_a_command_ends_while_threads_are_in_hdf5(path):
     """As one that was ended by SIGTERM: HDF5 was closed under them, which crashed or hung."""
     done = end(IN_HDF5, path)
 
-    assert (done.returncode, done.stdout, done.stderr) == (3, "told\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "handled\n", "")
 
 
 def test_an_interrupt_while_a_command_begins_is_no_traceback():
@@ -67,12 +67,12 @@ def test_an_interrupt_while_a_command_begins_is_no_traceback():
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-AS_NOBODY = "os.setegid(65534); os.seteuid(65534)"
+AS_OTHER_USER = "os.setegid(65534); os.seteuid(65534)"
 VERBS = ("reduce", "index")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_users_files_are_told_in_a_line(path, tmp_path):
+def test_another_users_files_are_reported_in_a_line(path, tmp_path):
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o700)
     for folder in (tmp_path, *tmp_path.parents[:2]):
@@ -84,11 +84,11 @@ def test_another_users_files_are_told_in_a_line(path, tmp_path):
     done = end(
         f"""
 import contextlib
-for verb in {VERBS!r}:  # what it imports nobody else may read, perhaps
+for verb in {VERBS!r}:  # another user may not be able to read what it imports
     with contextlib.suppress(SystemExit):
         sys.argv = ["offbragg", *verb.split(), "no.h5"]
         cli.main()
-{AS_NOBODY}
+{AS_OTHER_USER}
 for typed in {each!r}:
     if not os.fork():
         sys.argv = ["offbragg", *typed]
@@ -104,7 +104,7 @@ sys.argv = ["offbragg", "--help"]
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "message"),
     [
         ("class E(TimeoutError): pass\ne = E('Failed to read X:m1.RBV')",
          "no answer in time: Failed to read X:m1.RBV"),
@@ -113,12 +113,12 @@ sys.argv = ["offbragg", "--help"]
         ("e = MemoryError('Unable to allocate 7 TiB')", "not enough memory: Unable to allocate 7"),
     ],
 )  # fmt: skip
-def test_what_the_system_says_is_one_message(raised, said):
+def test_what_the_system_says_is_one_message(raised, message):
     done = end(f"{raised}\ndef app(): raise e\ncli.app = app")
 
     assert issubclass(ReadTimeoutError, TimeoutError)  # what ophyd raises
     assert done.returncode not in (0, -11)
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -160,7 +160,7 @@ def test_a_flipped_bit_of_a_volume_is_noticed(tmp_path):
         read_volume(path)
 
 
-def test_what_cannot_be_looked_at_is_told_by_its_own_error(path, monkeypatch):
+def test_what_cannot_be_inspected_is_an_error_of_its_own(path, monkeypatch):
     """Not by an AttributeError of the one who tells it."""
     from offbragg.files import stored_sweep
 

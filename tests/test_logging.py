@@ -129,6 +129,6 @@ def test_a_record_that_cannot_be_printed_would_fail_a_test(unprinted):
 
     handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "%d frames", ("many",), None))
 
-    (said,) = unprinted
+    (text,) = unprinted
     unprinted.clear()
-    assert "'%d frames' with ('many',) cannot be printed" in said
+    assert "'%d frames' with ('many',) cannot be printed" in text

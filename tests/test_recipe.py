@@ -469,7 +469,7 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["series", "0123abcd", "--at", "0.5,0.5,0.5"], 3, "beamline"),
         (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 10, "none' is not there"),
         (["series", scan_path, "nobody", "0123abcd", *point], 10, "'nobody', '0123abcd': "),
-        (["series", scan_path, "f2.h5", *point], 10, "'f2.h5' is not there, and is no uid"),
+        (["series", scan_path, "f2.h5", *point], 10, "'f2.h5' is not there, and is not a uid"),
         (["series", scan_path, *point, "--out", tmp_path / "no" / "x.png"], 10, "no/x.png"),
         (["series", scan_path, *point, "--out", tmp_path / "x.xyz"], 10, "x.xyz is no picture"),
         (["index", tmp_path / "no.h5"], 11, "no.h5 is no file"),

@@ -1,6 +1,6 @@
 """Single-crystal diffuse X-ray scattering with Bluesky and EPICS.
 
-For notebooks, the steps from scan files to S(Q) are here, each imported when it is first used::
+For notebooks, the steps from scan files to S(Q) are here, each imported at its first use::
 
     import offbragg
 
@@ -31,7 +31,7 @@ _WHERE = {
 
 
 def _installed_version() -> str:
-    """Return the version that was installed, or ``unknown`` if only the source is there."""
+    """Return the installed version, or ``unknown`` for a source tree that is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

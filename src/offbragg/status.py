@@ -1,4 +1,4 @@
-"""``offbragg status``: what runs, how far behind it is, the last run, and what is in alarm."""
+"""``offbragg status``: what runs, its backlog, the last run, and alarms."""
 
 from __future__ import annotations
 
@@ -25,35 +25,34 @@ from offbragg.files.scan_folders import scan_directory
 from offbragg.followers.follow import is_followed, read_backlog
 from offbragg.printable import printable
 
-_RECENT = 50  # runs whose files and place in the catalog are looked at
+_RECENT = 50  # runs whose files and entries in the catalog are checked
 _SEVERITIES = ("", "minor", "major", "invalid")
 
 
 def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> dict[str, Any]:
-    """Read the state of a beamline without touching it; plain JSON types.
+    """Read the state of a beamline without changing it; plain JSON types.
 
     Parameters
     ----------
     config
-        What `beamline.load` gave.
+        The configuration.
     devices
-        Look for alarms of the instruments, too.
+        Check the instruments for alarms, too.
     timeout
-        For the records of one device to connect, s.
+        Time limit for the records of one device to connect, s.
 
     Returns
     -------
     state
-        ``stacker`` (does it run), ``catalog`` (``up``, ``runs``, ``reason``, how many runs are
-        ``unpublished``: if it is away, those that wait for it, or None if nobody publishes; and
-        ``refused``: why runs cannot be published, by uid, if somebody publishes),
-        ``running`` (runs that are open), ``backlog`` (``frames`` and ``runs`` that are not
-        stacked), ``stacking`` (what the stacker that runs says of its queues, see
-        `Stacker.backlog`; empty if none does), ``last`` (run), ``host`` (see
-        `offbragg.alarms.host.host_load`), ``instruments`` (whether they were asked),
-        ``disks`` (with ``rate`` and ``full``, POSIX s, if a watchdog runs that knows them) and
-        ``alarms``: ``what``, ``severity``, ``reason`` and, if a watchdog raised it, ``since``
-        (POSIX s, else None).
+        ``stacker`` (whether it runs), ``catalog`` (``up``, ``runs``, ``reason``; ``unpublished``,
+        the number of runs that are not in it: while it is down those that wait for it, or None if
+        no publisher runs; ``refused``, why runs cannot be published, by uid, if a publisher runs),
+        ``running`` (open runs), ``backlog`` (``frames`` and ``runs`` that are not stacked),
+        ``stacking`` (the queues of the stacker, see `Stacker.backlog`; empty if none runs),
+        ``last`` (run), ``host`` (see `offbragg.alarms.host.host_load`), ``instruments`` (whether
+        they were checked), ``disks`` (with ``rate`` and ``full``, POSIX s, if a watchdog measures
+        them) and ``alarms``: ``what``, ``severity``, ``reason`` and, if a watchdog raised it,
+        ``since`` (POSIX s, else None).
     """
     directory = config.paths.journal
     recent, damaged = _recent(directory)
@@ -65,20 +64,20 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
             damaged.append(_damaged(path, error))
     ended = [run for run in runs if run["exit_status"] != "running"]
     disks, alarms = _watched(config)
-    told = read_backlog(directory)
+    followers = read_backlog(directory)
     behind = [run for run in ended if run["pending"] or run["complete"] is False]
     return {
         "beamline": config.beamline_id,
         "stacker": directory.is_dir() and is_followed(directory),
-        "catalog": _catalog(config, [run["uid"] for run in ended], told.get("publish", {})),
+        "catalog": _catalog(config, [run["uid"] for run in ended], followers.get("publish", {})),
         "running": [run for run in runs if run["exit_status"] == "running"],
         "backlog": {
             "runs": len(behind),
             "frames": sum(run["pending"] for run in runs),
         },
-        "stacking": told.get("stack", {}),
+        "stacking": followers.get("stack", {}),
         "last": ended[-1] if ended else None,
-        "host": host_load(read_board(directory), told.get("stack", {})),
+        "host": host_load(read_board(directory), followers.get("stack", {})),
         "instruments": devices,
         "disks": disks,
         "alarms": [*alarms, *damaged, *(_alarms(config, timeout) if devices else ())],
@@ -135,15 +134,15 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
             run |= {"frames": counts, "scan_file": str(found)}
             run["pending"] = max(announced - decided, 0)
     except (OffbraggError, OSError, KeyError, TypeError):
-        pass  # none yet, or just being made
+        pass  # none yet, or being created
     return run
 
 
 def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the catalog which runs it has whole; if it is away, who publishes says what waits."""
+    """Ask the catalog which runs it has in full; if it is down, the publisher knows what waits."""
     where = config.catalog
     refused = publishing.get("refused", {})
-    off = publishing.get("off", "")  # why nobody publishes
+    off = publishing.get("off", "")  # why no publisher runs
     try:
         runs, missing = unpublished(where.host, where.port, config.read_key(), uids)
         return {"up": True, "runs": runs, "unpublished": len(missing), "reason": off,
@@ -156,7 +155,7 @@ def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, Any]) -
 
 
 def _watched(config: Beamline) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Give disks and alarms: as the watchdogs that run say, and as they are found now."""
+    """Return disks and alarms, as the running watchdogs report them and as they are found now."""
     looked = Disks(dict(config.paths), config.thresholds)
     found = [{**alarm.to_dict(), "since": None} for alarm in looked.look(0.0, time.time())]
     alarms: dict[str, dict[str, Any]] = {alarm["what"]: alarm for alarm in found}
@@ -176,7 +175,7 @@ def _alarms(config: Beamline, timeout: float) -> Iterator[dict[str, Any]]:
     try:
         for name, device in config.devices.items():
             if device.made_of & config.devices.keys() - made.keys():
-                continue  # what it is made of is told
+                continue  # what it is built from has been reported
             try:
                 made |= build_devices(config, [name], beside=made, timeout=timeout)
             except OffbraggError as error:
@@ -208,15 +207,15 @@ def _alarms_of(device: Any) -> Iterator[dict[str, Any]]:
 
 
 def describe(state: Mapping[str, Any]) -> str:
-    """Describe it for people.
+    """Describe a state for people.
 
     Examples
     --------
     >>> print(describe({"stacker": False, "catalog": {"up": False, "reason": "no answer"},
     ...                 "running": [], "backlog": {"runs": 0, "frames": 0}, "last": None,
     ...                 "alarms": []}))
-    stacker   does not run; start it: offbragg stack
-    catalog   away: no answer
+    stacker   not running; start it: offbragg stack
+    catalog   not available: no answer
     running   nothing
     backlog   none
     last run  none
@@ -226,12 +225,12 @@ def describe(state: Mapping[str, Any]) -> str:
     """
     catalog = state["catalog"]
     lines = [
-        "follows the journal" if state["stacker"] else "does not run; start it: offbragg stack",
+        "follows the journal" if state["stacker"] else "not running; start it: offbragg stack",
         "\n          ".join(
             [
                 _plural(catalog["runs"], "run")
                 if catalog["up"]
-                else printable(f"away: {catalog['reason']}"),
+                else printable(f"not available: {catalog['reason']}"),
                 *([printable(catalog["reason"])] if catalog["up"] and catalog["reason"] else ()),
                 *(printable(reason) for reason in catalog.get("refused", {}).values()),
             ]
@@ -263,7 +262,7 @@ def _describe_host(host: Mapping[str, Any]) -> str:
 def _alarm_lines(state: Mapping[str, Any]) -> list[str]:
     lines = [_describe_alarm(alarm) for alarm in state["alarms"]] or ["none"]
     if not state.get("instruments", True):
-        lines[-1] += "; instruments were not asked (offbragg status --devices)"
+        lines[-1] += "; instruments were not checked (offbragg status --devices)"
     return lines
 
 
@@ -295,11 +294,13 @@ def _describe_backlog(state: Mapping[str, Any]) -> str:
     stacking = state.get("stacking")
     if stacking and stacking.get("frames"):
         safe = stacking.get("durable", 0)
-        parts.append(f"{safe} of {stacking['frames']} frames safe from a power cut")
+        frames = _plural(stacking["frames"], "frame")
+        parts.append(f"{safe} of {frames} safe from a power cut")
     if stacking and stacking["in_work"]:
-        parts.append(f"{stacking['in_work']} in work, {stacking['batches']} batches to be written")
+        batches = _plural(stacking["batches"], "batch", "batches")
+        parts.append(f"{_plural(stacking['in_work'], 'frame')} in work, {batches} to be written")
     return "; ".join(parts) or "none"
 
 
-def _plural(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+def _plural(n: int, word: str, words: str = "") -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {words or f'{word}s'}"

@@ -173,11 +173,11 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "said"),
+    ("prefix", "message"),
     [("{nothing}-", "nothing"), ("../{uid}-", "is not below"), ("/etc/{uid}-", "is not below")],
 )
-def test_a_prefix_that_cannot_be_is_refused(tmp_path, prefix, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_prefix_that_cannot_be_is_refused(tmp_path, prefix, message):
+    with pytest.raises(ConfigError, match=message):
         export(run_with(), tmp_path, prefix)
 
     assert not list(tmp_path.iterdir())

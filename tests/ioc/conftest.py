@@ -194,10 +194,10 @@ caget = functools.partial(epics.caget, use_monitor=False)
 def elsewhere():
     """Run Python in a process of its own that talks to another IOC (libca has one per process)."""
 
-    def run(told: dict[str, Any], script: str) -> Any:
+    def run(announced: dict[str, Any], script: str) -> Any:
         done = subprocess.run(
             [sys.executable, "-c", ELSEWHERE + script],
-            env=os.environ | told["environment"],
+            env=os.environ | announced["environment"],
             capture_output=True,
             text=True,
             timeout=60,

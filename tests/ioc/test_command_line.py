@@ -65,13 +65,13 @@ def test_a_fault_that_is_no_number_of_its_kind_is_refused(fault):
 
 
 def test_faults_of_the_command_line_wait_for_their_series(serve, elsewhere, tmp_path):
-    _, told = serve(
+    _, announced = serve(
         "--prefix", "D:", "--fault", "dump=30", "--fault", "duplicate=2", "--fault", "no7ok=1",
         "--fault", "overshoot=2.5", "--fault", "jitter=0.01",
     )  # fmt: skip
 
     values = elsewhere(
-        told,
+        announced,
         f"""
 names = ("dump", "duplicate", "no7ok", "overshoot", "jitter")
 given = [caget("D:sim:" + name) for name in names]
@@ -99,16 +99,16 @@ def test_a_taken_port_is_refused(ioc):
 
 def test_it_prints_the_environment_tells_the_truth_and_ends_on_sigterm(serve):
     began = time.monotonic()
-    process, told = serve("--prefix", "B:", "--detector", "300K")
+    process, announced = serve("--prefix", "B:", "--detector", "300K")
     seconds = time.monotonic() - began
 
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(10) == 0
     printed = process.stdout.read().splitlines()
-    assert printed == [f"export {k}={v}" for k, v in told["environment"].items()]
-    assert told["truth"]["panel"]["shape"] == [619, 487]
-    assert [axis["name"] for axis in told["truth"]["axes"]] == ["phi", "chi", "omega"]
+    assert printed == [f"export {k}={v}" for k, v in announced["environment"].items()]
+    assert announced["truth"]["panel"]["shape"] == [619, 487]
+    assert [axis["name"] for axis in announced["truth"]["axes"]] == ["phi", "chi", "omega"]
     assert seconds < 50.0  # 1 s on a quiet host
 
 
@@ -142,10 +142,10 @@ def test_replay_gives_the_bytes_of_the_folder_and_no_more_frames_than_it_has(
 ):
     out = tmp_path / "out"
     out.mkdir()
-    _, told = serve("--replay", str(folder), "--prefix", "R:")
+    _, announced = serve("--replay", str(folder), "--prefix", "R:")
 
     state = elsewhere(
-        told,
+        announced,
         f"""
 for name, value in dict(FilePath={str(out)!r}, FileName="x", FileTemplate="%s%s_%3.3d_00000.cbf",
                         NumImages=4, AcquireTime=0.05, AcquirePeriod=0.1).items():
@@ -166,15 +166,15 @@ print(json.dumps([first, caget("R:cam1:DetectorState_RBV", as_string=True),
 
 
 def test_two_beamlines_side_by_side_do_not_mix(serve, elsewhere, ioc):
-    _, told = serve("--prefix", "B:", "--temperature", "123", "--fault", "drop=2")
+    _, announced = serve("--prefix", "B:", "--temperature", "123", "--fault", "drop=2")
 
     values = elsewhere(
-        told,
+        announced,
         """
 print(json.dumps([caget("B:cryo:TARGETTEMP"), caget("B:sim:drop"),
                   caget("SIM:cryo:TARGETTEMP", connection_timeout=0.5)]))
 """,
     )
 
-    assert told["port"] != ioc["port"]
+    assert announced["port"] != ioc["port"]
     assert values == [123.0, 2, None]

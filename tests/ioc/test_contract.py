@@ -79,7 +79,7 @@ print("{{}}")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def answers(tmp_path_factory):
     """What a fresh IOC of the same detector size answers for every record of the tables."""
     import subprocess
     import sys
@@ -97,7 +97,7 @@ def told(tmp_path_factory):
             assert process.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.02)
-        told = json.loads(ready.read_text())
+        announced = json.loads(ready.read_text())
         names = [f"SIM:{group}:{name}" for group in AREA_DETECTOR for name in table(group)]
         names += [f"SIM:phi{field}" for field in table("motor_m1_fields")]
         controllers = table("temperature_controllers")
@@ -107,7 +107,7 @@ def told(tmp_path_factory):
         script = ASK.format(names=str(folder / "names.json"), answer=str(folder / "answer.json"))
         done = subprocess.run(
             [sys.executable, "-c", f"import json\n{script}"],
-            env=os.environ | told["environment"],
+            env=os.environ | announced["environment"],
             capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -118,7 +118,7 @@ def told(tmp_path_factory):
 
 
 def differences(row: dict[str, Any], found: dict[str, Any] | None, *, value: bool) -> list[str]:
-    """Say in what a record differs from the real one."""
+    """Return in what a record differs from the real one."""
     if found is None:
         return ["is not there"]
     wrong = []
@@ -143,16 +143,16 @@ def differences(row: dict[str, Any], found: dict[str, Any] | None, *, value: boo
 
 @needs_tables
 @pytest.mark.parametrize("group", AREA_DETECTOR)
-def test_every_record_is_as_in_the_real_ioc(told, group):
+def test_every_record_is_as_in_the_real_ioc(answers, group):
     real = table(group)
 
     wrong = {
-        name: told_wrong
+        name: differing
         for name, row in real.items()
         if (
-            told_wrong := differences(
+            differing := differences(
                 row,
-                told.get(f"SIM:{group}:{name}"),
+                answers.get(f"SIM:{group}:{name}"),
                 value=name not in OWN_VALUES.get(group, ()),
             )
         )
@@ -163,13 +163,13 @@ def test_every_record_is_as_in_the_real_ioc(told, group):
 
 
 @needs_tables
-def test_every_motor_field_is_as_in_the_real_ioc(told):
+def test_every_motor_field_is_as_in_the_real_ioc(answers):
     real = table("motor_m1_fields")
 
     wrong = {
-        field: told_wrong
+        field: differing
         for field, row in real.items()
-        if (told_wrong := differences(row, told.get(f"SIM:phi{field}"), value=False))
+        if (differing := differences(row, answers.get(f"SIM:phi{field}"), value=False))
     }
 
     assert len(real) == 162
@@ -181,14 +181,14 @@ def test_every_motor_field_is_as_in_the_real_ioc(told):
     ("prefix", "database", "n_records"),
     [("cryo:", "Oxford_CS800.db", 85), ("ls:", "LakeShore336.db", 128)],
 )
-def test_every_record_of_a_temperature_controller_is_there(told, prefix, database, n_records):
+def test_every_record_of_a_temperature_controller_is_there(answers, prefix, database, n_records):
     kinds = {"ai": "double", "ao": "double", "calcout": "double", "mbbo": "enum", "mbbi": "enum",
              "bo": "enum", "bi": "enum", "stringin": "string", "stringout": "string"}  # fmt: skip
     real = table("temperature_controllers")[database]
 
     wrong = {}
     for name, row in real.items():
-        found = told.get(f"SIM:{prefix}{name}")
+        found = answers.get(f"SIM:{prefix}{name}")
         expected = kinds.get(row["record_type"])
         if found is None:
             wrong[name] = "is not there"

@@ -311,10 +311,10 @@ def test_energy_shows_the_demand_at_once_and_the_put_ends_with_the_reply(client,
 
 
 def test_a_fresh_ioc_is_as_the_real_one(serve, elsewhere, tmp_path):
-    _, told = serve("--prefix", "N:")
+    _, announced = serve("--prefix", "N:")
 
     values = elsewhere(
-        told,
+        announced,
         f"""
 names = ("NumImages", "AcquireTime", "AcquirePeriod", "FileTemplate", "FilePath", "AutoIncrement",
          "ArrayCallbacks", "Energy_RBV", "ThresholdEnergy_RBV", "Energy", "ShutterMode")

@@ -129,7 +129,7 @@ def test_a_file_that_is_too_large_makes_an_error(client, camera):
 
 
 def test_the_motors_may_have_an_ioc_and_a_clock_of_their_own(serve, elsewhere):
-    _, told = serve("--clock", "-2", "--motor-clock", "30")
+    _, announced = serve("--clock", "-2", "--motor-clock", "30")
     script = """
 from epics import PV
 import time
@@ -143,17 +143,17 @@ for name in ("SIM:phi.RBV", "SIM:cam1:AcquireTime"):
 print(json.dumps(stamps))
 """
 
-    found = elsewhere(told, script)
+    found = elsewhere(announced, script)
 
     assert 20.0 < found["SIM:phi.RBV"] <= 30.0
     assert -12.0 < found["SIM:cam1:AcquireTime"] <= -2.0
-    assert found["SIM:phi.RBV host"].endswith(f":{told['motor_port']}")
-    assert found["SIM:cam1:AcquireTime host"].endswith(f":{told['port']}")
+    assert found["SIM:phi.RBV host"].endswith(f":{announced['motor_port']}")
+    assert found["SIM:cam1:AcquireTime host"].endswith(f":{announced['port']}")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give camserver another user")
 def test_a_camserver_of_another_user_writes_only_where_it_may(serve, elsewhere, tmp_path):
-    _, told = serve("--camserver-user", "nobody")
+    _, announced = serve("--camserver-user", "nobody")
     tmp_path.chmod(0o755)
     script = f"""
 for name, value in {{"FilePath": {str(tmp_path)!r}, "FileName": "x", "FileTemplate": "%s%s_%d.cbf",
@@ -166,7 +166,7 @@ print(json.dumps([caget("SIM:cam1:" + name, as_string=True) for name in
     ("FilePathExists_RBV", "StringFromServer_RBV", "StatusMessage_RBV", "DetectorState_RBV")]))
 """
 
-    exists, reply, message, state = elsewhere(told, script)
+    exists, reply, message, state = elsewhere(announced, script)
 
     assert exists == "Yes"  # in the IOC's own view
     assert reply.startswith("15 OK")

@@ -85,8 +85,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(folder, serve_for_all, elsewhere) -> dict[str, Any]:
     """What one session with the detector showed."""
-    _, told = serve_for_all("--prefix", "G:", "--detector", "300K", "--model", "PILATUS2")
-    return elsewhere(told, SCRIPT.format(folder=str(folder)))
+    _, announced = serve_for_all("--prefix", "G:", "--detector", "300K", "--model", "PILATUS2")
+    return elsewhere(announced, SCRIPT.format(folder=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def found(folder, serve_for_all, elsewhere) -> dict[str, Any]:
         ("zero.cbf", 1, 0),
         ("zero_tif.tif", 1, 0),
         ("minus.tif", 2, -1),
-        ("kept.cbf", 65535, 0),  # nothing was sent: camserver keeps what it was told before
+        ("kept.cbf", 65535, 0),  # nothing was sent: camserver keeps the earlier number
         ("restarted.cbf", 65535, -1),  # and with a restart it forgets that
     ],
 )

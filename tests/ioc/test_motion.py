@@ -386,7 +386,7 @@ def test_a_sensor_sticks_a_ramp_overshoots_and_readings_are_noisy(client, wait_u
         return found
 
     client.put("sim:stuck", 2.0)
-    time.sleep(0.3)  # a reading of before may still be shown
+    time.sleep(0.3)  # an earlier reading may still be shown
     stuck = set(readings(0.6))
     client.put("sim:noise", 2.0)
     wait_until(lambda: client.get("cryo:TEMP") not in stuck)

@@ -91,10 +91,10 @@ def test_a_disabled_plugin_sees_nothing(client, enabled, camera):
 
 
 def test_capture_is_refused_silently_before_the_first_frame(serve, elsewhere, tmp_path):
-    _, told = serve("--prefix", "F:")
+    _, announced = serve("--prefix", "F:")
 
-    said = elsewhere(
-        told,
+    found = elsewhere(
+        announced,
         f"""
 for name, value in dict(EnableCallbacks=1, FilePath={str(tmp_path)!r}, FileName="a",
                         FileTemplate="%s%s.h5", FileWriteMode=2, NumCapture=1).items():
@@ -112,14 +112,14 @@ print(json.dumps([refused, lazy]))
 """,
     )
 
-    assert said == [["Done", "Write OK", ""], ["Capturing", "Writing", "Lazy Open..."]]
+    assert found == [["Done", "Write OK", ""], ["Capturing", "Writing", "Lazy Open..."]]
 
 
 def test_ophyd_calls_a_fresh_plugin_unprimed_and_warms_it_up(serve, elsewhere, tmp_path):
-    _, told = serve("--prefix", "U:")
+    _, announced = serve("--prefix", "U:")
 
-    said = elsewhere(
-        told,
+    found = elsewhere(
+        announced,
         f"""
 from ophyd import Component as Cpt, Device
 from ophyd.areadetector.cam import PilatusDetectorCam
@@ -136,19 +136,19 @@ for name, value in dict(FilePath={str(tmp_path)!r}, FileName="w",
                         FileTemplate="%s%s_%3.3d.cbf").items():
     assert caput("U:cam1:" + name, value, wait=True, timeout=10) == 1
 detector = Detector("U:", name="pilatus")
-told = []
+states = []
 for _ in range(2):
     try:
         detector.hdf1.stage()
-        told.append("staged")
+        states.append("staged")
     except UnprimedPlugin:
-        told.append("unprimed")
+        states.append("unprimed")
         detector.hdf1.warmup()
-print(json.dumps(told))
+print(json.dumps(states))
 """,
     )
 
-    assert said == ["unprimed", "staged"]
+    assert found == ["unprimed", "staged"]
 
 
 def test_a_stream_is_a_file_with_the_layout_of_the_real_one(client, hdf, tmp_path, wait_until):

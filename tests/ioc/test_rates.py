@@ -78,9 +78,11 @@ def check(found: dict[str, Any], *, n: int, period: float) -> None:
 
 
 def test_100_hz_of_100k_frames(serve, elsewhere, tmp_path):
-    _, told = serve("--prefix", "R:")
+    _, announced = serve("--prefix", "R:")
 
-    found = elsewhere(told, MEASURE.format(folder=str(tmp_path), n=500, period=0.01, repeats=1))
+    found = elsewhere(
+        announced, MEASURE.format(folder=str(tmp_path), n=500, period=0.01, repeats=1)
+    )
 
     assert found["counter"] == 500
     check(found, n=500, period=0.01)
@@ -94,9 +96,9 @@ def test_10_hz_of_replayed_2m_frames(serve, elsewhere, tmp_path):
     for i in range(20):
         counts = rng.poisson(1.0, (1679, 1475)).astype(np.int32)
         (folder / f"r_{i:05d}.cbf").write_bytes(encode_cbf(counts, name="r", header=[]))
-    _, told = serve("--prefix", "R:", "--replay", str(folder))
+    _, announced = serve("--prefix", "R:", "--replay", str(folder))
 
-    found = elsewhere(told, MEASURE.format(folder=str(out), n=20, period=0.1, repeats=3))
+    found = elsewhere(announced, MEASURE.format(folder=str(out), n=20, period=0.1, repeats=3))
 
     assert found["counter"] == 60
     check(found, n=20, period=0.1)

@@ -324,7 +324,7 @@ def known(run, cooler):
 
 
 def said(caplog) -> str:
-    return "\n".join(r.getMessage() for r in caplog.records if r.name == "offbragg.told")
+    return "\n".join(r.getMessage() for r in caplog.records if r.name == "offbragg.notices")
 
 
 def test_a_series_that_failed_says_how_it_is_resumed_and_that_line_is_enough(

@@ -28,13 +28,13 @@ class Nothing:
 
 
 class Recorded(Camserver):
-    """A camserver whose writer only notes what it is told."""
+    """A camserver whose writer only notes its commands."""
 
     def __init__(self, generation: str) -> None:
         super().__init__(Nothing(), {"generation": generation, "model": generation})
         self.tasks: list[dict] = []
 
-    async def _tell(self, message) -> None:
+    async def _send(self, message) -> None:
         self.tasks.append(dict(message))
         self._pending.pop(message["path"], None)
 
@@ -113,13 +113,13 @@ def test_a_frame_of_several_exposures_takes_all_periods_but_the_last_readout():
     assert seconds >= 3 * 0.05 + expected
 
 
-def test_a_restarted_camserver_has_forgotten_all_that_it_was_told():
+def test_a_restarted_camserver_has_forgotten_all_settings():
     camserver = Recorded("PILATUS2")
     camserver.configure(n_images=7, gap_fill=0)
     camserver.describe(Wavelength=0.7)
 
     camserver.leave()
-    camserver.configure(n_images=9)  # nobody hears it
+    camserver.configure(n_images=9)  # no one hears it
     camserver.describe(Chi=1.0)
     camserver.come_back()
 

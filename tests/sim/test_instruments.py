@@ -173,7 +173,7 @@ def test_a_stuck_sensor_repeats_itself_while_the_sample_goes_on(cold, clock):
     assert cold.records.value("TEMP") < 165.0
 
 
-def test_who_was_told_last_drives(cold, clock):
+def test_the_controller_that_was_set_last_drives(cold, clock):
     async def report(message: str) -> None:
         raise AssertionError(message)
 
@@ -286,7 +286,7 @@ def test_a_put_before_the_driver_began_with_the_one_before_is_processed_too():
     assert record.value == 0.5
 
 
-def test_a_position_compare_that_nobody_armed_gives_no_pulse():
+def test_a_position_compare_that_was_not_armed_gives_no_pulse():
     async def pulses():
         beamline = Beamline(Options())
         try:

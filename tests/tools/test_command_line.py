@@ -35,7 +35,7 @@ WRONG = [
 
 
 def words(text: str) -> str:
-    """Return what is said in a box, without the box."""
+    """Return the text in a box, without the box."""
     return " ".join(text.replace("│", " ").split())
 
 
@@ -81,7 +81,7 @@ def beamline(run: MeasuredRun):
 
 def test_a_key_comes_with_the_address_and_what_to_type(beamline):
     done = CliRunner().invoke(app, ["key", "--days", "0.5", "--beamline", str(beamline)])
-    told = CliRunner().invoke(app, ["key", "--json", "--beamline", str(beamline)])
+    document = CliRunner().invoke(app, ["key", "--json", "--beamline", str(beamline)])
 
     key = done.stdout.strip()  # a script takes that alone
     assert right_of(key, "0123", now=time.time()) == "reading"
@@ -91,7 +91,7 @@ def test_a_key_comes_with_the_address_and_what_to_type(beamline):
     (line,) = [line for line in done.stderr.splitlines() if "from_uri(" in line]
     compile(line, "pasted", "exec")
     assert key in line
-    assert json.loads(told.stdout)["address"] == "http://127.0.0.1:54321"
+    assert json.loads(document.stdout)["address"] == "http://127.0.0.1:54321"
 
 
 def test_the_status_imports_nothing_that_takes_seconds():
@@ -116,9 +116,9 @@ def test_the_status_says_whether_the_host_and_the_instruments_can_be_relied_on(
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
 
     done = CliRunner().invoke(app, ["status", "--beamline", str(beamline)])
-    told = CliRunner().invoke(app, ["status", "--json", "--beamline", str(beamline)])
+    document = CliRunner().invoke(app, ["status", "--json", "--beamline", str(beamline)])
 
     assert "host      TOO BUSY: load 40.0 on 2 cores" in done.stdout
-    assert "instruments were not asked (offbragg status --devices)" in done.stdout
-    assert json.loads(told.stdout)["host"]["busy"] == "load 40.0 on 2 cores"
-    assert json.loads(told.stdout)["instruments"] is False
+    assert "instruments were not checked (offbragg status --devices)" in done.stdout
+    assert json.loads(document.stdout)["host"]["busy"] == "load 40.0 on 2 cores"
+    assert json.loads(document.stdout)["instruments"] is False

@@ -55,7 +55,7 @@ def here(tmp_path) -> Beamline:
     return config
 
 
-def test_kernels_that_were_not_compiled_are_told_with_what_to_do(here, monkeypatch):
+def test_kernels_that_were_not_compiled_are_reported_with_what_to_do(here, monkeypatch):
     assert by_check(here, devices=False)["kernels"].level == (
         "ok" if kernels.compiled else "warning"
     )
@@ -170,7 +170,7 @@ def test_an_axis_that_somebody_stopped_by_hand_is_named_with_where_it_would_go(d
 
         assert found.level == "failure"
         assert "SIM:chi.SPMG is Pause, not Go" in found.what
-        assert f"It moves to {there + 5.0:g} then" in found.advice
+        assert f"It then moves to {there + 5.0:g}" in found.advice
     finally:
         caput("SIM:chi.VAL", there)
         caput("SIM:chi.SPMG", "Go", wait=True)
@@ -188,7 +188,7 @@ def test_servers_and_owners_are_named(config):
     assert "camserver writes as the same user" in findings["folders of pilatus"].what
 
 
-def test_an_owner_of_another_name_is_told_with_its_umask(tmp_path):
+def test_an_owner_of_another_name_is_reported_with_its_umask(tmp_path):
     def made(uid: int, mode: int) -> os.stat_result:
         fields = list(tmp_path.stat())
         fields[0], fields[4] = mode, uid
@@ -247,7 +247,7 @@ def test_the_pace_of_one_sweep_or_of_minutes_is_no_forecast(here, ages, known):
     (found,) = [f for f in examine(here, devices=False) if f.check.startswith("disk of")]
     assert ("it lasts" in found.what) is known
     if known:
-        assert "at the pace of the last 2 h, 3 sweeps it lasts" in found.what
+        assert "at the rate of the last 2 h, 3 sweeps it lasts" in found.what
 
 
 def test_a_path_that_is_not_there_is_named_with_its_key(here):
@@ -276,7 +276,7 @@ def test_too_little_disk_is_a_failure_with_the_numbers(here):
     (found,) = [f for f in examine(wanting, devices=False) if f.check.startswith("disk of")]
 
     assert found.level == "failure"
-    assert "less than the 1e+09 GB to be left" in found.what
+    assert "less than the limit of 1e+09 GB" in found.what
 
 
 def test_a_run_that_lost_its_run_engine_is_found(here):
@@ -317,7 +317,7 @@ def test_the_status_names_a_damaged_journal_and_goes_on(here):
     assert "line 2: its event document is int" in found["journal torn.jsonl"]
 
 
-def test_without_stacker_and_catalog_one_can_measure_but_is_told(here):
+def test_without_stacker_and_catalog_one_can_measure_with_a_warning(here):
     findings = by_check(here, devices=False)
 
     assert findings["stacker"].level == "warning"
@@ -329,7 +329,7 @@ def test_without_stacker_and_catalog_one_can_measure_but_is_told(here):
 @pytest.mark.parametrize(
     ("skew", "level"), [(0.0, "ok"), (-0.09, "ok"), (0.5, "warning"), (-30.0, "failure")]
 )
-def test_clocks_that_differ_are_told_with_the_side(skew, level):
+def test_clocks_that_differ_are_reported_with_the_side(skew, level):
     found = judge_clock("clock", "exposures are stamped by the IOC", skew)
 
     assert found.level == level
@@ -352,9 +352,11 @@ def test_the_command_says_it_as_json_with_an_exit_code(here):
     done = offbragg("doctor", "--no-devices", "--beamline", here.file, "--json")
 
     assert done.returncode == 1
-    told = json.loads(done.stdout)
-    assert told["ok"] is False
-    assert [f["check"] for f in told["findings"] if f["level"] == "failure"] == ["paths.experiment"]
+    document = json.loads(done.stdout)
+    assert document["ok"] is False
+    assert [f["check"] for f in document["findings"] if f["level"] == "failure"] == [
+        "paths.experiment"
+    ]
 
 
 def test_a_wrong_configuration_is_a_finding_too(here):
@@ -403,9 +405,9 @@ def test_a_run_that_goes_on_is_running_and_its_frames_are_the_backlog(run: Measu
     assert state["running"][0]["uid"] == run.uid
     assert state["backlog"] == {"runs": 0, "frames": 4}
     assert state["last"] is None
-    said = describe(state)
-    assert "does not run; start it: offbragg stack" in said
-    assert "backlog   4 frames" in said
+    text = describe(state)
+    assert "not running; start it: offbragg stack" in text
+    assert "backlog   4 frames" in text
     json.dumps(state)
 
 
@@ -435,7 +437,7 @@ def test_a_disk_that_fills_and_a_path_that_went_are_alarms(run: MeasuredRun):
     assert "GB free" in alarms["disk.experiment"]
 
 
-def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
+def test_alarms_that_a_watchdog_raised_are_shown_with_the_time(run: MeasuredRun):
     config = of_run(run)
     since = 1_700_000_000.0
     up = [
@@ -451,17 +453,17 @@ def test_alarms_that_a_watchdog_raised_are_told_with_the_time(run: MeasuredRun):
         board.flush()
         fcntl.flock(board, fcntl.LOCK_EX)
         state = status(config)
-        said = describe(state)
+        text = describe(state)
 
     alarms = {alarm["what"]: alarm["since"] for alarm in state["alarms"]}
     assert alarms["stall"] == since
-    assert f"{datetime.fromtimestamp(since):%H:%M:%S})" in said
-    assert "9000.00 GB free, 60.0 MB/min written, full in 104 days: experiment" in said
+    assert f"{datetime.fromtimestamp(since):%H:%M:%S})" in text
+    assert "9000.00 GB free, 60.0 MB/min written, full in 104 days: experiment" in text
     assert status(config)["alarms"] == []  # whoever wrote it is gone
     json.dumps(state)
 
 
-def test_a_record_in_alarm_is_told_with_its_severity():
+def test_a_record_in_alarm_is_shown_with_its_severity():
     signals = {
         "current": SimpleNamespace(get=lambda: 3.0, alarm_severity=2, pvname="S:current"),
         "lifetime": SimpleNamespace(get=lambda: 9.0, alarm_severity=0, pvname="S:lifetime"),

@@ -93,9 +93,9 @@ def test_the_command_searches_the_addresses_that_it_is_given(ioc, tmp_path: Path
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["facts"]["phi"]["EGU"].startswith("deg")
-    config = load(told["file"])
+    document = json.loads(done.stdout)
+    assert document["facts"]["phi"]["EGU"].startswith("deg")
+    config = load(document["file"])
     assert config.channel_access.address_list == address
     assert config.devices["shutter"].records["state"] == "SIM:shutter:open_RBV"
 

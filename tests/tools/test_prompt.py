@@ -71,7 +71,7 @@ def test_mov_takes_what_people_type(names, line, moves):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "text"),
     [
         ("", "%mov takes pairs of a device and a number"),
         ("phi", "phi has no target"),
@@ -89,13 +89,13 @@ def test_mov_takes_what_people_type(names, line, moves):
         ("phi.nothing 1", r"phi\.nothing is not a device"),
     ],
 )
-def test_mov_names_what_it_cannot_understand(names, line, said):
-    with pytest.raises(UsageError, match=said):
+def test_mov_names_what_it_cannot_understand(names, line, text):
+    with pytest.raises(UsageError, match=text):
         moves_of("mov", line, names)
 
 
 def test_a_device_that_is_away_is_not_moved(names):
-    with pytest.raises(DeviceError, match="away cannot be moved: it is not connected"):
+    with pytest.raises(DeviceError, match="away cannot be moved: not connected"):
         moves_of("mov", "away 3", names)
 
 
@@ -125,9 +125,9 @@ def test_the_magics_run(shell, capsys):
     shell.run_line_magic("wa", "'sample environment', phi")
 
     assert shell.user_ns["phi"].position == 4
-    said = capsys.readouterr().out
-    assert "Error" not in said
-    assert said.count("ring  ") == 2
+    text = capsys.readouterr().out
+    assert "Error" not in text
+    assert text.count("ring  ") == 2
     for magic in ("wa", "ct"):
         with pytest.raises(UsageError, match=r"motos is neither a label nor a device \(did you"):
             shell.run_line_magic(magic, "motos")
@@ -147,7 +147,7 @@ def raised(text: str, names: dict) -> BaseException:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "text"),
     [
         ("list(rotation_scan(phi, phi, sweeep=3))", r"'sweeep' \(did you mean 'sweep'\?\): it has "
          r"detector, .*\nIt is called as rotation_scan\(sweep\) or rotation_scan\(detector, axis,"),
@@ -158,10 +158,10 @@ def raised(text: str, names: dict) -> BaseException:
         ("Sweep('phi')", r"missing 1 .*'start'\nIt is called as Sweep\(axis, start, step=None"),
     ],
 )  # fmt: skip
-def test_a_wrong_argument_is_named_with_the_nearest_right_one(names, line, said):
+def test_a_wrong_argument_is_named_with_the_nearest_right_one(names, line, text):
     error = raised(line, names)
 
-    assert re.search(said, describe_error(error, error.__traceback__, IDLE, names))
+    assert re.search(text, describe_error(error, error.__traceback__, IDLE, names))
 
 
 @pytest.mark.parametrize("line", ["raise TypeError('mine')", "len(3)", "int('x')"])
@@ -172,10 +172,10 @@ def test_errors_of_others_keep_their_traceback(names, line):
 
 
 def test_a_pause_says_what_can_be_done():
-    said = describe_error(RunEngineInterrupted("…"), None, PAUSED, {})
-    assert "a plan is paused" in said
+    text = describe_error(RunEngineInterrupted("…"), None, PAUSED, {})
+    assert "a plan is paused" in text
     for what in ("RE.resume()", "RE.abort(", "RE.stop()", "RE.halt()"):
-        assert what in said
+        assert what in text
 
     busy = RuntimeError("The RunEngine is in a paused state")
     assert "RE.resume()" in describe_error(busy, None, PAUSED, {})
@@ -210,7 +210,7 @@ def test_a_refusal_costs_no_formatting_of_its_traceback(shell, monkeypatch, caps
     assert len(formatted) == 1
 
 
-def test_a_host_that_is_too_busy_is_said_at_the_prompt_and_not_all_the_time(
+def test_a_host_that_is_too_busy_is_shown_at_the_prompt_and_not_all_the_time(
     tmp_path, monkeypatch, caplog
 ):
     now = [0.0]
@@ -226,5 +226,5 @@ def test_a_host_that_is_too_busy_is_said_at_the_prompt_and_not_all_the_time(
     host.warn()
 
     assert host() == ""
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("this host is too busy: load 40.0 on ")
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert text.startswith("this host is too busy: load 40.0 on ")

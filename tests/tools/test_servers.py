@@ -50,7 +50,7 @@ def two(monkeypatch) -> Iterator[tuple[Server, Server]]:
         server.socket.close()
 
 
-def test_a_record_that_two_serve_and_one_that_nobody_serves_are_found(two):
+def test_a_record_that_two_serve_and_one_that_none_serves_are_found(two):
     found = find_servers(["IOC:m1", "DET:x", "NO:where"])
 
     assert found == {
@@ -68,7 +68,7 @@ def test_more_records_than_a_datagram_holds_are_all_found(two):
     assert all("127.0.0.1:7000" in servers for servers in found.values())
 
 
-def test_an_address_where_nobody_listens_hinders_nothing(two, monkeypatch):
+def test_an_address_where_nothing_listens_hinders_nothing(two, monkeypatch):
     two[1].socket.close()
 
     assert find_servers(["DET:x"]) == {"DET:x": {"127.0.0.1:7000"}}

@@ -26,7 +26,7 @@ from offbragg.shell.session import KeptMetadata, _names, set_experiment, sit_dow
 BEAMLINE = {"beamline_id": "simulated", "versions": {"offbragg": "1"}, "owner": "beamline staff"}
 
 
-def test_what_was_told_is_there_after_a_restart(tmp_path):
+def test_what_was_set_is_there_after_a_restart(tmp_path):
     md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
     md["sample"] = {"name": "LSMO-140", "label": "c1"}
     md["attenuation"] = np.float64(10.0)
@@ -38,7 +38,7 @@ def test_what_was_told_is_there_after_a_restart(tmp_path):
     assert again["owner"] == "beamline staff"
 
 
-def test_the_file_holds_what_people_told_and_nothing_else(tmp_path):
+def test_the_file_holds_what_people_set_and_nothing_else(tmp_path):
     md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
     md["scan_id"] = 7
     assert not md.path.exists()
@@ -49,7 +49,7 @@ def test_the_file_holds_what_people_told_and_nothing_else(tmp_path):
     assert "für" in md.path.read_text()
 
 
-def test_what_was_told_goes_before_what_the_beamline_says_until_it_is_untold(tmp_path):
+def test_what_was_set_overrides_the_beamlines_own_until_it_is_removed(tmp_path):
     md = KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)
     md["owner"] = "me"
     assert KeptMetadata(tmp_path / "RE.md.json", BEAMLINE)["owner"] == "me"
@@ -146,7 +146,7 @@ def test_a_file_that_was_damaged_meanwhile_is_neither_read_nor_overwritten(tmp_p
     md.path.write_text("{")
 
     assert md.refresh() == {}
-    assert "RE.md is not compared" in caplog.text
+    assert "RE.md cannot be compared" in caplog.text
     with pytest.raises(ConfigError, match=r"RE\.md cannot be restored"):
         md["group"] = "other"
 
@@ -180,7 +180,7 @@ def test_a_sample_is_named_by_position_by_name_and_as_a_whole(typed):
 
 
 @pytest.mark.parametrize(
-    ("what", "known", "said"),
+    ("what", "known", "text"),
     [
         (("LSMO",), {}, r"sample\.label is missing.*still KMnF3 c1\n.*sample\(name='LSMO', label"),
         ((), {"label": "c2"}, r"sample\.name is missing.*still KMnF3 c1"),
@@ -195,12 +195,12 @@ def test_a_sample_is_named_by_position_by_name_and_as_a_whole(typed):
     ],
 )
 def test_a_sample_that_is_not_understood_is_refused_by_name_and_nothing_changes(
-    typed, what, known, said
+    typed, what, known, text
 ):
     typed.sample("KMnF3", "c1")
     before = dict(typed.md["sample"])
 
-    with pytest.raises(MetadataError, match=said):
+    with pytest.raises(MetadataError, match=text):
         typed.sample(*what, **known)
 
     assert typed.md["sample"] == before
@@ -214,7 +214,7 @@ def test_an_experiment_is_not_guessed(typed):
     assert typed.experiment({"proposal": "2026-1"}) == {"proposal": "2026-1"}
 
 
-def test_an_experiment_is_told_shown_and_untold():
+def test_an_experiment_is_set_shown_and_removed():
     md = {"sample": {}}
 
     assert set_experiment(md, proposal=12345, group="diffuse") == {
@@ -226,14 +226,14 @@ def test_an_experiment_is_told_shown_and_untold():
 
 
 @pytest.mark.parametrize(
-    ("told", "named"),
+    ("fields", "named"),
     [({"propsal": "1"}, "propsal"), ({"group": ""}, "group"), ({"esaf": True}, "esaf")],
 )
-def test_a_wrong_experiment_changes_nothing(told, named):
+def test_a_wrong_experiment_changes_nothing(fields, named):
     md = {}
 
     with pytest.raises(MetadataError, match=named):
-        set_experiment(md, proposal="1", **told)
+        set_experiment(md, proposal="1", **fields)
 
     assert md == {}
 
@@ -278,7 +278,7 @@ def test_a_catalog_that_is_away_is_no_reason_not_to_begin():
 
     here.append(True)
 
-    assert not hasattr(cat, "read")  # a catalog is no device
+    assert not hasattr(cat, "read")  # a catalog is not a device
     assert cat["uid"] == "a run"
     assert list(cat) == ["uid"]
 
@@ -303,14 +303,14 @@ def measured(run: MeasuredRun, *lost: int) -> MeasuredRun:
 def test_the_ledger_says_what_became_of_every_frame(run: MeasuredRun):
     measured(run, 3)
 
-    said = describe_ledger(config_of(run))
+    text = describe_ledger(config_of(run))
 
-    assert "LSMO-140 · 120 K · phi 0 → 5° · 10 frames" in said
-    assert "9 stored, 1 missing · " in said
-    assert str(next(Path(run.experiment).rglob("f1.h5"))) in said
-    assert "frame 3 missing: x_00003.cbf was not there" in said
-    assert describe_ledger(config_of(run), "#1") == said
-    assert describe_ledger(config_of(run), run.uid[:8]) == said
+    assert "LSMO-140 · 120 K · phi 0 → 5° · 10 frames" in text
+    assert "9 stored, 1 missing · " in text
+    assert str(next(Path(run.experiment).rglob("f1.h5"))) in text
+    assert "frame 3 missing: x_00003.cbf was not there" in text
+    assert describe_ledger(config_of(run), "#1") == text
+    assert describe_ledger(config_of(run), run.uid[:8]) == text
 
 
 def test_frames_that_were_lost_for_one_reason_are_one_line(tmp_path):
@@ -331,7 +331,7 @@ def _said(run: MeasuredRun) -> str:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_stacker_that_is_behind_is_said_to_be_and_no_frame_is_missing(
+def test_a_stacker_that_is_behind_is_shown_and_no_frame_is_missing(
     run: MeasuredRun, monkeypatch, begun
 ):
     run.begin()
@@ -354,16 +354,16 @@ def test_a_stacker_that_is_behind_is_said_to_be_and_no_frame_is_missing(
     run.announce(7)
     monkeypatch.setattr("offbragg.shell.overview.is_followed", lambda journal: True)
 
-    said = describe_ledger(config_of(run))
+    text = describe_ledger(config_of(run))
 
     if begun:
-        assert "3 stored, 3 not recorded, the stacker is behind: 4 recorded frames not" in said
+        assert "3 stored, 3 not recorded, the stacker is behind: 4 recorded frames not" in text
     else:
-        assert "no scan file yet: the stacker is behind: 7 recorded frames not stacked yet" in said
-    assert "missing" not in said
+        assert "no scan file yet: the stacker is behind: 7 recorded frames not stacked yet" in text
+    assert "missing" not in text
     monkeypatch.undo()
     if begun:
-        assert "no stacker runs (offbragg stack --beamline" in describe_ledger(config_of(run))
+        assert "no stacker is running (offbragg stack --beamline" in describe_ledger(config_of(run))
 
 
 def test_a_run_that_was_not_stacked_says_what_to_do(run: MeasuredRun):
@@ -381,7 +381,7 @@ def test_a_run_that_there_is_not_is_refused_with_how_to_name_one(run: MeasuredRu
         find_run(run.journal_directory, which)
 
 
-def test_a_beamline_that_cannot_be_opened_is_told_at_a_prompt_and_raised_elsewhere(
+def test_a_beamline_that_cannot_be_opened_is_explained_at_a_prompt_and_raised_elsewhere(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("OFFBRAGG_BEAMLINE", str(tmp_path / "nowhere.toml"))
@@ -390,6 +390,6 @@ def test_a_beamline_that_cannot_be_opened_is_told_at_a_prompt_and_raised_elsewhe
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         sit_down(None)
 
-    said = capsys.readouterr().err
-    assert said.startswith(f"ConfigError: {tmp_path / 'nowhere.toml'} cannot be read")
-    assert "start the shell again" in said
+    text = capsys.readouterr().err
+    assert text.startswith(f"ConfigError: {tmp_path / 'nowhere.toml'} cannot be read")
+    assert "start the shell again" in text

@@ -12,27 +12,22 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
 
-from offbragg.cli import data, instruments, stacking  # noqa: F401  they add their commands
 from offbragg.cli.app import app
-from offbragg.cli.reduction import add_reduction_commands
 from offbragg.cli.terminal import say
-from offbragg.cli.up import add_up_commands
 from offbragg.errors import DeviceError, OffbraggError
 
-add_reduction_commands(app)
-
-
-add_up_commands(app)
+# isort: split
+# each adds its commands, in the order in which the help lists them
+from offbragg.cli import instruments, up, stacking, data, reduction, volumes  # noqa: F401, I001
 
 
 def main() -> None:
-    """Run the command line; each error that a user can mend is one message and an exit code."""
+    """Run the command line; an error that a user can correct is one message and an exit code."""
     before = threading.enumerate()
     try:
         app()
-        code: Any = 0
+        code: int | str | None = 0
     except SystemExit as end:
         code = end.code
     except OffbraggError as error:
@@ -40,12 +35,12 @@ def main() -> None:
         code = error.exit_code
     except KeyboardInterrupt:  # before typer listens for one
         code = 130
-    except BrokenPipeError:  # whoever read the output has ended
+    except BrokenPipeError:  # the reader of the output has ended
         code = 1
-    except TimeoutError as error:  # ophyd's, of a record that answered too late, is one
+    except TimeoutError as error:  # ophyd's, for a record that answered too late, is one
         say(
-            f"offbragg: no answer in time: {error}\nEither the IOC is away, or this host is too "
-            "busy: look at its load, and try again. offbragg doctor says which IOC answers.",
+            f"offbragg: no answer in time: {error}\nEither the IOC is down, or this host is "
+            "overloaded: check its load and try again. offbragg doctor shows which IOC answers.",
             file=sys.stderr,
         )
         code = DeviceError.exit_code
@@ -56,9 +51,9 @@ def main() -> None:
 
 
 def _plainly(error: OSError | MemoryError) -> str:
-    """Say of another user's file, a full disk or a lack of memory what it is."""
+    """Describe an error of the system: another user's file, a full disk, too little memory."""
     if isinstance(error, MemoryError):
-        return f"there is not enough memory: {error or 'it could not be had'}"
+        return f"not enough memory: {error or 'none is left'}"
     if error.strerror is None:
         return str(error)
     where = "" if error.filename is None else f"{error.filename}: "
@@ -70,10 +65,10 @@ def _plainly(error: OSError | MemoryError) -> str:
     return f"{where}{error.strerror}{user}"
 
 
-def _leave(code: Any, before: list[threading.Thread]) -> None:
+def _leave(code: int | str | None, before: list[threading.Thread]) -> None:
     """End the process, also while threads are in HDF5.
 
-    An ordinary end lets HDF5 close its library under them: the process crashes, or waits for ever.
+    At a normal exit HDF5 closes its library under them: the process crashes, or waits for ever.
     """
     running = [thread for thread in threading.enumerate() if thread not in before]
     if running:

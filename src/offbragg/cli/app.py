@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from offbragg.cli.terminal import say as say
 from offbragg.parent import follow_parent
 from offbragg.printable import PrintableFormatter
 
+if TYPE_CHECKING:
+    from typer._click import Command, Context
+
+_LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")
+
+
+class Verbs(TyperGroup):
+    """The verbs, with help for a terminal of 80 columns.
+
+    Typer keeps the line breaks of a docstring, which are those of an editor, and writes ``<bool>``
+    beside each flag.
+    """
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """Return a verb, its help wrapped and its flags bare."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None:
+            return None
+        command.help = _LINE_BREAK.sub(" ", inspect.cleandoc(command.help or ""))
+        for parameter in command.params:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return command
+
+
 app = typer.Typer(
     name="offbragg",
+    cls=Verbs,
     help="Single-crystal diffuse X-ray scattering: measure, stack, find and check.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,22 +55,22 @@ app = typer.Typer(
 )
 
 
+# headings of the help
+SIMULATION, BEAMLINE = "Simulation", "Beamline"
+DATA, REDUCTION = "Measured data", "Reduction"
+
 Beamline = Annotated[
     Path | None,
     typer.Option(
         "--beamline",
         metavar="FILE",
-        help="The beamline.toml; else the one that $OFFBRAGG_BEAMLINE names.",
+        help="Configuration of the beamline; default: $OFFBRAGG_BEAMLINE.",
     ),
 ]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
-
-
 Ready = Annotated[
     Path | None,
-    typer.Option("--ready", metavar="FILE", help="Write this JSON file once it serves."),
+    typer.Option("--ready", metavar="FILE", help="JSON file to write once the server answers."),
 ]
 
 
@@ -80,7 +108,7 @@ def options(
 
 @contextlib.contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set, and so the end of a parent that is followed."""
+    """Yield an event that SIGINT, SIGTERM or the end of a followed parent sets."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

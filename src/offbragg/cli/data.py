@@ -1,4 +1,4 @@
-"""Commands about what was measured: stack, serve, key, verify, rebuild, export."""
+"""Commands about measured data: serve, key, verify, rebuild, export."""
 
 from __future__ import annotations
 
@@ -10,30 +10,38 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offbragg.cli.app import AsJson, Beamline, Ready, WithParent, app, log_to_stderr, until_stopped
-from offbragg.cli.numbers import Number
-from offbragg.cli.terminal import progress as _progress
-from offbragg.cli.terminal import say as say
-from offbragg.errors import (
-    JournalError,
-    OffbraggError,
-    ScanFileError,
+from offbragg.cli.app import (
+    DATA,
+    AsJson,
+    Beamline,
+    Ready,
+    WithParent,
+    app,
+    log_to_stderr,
+    until_stopped,
 )
+from offbragg.cli.numbers import Number
+from offbragg.cli.terminal import progress as progress_bar
+from offbragg.cli.terminal import say
+from offbragg.errors import JournalError, OffbraggError, ScanFileError
 from offbragg.ledger import describe_problems
 from offbragg.printable import printable
 
+if TYPE_CHECKING:
+    from offbragg.recovery.verify import Verdict
 
-@app.command()
+
+@app.command(rich_help_panel=DATA)
 def serve(
     beamline: Beamline = None,
     ready: Ready = None,
     with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
-    """Serve the catalog over HTTP (Tiled), with the API key in the configured key file."""
+    """Serve the catalog over HTTP (Tiled); its API key is in the configured key file."""
     from offbragg.beamline.config import load
     from offbragg.catalog.server import serve as serve_catalog
 
@@ -48,7 +56,7 @@ def serve(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def key(
     days: Annotated[
         float,
@@ -64,8 +72,8 @@ def key(
 ) -> None:
     """Create a read-only key that expires.
 
-    Give this one away, not the file 'key', which may write and delete. It cannot be revoked on its
-    own: remove the file 'key' and restart the catalog, and all keys are invalid.
+    Share this key, not the file 'key', which grants writing and deleting. It cannot be revoked on
+    its own: remove the file 'key' and restart the catalog, which invalidates all keys.
 
     The key alone goes to stdout; the address and the lines for Python go to stderr.
     """
@@ -84,11 +92,11 @@ def key(
     tunnel = ""
     if where.host in ("127.0.0.1", "localhost", "::1"):
         tunnel = (
-            f"\n\nFrom elsewhere, this first: ssh -L {where.port}:127.0.0.1:{where.port} "
+            f"\n\nFrom another host, first: ssh -L {where.port}:127.0.0.1:{where.port} "
             f"{socket.gethostname()}"
         )
     say(
-        f"for reading, until {until}; at {config.catalog_url}\n\nIn Python:\n\n"
+        f"read-only, expires {until}; at {config.catalog_url}\n\nIn Python:\n\n"
         "from tiled.client import from_uri\n"
         f'cat = from_uri("{config.catalog_url}", api_key="{made}")["raw"]\n'
         f"print(len(cat), 'runs'); run = cat.values().last(){tunnel}",
@@ -96,33 +104,33 @@ def key(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def verify(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE|UID]...", help="Scan files, or runs by their uids."),
+        typer.Argument(metavar="FILE|UID", help="Scan files, or uids of runs."),
     ] = None,
     beamline: Beamline = None,
     every: Annotated[
-        bool, typer.Option("--all", help="The scan files of all runs in the journal.")
+        bool, typer.Option("--all", help="Verify the scan files of all runs.")
     ] = False,
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="Read the pixels of all frames and frame files, too; slow."),
+        typer.Option("--deep", help="Also read the pixels of all frames and frame files; slow."),
     ] = False,
     catalog: Annotated[
-        bool, typer.Option("--catalog/--no-catalog", help="Ask the catalog, too.")
+        bool, typer.Option("--catalog/--no-catalog", help="Compare with the catalog.")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Compare scan files with their checksums, ledger, journal, frame files and catalog.
 
-    One changed byte anywhere in a finished file is found, and the frame is named in which it lies.
-    Journal and catalog are asked if a beamline is named.
+    A changed byte anywhere in a finished file is found, and the frame that holds it is named.
+    Journal and catalog are compared only if a beamline is given. Frames that the ledger lists as
+    missing or rejected are shown; they are not a problem of the file.
 
     Exit code 0: every file holds what was measured. 1: at least one does not, or is not finished;
-    each problem is listed. 6: at least one could not be checked, and nothing else was found. Frames
-    that are listed as missing or rejected are told, and are no problem of the file.
+    each problem is listed. 6: at least one could not be checked, and no other problem was found.
     """
     from offbragg.files.examine import Examiner
     from offbragg.recovery.verify import all_scan_files, scan_file_of_run
@@ -147,14 +155,14 @@ def verify(
             connect = _once(config.connect_catalog)
     verdicts: list[dict[str, Any]] = []
     code = 0
-    with _progress("checking", quiet=as_json) as progress, Examiner() as examiner:
+    with progress_bar("checking", quiet=as_json) as progress, Examiner() as examiner:
         for name in names:
             path = Path(name)
             try:
                 if not path.exists():
                     if config is None:
                         raise ScanFileError(
-                            f"{name} is not a file, and no beamline says where its run would be\n"
+                            f"{name} is not a file, and no beamline is given to find a run in\n"
                             "Give the path of a scan file, or --beamline FILE and a run's uid."
                         )
                     path = scan_file_of_run(
@@ -176,7 +184,7 @@ def verify(
                 continue
             verdicts.append(verdict.to_dict())
             if not as_json:
-                _tell_verdict(verdict)
+                _print_verdict(verdict)
             if not verdict.ok:
                 code = 1
     if as_json:
@@ -185,7 +193,7 @@ def verify(
 
 
 def _once(connect: Callable[[], Any]) -> Callable[[], Any]:
-    """Connect at the first call; what went wrong then goes wrong at every later one, at once."""
+    """Connect at the first call; later calls return that connection or raise that error."""
     known: list[Any] = []
 
     def connected() -> Any:
@@ -201,21 +209,23 @@ def _once(connect: Callable[[], Any]) -> Callable[[], Any]:
     return connected
 
 
-def _tell_verdict(verdict: Any) -> None:
+def _print_verdict(verdict: Verdict) -> None:
+    from offbragg.alarms.disk import describe_bytes
+
     counts = ", ".join(f"{n} {status}" for status, n in verdict.frames.items() if n)
     say(f"{verdict.path}\nrun {verdict.run}\nframes: {counts}")
     if verdict.ended:
         say(f"ended: {printable(verdict.ended)}")
-    say(f"{verdict.checked} compared with their checksum, {verdict.unchecked} have none")
+    say(f"checksums: {verdict.checked} compared, {verdict.unchecked} without one")
     say(f"digest: {verdict.digest}")
     if (offset := verdict.angles.get("offset")) is not None:
         sigma = verdict.angles["sigma"]
         known = "" if sigma is None else f", σ {sigma:.4f}"
         sources = ", ".join(f"{n} {source}" for source, n in verdict.angles["sources"].items())
-        say(f"angles: {sources}; at most {offset:+.4f} degree from those asked for{known}")
+        say(f"angles: {sources}; at most {offset:+.4f} degree from those requested{known}")
     if verdict.catalog in ("agrees", "differs"):
         say(f"catalog: {verdict.catalog}")
-    say(f"{verdict.size / 1e6:.1f} MB in {verdict.seconds:.2f} s")
+    say(f"{describe_bytes(verdict.size)} in {verdict.seconds:.2f} s")
     listed = [(frame["number"], frame["status"], frame["reason"]) for frame in verdict.listed]
     for line in describe_problems(listed):
         say(f"  {printable(line)}")
@@ -226,27 +236,28 @@ def _tell_verdict(verdict: Any) -> None:
     say(_conclusion(verdict))
 
 
-def _conclusion(verdict: Any) -> str:
+def _conclusion(verdict: Verdict) -> str:
     if verdict.ok:
         return "OK: the file holds what was measured"
     n = len(verdict.problems)
     return f"{n} problem{'s' if n > 1 else ''}"
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def rebuild(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[UID]...", help="Runs that are published again in any case."),
+        typer.Argument(metavar="UID", help="Runs to publish again in any case."),
     ] = None,
     beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a lost catalog again, from the journals and the scan files.
+    """Rebuild a lost catalog from the journals and the scan files.
 
-    The catalog's server must run (offbragg serve), and no offbragg stack. Runs that the catalog has
-    as they should be are left alone. It can be killed at any moment and started again. Exit code 0:
-    every run is in the catalog. 1: at least one is not; see the messages.
+    The catalog's server must be running (offbragg serve), offbragg stack must not. Runs that are
+    intact in the catalog are left unchanged. It can be killed at any moment and restarted.
+
+    Exit code 0: every run is in the catalog. 1: at least one is not; see the messages.
     """
     from offbragg.beamline.config import load
     from offbragg.recovery.rebuild import rebuild as build
@@ -254,7 +265,7 @@ def rebuild(
     config = load(beamline)
     with (
         until_stopped() as stop,
-        _progress("rebuilding", quiet=as_json) as progress,
+        progress_bar("rebuilding", quiet=as_json) as progress,
     ):
         log_to_stderr()
         rebuilt = build(
@@ -269,7 +280,8 @@ def rebuild(
     if as_json:
         print(json.dumps(rebuilt))
     else:
-        say(f"{rebuilt['runs']} runs: {len(rebuilt['published'])} published")
+        n = rebuilt["runs"]
+        say(f"{n} run{'' if n == 1 else 's'}: {len(rebuilt['published'])} published")
         for uid in rebuilt["failed"]:
             say(f"run {uid} could not be published; see above", file=sys.stderr)
     if rebuilt["failed"]:
@@ -283,26 +295,31 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a run
+# -1 is a run
+@app.command(rich_help_panel=DATA, context_settings={"ignore_unknown_options": True})
 def export(
     run: Annotated[
-        str, typer.Argument(metavar="UID", help="A run: its uid or the begin of it, #42, or -1.")
+        str, typer.Argument(metavar="UID", help="Run: its uid or the beginning of it, #42, or -1.")
     ],
     file_format: Annotated[
-        Format, typer.Option("--format", help="nxsas: one NeXus file; csv: a table per stream.")
+        Format, typer.Option("--format", help="One NeXus file, or one CSV table per stream.")
     ] = Format.NXSAS,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")
+    ] = Path(),
     prefix: Annotated[
         str,
-        typer.Option("--prefix", help="Begin of their names, filled from the start document."),
+        typer.Option(
+            "--prefix", help="Beginning of the file names, filled from the start document."
+        ),
     ] = "{uid}-",
     beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run into a NeXus file with the layout of suitcase-nxsas, or into CSV tables.
+    """Export a run as a NeXus file with the layout of suitcase-nxsas, or as CSV tables.
 
     The documents come from the journal. Frames are not copied: the NeXus file links to them in
-    the scan file. What is there already is not overwritten.
+    the scan file. Existing files are never overwritten.
     """
     from offbragg.beamline.config import load
     from offbragg.export import csv, nxsas
@@ -314,7 +331,7 @@ def export(
     start = documents[0][1]
     if documents[-1][0] != "stop":
         raise JournalError(
-            f"run {start['uid']} is not over: it has no stop document\n"
+            f"run {start['uid']} has not ended: it has no stop document\n"
             "Wait for its end; if its RunEngine died, run: offbragg stack --once"
         )
     scan_file = None

@@ -1,4 +1,4 @@
-"""Commands about a beamline: demo, ioc, shell, doctor, init, status."""
+"""Commands about a beamline: init, doctor, shell, status, demo, ioc."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from typing import Annotated
 
 import typer
 
-from offbragg.cli.app import AsJson, Beamline, app
+from offbragg.cli.app import BEAMLINE, SIMULATION, AsJson, Beamline, app
 from offbragg.cli.numbers import Number
-from offbragg.cli.terminal import say as say
-from offbragg.errors import (
-    ConfigError,
-)
+from offbragg.cli.terminal import say
+from offbragg.errors import ConfigError
 from offbragg.printable import printable
 
 
@@ -37,21 +35,21 @@ class FrameFormat(StrEnum):
     TIFF = "tif"
 
 
-@app.command()
+@app.command(rich_help_panel=SIMULATION)
 def demo(
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Where all of it goes.",
-            show_default="a fresh folder, named",
+            help="Folder for all files of the demo.",
+            show_default="a new folder named after the time",
         ),
     ] = None,
     replay: Annotated[
         Path | None,
         typer.Option(
-            "--replay", metavar="DIR", help="Play real CBF frames of this folder, in name order."
+            "--replay", metavar="DIR", help="Folder of real CBF frames to play, in order of names."
         ),
     ] = None,
     model: Annotated[
@@ -66,18 +64,18 @@ def demo(
         Size, typer.Option("--detector", help="Size of the simulated Pilatus.")
     ] = Size.P100K,
     file_format: Annotated[
-        FrameFormat, typer.Option("--format", help="What the simulated detector writes.")
+        FrameFormat, typer.Option("--format", help="Format of the simulated frame files.")
     ] = FrameFormat.CBF,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave instruments and catalog up until Ctrl-C.")
+        bool, typer.Option("--keep", help="Keep instruments and catalog running until Ctrl-C.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a temperature series on a simulated beamline, and look at it over HTTP.
+    """Measure a temperature series on a simulated beamline, and read it over HTTP.
 
-    Starts simulated instruments, a catalog and a stacker; runs three temperatures of two sweeps
-    each; reads the frames over HTTP while the crystal turns; compares the superlattice below
-    and above its transition. Takes about two minutes.
+    Starts simulated instruments, a catalog and a stacker; runs two sweeps at each of three
+    temperatures; reads the frames over HTTP while the crystal rotates; compares the superlattice
+    below and above its transition. Takes about two minutes.
     """
     from offbragg.demo import run_demo
 
@@ -94,18 +92,24 @@ def demo(
         print(json.dumps(result))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    rich_help_panel=SIMULATION,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def ioc(context: typer.Context) -> None:
-    """Serve the simulated instruments over Channel Access (``offbragg ioc -- --help``)."""
+    """Serve the simulated instruments over Channel Access; options: offbragg ioc -- --help."""
     os.execv(sys.executable, [sys.executable, "-m", "sim_iocs", *context.args])
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    rich_help_panel=BEAMLINE,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def shell(context: typer.Context, beamline: Beamline = None) -> None:
-    """Open IPython with RE, the devices, the plans, cat and db of the beamline."""
+    """Open IPython with RE and the beamline's devices, plans, cat and db."""
     from offbragg.beamline.config import load, profile_directory
 
-    config = load(beamline)  # a wrong configuration is told before IPython starts
+    config = load(beamline)  # a wrong configuration is an error before IPython starts
     os.environ["OFFBRAGG_BEAMLINE"] = str(config.file)
     # IPython keeps its history beside the profile, and the installed one is not ours to write to
     profile = config.paths.log / "profile_offbragg"
@@ -114,11 +118,11 @@ def shell(context: typer.Context, beamline: Beamline = None) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "IPython", *arguments])
 
 
-@app.command()
+@app.command(rich_help_panel=BEAMLINE)
 def doctor(
     beamline: Beamline = None,
     devices: Annotated[
-        bool, typer.Option("--devices/--no-devices", help="Look at the instruments, too.")
+        bool, typer.Option("--devices/--no-devices", help="Check the instruments.")
     ] = True,
     expose: Annotated[
         bool,
@@ -126,21 +130,22 @@ def doctor(
     ] = True,
     make_directories: Annotated[
         bool,
-        typer.Option("--make-directories", help="Make the missing directories of [paths] first."),
+        typer.Option("--make-directories", help="Make missing directories (paths) first."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at everything that a measurement needs; say of each failure what to do.
+    """Check everything that a measurement needs; each failure comes with what to do.
 
-    Records and their types, paths (a file is written and read back; the detector writes a frame
-    that is read here), disks, clocks, journal, stacker, catalog, versions. Nothing moves. Exit
-    code 0: one can measure, perhaps with warnings. 1: one cannot.
+    Checks records and their types, paths (a file is written and read back; the detector writes a
+    frame that is read here), disks, clocks, journal, stacker, catalog and versions. Nothing moves.
+
+    Exit code 0: ready to measure, perhaps with warnings. 1: at least one failure.
     """
     from offbragg.beamline.config import load
-    from offbragg.doctor.examine import Finding, examine, tell
+    from offbragg.doctor.examine import Finding, examine, show
 
     try:
-        findings = tell(
+        findings = show(
             examine(
                 load(beamline), devices=devices, expose=expose, make_directories=make_directories
             ),
@@ -163,7 +168,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=BEAMLINE)
 def init(
     detector: Annotated[
         str | None,
@@ -176,46 +181,51 @@ def init(
         typer.Option(
             "--axis",
             metavar="NAME=PREFIX",
-            help="A rotation axis: phi=IOC:m1. Repeatable; the first is turned by sweeps.",
+            help="Rotation axis: phi=IOC:m1. Repeatable; sweeps rotate the first.",
         ),
     ] = None,
     translation: Annotated[
         list[str] | None,
-        typer.Option("--translation", metavar="NAME=PREFIX", help="A motor in mm. Repeatable."),
+        typer.Option("--translation", metavar="NAME=PREFIX", help="Motor in mm. Repeatable."),
     ] = None,
     cryostream: Annotated[
-        str, typer.Option("--cryostream", metavar="PREFIX", help="An Oxford CryoStream 800.")
+        str,
+        typer.Option("--cryostream", metavar="PREFIX", help="Prefix of an Oxford Cryostream 800."),
     ] = "",
     shutter: Annotated[
         str,
         typer.Option(
             "--shutter",
             metavar="PREFIX",
-            help="A shutter with the records open and open_RBV; or COMMAND,READBACK.",
+            help="Prefix of a shutter with records open and open_RBV; or COMMAND,READBACK.",
         ),
     ] = "",
     monitor: Annotated[
-        str, typer.Option("--monitor", metavar="PREFIX", help="A multichannel scaler (SIS38xx).")
+        str,
+        typer.Option(
+            "--monitor", metavar="PREFIX", help="Prefix of a multichannel scaler (SIS38xx)."
+        ),
     ] = "",
     ring: Annotated[
-        str, typer.Option("--ring", metavar="RECORD", help="The record of the ring current, mA.")
+        str, typer.Option("--ring", metavar="RECORD", help="Record of the ring current, mA.")
     ] = "",
     address_list: Annotated[
         str | None,
         typer.Option(
             "--address-list",
             metavar="LIST",
-            help="Addresses of all IOCs: '10.0.0.5 10.0.0.6:5066'. Without: EPICS_CA_ADDR_LIST.",
+            help="Addresses of all IOCs: '10.0.0.5 10.0.0.6:5066'.",
+            show_default="$EPICS_CA_ADDR_LIST",
         ),
     ] = None,
     name: Annotated[
         str, typer.Option("--name", help="Name of the beamline.", show_default="from --detector")
     ] = "",
     data: Annotated[
-        str, typer.Option("--data", metavar="DIR", help="Root of the directories of [paths].")
+        str, typer.Option("--data", metavar="DIR", help="Root of the directories (paths).")
     ] = "offbragg-data",
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The new file; never overwritten.")
+        Path, typer.Option("--out", metavar="FILE", help="New file; never overwritten.")
     ] = Path("beamline.toml"),
     timeout: Annotated[
         float,
@@ -227,10 +237,10 @@ def init(
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Write a beamline.toml for a new beamline from what its IOCs say.
+    """Write a beamline.toml for a new beamline from what its IOCs report.
 
     Reads the detector's size, driver and plugins, and the motors' units, limits and speeds. What
-    no IOC knows (wavelength, distance, sensor) becomes a TODO line. Nothing is written to a record.
+    no IOC knows (wavelength, distance, sensor) becomes a TODO line. No record is written.
     """
     from offbragg.beamline.config import ChannelAccess
     from offbragg.beamline.init import Wanted, named_prefixes, write_beamline
@@ -265,21 +275,21 @@ def init(
     say(f"then: offbragg doctor --make-directories --beamline {written.file}")
 
 
-@app.command()
+@app.command(rich_help_panel=BEAMLINE)
 def status(
     beamline: Beamline = None,
     devices: Annotated[
         bool,
         typer.Option(
             "--devices/--no-devices",
-            help="Look for alarms of the instruments, too: all are connected, which takes seconds.",
+            help="Check the instruments for alarms: connects to all of them, some seconds.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Return what runs, how far stacking and publishing are behind, the last run, and alarms.
+    """Show what runs, the backlog of stacking and publishing, the last run, and alarms.
 
-    It also says if this host has more to do than it can: its load, and processes that come late.
+    It also shows whether this host is overloaded: its load, and processes that are late.
     """
     from offbragg.beamline.config import load
     from offbragg.status import describe

@@ -1,4 +1,4 @@
-"""Numbers on the command line: within a range, finite, and refused in words."""
+"""Numbers on the command line: finite and within a range, or an error in words."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Number:
     Parameters
     ----------
     low, high
-        The range, with its ends; None where it has none.
+        The range, including its ends; None for no limit.
     above
-        The lower end is not in the range.
+        The lower end is excluded.
     unit
-        Of the number, for the message.
+        Unit of the number, for the message.
 
     Examples
     --------
@@ -29,7 +29,7 @@ class Number:
     Raises
     ------
     typer.BadParameter
-        When called with what is not such a number.
+        When called with anything else than such a number.
     """
 
     __name__ = "number"  # how help names the type
@@ -45,7 +45,7 @@ class Number:
         self.low, self.high, self.above, self.unit = low, high, above, unit
 
     def __call__(self, value: str | float) -> float:
-        """Read what was typed."""
+        """Return the number that was typed."""
         try:
             number = float(value)
         except ValueError:
@@ -59,7 +59,7 @@ class Number:
 
     @property
     def range(self) -> str:
-        """Return which numbers are in the range."""
+        """Return the range in words."""
         parts = []
         if self.low is not None:
             parts.append(f"{'above' if self.above else 'at least'} {self.low:g}")
@@ -69,12 +69,12 @@ class Number:
 
 
 def numbers(text: str, count: int, option: str, example: str) -> tuple[float, ...]:
-    """Read numbers with commas between them, as 0.5,0.5,0.5.
+    """Read numbers separated by commas, as 0.5,0.5,0.5.
 
     Raises
     ------
     typer.BadParameter
-        If they are not so many, or one is not finite.
+        If the number of them is wrong, or one is not finite.
     """
     try:
         found = tuple(float(part) for part in text.split(","))

@@ -1,4 +1,4 @@
-"""Commands that stack: a beamline as it measures, or a folder of frames."""
+"""Commands that stack: the runs of a beamline, or a folder of frames."""
 
 from __future__ import annotations
 
@@ -12,40 +12,36 @@ from typing import Annotated, Any
 
 import typer
 
-from offbragg.cli.app import AsJson, Beamline, WithParent, app, log_to_stderr, until_stopped
+from offbragg.cli.app import DATA, AsJson, Beamline, WithParent, app, log_to_stderr, until_stopped
 from offbragg.cli.numbers import Number
-from offbragg.cli.terminal import progress as _progress
-from offbragg.cli.terminal import say as say
-from offbragg.cli.terminal import typed_options
-from offbragg.errors import (
-    CatalogError,
-    FrameError,
-)
+from offbragg.cli.terminal import progress as progress_bar
+from offbragg.cli.terminal import say, typed_options
+from offbragg.errors import CatalogError, FrameError
 from offbragg.printable import printable
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def stack(
     context: typer.Context,
     beamline: Beamline = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Finish every run that there is, then end.")
+        bool, typer.Option("--once", help="Finish every run in the journal, then end.")
     ] = False,
     late: Annotated[
         float,
         typer.Option(
             "--late",
             metavar="SECONDS",
-            help="How late a frame may be before it is missing.",
+            help="Time limit for a late frame before it counts as missing, s.",
             parser=Number(0, 86400, unit="s"),
         ),
     ] = 5.0,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="With --once: rebuild damaged journals and scan files."),
+        typer.Option("--repair", help="With --once: rebuild damaged files first."),
     ] = False,
     catalog: Annotated[
-        bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog, too.")
+        bool, typer.Option("--catalog/--no-catalog", help="Publish the runs to the catalog.")
     ] = True,
     # how a folder was stacked before there was stack-files; goes with the next release
     from_files: Annotated[str | None, typer.Option("--from-files", hidden=True)] = None,
@@ -58,15 +54,18 @@ def stack(
 ) -> None:
     """Follow the journal: stack frames into scan files, and publish the runs.
 
-    Run one of these for a beamline, on any host that sees the frame files. It can be killed at
-    any moment and started again. With --once it finishes what is there (exit code 1 if a run
-    could not be finished, or a journal is damaged). If a package that publishing needs is absent or
-    broken, everything is stacked all the same, and the exit code is 8. With --once --repair every
-    journal and scan file is verified first. A damaged journal is rebuilt from its intact lines, a
-    damaged scan file from its intact frames, the frame files and the journal; the damaged file is
-    kept beside the new one as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
+    Run it once per beamline, on any host that sees the frame files. It can be killed at any moment
+    and restarted. With --once it finishes the runs in the journal and ends.
 
-    Frames of a folder, without a run and a beamline, are stacked by: offbragg stack-files
+    With --once --repair every journal and scan file is verified first. A damaged journal is rebuilt
+    from its intact lines, a damaged scan file from its intact frames, the frame files and the
+    journal; the damaged file is kept beside it as <uid>.jsonl.damaged-1 or fN.h5.damaged-1.
+
+    Exit code 1: a run could not be finished, a journal is damaged, or a file could not be rebuilt
+    without loss. 8: a package that publishing needs is missing or broken; everything was stacked
+    all the same.
+
+    To stack a folder of frames, without a run and a beamline: offbragg stack-files
     """
     if any(given is not None for given in (from_files, out, model, sample)) or trust_model:
         if from_files is None or out is None:
@@ -123,17 +122,17 @@ def stack(
     with (
         watchdog,
         until_stopped() as stop,
-        _progress("stacking", quiet=as_json or not once) as progress,
+        progress_bar("stacking", quiet=as_json or not once) as progress,
     ):
-        log_to_stderr()  # by way of the bar, if there is one
+        log_to_stderr()  # through the progress bar, if there is one
         if off is not None:
             logging.getLogger("offbragg").error("%s", off)
 
-        def mend() -> None:
-            from offbragg.recovery.repair import repair as make_anew
+        def repair_first() -> None:
+            from offbragg.recovery.repair import repair as repair_files
 
             repairs.extend(
-                make_anew(
+                repair_files(
                     config.paths.journal,
                     config.paths.experiment,
                     frames=config.paths.frames,
@@ -147,15 +146,15 @@ def stack(
             once=once,
             stop=stop,
             progress=progress,
-            first=mend if repair else lambda: None,
+            first=repair_first if repair else lambda: None,
         )
     if as_json:
-        said: dict[str, Any] = {"failed": failed}
+        document: dict[str, Any] = {"failed": failed}
         if off is not None:
-            said["publishing"] = str(off)
+            document["publishing"] = str(off)
         if repair:
-            said["repaired"] = [each.to_dict() for each in repairs]
-        print(json.dumps(said))
+            document["repaired"] = [each.to_dict() for each in repairs]
+        print(json.dumps(document))
     elif repair:
         for each in repairs:
             say(f"{each.path}\n  {printable(each.done or each.error)}")
@@ -169,33 +168,31 @@ def stack(
         raise off
 
 
-@app.command(name="stack-files")
+@app.command(name="stack-files", rich_help_panel=DATA)
 def stack_files(
     patterns: Annotated[
         list[str],
         typer.Argument(
             metavar="DIR|PATTERN",
-            help="A folder with the frames of one sweep, or a pattern of their names; quote it.",
+            help="Folder with the frames of one sweep, or a quoted pattern of their names.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The scan file to make or go on with.")
+        Path, typer.Option("--out", metavar="FILE", help="Scan file to make or to continue.")
     ],
     model: Annotated[
         Path | None,
         typer.Option(
             "--model",
             metavar="FILE",
-            help="Geometry and axes of the frames, JSON. Its start_deg is that of the lowest "
-            "number only if the headers have no angles. Or only exposure_time and "
-            "exposure_period, s.",
+            help="Geometry and axes of the frames, JSON; or only exposure_time and "
+            "exposure_period, s. start_deg, degree, belongs to the lowest number, and is used only "
+            "if the headers have no angles.",
         ),
     ] = None,
     trust_model: Annotated[
         bool,
-        typer.Option(
-            "--trust-model", help="Use --model also where the frames' headers contradict it."
-        ),
+        typer.Option("--trust-model", help="Use the model even where the headers contradict it."),
     ] = False,
     sample: Annotated[
         str | None,
@@ -203,17 +200,18 @@ def stack_files(
             "--sample",
             metavar="NAME",
             help="Name of the sample.",
-            show_default="that of the folder",
+            show_default="name of the folder",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stack a folder of CBF or TIFF frames into one scan file; needs no run and no beamline.
+    """Stack a folder of CBF or TIFF frames into one scan file, without a run or beamline.
 
-    The number that differs between the names says which frame a file is; a number without a file
-    is a missing frame. A frame whose header says that it is of another sweep than most is rejected.
-    It can be interrupted; the same command goes on. Exit code 5 if files were rejected or
-    incomplete; 1 if it was interrupted.
+    The number that differs between the names is the frame number; a number without a file is a
+    missing frame. A frame whose header contradicts the sweep of most frames is rejected. After an
+    interruption the same command continues.
+
+    Exit code 1: it was interrupted. 5: files were rejected or incomplete.
     """
     if len(patterns) > 1:
         raise typer.BadParameter(
@@ -237,7 +235,7 @@ def _stack_files(
 
     with (
         until_stopped() as stop,
-        _progress("stacking", quiet=as_json) as progress,
+        progress_bar("stacking", quiet=as_json) as progress,
     ):
         stacked = stack_these(
             pattern,
@@ -254,15 +252,19 @@ def _stack_files(
         counts = {
             key: getattr(stacked, key) for key in ("stored", "missing", "rejected", "pending")
         }
-        said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-        say(f"{out}\n{stacked.frames} frames: {said}")
+        parts = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+        n = stacked.frames
+        say(f"{out}\n{n} frame{'' if n == 1 else 's'}: {parts}")
         say(f"{stacked.seconds:.2f} s, {stacked.frames_per_second:.0f} frames/s")
         if stacked.wrapper is not None:
             say(f"for NXRefine: {stacked.wrapper}")
         for problem in stacked.problems:
             say(f"  {printable(problem)}")
     if stacked.pending:
-        say("ended before all was done; the same command goes on", file=sys.stderr)
+        say(
+            "interrupted before all frames were stacked; the same command continues",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
     if stacked.unused:
         raise typer.Exit(FrameError.exit_code)

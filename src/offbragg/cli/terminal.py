@@ -1,25 +1,28 @@
-"""Lines, progress bars and typed options of the command line."""
+"""Lines, progress bars, typed options and names of new files on the command line."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from offbragg.errors import ReductionError
+from offbragg.printable import printable
 
 if TYPE_CHECKING:
     from typer import Context
-from offbragg.printable import printable
 
 
-def say(text: object, *, file: Any = None) -> None:
-    """Print our own lines; whatever names and messages hold is shown, and not acted upon."""
+def say(text: object, *, file: IO[str] | None = None) -> None:
+    """Print lines of our own; control characters in names and messages are escaped."""
     print(printable(text, lines=True), file=file)
 
 
 @contextlib.contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Any]:
-    """Draw a bar at a terminal; gives what is told how much is done, and of how much."""
+def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Draw a bar at a terminal; yield a function that takes how much is done, and of how much."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -32,7 +35,7 @@ def progress(what: str, *, quiet: bool) -> Iterator[Any]:
 
 
 def typed_options(context: Context) -> dict[str, str]:
-    """Tell which parameters of a command were typed, and the flag of each, as ``--monitor``."""
+    """Return the parameters of a command that were typed, and their flags, as ``--monitor``."""
     return {
         parameter.name: parameter.opts[0]
         for parameter in context.command.params
@@ -40,3 +43,11 @@ def typed_options(context: Context) -> dict[str, str]:
         and (source := context.get_parameter_source(parameter.name)) is not None
         and source.name == "COMMANDLINE"
     }
+
+
+def check_free(target: Path) -> None:
+    """Raise for a name that is taken, before an hour of work and not after."""
+    if target.exists():
+        raise ReductionError(
+            f"{target} is there already: it is not overwritten\nChoose another name with --out."
+        )

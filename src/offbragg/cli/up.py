@@ -13,55 +13,45 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offbragg.cli.app import BEAMLINE, AsJson, Beamline, app
 from offbragg.cli.terminal import say
 from offbragg.errors import ConfigError
 
 if TYPE_CHECKING:
     from offbragg.host.services import Service
 
-Beamline = Annotated[
-    Path | None,
-    typer.Option(
-        "--beamline",
-        metavar="FILE",
-        help="The beamline.toml; else the one that $OFFBRAGG_BEAMLINE names.",
-    ),
-]
 Only = Annotated[
     str | None,
-    typer.Option("--only", metavar="NAMES", help="Only these services: stack,serve"),
+    typer.Option(
+        "--only", metavar="NAMES", help="Services to run: stack,serve.", show_default="all"
+    ),
 ]
 
 
-def add_up_commands(app: typer.Typer) -> None:
-    """Add them to the command line; what they need is imported when one is run."""
-    app.command(name="up")(up)
-    app.command(name="units")(units)
-
-
+@app.command(rich_help_panel=BEAMLINE)
 def up(
     beamline: Beamline = None,
     only: Only = None,
     as_json: Annotated[
         bool,
-        typer.Option(
-            "--json", help="Print each change as one line of JSON to stdout, for machines."
-        ),
+        typer.Option("--json", help="Print each change as one line of JSON, for machines."),
     ] = False,
 ) -> None:
-    """Run everything that a beamline's host runs: stack and serve, as children of one command.
+    """Run the services of a beamline's host, stack and serve, under one command.
 
-    A service that crashes, or is ended by somebody else, is started again: after 1 s, then 2, 4, …
-    up to 60 s; after a minute without a crash it is 1 s again. It goes on where the files say it
-    was, so nothing is lost. One that ends with an error in the command or the configuration (exit
-    code 2 or 3) is named and not started again: mend it, then start this command again.
+    A service that crashes or is ended from outside is restarted, after 1 s, then 2 s, 4 s, … up to
+    60 s; after a minute without a crash the delay is 1 s again. It continues where its files end,
+    so nothing is lost. A service that ends with an error in the command or the configuration (exit
+    code 2 or 3) is named and not restarted: correct the error, then start this command again.
 
-    The status line and the services' logs, with their names in front, go to stderr; the logs also
-    to NAME.log in the folder paths.log, which are moved to NAME.log.1 above 20 MB.
+    The status line and the services' logs, each line with the service's name, go to stderr; the
+    logs also to NAME.log in the folder paths.log, rotated to NAME.log.1 above 20 MB.
 
-    Ctrl-C, SIGTERM or a closed terminal ends all of them: each has 15 s for it, and is killed then
-    or by a second Ctrl-C. If this command is killed itself, the services end within seconds. Exit
-    code 0: it ended as it was asked to; else that of a service that was not started again.
+    Ctrl-C, SIGTERM or a closed terminal ends all services: each has 15 s, then it is killed; a
+    second Ctrl-C kills it at once. If this command itself is killed, the services end within
+    seconds.
+
+    Exit code 0: ended on request; else that of a service that was not restarted.
     """
     from offbragg.beamline.config import load
     from offbragg.host.screen import Screen
@@ -74,7 +64,7 @@ def up(
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"paths.log, {logs}, cannot be made: {error.strerror}\nin {config.file}"
+            f"paths.log, {logs}, cannot be created: {error.strerror}\nin {config.file}"
         ) from error
     progress = {service.name: service.progress for service in services}
     stop, at_once = _signals()
@@ -91,6 +81,7 @@ def up(
         raise typer.Exit(code)
 
 
+@app.command(rich_help_panel=BEAMLINE)
 def units(
     beamline: Beamline = None,
     only: Only = None,
@@ -99,24 +90,22 @@ def units(
         typer.Option(
             "--user",
             metavar="NAME",
-            help="User of the services; has to own the files of the beamline.",
+            help="User of the services, who must own the beamline's files.",
             show_default="yourself",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="DIR", help="Write the files into this folder."),
+        typer.Option("--output", metavar="DIR", help="Folder to write the files into."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, for machines.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print systemd units and a Containerfile that run what offbragg up runs.
 
-    One unit for each service, and a target for all of them: systemd restarts what crashes, and what
-    ends with an error in the configuration not. The container runs offbragg up, with the versions
-    of all packages with which offbragg was tested: --output writes them into constraints.txt, too.
-    Files that this command wrote before are replaced, others never.
+    One unit for each service, and a target for all: systemd restarts a service that crashes, but
+    not one that ends with an error in the configuration. The container runs offbragg up with the
+    package versions that offbragg was tested with; --output also writes them to constraints.txt.
+    Only files that this command wrote earlier are replaced.
     """
     from offbragg.beamline.config import load
     from offbragg.host import units as made
@@ -141,7 +130,7 @@ def units(
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # it has no name on this host
+    except (KeyError, OSError):  # a user without a name on this host
         return str(os.geteuid())
 
 
@@ -155,14 +144,14 @@ def _chosen(only: str | None) -> list[Service]:
 
 
 def _signals() -> tuple[threading.Event, threading.Event]:
-    """Return what the first and the second request to end set."""
+    """Return the events that the first and the second request to end set."""
     first, second = threading.Event(), threading.Event()
 
     def end(*_: object) -> None:
         (second if first.is_set() else first).set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # nohup lets a closed terminal be ignored; Ctrl-C is never: a shell hands that on to what it
+        # under nohup a closed terminal is ignored; Ctrl-C never: a shell passes it on to what it
         # runs in the background
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end)

@@ -1,8 +1,8 @@
-"""``offbragg demo``: a whole beamline on one machine, measured, catalogued and looked at.
+"""``offbragg demo``: a whole beamline on one machine, measured, catalogued and read.
 
-It starts what a beamline has (instruments, catalog, stacker) as supervised child processes,
-runs the RunEngine itself, and then does what a user at home does: search, slice and plot over
-HTTP. Everything it makes lies in one folder.
+It starts instruments, catalog and stacker as supervised child processes, runs the RunEngine itself,
+and then does what a user at home does: search, slice and plot over HTTP. All its files are in one
+folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 from rich.console import Console
@@ -33,6 +33,9 @@ from offbragg.errors import ConfigError
 from offbragg.host.children import Children
 from offbragg.printable import PrintableFormatter
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+
 TEMPERATURES = (170.0, 130.0, 90.0)  # through the simulated crystal's Tc, K
 
 
@@ -46,12 +49,12 @@ def run_demo(
     keep: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run the whole demonstration; return what it made and saw.
+    """Run the whole demonstration; return a summary.
 
     Parameters
     ----------
     out
-        Where all of it goes: a folder that is new or empty. Left out, a fresh one is made here.
+        Folder for all files, new or empty; by default a new one in the working directory.
     replay
         A folder of CBF frames that the simulated detector plays instead of its model.
     model
@@ -61,9 +64,9 @@ def run_demo(
     file_format
         ``cbf`` or ``tif``.
     keep
-        Leave everything up at the end, until Ctrl-C.
+        Keep everything running at the end, until Ctrl-C.
     quiet
-        Say nothing on the way.
+        Print nothing.
 
     Raises
     ------
@@ -74,10 +77,10 @@ def run_demo(
     console = Console(stderr=True, quiet=quiet, highlight=False)
     scene = replayed_scene(replay, model) if replay is not None else None
     out = _fresh_folder(out)
-    told = logging.FileHandler(out / "log" / "demo.log")
-    told.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
-    logging.basicConfig(handlers=[told], level=logging.INFO)
-    console.print(f"[bold]offbragg demo[/bold] · everything it makes goes to {out}", soft_wrap=True)
+    log = logging.FileHandler(out / "log" / "demo.log")
+    log.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
+    logging.basicConfig(handlers=[log], level=logging.INFO)
+    console.print(f"[bold]offbragg demo[/bold] · all files go to {out}", soft_wrap=True)
     instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
     instruments += ["--temperature", str(TEMPERATURES[0] + 5), "--acceleration", "60"]
     if replay is not None:
@@ -97,15 +100,15 @@ def run_demo(
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
         children.start("stack", ["offbragg", "stack", *with_file])
 
-        children.wait_for(ready)  # its start takes both cores, which the first sweep needs
+        children.wait_for(ready)  # its start uses both cores, which the first sweep needs
         with Watch(children, config, ready) as watch:
             uids = _measure(config, scene, console)
             result = look(config, scene, uids, children, console)
         result["seen"] = watch.seen
         result["seconds"] = round(time.monotonic() - began, 1)
-        _tell(result, console)
+        _summarise(result, console)
         if keep:
-            console.print("\nAll of it stays up; Ctrl-C ends it.")
+            console.print("\nEverything keeps running; Ctrl-C ends it.")
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     children.check()
@@ -125,7 +128,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     RE = make_run_engine(config, devices, context_managers=[_AbortWhenInterrupted])
     RE.md["sample"] = scene.sample.to_dict()
     if scene.replayed:
-        RE.md["replay"] = scene.sample.name  # its frames say where and when they were measured
+        RE.md["replay"] = scene.sample.name  # its headers say where and when they were measured
     RE.waiting_hook = Bars(console)
     RE.subscribe(Rows(console))
     planned = estimate(TEMPERATURES, scene.sweeps, defaults=plan_defaults(config, devices))
@@ -133,7 +136,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     try:
         done = RE(temperature_series(TEMPERATURES, scene.sweeps))
     except RunEngineInterrupted:
-        console.print("interrupted: the series was aborted; every frame that was taken is kept")
+        console.print("interrupted: the series was aborted; all frames taken are kept")
         raise KeyboardInterrupt from None
     finally:
         RE.waiting_hook = None
@@ -142,9 +145,9 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
 
 
 class _AbortWhenInterrupted:
-    """While a plan runs, Ctrl-C and SIGTERM abort it cleanly: nobody is there to resume it."""
+    """While a plan runs, Ctrl-C and SIGTERM abort it cleanly: no one is there to resume it."""
 
-    def __init__(self, RE: Any) -> None:
+    def __init__(self, RE: RunEngine) -> None:
         self._RE = RE
         self._before: dict[signal.Signals, Any] = {}
 
@@ -157,7 +160,7 @@ class _AbortWhenInterrupted:
             signal.signal(number, handler)
 
     def _abort(self, *_: object) -> None:
-        # a handler runs in the thread that waits for the plan, so it must not wait itself
+        # a handler runs in the thread that waits for the plan, so it must not wait
         threading.Thread(target=self._RE.abort, args=("interrupted",), daemon=True).start()
 
 
@@ -167,7 +170,7 @@ def _fresh_folder(out: Path | None) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
-            raise ConfigError(f"{out} is not empty\nGive --out a folder that is new or empty.")
+            raise ConfigError(f"{out} is not empty\nChoose a new or empty folder with --out.")
         (out / "log").mkdir()
     except OSError as error:
         raise ConfigError(f"{out} cannot be used: {error.strerror}") from error
@@ -207,8 +210,8 @@ def configure(
     return path
 
 
-def _tell(result: Mapping[str, Any], console: Console) -> None:
-    """Say where things are and what to type next."""
+def _summarise(result: Mapping[str, Any], console: Console) -> None:
+    """Print where things are and what to type next."""
     frames = result["frames"]
     console.print(
         f"\n{len(result['runs'])} runs, {frames['stored']} frames stored, "
@@ -219,7 +222,7 @@ def _tell(result: Mapping[str, Any], console: Console) -> None:
         growth = ", ".join(f"{n} at {t:g} s" for t, n in history)
         console.print(f"a reader over HTTP saw one sweep grow: {growth}")
     for what, number in result["found"].items():
-        console.print(f"search over HTTP, {what}: {number} runs")
+        console.print(f"search over HTTP, {what}: {number} run{'' if number == 1 else 's'}")
     for which, peak in result.get("superlattice", {}).items():
         console.print(
             f"superlattice {which} Tc, {peak['temperature']:g} K: {peak['counts']:g} ± "
@@ -231,7 +234,7 @@ def _tell(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)", soft_wrap=True)
     console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}", soft_wrap=True)
     console.print(
-        "\nIn Python, while it is up (--keep; or offbragg serve --beamline "
+        "\nIn Python, while the catalog runs (--keep; or offbragg serve --beamline "
         f"{result['beamline']}):\n\n"
         "  from pathlib import Path\n"
         "  from tiled.client import from_uri\n"

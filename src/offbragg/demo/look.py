@@ -1,4 +1,4 @@
-"""What a user elsewhere does, with Tiled over HTTP only: watch, search, slice, plot."""
+"""What a remote user does, with Tiled over HTTP only: watch, search, slice, plot."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from offbragg.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
-CATCH_UP_TIMEOUT = 60.0  # for stacker and catalog after the last frame, s
+CATCH_UP_TIMEOUT = 60.0  # of stacker and catalog after the last frame, s
 
 
 class Watch(threading.Thread):
-    """A user elsewhere: reads the newest run over HTTP while it is measured."""
+    """A remote user: reads the newest run over HTTP while it is measured."""
 
     def __init__(self, children: Children, config: Beamline, ready: Path) -> None:
         super().__init__(name="offbragg-demo-watch", daemon=True)
@@ -46,7 +46,7 @@ class Watch(threading.Thread):
         self.join(10)
 
     def run(self) -> None:
-        """Note how many frames can be read, and when, until told that it is enough."""
+        """Record how many frames can be read, and when, until the watch is left."""
         try:
             self._children.wait_for(self._ready, give_up=self._enough)
             runs = self._config.connect_catalog()
@@ -79,7 +79,7 @@ def look(
 ) -> dict[str, Any]:
     """Do what a user does: find the runs, slice their frames, plot them; all over HTTP."""
     runs = config.connect_catalog()
-    console.print("waiting until the last frame is in the catalog …")
+    console.print("waiting for the last frame in the catalog …")
     finished = [_finished(runs, uid, children) for uid in uids]
     result: dict[str, Any] = {
         "out": str(config.file.parent),
@@ -127,7 +127,7 @@ def _describe(run: Any) -> dict[str, Any]:
 
 
 def _search(runs: Any, scene: Scene, temperatures: Sequence[float]) -> dict[str, int]:
-    """How many runs a user finds by sample, and by sample and temperature."""
+    """Return how many runs a user finds by sample, and by sample and temperature."""
     from tiled.queries import Comparison, Key
 
     of_sample = runs.search(Key("sample.name") == scene.sample.name)
@@ -273,7 +273,7 @@ def measure_peaks(
     sweep: Sweep,
     box: tuple[int, int, int] = (3, 5, 5),
 ) -> list[Peak]:
-    """Sum counts about predicted reflections, reading only their boxes.
+    """Sum counts around predicted reflections, reading only their boxes.
 
     Parameters
     ----------
@@ -314,7 +314,7 @@ def measure_peaks(
 
 
 def _background(counts: np.ndarray, inner: tuple[slice, ...]) -> tuple[float, float]:
-    """Estimate what lies under a peak: counts in its box, and their variance.
+    """Estimate the background under a peak: counts in its box, and their variance.
 
     A polynomial of second order is fitted to the rim, because thermal diffuse scattering is
     concave where superlattice peaks are, and a mean of the rim would be too high.

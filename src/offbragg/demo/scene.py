@@ -1,4 +1,4 @@
-"""What the demo measures: a simulated crystal whose truth is known, or real frames."""
+"""The scene of the demo: a simulated crystal whose truth is known, or real frames."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Scene:
     sample: Sample
     geometry: Geometry
     sweeps: tuple[Sweep, ...]
-    superlattice: np.ndarray  # hkl, shape (n, 3); n is 0 where nothing is known of it
+    superlattice: np.ndarray  # hkl, shape (n, 3); n is 0 if it is unknown
     transition: float = 0.0  # K
     detector: Mapping[str, Any] = field(default_factory=dict)  # for [devices.pilatus]
     replayed: bool = False
 
 
 def simulated_scene(truth: Mapping[str, Any]) -> Scene:
-    """Two sweeps that follow each other, of the crystal that the simulator says it has."""
+    """Return two consecutive sweeps of the crystal that the simulator reports."""
     axis = truth["axes"][0]["name"]
     geometry = Geometry(
         wavelength=truth["wavelength"],
@@ -77,7 +77,7 @@ def simulated_scene(truth: Mapping[str, Any]) -> Scene:
 
 
 def replayed_scene(folder: Path, model: Path | None) -> Scene:
-    """One sweep as long as the folder has frames, with the geometry that the model gives.
+    """Return one sweep of as many frames as the folder has, with the geometry of the model.
 
     Raises
     ------
@@ -86,11 +86,11 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
     """
     paths = sorted(folder.glob("*.cbf")) if folder.is_dir() else []
     if not paths:
-        raise ConfigError(f"{folder} holds no *.cbf frames to replay\nGive a folder that does.")
+        raise ConfigError(f"{folder} holds no *.cbf frames to replay\nChoose a folder that does.")
     if model is None:
         raise ConfigError(
-            "frames do not say which axes turned and where the panel stands\n"
-            "Give their geometry as well: --model FILE (JSON, see how-to/replay)."
+            "frames do not say which axes rotated and where the panel is\n"
+            "Pass their geometry as well: --model FILE (JSON, see how-to/replay)."
         )
     first = _check_frames(paths)
     geometry, sweep, known = Model.read(model).geometry(
@@ -104,7 +104,7 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
 
 
 def _simulated_names(n: int, scan: int) -> list[str]:
-    """Name a model's axes as the simulated ones that turn in their place are."""
+    """Return names of simulated axes that rotate in place of the model's."""
     names = [f"axis{i}" for i in range(n)]
     names[scan] = "omega"
     names[0 if scan else -1] = "phi" if n > 1 else names[-1]
@@ -112,7 +112,7 @@ def _simulated_names(n: int, scan: int) -> list[str]:
 
 
 def _check_frames(paths: Sequence[Path]) -> Frame:
-    """Read every frame once, so that a broken one is told before anything starts."""
+    """Read every frame once, so that a damaged one is found before anything starts."""
     first: Frame | None = None
     for number, path in enumerate(paths):
         try:
@@ -125,7 +125,7 @@ def _check_frames(paths: Sequence[Path]) -> Frame:
 
 
 def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the detector that took the frames, as far as they say it."""
+    """Describe the detector that took the frames, as far as their header does."""
     known: dict[str, Any] = {}
     if "detector" in header:
         known["model"] = header["detector"].partition(",")[0]
@@ -135,5 +135,5 @@ def _detector(header: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _pair(value: Any) -> tuple[float, float]:
+def _pair(value: float | Sequence[float]) -> tuple[float, float]:
     return (value, value) if isinstance(value, int | float) else (value[0], value[1])

@@ -40,8 +40,8 @@ def examine_devices(config: Beamline, *, expose: bool, timeout: float) -> Iterat
                       if isinstance(value, dict) and "device" in value]  # fmt: skip
             if failed := [each for each in needed if each in config.devices and each not in made]:
                 yield Finding(
-                    f"devices.{name}", "failure", f"it is made of {', '.join(failed)}: see there",
-                    f"Mend {', '.join(failed)} first.",
+                    f"devices.{name}", "failure", f"built from {', '.join(failed)}, which failed",
+                    f"Correct {', '.join(failed)} first.",
                 )  # fmt: skip
                 continue
             try:
@@ -61,8 +61,8 @@ def examine_devices(config: Beamline, *, expose: bool, timeout: float) -> Iterat
         destroy_devices(made)
 
 
-def _records(config: Beamline, name: str, device: Any) -> Finding:
-    """Compare the types of a device's records with what it takes them for."""
+def _records(config: Beamline, name: str, device: object) -> Finding:
+    """Compare the types of a device's records with those it expects."""
     wrong: list[str] = []
     known: dict[str, str] = {}
     for signal in _signals_of(device):
@@ -87,27 +87,28 @@ def _records(config: Beamline, name: str, device: Any) -> Finding:
     }
     if wrong:
         advice = (
-            f"Do class and prefix in {config.file} fit that IOC, and does its access security let "
-            "this host write?"
+            f"Check that class and prefix in {config.file} fit that IOC, and that its access "
+            "security lets this host write."
         )
-        what = f"{len(wrong)} of its records are not as needed: {wrong[0]}"
+        some = "1 record does" if len(wrong) == 1 else f"{len(wrong)} records do"
+        what = f"{some} not match: {wrong[0]}"
         advice = "\n".join([*wrong[1:5], advice])
         return Finding(f"devices.{name}", "failure", what, advice, facts)
     what = f"{agreed}; {_count(known, servers)}" if agreed.roles else _count(known, servers)
     return Finding(f"devices.{name}", "ok", what, facts=facts)
 
 
-def _doubts(config: Beamline, name: str, device: Any) -> Iterator[Finding]:
+def _doubts(config: Beamline, name: str, device: object) -> Iterator[Finding]:
     """Name members that may be misspelt ones of an agreement."""
     for doubt in agreements_of(device, roles_of(config, name)).doubts:
         yield Finding(
             f"agreement of {name}", "warning", doubt,
-            "If so, rename it: as it is no plan finds it. Otherwise leave it.",
+            "If so, rename it: until then no plan finds it. Otherwise leave it.",
         )  # fmt: skip
 
 
 def _is_written(signal: Any) -> bool:
-    """Whether offbragg writes a signal: of ophyd's own classes only what is known to be.
+    """Return whether offbragg writes a signal; for ophyd's own classes there is a list.
 
     A motor record refuses puts to TDIR and others that ophyd declares as if they could be written.
     """
@@ -120,7 +121,7 @@ def _is_written(signal: Any) -> bool:
     return signal.attr_name in _WRITTEN.get(owners[-1].__name__, ())
 
 
-def _servers_of(device: Any) -> set[str]:
+def _servers_of(device: object) -> set[str]:
     """Return the servers of a device's records, as Channel Access names them (host:port)."""
     hosts = {
         str(getattr(pv, "host", None) or "")
@@ -132,11 +133,11 @@ def _servers_of(device: Any) -> set[str]:
 
 def _count(records: Mapping[str, str], servers: list[str]) -> str:
     where = f", from {', '.join(servers)}" if servers else ""
-    return f"{len(records)} record{'' if len(records) == 1 else 's'} answer{where}"
+    return f"{len(records)} record{' answers' if len(records) == 1 else 's answer'}{where}"
 
 
 def _servers(devices: Mapping[str, Any]) -> Iterator[Finding]:
-    """See which IOCs serve the beamline, and that no record is served twice."""
+    """Find the IOCs that serve the beamline, and records that are served twice."""
     owner: dict[str, str] = {}
     for name, device in devices.items():
         for signal in _signals_of(device):
@@ -157,7 +158,7 @@ def _servers(devices: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "channel access", "warning", f"served twice: {twice[0]}{more}",
             "Channel Access takes the server that answers first, which may be the wrong one.\n"
-            "End one of them, or list the others only in [channel_access] address_list.", facts,
+            "Stop one of them, or remove it from [channel_access] address_list.", facts,
         )  # fmt: skip
     elif servers:
         several = len(servers) > 1
@@ -171,7 +172,7 @@ def _servers(devices: Mapping[str, Any]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _ready_to_move(name: str, device: Any) -> Iterator[Finding]:
+def _ready_to_move(name: str, device: object) -> Iterator[Finding]:
     """Name a motor record that takes puts and does not move: its SPMG is not Go."""
     from ophyd import EpicsMotor  # isort: skip  # first: it chooses the libca of pyepics
     from epics import caget
@@ -186,18 +187,18 @@ def _ready_to_move(name: str, device: Any) -> Iterator[Finding]:
     there = float(device.user_readback.get(use_monitor=False))
     jump = ""
     if abs(wanted - there) > 1e-3:
-        jump = f"\nIt moves to {wanted:g} then: put {there:g} to {device.prefix}.VAL to avoid that."
+        jump = f"\nIt then moves to {wanted:g}: put {there:g} to {device.prefix}.VAL to avoid that."
     yield Finding(
         f"motion of {name}", "failure", f"{name} does not move: {record} is {mode}, not Go",
-        f"Somebody stopped it by hand. When it may move, set {record} to Go.{jump}",
+        f"It was stopped by hand. When it may move, set {record} to Go.{jump}",
         {"spmg": mode, "setpoint": wanted, "readback": there},
     )  # fmt: skip
 
 
-def _signals_of(device: Any) -> list[Any]:
-    """Return the signals of an ophyd device; of another there are none to look at."""
-    walk = device.walk_signals() if hasattr(device, "walk_signals") else ()
-    return [walked.item for walked in walk]
+def _signals_of(device: object) -> list[Any]:
+    """Return the signals of an ophyd device; an empty list for any other."""
+    walk = getattr(device, "walk_signals", tuple)
+    return [walked.item for walked in walk()]
 
 
 def _records_of(signal: Any) -> list[Any]:
@@ -206,7 +207,7 @@ def _records_of(signal: Any) -> list[Any]:
 
 
 def _signals(config: Beamline, devices: Mapping[str, Any]) -> Iterator[Finding]:
-    """See that what is recorded per frame is alive, and by which clock."""
+    """Check that the per-frame signals update, and their clocks."""
     for column, source in config.per_frame.items():
         check = f"per_frame.{column}"
         if source.signal.split(".")[0] not in devices:
@@ -219,8 +220,8 @@ def _signals(config: Beamline, devices: Mapping[str, Any]) -> Iterator[Finding]:
         update = _next_update(signal)
         if update is None:
             yield Finding(
-                check, "warning", f"{source.signal} did not change for {UPDATE_TIMEOUT:g} s",
-                "Does the IOC still talk to the instrument?",
+                check, "warning", f"{source.signal} did not update for {UPDATE_TIMEOUT:g} s",
+                "Check that the IOC is connected to the instrument.",
             )  # fmt: skip
             continue
         value, skew = update
@@ -228,7 +229,7 @@ def _signals(config: Beamline, devices: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _next_update(signal: Any) -> tuple[float, float] | None:
-    """Wait for the next value of a monitored record; give it and its clock's skew, s."""
+    """Wait for the next value of a monitored record; return it and its clock's skew, s."""
     news: list[tuple[float, float]] = []
     came = threading.Event()
     began = time.monotonic()
@@ -249,10 +250,10 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
     """Let the detector write one frame, and read it here."""
     check = f"frame of {name}"
     if not expose:
-        yield Finding(check, "ok", "not asked to take one")
+        yield Finding(check, "ok", "not taken (--no-expose)")
         return
     if any(is_open(path) for path in journals(config.paths.journal)):
-        yield Finding(check, "ok", "none taken: a run is going on")
+        yield Finding(check, "ok", "not taken: a run is in progress")
         return
     geometry = device.geometry if meets(device, HasGeometry) else None
     axis = geometry.scan_axis if geometry is not None else "phi"
@@ -272,7 +273,7 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
         frame = read_frame(file, number=0)
         written = file.stat()
         made = folder.stat()
-    except Exception as error:  # whatever a device, a disk or a decoder may say
+    except Exception as error:  # whatever a device, a disk or a decoder raises
         cause = error.__cause__ if isinstance(error.__cause__, OffbraggError) else error
         found = trouble(check, cause)
         if not isinstance(cause, OffbraggError):
@@ -302,8 +303,8 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
     if geometry is not None and tuple(geometry.panel.shape) != (slow, fast):
         yield Finding(
             "geometry", "failure",
-            f"says {geometry.panel.shape[1]} × {geometry.panel.shape[0]} pixels, and a frame of "
-            f"{name} has {fast} × {slow}",
+            f"it has {geometry.panel.shape[1]} × {geometry.panel.shape[0]} pixels, but a frame of "
+            f"{name} has {fast} × {slow} pixels",
             f"Correct geometry.panel.shape in {config.file}.",
         )  # fmt: skip
     started = resource["parameters"].get("exposure_started")
@@ -312,14 +313,14 @@ def _one_frame(config: Beamline, name: str, device: Any, *, expose: bool) -> Ite
         yield judge_clock(f"clock of {name}", "exposures are stamped by the IOC", skew)
 
 
-def _why_no_frame(config: Beamline, name: str, device: Any, began: float) -> Iterator[str]:
-    """Say what may keep camserver from writing, or this host from seeing what it wrote."""
+def _why_no_frame(config: Beamline, name: str, device: object, began: float) -> Iterator[str]:
+    """Yield what may keep camserver from writing, or this host from seeing what it wrote."""
     exists = getattr(getattr(device, "cam", None), "file_path_exists", None)
     if exists is not None:
         with contextlib.suppress(TimeoutError):
             if exists.get():
                 yield (
-                    f"{exists.pvname} is Yes, but that is the IOC's own view of the folder: only a "
+                    f"{exists.pvname} is Yes, but that is the IOC's view of the folder: only a "
                     "frame proves that camserver can write there."
                 )
     with contextlib.suppress(OSError):
@@ -327,17 +328,17 @@ def _why_no_frame(config: Beamline, name: str, device: Any, began: float) -> Ite
         if made:
             newest = max(made, key=lambda path: path.stat().st_mtime)
             yield (
-                f"{newest} belongs to {describe_owner(newest.stat())}: can the user of camserver "
-                "write there? Let both have one group, or set directory_mode."
+                f"{newest} belongs to {describe_owner(newest.stat())}: check that the user of "
+                "camserver can write there: put both into one group, or set directory_mode."
             )
     yield (
-        f"Does the detector's computer see {config.paths.frames} under the path that write_path of "
-        f"[devices.{name}] says?"
+        f"Check that the detector's computer sees {config.paths.frames} as the write_path of "
+        f"[devices.{name}]."
     )
 
 
 def _ownership(
-    name: str, device: Any, folder: Path, made: os.stat_result, written: os.stat_result
+    name: str, device: object, folder: Path, made: os.stat_result, written: os.stat_result
 ) -> Finding:
     """Name the users on both sides, and compare the folder's mode with the configured one."""
     check = f"folders of {name}"
@@ -356,7 +357,7 @@ def _ownership(
     if wanted is not None and stat.S_IMODE(made.st_mode) != int(str(wanted), 8):
         return Finding(
             check, "warning", f"{text}, but directory_mode says {wanted}",
-            f"Does the file system of {folder.parent} keep modes? (Try chmod {wanted} there.)",
+            f"Check that the file system of {folder.parent} keeps modes: try chmod {wanted} there.",
             facts,
         )  # fmt: skip
     return Finding(check, "ok", text, facts=facts)

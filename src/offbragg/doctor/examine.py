@@ -1,6 +1,6 @@
-"""``offbragg doctor``: look at everything that a measurement needs, and say what to do.
+"""``offbragg doctor``: check everything that a measurement needs, and advise on each failure.
 
-It moves nothing. If the detector is idle it takes one short frame, which proves the whole way:
+It moves nothing. If the detector is idle it takes one short frame, which proves the whole path:
 camserver writes it under its path, and this host reads it under its own.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from offbragg import kernels
+from offbragg.alarms.disk import describe_bytes
 from offbragg.beamline.config import Beamline
 from offbragg.beamline.init import unfinished
 from offbragg.beamline.limits import make_paths
@@ -33,7 +34,7 @@ from offbragg.followers.follow import is_followed
 CONNECT_TIMEOUT = 3.0  # for the records of one device, s
 LONG_SWEEP = 3650  # frames of one usual sweep
 _DAY = 86400.0
-_LEAST_SWEEPS, _LEAST_HOURS = 3, 1.0  # a pace that is measured over less is not a forecast
+_LEAST_SWEEPS, _LEAST_HOURS = 3, 1.0  # a rate that is measured over less is not a forecast
 _RECENT = 200  # journals that are read in full
 
 
@@ -45,20 +46,20 @@ def examine(
     timeout: float = CONNECT_TIMEOUT,
     make_directories: bool = False,
 ) -> Iterator[Finding]:
-    """Look at everything, one finding after the other.
+    """Check everything, one finding after the other.
 
     Parameters
     ----------
     config
         What `beamline.load` gave.
     devices
-        Look at the instruments, too; not on a host that does not see them.
+        Check the instruments, too; not on a host that cannot reach them.
     expose
         Take one short frame if the detector is idle.
     timeout
-        For the records of one device to connect, s.
+        Time limit for the records of one device to connect, s.
     make_directories
-        Make the directories of [paths] that are missing, before looking at them.
+        Make the missing directories of [paths] before checking them.
     """
     yield _versions()
     yield _kernels()
@@ -99,7 +100,7 @@ def _versions() -> Finding:
             continue
         have[requirement.name] = version
         if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} is {version}, needed is {requirement.specifier}")
+            wrong.append(f"{requirement.name} is {version}, required is {requirement.specifier}")
     if wrong:
         return Finding(
             "versions", "failure", "; ".join(wrong), "pip install --upgrade offbragg", facts=have
@@ -122,7 +123,7 @@ def _kernels() -> Finding:
 
 
 def _unfinished(config: Beamline) -> Iterator[Finding]:
-    """Name what ``offbragg init`` could not ask and nobody has filled in yet."""
+    """Name the keys that ``offbragg init`` could not read and that are still to be filled in."""
     try:
         text = config.file.read_text(encoding="utf-8")
     except OSError:
@@ -158,12 +159,12 @@ def _path(config: Beamline, check: str, path: Path) -> Finding:
     """Write a file, read it back, and compare the file system's clock with ours."""
     probe = path / f".offbragg-doctor-{uuid.uuid4().hex}"
     content = uuid.uuid4().bytes * 256
-    advice = f"Give yourself the right to write there, or change it in {config.file}."
+    advice = f"Get write permission there, or change it in {config.file}."
     try:
         if not path.is_dir():
             return Finding(
-                check, "failure", f"{path} is not there",
-                f"offbragg doctor --make-directories makes it. Or change it in {config.file}.",
+                check, "failure", f"{path} does not exist",
+                f"offbragg doctor --make-directories makes it; or change it in {config.file}.",
             )  # fmt: skip
         with probe.open("xb") as file:
             file.write(content)
@@ -172,8 +173,8 @@ def _path(config: Beamline, check: str, path: Path) -> Finding:
         now, written = time.time(), probe.stat().st_mtime
         if probe.read_bytes() != content:
             return Finding(
-                check, "failure", f"{path} gave back other bytes than were written",
-                "That disk must not be used: have it checked.",
+                check, "failure", f"{path} returned other bytes than were written",
+                "Do not use that disk; have it checked.",
             )  # fmt: skip
     except OSError as error:
         return Finding(check, "failure", f"{path} cannot be written: {error.strerror}", advice)
@@ -185,13 +186,13 @@ def _path(config: Beamline, check: str, path: Path) -> Finding:
         return Finding(
             check, "warning", f"{path}: written and read back, but its server's clock is "
             f"{abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}",
-            "Let that file server and this host use the same time server (NTP).", facts,
+            "Synchronise that file server and this host with the same time server (NTP).", facts,
         )  # fmt: skip
     return Finding(check, "ok", f"{path}: written and read back", facts=facts)
 
 
 def _disks(config: Beamline) -> Iterator[Finding]:
-    """Estimate how long each disk lasts, at the pace of the last day and for usual sweeps."""
+    """Estimate how long each disk lasts, at the rate of the last day and for usual sweeps."""
     pixels = _pixels(config)
     pace = _pace(config.paths.journal)
     disks: dict[int, list[str]] = {}
@@ -204,7 +205,7 @@ def _disks(config: Beamline) -> Iterator[Finding]:
         spare = free - config.limits.free_disk * 1e9
         takes = [name for name in names if name in ("frames", "experiment")]
         check = f"disk of {', '.join(names)}"
-        text = f"{free / 1e9:.1f} GB free"
+        text = f"{describe_bytes(free)} free"
         facts: dict[str, Any] = {"free": free, "paths": names}
         level, advice = "ok", ""
         if takes and pixels:
@@ -212,16 +213,16 @@ def _disks(config: Beamline) -> Iterator[Finding]:
             text += f", room for {facts['frames_left']} frames"
             if facts["frames_left"] < LONG_SWEEP:
                 level = "warning"
-                advice = f"That is less than one sweep of {LONG_SWEEP} frames: free some."
+                advice = f"That is less than one sweep of {LONG_SWEEP} frames: free some space."
         if takes and pace.is_known:
             facts["days_left"] = spare / (pace.per_day * len(takes))
             text += f"; at the {pace} it lasts {facts['days_left']:.1f} days"
             if facts["days_left"] < 0.5 and level == "ok":
-                level, advice = "warning", "Free some, or archive what is done."
+                level, advice = "warning", "Free some space, or archive finished runs."
         if spare < 0:
             level = "failure"
-            text += f", less than the {config.limits.free_disk:g} GB to be left"
-            advice = f"Free some, or set [paths] or [limits] in {config.file} otherwise."
+            text += f", less than the limit of {config.limits.free_disk:g} GB"
+            advice = f"Free some space, or change [paths] or [limits] in {config.file}."
         yield Finding(check, level, text, advice, facts)
 
 
@@ -235,7 +236,7 @@ def _pixels(config: Beamline) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Pace:
-    """How fast sweeps have been recorded, and over how much time that is known."""
+    """How fast sweeps have been recorded, and over which time."""
 
     bytes: float
     sweeps: int
@@ -243,7 +244,7 @@ class _Pace:
 
     @property
     def is_known(self) -> bool:
-        """Whether a forecast can be made: a sweep or an hour alone says nothing about the next."""
+        """Whether a forecast can be made: one sweep or a short time does not predict the next."""
         return self.sweeps >= _LEAST_SWEEPS and self.seconds >= _LEAST_HOURS * 3600.0
 
     @property
@@ -251,7 +252,7 @@ class _Pace:
         return self.bytes * _DAY / self.seconds
 
     def __str__(self) -> str:
-        return f"pace of the last {self.seconds / 3600:.0f} h, {self.sweeps} sweeps"
+        return f"rate of the last {self.seconds / 3600:.0f} h, {self.sweeps} sweeps"
 
 
 def _pace(journal: Path) -> _Pace:
@@ -273,7 +274,7 @@ def _pace(journal: Path) -> _Pace:
 def _journal(config: Beamline) -> Iterator[Finding]:
     directory = config.paths.journal
     if not directory.is_dir():
-        return  # _paths has said so
+        return  # _paths has reported it
     paths = sorted(journals(directory), key=lambda path: path.stat().st_mtime)[-_RECENT:]
     running, abandoned, damaged = [], [], []
     for path in paths:
@@ -287,15 +288,15 @@ def _journal(config: Beamline) -> Iterator[Finding]:
     facts = {"runs": len(paths), "running": running, "abandoned": abandoned, "damaged": damaged}
     if damaged:
         yield Finding(
-            "journal", "failure", f"{len(damaged)} damaged, first {damaged[0]}",
-            "Keep that file: the run's frames are still on disk. To go on with what is intact: "
+            "journal", "failure", f"{len(damaged)} damaged, the first: {damaged[0]}",
+            "Keep that file: the run's frames are still on disk. To rebuild the rest: "
             "offbragg stack --once --repair", facts,
         )  # fmt: skip
     elif abandoned:
         yield Finding(
             "journal", "warning",
-            f"{len(abandoned)} run{'s' if len(abandoned) > 1 else ''} lost the RunEngine",
-            "offbragg stack closes them and keeps their frames.", facts,
+            f"{len(abandoned)} run{'s' if len(abandoned) > 1 else ''} without a stop document",
+            "Its RunEngine was killed: offbragg stack closes it, and keeps its frames.", facts,
         )  # fmt: skip
     else:
         more = f", {len(running)} running" if running else ""
@@ -307,7 +308,7 @@ def _journal(config: Beamline) -> Iterator[Finding]:
     if not text.isdigit():
         yield Finding(
             "scan number", "failure", f"{number} holds {text[:40]!r}",
-            "Write the last scan's number into it.",
+            "Write the number of the last scan into it.",
         )  # fmt: skip
 
 
@@ -315,8 +316,8 @@ def _stacker(config: Beamline) -> Finding:
     if config.paths.journal.is_dir() and is_followed(config.paths.journal):
         return Finding("stacker", "ok", "follows the journal")
     return Finding(
-        "stacker", "warning", "does not run: frames are kept, but not stacked",
-        f"offbragg stack --beamline {config.file}",
+        "stacker", "warning", "not running: frames are kept, but not stacked",
+        f"Start it: offbragg stack --beamline {config.file}",
     )  # fmt: skip
 
 
@@ -326,11 +327,11 @@ def _alarm_command(config: Beamline) -> Iterator[Finding]:
         return
     if shutil.which(command[0]) is None:
         yield Finding(
-            "alarm command", "warning", f"{command[0]} is not a program that can be run",
+            "alarm command", "warning", f"{command[0]} is not an executable program",
             f"Correct [alarms] command in {config.file}, or make that file executable.",
         )  # fmt: skip
     else:
-        yield Finding("alarm command", "ok", f"{command[0]} is there")
+        yield Finding("alarm command", "ok", f"{command[0]} exists")
 
 
 def _catalog(config: Beamline) -> Finding:
@@ -352,7 +353,7 @@ def _geometry(config: Beamline) -> Finding:
         return trouble("geometry", error)
     if geometry is None:
         return Finding(
-            "geometry", "failure", "there is none, so no sweep can be measured",
+            "geometry", "failure", "missing: no sweep can be measured without it",
             f"Describe beam, panel and axes in [geometry] of {config.file}.",
         )  # fmt: skip
     slow, fast = geometry.panel.shape
@@ -362,7 +363,7 @@ def _geometry(config: Beamline) -> Finding:
     )
 
 
-def tell(findings: Iterator[Finding], say: Callable[[str], None]) -> list[Finding]:
+def show(findings: Iterator[Finding], say: Callable[[str], None]) -> list[Finding]:
     """Print each finding as it comes; return all of them."""
     every = []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""What `offbragg doctor` finds: one thing that was looked at, and what to do about it."""
+"""What `offbragg doctor` finds: one thing that was checked, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SKEW_WARNING, SKEW_FAILURE = 0.1, 1.0  # s; per-frame values are joined by time
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     check: str
     level: str
@@ -21,7 +21,7 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain JSON types."""
+        """Return it as plain JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -47,5 +47,5 @@ def judge_clock(check: str, text: str, skew: float) -> Finding:
     return Finding(
         check, "failure" if abs(skew) > SKEW_FAILURE else "warning",
         f"{text}, and the IOC's clock is {abs(skew):.2f} s {side} this host's",
-        "Values are joined to frames by time: let both use the same time server (NTP).", facts,
+        "Values are joined to frames by time: synchronise both with one time server (NTP).", facts,
     )  # fmt: skip

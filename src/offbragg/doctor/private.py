@@ -30,9 +30,9 @@ _ADVICE = "Install the versions that offbragg is tested with: pip install --upgr
 
 
 def private_parts() -> Iterator[tuple[str, PrivatePart]]:
-    """Try every hold, and return its module with it.
+    """Test every hold, and yield its module with it.
 
-    A module that cannot even be imported has one that is not available.
+    A module that cannot be imported counts as one hold that is not available.
     """
     for name, package in HOLDS.items():
         try:

@@ -24,16 +24,16 @@ _TRIES = 2  # a datagram may be lost
 
 
 def find_servers(records: Sequence[str], *, timeout: float = 0.6) -> dict[str, set[str]]:
-    """Return the servers of each record as ``host:port``; an empty set if nobody serves it.
+    """Return the servers of each record as ``host:port``; an empty set if none serves it.
 
-    The environment says where to search (EPICS_CA_ADDR_LIST and its relatives).
+    The search addresses come from the environment (EPICS_CA_ADDR_LIST and related).
 
     Parameters
     ----------
     records
         Names of records.
     timeout
-        Time to wait for answers, s; the question is put twice in it.
+        Time to wait for answers, s; the search is sent twice in it.
     """
     found: dict[str, set[str]] = {record: set() for record in records}
     names = list(found)
@@ -52,7 +52,7 @@ def find_servers(records: Sequence[str], *, timeout: float = 0.6) -> dict[str, s
                     answer, (sender, _) = asking.recvfrom(65535)
                 except TimeoutError:
                     break
-                except OSError:  # a port where nobody listens
+                except OSError:  # a port where nothing listens
                     continue
                 for number, server in _answers(answer, sender):
                     if number < len(names):

@@ -1,4 +1,4 @@
-"""Where an export goes: a directory, or a manager as the suitcase packages have them."""
+"""The target of an export: a directory, or a manager as in the suitcase packages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LONGEST_NAME = 255  # characters that a file system takes
 
 
 class Directory:
-    """Names for new files in a directory; what is there already is never overwritten.
+    """Names for new files in a directory; existing files are never overwritten.
 
-    It has of suitcase-utils' ``MultiFileManager`` what the exports here use.
+    It implements the part of suitcase-utils' ``MultiFileManager`` that the exports here use.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -29,12 +29,12 @@ class Directory:
         return dict(self._artifacts)
 
     def reserve_name(self, label: str, postfix: str) -> Path:
-        """Give the path of a new file.
+        """Return the path of a new file.
 
         Raises
         ------
         ConfigError
-            If it is outside the directory, or there already.
+            If it is outside the directory, or exists already.
         """
         root = self._directory.expanduser().resolve()
         shown = printable(postfix)
@@ -50,31 +50,31 @@ class Directory:
         if path.exists():
             raise ConfigError(
                 f"{path} is there already and is not overwritten\n"
-                "Move it aside, or choose another directory or file_prefix."
+                "Rename it, or choose another directory or file_prefix."
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{path.parent} cannot be made: {error.strerror}") from error
+            raise ConfigError(f"{path.parent} cannot be created: {error.strerror}") from error
         self._artifacts[label].append(path)
         return path
 
     def close(self) -> None:
-        """Nothing is held open here."""
+        """Do nothing: no file is held open here."""
 
 
 def manager_of(directory: Any) -> Any:
-    """Take what the suitcase interface calls ``directory``: a path or a manager."""
+    """Return the manager of a suitcase ``directory``, which is a path or a manager."""
     return Directory(directory) if isinstance(directory, str | Path) else directory
 
 
 def target(manager: Any, label: str, postfix: str, *, mode: str = "xb") -> Any:
-    """Ask a manager for a path; one that keeps buffers in memory gives such a buffer instead."""
+    """Return a path from a manager, or a buffer from one that keeps its files in memory."""
     if isinstance(manager, Directory):
         return manager.reserve_name(label, postfix)
     try:
         path = Path(manager.reserve_name(label, postfix))
-    except Exception as error:  # suitcase-utils' own type, and it is no dependency
+    except Exception as error:  # suitcase-utils' own type; it is not a dependency
         if type(error).__name__ != "SuitcaseUtilsTypeError":
             raise
     else:
@@ -89,7 +89,7 @@ def fill_prefix(file_prefix: str, start: Mapping[str, Any]) -> str:
     Raises
     ------
     ConfigError
-        If the start document lacks a key that it names.
+        If the start document lacks a key of the template.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Runs as tables of text: one CSV file for each stream.
+"""Runs as CSV tables: one file for each stream.
 
 ``primary`` of a sweep has one row for each frame, from the scan file.
 """
@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
-from event_model import NumpyEncoder, SingleRunDocumentRouter
+from event_model import (
+    EventDescriptor,
+    EventPage,
+    NumpyEncoder,
+    RunStart,
+    RunStop,
+    SingleRunDocumentRouter,
+)
 
 from offbragg.errors import ScanFileError
 from offbragg.export.artifacts import fill_prefix, manager_of, target
@@ -60,7 +67,7 @@ class Serializer(SingleRunDocumentRouter):
 
     @property
     def artifacts(self) -> dict[str, list[Any]]:
-        """Label → what was made."""
+        """Label → files that were made."""
         return self._manager.artifacts
 
     def close(self) -> None:
@@ -76,15 +83,15 @@ class Serializer(SingleRunDocumentRouter):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self, doc: Any) -> Any:
+    def start(self, doc: RunStart) -> None:
         """Fill the prefix."""
         self._filled = fill_prefix(self._prefix, doc)
 
-    def descriptor(self, doc: Any) -> Any:
+    def descriptor(self, doc: EventDescriptor) -> None:
         """Begin a table at the first descriptor of a stream."""
         self._streams[doc["uid"]] = doc.get("name", "primary")
 
-    def event_page(self, doc: Any) -> Any:
+    def event_page(self, doc: EventPage) -> Any:
         """Write rows."""
         stream = self._streams[doc["descriptor"]]
         keys = list(doc["data"])
@@ -98,7 +105,7 @@ class Serializer(SingleRunDocumentRouter):
             values = [doc["data"].get(key, [""] * (row + 1))[row] for key in keys]
             writer.writerow([number, repr(float(time)), *(_cell(value) for value in values)])
 
-    def stop(self, doc: Any) -> Any:
+    def stop(self, doc: RunStop) -> None:
         """Write the frames' table and close."""
         if self._scan_file is not None and "primary" not in self._tables:
             with ScanFile.open(self._scan_file) as scan:
@@ -116,12 +123,12 @@ class Serializer(SingleRunDocumentRouter):
             if isinstance(where, Path):
                 file = where.open("x", newline="", encoding="utf-8")
         except OSError as error:
-            raise ScanFileError(f"{where} cannot be made: {error}") from error
+            raise ScanFileError(f"{where} cannot be created: {error}") from error
         self._tables[stream] = file, head
         csv.writer(file).writerow(head)
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

@@ -6,14 +6,14 @@
     /bluesky/descriptors/<stream>/…             further ones of a stream: <stream>_2 …
     /bluesky/events/<stream>/data/<key>         one row for each event
     /bluesky/events/<stream>/timestamps/<key>
-    /bluesky/stream_resources/<uid>/…           stream documents, which suitcase-nxsas never knew
+    /bluesky/stream_resources/<uid>/…           stream documents, unknown to suitcase-nxsas
     /bluesky/stream_data/<uid>/{indices,seq_nums}
     /bluesky/stop/…
 
-Frames that stream documents point at are not copied: ``events/<stream>/data/<key>`` is an
-external link to the array where it lies in an HDF5 file, and a list of file names where each
-frame is a file. What ``start["md"]["techniques"]`` (or ``start["techniques"]``) says is built
-beside ``/bluesky``, with links into it.
+Frames that stream documents refer to are not copied: ``events/<stream>/data/<key>`` is an
+external link to the array in an HDF5 file, or a list of file names if each frame is a file. What
+``start["md"]["techniques"]`` (or ``start["techniques"]``) describes is built beside ``/bluesky``,
+with links into it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
 import h5py
-import hdf5plugin  # noqa: F401  the stack's filter, for whoever follows the links in this process
+import hdf5plugin  # noqa: F401  the stack's filter, for readers in this process that follow the links
 import numpy as np
-from event_model import NumpyEncoder, SingleRunDocumentRouter
+from event_model import (
+    EventDescriptor,
+    EventPage,
+    NumpyEncoder,
+    RunStart,
+    RunStop,
+    SingleRunDocumentRouter,
+    StreamDatum,
+    StreamResource,
+)
 
 from offbragg.errors import ScanFileError
 from offbragg.export.artifacts import fill_prefix, manager_of, target
@@ -60,9 +69,9 @@ def export(
     gen
         ``(name, document)`` pairs of one run.
     directory
-        Where the file goes (made if need be), or a manager as suitcase-utils has them.
+        Directory for the file (created if missing), or a manager as in suitcase-utils.
     file_prefix
-        Begin of the file's name, filled from the start document, as ``"{uid}-"``.
+        Beginning of the file's name, filled from the start document, as ``"{uid}-"``.
     scan_file
         The run's scan file, if there is one: the frames link to it, and its per-frame columns
         become rows of ``primary``.
@@ -77,7 +86,7 @@ def export(
     Raises
     ------
     OffbraggError
-        If the file cannot be made, or the documents are not those of one whole run.
+        If the file cannot be created, or the documents are not those of one whole run.
     """
     with Serializer(directory, file_prefix, scan_file=scan_file, **kwargs) as serializer:
         for name, doc in gen:
@@ -105,12 +114,12 @@ class Serializer(SingleRunDocumentRouter):
         self._begun: dict[str, Any] = {}
         self._path: Path | None = None
         self._names: dict[str, str] = {}  # descriptor → stream
-        self._resources: dict[str, dict[str, Any]] = {}
-        self._datums: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._resources: dict[str, StreamResource] = {}
+        self._datums: defaultdict[str, list[StreamDatum]] = defaultdict(list)
 
     @property
     def artifacts(self) -> dict[str, list[Any]]:
-        """Label → what was made."""
+        """Label → files that were made."""
         return self._manager.artifacts
 
     def close(self) -> None:
@@ -128,8 +137,8 @@ class Serializer(SingleRunDocumentRouter):
 
     # -- documents -------------------------------------------------------------------------
 
-    def start(self, doc: Any) -> Any:
-        """Make the file."""
+    def start(self, doc: RunStart) -> None:
+        """Create the file."""
         postfix = f"{fill_prefix(self._prefix, doc)}.h5"
         where = target(self._manager, "stream_data", postfix)
         self._path = where if isinstance(where, Path) else None
@@ -138,14 +147,14 @@ class Serializer(SingleRunDocumentRouter):
             # a buffer in memory has no exclusive mode
             self._file = h5py.File(where, "x" if self._path else "w", **self._options)
         except OSError as error:
-            raise ScanFileError(f"{where} cannot be made: {error}") from error
+            raise ScanFileError(f"{where} cannot be created: {error}") from error
         bluesky = self._file.create_group("bluesky", track_order=True)
         write_mapping(bluesky.create_group("start"), doc)
         for name in ("descriptors", "events", "stop"):
             bluesky.create_group(name)
 
-    def descriptor(self, doc: Any) -> Any:
-        """Write a descriptor, and make room for its events."""
+    def descriptor(self, doc: EventDescriptor) -> None:
+        """Write a descriptor, and create the groups of its events."""
         bluesky = self._group
         stream = doc.get("name", "primary")
         self._names[doc["uid"]] = stream
@@ -155,8 +164,8 @@ class Serializer(SingleRunDocumentRouter):
         for kind in ("data", "timestamps"):
             bluesky["events"].require_group(f"{stream}/{kind}")
 
-    def event_page(self, doc: Any) -> Any:
-        """Append rows; an event alone is a page of one."""
+    def event_page(self, doc: EventPage) -> Any:
+        """Append rows; a single event is a page of one."""
         stream = self._names[doc["descriptor"]]
         events = self._group["events"][stream]
         for key, values in doc["data"].items():
@@ -172,17 +181,17 @@ class Serializer(SingleRunDocumentRouter):
                 np.asarray(doc["timestamps"][key], dtype="f8").reshape(-1),
             )
 
-    def stream_resource(self, doc: Any) -> Any:
-        """Write where frames lie."""
+    def stream_resource(self, doc: StreamResource) -> None:
+        """Write where frames are."""
         self._resources[doc["uid"]] = doc
         write_mapping(self._group.require_group("stream_resources").create_group(doc["uid"]), doc)
 
-    def stream_datum(self, doc: Any) -> Any:
-        """Remember which frames there are."""
+    def stream_datum(self, doc: StreamDatum) -> None:
+        """Keep the frame ranges until the run ends."""
         self._datums[doc["stream_resource"]].append(doc)
 
-    def stop(self, doc: Any) -> Any:
-        """Write the end, the links to the frames, and what the techniques ask for."""
+    def stop(self, doc: RunStop) -> None:
+        """Write the end, the links to the frames, and the groups of the techniques."""
         write_mapping(self._group["stop"], doc)
         for uid, datums in self._datums.items():
             self._link_frames(self._resources[uid], datums)
@@ -199,7 +208,7 @@ class Serializer(SingleRunDocumentRouter):
     @property
     def _group(self) -> Any:
         if self._file is None:
-            raise ScanFileError("documents of a run that has not begun, or is over")
+            raise ScanFileError("documents of a run that has not begun, or has ended")
         return self._file["bluesky"]
 
     def _array(self, descriptor: str, key: str, values: Sequence[Any]) -> np.ndarray:
@@ -211,11 +220,11 @@ class Serializer(SingleRunDocumentRouter):
                 array = np.asarray(values, dtype=dtype)
         except (ValueError, TypeError) as error:
             raise ScanFileError(
-                f"{key} has rows of different shape, which make no dataset: {error}"
+                f"{key} has rows of different shape and cannot be one dataset: {error}"
             ) from error
         return array.astype(_TEXT) if array.dtype.kind in "OUS" else array
 
-    def _link_frames(self, resource: Mapping[str, Any], datums: list[dict[str, Any]]) -> None:
+    def _link_frames(self, resource: StreamResource, datums: list[StreamDatum]) -> None:
         bluesky = self._group
         rows = bluesky.require_group("stream_data").create_group(resource["uid"])
         for what in ("indices", "seq_nums"):
@@ -259,8 +268,8 @@ class Serializer(SingleRunDocumentRouter):
             when.create_dataset(name, data=np.asarray(values["time"], dtype="f8"))
 
 
-def _append(group: Any, key: str, rows: np.ndarray) -> None:
-    """Append rows to a dataset, made at the first."""
+def _append(group: h5py.Group, key: str, rows: np.ndarray) -> None:
+    """Append rows to a dataset, created with the first."""
     name = _name(key)
     if name not in group:
         dtype = _TEXT if rows.dtype.kind == "O" else rows.dtype
@@ -272,27 +281,27 @@ def _append(group: Any, key: str, rows: np.ndarray) -> None:
     if dataset.shape[1:] != rows.shape[1:]:
         raise ScanFileError(
             f"{key} has rows of shape {rows.shape[1:]} after rows of {dataset.shape[1:]}: "
-            "they make no dataset"
+            "they cannot be one dataset"
         )
     dataset.resize(dataset.shape[0] + rows.shape[0], axis=0)
     dataset[-rows.shape[0] :] = rows
 
 
 def _fill(template: str, number: int) -> str:
-    """Name a file as the two kinds of template do, ``x_{:05d}.cbf`` and ``x_%05d.cbf``."""
+    """Return a file's name from either kind of template, ``x_{:05d}.cbf`` or ``x_%05d.cbf``."""
     return template % number if "%" in template else template.format(number)
 
 
 def _name(key: object) -> str:
-    """Make a name that HDF5 takes as one."""
+    """Return a valid name of one HDF5 object."""
     text = str(key).replace("/", "_")
     return f"_{text}" if text in ("", ".", "..") else text
 
 
-def write_mapping(group: Any, mapping: Mapping[str, Any]) -> None:
+def write_mapping(group: h5py.Group, mapping: Mapping[str, Any]) -> None:
     """Write a document: a group for each mapping, a dataset for each value.
 
-    None becomes ``"None"``, as suitcase-nxsas wrote it; what HDF5 has no type for becomes JSON.
+    None becomes ``"None"``, as in suitcase-nxsas; values without an HDF5 type become JSON.
     """
     for key, value in mapping.items():
         name = _name(key)
@@ -322,8 +331,8 @@ def _storable(value: Any) -> tuple[Any, Any]:
     return json.dumps(value, cls=NumpyEncoder, default=str), _TEXT
 
 
-def write_nexus(group: Any, nexus: Mapping[str, Any]) -> None:
-    """Build what a technique asks for.
+def write_nexus(group: h5py.Group, nexus: Mapping[str, Any]) -> None:
+    """Build the groups of a technique.
 
     Parameters
     ----------
@@ -350,24 +359,24 @@ def write_nexus(group: Any, nexus: Mapping[str, Any]) -> None:
             group.create_dataset(_name(key), data=data, dtype=dtype)
 
 
-def _write_part(group: Any, name: str, part: Mapping[str, Any]) -> None:
+def _write_part(group: h5py.Group, name: str, part: Mapping[str, Any]) -> None:
     content = part.get("_link", part.get("_dataset", part.get("_data")))
     if content is None:
         write_nexus(group.require_group(name), part)
         return
     attributes = part.get("_attributes", {})
     write_nexus(group, {name: content})
-    item = group.get(name)
+    item: Any = group.get(name)
     if item is None or item.file.filename != group.file.filename:
-        return  # it leads nowhere, or into another file that is not ours to write to
+        return  # a link that leads nowhere, or into another file, which must not be changed
     for attribute, value in attributes.items():
         item.attrs[attribute] = value
 
 
-def _link(group: Any, name: str, link: str) -> None:
+def _link(group: h5py.Group, name: str, link: str) -> None:
     match = _LINK.fullmatch(link)
     if match is None:
-        raise ScanFileError(f"{link!r} is no link: they look like #bluesky/start/sample/name")
+        raise ScanFileError(f"{link!r} is not a link: links look like #bluesky/start/sample/name")
     path = "/bluesky/" + re.sub(r"^desc/", "descriptors/", match["path"])
     if group.file.get(path) is None:
         log.warning("%s of %s leads nowhere: the run has no %s", name, group.name, path)

@@ -43,7 +43,7 @@ from offbragg.sweep import Sweep
 log = logging.getLogger(__name__)
 
 
-to_people = logging.getLogger("offbragg.told")
+to_people = logging.getLogger("offbragg.notices")
 """What people at a prompt see; elsewhere it is in the log."""
 
 

@@ -1,1 +1,1 @@
-"""What people find at the prompt."""
+"""The prompt: names, magics, messages, kept metadata."""

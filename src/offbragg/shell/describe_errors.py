@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bluesky.utils import FailedStatus, RunEngineInterrupted, TransitionError  # pyright: ignore[reportPrivateImportUsage]
 from ophyd.utils import LimitError
@@ -19,6 +19,10 @@ from offbragg.printable import printable
 from offbragg.shell.magics import PAUSED
 from offbragg.spelling import did_you_mean
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from IPython.core.interactiveshell import InteractiveShell
+
 log = logging.getLogger(__name__)
 
 
@@ -27,8 +31,8 @@ _NOT_CALLED_SO = re.compile(
 )
 
 
-def show_errors(shell: Any, RE: Any) -> None:
-    """Let errors that are about what was typed be their message; others keep their traceback.
+def show_errors(shell: InteractiveShell, RE: RunEngine) -> None:
+    """Show an error about what was typed as its message only; others keep their traceback.
 
     Parameters
     ----------
@@ -39,8 +43,12 @@ def show_errors(shell: Any, RE: Any) -> None:
     """
 
     def show(
-        shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None
-    ) -> Any:
+        shell: InteractiveShell,
+        kind: type[BaseException],
+        error: BaseException,
+        trace: TracebackType | None,
+        tb_offset: int | None = None,
+    ) -> None:
         text = describe_error(error, trace, RE, shell.user_ns)
         if text is None:
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
@@ -48,8 +56,8 @@ def show_errors(shell: Any, RE: Any) -> None:
         print(printable(text, lines=True), file=sys.stderr)
         log.debug("shown at the prompt", exc_info=error)
         sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # for %tb
-        # IPython formats a traceback for its history, too, which takes a second or more; once the
-        # cell is over, %tb has the whole one
+        # IPython formats a traceback for its history, too, which takes a second or more; after
+        # the cell, %tb has the whole one
         error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
         shown.append(error)
 
@@ -65,9 +73,9 @@ def show_errors(shell: Any, RE: Any) -> None:
 
 
 def describe_error(
-    error: BaseException, trace: TracebackType | None, RE: Any, names: Mapping[str, Any]
+    error: BaseException, trace: TracebackType | None, RE: RunEngine, names: Mapping[str, Any]
 ) -> str | None:
-    """Return what is shown of an error; None if its traceback says more.
+    """Return the text to show for an error; None if its traceback is more useful.
 
     Parameters
     ----------
@@ -84,7 +92,7 @@ def describe_error(
     if isinstance(cause, (OffbraggError, LimitError)):
         return f"{type(cause).__name__}: {str(cause).strip()}"
     if isinstance(cause, TransitionError) and RE.state == "idle":
-        return "TransitionError: no plan is running or paused: there is nothing to resume or end"
+        return "TransitionError: no plan is running or paused: nothing to resume or end"
     if isinstance(cause, RuntimeError) and "RunEngine is in a" in str(cause):
         if RE.state == "paused":
             return f"RuntimeError: a new plan cannot begin: {PAUSED}"
@@ -94,7 +102,7 @@ def describe_error(
     return None
 
 
-def _interrupted(RE: Any) -> str:
+def _interrupted(RE: RunEngine) -> str:
     if RE.state == "paused":
         return PAUSED
     if RE.state == "panicked":
@@ -105,7 +113,7 @@ def _interrupted(RE: Any) -> str:
 def _wrong_call(
     error: TypeError, trace: TracebackType | None, names: Mapping[str, Any]
 ) -> str | None:
-    """Return how a function is called that was called otherwise in the typed line itself."""
+    """Return the signature of a function that the typed line itself called wrongly."""
     frames = []
     while trace is not None:
         frames.append(trace.tb_frame)

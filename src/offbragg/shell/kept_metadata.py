@@ -1,9 +1,9 @@
 """``RE.md``, kept in a file that all prompts of a beamline share.
 
-There is one crystal on the goniometer, whoever types. So what is set at one prompt is taken over by
-the others, key by key, at their next prompt or plan, and they show it; a plan that is under way
-keeps what it began with. A second prompt is not refused: one looks at things from it, and the
-queueserver's worker is one, too.
+There is one crystal on the goniometer, whoever types. So the others take over what is set at one
+prompt, key by key, at their next prompt or plan, and show it; a plan that has started keeps what it
+began with. A second prompt is allowed: it is used to look at things, and the queueserver's worker
+is one, too.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from offbragg.json_values import plain
 
 log = logging.getLogger(__name__)
 
-_OURS = frozenset({"beamline_id", "versions", "scan_id"})  # of this process, set by nobody
-_PATIENCE = 5.0  # with another process that writes, s
+_OURS = frozenset({"beamline_id", "versions", "scan_id"})  # of this process; never set by a user
+_PATIENCE = 5.0  # timeout for another process that writes, s
 
 
 class KeptMetadata(UserDict[str, Any]):
     """A mapping whose changes are kept in a file that people can read.
 
-    What the beamline itself says (its id, versions, [metadata] of beamline.toml) is not written,
-    so that a new beamline.toml has its effect; what was set at the prompt goes before it.
+    The beamline's own values (its id, versions, [metadata] of beamline.toml) are not written, so
+    that a changed beamline.toml takes effect; what was set at the prompt overrides them.
 
     Parameters
     ----------
     path
-        A JSON file; made when there is something to keep.
+        A JSON file; created when there is something to keep.
     base
-        What the beamline says.
+        The beamline's own values.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class KeptMetadata(UserDict[str, Any]):
         self.save()
 
     def save(self) -> None:
-        """Write what was changed here; what others changed meanwhile is taken over."""
+        """Write what was changed here, and take over what others have changed since."""
         if not self._changed():
             return
         try:
@@ -91,26 +91,27 @@ class KeptMetadata(UserDict[str, Any]):
                 self._sign(lock)
         except OSError as error:
             raise ConfigError(
-                f"RE.md cannot be kept: {error.strerror}\n{self.path}\nMend or free that disk."
+                f"RE.md cannot be kept: {error.strerror}\n{self.path}\n"
+                "Repair that disk, or free space on it."
             ) from error
 
     def refresh(self) -> dict[str, Any]:
         """Take over what other processes have changed; return it, with None for what they removed.
 
-        A file that cannot be read just now changes nothing.
+        A file that cannot be read at the moment changes nothing.
         """
         try:
             if self._stamp_now() != self._stamp:
-                self.save()  # what was changed deep inside, before somebody else's whole value
+                self.save()  # our nested changes, before another's whole value
                 self._take(self._read())
         except (OSError, ConfigError) as error:
-            log.warning("RE.md is not compared with other prompts: %s", error)
+            log.warning("RE.md cannot be compared with other prompts: %s", error)
             self._stamp = self._stamp_now()  # once is enough
         news, self._news = self._news, {}
         return news
 
     def changed_by(self) -> str:
-        """Return who wrote last, as "user on host, pid 123"; empty if that is not known."""
+        """Return the last writer, as "user on host, pid 123"; empty if unknown."""
         try:
             by = json.loads(self._lock_path.read_text(encoding="utf-8"))
             return f"{by['user']} on {by['host']}, pid {by['pid']}"
@@ -119,7 +120,7 @@ class KeptMetadata(UserDict[str, Any]):
 
     # -- what differs ----------------------------------------------------------------------
 
-    def _told(self) -> dict[str, str]:
+    def _set_here(self) -> dict[str, str]:
         """Return key → JSON of what is not the beamline's own."""
         return {
             key: _to_json(value)
@@ -128,13 +129,13 @@ class KeptMetadata(UserDict[str, Any]):
         }
 
     def _changed(self) -> dict[str, str | None]:
-        """Return key → JSON of what was changed in this process, with None for what is gone."""
-        told = self._told()
-        keys = told.keys() | self._synced.keys()
-        return {key: told.get(key) for key in keys if told.get(key) != self._synced.get(key)}
+        """Return key → JSON of what was changed in this process, with None for a removed key."""
+        ours = self._set_here()
+        keys = ours.keys() | self._synced.keys()
+        return {key: ours.get(key) for key in keys if ours.get(key) != self._synced.get(key)}
 
     def _take(self, theirs: Mapping[str, str], but: Container[str] = ()) -> None:
-        """Make what is in the file ours, and remember what that changes."""
+        """Take over the content of the file, and remember what that changes."""
         for key in (theirs.keys() | self._synced.keys()) - _OURS:
             if key in but or theirs.get(key) == self._synced.get(key):
                 continue
@@ -165,9 +166,9 @@ class KeptMetadata(UserDict[str, Any]):
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise ConfigError(
-                            f"RE.md cannot be kept: another process writes it since "
-                            f"{_PATIENCE:g} s\n{self.path}\nThe last one was "
-                            f"{self.changed_by() or 'unknown'}. Was it stopped?"
+                            f"RE.md cannot be kept: another process has held it for "
+                            f"{_PATIENCE:g} s\n{self.path}\nThe last writer was "
+                            f"{self.changed_by() or 'unknown'}. Was it suspended?"
                         ) from None
                     time.sleep(0.02)
             yield lock
@@ -191,15 +192,15 @@ class KeptMetadata(UserDict[str, Any]):
         stamp = self._stamp_now()
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            damage = "it holds no mapping"
+            damage = "it is not a JSON object"
         except FileNotFoundError:
             content, damage = {}, ""
         except (OSError, ValueError) as error:
             content, damage = None, str(error)
         if not isinstance(content, dict):
             raise ConfigError(
-                f"RE.md cannot be restored: {damage}\n{self.path}\nMend the file, or move it aside "
-                "and tell sample(…) and experiment(…) again."
+                f"RE.md cannot be restored: {damage}\n{self.path}\nCorrect the file, or rename it "
+                "and set sample(…) and experiment(…) again."
             )
         self._stamp = stamp
         return {key: _to_json(value) for key, value in content.items()}
@@ -213,5 +214,5 @@ class KeptMetadata(UserDict[str, Any]):
         self._stamp = self._stamp_now()
 
 
-def _to_json(value: Any) -> str:
+def _to_json(value: object) -> str:
     return json.dumps(value, default=plain, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What the prompt makes of errors, of a pause and of Bluesky's ``%mov %movr %ct %wa``."""
+"""The text about a pause, the look at the host, and Bluesky's ``%mov %movr %ct %wa``."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ log = logging.getLogger(__name__)
 
 
 PAUSED = """\
-a plan is paused. What can be done:
+a plan is paused. Continue with one of:
 
-RE.resume()        go on; half a sweep cannot be continued: it begins again, as a new run
-RE.abort("why")    clean up, and end the run as aborted; its frames are kept
-RE.stop()          clean up, and end the run as a success
-RE.halt()          end it without cleaning up: only in an emergency"""
-
-
-_LOOK = 5.0  # between two looks at the host, s
+RE.resume()        continue; an interrupted sweep starts again, as a new run
+RE.abort("why")    clean up and end the run as aborted; its frames are kept
+RE.stop()          clean up and end the run as a success
+RE.halt()          end it without cleaning up: for emergencies only"""
 
 
-_QUIET = 600.0  # between two warnings of it, s
+_LOOK = 5.0  # between two checks of the host, s
+
+
+_QUIET = 600.0  # between two warnings about it, s
 
 
 _DEVICE = re.compile(r"[A-Za-z_][\w.]*")
 
 
 class HostLook:
-    """Whether this host has more to do than it can: then sweeps start late and the stacker lags.
+    """Whether this host is overloaded: then sweeps start late and the stacker lags.
 
     Parameters
     ----------
     journal
-        The journal directory, where watchdogs and followers say how they are.
+        The journal directory, where watchdogs and followers write their state.
     clock
         Monotonic, s.
     """
@@ -65,7 +65,7 @@ class HostLook:
         self._busy = ""
 
     def __call__(self) -> str:
-        """Return what is too much, in words; empty if nothing is. It looks every few seconds."""
+        """Return the overload in words, or an empty text; it is checked every few seconds."""
         if self._clock() - self._looked >= _LOOK:
             self._looked = self._clock()
             stacking = read_backlog(self._journal).get("stack", {})
@@ -73,18 +73,18 @@ class HostLook:
         return self._busy
 
     def warn(self) -> None:
-        """Warn if it is too busy; not again for a while."""
+        """Warn if the host is overloaded, at most every ten minutes."""
         busy = self()
         if busy and self._clock() - self._warned >= _QUIET:
             self._warned = self._clock()
             log.warning(
-                "this host is too busy: %s. Sweeps may start late; end what else runs here", busy
+                "this host is too busy: %s. Sweeps may start late; stop other programs here", busy
             )
 
 
 @magics_class
 class PromptMagics(BlueskyMagics):
-    """Bluesky's ``%mov %movr %ct %wa``, which say what is wrong with what was typed.
+    """Bluesky's ``%mov %movr %ct %wa``, with messages about what was typed wrongly.
 
     They have a RunEngine of their own and record nothing.
     """
@@ -114,7 +114,7 @@ class PromptMagics(BlueskyMagics):
             for _, device in self._named("ct", word, labels)
         ]
         if not found:
-            raise UsageError(f"%ct has no detectors here; name something: {_listed(labels)}")
+            raise UsageError(f"%ct finds no detectors here; name one of: {_listed(labels)}")
         for device in found:
             _check_usable(device.name, device, "read")
         print("This is not recorded as a run.")
@@ -123,7 +123,7 @@ class PromptMagics(BlueskyMagics):
 
     @line_magic
     def wa(self, line: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Print where everything is, or what is named: %wa, %wa motors, %wa phi."""
+        """Print the positions of all devices, or of those named: %wa, %wa motors, %wa phi."""
         labels = self._labels()
         words = _words(line)
         shown = {word: self._named("wa", word, labels) for word in words} or labels
@@ -157,7 +157,7 @@ class PromptMagics(BlueskyMagics):
         return [(wanted, device)]
 
     @contextlib.contextmanager
-    def _interruptible(self, what: str, moved: Sequence[Any]) -> Iterator[None]:
+    def _interruptible(self, what: str, moved: Sequence[object]) -> Iterator[None]:
         self.RE.waiting_hook = self.pbar_manager  # type: ignore[assignment]
         self.RE.state_hook = getattr(self.pbar_manager, "follow", None)
         try:
@@ -166,9 +166,9 @@ class PromptMagics(BlueskyMagics):
             with contextlib.redirect_stdout(io.StringIO()):
                 self.RE.abort()
             stand = [
-                f"{device.name} stands at {device.position:.6g}"
+                f"{getattr(device, 'name', device)} is at {position:.6g}"
                 for device in moved
-                if isinstance(getattr(device, "position", None), Real)
+                if isinstance(position := getattr(device, "position", None), Real)
             ]
             raise DeviceError(": ".join([what, *([", ".join(stand)] if stand else [])])) from None
         finally:
@@ -176,7 +176,7 @@ class PromptMagics(BlueskyMagics):
 
 
 def _words(line: str) -> list[str]:
-    """Return words with spaces or commas between them; one in quotes may have spaces in it."""
+    """Split a line at spaces and commas; a word in quotes may contain spaces."""
     return [a or b or c for a, b, c in re.findall(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"]+)", line)]
 
 
@@ -195,7 +195,7 @@ def moves_of(magic: str, line: str, names: Mapping[str, Any]) -> list[tuple[Any,
     Raises
     ------
     UsageError
-        Naming what cannot be understood.
+        If a word cannot be understood; it is named.
     """
     words = [word.strip(",") for word in re.sub(r"(?<=\w)\s*=\s*(?=[\w.+-])", " ", line).split()]
     words = [word for word in words if word]
@@ -227,8 +227,8 @@ def moves_of(magic: str, line: str, names: Mapping[str, Any]) -> list[tuple[Any,
     return pairs
 
 
-def _target(word: str, device: Any, text: str, names: Mapping[str, Any]) -> Any:
-    """Return a number or, for what is set to a word (as open), the word."""
+def _target(word: str, device: object, text: str, names: Mapping[str, Any]) -> Any:
+    """Return a number or, for a device that is set to a word (as open), the word."""
     try:
         value = eval(text, {**names})
     except Exception:
@@ -240,15 +240,15 @@ def _target(word: str, device: Any, text: str, names: Mapping[str, Any]) -> Any:
     return value if isinstance(value, (Real, str)) else text
 
 
-def _has_number(device: Any) -> bool:
+def _has_number(device: object) -> bool:
     return isinstance(getattr(device, "position", None), Real)
 
 
-def _check_usable(word: str, device: Any, what: str) -> None:
+def _check_usable(word: str, device: object, what: str) -> None:
     if not getattr(device, "connected", True):
         raise DeviceError(
-            f"{word} cannot be {what}: it is not connected, some of its records do not answer\n"
-            "Has its IOC ended? offbragg doctor says more."
+            f"{word} cannot be {what}: not connected, some of its records do not answer\n"
+            "Check that its IOC runs; offbragg doctor names the records."
         )
 
 
@@ -263,7 +263,7 @@ def _find(word: str, names: Mapping[str, Any]) -> Any:
     return found if _is_device(found) else None
 
 
-def _is_device(thing: Any) -> bool:
+def _is_device(thing: object) -> bool:
     return (
         not isinstance(thing, type)
         and hasattr(thing, "name")
@@ -284,7 +284,7 @@ def _listed(labels: Mapping[str, Sequence[tuple[str, Any]]]) -> str:
 
 
 def _counting(device: Any) -> Any:
-    """Return the part of a device that takes single readings, if there is one for that."""
+    """Return the part of a device that takes single readings; the device if it has none."""
     step = getattr(device, "step", None)
     return step if hasattr(step, "trigger") else device
 
@@ -302,7 +302,7 @@ def _print_event(name: str, doc: Mapping[str, Any]) -> None:
 
 
 def where_all(devices: Sequence[tuple[str, Any]]) -> list[str]:
-    """Return lines that say where devices are, and within which limits they move.
+    """Return a table of positions, limits and offsets of devices.
 
     Parameters
     ----------
@@ -337,14 +337,14 @@ def _where(name: str, device: Any) -> list[str]:
 
 
 def _asked(question: Callable[[], Any]) -> Any:
-    """Return an answer; None where a device has nothing of that kind."""
+    """Return an attribute's value; None for a device without it."""
     try:
         return question()
     except Exception:
         return None
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if isinstance(value, Real) and not isinstance(value, bool):
         return f"{float(value):.6g}"
     return "–" if value is None else printable(str(value))

@@ -1,4 +1,4 @@
-"""What was measured lately, one line a run."""
+"""The latest runs, one line each, and what became of the frames of one."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Row:
     scan_id, uid, sample
         Of the run.
     temperature
-        That was asked for, K; None without one.
+        Requested temperature, K; None without one.
     frames, stored
-        How many were asked for, and are in the scan file (or, while there is none, announced);
-        None of a run that is no sweep.
+        Number of frames requested, and in the scan file (or, before there is one, announced);
+        None for a run that is not a sweep.
     state
-        "running", its exit status, or "interrupted" while nobody has closed it.
+        "running", its exit status, or "interrupted" until it is closed.
     series
         Uid of its series, if it has one.
     remark
-        What its stop document says beside how it ended, and that its headers contradict it.
+        The reason in its stop document, and whether its headers contradict it.
     """
 
     scan_id: int | None
@@ -56,7 +56,7 @@ class Row:
     remark: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """Return what stands in the columns."""
+        """Return the text of each column."""
         frames = "" if self.frames is None else f"{self.stored}/{self.frames}"
         kelvin = "" if self.temperature is None else f"{self.temperature:g}"
         number = "?" if self.scan_id is None else str(self.scan_id)
@@ -96,11 +96,11 @@ def list_runs(config: Beamline, last: int = 20, *, series: str = "", sample: str
     Parameters
     ----------
     config
-        Whose.
+        The beamline.
     last
-        How many at most.
+        Largest number of runs.
     series
-        Only those of the series whose uid begins so.
+        Beginning of a series' uid: only its runs.
     sample
         Only those of this sample.
     """
@@ -146,7 +146,7 @@ def _row(
 def _stored(
     config: Beamline, start: Mapping[str, Any], documents: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> tuple[int, bool]:
-    """Return how many frames are stored, and whether their headers contradict the run."""
+    """Return the number of stored frames, and whether their headers contradict the run."""
     try:
         path = scan_file_of_run(
             start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
@@ -168,7 +168,7 @@ def describe_ledger(config: Beamline, which: str = "-1") -> str:
     Parameters
     ----------
     config
-        Whose runs.
+        The beamline.
     which
         The beginning of a uid, a scan number (#42), or -1 for the newest run, -2 …
 
@@ -220,8 +220,8 @@ def describe_ledger(config: Beamline, which: str = "-1") -> str:
 
 
 def _behind(frames: int, follows: bool, config: Beamline) -> str:
-    """Say that recorded frames wait for the stacker, and whether one runs."""
+    """Describe recorded frames that wait for the stacker, and whether one runs."""
     waiting = f"{frames} recorded frame{'' if frames == 1 else 's'}"
     if follows:
         return f"the stacker is behind: {waiting} not stacked yet"
-    return f"{waiting} not stacked: no stacker runs (offbragg stack --beamline {config.file})"
+    return f"{waiting} not stacked: no stacker is running (offbragg stack --beamline {config.file})"

@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 import logging.handlers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offbragg.beamline.build import find
 from offbragg.beamline.config import Beamline
-from offbragg.errors import (
-    JournalError,
-)
+from offbragg.errors import JournalError
 from offbragg.followers.follow import read_backlog
 from offbragg.printable import printable
 from offbragg.shell.kept_metadata import KeptMetadata
 from offbragg.shell.overview import describe_ledger
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.callbacks.best_effort import BestEffortCallback
+    from IPython.core.interactiveshell import InteractiveShell
+
 log = logging.getLogger(__name__)
 
 
-def show_news(md: Any) -> None:
-    """Take over what was changed in ``RE.md`` at another prompt, and warn of it."""
-    for key, value in md.refresh().items() if isinstance(md, KeptMetadata) else ():
+def show_news(md: object) -> None:
+    """Take over what was changed in ``RE.md`` at another prompt, and warn about it."""
+    if not isinstance(md, KeptMetadata):
+        return
+    for key, value in md.refresh().items():
         shown = value
         if isinstance(value, Mapping) and "name" in value:
             shown = f"{value['name']} {value.get('label', '')}".strip()
@@ -52,7 +57,7 @@ class Latest:
 def prompt_text(
     md: Mapping[str, Any], reading: object, scan_id: int, notes: Sequence[str] = ()
 ) -> str:
-    """Return what the prompt shows: sample, temperature, last run, and what else is to be known.
+    """Return what the prompt shows: sample, temperature, last run, and notes.
 
     Examples
     --------
@@ -71,13 +76,17 @@ def _last_scan_id(config: Beamline) -> int:
     try:
         return int((config.paths.journal / "scan_id").read_text().strip() or 0)
     except (OSError, ValueError):
-        return 0  # scan_ids says what is wrong when it matters
+        return 0  # scan_ids reports it when it matters
 
 
 def make_interactive(
-    shell: Any, RE: Any, bec: Any, config: Beamline, devices: Mapping[str, Any]
+    shell: InteractiveShell,
+    RE: RunEngine,
+    bec: BestEffortCallback,
+    config: Beamline,
+    devices: Mapping[str, Any],
 ) -> None:
-    """Prompt, bars, rows, magics, and errors without a traceback."""
+    """Install prompt, progress bars, rows, magics, and errors without a traceback."""
     from event_model import RunRouter
 
     from offbragg.callbacks.progress import Bars, Rows
@@ -86,8 +95,8 @@ def make_interactive(
     from offbragg.shell.magics import HostLook, PromptMagics
 
     bars = Bars()
-    RE.waiting_hook = bars
-    RE.state_hook = bars.follow
+    RE.waiting_hook = bars  # type: ignore[assignment]
+    RE.state_hook = bars.follow  # type: ignore[assignment]
     bec.disable_baseline()
     if not _can_plot():
         bec.disable_plots()
@@ -107,13 +116,13 @@ def make_interactive(
             raise JournalError(f"%ledger takes one run, not {len(runs)}: {' '.join(runs)}")
         print(printable(describe_ledger(config, runs[0]), lines=True))
 
-    shell.register_magic_function(ledger, "line", "ledger")
+    shell.register_magic_function(ledger, "line", "ledger")  # type: ignore[arg-type]
     journal = config.paths.journal
     unpublished = Unpublished(lambda: read_backlog(journal).get("publish", {}).get("refused", {}))
     contradicted = Unpublished(
         lambda: read_backlog(journal).get("stack", {}).get("contradicted", {}),
-        advice="Its frames are stored. Is the camserver told something else than beamline.toml "
-        "says? offbragg verify lists all of it.",
+        advice="Its frames are stored. Do the settings of camserver differ from beamline.toml? "
+        "offbragg verify lists all contradictions.",
     )
     show_errors(shell, RE)
     shell.events.register("post_run_cell", lambda *_: show_news(RE.md))
@@ -130,7 +139,7 @@ def _can_plot() -> bool:
 
 def _set_prompt(
     shell: Any,
-    RE: Any,
+    RE: RunEngine,
     config: Beamline,
     devices: Mapping[str, Any],
     host: Callable[[], str],
@@ -157,7 +166,7 @@ def _set_prompt(
 
 
 def label_devices(devices: Mapping[str, Any]) -> None:
-    """Give devices without a label the one that ``%wa`` and ``%ct`` go by."""
+    """Label devices that have no label, for ``%wa`` and ``%ct``."""
     from ophyd import Device
 
     for device in devices.values():

@@ -1,7 +1,7 @@
-"""What people find at a prompt: the names, the sample they told of, and what the prompt shows.
+"""What people find at a prompt: the names, the sample, the experiment, and the log.
 
-`sit_down` is all that the profile's startup file calls. Without a shell (the queueserver's
-worker, a script) the same names are there, and nothing is printed or plotted.
+The profile's startup file only calls `sit_down`. Without a shell (the queueserver's worker, a
+script) the same names are available, and nothing is printed or plotted.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import logging
 import logging.handlers
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offbragg.beamline.build import build_devices
 from offbragg.beamline.config import VARIABLE, Beamline, load, profile_directory
@@ -34,19 +34,26 @@ from offbragg.shell.overview import Runs, list_runs
 from offbragg.shell.prompt import label_devices, make_interactive, show_news
 from offbragg.spelling import did_you_mean
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.utils import MsgGenerator
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from offbragg.plans.defaults import Defaults
+
 log = logging.getLogger(__name__)
 
 
 EXPERIMENT = ("proposal", "esaf", "data_session", "project", "group", "owner")
 
 
-def sit_down(shell: Any = None) -> dict[str, Any]:
-    """Give what `open_session` gives; if it cannot, tell people at a prompt why, in words.
+def sit_down(shell: InteractiveShell | None = None) -> dict[str, Any]:
+    """Return what `open_session` returns; if it fails, print why at a prompt, in words.
 
     Parameters
     ----------
     shell
-        The IPython shell; where nobody types, the error is raised.
+        The IPython shell; without one the error is raised.
     """
     try:
         return open_session(shell)
@@ -55,28 +62,30 @@ def sit_down(shell: Any = None) -> dict[str, Any]:
             raise
         print(
             f"{type(error).__name__}: {printable(str(error).strip(), lines=True)}\n"
-            "This prompt is a plain one, without the beamline. offbragg doctor says more. When it "
-            "is mended, start the shell again.",
+            "This is a plain prompt, without the beamline. offbragg doctor shows more. Correct the "
+            "error, then start the shell again.",
             file=sys.stderr,
         )
         return {}
 
 
-def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[str, Any]:
-    """Connect the beamline and give the names that people find at the prompt.
+def open_session(
+    shell: InteractiveShell | None = None, *, config: Beamline | None = None
+) -> dict[str, Any]:
+    """Connect the beamline and return the names that people find at the prompt.
 
     Parameters
     ----------
     shell
-        The IPython shell; None where nobody types.
+        The IPython shell; None without one.
     config
-        What `beamline.load` gave; if not given, the file that ``OFFBRAGG_BEAMLINE`` names, and
-        the simulated beamline without that.
+        The configuration; by default that of the file in ``OFFBRAGG_BEAMLINE``, or the simulated
+        beamline without it.
 
     Raises
     ------
     ConfigError
-        For anything in ``beamline.toml`` that cannot be used.
+        If anything in ``beamline.toml`` cannot be used.
     DeviceError
         If records do not answer.
     """
@@ -91,9 +100,9 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     RE = make_run_engine(config, devices)
     install_suspender(RE, config, devices)
     RE.md = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
-    RE.subscribe(lambda name, doc: RE.md.save(), "start")  # what was changed deep inside
+    RE.subscribe(lambda name, doc: RE.md.save(), "start")  # nested changes
 
-    def with_news(plan: Any) -> Any:  # each plan once, before its first message
+    def with_news(plan: MsgGenerator) -> MsgGenerator:  # each plan once, before its first message
         show_news(RE.md)
         return plan
 
@@ -102,8 +111,8 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     names = _names(RE, config, plan_defaults(config, devices))
     for name in devices.keys() & names.keys():
         raise ConfigError(
-            f"devices.{name} in {config.file} has a name that the shell uses itself\n"
-            f"Call it something else than {', '.join(sorted(names))}."
+            f"devices.{name} in {config.file} has a name that the shell uses\n"
+            f"Choose another name than {', '.join(sorted(names))}."
         )
     names |= devices
     label_devices(devices)
@@ -112,7 +121,7 @@ def open_session(shell: Any = None, *, config: Beamline | None = None) -> dict[s
     return names
 
 
-def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
+def _names(RE: RunEngine, config: Beamline, defaults: Defaults) -> dict[str, Any]:
     import functools
 
     import bluesky.plan_stubs as bps
@@ -128,10 +137,10 @@ def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
     def sample(
         *what: Any, orientation: str | Path | bool | None = None, **known: Any
     ) -> Sample | None:
-        """Say which crystal is mounted: sample(name, label, formula=… …); show it without.
+        """Set the crystal that is mounted: sample(name, label, formula=… …); show it without.
 
         Its UB is that of orientation=FILE, or of the newest orientation.json of this mount, which
-        is said; orientation=False takes none.
+        is shown; orientation=False takes none.
         """
         show_news(RE.md)
         mounted = RE.md.get("sample")
@@ -139,7 +148,7 @@ def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
         if not what and not known and orientation is None:
             if isinstance(mounted, Mapping):
                 return Sample.from_dict(mounted)
-            print(f"no sample is mounted, as sample(name, label) says it: {mounted or 'none'}")
+            print(f"no sample is mounted with sample(name, label): {mounted or 'none'}")
             return None
         if what or known:
             known = name_sample(what, known, mounted)
@@ -153,7 +162,7 @@ def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
         return new
 
     def experiment(*what: Any, **known: Any) -> dict[str, Any]:
-        """Say whose experiment it is: experiment(proposal=…, group=…); show it without."""
+        """Set whose experiment it is: experiment(proposal=…, group=…); show it without."""
         show_news(RE.md)
         if len(what) == 1 and isinstance(what[0], Mapping) and not known:
             what, known = (), dict(what[0])
@@ -198,12 +207,12 @@ def _names(RE: Any, config: Beamline, defaults: Any) -> dict[str, Any]:
 def with_orientation(
     known: Mapping[str, Any], experiment: Path, orientation: str | Path | bool | None = None
 ) -> tuple[dict[str, Any], str]:
-    """Add UB, and the lattice if it is not told, from an ``orientation.json``.
+    """Add UB, and the lattice if it is not given, from an ``orientation.json``.
 
     Parameters
     ----------
     known
-        What was told of the sample. A UB that was told is kept.
+        The sample's fields. A UB in them is kept.
     experiment
         Root of the scan files.
     orientation
@@ -214,22 +223,24 @@ def with_orientation(
     -------
     known
         With ``UB`` and ``lattice``.
-    said
+    source
         Where they are from, for people; empty if nothing was taken.
 
     Raises
     ------
     OrientationError
-        If it cannot be used, is asked for and not there, or has another cell than was told.
+        If it cannot be used, is requested and missing, or has another cell than the sample.
     """
-    told = dict(known)
-    if orientation is False or (orientation is None and told.get("UB") is not None):
-        return told, ""
+    fields = dict(known)
+    if orientation is False or (orientation is None and fields.get("UB") is not None):
+        return fields, ""
     if orientation is None or orientation is True:
-        mount = Sample.from_dict({key: told.get(key) for key in ("name", "label") if key in told})
+        mount = Sample.from_dict(
+            {key: fields.get(key) for key in ("name", "label") if key in fields}
+        )
         path = newest_orientation(experiment, mount.name, mount.label)
         if path is None and orientation is None:
-            return told, ""
+            return fields, ""
         if path is None:
             raise OrientationError(
                 f"there is no orientation.json of {mount.name} {mount.label} in {experiment}\n"
@@ -238,7 +249,7 @@ def with_orientation(
     else:
         path = Path(orientation)
     found = read_orientation(path)
-    lattice = told.get("lattice")
+    lattice = fields.get("lattice")
     if lattice is not None:
         mounted = Sample.from_dict({"name": "x", "label": "x", "lattice": lattice})
         assert mounted.lattice is not None
@@ -247,18 +258,18 @@ def with_orientation(
         if far or any(abs(a - b) > 2.0 for a, b in pairs[3:]):
             raise OrientationError(
                 f"{path} has the lattice {[round(x, 4) for x in found.lattice]}, but the sample "
-                f"was told with {list(mounted.lattice)}\n"
-                "Leave lattice out, or give orientation=False."
+                f"has {list(mounted.lattice)}\n"
+                "Omit lattice, or pass orientation=False."
             )
-    told["UB"] = [list(row) for row in found.UB]
+    fields["UB"] = [list(row) for row in found.UB]
     if lattice is None:
-        told["lattice"] = list(found.lattice)
+        fields["lattice"] = list(found.lattice)
     share = found.residuals.get("fraction")
     indexed = "" if share is None else f", {share:.0%} of the peaks indexed"
-    return told, f"UB from {path} (found {found.source.get('when', '?')}{indexed})"
+    return fields, f"UB from {path} (found {found.source.get('when', '?')}{indexed})"
 
 
-def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: Any) -> dict[str, Any]:
+def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: object) -> dict[str, Any]:
     """Return a sample's fields, of which name and label may have been given by position.
 
     Parameters
@@ -266,14 +277,14 @@ def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: Any) -
     what
         A name, or name and label, or a `Sample`, or a mapping with its fields.
     known
-        What was given by name.
+        Fields given by name.
     mounted
-        The sample until now, for the message.
+        The present sample, for the message.
 
     Raises
     ------
     MetadataError
-        Naming what is unknown, given twice or missing; the sample stays what it was.
+        If a field is unknown, given twice or missing; the sample is unchanged.
     """
     still = "no sample is mounted"
     if isinstance(mounted, Mapping):
@@ -301,36 +312,35 @@ def name_sample(what: tuple[Any, ...], known: Mapping[str, Any], mounted: Any) -
                 f"sample.{key} is unknown{did_you_mean(key, (*FIELDS, 'orientation'))}; {still}\n"
                 f"A sample has {', '.join(FIELDS)}."
             )
-    for key, meaning in (("name", "what it is"), ("label", "which crystal or mount of it")):
+    for key, meaning in (("name", "the material"), ("label", "the crystal or mount")):
         if key not in fields:
             shown = [f"{k}={fields.get(k, '…')!r}" for k in ("name", "label")]
             raise MetadataError(
-                f"sample.{key} is missing: it names a folder, and says {meaning}; {still}\n"
+                f"sample.{key} is missing: it names a folder, and is {meaning}; {still}\n"
                 f"Type: sample({', '.join(shown)})"
             )
     return fields
 
 
-def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:
-    """Say whose experiment it is; every run from now on has it in its start document.
+def set_experiment(md: MutableMapping[str, Any], /, **known: Any) -> dict[str, Any]:
+    """Set whose experiment it is; every run from now on has it in its start document.
 
     Parameters
     ----------
     md
         ``RE.md``.
     known
-        proposal, esaf, data_session, project, group, owner, as far as they are known; None
-        removes one.
+        Any of proposal, esaf, data_session, project, group, owner; None removes one.
 
     Returns
     -------
     experiment
-        All that is known now.
+        All fields that are set now.
 
     Raises
     ------
     MetadataError
-        Naming the field; nothing is changed then.
+        If a field is wrong; it is named, and nothing is changed.
     """
     for key, value in known.items():
         if key not in EXPERIMENT:
@@ -350,12 +360,12 @@ def set_experiment(md: Any, /, **known: Any) -> dict[str, Any]:
 
 
 def write_log(config: Beamline, *, to_people: bool = False) -> None:
-    """Write what is logged to ``<paths.log>/offbragg.log``, in files that are turned over.
+    """Write the log to ``<paths.log>/offbragg.log``, in rotating files.
 
     Parameters
     ----------
     config
-        Whose [paths].
+        The beamline.
     to_people
         Show warnings at the terminal, too.
     """
@@ -371,13 +381,13 @@ def write_log(config: Beamline, *, to_people: bool = False) -> None:
         logger = logging.getLogger(name)
         logger.addHandler(file)
         logger.setLevel(logging.INFO)
-        # the shell shows what is raised; once is enough
+        # the shell shows exceptions itself; once is enough
         logger.propagate = not to_people
     if to_people:
         terminal = logging.StreamHandler(sys.stderr)
         terminal.setLevel(logging.WARNING)
         terminal.setFormatter(PrintableFormatter("%(levelname)s %(message)s"))
         ours.addHandler(terminal)
-        said = logging.StreamHandler(sys.stderr)  # what is no warning and yet to be seen
-        said.setFormatter(PrintableFormatter("%(message)s"))
-        logging.getLogger("offbragg.told").addHandler(said)
+        notices = logging.StreamHandler(sys.stderr)  # for people, but not warnings
+        notices.setFormatter(PrintableFormatter("%(message)s"))
+        logging.getLogger("offbragg.notices").addHandler(notices)

@@ -59,7 +59,7 @@ def until(condition: Any, seconds: float = 90.0) -> None:
 
 
 def busy_for(seconds: float) -> None:
-    """Prepare the busy record to be busy for so many seconds."""
+    """Prepare the busy record to be busy for this many seconds."""
     if "folder" in parts:
         for name, value in {
             "FilePath": parts["folder"], "FileName": "x", "FileTemplate": "%s%s_%d.cbf",
@@ -70,5 +70,5 @@ def busy_for(seconds: float) -> None:
 
 
 def slow_by(seconds: float) -> None:
-    """Let the driver of the slow record need so many seconds."""
+    """Let the driver of the slow record need this many seconds."""
     put("delay", seconds)

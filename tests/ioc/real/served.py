@@ -86,11 +86,11 @@ class Exposure:
         )
         self.read_back = builder.boolIn("Acquire_RBV", "Done", "Acquiring", initial_value=0)
         self.asked = False
-        self.told = asyncio.Event()
+        self.changed = asyncio.Event()
 
     def ask(self, asked: bool) -> None:
         self.asked = bool(asked)
-        self.told.set()
+        self.changed.set()
 
     async def run(self, _value: float) -> None:
         await asyncio.sleep(0.02)  # the driver polls the replies
@@ -99,9 +99,9 @@ class Exposure:
         self.read_back.set(1)
         until = time.monotonic() + self.seconds.get()
         while self.asked and (left := until - time.monotonic()) > 0.0:
-            self.told.clear()
+            self.changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.told.wait(), left)
+                await asyncio.wait_for(self.changed.wait(), left)
         self.read_back.set(0)
         self.acquire.set(0, process=False)
 
