@@ -1,7 +1,8 @@
 """Folders of finished frames into one scan file: no run, no beamline, no catalog.
 
-The stacker is the one that follows journals. Here it is given the documents of a sweep that is
-over, made from the names and the headers of the files, and perhaps from a model.
+The sweep's stacker is the one that follows runs. Here it is given the files of a sweep that has
+ended; what is known of it comes from the names and the headers of the files, and perhaps from a
+model.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from offbragg.errors import ConfigError, FrameError, GeometryError, ScanFileError
 from offbragg.files import Head, read_frame, read_head
 from offbragg.files.compressed import frame_kind
-from offbragg.files.frame_files import FRAME_SEQUENCES
+from offbragg.files.frame_files import FrameFiles
 from offbragg.files.frame_pool import processors
 from offbragg.files.header_time import header_time
 from offbragg.files.headers import agree, axis_name
@@ -40,13 +40,13 @@ from offbragg.files.nxrefine import has_wrapper, wrapper_path, write_wrapper
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter, release_if_left
 from offbragg.files.series import Series, find_series
-from offbragg.followers.stacker import SweepStacker
+from offbragg.followers.frame_source import FrameSource
+from offbragg.followers.sweep_stacker import Ending, SweepStacker
 from offbragg.ledger import FrameStatus, Ledger, describe_problems
 from offbragg.sample import check_component
 from offbragg.sweep import Sweep
 
 _LOOK = 0.05  # s
-_MIMETYPES: dict[str, str] = dict(zip((".cbf", ".tif"), FRAME_SEQUENCES, strict=True))
 _UNNAMED_AXIS = "axis0"  # nothing says which one turned
 
 
@@ -149,10 +149,17 @@ def stack_files(
             out.parent, start=start, data_shape=start["detector"]["shape"], name=out.name
         ).close()
         before = 0
-    stacker = SweepStacker(start, out, experiment=None, late=0.0, contradicting=found.contradicting)
+    stacker = SweepStacker(
+        start,
+        out,
+        FrameSource(_frame_files(series)),
+        experiment=None,
+        late=0.0,
+        contradicting=found.contradicting,
+    )
     try:
-        for name, doc in _documents(series, start, found.ended):
-            stacker(name, doc)
+        stacker.expect(range(series.n_frames))
+        stacker.end(Ending(found.ended, "success"))
         while not stacker.poll() and not (stop is not None and stop.is_set()):
             progress(stacker.decided, series.n_frames)
             if not stacker.busy:
@@ -432,28 +439,11 @@ def _detector(header: Mapping[str, Any], most_counts: list[int]) -> dict[str, An
     return known
 
 
-def _documents(
-    series: Series, start: Mapping[str, Any], ended: float
-) -> list[tuple[str, dict[str, Any]]]:
-    resource = {
-        "uid": f"{start['uid']}/files",
-        "mimetype": _MIMETYPES[_kind(series)],
-        "uri": f"file://localhost{quote(str(series.directory))}/",
-        "parameters": {
-            "template": series.template,
-            "first_number": series.first,
-            "n_frames": series.n_frames,
-            "exposure_started": math.nan,  # a copy does not tell by its time
-        },
+def _frame_files(series: Series) -> FrameFiles:
+    parameters = {
+        "template": series.template,
+        "first_number": series.first,
+        "n_frames": series.n_frames,
+        "exposure_started": math.nan,  # the time of a copied file means nothing
     }
-    datum = {
-        "stream_resource": resource["uid"],
-        "indices": {"start": 0, "stop": series.n_frames},
-    }
-    stop = {
-        "time": ended,
-        "exit_status": "success",
-        "reason": "",
-        "run_start": start["uid"],
-    }
-    return [("stream_resource", resource), ("stream_datum", datum), ("stop", stop)]
+    return FrameFiles({"uri": series.directory.as_uri(), "parameters": parameters})

@@ -25,7 +25,7 @@ from offbragg.files.salvage import aside, clear, copy_intact, hidden_name, put_i
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.writer_lock import hold, owner
-from offbragg.followers.stacker import SweepStacker
+from offbragg.followers.stacker import RunStacker
 from offbragg.recovery.journal_mend import is_damaged, mend_journal
 from offbragg.recovery.verdict import Verdict
 from offbragg.recovery.verify import verify
@@ -235,7 +235,7 @@ def _make(
     new = ScanWriter.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
     with new:
         copied = set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
-    stacker = SweepStacker(start, hidden, experiment=None, late=0.0, search=frames)
+    stacker = RunStacker(start, hidden, experiment=None, late=0.0, search=frames)
     try:
         for name, doc in documents:
             stacker(name, doc)
