@@ -125,7 +125,7 @@ def test_a_frame_that_comes_after_the_end_fills_its_row(run, stacked):
         np.testing.assert_array_equal(scan.stack.counts[4], counts_of(4))
 
 
-def test_frames_of_a_dead_run_engine_are_kept_although_nobody_announced_them(run, stacked):
+def test_frames_of_a_dead_run_engine_are_kept_although_they_were_not_announced(run, stacked):
     run.begin()
     run.write(*range(10))
     run.announce(3)
@@ -209,7 +209,7 @@ def test_a_stacker_goes_on_with_a_file_that_a_kill_tore(run, stacked, caplog):
         store(*range(4))
         tear(scan.path, lambda: store(4, 5))
         left = scan.path.read_bytes()
-    scan.path.write_bytes(left)  # as if nobody had closed it
+    scan.path.write_bytes(left)  # as if it had not been closed
     for number in range(4):
         run.path(number).unlink()  # they are only in the scan file
     run.announce(10)

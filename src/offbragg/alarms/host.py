@@ -16,7 +16,7 @@ MOST_LATE = 0.5
 
 
 MOST_BEHIND = 5.0
-"""Frames of this time may wait to be stacked on a host that is not too busy, s."""
+"""Longest stacking backlog on a host that is not too busy, s."""
 
 
 def host_load(
@@ -26,15 +26,15 @@ def host_load(
     load: float | None = None,
     cores: int | None = None,
 ) -> dict[str, Any]:
-    """Return whether this host has more to do than it can, plain JSON types.
+    """Return whether this host is too busy, as plain JSON types.
 
     Parameters
     ----------
     board
-        What the watchdogs say, by side: ``late``, by how much their looks came too late in the
+        What the watchdogs report, by side: ``late``, by how much their looks came too late in the
         last minute, s.
     stacking
-        What the stacker says: ``behind``, s.
+        What the stacker reports: ``behind``, s.
     load, cores
         Processes that want to run, averaged over a minute, and how many can; this host's if not
         given.

@@ -31,7 +31,7 @@ class ExpectedFrames:
     seen: object = None
 
     def look(self) -> tuple[object, bool]:
-        """Give something that changes with every new file, and whether no more is to come."""
+        """Return something that changes with every new file, and whether no more is to come."""
         over = self.announced >= self.n_frames
         if self.files is None:
             return self.announced, over
@@ -88,7 +88,7 @@ class Disks:
         return [name for name in self.paths if self._device.get(name) == device]
 
     def facts(self, wall: float) -> list[dict[str, Any]]:
-        """Give what is known of each disk, plain JSON types."""
+        """Return what is known of each disk, as plain JSON types."""
         return [
             {
                 "paths": self._names(device),
@@ -103,11 +103,11 @@ class Disks:
 def backlog_look(
     backlog: Callable[[], Mapping[str, float]], thresholds: Thresholds
 ) -> Callable[[], Alarm | None]:
-    """Make a look at how far the stacker is behind."""
+    """Make a look at the backlog of the stacker."""
 
     def look() -> Alarm | None:
-        told = backlog()
-        return judge_backlog(int(told["due"]), told["behind"], thresholds=thresholds)
+        state = backlog()
+        return judge_backlog(int(state["due"]), state["behind"], thresholds=thresholds)
 
     return look
 
@@ -134,7 +134,7 @@ class CatalogLook:
         self._thread: threading.Thread | None = None
 
     def __call__(self) -> Alarm | None:
-        """Give what the last answer was; the first call begins to ask."""
+        """Return the alarm after the last answer, if any; the first call begins to ask."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._ask_on, name="catalog-look", daemon=True)
             self._thread.start()

@@ -79,8 +79,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
-    watchdog = make_watchdog(config, side=ACQUISITION)
-    watchdog.is_paused = lambda: RE.state != "running"
+    watchdog = make_watchdog(config, side=ACQUISITION, is_paused=lambda: RE.state != "running")
     RE.subscribe(watchdog)
     RE.preprocessors.append(answering(plan_defaults(config, devices)))
     RE.preprocessors.append(checker(config, RE))

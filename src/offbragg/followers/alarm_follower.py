@@ -1,4 +1,4 @@
-"""A follower that gives the documents of open runs to a watchdog."""
+"""A follower that passes the documents of open runs to a watchdog."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def watch_data(config: Beamline, stacker: Any, *, catalog: bool) -> tuple[Watchd
 
 
 class JournalWatch:
-    """Give a watchdog the documents of the runs that are open, from the journal: a follower."""
+    """Pass the documents of the runs that are open from the journal to a watchdog."""
 
     name = "watch"
 
@@ -49,7 +49,7 @@ class JournalWatch:
         self._journal = journal
 
     def done(self, start: Mapping[str, Any]) -> bool:
-        """Whether the run is over: then there is nothing to watch."""
+        """Return whether the run has ended: then there is nothing to watch."""
         return not is_open(self._journal / f"{start['uid']}.jsonl")
 
     def open(self, start: Mapping[str, Any]) -> _Documents:

@@ -73,7 +73,7 @@ class Stacked:
         return self.rejected > 0 or self.files > self.stored
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return it as plain JSON types."""
         return asdict(self)
 
 
@@ -89,8 +89,8 @@ def stack_files(
 ) -> Stacked:
     """Stack the frame files that a pattern matches into a scan file.
 
-    A file that an earlier call left unfinished is gone on with; one that is whole gets the frames
-    that were missing or rejected, if their files are good now.
+    A file that an earlier call left unfinished is completed; a finished one gets the frames that
+    were missing or rejected, if their files are good now.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def stack_files(
     trust_model
         Take a model whose geometry contradicts the headers: the differences are listed.
     progress
-        Told how many frames are decided, and of how many.
+        Called with (frames decided, frames in all).
     stop
         Set it to end before all is done.
 
@@ -193,7 +193,7 @@ def stack_files(
 
 
 def _other(scan: ScanFile, series: Series, pattern: str) -> ScanFileError:
-    """Say in what a scan file is of other frames than a series."""
+    """Return the error of a scan file that holds other frames than a series."""
     what = f"holds other frames than {pattern}"
     files: Any = scan.start.get("files")
     same = {"directory": str(series.directory), "template": series.template}
@@ -248,7 +248,7 @@ def _wrap(out: Path, changed: bool) -> tuple[str | None, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What files, headers and model say of a sweep."""
+    """What files, headers and model say about a sweep."""
 
     start: dict[str, Any]
     ended: float  # POSIX s
@@ -381,15 +381,15 @@ def _angle_at_the_end(series: Series, sweep: Sweep, ledger: Ledger) -> list[str]
         header = read_head(path).header
     except (FrameError, OSError):
         return []
-    told = header.get("start_angle")
-    if told is None or header.get("angle_increment", 0.0) == 0.0:
+    start_angle = header.get("start_angle")
+    if start_angle is None or header.get("angle_increment", 0.0) == 0.0:
         return []
     expected = float(sweep.starts[stored[-1]])
-    if abs(math.remainder(told - expected, 360.0)) <= 0.5 * abs(sweep.step) + 1e-4:
+    if abs(math.remainder(start_angle - expected, 360.0)) <= 0.5 * abs(sweep.step) + 1e-4:
         return []
     return [
         f"frame {stored[-1]} begins at {expected:.4f} degree in the scan file, but "
-        f"{path.name} says Start_angle {told:.4f}"
+        f"{path.name} says Start_angle {start_angle:.4f}"
     ]
 
 

@@ -257,7 +257,7 @@ class FrameValues:
         """Return what to add to the detector's time for that of the axis, and its uncertainty, s.
 
         From the comparison before the sweep to that after it the difference goes linearly. A run
-        of an earlier version has none: its clocks are taken for equal, and nobody knows how well.
+        of an earlier version has none: its clocks are taken for equal, with an unknown uncertainty.
         """
         n = self._sweep.n_frames
         if not self._timing:

@@ -56,10 +56,10 @@ _INTERVAL = 0.1  # at most one look for new frames in this time, s, and twice it
 _EVENTS = 1.0  # at most one append to a stream in this time, s
 
 
-_SLOW = 0.1  # s for telling the catalog of them
+_SLOW = 0.1  # a look that takes longer is slow, s
 
 
-_TURN = 0.05  # how long one call of `poll` may publish what is no frame, s
+_TURN = 0.05  # how long one call of `poll` may publish what is not a frame, s
 
 
 _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
@@ -105,7 +105,7 @@ class Publisher:
         self.interval = interval
         self._connect = client_factory
         self._client: CatalogOfBlueskyRuns | None = None
-        self._away = 0.0, ""  # until when nobody asks again, and why
+        self._away = 0.0, ""  # until when the catalog is not asked again, and why
         self._waiting: set[str] = set()  # runs that the catalog is not known to have whole
         self._failures: dict[str, tuple[str, int]] = {}  # run → what, how often in succession
         self._refused: dict[str, str] = {}  # run → why it cannot be published
@@ -183,11 +183,11 @@ class Publisher:
         if path is None:
             return True
         with ScanFile.open(path) as scan:
-            told = stop.get("offbragg", {})
+            published = stop.get("offbragg", {})
             return (
                 scan.complete
-                and told.get("frames") == frame_totals(scan.ledger.counts())
-                and told.get("scan_file") == str(path)  # it may have been made again elsewhere
+                and published.get("frames") == frame_totals(scan.ledger.counts())
+                and published.get("scan_file") == str(path)  # it may have been made again elsewhere
             )
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
@@ -208,7 +208,7 @@ class Publisher:
 
     @contextlib.contextmanager
     def _catalog(self) -> Iterator[CatalogOfBlueskyRuns]:
-        """Give the client; whatever the catalog does wrong is a `CatalogError`."""
+        """Yield the client; whatever the catalog does wrong is a `CatalogError`."""
         try:
             if self._client is None:
                 self._client = self._connected()
@@ -347,7 +347,7 @@ class RunPublisher:
         self._next_look = began + self._publisher.interval * (2 if took > _SLOW else 1)
 
     def _go_on(self) -> bool:
-        """Do the next of what is no frame; False if there is nothing to do now."""
+        """Publish the next of what is not a frame; return False if there is nothing to do now."""
         # streams are made in the same order each time: primary first
         begun = self._primary is not None or self._stop is not None or not has_frames(self._start)
         if self._rest and begun:

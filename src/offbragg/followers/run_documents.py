@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
@@ -13,10 +13,6 @@ from numpy.typing import NDArray
 from offbragg.catalog.consolidators import FRAMES_MIMETYPE, STACK_MIMETYPE, WORDS
 from offbragg.followers.run_writer import ROWS
 from offbragg.sweep import Sweep
-
-if TYPE_CHECKING:
-    pass
-
 
 Document = dict[str, Any]
 
@@ -132,7 +128,7 @@ def rows_resource(start: Mapping[str, Any], path: Path) -> Document:
 def frames_datum(
     resource: Mapping[str, Any], descriptor: Mapping[str, Any], first: int, stop: int
 ) -> Document:
-    """Say that the frames `first` to `stop` (not included) are there."""
+    """Return the datum that announces the frames `first` to `stop` (not included)."""
     return {
         "uid": f"{resource['uid']}/{first}",
         "stream_resource": resource["uid"],

@@ -47,7 +47,7 @@ def take_the_place() -> None:
 class LiveRunWriter(_RunWriter):
     """Write the events of a stream together, when `flush_one` is called.
 
-    `TiledWriter` writes either every event by itself, which takes 60 ms each, or nothing until
+    `TiledWriter` writes either every event alone, which takes 60 ms each, or nothing until
     there are 10 000 of them. And it sends an append again when the answer got lost, at the
     risk of double rows; here the run is published again instead.
     """
@@ -94,9 +94,9 @@ class LiveRunWriter(_RunWriter):
         self._desc_nodes[doc["uid"]] = node
 
     def write_no_rows(self, descriptor: Mapping[str, Any]) -> None:
-        """Give a stream a table without rows, where nothing else will ever come."""
+        """Write a table without rows to a stream where nothing else will ever come."""
         keys = descriptor["data_keys"]
-        columns = [key for key, told in keys.items() if "external" not in told]
+        columns = [key for key, described in keys.items() if "external" not in described]
         self._desc_nodes[descriptor["uid"]].create_appendable_table(
             schema=frames_structure(columns).arrow_schema_decoded,
             key=ROWS,
@@ -156,7 +156,7 @@ class LiveRunWriter(_RunWriter):
         return False
 
     def stop(self, doc: Any) -> None:
-        """Write the stop document; whoever subscribed to a node is told by `close_one`."""
+        """Write the stop document; `close_one` closes the nodes for those who subscribed."""
         super().stop(storable(doc))
         self.ended = True
 
@@ -171,7 +171,7 @@ class LiveRunWriter(_RunWriter):
         self._to_close.extend({node.uri: node for node in nodes if node is not None}.values())
 
     def close_one(self) -> bool:
-        """Tell those who subscribed to a node that it is whole; False if all were told."""
+        """Close the next node for those who subscribed to it; return False if none is left."""
         if self._to_close:
             self._to_close.popleft().close_stream()
         return bool(self._to_close)

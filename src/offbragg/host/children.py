@@ -63,13 +63,13 @@ class Children:
         return self.logs / f"{name}.log"
 
     def check(self) -> None:
-        """Raise if a child has ended by itself, with the last it said."""
+        """Raise if a child has ended on its own, with the last lines of its log."""
         for name, child in self.running.items():
             if child.poll() is not None:
-                said = self.log(name).read_text(errors="replace").strip()
+                output = self.log(name).read_text(errors="replace").strip()
                 raise DeviceError(
-                    f"the {name} process ended by itself (exit code {child.returncode})\n"
-                    + "\n".join(said.splitlines()[-5:])
+                    f"the {name} process ended on its own (exit code {child.returncode})\n"
+                    + "\n".join(output.splitlines()[-5:])
                 )
 
     def last_words(self, name: str) -> str:

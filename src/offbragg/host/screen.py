@@ -1,6 +1,6 @@
 """What ``offbragg up`` shows: one status line, every change, and the logs with names in front.
 
-It has a thread of its own. A terminal that is held (Ctrl-S), or a pipe that nobody reads, blocks
+It has a thread of its own. A terminal that is held (Ctrl-S), or a pipe that is not read, blocks
 this thread only: children are looked after all the same.
 """
 
@@ -75,7 +75,7 @@ class Screen(threading.Thread):
         self._changes.put(state)
 
     def run(self) -> None:
-        """Show until closed, or until there is nobody to show it to."""
+        """Show until closed, or until the terminal is gone."""
         in_place = self._console.is_terminal and not self._as_json
         line = Live(console=self._console, auto_refresh=False, redirect_stdout=False,
                     redirect_stderr=False) if in_place else None  # fmt: skip

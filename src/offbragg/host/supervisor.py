@@ -32,7 +32,7 @@ _LONGEST_LOG = 20_000_000  # bytes
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """The wait before a child that ended by itself is started again: doubled from crash to crash.
+    """The wait before a child that crashed is started again: doubled from crash to crash.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class BackOff:
     """A child that ran for longer, s, begins with `first` again."""
 
     def wait(self, crashes: int) -> float:
-        """Return the wait after so many crashes one after the other, s."""
+        """Return the wait after a number of crashes one after the other, s."""
         return min(self.first * 2.0 ** min(crashes - 1, 30), self.most)
 
 

@@ -1,4 +1,4 @@
-"""Whether the catalog says what the scan file says."""
+"""A run in the catalog compared with its scan file."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -
         found.append(f"its start document has other {', '.join(changed)}")
     if not seen.complete:
         return found
-    told = stop.get("offbragg") or {}
+    published = stop.get("offbragg") or {}
     counts = {status: seen.statuses.count(status) for status in set(seen.statuses)}
     expected = frame_totals({"stored": 0, "missing": 0, "rejected": 0} | counts)
     if not stop:
         found.append("it has no stop document")
         return found
-    if told.get("frames") != expected:
-        found.append(f"it counts {told.get('frames')}, the ledger {expected}")
-    if Path(told.get("scan_file", "")).resolve() != path.resolve():
-        found.append(f"its frames are those of {told.get('scan_file')}")
+    if published.get("frames") != expected:
+        found.append(f"it counts {published.get('frames')}, the ledger {expected}")
+    if Path(published.get("scan_file", "")).resolve() != path.resolve():
+        found.append(f"its frames are those of {published.get('scan_file')}")
         return found
     if "primary" not in set(run):
         found.append("it has no stream primary")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from offbragg.files.examine import FileContents
 
 
 @dataclass(slots=True)
@@ -33,17 +35,21 @@ class Verdict:
     catalog: str = "not asked"
     """agrees, differs; or why it was not compared."""
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # to be known, and no problem
+    notes: list[str] = field(default_factory=list)  # good to know, not problems
     ended: str = ""
-    """How the run ended, and what its stop document has to say of it, if anything."""
+    """How the run ended, and the reason in its stop document; empty without a reason."""
     size: int = 0
     seconds: float = 0.0
+    contents: FileContents | None = None
+    """What HDF5 reads in the file; None if it does not read it."""
 
     @property
     def ok(self) -> bool:
-        """Whether the file holds what was measured, as far as all that was asked says."""
+        """Whether the file holds what was measured, by everything that was compared."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return {**asdict(self), "ok": self.ok}
+        """Return it as plain types, for JSON; without the contents of the file."""
+        facts = asdict(replace(self, contents=None))
+        del facts["contents"]
+        return {**facts, "ok": self.ok}
