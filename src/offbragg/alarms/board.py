@@ -60,7 +60,7 @@ class Alarm:
     value: float
     limit: float
     units: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types."""

@@ -57,7 +57,7 @@ def host_load(
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
     late = {side: float(each.get("late", 0.0)) for side, each in board.items()}
     behind = float(stacking.get("behind", 0.0))
-    parts = []
+    parts: list[str] = []
     if load > MOST_LOAD * cores:
         parts.append(f"load {load:.1f} on {cores} core{'' if cores == 1 else 's'}")
     for side, seconds in late.items():

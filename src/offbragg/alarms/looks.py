@@ -15,30 +15,30 @@ from offbragg.alarms.board import Alarm, Thresholds, judge_backlog
 from offbragg.alarms.disk import Rate, disk_facts, judge_disk, judge_path
 from offbragg.files.frame_files import FrameFiles
 from offbragg.files.root import Root
+from offbragg.files.run_progress import RunProgress
 
 
 @dataclass(slots=True)
 class ExpectedFrames:
     """The frame files of a run, as far as the watchdog cares."""
 
-    n_frames: int
+    progress: RunProgress
     period: float
     since: float  # of the last progress, monotonic
     files: FrameFiles | None = None
-    announced: int = 0
     expected: bool = False
     given_up: bool = False
     seen: object = None
 
     def look(self) -> tuple[object, bool]:
         """Return something that changes with every new file, and whether no more is to come."""
-        over = self.announced >= self.n_frames
+        over = self.progress.all_announced
         if self.files is None:
-            return self.announced, over
+            return self.progress.announced, over
         try:
             # a file that is made changes the time of its directory; thousands need not be listed
             seen = self.files.directory.stat().st_mtime_ns
-            return seen, over or self.files.path(self.n_frames - 1).exists()
+            return seen, over or self.files.path(self.progress.n_frames - 1).exists()
         except OSError:
             return self.seen, over
 

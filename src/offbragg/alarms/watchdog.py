@@ -20,6 +20,7 @@ from offbragg.alarms.clock import Clock, Skew
 from offbragg.alarms.host import Lateness
 from offbragg.alarms.looks import Disks, ExpectedFrames
 from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles
+from offbragg.files.run_progress import RunProgress
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Watchdog:
         match name:
             case "start" if "sweep" in doc:
                 self._runs[doc["uid"]] = ExpectedFrames(
-                    n_frames=int(doc["sweep"]["n_frames"]),
+                    progress=RunProgress(int(doc["sweep"]["n_frames"])),
                     period=float(doc["sweep"]["period"]),
                     since=self._monotonic(),
                 )
@@ -143,7 +144,7 @@ class Watchdog:
             case "stream_datum":
                 run = self._runs.get(self._run_of.get(doc["stream_resource"], ""))
                 if run is not None:
-                    run.announced = max(run.announced, doc["indices"]["stop"])
+                    run.progress.add(name, doc)
             case "event":
                 for key, stamp in doc["timestamps"].items():
                     ahead = stamp - doc["time"] > self.thresholds.clock
@@ -152,6 +153,8 @@ class Watchdog:
             case "stop":
                 self._runs.pop(doc["run_start"], None)
                 self._run_of = {k: run for k, run in self._run_of.items() if run in self._runs}
+            case _:
+                pass
 
     def _expect(self, doc: Mapping[str, Any]) -> None:
         run = self._runs.get(doc.get("run_start", ""))
@@ -224,7 +227,9 @@ class Watchdog:
         silent = now - run.since
         if self.side == DATA and silent < _PATIENCE:
             return None
-        return judge_stall(silent, run.period, thresholds=self.thresholds, n_frames=run.n_frames)
+        return judge_stall(
+            silent, run.period, thresholds=self.thresholds, n_frames=run.progress.n_frames
+        )
 
     def _report(self, change: Change) -> None:
         alarm = change.alarm

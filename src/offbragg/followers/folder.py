@@ -195,9 +195,9 @@ def stack_files(
 def _other(scan: ScanFile, series: Series, pattern: str) -> ScanFileError:
     """Return the error of a scan file that holds other frames than a series."""
     what = f"holds other frames than {pattern}"
-    files: Any = scan.start.get("files")
+    files: dict[str, Any] = scan.start.get("files") or {}
     same = {"directory": str(series.directory), "template": series.template}
-    if isinstance(files, dict) and same.items() <= files.items():
+    if same.items() <= files.items():
         first = files.get("first_number", 0)
         had = f"{first} to {first + scan.n_frames - 1}"
         now = f"{series.first} to {series.first + series.n_frames - 1}"

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -85,7 +85,7 @@ class JournalLock:
 
 
 @contextlib.contextmanager
-def following(journal: Path) -> Iterator[JournalLock]:
+def following(journal: Path) -> Generator[JournalLock]:
     """Hold the lock of a journal directory: no other process follows it meanwhile.
 
     `follow` takes it; so does whoever does more than to follow, as to repair first.
@@ -311,7 +311,7 @@ class _Tail(threading.Thread):
         return sum(run.finishes for run in runs if run is not None)
 
     def _is_hopeless(self, run: _Run) -> bool:
-        """Whether a run can be given up, when asked to go through it once."""
+        """Return whether a run can be given up, when asked to go through it once."""
         if any(run.path.stem in tail.failed for tail in self._before):
             return True
         if run.is_damaged or self._troubles.get(run.path, 0) >= _TRIES_ONCE:
@@ -404,7 +404,7 @@ class _Run:
             self.failures, self.put_off, self._logged = 0, False, ""
 
     def has_more(self, *, once: bool) -> bool:
-        """Whether a finished run has something to do again.
+        """Return whether a finished run has something to do again.
 
         Because a follower before this one had, or what this one lacked has come.
         """

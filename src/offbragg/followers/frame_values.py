@@ -128,7 +128,7 @@ class FrameValues:
         self._weigh()
         if self._read_back:
             self._read_angles(final=final)
-        taken = []
+        taken: list[tuple[str, NDArray[Any], NDArray[Any]]] = []
         for column, changed in self._changed.items():
             numbers = np.flatnonzero(changed)
             if numbers.size:
@@ -195,7 +195,7 @@ class FrameValues:
     # -- columns -------------------------------------------------------------------------------
 
     def _waits(self, column: str) -> bool:
-        """Whether a column is worked out when it is taken, from all samples."""
+        """Return whether a column is worked out when it is taken, from all samples."""
         return column == WEIGHT or (column == "angle" and self._read_back)
 
     def _sample(self, column: str, when: float, value: float) -> None:

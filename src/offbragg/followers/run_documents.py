@@ -31,7 +31,7 @@ def image_key(start: Mapping[str, Any]) -> str:
 
 
 def is_per_frame_stream(start: Mapping[str, Any], descriptor: Mapping[str, Any]) -> bool:
-    """Whether a stream holds values by frame number, which are columns of ``primary``."""
+    """Return whether a stream holds values by frame number, which are columns of ``primary``."""
     by = {spec["by"] for spec in start.get("per_frame", {}).values() if "by" in spec}
     return bool(by & descriptor["data_keys"].keys())
 
@@ -86,7 +86,7 @@ def provisional_descriptor(start: Mapping[str, Any]) -> Document:
 
 
 def has_frames(start: Mapping[str, Any]) -> bool:
-    """Whether a run is a sweep, whose frames are in a scan file."""
+    """Return whether a run is a sweep, whose frames are in a scan file."""
     return "sweep" in start and "detector" in start
 
 

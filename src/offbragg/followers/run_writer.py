@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import httpx
 from bluesky_tiled_plugins.writing import tiled_writer
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+from event_model import EventDescriptor, StreamDatum
 from numpy.typing import NDArray
 from tiled.client.container import Container
 from tiled.structures.core import Spec
@@ -62,7 +63,7 @@ class LiveRunWriter(_RunWriter):
         self._columns: dict[str, Columns] = {}  # by stream
         self._provisional: dict[str, str] = {}  # stream → the uid of its descriptor until then
 
-    def start(self, doc: Any) -> None:
+    def start(self, doc: Mapping[str, Any]) -> None:
         """Make the run's node, with an empty stop document until there is one."""
         doc = dict(doc)
         self.access_tags = doc.pop("tiled_access_tags", None)
@@ -77,14 +78,14 @@ class LiveRunWriter(_RunWriter):
             access_tags=self.access_tags,
         )
 
-    def descriptor(self, doc: Any) -> None:
+    def descriptor(self, doc: Mapping[str, Any]) -> None:
         """Make the stream's node; a provisional one becomes what the journal has."""
         doc = without_limits_of_nan(doc)
         node, before = self._desc_nodes.get(doc["name"]), self._provisional.get(doc["name"])
         if node is None or before is None:
             if doc["uid"] == str(uuid5(NAMESPACE_URL, f"offbragg:{doc['run_start']}/primary")):
                 self._provisional[doc["name"]] = doc["uid"]
-            super().descriptor(doc)
+            super().descriptor(cast(EventDescriptor, doc))
             return
         del self._provisional[doc["name"]]
         self.data_keys.update(doc.get("data_keys", {}))
@@ -134,7 +135,7 @@ class LiveRunWriter(_RunWriter):
             access_tags=self.access_tags,
         )
 
-    def stream_datum(self, doc: Any) -> None:
+    def stream_datum(self, doc: StreamDatum) -> None:
         """Write at once."""
         self._write_external_data(doc)
 
@@ -155,7 +156,7 @@ class LiveRunWriter(_RunWriter):
                 return True
         return False
 
-    def stop(self, doc: Any) -> None:
+    def stop(self, doc: Mapping[str, Any]) -> None:
         """Write the stop document; `close_one` closes the nodes for those who subscribed."""
         super().stop(storable(doc))
         self.ended = True

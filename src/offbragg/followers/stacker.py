@@ -53,7 +53,7 @@ class Stacker:
         self._contradicted: dict[str, str] = {}
 
     def done(self, start: Mapping[str, Any]) -> bool:
-        """Whether the scan file of a run needs nothing more."""
+        """Return whether the scan file of a run needs nothing more."""
         if "sweep" not in start:
             return True
         path = self._find(start)

@@ -25,6 +25,7 @@ from offbragg.files.frame_files import describe_others
 from offbragg.files.frame_pool import FramePool, Judged
 from offbragg.files.nxrefine import has_wrapper, write_wrapper
 from offbragg.files.quarantine import quarantine
+from offbragg.files.run_progress import RunProgress
 from offbragg.files.salvage import rebuild_if_torn
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
@@ -163,15 +164,15 @@ class SweepStacker:
     def backlog(self) -> dict[str, float]:
         """Return how far it is, as `Stacker.backlog` does."""
         pool = self._pool
-        due = max(len(self._due) + len(self._pending) - self._sweep.n_frames, 0)
+        progress = RunProgress(self._sweep.n_frames, len(self._due), self.decided)
         return {
-            "frames": self._sweep.n_frames,
-            "decided": self.decided,
-            "due": due,
+            "frames": progress.n_frames,
+            "decided": progress.decided,
+            "due": progress.due,
             "durable": self._durable,
             "in_work": len(pool) if pool else 0,
             "batches": pool.queued if pool else 0,
-            "behind": due * self._sweep.period,
+            "behind": progress.due * self._sweep.period,
         }
 
     # -- what is expected ------------------------------------------------------------------
@@ -355,7 +356,7 @@ class SweepStacker:
         self._last_stored = self._clock()
 
     def _is_late(self, number: int) -> bool:
-        """Whether a file that is not good yet has had its time, by this process's clock."""
+        """Return whether a file that is not good yet has had its time, by this process's clock."""
         due, patience = self._due[number], self.late
         if number in self._unannounced:
             # the camserver may still be at it, as slowly as the sweep was to be
@@ -440,7 +441,7 @@ class SweepStacker:
         return LateFrames(self._given_up, judged, self._source.find)
 
     def _unverified(self) -> bool:
-        """Whether a file without a checksum is to be seen again before it is believed."""
+        """Return whether a file without a checksum is to be seen again before it is believed."""
         return any(look.unverified and look.problem is None for look in self._looked.values())
 
     def _write_values(self) -> None:

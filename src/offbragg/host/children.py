@@ -34,8 +34,11 @@ class Children:
     """
 
     logs: Path
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _began: dict[str, int] = field(default_factory=dict)  # the log's size when a child was started
+    running: dict[str, subprocess.Popen[bytes]] = field(
+        default_factory=dict[str, subprocess.Popen[bytes]]
+    )
+    # the log's size when a child was started
+    _began: dict[str, int] = field(default_factory=dict[str, int])
 
     def __enter__(self) -> Children:
         signal.signal(signal.SIGTERM, _interrupt)

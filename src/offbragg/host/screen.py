@@ -85,7 +85,7 @@ class Screen(threading.Thread):
             self._show(line)
 
     def _show(self, line: Live | None) -> None:
-        changes = []
+        changes: list[ChildState] = []
         with contextlib.suppress(Empty):
             while True:
                 changes.append(self._changes.get_nowait())
@@ -116,7 +116,7 @@ class Screen(threading.Thread):
 
 def status_line(states: Mapping[str, ChildState], words: Mapping[str, str]) -> Text:
     """Return one line about all children; ``words`` are more about those that run."""
-    parts = []
+    parts: list[tuple[str, str]] = []
     for name, state in states.items():
         more = words.get(name, "") if state.status is ChildStatus.RUNNING else ""
         part = f"{name} {describe(state)}{f', {more}' if more else ''}"

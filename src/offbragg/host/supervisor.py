@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from offbragg.errors import ConfigError
 from offbragg.host.children import Children
@@ -78,7 +78,7 @@ class ChildState:
     """Why that one ended."""
     wait: float | None = None
     """Until it is started again, s."""
-    ready: dict[str, Any] = field(default_factory=dict)
+    ready: dict[str, Any] = field(default_factory=dict[str, Any])
     """What it says of itself in its ready file."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,11 +222,12 @@ class _Watched:
     def _look_whether_ready(self) -> None:
         assert self._command.ready is not None
         try:
-            ready = json.loads(self._command.ready.read_text())
+            ready: object = json.loads(self._command.ready.read_text())
         except (OSError, ValueError):
             return
-        if isinstance(ready, dict) and ready.get("pid") == self.state.pid:
-            self._change(ChildStatus.RUNNING, pid=self.state.pid, ready=ready)
+        facts = cast(dict[str, Any], ready) if isinstance(ready, dict) else {}
+        if facts.get("pid") == self.state.pid:
+            self._change(ChildStatus.RUNNING, pid=self.state.pid, ready=facts)
 
     def _has_ended(self, code: int) -> None:
         del self._children.running[self.state.name]

@@ -37,8 +37,9 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -
     run: Any = find_published(client, seen.run)
     if run is None:
         return [f"it has no run {seen.run}"]
-    found = []
-    start, stop = run.metadata.get("start") or {}, run.metadata.get("stop") or {}
+    found: list[str] = []
+    start: dict[str, Any] = run.metadata.get("start") or {}
+    stop: dict[str, Any] = run.metadata.get("stop") or {}
     expected_start = storable(seen.start)
     if json.loads(json.dumps(start)) != expected_start:
         changed = sorted(
@@ -47,7 +48,7 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -
         found.append(f"its start document has other {', '.join(changed)}")
     if not seen.complete:
         return found
-    published = stop.get("offbragg") or {}
+    published: dict[str, Any] = stop.get("offbragg") or {}
     counts = {status: seen.statuses.count(status) for status in set(seen.statuses)}
     expected = frame_totals({"stored": 0, "missing": 0, "rejected": 0} | counts)
     if not stop:

@@ -28,7 +28,7 @@ _REASON = "its journal was damaged and had no stop document; closed from what wa
 class Mended:
     """What was done about a damaged journal."""
 
-    found: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list[str])
     """What was wrong, line by line."""
     kept: Path | None = None
     """Where the damaged journal is now."""

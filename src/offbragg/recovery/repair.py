@@ -50,9 +50,9 @@ class Repair:
     """Where the damaged file is now."""
     copied: int = 0
     """Frames whose chunks were intact."""
-    read_again: list[int] = field(default_factory=list)
+    read_again: list[int] = field(default_factory=list[int])
     """Frames that came from their files."""
-    lost: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list[int])
     """Frames that were stored, and are neither intact nor have a good file; listed as missing."""
     error: str = ""
 
@@ -126,7 +126,7 @@ def repair(
 
 def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
     """Rebuild damaged journals from what is intact in them, and in their scan files."""
-    damaged = []
+    damaged: list[Path] = []
     for path in sorted(journals(journal)):
         try:
             if is_damaged(path):
@@ -135,7 +135,7 @@ def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
             damaged.append(path)
             log.warning("%s", str(error).partition("\n")[0])
     facts = _facts_of_scan_files(experiment, {path.stem for path in damaged})
-    repairs = []
+    repairs: list[Repair] = []
     for path in damaged:
         what = Repair(path.stem, str(path), [])
         try:
@@ -234,7 +234,9 @@ def _make(
     shape = None if seen is None else seen.shape
     new = ScanWriter.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
     with new:
-        copied = set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
+        copied: set[int] = (
+            set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
+        )
     stacker = RunStacker(start, hidden, experiment=None, late=0.0, search=frames)
     try:
         for name, doc in documents:
@@ -247,7 +249,7 @@ def _make(
     with ScanFile.open(hidden) as scan:
         statuses = scan.ledger.statuses
     stored = [n for n, status in enumerate(statuses) if status == "stored"]
-    before = set() if seen is None else set(seen.stored())
+    before: set[int] = set() if seen is None else set(seen.stored())
     what.copied = len(copied)
     what.read_again = [n for n in stored if n not in copied]
     what.lost = sorted(before - set(stored))

@@ -23,19 +23,20 @@ class Verdict:
     frames: dict[str, int]
     checked: int = 0
     unchecked: int = 0
-    differ: list[int] = field(default_factory=list)
-    listed: list[dict[str, Any]] = field(default_factory=list)  # missing and rejected frames
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    differ: list[int] = field(default_factory=list[int])
+    listed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Missing and rejected frames: ``number``, ``status``, ``reason``."""
+    refused: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Files that were refused and are kept beside it: ``number``, ``file``, ``reason``."""
     digest: str = "none"
     """agrees, differs, damaged; none; not yet (the sweep is not finished)."""
-    angles: dict[str, Any] = field(default_factory=dict)
+    angles: dict[str, Any] = field(default_factory=dict[str, Any])
     """How many angles come from where, their largest offset and their uncertainty, degree."""
-    sources: dict[str, int] = field(default_factory=dict)  # there, gone
+    sources: dict[str, int] = field(default_factory=dict[str, int])  # there, gone
     catalog: str = "not asked"
     """agrees, differs; or why it was not compared."""
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # good to know, not problems
+    problems: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])  # good to know, not problems
     ended: str = ""
     """How the run ended, and the reason in its stop document; empty without a reason."""
     size: int = 0

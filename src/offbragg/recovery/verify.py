@@ -107,7 +107,7 @@ def verify(
     seen = checking.seen
     verdict.contents = seen
     if seen is not None:
-        documents = check_journal(seen, journal, verdict) if journal is not None else []
+        documents = () if journal is None else check_journal(seen, journal, verdict)
         verdict.ended = _reason(seen, documents)
         check_sources(seen, documents, verdict, frames=frames, deep=deep)
         verdict.seconds = time.perf_counter() - began
@@ -253,7 +253,8 @@ class _Checking:
         crcs = crc64_of_parts(
             self.path, parts, threads=min(processors(), 4), progress=self._progress
         )
-        bad, ask = [], []
+        bad: list[int] = []
+        ask: list[int] = []
         whole = declared = 0
         for part, crc in zip(parts, crcs, strict=True):
             number = numbers.get(part.offset)
@@ -388,7 +389,8 @@ def _signature(path: Path) -> tuple[int, int]:
 
 def _reason(seen: FileContents, documents: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Return how the run ended, and what its stop document says of that."""
-    stop = next((doc for name, doc in documents if name == "stop"), {})
+    nothing: dict[str, Any] = {}
+    stop = next((doc for name, doc in documents if name == "stop"), nothing)
     reason = str(stop.get("reason") or seen.reason).partition("\n")[0]  # the file's may be cut
     return f"{stop.get('exit_status', seen.exit_status)}: {reason}" if reason else ""
 
@@ -441,7 +443,7 @@ def scan_file_of_run(uid: str, *, journal: Path, experiment: Path) -> Path:
 
 def all_scan_files(journal: Path, experiment: Path) -> list[Path]:
     """Find the scan files of all runs in the journals; a run without one is skipped."""
-    found = []
+    found: list[tuple[float, Path]] = []
     for path in sorted(journals(journal)):
         try:
             start = read_start(path)

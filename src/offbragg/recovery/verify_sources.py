@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from offbragg.errors import FrameError, MetadataError, OffbraggError
 from offbragg.files import read_frame, read_head
@@ -84,10 +84,10 @@ def _start_of(bad: Sequence[tuple[int, str, bytes]]) -> dict[str, Any] | None:
     """Return the start document that a damaged first line still has; None if it has none."""
     try:
         ((_, _, line),) = bad
-        name, doc = json.loads(line)
+        name, doc = cast(list[Any], json.loads(line))
     except (ValueError, TypeError, RecursionError):
         return None
-    return doc if name == "start" and isinstance(doc, dict) else None
+    return cast(dict[str, Any], doc) if name == "start" and isinstance(doc, dict) else None
 
 
 def is_of_a_folder(start: dict[str, Any]) -> bool:
@@ -145,7 +145,8 @@ def check_sources(
 
 def _check_listed(seen: FileContents, paths: Sequence[Path], verdict: Verdict) -> None:
     """Look for good files of frames that are listed as missing or rejected."""
-    good, bad = [], []
+    good: list[int] = []
+    bad: list[int] = []
     for number, path in enumerate(paths):
         if seen.statuses[number] not in ("missing", "rejected") or not path.is_file():
             continue
