@@ -38,7 +38,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that somebody should know now.
+    """Something that people should know now.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class Board:
             if known.get(what) != up.alarm.severity
         ]
         for what in known.keys() - self._up.keys():
-            over = Alarm(what, known[what], f"{what} is over", 0.0, 0.0, "")
+            over = Alarm(what, known[what], f"{what} has ended", 0.0, 0.0, "")
             changes.append(Change(over, "cleared", time, time))
         return changes
 

@@ -172,7 +172,7 @@ class Watchdog:
             self._skew.add("detector", float(began), self._wall(), late=late)
 
     def expect_no_more(self) -> None:
-        """Expect no more frames of the runs that are open: somebody ends them."""
+        """Expect no more frames of the runs that are open: they are being ended."""
         with self._lock:
             for run in self._runs.values():
                 run.given_up = True

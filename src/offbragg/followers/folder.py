@@ -100,7 +100,7 @@ def stack_files(
         The scan file.
     model
         Geometry and angles, JSON, or only the exposure time. Without geometry the scan file says
-        nothing of beam, panel and axes. Where the axis began comes from the headers, if most of
+        nothing about beam, panel and axes. Where the axis began comes from the headers, if most of
         them have a start angle and an increment; else the model's start belongs to the lowest
         number.
     sample

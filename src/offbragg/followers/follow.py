@@ -88,7 +88,7 @@ class JournalLock:
 def following(journal: Path) -> Generator[JournalLock]:
     """Hold the lock of a journal directory: no other process follows it meanwhile.
 
-    `follow` takes it; so does whoever does more than to follow, as to repair first.
+    `follow` takes it itself; a caller that does more, such as to repair first, holds it meanwhile.
 
     Parameters
     ----------

@@ -41,8 +41,8 @@ class FrameValues:
     commanded, and has no uncertainty.
 
     The column ``weight`` comes from a permit that is 1 with beam and 0 without: a frame that
-    was exposed without beam, be it for a part of it, weighs nothing; nor does one whose monitor
-    counted too little, if the monitor belongs to the permit.
+    was exposed without beam for all or part of its exposure has the weight 0; so has one whose
+    monitor counted too little, if the monitor belongs to the permit.
 
     Parameters
     ----------

@@ -26,19 +26,13 @@ class LiveHeaders:
         The run's start document.
     before
         What an earlier stacker found, as the scan file has it.
-    contradicted
-        What a header says otherwise than the run is put there, by the run's uid.
     """
 
-    def __init__(
-        self,
-        start: Mapping[str, Any],
-        before: Mapping[str, list[str]],
-        contradicted: dict[str, str],
-    ) -> None:
-        self._uid = str(start["uid"])
+    def __init__(self, start: Mapping[str, Any], before: Mapping[str, list[str]]) -> None:
+        self.contradiction = ""
+        """What the first header that contradicts the run says; empty if none does."""
+        self._run = f"run {str(start['uid'])[:8]}"
         self._before = before
-        self._contradicted = contradicted
         # those of a folder have been compared before its scan file was made
         self._check = None if isinstance(start.get("files"), dict) else HeaderCheck(start)
 
@@ -58,9 +52,9 @@ class LiveHeaders:
             return
         self._check.add(number, source, header())
         for text in self._check.news():
-            what = f"run {self._uid[:8]}: header and run contradict each other: {text}"
+            what = f"{self._run}: header and run contradict each other: {text}"
             log.error("%s", what)
-            self._contradicted.setdefault(self._uid, what)
+            self.contradiction = self.contradiction or what
 
     def findings(
         self,
@@ -99,5 +93,5 @@ class LiveHeaders:
             for kind, lines in self._before.items():
                 found[kind] = list(dict.fromkeys([*lines, *found.get(kind, [])]))
         for line in found.get("differences", []):
-            log.warning("run %s: header and run differ: %s", self._uid[:8], line)
+            log.warning("%s: header and run differ: %s", self._run, line)
         return found

@@ -5,8 +5,8 @@ and the scan file, so it can always be done again: a run that is in the catalog 
 is deleted there (records only, never a file) and published from its first document.
 
 In the catalog, ``primary`` holds the stack (an array that grows) and one row per frame: time,
-angle, every per-frame column, status, reason. Both are read from the scan file when somebody
-asks for them. The stop document is published last, when the scan file is complete.
+angle, every per-frame column, status, reason. Both are read from the scan file on
+request. The stop document is published last, when the scan file is complete.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ class RunPublisher:
             return not self._finished
 
     def close(self) -> None:
-        """Let go; a later publisher begins this run again."""
+        """Stop; a later publisher begins this run again."""
         self._finished = True
 
     def _follow_scan_file(self) -> None:

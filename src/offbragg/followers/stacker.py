@@ -76,9 +76,9 @@ class Stacker:
             experiment=self.experiment,
             late=self.late,
             frames=self.frames,
-            contradicted=self._contradicted,
         )
         # closed ones go; replaced, not changed: another thread may be in `backlog`
+        self._contradicted = self._contradictions()
         still = {uid: run for uid, run in self._open.items() if not run.closed}
         self._open = {**still, start["uid"]: stacker}
         return stacker
@@ -98,9 +98,17 @@ class Stacker:
         """
         runs = [run.backlog() for run in list(self._open.values()) if not run.closed]
         keys = ("frames", "decided", "due", "durable", "in_work", "batches", "behind")
-        contradicted = dict(list(self._contradicted.items())[-_SHOWN:])
+        contradicted = dict(list(self._contradictions().items())[-_SHOWN:])
         sums = {key: sum(run[key] for run in runs) for key in keys}
         return {**sums, **({"contradicted": contradicted} if contradicted else {})}
+
+    def _contradictions(self) -> dict[str, str]:
+        """Return what headers said that contradicts their runs, by uid, the oldest first."""
+        found = dict(self._contradicted)
+        for uid, run in self._open.items():
+            if run.contradiction:
+                found.setdefault(uid, run.contradiction)
+        return found
 
     def _find(self, start: Mapping[str, Any]) -> Path | None:
         return find_scan_file(scan_directory(self.experiment, start), start["uid"])
@@ -115,7 +123,7 @@ class RunStacker(SweepStacker):
         The run's start document.
     path
         Its scan file; made below ``experiment`` if None.
-    experiment, late, contradicted
+    experiment, late
         As in `SweepStacker`.
     frames
         As in `Stacker`.
@@ -132,7 +140,6 @@ class RunStacker(SweepStacker):
         experiment: Path | None,
         late: float,
         frames: Path | None = None,
-        contradicted: dict[str, str] | None = None,
         search: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -144,7 +151,6 @@ class RunStacker(SweepStacker):
             self._run,
             experiment=experiment,
             late=late,
-            contradicted=contradicted,
             clock=clock,
         )
 

@@ -70,7 +70,7 @@ class StoredFiles:
         end = clock() + _READING
         here = np.flatnonzero(self._signatures[:, 1]).tolist()
         for number in [*here, *self.earlier]:
-            if clock() > end:  # somebody touched all of them
+            if clock() > end:  # all of them were touched
                 log.warning(
                     "frame files from %d on were not compared with what was stored: "
                     "offbragg verify --deep does", number,

@@ -48,12 +48,9 @@ from offbragg.ledger import FrameStatus
 
 log = logging.getLogger(__name__)
 
-# How long one call of `poll` may read frames before documents get their turn, s.
-_TURN = 0.25
-# How often the file of a frame that was given up is looked for again, s.
-_LOOK_AGAIN = 1.0
-# How long a file without a checksum must not have changed before it is believed, s.
-_STEADY = 0.4
+_TURN = 0.25  # how long one call of `poll` may read frames before documents get their turn, s
+_LOOK_AGAIN = 1.0  # how often the file of a frame that was given up is looked for again, s
+_STEADY = 0.4  # time without a change before a file without a checksum is believed, s
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +66,8 @@ class Ending:
 class SweepStacker:
     """Write the frames of one sweep into its scan file, by their number, each one judged.
 
-    It knows no documents: whoever has it says which frames to `expect`, adds what belongs to them
-    to `values`, and says how the sweep came to its `end`.
+    It knows no documents: its owner says which frames to `expect`, adds the values that belong to
+    them to `values`, and says how the sweep came to its `end`.
 
     Parameters
     ----------
@@ -85,10 +82,8 @@ class SweepStacker:
     late
         How long a frame that is expected may take before it is listed as missing, s.
     contradicting
-        Frames of which something else than their file tells that they are of another sweep, and
-        what: they are rejected.
-    contradicted
-        What a header says otherwise than the run is put there, by the run's uid.
+        Frames that belong to another sweep by something else than their file, and the reason:
+        they are rejected.
     """
 
     def __init__(
@@ -100,7 +95,6 @@ class SweepStacker:
         experiment: Path | None,
         late: float,
         contradicting: Mapping[int, str] | None = None,
-        contradicted: dict[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.late = late
@@ -128,8 +122,7 @@ class SweepStacker:
         # the frames that are stored already come back from the file.
         middle = columns["time"] + scan.sweep.exposure / 2
         self.values = FrameValues(start.get("per_frame", {}), middle, sweep=scan.sweep)
-        contradicted = {} if contradicted is None else contradicted
-        self._headers = LiveHeaders(start, scan.header_findings, contradicted)
+        self._headers = LiveHeaders(start, scan.header_findings)
         if self._writer is None:
             scan.close()
         self._pending = {n for n, s in enumerate(statuses) if s == FrameStatus.PENDING}
@@ -161,6 +154,11 @@ class SweepStacker:
         """How many of the sweep's frames are stored, missing or rejected."""
         return self._sweep.n_frames - len(self._pending)
 
+    @property
+    def contradiction(self) -> str:
+        """What a header says that contradicts the run; empty if none does."""
+        return self._headers.contradiction
+
     def backlog(self) -> dict[str, float]:
         """Return how far it is, as `Stacker.backlog` does."""
         pool = self._pool
@@ -186,7 +184,7 @@ class SweepStacker:
     def end(self, ending: Ending) -> None:
         """Expect all frames that were not expected before, and finish once all are decided."""
         self._ending = ending
-        self._next_look = 0.0  # once more before it is over
+        self._next_look = 0.0  # once more before the end
         # A camserver outlives its RunEngine: what it still writes belongs to the sweep.
         self._unannounced = frozenset(range(self._sweep.n_frames)) - self._due.keys()
         self.expect(self._unannounced)
@@ -216,7 +214,7 @@ class SweepStacker:
         return over
 
     def close(self) -> None:
-        """Let go of the file as it is; a later stacker resumes it."""
+        """Close the file as it is; a later stacker resumes it."""
         self.closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -364,7 +362,7 @@ class SweepStacker:
             patience += 2 * self._sweep.period
         look = self._looked.get(number)
         if look is not None:
-            due = max(due, look.since)  # it changed: somebody may be writing it
+            due = max(due, look.since)  # it changed: it may still be being written
         return self._clock() - due >= patience
 
     def _give_up(self, number: int, status: FrameStatus, what: str) -> None:
@@ -445,7 +443,7 @@ class SweepStacker:
         return any(look.unverified and look.problem is None for look in self._looked.values())
 
     def _write_values(self) -> None:
-        # after the end nothing more comes
+        # after the end no more values come
         for column, numbers, values in self.values.take(final=self._ending is not None):
             self._scan().set_values(column, numbers, values)
 

@@ -92,7 +92,7 @@ class Children:
         """
         for name in self.running:
             path = self.log(name)
-            with contextlib.suppress(OSError):  # a full disk, or a log that somebody removed
+            with contextlib.suppress(OSError):  # a full disk, or a log that was removed
                 if path.stat().st_size > limit:
                     shutil.copyfile(path, path.with_suffix(".log.1"))
                     os.truncate(path, 0)
@@ -123,7 +123,7 @@ class Children:
         names
             Which ones, in the order in which they were started.
         at_once
-            Whether somebody does not want to wait any longer: then they are killed now.
+            Returns whether to kill them now instead of waiting.
         """
         ending = [self.running.pop(name) for name in reversed(names)]
         deadline = time.monotonic() + STOP_TIMEOUT

@@ -23,7 +23,7 @@ from offbragg.host.children import Children
 log = logging.getLogger(__name__)
 
 USER_ERRORS = (2, ConfigError.exit_code)
-"""Exit codes after which starting a child again is of no use: somebody has to change something."""
+"""Exit codes after which a child is not started again: a user has to change something."""
 
 _LOOK = 0.1  # how often children are looked at, s
 _LOOK_AT_LOGS = 60.0  # how often the size of their logs is, s

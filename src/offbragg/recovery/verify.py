@@ -64,8 +64,8 @@ def verify(
     journal
         The journal directory; left out, the journal is not looked at.
     frames
-        Root of the frame files: where the folder of a run is looked for that ended before it said
-        where its frames are.
+        Root of the frame files: where the folder of a run is looked for whose documents do not
+        say where its frames are.
     catalog
         Connects to the catalog; left out, the catalog is not asked.
     deep
