@@ -162,7 +162,8 @@ def follow(
         If another process follows the same journal directory: two stackers would both write.
     """
     stop = stop or threading.Event()
-    with following(journal) if held is None else contextlib.nullcontext():
+    is_held = held is not None and held.journal == journal
+    with contextlib.nullcontext() if is_held else following(journal):
         closed: set[Path] = set()
         troubles: dict[Path, int] = {}
         close_all_abandoned(journal, closed, troubles)
