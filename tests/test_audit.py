@@ -121,7 +121,7 @@ def test_a_run_is_found_by_the_beginning_of_its_uid(run, scan_file):
 
     assert scan_file_of_run(run.uid[:6], **places) == scan_file
     with pytest.raises(ScanFileError, match="no run with a uid"):
-        scan_file_of_run("nobody", **places)
+        scan_file_of_run("unknown", **places)
 
 
 def test_a_wrapper_that_was_not_written_any_more_is_written_at_the_next_start(run, scan_file):
@@ -138,7 +138,7 @@ def test_verify_says_what_it_found_and_exits_accordingly(run, scan_file, beamlin
     fine = offbragg("verify", run.uid[:8], "--beamline", beamline)
     change(scan_file, 7)
     broken = offbragg("verify", scan_file, "--json")
-    nowhere = offbragg("verify", "nobody", "--beamline", beamline)
+    nowhere = offbragg("verify", "unknown", "--beamline", beamline)
 
     assert fine.returncode == 0, fine.stderr
     assert "OK: the file holds what was measured" in fine.stdout
@@ -177,14 +177,14 @@ def test_stack_once_finishes_what_is_there(run, beamline, scan_file):
         ('beamline_id = "test"', "beamline_id = 7", "beamline_id is 7"),
     ],
 )
-def test_a_wrong_configuration_is_told_by_its_key(beamline, before, after, said):
+def test_a_wrong_configuration_is_named_by_its_key(beamline, before, after, said):
     beamline.write_text(beamline.read_text().replace(before, after, 1))
 
-    told = offbragg("stack", "--once", "--beamline", beamline)
+    done = offbragg("stack", "--once", "--beamline", beamline)
 
-    assert told.returncode == 3
-    assert said in told.stderr
-    assert "Traceback" not in told.stderr
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_lists_every_command():

@@ -1,4 +1,4 @@
-"""Followers go at their own pace, are tried again, and hold up nobody."""
+"""Followers go at their own pace, are tried again, and do not hold up each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offbragg.followers.follow import follow, read_backlog
 
 
 class Noting:
-    """A follower that notes what it gets, and fails as often as it is told to."""
+    """A follower that notes what it gets, and fails a given number of times."""
 
     def __init__(self, name: str, *, failures: int = 0) -> None:
         self.name = name
@@ -80,7 +80,7 @@ def test_a_failing_follower_is_tried_again_from_the_first_document(journal):
     assert shaky.got == [*NAMES, "stream_datum", "stop"]
 
 
-def test_a_follower_that_always_fails_holds_up_nobody(journal, run):
+def test_a_follower_that_always_fails_holds_up_no_other(journal, run):
     hopeless, fine = Noting("hopeless", failures=10**6), Noting("fine")
 
     failed = follow(journal, [hopeless, fine], once=True)
@@ -114,7 +114,7 @@ def test_a_second_one_on_the_same_journal_is_refused(journal):
         first.join()
 
 
-def test_a_journal_that_is_none_stops_nobody_else(journal, caplog):
+def test_a_journal_that_is_none_stops_no_other(journal, caplog):
     (journal / "torn.jsonl").write_text('["start",{"uid":"torn"}]\nnot a document\n["x",{}]\n')
     (journal / "number.jsonl").write_text("7\n")
     (journal / "folder.jsonl").mkdir()
@@ -143,10 +143,10 @@ def test_a_journal_without_a_start_is_named_and_the_others_are_finished(journal,
 
 
 @pytest.mark.parametrize("place", [b'"cryostream_temperature":120.0', b"\n"])
-def test_a_run_with_a_damaged_line_is_set_aside_and_the_others_are_finished(
+def test_a_run_with_a_damaged_line_is_skipped_and_the_others_are_finished(
     journal, run, place, caplog
 ):
-    """Also if the damage leaves it without an end, for which nobody may wait."""
+    """Also if the damage leaves it without an end, which is not waited for."""
     path = journal / f"{run.uid}.jsonl"
     head, found, tail = path.read_bytes().rpartition(place)
     assert found
@@ -166,7 +166,7 @@ def test_a_run_with_a_damaged_line_is_set_aside_and_the_others_are_finished(
 
 def test_a_damaged_journal_is_read_again_once_it_has_changed(journal, run, caplog, monkeypatch):
     monkeypatch.setattr("offbragg.followers.follow._BACK_OFF", (0.0,))
-    monkeypatch.setattr("offbragg.followers.follow._LOOK_ASIDE", 0.05)
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_DAMAGED", 0.05)
     path = journal / f"{run.uid}.jsonl"
     whole = path.read_bytes()
     path.write_bytes(
@@ -186,7 +186,7 @@ def test_a_damaged_journal_is_read_again_once_it_has_changed(journal, run, caplo
     follow(journal, [Done("fine")], stop=stop)
 
     mending.join()
-    assert caplog.text.count(" is set aside: ") == 1  # told once
+    assert caplog.text.count(" is skipped: ") == 1  # logged once
 
 
 def test_a_run_that_one_gave_up_is_not_waited_for_by_those_after_it(journal, run):
@@ -206,7 +206,7 @@ def test_a_journal_directory_that_cannot_be_made_is_an_error(tmp_path):
         follow(tmp_path / "file" / "journal", [], once=True)
 
 
-def test_a_backlog_is_told_to_other_processes_while_somebody_follows(journal):
+def test_a_backlog_is_shown_to_other_processes_while_one_follows(journal):
     """Also what the bar of a catch-up is drawn from."""
 
     class Behind(Noting):
@@ -214,19 +214,19 @@ def test_a_backlog_is_told_to_other_processes_while_somebody_follows(journal):
             return {"frames": 10, "decided": 4, "due": 3, "in_work": 2, "batches": 1}
 
         def poll(self):
-            return self.ended and bool(told)
+            return self.ended and bool(reports)
 
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     seen: list[dict] = []
 
     def progress(done: int, total: int) -> None:
         seen.append(read_backlog(journal))
-        told.append((done, total))
+        reports.append((done, total))
 
     assert read_backlog(journal) == {}
     follow(journal, [Behind("stack"), Noting("publish")], once=True, progress=progress)
 
-    assert told[0] == (4, 10)
+    assert reports[0] == (4, 10)
     assert seen[0]["stack"]["in_work"] == 2
     assert list(seen[0]) == ["stack"]
     assert read_backlog(journal) == {}
@@ -293,12 +293,14 @@ def test_a_new_run_does_not_wait_until_all_old_ones_were_looked_at(tmp_path):
 
 
 @pytest.mark.parametrize("once", [True, False])
-def test_a_journal_directory_that_cannot_be_looked_at_is_told(journal, monkeypatch, caplog, once):
-    """Also when nothing else would be: an empty list of journals is no success."""
+def test_a_journal_directory_that_cannot_be_looked_at_is_reported(
+    journal, monkeypatch, caplog, once
+):
+    """Also when nothing else would be: an empty list of journals is not a success."""
     fine, scandir, refused = Noting("fine"), os.scandir, []
     stop = threading.Event()
 
-    class Told(Noting):
+    class Reporting(Noting):
         def poll(self):
             if self.ended:
                 stop.set()
@@ -315,7 +317,7 @@ def test_a_journal_directory_that_cannot_be_looked_at_is_told(journal, monkeypat
         with pytest.raises(JournalError, match="cannot be looked at: Permission denied"):
             follow(journal, [fine], once=True)
     else:
-        fine = Told("fine")
+        fine = Reporting("fine")
         follow(journal, [fine], stop=stop)
         assert fine.ended
         assert caplog.text.count("cannot be looked at") == 1

@@ -79,7 +79,10 @@ def formatted(message: str, *arguments: object) -> str:
 def test_the_log_calls_are_found():
     files = {call.where.partition(":")[0] for call in CALLS}
 
-    assert {"src/offbragg/followers/stacker.py", "src/offbragg/devices/pilatus_files.py"} <= files
+    assert {
+        "src/offbragg/followers/sweep_stacker.py",
+        "src/offbragg/devices/pilatus_files.py",
+    } <= files
     assert len(CALLS) > 50
 
 

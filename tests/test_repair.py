@@ -18,7 +18,7 @@ from runs import MeasuredRun, counts_of
 from offbragg.files import ScanFile, find_scan_file
 from offbragg.files.digest import digest_path
 from offbragg.files.scan_folders import scan_directory
-from offbragg.followers.follow import follow
+from offbragg.followers.follow import follow, following
 from offbragg.followers.stacker import Stacker
 from offbragg.recovery.repair import repair
 from offbragg.recovery.verify import verify
@@ -56,13 +56,10 @@ def stack(run: MeasuredRun) -> None:
 
 def mend(run: MeasuredRun) -> list[Any]:
     """What ``stack --once --repair`` does."""
-    found: list[Any] = []
-    failed = follow(
-        run.journal_directory,
-        [Stacker(run.experiment, late=0.0)],
-        once=True,
-        first=lambda: found.extend(repair(run.journal_directory, run.experiment)),
-    )
+    followers = [Stacker(run.experiment, late=0.0)]
+    with following(run.journal_directory) as lock:
+        found = repair(run.journal_directory, run.experiment)
+        failed = follow(run.journal_directory, followers, once=True, held=lock)
     assert failed == {"stack": []}
     return found
 
@@ -115,7 +112,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_a_damaged_file_is_made_anew_with_the_same_content(measured, where):
+def test_a_damaged_file_is_rebuilt_with_the_same_content(measured, where):
     run, path = measured
     before = content(path)
     wrong = damage(path, PLACES[where](path))
@@ -156,7 +153,7 @@ def test_without_the_frame_files_every_intact_frame_is_kept(measured, where):
         assert_same(content(path), before)
 
 
-def test_what_cannot_be_made_anew_is_left_as_it_is(measured):
+def test_what_cannot_be_rebuilt_is_left_as_it_is(measured):
     run, path = measured
     shutil.rmtree(run.frames)
     wrong = damage(path, 20)
@@ -168,7 +165,7 @@ def test_what_cannot_be_made_anew_is_left_as_it_is(measured):
     assert {p.name for p in path.parent.iterdir()} == {"f1.h5", "f1.h5.digest"}
 
 
-def test_a_file_that_is_gone_is_made_anew_where_it_was(measured, tmp_path):
+def test_a_file_that_is_gone_is_rebuilt_where_it_was(measured, tmp_path):
     run, path = measured
     before = content(path)
     other = MeasuredRun(tmp_path, n_frames=2, temperature=90.0, uid="later", began=run.began + 60)
@@ -189,7 +186,7 @@ def test_a_file_that_is_gone_is_made_anew_where_it_was(measured, tmp_path):
     assert_same(content(path), before)
 
 
-def test_a_damaged_digest_is_made_anew_and_kept(measured):
+def test_a_damaged_digest_is_rebuilt_and_kept(measured):
     run, path = measured
     before = path.read_bytes()
     damage(digest_path(path), 20, 1)
@@ -201,14 +198,14 @@ def test_a_damaged_digest_is_made_anew_and_kept(measured):
     assert verify(path).digest == "agrees"
 
 
-def test_a_file_that_nobody_knows_is_left(measured):
+def test_a_file_that_is_not_known_is_left(measured):
     run, path = measured
     stranger = path.with_name("f2.h5")
     stranger.write_bytes(b"mine")
 
     (one,) = mend(run)
 
-    assert one.error.startswith("nothing tells which run")
+    assert one.error.startswith("cannot tell which run")
     assert stranger.read_bytes() == b"mine"
 
 
@@ -322,14 +319,11 @@ def test_a_run_whose_journal_has_a_damaged_line_keeps_all_its_frames(tmp_path, l
     stacker = Stacker(run.experiment, late=0.0, frames=run.frames.parent)
     failed = follow(run.journal_directory, [stacker], once=True)
     assert failed == {"stack": [run.uid]}
-    found: list[Any] = []
+    followers = [Stacker(run.experiment, late=0.0, frames=run.frames.parent)]
 
-    failed = follow(
-        run.journal_directory,
-        [Stacker(run.experiment, late=0.0, frames=run.frames.parent)],
-        once=True,
-        first=lambda: found.extend(repair(run.journal_directory, run.experiment)),
-    )
+    with following(run.journal_directory) as lock:
+        found = repair(run.journal_directory, run.experiment)
+        failed = follow(run.journal_directory, followers, once=True, held=lock)
 
     assert failed == {"stack": []}
     (mended,) = found
@@ -353,12 +347,12 @@ def test_a_damaged_start_document_comes_back_from_the_scan_file(measured):
     assert verify(path, journal=run.journal_directory).problems == []
 
 
-def test_a_journal_of_which_nothing_is_left_is_set_aside(measured):
+def test_a_journal_of_which_nothing_is_left_is_moved(measured):
     run, _ = measured
     (run.journal_directory / "empty.jsonl").write_text("")
 
     (mended,) = mend(run)
 
-    assert "it has no start document (it is empty) and no scan file: set aside" in mended.error
+    assert "it has no start document (it is empty) and no scan file: kept as" in mended.error
     assert (run.journal_directory / "empty.jsonl.damaged-1").exists()
     assert mend(run) == []

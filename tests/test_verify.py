@@ -133,7 +133,7 @@ def test_one_changed_byte_is_found_wherever_it_is(copy, examiner, n):
     sweep(copy, examiner, places, random.Random(6))
 
 
-def test_a_changed_checksum_is_told_from_changed_pixels(copy, examiner):
+def test_a_changed_checksum_is_distinguished_from_changed_pixels(copy, examiner):
     at = columns_of(copy)["crc64"][16 * 7]
     raw = bytearray(copy.read_bytes())
     raw[at] = ord("0") if raw[at] != ord("0") else ord("1")
@@ -157,7 +157,7 @@ def test_without_a_digest_the_frames_are_compared_all_the_same(copy, examiner):
     assert verify(copy, examiner=examiner).differ == [3]
 
 
-def test_a_damaged_digest_is_told(copy, examiner):
+def test_a_damaged_digest_is_reported(copy, examiner):
     beside = digest_path(copy)
     beside.write_bytes(beside.read_bytes().replace(b'"size": ', b'"size":  '))
 
@@ -169,7 +169,7 @@ def test_a_damaged_digest_is_told(copy, examiner):
 
 
 @pytest.mark.parametrize("left", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_told_with_what_is_left_of_it(copy, examiner, left):
+def test_a_truncated_file_is_reported_with_what_is_left_of_it(copy, examiner, left):
     size = copy.stat().st_size
     os.truncate(copy, int(left * size))
 
@@ -182,7 +182,7 @@ def test_a_truncated_file_is_told_with_what_is_left_of_it(copy, examiner, left):
         assert not verify(copy, examiner=examiner).ok
 
 
-AS_NOBODY = """
+WITHOUT_RIGHTS = """
 import os, sys
 from pathlib import Path
 from offbragg.recovery.verify import verify
@@ -198,17 +198,17 @@ except ScanFileError as error:
 """
 
 
-def test_a_file_that_may_not_be_read_is_told(copy):
+def test_a_file_that_may_not_be_read_is_reported(copy):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are for one user only
         Path(folder).chmod(0o755)
         path = Path(shutil.copy(copy, folder))
         path.chmod(0)
-        told = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, str(path)],
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_RIGHTS, str(path)],
             capture_output=True, text=True, check=True, timeout=60,
         )  # fmt: skip
 
-    assert f"{path} cannot be read: Permission denied" in told.stdout
+    assert f"{path} cannot be read: Permission denied" in done.stdout
 
 
 def test_whoever_reads_a_damaged_file_may_die_and_the_next_one_is_read(copy, monkeypatch):
@@ -255,7 +255,7 @@ def start_of_ten(measured):
     return measured.start
 
 
-def test_a_link_to_elsewhere_is_told(copy, examiner):
+def test_a_link_to_elsewhere_is_reported(copy, examiner):
     with h5py.File(copy, "r+", libver=("v110", "v110")) as file:
         file["entry/elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
 
@@ -281,11 +281,9 @@ def test_frame_files_are_compared_as_far_as_they_are_there(measured, copy, exami
     assert verdict.sources == {"there": 8, "gone": 1}
     assert "1 of 9 frame files are gone, and were not compared" in verdict.notes
     assert verdict.problems == [
-        "frame 5 is another than that of its file: x_00005.cbf declares another MD5"
+        "frame 5 differs from its frame file: x_00005.cbf declares another MD5"
     ]
-    assert deep.problems == [
-        "frame 5 is another than that of its file: x_00005.cbf has other pixels"
-    ]
+    assert deep.problems == ["frame 5 differs from its frame file: x_00005.cbf has other pixels"]
     assert verify(copy, journal=measured.journal_directory, examiner=examiner, deep=True).ok
 
 
@@ -316,7 +314,7 @@ def test_an_end_that_the_journal_does_not_know_is_found(measured, copy, examiner
     assert problem == "the journal says that the run ended with 'abort', the file says 'success'"
 
 
-def test_a_catalog_that_is_away_is_told_and_no_problem(copy, examiner):
+def test_a_catalog_that_is_away_is_noted_and_not_a_problem(copy, examiner):
     def away():
         raise CatalogError("the catalog at http://127.0.0.1:1 did not answer\nIs it running?")
 
@@ -338,7 +336,7 @@ def test_a_file_of_before_there_were_checksums_is_verified_by_its_pixels(copy, e
 
     assert verdict.differ == [6]
     assert verdict.checked == 9
-    assert "of before there were checksums" in verdict.notes[0]
+    assert "by a version without stored checksums" in verdict.notes[0]
 
 
 def test_it_is_read_once_more_if_a_late_frame_came_meanwhile(measured, copy, examiner, monkeypatch):

@@ -24,18 +24,18 @@ def alarm(what="stall", severity="major"):
     return Alarm(what, severity, "reason", 1.0, 0.5, "s")
 
 
-def told(changes):
+def reported(changes):
     return [(change.alarm.what, change.state, change.alarm.severity) for change in changes]
 
 
 def judged(board, alarms, now, **more):
-    return told(board.judge(alarms, now=now, time=1000.0 + now, **more))
+    return reported(board.judge(alarms, now=now, time=1000.0 + now, **more))
 
 
-# -- what is told ------------------------------------------------------------------------------
+# -- changes ------------------------------------------------------------------------------------
 
 
-def test_an_alarm_is_told_once_when_raised_and_once_when_cleared():
+def test_an_alarm_is_reported_once_when_raised_and_once_when_cleared():
     board = Board()
 
     assert judged(board, [alarm()], 0.0) == [("stall", "raised", "major")]
@@ -57,7 +57,7 @@ def test_what_is_on_the_edge_rings_once_however_often_it_crosses_it():
     assert changes == [("stall", "raised", "major")]
 
 
-def test_worse_is_told_at_once_and_better_only_when_it_stays_so():
+def test_worse_is_reported_at_once_and_better_only_when_it_stays_so():
     board = Board()
     judged(board, [alarm(severity="minor")], 0.0)
 
@@ -67,20 +67,20 @@ def test_worse_is_told_at_once_and_better_only_when_it_stays_so():
     assert board.alarms[0]["since"] == 1000.0
 
 
-def test_what_nobody_looks_at_any_more_is_cleared_at_once():
+def test_what_is_no_longer_looked_at_is_cleared_at_once():
     board = Board()
     judged(board, [alarm(), alarm("disk.frames")], 0.0)
 
     assert judged(board, [], 0.1, at_once=("stall",)) == [("stall", "cleared", "major")]
 
 
-def test_who_listens_later_is_told_what_changed_for_it():
+def test_who_listens_later_is_reported_what_changed_for_it():
     board = Board()
     judged(board, [alarm("disk.frames")], 0.0)
 
     changes = board.since({"stall": "major"}, 7.0)
 
-    assert told(changes) == [("disk.frames", "raised", "major"), ("stall", "cleared", "major")]
+    assert reported(changes) == [("disk.frames", "raised", "major"), ("stall", "cleared", "major")]
     assert board.since({"disk.frames": "major"}, 7.0) == []
 
 
@@ -165,7 +165,7 @@ def test_a_stall_is_so_many_periods_but_half_a_second_at_least(period, silent, s
     assert (found is not None) == stalls
 
 
-def test_a_backlog_is_told_in_time_of_measuring():
+def test_a_backlog_is_reported_in_time_of_measuring():
     assert judge_backlog(299, 29.9, thresholds=Thresholds()) is None
 
     found = judge_backlog(400, 40.0, thresholds=Thresholds())

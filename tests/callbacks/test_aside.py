@@ -12,7 +12,7 @@ import pytest
 from runs import counts_of
 
 from offbragg.files import ScanFile, find_scan_file
-from offbragg.files import quarantine as aside
+from offbragg.files import quarantine as module
 from offbragg.files.digest import LATER, digest_path, read_digest
 from offbragg.files.scan_folders import scan_directory
 from offbragg.followers.follow import follow
@@ -36,7 +36,7 @@ def stacked(run):
     return stack
 
 
-def told(kept: Path) -> dict:
+def note_of(kept: Path) -> dict:
     return json.loads(kept.with_name(f"{kept.name}.json").read_text())
 
 
@@ -50,7 +50,7 @@ def test_a_rejected_frame_is_kept_with_the_reason_and_takes_no_room(run, stacked
     kept = stacked().parent / "f1.rejected" / "x_00001.cbf"
 
     assert kept.samefile(run.path(1))
-    note = told(kept)
+    note = note_of(kept)
     assert note["frame"] == 1
     assert "does not have the checksum that it declares" in note["reason"]
     assert note["kept"] == "link"
@@ -123,7 +123,7 @@ def test_a_file_that_takes_the_place_of_a_stored_one_is_kept_and_the_stored_one_
 
     kept = follower.path.parent / "f1.rejected" / "x_00003.cbf"
     assert [p.name for p in kept.parent.glob("*.cbf")] == ["x_00003.cbf"]
-    assert "holds other pixels than the frame that was stored" in told(kept)["reason"]
+    assert "holds other pixels than the frame that was stored" in note_of(kept)["reason"]
     with ScanFile.open(follower.path) as scan:
         np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))
     assert "frame 3: x_00003.cbf was changed after" in caplog.text
@@ -134,16 +134,16 @@ def test_on_another_disk_it_is_copied_up_to_a_limit(tmp_path, monkeypatch):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", another)
-    monkeypatch.setattr(aside, "MOST_COPIED", 250)
+    monkeypatch.setattr(module, "MOST_COPIED", 250)
     for n in range(3):
         (tmp_path / f"x_{n}.cbf").write_bytes(bytes([n]) * 100)
 
     kept = [
-        aside.quarantine(tmp_path / f"x_{n}.cbf", tmp_path / "f2.h5", number=n, reason="bad")
+        module.quarantine(tmp_path / f"x_{n}.cbf", tmp_path / "f2.h5", number=n, reason="bad")
         for n in range(3)
     ]
 
-    assert [told(each)["kept"].split(":")[0] for each in kept] == ["copy", "copy", "not copied"]
+    assert [note_of(each)["kept"].split(":")[0] for each in kept] == ["copy", "copy", "not copied"]
     assert kept[1].read_bytes() == bytes([1]) * 100
     assert not kept[2].exists()
     assert (tmp_path / "x_2.cbf").exists()
@@ -152,7 +152,7 @@ def test_on_another_disk_it_is_copied_up_to_a_limit(tmp_path, monkeypatch):
 def test_what_changed_since_it_was_judged_is_not_kept_with_that_reason(tmp_path):
     (tmp_path / "x.cbf").write_bytes(b"new")
 
-    kept = aside.quarantine(
+    kept = module.quarantine(
         tmp_path / "x.cbf", tmp_path / "f1.h5", number=0, reason="bad", signature=(5, 1)
     )
 

@@ -143,9 +143,9 @@ def test_what_was_left_is_gone_on_with_and_what_was_missing_is_filled(folder, tm
     stop = threading.Event()
     stop.set()
     stack_files(pattern, out, stop=stop)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
-    first = stack_files(pattern, out, progress=lambda *told_: told.append(told_))
+    first = stack_files(pattern, out, progress=lambda *report: reports.append(report))
     assert (first.stored, first.missing) == (4, 1)
     write(folder, 3, first=0)
     again = stack_files(pattern, out)
@@ -153,7 +153,7 @@ def test_what_was_left_is_gone_on_with_and_what_was_missing_is_filled(folder, tm
 
     assert (again.stored, again.missing, again.problems) == (5, 0, ())
     assert (once_more.stored, once_more.frames_per_second) == (5, 0.0)
-    assert all(done <= total == 5 for done, total in told)
+    assert all(done <= total == 5 for done, total in reports)
     with ScanFile.open(out) as scan:
         np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))
 
@@ -251,13 +251,13 @@ def test_real_frames_with_their_model(tmp_path):
 
 @pytest.mark.skipif(not real_files(), reason="the real frames (../shared/data) are not here")
 def test_a_model_says_how_long_frames_count_that_do_not_say_it(folder, tmp_path):
-    told = json.loads(real_files()[0].with_name("model.json").read_text())
+    model_facts = json.loads(real_files()[0].with_name("model.json").read_text())
     model = tmp_path / "model.json"
     (folder / "x_1.cbf").write_bytes(encode_cbf(counts_of(1), name="x", header=["nothing"]))
-    model.write_text(json.dumps(told))
+    model.write_text(json.dumps(model_facts))
     with pytest.raises(ConfigError, match="no header says Exposure_time"):
         stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
-    model.write_text(json.dumps(told | {"exposure_time": 0.5, "exposure_period": 0.6}))
+    model.write_text(json.dumps(model_facts | {"exposure_time": 0.5, "exposure_period": 0.6}))
 
     stack_files(f"{folder}/x_*.cbf", tmp_path / "F.h5", model=model)
 

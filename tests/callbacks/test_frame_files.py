@@ -95,7 +95,7 @@ def test_the_folder_that_the_descriptor_names_is_the_one(run):
         np.testing.assert_array_equal(scan.stack.counts[3], counts_of(3))
 
 
-def test_a_folder_below_another_one_is_found_by_what_the_detector_was_told(run, tmp_path):
+def test_a_folder_below_another_one_is_found_by_what_the_detector_was_given(run, tmp_path):
     root = tmp_path / "elsewhere"
     place = root / "ramdisk" / f"{run.uid[:8]}"
     place.mkdir(parents=True)
@@ -139,20 +139,22 @@ def test_a_file_that_came_after_the_end_is_a_problem_until_it_is_stored(run):
 
 def test_what_else_a_runs_folder_holds_is_named(run, caplog):
     run.begin()
-    run.write(*range(12), 700)  # an IOC that was not told to stop
+    run.write(*range(12), 700)  # an IOC that was not asked to stop
     run.announce(10)
     run.end()
 
     path = stack(run)
 
-    told = "3 more frame files are in the run's folder, and not among the 10 of its sweep: x_00010"
-    assert told in caplog.text
+    others = (
+        "3 more frame files are in the run's folder, and not among the 10 of its sweep: x_00010"
+    )
+    assert others in caplog.text
     verdict = verify(path, journal=run.journal_directory)
     assert verdict.ok
-    assert any(note.startswith(told) for note in verdict.notes)
+    assert any(note.startswith(others) for note in verdict.notes)
 
 
-def test_a_folder_that_nobody_finds_is_told(run):
+def test_a_folder_that_is_not_found_is_reported(run):
     run.frames.rmdir()
     cut_short(run, "descriptor").rmdir()
 
@@ -164,7 +166,7 @@ def test_a_folder_that_nobody_finds_is_told(run):
             in (scan.ledger.reasons[0])
         )
     verdict = verify(path, journal=run.journal_directory, frames=run.frames.parent)
-    assert any("nobody looked for the files of its 10" in note for note in verdict.notes)
+    assert any("its 10 missing frames were not looked for" in note for note in verdict.notes)
 
 
 def test_where_frames_are_is_known_from_the_document_that_says_so(run):

@@ -15,12 +15,14 @@ READ_BACK = {
 BEGAN = 1000.0
 
 
-def measure(position, *, sweep=SWEEP, clock=0.0, told=0.0, every=0.1, silent=(0.0, 0.0), seed=None):
-    """Give a sweep's values, measured by an axis that was at ``position(time)``."""
+def measure(
+    position, *, sweep=SWEEP, clock=0.0, difference=0.0, every=0.1, silent=(0.0, 0.0), seed=None
+):
+    """Return a sweep's values, measured by an axis that was at ``position(time)``."""
     rng = np.random.default_rng(seed)
     middles = np.full(sweep.n_frames, np.nan)
     values = FrameValues(READ_BACK, middles, sweep=sweep)
-    values.add({"clock_difference": told, "time_sigma": 0.002}, {}, BEGAN)
+    values.add({"clock_difference": difference, "time_sigma": 0.002}, {}, BEGAN)
     for number in range(sweep.n_frames):
         values.exposed(number, BEGAN + number * sweep.period + sweep.exposure / 2)
     for at in np.arange(-0.437, sweep.duration + 0.437, every):
@@ -63,7 +65,7 @@ def test_an_axis_that_stops_on_its_way_is_followed():
 
 
 def test_the_difference_of_the_clocks_is_taken_away():
-    values = measure(lambda at: 5.0 * at, clock=7.5, told=7.5)
+    values = measure(lambda at: 5.0 * at, clock=7.5, difference=7.5)
 
     _, angles = angles_of(values, final=True)
 
@@ -87,7 +89,7 @@ def test_clocks_that_drift_apart_are_followed_from_one_comparison_to_the_next():
     np.testing.assert_allclose(angles, angles_of(values, final=True)[1], atol=0.002)
 
 
-def test_jitter_of_the_stamps_is_averaged_and_its_uncertainty_is_told():
+def test_jitter_of_the_stamps_is_averaged_and_its_uncertainty_is_known():
     sweep = Sweep("phi", start=0.0, step=0.3, n_frames=400, exposure=0.009, period=0.01)
     values = measure(lambda at: 30.0 * at, sweep=sweep, seed=5)
 
@@ -99,7 +101,7 @@ def test_jitter_of_the_stamps_is_averaged_and_its_uncertainty_is_told():
     assert 0.1 < np.sqrt(np.mean(off**2)) / np.median(found["angle_sigma"]) < 2.0
 
 
-def test_an_angle_is_told_only_once_the_read_backs_around_it_are_there():
+def test_an_angle_is_known_only_once_the_read_backs_around_it_are_there():
     values = measure(lambda at: 5.0 * at)
     values.take(final=False)
     for number in range(40):  # everything again, as after a restart

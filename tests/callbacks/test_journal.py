@@ -112,7 +112,7 @@ def test_a_document_of_no_open_run_is_refused(tmp_path):
     journal = Journal(tmp_path)
 
     with pytest.raises(JournalError, match="names no run"):
-        journal("event", {"uid": "e", "descriptor": "nobody", "data": {}})
+        journal("event", {"uid": "e", "descriptor": "unknown", "data": {}})
 
 
 def test_half_a_line_is_left_for_later(tmp_path):
@@ -349,7 +349,7 @@ def test_a_damaged_journal_is_named_and_the_others_go_on(tmp_path, caplog, conte
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD.keys())
-def test_a_damaged_journal_is_made_good_or_set_aside_and_kept(tmp_path, content):
+def test_a_damaged_journal_is_rebuilt_or_moved_and_kept(tmp_path, content):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
 

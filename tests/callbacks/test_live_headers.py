@@ -107,7 +107,7 @@ def of_headers(verdict) -> list[str]:
 
 
 def found_in(run, numbers=(), **changed: str) -> dict[str, list[str]]:
-    """Give what is found in ten headers, some of them changed."""
+    """Return what is found in ten headers, some of them changed."""
     check = HeaderCheck(run.start)
     for number in range(10):
         lines = lines_of(run, number, **(changed if number in numbers else {}))
@@ -180,7 +180,7 @@ def test_a_header_that_changes_q_is_a_contradiction_with_both_numbers(
         ("Exposure_period", "0.2000000 s", "Exposure_period 0.2 s, and the run 0.1 s"),
         ("Threshold_setting:", "7000 eV", "Threshold_setting 7 keV, and the run 9 keV"),
         ("sensor", "CdTe sensor, thickness 0.000320 m", "sensor CdTe, and the run Si"),
-        ("Wavelength", "0.0 A", "Wavelength 0 Å, and the run 0.7 Å"),  # nobody set it
+        ("Wavelength", "0.0 A", "Wavelength 0 Å, and the run 0.7 Å"),  # it was not set
         ("date", "2016/Mar/05 09:01:45.5", "a date far from the others, as frame 2"),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_fixed_axis_that_stands_elsewhere_is_a_contradiction(run):
 
     found = check.findings()
     assert "Chi 12 degree, and the run -54.7 degree" in found["contradictions"][0]
-    assert "Chi 0 degree, and the run -54.7 degree" in found["differences"][0]  # nobody set it
+    assert "Chi 0 degree, and the run -54.7 degree" in found["differences"][0]  # it was not set
 
 
 def test_a_distance_along_the_beam_to_a_tilted_panel_is_none(run):

@@ -30,7 +30,7 @@ def test_a_sample_may_be_a_word():
     assert "Si" in rows_of({"sample": "Si"})
 
 
-def test_metadata_that_nobody_expected_is_no_error():
+def test_metadata_that_was_not_expected_is_not_an_error():
     assert "success" in rows_of({"sweep": "all of it", "temperature": None, "sample": 3})
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_drawn_over_the_prompt_of_a_plan_that_paused_or_ended(drawn, 
     assert len(file.getvalue()) == length
 
 
-def test_a_bar_goes_when_its_status_is_done_and_nobody_asks(drawn):
+def test_a_bar_goes_when_its_status_is_done_and_nothing_asks(drawn):
     bars, _ = drawn
     status, other = Waited(), Waited()
     bars([status, other])

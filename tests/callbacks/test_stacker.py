@@ -19,8 +19,9 @@ from offbragg.files.journal_file import read_journal
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.scan_writer import ScanWriter
+from offbragg.followers.file_look import FileLook
 from offbragg.followers.follow import follow
-from offbragg.followers.stacker import Stacker, _Look
+from offbragg.followers.stacker import Stacker
 from offbragg.frame import PackedFrame
 from sim_iocs.tiff import encode_tiff
 
@@ -124,7 +125,7 @@ def test_a_frame_that_comes_after_the_end_fills_its_row(run, stacked):
         np.testing.assert_array_equal(scan.stack.counts[4], counts_of(4))
 
 
-def test_frames_of_a_dead_run_engine_are_kept_although_nobody_announced_them(run, stacked):
+def test_frames_of_a_dead_run_engine_are_kept_although_they_were_not_announced(run, stacked):
     run.begin()
     run.write(*range(10))
     run.announce(3)
@@ -208,7 +209,7 @@ def test_a_stacker_goes_on_with_a_file_that_a_kill_tore(run, stacked, caplog):
         store(*range(4))
         tear(scan.path, lambda: store(4, 5))
         left = scan.path.read_bytes()
-    scan.path.write_bytes(left)  # as if nobody had closed it
+    scan.path.write_bytes(left)  # as if it had not been closed
     for number in range(4):
         run.path(number).unlink()  # they are only in the scan file
     run.announce(10)
@@ -454,14 +455,14 @@ def test_what_cannot_be_read_is_missing_with_the_reason_and_the_others_are_store
 
     with stacked() as scan:
         assert scan.ledger.counts() == {"stored": 9, "missing": 1, "rejected": 0, "pending": 0}
-        assert "could not be read (it is no file)" in scan.ledger.reasons[1]
+        assert "could not be read (it is not a file)" in scan.ledger.reasons[1]
 
 
 def test_a_tiff_that_changed_while_it_waited_is_not_believed(run):
     run.begin()
     run.announce(1)
     stacker = Stacker(run.experiment).open(run.start)
-    look = stacker._looked[0] = _Look((10, 1), 0.0, steady=True)
+    look = stacker._looked[0] = FileLook((10, 1), 0.0, steady=True)
     frame = PackedFrame(0, stacker._shape, np.zeros(1, np.uint8), "x_0.tif")
 
     changed = stacker._believe(Judged(0, run.path(0), frame, signature=(10, 2)))

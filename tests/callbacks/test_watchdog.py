@@ -23,7 +23,7 @@ THRESHOLDS = Thresholds(reserve=0.001)
 
 
 class Times:
-    """Clocks that go when they are told to."""
+    """Clocks that go when they are set."""
 
     def __init__(self) -> None:
         self.now, self.wall = 100.0, time.time()
@@ -69,7 +69,7 @@ def write(frames, times, number):
     os.utime(frames, (times.wall, times.wall))
 
 
-def told(changes):
+def reported(changes):
     return [(change.alarm.what, change.state) for change in changes]
 
 
@@ -97,12 +97,12 @@ def test_a_directory_that_goes_is_an_alarm_until_it_is_back(make, paths, times):
     paths["frames"].rename(paths["frames"].with_name("elsewhere"))
     (change,) = watchdog.look()
 
-    assert told([change]) == [("paths.frames", "raised")]
+    assert reported([change]) == [("paths.frames", "raised")]
     assert change.alarm.reason == f"{paths['frames']} is not there"
     paths["frames"].with_name("elsewhere").rename(paths["frames"])
     assert watchdog.look() == []
     times.go(3.0)
-    assert told(watchdog.look()) == [("paths.frames", "cleared")]
+    assert reported(watchdog.look()) == [("paths.frames", "cleared")]
 
 
 @needs_mount
@@ -114,11 +114,11 @@ def test_each_disk_is_judged_once_and_keeps_its_name(make, paths, times):
         disk.fill(3_500_000)
 
         (change,) = watchdog.look()
-        assert told([change]) == [("disk.frames", "raised")]
+        assert reported([change]) == [("disk.frames", "raised")]
         assert change.alarm.facts["paths"] == ["frames"]
         disk.grow(8_000_000)
         times.go(3.0)
-        assert told(watchdog.look()) == [("disk.frames", "cleared")]
+        assert reported(watchdog.look()) == [("disk.frames", "cleared")]
         facts = {tuple(disk["paths"]) for disk in watchdog.disks.facts(0.0)}
         assert facts == {("frames",), ("experiment", "journal")}
 
@@ -157,7 +157,7 @@ def test_a_sweep_whose_files_stop_coming_stalls_until_they_come_again(make, path
     times.go(0.1)
     (change,) = watchdog.look()
 
-    assert told([change]) == [("stall", "raised")]
+    assert reported([change]) == [("stall", "raised")]
     assert change.alarm.value == pytest.approx(0.55)
     write(paths["frames"], times, 3)
     assert watchdog.look() == []
@@ -166,7 +166,7 @@ def test_a_sweep_whose_files_stop_coming_stalls_until_they_come_again(make, path
         times.go(0.4)
         write(paths["frames"], times, number)
         changes += watchdog.look()
-    assert told(changes) == [("stall", "cleared")]
+    assert reported(changes) == [("stall", "cleared")]
     times.go(60.0)
     assert watchdog.look() == []  # all are there
 
@@ -183,22 +183,23 @@ def test_frames_that_are_not_files_are_watched_by_their_documents(make, paths, t
 
     times.go(0.6)
 
-    assert told(watchdog.look()) == [("stall", "raised")]
+    assert reported(watchdog.look()) == [("stall", "raised")]
 
 
 @pytest.mark.parametrize("how", ["paused", "given up"])
 @pytest.mark.parametrize("stalled", [False, True])
-def test_nobody_waits_for_frames_of_a_sweep_that_is_paused_or_ended(
+def test_nothing_waits_for_frames_of_a_sweep_that_is_paused_or_ended(
     make, paths, times, how, stalled
 ):
-    watchdog = make()
+    paused = False
+    watchdog = make(is_paused=lambda: paused)
     begin(watchdog, paths["frames"])
     watchdog.look()
     times.go(1.0 if stalled else 0.4)
-    assert told(watchdog.look()) == [("stall", "raised")] * stalled
+    assert reported(watchdog.look()) == [("stall", "raised")] * stalled
 
     if how == "paused":
-        watchdog.is_paused = lambda: True
+        paused = True
     else:
         watchdog.expect_no_more()
     for _ in range(5):
@@ -206,17 +207,18 @@ def test_nobody_waits_for_frames_of_a_sweep_that_is_paused_or_ended(
         assert watchdog.look() == []  # neither raised nor, as nothing came, cleared
 
     watchdog("stop", {"run_start": "run"})
-    assert told(watchdog.look()) == [("stall", "cleared")] * stalled
+    assert reported(watchdog.look()) == [("stall", "cleared")] * stalled
 
 
 def test_after_a_pause_frames_have_their_time_again(make, paths, times):
-    watchdog = make()
+    paused = False
+    watchdog = make(is_paused=lambda: paused)
     begin(watchdog, paths["frames"])
     watchdog.look()
-    watchdog.is_paused = lambda: True
+    paused = True
     times.go(60.0)
     watchdog.look()
-    watchdog.is_paused = lambda: False
+    paused = False
     times.go(0.4)
 
     assert watchdog.look() == []
@@ -235,7 +237,7 @@ def test_documents_that_are_none_stop_nothing(make, caplog):
 # -- clocks ------------------------------------------------------------------------------------
 
 
-def test_a_jump_of_the_clock_is_told_and_no_other_clock_is_blamed(make, paths, times):
+def test_a_jump_of_the_clock_is_reported_and_no_other_clock_is_blamed(make, paths, times):
     watchdog = make()
     begin(watchdog, paths["frames"], began=times.wall - 0.2)
     assert watchdog.look() == []
@@ -243,7 +245,7 @@ def test_a_jump_of_the_clock_is_told_and_no_other_clock_is_blamed(make, paths, t
     times.wall -= 7200.0
     write(paths["frames"], times, 0)
 
-    assert told(watchdog.look()) == [("clock", "raised")]
+    assert reported(watchdog.look()) == [("clock", "raised")]
 
 
 @pytest.mark.parametrize(
@@ -255,16 +257,16 @@ def test_the_clock_of_the_detector_is_known_from_when_it_began(make, paths, time
     begin(watchdog, paths["frames"], began=times.wall + off)
 
     changes = watchdog.look()
-    assert told(changes) == ([("clock.detector", "raised")] if found else [])
+    assert reported(changes) == ([("clock.detector", "raised")] if found else [])
     assert found in "".join(change.alarm.reason for change in changes)
 
 
-def test_a_record_that_is_ahead_is_told(make, times):
+def test_a_record_that_is_ahead_is_reported(make, times):
     watchdog = make()
 
     watchdog("event", {"time": times.wall, "timestamps": {"ring_current": times.wall + 40.0}})
 
-    assert told(watchdog.look()) == [("clock.ring_current", "raised")]
+    assert reported(watchdog.look()) == [("clock.ring_current", "raised")]
 
 
 # -- what only the data side looks at ----------------------------------------------------------
@@ -279,7 +281,7 @@ def test_a_backlog_is_an_alarm(make, times):
     assert change.alarm.reason == "4000 frames, 400 s of measuring, wait to be stacked"
     behind.update(due=0, behind=0.0)
     times.go(3.0)
-    assert told(watchdog.look()) == [("backlog", "cleared")]
+    assert reported(watchdog.look()) == [("backlog", "cleared")]
 
 
 def test_a_catalog_that_refuses_is_away_at_once(unused_port):
@@ -309,7 +311,7 @@ def unused_port() -> int:
         return taken.getsockname()[1]
 
 
-# -- who is told -------------------------------------------------------------------------------
+# -- listeners -----------------------------------------------------------------------------------
 
 
 def test_what_is_up_can_be_read_while_its_watchdog_lives(make, paths, times):
@@ -329,7 +331,7 @@ def test_what_is_up_can_be_read_while_its_watchdog_lives(make, paths, times):
     assert read_board(paths["journal"]) == {}
 
 
-def test_a_board_follows_its_directory_when_that_is_made_anew(make, paths):
+def test_a_board_follows_its_directory_when_that_is_made_again(make, paths):
     watchdog = make()
     watchdog.look()
     other = paths["journal"].with_name("old")
@@ -345,7 +347,7 @@ def test_a_board_follows_its_directory_when_that_is_made_anew(make, paths):
     ]  # fmt: skip
 
 
-def test_a_listener_that_fails_keeps_nobody_from_being_told(make, paths, caplog):
+def test_a_listener_that_fails_keeps_no_one_from_hearing_of_it(make, paths, caplog):
     heard = []
     watchdog = make(hook=heard.append)
     watchdog.subscribe(lambda change: 1 / 0)
@@ -377,7 +379,7 @@ def test_two_sides_tell_once(make, paths, times):
 def test_the_other_side_is_not_relied_on(make, paths):
     once = OnceForBoth(paths["journal"], patience=0.1)
     change = {"what": "disk.frames", "state": "raised", "severity": "major"}
-    assert once(change) is False  # nobody is there
+    assert once(change) is False  # no one is there
 
     data = make(DATA)
     data.look()
@@ -397,7 +399,7 @@ CHANGE = {
 def script(folder: Path, text: str) -> list[str]:
     path = folder / "hook.py"
     path.write_text(text)
-    return [sys.executable, str(path), str(folder / "told")]
+    return [sys.executable, str(path), str(folder / "reported")]
 
 
 def test_the_command_gets_the_alarm_as_json_and_in_its_environment(tmp_path):
@@ -414,14 +416,14 @@ def test_the_command_gets_the_alarm_as_json_and_in_its_environment(tmp_path):
     hook({**CHANGE, "state": "cleared"})
     hook.close(10.0)
 
-    lines = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "reported").read_text().splitlines()]
     assert [change["state"] for change, _ in lines] == ["raised", "cleared"]
     assert lines[0][0] == CHANGE
     assert lines[0][1]["OFFBRAGG_ALARM_WHAT"] == "disk.frames"
     assert lines[0][1]["OFFBRAGG_ALARM_REASON"] == "0.4 GB free"
 
 
-def test_a_command_that_hangs_is_ended_with_its_children_and_the_next_change_is_told(
+def test_a_command_that_hangs_is_ended_with_its_children_and_the_next_change_is_reported(
     tmp_path, caplog
 ):
     hook = Hook(
@@ -443,7 +445,7 @@ def test_a_command_that_hangs_is_ended_with_its_children_and_the_next_change_is_
     hook({**CHANGE, "state": "cleared"})
     hook.close(10.0)
 
-    pids = [int(line) for line in (tmp_path / "told").read_text().split()]
+    pids = [int(line) for line in (tmp_path / "reported").read_text().split()]
     assert len(pids) == 4
     assert "took longer than 0.7 s" in caplog.text
     wait_until(lambda: not any(is_alive(pid) for pid in pids), 5)
@@ -477,9 +479,8 @@ def test_a_command_that_fails_is_logged_and_stops_nothing(command, said, caplog)
 
 
 def test_changes_that_no_command_takes_are_dropped_and_not_kept_for_ever(caplog):
-    hook = Hook(["sleep", "30"], timeout=30.0)
-    hook.is_told = lambda change: not ended.wait(20)
     ended = threading.Event()
+    hook = Hook(["sleep", "30"], timeout=30.0, skip=lambda change: not ended.wait(20))
 
     for _ in range(200):
         hook(CHANGE)

@@ -61,7 +61,7 @@ def test_publishing_twice_gives_the_same_uids(run, tmp_path):
     assert frames_datum(once, DESCRIPTOR, 3, 5) == frames_datum(again, DESCRIPTOR, 3, 5)
 
 
-def test_the_summary_leaves_out_what_nobody_knows(run):
+def test_the_summary_leaves_out_what_is_not_known(run):
     values = {
         "monitor": np.full(10, np.nan), "temperature": np.array([1.0, 3.0] + [np.nan] * 8),
         "angle": np.arange(10.0), "angle_source": np.array(["commanded"] * 10),
@@ -262,7 +262,7 @@ def test_rows_that_are_ahead_of_the_stack_do_not_spoil_a_read(make_run):
     assert data.sizes["time"] == 4
 
 
-def test_a_stack_that_a_kill_tore_keeps_nobody_waiting(make_run, whole):
+def test_a_stack_that_a_kill_tore_keeps_no_one_waiting(make_run, whole):
     run = make_run(n_frames=400)  # their index is longer than a page
     run.begin()
     run.create_scan_file()
@@ -464,7 +464,7 @@ def test_a_run_waits_for_its_scan_file(make_run, monkeypatch):
 
 
 @pytest.mark.parametrize("changes", [0, 2])
-def test_what_a_watchdog_told_is_a_stream_with_or_without_events(make_run, changes):
+def test_what_a_watchdog_reported_is_a_stream_with_or_without_events(make_run, changes):
     run = make_run(n_frames=2)
     run.begin()
     run.create_scan_file()
@@ -634,7 +634,7 @@ def test_what_the_catalog_refuses_is_reported_once(cat, tmp_path, caplog):
 
 
 def test_a_catalog_that_is_away_is_waited_for_once_whatever_many_runs_need_it(tmp_path):
-    """After many kills each run waited for it by itself, three times: minutes."""
+    """After many kills each run waited for it alone, three times: minutes."""
     asked = []
 
     def away():

@@ -137,17 +137,17 @@ def test_a_lost_catalog_comes_back_as_it_was(lost, monkeypatch):
     assert sorted(halfway["failed"]) == ["11111111-sweep", "44444444-failed"]
     assert len(client) == 5  # two of them without an end
 
-    told = rebuild(root / "journal", root / "experiment", lambda: client)
+    rebuilt = rebuild(root / "journal", root / "experiment", lambda: client)
 
-    assert told["failed"] == []
+    assert rebuilt["failed"] == []
     by_key = {key: seen for key, seen in before["children"]}
     assert {key: seen for key, seen in seen_by_a_client(client)["children"]} == by_key
 
     for key in by_key:
         client.delete_contents(key, recursive=True, external_only=False)
-    told = rebuild(root / "journal", root / "experiment", lambda: client)
+    rebuilt = rebuild(root / "journal", root / "experiment", lambda: client)
 
-    assert told == {
+    assert rebuilt == {
         "runs": 5, "published": [key for key, _ in before["children"]], "failed": [],
     }  # fmt: skip
     assert seen_by_a_client(client) == before
@@ -164,13 +164,13 @@ def test_a_lost_catalog_comes_back_as_it_was(lost, monkeypatch):
     assert verdict.catalog == "differs"
     assert "it counts" in verdict.problems[0]
 
-    told = rebuild(root / "journal", root / "experiment", lambda: client, runs=["33333333"])
+    rebuilt = rebuild(root / "journal", root / "experiment", lambda: client, runs=["33333333"])
 
-    assert told["published"] == ["33333333-aborted"]
+    assert rebuilt["published"] == ["33333333-aborted"]
     assert verify(path, catalog=lambda: client).ok
 
 
-def test_a_catalog_that_is_away_is_told_at_once(tmp_path):
+def test_a_catalog_that_is_away_is_reported_at_once(tmp_path):
     def away() -> Any:
         raise CatalogError("the catalog is away")
 

@@ -266,7 +266,7 @@ def test_another_frame_of_a_stored_number_changes_nothing_and_is_kept_aside(wait
         "stored"
     ]
     assert verdict.problems == [
-        "frame 1 is another than that of its file: x_00001.cbf declares another MD5"
+        "frame 1 differs from its frame file: x_00001.cbf declares another MD5"
     ]
 
 

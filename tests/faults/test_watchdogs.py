@@ -1,7 +1,7 @@
 """Real disks that fill, go, and cannot be written: an alarm within a second, and nothing is lost.
 
 A stacker in a process of its own, a run whose frames keep coming, and a command as the beamline's
-alarm that writes down when it was told what.
+alarm that writes down when it got which change.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Watched:
 
     def __init__(self, root: Path, run: MeasuredRun, *options: str, port: int = 1) -> None:
         self.run = run
-        self.told = root / "told"
+        self.reports = root / "reported"
         hook = root / "hook"
         hook.write_text(HOOK)
         hook.chmod(0o755)
@@ -49,7 +49,7 @@ class Watched:
                 journal = "{run.journal_directory}", catalog = "catalog", log = "log" }}
             limits = {{ free_disk = 0.0001 }}
             catalog = {{ port = {port} }}
-            alarms = {{ command = ["{hook}", "{self.told}"], backlog = 0.4 }}
+            alarms = {{ command = ["{hook}", "{self.reports}"], backlog = 0.4 }}
             """.replace("\n                ", " ")
         )
         for name in ("catalog", "log"):
@@ -69,19 +69,19 @@ class Watched:
         self.said.close()
 
     def alarms(self) -> list[tuple[float, dict[str, Any]]]:
-        """What the command was told, and when."""
+        """What the command got, and when."""
         with contextlib.suppress(FileNotFoundError):
-            lines = self.told.read_text().splitlines(keepends=True)
+            lines = self.reports.read_text().splitlines(keepends=True)
             whole = [line.partition(" ") for line in lines if line.endswith("\n")]
-            return [(float(when), json.loads(told)) for when, _, told in whole]
+            return [(float(when), json.loads(report)) for when, _, report in whole]
         return []
 
     def wait_for(self, what: str, state: str, since: float) -> float:
         """Wait for an alarm; give how long after the fault the command had it, s."""
 
         def there() -> float | None:
-            for when, told in self.alarms():
-                if (told["what"], told["state"]) == (what, state) and when > since:
+            for when, report in self.alarms():
+                if (report["what"], report["state"]) == (what, state) and when > since:
                     return when - since
             return None
 
@@ -141,7 +141,7 @@ def report(record_property, **figures: float) -> None:
 
 @needs_mount
 @pytest.mark.parametrize("how", ["full", "gone", "unmounted", "read_only", "immutable"])
-def test_a_disk_that_fails_is_told_within_a_second_and_the_stacker_goes_on_by_itself(
+def test_a_disk_that_fails_is_reported_within_a_second_and_the_stacker_goes_on(
     watched: Watched, disk: SmallDisk, how, record_property
 ):
     """Frames and journal go on meanwhile; of the scan file nothing is torn or made up."""
@@ -178,8 +178,8 @@ def test_a_disk_that_fails_is_told_within_a_second_and_the_stacker_goes_on_by_it
             run.begin()
         measure(run, first, FRAMES)
         run.end()
-        told = {a["what"]: a for a in status(watched.config, devices=False)["alarms"]}
-        assert told[what]["since"] == pytest.approx(began, abs=1.0)
+        report = {a["what"]: a for a in status(watched.config, devices=False)["alarms"]}
+        assert report[what]["since"] == pytest.approx(began, abs=1.0)
         time.sleep(1.0)  # the stacker tries, and cannot
     over = time.time()
     wait_until(lambda: watched.stored() == FRAMES, 30)
@@ -190,7 +190,7 @@ def test_a_disk_that_fails_is_told_within_a_second_and_the_stacker_goes_on_by_it
     report(record_property, raised=raised, cleared=cleared, whole_again=whole)
     assert raised < 1.0
     assert_nothing_is_lost(watched)
-    states = [told["state"] for _, told in watched.alarms() if told["what"] == what]
+    states = [report["state"] for _, report in watched.alarms() if report["what"] == what]
     assert states == ["raised", "cleared"]
     wait_until(lambda: status(watched.config, devices=False)["alarms"] == [], 10)
 
@@ -224,7 +224,7 @@ def test_a_disk_that_grows_is_as_good_as_one_that_is_tidied_up(
 
 
 @needs_mount
-def test_a_backlog_is_told_and_is_over_when_the_frames_are_stacked(watched: Watched):
+def test_a_backlog_is_reported_and_is_over_when_the_frames_are_stacked(watched: Watched):
     """Frames are announced and no file comes: the stacker waits, and says for how long."""
     run = watched.run
     run.begin()
@@ -234,11 +234,11 @@ def test_a_backlog_is_told_and_is_over_when_the_frames_are_stacked(watched: Watc
     run.announce(FRAMES)  # ten frames of 0.1 s, of which none is there
 
     backlog = watched.wait_for("backlog", "raised", began)
-    print(f"backlog told after {backlog:.3f} s")
+    print(f"backlog reported after {backlog:.3f} s")
     assert backlog < 1.0
-    (told,) = [told for _, told in watched.alarms() if told["what"] == "backlog"]
-    assert told["reason"] == "10 frames, 1 s of measuring, wait to be stacked"
-    assert told["side"] == "data"
+    (report,) = [report for _, report in watched.alarms() if report["what"] == "backlog"]
+    assert report["reason"] == "10 frames, 1 s of measuring, wait to be stacked"
+    assert report["side"] == "data"
     run.write(*range(2, FRAMES))
     run.monitor_counted(list(range(2, FRAMES)))
     watched.wait_for("backlog", "cleared", began)
@@ -246,7 +246,7 @@ def test_a_backlog_is_told_and_is_over_when_the_frames_are_stacked(watched: Watc
     wait_until(lambda: watched.stored() == FRAMES, 20)
 
 
-def test_a_catalog_that_dies_is_told_within_a_second_and_stacking_goes_on(
+def test_a_catalog_that_dies_is_reported_within_a_second_and_stacking_goes_on(
     tmp_path, run: MeasuredRun, record_property
 ):
     run.n_frames = FRAMES

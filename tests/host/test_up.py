@@ -66,7 +66,7 @@ def test_a_killed_stacker_comes_back_and_nothing_is_lost(run, beamline):
         assert again["restarts"] == 1
         experiment = run.root / "experiment"
         (digest,) = wait_until(
-            lambda: list(experiment.rglob("*.h5.digest")), 60, "the scan file is finished"
+            lambda: list(experiment.rglob("f*.h5.digest")), 60, "the scan file is finished"
         )
         verdict = verify(digest.with_suffix(""), journal=run.root / "journal")
         assert verdict.ok, verdict.problems

@@ -1,8 +1,8 @@
-"""What has to be told at once: a disk that fills, a detector that hangs, a clock that jumps.
+"""Alarms: a disk that fills, a detector that hangs, a clock that jumps.
 
 Judgement only: no I/O, and no clock of its own. Who looks (`offbragg.alarms.watchdog`) gives
-times and numbers, and is given alarms; a `Board` makes of them what is worth telling: an alarm once
-when it is raised and once when it is cleared.
+times and numbers, and gets alarms; a `Board` turns them into changes: one when an alarm is raised,
+one when it is cleared.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ SEVERITIES = ("minor", "major")
 
 
 QUIET = 2.0
-"""So long what was in alarm must be well before its alarm is cleared, s."""
+"""Time without trouble before an alarm is cleared, s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From where on something is an alarm; see [alarms] and [limits] of ``beamline.toml``."""
+    """Limits beyond which something is an alarm; see [alarms] and [limits] of ``beamline.toml``."""
 
     reserve: float = 1.0
     """Space to leave on every disk, GB."""
     hours: float = 2.0
-    """A disk that will be full within so many hours."""
+    """Alarm when a disk will be full within this time, h."""
     periods: float = 5.0
-    """No new file for so many periods of a sweep…"""
+    """Alarm when no new file has come for this number of periods of a sweep…"""
     least: float = 0.5
-    """… but for at least so long, s."""
+    """… but for at least this time, s."""
     backlog: float = 30.0
-    """Frames of so much time wait to be stacked, s."""
+    """Alarm when the stacking backlog exceeds this, s."""
     clock: float = 1.0
-    """A clock that jumped, or differs, by more, s."""
+    """Alarm when a clock jumped, or differs, by more than this, s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that somebody should know now.
+    """Something that people should know now.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Alarm:
     reason
         For people: what, where, the numbers.
     value, limit, units
-        The number that decided, and from where on it is too much or too little.
+        The number that decided, and the limit beyond which it is too large or too small.
     facts
         More numbers, plain JSON types.
     """
@@ -60,10 +60,10 @@ class Alarm:
     value: float
     limit: float
     units: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain JSON types."""
+        """Return it as plain JSON types."""
         return {
             "what": self.what,
             "severity": self.severity,
@@ -88,15 +88,15 @@ class Change:
     since: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain JSON types."""
+        """Return it as plain JSON types."""
         return {**self.alarm.to_dict(), "state": self.state, "time": self.time, "since": self.since}
 
 
 class Board:
-    """The alarms that are up, and what of them is worth telling.
+    """The alarms that are up, and their changes.
 
-    Worse is told at once, better when it has been better for a while: what is on the edge rings
-    once and not a hundred times.
+    An alarm that gets worse is reported at once, one that gets better after a while: what is on
+    the edge rings once and not a hundred times.
 
     Parameters
     ----------
@@ -114,11 +114,11 @@ class Board:
         return [{**up.alarm.to_dict(), "since": up.since} for up in list(self._up.values())]
 
     def up(self, what: str) -> list[Alarm]:
-        """Give an alarm that is up; nothing if it is not."""
+        """Return an alarm that is up, in a list; an empty one if it is not."""
         return [self._up[what].alarm] if what in self._up else []
 
     def since(self, known: Mapping[str, str], time: float) -> list[Change]:
-        """Give what has changed for somebody who knows other alarms.
+        """Return what has changed for a listener that knows other alarms.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class Board:
             if known.get(what) != up.alarm.severity
         ]
         for what in known.keys() - self._up.keys():
-            over = Alarm(what, known[what], f"{what} is over", 0.0, 0.0, "")
+            over = Alarm(what, known[what], f"{what} has ended", 0.0, 0.0, "")
             changes.append(Change(over, "cleared", time, time))
         return changes
 
@@ -145,7 +145,7 @@ class Board:
         time: float,
         at_once: Iterable[str] = (),
     ) -> list[Change]:
-        """Take what is in alarm now; give what is to be told.
+        """Take what is in alarm now; return the changes.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Board:
         time
             POSIX s, for people.
         at_once
-            What is cleared without waiting, because nobody looks at it any more.
+            What is cleared without waiting, because it is no longer looked at.
         """
         seen = {alarm.what: alarm for alarm in alarms}
         without_waiting = set(at_once)
@@ -213,7 +213,7 @@ def judge_stall(
 
 
 def judge_backlog(frames: int, seconds: float, *, thresholds: Thresholds) -> Alarm | None:
-    """Judge how many frames, taken in so many seconds, wait to be stacked."""
+    """Judge how many frames wait to be stacked, and the time in which they were taken, s."""
     if seconds <= thresholds.backlog:
         return None
     reason = f"{frames} frames, {seconds:.0f} s of measuring, wait to be stacked"

@@ -24,7 +24,7 @@ ACQUISITION, DATA = "acquisition", "data"
 class BoardFile:
     """What is up, in a file that is locked while its writer lives.
 
-    It helps who asks for the status; trouble with it is no trouble of the watchdog's.
+    `offbragg status` reads it. The watchdog goes on if it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class BoardFile:
         self._file: IO[bytes] | None = None
 
     def write(self, content: Mapping[str, Any]) -> None:
-        """Write it, if the file can be had."""
+        """Write the content, if the file can be opened and locked."""
         try:
             file = self._opened()
             if file is not None:
@@ -56,20 +56,20 @@ class BoardFile:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.close()  # another process tells
+            file.close()  # another process writes it
             return None
         self._file = file
         return file
 
     def close(self) -> None:
-        """Let go: what it says holds no longer."""
+        """Release the file: what it says is no longer true."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
 
 def read_board(journal: Path) -> dict[str, dict[str, Any]]:
-    """Read what the watchdogs of a beamline say, by side; nothing of those that do not run.
+    """Read what the watchdogs of a beamline report, by side; only of those that run.
 
     Returns
     -------
@@ -87,11 +87,11 @@ def read_board(journal: Path) -> dict[str, dict[str, Any]]:
 
 
 class OnceForBoth:
-    """Say whether the other side has told of an alarm already: then it is not told twice.
+    """Check whether the other side has reported an alarm already: it is not reported twice.
 
     Both sides look at the same disks. The one in the RunEngine's process waits a moment for the
-    other one, which runs for longer, to tell. One that does not tell, perhaps because it runs on
-    another host and sees another disk, is not relied on.
+    report of the other one, which runs for longer. If none comes, perhaps because the other side
+    runs on another host and sees another disk, this side reports.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class OnceForBoth:
         self._left: set[str] = set()
 
     def __call__(self, change: Mapping[str, Any]) -> bool:
-        """Whether this change is told by the other side; may take ``patience`` seconds."""
+        """Return whether the other side reports this change; may take ``patience`` seconds."""
         what = change["what"]
         if change["state"] == "cleared":
             left = what in self._left
@@ -115,12 +115,12 @@ class OnceForBoth:
             return left
         deadline = time.monotonic() + self._patience
         while DATA in (board := read_board(self._journal)):
-            told = {a["what"]: a["severity"] for a in board[DATA].get("alarms", ())}
-            if told.get(what) == change["severity"]:
+            severities = {a["what"]: a["severity"] for a in board[DATA].get("alarms", ())}
+            if severities.get(what) == change["severity"]:
                 self._left.add(what)
                 return True
             if what == "stall" or time.monotonic() > deadline:
-                break  # of a stall only this side tells
+                break  # only this side reports a stall
             time.sleep(0.05)
         self._left.discard(what)
         return False

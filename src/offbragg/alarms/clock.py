@@ -7,7 +7,7 @@ from collections import deque
 
 from offbragg.alarms.board import Alarm
 
-_HOLD = 60.0  # so long a jump of the clock is in alarm, s
+_HOLD = 60.0  # time for which a jump of the clock is in alarm, s
 
 
 class Clock:
@@ -30,7 +30,7 @@ class Clock:
         return self.alarm(now)
 
     def alarm(self, now: float) -> Alarm | None:
-        """Give the alarm of a jump a short while ago; ``now`` is monotonic, s."""
+        """Return the alarm of a recent jump, if there was one; ``now`` is monotonic, s."""
         if now > self._until:
             return None
         way = "forward" if self._jump > 0 else "back"
@@ -69,18 +69,18 @@ class Skew:
         late
             How old it may be for other reasons, s; if anything, it is never found to be behind.
         of
-            So many in a row must all be too old before the clock is said to be behind.
+            Number of stamps in a row that must all be too old before the clock counts as behind.
         """
         recent = self._off.setdefault(whose, deque(maxlen=of))
         off = stamp - time
         recent.append(off if off > 0 else min(off + late, 0.0))
 
     def forget(self) -> None:
-        """Begin anew: this host's own clock was set."""
+        """Forget all stamps: this host's own clock was set."""
         self._off.clear()
 
     def judge(self) -> list[Alarm]:
-        """Give the clocks that differ."""
+        """Return the alarms of the clocks that differ."""
         found: list[Alarm] = []
         for whose, recent in list(self._off.items()):
             off = max(recent)  # the one that was read soonest

@@ -14,21 +14,19 @@ from offbragg.alarms.board import Alarm, Thresholds
 _EVERY = 10.0  # between two samples of the free space, s
 
 
-_WINDOW = 1800.0  # over which the rate of writing is taken: also pauses between sweeps count, s
+_WINDOW = 1800.0  # over which the rate of writing is taken, s; pauses between sweeps count
 
 
-_LEAST_SPAN = 10.0  # a rate over less is none, s
+_LEAST_SPAN = 10.0  # shortest time over which a rate is taken, s
 
 
-_REACH = (
-    4.0  # factor: a rate is extrapolated over this many times the time in which it was measured
-)
+_REACH = 4.0  # a rate is extrapolated over this many times the time in which it was measured
 
 
 class Rate:
     """How fast a disk is written to, from its free space now and then.
 
-    Only what disappears counts: somebody who tidies up writes nothing less.
+    Only space that disappears counts: tidying up does not lower the rate.
     """
 
     def __init__(self) -> None:
@@ -54,7 +52,7 @@ class Rate:
 
 
 def writing_rate(samples: Sequence[tuple[float, float]]) -> float:
-    """Give the rate at which free space disappeared.
+    """Return the rate at which free space disappeared, bytes/s.
 
     Parameters
     ----------
@@ -188,7 +186,7 @@ def describe_bytes(size: float) -> str:
 
 
 def describe_hour(seconds: float, time: float) -> str:
-    """Say the hour that is so many seconds after a time; the day, too, if it is another one."""
+    """Write the hour a number of seconds after a time, with the day if it is another one."""
     if seconds > 30 * 86400:
         return f"in {seconds / 86400:.0f} days"
     now, then = datetime.fromtimestamp(time), datetime.fromtimestamp(time + seconds)
@@ -196,5 +194,5 @@ def describe_hour(seconds: float, time: float) -> str:
 
 
 def judge_path(name: str, path: object, trouble: str) -> Alarm:
-    """Tell of a directory that cannot be used; ``trouble`` as "is not there"."""
+    """Return the alarm of a directory that cannot be used; ``trouble`` as "is not there"."""
     return Alarm(f"paths.{name}", "major", f"{path} {trouble}", 0.0, 1.0, "")

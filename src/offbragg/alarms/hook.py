@@ -1,4 +1,4 @@
-"""A command for the beamline's own alarm: told of every change, and waited for by nobody."""
+"""A command for the beamline's own alarm: it gets every change, and nothing waits for it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 _WAITING = 100  # changes that wait for the command at most; more are dropped, and the log says so
 _LONGEST = 4000  # characters in the environment; standard input has all
-_IDLE = 5.0  # so long without a change, and the thread ends, s
-_TOLD = ("what", "state", "severity", "reason", "side", "beamline")  # go into the environment
+_IDLE = 5.0  # time without a change after which the thread ends, s
+_VARIABLES = ("what", "state", "severity", "reason", "side", "beamline")  # go into the environment
 
 
 class Hook:
@@ -35,31 +35,39 @@ class Hook:
     command
         Program and arguments.
     timeout
-        So long it may take; then it is killed with all that it started, s.
+        Time limit for the command, s; then it is killed with all that it started.
+    skip
+        Returns whether a change is not passed on, because another process reports it; called in
+        the hook's own thread.
     """
 
-    def __init__(self, command: Sequence[str], *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        timeout: float = 10.0,
+        skip: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> None:
         self.command = list(command)
         self.timeout = timeout
-        self.is_told: Callable[[Mapping[str, Any]], bool] = lambda change: False
-        """Whether somebody else has told of a change; asked in the hook's own thread."""
+        self._skip = skip
         self._queue: queue.Queue[Mapping[str, Any]] = queue.Queue(_WAITING)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __call__(self, change: Mapping[str, Any]) -> None:
-        """Tell of a change; returns at once."""
+        """Pass a change on; returns at once."""
         with self._lock:
             try:
                 self._queue.put_nowait(change)
             except queue.Full:
-                log.error("the alarm command is behind; %s is not told to it", change["what"])
+                log.error("the alarm command is behind; %s is not passed to it", change["what"])
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
                 self._thread.start()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Wait until all is told, but not longer than ``timeout`` seconds."""
+        """Wait until all changes are passed on, but not longer than ``timeout`` seconds."""
         thread = self._thread
         deadline = time.monotonic() + timeout
         while thread is not None and self._queue.unfinished_tasks and time.monotonic() < deadline:
@@ -76,17 +84,17 @@ class Hook:
                         return
                 continue
             try:
-                if not self.is_told(change):
-                    self._tell(change)
+                if self._skip is None or not self._skip(change):
+                    self._run_command(change)
             except Exception:  # whatever the command may be
                 log.exception("the alarm command %s", self.command)
             finally:
                 self._queue.task_done()
 
-    def _tell(self, change: Mapping[str, Any]) -> None:
-        told = {
+    def _run_command(self, change: Mapping[str, Any]) -> None:
+        variables = {
             f"OFFBRAGG_ALARM_{key.upper()}": str(change[key]).replace("\0", "")[:_LONGEST]
-            for key in _TOLD
+            for key in _VARIABLES
             if key in change
         }
         try:
@@ -95,7 +103,7 @@ class Hook:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, **told},
+                env={**os.environ, **variables},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ MOST_LATE = 0.5
 
 
 MOST_BEHIND = 5.0
-"""Frames of this time may wait to be stacked on a host that is not too busy, s."""
+"""Longest stacking backlog on a host that is not too busy, s."""
 
 
 def host_load(
@@ -26,15 +26,15 @@ def host_load(
     load: float | None = None,
     cores: int | None = None,
 ) -> dict[str, Any]:
-    """Return whether this host has more to do than it can, plain JSON types.
+    """Return whether this host is too busy, as plain JSON types.
 
     Parameters
     ----------
     board
-        What the watchdogs say, by side: ``late``, by how much their looks came too late in the
+        What the watchdogs report, by side: ``late``, by how much their looks came too late in the
         last minute, s.
     stacking
-        What the stacker says: ``behind``, s.
+        What the stacker reports: ``behind``, s.
     load, cores
         Processes that want to run, averaged over a minute, and how many can; this host's if not
         given.
@@ -57,7 +57,7 @@ def host_load(
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
     late = {side: float(each.get("late", 0.0)) for side, each in board.items()}
     behind = float(stacking.get("behind", 0.0))
-    parts = []
+    parts: list[str] = []
     if load > MOST_LOAD * cores:
         parts.append(f"load {load:.1f} on {cores} core{'' if cores == 1 else 's'}")
     for side, seconds in late.items():

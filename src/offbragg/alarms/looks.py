@@ -15,30 +15,30 @@ from offbragg.alarms.board import Alarm, Thresholds, judge_backlog
 from offbragg.alarms.disk import Rate, disk_facts, judge_disk, judge_path
 from offbragg.files.frame_files import FrameFiles
 from offbragg.files.root import Root
+from offbragg.files.run_progress import RunProgress
 
 
 @dataclass(slots=True)
 class ExpectedFrames:
     """The frame files of a run, as far as the watchdog cares."""
 
-    n_frames: int
+    progress: RunProgress
     period: float
     since: float  # of the last progress, monotonic
     files: FrameFiles | None = None
-    announced: int = 0
     expected: bool = False
     given_up: bool = False
     seen: object = None
 
     def look(self) -> tuple[object, bool]:
-        """Give something that changes with every new file, and whether no more is to come."""
-        over = self.announced >= self.n_frames
+        """Return something that changes with every new file, and whether no more is to come."""
+        over = self.progress.all_announced
         if self.files is None:
-            return self.announced, over
+            return self.progress.announced, over
         try:
             # a file that is made changes the time of its directory; thousands need not be listed
             seen = self.files.directory.stat().st_mtime_ns
-            return seen, over or self.files.path(self.n_frames - 1).exists()
+            return seen, over or self.files.path(self.progress.n_frames - 1).exists()
         except OSError:
             return self.seen, over
 
@@ -88,7 +88,7 @@ class Disks:
         return [name for name in self.paths if self._device.get(name) == device]
 
     def facts(self, wall: float) -> list[dict[str, Any]]:
-        """Give what is known of each disk, plain JSON types."""
+        """Return what is known of each disk, as plain JSON types."""
         return [
             {
                 "paths": self._names(device),
@@ -103,11 +103,11 @@ class Disks:
 def backlog_look(
     backlog: Callable[[], Mapping[str, float]], thresholds: Thresholds
 ) -> Callable[[], Alarm | None]:
-    """Make a look at how far the stacker is behind."""
+    """Make a look at the backlog of the stacker."""
 
     def look() -> Alarm | None:
-        told = backlog()
-        return judge_backlog(int(told["due"]), told["behind"], thresholds=thresholds)
+        state = backlog()
+        return judge_backlog(int(state["due"]), state["behind"], thresholds=thresholds)
 
     return look
 
@@ -134,7 +134,7 @@ class CatalogLook:
         self._thread: threading.Thread | None = None
 
     def __call__(self) -> Alarm | None:
-        """Give what the last answer was; the first call begins to ask."""
+        """Return the alarm after the last answer, if any; the first call begins to ask."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._ask_on, name="catalog-look", daemon=True)
             self._thread.start()

@@ -1,6 +1,6 @@
-"""The watchdog: looks at disks, frames and clocks several times a second, and tells.
+"""The watchdog: looks at disks, frames and clocks several times a second, and reports changes.
 
-It runs on both sides and is in nobody's way: a thread of its own looks, others are told. In the
+It runs on both sides and blocks nothing: it looks in a thread of its own. In the
 RunEngine's process it takes the documents as a subscriber, and its changes become the stream
 ``watch`` of the run; beside the stacker it follows the journal.
 """
@@ -20,6 +20,7 @@ from offbragg.alarms.clock import Clock, Skew
 from offbragg.alarms.host import Lateness
 from offbragg.alarms.looks import Disks, ExpectedFrames
 from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles
+from offbragg.files.run_progress import RunProgress
 
 log = logging.getLogger(__name__)
 
@@ -28,31 +29,33 @@ LOOK = 0.1
 """Time between two looks, s."""
 
 
-_TELL_DISKS = 5.0  # how often what is known of the disks is written for `read_board`, s
+_WRITE_DISKS = 5.0  # how often what is known of the disks is written for `read_board`, s
 
 
-_PATIENCE = 3.0  # s; the data side is not told of a pause, and waits a little longer
+_PATIENCE = 3.0  # s; the data side does not know of a pause, and waits a little longer
 
 
 class Watchdog:
-    """Look at disks, frames and clocks, and tell what changes.
+    """Look at disks, frames and clocks, and report what changes.
 
     Parameters
     ----------
     paths
         Directories that the data cross, by their name in ``beamline.toml``.
     thresholds
-        From where on something is an alarm.
+        Limits beyond which something is an alarm.
     side
         "acquisition" or "data": who looks.
     journal
         Where what is up is written, for `read_board` in other processes.
     beamline
-        Its id, for those who are told.
+        Its id, for the hook.
     hook
         Called with every change as plain JSON types; it must not block.
     looks
-        More to look at: each gives an alarm, or None.
+        More to look at: each returns an alarm, or None.
+    is_paused
+        Returns whether measuring is paused: then no frames are expected.
     monotonic, wall
         The clocks.
     """
@@ -67,18 +70,18 @@ class Watchdog:
         beamline: str = "",
         hook: Callable[[Mapping[str, Any]], None] | None = None,
         looks: Sequence[Callable[[], Alarm | None]] = (),
+        is_paused: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.thresholds = thresholds
         self.side = side
         self.beamline = beamline
-        self.is_paused: Callable[[], bool] = lambda: False
-        """Whether nobody measures for now: then no frames are expected."""
         self.disks = Disks(paths, thresholds)
         self.board = Board()
         self._looks = tuple(looks)
         self._hook = hook
+        self._is_paused = is_paused
         self._monotonic, self._wall = monotonic, wall
         self._clock = Clock(thresholds.clock)
         self._skew = Skew(thresholds.clock)
@@ -88,17 +91,17 @@ class Watchdog:
         self._lock = threading.RLock()
         self._listeners: list[Callable[[Change], None]] = []
         self._file = BoardFile(journal / f".watch.{side}.json") if journal is not None else None
-        self._next_telling = 0.0
+        self._next_write = 0.0
         self._users = 0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    # -- who is told -----------------------------------------------------------------------
+    # -- listeners -------------------------------------------------------------------------
 
     def subscribe(
         self, listener: Callable[[Change], None], known: Mapping[str, str] | None = None
     ) -> None:
-        """Tell a listener of every change from now on, and at once of what it does not know.
+        """Call a listener with every change from now on, and at once with what it does not know.
 
         Parameters
         ----------
@@ -113,7 +116,7 @@ class Watchdog:
             self._listeners.append(listener)
 
     def unsubscribe(self, listener: Callable[[Change], None]) -> None:
-        """Tell a listener no longer; when this returns it is not being told either."""
+        """Stop calling a listener; when this returns no call of it is under way either."""
         with self._lock:
             if listener in self._listeners:
                 self._listeners.remove(listener)
@@ -132,7 +135,7 @@ class Watchdog:
         match name:
             case "start" if "sweep" in doc:
                 self._runs[doc["uid"]] = ExpectedFrames(
-                    n_frames=int(doc["sweep"]["n_frames"]),
+                    progress=RunProgress(int(doc["sweep"]["n_frames"])),
                     period=float(doc["sweep"]["period"]),
                     since=self._monotonic(),
                 )
@@ -141,7 +144,7 @@ class Watchdog:
             case "stream_datum":
                 run = self._runs.get(self._run_of.get(doc["stream_resource"], ""))
                 if run is not None:
-                    run.announced = max(run.announced, doc["indices"]["stop"])
+                    run.progress.add(name, doc)
             case "event":
                 for key, stamp in doc["timestamps"].items():
                     ahead = stamp - doc["time"] > self.thresholds.clock
@@ -150,6 +153,8 @@ class Watchdog:
             case "stop":
                 self._runs.pop(doc["run_start"], None)
                 self._run_of = {k: run for k, run in self._run_of.items() if run in self._runs}
+            case _:
+                pass
 
     def _expect(self, doc: Mapping[str, Any]) -> None:
         run = self._runs.get(doc.get("run_start", ""))
@@ -167,7 +172,7 @@ class Watchdog:
             self._skew.add("detector", float(began), self._wall(), late=late)
 
     def expect_no_more(self) -> None:
-        """Expect no more frames of the runs that are open: somebody ends them."""
+        """Expect no more frames of the runs that are open: they are being ended."""
         with self._lock:
             for run in self._runs.values():
                 run.given_up = True
@@ -175,14 +180,14 @@ class Watchdog:
     # -- looking ---------------------------------------------------------------------------
 
     def look(self) -> list[Change]:
-        """Look once at everything, and tell what has changed."""
+        """Look once at everything, and report what has changed."""
         now, wall, after = self._monotonic(), self._wall(), self._monotonic()
         found = self.disks.look(now, wall)
         found += [alarm for look in self._looks if (alarm := look()) is not None]
         with self._lock:
             expected = [run for run in self._runs.values() if run.expected and not run.given_up]
-        looked = [(run, *run.look()) for run in expected]  # nobody waits for a slow disk
-        paused = self.is_paused()
+        looked = [(run, *run.look()) for run in expected]  # without the lock: a disk may be slow
+        paused = self._is_paused()
         with self._lock:
             # a process that is held up between two readings sees no jump
             jumped = self._clock.judge(wall, now) if after - now < LOOK else self._clock.alarm(now)
@@ -198,9 +203,9 @@ class Watchdog:
             at_once = () if self._runs else ("stall",)
             changes = self.board.judge(found, now=now, time=wall, at_once=at_once)
             for change in changes:
-                self._tell(change)
-        if self._file is not None and (changes or now >= self._next_telling):
-            self._next_telling = now + _TELL_DISKS
+                self._report(change)
+        if self._file is not None and (changes or now >= self._next_write):
+            self._next_write = now + _WRITE_DISKS
             self._file.write(
                 {
                     "alarms": self.board.alarms,
@@ -222,9 +227,11 @@ class Watchdog:
         silent = now - run.since
         if self.side == DATA and silent < _PATIENCE:
             return None
-        return judge_stall(silent, run.period, thresholds=self.thresholds, n_frames=run.n_frames)
+        return judge_stall(
+            silent, run.period, thresholds=self.thresholds, n_frames=run.progress.n_frames
+        )
 
-    def _tell(self, change: Change) -> None:
+    def _report(self, change: Change) -> None:
         alarm = change.alarm
         level = logging.INFO if change.state == "cleared" else logging.WARNING
         log.log(level, "alarm %s (%s, %s): %s", change.state, alarm.what, alarm.severity,
@@ -232,16 +239,16 @@ class Watchdog:
         for listener in list(self._listeners):
             try:
                 listener(change)
-            except Exception as error:  # whoever listens, the others are told
+            except Exception as error:  # any listener: the others are called
                 log.warning("alarm %s could not be passed on: %s", alarm.what, error)
-        # who is told of a pause is on the other side, and tells of a stall
+        # a stall is reported by the other side, which knows of a pause
         if self._hook is not None and (self.side, alarm.what) != (DATA, "stall"):
             self._hook({**change.to_dict(), "side": self.side, "beamline": self.beamline})
 
     # -- the thread ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to look, until `stop` was called as often."""
+        """Begin to look, until `stop` has been called as often."""
         with self._lock:
             self._users += 1
             if self._users > 1:
@@ -254,7 +261,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no longer; what concerns a run that is over is cleared."""
+        """Stop looking; alarms of a run that has ended are cleared."""
         with self._lock:
             self._users = max(self._users - 1, 0)
             if self._users or self._thread is None:
@@ -267,7 +274,7 @@ class Watchdog:
             self.close()
 
     def close(self) -> None:
-        """Let go of what other processes read."""
+        """Release the file that other processes read."""
         if self._file is not None:
             self._file.close()
 
@@ -292,5 +299,5 @@ class Watchdog:
     def _look_safely(self) -> None:
         try:
             self.look()
-        except Exception:  # nobody may think that it still looks
+        except Exception:  # it must not end unnoticed
             log.exception("the watchdog could not look; it tries again")

@@ -94,8 +94,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         name: (find(devices, column.signal, config=config), column.units)
         for name, column in config.per_frame.items()
     }
-    watchdog = make_watchdog(config, side=ACQUISITION)
-    watchdog.is_paused = lambda: RE.state != "running"
+    watchdog = make_watchdog(config, side=ACQUISITION, is_paused=lambda: RE.state != "running")
     RE.subscribe(watchdog)
     RE.preprocessors.append(recorder(columns, devices))
     RE.preprocessors.append(noting_others(devices))

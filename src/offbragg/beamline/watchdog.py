@@ -11,7 +11,11 @@ from offbragg.beamline.config import Beamline
 
 
 def make_watchdog(
-    config: Beamline, *, side: str, looks: Sequence[Callable[[], Any]] = ()
+    config: Beamline,
+    *,
+    side: str,
+    looks: Sequence[Callable[[], Any]] = (),
+    is_paused: Callable[[], bool] = lambda: False,
 ) -> Watchdog:
     """Make what looks at disks, frames and clocks, and tells of alarms.
 
@@ -23,6 +27,8 @@ def make_watchdog(
         "acquisition" in the RunEngine's process, "data" beside the stacker.
     looks
         More to look at.
+    is_paused
+        Returns whether measuring is paused: then no frames are expected.
     """
     from offbragg.alarms.board_file import ACQUISITION, OnceForBoth
     from offbragg.alarms.hook import Hook
@@ -30,10 +36,9 @@ def make_watchdog(
 
     hook = None
     if config.alarms.command:
-        hook = Hook(config.alarms.command, timeout=config.alarms.timeout)
-        if side == ACQUISITION:
-            hook.is_told = OnceForBoth(config.paths.journal)
+        skip = OnceForBoth(config.paths.journal) if side == ACQUISITION else None
+        hook = Hook(config.alarms.command, timeout=config.alarms.timeout, skip=skip)
     return Watchdog(
         dict(config.paths), config.thresholds, side=side, journal=config.paths.journal,
-        beamline=config.beamline_id, hook=hook, looks=looks,
+        beamline=config.beamline_id, hook=hook, looks=looks, is_paused=is_paused,
     )  # fmt: skip

@@ -102,7 +102,7 @@ def stack(
         raise typer.BadParameter("--repair needs --once")
     from offbragg.beamline.config import load
     from offbragg.followers.alarm_follower import watch_data
-    from offbragg.followers.follow import Follower, follow
+    from offbragg.followers.follow import Follower, follow, following
     from offbragg.followers.stacker import Stacker
 
     config = load(beamline)
@@ -128,26 +128,24 @@ def stack(
         if off is not None:
             logging.getLogger("offbragg").error("%s", off)
 
-        def repair_first() -> None:
-            from offbragg.recovery.repair import repair as repair_files
+        with following(config.paths.journal) as lock:
+            if repair:
+                from offbragg.recovery.repair import repair as rebuild_damaged
 
-            repairs.extend(
-                repair_files(
+                repairs = rebuild_damaged(
                     config.paths.journal,
                     config.paths.experiment,
                     frames=config.paths.frames,
                     progress=progress,
                 )
+            failed = follow(
+                config.paths.journal,
+                followers,
+                once=once,
+                stop=stop,
+                progress=progress,
+                held=lock,
             )
-
-        failed = follow(
-            config.paths.journal,
-            followers,
-            once=once,
-            stop=stop,
-            progress=progress,
-            first=repair_first if repair else lambda: None,
-        )
     if as_json:
         document: dict[str, Any] = {"failed": failed}
         if off is not None:

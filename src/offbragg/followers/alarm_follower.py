@@ -1,37 +1,36 @@
-"""A follower that gives the documents of open runs to a watchdog."""
+"""A follower that passes the documents of open runs to a watchdog."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from offbragg.alarms.watchdog import Watchdog
-
+from offbragg.alarms.board import Alarm
+from offbragg.alarms.board_file import DATA
+from offbragg.alarms.looks import CatalogLook, backlog_look
 from offbragg.alarms.watchdog import Watchdog
 from offbragg.beamline.config import Beamline
 from offbragg.beamline.watchdog import make_watchdog
 from offbragg.files.journal_file import is_open
+from offbragg.followers.stacker import Stacker
 
 
-def watch_data(config: Beamline, stacker: Any, *, catalog: bool) -> tuple[Watchdog, Any]:
+def watch_data(
+    config: Beamline, stacker: Stacker, *, catalog: bool
+) -> tuple[Watchdog, JournalWatch]:
     """Make the watchdog that runs beside a stacker, and what follows the journal for it.
 
     Parameters
     ----------
     config
-        What `load` gave.
+        What `load` returned.
     stacker
         Whose ``backlog`` is looked at.
     catalog
         Whether runs are to be published: then the catalog has to be there.
     """
-    from offbragg.alarms.board_file import DATA
-    from offbragg.alarms.looks import CatalogLook, backlog_look
-    from offbragg.followers.alarm_follower import JournalWatch
-
-    looks: list[Any] = [backlog_look(stacker.backlog, config.thresholds)]
+    looks: list[Callable[[], Alarm | None]] = [backlog_look(stacker.backlog, config.thresholds)]
     if catalog:
         where = config.catalog
         looks.append(CatalogLook(where.host, where.port, patience=config.alarms.catalog))
@@ -40,7 +39,7 @@ def watch_data(config: Beamline, stacker: Any, *, catalog: bool) -> tuple[Watchd
 
 
 class JournalWatch:
-    """Give a watchdog the documents of the runs that are open, from the journal: a follower."""
+    """Pass the documents of the runs that are open from the journal to a watchdog."""
 
     name = "watch"
 
@@ -49,7 +48,7 @@ class JournalWatch:
         self._journal = journal
 
     def done(self, start: Mapping[str, Any]) -> bool:
-        """Whether the run is over: then there is nothing to watch."""
+        """Return whether the run has ended: then there is nothing to watch."""
         return not is_open(self._journal / f"{start['uid']}.jsonl")
 
     def open(self, start: Mapping[str, Any]) -> _Documents:

@@ -1,7 +1,8 @@
 """Folders of finished frames into one scan file: no run, no beamline, no catalog.
 
-The stacker is the one that follows journals. Here it is given the documents of a sweep that is
-over, made from the names and the headers of the files, and perhaps from a model.
+The sweep's stacker is the one that follows runs. Here it is given the files of a sweep that has
+ended; what is known of it comes from the names and the headers of the files, and perhaps from a
+model.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from offbragg.errors import ConfigError, FrameError, GeometryError, ScanFileError
 from offbragg.files import Head, read_frame, read_head
 from offbragg.files.compressed import frame_kind
-from offbragg.files.frame_files import FRAME_SEQUENCES
+from offbragg.files.frame_files import FrameFiles
 from offbragg.files.frame_pool import processors
 from offbragg.files.header_time import header_time
 from offbragg.files.headers import agree, axis_name
@@ -40,13 +40,13 @@ from offbragg.files.nxrefine import has_wrapper, wrapper_path, write_wrapper
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter, release_if_left
 from offbragg.files.series import Series, find_series
-from offbragg.followers.stacker import SweepStacker
+from offbragg.followers.frame_source import FrameSource
+from offbragg.followers.sweep_stacker import Ending, SweepStacker
 from offbragg.ledger import FrameStatus, Ledger, describe_problems
 from offbragg.sample import check_component
 from offbragg.sweep import Sweep
 
 _LOOK = 0.05  # s
-_MIMETYPES: dict[str, str] = dict(zip((".cbf", ".tif"), FRAME_SEQUENCES, strict=True))
 _UNNAMED_AXIS = "axis0"  # nothing says which one turned
 
 
@@ -73,7 +73,7 @@ class Stacked:
         return self.rejected > 0 or self.files > self.stored
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return it as plain JSON types."""
         return asdict(self)
 
 
@@ -89,8 +89,8 @@ def stack_files(
 ) -> Stacked:
     """Stack the frame files that a pattern matches into a scan file.
 
-    A file that an earlier call left unfinished is gone on with; one that is whole gets the frames
-    that were missing or rejected, if their files are good now.
+    A file that an earlier call left unfinished is completed; a finished one gets the frames that
+    were missing or rejected, if their files are good now.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def stack_files(
         The scan file.
     model
         Geometry and angles, JSON, or only the exposure time. Without geometry the scan file says
-        nothing of beam, panel and axes. Where the axis began comes from the headers, if most of
+        nothing about beam, panel and axes. Where the axis began comes from the headers, if most of
         them have a start angle and an increment; else the model's start belongs to the lowest
         number.
     sample
@@ -108,7 +108,7 @@ def stack_files(
     trust_model
         Take a model whose geometry contradicts the headers: the differences are listed.
     progress
-        Told how many frames are decided, and of how many.
+        Called with (frames decided, frames in all).
     stop
         Set it to end before all is done.
 
@@ -149,10 +149,17 @@ def stack_files(
             out.parent, start=start, data_shape=start["detector"]["shape"], name=out.name
         ).close()
         before = 0
-    stacker = SweepStacker(start, out, experiment=None, late=0.0, contradicting=found.contradicting)
+    stacker = SweepStacker(
+        start,
+        out,
+        FrameSource(_frame_files(series)),
+        experiment=None,
+        late=0.0,
+        contradicting=found.contradicting,
+    )
     try:
-        for name, doc in _documents(series, start, found.ended):
-            stacker(name, doc)
+        stacker.expect(range(series.n_frames))
+        stacker.end(Ending(found.ended, "success"))
         while not stacker.poll() and not (stop is not None and stop.is_set()):
             progress(stacker.decided, series.n_frames)
             if not stacker.busy:
@@ -186,11 +193,11 @@ def stack_files(
 
 
 def _other(scan: ScanFile, series: Series, pattern: str) -> ScanFileError:
-    """Say in what a scan file is of other frames than a series."""
+    """Return the error of a scan file that holds other frames than a series."""
     what = f"holds other frames than {pattern}"
-    files: Any = scan.start.get("files")
+    files: dict[str, Any] = scan.start.get("files") or {}
     same = {"directory": str(series.directory), "template": series.template}
-    if isinstance(files, dict) and same.items() <= files.items():
+    if same.items() <= files.items():
         first = files.get("first_number", 0)
         had = f"{first} to {first + scan.n_frames - 1}"
         now = f"{series.first} to {series.first + series.n_frames - 1}"
@@ -241,7 +248,7 @@ def _wrap(out: Path, changed: bool) -> tuple[str | None, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What files, headers and model say of a sweep."""
+    """What files, headers and model say about a sweep."""
 
     start: dict[str, Any]
     ended: float  # POSIX s
@@ -374,15 +381,15 @@ def _angle_at_the_end(series: Series, sweep: Sweep, ledger: Ledger) -> list[str]
         header = read_head(path).header
     except (FrameError, OSError):
         return []
-    told = header.get("start_angle")
-    if told is None or header.get("angle_increment", 0.0) == 0.0:
+    start_angle = header.get("start_angle")
+    if start_angle is None or header.get("angle_increment", 0.0) == 0.0:
         return []
     expected = float(sweep.starts[stored[-1]])
-    if abs(math.remainder(told - expected, 360.0)) <= 0.5 * abs(sweep.step) + 1e-4:
+    if abs(math.remainder(start_angle - expected, 360.0)) <= 0.5 * abs(sweep.step) + 1e-4:
         return []
     return [
         f"frame {stored[-1]} begins at {expected:.4f} degree in the scan file, but "
-        f"{path.name} says Start_angle {told:.4f}"
+        f"{path.name} says Start_angle {start_angle:.4f}"
     ]
 
 
@@ -432,28 +439,11 @@ def _detector(header: Mapping[str, Any], most_counts: list[int]) -> dict[str, An
     return known
 
 
-def _documents(
-    series: Series, start: Mapping[str, Any], ended: float
-) -> list[tuple[str, dict[str, Any]]]:
-    resource = {
-        "uid": f"{start['uid']}/files",
-        "mimetype": _MIMETYPES[_kind(series)],
-        "uri": f"file://localhost{quote(str(series.directory))}/",
-        "parameters": {
-            "template": series.template,
-            "first_number": series.first,
-            "n_frames": series.n_frames,
-            "exposure_started": math.nan,  # a copy does not tell by its time
-        },
+def _frame_files(series: Series) -> FrameFiles:
+    parameters = {
+        "template": series.template,
+        "first_number": series.first,
+        "n_frames": series.n_frames,
+        "exposure_started": math.nan,  # the time of a copied file means nothing
     }
-    datum = {
-        "stream_resource": resource["uid"],
-        "indices": {"start": 0, "stop": series.n_frames},
-    }
-    stop = {
-        "time": ended,
-        "exit_status": "success",
-        "reason": "",
-        "run_start": start["uid"],
-    }
-    return [("stream_resource", resource), ("stream_datum", datum), ("stop", stop)]
+    return FrameFiles({"uri": series.directory.as_uri(), "parameters": parameters})

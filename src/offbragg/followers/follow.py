@@ -2,8 +2,8 @@
 
 ``offbragg stack`` runs :func:`follow` in a process of its own. Each follower (the stacker,
 the publisher) goes through the journals in a thread of its own, at its own pace: one that is
-behind, or whose catalog is away, holds up nobody. A follower keeps its state in the files it
-makes; started again it reads a journal from the first line and goes on where they say it was.
+behind, or whose catalog is away, does not hold up the others. A follower keeps its state in the
+files it makes; started again it reads a journal from the first line and goes on from that state.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.abandoned import close_all_abandoned
@@ -31,8 +32,8 @@ _LOOK = 0.05  # how often journals are looked at for new documents, s
 _LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
 _BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one repeats
 _TRIES_ONCE = 3  # how often a failing run is tried when asked to go through it once
-_TRIES_DAMAGED = 3  # how often a damaged journal is read before its run is set aside
-_LOOK_ASIDE = 10.0  # how often a journal that was set aside is looked at for a change, s
+_TRIES_DAMAGED = 3  # how often a damaged journal is read before its run waits for a change
+_LOOK_DAMAGED = 10.0  # how often a damaged journal is looked at for a change, s
 _LATER = 86400.0  # how long after its end a finished run may still get more, s
 _LOOK_LATER = 5.0  # how often that is looked at, s, and
 _LESS_OFTEN = 20  # the older the run the less often: once in a 20th part of its age
@@ -42,10 +43,10 @@ class RunFollower(Protocol):
     """What a follower makes of one run."""
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take the next document of the run's journal, from the first one on."""
+        """Take the next document of the run's journal, beginning with the first."""
 
     def poll(self) -> bool:
-        """Do what there is to do; True once the run is finished for this follower.
+        """Do what there is to do; return True once the run is finished for this follower.
 
         A follower that lacks something then may have an attribute ``later``: a function that
         returns, cheaply, whether it has come. It is asked for a day after the run's end, and the
@@ -54,7 +55,12 @@ class RunFollower(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go; the files say how far it came."""
+        """Release the run; its files say how far it came."""
+
+
+@runtime_checkable
+class _HasBacklog(Protocol):
+    def backlog(self) -> dict[str, Any]: ...
 
 
 class Follower(Protocol):
@@ -63,12 +69,53 @@ class Follower(Protocol):
     name: str
 
     def done(self, start: Mapping[str, Any]) -> bool:
-        """Whether the run of this start document is finished already."""
+        """Return whether the run of this start document is finished already."""
         ...
 
     def open(self, start: Mapping[str, Any]) -> RunFollower:
-        """Begin, or go on with, one run."""
+        """Open a run, to begin it or to go on with it."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLock:
+    """The right to follow a journal directory, which one process at a time has."""
+
+    journal: Path
+
+
+@contextlib.contextmanager
+def following(journal: Path) -> Generator[JournalLock]:
+    """Hold the lock of a journal directory: no other process follows it meanwhile.
+
+    `follow` takes it itself; a caller that does more, such as to repair first, holds it meanwhile.
+
+    Parameters
+    ----------
+    journal
+        The journal directory; made if need be.
+
+    Raises
+    ------
+    JournalError
+        If another process follows it, or it cannot be made.
+    """
+    try:
+        journal.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError(
+            f"the journal directory cannot be made: {error.strerror}\n{journal}"
+        ) from error
+    with (journal / ".follow.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(
+                f"another offbragg stack follows this journal already\n"
+                f"{journal}\n"
+                "One is enough: it stacks every run. To run this one, end the other one first."
+            ) from error
+        yield JournalLock(journal)
 
 
 def follow(
@@ -78,8 +125,8 @@ def follow(
     once: bool = False,
     stop: threading.Event | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    first: Callable[[], object] = lambda: None,
     at_once: int = _AT_ONCE,
+    held: JournalLock | None = None,
 ) -> dict[str, list[str]]:
     """Feed every run of a journal directory to every follower.
 
@@ -95,13 +142,13 @@ def follow(
     stop
         Set it to end.
     progress
-        Told once a second how many frames of the runs that are being stacked are decided, and of
-        how many.
-    first
-        Done before anything else, when nobody else can follow this journal.
+        Called once a second with (frames decided, frames in all) of the runs that are being
+        stacked.
     at_once
-        So many runs that keep a follower busy are worked at in turns; with 1 they are finished in
-        the order in which they were measured.
+        Number of runs that are worked at in turns while they keep a follower busy; with 1 they are
+        finished in the order in which they were measured.
+    held
+        The lock of this journal directory, if the caller holds it already (see `following`).
 
     Returns
     -------
@@ -115,21 +162,11 @@ def follow(
         If another process follows the same journal directory: two stackers would both write.
     """
     stop = stop or threading.Event()
-    try:
-        journal.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JournalError(
-            f"the journal directory cannot be made: {error.strerror}\n{journal}"
-        ) from error
-    with _only_one(journal):
+    is_held = held is not None and held.journal == journal
+    with contextlib.nullcontext() if is_held else following(journal):
         closed: set[Path] = set()
         troubles: dict[Path, int] = {}
         close_all_abandoned(journal, closed, troubles)
-        first()
-        if troubles:  # maybe mended by now
-            closed.clear()
-            troubles.clear()
-            close_all_abandoned(journal, closed, troubles)
         tails: list[_Tail] = []
         for follower in followers:
             tails.append(
@@ -140,14 +177,14 @@ def follow(
             )  # fmt: skip
         for tail in tails:
             tail.start()
-        told: dict[str, Any] = {}
+        backlogs: dict[str, Any] = {}
         try:
             while any(tail.is_alive() for tail in tails):
                 if stop.wait(_LOOK_FOR_ABANDONED):
                     break
                 close_all_abandoned(journal, closed, troubles)
-                told = _tell_backlog(journal, followers, told)
-                for backlog in told.values():
+                backlogs = _write_backlogs(journal, followers, backlogs)
+                for backlog in backlogs.values():
                     if "decided" in backlog:
                         progress(backlog["decided"], backlog["frames"])
         finally:
@@ -165,7 +202,7 @@ def follow(
 
 
 def is_followed(journal: Path) -> bool:
-    """Whether some process follows this journal directory (``offbragg stack``)."""
+    """Return whether some process follows this journal directory (``offbragg stack``)."""
     try:
         with (journal / ".follow.lock").open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -177,24 +214,24 @@ def is_followed(journal: Path) -> bool:
 
 
 def read_backlog(journal: Path) -> dict[str, Any]:
-    """Read how far behind the followers say they are, by name; empty if none follows."""
+    """Read how far behind the followers are, by name; empty if no process follows."""
     try:
         return json.loads((journal / _BACKLOG).read_text()) if is_followed(journal) else {}
     except (OSError, ValueError):
         return {}
 
 
-def _tell_backlog(
+def _write_backlogs(
     journal: Path, followers: Sequence[Follower], before: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write what followers that have a ``backlog`` say, for `read_backlog` in other processes."""
-    told = {f.name: f.backlog() for f in followers if hasattr(f, "backlog")}  # type: ignore[attr-defined]
-    if told != before:
+    """Write what followers that have a ``backlog`` report, for `read_backlog` elsewhere."""
+    backlogs = {f.name: f.backlog() for f in followers if isinstance(f, _HasBacklog)}
+    if backlogs != before:
         hidden = journal / f"{_BACKLOG}.{os.getpid()}"
-        with contextlib.suppress(OSError):  # a full disk is told by those who must write
-            hidden.write_text(json.dumps(told))
+        with contextlib.suppress(OSError):  # a full disk is reported by those who must write
+            hidden.write_text(json.dumps(backlogs))
             hidden.replace(journal / _BACKLOG)
-    return told
+    return backlogs
 
 
 class _Tail(threading.Thread):
@@ -232,7 +269,7 @@ class _Tail(threading.Thread):
         """Look, feed, poll, until asked to stop or, once, until nothing is left."""
         try:
             self._follow()
-        except Exception as error:  # nobody may think that it still follows
+        except Exception as error:  # it must not end unnoticed
             self.broken = error
             self._stop_asked.set()
 
@@ -275,15 +312,15 @@ class _Tail(threading.Thread):
         return sum(run.finishes for run in runs if run is not None)
 
     def _is_hopeless(self, run: _Run) -> bool:
-        """Whether a run can be given up, when asked to go through it once."""
+        """Return whether a run can be given up, when asked to go through it once."""
         if any(run.path.stem in tail.failed for tail in self._before):
             return True
-        if run.set_aside or self._troubles.get(run.path, 0) >= _TRIES_ONCE:
+        if run.is_damaged or self._troubles.get(run.path, 0) >= _TRIES_ONCE:
             return True
         return run.put_off or (run.failures > 0 and run.tries >= _TRIES_ONCE)
 
     def _unfinished(self) -> list[_Run]:
-        """Look for new journals; give what there is to do, the newest last."""
+        """Look for new journals; return the runs with something to do, the newest last."""
         try:
             found = journals(self._journal)
         except JournalError as error:
@@ -316,11 +353,11 @@ class _Run:
         self.given_up = False
         self.tries = 0  # how often it was begun
         self.failures = 0  # one after the other
-        self.set_aside = False
+        self.is_damaged = False
         """Whether its journal is damaged; it is looked at again once that has changed."""
         self._looked: tuple[int, int] | None = None  # size and time of the damaged journal
-        self.put_off = False  # whether trying again soon is of no use
-        self._logged = ""  # what was said of the last failure
+        self.put_off = False  # whether trying again soon is useless
+        self._logged = ""  # the last failure
         self._follower = follower
         self._run: RunFollower | None = None
         self._reader = JournalReader(path)
@@ -368,7 +405,7 @@ class _Run:
             self.failures, self.put_off, self._logged = 0, False, ""
 
     def has_more(self, *, once: bool) -> bool:
-        """Whether a finished run has something to do again.
+        """Return whether a finished run has something to do again.
 
         Because a follower before this one had, or what this one lacked has come.
         """
@@ -415,7 +452,7 @@ class _Run:
             ) from error
 
     def _note(self, error: Exception) -> None:
-        """Log a failure and say when to try again; a damaged journal is set aside."""
+        """Log a failure and set when to try again; a damaged journal must change first."""
         wait = _BACK_OFF[min(self.failures, len(_BACK_OFF) - 1)]
         wait = getattr(error, "retry_after", wait)
         self.put_off = hasattr(error, "retry_after")
@@ -424,8 +461,8 @@ class _Run:
         before, self._logged = self._logged, f"{type(error).__name__}: {error}"
         damaged = isinstance(error, JournalError) and not isinstance(error.__cause__, OSError)
         if damaged and self.failures >= _TRIES_DAMAGED:
-            self.set_aside, self._looked, wait = True, self._look(), _LOOK_ASIDE
-            log.error("%s, run %s is set aside: %s", self._follower.name, run, error)
+            self.is_damaged, self._looked, wait = True, self._look(), _LOOK_DAMAGED
+            log.error("%s, run %s is skipped: %s", self._follower.name, run, error)
         elif damaged:  # a network disk may show half of a line for a moment
             log.info("%s, run %s: %s", self._follower.name, run, error)
         elif self._logged == before:
@@ -437,13 +474,13 @@ class _Run:
         self._next_try = time.monotonic() + wait
 
     def _is_still_damaged(self) -> bool:
-        """Whether a journal that was set aside is as it was then."""
-        if not self.set_aside:
+        """Return whether a damaged journal is as it was when it was found to be damaged."""
+        if not self.is_damaged:
             return False
         if self._look() == self._looked:
-            self._next_try = time.monotonic() + _LOOK_ASIDE
+            self._next_try = time.monotonic() + _LOOK_DAMAGED
             return True
-        self.set_aside, self.failures = False, 0
+        self.is_damaged, self.failures = False, 0
         return False
 
     def _look(self) -> tuple[int, int] | None:
@@ -459,24 +496,10 @@ class _Run:
         return bool(getattr(self._run, "busy", False))
 
     def close(self) -> None:
-        """Let go of the run."""
+        """Release the run."""
         run, self._run = self._run, None
         if run is not None:
             try:
                 run.close()
-            except Exception as error:  # it is let go of all the same
+            except Exception as error:  # it is released all the same
                 log.warning("%s, run %s: %s", self._follower.name, self.path.stem[:8], error)
-
-
-@contextlib.contextmanager
-def _only_one(journal: Path) -> Iterator[None]:
-    with (journal / ".follow.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalError(
-                f"another offbragg stack follows this journal already\n"
-                f"{journal}\n"
-                "One is enough: it stacks every run. To run this one, end the other one first."
-            ) from error
-        yield

@@ -41,8 +41,8 @@ class FrameValues:
     commanded, and has no uncertainty.
 
     The column ``weight`` comes from a permit that is 1 with beam and 0 without: a frame that
-    was exposed without beam, be it for a part of it, weighs nothing; nor does one whose monitor
-    counted too little, if the monitor belongs to the permit.
+    was exposed without beam for all or part of its exposure has the weight 0; so has one whose
+    monitor counted too little, if the monitor belongs to the permit.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class FrameValues:
         self._weigh()
         if self._read_back:
             self._read_angles(final=final)
-        taken = []
+        taken: list[tuple[str, NDArray[Any], NDArray[Any]]] = []
         for column, changed in self._changed.items():
             numbers = np.flatnonzero(changed)
             if numbers.size:
@@ -195,7 +195,7 @@ class FrameValues:
     # -- columns -------------------------------------------------------------------------------
 
     def _waits(self, column: str) -> bool:
-        """Whether a column is worked out when it is taken, from all samples."""
+        """Return whether a column is worked out when it is taken, from all samples."""
         return column == WEIGHT or (column == "angle" and self._read_back)
 
     def _sample(self, column: str, when: float, value: float) -> None:
@@ -257,7 +257,7 @@ class FrameValues:
         """Return what to add to the detector's time for that of the axis, and its uncertainty, s.
 
         From the comparison before the sweep to that after it the difference goes linearly. A run
-        of an earlier version has none: its clocks are taken for equal, and nobody knows how well.
+        of an earlier version has none: its clocks are taken for equal, with an unknown uncertainty.
         """
         n = self._sweep.n_frames
         if not self._timing:

@@ -21,9 +21,9 @@ class LateFrames:
         Numbers of the frames that are missing or rejected.
     judged
         Size in bytes and time of the last change in ns of the files that were found bad, by
-        number. A file that could only not be read is not among them: it is tried again.
+        number. A file that could not be read is not among them: it is tried again.
     find
-        Returns where the frame files are; None as long as there is no folder.
+        Returns where the frame files are; None while there is no folder.
     """
 
     def __init__(

@@ -5,8 +5,8 @@ and the scan file, so it can always be done again: a run that is in the catalog 
 is deleted there (records only, never a file) and published from its first document.
 
 In the catalog, ``primary`` holds the stack (an array that grows) and one row per frame: time,
-angle, every per-frame column, status, reason. Both are read from the scan file when somebody
-asks for them. The stop document is published last, when the scan file is complete.
+angle, every per-frame column, status, reason. Both are read from the scan file on
+request. The stop document is published last, when the scan file is complete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +56,10 @@ _INTERVAL = 0.1  # at most one look for new frames in this time, s, and twice it
 _EVENTS = 1.0  # at most one append to a stream in this time, s
 
 
-_SLOW = 0.1  # s for telling the catalog of them
+_SLOW = 0.1  # a look that takes longer is slow, s
 
 
-_TURN = 0.05  # how long one call of `poll` may publish what is no frame, s
+_TURN = 0.05  # how long one call of `poll` may publish what is not a frame, s
 
 
 _PATIENCE = 10.0  # how long a scan file that cannot be opened is tried again, s
@@ -105,15 +105,15 @@ class Publisher:
         self.interval = interval
         self._connect = client_factory
         self._client: CatalogOfBlueskyRuns | None = None
-        self._away = 0.0, ""  # until when nobody asks again, and why
+        self._away = 0.0, ""  # until when the catalog is not asked again, and why
         self._waiting: set[str] = set()  # runs that the catalog is not known to have whole
         self._failures: dict[str, tuple[str, int]] = {}  # run → what, how often in succession
         self._refused: dict[str, str] = {}  # run → why it cannot be published
 
     def done(self, start: Mapping[str, Any]) -> bool:
-        """Whether the run is in the catalog, whole and as its scan file has it."""
+        """Return whether the run is in the catalog, whole and as its scan file has it."""
         self._waiting.add(start["uid"])
-        with self._catalog() as client:
+        with self.catalog() as client:
             whole = self._whole(start, find_published(client, start["uid"]))
         if whole:
             self.note_published(start)
@@ -166,7 +166,7 @@ class Publisher:
 
     def open(self, start: Mapping[str, Any]) -> RunPublisher:
         """Begin to publish a run; one that is there but not whole is deleted first."""
-        with self._catalog() as client:
+        with self.catalog() as client:
             run = find_published(client, start["uid"])
             if self._whole(start, run):
                 return RunPublisher(self, start, None)
@@ -179,18 +179,19 @@ class Publisher:
         stop: Any = None if run is None else run.metadata.get("stop")
         if not stop:
             return False
-        path = self._find(start)
+        path = self.find_scan_file(start)
         if path is None:
             return True
         with ScanFile.open(path) as scan:
-            told = stop.get("offbragg", {})
+            published = stop.get("offbragg", {})
             return (
                 scan.complete
-                and told.get("frames") == frame_totals(scan.ledger.counts())
-                and told.get("scan_file") == str(path)  # it may have been made again elsewhere
+                and published.get("frames") == frame_totals(scan.ledger.counts())
+                and published.get("scan_file") == str(path)  # it may have been made again elsewhere
             )
 
-    def _find(self, start: Mapping[str, Any]) -> Path | None:
+    def find_scan_file(self, start: Mapping[str, Any]) -> Path | None:
+        """Return the scan file of a run; None if it has none."""
         if "sweep" not in start:
             return None
         return find_scan_file(scan_directory(self.experiment, start), start["uid"])
@@ -207,8 +208,8 @@ class Publisher:
             raise
 
     @contextlib.contextmanager
-    def _catalog(self) -> Iterator[CatalogOfBlueskyRuns]:
-        """Give the client; whatever the catalog does wrong is a `CatalogError`."""
+    def catalog(self) -> Generator[CatalogOfBlueskyRuns]:
+        """Yield the client; whatever the catalog does wrong is a `CatalogError`."""
         try:
             if self._client is None:
                 self._client = self._connected()
@@ -239,7 +240,7 @@ class RunPublisher:
         self._finished = client is None
         if client is not None:
             self._writer = LiveRunWriter(client)
-            self._emit = RunNormalizer()
+            self._emit: Any = RunNormalizer()
             self._emit.subscribe(self._writer)
         self.busy = False  # whether there is more to do at once
         self._path: Path | None = None
@@ -289,7 +290,7 @@ class RunPublisher:
         self._end.append(("stop", stop))
 
     def _is_skipped(self, name: str, doc: Mapping[str, Any]) -> bool:
-        """Whether the rows and the stack of the scan file stand for this document."""
+        """Return whether the rows and the stack of the scan file stand for this document."""
         if not has_frames(self._start):
             return False
         if name == "descriptor" and is_per_frame_stream(self._start, doc):
@@ -301,7 +302,7 @@ class RunPublisher:
         return doc.get("descriptor") in self._dropped or doc.get("stream_resource") in self._skipped
 
     def _publish(self, name: str, doc: Mapping[str, Any]) -> None:
-        with self._publisher._catalog():
+        with self._publisher.catalog():
             if name == "no rows":
                 self._writer.write_no_rows(doc)
             else:
@@ -347,13 +348,13 @@ class RunPublisher:
         self._next_look = began + self._publisher.interval * (2 if took > _SLOW else 1)
 
     def _go_on(self) -> bool:
-        """Do the next of what is no frame; False if there is nothing to do now."""
+        """Publish the next of what is not a frame; return False if there is nothing to do now."""
         # streams are made in the same order each time: primary first
         begun = self._primary is not None or self._stop is not None or not has_frames(self._start)
         if self._rest and begun:
             self._publish(*self._rest.popleft())
             return True
-        with self._publisher._catalog():
+        with self._publisher.catalog():
             if self._writer.flush_one(_EVENTS if self._stop is None else 0.0):
                 return True
             if self._end:
@@ -366,11 +367,11 @@ class RunPublisher:
             return not self._finished
 
     def close(self) -> None:
-        """Let go; a later publisher begins this run again."""
+        """Stop; a later publisher begins this run again."""
         self._finished = True
 
     def _follow_scan_file(self) -> None:
-        self._path = self._path or self._publisher._find(self._start)
+        self._path = self._path or self._publisher.find_scan_file(self._start)
         if self._path is None:
             self._end_without_scan_file()
             return
@@ -423,7 +424,7 @@ class RunPublisher:
         return now - self._waiting_since > _PATIENCE
 
 
-_UNWRITABLE = (
+_UNWRITABLE: tuple[type[Exception], ...] = (
     TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException, ValidationError,
 )  # fmt: skip
 """What a document raises that cannot be written as JSON or as rows."""
@@ -432,6 +433,7 @@ _UNWRITABLE = (
 def find_published(client: CatalogOfBlueskyRuns, uid: str) -> Container | None:
     """Find a run in the catalog by its whole uid; None if it is not there."""
     try:
-        return Container.__getitem__(client, uid)  # not its search by a part of the uid
+        found: Any = Container.__getitem__(client, uid)  # not its search by a part of the uid
     except KeyError:
         return None
+    return found

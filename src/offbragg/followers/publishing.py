@@ -43,7 +43,7 @@ class PublishingOff:
         raise self.error
 
     def backlog(self) -> dict[str, Any]:
-        """Return what waits until somebody publishes again, and ``off``: why nobody does."""
+        """Return what waits until runs are published again, and ``off``: why none is published."""
         off = str(self.error).partition("\n")[0]
         return {"runs": len(self._waiting), "refused": {}, "off": off}
 

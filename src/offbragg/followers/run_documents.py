@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
@@ -13,10 +13,6 @@ from numpy.typing import NDArray
 from offbragg.catalog.consolidators import FRAMES_MIMETYPE, STACK_MIMETYPE, WORDS
 from offbragg.followers.run_writer import ROWS
 from offbragg.sweep import Sweep
-
-if TYPE_CHECKING:
-    pass
-
 
 Document = dict[str, Any]
 
@@ -35,7 +31,7 @@ def image_key(start: Mapping[str, Any]) -> str:
 
 
 def is_per_frame_stream(start: Mapping[str, Any], descriptor: Mapping[str, Any]) -> bool:
-    """Whether a stream holds values by frame number, which are columns of ``primary``."""
+    """Return whether a stream holds values by frame number, which are columns of ``primary``."""
     by = {spec["by"] for spec in start.get("per_frame", {}).values() if "by" in spec}
     return bool(by & descriptor["data_keys"].keys())
 
@@ -90,7 +86,7 @@ def provisional_descriptor(start: Mapping[str, Any]) -> Document:
 
 
 def has_frames(start: Mapping[str, Any]) -> bool:
-    """Whether a run is a sweep, whose frames are in a scan file."""
+    """Return whether a run is a sweep, whose frames are in a scan file."""
     return "sweep" in start and "detector" in start
 
 
@@ -132,7 +128,7 @@ def rows_resource(start: Mapping[str, Any], path: Path) -> Document:
 def frames_datum(
     resource: Mapping[str, Any], descriptor: Mapping[str, Any], first: int, stop: int
 ) -> Document:
-    """Say that the frames `first` to `stop` (not included) are there."""
+    """Return the datum that announces the frames `first` to `stop` (not included)."""
     return {
         "uid": f"{resource['uid']}/{first}",
         "stream_resource": resource["uid"],

@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import httpx
 from bluesky_tiled_plugins.writing import tiled_writer
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+from event_model import EventDescriptor, StreamDatum
 from numpy.typing import NDArray
 from tiled.client.container import Container
 from tiled.structures.core import Spec
@@ -47,7 +48,7 @@ def take_the_place() -> None:
 class LiveRunWriter(_RunWriter):
     """Write the events of a stream together, when `flush_one` is called.
 
-    `TiledWriter` writes either every event by itself, which takes 60 ms each, or nothing until
+    `TiledWriter` writes either every event alone, which takes 60 ms each, or nothing until
     there are 10 000 of them. And it sends an append again when the answer got lost, at the
     risk of double rows; here the run is published again instead.
     """
@@ -62,7 +63,7 @@ class LiveRunWriter(_RunWriter):
         self._columns: dict[str, Columns] = {}  # by stream
         self._provisional: dict[str, str] = {}  # stream → the uid of its descriptor until then
 
-    def start(self, doc: Any) -> None:
+    def start(self, doc: Mapping[str, Any]) -> None:
         """Make the run's node, with an empty stop document until there is one."""
         doc = dict(doc)
         self.access_tags = doc.pop("tiled_access_tags", None)
@@ -77,14 +78,14 @@ class LiveRunWriter(_RunWriter):
             access_tags=self.access_tags,
         )
 
-    def descriptor(self, doc: Any) -> None:
+    def descriptor(self, doc: Mapping[str, Any]) -> None:
         """Make the stream's node; a provisional one becomes what the journal has."""
         doc = without_limits_of_nan(doc)
         node, before = self._desc_nodes.get(doc["name"]), self._provisional.get(doc["name"])
         if node is None or before is None:
             if doc["uid"] == str(uuid5(NAMESPACE_URL, f"offbragg:{doc['run_start']}/primary")):
                 self._provisional[doc["name"]] = doc["uid"]
-            super().descriptor(doc)
+            super().descriptor(cast(EventDescriptor, doc))
             return
         del self._provisional[doc["name"]]
         self.data_keys.update(doc.get("data_keys", {}))
@@ -94,9 +95,9 @@ class LiveRunWriter(_RunWriter):
         self._desc_nodes[doc["uid"]] = node
 
     def write_no_rows(self, descriptor: Mapping[str, Any]) -> None:
-        """Give a stream a table without rows, where nothing else will ever come."""
+        """Write a table without rows to a stream where nothing else will ever come."""
         keys = descriptor["data_keys"]
-        columns = [key for key, told in keys.items() if "external" not in told]
+        columns = [key for key, described in keys.items() if "external" not in described]
         self._desc_nodes[descriptor["uid"]].create_appendable_table(
             schema=frames_structure(columns).arrow_schema_decoded,
             key=ROWS,
@@ -134,7 +135,7 @@ class LiveRunWriter(_RunWriter):
             access_tags=self.access_tags,
         )
 
-    def stream_datum(self, doc: Any) -> None:
+    def stream_datum(self, doc: StreamDatum) -> None:
         """Write at once."""
         self._write_external_data(doc)
 
@@ -155,8 +156,8 @@ class LiveRunWriter(_RunWriter):
                 return True
         return False
 
-    def stop(self, doc: Any) -> None:
-        """Write the stop document; whoever subscribed to a node is told by `close_one`."""
+    def stop(self, doc: Mapping[str, Any]) -> None:
+        """Write the stop document; `close_one` closes the nodes for those who subscribed."""
         super().stop(storable(doc))
         self.ended = True
 
@@ -171,7 +172,7 @@ class LiveRunWriter(_RunWriter):
         self._to_close.extend({node.uri: node for node in nodes if node is not None}.values())
 
     def close_one(self) -> bool:
-        """Tell those who subscribed to a node that it is whole; False if all were told."""
+        """Close the next node for those who subscribed to it; return False if none is left."""
         if self._to_close:
             self._to_close.popleft().close_stream()
         return bool(self._to_close)

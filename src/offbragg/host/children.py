@@ -34,8 +34,11 @@ class Children:
     """
 
     logs: Path
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _began: dict[str, int] = field(default_factory=dict)  # the log's size when a child was started
+    running: dict[str, subprocess.Popen[bytes]] = field(
+        default_factory=dict[str, subprocess.Popen[bytes]]
+    )
+    # the log's size when a child was started
+    _began: dict[str, int] = field(default_factory=dict[str, int])
 
     def __enter__(self) -> Children:
         signal.signal(signal.SIGTERM, _interrupt)
@@ -63,13 +66,13 @@ class Children:
         return self.logs / f"{name}.log"
 
     def check(self) -> None:
-        """Raise if a child has ended by itself, with the last it said."""
+        """Raise if a child has ended on its own, with the last lines of its log."""
         for name, child in self.running.items():
             if child.poll() is not None:
-                said = self.log(name).read_text(errors="replace").strip()
+                output = self.log(name).read_text(errors="replace").strip()
                 raise DeviceError(
-                    f"the {name} process ended by itself (exit code {child.returncode})\n"
-                    + "\n".join(said.splitlines()[-5:])
+                    f"the {name} process ended on its own (exit code {child.returncode})\n"
+                    + "\n".join(output.splitlines()[-5:])
                 )
 
     def last_words(self, name: str) -> str:
@@ -89,7 +92,7 @@ class Children:
         """
         for name in self.running:
             path = self.log(name)
-            with contextlib.suppress(OSError):  # a full disk, or a log that somebody removed
+            with contextlib.suppress(OSError):  # a full disk, or a log that was removed
                 if path.stat().st_size > limit:
                     shutil.copyfile(path, path.with_suffix(".log.1"))
                     os.truncate(path, 0)
@@ -120,7 +123,7 @@ class Children:
         names
             Which ones, in the order in which they were started.
         at_once
-            Whether somebody does not want to wait any longer: then they are killed now.
+            Returns whether to kill them now instead of waiting.
         """
         ending = [self.running.pop(name) for name in reversed(names)]
         deadline = time.monotonic() + STOP_TIMEOUT

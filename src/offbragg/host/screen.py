@@ -1,6 +1,6 @@
 """What ``offbragg up`` shows: one status line, every change, and the logs with names in front.
 
-It has a thread of its own. A terminal that is held (Ctrl-S), or a pipe that nobody reads, blocks
+It has a thread of its own. A terminal that is held (Ctrl-S), or a pipe that is not read, blocks
 this thread only: children are looked after all the same.
 """
 
@@ -75,7 +75,7 @@ class Screen(threading.Thread):
         self._changes.put(state)
 
     def run(self) -> None:
-        """Show until closed, or until there is nobody to show it to."""
+        """Show until closed, or until the terminal is gone."""
         in_place = self._console.is_terminal and not self._as_json
         line = Live(console=self._console, auto_refresh=False, redirect_stdout=False,
                     redirect_stderr=False) if in_place else None  # fmt: skip
@@ -85,7 +85,7 @@ class Screen(threading.Thread):
             self._show(line)
 
     def _show(self, line: Live | None) -> None:
-        changes = []
+        changes: list[ChildState] = []
         with contextlib.suppress(Empty):
             while True:
                 changes.append(self._changes.get_nowait())
@@ -116,7 +116,7 @@ class Screen(threading.Thread):
 
 def status_line(states: Mapping[str, ChildState], words: Mapping[str, str]) -> Text:
     """Return one line about all children; ``words`` are more about those that run."""
-    parts = []
+    parts: list[tuple[str, str]] = []
     for name, state in states.items():
         more = words.get(name, "") if state.status is ChildStatus.RUNNING else ""
         part = f"{name} {describe(state)}{f', {more}' if more else ''}"

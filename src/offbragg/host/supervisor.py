@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from offbragg.errors import ConfigError
 from offbragg.host.children import Children
@@ -23,7 +23,7 @@ from offbragg.host.children import Children
 log = logging.getLogger(__name__)
 
 USER_ERRORS = (2, ConfigError.exit_code)
-"""Exit codes after which starting a child again is of no use: somebody has to change something."""
+"""Exit codes after which a child is not started again: a user has to change something."""
 
 _LOOK = 0.1  # how often children are looked at, s
 _LOOK_AT_LOGS = 60.0  # how often the size of their logs is, s
@@ -32,7 +32,7 @@ _LONGEST_LOG = 20_000_000  # bytes
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """The wait before a child that ended by itself is started again: doubled from crash to crash.
+    """The wait before a child that crashed is started again: doubled from crash to crash.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class BackOff:
     """A child that ran for longer, s, begins with `first` again."""
 
     def wait(self, crashes: int) -> float:
-        """Return the wait after so many crashes one after the other, s."""
+        """Return the wait after a number of crashes one after the other, s."""
         return min(self.first * 2.0 ** min(crashes - 1, 30), self.most)
 
 
@@ -78,7 +78,7 @@ class ChildState:
     """Why that one ended."""
     wait: float | None = None
     """Until it is started again, s."""
-    ready: dict[str, Any] = field(default_factory=dict)
+    ready: dict[str, Any] = field(default_factory=dict[str, Any])
     """What it says of itself in its ready file."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,11 +222,12 @@ class _Watched:
     def _look_whether_ready(self) -> None:
         assert self._command.ready is not None
         try:
-            ready = json.loads(self._command.ready.read_text())
+            ready: object = json.loads(self._command.ready.read_text())
         except (OSError, ValueError):
             return
-        if isinstance(ready, dict) and ready.get("pid") == self.state.pid:
-            self._change(ChildStatus.RUNNING, pid=self.state.pid, ready=ready)
+        facts = cast(dict[str, Any], ready) if isinstance(ready, dict) else {}
+        if facts.get("pid") == self.state.pid:
+            self._change(ChildStatus.RUNNING, pid=self.state.pid, ready=facts)
 
     def _has_ended(self, code: int) -> None:
         del self._children.running[self.state.name]

@@ -134,8 +134,8 @@ def write(files: Mapping[str, str], directory: Path) -> list[Path]:
     Raises
     ------
     ConfigError
-        If a file of the same name was written by somebody else, or none can be written; nothing is
-        written then.
+        If a file of the same name was not written by offbragg units, or none can be written;
+        nothing is written then.
     """
     paths = [directory / name for name in files]
     try:

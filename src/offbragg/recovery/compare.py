@@ -1,4 +1,4 @@
-"""Whether the catalog says what the scan file says."""
+"""A run in the catalog compared with its scan file."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -
     run: Any = find_published(client, seen.run)
     if run is None:
         return [f"it has no run {seen.run}"]
-    found = []
-    start, stop = run.metadata.get("start") or {}, run.metadata.get("stop") or {}
+    found: list[str] = []
+    start: dict[str, Any] = run.metadata.get("start") or {}
+    stop: dict[str, Any] = run.metadata.get("stop") or {}
     expected_start = storable(seen.start)
     if json.loads(json.dumps(start)) != expected_start:
         changed = sorted(
@@ -47,16 +48,16 @@ def _differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -
         found.append(f"its start document has other {', '.join(changed)}")
     if not seen.complete:
         return found
-    told = stop.get("offbragg") or {}
+    published: dict[str, Any] = stop.get("offbragg") or {}
     counts = {status: seen.statuses.count(status) for status in set(seen.statuses)}
     expected = frame_totals({"stored": 0, "missing": 0, "rejected": 0} | counts)
     if not stop:
         found.append("it has no stop document")
         return found
-    if told.get("frames") != expected:
-        found.append(f"it counts {told.get('frames')}, the ledger {expected}")
-    if Path(told.get("scan_file", "")).resolve() != path.resolve():
-        found.append(f"its frames are those of {told.get('scan_file')}")
+    if published.get("frames") != expected:
+        found.append(f"it counts {published.get('frames')}, the ledger {expected}")
+    if Path(published.get("scan_file", "")).resolve() != path.resolve():
+        found.append(f"its frames are those of {published.get('scan_file')}")
         return found
     if "primary" not in set(run):
         found.append("it has no stream primary")

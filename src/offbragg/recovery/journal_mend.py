@@ -1,4 +1,4 @@
-"""A damaged journal made good: what is intact in it goes on, and the damaged one is kept.
+"""A damaged journal rebuilt from what is intact in it; the damaged one is kept.
 
 The damaged journal is never edited. A new one is made beside it under a hidden name from the lines
 that are intact, word for word; the damaged one gets a second name, and only then the new one takes
@@ -28,7 +28,7 @@ _REASON = "its journal was damaged and had no stop document; closed from what wa
 class Mended:
     """What was done about a damaged journal."""
 
-    found: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list[str])
     """What was wrong, line by line."""
     kept: Path | None = None
     """Where the damaged journal is now."""
@@ -45,15 +45,15 @@ def is_damaged(path: Path) -> bool:
 def mend_journal(
     path: Path, *, start: Mapping[str, Any] | None = None, exit_status: str = ""
 ) -> Mended:
-    """Make a damaged journal good; leave every other one alone.
+    """Rebuild a damaged journal; leave every other one alone.
 
     Parameters
     ----------
     path
         A journal.
     start
-        The start document as the run's scan file has it, if there is one: it takes the place of
-        one that is damaged. Without either the journal is only set aside.
+        The start document as the run's scan file has it, if there is one: it replaces one
+        that is damaged. Without either the journal is only put into quarantine under another name.
     exit_status
         How the run ended, as its scan file says, if that is finished.
 
@@ -68,7 +68,9 @@ def mend_journal(
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise JournalError(f"run {path.stem[:8]} is not over: its journal is left") from None
+            raise JournalError(
+                f"run {path.stem[:8]} has not ended: its journal is left unchanged"
+            ) from None
         found = examine_journal(path)
         if found.documents and not found.bad:
             return Mended()
@@ -101,7 +103,7 @@ def _lines(found: Contents, start: Mapping[str, Any] | None) -> list[bytes]:
 
 
 def _keep(path: Path, *, move: bool) -> Path:
-    """Give the damaged journal another name, as its second or as its only one."""
+    """Link or move the damaged journal to another name."""
     for number in range(1, _NAMES):
         kept = path.with_name(f"{path.name}.damaged-{number}")
         try:
@@ -112,4 +114,6 @@ def _keep(path: Path, *, move: bool) -> Path:
             path.unlink()
         sync(path.parent)
         return kept
-    raise JournalError(f"{path.name} was set aside {_NAMES} times\nLook at {path.parent}.")
+    raise JournalError(
+        f"{path.name} was damaged {_NAMES} times, and each time kept\nLook at {path.parent}."
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from offbragg.files.journal_file import find_run, journals
-from offbragg.followers.follow import follow
+from offbragg.followers.follow import follow, following
 from offbragg.followers.publishing import load_publisher
 from offbragg.followers.stacker import Stacker
 
@@ -20,9 +21,9 @@ def rebuild(
     frames: Path | None = None,
     runs: Iterable[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
-    stop: Any = None,
+    stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Make a lost catalog again from journals and scan files.
+    """Rebuild a lost catalog from journals and scan files.
 
     Runs that the catalog has, whole and as their scan files have them, are left alone.
 
@@ -35,7 +36,7 @@ def rebuild(
     frames
         As in `Stacker`.
     runs
-        Runs that are published anew in any case: the beginnings of their uids.
+        Runs that are published again in any case: the beginnings of their uids.
     progress, stop
         As in `follow`.
 
@@ -49,26 +50,25 @@ def rebuild(
     CatalogError
         If the catalog does not answer.
     JournalError
-        If a run is not known, or somebody else follows the journal.
+        If a run is not known, or another process follows the journal.
     """
-    anew = {find_run(journal, which).stem for which in runs}
+    again = {find_run(journal, which).stem for which in runs}
     Publisher = load_publisher()
     client = connect()
     before = set(client)
 
-    def forget() -> None:
-        for uid in anew & before:
-            client.delete_contents(uid, recursive=True, external_only=False)
-
     publisher = Publisher(connect, experiment)
     followers = [Stacker(experiment, frames=frames), publisher]
-    # in their order, as the catalog lists them: also after a rebuild that was killed
-    failed = follow(
-        journal, followers, once=True, stop=stop, progress=progress, first=forget, at_once=1
-    )
+    with following(journal) as lock:
+        for uid in again & before:
+            client.delete_contents(uid, recursive=True, external_only=False)
+        # in their order, as the catalog lists them: also after a rebuild that was killed
+        failed = follow(
+            journal, followers, once=True, stop=stop, progress=progress, at_once=1, held=lock
+        )
     there = set(connect())
     return {
         "runs": len(journals(journal)),
-        "published": sorted((there - before) | (anew & there)),
+        "published": sorted((there - before) | (again & there)),
         "failed": sorted({uid for uids in failed.values() for uid in uids}),
     }

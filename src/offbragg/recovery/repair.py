@@ -2,8 +2,8 @@
 
 A damaged file is never edited. A new one is made beside it under a hidden name, from the chunks
 that still have their checksum and from the frame files; the damaged one gets a second name, and
-only then the new one takes its place, in one step. Killed at any moment, the next repair begins
-anew.
+only then the new one takes its place, in one step. After a kill at any moment, the next repair
+begins again.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.errors import GeometryError, JournalError, OffbraggError, ScanFileError
+from offbragg.files.abandoned import close_all_abandoned
 from offbragg.files.digest import digest_path
-from offbragg.files.examine import Examiner, FileContents
+from offbragg.files.examine import Examiner
 from offbragg.files.journal_file import is_open, journals, read_journal
 from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.salvage import aside, clear, copy_intact, hidden_name, put_in_place
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.writer_lock import hold, owner
-from offbragg.followers.stacker import SweepStacker
+from offbragg.followers.stacker import RunStacker
 from offbragg.recovery.journal_mend import is_damaged, mend_journal
 from offbragg.recovery.verdict import Verdict
 from offbragg.recovery.verify import verify
@@ -38,7 +39,7 @@ _LOOK = 0.05  # s
 
 @dataclass(slots=True)
 class Repair:
-    """What was done about a scan file that was not intact."""
+    """What was done about a journal or scan file that was not intact."""
 
     run: str
     path: str
@@ -49,14 +50,14 @@ class Repair:
     """Where the damaged file is now."""
     copied: int = 0
     """Frames whose chunks were intact."""
-    read_again: list[int] = field(default_factory=list)
+    read_again: list[int] = field(default_factory=list[int])
     """Frames that came from their files."""
-    lost: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list[int])
     """Frames that were stored, and are neither intact nor have a good file; listed as missing."""
     error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
+        """Return it as plain types, for JSON."""
         return asdict(self)
 
 
@@ -69,7 +70,8 @@ def repair(
 ) -> list[Repair]:
     """Check every journal and scan file of an experiment, and rebuild those that are damaged.
 
-    What is only unfinished is left to the stacker. Nobody may follow the journal meanwhile.
+    What is only unfinished is left to the stacker. The caller holds the lock of the journal (see
+    `offbragg.followers.follow.following`). Runs whose RunEngine died are closed first.
 
     Parameters
     ----------
@@ -88,16 +90,17 @@ def repair(
     repairs
         One for each file that was not intact, journals first.
     """
+    close_all_abandoned(journal)
     repairs = _mend_journals(journal, experiment)
     known = {path.stem: path for path in journals(journal)}
     with Examiner() as examiner:
         for path in sorted(experiment.glob("*/*/*/f*.h5")):
             try:
-                verdict, seen = _check(path, examiner, progress)
+                verdict = _check(path, examiner, progress)
             except ScanFileError as error:
-                repairs.append(Repair("", str(path), [str(error)], error=_NOBODYS))
+                repairs.append(Repair("", str(path), [str(error)], error=_UNKNOWN_RUN))
                 continue
-            what = Repair(verdict.run, str(path), _damage(verdict, seen))
+            what = Repair(verdict.run, str(path), _damage(verdict))
             if not what.found:
                 _clear_left(path)
                 continue
@@ -105,10 +108,14 @@ def repair(
             source = known.get(verdict.run)
             try:
                 if source is None:
-                    raise ScanFileError(f"run {verdict.run} has no journal: it is left as it is")
+                    raise ScanFileError(
+                        f"run {verdict.run} has no journal: its scan file is left unchanged"
+                    )
                 if is_open(source):
-                    raise ScanFileError(f"run {verdict.run} is not over: it is left as it is")
-                _mend(path, what, verdict, seen, source, frames)
+                    raise ScanFileError(
+                        f"run {verdict.run} has not ended: its scan file is left unchanged"
+                    )
+                _mend(path, what, verdict, source, frames)
             except (OffbraggError, OSError) as error:
                 what.error = str(error)
             for line in (what.done, what.error):
@@ -119,7 +126,7 @@ def repair(
 
 def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
     """Rebuild damaged journals from what is intact in them, and in their scan files."""
-    damaged = []
+    damaged: list[Path] = []
     for path in sorted(journals(journal)):
         try:
             if is_damaged(path):
@@ -128,7 +135,7 @@ def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
             damaged.append(path)
             log.warning("%s", str(error).partition("\n")[0])
     facts = _facts_of_scan_files(experiment, {path.stem for path in damaged})
-    repairs = []
+    repairs: list[Repair] = []
     for path in damaged:
         what = Repair(path.stem, str(path), [])
         try:
@@ -142,7 +149,7 @@ def _mend_journals(journal: Path, experiment: Path) -> list[Repair]:
                 )
             else:
                 what.error = (
-                    f"it has no start document ({mended.found[0]}) and no scan file: set aside as "
+                    f"it has no start document ({mended.found[0]}) and no scan file: kept as "
                     f"{what.kept}\nFrames that its run measured can be stacked by offbragg "
                     "stack-files."
                 )
@@ -166,27 +173,22 @@ def _facts_of_scan_files(experiment: Path, uids: set[str]) -> dict[str, tuple[di
     return found
 
 
-_NOBODYS = "nothing tells which run it is of: it is left as it is"
+_UNKNOWN_RUN = "cannot tell which run it belongs to; left unchanged"
 
 
-def _check(
-    path: Path, examiner: Examiner, progress: Callable[[int, int], None]
-) -> tuple[Verdict, FileContents | None]:
+def _check(path: Path, examiner: Examiner, progress: Callable[[int, int], None]) -> Verdict:
     try:
-        verdict = verify(path, examiner=examiner, progress=progress)
+        return verify(path, examiner=examiner, progress=progress)
     except ScanFileError as error:  # HDF5 does not read it, and it has no digest
         run = owner(path)
         if not run:
             raise
-        return Verdict(str(path), run, False, {}, problems=[str(error)]), None
-    try:
-        return verdict, examiner.look(path)
-    except ScanFileError:
-        return verdict, None
+        return Verdict(str(path), run, False, {}, problems=[str(error)])
 
 
-def _damage(verdict: Verdict, seen: FileContents | None) -> list[str]:
-    """Say what is damaged; not what is only unfinished."""
+def _damage(verdict: Verdict) -> list[str]:
+    """List what is damaged; not what is only unfinished."""
+    seen = verdict.contents
     if seen is None or verdict.differ or seen.problems:
         return verdict.problems
     if verdict.digest in ("differs", "damaged"):
@@ -198,21 +200,20 @@ def _mend(
     path: Path,
     what: Repair,
     verdict: Verdict,
-    seen: FileContents | None,
     source: Path,
     frames: Path | None,
 ) -> None:
     documents, _ = read_journal(source)
     with hold(path):
-        if seen is not None and not verdict.differ and verdict.digest == "damaged":
+        if verdict.contents is not None and not verdict.differ and verdict.digest == "damaged":
             what.kept = aside(path, digest_path(path)).name
             digest_path(path).unlink()
-            what.done = "its digest is made anew; the damaged one is kept"
+            what.done = "its digest is rebuilt; the damaged one is kept"
             return
         hidden = hidden_name(path)
         clear(hidden)
         try:
-            _make(path, hidden, what, verdict, seen, documents, frames)
+            _make(path, hidden, what, verdict, documents, frames)
             _swap(path, hidden, what)
         finally:
             clear(hidden)
@@ -225,17 +226,18 @@ def _make(
     hidden: Path,
     what: Repair,
     verdict: Verdict,
-    seen: FileContents | None,
     documents: list[tuple[str, dict[str, Any]]],
     frames: Path | None,
 ) -> None:
-    """Make the file anew under a hidden name."""
-    start = documents[0][1]
+    """Rebuild the file under a hidden name."""
+    start, seen = documents[0][1], verdict.contents
     shape = None if seen is None else seen.shape
     new = ScanWriter.create(hidden.parent, start=start, data_shape=shape, name=hidden.name)
     with new:
-        copied = set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
-    stacker = SweepStacker(start, hidden, experiment=None, late=0.0, search=frames)
+        copied: set[int] = (
+            set() if seen is None else copy_intact(path, new, seen, but=verdict.differ)
+        )
+    stacker = RunStacker(start, hidden, experiment=None, late=0.0, search=frames)
     try:
         for name, doc in documents:
             stacker(name, doc)
@@ -247,14 +249,14 @@ def _make(
     with ScanFile.open(hidden) as scan:
         statuses = scan.ledger.statuses
     stored = [n for n, status in enumerate(statuses) if status == "stored"]
-    before = set() if seen is None else set(seen.stored())
+    before: set[int] = set() if seen is None else set(seen.stored())
     what.copied = len(copied)
     what.read_again = [n for n in stored if n not in copied]
     what.lost = sorted(before - set(stored))
     if not stored and (seen is None or before):
         raise ScanFileError(
             f"{path} cannot be repaired: none of its frames is intact, and none of their files is "
-            "there\nIt is left as it is."
+            "there\nIt is left unchanged."
         )
 
 
@@ -262,7 +264,7 @@ def _swap(path: Path, hidden: Path, what: Repair) -> None:
     what.kept = put_in_place(hidden, path).name
     lost = f", {len(what.lost)} lost" if what.lost else ""
     what.done = (
-        f"made anew: {what.copied} frames copied, {len(what.read_again)} read again{lost}; the "
+        f"rebuilt: {what.copied} frames copied, {len(what.read_again)} read again{lost}; the "
         f"damaged file is kept as {what.kept}"
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from offbragg.files.examine import FileContents
 
 
 @dataclass(slots=True)
@@ -21,29 +23,34 @@ class Verdict:
     frames: dict[str, int]
     checked: int = 0
     unchecked: int = 0
-    differ: list[int] = field(default_factory=list)
-    listed: list[dict[str, Any]] = field(default_factory=list)  # missing and rejected frames
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    differ: list[int] = field(default_factory=list[int])
+    listed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Missing and rejected frames: ``number``, ``status``, ``reason``."""
+    refused: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Files that were refused and are kept beside it: ``number``, ``file``, ``reason``."""
     digest: str = "none"
     """agrees, differs, damaged; none; not yet (the sweep is not finished)."""
-    angles: dict[str, Any] = field(default_factory=dict)
+    angles: dict[str, Any] = field(default_factory=dict[str, Any])
     """How many angles come from where, their largest offset and their uncertainty, degree."""
-    sources: dict[str, int] = field(default_factory=dict)  # there, gone
+    sources: dict[str, int] = field(default_factory=dict[str, int])  # there, gone
     catalog: str = "not asked"
     """agrees, differs; or why it was not compared."""
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # to be known, and no problem
+    problems: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])  # good to know, not problems
     ended: str = ""
-    """How the run ended, and what its stop document has to say of it, if anything."""
+    """How the run ended, and the reason in its stop document; empty without a reason."""
     size: int = 0
     seconds: float = 0.0
+    contents: FileContents | None = None
+    """What HDF5 reads in the file; None if it does not read it."""
 
     @property
     def ok(self) -> bool:
-        """Whether the file holds what was measured, as far as all that was asked says."""
+        """Whether the file holds what was measured, by everything that was compared."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return {**asdict(self), "ok": self.ok}
+        """Return it as plain types, for JSON; without the contents of the file."""
+        facts = asdict(replace(self, contents=None))
+        del facts["contents"]
+        return {**facts, "ok": self.ok}

@@ -38,7 +38,7 @@ from offbragg.recovery.verify_sources import (
     stacking_command,
 )
 
-_CHANGED = 3  # so often a file is read anew that changed meanwhile
+_CHANGED = 3  # how often a file that changed meanwhile is read again
 
 
 def verify(
@@ -64,8 +64,8 @@ def verify(
     journal
         The journal directory; left out, the journal is not looked at.
     frames
-        Root of the frame files: where the folder of a run is looked for that ended before it said
-        where its frames are.
+        Root of the frame files: where the folder of a run is looked for whose documents do not
+        say where its frames are.
     catalog
         Connects to the catalog; left out, the catalog is not asked.
     deep
@@ -78,11 +78,11 @@ def verify(
     Raises
     ------
     ScanFileError
-        If it is not there, not readable, or no scan file and nothing tells that it was one.
+        If it is not there, not readable, or not a scan file without any sign that it was one.
     """
     began = time.perf_counter()
     if not path.is_file():
-        raise ScanFileError(f"{path} is no file\nGive the path of a scan file (fN.h5).")
+        raise ScanFileError(f"{path} is not a file\nGive the path of a scan file (fN.h5).")
     path = path.resolve()  # what belongs to it is beside it
     try:
         with path.open("rb"):
@@ -105,8 +105,9 @@ def verify(
         if examiner is None:
             own.close()
     seen = checking.seen
+    verdict.contents = seen
     if seen is not None:
-        documents = check_journal(seen, journal, verdict) if journal is not None else []
+        documents = () if journal is None else check_journal(seen, journal, verdict)
         verdict.ended = _reason(seen, documents)
         check_sources(seen, documents, verdict, frames=frames, deep=deep)
         verdict.seconds = time.perf_counter() - began
@@ -165,7 +166,7 @@ class _Checking:
             if is_of_a_folder(seen.start):
                 how = "stack its folder again, into another file"
             verdict.problems.append(
-                f"{damaged}: nothing tells whether the file is as it was closed; {how}"
+                f"{damaged}: cannot tell whether the file is as it was closed; {how}"
             )
         return verdict
 
@@ -188,7 +189,7 @@ class _Checking:
         verdict.notes += [f"headers: {text}" for text in seen.headers.get("differences", [])]
 
     def _list_refused(self, seen: FileContents, verdict: Verdict) -> None:
-        """Tell of refused files; of those of frames that are not stored, the ledger tells."""
+        """List refused files; those of frames that are not stored are in the ledger."""
         verdict.refused = quarantined(self.path)
         for one in verdict.refused:
             number = one["number"]
@@ -252,8 +253,9 @@ class _Checking:
         crcs = crc64_of_parts(
             self.path, parts, threads=min(processors(), 4), progress=self._progress
         )
-        bad, ask = [], []
-        whole = told = 0
+        bad: list[int] = []
+        ask: list[int] = []
+        whole = declared = 0
         for part, crc in zip(parts, crcs, strict=True):
             number = numbers.get(part.offset)
             if number is not None and part.crc64 is None:
@@ -264,25 +266,25 @@ class _Checking:
                     bad.append(number)
             known = crc if part.crc64 is None else part.crc64
             whole = kernels.crc64_combine(whole, crc, part.size)
-            told = kernels.crc64_combine(told, known % (1 << 64), part.size)
+            declared = kernels.crc64_combine(declared, known % (1 << 64), part.size)
         overlapping = sorted(set(numbers.values()) - {numbers.get(p.offset, -1) for p in parts})
         for number in overlapping:
             verdict.problems.append(f"frame {number} lies within another one's place in the file")
             verdict.differ.append(number)
         self._check_pixels(seen, bad, ask, verdict)
-        self._check_digest(seen, digest, (size, whole, told), verdict)
+        self._check_digest(seen, digest, (size, whole, declared), verdict)
         verdict.differ = sorted({*verdict.differ, *bad})
 
     def _check_pixels(
         self, seen: FileContents, bad: list[int], ask: list[int], verdict: Verdict
     ) -> None:
-        """Hold the pixels of frames against the MD5 that came with them, where that tells more."""
+        """Compare pixels with the MD5 of their frame files, where that says more."""
         with_md5 = [n for n in ask if seen.md5[n]]
         verdict.unchecked += len(ask) - len(with_md5)
         if ask:
             verdict.notes.append(
-                f"{len(ask)} frames are of before there were checksums of what is stored: "
-                f"{len(with_md5)} were compared with the MD5 that they came with"
+                f"{len(ask)} frames were written by a version without stored checksums: "
+                f"{len(with_md5)} were compared with the MD5 of their frame file"
             )
         wanted = {*bad, *with_md5, *(seen.stored() if self._deep else ())}
         if wanted:
@@ -326,7 +328,7 @@ class _Checking:
         found: tuple[int, int, int],
         verdict: Verdict,
     ) -> None:
-        size, whole, told = found
+        size, whole, declared = found
         if not seen.complete:
             verdict.digest = "not yet"
         elif digest is None:
@@ -346,7 +348,7 @@ class _Checking:
                 verdict.problems.append(
                     f"the file has {size} bytes; it had {digest.size} when it was closed"
                 )
-            elif digest.crc64 != told:
+            elif digest.crc64 != declared:
                 verdict.problems.append(
                     "the file has changed since it was closed, outside the frames: in its "
                     "structure or in its columns"
@@ -354,11 +356,11 @@ class _Checking:
         if digest is not None and digest.made == LATER:
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(digest.time))
             verdict.notes.append(
-                f"its digest was made later ({when}): it tells nothing of the time before"
+                f"its digest was made later ({when}): it says nothing about the time before"
             )
 
     def _unreadable(self, digest: Digest | None, damaged: str | None, error: Exception) -> Verdict:
-        """Say of a file that HDF5 does not read what the digest says of it."""
+        """Compare a file that HDF5 cannot read with its digest."""
         verdict = Verdict(str(self.path), "" if digest is None else digest.run, False, {})
         verdict.digest = "damaged"
         size = verdict.size = self.path.stat().st_size
@@ -387,7 +389,8 @@ def _signature(path: Path) -> tuple[int, int]:
 
 def _reason(seen: FileContents, documents: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Return how the run ended, and what its stop document says of that."""
-    stop = next((doc for name, doc in documents if name == "stop"), {})
+    nothing: dict[str, Any] = {}
+    stop = next((doc for name, doc in documents if name == "stop"), nothing)
     reason = str(stop.get("reason") or seen.reason).partition("\n")[0]  # the file's may be cut
     return f"{stop.get('exit_status', seen.exit_status)}: {reason}" if reason else ""
 
@@ -396,7 +399,7 @@ def _check_catalog(
     path: Path, seen: FileContents, connect: Callable[[], Any], verdict: Verdict
 ) -> None:
     try:
-        client = connect()  # first: without Tiled it says so
+        client = connect()  # first: it raises if Tiled is absent
         from offbragg.recovery.compare import differences
 
         found = differences(client, path, seen)
@@ -439,8 +442,8 @@ def scan_file_of_run(uid: str, *, journal: Path, experiment: Path) -> Path:
 
 
 def all_scan_files(journal: Path, experiment: Path) -> list[Path]:
-    """Find the scan files of all runs that the journals know; a run without one is passed by."""
-    found = []
+    """Find the scan files of all runs in the journals; a run without one is skipped."""
+    found: list[tuple[float, Path]] = []
     for path in sorted(journals(journal)):
         try:
             start = read_start(path)

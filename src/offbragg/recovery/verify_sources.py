@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from offbragg.errors import FrameError, MetadataError, OffbraggError
 from offbragg.files import read_frame, read_head
@@ -41,7 +41,7 @@ def check_journal(
         verdict.problems.append(f"the journal of run {seen.run} cannot be read: {error}")
         return []
     documents, bad = found.documents, found.bad
-    start = documents[0][1] if documents and documents[0][0] == "start" else _said(bad[:1])
+    start = documents[0][1] if documents and documents[0][0] == "start" else _start_of(bad[:1])
     if start is not None and bad and bad[0][0] == 1 and start != seen.start:
         bad = bad[1:]  # what has changed in it is reported below
     if bad:
@@ -80,23 +80,23 @@ def check_journal(
     return documents
 
 
-def _said(bad: Sequence[tuple[int, str, bytes]]) -> dict[str, Any] | None:
+def _start_of(bad: Sequence[tuple[int, str, bytes]]) -> dict[str, Any] | None:
     """Return the start document that a damaged first line still has; None if it has none."""
     try:
         ((_, _, line),) = bad
-        name, doc = json.loads(line)
+        name, doc = cast(list[Any], json.loads(line))
     except (ValueError, TypeError, RecursionError):
         return None
-    return doc if name == "start" and isinstance(doc, dict) else None
+    return cast(dict[str, Any], doc) if name == "start" and isinstance(doc, dict) else None
 
 
 def is_of_a_folder(start: dict[str, Any]) -> bool:
-    """Tell whether a scan file was stacked without a run: there is no journal of it."""
+    """Return whether a scan file was stacked from a folder: it has no journal."""
     return isinstance(start.get("files"), dict)
 
 
 def stacking_command(start: dict[str, Any]) -> str:
-    """Say which command goes on with a scan file."""
+    """Return the command that goes on with a scan file."""
     if is_of_a_folder(start):
         return "the same offbragg stack-files again"
     return "offbragg stack --once"
@@ -120,8 +120,8 @@ def check_sources(
         return
     if files is None and verdict.frames["missing"]:
         verdict.notes.append(
-            "no folder of this run was found, so nobody looked for the files of its "
-            f"{verdict.frames['missing']} missing frames"
+            "no folder of this run was found: the files of its "
+            f"{verdict.frames['missing']} missing frames were not looked for"
         )
     if others:
         verdict.notes.append(others)
@@ -133,7 +133,7 @@ def check_sources(
             continue
         verdict.sources["there" if there else "gone"] += 1
         if there and (what := _differs(path, number, seen, deep=deep)):
-            verdict.problems.append(f"frame {number} is another than that of its file: {what}")
+            verdict.problems.append(f"frame {number} differs from its frame file: {what}")
     if verdict.sources["gone"]:
         verdict.notes.append(
             f"{verdict.sources['gone']} of {len(seen.stored())} frame files are gone, and were "
@@ -145,7 +145,8 @@ def check_sources(
 
 def _check_listed(seen: FileContents, paths: Sequence[Path], verdict: Verdict) -> None:
     """Look for good files of frames that are listed as missing or rejected."""
-    good, bad = [], []
+    good: list[int] = []
+    bad: list[int] = []
     for number, path in enumerate(paths):
         if seen.statuses[number] not in ("missing", "rejected") or not path.is_file():
             continue
@@ -177,12 +178,12 @@ def _contradicting(paths: Sequence[Path]) -> Collection[int]:
     for number, path in enumerate(paths):
         with contextlib.suppress(FrameError, OSError):
             headers[number] = read_head(path).header
-    # where no majority decides, nobody knows here what a model said
+    # where no majority decides, it is not known here what a model said
     return agree(headers, lambda number: paths[number].name, trusted=True).refused.keys()
 
 
 def _differs(path: Path, number: int, seen: FileContents, *, deep: bool) -> str:
-    """Say in what a frame file differs from the stored frame; empty if in nothing."""
+    """Return in what a frame file differs from the stored frame; empty if in nothing."""
     md5 = seen.md5[number]
     if deep:
         try:
