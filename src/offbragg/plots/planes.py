@@ -216,7 +216,7 @@ def cut(volume: Volume, plane: Plane, *, thickness: float = 0.0) -> Array:
 
 
 def top_of(intensity: Array, cells: _Cells, grid: Grid, top: float = _TOP) -> float:
-    """Intensity that the colours reach: a percentile of the cells away from Bragg points.
+    """Return the intensity that the colours reach: a percentile of the cells off Bragg points.
 
     Bragg peaks are thousands of times stronger than what lies between, and take a few percent of
     the cells: a percentile of all cells is one of theirs.
@@ -262,7 +262,7 @@ def plot(
     out
         The picture to write (PNG, or what matplotlib knows by the suffix).
     thickness
-        Sum over so much across the plane, r.l.u.; of an oblique one along its `Plane.normal`.
+        Thickness over which the plane is averaged, r.l.u.; of an oblique one along `Plane.normal`.
     low, high
         Ends of the colours; from the data if None: the first percentile of the cells, and ``top``.
     top
@@ -353,7 +353,7 @@ def _read_plane(
 
 
 def _basis(sample: Sample | None, plane: Plane) -> Array:
-    """Vectors across and up in the plane's own coordinates, rows, Å⁻¹ with 2π."""
+    """Return the vectors across and up in the plane's own coordinates, rows, Å⁻¹ with 2π."""
     if sample is None or sample.lattice is None:
         return np.eye(2)
     reciprocal = 2 * math.pi * np.linalg.inv(direct_basis(sample.lattice)).T

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def find_sweeps(
     where
         Scan files, or folders that are searched for them.
     series
-        Uids of series or runs, or their begins, if there are others in the folders.
+        Uids of series or runs, or their first characters, if there are others in the folders.
 
     Returns
     -------
@@ -62,7 +63,8 @@ def find_sweeps(
                 if isinstance(error, OffbraggError):
                     raise
                 raise ReductionError(f"{path} cannot be opened: {error.strerror}") from error
-            uids = (str((start.get("series") or {}).get("uid", "")), str(start["uid"]))
+            group: Mapping[str, Any] = start.get("series") or {}
+            uids = (str(group.get("uid", "")), str(start["uid"]))
             named = {each for each in wanted if each and any(u.startswith(each) for u in uids)}
             met |= named
             if start.get("purpose", "data") != "data" or (wanted and not named):
@@ -71,7 +73,7 @@ def find_sweeps(
                 found.append((float(kelvin), path))
     if missing := [each for each in wanted if each not in met]:
         raise ReductionError(
-            f"{', '.join(map(repr, missing))}: no file, no folder, and no uid of a series or run "
+            f"{', '.join(map(repr, missing))}: not a file, a folder, or the uid of a series or run "
             f"that is found in {', '.join(map(str, where))}"
         )
     if not found:
@@ -119,7 +121,7 @@ def order_parameter(
     inputs: list[SweepInput] = []
     warnings: list[str] = []
 
-    def hear(text: str) -> None:
+    def note(text: str) -> None:
         about_mask = text.partition(": ")[2]
         if "WARNING" in text:
             warnings.append(text)
@@ -128,7 +130,7 @@ def order_parameter(
 
     for n, (kelvin, files) in enumerate(sweeps.items()):
         try:
-            record = build_record(files, chosen, say=hear)
+            record = build_record(files, chosen, say=note)
             volumes[kelvin] = reduce_record(record)
             box_around(volumes[kelvin], at)
         except ReductionError as error:
@@ -148,7 +150,7 @@ def _elsewhere(files: Sequence[Path], choices: Choices, at: tuple[float, float, 
         )  # fmt: skip
         laue = _laue_of(choices, record.sample)
     except OffbraggError:
-        return ""  # what is wrong is said already
+        return ""  # the error that is raised says what is wrong
     points = np.unique(
         np.round(np.array(laue.operations) @ np.array(at), 9) + 0.0, axis=0
     )  # of (0.5, 0.5, 0.5) some are the same
@@ -179,6 +181,7 @@ def _elsewhere(files: Sequence[Path], choices: Choices, at: tuple[float, float, 
 
 
 def _laue_of(choices: Choices, sample: Sample) -> Laue:
+    """Return the Laue class that is asked for, or that of the space group."""
     if choices.symmetry not in ("none", "", "auto"):
         return Laue.named(choices.symmetry, sample.lattice)
     if sample.space_group is None:

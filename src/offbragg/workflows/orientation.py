@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +72,8 @@ def check_same_lattice(
         return
     own, its = (", ".join(f"{x:.5g}" for x in cell) for cell in (sample.lattice, found.lattice))
     differ = f"the lattice in {source} is {its}, that of {sample.name} in {path} is {own}"
-    of = [each.get("sample") or {} for each in found.source.get("files") or []]
+    files: Sequence[Mapping[str, Any]] = found.source.get("files") or []
+    of: list[Mapping[str, Any]] = [each.get("sample") or {} for each in files]
     if any((it.get("name"), it.get("label")) == (sample.name, sample.label) for it in of):
         say(
             f"{path.name}: WARNING: {differ}; the first is used, since it was found in this crystal"
@@ -115,7 +118,7 @@ def check_same_orientation(one: SweepInput, other: SweepInput) -> None:
     Raises
     ------
     ReductionError
-        Saying by how much, and where both orientations are from.
+        With the difference, and where both orientations are from.
     """
     mine, its = one.UB, other.UB
     turn = angle_of(turn_of(np.linalg.inv(its).T) @ turn_of(np.linalg.inv(mine).T).T)

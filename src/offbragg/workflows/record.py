@@ -255,16 +255,15 @@ class ReductionRecord:
         ReductionError
             If a key is unknown or missing, or a value is wrong: naming the key and what it must be.
         """
-        if isinstance(value, Mapping):  # first: the keys of a later format may be others
-            version = cast(Mapping[str, Any], value).get("format")
-            if version != FORMAT:
-                raise ReductionError(f"{where}.format is {version!r}: it must be {FORMAT}")
+        version = _mapping(value, where).get("format")
+        if version != FORMAT:  # before all: a later format may have other keys
+            raise ReductionError(f"{where}.format is {version!r}: it must be {FORMAT}")
         given = _object(value, cls, where)
         inputs = _items(given["inputs"], f"{where}.inputs")
         if not inputs:
             raise ReductionError(f"{where}.inputs is empty: it must be a list of sweeps")
         mask, kelvin = given["mask"], given["temperature"]
-        versions = _object(given["versions"], None, f"{where}.versions")
+        versions = _mapping(given["versions"], f"{where}.versions")
         grid = _part(Grid.from_dict, given["grid"], f"{where}.grid")
         return cls(
             inputs=tuple(
@@ -346,15 +345,17 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _object(
-    value: object, of: type[Any] | None, where: str, *, without: Sequence[str] = ()
-) -> Mapping[str, Any]:
-    """Refuse what is not an object with the fields of a dataclass as its keys."""
+def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ReductionError(f"{where} is {_shown(value)}: it must be an object")
-    given = cast(Mapping[str, Any], value)
-    if of is None:
-        return given
+    return cast(Mapping[str, Any], value)
+
+
+def _object(
+    value: object, of: type[Any], where: str, *, without: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """Refuse what is not an object with the fields of a dataclass as its keys."""
+    given = _mapping(value, where)
     keys = [each.name for each in fields(of) if each.name not in without]
     for key in given:
         if key not in keys:
@@ -437,7 +438,7 @@ def _oversample(value: object, where: str) -> Oversample:
 
 def _part(read: Callable[[Mapping[str, Any]], T], value: object, where: str) -> T:
     """Read a part that checks itself, naming where it stands."""
-    given = _object(value, None, where)
+    given = _mapping(value, where)
     try:
         return read(given)
     except OffbraggError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -146,7 +146,7 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
     if not paths:
         raise ReductionError("no scan file is given")
     if choices.mask is None and (choices.invert_mask or choices.mask_over_half):
-        raise ReductionError("there is no mask to invert or to accept: give one (--mask FILE)")
+        raise ReductionError("no mask is given to invert or to accept: give one (--mask FILE)")
     user_mask = None
     if choices.mask is not None:
         user_mask = read_mask(choices.mask, inverted=choices.invert_mask)
@@ -235,7 +235,7 @@ def reduce_record(
     volume: Volume | None = None
     for each in record.inputs:
         with opened(Path(each.file)) as scan:
-            detector = scan.start.get("detector") or {}
+            detector: Mapping[str, Any] = scan.start.get("detector") or {}
             mask = scan.pixel_mask() != 0
             if user_mask is not None:
                 if user_mask.shape != mask.shape:
@@ -352,7 +352,7 @@ def _look_at(
     elif choices.hot and (turn := scan.sweep.n_frames * abs(scan.sweep.step)) < LEAST_TURN:
         say(
             f"{path.name}: hot pixels are not looked for: it turned by only {turn:g}°, and below "
-            f"{LEAST_TURN:g}° they cannot be told from reflections"
+            f"{LEAST_TURN:g}° they cannot be distinguished from reflections"
         )
     covered = Grid.covering(geometry, scan.sweep, UB, step=choices.step)
     sweep = SweepInput(

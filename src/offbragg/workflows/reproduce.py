@@ -88,19 +88,21 @@ def _differences(one: Path, other: Path) -> list[str]:
     return sorted(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name))
 
 
-def _contents(file: h5py.File) -> dict[str, tuple[Any, ...]]:
-    """Return everything in a file: of each array its type, shape and digest."""
+def _contents(file: Any) -> dict[str, tuple[Any, ...]]:
+    """Return everything in an HDF5 file: of each array its type, shape and digest."""
     found: dict[str, tuple[Any, ...]] = {}
 
-    def look(name: str, thing: h5py.Group | h5py.Dataset) -> None:
-        attributes = {key: np.asarray(value) for key, value in thing.attrs.items()}
-        found[name] = tuple((k, v.dtype.str, v.tobytes()) for k, v in sorted(attributes.items()))
+    def look(name: str, thing: Any) -> None:
+        attributes = [(str(key), np.asarray(value)) for key, value in thing.attrs.items()]
+        attributes.sort(key=lambda each: each[0])
+        found[name] = tuple((key, value.dtype.str, value.tobytes()) for key, value in attributes)
         if isinstance(thing, h5py.Dataset):
+            array: Any = thing
             digest = hashlib.sha256()
-            for n in range(0, thing.shape[0] if thing.ndim else 1, _SLAB):
-                part = thing[n : n + _SLAB] if thing.ndim else thing[()]
+            for n in range(0, array.shape[0] if array.ndim else 1, _SLAB):
+                part = array[n : n + _SLAB] if array.ndim else array[()]
                 digest.update(np.ascontiguousarray(part).tobytes())
-            found[name] += (thing.dtype.str, thing.shape, digest.hexdigest())
+            found[name] += (array.dtype.str, array.shape, digest.hexdigest())
 
     look("/", file)
     file.visititems(look)

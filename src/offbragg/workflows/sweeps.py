@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ def next_free(directory: Path, stem: str, suffix: str = ".h5") -> Path:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ScanFile]:
+def opened(path: Path) -> Generator[ScanFile]:
     """Open the scan file of a sweep, or refuse what is not one, in words."""
     if not path.exists():
         raise ReductionError(f"{path} is not there")
@@ -99,7 +99,7 @@ def select(
     Raises
     ------
     ReductionError
-        If there is no monitor and it was not said to do without.
+        If the sweep has no monitor and the flux is not taken as constant.
     """
     values = scan.frame_values()
     repeated = repeats(scan, damaged)
@@ -122,8 +122,8 @@ def select(
 
 def temperature_of(start: Mapping[str, Any]) -> float | None:
     """Return the temperature of a run, K: the mean once it was settled, else the setpoint."""
-    temperature = start.get("temperature") or {}
-    settled = temperature.get("settled") or {}
+    temperature: Mapping[str, Any] = start.get("temperature") or {}
+    settled: Mapping[str, Any] = temperature.get("settled") or {}
     return settled.get("mean", temperature.get("setpoint"))
 
 
