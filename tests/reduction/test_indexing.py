@@ -187,7 +187,7 @@ def test_the_setting_is_right_handed_and_always_the_same():
     plain = index([view], lattice=ORTHO)
 
     assert np.linalg.det(plain.UB) > 0
-    assert "of 4 that indistinguishable ones" in plain.setting
+    assert "of 4 indistinguishable ones" in plain.setting
     np.testing.assert_allclose(settings[0], UB, atol=2e-4)
     np.testing.assert_allclose(settings[1], other, atol=2e-4)
 

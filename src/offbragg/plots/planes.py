@@ -156,7 +156,7 @@ def _cells(grid: Grid, plane: Plane, thickness: float) -> _Cells:
     for i, vector in enumerate((u, v)):
         m = finest(vector)
         low, high = math.ceil(reach[i].min() * m - 1e-6), math.floor(reach[i].max() * m + 1e-6)
-        numbers.append(np.arange(low, high + 1))
+        numbers.append(np.arange(low, high + 1, dtype=np.int64))
     steps = [vector * per_unit // finest(vector) for vector in (u, v)]
     origin = np.rint(np.array(plane.at) * per_unit).astype(np.int64)
     place = origin + numbers[0][:, None, None] * steps[0] + numbers[1][None, :, None] * steps[1]
@@ -301,7 +301,7 @@ def plot(
     x, y = a * basis[0, 0] + b * basis[1, 0], a * basis[0, 1] + b * basis[1, 1]
 
     figure = new_figure(7.0, 6.0)
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     axes.set_facecolor("0.8")  # what was not measured
     floor = np.where(np.isfinite(intensity), np.maximum(intensity, low), np.nan)
     mesh = axes.pcolormesh(

@@ -120,8 +120,8 @@ def reduce(basis: Array) -> tuple[Array, Whole]:
     vector.niggli_reduce()
     operation = vector.change_of_basis
     assert operation is not None
-    parameters: Sequence[float] = vector.get_cell().parameters
-    wanted = np.array(parameters)
+    niggli: Any = vector.get_cell()
+    wanted = np.array(niggli.parameters)
     for candidate in (_rows(operation), _rows(operation.inverse())):
         for step in (candidate, candidate.T):
             got = np.array(cell_of(basis @ change @ step))

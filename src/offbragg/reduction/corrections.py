@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,7 +269,7 @@ def hot_pixels(
         return hot  # a peak could be in all of them
     frames_seen = np.sort(np.stack(seen), axis=0)
     least = frames_seen[len(seen) // 10]
-    around: NDArray[np.int32] = median_filter(frames_seen[len(seen) // 2], size=5)
+    around = cast(NDArray[np.int32], median_filter(frames_seen[len(seen) // 2], size=5))
     usual = np.maximum(around, 1)
     return (least > times * usual) & (least > around + 10.0 * np.sqrt(usual))
 

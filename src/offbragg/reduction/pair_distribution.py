@@ -9,6 +9,7 @@ often.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class PairDistribution:
     unmeasured: float
     q_max: float
 
-    def at(self, vector: Any) -> float:
+    def at(self, vector: Sequence[float]) -> float:
         """Return the value at the vector nearest to this one, in lattice vectors."""
         where = tuple(
             int(np.argmin(np.abs(axis - float(v))))
@@ -202,7 +203,9 @@ def _allowed(h: Array, k: Array, l: Array, centring: str) -> NDArray[np.bool_]: 
     return even[centring.upper()]()
 
 
-def _fill(total: Array, number: Array, metric: Array, per_unit: Any, radius: float) -> Array:
+def _fill(
+    total: Array, number: Array, metric: Array, per_unit: Sequence[int], radius: float
+) -> Array:
     """Return means where something is known; elsewhere those of the cells around."""
     values = np.divide(total, number, out=np.zeros_like(total), where=number > 0)
     # in cells, along each axis

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
-from offbragg.grid import Grid, extent
+from offbragg.grid import Grid, SweepEdges, extent
 from offbragg.lattice import direct_basis
 from offbragg.reduction.binning import AirRate, Binner, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
@@ -224,7 +224,7 @@ def air_rate(
     return AirRate(rate, variance)
 
 
-def check_UB(UB: Any, lattice: Any = None) -> Array:
+def check_UB(UB: ArrayLike, lattice: Sequence[float] | None = None) -> Array:
     """Refuse a matrix that is not an orientation of this lattice.
 
     Raises
@@ -286,7 +286,7 @@ def check_units(geometry: Geometry) -> None:
         raise GeometryError(f"panel.origin is {away:g} mm from the crystal: is it in m?")
 
 
-def check_overlap(grid: Grid, geometry: Geometry, sweep: Any, UB: Array) -> None:
+def check_overlap(grid: Grid, geometry: Geometry, sweep: SweepEdges, UB: Array) -> None:
     """Refuse a grid that no frame of the sweep reaches.
 
     Raises
@@ -304,5 +304,5 @@ def check_overlap(grid: Grid, geometry: Geometry, sweep: Any, UB: Array) -> None
         raise ReductionError(f"no frame reaches the grid ({grid}): the sweep sees {seen}")
 
 
-def _list(values: Any) -> str:
+def _list(values: Iterable[float]) -> str:
     return ", ".join(f"{float(v):.4g}" for v in values)

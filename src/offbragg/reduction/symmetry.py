@@ -331,8 +331,8 @@ def _add_image(out: Array, array: Array, grid: Grid, operation: Matrix) -> None:
     # hexagonal axes: h and k mix, l keeps to itself
     assert not W[2, :2].any()
     assert not W[:2, 2].any()
-    h: NDArray[np.int64] = np.arange(first[0], first[0] + shape[0])[:, None]
-    k: NDArray[np.int64] = np.arange(first[1], first[1] + shape[1])[None, :]
+    h = np.arange(first[0], first[0] + shape[0], dtype=np.int64)[:, None]
+    k = np.arange(first[1], first[1] + shape[1], dtype=np.int64)[None, :]
     i = W[0, 0] * h + W[0, 1] * k - first[0]
     j = W[1, 0] * h + W[1, 1] * k - first[1]
     there = (i >= 0) & (i < shape[0]) & (j >= 0) & (j < shape[1])
