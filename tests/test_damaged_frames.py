@@ -25,6 +25,7 @@ from offbragg.files.hdf5 import LIBVER
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.stored_sweep import places_of_chunks
 from offbragg.files.volume_file import VolumeFile
+from offbragg.reduction.reduce import ReductionSetup
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_files
 from offbragg.workflows.reproduce import reproduce
@@ -69,9 +70,9 @@ def test_a_stack_raises_for_the_damaged_frame_and_reads_the_others(path, sweep):
         np.testing.assert_array_equal(stack.counts[4:7, 3], sweep.counts[4:7, 3])
         np.testing.assert_array_equal(stack[4:6].counts[-1, ..., 5], sweep.counts[5, :, 5])
         for asked in (3, slice(2, 5), slice(None), (slice(1, None, 2), 0), (3, 1, 1), ...):
-            with pytest.raises(DamagedFrame, match=r"frame 3 of .*f1\.h5") as told:
+            with pytest.raises(DamagedFrame, match=r"frame 3 of .*f1\.h5") as raised:
                 _ = stack.counts[asked]
-            assert told.value.number == 3
+            assert raised.value.number == 3
         assert list(scan.damage().frames) == [3]
 
 
@@ -91,7 +92,7 @@ def test_a_damaged_frame_is_left_out_of_a_volume_and_named(path, tmp_path, sweep
     assert reproduce(tmp_path / "v.h5").same
 
 
-def test_python_warns_by_itself(path):
+def test_python_warns_without_being_asked(path):
     flip(path, 1)
 
     with pytest.warns(UserWarning, match="1 of 8 stored frames is damaged and left out: 1"):
@@ -138,7 +139,7 @@ def test_a_file_without_one_intact_frame_is_refused(path):
         reduce_files(path, CHOICES, say=lambda text: None)
 
 
-def test_what_changed_outside_the_frames_is_told(path):
+def test_what_changed_outside_the_frames_is_reported(path):
     """An angle, or the monitor of a frame, has no checksum of its own: the file's digest has."""
     with ScanFile.open(path) as scan:
         where = scan._column("monitor").id.get_offset() + 8 * 4 + 6
@@ -173,15 +174,13 @@ def test_an_intact_file_gives_no_warning_also_without_checksums_or_digest(path, 
 
 def test_one_that_is_damaged_while_it_is_reduced_is_not_used(path, monkeypatch):
     """It is compared as it is read, not only before."""
-    from offbragg.workflows import reduce as recipe
-
-    made = recipe.Scene.empty
+    made = ReductionSetup.empty
 
     def damaging(self):
         flip(path, 4)
         return made(self)
 
-    monkeypatch.setattr(recipe.Scene, "empty", damaging)
+    monkeypatch.setattr(ReductionSetup, "empty", damaging)
 
     with pytest.raises(ScanFileError, match="frame 4 of"):
         reduce_files(path, CHOICES)

@@ -95,14 +95,14 @@ def test_the_simulators_orientation_is_written_beside_its_scan_file(measured, tm
 
     found = find_orientation([measured], unknown_cell=unknown, out=out)
 
-    told = read_orientation(out)
-    assert nearest_turn(np.array(told.UB)) < 0.02
-    np.testing.assert_allclose(told.lattice, CUBIC, rtol=5e-4)
-    assert told.source["files"][0]["sha256"] == before
-    assert told.source["files"][0]["run"] == "run-KMnF3-0"
-    assert told.residuals["bravais"] == "cP"
-    assert told.residuals["fraction"] > 0.5
-    assert told.geometry is None
+    written = read_orientation(out)
+    assert nearest_turn(np.array(written.UB)) < 0.02
+    np.testing.assert_allclose(written.lattice, CUBIC, rtol=5e-4)
+    assert written.source["files"][0]["sha256"] == before
+    assert written.source["files"][0]["run"] == "run-KMnF3-0"
+    assert written.residuals["bravais"] == "cP"
+    assert written.residuals["fraction"] > 0.5
+    assert written.geometry is None
     assert found.picture is not None
     assert found.picture.read_bytes().startswith(b"\x89PNG")
     assert hashlib.sha256(measured.read_bytes()).hexdigest() == before
@@ -121,10 +121,10 @@ def test_the_command_line_tells_people_and_machines(measured):
     assert people.returncode == 0, people.stderr
     assert "peaks indexed" in people.stdout
     assert "panel      fast:" in people.stdout
-    told = json.loads(machines.stdout)
-    assert told["path"] == str(measured.parent / "orientation.json")
-    assert told["kept"].endswith("orientation_1.json")
-    assert read_orientation(told["kept"]).geometry is not None
+    result = json.loads(machines.stdout)
+    assert result["path"] == str(measured.parent / "orientation.json")
+    assert result["kept"].endswith("orientation_1.json")
+    assert read_orientation(result["kept"]).geometry is not None
     assert mistaken.returncode == 2
     assert "six numbers" in " ".join(mistaken.stderr.replace("│", " ").split())
     assert wrong.returncode == OrientationError.exit_code
@@ -136,14 +136,14 @@ def test_the_next_sample_of_that_mount_has_its_UB(measured):
     find_orientation([measured], picture=False)
     experiment = measured.parents[3]
 
-    told, said = with_orientation({"name": "KMnF3", "label": "x1"}, experiment)
+    sample, message = with_orientation({"name": "KMnF3", "label": "x1"}, experiment)
 
     path = measured.parent / "orientation.json"
-    assert told["UB"] == [list(row) for row in read_orientation(path).UB]
-    assert f"UB from {path}" in said
+    assert sample["UB"] == [list(row) for row in read_orientation(path).UB]
+    assert f"UB from {path}" in message
     assert with_orientation({"name": "KMnF3", "label": "x1"}, experiment, False)[1] == ""
     assert with_orientation({"name": "KMnF3", "label": "x2"}, experiment)[1] == ""
-    assert with_orientation(told, experiment) == (told, "")
+    assert with_orientation(sample, experiment) == (sample, "")
     with pytest.raises(OrientationError, match=r"no orientation\.json of KMnF3 x2"):
         with_orientation({"name": "KMnF3", "label": "x2"}, experiment, True)
     with pytest.raises(OrientationError, match="has the lattice"):
@@ -191,11 +191,11 @@ def test_mounts_are_not_mixed(tmp_path, measured):
 
 
 def test_what_is_no_file_or_no_place_is_refused(tmp_path, measured):
-    with pytest.raises(OrientationError, match="is no file"):
+    with pytest.raises(OrientationError, match="is not a file"):
         find_orientation([tmp_path / "f9.h5"])
     with pytest.raises(OrientationError, match=r"name ends with \.json"):
         find_orientation([measured], out=measured)
-    with pytest.raises(OrientationError, match="there is no folder"):
+    with pytest.raises(OrientationError, match="does not exist"):
         find_orientation([measured], out=tmp_path / "no" / "orientation.json")
     with pytest.raises(OrientationError, match="centring 'X' is unknown"):
         find_orientation([measured], centring="X", out=tmp_path / "o.json")

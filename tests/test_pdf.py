@@ -106,14 +106,14 @@ def test_typed(tmp_path):
         app, ["pdf", str(volume), "--punch", "0.25", "--json"], catch_exceptions=False
     )
 
-    told = json.loads(done.output)
-    assert told["file"] == str(tmp_path / "v-pdf.h5")
-    assert told["strongest"][0]["value"] < 0
-    assert told["residual"] < 1e-10
+    result = json.loads(done.output)
+    assert result["file"] == str(tmp_path / "v-pdf.h5")
+    assert result["strongest"][0]["value"] < 0
+    assert result["residual"] < 1e-10
 
 
 @pytest.mark.parametrize("measured", [1.0, 0.3])
-def test_who_transforms_what_nobody_measured_is_warned(tmp_path, measured):
+def test_a_transform_of_what_was_not_measured_warns(tmp_path, measured):
     made = model(LATTICES["cubic"], holes=0)
     known = np.random.default_rng(3).random(made.weight.shape) < measured
     known |= known[::-1, ::-1, ::-1]  # I(Q) = I(−Q): one side is enough

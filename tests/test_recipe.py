@@ -156,15 +156,15 @@ def test_a_box_has_all_its_equivalents(scan_path, monkeypatch):
 
 
 def test_an_orientation_beside_the_scan_file_is_taken(scan_path, sweep):
-    told: list[str] = []
+    messages: list[str] = []
     turned = {"UB": (sweep.UB[:, [1, 2, 0]]).tolist(), "lattice": [4.186] * 3 + [90] * 3}
     (scan_path.parent / "orientation.json").write_text(json.dumps(turned))
 
-    by_file = reduce_files(scan_path, CHOICES, say=told.append)
+    by_file = reduce_files(scan_path, CHOICES, say=messages.append)
     (scan_path.parent / "orientation.json").unlink()
     by_start = reduce_files(scan_path, CHOICES)
 
-    assert "orientation.json" in told[0]
+    assert "orientation.json" in messages[0]
     np.testing.assert_array_equal(by_file.counts.transpose(2, 0, 1), by_start.counts)
 
 
@@ -193,8 +193,8 @@ def test_orientations_that_contradict_each_other_do_not_merge(scan_path, tmp_pat
 
 
 def test_the_orientation_of_another_crystal_is_refused(scan_path, tmp_path, sweep):
-    """On other axes of the same lattice it is not another; found in this crystal, it is told."""
-    UB, told = sweep.UB, []
+    """On other axes of the same lattice it is the same; found in this crystal, it is reported."""
+    UB, messages = sweep.UB, []
     primitive = UB @ np.linalg.inv([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).T
     longer = np.linalg.inv(UB).T @ np.diag([1.94, 2.9, 1.3])
 
@@ -209,11 +209,13 @@ def test_the_orientation_of_another_crystal_is_refused(scan_path, tmp_path, swee
         reduce_files(scan_path, choose("other", other, {}))
     with pytest.raises(ReductionError, match="another crystal"):
         reduce_files(scan_path, choose("half", UB @ np.diag([1, 1, 0.96]), {}))
-    reduce_files(scan_path, choose("same", primitive, {}), say=told.append)
-    assert not [line for line in told if "WARNING" in line]
+    reduce_files(scan_path, choose("same", primitive, {}), say=messages.append)
+    assert not [line for line in messages if "WARNING" in line]
     sample = {"name": "perovskite", "label": "c1"}
-    reduce_files(scan_path, choose("own", other, {"files": [{"sample": sample}]}), say=told.append)
-    (line,) = [line for line in told if "WARNING" in line]
+    reduce_files(
+        scan_path, choose("own", other, {"files": [{"sample": sample}]}), say=messages.append
+    )
+    (line,) = [line for line in messages if "WARNING" in line]
     assert "own.json is 8.1" in line
 
 
@@ -228,11 +230,11 @@ def test_air_runs_are_paired_by_place_and_attenuation(scan_path, sweep):
     for each in (late, moved, weak):
         each.write(folder)
     right = near.write(folder)
-    told: list[str] = []
+    messages: list[str] = []
 
-    volume = reduce_files(scan_path, CHOICES, say=told.append)
+    volume = reduce_files(scan_path, CHOICES, say=messages.append)
 
-    assert f"f1.h5: background {right}" in told
+    assert f"f1.h5: background {right}" in messages
     assert volume.background is not None
     seen = volume.measured
     assert np.median(volume.intensity[seen]) < np.median(volume.counts[seen] / volume.weight[seen])
@@ -240,8 +242,8 @@ def test_air_runs_are_paired_by_place_and_attenuation(scan_path, sweep):
         reduce_files(scan_path, Choices(background=moved.start["uid"]))
     with pytest.raises(ReductionError, match="attenuation is 100"):
         reduce_files(scan_path, Choices(background=str(folder / "f3.h5")))
-    with pytest.raises(ReductionError, match="no run 'nobody'"):
-        reduce_files(scan_path, Choices(background="nobody"))
+    with pytest.raises(ReductionError, match="no run 'absent'"):
+        reduce_files(scan_path, Choices(background="absent"))
     assert reduce_files(scan_path, Choices(step=0.1, background="none")).background is None
 
 
@@ -263,22 +265,24 @@ def test_only_an_air_run_is_a_background(scan_path, tmp_path, sweep):
         with pytest.raises(ReductionError, match=message):
             reduce_files(scan_path, replace(CHOICES, background=str(wanted)))
     data.rename(scan_path.with_name("f9.h5"))
-    with pytest.raises(ReductionError, match=f"run {uid} is no .* its purpose is 'data'"):
+    with pytest.raises(
+        ReductionError, match=f"run {uid} is not a background .* its purpose is 'data'"
+    ):
         reduce_files(scan_path, replace(CHOICES, background=uid))
     with pytest.raises(ReductionError, match="it cannot be both"):
         reduce_files([scan_path, air], CHOICES)
-    for known in (air, stacked):  # nobody could say what frames of a folder were for
+    for known in (air, stacked):  # frames of a folder do not say what they were for
         volume = reduce_files(scan_path, replace(CHOICES, background=str(known)))
         assert volume.background is not None
 
 
-def test_no_air_run_is_told(scan_path):
-    told: list[str] = []
+def test_a_missing_air_run_is_reported(scan_path):
+    messages: list[str] = []
 
-    volume = reduce_files(scan_path, CHOICES, say=told.append)
+    volume = reduce_files(scan_path, CHOICES, say=messages.append)
 
     assert volume.background is None
-    assert any("no air run" in line for line in told)
+    assert any("no air run" in line for line in messages)
 
 
 def test_without_a_monitor_it_must_be_said(tmp_path, sweep):
@@ -354,17 +358,17 @@ def test_a_frame_that_is_there_twice_counts_once(tmp_path, sweep):
     """Sent twice: one frame. The pixels of one under another number: not measured there."""
     mask = sweep.mask_file(tmp_path)
     choices = Choices(step=0.1, corrections=AS_SIMULATED, mask=mask)
-    told: list[str] = []
+    messages: list[str] = []
     once = sweep.write(tmp_path / "once", without=[4])
     twice = sweep.write(tmp_path / "twice", order=[0, 1, 2, 3, 3, 5, 6, 7, 0], without=[4])
     stuck = sweep.write(tmp_path / "stuck", repeated={4: 3})
 
-    volumes = [reduce_files(path, choices, say=told.append) for path in (once, twice, stuck)]
+    volumes = [reduce_files(path, choices, say=messages.append) for path in (once, twice, stuck)]
 
     for volume in volumes[1:]:
         np.testing.assert_array_equal(volume.counts, volumes[0].counts)
         np.testing.assert_array_equal(volume.weight, volumes[0].weight)
-    assert [line for line in told if "pixels of an earlier one" in line] == [
+    assert [line for line in messages if "pixels of an earlier one" in line] == [
         "f1.h5: frames with the pixels of an earlier one do not count: 4 = 3"
     ]
     with ScanFile.open(stuck) as scan:
@@ -446,8 +450,8 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["reduce", scan_path, scan_path, "--merge"], 10, "given twice"),
         (["reduce", scan_path, "--out", text], 10, "text.h5 is there already"),
         (["reduce", scan_path, "--symmetry", "6/mmm"], 10, "does not have the symmetry 6/mmm"),
-        (["reduce", scan_path, "--symmetry", "cubic"], 10, "'cubic' is no Laue class"),
-        (["reduce", scan_path, "--background", "nobody"], 10, "no run 'nobody' is found"),
+        (["reduce", scan_path, "--symmetry", "cubic"], 10, "'cubic' is not a Laue class"),
+        (["reduce", scan_path, "--background", "absent"], 10, "no run 'absent' is found"),
         (["reduce", scan_path, "--background-scale", "0"], 2, "-scale.* 0 is not above 0"),
         (["reduce", scan_path, "--background-scale=-1"], 2, "-scale.* -1 is not above 0"),
         (["reduce", scan_path, "--background-scale", "nan"], 2, "nan is not a finite number"),
@@ -458,7 +462,7 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["plot", scan_path], 10, "f1.h5 is not a volume file"),
         (["plot", volume, "--low", "0"], 10, "low is 0: logarithmic colours need numbers above 0"),
         (["plot", volume, "--high", "inf"], 2, "--high.* inf is not a finite number"),
-        (["plot", volume, "--out", volume], 10, "v.h5 is no picture"),
+        (["plot", volume, "--out", volume], 10, "v.h5 is not a picture"),
         (["plot", volume, "--out", tmp_path / "no" / "x.png"], 10, "x.png cannot be written"),
         (["pdf", volume, "--q-max", "0"], 2, "--q-max.* 0 is not above 0"),
         (["pdf", volume, "--punch", "nan"], 2, "--punch.* nan is not a finite number"),
@@ -468,11 +472,11 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
         (["series", nothing, "--at", "0.5,0.5,0.5"], 6, "nothing.h5"),
         (["series", "0123abcd", "--at", "0.5,0.5,0.5"], 3, "beamline"),
         (["series", tmp_path / "none", "--at", "0.5,0.5,0.5"], 10, "none' is not there"),
-        (["series", scan_path, "nobody", "0123abcd", *point], 10, "'nobody', '0123abcd': "),
+        (["series", scan_path, "absent", "0123abcd", *point], 10, "'absent', '0123abcd': "),
         (["series", scan_path, "f2.h5", *point], 10, "'f2.h5' is not there, and is not a uid"),
         (["series", scan_path, *point, "--out", tmp_path / "no" / "x.png"], 10, "no/x.png"),
-        (["series", scan_path, *point, "--out", tmp_path / "x.xyz"], 10, "x.xyz is no picture"),
-        (["index", tmp_path / "no.h5"], 11, "no.h5 is no file"),
+        (["series", scan_path, *point, "--out", tmp_path / "x.xyz"], 10, "x.xyz is not a picture"),
+        (["index", tmp_path / "no.h5"], 11, "no.h5 is not a file"),
         (["index", nothing], 6, "nothing.h5"),
         (["index", no_frame.path], 11, "none of the . frames is there"),
         (["index", starting("f", geometry=None)], 6, "does not say where beam, panel"),
@@ -505,15 +509,15 @@ def test_a_refined_geometry_is_of_the_panel_alone(tmp_path, sweep):
     """The sweep that is reduced may have been measured at another omega, or place."""
     turned = Measured(n_frames=2, step=2.0, omega=15.0)
     moved = Measured(n_frames=2, step=2.0, shift=(0.0, 5.0))
-    told = {"UB": sweep.UB.tolist(), "lattice": [4.186] * 3 + [90.0] * 3}
+    orientation = {"UB": sweep.UB.tolist(), "lattice": [4.186] * 3 + [90.0] * 3}
     plain, refined = tmp_path / "plain.json", tmp_path / "refined.json"
-    plain.write_text(json.dumps(told))
-    refined.write_text(json.dumps({**told, "geometry": sweep.geometry.to_dict()}))
+    plain.write_text(json.dumps(orientation))
+    refined.write_text(json.dumps({**orientation, "geometry": sweep.geometry.to_dict()}))
     path = turned.write(tmp_path / "turned")
 
     by_both = [
-        reduce_files(path, Choices(step=0.1, corrections=AS_SIMULATED, orientation=orientation))
-        for orientation in (plain, refined)
+        reduce_files(path, Choices(step=0.1, corrections=AS_SIMULATED, orientation=given))
+        for given in (plain, refined)
     ]
 
     np.testing.assert_array_equal(by_both[0].counts, by_both[1].counts)
@@ -585,7 +589,7 @@ def test_a_mask_of_more_than_half_is_asked_back(scan_path, sweep, tmp_path):
         reduce_files(scan_path, replace(wrong, mask=sweep.mask_file(tmp_path), invert_mask=True))
     with pytest.raises(ReductionError, match="it is transposed"):
         reduce_files(scan_path, replace(wrong, mask=tmp_path / "turned.npy"))
-    with pytest.raises(ReductionError, match="there is no mask to invert"):
+    with pytest.raises(ReductionError, match="no mask is given to invert"):
         reduce_files(scan_path, replace(CHOICES, invert_mask=True))
     with pytest.warns(UserWarning, match=r"empty\.npy masks nothing"):
         reduce_files(scan_path, replace(wrong, mask=tmp_path / "empty.npy"))

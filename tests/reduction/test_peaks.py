@@ -182,11 +182,11 @@ def attempt(seed: int) -> tuple[bool, str]:
         return False, f"{seed} {name} {cell}: {error}"
     seconds = time.perf_counter() - began
     angle, strain = misorientation(found.UB, UB, cell)
-    told = (
+    numbers = (
         f"{seed} {name}: {found.name}, {angle:.4f} degree, {strain:.6f}, {seconds:.1f} s, "
         f"{found.fraction:.0%} of {len(peaks)}"
     )
-    return angle < 0.02 and strain < 5e-4 and found.name == name and seconds < 30, told
+    return angle < 0.02 and strain < 5e-4 and found.name == name and seconds < 30, numbers
 
 
 @pytest.mark.slow
@@ -194,6 +194,6 @@ def attempt(seed: int) -> tuple[bool, str]:
 def test_30_random_crystals_are_found_in_frames():
     results = [attempt(seed) for seed in range(30)]
 
-    print(*(told for _, told in results), sep="\n")
-    wrong = [told for right, told in results if not right]
+    print(*(numbers for _, numbers in results), sep="\n")
+    wrong = [numbers for right, numbers in results if not right]
     assert not wrong

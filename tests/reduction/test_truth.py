@@ -16,7 +16,7 @@ SHORT = Measured(n_frames=40, step=1.5)
 
 
 def assert_fair(pulls: np.ndarray, *, at_least: int) -> None:
-    """Mean 0 and standard deviation 1, within what so many can tell, and the issue's gates."""
+    """Mean 0 and standard deviation 1, within the errors of that number, and the issue's gates."""
     assert pulls.size >= at_least
     assert abs(pulls.mean()) < max(0.01, 4 / np.sqrt(pulls.size))
     assert 0.98 < pulls.std() < 1.02
@@ -145,16 +145,16 @@ def test_faults_cost_counts_and_no_truth(tmp_path, grid):
     order += order[:10]  # ten come twice
     without = [13]
     repeated = {18: 17, 19: 17, 30: 29}
-    told: list[str] = []
+    messages: list[str] = []
 
     path = faulty.write(tmp_path, order=order, without=without, repeated=repeated)
     volume = reduce_files(
         path,
         Choices(grid=grid, corrections=AS_SIMULATED, mask=SHORT.mask_file(tmp_path)),
-        say=told.append,
+        say=messages.append,
     )
 
-    assert any("18 = 17, 19 = 17, 30 = 29" in line for line in told), told
+    assert any("18 = 17, 19 = 17, 30 = 29" in line for line in messages), messages
     lost = [*without, *repeated]
     assert_fair(Truth(grid).add(faulty, lost).pulls(volume), at_least=250_000)
 

@@ -120,7 +120,7 @@ def test_rotations_of_the_metric_that_the_crystal_lacks_are_counted(
     assert len(missing) == found - 1
 
 
-def test_an_obverse_reverse_twin_is_told_with_or_without_its_cell():
+def test_an_obverse_reverse_twin_is_reported_with_or_without_its_cell():
     rng = np.random.default_rng(2)
     UB = orientation(HEXAGONAL, random_turn(rng))
     about = UB[:, 2] / np.linalg.norm(UB[:, 2])
@@ -146,7 +146,7 @@ def test_an_obverse_reverse_twin_is_told_with_or_without_its_cell():
     )
 
 
-def test_a_pseudo_merohedral_twin_is_told_with_its_law():
+def test_a_pseudo_merohedral_twin_is_reported_with_its_law():
     cell = (5.5, 6.6, 7.9, 90.0, 91.2, 90.0)
     rng = np.random.default_rng(3)
     UB = orientation(cell, random_turn(rng))

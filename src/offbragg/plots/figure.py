@@ -27,7 +27,7 @@ def check_picture(path: Path) -> None:
     from matplotlib.backend_bases import FigureCanvasBase
 
     if path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
-        raise ReductionError(f"{path} is no picture: its name may end with .png, .pdf or .svg")
+        raise ReductionError(f"{path} is not a picture: its name must end with .png, .pdf or .svg")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -156,7 +156,7 @@ def _cells(grid: Grid, plane: Plane, thickness: float) -> _Cells:
     for i, vector in enumerate((u, v)):
         m = finest(vector)
         low, high = math.ceil(reach[i].min() * m - 1e-6), math.floor(reach[i].max() * m + 1e-6)
-        numbers.append(np.arange(low, high + 1))
+        numbers.append(np.arange(low, high + 1, dtype=np.int64))
     steps = [vector * per_unit // finest(vector) for vector in (u, v)]
     origin = np.rint(np.array(plane.at) * per_unit).astype(np.int64)
     place = origin + numbers[0][:, None, None] * steps[0] + numbers[1][None, :, None] * steps[1]
@@ -216,7 +216,7 @@ def cut(volume: Volume, plane: Plane, *, thickness: float = 0.0) -> Array:
 
 
 def top_of(intensity: Array, cells: _Cells, grid: Grid, top: float = _TOP) -> float:
-    """Intensity that the colours reach: a percentile of the cells away from Bragg points.
+    """Return the intensity that the colours reach: a percentile of the cells off Bragg points.
 
     Bragg peaks are thousands of times stronger than what lies between, and take a few percent of
     the cells: a percentile of all cells is one of theirs.
@@ -262,7 +262,7 @@ def plot(
     out
         The picture to write (PNG, or what matplotlib knows by the suffix).
     thickness
-        Sum over so much across the plane, r.l.u.; of an oblique one along its `Plane.normal`.
+        Thickness over which the plane is averaged, r.l.u.; of an oblique one along `Plane.normal`.
     low, high
         Ends of the colours; from the data if None: the first percentile of the cells, and ``top``.
     top
@@ -301,7 +301,7 @@ def plot(
     x, y = a * basis[0, 0] + b * basis[1, 0], a * basis[0, 1] + b * basis[1, 1]
 
     figure = new_figure(7.0, 6.0)
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     axes.set_facecolor("0.8")  # what was not measured
     floor = np.where(np.isfinite(intensity), np.maximum(intensity, low), np.nan)
     mesh = axes.pcolormesh(
@@ -353,7 +353,7 @@ def _read_plane(
 
 
 def _basis(sample: Sample | None, plane: Plane) -> Array:
-    """Vectors across and up in the plane's own coordinates, rows, Å⁻¹ with 2π."""
+    """Return the vectors across and up in the plane's own coordinates, rows, Å⁻¹ with 2π."""
     if sample is None or sample.lattice is None:
         return np.eye(2)
     reciprocal = 2 * math.pi * np.linalg.inv(direct_basis(sample.lattice)).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from offbragg.reduction.order_parameter import Transition
 def draw(transition: Transition, out: Path | str | None = None) -> Figure:
     """Draw peak and critical scattering over temperature, with the power law."""
     figure = new_figure(6.5, 4.5)
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     T = np.array([f.temperature for f in transition.fits])
     axes.errorbar(
         T, [f.peak for f in transition.fits], [f.peak_error for f in transition.fits],

@@ -33,7 +33,7 @@ _BAND = 1 << 16  # pixels that are worked on at a time: they stay in a processor
 
 @dataclass(frozen=True, slots=True)
 class Oversample:
-    """Into how many parts a pixel (along each side) and a frame are divided."""
+    """Number of parts into which a pixel (along each side) and a frame are divided."""
 
     pixels: int = 1
     frames: int = 1
@@ -47,7 +47,7 @@ class Oversample:
 
     @property
     def parts(self) -> int:
-        """How many parts a pixel of one frame has."""
+        """Number of parts of a pixel of one frame."""
         return self.pixels**2 * self.frames
 
 
@@ -79,7 +79,7 @@ class _Band:
 
 @dataclass(slots=True, eq=False)
 class _BandAir:
-    """What these pixels count of air, and in which cell they do so since when.
+    """Air counts of these pixels, the cell they are in, and the flux since they entered it.
 
     A pixel stays in a cell for some frames, and all that time it is one measurement of the air
     that is used: its share of the variance goes with the square of the flux while it was there.
@@ -87,8 +87,8 @@ class _BandAir:
 
     rate: Array
     variance: Array
-    cell: list[Index]  # of each part, in the frame before
-    flux: list[Array]  # since it came there
+    cell: list[Index]  # of each part, in the previous frame
+    flux: list[Array]  # since it entered that cell
 
 
 @dataclass(slots=True, eq=False)
@@ -123,14 +123,13 @@ class Binner:
         Weight of each pixel for a flux of one, shape (slow, fast); 0 where a pixel must not
         count.
     saturation
-        A pixel that counts so much, or more, weighs nothing in that frame; None if that is not
-        known.
+        A pixel with this number of counts or more is excluded in that frame; None: not known.
     oversample
-        Into how many parts pixels and frames are divided.
+        Number of parts into which pixels and frames are divided.
     air
-        What is counted without the crystal; pixels of which that is not known do not count.
+        Counts without the crystal; pixels for which they are not known do not count.
     threads
-        That find the cells; adding up is in order, so that their number changes nothing.
+        Number that find the cells; adding is in order, so the result does not depend on it.
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class Binner:
 
     @property
     def n_pixels(self) -> int:
-        """How many pixels count."""
+        """Number of pixels that count."""
         return sum(band.pixel.size for band in self._bands)
 
     def add(
@@ -258,7 +257,7 @@ class Binner:
     def _cells(
         self, ray: tuple[Array, Array, Array], turn: Array
     ) -> tuple[Index, NDArray[np.bool_] | None]:
-        """Give the flat index of each ray's cell, and which are inside, if not all are."""
+        """Return the flat index of each ray's cell, and which are inside, if not all are."""
         flat: Array | None = None
         inside: NDArray[np.bool_] | None = None
         spare = np.empty_like(ray[0])
@@ -328,12 +327,12 @@ def check_memory(grid: Grid, *, arrays: int) -> None:
     grid
         The cells.
     arrays
-        How many numbers of 8 bytes there will be for each cell.
+        Number of values of 8 bytes that each cell will have.
 
     Raises
     ------
     ReductionError
-        Saying how much it needs, how much there is, and a step that would fit.
+        With the memory that it needs, what there is, and a step that would fit.
     """
     needed = grid.size * 8 * arrays
     there = available_memory()
@@ -348,7 +347,7 @@ def check_memory(grid: Grid, *, arrays: int) -> None:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping."""
+    """Return the number of bytes that are available without swapping."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -362,7 +361,7 @@ def available_memory() -> int:
 
 
 def _agreement(parts: list[Index]) -> list[Array]:
-    """How many parts of a pixel are in the same cell as each of them, itself included."""
+    """Count the parts of a pixel that are in the same cell as each of them, itself included."""
     agree = [np.ones(cell.size) for cell in parts]
     for i, mine in enumerate(parts):
         for j in range(i):
@@ -373,5 +372,5 @@ def _agreement(parts: list[Index]) -> list[Array]:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """Matrix product in a fixed order."""
+    """Return the matrix product, summed in a fixed order."""
     return np.sum(a[:, :, None] * b[None, :, :], axis=1)

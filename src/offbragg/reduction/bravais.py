@@ -39,13 +39,12 @@ _SYSTEM = {
     1: "triclinic", 2: "monoclinic", 4: "orthorhombic", 6: "rhombohedral", 8: "tetragonal",
     12: "hexagonal", 24: "cubic",
 }  # fmt: skip
-_NEAR = np.array(list(itertools.product(range(-3, 4), repeat=3)), np.int64)
-_NEAR = _NEAR[np.any(_NEAR != 0, axis=1)]
+_NEAR = np.array([x for x in itertools.product(range(-3, 4), repeat=3) if any(x)], np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bravais:
-    """One way to call a lattice.
+    """One name of a lattice, with its axes.
 
     Parameters
     ----------
@@ -73,7 +72,7 @@ class Bravais:
 
 
 def cell_of(basis: Array) -> tuple[float, float, float, float, float, float]:
-    """Lengths, Å, and angles, degree, of a direct basis."""
+    """Return lengths, Å, and angles, degree, of a direct basis."""
     metric = basis.T @ basis
     lengths = np.sqrt(np.diag(metric))
     a, b, c = (float(each) for each in lengths)
@@ -89,7 +88,7 @@ def _rows(operation: gemmi.Op) -> Whole:
 
 
 def reduce(basis: Array) -> tuple[Array, Whole]:
-    """Reduced basis after Niggli, and the basis change to it; handedness is kept.
+    """Return the reduced basis after Niggli, and the basis change to it; handedness is kept.
 
     By gemmi: Křivý & Gruber, Acta Cryst. A32, 297 (1976), made stable after Grosse-Kunstleve,
     Sauter & Adams, Acta Cryst. A60, 1 (2004).
@@ -121,7 +120,8 @@ def reduce(basis: Array) -> tuple[Array, Whole]:
     vector.niggli_reduce()
     operation = vector.change_of_basis
     assert operation is not None
-    wanted = np.array(vector.get_cell().parameters)
+    niggli: Any = vector.get_cell()
+    wanted = np.array(niggli.parameters)
     for candidate in (_rows(operation), _rows(operation.inverse())):
         for step in (candidate, candidate.T):
             got = np.array(cell_of(basis @ change @ step))
@@ -134,7 +134,7 @@ def reduce(basis: Array) -> tuple[Array, Whole]:
 
 
 def primitive_basis(lattice: Sequence[float], centring: str = "P") -> tuple[Array, Array]:
-    """Reduced primitive basis of a conventional cell, and the change back to that cell.
+    """Return the reduced primitive basis of a conventional cell, and the change back to that cell.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def primitive_basis(lattice: Sequence[float], centring: str = "P") -> tuple[Arra
 
 
 def lattice_operations(basis: Array, within: float) -> Whole:
-    """Rotations that take a lattice to itself, or nearly so.
+    """Return the rotations that take a lattice to itself, or nearly so.
 
     From the two-fold axes after Le Page, J. Appl. Cryst. 15, 255 (1982), by gemmi.
 
@@ -206,12 +206,12 @@ def _group(generators: Sequence[Whole]) -> Whole:
 
 
 def symmetrise(metric: Array, operations: Whole) -> Array:
-    """Average of a metric over a group: the nearest one that has its symmetry."""
+    """Average a metric over a group: the nearest one that has its symmetry."""
     return np.mean([w.T @ metric @ w for w in operations], axis=0)
 
 
 def bravais_lattices(basis: Array, *, within: float = 2.0) -> list[Bravais]:
-    """Every Bravais lattice that a reduced basis could be called, the most symmetric first.
+    """Return every Bravais lattice that a reduced basis could be, the most symmetric first.
 
     Those of the whole lattice symmetry and of its subgroups (Sauter, Grosse-Kunstleve & Adams,
     J. Appl. Cryst. 39, 158, 2006).
@@ -242,7 +242,7 @@ def bravais_lattices(basis: Array, *, within: float = 2.0) -> list[Bravais]:
 
 
 def _conventional(metric: Array, operations: Whole) -> Bravais | None:
-    """Conventional axes of a lattice with this symmetry; None if the group is not all of it."""
+    """Return conventional axes of a lattice with this symmetry; None if it has more than that."""
     length = np.einsum("ni,ij,nj->n", _NEAR, metric, _NEAR)
     order = np.argsort(length, kind="stable")
     near = _NEAR[order]
@@ -301,7 +301,7 @@ def _conventional(metric: Array, operations: Whole) -> Bravais | None:
 
 
 def _centred(axes: Whole, n: int) -> tuple[str, Whole] | None:
-    """Letter of the centring, with the axes put into their usual order for it."""
+    """Return the letter of the centring, with the axes put into their usual order for it."""
     volume = round(abs(float(np.linalg.det(axes))))
     if volume == 1:
         return None if n == 6 else ("P", axes)
@@ -349,7 +349,9 @@ def _right(a: Whole, b: Whole, c: Whole) -> bool:
 
 
 def free_metrics(operations: Whole) -> Array:
-    """Basis of the metrics that a group leaves free, shape (k, 3, 3): k = 1 cubic … 6 triclinic.
+    """Return the basis of the metrics that a group leaves free, shape (k, 3, 3).
+
+    k is 1 (cubic) to 6 (triclinic).
 
     Examples
     --------
@@ -388,7 +390,7 @@ class Match:
 def matches(
     basis: Array, lattice: Sequence[float], centring: str = "P", *, within: float = 0.03
 ) -> list[Match]:
-    """Every way in which a lattice is the given one, right-handed, the best first.
+    """Return every way in which a lattice is the given one, right-handed, the best first.
 
     Parameters
     ----------
@@ -439,7 +441,7 @@ SAME_ANGLE = 2.0  # degree
 def same_lattice(
     one: Sequence[float], other: Sequence[float], space_group: str | None = None
 ) -> bool:
-    """Whether two cells are of one lattice, on whatever axes and however centred.
+    """Return whether two cells are of one lattice, on whatever axes and however centred.
 
     Parameters
     ----------
@@ -473,12 +475,12 @@ def same_lattice(
 
 
 def turn_of(basis: Array) -> Array:
-    """U of Busing & Levy (Acta Cryst. 22, 457, 1967): how a direct basis is turned."""
+    """Return U of Busing & Levy (Acta Cryst. 22, 457, 1967): how a direct basis is turned."""
     UB = np.linalg.inv(basis).T
     B = np.linalg.cholesky(UB.T @ UB).T
     return UB @ np.linalg.inv(B)
 
 
 def angle_of(turn: Array) -> float:
-    """By how much a rotation turns, degree."""
+    """Return the angle of a rotation, degree."""
     return math.degrees(math.acos(max(-1.0, min(1.0, (float(np.trace(turn)) - 1.0) / 2.0))))

@@ -1,11 +1,11 @@
 """What a pixel sees of the crystal: one function for each correction, with equation and source.
 
-Each gives a factor per pixel, shape (slow, fast), by which the expected counts are multiplied.
+Each returns a factor per pixel, shape (slow, fast), by which the expected counts are multiplied.
 None is ever applied to counts: their product, times the flux on a frame, is the weight that is
 summed beside them. Directions are unit vectors ŝ from the crystal to the centre of each pixel, in
 the laboratory frame (z along the beam, y up).
 
-There is no Lorentz factor. It stands for the time that a point of reciprocal space takes to cross
+No Lorentz factor is applied. It stands for the time that a point of reciprocal space takes to cross
 the Ewald sphere (Buerger, Proc. Natl Acad. Sci. 26, 637, 1940), and the weight of a cell *is* the
 time that it was looked at, summed frame by frame.
 """
@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
+from scipy.ndimage import median_filter  # pyright: ignore[reportUnknownVariableType]
 
 from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry
@@ -54,7 +54,7 @@ _ALIASES = {"silicon": "si", "cadmiumtelluride": "cdte", "cadmium telluride": "c
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """Which corrections are made, and with what.
+    """Which corrections are applied, and their parameters.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Corrections:
         Degree, −1 to 1; 1 is a beam polarised horizontally, 0 one that is not. None: no
         correction.
     efficiency
-        Of the sensor, more of which is crossed at an angle. It needs material and thickness.
+        Of the sensor; a ray at an angle crosses more of it. It needs material and thickness.
     air
         Absorption on the way from the crystal to the pixel.
     """
@@ -80,11 +80,11 @@ class Corrections:
             raise ReductionError(f"polarization is {degree}: a degree from −1 to 1, or None")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return it as plain JSON types."""
         return asdict(self)
 
     def factor(self, geometry: Geometry, detector: Mapping[str, Any]) -> Array:
-        """Multiply all of them.
+        """Return the product of all that are applied.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class Corrections:
         Raises
         ------
         ReductionError
-            If something that is wanted is not known.
+            If something that is needed is not known.
         """
         total = np.ones(geometry.panel.shape)
         if self.solid_angle:
@@ -119,7 +119,7 @@ class Corrections:
 
 
 def directions(geometry: Geometry) -> tuple[Array, Array]:
-    """Give unit vectors to the pixels' centres and their distances, (slow, fast, 3) and mm."""
+    """Return unit vectors to the pixels' centres and their distances, (slow, fast, 3) and mm."""
     rows, columns = geometry.panel.shape
     position = geometry.lab(np.arange(columns) + 0.5, (np.arange(rows) + 0.5)[:, None])
     distance = np.linalg.norm(position, axis=-1)
@@ -127,7 +127,7 @@ def directions(geometry: Geometry) -> tuple[Array, Array]:
 
 
 def solid_angle(geometry: Geometry) -> Array:
-    """Solid angle of each pixel: Ω = A |ŝ·n̂| / r², sr.
+    """Return the solid angle of each pixel: Ω = A |ŝ·n̂| / r², sr.
 
     A is the pixel's area, n̂ the panel's normal, r the distance (Boesecke & Diat, J. Appl. Cryst.
     30, 867, 1997, eq. 2). For a pixel of 0.172 mm at 100 mm it is exact to 3e-6.
@@ -138,7 +138,7 @@ def solid_angle(geometry: Geometry) -> Array:
 
 
 def polarization(geometry: Geometry, degree: float) -> Array:
-    """Thomson scattering of a polarised beam: ½ [1 + cos²2θ − P cos 2η sin²2θ].
+    """Return the Thomson factor of a polarised beam: ½ [1 + cos²2θ − P cos 2η sin²2θ].
 
     η is the azimuth about the beam, from the horizontal (Kahn et al., J. Appl. Cryst. 15, 330,
     1982). With ŝ it is ½ [1 + ŝz² − P (ŝx² − ŝy²)].
@@ -157,7 +157,7 @@ def polarization(geometry: Geometry, degree: float) -> Array:
 
 
 def efficiency(geometry: Geometry, material: str, thickness: float) -> Array:
-    """Part of the photons that the sensor absorbs: 1 − exp(−μ t / |ŝ·n̂|).
+    """Return the part of the photons that the sensor absorbs: 1 − exp(−μ t / |ŝ·n̂|).
 
     A ray at an angle crosses more of it (Hülsen, Brönnimann & Eikenberry, Nucl. Instrum. Methods
     A 548, 540, 2005).
@@ -177,15 +177,15 @@ def efficiency(geometry: Geometry, material: str, thickness: float) -> Array:
 
 
 def air_transmission(geometry: Geometry) -> Array:
-    """Part of the photons that come through the air from crystal to pixel: exp(−μ r)."""
+    """Return the part of the photons that air transmits from crystal to pixel: exp(−μ r)."""
     _, r = directions(geometry)
     return np.exp(-attenuation("air", HC / geometry.wavelength) * r)
 
 
 def attenuation(material: str, energy: float) -> float:
-    """Linear attenuation μ of silicon, cadmium telluride or dry air at 20 °C.
+    """Return the linear attenuation μ of silicon, cadmium telluride or dry air at 20 °C.
 
-    Straight between the logarithms of the values of NIST's table (see the source).
+    Interpolated linearly between the logarithms of NIST's values (see the source).
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def attenuation(material: str, energy: float) -> float:
     return float(np.exp(y[0] + part * (y[1] - y[0]))) * density / 10.0
 
 
-LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be told from reflections
+LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be distinguished from reflections
 
 
 def hot_pixels(
@@ -238,37 +238,38 @@ def hot_pixels(
 ) -> Mask:
     """Find pixels that count far too much in frames all over the sweep.
 
-    A Bragg peak is there in some frames, near the axis in many, a hot pixel in all; so of a
-    crystal that hardly turned nothing can be said, and none is found. Compared is
-    what a pixel has in nine frames of ten with the median of the 5 × 5 pixels around, over space
-    and frames. Hot is what is ``times`` as high and ten standard deviations above.
+    A Bragg peak is there in some frames, near the axis in many, a hot pixel in all; so in
+    a sweep that hardly turned they cannot be distinguished, and none is found. The counts that a
+    pixel has in nine frames of ten are compared with the median of the 5 × 5 pixels around it,
+    over space and frames. A pixel is hot if it is ``times`` as high and ten standard deviations
+    above.
 
     Parameters
     ----------
     stack
         The frames.
     frames
-        How many are looked at, spread over the sweep.
+        Number of frames that are compared, spread over the sweep.
     times
-        How much too high.
+        Factor above its surroundings from which a pixel is hot.
     least_turn
-        So far it must have turned, degree; 0 where there is no crystal. In real frames of 0.1
-        degree reflections pass for hot pixels up to 1.4 degree.
+        Least rotation of the sweep, degree; 0 for an air run. In real frames of 0.1 degree
+        reflections are taken for hot pixels up to 1.4 degree.
     without
-        Frames that are not looked at.
+        Frames that are not used.
     """
     n, rows, columns = stack.counts.shape
     hot = np.zeros((rows, columns), np.bool_)
     if n * abs(stack.sweep.step) < least_turn:
         return hot
-    which = np.unique(np.linspace(0, n - 1, min(frames, n)).astype(int)) if n else []
-    which = [i for i in which if i not in without]
-    seen = [counts for i in which if (counts := np.asarray(stack.counts[int(i)])).max() >= 0]
+    spread = sorted({int(i) for i in np.linspace(0, n - 1, min(frames, n))})
+    which = [i for i in spread if i not in without]
+    seen = [counts for i in which if (counts := np.asarray(stack.counts[i])).max() >= 0]
     if len(seen) < 3:
         return hot  # a peak could be in all of them
     frames_seen = np.sort(np.stack(seen), axis=0)
     least = frames_seen[len(seen) // 10]
-    around = median_filter(frames_seen[len(seen) // 2], size=5)
+    around = cast(NDArray[np.int32], median_filter(frames_seen[len(seen) // 2], size=5))
     usual = np.maximum(around, 1)
     return (least > times * usual) & (least > around + 10.0 * np.sqrt(usual))
 
@@ -283,12 +284,12 @@ def frame_weights(
     use_monitor: bool = True,
     attenuation: float = 1.0,
 ) -> Array:
-    """Flux on the crystal during each frame: what its counts are proportional to.
+    """Return the flux on the crystal during each frame: what its counts are proportional to.
 
     Parameters
     ----------
     n_frames
-        How many frames.
+        Number of frames.
     monitor
         Incident counts of each frame, behind the filters; NaN where not known.
     exposure
@@ -298,9 +299,9 @@ def frame_weights(
     transmission
         Of the crystal during each frame, where it was recorded.
     use_monitor
-        False: the flux is taken as constant, because the user says so.
+        False: the flux is taken as constant.
     attenuation
-        By which filters weakened the beam, used without a monitor.
+        Factor by which filters weakened the beam, used without a monitor.
 
     Returns
     -------
@@ -310,14 +311,14 @@ def frame_weights(
     Raises
     ------
     ReductionError
-        If there is no monitor at all and it was not said to do without.
+        If the sweep has no monitor at all and the flux is not taken as constant.
     """
     if use_monitor:
         if monitor is None or not np.any(np.isfinite(monitor)):
             what = "no monitor" if monitor is None else "a monitor without one value"
             raise ReductionError(
                 f"the sweep has {what}: its frames cannot be compared with each other\n"
-                "If the flux was constant, say so: --no-monitor"
+                "If the flux was constant: --no-monitor"
             )
         flux = np.where(np.isfinite(monitor) & (monitor > 0), monitor, 0.0)
     else:

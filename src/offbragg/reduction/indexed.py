@@ -30,7 +30,7 @@ Whole = NDArray[np.int64]
 LEAST = 12  # peaks; fewer fit something by chance
 
 
-POOR = 0.5  # of the peaks: a search that explains fewer is done once more for larger cells
+POOR = 0.5  # of the peaks: a search that explains fewer is repeated for larger cells
 
 
 SEARCHED = 1500  # strongest peaks that the search looks at
@@ -133,7 +133,7 @@ ONE = np.eye(3, dtype=np.int64)[None]
 
 
 def chance_level(share: float, n: int) -> float:
-    """How many of ``n`` peaks a lattice must index to be far beyond chance."""
+    """Return how many of ``n`` peaks a lattice must index to be far beyond chance."""
     return share * n + 6.0 * math.sqrt(n * share * (1.0 - share)) + 6.0
 
 
@@ -143,7 +143,7 @@ def score_of(off: Array, sigma: Array) -> float:
 
 
 def says_little(views: Sequence[SweepPeaks], free: Refined) -> bool:
-    """Whether peaks are too few, or turned too little, to tell symmetries apart."""
+    """Return whether there are too few peaks, or too little rotation, to distinguish symmetries."""
     turned = sum(abs(view.sweep.step) * view.sweep.n_frames for view in views)
     return turned < 5.0 or int(free.used.sum()) < 30
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -98,7 +99,7 @@ def index(
         How much a length may differ from the given cell's, relative.
     rotations
         Proper rotations of the crystal's Laue class on hkl, columns, on the axes of the given
-        cell, shape (n, 3, 3), if that is known: twins by other rotations of the lattice are told.
+        cell, shape (n, 3, 3), if that is known: twins by others are reported.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def index(
         basis = basis @ chosen.change
     else:
         name, operations = symmetry_of_given(lattice, centring)
-    basis, said, unsure = choose_setting(
+    basis, setting, unsure = choose_setting(
         basis, operations, lattice, centring, reference, free, within
     )
     # a short sweep tells how a crystal lies, but hardly its cell
@@ -150,7 +151,7 @@ def index(
     else:
         _on_planes(refined)
     second = find_second(refined, expected, superlattice)
-    # a twin whose points are thirds, say, of the first one's is no superlattice
+    # a twin whose points are thirds, say, of the first one's is not a superlattice
     if superlattice is not None and second is not None and second.count > 0.8 * superlattice.count:
         superlattice = None
     warnings = list(doubts_of(refined, lattice, name, operations, free, basis))
@@ -189,7 +190,7 @@ def index(
     if rotations is not None and lattice is not None:
         warnings += _hidden(cell, centring, rotations)
     return Indexed(
-        refined, cell, name, candidates, said, mosaicity_of(refined), expected, second,
+        refined, cell, name, candidates, setting, mosaicity_of(refined), expected, second,
         superlattice, checked, superposed, tuple(warnings),
     )  # fmt: skip
 
@@ -198,7 +199,7 @@ _SAME_PLACE = 0.01  # pixel and frame: nearer than that it is one peak that is l
 
 
 def usable(views: Sequence[SweepPeaks]) -> tuple[list[SweepPeaks], str]:
-    """Leave out peaks that are not anywhere on the panel and in the sweep, and those listed twice.
+    """Exclude peaks that are not anywhere on the panel and in the sweep, and those listed twice.
 
     Returns
     -------
@@ -230,7 +231,7 @@ def usable(views: Sequence[SweepPeaks]) -> tuple[list[SweepPeaks], str]:
 
 
 def _spanning(q: Array) -> None:
-    """Refuse peaks on a plane: they tell nothing, or one plane only, of the third axis."""
+    """Refuse peaks on a plane: the third axis is then unknown, or seen in one plane only."""
     for centre, where in ((np.zeros(3), " through the origin"), (np.median(q, axis=0), "")):
         off = q - centre
         normal = np.linalg.svd(off, full_matrices=False)[2][2]
@@ -266,7 +267,7 @@ def _check_centring(
 
 
 def _hidden(cell: Sequence[float], centring: str, rotations: Whole) -> list[str]:
-    """Name the twins that positions cannot tell, or only as a small splitting."""
+    """Name the twins that do not show in the positions, or only as a small splitting."""
     domains, missing = hidden_twins(cell, centring, rotations)
     if domains == 1:
         return []
@@ -291,24 +292,25 @@ def _enough(n: int, views: Sequence[SweepPeaks], left_out: str) -> None:
     for view in views:
         for key, value in view.peaks.ignored.items():
             ignored[key] = ignored.get(key, 0) + value
-    told = ", ".join(f"{value} {key}" for key, value in ignored.items() if value)
+    strong = ", ".join(f"{value} {key}" for key, value in ignored.items() if value)
     raise OrientationError(
         f"{n} peaks were found: at least {LEAST} are needed\n"
         + (f"Left out: {left_out}. " if left_out else "")
-        + (f"Strong, but no peaks: {told}. " if told else "")
+        + (f"Strong, but not peaks: {strong}. " if strong else "")
         + "Measure longer, turn further, or attenuate less."
     )
 
 
 def _longest(views: Sequence[SweepPeaks], spots: Spots) -> float:
-    """How long an axis could be, from how near peaks are to each other in parts of a sweep."""
+    """Return how long an axis could be, from how near peaks are to each other in a sweep."""
     near: list[Array] = []
     z = np.concatenate([view.peaks.z * abs(view.sweep.step) for view in views])
     part = spots.view * 10_000 + (z // 30.0).astype(np.int64)
     for number in np.unique(part):
         some = spots.q[part == number]
         if len(some) > 5:
-            near.append(KDTree(some).query(some, k=2)[0][:, 1])
+            tree: Any = KDTree(some)
+            near.append(tree.query(some, k=2)[0][:, 1])
     if not near:
         return 40.0
     typical = max(float(np.quantile(np.concatenate(near), 0.25)), 1e-6)
@@ -357,7 +359,7 @@ def _larger(
 
 
 def _poor(best: tuple[Array, Refined] | None) -> bool:
-    """Whether a search has found less than half of the peaks, but for what fits by chance."""
+    """Return whether a search explains less than half of the peaks, those by chance excluded."""
     return best is None or _beyond(best[1]) < POOR * len(best[1].indexed)
 
 
@@ -434,19 +436,19 @@ def _best(
 
 
 def _beyond(refined: Refined) -> float:
-    """How many peaks a lattice indexes beyond chance."""
+    """Count the peaks that a lattice indexes beyond chance."""
     expected = chance(refined.spots, refined.UB, refined.sigma)
     return float(refined.indexed.sum()) - expected * len(refined.indexed)
 
 
 def _evidence(refined: Refined) -> float:
-    """How unlikely what a lattice indexes is by chance, as a logarithm: of a small cell, more."""
+    """Return how unlikely a lattice is by chance, as a logarithm; small cells are favoured."""
     expected = chance(refined.spots, refined.UB, refined.sigma)
     return -math.log(max(expected, 1e-12)) * float(refined.indexed.sum())
 
 
 def _rebased(refined: Refined, change: Whole) -> Refined:
-    """Tell the same fit on another basis of the lattice."""
+    """Return the same fit on another basis of the lattice."""
     return Refined(
         np.linalg.inv(np.linalg.inv(refined.UB).T @ change).T,
         refined.views,
@@ -457,7 +459,7 @@ def _rebased(refined: Refined, change: Whole) -> Refined:
 
 
 def _trial(views: Sequence[SweepPeaks], free: Refined) -> str:
-    """Say so if another beam centre and distance explain the peaks much better."""
+    """Return a warning if another beam centre and distance explain the peaks much better."""
     if free.used.sum() < 40:
         return ""
     try:

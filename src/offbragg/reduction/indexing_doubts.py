@@ -51,7 +51,7 @@ def doubts_of(
     basis: Array,
 ) -> list[str]:
     """Return what makes a lattice doubtful, one sentence each."""
-    said: list[str] = []
+    doubts: list[str] = []
     spots = refined.spots
     UB = refined.UB
     # a cell with symmetry against one without
@@ -60,7 +60,7 @@ def doubts_of(
     off = residuals(spots, UB, free.hkl @ change)[used]
     worse = score_of(off, free.sigma) / score_of(free.off[used], free.sigma)
     if lattice is not None and len(operations) > 1 and worse > 1.3 and not refined.moved:
-        said.append(
+        doubts.append(
             f"a cell without the given one's symmetry fits {worse:.1f} times better: "
             f"{cell_text(cell_of(np.linalg.inv(free.UB).T))} (reduced)"
         )
@@ -70,26 +70,26 @@ def doubts_of(
     divided = primitive(q, small)
     times = round(float(np.linalg.det(small) / abs(np.linalg.det(divided))))
     if times > 1:
-        said.append(
+        doubts.append(
             f"all indexed peaks fit a {times} times smaller primitive cell, too: "
             f"{cell_text(cell_of(reduce(divided * np.sign(np.linalg.det(divided)))[0]))}"
         )
     width = float(np.median(spots.width[refined.used] * spots.step[refined.used]))
     pixels, angle = float(refined.sigma[:2].max()), float(refined.sigma[2])
     if pixels > 2.0 or angle > max(1.5 * width, 0.5 * float(np.median(spots.step))):
-        said.append(
+        doubts.append(
             f"peaks are off by {pixels:.2f} pixel and {angle:.3f}° (they are {width:.3f}° wide): a "
             "split crystal, one that moved, or a geometry that is not quite right"
         )
     clean = int(spots.clean.sum())
     if clean < 30:
-        said.append(f"only {clean} peaks are clean (whole, unsaturated, away from gaps)")
+        doubts.append(f"only {clean} peaks are clean (whole, unsaturated, away from gaps)")
     turned = sum(abs(v.sweep.step) * v.sweep.n_frames for v in refined.views)
     if turned < 20.0:
-        said.append(
+        doubts.append(
             f"the crystal turned by {turned:.3g}° only: what lies along the beam is known less well"
         )
-    return said
+    return doubts
 
 
 def find_second(
@@ -126,27 +126,27 @@ def find_second(
             best = int(good.sum()), UB
     if best is None:
         return None
-    count, UB = best
+    count, second = best
     share = max(expected, (0.24**3) * 0.52)
     by_chance = share * left.sum()
     if count < max(12, 0.03 * n, by_chance + 6 * math.sqrt(by_chance) + 8):
         return None
     # the points of a superlattice hold rotated lattices of the small cell as well
     if superlattice is not None and count < 0.8 * superlattice.count:
-        hkl = np.rint(spots.q @ np.linalg.inv(UB).T)
-        at = np.linalg.norm(spots.q - hkl @ UB.T, axis=1) * size
+        hkl = np.rint(spots.q @ np.linalg.inv(second).T)
+        at = np.linalg.norm(spots.q - hkl @ second.T, axis=1) * size
         others = int(((at < 0.12) & ~superlattice.which[left]).sum())
         if others < max(12, 0.5 * count):
             return None
     first = basis
-    turn = turn_of(np.linalg.inv(UB).T) @ turn_of(first).T
+    turn = turn_of(np.linalg.inv(second).T) @ turn_of(first).T
     own = lattice_operations(basis, 1.0)
     ways = [first @ w @ np.linalg.inv(first) for w in own]
     smallest = max(ways, key=lambda w: float(np.trace(turn @ w)))
     axis, angle = _axis(turn @ smallest)
     exact = lattice_operations(basis, EXACT)
     law = twin_law(turn, first, exact, np.linalg.inv(refined.UB).T)
-    return SecondLattice(UB, count, axis, angle, law)
+    return SecondLattice(second, count, axis, angle, law)
 
 
 def _axis(turn: Array) -> tuple[tuple[float, float, float], float]:
@@ -157,7 +157,7 @@ def _axis(turn: Array) -> tuple[tuple[float, float, float], float]:
 
 
 def mosaicity_of(refined: Refined) -> float:
-    """Width of a reflection across the Ewald sphere (Kabsch, Acta Cryst. D66, 125, 2010)."""
+    """Return the width of a reflection across the Ewald sphere (Kabsch, Acta D66, 125, 2010)."""
     spots = refined.spots
     good = refined.indexed & spots.clean & (spots.speed > 0.3)
     if not good.any():

@@ -44,7 +44,7 @@ class Superlattice:
 
     @property
     def count(self) -> int:
-        """How many peaks."""
+        """Number of peaks."""
         return int(self.which.sum())
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Superlattice:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return it as plain JSON types."""
         return {
             "peaks": self.count, "denominator": self.denominator,
             "by_chance": round(self.by_chance, 1),
@@ -157,7 +157,7 @@ def find_shells(q: Array) -> Shells | None:
 
 
 def _are_rings(shells: list[Array]) -> bool | None:
-    """Whether peaks of each shell lie anywhere on it; None if they are too few to tell."""
+    """Return whether peaks of each shell lie anywhere on it; None if they are too few to tell."""
     cosines: list[Array] = []
     mated, by_chance, total = 0, 0.0, 0
     same = math.cos(math.radians(_SAME))

@@ -67,7 +67,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A power law (1 − T/Tc)^2β through the peaks of a series."""
+    """A power law (1 − T/Tc)^2β fitted to the peaks of a series."""
 
     at: tuple[float, float, float]
     Tc: float
@@ -84,11 +84,11 @@ class Transition:
     """Where orientations and backgrounds were from, and what to think of."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return it as plain JSON types."""
         return asdict(self)
 
     def table(self) -> str:
-        """As text, a line for each temperature."""
+        """Return it as text, one line per temperature."""
         lines = ["      T (K)         peak        ±     critical    κ (Å⁻¹)   χ²"]
         lines += [
             f"{f.temperature:11.2f} {f.peak:12.4g} {f.peak_error:8.2g} {f.critical:12.4g} "
@@ -154,7 +154,7 @@ class Law:
 
 
 def fit_law(T: Array, peak: Array, error: Array, *, falls: Sequence[float] | Array = (0.0,)) -> Law:
-    """Put a power law through peaks that also fall, by an unknown rate, with temperature.
+    """Fit a power law to peaks that also fall, by an unknown rate, with temperature.
 
     Parameters
     ----------
@@ -171,23 +171,23 @@ def fit_law(T: Array, peak: Array, error: Array, *, falls: Sequence[float] | Arr
     wide = chi2.min() if gammaincc(0.5 * free, 0.5 * chi2.min() * free) < _CHANCE else 1.0
     likely = np.exp(-0.5 * free * (chi2 - chi2.min()) / wide)
     likely /= likely.sum()
-    told: dict[str, float] = {"chi2": float(chi2.min())}
+    law: dict[str, float] = {"chi2": float(chi2.min())}
     for name in ("Tc", "beta"):
         values, errors = (
             np.array([getattr(law, key) for law in laws]) for key in (name, f"{name}_error")
         )
         mean = float(likely @ values)
-        told[name] = mean
-        told[f"{name}_error"] = math.sqrt(float(likely @ (errors**2 + (values - mean) ** 2)))
-    shape = np.maximum(1.0 - T / told["Tc"], 0.0) ** (2.0 * told["beta"]) * (told["Tc"] > T)
+        law[name] = mean
+        law[f"{name}_error"] = math.sqrt(float(likely @ (errors**2 + (values - mean) ** 2)))
+    shape = np.maximum(1.0 - T / law["Tc"], 0.0) ** (2.0 * law["beta"]) * (law["Tc"] > T)
     scale = float((shape * peak / error**2).sum() / max(float((shape**2 / error**2).sum()), 1e-300))
-    return Law(scale=scale, **told)
+    return Law(scale=scale, **law)
 
 
 def _fit_law(T: Array, peak: Array, error: Array) -> Law:
-    """Put a power law through peaks: mean and standard deviation of what they allow.
+    """Fit a power law to peaks: mean and standard deviation of what they allow.
 
-    Where χ² is larger than chance explains, the errors of the peaks are taken as so much larger.
+    Where χ² is larger than chance explains, the errors of the peaks are enlarged by that factor.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def _fit_law(T: Array, peak: Array, error: Array) -> Law:
     none = float(np.sum(weight * peak**2))  # χ² without any law
 
     def look(low: Array, high: Array) -> tuple[Array, Array, Array]:
-        """Give Tc, β and χ² on a grid; the best scale for each."""
+        """Return Tc, β and χ² on a grid, with the best scale for each."""
         Tc, beta = (np.linspace(a, b, n) for a, b, n in zip(low, high, _GRID, strict=True))
         below = np.maximum(1.0 - T / Tc[:, None, None], 0.0)
         shape = below ** (2.0 * beta[:, None]) * (below > 0)
@@ -237,7 +237,7 @@ def _fit_law(T: Array, peak: Array, error: Array) -> Law:
     scale = float((shape * weight * peak).sum() / max(float((shape**2 * weight).sum()), 1e-300))
     if none - least < 9.0 * wide or scale <= 0:
         raise ReductionError(
-            "no power law goes through the peaks of this series: there is no peak that vanishes"
+            "no power law fits the peaks of this series: none of them vanishes with temperature"
         )
     return Law(Tc_mean, Tc_error, beta_mean, beta_error, scale, least / free)
 
@@ -306,7 +306,7 @@ def _once(volume: Volume, at: tuple[float, float, float]) -> NDArray[np.bool_]:
 
 
 def _columns(box: _Box, squared: Array, width: float, kappa: float) -> Array:
-    """Give what the intensity is a sum of: Gaussian, Lorentzian, ten terms of a quadratic."""
+    """Return what the intensity is a sum of: Gaussian, Lorentzian, ten terms of a quadratic."""
     peak = np.exp(squared * (-0.5 / width**2)).mean(axis=0)
     x, y, z = (box.away / np.abs(box.away).max()).T
     smooth = [np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z]
@@ -318,14 +318,14 @@ def _critical(squared: Array, kappa: float) -> Array:
 
 
 def _squared(box: _Box, offset: Array) -> Array:
-    """Squared distance of each part of each cell from the peak, shape (parts, n)."""
+    """Return the squared distance of each part of each cell from the peak, shape (parts, n)."""
     return np.sum((box.away - offset + box.parts[:, None, :]) ** 2, axis=2)
 
 
 def _solve(
     box: _Box, columns: Array, near: Array | None = None
 ) -> tuple[Array, Array, float, Array]:
-    """Weighted linear least squares; variances are those of the model, so low counts are fair.
+    """Solve weighted linear least squares; variances are those of the model: fair to low counts.
 
     Parameters
     ----------
@@ -362,7 +362,7 @@ def _solve(
 
 
 def _peak_shape(box: _Box) -> tuple[float, Array]:
-    """Width and place of the peak, Å⁻¹, where it is strongest."""
+    """Find width and position of the peak, Å⁻¹, where it is strongest."""
     cell = float(np.max(np.linalg.norm(box.parts, axis=1)))
 
     def cost(p: Array) -> float:
@@ -386,7 +386,7 @@ def _fit(kelvin: float, box: _Box, width: float, offset: Array) -> Fit:
         factors, covariance, cost, near = _solve(box, columns, near)
         return factors, covariance, cost
 
-    # narrower it could not be told from the peak, wider than the box not from the quadratic
+    # narrower it could not be separated from the peak, wider than the box not from the quadratic
     widest = float(np.abs(box.away).max())
     allowed = np.log(np.geomspace(1.5 * width, max(1.5 * widest, 2.0 * width), 8))
     best = int(np.argmin([solve(x)[2] for x in allowed]))
@@ -417,6 +417,6 @@ def _fit(kelvin: float, box: _Box, width: float, offset: Array) -> Fit:
     variance = np.maximum(columns @ factors * box.weight, 0.05) + box.extra
     chi2 = float(np.sum((box.above - box.weight * (columns @ factors)) ** 2 / variance))
     chi2 /= len(box.above) - 13
-    # a peak that is no Gaussian is not known as well as its counts say
+    # a peak that is not Gaussian is less well known than its counts suggest
     error = math.sqrt(spread * max(chi2, 1.0))
     return Fit(kelvin, peak, error, float(factors[1]), kappa, chi2, len(box.above))

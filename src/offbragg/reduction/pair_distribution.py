@@ -9,6 +9,7 @@ often.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +57,8 @@ class PairDistribution:
     unmeasured: float
     q_max: float
 
-    def at(self, vector: Any) -> float:
-        """Value at the vector nearest to this one, in lattice vectors."""
+    def at(self, vector: Sequence[float]) -> float:
+        """Return the value at the vector nearest to this one, in lattice vectors."""
         where = tuple(
             int(np.argmin(np.abs(axis - float(v))))
             for axis, v in zip((self.x, self.y, self.z), vector, strict=True)
@@ -176,7 +177,7 @@ def _bragg(
     radius: float,
     centring: str,
 ) -> NDArray[np.bool_]:
-    """Which cells are within a radius of a Bragg point; the nearest of the allowed ones around."""
+    """Return which cells are within a radius of the nearest allowed Bragg point."""
     H, K, L = np.rint(h), np.rint(k), np.rint(l)
     near = np.zeros(np.broadcast_shapes(h.shape, k.shape, l.shape), np.bool_)
     around = [(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)]
@@ -187,7 +188,7 @@ def _bragg(
 
 
 def _allowed(h: Array, k: Array, l: Array, centring: str) -> NDArray[np.bool_]:  # noqa: E741
-    """Reflection conditions of a centred lattice, International Tables A, table 2.1.3.6."""
+    """Return the reflection conditions of a centred lattice, Int. Tables A, table 2.1.3.6."""
     even = {
         "P": lambda: np.ones(np.broadcast_shapes(h.shape, k.shape, l.shape), np.bool_),
         "I": lambda: (h + k + l) % 2 == 0,
@@ -202,8 +203,10 @@ def _allowed(h: Array, k: Array, l: Array, centring: str) -> NDArray[np.bool_]: 
     return even[centring.upper()]()
 
 
-def _fill(total: Array, number: Array, metric: Array, per_unit: Any, radius: float) -> Array:
-    """Means where something is known; elsewhere that of the cells around, nearer ones for more."""
+def _fill(
+    total: Array, number: Array, metric: Array, per_unit: Sequence[int], radius: float
+) -> Array:
+    """Return means where something is known; elsewhere those of the cells around."""
     values = np.divide(total, number, out=np.zeros_like(total), where=number > 0)
     # in cells, along each axis
     steps = [math.sqrt(metric[i, i]) / per_unit[i] for i in range(3)]

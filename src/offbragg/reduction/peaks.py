@@ -26,7 +26,7 @@ _TILE = 16  # pixels: the background is one number for such a square
 _CORE = 0.2  # of its highest excess: what is below is the foot of a peak, often diffuse
 # what a Gaussian peak keeps of its variance without that foot, in three dimensions
 _LEFT = float(gammainc(2.5, -np.log(_CORE)) / gammainc(1.5, -np.log(_CORE)))
-_MOST_STRONG = 0.02  # of a frame's pixels; more is no Bragg scattering
+_MOST_STRONG = 0.02  # of a frame's pixels; more is not Bragg scattering
 _LONGEST = 8.0  # degree: what is strong for longer belongs to the detector or to powder
 _WIDEST = 10.0  # pixels, standard deviation
 _CIRCLE = 2.0 * np.pi * np.arange(24) / 24
@@ -52,7 +52,7 @@ class Peaks:
         False if something may have moved the centroid: a gap, a dead or saturated pixel, a
         missing frame, the sweep's end.
     ignored
-        What was strong but is no peak, and how much of it there was.
+        What was strong but is not a peak, and how many of each kind.
     """
 
     x: Array
@@ -121,11 +121,11 @@ def find_peaks(
     saturation
         Counts from which on a pixel is saturated.
     strong
-        How many standard deviations above the background.
+        Number of standard deviations above the background.
     most
-        At most so many peaks are kept, the strongest.
+        Limit of the number of peaks; the strongest are kept.
     progress
-        Called with (frames done, frames in all).
+        Called with the number of frames that are done, and of all.
 
     Raises
     ------
@@ -217,7 +217,7 @@ class _Search:
             self.settle()
 
     def _background(self, counts: NDArray[np.int32], valid: NDArray[np.bool_]) -> Array:
-        """Median of every tile, from a quarter of its pixels, smoothed over its neighbours."""
+        """Return the median of every tile, from a quarter of its pixels, smoothed."""
         rows, columns = self.shape
         top = np.iinfo(np.int32).max
         inside = self.padded[:rows, :columns]
@@ -234,14 +234,14 @@ class _Search:
         middle = np.take_along_axis(tiles, np.maximum(n * 9 // 20, 0)[..., None], -1)[..., 0]
         weight = np.where(n >= 6, n, 0).astype(np.float64)
         value = np.where(weight > 0, middle, 0).astype(np.float64)
-        below = uniform_filter(weight, 3, mode="nearest")
-        above = uniform_filter(weight * value, 3, mode="nearest")
+        below: Array = uniform_filter(weight, 3, mode="nearest")
+        above: Array = uniform_filter(weight * value, 3, mode="nearest")
         around = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
         # half its own, where it has one
         return np.where(weight > 0, 0.5 * (value + around), around)
 
     def _around(self, where: NDArray[np.int64]) -> Array:
-        """Median of a ring around each pixel: a hill of diffuse scattering is no peak."""
+        """Return the median of a ring around each pixel: diffuse scattering is broad."""
         rows, columns = self.shape
         row, column = where // columns, where % columns
         down = np.clip(row[:, None] + _RING[0], 0, rows - 1)
@@ -259,7 +259,7 @@ class _Search:
         return np.repeat(wide, _TILE, axis=0)[:rows]
 
     def settle(self, *, everything: bool = False) -> None:
-        """Close what no later frame can add to."""
+        """Close the groups that no later frame can add to."""
         if not self.open:
             return
         pixels = _Pixels(*(np.concatenate(each) for each in zip(*self.open, strict=True)))
@@ -280,12 +280,12 @@ class _Search:
             self.open, self.n_open = [pixels.take(carried)], int(carried.sum())
 
     def _leave_out(self, pixels: _Pixels, which: NDArray[np.bool_]) -> None:
-        """Look no longer at pixels that were strong in most of the frames lately."""
+        """Exclude pixels that were strong in most of the recent frames."""
         often = np.bincount(pixels.where[which], minlength=self.masked.size) > self.longest // 2
         self.masked |= often.reshape(self.shape)
 
     def _label(self, pixels: _Pixels) -> NDArray[np.int64]:
-        """Give a number to the groups of pixels that touch each other."""
+        """Assign a number to the groups of pixels that touch each other."""
         columns = self.shape[1]
         stride = columns + 2
         plane = (self.shape[0] + 2) * stride
@@ -346,7 +346,7 @@ class _Search:
             self.n_found = 100_000
 
     def peaks(self, ends: NDArray[np.int64], most: int) -> Peaks:
-        """All that was found, the strongest first."""
+        """Return all that was found, the strongest first."""
         table = np.concatenate(self.found) if self.found else np.zeros((0, 8))
         table = table[np.argsort(-table[:, 3], kind="stable")[:most]]
         x, y, z, intensity, width, clean, first, last = table.T

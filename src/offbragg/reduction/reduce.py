@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
-from offbragg.grid import Grid, extent
+from offbragg.grid import Grid, SweepEdges, extent
 from offbragg.lattice import direct_basis
 from offbragg.reduction.binning import AirRate, Binner, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
@@ -37,20 +37,20 @@ class ReductionSetup:
     grid
         The cells.
     corrections
-        Which are made.
+        Which corrections are applied.
     detector
         Facts of the sensor, as in a start document: ``sensor_material``, ``sensor_thickness``,
         ``saturation``.
     mask
         Pixels that must not count, shape (slow, fast); negative counts never do.
     oversample
-        Into how many parts pixels and frames are divided.
+        Number of parts into which pixels and frames are divided.
     air
-        What each pixel counts without the crystal, to subtract.
+        Counts of each pixel without the crystal, to subtract.
     sample
         The crystal, for the volume.
     threads
-        How many; they change nothing but the time.
+        Number of threads; the result does not depend on it.
 
     Raises
     ------
@@ -63,7 +63,7 @@ class ReductionSetup:
     UB: Array
     grid: Grid
     corrections: Corrections = field(default_factory=Corrections)
-    detector: Mapping[str, Any] = field(default_factory=dict)
+    detector: Mapping[str, Any] = field(default_factory=dict[str, Any])
     mask: Mask | None = None
     oversample: Oversample = field(default_factory=Oversample)
     air: AirRate | None = None
@@ -92,7 +92,7 @@ class ReductionSetup:
         return Volume.empty(self.grid, sample=self.sample, variance=variance, background=air)
 
     def binner(self) -> Binner:
-        """Work out, once, where every pixel looks and what it weighs."""
+        """Compute, once, where every pixel looks and its weight."""
         factor = self.corrections.factor(self.geometry, self.detector)
         if self.mask is not None:
             factor[self.mask] = 0.0
@@ -105,7 +105,7 @@ class ReductionSetup:
 
 def reduce(
     stack: Stack,
-    scene: ReductionSetup,
+    setup: ReductionSetup,
     flux: Array,
     *,
     angles: Array | None = None,
@@ -119,45 +119,45 @@ def reduce(
     ----------
     stack
         The frames; one whose pixels are all negative was not stored and adds nothing.
-    scene
-        What does not change.
+    setup
+        What does not change from frame to frame.
     flux
         On the crystal during each frame of the stack (see `corrections.frame_weights`); frames
         without flux are not read.
     angles
         Of the middle of each frame as it was read, degree; NaN and None: as commanded.
     into
-        A volume of ``scene.empty()`` or of an earlier call, to which the frames are added in
+        A volume of ``setup.empty()`` or of an earlier call, to which the frames are added in
         place: a growing sweep costs no new memory. None: a new one.
     binner
-        Of ``scene.binner()``, to prepare it once for many calls.
+        Of ``setup.binner()``, to prepare it once for many calls.
     progress
-        Told how many frames are done, and of how many.
+        Called with the number of frames that are done, and of all.
 
     Returns
     -------
     volume
         ``into``, or the new one.
     """
-    if stack.counts.shape[1:] != scene.geometry.panel.shape:
+    if stack.counts.shape[1:] != setup.geometry.panel.shape:
         raise GeometryError(
             f"frames of {stack.counts.shape[1:]} pixels for a panel of "
-            f"{scene.geometry.panel.shape} (slow, fast)"
+            f"{setup.geometry.panel.shape} (slow, fast)"
         )
     if flux.shape != (len(stack),):
         raise ReductionError(f"{len(stack)} frames have flux of shape {flux.shape}")
-    if stack.sweep.axis != scene.geometry.scan_axis:
+    if stack.sweep.axis != setup.geometry.scan_axis:
         raise GeometryError(
             f"the sweep turns {stack.sweep.axis!r}, but the geometry's scan axis is "
-            f"{scene.geometry.scan_axis!r}"
+            f"{setup.geometry.scan_axis!r}"
         )
-    volume = scene.empty() if into is None else into
-    if volume.grid != scene.grid:
+    volume = setup.empty() if into is None else into
+    if volume.grid != setup.grid:
         raise ReductionError(f"the volume to add to has another grid: {volume.grid}")
-    if scene.air is not None and volume.background is None:
-        raise ReductionError("the volume to add to keeps no background: take scene.empty()")
-    if scene.oversample.parts > 1 and volume.variance is None:
-        raise ReductionError("the volume to add to keeps no variance: take scene.empty()")
+    if setup.air is not None and volume.background is None:
+        raise ReductionError("the volume to add to keeps no background: take setup.empty()")
+    if setup.oversample.parts > 1 and volume.variance is None:
+        raise ReductionError("the volume to add to keeps no variance: take setup.empty()")
     middle = stack.angles if angles is None else np.where(np.isfinite(angles), angles, stack.angles)
     half = 0.5 * stack.sweep.step
     which = np.flatnonzero(np.isfinite(flux) & (flux > 0))
@@ -177,7 +177,7 @@ def reduce(
         count += 1
         progress(count, total)
 
-    (binner or scene.binner()).add(frames(), volume, done=one_more)
+    (binner or setup.binner()).add(frames(), volume, done=one_more)
     return volume
 
 
@@ -190,7 +190,7 @@ def air_rate(
 ) -> AirRate:
     """Average frames without the crystal: what each pixel counts for a flux of one.
 
-    Air and windows stand still while the crystal turns, so all frames of an air run tell of the
+    Air and windows stand still while the crystal turns, so all frames of an air run measure the
     same scattering, whatever their angles: rate = Σ counts / Σ flux, with variance
     Σ counts / (Σ flux)².
 
@@ -224,8 +224,8 @@ def air_rate(
     return AirRate(rate, variance)
 
 
-def check_UB(UB: Any, lattice: Any = None) -> Array:
-    """Refuse a matrix that is no orientation of this lattice.
+def check_UB(UB: ArrayLike, lattice: Sequence[float] | None = None) -> Array:
+    """Refuse a matrix that is not an orientation of this lattice.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def check_units(geometry: Geometry) -> None:
     """
     if not 0.04 <= geometry.wavelength <= 12.0:
         raise GeometryError(
-            f"wavelength {geometry.wavelength:g} Å is no X-ray that a Pilatus sees: is it in nm, "
+            f"wavelength {geometry.wavelength:g} Å is not one that a Pilatus detects: is it in nm, "
             "or an energy?"
         )
     for size in geometry.panel.pixel_size:
@@ -286,13 +286,13 @@ def check_units(geometry: Geometry) -> None:
         raise GeometryError(f"panel.origin is {away:g} mm from the crystal: is it in m?")
 
 
-def check_overlap(grid: Grid, geometry: Geometry, sweep: Any, UB: Array) -> None:
+def check_overlap(grid: Grid, geometry: Geometry, sweep: SweepEdges, UB: Array) -> None:
     """Refuse a grid that no frame of the sweep reaches.
 
     Raises
     ------
     ReductionError
-        Saying what is measured, and what was asked for.
+        With what is measured, and what was asked for.
     """
     low, high = extent(geometry, sweep, UB)
     n = np.array(grid.per_unit)
@@ -304,5 +304,5 @@ def check_overlap(grid: Grid, geometry: Geometry, sweep: Any, UB: Array) -> None
         raise ReductionError(f"no frame reaches the grid ({grid}): the sweep sees {seen}")
 
 
-def _list(values: Any) -> str:
+def _list(values: Iterable[float]) -> str:
     return ", ".join(f"{float(v):.4g}" for v in values)

@@ -109,7 +109,7 @@ def spots_of(views: Sequence[SweepPeaks]) -> Spots:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refined:
-    """What came out.
+    """Result of a refinement.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class Refined:
 
     @property
     def rms(self) -> float:
-        """Root mean square of what peaks that were refined against are off, in their sigmas."""
+        """Root mean square deviation of the peaks that were used, in their sigmas."""
         return float(np.sqrt(np.mean((self.off[self.used] / self.sigma) ** 2)))
 
 
@@ -191,7 +191,7 @@ def moved_views(
 
 
 def residuals(spots: Spots, UB: Array, hkl: Array) -> Array:
-    """Observed − calculated position: column, row, pixel, and angle, degree, shape (n, 3).
+    """Return observed − calculated position: column, row, pixel, and angle, degree, shape (n, 3).
 
     To first order in what they are off; of grazing reflections the angle means nothing.
     """
@@ -205,14 +205,14 @@ def residuals(spots: Spots, UB: Array, hkl: Array) -> Array:
 
 
 def nearest(spots: Spots, UB: Array) -> tuple[Array, Array]:
-    """Nearest whole hkl of every peak, and how far it is from there."""
+    """Return the nearest whole hkl of every peak, and the distance from it."""
     h = spots.q @ np.linalg.inv(UB).T
     hkl = np.rint(h)
     return hkl, np.abs(h - hkl).max(axis=1)
 
 
 def _spread(off: Array, floor: Array) -> Array:
-    """Robust standard deviation of each column (1.48 × median absolute)."""
+    """Return the robust standard deviation of each column (1.48 × median absolute)."""
     return np.maximum(1.4826 * np.median(np.abs(off), axis=0), floor)
 
 
@@ -313,7 +313,7 @@ def refine(
 
 
 def belongs(spots: Spots, off: Array, far: Array, sigma: Array) -> NDArray[np.bool_]:
-    """Which peaks are where a lattice has them, within six standard deviations.
+    """Return which peaks are where a lattice has them, within six standard deviations.
 
     At the least 1.5 pixel and a step (a peak that is not clean: twice that); grazing reflections
     have no angle to speak of.
@@ -329,7 +329,7 @@ def belongs(spots: Spots, off: Array, far: Array, sigma: Array) -> NDArray[np.bo
 
 
 def chance(spots: Spots, UB: Array, sigma: Array) -> float:
-    """Share of peaks that a lattice in any orientation would index, by chance."""
+    """Return the share of peaks that a lattice in any orientation would index, by chance."""
     room = np.where(spots.clean, 1.0, 2.0)
     wide = np.maximum(6.0 * sigma[:2], 1.5)
     turned = np.maximum(6.0 * sigma[2], spots.step) * room / np.maximum(spots.speed, 0.05)
@@ -352,7 +352,7 @@ def _adjust(
     tilt: Array,
     kept: Array | None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """One least-squares fit; hkl and what is left out stay as they are."""
+    """Fit once by least squares; hkl and the excluded peaks stay as they are."""
     basis = np.linalg.inv(UB)  # rows are the direct vectors
     metric = symmetrise(basis @ basis.T, operations) if kept is None else kept
     coefficients = np.zeros(0)
@@ -437,7 +437,7 @@ def _cell_errors(coefficients: Array, free: Array, covariance: Array) -> Array:
 
 
 def _reciprocal(metric: Array) -> Array:
-    """B of Busing & Levy for a direct metric: upper triangular, a* along x."""
+    """Return B of Busing & Levy for a direct metric: upper triangular, a* along x."""
     return np.linalg.cholesky(np.linalg.inv(metric)).T
 
 

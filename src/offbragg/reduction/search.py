@@ -40,7 +40,7 @@ class FoundLattice:
 
 
 def directions(spacing: float) -> Array:
-    """Points spread evenly over a half sphere, shape (n, 3) (a Fibonacci spiral)."""
+    """Return points spread evenly over a half sphere, shape (n, 3) (a Fibonacci spiral)."""
     n = math.ceil(2.0 * math.pi / spacing**2)
     k = np.arange(n) + 0.5
     z = k / n
@@ -50,7 +50,7 @@ def directions(spacing: float) -> Array:
 
 
 def low_order(q: Array, longest: float) -> Array:
-    """Take what is of so low an order that directions some degrees apart tell a long vector.
+    """Take peaks of such a low order that directions some degrees apart show a long vector.
 
     Where few peaks are near the origin, the differences of peaks are reciprocal-lattice vectors as
     well: the shortest are taken in addition, however long.
@@ -76,7 +76,7 @@ def low_order(q: Array, longest: float) -> Array:
 
 
 def spectrum(q: Array, along: Array, longest: float) -> tuple[Array, Array]:
-    """How periodic peaks are along each direction, for every period.
+    """Return how periodic peaks are along each direction, for every period.
 
     Parameters
     ----------
@@ -115,19 +115,20 @@ def spectrum(q: Array, along: Array, longest: float) -> tuple[Array, Array]:
 def sharpen(q: Array, t: Array, *, rounds: int = 4) -> Array:
     """Move vectors so that q · t is nearest to whole numbers (least squares), shape (n, 3)."""
     for n in range(rounds):
-        phase = t @ q.T
-        off = phase - np.rint(phase)
+        phase: Array = t @ q.T
+        off: Array = phase - np.rint(phase)
         weight = (np.abs(off) < (0.3 if n == 0 else 0.22)).astype(np.float64)
         normal = np.einsum("tn,ni,nj->tij", weight, q, q, optimize=True)
         # what no peak is near, or only peaks in one plane, moves nowhere
         least = 1e-9 * np.trace(normal, axis1=1, axis2=2) + 1e-12
         normal += np.eye(3) * least[:, None, None]
-        t = t - np.linalg.solve(normal, ((weight * off) @ q)[..., None])[..., 0]
+        step: Array = np.linalg.solve(normal, ((weight * off) @ q)[..., None])[..., 0]
+        t = t - step
     return t
 
 
 def strength(q: Array, t: Array) -> Array:
-    """Mean of cos(2π q · t) for every vector."""
+    """Return the mean of cos(2π q · t) for every vector."""
     return np.mean(np.cos(2.0 * np.pi * (t @ q.T)), axis=1)
 
 
@@ -150,7 +151,7 @@ def _distinct(t: Array, order: NDArray[np.int64], most: int, apart: float = 0.9)
 
 
 def periods(q: Array, longest: float) -> Array:
-    """Vectors that could be of the direct lattice, the most periodic first, shape (n, 3)."""
+    """Return vectors that could be of the direct lattice, the most periodic first, shape (n, 3)."""
     low = low_order(q, longest)
     along = directions(_SPACING)
     period, power = spectrum(low, along, longest)
@@ -183,7 +184,7 @@ def _order(q: Array, t: Array, longest: float) -> NDArray[np.int64]:
 
 
 def _independent(t: Array, most: int) -> Array:
-    """Leave out vectors that are small whole combinations of two that came before."""
+    """Exclude vectors that are small whole combinations of two that came before."""
     kept: list[Array] = []
     for v in t:
         if len(kept) >= 2:
@@ -201,7 +202,7 @@ def _independent(t: Array, most: int) -> Array:
 
 
 def periods_of(q: Array, lengths: Sequence[float], within: float) -> list[Array]:
-    """Vectors of given lengths that could be of the direct lattice, for each length."""
+    """Return vectors of given lengths that could be of the direct lattice, for each length."""
     low = low_order(q, max(lengths))
     along = directions(_SPACING)
     period, power = spectrum(low, along, max(lengths) * 1.2)
@@ -222,7 +223,7 @@ def periods_of(q: Array, lengths: Sequence[float], within: float) -> list[Array]
 
 
 def inliers(q: Array, basis: Array, near: float = NEAR) -> NDArray[np.bool_]:
-    """Which peaks lie near whole hkl."""
+    """Return which peaks lie near whole hkl."""
     h = q @ basis
     return np.all(np.abs(h - np.rint(h)) < near, axis=1)
 
@@ -276,7 +277,7 @@ def primitive(q: Array, basis: Array, share: float = 0.96) -> Array:
 
 
 def _triples(q: Array, t: Array, most: int) -> list[tuple[int, tuple[int, int, int]]]:
-    """Triples of vectors by how many peaks all three explain together."""
+    """Return triples of vectors by how many peaks all three explain together."""
     phase = t @ q.T
     good = (np.abs(phase - np.rint(phase)) < NEAR).astype(np.float32)
     n = len(t)
@@ -337,7 +338,7 @@ def find_given(
     lengths = np.sqrt(np.diag(goal))
     t = periods_of(q, [float(x) for x in lengths], within)
     low = low_order(q, float(lengths.max()))
-    good = []
+    good: list[NDArray[np.float32]] = []
     for each in t:
         if not len(each):
             return []
@@ -357,7 +358,7 @@ def find_given(
                 fits &= np.cross(a, b[j]) @ c.T > 0
                 which = np.flatnonzero(fits)
                 if which.size:
-                    joint = good[2][which] @ pair
+                    joint: NDArray[np.float32] = good[2][which] @ pair
                     ways += [
                         (float(n), np.column_stack([a, b[j], c[k]]))
                         for n, k in zip(joint, which, strict=True)

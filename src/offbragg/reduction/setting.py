@@ -61,13 +61,13 @@ _CROWDED = 0.1  # of the peaks by chance: points lie nearly as close as peaks ar
 _DENSE = 0.8  # of the peaks a lattice must index there
 
 
-_WORSE = 1.08  # a symmetry may make residuals worse by so much
+_WORSE = 1.08  # factor by which a symmetry may make residuals larger
 
 
 _HOLDS = 0.99865  # probability that a symmetry which holds is not refused
 
 
-_BIASED = 1.25  # or so much, where the cell without it agrees: few peaks, or not quite in place
+_BIASED = 1.25  # the same where the free cell agrees: few peaks, or not quite in place
 
 
 _AGREE = (5e-4, 0.03)  # relative difference of lengths, degrees between angles
@@ -117,24 +117,24 @@ def name_symmetry(
 
 
 def _allowed(n: int, lattice: Bravais) -> float:
-    """Factor by which a symmetry may make ``n`` residuals larger; few residuals tell less.
+    """Return the factor by which a symmetry may make ``n`` residuals larger.
 
-    At least what a symmetry that holds makes of them but once in 740 times, which is that of three
-    standard deviations (the ratio of Hamilton, Acta Cryst. 18, 502, 1965).
+    At least the factor that a true symmetry exceeds once in 740 times, as three standard deviations
+    are (the ratio of Hamilton, Acta Cryst. 18, 502, 1965).
     """
     less, over = 6 - len(free_metrics(lattice.operations)), max(n - 9, 1)
     return max(_WORSE, math.sqrt(1.0 + less / over * float(fdtri(less, over, _HOLDS))))
 
 
 def _agree(free: Sequence[float], cell: Sequence[float]) -> bool:
-    """Whether two cells are the same as far as peaks can tell."""
+    """Return whether two cells are the same within the uncertainty of the peaks."""
     lengths = np.abs(np.divide(free[:3], cell[:3]) - 1.0)
     angles = np.abs(np.subtract(free[3:], cell[3:]))
     return bool(lengths.max() < _AGREE[0] and angles.max() < _AGREE[1])
 
 
 def symmetry_of_given(lattice: Sequence[float], centring: str) -> tuple[str, Whole]:
-    """Bravais lattice and rotations that the numbers of a given cell have."""
+    """Return the Bravais lattice and rotations that the numbers of a given cell have."""
     given, change = primitive_basis(lattice, centring)
     inverse = np.linalg.inv(change)
     turned = inverse @ lattice_operations(given, EXACT) @ change
@@ -153,7 +153,7 @@ def choose_setting(
     free: Refined,
     within: float,
 ) -> tuple[Array, str, list[str]]:
-    """Choose among settings that cannot be told apart, always in the same way."""
+    """Choose among indistinguishable settings, always in the same way."""
     unsure: list[str] = []
     if lattice is None:
         settings = [basis @ w for w in operations]
@@ -181,8 +181,8 @@ def choose_setting(
     nearest = "the earlier orientation" if reference is not None else "the axes of the laboratory"
     if len(settings) == 1:
         return chosen, "the only right-handed one", unsure
-    said = f"of {len(settings)} that cannot be told apart, the nearest to {nearest}"
-    return chosen, said, unsure
+    why = f"of {len(settings)} indistinguishable ones, the nearest to {nearest}"
+    return chosen, why, unsure
 
 
 def sure_symmetry(
@@ -202,7 +202,7 @@ def sure_symmetry(
     weight = float(intensity[explained].sum() / intensity.sum())
     share = _FEWER if weight >= _WEIGHT else _SHARE
     beyond = max(LEAST - 2, chance_level(expected, n), _DENSE * n if expected > _CROWDED else 0.0)
-    # where the cell is not known, peaks scattered around few of its points are no lattice
+    # where the cell is not known, peaks scattered around few of its points are not a lattice
     pixels = float(refined.sigma[:2].max())
     scattered = lattice is None and pixels > _SCATTERED and explained.mean() < POOR
     if count >= beyond and explained.sum() >= share * n and not scattered:
@@ -232,7 +232,7 @@ def near_given(
 
 
 def to_conventional(centring: str) -> Array:
-    """Conventional basis = primitive basis @ this, for some primitive basis."""
+    """Return the change for conventional basis = primitive basis @ change."""
     fractions = np.vstack([np.eye(3), *(np.array([each]) for each in CENTRINGS[centring])])
     for chosen in itertools.combinations(range(len(fractions)), 3):
         rows = fractions[list(chosen)]

@@ -57,7 +57,7 @@ _GENERATORS: dict[str, tuple[Matrix, ...]] = {
 }
 
 NAMES = tuple(_GENERATORS)
-"""What a Laue class can be called: unique axis b, hexagonal axes, if nothing else is said."""
+"""What a Laue class can be called: unique axis b, hexagonal axes, by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,14 @@ class Laue:
         Raises
         ------
         ReductionError
-            If there is no such class, or the lattice does not have its symmetry.
+            If the class is unknown, or the lattice does not have its symmetry.
         """
         wanted = re.sub(r"\s+", "", name.lower().replace("_", "").replace("−", "-"))
         aliases = {key.replace(" ", ""): key for key in NAMES} | {"-3m": "-3m1", "m3m": "m-3m"}
         aliases |= {"m3": "m-3", "2/m(b)": "2/m", "1": "-1", "-3mr": "-3m (r)", "-3r": "-3 (r)"}
         found = aliases.get(wanted)
         if found is None:
-            raise ReductionError(f"{name!r} is no Laue class: one of {', '.join(NAMES)}")
+            raise ReductionError(f"{name!r} is not a Laue class: one of {', '.join(NAMES)}")
         if lattice is not None:
             if found == "2/m" and wanted == "2/m":
                 found = _unique_axis(lattice)
@@ -167,7 +167,7 @@ class Laue:
                 )
 
     def contains(self, other: Laue) -> bool:
-        """Whether all operations of another class are among these."""
+        """Return whether all operations of another class are among these."""
         return set(other.operations) <= set(self.operations)
 
     def covering(self, grid: Grid) -> Grid:
@@ -198,7 +198,7 @@ class Laue:
 
 
 def symmetrise(volume: Volume, laue: Laue) -> Volume:
-    """Give every cell the sums over all cells that are equivalent to it.
+    """Return a volume in which every cell has the sums over all cells that are equivalent to it.
 
     Each equivalent cell counts once, however many operations lead to it (one on a mirror plane
     is its own image); one outside the grid does not count. Counts, weights, variances and
@@ -282,7 +282,7 @@ def _steps(grid: Grid, laue: Laue) -> list[list[Matrix]]:
 
 
 def _cosets(subgroup: Sequence[Matrix], group: Sequence[Matrix]) -> list[Matrix]:
-    """Give one operation r of each coset H r, without H itself."""
+    """Return one operation r of each coset H r, without H itself."""
     seen, found = set(subgroup), list[Matrix]()
     for operation in group:
         if operation not in seen:
@@ -297,7 +297,7 @@ def _times(a: Matrix, b: Matrix) -> Matrix:
 
 
 def _takes_onto_itself(grid: Grid, operation: Matrix) -> bool:
-    """Whether the images of the grid's cells are the grid's cells."""
+    """Return whether the images of the grid's cells are the grid's cells."""
     W = np.array(operation)
     if np.any(np.count_nonzero(W, axis=1) != 1):
         return False  # of a box, it makes none
@@ -331,8 +331,8 @@ def _add_image(out: Array, array: Array, grid: Grid, operation: Matrix) -> None:
     # hexagonal axes: h and k mix, l keeps to itself
     assert not W[2, :2].any()
     assert not W[:2, 2].any()
-    h = np.arange(first[0], first[0] + shape[0])[:, None]
-    k = np.arange(first[1], first[1] + shape[1])[None, :]
+    h = np.arange(first[0], first[0] + shape[0], dtype=np.int64)[:, None]
+    k = np.arange(first[1], first[1] + shape[1], dtype=np.int64)[None, :]
     i = W[0, 0] * h + W[0, 1] * k - first[0]
     j = W[1, 0] * h + W[1, 1] * k - first[1]
     there = (i >= 0) & (i < shape[0]) & (j >= 0) & (j < shape[1])
@@ -352,7 +352,7 @@ def _add_image(out: Array, array: Array, grid: Grid, operation: Matrix) -> None:
 
 
 def _fixing(grid: Grid, laue: Laue) -> NDArray[np.uint8]:
-    """How many operations leave each cell where it is."""
+    """Count the operations that leave each cell where it is."""
     h, k, l = (  # noqa: E741
         np.arange(grid.first[i], grid.end[i]).reshape([-1 if i == j else 1 for j in range(3)])
         for i in range(3)
@@ -370,13 +370,13 @@ def _fixing(grid: Grid, laue: Laue) -> NDArray[np.uint8]:
 
 
 def _orbit(grid: Grid, laue: Laue) -> Array:
-    """How many cells of the grid are equivalent to each, itself included."""
+    """Count the cells of the grid that are equivalent to each, itself included."""
     ones = np.ones(grid.shape)
     return _sum(ones, grid, laue) / _fixing(grid, laue)
 
 
 def _close(generators: Sequence[Matrix]) -> tuple[Matrix, ...]:
-    """Multiply until nothing new comes."""
+    """Multiply until no new operation is found."""
     identity: Matrix = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     found, new = [identity], [identity]
     while new:
@@ -395,7 +395,7 @@ _CLEAR = 0.5  # degree by which an angle is none of 90
 
 
 def _unique_axis(lattice: Sequence[float], custom: str = "2/m") -> str:
-    """Which axis is at right angles to the other two; the customary one if that is not clear."""
+    """Return which axis is at right angles to the other two; the usual one if that is not clear."""
     off = [abs(angle - 90.0) for angle in lattice[3:]]
     which = int(np.argmax(off))
     clear = off[which] > _CLEAR and sorted(off)[1] < _CLEAR  # a refined cell has no angle of 90
@@ -434,7 +434,7 @@ def _space_group(symbol: str) -> gemmi.SpaceGroup:
         if found is not None:
             return found
     raise ReductionError(
-        f"{symbol!r} is no space group that is understood\n"
+        f"{symbol!r} is not a known space group\n"
         f"Give the Laue class instead: --symmetry with one of {', '.join(NAMES)}"
     )
 
@@ -450,7 +450,7 @@ def _without_axes(text: str) -> str:
 
 
 def _symmorphic(text: str) -> str:
-    """Leave screws, glides and centring out of a symbol that has spaces: C 4/n m b is P 4/m m m.
+    """Remove screws, glides and centring from a symbol that has spaces: C 4/n m b is P 4/m m m.
 
     The Laue class of a setting that no table lists is that of its point group.
     """
@@ -464,7 +464,7 @@ def _symmorphic(text: str) -> str:
 
 
 def _operations_of(group: gemmi.SpaceGroup) -> frozenset[Matrix]:
-    """Operations of a group's Laue class on (h, k, l) as a column."""
+    """Return the operations of a group's Laue class on (h, k, l) as a column."""
     found: set[Matrix] = set()
     for operation in group.operations().sym_ops:
         rotation = np.array(operation.rot) // gemmi.Op.DEN  # on coordinates; hkl is a row there
@@ -479,7 +479,7 @@ def _by_operations() -> dict[frozenset[Matrix], str]:
 
 
 def _says_axes(symbol: str, group: gemmi.SpaceGroup) -> bool:
-    """Whether a symbol itself tells on which axes its operations are."""
+    """Return whether a symbol says on which axes its operations are."""
     if group.crystal_system_str() == "monoclinic":
         point = re.sub(r"[\s_]", "", symbol.split(":")[0])[1:]
         return point.startswith("1") or point.endswith("11")

@@ -37,7 +37,7 @@ _METRIC = 1.5  # degree by which a twin operation may miss the lattice
 _EXPLAINED = 0.8  # of the reflections that break a centring: then it is this twin
 _UNION = 0.96  # of the indexed reflections: then they lie on superposed lattices
 _SINGLE = 0.92  # of them, at most, on one of those
-_FILLED = 0.8  # of the points of the common lattice: if they have more, absences are no evidence
+_FILLED = 0.8  # of the points of the common lattice: if they have more, absences are not evidence
 _LAW = 1.0  # degree by which axis and angle of a twin law may be off
 
 RULES: dict[str, tuple[str, Callable[[Whole], NDArray[np.bool_]]]] = {
@@ -86,7 +86,7 @@ class CentringCheck:
 
     @property
     def doubtful(self) -> bool:
-        """Whether more reflections break the rule than stray peaks would."""
+        """Return whether more reflections break the rule than stray peaks would."""
         return self.broken > self.by_chance + 4.0 * math.sqrt(self.by_chance) + 3.0
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class CentringCheck:
         return f"{text}; {self.explained} of them obey it after {self.operation}: {twin}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return it as plain JSON types."""
         return {
             "centring": self.centring, "rule": self.rule, "broken": self.broken, "of": self.of,
             "by_chance": round(self.by_chance, 1), "operation": self.operation,
@@ -153,7 +153,7 @@ def check_centring(
 
 
 def metric_operations(lattice: Sequence[float], within: float = _METRIC) -> Whole:
-    """Rotations of a cell's own metric, whatever its centring, on its axes, shape (n, 3, 3)."""
+    """Return the rotations of a cell's own metric, on its axes, without centring, (n, 3, 3)."""
     basis, change = reduce(direct_basis(lattice))
     inverse = np.linalg.inv(change)
     return np.rint(inverse @ lattice_operations(basis, within) @ change).astype(np.int64)
@@ -168,7 +168,7 @@ def _order(w: Whole) -> int:
 
 
 def _axis(w: Array) -> Whole | None:
-    """Direction [uvw] about which a rotation on some axes turns; None if its indices are large."""
+    """Return the direction [uvw] about which a rotation turns; None if its indices are large."""
     values, vectors = np.linalg.eig(w)
     axis = np.real(vectors[:, int(np.argmin(np.abs(values - 1.0)))])
     axis = axis / np.abs(axis).max()
@@ -258,7 +258,7 @@ class Superposed:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return it as plain JSON types."""
         return {
             "lattices": self.lattices, "times": self.times, "bravais": self.name,
             "lattice": [round(float(x), 4) for x in self.cell], "together": self.together,
@@ -330,7 +330,7 @@ def find_superposed(q: Array, basis: Array) -> Superposed | None:
 
 
 def _sublattices() -> list[tuple[int, list[list[Whole]]]]:
-    """Sublattices of index 2, 3, 4, 9 as rules h · v ≡ 0 (mod m), one or two of them together."""
+    """Return the sublattices of index 2, 3, 4, 9 as rules h · v ≡ 0 (mod m), one or two."""
     found: list[tuple[int, list[list[Whole]]]] = []
     for modulus in (2, 3, 4):
         v = np.array(list(itertools.product(range(modulus), repeat=3)), np.int64)[1:]
@@ -344,7 +344,7 @@ def _sublattices() -> list[tuple[int, list[list[Whole]]]]:
 
 
 def _finer(basis: Array, rule: Sequence[Array], modulus: int) -> Array:
-    """Direct lattice of the reciprocal vectors that obey a rule: with basis · v / m in it."""
+    """Return the direct lattice of the reciprocal vectors that obey a rule: with basis · v / m."""
     columns = [*basis.T, *(basis @ (np.asarray(v) % modulus) / modulus for v in rule)]
     volume = abs(float(np.linalg.det(basis))) / modulus ** len(rule)
     for chosen in itertools.combinations(columns, 3):
@@ -409,7 +409,7 @@ def hidden_twins(
 
 
 def _obliquity(w: Array, basis: Array) -> float:
-    """How far an operation is from turning a lattice onto itself, degree of its worst shear."""
+    """Return how far an operation is from a symmetry of a lattice, degree of its worst shear."""
     deformed = basis @ w @ np.linalg.inv(basis)
     _, s, _ = np.linalg.svd(deformed)
     return math.degrees(math.log(float(s[0] / s[-1])) / 2.0)
@@ -427,7 +427,7 @@ def twin_law(turn: Array, basis: Array, own: Whole, axes: Array) -> str:
     own
         Rotations of the lattice that it has exactly, on coordinates, shape (n, 3, 3).
     axes
-        Direct basis on which the law is told, of the conventional cell, Å, columns.
+        Direct basis on which the law is given, of the conventional cell, Å, columns.
 
     Returns
     -------
@@ -450,7 +450,7 @@ def twin_law(turn: Array, basis: Array, own: Whole, axes: Array) -> str:
         candidate = u @ v
         angle = angle_of(candidate)
         if angle < 2.5 * _LAW:
-            return ""  # the same lattice, a little turned: its own rotations are no law
+            return ""  # the same lattice, a little turned: its own rotations are not a law
         nearest = min((60.0, 90.0, 120.0, 180.0), key=lambda each: abs(each - angle))
         if abs(nearest - angle) > _LAW:
             continue

@@ -24,7 +24,7 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
     path, scan
         The sweep.
     wanted
-        ``auto``, or the uid (or its begin) or the path of an air run.
+        ``auto``, or the uid (or its first characters) or the path of an air run.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
     Raises
     ------
     ReductionError
-        If the one that is named is not there, or was measured otherwise.
+        If the one that is named is not there, or was measured under other conditions.
     """
     if not wanted.strip():
         raise ReductionError("the background is '': say auto, none, or an air run's uid or file")
@@ -42,7 +42,7 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
         with opened(Path(wanted)) as other:
             why = _no_air(scan, other) or _not_paired(scan, other)
         if why:
-            raise ReductionError(f"{wanted} is no background of {path}: {why}")
+            raise ReductionError(f"{wanted} is not a background of {path}: {why}")
         return Path(wanted).absolute()
     found: list[tuple[float, Path]] = []
     near = ""
@@ -58,7 +58,7 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
         except (OffbraggError, OSError):
             continue
         if why and named:
-            raise ReductionError(f"run {wanted} is no background of {path}: {why}")
+            raise ReductionError(f"run {wanted} is not a background of {path}: {why}")
         if why:
             near = f"{candidate}: {why}"
         else:
@@ -72,14 +72,14 @@ def find_background(path: Path, scan: ScanFile, wanted: str) -> Path | None:
 
 
 def _candidates(path: Path) -> Iterator[Path]:
-    """Scan files near this one: in its folder, and where air runs of this experiment are."""
+    """Return scan files near this one: in its folder, and where this experiment's air runs are."""
     seen: set[Path] = {path}
     parents = path.absolute().parents
     places = [(path.absolute().parent, "*.h5")]
     places += [(p, "*_background/*/f*.h5") for p in parents[1:4]]
     places += [(p, "*/*_background/*/f*.h5") for p in parents[2:4]]
     for place, pattern in places:
-        # Path.glob fails if a folder goes meanwhile
+        # Path.glob fails if a folder is removed meanwhile
         for name in sorted(glob(pattern, root_dir=place)):  # noqa: PTH207
             candidate = place / name
             if candidate not in seen:
@@ -88,11 +88,11 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _no_air(scan: ScanFile, other: ScanFile) -> str:
-    """Why a file that was named is none of an air run; empty if it is."""
+    """Return why the file that was named does not hold an air run; empty if it does."""
     if other.run == scan.run:
         return "it is the same run"
     purpose = other.start.get("purpose", "data")
-    # of frames that were stacked from a folder nobody could say what they were for
+    # frames that were stacked from a folder do not say what they were measured for
     if purpose != "background" and other.start.get("plan_name") != "from_files":
         return (
             f"its purpose is {purpose!r}, not 'background': there is a crystal in its beam, or no "
@@ -102,7 +102,7 @@ def _no_air(scan: ScanFile, other: ScanFile) -> str:
 
 
 def _not_paired(scan: ScanFile, other: ScanFile) -> str:
-    """Why an air run does not belong to a sweep; empty if it does."""
+    """Return why an air run does not belong to a sweep; empty if it does."""
     try:
         mine, its = scan.geometry, other.geometry
     except ScanFileError as error:

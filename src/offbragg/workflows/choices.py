@@ -1,4 +1,4 @@
-"""What one can choose for a reduction."""
+"""Parameters of a reduction."""
 
 from __future__ import annotations
 
@@ -16,56 +16,51 @@ from offbragg.reduction.binning import Oversample
 from offbragg.reduction.corrections import Corrections
 
 Array = NDArray[np.float64]
-
-
 Progress = Callable[[int, int], None]
-
-
 Say = Callable[[str], None]
 
-
 START = "start document"
-"""Where an orientation is from, if no file says it."""
+"""Source of an orientation that is not from a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What one can choose; everything has a default that is written into the record.
+    """Parameters of a reduction; what is used, defaults too, is written into the record.
 
     Parameters
     ----------
     grid
-        The cells; None: all that the sweeps see, in cells of at least 0.01 Å⁻¹.
+        The cells; None: all that the sweeps reach, in cells of at least 0.01 Å⁻¹.
     step
-        Of a grid that covers all, r.l.u.: one, or one each for h, k, l.
+        Size of the cells of a grid that covers all, r.l.u.: one number, or one each for h, k, l.
     symmetry
         A Laue class, ``auto`` for that of the sample's space group, or ``none``.
     background
         ``auto`` for the air run with the same detector position and attenuation that is nearest in
         time, the uid or the path of one, or ``none``.
     background_scale
-        The background counts so much, e.g. for the crystal's transmission.
+        Factor applied to the background (> 0), e.g. for the crystal's transmission.
     orientation
         JSON file with ``UB`` and ``lattice``, perhaps ``geometry``; None: ``orientation.json``
         beside the scan file, else the start document's.
     monitor
-        False: the flux was constant.
+        Normalise to the monitor; False: the flux was constant.
     corrections
-        Which are made.
+        Which corrections are applied.
     oversample
         Into how many parts pixels and frames are divided.
     mask
-        File with pixels that must not count, as `read_mask` takes it: what is not 0 there.
+        File of masked pixels, as `read_mask` takes it: those that are not 0.
     invert_mask
-        What is 0 there must not count, instead.
+        Mask the pixels that are 0 instead.
     mask_over_half
-        Accept a mask that leaves out more than half of the pixels: the mask of a small region, and
-        not one whose 0 and 1 are exchanged.
+        Accept a mask that excludes more than half of the pixels: one that keeps a small region, not
+        one of reversed polarity.
     hot
-        Whether hot pixels are looked for.
+        Whether hot pixels are found and excluded.
     refuse_damaged
         Fail if a stored frame does not have its checksum, or the file has changed since it was
-        closed; False: leave such frames out, with a warning.
+        closed; False: exclude such frames, with a warning.
     """
 
     grid: Grid | None = None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,14 +28,15 @@ from offbragg.reduction.peaks import find_peaks
 from offbragg.reduction.refinement import SweepPeaks
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
+from offbragg.workflows.choices import Progress
+from offbragg.workflows.orientation import Cell
+from offbragg.workflows.record import sha256
 from offbragg.workflows.sweeps import repeats
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexingResult:
-    """What `find_orientation` did: the orientation, its files, and all the numbers behind it."""
+    """Result of `find_orientation`: the orientation, its files, and all the numbers behind it."""
 
     orientation: Orientation
     indexed: Indexed
@@ -88,14 +88,14 @@ def find_orientation(
         Draw the peaks and residuals beside it, PNG.
     refuse_damaged
         Fail if a stored frame does not have its checksum, or the file has changed since it was
-        closed; False: leave such frames out, with a warning in the result.
+        closed; False: exclude such frames, with a warning in the result.
     progress
-        Called with (frames looked at, frames in all).
+        Called with the number of frames that are done, and of all.
 
     Raises
     ------
     OrientationError
-        If there is nothing to index, or nothing that is sure.
+        If there is nothing to index, or no lattice that is certain.
     """
     began = time.monotonic()
     if not paths:
@@ -104,7 +104,9 @@ def find_orientation(
     if target.suffix != ".json":
         raise OrientationError(f"{target} cannot be written: an orientation's name ends with .json")
     if not target.parent.is_dir():
-        raise OrientationError(f"{target} cannot be written: there is no folder {target.parent}")
+        raise OrientationError(
+            f"{target} cannot be written: the folder {target.parent} does not exist"
+        )
     with contextlib.ExitStack() as opened:
         scans = [opened.enter_context(_open(Path(path))) for path in paths]
         sample = _one_sample(scans)
@@ -126,7 +128,7 @@ def find_orientation(
         for line in damage.describe(left_out=True)
     ]
     indexed = replace(indexed, warnings=(*warnings, *indexed.warnings))
-    orientation = _told(indexed, scans, what)
+    orientation = _orientation(indexed, scans, what)
     kept = write_orientation(target, orientation)
     drawn = draw(indexed, target.with_suffix(".png")) if picture else None
     return IndexingResult(
@@ -136,7 +138,7 @@ def find_orientation(
 
 def _open(path: Path) -> ScanFile:
     if not path.is_file():
-        raise OrientationError(f"{path} is no file\nGive the path of a scan file (fN.h5).")
+        raise OrientationError(f"{path} is not a file\nGive the path of a scan file (fN.h5).")
     return ScanFile.open(path)
 
 
@@ -147,7 +149,7 @@ def _one_sample(scans: Sequence[ScanFile]) -> Sample:
         if (sample.name, sample.label) != (first.name, first.label):
             raise OrientationError(
                 f"{scan.path} is of {sample.name} {sample.label}, but {scans[0].path} of "
-                f"{first.name} {first.label}: index each mount by itself"
+                f"{first.name} {first.label}: index each mount separately"
             )
     runs = [scan.run for scan in scans]
     for i, (scan, run) in enumerate(zip(scans, runs, strict=True)):
@@ -182,15 +184,16 @@ def _views(
         mask = scan.pixel_mask() != 0
         there = np.array([status is FrameStatus.STORED for status in scan.ledger.statuses])
         there[[*damage.frames, *repeats(scan, damage.frames)]] = False
-        saturation = (scan.start.get("detector") or {}).get("saturation")
+        detector: Mapping[str, Any] = scan.start.get("detector") or {}
+        saturation = detector.get("saturation")
         before = done
 
-        def tell(n: int, of: int, before: int = before) -> None:
+        def report(n: int, of: int, before: int = before) -> None:
             progress(before + n, total)
 
         try:
             peaks = find_peaks(
-                scan.stack, stored=there, mask=mask, saturation=saturation, progress=tell
+                scan.stack, stored=there, mask=mask, saturation=saturation, progress=report
             )
         except OrientationError as error:
             raise OrientationError(f"{scan.path}: {error}") from error
@@ -210,22 +213,23 @@ def _centring(asked: str | None, sample: Sample, lattice: Sequence[float] | None
 
 
 def _rotations(sample: Sample, lattice: Sequence[float] | None) -> NDArray[np.int64] | None:
-    """Rotations of the crystal's Laue class on the given axes; None if that is not known."""
+    """Return the rotations of the crystal's Laue class on the given axes; None: not known."""
     if sample.space_group is None or lattice is None:
         return None
     try:
         operations = np.array(Laue.of(sample.space_group, lattice).operations, np.int64)
     except ReductionError:
-        return None  # a symbol that nobody understands tells nothing of twins
+        return None  # a symbol that is not understood does not say which twins there can be
     return operations[np.rint(np.linalg.det(operations)) == 1]
 
 
-def _lattice(cell: Sequence[float]) -> tuple[float, float, float, float, float, float]:
+def _lattice(cell: Sequence[float]) -> Cell:
     a, b, c, alpha, beta, gamma = (float(x) for x in cell)
     return a, b, c, alpha, beta, gamma
 
 
-def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> Orientation:
+def _orientation(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> Orientation:
+    """Return what was found as it is written."""
     refined = indexed.refined
     spots = refined.spots
     good = refined.indexed & spots.clean & (spots.speed > 0.12)
@@ -279,7 +283,7 @@ def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> O
         "files": [
             {
                 "path": scan.path.name,
-                "sha256": _digest(scan.path),
+                "sha256": sha256(scan.path),
                 "run": scan.run,
                 "time": scan.start["time"],
                 "sample": {key: scan.start["sample"].get(key) for key in ("name", "label")},
@@ -293,26 +297,22 @@ def _told(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> O
     return Orientation(rows, cell, source, residuals, geometry)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: float) -> float | None:
+    """Return a number as it is written; None: it is not known."""
     return round(float(value), 5) if math.isfinite(value) else None
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def describe(found: IndexingResult) -> str:
-    """Say what was found, for people."""
-    indexed, told = found.indexed, found.orientation.residuals
+    """Return what was found, as text to be printed."""
+    indexed, numbers = found.indexed, found.orientation.residuals
     refined = indexed.refined
     cell, esd = indexed.lattice, refined.esd
     lengths = "  ".join(f"{x:.4f}({e:.4f})" for x, e in zip(cell[:3], esd[:3], strict=True))
     angles = "  ".join(f"{x:.3f}({e:.3f})" for x, e in zip(cell[3:], esd[3:], strict=True))
-    rms = told["rms"]
+    rms = numbers["rms"]
     lines = [
-        f"{told['indexed']} of {told['peaks']} peaks indexed ({indexed.fraction:.1%}); by chance "
-        f"it would be {indexed.expected:.1%}",
+        f"{numbers['indexed']} of {numbers['peaks']} peaks indexed ({indexed.fraction:.1%}); by "
+        f"chance it would be {indexed.expected:.1%}",
         f"lattice    {indexed.name}",
         f"a b c      {lengths} Å",
         f"α β γ      {angles}°",
@@ -339,7 +339,7 @@ def describe(found: IndexingResult) -> str:
             f"           {each.name}  {each.worse:6.2f}  " + " ".join(f"{x:.3f}" for x in each.cell)
             for each in indexed.candidates[:12]
         ]
-    ignored = ", ".join(f"{n} {key}" for key, n in told["ignored"].items() if n)
+    ignored = ", ".join(f"{n} {key}" for key, n in numbers["ignored"].items() if n)
     if ignored:
         lines.append(f"no peaks   {ignored}")
     lines += [f"WARNING: {warning}" for warning in indexed.warnings]

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from offbragg.errors import OffbraggError, ReductionError
 from offbragg.files.orientation import NAME
 from offbragg.files.scan_file import ScanFile
-from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.ledger import FrameStatus
+from offbragg.reduction.order_parameter import Transition, box_around, check_number, fit_series
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 from offbragg.workflows.choices import START, Choices
+from offbragg.workflows.record import SweepInput
 from offbragg.workflows.reduce import build_record, reduce_record
-
-if TYPE_CHECKING:
-    pass
-from offbragg.reduction.order_parameter import Transition, box_around, check_number, fit_series
+from offbragg.workflows.sweeps import temperature_of
 
 _SAME = 0.5  # K: sweeps this close are one temperature
 
@@ -38,7 +36,7 @@ def find_sweeps(
     where
         Scan files, or folders that are searched for them.
     series
-        Uids of series or runs, or their begins, if there are others in the folders.
+        Uids of series or runs, or their first characters, if there are others in the folders.
 
     Returns
     -------
@@ -65,19 +63,17 @@ def find_sweeps(
                 if isinstance(error, OffbraggError):
                     raise
                 raise ReductionError(f"{path} cannot be opened: {error.strerror}") from error
-            uids = (str((start.get("series") or {}).get("uid", "")), str(start["uid"]))
+            group: Mapping[str, Any] = start.get("series") or {}
+            uids = (str(group.get("uid", "")), str(start["uid"]))
             named = {each for each in wanted if each and any(u.startswith(each) for u in uids)}
             met |= named
             if start.get("purpose", "data") != "data" or (wanted and not named):
                 continue
-            temperature = start.get("temperature") or {}
-            settled = temperature.get("settled") or {}
-            kelvin = settled.get("mean", temperature.get("setpoint"))
-            if kelvin is not None:
+            if (kelvin := temperature_of(start)) is not None:
                 found.append((float(kelvin), path))
     if missing := [each for each in wanted if each not in met]:
         raise ReductionError(
-            f"{', '.join(map(repr, missing))}: no file, no folder, and no uid of a series or run "
+            f"{', '.join(map(repr, missing))}: not a file, a folder, or the uid of a series or run "
             f"that is found in {', '.join(map(str, where))}"
         )
     if not found:
@@ -116,16 +112,16 @@ def order_parameter(
         For the reduction; its grid is not used. With a symmetry, all that was measured at
         equivalents of the point counts.
     progress
-        Told how many temperatures are done, and of how many.
+        Called with the number of temperatures that are done, and of all.
     """
     check_number(len(sweeps))
     box = Grid.box(*[(x - reach, x + reach) for x in at], step=step)
     chosen = replace(choices or Choices(), grid=box)
     volumes: dict[float, Volume] = {}
-    inputs: list[Mapping[str, Any]] = []
+    inputs: list[SweepInput] = []
     warnings: list[str] = []
 
-    def hear(text: str) -> None:
+    def note(text: str) -> None:
         about_mask = text.partition(": ")[2]
         if "WARNING" in text:
             warnings.append(text)
@@ -134,13 +130,13 @@ def order_parameter(
 
     for n, (kelvin, files) in enumerate(sweeps.items()):
         try:
-            record = build_record(files, chosen, say=hear)
+            record = build_record(files, chosen, say=note)
             volumes[kelvin] = reduce_record(record)
             box_around(volumes[kelvin], at)
         except ReductionError as error:
             elsewhere = _elsewhere(files, chosen, at)
             raise ReductionError(f"at {kelvin:g} K: {error}{elsewhere}") from error
-        inputs += record["inputs"]
+        inputs += record.inputs
         progress(n + 1, len(sweeps))
     return replace(fit_series(volumes, at), notes=(*_notes(inputs, chosen), *warnings))
 
@@ -152,19 +148,17 @@ def _elsewhere(files: Sequence[Path], choices: Choices, at: tuple[float, float, 
             files, replace(choices, grid=None, step=1.0, symmetry="none", background="none"),
             say=lambda text: None,
         )  # fmt: skip
-        sample = Sample.from_dict(record["sample"])
-        laue = _laue_of(choices, sample)
+        laue = _laue_of(choices, record.sample)
     except OffbraggError:
-        return ""  # what is wrong is said already
+        return ""  # the error that is raised says what is wrong
     points = np.unique(
         np.round(np.array(laue.operations) @ np.array(at), 9) + 0.0, axis=0
     )  # of (0.5, 0.5, 0.5) some are the same
     met: list[str] = []
-    for told in record["inputs"]:
+    for each in record.inputs:
         try:
-            with ScanFile.open(told["file"]) as scan:
-                geometry = Geometry.from_dict(told["geometry"])
-                found = geometry.predict(points, np.array(told["UB"]), scan.sweep)
+            with ScanFile.open(each.file) as scan:
+                found = each.geometry.predict(points, each.UB, scan.sweep)
                 counts = scan.pixel_mask() == 0
                 there = [status is FrameStatus.STORED for status in scan.ledger.statuses]
         except OffbraggError:
@@ -187,6 +181,7 @@ def _elsewhere(files: Sequence[Path], choices: Choices, at: tuple[float, float, 
 
 
 def _laue_of(choices: Choices, sample: Sample) -> Laue:
+    """Return the Laue class that is asked for, or that of the space group."""
     if choices.symmetry not in ("none", "", "auto"):
         return Laue.named(choices.symmetry, sample.lattice)
     if sample.space_group is None:
@@ -194,20 +189,20 @@ def _laue_of(choices: Choices, sample: Sample) -> Laue:
     return Laue.of(sample.space_group, sample.lattice)
 
 
-def _notes(inputs: Sequence[Mapping[str, Any]], choices: Choices) -> list[str]:
-    """Tell where orientations and backgrounds were from; a warning if not all from the same."""
+def _notes(inputs: Sequence[SweepInput], choices: Choices) -> list[str]:
+    """Return where orientations and backgrounds are from; a warning if they differ."""
     orientation: dict[str, list[str]] = {}
     background: dict[str, list[str]] = {}
-    for told in inputs:
-        source = str(told["orientation"])
+    for each in inputs:
+        source = each.orientation
         if choices.orientation is None and source != START:
             source = f"{NAME} beside the scan file"
-        orientation.setdefault(source, []).append(told["file"])
-        used: Mapping[str, Any] | None = told["background"]
+        orientation.setdefault(source, []).append(each.file)
+        used = each.background
         air = "none" if used is None else "an air run"
         if used is not None and choices.background != "auto":
-            air = str(used["file"])
-        background.setdefault(air, []).append(told["file"])
+            air = used.file
+        background.setdefault(air, []).append(each.file)
     notes: list[str] = []
     for what, found in (("orientation", orientation), ("background", background)):
         if len(found) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,17 @@ from offbragg.geometry import Geometry
 from offbragg.reduction.bravais import SAME_ANGLE, SAME_CELL, angle_of, same_lattice, turn_of
 from offbragg.sample import Sample
 from offbragg.workflows.choices import START, Array, Choices, Say
+from offbragg.workflows.record import SweepInput
 
-_REFINED = 3.0  # mm: further no refinement moves a panel, but a detector position does
+Cell = tuple[float, float, float, float, float, float]
 
-
-_SAME_TURN = 0.2  # degree: a mount does not turn in itself; all axes are in the geometry
-
-
+_REFINED = 3.0  # mm: a refinement moves a panel less than this, a detector position moves it more
+_SAME_TURN = 0.2  # degree: a crystal does not turn on its mount; all axes are in the geometry
 _SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
 
 
-def lattice_of(UB: Array) -> tuple[float, float, float, float, float, float]:
-    """Say which lattice an orientation matrix has: Å and degree."""
+def lattice_of(UB: Array) -> Cell:
+    """Return the lattice of an orientation matrix, Å and degree."""
     axes = np.linalg.inv(UB)
     a, b, c = (float(x) for x in np.linalg.norm(axes, axis=1))
 
@@ -40,16 +39,16 @@ def lattice_of(UB: Array) -> tuple[float, float, float, float, float, float]:
 
 def orientation_of(
     path: Path, scan: ScanFile, choices: Choices
-) -> tuple[Array, Any, Geometry, str]:
-    """Find the UB, the lattice and the geometry of a sweep, and where they are from."""
+) -> tuple[Array, Cell | None, Geometry, str]:
+    """Find UB, lattice and geometry of a sweep, and which file they are from."""
     beside = path.parent / NAME
     given = choices.orientation or (beside if beside.exists() else None)
     if given is not None:
-        told = read_orientation(given)
-        UB, where = np.array(told.UB), scan.geometry
-        if told.geometry is not None:
-            where = _refined(path, where, told.geometry, given)
-        return UB, told.lattice, where, str(given)
+        found = read_orientation(given)
+        UB, geometry = np.array(found.UB), scan.geometry
+        if found.geometry is not None:
+            geometry = _refined(path, geometry, found.geometry, given)
+        return UB, found.lattice, geometry, str(given)
     sample = scan.sample
     if sample.UB is None:
         raise ReductionError(
@@ -73,7 +72,8 @@ def check_same_lattice(
         return
     own, its = (", ".join(f"{x:.5g}" for x in cell) for cell in (sample.lattice, found.lattice))
     differ = f"the lattice in {source} is {its}, that of {sample.name} in {path} is {own}"
-    of = [each.get("sample") or {} for each in found.source.get("files") or []]
+    files: Sequence[Mapping[str, Any]] = found.source.get("files") or []
+    of: list[Mapping[str, Any]] = [each.get("sample") or {} for each in files]
     if any((it.get("name"), it.get("label")) == (sample.name, sample.label) for it in of):
         say(
             f"{path.name}: WARNING: {differ}; the first is used, since it was found in this crystal"
@@ -112,22 +112,22 @@ def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> 
     return replace(own, panel=found.panel)
 
 
-def check_same_orientation(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+def check_same_orientation(one: SweepInput, other: SweepInput) -> None:
     """Refuse two sweeps of one mount in which the crystal lies, or is called, differently.
 
     Raises
     ------
     ReductionError
-        Saying by how much, and where both orientations are from.
+        With the difference, and where both orientations are from.
     """
-    mine, its = np.array(one["UB"]), np.array(other["UB"])
+    mine, its = one.UB, other.UB
     turn = angle_of(turn_of(np.linalg.inv(its).T) @ turn_of(np.linalg.inv(mine).T).T)
     a, b = (np.array(lattice_of(UB)[:3]) for UB in (mine, its))
     longer = float(np.abs(b / a - 1.0).max())
     if turn > _SAME_TURN or longer > _SAME_LENGTH:
         where = "; ".join(
-            f"{told['file']}: {', '.join(f'{x:.4f}' for x in axes)} Å by {told['orientation']}"
-            for told, axes in ((one, a), (other, b))
+            f"{each.file}: {', '.join(f'{x:.4f}' for x in axes)} Å by {each.orientation}"
+            for each, axes in ((one, a), (other, b))
         )
         raise ReductionError(
             f"two orientations of one mount contradict each other: {turn:.2f} degree apart "

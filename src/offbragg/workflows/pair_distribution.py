@@ -12,6 +12,6 @@ from offbragg.reduction.pair_distribution import PairDistribution
 
 def save(path: Path | str, pdf: PairDistribution, record: Mapping[str, Any]) -> Path:
     """Write a pair distribution into an HDF5 file that NeXpy plots."""
-    told = {name: getattr(pdf, name) for name in ("residual", "filled", "unmeasured", "q_max")}
-    told = {**record, **told}
-    return write_pdf(path, pdf.values, (pdf.x, pdf.y, pdf.z), pdf.lattice, told)
+    result = {name: getattr(pdf, name) for name in ("residual", "filled", "unmeasured", "q_max")}
+    axes = (pdf.x, pdf.y, pdf.z)
+    return write_pdf(path, pdf.values, axes, pdf.lattice, {**record, **result})

@@ -1,8 +1,8 @@
-"""From scan files to a volume, by a recipe that is kept in the volume's file.
+"""From scan files to a volume, by a record that is kept in the volume's file.
 
-Everything that is chosen or found (orientation, background, grid, hot pixels, the order) is first
-written down as a *record* of plain JSON types; the volume is then made from the record and the
-files that it names, and from nothing else. So the record is enough to make it again.
+Everything that is chosen or found (orientation, background, grid, the frames and pixels that count)
+goes into a `ReductionRecord` first; the volume is then made from the record and the files that it
+names, and from nothing else. So the record is enough to reproduce the volume.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,9 @@ from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import write_volume
-from offbragg.geometry import Geometry
 from offbragg.grid import Grid
-from offbragg.reduction.binning import Oversample, check_memory
-from offbragg.reduction.corrections import LEAST_TURN, Corrections, hot_pixels
+from offbragg.reduction.binning import AirRate, check_memory
+from offbragg.reduction.corrections import LEAST_TURN
 from offbragg.reduction.reduce import (
     ReductionSetup,
     air_rate,
@@ -47,17 +46,21 @@ from offbragg.workflows.orientation import (
     lattice_of,
     orientation_of,
 )
-from offbragg.workflows.record import FORMAT, relative, sha256
-from offbragg.workflows.sweeps import flux_of, opened, repeats
+from offbragg.workflows.record import (
+    BackgroundInput,
+    MaskInput,
+    ReductionRecord,
+    SweepInput,
+    sha256,
+)
+from offbragg.workflows.sweeps import opened, select, temperature_of
 
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
-
-
 _MOST_MASKED = 0.5  # of the pixels that count
 
 
 def _warn(text: str) -> None:
-    """Pass on what must not be overlooked to who did not ask to be told anything."""
+    """Warn of what must not be overlooked, where the caller does not take the messages."""
     if "WARNING" in text:
         warnings.warn(text, stacklevel=4)
 
@@ -77,14 +80,14 @@ def reduce_files(
     files
         Scan files; several are merged.
     choices
-        What one can choose.
+        Parameters of the reduction; None: the defaults.
     out
         The volume file to write, if one is wanted.
     progress
-        Told how many frames are done, and of how many.
+        Called with the number of frames that are done, and of all.
     say
-        Told what was chosen by itself: background, orientation, hot pixels; and of frames that
-        are damaged. Left out, what is a warning becomes a `UserWarning`.
+        Called with a message for each automatic choice (background, orientation, hot pixels) and
+        for damaged frames. If it is left out, warnings become a `UserWarning`.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def reduce_files(
     record = build_record(paths, choices or Choices(), say=say)
     volume = reduce_record(record, progress=progress)
     if out is not None:
-        write_volume(out, volume, relative(record, Path(out)))
+        write_volume(out, volume, record.relative_to(Path(out)).to_dict())
     return volume
 
 
@@ -127,8 +130,8 @@ def merge_and_reduce(
     return reduce_files(list(files), chosen, out=out, progress=progress, say=say)
 
 
-def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[str, Any]:
-    """Write down how a volume is to be made; the frames are not read yet.
+def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> ReductionRecord:
+    """Find how a volume is made: from which files, with what, and which frames and pixels count.
 
     Parameters
     ----------
@@ -138,26 +141,26 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     Returns
     -------
     record
-        Plain JSON types; files with their absolute paths.
+        With absolute paths.
     """
     if not paths:
         raise ReductionError("no scan file is given")
     if choices.mask is None and (choices.invert_mask or choices.mask_over_half):
-        raise ReductionError("there is no mask to invert or to accept: give one (--mask FILE)")
+        raise ReductionError("no mask is given to invert or to accept: give one (--mask FILE)")
     user_mask = None
     if choices.mask is not None:
         user_mask = read_mask(choices.mask, inverted=choices.invert_mask)
-    inputs: list[dict[str, Any]] = []
+    inputs: list[SweepInput] = []
     samples: list[Sample] = []
     covering: Grid | None = None
     for path in paths:
         with opened(path) as scan:
             if user_mask is not None:
                 _check_mask(user_mask, path, scan, choices, say)
-            told, sample, covered = _look_at(path.absolute(), scan, choices, say)
+            each, sample, covered = _look_at(path.absolute(), scan, choices, say)
         for earlier in samples:
             check_same_sample(earlier, sample)
-        inputs.append(told)
+        inputs.append(each)
         samples.append(sample)
         covering = covered if covering is None else covering | covered
     _check_belong(inputs)
@@ -170,13 +173,12 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     if choices.grid is None:
         grid = binned
     else:
-        for told in inputs:
-            geometry = Geometry.from_dict(told["geometry"])
-            with opened(Path(told["file"])) as scan:
-                check_overlap(binned, geometry, scan.sweep, np.array(told["UB"]))
+        for each in inputs:
+            with opened(Path(each.file)) as scan:
+                check_overlap(binned, each.geometry, scan.sweep, each.UB)
     if laue is not None:
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
-    sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0]["background"] is not None)
+    sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0].background is not None)
     # beside the sums: their symmetrised ones and two steps of one, or what is written
     try:
         check_memory(binned, arrays=2 * sums + 2 if laue is not None else sums + 2)
@@ -190,55 +192,50 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> dict[s
     mask = None
     if user_mask is not None and choices.mask is not None:
         file, dataset = split_name(choices.mask)
-        mask = {
-            "file": str(file.absolute()), "sha256": sha256(file), "dataset": dataset,
-            "inverted": choices.invert_mask, "masked": int(np.count_nonzero(user_mask)),
-        }  # fmt: skip
-    temperatures = [t["temperature"] for t in inputs if t["temperature"] is not None]
-    return {
-        "format": FORMAT,
-        "inputs": inputs,
-        "sample": sample.to_dict(),
-        "temperature": float(np.mean(temperatures)) if temperatures else None,
-        "grid": grid.to_dict(),
-        "binned": binned.to_dict(),
-        "symmetry": "" if laue is None else laue.name,
-        "monitor": choices.monitor,
-        "corrections": choices.corrections.to_dict(),
-        "oversample": asdict(choices.oversample),
-        "mask": mask,
-        "hot": choices.hot,
-        "background_scale": choices.background_scale,
-        "versions": {name: version(name) for name in ("offbragg", "numpy", "scipy", "h5py")},
-    }
+        mask = MaskInput(
+            str(file.absolute()), sha256(file), dataset, choices.invert_mask,
+            int(np.count_nonzero(user_mask)),
+        )  # fmt: skip
+    temperatures = [each.temperature for each in inputs if each.temperature is not None]
+    return ReductionRecord(
+        inputs=tuple(inputs),
+        sample=sample,
+        temperature=float(np.mean(temperatures)) if temperatures else None,
+        grid=grid,
+        binned=binned,
+        symmetry="" if laue is None else laue.name,
+        monitor=choices.monitor,
+        corrections=choices.corrections,
+        oversample=choices.oversample,
+        mask=mask,
+        hot=choices.hot,
+        background_scale=choices.background_scale,
+        versions={name: version(name) for name in ("offbragg", "numpy", "scipy", "h5py")},
+    )
 
 
 def reduce_record(
-    record: Mapping[str, Any], *, progress: Progress = lambda done, total: None
+    record: ReductionRecord, *, progress: Progress = lambda done, total: None
 ) -> Volume:
     """Make the volume that a record describes.
 
     Parameters
     ----------
     record
-        Of `build_record`, with absolute paths.
+        With absolute paths.
     progress
-        Told how many frames are done, and of how many.
+        Called with the number of frames that are done, and of all.
     """
-    wanted = Grid.from_dict(record["grid"])
-    grid = Grid.from_dict(record.get("binned", record["grid"]))  # older records have but one
-    sample = Sample.from_dict(record["sample"])
-    corrections = Corrections(**record["corrections"])
-    oversample = Oversample(**record["oversample"])
-    user_mask = None if record["mask"] is None else _mask_of(record["mask"])
-    total = sum(told["frames"] for told in record["inputs"])
+    grid = record.binned
+    user_mask = None
+    if record.mask is not None:
+        user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
+    total = sum(each.frames for each in record.inputs)
     before = 0
     volume: Volume | None = None
-    for told in record["inputs"]:
-        with opened(Path(told["file"])) as scan:
-            geometry = Geometry.from_dict(told["geometry"])
-            detector = scan.start.get("detector") or {}
-            saturation = detector.get("saturation")
+    for each in record.inputs:
+        with opened(Path(each.file)) as scan:
+            detector: Mapping[str, Any] = scan.start.get("detector") or {}
             mask = scan.pixel_mask() != 0
             if user_mask is not None:
                 if user_mask.shape != mask.shape:
@@ -247,43 +244,33 @@ def reduce_record(
                     )
                 mask |= user_mask
             stack = scan.stack
-            damaged = told.get("damaged", ())  # older records have none
-            if record["hot"]:
-                mask |= hot_pixels(stack, without=damaged)
+            chosen = each.selection or select(
+                scan, monitor=record.monitor, hot=record.hot, damaged=each.damaged
+            )
+            mask |= chosen.hot_mask(mask.shape)
             air = None
-            if told["background"] is not None:
-                with opened(Path(told["background"]["file"])) as empty:
-                    measured = empty.stack
-                    broken = told["background"].get("damaged", ())
-                    air_mask = None
-                    if record["hot"]:
-                        air_mask = hot_pixels(measured, least_turn=0.0, without=broken)
-                    air = air_rate(
-                        measured,
-                        flux_of(empty, record["monitor"], broken) / record["background_scale"],
-                        mask=air_mask,
-                        saturation=saturation,
-                    )
-            scene = ReductionSetup(
-                geometry, np.array(told["UB"]), grid, corrections, detector, mask,
-                oversample, air, sample,
+            if each.background is not None:
+                air = _air(each.background, record, detector.get("saturation"))
+            setup = ReductionSetup(
+                each.geometry, each.UB, grid, record.corrections, detector, mask,
+                record.oversample, air, record.sample,
             )  # fmt: skip
             if volume is None:
-                volume = scene.empty()
-            flux = flux_of(scan, record["monitor"], damaged)[: len(stack)]
+                volume = setup.empty()
+            flux = chosen.flux[: len(stack)]
             angles = scan.frame_values()["angle"][: len(stack)]
             done_before = before
 
             def report(done: int, _: int, so_far: int = done_before) -> None:
                 progress(so_far + done, total)
 
-            reduce(stack, scene, flux, angles=angles, into=volume, progress=report)
+            reduce(stack, setup, flux, angles=angles, into=volume, progress=report)
             before += int(np.count_nonzero(flux > 0))
     assert volume is not None
-    if record["symmetry"] and np.any(volume.weight):
-        volume = symmetrise(volume, Laue.named(record["symmetry"]))
-    if wanted != grid:
-        volume = volume[_part(grid, wanted)]
+    if record.symmetry and np.any(volume.weight):
+        volume = symmetrise(volume, Laue.named(record.symmetry))
+    if record.grid != grid:
+        volume = volume[_part(grid, record.grid)]
     if not np.any(volume.weight):
         raise ReductionError(
             "nothing was measured in the grid: no pixel of any frame with flux falls into it"
@@ -291,8 +278,24 @@ def reduce_record(
     return volume
 
 
+def _air(background: BackgroundInput, record: ReductionRecord, saturation: float | None) -> AirRate:
+    """Return what each pixel counts without the crystal, times the background's scale."""
+    with opened(Path(background.file)) as empty:
+        chosen = select(
+            empty, monitor=record.monitor, hot=record.hot, damaged=background.damaged,
+            least_turn=0.0,
+        )  # fmt: skip
+        stack = empty.stack
+        return air_rate(
+            stack,
+            chosen.flux / record.background_scale,
+            mask=chosen.hot_mask(empty.shape),
+            saturation=saturation,
+        )
+
+
 def _part(grid: Grid, wanted: Grid) -> tuple[slice, slice, slice]:
-    """Slices of the cells of one grid inside another."""
+    """Return the slices of the cells of one grid inside another."""
     h, k, l = (  # noqa: E741
         slice(a - first, b - first)
         for a, b, first in zip(wanted.first, wanted.end, grid.first, strict=True)
@@ -302,7 +305,8 @@ def _part(grid: Grid, wanted: Grid) -> tuple[slice, slice, slice]:
 
 def _look_at(
     path: Path, scan: ScanFile, choices: Choices, say: Say
-) -> tuple[dict[str, Any], Sample, Grid]:
+) -> tuple[SweepInput, Sample, Grid]:
+    """Find everything about one sweep, and the grid that covers it."""
     stored = scan.ledger.counts()["stored"]
     if not stored:
         raise ReductionError(f"{path} holds no frame: none of {scan.n_frames} is stored")
@@ -317,17 +321,19 @@ def _look_at(
     sample = replace(scan.sample, lattice=lattice or lattice_of(UB), UB=None)
     say(f"{path.name}: orientation from {source}")
     try:
-        flux = flux_of(scan, choices.monitor, damaged)
+        chosen = select(scan, monitor=choices.monitor, hot=choices.hot, damaged=damaged)
     except ReductionError as error:
         raise ReductionError(f"{path}: {error}") from None
-    frames = int(np.count_nonzero(flux > 0))
-    if not frames:
+    if not chosen.frames:
         raise ReductionError(f"{path}: none of {stored} stored frames has flux")
-    if frames < stored:
-        say(f"{path.name}: {stored - frames} of {stored} stored frames count for nothing")
-    if again := repeats(scan, damaged):
-        some = ", ".join(f"{n} = {first}" for n, first in sorted(again.items())[:8])
-        more = f" and {len(again) - 8} more" if len(again) > 8 else ""
+    if chosen.frames < stored:
+        say(
+            f"{path.name}: {stored - chosen.frames} of {stored} stored frames are excluded (no "
+            "beam, damaged or repeated)"
+        )
+    if repeated := chosen.repeats:
+        some = ", ".join(f"{n} = {first}" for n, first in sorted(repeated.items())[:8])
+        more = f" and {len(repeated) - 8} more" if len(repeated) > 8 else ""
         say(f"{path.name}: frames with the pixels of an earlier one do not count: {some}{more}")
     background = None
     if choices.background != "none":
@@ -336,53 +342,45 @@ def _look_at(
             say(f"{path.name}: no air run is found that belongs to it; nothing is subtracted")
         else:
             with ScanFile.open(found) as other:
-                background = {
-                    "file": str(found), "sha256": sha256(found), "run": other.run,
-                    "damaged": _damaged(found, other, choices, say),
-                }  # fmt: skip
+                background = BackgroundInput(
+                    str(found), sha256(found), other.run,
+                    tuple(_damaged(found, other, choices, say)),
+                )  # fmt: skip
             say(f"{path.name}: background {found}")
-    if choices.hot and (n := int(np.count_nonzero(hot_pixels(scan.stack, without=damaged)))):
-        say(f"{path.name}: {n} hot pixels are left out")
+    if n := chosen.hot.size:
+        say(f"{path.name}: {n} hot pixel{'' if n == 1 else 's'} excluded")
     elif choices.hot and (turn := scan.sweep.n_frames * abs(scan.sweep.step)) < LEAST_TURN:
         say(
-            f"{path.name}: hot pixels are not looked for: it turned by {turn:g}° only, and below "
-            f"{LEAST_TURN:g}° they cannot be told from reflections"
+            f"{path.name}: hot pixels are not looked for: it turned by only {turn:g}°, and below "
+            f"{LEAST_TURN:g}° they cannot be distinguished from reflections"
         )
     covered = Grid.covering(geometry, scan.sweep, UB, step=choices.step)
-    temperature = scan.start.get("temperature") or {}
-    settled = temperature.get("settled") or {}
-    told = {
-        "file": str(path),
-        "sha256": sha256(path),
-        "run": scan.run,
-        "frames": frames,
-        "damaged": damaged,
-        "UB": UB.tolist(),
-        "orientation": source,
-        "geometry": geometry.to_dict(),
-        "background": background,
-        "temperature": settled.get("mean", temperature.get("setpoint")),
-    }
-    return told, sample, covered
-
-
-def _mask_of(told: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Read the mask of a record; older ones are not inverted, and name no dataset."""
-    dataset = told.get("dataset")
-    name = told["file"] if dataset is None else f"{told['file']}::{dataset}"
-    return read_mask(name, inverted=told.get("inverted", False))
+    sweep = SweepInput(
+        file=str(path),
+        sha256=sha256(path),
+        run=scan.run,
+        frames=chosen.frames,
+        damaged=tuple(damaged),
+        UB=UB,
+        orientation=source,
+        geometry=geometry,
+        background=background,
+        temperature=temperature_of(scan.start),
+        selection=chosen,
+    )
+    return sweep, sample, covered
 
 
 def _check_mask(
     mask: NDArray[np.bool_], path: Path, scan: ScanFile, choices: Choices, say: Say
 ) -> None:
-    """Tell how much a mask masks of a sweep's pixels.
+    """Check how much a mask masks of a sweep's pixels, and report it.
 
     Raises
     ------
     ReductionError
-        If it is not of the frames' shape, or leaves out more than half of the pixels that count
-        and that was not asked for.
+        If its shape is not that of the frames, or it excludes more than half of the pixels that
+        count and that was not asked for.
     """
     name = split_name(choices.mask or "")[0].name
     if mask.shape != scan.shape:
@@ -413,7 +411,7 @@ def _check_mask(
 
 
 def _damaged(path: Path, scan: ScanFile, choices: Choices, say: Say) -> list[int]:
-    """Return the numbers of the stored frames that are damaged, having told of them.
+    """Return the indices of the stored frames that are damaged, and report them.
 
     Raises
     ------
@@ -438,29 +436,30 @@ def _damaged(path: Path, scan: ScanFile, choices: Choices, say: Say) -> list[int
     return list(damage.frames)
 
 
-def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
-    runs = [told["run"] for told in inputs]
+def _check_belong(inputs: Sequence[SweepInput]) -> None:
+    """Refuse sweeps that do not belong into one volume."""
+    runs = [each.run for each in inputs]
     for run in runs:
         if runs.count(run) > 1:
             raise ReductionError(f"run {run} is given twice: its counts would count twice")
     first = inputs[0]
-    for told in inputs:
-        if told["background"] is not None and told["background"]["run"] in runs:
+    for each in inputs:
+        if each.background is not None and each.background.run in runs:
             raise ReductionError(
-                f"{told['background']['file']} is to be reduced, and to be the background of "
-                f"{told['file']}: it cannot be both"
+                f"{each.background.file} is to be reduced, and to be the background of "
+                f"{each.file}: it cannot be both"
             )
-    for told in inputs[1:]:
-        if (told["background"] is None) != (first["background"] is None):
-            without = told if told["background"] is None else first
+    for each in inputs[1:]:
+        if (each.background is None) != (first.background is None):
+            without = each if each.background is None else first
             raise ReductionError(
-                f"{without['file']} has no air run that belongs to it, others have\n"
+                f"{without.file} has no air run that belongs to it, others have\n"
                 "Name one (--background UID), or subtract none (--background none)."
             )
-        a, b = first["temperature"], told["temperature"]
+        a, b = first.temperature, each.temperature
         if a is not None and b is not None and abs(a - b) > _SAME_TEMPERATURE:
             raise ReductionError(
-                f"{first['file']} was measured at {a:g} K and {told['file']} at {b:g} K: "
+                f"{first.file} was measured at {a:g} K and {each.file} at {b:g} K: "
                 "temperatures are not merged"
             )
     for one, other in itertools.combinations(inputs, 2):
@@ -468,6 +467,7 @@ def _check_belong(inputs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _laue(wanted: str, sample: Sample) -> Laue | None:
+    """Return the Laue class that is asked for; None: no symmetry."""
     if wanted in ("none", ""):
         return None
     if wanted == "auto":

@@ -1,4 +1,4 @@
-"""Make a volume again from its own record, and compare the two."""
+"""Reproduce a volume from its own record, and compare the two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile, passing_volume, write_volume
 from offbragg.workflows.choices import Progress
-from offbragg.workflows.record import absolute, files_of, sha256
+from offbragg.workflows.record import ReductionRecord, sha256
 from offbragg.workflows.reduce import reduce_record
 
 _SLAB = 32  # planes of a volume that are compared at a time
@@ -21,12 +21,12 @@ _SLAB = 32  # planes of a volume that are compared at a time
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """Whether a volume file could be made again."""
+    """Whether a volume file could be reproduced."""
 
     file: str
     same: bool
     differences: tuple[str, ...]
-    """Datasets that are not the same, bit for bit; empty if all are."""
+    """Datasets and attributes that differ in any bit."""
 
 
 def reproduce(
@@ -35,33 +35,36 @@ def reproduce(
     out: Path | str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Reproduction:
-    """Make a volume file again from its own record, and compare.
+    """Reproduce a volume file from its own record, and compare.
 
     Parameters
     ----------
     path
         The volume file.
     out
-        Where the new one is kept; None: it is removed after the comparison.
+        Where to keep the new file; None: it is removed after the comparison.
     progress
-        Told how many frames are done, and of how many.
+        Called with the number of frames that are done, and of all.
 
     Raises
     ------
     ReductionError
-        If an input is not there, or is not what it was.
+        If an input is not there or has changed, or the record is malformed.
     """
     path = Path(path)
     with VolumeFile(path) as file:
         kept = file.record
-    record = absolute(kept, path)
-    for told in files_of(record):
-        if not Path(told["file"]).exists():
-            raise ReductionError(f"{told['file']} is not there: {path} was made of it")
-        if sha256(told["file"]) != told["sha256"]:
+    try:
+        record = ReductionRecord.from_dict(kept).absolute_from(path)
+    except ReductionError as error:
+        raise ReductionError(f"{path} cannot be reproduced: {error}") from error
+    for each in record.files():
+        if not Path(each.file).exists():
+            raise ReductionError(f"{each.file} is not there: {path} was made of it")
+        if sha256(each.file) != each.sha256:
             raise ReductionError(
-                f"{told['file']} has changed since {path} was made of it: its SHA-256 is not "
-                f"{told['sha256'][:12]}…"
+                f"{each.file} has changed since {path} was made of it: its SHA-256 is not "
+                f"{each.sha256[:12]}…"
             )
     volume = reduce_record(record, progress=progress)
     if out is not None:
@@ -74,9 +77,9 @@ def reproduce(
 
 
 def _differences(one: Path, other: Path) -> list[str]:
-    """Where two volume files differ, by datasets and attributes.
+    """Return the datasets and attributes in which two volume files differ.
 
-    The bytes between them may: another version may put them elsewhere.
+    The bytes between them may differ: another version may put them elsewhere.
     """
     if sha256(one) == sha256(other):
         return []
@@ -85,19 +88,21 @@ def _differences(one: Path, other: Path) -> list[str]:
     return sorted(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name))
 
 
-def _contents(file: h5py.File) -> dict[str, tuple[Any, ...]]:
-    """Everything in a file: of each array its type, shape and digest."""
+def _contents(file: Any) -> dict[str, tuple[Any, ...]]:
+    """Return everything in an HDF5 file: of each array its type, shape and digest."""
     found: dict[str, tuple[Any, ...]] = {}
 
     def look(name: str, thing: Any) -> None:
-        attributes = {key: np.asarray(value) for key, value in thing.attrs.items()}
-        found[name] = tuple((k, v.dtype.str, v.tobytes()) for k, v in sorted(attributes.items()))
+        attributes = [(str(key), np.asarray(value)) for key, value in thing.attrs.items()]
+        attributes.sort(key=lambda each: each[0])
+        found[name] = tuple((key, value.dtype.str, value.tobytes()) for key, value in attributes)
         if isinstance(thing, h5py.Dataset):
+            array: Any = thing
             digest = hashlib.sha256()
-            for n in range(0, thing.shape[0] if thing.ndim else 1, _SLAB):
-                part = thing[n : n + _SLAB] if thing.ndim else thing[()]
+            for n in range(0, array.shape[0] if array.ndim else 1, _SLAB):
+                part = array[n : n + _SLAB] if array.ndim else array[()]
                 digest.update(np.ascontiguousarray(part).tobytes())
-            found[name] += (thing.dtype.str, thing.shape, digest.hexdigest())
+            found[name] += (array.dtype.str, array.shape, digest.hexdigest())
 
     look("/", file)
     file.visititems(look)

@@ -1,23 +1,26 @@
-"""Sweeps as a workflow opens them: repeated frames, flux, free names."""
+"""Sweeps as a workflow opens them: what of them counts, and free names for what is made."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
 from offbragg.files.scan_file import ScanFile
-from offbragg.reduction.corrections import frame_weights
+from offbragg.reduction.corrections import LEAST_TURN, frame_weights, hot_pixels
 from offbragg.workflows.choices import Array
 
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 
 
 def next_free(directory: Path, stem: str, suffix: str = ".h5") -> Path:
-    """Find a name that is not taken: ``stem.h5``, ``stem_2.h5`` and so on."""
+    """Return a path that is not taken: ``stem.h5``, ``stem_2.h5`` and so on."""
     path, number = directory / f"{stem}{suffix}", 1
     while path.exists():
         number += 1
@@ -26,7 +29,7 @@ def next_free(directory: Path, stem: str, suffix: str = ".h5") -> Path:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ScanFile]:
+def opened(path: Path) -> Generator[ScanFile]:
     """Open the scan file of a sweep, or refuse what is not one, in words."""
     if not path.exists():
         raise ReductionError(f"{path} is not there")
@@ -40,12 +43,96 @@ def opened(path: Path) -> Iterator[ScanFile]:
         yield scan
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """What of a sweep counts; found once by `select`, then reported and used.
+
+    Parameters
+    ----------
+    flux
+        On the crystal during each frame, shape (n_frames,); 0 for frames that do not count.
+    repeats
+        Frames that hold the pixels of an earlier one, and which; they do not count.
+    hot
+        Flat indices of the hot pixels, which do not count.
+    """
+
+    flux: Array
+    repeats: Mapping[int, int]
+    hot: NDArray[np.intp]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that count."""
+        return int(np.count_nonzero(self.flux > 0))
+
+    def hot_mask(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the hot pixels as a mask of this shape, (slow, fast)."""
+        mask = np.zeros(shape, np.bool_)
+        mask.flat[self.hot] = True
+        return mask
+
+
+def select(
+    scan: ScanFile,
+    *,
+    monitor: bool,
+    hot: bool,
+    damaged: Collection[int] = (),
+    least_turn: float = LEAST_TURN,
+) -> Selection:
+    """Find which frames and pixels of a sweep count.
+
+    Parameters
+    ----------
+    scan
+        The sweep.
+    monitor
+        False: the flux was constant.
+    hot
+        Whether hot pixels are excluded.
+    damaged
+        Stored frames that do not have their checksum: they are not used for anything.
+    least_turn
+        As for `hot_pixels`, degree.
+
+    Raises
+    ------
+    ReductionError
+        If the sweep has no monitor and the flux is not taken as constant.
+    """
+    values = scan.frame_values()
+    repeated = repeats(scan, damaged)
+    flux = frame_weights(
+        scan.n_frames,
+        values.get("monitor"),
+        exposure=scan.sweep.exposure,
+        weight=values.get("weight"),
+        transmission=values.get("transmission"),
+        use_monitor=monitor,
+        attenuation=float(scan.start.get("attenuation") or 1.0),
+    )
+    flux = np.where(values["status"] == "stored", flux, 0.0)
+    flux[[*damaged, *repeated]] = 0.0
+    pixels = np.zeros(0, np.intp)
+    if hot:
+        pixels = np.flatnonzero(hot_pixels(scan.stack, least_turn=least_turn, without=damaged))
+    return Selection(flux, repeated, pixels)
+
+
+def temperature_of(start: Mapping[str, Any]) -> float | None:
+    """Return the temperature of a run, K: the mean once it was settled, else the setpoint."""
+    temperature: Mapping[str, Any] = start.get("temperature") or {}
+    settled: Mapping[str, Any] = temperature.get("settled") or {}
+    return settled.get("mean", temperature.get("setpoint"))
+
+
 def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
     """Find frames that hold the pixels of an earlier one, under a number of their own.
 
-    A detector that repeats itself gives what it counted at another angle. Two exposures never
-    agree in every pixel, unless next to nothing was counted in them: so one that does is no
-    measurement at its angle, and must not count.
+    A detector that repeats itself sends what it counted at another angle. Two exposures never
+    agree in every pixel, unless next to nothing was counted in them: so a frame that does was not
+    measured at its angle, and must not count.
 
     Parameters
     ----------
@@ -78,20 +165,3 @@ def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
             if n != first and np.array_equal(np.asarray(counts[n]), pixels):
                 found[n] = first
     return found
-
-
-def flux_of(scan: ScanFile, use_monitor: bool, damaged: Collection[int] = ()) -> Array:
-    """Return the flux of each frame, shape (n_frames,); 0 for frames that do not count."""
-    values = scan.frame_values()
-    flux = frame_weights(
-        scan.n_frames,
-        values.get("monitor"),
-        exposure=scan.sweep.exposure,
-        weight=values.get("weight"),
-        transmission=values.get("transmission"),
-        use_monitor=use_monitor,
-        attenuation=float(scan.start.get("attenuation") or 1.0),
-    )
-    flux = np.where(values["status"] == "stored", flux, 0.0)
-    flux[[*damaged, *repeats(scan, damaged)]] = 0.0
-    return flux
