@@ -11,7 +11,8 @@ import pytest
 from runs import MeasuredRun
 
 from offbragg.errors import CatalogError, JournalError
-from offbragg.followers.follow import follow, read_backlog
+from offbragg.followers.backlog import read_backlog
+from offbragg.followers.follow import follow
 
 
 class Noting:

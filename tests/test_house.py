@@ -17,13 +17,7 @@ SOURCE = ROOT / "src"
 LONGEST = 500  # lines of a module
 
 LONG = {
-    "cli/reduction.py": "five commands, most of it their options",
-    "devices/goniometer.py": "one flight of an axis, and every way in which it can fail",
     "devices/pilatus.py": "one flight of a detector, and every way in which it can fail",
-    "devices/pilatus_files.py": "shared by a detector that flies and its twin that steps",
-    "files/headers.py": "a table of header keys, and one judgement of all of them",
-    "files/scan_writer.py": "one file from its creation to its seal, with one state",
-    "followers/stacker.py": "one sweep from its first document to its last frame, with one state",
     "protocols.py": "the agreements with devices: declarations, nearly no code",
 }
 """Modules that are longer than that, and why. The list may only shrink."""

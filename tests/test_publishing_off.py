@@ -16,7 +16,7 @@ from offbragg.errors import CatalogError
 from offbragg.files import ScanFile, find_scan_file
 from offbragg.files.scan_folders import scan_directory
 from offbragg.followers import run_writer
-from offbragg.followers.follow import read_backlog
+from offbragg.followers.backlog import read_backlog
 from offbragg.followers.publishing import make_publisher
 from offbragg.status import describe
 

@@ -22,7 +22,7 @@ from offbragg.files.find import find_scan_file
 from offbragg.files.journal_file import is_open, journals, read_journal, read_start
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
-from offbragg.followers.follow import is_followed, read_backlog
+from offbragg.followers.backlog import is_followed, read_backlog
 from offbragg.printable import printable
 
 _RECENT = 50  # runs whose files and entries in the catalog are checked

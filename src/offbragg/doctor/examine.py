@@ -29,7 +29,7 @@ from offbragg.doctor.findings import SKEW_FAILURE, Finding, trouble
 from offbragg.doctor.private import examine_private_parts
 from offbragg.errors import OffbraggError
 from offbragg.files.journal_file import is_open, journals, read_journal, read_start
-from offbragg.followers.follow import is_followed
+from offbragg.followers.backlog import is_followed
 
 CONNECT_TIMEOUT = 3.0  # for the records of one device, s
 LONG_SWEEP = 3650  # frames of one usual sweep

@@ -23,10 +23,10 @@ from typing import Any, Protocol, runtime_checkable
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.abandoned import close_all_abandoned
 from offbragg.files.journal_file import JournalReader, journals, read_start
+from offbragg.followers.backlog import BACKLOG
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = ".follow.json"
 _AT_ONCE = 2  # runs with more to do at once that are worked at: each has its threads and buffers
 _LOOK = 0.05  # how often journals are looked at for new documents, s
 _LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
@@ -191,7 +191,7 @@ def follow(
             stop.set()
             for tail in tails:
                 tail.join()
-            (journal / _BACKLOG).unlink(missing_ok=True)
+            (journal / BACKLOG).unlink(missing_ok=True)
         for tail in tails:
             if tail.broken is not None:
                 raise tail.broken
@@ -201,36 +201,16 @@ def follow(
     return failed
 
 
-def is_followed(journal: Path) -> bool:
-    """Return whether some process follows this journal directory (``offbragg stack``)."""
-    try:
-        with (journal / ".follow.lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def read_backlog(journal: Path) -> dict[str, Any]:
-    """Read how far behind the followers are, by name; empty if no process follows."""
-    try:
-        return json.loads((journal / _BACKLOG).read_text()) if is_followed(journal) else {}
-    except (OSError, ValueError):
-        return {}
-
-
 def _write_backlogs(
     journal: Path, followers: Sequence[Follower], before: dict[str, Any]
 ) -> dict[str, Any]:
     """Write what followers that have a ``backlog`` report, for `read_backlog` elsewhere."""
     backlogs = {f.name: f.backlog() for f in followers if isinstance(f, _HasBacklog)}
     if backlogs != before:
-        hidden = journal / f"{_BACKLOG}.{os.getpid()}"
+        hidden = journal / f"{BACKLOG}.{os.getpid()}"
         with contextlib.suppress(OSError):  # a full disk is reported by those who must write
             hidden.write_text(json.dumps(backlogs))
-            hidden.replace(journal / _BACKLOG)
+            hidden.replace(journal / BACKLOG)
     return backlogs
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from offbragg.beamline.config import Beamline
 from offbragg.errors import ConfigError
-from offbragg.followers.follow import read_backlog
+from offbragg.followers.backlog import read_backlog
 from offbragg.host.supervisor import Command
 from offbragg.spelling import did_you_mean
 

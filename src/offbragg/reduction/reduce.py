@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
-from offbragg.grid import Grid, SweepEdges, extent
+from offbragg.grid import Grid, extent
 from offbragg.lattice import direct_basis
 from offbragg.reduction.binning import AirRate, Binner, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
 from offbragg.sample import Sample
 from offbragg.stack import Stack
+from offbragg.sweep import Sweep
 from offbragg.volume import Volume
 
 Array = NDArray[np.float64]
@@ -286,7 +287,7 @@ def check_units(geometry: Geometry) -> None:
         raise GeometryError(f"panel.origin is {away:g} mm from the crystal: is it in m?")
 
 
-def check_overlap(grid: Grid, geometry: Geometry, sweep: SweepEdges, UB: Array) -> None:
+def check_overlap(grid: Grid, geometry: Geometry, sweep: Sweep, UB: Array) -> None:
     """Refuse a grid that no frame of the sweep reaches.
 
     Raises

@@ -22,7 +22,7 @@ from IPython.core.magic import line_magic, magics_class
 from offbragg.alarms.board_file import read_board
 from offbragg.alarms.host import host_load
 from offbragg.errors import DeviceError
-from offbragg.followers.follow import read_backlog
+from offbragg.followers.backlog import read_backlog
 from offbragg.printable import printable
 from offbragg.spelling import did_you_mean
 

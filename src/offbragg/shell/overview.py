@@ -13,7 +13,7 @@ from offbragg.errors import (
 )
 from offbragg.files.journal_file import find_run, is_open, journals, read_journal
 from offbragg.files.scan_file import ScanFile
-from offbragg.followers.follow import is_followed
+from offbragg.followers.backlog import is_followed
 from offbragg.ledger import FrameStatus, describe_problems
 from offbragg.printable import printable
 from offbragg.recovery.verify import scan_file_of_run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from offbragg.beamline.build import find
 from offbragg.beamline.config import Beamline
 from offbragg.errors import JournalError
-from offbragg.followers.follow import read_backlog
+from offbragg.followers.backlog import read_backlog
 from offbragg.printable import printable
 from offbragg.shell.kept_metadata import KeptMetadata
 from offbragg.shell.overview import describe_ledger
