@@ -1,4 +1,4 @@
-"""Whether somebody stacks, and how far behind: read by other processes, from a file of the journal."""
+"""Whether somebody stacks, and how far behind: what other processes read beside the journal."""
 
 from __future__ import annotations
 
