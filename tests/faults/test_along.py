@@ -357,7 +357,7 @@ def outage(served: Served, seconds: float, rate: float) -> None:
     node = served.client[run.uid]
     assert node.metadata["stop"]["offbragg"]["frames"]["stored"] == run.n_frames
     assert node["primary"]["pilatus_image"].shape[0] == run.n_frames
-    assert "catalog   away" in told
+    assert "catalog   not available" in told
     assert "to be published" in told
     print(f"in the catalog {back:.1f} s after it was started")
     assert max(lags) < max(20, 10 * rate)  # as many as a busy host may leave

@@ -333,8 +333,8 @@ WRONG = {
         "real",
     ),
     "packed": (lambda n: small_cbf(n).replace(b"x-CBF_BYTE_OFFSET", b"x-CBF_PACKED"), "PACKED"),
-    "a picture": (lambda n: b"\x89PNG\r\n\x1a\n" + bytes(20_000), "no CBF"),
-    "HTML": (lambda n: b"<html>502 Bad Gateway</html>" * 900, "no CBF"),
+    "a picture": (lambda n: b"\x89PNG\r\n\x1a\n" + bytes(20_000), "not a CBF file"),
+    "HTML": (lambda n: b"<html>502 Bad Gateway</html>" * 900, "not a CBF file"),
 }  # fmt: skip
 
 

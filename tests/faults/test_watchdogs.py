@@ -178,8 +178,8 @@ def test_a_disk_that_fails_is_reported_within_a_second_and_the_stacker_goes_on(
             run.begin()
         measure(run, first, FRAMES)
         run.end()
-        report = {a["what"]: a for a in status(watched.config, devices=False)["alarms"]}
-        assert report[what]["since"] == pytest.approx(began, abs=1.0)
+        alarms = {a["what"]: a for a in status(watched.config, devices=False)["alarms"]}
+        assert alarms[what]["since"] == pytest.approx(began, abs=1.0)
         time.sleep(1.0)  # the stacker tries, and cannot
     over = time.time()
     wait_until(lambda: watched.stored() == FRAMES, 30)
