@@ -157,7 +157,7 @@ class Attenuator(Protocol):
 
 
 class Permit(Protocol):
-    """Says whether there is beam: a plan asks before a sweep begins, and records it through one."""
+    """Whether there is beam: a plan asks before a sweep begins, and records it through one."""
 
     @property
     def beam(self) -> Any:

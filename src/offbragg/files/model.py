@@ -410,19 +410,19 @@ def compare_geometry(geometry: Geometry, header: Mapping[str, Any]) -> list[Comp
         found[BEAM] = beam[:2]
     comparisons: list[Comparison] = []
     for quantity, value in found.items():
-        said = header.get(quantity.key)
-        if said is None:
+        measured = header.get(quantity.key)
+        if measured is None:
             continue
-        if isinstance(said, list):
-            said = tuple(sorted(said)) if quantity is PIXEL_SIZE else tuple(said)
+        if isinstance(measured, list):
+            measured = tuple(sorted(measured)) if quantity is PIXEL_SIZE else tuple(measured)
         elif quantity is TWO_THETA:
-            said = abs(said)
-        comparisons.append(Comparison(quantity, said, value, _LIMITS[quantity]))
+            measured = abs(measured)
+        comparisons.append(Comparison(quantity, measured, value, _LIMITS[quantity]))
     for axis in geometry.axes:
         key = axis.name.lower()
         if axis.name != geometry.scan_axis and key in ANGLES and key in header:
-            said = axis.angle + math.remainder(header[key] - axis.angle, 360.0)
-            comparisons.append(Comparison(ANGLES[key], said, axis.angle, _ANGLE_LIMITS))
+            measured = axis.angle + math.remainder(header[key] - axis.angle, 360.0)
+            comparisons.append(Comparison(ANGLES[key], measured, axis.angle, _ANGLE_LIMITS))
     return comparisons + _between_axes(geometry, header)
 
 

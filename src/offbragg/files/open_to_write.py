@@ -7,7 +7,7 @@ import os
 import time as clock
 from pathlib import Path
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import nxmx

@@ -166,7 +166,7 @@ def put_in_place(hidden: Path, path: Path) -> Path:
     """Replace a damaged file by a new one; return the name that the damaged one has then."""
     sync(hidden)  # what it replaces is on the disk
     digest = read_digest(hidden)  # of a finished one
-    kept = aside(path, path)
+    kept = keep_damaged(path, path)
     if digest_path(path).exists():
         with contextlib.suppress(FileExistsError):
             os.link(digest_path(path), digest_path(kept))
@@ -183,7 +183,7 @@ def put_in_place(hidden: Path, path: Path) -> Path:
     return kept
 
 
-def aside(path: Path, damaged: Path) -> Path:
+def keep_damaged(path: Path, damaged: Path) -> Path:
     """Link a damaged file to a second, free name, or find the one that it has."""
     number = 1
     while True:

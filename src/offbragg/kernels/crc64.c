@@ -13,7 +13,7 @@
 
 static uint64_t tables[8][256];
 static uint64_t squares[67]; /* x^(2^i) mod P */
-static uint64_t fold_16_bytes[2], fold_64_bytes[2], fold_128_bytes[2], fold_256_bytes[2]; /* folds by so many bytes */
+static uint64_t fold_16_bytes[2], fold_64_bytes[2], fold_128_bytes[2], fold_256_bytes[2]; /* folds by that number of bytes */
 
 static uint64_t multiply(uint64_t a, uint64_t b)
 {

@@ -229,7 +229,7 @@ OB_AVX512 static void blocks_16_avx512(uint32_t states[4][MOST], const uint8_t *
 #undef STEP
 #endif /* OB_X86 */
 
-/* The widest that pays for so many buffers, and its lanes. */
+/* The widest that pays for this number of buffers, and its lanes. */
 static blocks_fn blocks_for(int level, size_t busy, int *lanes)
 {
 #if OB_X86

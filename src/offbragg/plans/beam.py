@@ -128,7 +128,7 @@ class BeamSuspender(SuspenderBase):
         return self._tripped_message if self.tripped else ""
 
     def _should_suspend(self, value: Any) -> bool:
-        return value is None or not float(value) >= self.below  # nan is no beam
+        return value is None or not float(value) >= self.below  # NaN: there is no beam
 
     def _should_resume(self, value: Any) -> bool:
         return value is not None and float(value) >= self.resume

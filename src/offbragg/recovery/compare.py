@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from tiled.client.utils import ClientError
+from tiled.client.utils import ClientError  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.catalog.exact import storable
 from offbragg.errors import CatalogError
@@ -16,7 +16,7 @@ from offbragg.followers.publisher import find_published
 from offbragg.followers.run_documents import frame_totals, image_key
 
 if TYPE_CHECKING:
-    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
+    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns  # pyright: ignore[reportMissingTypeStubs]
 
 
 def differences(client: CatalogOfBlueskyRuns, path: Path, seen: FileContents) -> list[str]:

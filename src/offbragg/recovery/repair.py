@@ -22,7 +22,7 @@ from offbragg.files.digest import digest_path
 from offbragg.files.examine import Examiner
 from offbragg.files.journal_file import is_open, journals, read_journal
 from offbragg.files.nxrefine import write_wrapper
-from offbragg.files.salvage import aside, clear, copy_intact, hidden_name, put_in_place
+from offbragg.files.salvage import clear, copy_intact, hidden_name, keep_damaged, put_in_place
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.writer_lock import hold, owner
@@ -206,7 +206,7 @@ def _mend(
     documents, _ = read_journal(source)
     with hold(path):
         if verdict.contents is not None and not verdict.differ and verdict.digest == "damaged":
-            what.kept = aside(path, digest_path(path)).name
+            what.kept = keep_damaged(path, digest_path(path)).name
             digest_path(path).unlink()
             what.done = "its digest is rebuilt; the damaged one is kept"
             return

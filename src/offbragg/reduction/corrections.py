@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter  # pyright: ignore[reportUnknownVariableType]
+from scipy.ndimage import median_filter  # pyright: ignore[reportUnknownVariableType, reportMissingTypeStubs]
 
 from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry

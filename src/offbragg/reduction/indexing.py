@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.spatial import KDTree
+from scipy.spatial import KDTree  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.errors import OrientationError
 from offbragg.reduction.bravais import (

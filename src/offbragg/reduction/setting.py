@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import fdtri
+from scipy.special import fdtri  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.errors import OrientationError
 from offbragg.reduction.bravais import (
