@@ -33,7 +33,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-os.environ["OPHYD_CONTROL_LAYER"] = "dummy"  # libca begins in each child
+if __name__ == "__main__":
+    os.environ["OPHYD_CONTROL_LAYER"] = "dummy"  # libca begins in each child
 
 import ophyd
 

@@ -43,7 +43,8 @@ class Catalog(CatalogOfBlueskyRuns):
 
     def _near(self, key: Any) -> str:
         runs: Any = self.values().tail(_NEWEST)
-        starts = [run.metadata["start"] for run in runs]
+        # what else may lie in the catalog has no start document
+        starts = [run.metadata["start"] for run in runs if "start" in run.metadata]
         if not starts:
             return ": it has no runs"
         meant = did_you_mean(str(key)[:8], [start["uid"][:8] for start in starts])
