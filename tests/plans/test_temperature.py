@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from runs import wait_until
 
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.plans import temperature_series
@@ -74,6 +75,7 @@ def test_both_ways_turns_back_in_every_other_sweep_and_goes_on_from_where_it_is(
 ):
     phi = devices["phi"]
     sweep = SWEEPS[0]
+    wait_until(lambda: not phi.moving, 30, "the axis to stand after the test before")
     moves = []
     watch = phi.user_setpoint.subscribe(lambda value=None, **_: moves.append(value), run=False)
 
