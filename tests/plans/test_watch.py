@@ -47,7 +47,7 @@ def assert_valid(documents) -> None:
         schema_validators[DocumentNames[name]].validate(doc)
     names = [name for name, _ in documents]
     # the RunEngine may emit an event of a monitored signal once more beside its stop document
-    assert set(names[names.index("stop") + 1 :]) <= {"event"}
+    assert next(name for name in reversed(names) if name != "event") == "stop"
     for watched in (d for d in documents.of("descriptor") if d["name"] == "watch"):  # of each run
         numbers = [d["seq_num"] for d in documents.of("event") if d["descriptor"] == watched["uid"]]
         assert numbers == list(range(1, len(numbers) + 1))
