@@ -77,7 +77,7 @@ static inline enum kind kind_of(size_t near, size_t above, size_t n)
 
 static enum kind look_portable(const uint8_t *p, size_t n, int first)
 {
-    uint8_t near = 0, above = 0; /* n is at most 256, and 256 of `above` is told apart */
+    uint8_t near = 0, above = 0; /* n is at most 256, and 256 of `above` is kept apart */
     for (size_t i = 1; i < n; i++)
         near = (uint8_t)(near + (p[i] == p[i - 1]));
     if (first)
