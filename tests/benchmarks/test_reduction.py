@@ -84,9 +84,9 @@ def test_binning(benchmark, stack, seconds, request, threads):
     if request.config.getoption("benchmark_only"):
         each = benchmark.stats.stats.min / len(stack)
         ratio = seconds["histogramdd"] / each
-        said = f"\n2M frames, {threads} threads: {1 / each:.1f} frames/s, {ratio:.1f} × histogramdd"
+        line = f"\n2M frames, {threads} threads: {1 / each:.1f} frames/s, {ratio:.1f} × histogramdd"
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(said)
+            print(line)
         assert ratio > TARGET
 
 

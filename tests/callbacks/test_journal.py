@@ -177,9 +177,9 @@ def test_the_run_of_a_killed_run_engine_is_closed_as_failed_once(tmp_path):
 def test_a_failed_write_leaves_no_half_line(tmp_path):
     descriptor = {"uid": "d", "name": "x" * 10_000}
 
-    said = _with_file_size_limit(tmp_path, 100, descriptor)
+    printed = _with_file_size_limit(tmp_path, 100, descriptor)
 
-    assert said == "JournalError"
+    assert printed == "JournalError"
     assert json.loads((tmp_path / "other.jsonl").read_text())[0] == "start"
 
 
