@@ -15,6 +15,30 @@ from offbragg.cli.terminal import check_free, say, typed_options
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.errors import ReductionError
 
+# what more than one of them takes
+Symmetry = Annotated[
+    str,
+    typer.Option(
+        "--symmetry",
+        metavar="CLASS",
+        help="Laue class to symmetrise by, as m-3m; auto: that of the space group.",
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        "--background", metavar="UID", help="Air run: its uid or scan file; or auto, none."
+    ),
+]
+Orientation = Annotated[
+    Path | None,
+    typer.Option(
+        "--orientation",
+        metavar="FILE",
+        help="Orientation: JSON with UB and lattice.",
+        show_default="orientation.json beside the scan file",
+    ),
+]
 MaskFile = Annotated[
     Path | None,
     typer.Option(
@@ -150,20 +174,8 @@ def reduce_command(
             show_default="all that was measured",
         ),
     ] = None,
-    symmetry: Annotated[
-        str,
-        typer.Option(
-            "--symmetry",
-            metavar="CLASS",
-            help="Laue class to symmetrise by, as m-3m; auto: that of the space group.",
-        ),
-    ] = "none",
-    background: Annotated[
-        str,
-        typer.Option(
-            "--background", metavar="UID", help="Air run: its uid or scan file; or auto, none."
-        ),
-    ] = "auto",
+    symmetry: Symmetry = "none",
+    background: Background = "auto",
     background_scale: Annotated[
         float,
         typer.Option(
@@ -172,15 +184,7 @@ def reduce_command(
             parser=Number(0, above=True),
         ),
     ] = 1.0,
-    orientation: Annotated[
-        Path | None,
-        typer.Option(
-            "--orientation",
-            metavar="FILE",
-            help="Orientation: JSON with UB and lattice.",
-            show_default="orientation.json beside the scan file",
-        ),
-    ] = None,
+    orientation: Orientation = None,
     monitor: Monitor = True,
     mask: MaskFile = None,
     invert_mask: InvertMask = False,
@@ -321,27 +325,9 @@ def series_command(
             parser=Number(0, 1, above=True, unit="r.l.u."),
         ),
     ] = 0.025,
-    symmetry: Annotated[
-        str,
-        typer.Option(
-            "--symmetry",
-            metavar="CLASS",
-            help="Laue class to symmetrise by, as m-3m; auto: that of the space group.",
-        ),
-    ] = "none",
-    background: Annotated[
-        str,
-        typer.Option("--background", metavar="UID", help="Air run: its uid; or auto, none."),
-    ] = "auto",
-    orientation: Annotated[
-        Path | None,
-        typer.Option(
-            "--orientation",
-            metavar="FILE",
-            help="Orientation: JSON with UB and lattice.",
-            show_default="orientation.json beside each scan file",
-        ),
-    ] = None,
+    symmetry: Symmetry = "none",
+    background: Background = "auto",
+    orientation: Orientation = None,
     monitor: Monitor = True,
     mask: MaskFile = None,
     invert_mask: InvertMask = False,
