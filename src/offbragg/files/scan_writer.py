@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -126,6 +126,11 @@ class ScanWriter(StoredSweep):
                 os.close(lock)
 
     @property
+    def _data(self) -> Any:
+        """The data array; h5py states no types of its parts."""
+        return self._fresh(nxmx.DATA)
+
+    @property
     def durable(self) -> int:
         """Number of stored frames that are known to survive a power cut."""
         return self._durable
@@ -150,7 +155,7 @@ class ScanWriter(StoredSweep):
         ScanFileError
             If the file cannot be written; nothing that was stored is lost.
         """
-        number, data = frame.number, self.dataset
+        number, data = frame.number, self._data
         check_belongs(self, number, source, frame.shape, str(frame.counts.dtype))
         counts = np.ascontiguousarray(frame.counts)
         length = data.shape[0]
@@ -204,7 +209,7 @@ class ScanWriter(StoredSweep):
         ScanFileError
             If the file cannot be written; nothing that was stored is lost.
         """
-        data = self.dataset
+        data = self._data
         new: list[PackedFrame] = []
         for frame in sorted(frames, key=lambda frame: frame.number):
             check_belongs(self, frame.number, frame.source, frame.shape, "int32")
@@ -266,7 +271,8 @@ class ScanWriter(StoredSweep):
         values
             One for each number, shape (n,), or one for all; NaN where not known.
         """
-        allowed = ("angle", "angle_sigma", "time", *(self._start.get("per_frame") or {}))
+        per_frame: dict[str, Any] = self._start.get("per_frame") or {}
+        allowed = ("angle", "angle_sigma", "time", *per_frame)
         if column not in allowed:
             raise ScanFileError(f"no column {column!r} can be set: there are {', '.join(allowed)}")
         which = np.atleast_1d(np.asarray(numbers, np.int64))
@@ -283,7 +289,7 @@ class ScanWriter(StoredSweep):
         with self._writing(f"column {column}"):
             put_values(self._column, column, which, new)
             if column == "angle":
-                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
+                how = per_frame.get("angle", {}).get("how", "read")
                 put_angle_source(self._column, which, how)
             self._flush()
 
@@ -303,7 +309,7 @@ class ScanWriter(StoredSweep):
         if self._column("status")[number] == b"stored":
             raise ScanFileError(f"frame {number} is stored: it cannot be marked {status}")
         with self._writing(f"frame {number}"):
-            data = self.dataset
+            data = self._data
             if number < data.shape[0] and _has_chunk(data, number):
                 # left by a writer that died before it could say stored
                 data[number] = np.full(data.shape[1:], nxmx.FILL, np.int32)
@@ -342,7 +348,7 @@ class ScanWriter(StoredSweep):
         run = self._get(nxmx.RUN)
         stored = self._stored()
         with self._writing("the end"):
-            self.dataset.resize(self.n_frames, axis=0)
+            self._data.resize(self.n_frames, axis=0)
             run["summary"][()] = text.encode()
             run["exit_status"][()] = nxmx.fit(exit_status, 16)
             run["reason"][()] = nxmx.fit(reason, nxmx.REASON_LENGTH)
@@ -430,7 +436,7 @@ class ScanWriter(StoredSweep):
         return int(np.count_nonzero(self._column("status")[()] == b"stored"))
 
 
-def _has_chunk(data: h5py.Dataset, number: int) -> bool:
+def _has_chunk(data: Any, number: int) -> bool:
     return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
 
