@@ -1,4 +1,5 @@
 /* The kernels for Python: buffers in, buffers out, the GIL released while it takes.
+ * What belongs to the transform is in module_transform.c.
  *
  * The limited API of Python 3.11, so that one build serves all later ones. The wrappers in
  * __init__.py say what the arguments mean; here their sizes are checked once more.
@@ -10,6 +11,8 @@
 #include <Python.h>
 
 #include "kernels.h"
+#include "module_transform.h"
+#include "transform.h"
 
 static const char *const NAMES[] = {"portable", "avx2", "avx512"};
 
@@ -257,6 +260,9 @@ static PyMethodDef methods[] = {
     {"crc64", crc64, METH_VARARGS, "(level, before, data) -> CRC-64/XZ"},
     {"crc64_combine", crc64_combine, METH_VARARGS, "(first, second, length) -> CRC of both"},
     {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
+    {"transform", ob_py_transform, METH_VARARGS, "Add the pixels of frames to the cells of a grid."},
+    {"variance", ob_py_variance, METH_VARARGS, "Add the variance of divided pixels to the cells."},
+    {"places", ob_py_places, METH_VARARGS, "Find the cells of the pixels of a frame."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -269,5 +275,6 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__kernels(void)
 {
     ob_crc64_init();
+    ob_transform_init();
     return PyModuleDef_Init(&module);
 }
