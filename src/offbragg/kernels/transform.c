@@ -214,8 +214,13 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
                                      const float *factor, float flux, size_t begin, size_t end,
                                      runs *w)
 {
-    const __m256i nowhere = _mm256_set1_epi32(-1), one = _mm256_set1_epi32(1);
-    const __m256i six = _mm256_set1_epi32(6), twenty_four = _mm256_set1_epi32(24);
+    const __m256i nowhere = _mm256_set1_epi32(-1);
+    const __m256i low_nibbles = _mm256_set1_epi32(15), upper = _mm256_set1_epi32(16);
+    /* where the lowest 4 bits of an index go: bits 0, 3, 6 and 9 in two bytes */
+    const __m256i first = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 8, 9, 64, 65, 72, 73, 0, 1, 8, 9, 64, 65, 72, 73));
+    const __m256i second = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2));
     const __m256i most = _mm256_set1_epi32(what->most);
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256 times = _mm256_set1_ps(flux);
@@ -269,10 +274,12 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
                                                    _mm256_cvttpd_epi32(a1), 1);
             good = _mm256_and_si256(
                 good, _mm256_cmpeq_epi32(_mm256_min_epu32(cell, last[i]), cell));
+            /* a shuffle of bytes reads the other three bytes of each lane as 0, which gives 0 */
+            __m256i nibble = _mm256_and_si256(cell, low_nibbles);
             __m256i inner = _mm256_or_si256(
-                _mm256_and_si256(cell, one),
-                _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(cell, six), 2),
-                                _mm256_slli_epi32(_mm256_and_si256(cell, twenty_four), 6)));
+                _mm256_or_si256(_mm256_shuffle_epi8(first, nibble),
+                                _mm256_slli_epi32(_mm256_shuffle_epi8(second, nibble), 8)),
+                _mm256_slli_epi32(_mm256_and_si256(cell, upper), 8));
             __m256i brick = _mm256_mullo_epi32(_mm256_srli_epi32(cell, 5), stride[i]);
             place = _mm256_add_epi32(place,
                                      _mm256_add_epi32(brick, _mm256_slli_epi32(inner, i)));
@@ -304,8 +311,8 @@ OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of 
                                          runs *w)
 {
     const __m512i spread_low =
-        _mm512_setr_epi32(0, 1, 8, 9, 16, 17, 24, 25, 512, 513, 520, 521, 528, 529, 536, 537);
-    const __m512i spread_high = _mm512_add_epi32(spread_low, _mm512_set1_epi32(1024));
+        _mm512_setr_epi32(0, 1, 8, 9, 64, 65, 72, 73, 512, 513, 520, 521, 576, 577, 584, 585);
+    const __m512i spread_high = _mm512_add_epi32(spread_low, _mm512_set1_epi32(4096));
     const __m512i zero = _mm512_setzero_si512(), nowhere = _mm512_set1_epi32(-1);
     const __m512i most = _mm512_set1_epi32(what->most);
     const __m512 times = _mm512_set1_ps(flux);

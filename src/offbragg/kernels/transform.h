@@ -61,7 +61,7 @@ typedef struct {
 static inline uint32_t ob_spread(uint32_t x)
 {
     /* where the lowest 5 bits of an index go, for h: k is one bit further, l two */
-    return (x & 1) | (x & 2) << 2 | (x & 4) << 2 | (x & 8) << 6 | (x & 16) << 6;
+    return (x & 1) | (x & 2) << 2 | (x & 4) << 4 | (x & 8) << 6 | (x & 16) << 8;
 }
 
 /* Make the tables; once, before anything else of it is called. */

@@ -38,7 +38,7 @@ Band = tuple[int, int, int, int]
 """From which row, to which (one past the last); the same for columns."""
 
 _SPREAD = np.array(
-    [(x & 1) | (x & 2) << 2 | (x & 4) << 2 | (x & 8) << 6 | (x & 16) << 6 for x in range(SIDE)],
+    [(x & 1) | (x & 2) << 2 | (x & 4) << 4 | (x & 8) << 6 | (x & 16) << 8 for x in range(SIDE)],
     np.uint32,
 )
 
