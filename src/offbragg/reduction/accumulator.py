@@ -1,11 +1,11 @@
 """Sums over the cells of a grid as whole numbers: exact, in any order, and taken away as exactly.
 
-Counts are whole numbers by themselves. A weight is one in fixed point, in units of 2⁻ⁿ; the unit is
-chosen from the largest weight there can be, and stands in the record. The contribution of one
-pixel of one frame is rounded to the nearest unit (ties to even, so without bias), which is
-at most 2⁻²⁰ of it while factor × flux stays within 1/64 of the largest. So nothing depends on the
-order, the batches, the threads or processes in which frames came, and a frame that turns out
-not to count is subtracted without a trace.
+Counts are whole numbers. A weight becomes one in fixed point, in units of 2⁻ⁿ; n is chosen from the
+largest weight that there can be, and stands in the record. The contribution of one pixel of one
+frame is rounded to the nearest unit (ties to even, so without bias): for weights down to 1/32 of
+the largest that is at most 2⁻²⁰ of each. So nothing depends on the order, the batches, the threads
+or the processes in which frames came, and a frame that turns out not to count is subtracted without
+a trace.
 
 Memory is taken by what was measured alone: cells lie in bricks, 8 bytes each, and pages that
 nothing was added to do not exist; upper halves of sums that outgrow 32 bits lie apart and exist
@@ -17,8 +17,6 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,81 +31,31 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; in Python's mmap from 3.13 on
+_AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of its variance
 _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
 _WITHIN = cells_within()
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Units of the sums in fixed point: each is 2 to the power of minus this.
+def weight_exponent(factor: float, flux: float) -> int:
+    """Choose n, so that in units of 2⁻ⁿ the largest weight of a pixel in a frame is below 2²⁷.
 
     Parameters
     ----------
-    weight
-        Of the weight.
-    background, background_variance
-        Of what is expected without the crystal, if that is kept.
+    factor
+        Largest weight of a pixel, or of a part of one, for a flux of one.
+    flux
+        Largest on the crystal during a frame; it counts as the next power of 4, so that sweeps in
+        the same beam have the same units.
+
+    Raises
+    ------
+    ReductionError
+        If factor or flux is not above 0.
     """
-
-    weight: int
-    background: int = 0
-    background_variance: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        factor: float,
-        flux: float,
-        *,
-        rate: float = 0.0,
-        rate_variance: float = 0.0,
-    ) -> Scale:
-        """Choose the units so that the largest weight of a pixel in a frame is below 2²⁷.
-
-        Parameters
-        ----------
-        factor
-            Largest weight of a pixel, or of a part of one, for a flux of one.
-        flux
-            Largest on the crystal during a frame; it counts as the next power of 4, so that
-            sweeps of the same beam have the same units.
-        rate, rate_variance
-            Largest counts of a pixel without the crystal for a flux of one, and its variance.
-
-        Raises
-        ------
-        ReductionError
-            If factor or flux is not above 0.
-        """
-        if not (0 < factor < math.inf and 0 < flux < math.inf):
-            raise ReductionError(f"weight {factor:g} × flux {flux:g}: both must be above 0")
-        beam = 2 * math.ceil(math.log2(flux) / 2)
-        return cls(
-            27 - _above(factor) - beam,
-            34 - _above(rate) - beam if rate > 0 else 0,
-            26 - _above(rate_variance) - 2 * beam if rate_variance > 0 else 0,
-        )
-
-    def __or__(self, other: Scale) -> Scale:
-        """Return units that are coarse enough for both."""
-        return Scale(
-            min(self.weight, other.weight),
-            min(self.background, other.background),
-            min(self.background_variance, other.background_variance),
-        )
-
-    def to_dict(self) -> dict[str, int]:
-        """Return as plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> Scale:
-        """Read what `to_dict` wrote."""
-        try:
-            return cls(**{str(key): int(value) for key, value in mapping.items()})
-        except (TypeError, ValueError):
-            raise ReductionError(f"{mapping!r} are not the units of a reduction") from None
+    if not (0 < factor < math.inf and 0 < flux < math.inf):
+        raise ReductionError(f"weight {factor:g} × flux {flux:g}: both must be above 0")
+    return 27 - math.frexp(factor)[1] - 2 * math.ceil(math.log2(flux) / 2)
 
 
 class Accumulator:
@@ -117,8 +65,8 @@ class Accumulator:
     ----------
     grid
         The cells.
-    scale
-        Units of weight and background.
+    exponent
+        n of the unit 2⁻ⁿ of the weight, see `weight_exponent`.
     parts
         Into how many parts a pixel of a frame is divided; above 1 the variance is kept, too.
     background
@@ -137,13 +85,13 @@ class Accumulator:
     def __init__(
         self,
         grid: Grid,
-        scale: Scale,
+        exponent: int,
         *,
         parts: int = 1,
         background: bool = False,
         sample: Sample | None = None,
     ) -> None:
-        self.grid, self.scale, self.parts, self.sample = grid, scale, parts, sample
+        self.grid, self.exponent, self.parts, self.sample = grid, exponent, parts, sample
         try:
             self._bricks = bricks(grid.shape)
         except ValueError as error:
@@ -175,10 +123,10 @@ class Accumulator:
         """Return what one means in a sum: ``counts``, ``weight`` and so on."""
         return {
             "counts": 1.0 / self.parts,
-            "weight": 2.0**-self.scale.weight,
+            "weight": 2.0**-self.exponent,
             "variance": 1.0 / self.parts**2,
-            "background": 2.0**-self.scale.background,
-            "background_variance": 2.0**-self.scale.background_variance,
+            "background": _AIR,
+            "background_variance": _AIR,
         }[name]
 
     def _of(self, name: str) -> tuple[PairSums, int]:
@@ -254,11 +202,11 @@ class Accumulator:
         ReductionError
             If its cells, units or sums are not the same.
         """
-        mine = (self.grid, self.scale, self.parts, self.names)
-        if mine != (other.grid, other.scale, other.parts, other.names):
+        mine = (self.grid, self.exponent, self.parts, self.names)
+        if mine != (other.grid, other.exponent, other.parts, other.names):
             raise ReductionError(
-                f"sums of {other.grid} in units {other.scale} do not add to sums of {self.grid} in "
-                f"units {self.scale}"
+                f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) do "
+                f"not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
             )
         for into, of in (
             (self.sums, other.sums), (self.spread, other.spread), (self.air, other.air),
@@ -308,8 +256,3 @@ def _lazily(n: int) -> NDArray[np.uint32]:
     except (OSError, ValueError, AttributeError):
         return np.zeros((n, CELLS, 2), np.uint32)  # pragma: no cover  not on this system
     return np.frombuffer(memory, np.uint32).reshape(n, CELLS, 2)
-
-
-def _above(value: float) -> int:
-    """Return the lowest power of 2 that is above a number."""
-    return math.frexp(value)[1]

@@ -250,7 +250,7 @@ class Binner:
             brightest = max(frame.flux for frame in batch)
             raise ReductionError(
                 f"the flux {brightest:g} of a frame is above what the units of the sums were "
-                f"chosen for ({sums.scale})\nMake the volume anew from all frames."
+                f"chosen for (2^-{sums.exponent})\nBegin the volume again, with all frames."
             )
         return flux
 

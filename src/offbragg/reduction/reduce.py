@@ -14,7 +14,7 @@ from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid, extent
 from offbragg.lattice import direct_basis
-from offbragg.reduction.accumulator import Accumulator, Scale
+from offbragg.reduction.accumulator import Accumulator, weight_exponent
 from offbragg.reduction.binning import AirRate, Binner, FrameToAdd, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
 from offbragg.sample import Sample
@@ -118,29 +118,18 @@ class ReductionSetup:
             factor[self.mask] = 0.0
         return factor
 
-    def scale(self, flux: float, factor: Array | None = None) -> Scale:
-        """Choose the units of its sums.
+    def exponent(self, flux: float) -> int:
+        """Choose the unit 2⁻ⁿ of the weights for the largest flux during a frame.
 
-        Parameters
-        ----------
-        flux
-            Largest on the crystal during a frame.
-        factor
-            Of `factor`, if it was computed before.
+        It does not depend on the mask.
         """
-        factor = self.factor() if factor is None else factor
-        parts, air = self.oversample.parts, self.air
-        return Scale.of(
-            float(np.nanmax(factor, initial=0.0)) / parts,
-            flux,
-            rate=0.0 if air is None else float(np.nanmax(air.rate, initial=0.0)) / parts,
-            rate_variance=0.0 if air is None else float(np.nanmax(air.variance, initial=0.0)),
-        )
+        factor = self.corrections.factor(self.geometry, self.detector)
+        return weight_exponent(float(np.nanmax(factor)) / self.oversample.parts, flux)
 
-    def accumulator(self, scale: Scale) -> Accumulator:
+    def accumulator(self, exponent: int) -> Accumulator:
         """Make the sums that its frames can be added to."""
         return Accumulator(
-            self.grid, scale, parts=self.oversample.parts, background=self.air is not None,
+            self.grid, exponent, parts=self.oversample.parts, background=self.air is not None,
             sample=self.sample,
         )  # fmt: skip
 
@@ -198,7 +187,7 @@ def reduce(
         raise ReductionError("the volume to add to keeps no variance: take setup.empty()")
     most = float(np.max(flux, initial=0.0, where=np.isfinite(flux)))
     if most > 0:
-        sums = setup.accumulator(setup.scale(most))
+        sums = setup.accumulator(setup.exponent(most))
         add_frames(
             stack, setup, flux, sums, angles=angles, binner=binner, progress=progress
         )  # fmt: skip
