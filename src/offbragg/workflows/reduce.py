@@ -23,7 +23,7 @@ from offbragg.files.checked import REPAIR
 from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.volume_file import write_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.reduction.binning import AirRate, check_memory
 from offbragg.reduction.corrections import LEAST_TURN
