@@ -42,15 +42,12 @@ def encode(cells: NDArray[Any]) -> bytes:
 def _by_libraries(cells: NDArray[Any]) -> bytes:
     import imagecodecs
 
-    size = cells.itemsize
-    flat = cells.reshape(-1).view(np.uint8)
-    planes = memoryview(
-        imagecodecs.bitshuffle_encode(flat, itemsize=size, blocksize=_BLOCK // size)
-    )
+    size, raw = cells.itemsize, cells.tobytes()
+    planes = imagecodecs.bitshuffle_encode(raw, itemsize=size, blocksize=_BLOCK // size)
     whole = cells.size // 8 * 8 * size
-    chunk = bytearray(flat.nbytes.to_bytes(8, "big") + _BLOCK.to_bytes(4, "big"))
+    chunk = bytearray(len(raw).to_bytes(8, "big") + _BLOCK.to_bytes(4, "big"))
     for at in range(0, whole, _BLOCK):
         block = imagecodecs.lz4_encode(planes[at : min(at + _BLOCK, whole)], header=False)
         chunk += len(block).to_bytes(4, "big") + block
-    chunk += planes[whole:]
+    chunk += raw[whole:]
     return bytes(chunk) + imagecodecs.h5checksum_fletcher32(chunk).to_bytes(4, "little")

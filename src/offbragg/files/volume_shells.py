@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.bricks import brick_slices
-from offbragg.grid import Grid, Three
+from offbragg.grid import Grid
 from offbragg.lattice import direct_basis
 from offbragg.sample import Sample
 
@@ -60,7 +60,7 @@ class Shells:
         self._beyond = np.zeros((2, SHELLS + 1), np.int64)
         self._weighed = 0
 
-    def count(self, place: Three, weight: Array | None) -> Counted:
+    def count(self, place: tuple[int, ...], weight: Array | None) -> Counted:
         """Count a brick's cells; nothing is changed.
 
         Parameters
@@ -91,7 +91,7 @@ class Shells:
             found[0, i] = np.count_nonzero(beyond)
             if measured is not None:
                 found[1, i] = np.count_nonzero(np.logical_and(beyond, measured, out=beyond))
-        return Counted(found, 0 if weight is None else np.count_nonzero(weight))
+        return Counted(found, 0 if weight is None else int(np.count_nonzero(weight)))
 
     def add(self, counted: Counted) -> None:
         """Add what `count` returned."""
