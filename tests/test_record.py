@@ -12,7 +12,8 @@ import pytest
 from measured import AS_SIMULATED, Measured
 
 from offbragg.errors import ReductionError
-from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
+from offbragg.files.volume_file import VolumeFile, read_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.workflows import sweeps
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import ReductionRecord

@@ -11,7 +11,7 @@ import typer
 
 from offbragg.cli.app import REDUCTION, AsJson, app
 from offbragg.cli.numbers import Number, numbers
-from offbragg.cli.terminal import check_free, say, typed_options
+from offbragg.cli.terminal import check_free, progress_of_steps, say, typed_options
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.errors import ReductionError
 
@@ -276,9 +276,9 @@ def reduce_command(
         target = out or next_free(group[0].parent, stem)
         check_free(target)
         messages: list[str] = []
-        with progress_bar("reducing", quiet=as_json) as progress:
+        with progress_of_steps("reducing", "writing", quiet=as_json) as (reducing, writing):
             volume = reduce_files(
-                group, choices, out=target, progress=progress, say=messages.append
+                group, choices, out=target, progress=reducing, writing=writing, say=messages.append
             )
         assert volume.grid is not None
         made.append(

@@ -39,6 +39,7 @@ __all__ = [
     "decode",
     "decode_encode",
     "encode",
+    "encode_cells",
     "level",
     "md5",
     "strips",
@@ -128,6 +129,34 @@ def encode(
     if number is None:
         return _put(reference.encode(counts), chunk)
     return chunk[: number[0].encode(number[1], counts, chunk)]
+
+
+def encode_cells(
+    cells: NDArray[Any], chunk: NDArray[np.uint8], *, level: str = level
+) -> NDArray[np.uint8]:
+    """Compress cells of a volume as HDF5's bitshuffle with LZ4 does, and then its Fletcher32.
+
+    Parameters
+    ----------
+    cells
+        Of 4 or 8 bytes each (float32, float64, integers), C-contiguous, any shape.
+    chunk
+        uint8, at least 4 bytes more than the `chunk_bound` of as many bytes of pixels.
+
+    Returns
+    -------
+    chunk
+        The part of ``chunk`` that was filled, as from `encode`, with the checksum behind it.
+    """
+    if cells.itemsize not in (4, 8) or not cells.flags.c_contiguous or not cells.flags.aligned:
+        raise ValueError(f"cells must have 4 or 8 bytes and be C-contiguous, not {cells.dtype}")
+    _check_chunk(chunk[:-4], cells.nbytes // 4)
+    number = _number(level)
+    if number is None:
+        text = reference.encode(cells)
+        return _put(text + reference.fletcher32(text).to_bytes(4, "little"), chunk)
+    octets = cells.reshape(-1).view(np.uint8)
+    return chunk[: number[0].encode_cells(number[1], cells.itemsize == 8, octets, chunk)]
 
 
 def decode_encode(

@@ -78,15 +78,22 @@ typedef struct {
     uint32_t base;                  /* bytes compressed so far: starts at 0, all else too */
 } ob_lz4_memory;
 
-/* Compress 32 planes of `plane` bytes, of which the first `written` are there and the others
- * repeat the last of them, to one LZ4 block; says how many bytes it has. `planes` has 32 * plane
- * bytes, `out` OB_LZ4_BOUND, and both OB_SLACK more. */
-typedef size_t (*ob_lz4_fn)(uint8_t *planes, size_t plane, int written, uint8_t *out,
+/* Compress `count` planes of `plane` bytes (8 KiB at most), of which the first `written` are there
+ * and the others repeat the last of them, to one LZ4 block; says how many bytes it has. `planes`
+ * has count * plane bytes, `out` OB_LZ4_BOUND, and both OB_SLACK more. */
+typedef size_t (*ob_lz4_fn)(uint8_t *planes, size_t plane, int count, int written, uint8_t *out,
                             ob_lz4_memory *memory);
 ob_lz4_fn ob_lz4(int level);
 
 /* Compress n pixels (at most OB_MOST) to a chunk; out has ob_chunk_bound(n) bytes. */
 size_t ob_encode(int level, const int32_t *pixels, size_t n, uint8_t *out);
+
+/* The same for n values of 8 bytes (at most OB_MOST / 2), at any address; out has
+ * ob_chunk_bound(2 * n) bytes. */
+size_t ob_encode_wide(int level, const uint8_t *values, size_t n, uint8_t *out);
+
+/* Fletcher's checksum as HDF5 appends it to a chunk (fletcher32.c). */
+uint32_t ob_fletcher32(const uint8_t *data, size_t size);
 
 /* Decode and compress in one go, block by block. `image` has n pixels, or is NULL. */
 int ob_decode_encode(int level, const uint8_t *in, size_t size, int32_t *image, size_t n,

@@ -113,6 +113,34 @@ static PyObject *encode(PyObject *self, PyObject *args)
     return result;
 }
 
+static PyObject *encode_cells(PyObject *self, PyObject *args)
+{
+    int level, wide;
+    size_t length = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "ipy*w*", &level, &wide, &in, &out))
+        return NULL;
+    size_t words = (size_t)in.len / 4;
+    if (check_level(level) == 0 && check_words(&in, "cells") == 0 && check_room(&out, words) == 0) {
+        if ((size_t)out.len < ob_chunk_bound(words) + 4 || (wide && words % 2)) {
+            PyErr_Format(PyExc_ValueError, "%zd bytes of cells do not go into %zd", in.len, out.len);
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            length = wide ? ob_encode_wide(level, in.buf, words / 2, out.buf)
+                          : ob_encode(level, in.buf, words, out.buf);
+            uint32_t sum = ob_fletcher32(out.buf, length);
+            memcpy((uint8_t *)out.buf + length, &sum, 4);
+            Py_END_ALLOW_THREADS
+            result = PyLong_FromSize_t(length + 4);
+        }
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyObject *decode_encode(PyObject *self, PyObject *args)
 {
     int level, status = 0;
@@ -254,6 +282,7 @@ static PyMethodDef methods[] = {
     {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
     {"decode", decode, METH_VARARGS, "(level, stream, out) -> (status, pixels)"},
     {"encode", encode, METH_VARARGS, "(level, pixels, out) -> length"},
+    {"encode_cells", encode_cells, METH_VARARGS, "(level, wide, cells, out) -> length"},
     {"decode_encode", decode_encode, METH_VARARGS,
      "(level, stream, n, out, image or None) -> (status, pixels, length)"},
     {"md5", md5, METH_VARARGS, "(level, buffers) -> digests"},

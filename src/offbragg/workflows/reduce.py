@@ -23,7 +23,7 @@ from offbragg.files.checked import REPAIR
 from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.volume_file import write_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.reduction.binning import AirRate, check_memory
 from offbragg.reduction.corrections import LEAST_TURN
@@ -71,6 +71,7 @@ def reduce_files(
     *,
     out: Path | str | None = None,
     progress: Progress = lambda done, total: None,
+    writing: Progress = lambda done, total: None,
     say: Say = _warn,
 ) -> Volume:
     """Make one volume of one scan file, or of several sweeps of the same crystal.
@@ -85,6 +86,8 @@ def reduce_files(
         The volume file to write, if one is wanted.
     progress
         Called with the number of frames that are done, and of all.
+    writing
+        The same with bricks of the volume file.
     say
         Called with a message for each automatic choice (background, orientation, hot pixels) and
         for damaged frames. If it is left out, warnings become a `UserWarning`.
@@ -99,7 +102,7 @@ def reduce_files(
     record = build_record(paths, choices or Choices(), say=say)
     volume = reduce_record(record, progress=progress)
     if out is not None:
-        write_volume(out, volume, record.relative_to(Path(out)).to_dict())
+        write_volume(out, volume, record.relative_to(Path(out)).to_dict(), progress=writing)
     return volume
 
 

@@ -11,7 +11,8 @@ import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
 from offbragg.errors import ReductionError
-from offbragg.files.volume_file import VolumeFile, passing_volume, write_volume
+from offbragg.files.volume_file import VolumeFile
+from offbragg.files.volume_writer import passing_volume, write_volume
 from offbragg.workflows.choices import Progress
 from offbragg.workflows.record import ReductionRecord, sha256
 from offbragg.workflows.reduce import reduce_record
