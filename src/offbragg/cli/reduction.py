@@ -224,7 +224,7 @@ def reduce_command(
     from offbragg.reduction import Corrections
     from offbragg.reduction.binning import Oversample
     from offbragg.workflows.choices import Choices
-    from offbragg.workflows.reduce import reduce_files
+    from offbragg.workflows.reduce import reduce_to_file
     from offbragg.workflows.reproduce import reproduce
     from offbragg.workflows.sweeps import next_free
 
@@ -243,7 +243,10 @@ def reduce_command(
                               "differences": list(verdict.differences)}))  # fmt: skip
         else:
             differs = f"DIFFERS: {', '.join(verdict.differences)}"
-            say(f"{verdict.file}: {'the same, bit for bit' if verdict.same else differs}")
+            same = "the same, bit for bit"
+            if verdict.rounded:
+                same = "the same, but for the rounding of weights: it is of an earlier version"
+            say(f"{verdict.file}: {same if verdict.same else differs}")
         if not verdict.same:
             raise typer.Exit(1)
         return
@@ -277,15 +280,14 @@ def reduce_command(
         check_free(target)
         messages: list[str] = []
         with progress_of_steps("reducing", "writing", quiet=as_json) as (reducing, writing):
-            volume = reduce_files(
-                group, choices, out=target, progress=reducing, writing=writing, say=messages.append
+            volume = reduce_to_file(
+                group, choices, target, progress=reducing, writing=writing, say=messages.append
             )
-        assert volume.grid is not None
         made.append(
             {
                 "file": str(target), "inputs": [str(file) for file in group],
                 "grid": volume.grid.to_dict(), "symmetry": volume.symmetry,
-                "completeness": volume.completeness, "counts": float(volume.counts.sum()),
+                "completeness": volume.completeness, "counts": volume.counts,
                 "said": messages,
             }
         )  # fmt: skip

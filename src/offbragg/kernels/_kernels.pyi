@@ -15,3 +15,51 @@ def crc64_combine(first: int, second: int, length: int, /) -> int: ...
 def strips(
     data: Buffer, offsets: Buffer, lengths: Buffer, swap: int, out: WriteableBuffer, /
 ) -> bool: ...
+def transform(
+    level: int,
+    counts: Buffer,
+    turns: Buffer,
+    flux: Buffer,
+    inverse: Buffer,
+    factor: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    most: int,
+    shape: tuple[int, int, int],
+    low: WriteableBuffer,
+    high: WriteableBuffer,
+    changed: WriteableBuffer,
+    subtract: bool,
+    parts: tuple[int, int],
+    /,
+) -> None: ...
+def variance(
+    level: int,
+    counts: Buffer,
+    turns: Buffer,
+    flux: Buffer,
+    inverse: Buffer,
+    factor: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    most: int,
+    shape: tuple[int, int, int],
+    low: WriteableBuffer,
+    high: WriteableBuffer,
+    changed: WriteableBuffer,
+    subtract: bool,
+    parts: tuple[int, int],
+    /,
+) -> None: ...
+def places(
+    turn: Buffer,
+    inverse: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    shape: tuple[int, int, int],
+    out: WriteableBuffer,
+    /,
+) -> None: ...

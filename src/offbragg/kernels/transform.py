@@ -6,9 +6,9 @@ multiply-adds; along h, k and l alike::
     along = base + y * down
     cell  = floor((along + x * across) * inverse + shift)
 
-with the place (x, y) of the measured point on the panel in pixels and ``inverse`` = 1 / its distance
-from the crystal. The weight of a pixel in a frame is ``factor * flux`` in float32, rounded to the
-nearest whole number (ties to even). C and NumPy agree in every bit.
+with the place (x, y) of the measured point on the panel in pixels and ``inverse`` = 1 / its
+distance from the crystal. The weight of a pixel in a frame is ``factor * flux`` in float32,
+rounded to the nearest whole number (ties to even). C and NumPy agree in every bit.
 
 Cells are numbered brick by brick (`place_of`): 32 × 32 × 32 cells each, in the order (l, k, h).
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.kernels import _number, level  # pyright: ignore[reportPrivateUsage]
+from offbragg.kernels import level, number_of
 
 SIDE = 32
 """Cells along a side of a brick."""
@@ -130,7 +130,7 @@ def place_of(cell: NDArray[np.int64], shape: Shape) -> NDArray[np.uint32]:
 
 
 def cells_within() -> NDArray[np.intp]:
-    """Return where the cells of a brick, in the order [l, k, h], lie within it; shape (`CELLS`,)."""
+    """Return where the cells of a brick, in the order [l, k, h], lie in it, shape (`CELLS`,)."""
     l, k, h = np.indices((SIDE, SIDE, SIDE)).reshape(3, -1)  # noqa: E741
     return (_SPREAD[h] | _SPREAD[k] << 1 | _SPREAD[l] << 2).astype(np.intp)
 
@@ -158,7 +158,7 @@ def places(
     """
     begin, end, left, right = band
     turn = np.ascontiguousarray(exposures.turns[number])
-    kernels = _number(level)
+    kernels = number_of(level)
     if kernels is None:
         y = np.arange(begin, end, dtype=np.float64)[:, None] + exposures.point[1]
         x = np.arange(left, right, dtype=np.float64) + exposures.point[0]
@@ -199,7 +199,7 @@ def transform(
     subtract
         Take them away again instead.
     """
-    kernels = _number(level)
+    kernels = number_of(level)
     if kernels is not None:
         kernels[0].transform(*_arguments(kernels[1], exposures, sums, band, subtract, 1, 1))
         return
@@ -237,7 +237,7 @@ def variance(
         As for `transform`.
     """
     sides, turns = round(len(inverses) ** 0.5), exposures.turns.shape[1]
-    kernels = _number(level)
+    kernels = number_of(level)
     if kernels is not None:
         kernels[0].variance(
             *_arguments(kernels[1], exposures, sums, band, subtract, sides, turns, inverses)

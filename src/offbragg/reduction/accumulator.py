@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from offbragg.bricks import brick_slices
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
 from offbragg.kernels.transform import CELLS, SIDE, PairSums, bricks, cells_within
@@ -59,7 +60,7 @@ def weight_exponent(factor: float, flux: float) -> int:
 
 
 class Accumulator:
-    """The sums of a volume while it grows.
+    """The sums of a volume while it grows, which `offbragg.bricks.Bricks` reads.
 
     Parameters
     ----------
@@ -95,7 +96,9 @@ class Accumulator:
         try:
             self._bricks = bricks(grid.shape)
         except ValueError as error:
-            raise ReductionError(f"{error}\nTake a smaller box, or larger steps (--grid).") from None
+            raise ReductionError(
+                f"{error}\nTake a smaller box, or larger steps (--grid)."
+            ) from None
         self.sums = self._empty()
         """Counts and weight."""
         self.spread = self._empty() if parts > 1 else None
@@ -105,9 +108,7 @@ class Accumulator:
 
     def _empty(self) -> PairSums:
         n = math.prod(self._bricks)
-        return PairSums(
-            _lazily(n), _lazily(n), np.zeros(n, np.uint8), self.grid.shape
-        )
+        return PairSums(_lazily(n), _lazily(n), np.zeros(n, np.uint8), self.grid.shape)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,6 +140,15 @@ class Accumulator:
         """Return the numbers of the bricks that were added to."""
         return np.flatnonzero(self.sums.changed)
 
+    def total(self, name: str) -> float:
+        """Return one of the sums over all cells."""
+        pair, column = self._of(name)
+        found = 0
+        for number in np.flatnonzero(pair.changed):
+            found += int(pair.low[number, :, column].sum(dtype=np.int64))
+            found += int(pair.high[number, :, column].sum(dtype=np.int64)) << 32
+        return found * self.unit(name)
+
     def integers(self, name: str, number: int) -> Integers:
         """Read one sum of a brick, in its units: int64 [l, k, h], shape (32, 32, 32)."""
         pair, column = self._of(name)
@@ -149,28 +159,16 @@ class Accumulator:
         return value[_WITHIN].reshape(SIDE, SIDE, SIDE)
 
     def brick(self, l: int, k: int, h: int) -> Mapping[str, Array] | None:  # noqa: E741
-        """Read the sums of a brick: float64 [l, k, h] each, fewer cells at the upper edges.
-
-        Parameters
-        ----------
-        l, k, h
-            Its place, counted in bricks.
-
-        Returns
-        -------
-        sums
-            By name; None if nothing was measured there.
-        """
+        """Read the sums of one brick, see `offbragg.bricks.Bricks`."""
         number = (l * self._bricks[1] + k) * self._bricks[0] + h
         if not self.sums.changed[number]:
             return None
-        end = [n - SIDE * at for n, at in zip(self.grid.shape, (h, k, l), strict=True)]
-        cut = tuple(slice(0, min(n, SIDE)) for n in reversed(end))
+        cut = tuple(slice(0, s.stop - s.start) for s in brick_slices(self.grid, l, k, h))
         found: dict[str, Array] = {}
         for name in self.names:
             value = self.integers(name, number)[cut]
             self._check_exact(name, value)
-            found[name] = np.multiply(value, self.unit(name), dtype=np.float64)
+            found[name] = np.multiply(value, self.unit(name), dtype=np.float64, order="C")
         return found
 
     def _check_exact(self, name: str, value: Integers) -> None:
@@ -188,11 +186,8 @@ class Accumulator:
             l, k = divmod(rest, self._bricks[1])  # noqa: E741
             sums = self.brick(l, k, h)
             assert sums is not None
-            where = tuple(
-                slice(SIDE * at, min(SIDE * (at + 1), n))
-                for at, n in zip((h, k, l), self.grid.shape, strict=True)
-            )
-            yield (where[0], where[1], where[2]), sums
+            slices = brick_slices(self.grid, l, k, h)
+            yield (slices[2], slices[1], slices[0]), sums
 
     def merge(self, other: Accumulator) -> None:
         """Add the sums of another accumulator: whole numbers, so in any order.
@@ -205,8 +200,8 @@ class Accumulator:
         mine = (self.grid, self.exponent, self.parts, self.names)
         if mine != (other.grid, other.exponent, other.parts, other.names):
             raise ReductionError(
-                f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) do "
-                f"not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
+                f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
+                f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
             )
         for into, of in (
             (self.sums, other.sums), (self.spread, other.spread), (self.air, other.air),
@@ -250,9 +245,7 @@ def _lazily(n: int) -> NDArray[np.uint32]:
     """Return zeros that take memory page by page, when they are written to."""
     size = n * CELLS * 2 * 4
     try:
-        memory = mmap.mmap(
-            -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        )
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
     except (OSError, ValueError, AttributeError):
         return np.zeros((n, CELLS, 2), np.uint32)  # pragma: no cover  not on this system
     return np.frombuffer(memory, np.uint32).reshape(n, CELLS, 2)

@@ -7,6 +7,7 @@ cell. The panel is divided into bands across the axis; every second one is done 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -85,7 +86,7 @@ def _along_axis(
 
 
 def _pairs(edges: NDArray[np.int_]) -> Iterator[tuple[int, int]]:
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         yield int(a), int(b)
 
 

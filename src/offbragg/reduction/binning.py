@@ -149,9 +149,7 @@ class Binner:
         self._factor = np.where(good, factor, 0.0).astype(np.float32)
         self._inverses = self._distances()
         whole: list[list[Band]] = [[(0, factor.shape[0], 0, factor.shape[1])]]
-        self._bands = (
-            bands(geometry, UB, grid, self._inverses) if self._threads > 1 else whole
-        )
+        self._bands = bands(geometry, UB, grid, self._inverses) if self._threads > 1 else whole
         self._air = None if air is None else _AirInCells(air, self._oversample)
 
     def _distances(self) -> Array:
@@ -203,7 +201,7 @@ class Binner:
                 if buffer is None:
                     buffer = np.empty((len(batch), *self._factor.shape), np.int32)
                 counts = buffer[: len(batch)]
-                list(pool.map(lambda pair: pair[0].read(pair[1]), zip(batch, counts, strict=True)))
+                list(pool.map(_read, batch, counts))
                 self._add_batch(pool, batch, counts, sums, subtract)
                 for _ in batch:
                     done()
@@ -295,9 +293,7 @@ class _AirInCells:
         self._cell = np.full(shape, NOWHERE, np.uint32)
         self._flux = np.zeros(shape)
 
-    def follow(
-        self, parts: Sequence[Exposures], flux: Sequence[float], sums: Accumulator
-    ) -> None:
+    def follow(self, parts: Sequence[Exposures], flux: Sequence[float], sums: Accumulator) -> None:
         """Follow each pixel through the frames of a batch; add what it leaves behind."""
         rows, columns = self._air.rate.shape
         band = (0, rows, 0, columns)
@@ -318,9 +314,7 @@ class _AirInCells:
             self._leave(part, np.nonzero(self._cell[part] != NOWHERE), sums)
         self._cell[:] = NOWHERE
 
-    def _leave(
-        self, part: int, which: tuple[NDArray[np.intp], ...], sums: Accumulator
-    ) -> None:
+    def _leave(self, part: int, which: tuple[NDArray[np.intp], ...], sums: Accumulator) -> None:
         assert sums.air is not None
         cell, flux = self._cell[part][which], self._flux[part][which]
         known = cell != NOWHERE
@@ -372,6 +366,10 @@ def available_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # pragma: no cover  not on this system
         return 1 << 62
+
+
+def _read(frame: FrameToAdd, out: Counts) -> None:
+    frame.read(out)
 
 
 def _product(a: Array, b: Array) -> Array:

@@ -29,7 +29,7 @@ from offbragg.workflows.sweeps import Selection
 T = TypeVar("T")
 
 FORMAT = 1
-_LATER = ("binned", "damaged", "dataset", "inverted", "masked")
+_LATER = ("binned", "damaged", "dataset", "inverted", "masked", "weight_exponent")
 """Keys that records of earlier versions do not have."""
 
 
