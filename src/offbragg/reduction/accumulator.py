@@ -208,7 +208,7 @@ class Accumulator:
         ):  # fmt: skip
             if into is None or of is None:
                 continue
-            for number in np.flatnonzero(of.changed):
+            for number in np.flatnonzero(of.changed).tolist():
                 value = _both(into, number) + _both(of, number)
                 into.low[number] = (value & 0xFFFFFFFF).astype(np.uint32)
                 upper = (value >> 32).astype(np.uint32)
