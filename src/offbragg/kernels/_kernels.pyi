@@ -14,3 +14,15 @@ def crc64_combine(first: int, second: int, length: int, /) -> int: ...
 def strips(
     data: Buffer, offsets: Buffer, lengths: Buffer, swap: int, out: WriteableBuffer, /
 ) -> bool: ...
+def symmetrise(
+    array: Buffer | None,
+    share: Buffer | None,
+    out: WriteableBuffer,
+    first: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    operations: Buffer,
+    steps: Buffer,
+    part: int,
+    parts: int,
+    /,
+) -> None: ...
