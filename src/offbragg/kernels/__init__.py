@@ -287,7 +287,7 @@ def strips(
         )
 
 
-_PARTS = 64  # of a volume, for each array: so fine that no thread waits for the last of another
+_PARTS = 32  # of a volume, for each array: so fine that no thread waits for the last of another
 
 
 def symmetrise(

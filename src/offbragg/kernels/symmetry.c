@@ -27,6 +27,9 @@ typedef struct {
     /* what an operation does within a tile: x of the image, along axis i, is sign x[from] */
     uint8_t from[MOST][3];
     int8_t sign[MOST][3];
+    /* operations under which the result is the same to the last bit */
+    uint8_t keep[MOST];
+    int kept;
 } box;
 
 typedef struct {
@@ -50,8 +53,9 @@ static int find(const box *b, const int *W)
     return -1;
 }
 
-/* Read the operations; nonzero if they are not a group, identity first, that a tile can follow. */
-static int read_group(box *b, const int8_t *operations, size_t count)
+/* Read the operations; nonzero if they are not a group, identity first, that a tile can follow.
+ * `reach`: the largest label along l, or the largest negative one. */
+static int read_group(box *b, const int8_t *operations, size_t count, int64_t reach)
 {
     int mixed = 0; /* l changes places */
     if (count < 1 || count > MOST)
@@ -84,8 +88,9 @@ static int read_group(box *b, const int8_t *operations, size_t count)
             return 1;
         b->inverse[a] = (uint8_t)inverse;
     }
+    int64_t rows = (reach + CELLS - 1) / CELLS; /* on each side of l = 0 */
     b->side[0] = b->side[1] = mixed ? CUBE : 1;
-    b->side[2] = mixed ? CUBE : CELLS;
+    b->side[2] = mixed ? CUBE : rows < 1 ? 1 : (int)((reach + rows - 1) / rows);
     b->stride[2] = 1;
     b->stride[1] = (size_t)b->side[2];
     b->stride[0] = (size_t)b->side[2] * (size_t)b->side[1];
@@ -104,6 +109,35 @@ static int read_group(box *b, const int8_t *operations, size_t count)
                 return 1;
         }
     return 0;
+}
+
+/* Find the operations that change neither a sum nor the order in which it is made: those of the
+ * doubling steps, but of one more step Σ S[r x] only those h with r h = h' r for each r, h' being
+ * one of the doubling steps, too: S[r h x] is S[r x]. */
+static void find_keep(box *b, const uint8_t *steps)
+{
+    uint8_t done[MOST] = {1}, group[MOST] = {0};
+    int n = 1;
+    for (; steps[0] != NONE && steps[1] == NONE; steps += 2)
+        for (int i = 0, before = n; i < before; i++) {
+            int a = b->times[group[i]][steps[0]];
+            if (!done[a]) {
+                done[a] = 1;
+                group[n++] = (uint8_t)a;
+            }
+        }
+    const uint8_t *after = steps;
+    while (*after != NONE)
+        after++;
+    int last = *steps == NONE || after[1] == NONE;
+    b->kept = 0;
+    for (int i = 0; i < n; i++) {
+        int keep = last || i == 0;
+        for (const uint8_t *r = steps; *r != NONE; r++)
+            keep &= done[b->times[b->times[*r][group[i]]][b->inverse[*r]]];
+        if (keep)
+            b->keep[b->kept++] = group[i];
+    }
 }
 
 /* ---- tiles ------------------------------------------------------------------------------- */
@@ -181,14 +215,34 @@ static size_t clip(const box *b, const member *m, int *begin, int *end)
     return at[0] * b->row[0] + at[1] * b->row[1] + at[2];
 }
 
+static int is_whole(const member *m, const int *begin, const int *end)
+{
+    int whole = 1;
+    for (int i = 0; i < 3; i++)
+        whole &= end[i] - begin[i] == m->size[i];
+    return whole;
+}
+
+/* Ask for the rows of a tile: of a cube they are too short for the processor to see it coming. */
+static void fetch(const box *b, const member *m, const double *array)
+{
+    int begin[3], end[3];
+    if (array == NULL || b->side[0] == 1)
+        return;
+    const double *at = array + clip(b, m, begin, end);
+    for (int h = begin[0]; h < end[0]; h++, at += b->row[0])
+        for (int k = 0; k < end[1] - begin[1]; k++) {
+            __builtin_prefetch(at + (size_t)k * b->row[1]);
+            __builtin_prefetch(at + (size_t)k * b->row[1] + end[2] - begin[2] - 1);
+        }
+}
+
 static void load(const box *b, const member *m, const double *array, const double *share,
                  double *tile)
 {
-    int begin[3], end[3], full = 1;
+    int begin[3], end[3];
     size_t at = clip(b, m, begin, end);
-    for (int i = 0; i < 3; i++)
-        full &= end[i] - begin[i] == m->size[i];
-    if (!full)
+    if (!is_whole(m, begin, end))
         for (int i = 0; i < CELLS; i++)
             tile[i] = -0.0;
     size_t n = (size_t)(end[2] - begin[2]);
@@ -220,9 +274,10 @@ static void store(const box *b, const member *m, const double *tile, double *out
                    (size_t)(end[2] - begin[2]) * sizeof *tile);
 }
 
-/* to[x] (+)= from[W x], for all cells x of a tile; it is never the same buffer. */
-static void see(const box *b, const member *m, int operation, const double *restrict from,
-                double *restrict to, int add)
+/* to[x] (+)= from[W x], for all cells x of a tile; it is never the same buffer. `row`: cells of
+ * `to` from h to h + 1 and from k to k + 1. */
+static inline void see(const box *b, const member *m, int operation, const double *restrict from,
+                       double *restrict to, const size_t *row, int add)
 {
     const double *at = from;
     ptrdiff_t step[3] = {0, 0, 0};
@@ -238,9 +293,13 @@ static void see(const box *b, const member *m, int operation, const double *rest
     for (int h = 0; h < m->size[0]; h++)                                                          \
         for (int k = 0; k < m->size[1]; k++) {                                                    \
             const double *x = at + h * step[0] + k * step[1];                                     \
-            double *y = to + (size_t)h * b->stride[0] + (size_t)k * b->stride[1];                 \
-            for (int l = 0; l < n; l++)                                                           \
-                y[l] = value;                                                                     \
+            double *y = to + (size_t)h * row[0] + (size_t)k * row[1];                             \
+            if (n == CUBE)                                                                        \
+                for (int l = 0; l < CUBE; l++)                                                    \
+                    y[l] = value;                                                                 \
+            else                                                                                  \
+                for (int l = 0; l < n; l++)                                                       \
+                    y[l] = value;                                                                 \
         }
 #define EITHER(there)                                                                             \
     if (add)                                                                                      \
@@ -256,6 +315,20 @@ static void see(const box *b, const member *m, int operation, const double *rest
     }
 #undef EITHER
 #undef ROWS
+}
+
+/* out[x] = from[W x], for all cells x of a tile that are in the box. */
+static void put(const box *b, const member *m, int operation, const double *from, double *spare,
+                double *out)
+{
+    int begin[3], end[3];
+    size_t at = clip(b, m, begin, end);
+    if (is_whole(m, begin, end)) {
+        see(b, m, operation, from, out + at, b->row, 0);
+    } else {
+        see(b, m, operation, from, spare, b->stride, 0);
+        store(b, m, spare, out);
+    }
 }
 
 /* Divide each cell of a tile by the number of operations that leave it where it is. */
@@ -310,7 +383,7 @@ static void double_step(const box *b, member *m, int n, const uint8_t *reached, 
             continue;
         int slot = m[k].slot, via = b->times[m[k].via][r], back = b->inverse[via];
         if (slot != j) {
-            see(b, &m[j], via, u->sums[slot], u->sums[j], 1);
+            see(b, &m[j], via, u->sums[slot], u->sums[j], b->stride, 1);
             for (int i = 0; i < n; i++)
                 if (m[i].slot == slot) {
                     m[i].slot = j;
@@ -319,7 +392,7 @@ static void double_step(const box *b, member *m, int n, const uint8_t *reached, 
         } else {
             double *old = u->sums[j];
             memcpy(u->spare, old, CELLS * sizeof *old);
-            see(b, &m[j], via, old, u->spare, 1);
+            see(b, &m[j], via, old, u->spare, b->stride, 1);
             u->sums[j] = u->spare;
             u->spare = old;
         }
@@ -330,11 +403,11 @@ static void double_step(const box *b, member *m, int n, const uint8_t *reached, 
 static void any_step(const box *b, const member *m, int j, const uint8_t *reached,
                      const uint8_t *step, buffers *u, double *to)
 {
-    see(b, &m[j], m[j].via, u->sums[m[j].slot], to, 0);
+    see(b, &m[j], m[j].via, u->sums[m[j].slot], to, b->stride, 0);
     for (; step != NULL && *step != NONE; step++) {
         int k = reached[b->times[*step][m[j].by]];
         if (k != NONE)
-            see(b, &m[j], b->times[m[k].via][*step], u->sums[m[k].slot], to, 1);
+            see(b, &m[j], b->times[m[k].via][*step], u->sums[m[k].slot], to, b->stride, 1);
     }
 }
 
@@ -342,8 +415,11 @@ static void sum_orbit(const box *b, member *m, int n, const uint8_t *reached,
                       const uint8_t *steps, const double *array, const double *share, double *out,
                       buffers *u)
 {
-    for (int j = 0; j < n; j++)
+    for (int j = 0; j < n; j++) {
+        if (j + 1 < n)
+            fetch(b, &m[j + 1], array);
         load(b, &m[j], array, share, u->sums[j]);
+    }
     for (; steps[0] != NONE && steps[1] == NONE; steps += 2)
         double_step(b, m, n, reached, steps[0], u);
     while (steps[0] != NONE) {
@@ -363,10 +439,26 @@ static void sum_orbit(const box *b, member *m, int n, const uint8_t *reached,
         }
         steps = after;
     }
-    for (int j = 0; j < n; j++) { /* the last step, if there is one, on the way out */
-        any_step(b, m, j, reached, steps, u, u->spare);
-        divide(b, &m[j], u->spare);
-        store(b, &m[j], u->spare, out);
+    /* the last step, if there is one, on the way out */
+    int made[MOST];
+    for (int j = 0; j < n; j++) {
+        int k = j, by = 0;
+        if (j + 1 < n)
+            fetch(b, &m[j + 1], out);
+        for (int i = 1; i < b->kept && k == j; i++) {
+            by = b->keep[i];
+            k = reached[b->times[by][m[j].by]];
+            if (k >= j || !made[k])
+                k = j;
+        }
+        made[j] = k == j;
+        if (made[j]) {
+            any_step(b, m, j, reached, steps, u, u->next[j]);
+            divide(b, &m[j], u->next[j]);
+            store(b, &m[j], u->next[j], out);
+        } else {
+            put(b, &m[j], by, u->next[k], u->spare, out);
+        }
     }
 }
 
@@ -376,32 +468,43 @@ int ob_symmetrise(const double *array, const double *share, double *out, const i
 {
     const int64_t far = (int64_t)1 << 30;
     box *b = malloc(sizeof *b);
-    double *memory = malloc((2 * MOST + 1) * CELLS * sizeof *memory);
-    int wrong = b == NULL || memory == NULL ? -1 : 0;
+    double *memory = NULL;
+    int wrong = b == NULL ? -1 : 0;
 
     if (!wrong)
-        wrong = parts == 0 || part >= parts || read_group(b, operations, count);
+        wrong = parts == 0 || part >= parts;
+    for (int i = 0; !wrong && i < 3; i++) {
+        wrong = shape[i] < 1 || shape[i] > far || first[i] < -far || first[i] > far;
+        if (!wrong) {
+            b->first[i] = first[i];
+            b->end[i] = first[i] + shape[i];
+        }
+    }
+    if (!wrong) {
+        int64_t last = b->end[2] - 1;
+        wrong = read_group(b, operations, count, -b->first[2] > last ? -b->first[2] : last);
+    }
+    for (int i = 0; !wrong && i < 3; i++) {
+        b->low[i] = tile_of(b->first[i], b->side[i]);
+        b->high[i] = tile_of(b->end[i] - 1, b->side[i]);
+    }
     /* steps: operations, NONE behind each step and once more at the end */
     if (!wrong)
         wrong = length < 1 || steps[length - 1] != NONE || (length > 1 && steps[length - 2] != NONE);
     for (size_t i = 0; !wrong && i + 1 < length; i++)
-        wrong = steps[i] == NONE ? i == 0 || (steps[i - 1] == NONE) : steps[i] >= count;
-    for (int i = 0; !wrong && i < 3; i++) {
-        wrong = shape[i] < 1 || shape[i] > far || first[i] < -far || first[i] > far;
-        if (wrong)
-            break;
-        b->first[i] = first[i];
-        b->end[i] = first[i] + shape[i];
-        b->low[i] = tile_of(first[i], b->side[i]);
-        b->high[i] = tile_of(first[i] + shape[i] - 1, b->side[i]);
+        wrong = steps[i] == NONE ? i == 0 || steps[i - 1] == NONE : steps[i] >= count;
+    if (!wrong) { /* no more than it takes: what is fresh from the system costs more than the sums */
+        memory = malloc((2 * count + 1) * CELLS * sizeof *memory);
+        wrong = memory == NULL ? -1 : 0;
     }
     if (!wrong) {
         buffers u;
-        for (int i = 0; i < MOST; i++) {
-            u.sums[i] = memory + 2 * i * CELLS;
-            u.next[i] = memory + (2 * i + 1) * CELLS;
+        find_keep(b, steps);
+        for (size_t i = 0; i < count; i++) {
+            u.sums[i] = memory + i * CELLS;
+            u.next[i] = memory + (count + i) * CELLS;
         }
-        u.spare = memory + 2 * MOST * CELLS;
+        u.spare = memory + 2 * count * CELLS;
         b->row[1] = (size_t)shape[2];
         b->row[0] = (size_t)shape[2] * (size_t)shape[1];
         member members[MOST];
