@@ -13,13 +13,14 @@
 
 #include <stdlib.h>
 
-enum { MOST = 48, CELLS = 512, CUBE = 8, NONE = 255 };
+enum { MOST = 48, CUBE = 16, CELLS = CUBE * CUBE * CUBE, NONE = 255 };
 
 typedef struct {
     int64_t first[3], end[3]; /* labels of the box */
     int64_t low[3], high[3];  /* its tiles, the last one included */
     int side[3];              /* cells of a tile along each axis */
     size_t stride[3];         /* of a tile's cells, in the tile */
+    size_t cells;             /* of a tile */
     size_t row[2];            /* cells from h to h + 1 and from k to k + 1, in the volume */
     int count;                /* operations */
     int8_t W[MOST][9];
@@ -53,9 +54,8 @@ static int find(const box *b, const int *W)
     return -1;
 }
 
-/* Read the operations; nonzero if they are not a group, identity first, that a tile can follow.
- * `reach`: the largest label along l, or the largest negative one. */
-static int read_group(box *b, const int8_t *operations, size_t count, int64_t reach)
+/* Read the operations; nonzero if they are not a group, identity first, that a tile can follow. */
+static int read_group(box *b, const int8_t *operations, size_t count)
 {
     int mixed = 0; /* l changes places */
     if (count < 1 || count > MOST)
@@ -88,9 +88,16 @@ static int read_group(box *b, const int8_t *operations, size_t count, int64_t re
             return 1;
         b->inverse[a] = (uint8_t)inverse;
     }
-    int64_t rows = (reach + CELLS - 1) / CELLS; /* on each side of l = 0 */
-    b->side[0] = b->side[1] = mixed ? CUBE : 1;
-    b->side[2] = mixed ? CUBE : rows < 1 ? 1 : (int)((reach + rows - 1) / rows);
+    /* as few tiles as there can be on each side of 0, all as long */
+    int64_t most = mixed ? CUBE : CELLS, reach = 1, tiles;
+    for (int i = mixed ? 0 : 2; i < 3; i++) {
+        reach = -b->first[i] > reach ? -b->first[i] : reach;
+        reach = b->end[i] - 1 > reach ? b->end[i] - 1 : reach;
+    }
+    tiles = (reach + most - 1) / most;
+    b->side[2] = (int)((reach + tiles - 1) / tiles);
+    b->side[0] = b->side[1] = mixed ? b->side[2] : 1;
+    b->cells = (size_t)b->side[0] * (size_t)b->side[1] * (size_t)b->side[2];
     b->stride[2] = 1;
     b->stride[1] = (size_t)b->side[2];
     b->stride[0] = (size_t)b->side[2] * (size_t)b->side[1];
@@ -223,27 +230,13 @@ static int is_whole(const member *m, const int *begin, const int *end)
     return whole;
 }
 
-/* Ask for the rows of a tile: of a cube they are too short for the processor to see it coming. */
-static void fetch(const box *b, const member *m, const double *array)
-{
-    int begin[3], end[3];
-    if (array == NULL || b->side[0] == 1)
-        return;
-    const double *at = array + clip(b, m, begin, end);
-    for (int h = begin[0]; h < end[0]; h++, at += b->row[0])
-        for (int k = 0; k < end[1] - begin[1]; k++) {
-            __builtin_prefetch(at + (size_t)k * b->row[1]);
-            __builtin_prefetch(at + (size_t)k * b->row[1] + end[2] - begin[2] - 1);
-        }
-}
-
 static void load(const box *b, const member *m, const double *array, const double *share,
                  double *tile)
 {
     int begin[3], end[3];
     size_t at = clip(b, m, begin, end);
     if (!is_whole(m, begin, end))
-        for (int i = 0; i < CELLS; i++)
+        for (size_t i = 0; i < b->cells; i++)
             tile[i] = -0.0;
     size_t n = (size_t)(end[2] - begin[2]);
     for (int h = begin[0]; h < end[0]; h++)
@@ -294,12 +287,8 @@ static inline void see(const box *b, const member *m, int operation, const doubl
         for (int k = 0; k < m->size[1]; k++) {                                                    \
             const double *x = at + h * step[0] + k * step[1];                                     \
             double *y = to + (size_t)h * row[0] + (size_t)k * row[1];                             \
-            if (n == CUBE)                                                                        \
-                for (int l = 0; l < CUBE; l++)                                                    \
-                    y[l] = value;                                                                 \
-            else                                                                                  \
-                for (int l = 0; l < n; l++)                                                       \
-                    y[l] = value;                                                                 \
+            for (int l = 0; l < n; l++)                                                           \
+                y[l] = value;                                                                     \
         }
 #define EITHER(there)                                                                             \
     if (add)                                                                                      \
@@ -345,7 +334,7 @@ static void divide(const box *b, const member *m, double *tile)
         if (compare(at, m->at))
             continue; /* none of its cells stays */
         if (!any++)
-            memset(fixed, 1, sizeof fixed);
+            memset(fixed, 1, b->cells);
         for (int h = 0; h < m->size[0]; h++)
             for (int k = 0; k < m->size[1]; k++)
                 for (int l = 0; l < m->size[2]; l++) {
@@ -391,7 +380,7 @@ static void double_step(const box *b, member *m, int n, const uint8_t *reached, 
                 }
         } else {
             double *old = u->sums[j];
-            memcpy(u->spare, old, CELLS * sizeof *old);
+            memcpy(u->spare, old, b->cells * sizeof *old);
             see(b, &m[j], via, old, u->spare, b->stride, 1);
             u->sums[j] = u->spare;
             u->spare = old;
@@ -415,11 +404,8 @@ static void sum_orbit(const box *b, member *m, int n, const uint8_t *reached,
                       const uint8_t *steps, const double *array, const double *share, double *out,
                       buffers *u)
 {
-    for (int j = 0; j < n; j++) {
-        if (j + 1 < n)
-            fetch(b, &m[j + 1], array);
+    for (int j = 0; j < n; j++)
         load(b, &m[j], array, share, u->sums[j]);
-    }
     for (; steps[0] != NONE && steps[1] == NONE; steps += 2)
         double_step(b, m, n, reached, steps[0], u);
     while (steps[0] != NONE) {
@@ -443,8 +429,6 @@ static void sum_orbit(const box *b, member *m, int n, const uint8_t *reached,
     int made[MOST];
     for (int j = 0; j < n; j++) {
         int k = j, by = 0;
-        if (j + 1 < n)
-            fetch(b, &m[j + 1], out);
         for (int i = 1; i < b->kept && k == j; i++) {
             by = b->keep[i];
             k = reached[b->times[by][m[j].by]];
@@ -480,10 +464,8 @@ int ob_symmetrise(const double *array, const double *share, double *out, const i
             b->end[i] = first[i] + shape[i];
         }
     }
-    if (!wrong) {
-        int64_t last = b->end[2] - 1;
-        wrong = read_group(b, operations, count, -b->first[2] > last ? -b->first[2] : last);
-    }
+    if (!wrong)
+        wrong = read_group(b, operations, count);
     for (int i = 0; !wrong && i < 3; i++) {
         b->low[i] = tile_of(b->first[i], b->side[i]);
         b->high[i] = tile_of(b->end[i] - 1, b->side[i]);
@@ -494,17 +476,17 @@ int ob_symmetrise(const double *array, const double *share, double *out, const i
     for (size_t i = 0; !wrong && i + 1 < length; i++)
         wrong = steps[i] == NONE ? i == 0 || steps[i - 1] == NONE : steps[i] >= count;
     if (!wrong) { /* no more than it takes: what is fresh from the system costs more than the sums */
-        memory = malloc((2 * count + 1) * CELLS * sizeof *memory);
+        memory = malloc((2 * count + 1) * b->cells * sizeof *memory);
         wrong = memory == NULL ? -1 : 0;
     }
     if (!wrong) {
         buffers u;
         find_keep(b, steps);
         for (size_t i = 0; i < count; i++) {
-            u.sums[i] = memory + i * CELLS;
-            u.next[i] = memory + (count + i) * CELLS;
+            u.sums[i] = memory + i * b->cells;
+            u.next[i] = memory + (count + i) * b->cells;
         }
-        u.spare = memory + 2 * count * CELLS;
+        u.spare = memory + 2 * count * b->cells;
         b->row[1] = (size_t)shape[2];
         b->row[0] = (size_t)shape[2] * (size_t)shape[1];
         member members[MOST];
