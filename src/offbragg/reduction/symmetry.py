@@ -252,7 +252,7 @@ def _sum(array: Array | None, grid: Grid, laue: Laue, share: Array | None = None
         None if array is None else np.ascontiguousarray(array, np.float64),
         grid.first,
         np.array(laue.operations, np.int8),
-        [[numbers[operation] for operation in step] for step in _steps(grid, laue)],
+        [[numbers[operation] for operation in step] for step in steps(grid, laue)],
         out,
         share=share,
         threads=min(os.cpu_count() or 1, 8),
@@ -260,7 +260,7 @@ def _sum(array: Array | None, grid: Grid, laue: Laue, share: Array | None = None
     return out
 
 
-def _steps(grid: Grid, laue: Laue) -> list[list[Matrix]]:
+def steps(grid: Grid, laue: Laue) -> list[list[Matrix]]:
     """Divide a group into steps: in each, the cosets (but the first) of what was summed before.
 
     If S[x] = Σ array[H x] over a subgroup H that takes the grid onto itself, then the sum over the
@@ -271,16 +271,16 @@ def _steps(grid: Grid, laue: Laue) -> list[list[Matrix]]:
     onto.sort(key=lambda operation: _times(operation, operation) != identity)  # small steps
     done: tuple[Matrix, ...] = laue.operations[:1]
     generators: list[Matrix] = []
-    steps: list[list[Matrix]] = []
+    divided: list[list[Matrix]] = []
     for operation in onto:
         if operation not in done:
             generators.append(operation)
             bigger = _close(generators)
-            steps.append(_cosets(done, bigger))
+            divided.append(_cosets(done, bigger))
             done = bigger
     if len(done) < len(laue.operations):
-        steps.append(_cosets(done, laue.operations))
-    return steps
+        divided.append(_cosets(done, laue.operations))
+    return divided
 
 
 def _cosets(subgroup: Sequence[Matrix], group: Sequence[Matrix]) -> list[Matrix]:
