@@ -63,3 +63,15 @@ def places(
     out: WriteableBuffer,
     /,
 ) -> None: ...
+def symmetrise(
+    array: Buffer | None,
+    share: Buffer | None,
+    out: WriteableBuffer,
+    first: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    operations: Buffer,
+    steps: Buffer,
+    part: int,
+    parts: int,
+    /,
+) -> None: ...
