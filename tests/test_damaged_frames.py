@@ -174,13 +174,13 @@ def test_an_intact_file_gives_no_warning_also_without_checksums_or_digest(path, 
 
 def test_one_that_is_damaged_while_it_is_reduced_is_not_used(path, monkeypatch):
     """It is compared as it is read, not only before."""
-    made = ReductionSetup.empty
+    made = ReductionSetup.accumulator
 
-    def damaging(self):
+    def damaging(self, exponent):
         flip(path, 4)
-        return made(self)
+        return made(self, exponent)
 
-    monkeypatch.setattr(ReductionSetup, "empty", damaging)
+    monkeypatch.setattr(ReductionSetup, "accumulator", damaging)
 
     with pytest.raises(ScanFileError, match="frame 4 of"):
         reduce_files(path, CHOICES)

@@ -17,7 +17,8 @@ from offbragg.errors import OrientationError, ReductionError, ScanFileError
 from offbragg.files.hdf5 import LIBVER
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
+from offbragg.files.volume_file import VolumeFile, read_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.volume import Volume
 

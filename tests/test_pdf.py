@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from offbragg.cli.app import app
 from offbragg.errors import ReductionError
-from offbragg.files.volume_file import write_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.reduction.pair_distribution import pair_distribution
 from offbragg.sample import Sample

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ReductionError
-from offbragg.files.volume_file import write_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.plots.planes import Plane, cut, plot
 from offbragg.sample import Sample

@@ -22,7 +22,8 @@ from offbragg.cli.app import app
 from offbragg.errors import GeometryError, OffbraggError, OrientationError, ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
-from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
+from offbragg.files.volume_file import VolumeFile, read_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.reduction import binning
 from offbragg.sample import Sample

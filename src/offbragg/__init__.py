@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from offbragg.files.volume_file import read_volume, write_volume
+    from offbragg.files.volume_file import read_volume
+    from offbragg.files.volume_writer import write_volume
     from offbragg.plots.planes import plot
     from offbragg.workflows.reduce import merge_and_reduce as reduce
 
@@ -26,7 +27,7 @@ _WHERE = {
     "plot": ("offbragg.plots.planes", "plot"),
     "read_volume": ("offbragg.files.volume_file", "read_volume"),
     "reduce": ("offbragg.workflows.reduce", "merge_and_reduce"),
-    "write_volume": ("offbragg.files.volume_file", "write_volume"),
+    "write_volume": ("offbragg.files.volume_writer", "write_volume"),
 }
 
 

@@ -24,7 +24,7 @@ from offbragg.catalog import downloads
 from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.downloads import Downloads
 from offbragg.catalog.readable import Readable
-from offbragg.files.volume_file import write_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.volume import Volume
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from offbragg.errors import ReductionError
 from offbragg.files import draft
-from offbragg.files.volume_file import write_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.volume import Grid, Volume
 folder, how, *sizes = sys.argv[1:]
 if "named" in how:

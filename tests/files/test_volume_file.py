@@ -8,7 +8,8 @@ import pytest
 from nexusformat.nexus import nxload
 
 from offbragg.errors import ReductionError
-from offbragg.files.volume_file import VolumeFile, read_volume, write_volume
+from offbragg.files.volume_file import VolumeFile, read_volume
+from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.sample import Sample
 from offbragg.volume import Volume

@@ -71,29 +71,36 @@ static uint64_t big(const uint8_t *p, int n)
     return v;
 }
 
-static void read_chunk(const uint8_t *in, size_t size, const int32_t *pixels, size_t n)
+/* values of `width` bytes */
+static void read_cells(const uint8_t *in, size_t size, const uint8_t *values, size_t n, size_t width)
 {
-    CHECK(size >= 12 && big(in, 8) == 4 * n && big(in + 8, 4) == 8192);
-    size_t i = 12, done = 0, whole = n & ~(size_t)7;
+    CHECK(size >= 12 && big(in, 8) == width * n && big(in + 8, 4) == 8192);
+    size_t i = 12, done = 0, whole = n & ~(size_t)7, most = 8192 / width;
     while (done < whole) {
-        size_t block = whole - done < 2048 ? whole - done : 2048;
+        size_t block = whole - done < most ? whole - done : most;
         uint8_t planes[8192];
         CHECK(size - i >= 4);
         size_t length = big(in + i, 4);
         i += 4;
         CHECK(length <= size - i);
-        CHECK(read_lz4(in + i, length, planes, 4 * block) == 4 * block);
+        CHECK(read_lz4(in + i, length, planes, width * block) == width * block);
         i += length;
         for (size_t k = 0; k < block; k++) {
-            uint32_t v = 0;
-            for (size_t bit = 0; bit < 32; bit++)
-                v |= (uint32_t)(planes[bit * (block / 8) + k / 8] >> (k % 8) & 1) << bit;
-            CHECK((int32_t)v == pixels[done + k]);
+            uint64_t v = 0, expected = 0;
+            for (size_t bit = 0; bit < 8 * width; bit++)
+                v |= (uint64_t)(planes[bit * (block / 8) + k / 8] >> (k % 8) & 1) << bit;
+            memcpy(&expected, values + width * (done + k), width);
+            CHECK(v == expected);
         }
         done += block;
     }
-    CHECK(size - i == 4 * (n - whole));
-    CHECK(memcmp(in + i, pixels + whole, size - i) == 0);
+    CHECK(size - i == width * (n - whole));
+    CHECK(memcmp(in + i, values + width * whole, size - i) == 0);
+}
+
+static void read_chunk(const uint8_t *in, size_t size, const int32_t *pixels, size_t n)
+{
+    read_cells(in, size, (const uint8_t *)pixels, n, 4);
 }
 
 /* ---- what is tried ---- */
@@ -144,6 +151,12 @@ static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
     read_chunk(first, length, pixels, n);
     for (int level = 1; level <= ob_best_level(); level++) {
         CHECK(ob_encode(level, pixels, n, chunk) == length);
+        CHECK(memcmp(chunk, first, length) == 0);
+    }
+    length = ob_encode_wide(OB_PORTABLE, (const uint8_t *)pixels, n / 2, first);
+    read_cells(first, length, (const uint8_t *)pixels, n / 2, 8);
+    for (int level = 1; level <= ob_best_level(); level++) {
+        CHECK(ob_encode_wide(level, (const uint8_t *)pixels, n / 2, chunk) == length);
         CHECK(memcmp(chunk, first, length) == 0);
     }
     free(pixels);

@@ -11,7 +11,7 @@ import typer
 
 from offbragg.cli.app import REDUCTION, AsJson, app
 from offbragg.cli.numbers import Number, numbers
-from offbragg.cli.terminal import check_free, say, typed_options
+from offbragg.cli.terminal import check_free, progress_of_steps, say, typed_options
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.errors import ReductionError
 
@@ -228,7 +228,7 @@ def reduce_command(
     from offbragg.reduction import Corrections
     from offbragg.reduction.binning import Oversample
     from offbragg.workflows.choices import Choices
-    from offbragg.workflows.reduce import reduce_files
+    from offbragg.workflows.reduce import reduce_to_file
     from offbragg.workflows.reproduce import reproduce
     from offbragg.workflows.sweeps import next_free
 
@@ -247,7 +247,10 @@ def reduce_command(
                               "differences": list(verdict.differences)}))  # fmt: skip
         else:
             differs = f"DIFFERS: {', '.join(verdict.differences)}"
-            say(f"{verdict.file}: {'the same, bit for bit' if verdict.same else differs}")
+            same = "the same, bit for bit"
+            if verdict.rounded:
+                same = "the same, but for the rounding of weights: it is of an earlier version"
+            say(f"{verdict.file}: {same if verdict.same else differs}")
         if not verdict.same:
             raise typer.Exit(1)
         return
@@ -280,16 +283,15 @@ def reduce_command(
         target = out or next_free(group[0].parent, stem)
         check_free(target)
         messages: list[str] = []
-        with progress_bar("reducing", quiet=as_json) as progress:
-            volume = reduce_files(
-                group, choices, out=target, progress=progress, say=messages.append
+        with progress_of_steps("reducing", "writing", quiet=as_json) as (reducing, writing):
+            volume = reduce_to_file(
+                group, choices, target, progress=reducing, writing=writing, say=messages.append
             )
-        assert volume.grid is not None
         made.append(
             {
                 "file": str(target), "inputs": [str(file) for file in group],
                 "grid": volume.grid.to_dict(), "symmetry": volume.symmetry,
-                "completeness": volume.completeness, "counts": float(volume.counts.sum()),
+                "completeness": volume.completeness, "counts": volume.counts,
                 "said": messages,
             }
         )  # fmt: skip

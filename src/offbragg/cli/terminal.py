@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from offbragg.errors import ReductionError
 from offbragg.printable import printable
@@ -23,15 +23,24 @@ def say(text: object, *, file: IO[str] | None = None) -> None:
 @contextlib.contextmanager
 def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Draw a bar at a terminal; yield a function that takes how much is done, and of how much."""
+    with progress_of_steps(what, quiet=quiet) as (step,):
+        yield step
+
+
+@contextlib.contextmanager
+def progress_of_steps(*names: str, quiet: bool) -> Iterator[tuple[Callable[[int, int], None], ...]]:
+    """Draw a bar for each of several steps, once it has begun; yield a function for each."""
     if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield tuple(lambda done, total: None for _ in names)
         return
     from rich.console import Console
     from rich.progress import Progress
 
+    def step(task: Any) -> Callable[[int, int], None]:
+        return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield tuple(step(bar.add_task(n, total=None, visible=n == names[0])) for n in names)
 
 
 def typed_options(context: Context) -> dict[str, str]:

@@ -39,6 +39,7 @@ __all__ = [
     "decode",
     "decode_encode",
     "encode",
+    "encode_cells",
     "level",
     "md5",
     "strips",
@@ -96,7 +97,7 @@ def decode(stream: Buffer, out: NDArray[np.int32], *, level: str = level) -> Non
     array([   5,    4, 1004, 1004], dtype=int32)
     """
     _check(out, "out")
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         status, done = reference.decode(stream, out)
     else:
@@ -124,10 +125,38 @@ def encode(
     """
     _check(counts, "counts")
     _check_chunk(chunk, counts.size)
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return _put(reference.encode(counts), chunk)
     return chunk[: number[0].encode(number[1], counts, chunk)]
+
+
+def encode_cells(
+    cells: NDArray[Any], chunk: NDArray[np.uint8], *, level: str = level
+) -> NDArray[np.uint8]:
+    """Compress cells of a volume as HDF5's bitshuffle with LZ4 does, and then its Fletcher32.
+
+    Parameters
+    ----------
+    cells
+        Of 4 or 8 bytes each (float32, float64, integers), C-contiguous, any shape.
+    chunk
+        uint8, at least 4 bytes more than the `chunk_bound` of as many bytes of pixels.
+
+    Returns
+    -------
+    chunk
+        The part of ``chunk`` that was filled, as from `encode`, with the checksum behind it.
+    """
+    if cells.itemsize not in (4, 8) or not cells.flags.c_contiguous or not cells.flags.aligned:
+        raise ValueError(f"cells must have 4 or 8 bytes and be C-contiguous, not {cells.dtype}")
+    _check_chunk(chunk[:-4], cells.nbytes // 4)
+    number = number_of(level)
+    if number is None:
+        text = reference.encode(cells)
+        return _put(text + reference.fletcher32(text).to_bytes(4, "little"), chunk)
+    octets = cells.reshape(-1).view(np.uint8)
+    return chunk[: number[0].encode_cells(number[1], cells.itemsize == 8, octets, chunk)]
 
 
 def decode_encode(
@@ -169,7 +198,7 @@ def decode_encode(
         if image.size != n:
             raise ValueError(f"an image of {image.size} pixels cannot keep {n}")
     _check_chunk(chunk, n)
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         out = np.empty(n, np.int32) if image is None else image
         decode(stream, out, level=level)
@@ -189,7 +218,7 @@ def md5(buffers: Sequence[Buffer], *, level: str = level) -> list[bytes]:
     >>> [digest.hex()[:8] for digest in md5([b"", b"abc"])]
     ['d41d8cd9', '90015098']
     """
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return reference.md5(buffers)
     return number[0].md5(number[1], tuple(buffers))
@@ -214,7 +243,7 @@ def crc64(data: Buffer | NDArray[np.uint8], before: int = 0, *, level: str = lev
     >>> crc64(b"789", crc64(b"123456")) == crc64(b"123456789")
     True
     """
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return reference.crc64(memoryview(data), before)  # type: ignore[arg-type]
     return number[0].crc64(number[1], before, data)
@@ -235,7 +264,7 @@ def crc64_combine(first: int, second: int, length: int, *, level: str = level) -
     >>> crc64_combine(crc64(b"123456"), crc64(b"789"), 3) == crc64(b"123456789")
     True
     """
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return reference.crc64_combine(first, second, length)
     return number[0].crc64_combine(first, second, length)
@@ -269,7 +298,7 @@ def strips(
         If a strip is not within the file, or the strips do not fill ``out``.
     """
     _check(out, "out")
-    number = _number(level)
+    number = number_of(level)
     starts = np.ascontiguousarray(offsets, np.uint64).reshape(-1)
     sizes = np.ascontiguousarray(lengths, np.uint64).reshape(-1)
     if starts.size != sizes.size:
@@ -285,7 +314,7 @@ def strips(
         )
 
 
-def _number(level: str) -> tuple[Any, int] | None:
+def number_of(level: str) -> tuple[Any, int] | None:
     """Find the compiled module and its number for a level; None for the reference."""
     if level == "reference":
         return None

@@ -5,6 +5,7 @@ def levels() -> list[str]: ...
 def chunk_bound(n: int, /) -> int: ...
 def decode(level: int, stream: Buffer, out: WriteableBuffer, /) -> tuple[int, int]: ...
 def encode(level: int, pixels: Buffer, out: WriteableBuffer, /) -> int: ...
+def encode_cells(level: int, wide: bool, cells: Buffer, out: WriteableBuffer, /) -> int: ...
 def decode_encode(
     level: int, stream: Buffer, n: int, out: WriteableBuffer, image: WriteableBuffer | None, /
 ) -> tuple[int, int, int]: ...
@@ -14,3 +15,63 @@ def crc64_combine(first: int, second: int, length: int, /) -> int: ...
 def strips(
     data: Buffer, offsets: Buffer, lengths: Buffer, swap: int, out: WriteableBuffer, /
 ) -> bool: ...
+def transform(
+    level: int,
+    counts: Buffer,
+    turns: Buffer,
+    flux: Buffer,
+    inverse: Buffer,
+    factor: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    most: int,
+    shape: tuple[int, int, int],
+    low: WriteableBuffer,
+    high: WriteableBuffer,
+    changed: WriteableBuffer,
+    subtract: bool,
+    parts: tuple[int, int],
+    /,
+) -> None: ...
+def variance(
+    level: int,
+    counts: Buffer,
+    turns: Buffer,
+    flux: Buffer,
+    inverse: Buffer,
+    factor: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    most: int,
+    shape: tuple[int, int, int],
+    low: WriteableBuffer,
+    high: WriteableBuffer,
+    changed: WriteableBuffer,
+    subtract: bool,
+    parts: tuple[int, int],
+    /,
+) -> None: ...
+def places(
+    turn: Buffer,
+    inverse: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    shape: tuple[int, int, int],
+    out: WriteableBuffer,
+    /,
+) -> None: ...
+def symmetrise(
+    array: Buffer | None,
+    share: Buffer | None,
+    out: WriteableBuffer,
+    first: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    operations: Buffer,
+    steps: Buffer,
+    part: int,
+    parts: int,
+    /,
+) -> None: ...

@@ -78,15 +78,22 @@ typedef struct {
     uint32_t base;                  /* bytes compressed so far: starts at 0, all else too */
 } ob_lz4_memory;
 
-/* Compress 32 planes of `plane` bytes, of which the first `written` are there and the others
- * repeat the last of them, to one LZ4 block; says how many bytes it has. `planes` has 32 * plane
- * bytes, `out` OB_LZ4_BOUND, and both OB_SLACK more. */
-typedef size_t (*ob_lz4_fn)(uint8_t *planes, size_t plane, int written, uint8_t *out,
+/* Compress `count` planes of `plane` bytes (8 KiB at most), of which the first `written` are there
+ * and the others repeat the last of them, to one LZ4 block; says how many bytes it has. `planes`
+ * has count * plane bytes, `out` OB_LZ4_BOUND, and both OB_SLACK more. */
+typedef size_t (*ob_lz4_fn)(uint8_t *planes, size_t plane, int count, int written, uint8_t *out,
                             ob_lz4_memory *memory);
 ob_lz4_fn ob_lz4(int level);
 
 /* Compress n pixels (at most OB_MOST) to a chunk; out has ob_chunk_bound(n) bytes. */
 size_t ob_encode(int level, const int32_t *pixels, size_t n, uint8_t *out);
+
+/* The same for n values of 8 bytes (at most OB_MOST / 2), at any address; out has
+ * ob_chunk_bound(2 * n) bytes. */
+size_t ob_encode_wide(int level, const uint8_t *values, size_t n, uint8_t *out);
+
+/* Fletcher's checksum as HDF5 appends it to a chunk (fletcher32.c). */
+uint32_t ob_fletcher32(const uint8_t *data, size_t size);
 
 /* Decode and compress in one go, block by block. `image` has n pixels, or is NULL. */
 int ob_decode_encode(int level, const uint8_t *in, size_t size, int32_t *image, size_t n,
@@ -115,6 +122,19 @@ uint64_t ob_crc64_combine(uint64_t first, uint64_t second, uint64_t length);
  * Nonzero if a strip is not within the file, or the strips do not fill n words exactly. */
 int ob_strips(const uint8_t *data, size_t size, const uint64_t *offsets, const uint64_t *lengths,
               size_t count, int swap, int32_t *out, size_t n);
+
+/* ---- sums over equivalents (symmetry.c) -------------------------------------------------- */
+
+/* Write to each cell of a box the sum over the cells equivalent to it, in the order of `steps`,
+ * each as often as it differs; `array` (NULL: ones) and `share` (NULL: none; a factor of each
+ * cell) have as many cells as `out`, which may be `array`. Does the orbits of part `part` of
+ * `parts`; no two parts write to or read from the same cell. `operations`: count matrices of 9, a
+ * group, identity first. `steps`: `length` numbers of operations, 255 behind each step and once
+ * more at the end. A leading step of one operation must double the group that was done.
+ * Nonzero, and nothing written, if these are not that; -1 without memory. */
+int ob_symmetrise(const double *array, const double *share, double *out, const int64_t *first,
+                  const int64_t *shape, const int8_t *operations, size_t count,
+                  const uint8_t *steps, size_t length, size_t part, size_t parts);
 
 static inline uint32_t ob_read32(const uint8_t *p)
 {

@@ -116,16 +116,16 @@ static inline size_t same_portable(const uint8_t *p, const uint8_t *m, const uin
 OB_AVX2 static enum kind look_avx2(const uint8_t *p, size_t n, int first)
 {
     size_t near = 0, above = 0;
-    if (n != OB_PLANE)
+    if (n % 64)
         return look_portable(p, n, first);
-    for (size_t i = 0; i < OB_PLANE; i += 32) {
+    for (size_t i = 0; i < n; i += 32) {
         __m256i v = _mm256_loadu_si256((const __m256i *)(p + i));
         __m256i next = _mm256_loadu_si256((const __m256i *)(p + i + 1));
         uint32_t equal = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, next));
         /* the last byte has its neighbour in the next plane */
-        near += (size_t)__builtin_popcount(i + 32 < OB_PLANE ? equal : equal & 0x7fffffff);
+        near += (size_t)__builtin_popcount(i + 32 < n ? equal : equal & 0x7fffffff);
         if (!first) {
-            __m256i back = _mm256_loadu_si256((const __m256i *)(p + i - OB_PLANE));
+            __m256i back = _mm256_loadu_si256((const __m256i *)(p + i - n));
             equal = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, back));
             above += (size_t)__builtin_popcount(equal);
         }
@@ -157,15 +157,15 @@ OB_AVX2 static inline size_t same_avx2(const uint8_t *p, const uint8_t *m, const
 OB_AVX512 static enum kind look_avx512(const uint8_t *p, size_t n, int first)
 {
     size_t near = 0, above = 0;
-    if (n != OB_PLANE)
+    if (n % 64)
         return look_portable(p, n, first);
-    for (size_t i = 0; i < OB_PLANE; i += 64) {
+    for (size_t i = 0; i < n; i += 64) {
         __m512i v = _mm512_loadu_si512(p + i);
         uint64_t equal = _mm512_cmpeq_epi8_mask(v, _mm512_loadu_si512(p + i + 1));
         /* the last byte has its neighbour in the next plane */
-        near += (size_t)__builtin_popcountll(i + 64 < OB_PLANE ? equal : equal & INT64_MAX);
+        near += (size_t)__builtin_popcountll(i + 64 < n ? equal : equal & INT64_MAX);
         if (!first) {
-            equal = _mm512_cmpeq_epi8_mask(v, _mm512_loadu_si512(p + i - OB_PLANE));
+            equal = _mm512_cmpeq_epi8_mask(v, _mm512_loadu_si512(p + i - n));
             above += (size_t)__builtin_popcountll(equal);
         }
     }

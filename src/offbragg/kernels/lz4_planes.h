@@ -1,19 +1,19 @@
 /* The steps of lz4_block.c, compiled once for each level: NAME(f) is a level's f. */
 
-TARGET static size_t NAME(planes)(uint8_t *planes, size_t plane, int written, uint8_t *out,
-                                  ob_lz4_memory *memory)
+TARGET static size_t NAME(planes)(uint8_t *planes, size_t plane, int count, int written,
+                                  uint8_t *out, ob_lz4_memory *memory)
 {
-    const size_t size = 32 * plane;
+    const size_t size = (size_t)count * plane;
     const uint8_t *const src = planes;
     uint8_t *const begin = out;
 
     if (plane < 16)
-        for (; written < 32; written++)
+        for (; written < count; written++)
             memcpy(planes + (size_t)written * plane, planes + (size_t)(written - 1) * plane, plane);
     const size_t there = (size_t)written * plane;
     /* where matches may begin and end: as they like, if what is not written comes behind them */
-    const size_t last_end = written < 32 ? there : size - LAST;
-    const size_t last_start = written < 32 ? there - SIX + 1 : size - MARGIN;
+    const size_t last_end = written < count ? there : size - LAST;
+    const size_t last_start = written < count ? there - SIX + 1 : size - MARGIN;
     /* places of other blocks are below this one's base */
     const uint32_t base = memory->base + 1;
     uint32_t *const at = memory->at;
@@ -32,7 +32,7 @@ TARGET static size_t NAME(planes)(uint8_t *planes, size_t plane, int written, ui
                 end += plane;
                 p++;
             }
-            if (end == there && written < 32)
+            if (end == there && written < count)
                 goto ended; /* it goes on into the planes that are not written */
             if (ip < last_start) {
                 size_t stop = end < last_end ? end : last_end;
@@ -72,7 +72,7 @@ TARGET static size_t NAME(planes)(uint8_t *planes, size_t plane, int written, ui
             ip = end;
     }
 ended:
-    if (written == 32)
+    if (written == count)
         return (size_t)(put_literals(out, src + anchor, size - anchor, 0) - begin);
     out = put_sequence(out, src + anchor, ip - anchor, plane, size - LAST - ip);
     return (size_t)(put_literals(out, src + there - LAST, LAST, 0) - begin);

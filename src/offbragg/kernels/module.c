@@ -1,4 +1,5 @@
 /* The kernels for Python: buffers in, buffers out, the GIL released while it takes.
+ * What belongs to the transform is in module_transform.c.
  *
  * The limited API of Python 3.11, so that one build serves all later ones. The wrappers in
  * __init__.py say what the arguments mean; here their sizes are checked once more.
@@ -10,6 +11,8 @@
 #include <Python.h>
 
 #include "kernels.h"
+#include "module_transform.h"
+#include "transform.h"
 
 static const char *const NAMES[] = {"portable", "avx2", "avx512"};
 
@@ -104,6 +107,34 @@ static PyObject *encode(PyObject *self, PyObject *args)
         length = ob_encode(level, in.buf, (size_t)in.len / 4, out.buf);
         Py_END_ALLOW_THREADS
         result = PyLong_FromSize_t(length);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyObject *encode_cells(PyObject *self, PyObject *args)
+{
+    int level, wide;
+    size_t length = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "ipy*w*", &level, &wide, &in, &out))
+        return NULL;
+    size_t words = (size_t)in.len / 4;
+    if (check_level(level) == 0 && check_words(&in, "cells") == 0 && check_room(&out, words) == 0) {
+        if ((size_t)out.len < ob_chunk_bound(words) + 4 || (wide && words % 2)) {
+            PyErr_Format(PyExc_ValueError, "%zd bytes of cells do not go into %zd", in.len, out.len);
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            length = wide ? ob_encode_wide(level, in.buf, words / 2, out.buf)
+                          : ob_encode(level, in.buf, words, out.buf);
+            uint32_t sum = ob_fletcher32(out.buf, length);
+            memcpy((uint8_t *)out.buf + length, &sum, 4);
+            Py_END_ALLOW_THREADS
+            result = PyLong_FromSize_t(length + 4);
+        }
     }
     PyBuffer_Release(&in);
     PyBuffer_Release(&out);
@@ -246,17 +277,88 @@ static PyObject *strips(PyObject *self, PyObject *args)
     return result;
 }
 
+/* None, or as many doubles as cells */
+static int get_cells(PyObject *given, Py_buffer *view, Py_ssize_t cells, int writable)
+{
+    if (given == Py_None)
+        return 0;
+    if (PyObject_GetBuffer(given, view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0)
+        return -1;
+    if (view->len / 8 == cells && view->len % 8 == 0 && (uintptr_t)view->buf % 8 == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "an array of %zd bytes does not hold %zd cells of 8, aligned",
+                 view->len, cells);
+    return -1;
+}
+
+static PyObject *symmetrise(PyObject *self, PyObject *args)
+{
+    PyObject *array, *share, *out, *result = NULL;
+    Py_buffer of = {0}, by = {0}, to = {0}, operations, steps;
+    long long first[3], shape[3];
+    Py_ssize_t part, parts, cells = 1;
+    int wrong = 1;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OOO(LLL)(LLL)y*y*nn", &array, &share, &out, &first[0], &first[1],
+                          &first[2], &shape[0], &shape[1], &shape[2], &operations, &steps, &part,
+                          &parts))
+        return NULL;
+    for (int i = 0; i < 3; i++) {
+        if (shape[i] < 1 || shape[i] > PY_SSIZE_T_MAX / 8 / cells) {
+            PyErr_Format(PyExc_ValueError, "a box of %lld x %lld x %lld cells cannot be", shape[0],
+                         shape[1], shape[2]);
+            goto end;
+        }
+        cells *= (Py_ssize_t)shape[i];
+    }
+    if (get_cells(array, &of, cells, 0) < 0 || get_cells(share, &by, cells, 0) < 0 ||
+        get_cells(out, &to, cells, 1) < 0)
+        goto end;
+    if (to.buf != NULL && part >= 0 && parts > 0 && operations.len % 9 == 0) {
+        int64_t from[3] = {first[0], first[1], first[2]}, size[3] = {shape[0], shape[1], shape[2]};
+        Py_BEGIN_ALLOW_THREADS
+        wrong = ob_symmetrise(of.buf, by.buf, to.buf, from, size, operations.buf,
+                              (size_t)operations.len / 9, steps.buf, (size_t)steps.len,
+                              (size_t)part, (size_t)parts);
+        Py_END_ALLOW_THREADS
+    }
+    if (wrong < 0)
+        PyErr_NoMemory();
+    else if (wrong)
+        PyErr_SetString(PyExc_ValueError,
+                        "the operations are not a group of whole numbers with the identity first, "
+                        "or the steps or parts are not theirs");
+    else
+        result = Py_NewRef(Py_None);
+end:
+    PyBuffer_Release(&operations);
+    PyBuffer_Release(&steps);
+    if (of.obj != NULL)
+        PyBuffer_Release(&of);
+    if (by.obj != NULL)
+        PyBuffer_Release(&by);
+    if (to.obj != NULL)
+        PyBuffer_Release(&to);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"levels", levels, METH_NOARGS, "Names of the levels that run here, best first."},
     {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
     {"decode", decode, METH_VARARGS, "(level, stream, out) -> (status, pixels)"},
     {"encode", encode, METH_VARARGS, "(level, pixels, out) -> length"},
+    {"encode_cells", encode_cells, METH_VARARGS, "(level, wide, cells, out) -> length"},
     {"decode_encode", decode_encode, METH_VARARGS,
      "(level, stream, n, out, image or None) -> (status, pixels, length)"},
     {"md5", md5, METH_VARARGS, "(level, buffers) -> digests"},
     {"crc64", crc64, METH_VARARGS, "(level, before, data) -> CRC-64/XZ"},
     {"crc64_combine", crc64_combine, METH_VARARGS, "(first, second, length) -> CRC of both"},
     {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
+    {"transform", ob_py_transform, METH_VARARGS, "Add the pixels of frames to the cells of a grid."},
+    {"variance", ob_py_variance, METH_VARARGS, "Add the variance of divided pixels to the cells."},
+    {"places", ob_py_places, METH_VARARGS, "Find the cells of the pixels of a frame."},
+    {"symmetrise", symmetrise, METH_VARARGS,
+     "(array or None, share or None, out, first, shape, operations, steps, part, parts)"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -269,5 +371,6 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__kernels(void)
 {
     ob_crc64_init();
+    ob_transform_init();
     return PyModuleDef_Init(&module);
 }

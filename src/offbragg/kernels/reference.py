@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OK, TRUNCATED, SURPLUS, OVERFLOW = range(4)
 
-_BLOCK = 2048  # pixels, 8 KiB, as bitshuffle has it
+_BLOCK = 8192  # bytes, as bitshuffle has it
 _LIMITS = np.iinfo(np.int32)
 
 
@@ -62,11 +62,10 @@ def decode(stream: Buffer, out: NDArray[np.int32]) -> tuple[int, int]:
     return (OK if at == data.size else SURPLUS), done
 
 
-def bitshuffle(pixels: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Transpose the bits of a multiple of 8 pixels: plane by plane, lowest bit first."""
-    bits = np.unpackbits(
-        pixels.astype("<i4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little"
-    )
+def bitshuffle(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Transpose the bits of a multiple of 8 values: plane by plane, lowest bit first."""
+    octets = values.astype(values.dtype.newbyteorder("<")).view(np.uint8)
+    bits = np.unpackbits(octets.reshape(-1, values.itemsize), axis=1, bitorder="little")
     return np.packbits(bits.T, axis=1, bitorder="little")
 
 
@@ -91,18 +90,18 @@ def _same(text: bytes, p: int, m: int, end: int) -> int:
 
 
 def compress_planes(planes: NDArray[np.uint8]) -> bytes:
-    """Make one LZ4 block of 32 bit planes; lz4_block.c has the reasons."""
-    plane = planes.shape[1]
+    """Make one LZ4 block of bit planes; lz4_block.c has the reasons."""
+    count, plane = planes.shape
     text, size = planes.tobytes(), planes.size
     # the planes from `written` on repeat the last one before
-    written = 32
+    written = count
     while written > 1 and np.array_equal(planes[written - 1], planes[written - 2]):
         written -= 1
     if plane < 16:
-        written = 32
+        written = count
     there = written * plane
-    last_end = there if written < 32 else size - 5
-    last_start = there - 5 if written < 32 else size - 12
+    last_end = there if written < count else size - 5
+    last_start = there - 5 if written < count else size - 12
     out, anchor, ip, seen = bytearray(), 0, 0, dict[int, int]()
 
     def look(p: int) -> str:
@@ -126,7 +125,7 @@ def compress_planes(planes: NDArray[np.uint8]) -> bytes:
         if kind == "repeat":
             while p + 1 < written and look(p + 1) == "repeat":
                 p, end = p + 1, end + plane
-            if end == there and written < 32:
+            if end == there and written < count:
                 break
             stop = min(end, last_end)
             if ip < last_start and stop - ip >= 4:
@@ -151,21 +150,33 @@ def compress_planes(planes: NDArray[np.uint8]) -> bytes:
                 if ip + 4 <= there:
                     seen[place(ip - 2)] = ip - 2
         ip = max(ip, end)
-    if written == 32:
+    if written == count:
         return bytes(out + _sequence(text[anchor:size]))
     out += _sequence(text[anchor:ip], plane, size - 5 - ip)
     return bytes(out + _sequence(text[there - 5 : there]))
 
 
-def encode(pixels: NDArray[np.int32]) -> bytes:
-    """Compress pixels to a chunk of HDF5's bitshuffle filter, LZ4 inside."""
-    flat = pixels.reshape(-1)
-    out = bytearray((4 * flat.size).to_bytes(8, "big") + (4 * _BLOCK).to_bytes(4, "big"))
-    whole = flat.size & ~7
-    for start in range(0, whole, _BLOCK):
-        block = compress_planes(bitshuffle(flat[start : min(start + _BLOCK, whole)]))
+def encode(values: NDArray[Any]) -> bytes:
+    """Compress values of 4 or 8 bytes to a chunk of HDF5's bitshuffle filter, LZ4 inside."""
+    flat = values.reshape(-1)
+    out = bytearray(flat.nbytes.to_bytes(8, "big") + _BLOCK.to_bytes(4, "big"))
+    whole, step = flat.size & ~7, _BLOCK // flat.itemsize
+    for start in range(0, whole, step):
+        block = compress_planes(bitshuffle(flat[start : min(start + step, whole)]))
         out += len(block).to_bytes(4, "big") + block
-    return bytes(out) + flat[whole:].astype("<i4").tobytes()
+    return bytes(out) + flat[whole:].astype(flat.dtype.newbyteorder("<")).tobytes()
+
+
+def fletcher32(data: bytes) -> int:
+    """Return the checksum that HDF5's filter 3 appends to a chunk."""
+    words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.int64)
+    if not words.any():
+        return 0
+    total = sums = 0
+    for piece in (words[at : at + 360] for at in range(0, words.size, 360)):
+        sums += piece.size * total + int(piece @ np.arange(piece.size, 0, -1))
+        total += int(piece.sum())
+    return (sums % 65535 or 65535) << 16 | (total % 65535 or 65535)
 
 
 def md5(buffers: Sequence[Buffer]) -> list[bytes]:

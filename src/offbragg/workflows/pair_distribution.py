@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offbragg.files.volume_file import write_pdf
+from offbragg.files.pair_distribution_file import write_pdf
 from offbragg.reduction.pair_distribution import PairDistribution
 
 
