@@ -275,6 +275,109 @@ def test_what_changes_no_q_is_listed(run, key, value, words):
     assert any(words in line for line in found["differences"]), found
 
 
+def descriptor(**configuration: dict[str, tuple[object, str]]) -> dict:
+    """Describe a stream of devices; each signal has a value and a unit."""
+    return {
+        "name": "primary",
+        "configuration": {
+            device: {
+                "data": {key: value for key, (value, _) in signals.items()},
+                "timestamps": dict.fromkeys(signals, 0.0),
+                "data_keys": {key: {"units": unit} for key, (_, unit) in signals.items()},
+            }
+            for device, signals in configuration.items()
+        },
+    }
+
+
+ALIKE = descriptor(
+    pilatus={
+        "pilatus_cam_exposure": (0.098, ""), "pilatus_cam_period": (0.1, "s"),
+        "pilatus_cam_threshold": (9.0, "keV"), "pilatus_cam_distance": (0.1, "m"),
+        "pilatus_cam_n_exposures": (1, ""), "pilatus_cam_cut_off": (0.0, "counts"),
+        "pilatus_cam_serial": ("Unknown", ""),
+    },
+    mono={"mono_wavelength": (0.07, "nm"), "mono_energy": (17.7, "keV")},
+    laser={"laser_wavelength": (800.0, "nm"), "laser_exposure": (7.0, "s")},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("device", "signal", "value", "kind", "words"),
+    [
+        ("pilatus", "pilatus_cam_exposure", (0.5, ""), "differences",
+         "Exposure_time 0.098 s, and pilatus_cam_exposure 0.5 s"),
+        ("pilatus", "pilatus-cam-acquire_period", (200.0, "ms"), "differences",
+         "Exposure_period 0.1 s, and pilatus-cam-acquire_period 0.2 s"),
+        ("pilatus", "pilatus_cam_threshold", (7.0, "keV"), "differences",
+         "Threshold_setting 9 keV, and pilatus_cam_threshold 7 keV"),
+        ("pilatus", "pilatus_cam_distance", (0.16, "m"), "contradictions",
+         "Detector_distance 100 mm, and pilatus_cam_distance 160 mm"),
+        ("pilatus", "pilatus_cam_distance", (160.0, ""), "differences",  # or in another unit
+         "Detector_distance 100 mm, and pilatus_cam_distance 160 mm"),
+        ("mono", "mono_wavelength", (0.6889, "Å"), "contradictions",
+         "Wavelength 0.7 Å, and mono_wavelength 0.6889 Å"),
+        ("mono", "mono_wavelength", (0.70012, "Angstrom"), "differences",
+         "Wavelength 0.7 Å, and mono_wavelength 0.70012 Å"),
+    ],
+)  # fmt: skip
+def test_headers_are_compared_with_the_configuration_of_the_devices(
+    run, device, signal, value, kind, words
+):
+    check = HeaderCheck(run.start)
+    check.configure(ALIKE)
+    for number in range(5):
+        check.add(number, f"x_{number}.cbf", header_of("# " + "\r\n# ".join(lines_of(run, number))))
+    assert check.findings() == {}
+
+    check.configure(descriptor(**{device: {signal: value}}))
+    for number in range(5, 10):
+        check.add(number, f"x_{number}.cbf", header_of("# " + "\r\n# ".join(lines_of(run, number))))
+
+    (line,) = check.findings()[kind]
+    assert line == f"5 of 10 headers, first frame 5 (x_5.cbf): {words}"
+
+
+def test_what_the_stacker_finds_in_the_configuration_is_in_the_file(run):
+    run.begin()
+    stacker = Stacker(run.experiment, late=run.late)
+    for number in range(10):
+        write(run, number)
+    run.announce(10)
+    run.journal(
+        "descriptor",
+        {
+            **descriptor(mono={"mono_wavelength": (0.6889, "Å")}), "uid": "d2",
+            "run_start": run.uid, "time": run.began, "data_keys": {}, "name": "mono",
+        },
+    )  # fmt: skip
+    run.end()
+
+    with ScanFile.open(stack(run, stacker)) as scan:
+        (line,) = scan.header_findings["contradictions"]
+        assert scan.ledger.counts()["stored"] == 10
+
+    assert "Wavelength 0.7 Å, and mono_wavelength 0.6889 Å" in line
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        None, [], {"pilatus": None}, {"pilatus": {"data": 3}}, {"pilatus": {"data_keys": [1]}},
+        {"pilatus": {"data": {"exposure": 10**400, "period": float("nan"), "threshold": True}}},
+        {"pilatus": {"data": {"exposure": 1.0}, "data_keys": {"exposure": {"units": ["s"]}}}},
+        {"pilatus": {"data": {"exposure": 1.0}, "data_keys": {"exposure": {"units": "furlong"}}}},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_is_none_is_skipped(run, configuration):
+    check = HeaderCheck(run.start)
+
+    check.configure({"configuration": configuration})
+    check.add(0, "x_0.cbf", header_of("# " + "\r\n# ".join(lines_of(run, 0))))
+
+    assert check.findings() == {}
+
+
 def test_a_fixed_axis_that_stands_elsewhere_is_a_contradiction(run):
     start = run.start
     chi = {"name": "chi", "vector": [0.0, 0.0, -1.0], "angle": -54.7}
