@@ -626,7 +626,7 @@ class Pilatus(PilatusFiles):
 
     def pause(self) -> None:
         """Stop: half a sweep cannot be resumed."""
-        self.was_paused = self.flying
+        self.was_paused = self.was_paused or self.flying  # a second pause finds it standing
         self.stop()
 
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both
