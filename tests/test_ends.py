@@ -68,6 +68,34 @@ def test_an_interrupt_while_a_command_begins_is_no_traceback():
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+LEAVING = """
+import logging
+def app():
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+def interrupted():
+    logging.shutdown = lambda: None
+    raise KeyboardInterrupt
+logging.shutdown = interrupted
+cli.app = app
+"""
+
+
+def test_a_second_interrupt_while_a_command_ends_is_no_traceback():
+    done = end(LEAVING)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_an_interrupted_command_ends_at_once():
+    """It does not free its modules first: on a busy host that takes seconds."""
+    done = end(
+        "import atexit\natexit.register(print, 'freed')\n"
+        "def app(): raise SystemExit(130)\ncli.app = app"
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 AS_OTHER_USER = "os.setegid(65534); os.seteuid(65534)"
 VERBS = ("reduce", "index")
 

@@ -5,25 +5,33 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from runs import counts_of
+from typer.testing import CliRunner
 
 from offbragg import kernels
+from offbragg.cli.app import app
+from offbragg.errors import OrientationError, ReductionError
 from offbragg.files.cbf import header_of
 from offbragg.files.find import find_scan_file
 from offbragg.files.header_check import HeaderCheck
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.volume_file import VolumeFile
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
 from offbragg.geometry import Geometry
 from offbragg.recovery.verify import verify
 from offbragg.shell.overview import list_runs
 from offbragg.workflows.choices import Choices
-from offbragg.workflows.reduce import build_record
+from offbragg.workflows.index import find_orientation
+from offbragg.workflows.reduce import reduce_files
+from offbragg.workflows.reproduce import reproduce
 from sim_iocs.cbf import encode_cbf
 from sim_iocs.tiff import encode_tiff
 
@@ -129,7 +137,7 @@ def test_headers_that_say_what_the_run_says_are_nothing_to_speak_of(measure, cap
 
 
 def test_a_contradiction_is_logged_at_once_kept_in_the_file_and_a_problem(measure, run, caplog):
-    path, verdict, backlog = measure(4, 7, Wavelength="0.68890 A", Exposure_time="0.5 s")
+    _, verdict, backlog = measure(4, 7, Wavelength="0.68890 A", Exposure_time="0.5 s")
 
     (shown,) = backlog["contradicted"].values()  # as the prompt shows it
     assert re.search(r"header and run contradict each other: frame [47] \(x_0000[47]\.", shown)
@@ -144,9 +152,85 @@ def test_a_contradiction_is_logged_at_once_kept_in_the_file_and_a_problem(measur
     assert "header and run contradict each other: see offbragg verify" in repr(
         list_runs(SimpleNamespace(paths=places))
     )
+
+
+def contradicted(run) -> Path:
+    """Stack ten frames, of which two say another wavelength and exposure."""
+    run.begin()
+    for number in range(10):
+        changed = {"Wavelength": "0.68890 A", "Exposure_time": "0.5 s"} if number in (4, 7) else {}
+        write(run, number, **changed)
+    run.announce(10)
+    run.end()
+    return stack(run)
+
+
+def test_what_headers_contradict_is_reduced_only_if_the_run_is_said_to_be_right(run, tmp_path):
+    path = contradicted(run)
+    choices = Choices(monitor=False, background="none", step=0.1)
     messages: list[str] = []
-    build_record([path], Choices(monitor=False, background="none"), say=messages.append)
-    assert any(line.startswith("WARNING: f1.h5: header and run contradict") for line in messages)
+
+    with pytest.raises(
+        ReductionError,
+        match=r"f1\.h5: .*2 of 10 headers, first frame 4 .*Wavelength 0\.6889 Å, and the run 0\.7 Å"
+        r"(?s:.*)--despite-headers",
+    ) as refused:
+        reduce_files(path, choices)
+    with pytest.raises(OrientationError, match=r"Wavelength 0\.6889 Å.*\n.*--despite-headers"):
+        find_orientation([path], picture=False)
+    out = tmp_path / "v.h5"
+    reduce_files(path, replace(choices, despite_headers=True), out=out, say=messages.append)
+
+    assert "Exposure_time" not in str(refused.value)  # q is the same
+    assert any("Exposure_time 0.5 s, and the run 0.098 s" in line for line in messages)
+    (warning,) = (line for line in messages if "WARNING" in line)
+    assert warning.startswith("f1.h5: WARNING: header and run contradict each other: 2 of 10")
+    with VolumeFile(out) as file:
+        (kept,) = file.record["inputs"][0]["contradictions"]
+    assert "Wavelength 0.6889 Å, and the run 0.7 Å" in kept
+    assert reproduce(out).same
+
+
+def test_the_commands_refuse_what_headers_contradict_unless_asked(run, tmp_path):
+    path = str(contradicted(run))
+    runner = CliRunner()
+    out = ["--out", str(tmp_path / "v.h5")]
+    typed = [
+        ["reduce", path, "--no-monitor", "--background", "none", *out],
+        ["index", path, "--no-picture"],
+    ]
+
+    refused = [runner.invoke(app, arguments) for arguments in typed]
+    reduced, indexed = (
+        runner.invoke(app, [*arguments, "--despite-headers"]) for arguments in typed
+    )
+
+    for each, kind in zip(refused, (ReductionError, OrientationError), strict=True):
+        assert isinstance(each.exception, kind), each.output
+        assert "and the run 0.7 Å" in str(each.exception)
+    assert reduced.exit_code == 0, reduced.output
+    assert "WARNING: header and run contradict each other: 2 of 10 headers" in reduced.output
+    # frames of noise have no peaks: but what the headers say was accepted
+    assert "header" not in str(indexed.exception)
+
+
+def test_an_air_run_that_its_headers_contradict_is_not_subtracted(tmp_path, monkeypatch):
+    from measured import AS_SIMULATED, Measured
+
+    folder = tmp_path / "perovskite" / "c1" / "100K"
+    path = Measured(n_frames=4, step=2.0, temperature=100.0).write(folder)
+    air = Measured(n_frames=4, step=2.0, crystal_in=False, series=1).write(folder, name="air.h5")
+    line = "4 of 4 headers, first frame 0 (air_00000.cbf): Detector_distance 160 mm"
+    monkeypatch.setattr(
+        ScanFile, "header_findings",
+        property(lambda scan: {"contradictions": [line]} if scan.path.name == "air.h5" else {}),
+    )  # fmt: skip
+    choices = Choices(step=0.1, corrections=AS_SIMULATED, background=str(air))
+
+    with pytest.raises(ReductionError, match=r"air\.h5: .*160 mm"):
+        reduce_files(path, choices)
+    with pytest.warns(UserWarning, match=r"air\.h5: WARNING: header and run contradict .* 160 mm"):
+        reduce_files(path, replace(choices, despite_headers=True))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +273,109 @@ def test_what_changes_no_q_is_listed(run, key, value, words):
 
     assert found.keys() == {"differences"}
     assert any(words in line for line in found["differences"]), found
+
+
+def descriptor(**configuration: dict[str, tuple[object, str]]) -> dict:
+    """Describe a stream of devices; each signal has a value and a unit."""
+    return {
+        "name": "primary",
+        "configuration": {
+            device: {
+                "data": {key: value for key, (value, _) in signals.items()},
+                "timestamps": dict.fromkeys(signals, 0.0),
+                "data_keys": {key: {"units": unit} for key, (_, unit) in signals.items()},
+            }
+            for device, signals in configuration.items()
+        },
+    }
+
+
+ALIKE = descriptor(
+    pilatus={
+        "pilatus_cam_exposure": (0.098, ""), "pilatus_cam_period": (0.1, "s"),
+        "pilatus_cam_threshold": (9.0, "keV"), "pilatus_cam_distance": (0.1, "m"),
+        "pilatus_cam_n_exposures": (1, ""), "pilatus_cam_cut_off": (0.0, "counts"),
+        "pilatus_cam_serial": ("Unknown", ""),
+    },
+    mono={"mono_wavelength": (0.07, "nm"), "mono_energy": (17.7, "keV")},
+    laser={"laser_wavelength": (800.0, "nm"), "laser_exposure": (7.0, "s")},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("device", "signal", "value", "kind", "words"),
+    [
+        ("pilatus", "pilatus_cam_exposure", (0.5, ""), "differences",
+         "Exposure_time 0.098 s, and pilatus_cam_exposure 0.5 s"),
+        ("pilatus", "pilatus-cam-acquire_period", (200.0, "ms"), "differences",
+         "Exposure_period 0.1 s, and pilatus-cam-acquire_period 0.2 s"),
+        ("pilatus", "pilatus_cam_threshold", (7.0, "keV"), "differences",
+         "Threshold_setting 9 keV, and pilatus_cam_threshold 7 keV"),
+        ("pilatus", "pilatus_cam_distance", (0.16, "m"), "contradictions",
+         "Detector_distance 100 mm, and pilatus_cam_distance 160 mm"),
+        ("pilatus", "pilatus_cam_distance", (160.0, ""), "differences",  # or in another unit
+         "Detector_distance 100 mm, and pilatus_cam_distance 160 mm"),
+        ("mono", "mono_wavelength", (0.6889, "Å"), "contradictions",
+         "Wavelength 0.7 Å, and mono_wavelength 0.6889 Å"),
+        ("mono", "mono_wavelength", (0.70012, "Angstrom"), "differences",
+         "Wavelength 0.7 Å, and mono_wavelength 0.70012 Å"),
+    ],
+)  # fmt: skip
+def test_headers_are_compared_with_the_configuration_of_the_devices(
+    run, device, signal, value, kind, words
+):
+    check = HeaderCheck(run.start)
+    check.configure(ALIKE)
+    for number in range(5):
+        check.add(number, f"x_{number}.cbf", header_of("# " + "\r\n# ".join(lines_of(run, number))))
+    assert check.findings() == {}
+
+    check.configure(descriptor(**{device: {signal: value}}))
+    for number in range(5, 10):
+        check.add(number, f"x_{number}.cbf", header_of("# " + "\r\n# ".join(lines_of(run, number))))
+
+    (line,) = check.findings()[kind]
+    assert line == f"5 of 10 headers, first frame 5 (x_5.cbf): {words}"
+
+
+def test_what_the_stacker_finds_in_the_configuration_is_in_the_file(run):
+    run.begin()
+    stacker = Stacker(run.experiment, late=run.late)
+    for number in range(10):
+        write(run, number)
+    run.announce(10)
+    run.journal(
+        "descriptor",
+        {
+            **descriptor(mono={"mono_wavelength": (0.6889, "Å")}), "uid": "d2",
+            "run_start": run.uid, "time": run.began, "data_keys": {}, "name": "mono",
+        },
+    )  # fmt: skip
+    run.end()
+
+    with ScanFile.open(stack(run, stacker)) as scan:
+        (line,) = scan.header_findings["contradictions"]
+        assert scan.ledger.counts()["stored"] == 10
+
+    assert "Wavelength 0.7 Å, and mono_wavelength 0.6889 Å" in line
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        None, [], {"pilatus": None}, {"pilatus": {"data": 3}}, {"pilatus": {"data_keys": [1]}},
+        {"pilatus": {"data": {"exposure": 10**400, "period": float("nan"), "threshold": True}}},
+        {"pilatus": {"data": {"exposure": 1.0}, "data_keys": {"exposure": {"units": ["s"]}}}},
+        {"pilatus": {"data": {"exposure": 1.0}, "data_keys": {"exposure": {"units": "furlong"}}}},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_is_none_is_skipped(run, configuration):
+    check = HeaderCheck(run.start)
+
+    check.configure({"configuration": configuration})
+    check.add(0, "x_0.cbf", header_of("# " + "\r\n# ".join(lines_of(run, 0))))
+
+    assert check.findings() == {}
 
 
 def test_a_fixed_axis_that_stands_elsewhere_is_a_contradiction(run):

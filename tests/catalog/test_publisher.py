@@ -410,6 +410,37 @@ def test_stacker_and_publisher_go_through_a_journal_side_by_side(make_run):
     assert run.publisher.done(run.start)
 
 
+def test_a_frame_that_comes_after_its_run_is_published_without_a_restart(make_run, monkeypatch):
+    monkeypatch.setattr("offbragg.followers.follow._LOOK_LATER", 0.1)
+    run = make_run()
+    run.begin()
+    run.write(*(n for n in range(10) if n != 4))
+    run.announce(10)
+    run.end()
+    stop = threading.Event()
+    followers = [Stacker(run.experiment, late=run.late), run.publisher]
+    thread = threading.Thread(
+        target=follow, args=(run.journal_directory, followers), kwargs={"stop": stop}
+    )
+    thread.start()
+
+    def frames():
+        try:
+            return run.node.stop["offbragg"]["frames"]
+        except (KeyError, TypeError):  # it is being published
+            return {}
+
+    try:
+        wait_until(lambda: frames().get("missing") == 1, 60, "the run without a frame")
+        run.write(4)
+        wait_until(lambda: frames().get("stored") == 10, 60, "the run with all of them")
+    finally:
+        stop.set()
+        thread.join()
+
+    np.testing.assert_array_equal(run.node["primary"]["pilatus_image"][4], counts_of(4))
+
+
 def test_a_run_published_before_its_file_changed_is_published_again(whole, make_run, monkeypatch):
     assert whole.publisher.done(whole.start)
 

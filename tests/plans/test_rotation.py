@@ -14,7 +14,7 @@ from event_model import DocumentNames, schema_validators
 from offbragg.devices.acquisition import is_idle
 from offbragg.errors import ConfigError, DeviceError, MetadataError, SweepError
 from offbragg.files import read_frame
-from offbragg.plans import estimate, rotation_scan
+from offbragg.plans import estimate, expose, rotation_scan
 from offbragg.sweep import Sweep
 
 pytestmark = pytest.mark.ioc
@@ -366,12 +366,39 @@ def test_after_each_pause_in_the_middle_the_sweep_is_begun_again_as_a_run_of_its
     assert RE.state == "idle"
     *paused, last = documents.of("stop")
     assert [doc["exit_status"] for doc in paused] == ["fail"] * n_pauses
-    assert all("was stopped" in doc["reason"] for doc in paused)
+    reasons = [doc["reason"] for doc in paused]
+    assert all("was stopped" in reason for reason in reasons), reasons
     assert last["exit_status"] == "success"
     assert last["num_events"]["primary"] == 20
     assert len({doc["uid"] for doc in documents.of("start")}) == n_pauses + 1
     for name, doc in documents:
         schema_validators[DocumentNames[name]].validate(doc)
+
+
+def test_a_second_pause_while_the_first_ones_run_is_ended_changes_nothing(
+    RE, devices, documents, idle
+):
+    """Without an axis that turns only the detector knows why its frames ended."""
+    closing = []
+
+    def pause_while_it_tidies(msg):
+        if msg.command == "unstage" and not closing:
+            closing.append(threading.Thread(target=RE.request_pause))  # not in its event loop
+            closing[0].start()
+            time.sleep(0.2)  # so it is asked for before the next message
+
+    RE.msg_hook = pause_while_it_tidies
+    thread = interrupt(RE, devices, RE.request_pause)
+    with pytest.raises(RunEngineInterrupted):
+        RE(expose(devices["pilatus"], 40, 0.097, axis=devices["phi"], shutter=devices["shutter"]))
+    thread.join()
+    with pytest.raises(RunEngineInterrupted):
+        RE.resume()
+    closing[0].join()
+
+    RE.resume()
+
+    assert [doc["exit_status"] for doc in documents.of("stop")] == ["fail", "success"]
 
 
 def test_after_an_abort_the_next_sweep_is_complete(RE, scan, devices, documents, idle):

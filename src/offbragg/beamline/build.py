@@ -262,14 +262,12 @@ def _require_stopped_moves() -> None:
 def _connect(device: Any, timeout: float) -> None:
     if not meets(device, Connectable):  # it has no records
         return
+    from offbragg.devices.connection import unconnected, wait_until_connected
+
     try:
-        device.wait_for_connection(all_signals=True, timeout=timeout)
+        wait_until_connected(device, timeout)
     except TimeoutError:
-        dead = [
-            getattr(item.item, "pvname", item.dotted_name)
-            for item in (device.walk_signals() if hasattr(device, "walk_signals") else ())
-            if not item.item.connected
-        ]
+        dead = [getattr(signal, "pvname", signal.name) for signal in unconnected(device)]
         silent = f"{len(dead)} of its records do not answer, first {', '.join(dead[:3])}"
         if not dead:
             silent = "all of its records answered, but late"

@@ -22,6 +22,9 @@ from offbragg.errors import DeviceError, OffbraggError
 from offbragg.cli import instruments, up, stacking, data, reduction, volumes  # noqa: F401, I001
 
 
+_INTERRUPTED = 130  # as a shell reports SIGINT
+
+
 def main() -> None:
     """Run the command line; an error that a user can correct is one message and an exit code."""
     before = threading.enumerate()
@@ -34,7 +37,7 @@ def main() -> None:
         say(f"offbragg: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:  # before typer listens for one
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:  # the reader of the output has ended
         code = 1
     except TimeoutError as error:  # ophyd's, for a record that answered too late, is one
@@ -47,7 +50,10 @@ def main() -> None:
     except (OSError, MemoryError) as error:
         say(f"offbragg: {_plainly(error)}", file=sys.stderr)
         code = 1
-    _leave(code, before)
+    try:
+        _leave(code, before)
+    except KeyboardInterrupt:  # one more, while it ends
+        _leave(_INTERRUPTED, before)
 
 
 def _plainly(error: OSError | MemoryError) -> str:
@@ -66,12 +72,14 @@ def _plainly(error: OSError | MemoryError) -> str:
 
 
 def _leave(code: int | str | None, before: list[threading.Thread]) -> None:
-    """End the process, also while threads are in HDF5.
+    """End the process, also while threads are in HDF5, and at once after an interrupt.
 
-    At a normal exit HDF5 closes its library under them: the process crashes, or waits for ever.
+    At a normal exit HDF5 closes its library under them: the process crashes, or waits for ever. On
+    a busy host it also takes seconds in which all modules are freed, and one interrupt more is a
+    traceback.
     """
     running = [thread for thread in threading.enumerate() if thread not in before]
-    if running:
+    if running or code == _INTERRUPTED:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

@@ -60,6 +60,13 @@ RefuseDamaged = Annotated[
         "--refuse-damaged", help="Fail if a stored frame is damaged, instead of excluding it."
     ),
 ]
+DespiteHeaders = Annotated[
+    bool,
+    typer.Option(
+        "--despite-headers",
+        help="Trust the run where headers of frames contradict it and q would differ.",
+    ),
+]
 Monitor = Annotated[
     bool,
     typer.Option(
@@ -119,6 +126,7 @@ def index_command(
         typer.Option("--picture/--no-picture", help="Draw peaks and residuals, PNG."),
     ] = True,
     refuse_damaged: RefuseDamaged = False,
+    despite_headers: DespiteHeaders = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the orientation: peaks, cell and refined UB; writes orientation.json.
@@ -138,6 +146,7 @@ def index_command(
             out=out,
             picture=picture,
             refuse_damaged=refuse_damaged,
+            despite_headers=despite_headers,
             progress=progress,
         )
     say(json.dumps(found.to_dict()) if as_json else describe(found))
@@ -193,6 +202,7 @@ def reduce_command(
         bool, typer.Option("--hot/--no-hot", help="Find and exclude hot pixels.")
     ] = True,
     refuse_damaged: RefuseDamaged = False,
+    despite_headers: DespiteHeaders = False,
     oversample: Annotated[
         str,
         typer.Option(
@@ -276,6 +286,7 @@ def reduce_command(
         mask_over_half=mask_over_half,
         hot=hot,
         refuse_damaged=refuse_damaged,
+        despite_headers=despite_headers,
     )
     made: list[dict[str, Any]] = []
     for group in [files] if merge else [[file] for file in files]:
@@ -336,6 +347,7 @@ def series_command(
     mask_over_half: MaskOverHalf = False,
     efficiency: Efficiency = True,
     refuse_damaged: RefuseDamaged = False,
+    despite_headers: DespiteHeaders = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="PNG", help="Picture to draw.")
     ] = None,
@@ -382,6 +394,7 @@ def series_command(
         mask_over_half=mask_over_half,
         corrections=Corrections(efficiency=efficiency),
         refuse_damaged=refuse_damaged,
+        despite_headers=despite_headers,
     )
     with progress_bar("temperatures", quiet=as_json) as progress:
         found = order_parameter(

@@ -7,7 +7,7 @@ from ophyd import EpicsSignal, EpicsSignalRO, Kind
 
 from offbragg.devices.background import put
 from offbragg.devices.settle import Settle, SettleVerdict, Settling, State
-from offbragg.devices.temperature import TemperatureController, read_now
+from offbragg.devices.temperature import TemperatureController
 
 __all__ = ["Cryostream", "Settle", "SettleVerdict", "Settling", "State"]
 
@@ -34,9 +34,10 @@ class Cryostream(TemperatureController):
         put(self.ramp_target, kelvin)
         put(self.ramp, 1)
 
-    def read_asked(self) -> float | None:
-        """Return the target of what the controller does now, K."""
-        return read_now(self.target)
+    @property
+    def asked_signal(self) -> EpicsSignalRO:
+        """The target of what the controller does now, K."""
+        return self.target
 
     def explain(self) -> str:
         """Return run mode, phase and alarm."""

@@ -8,7 +8,7 @@ from ophyd import FormattedComponent as FCpt
 
 from offbragg.devices.background import put
 from offbragg.devices.settle import Settle
-from offbragg.devices.temperature import TemperatureController, read_now
+from offbragg.devices.temperature import TemperatureController
 from offbragg.errors import ConfigError
 
 __all__ = ["LakeShore336", "Settle"]
@@ -99,9 +99,10 @@ class LakeShore336(TemperatureController):
         put(self.heater_range, self.heater)
         put(self.setpoint, kelvin)
 
-    def read_asked(self) -> float | None:
-        """Return the set point, K."""
-        return read_now(self.setpoint)
+    @property
+    def asked_signal(self) -> EpicsSignalWithRBV:
+        """The set point, K."""
+        return self.setpoint
 
     def explain(self) -> str:
         """Return setpoint, heater output and range."""

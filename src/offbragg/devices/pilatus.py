@@ -9,7 +9,6 @@ what the others have left, and its parameters alone are a fifth of the module.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -34,6 +33,7 @@ from offbragg.devices.background import (
     verify,
 )
 from offbragg.devices.clock import IocClock, measure
+from offbragg.devices.connection import wait_until_connected
 from offbragg.devices.frame_folder import FrameFolder, decided, describe_access
 from offbragg.devices.pilatus_align import Alignment
 from offbragg.devices.pilatus_cam import TRIGGERS, PilatusCam, check_period, readout
@@ -231,22 +231,22 @@ class Pilatus(PilatusFiles):
         return self._step
 
     def _make_step(self) -> PilatusStep:
-        for _ in range(3):  # pyepics at times does not notify a second user of a channel
-            twin = PilatusStep(
-                self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
-                sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
-                write_path=self.write_path, format=self.format, patience=self.patience,
-                reserve=self.reserve, directory_mode=self.directory_mode, geometry=self.geometry,
-            )  # fmt: skip
-            with contextlib.suppress(TimeoutError):
-                twin.wait_for_connection(all_signals=True, timeout=10.0)
-                twin.header = self.header
-                return twin
+        twin = PilatusStep(
+            self.prefix, name=f"{self.name}_step", frames=str(self.frames), model=self.model,
+            sensor_material=self.sensor_material, sensor_thickness=self.sensor_thickness,
+            write_path=self.write_path, format=self.format, patience=self.patience,
+            reserve=self.reserve, directory_mode=self.directory_mode, geometry=self.geometry,
+        )  # fmt: skip
+        try:
+            wait_until_connected(twin, 30.0)
+        except TimeoutError:
             twin.destroy()
-        raise DeviceError(
-            f"{self.name}.step is not connected: records of {self.prefix} do not answer\n"
-            "Is the IOC running?"
-        )
+            raise DeviceError(
+                f"{self.name}.step is not connected: records of {self.prefix} do not answer\n"
+                "Is the IOC running?"
+            ) from None
+        twin.header = self.header
+        return twin
 
     def destroy(self) -> None:
         """Disconnect from every record, those of the step-scan twin included."""
@@ -626,7 +626,7 @@ class Pilatus(PilatusFiles):
 
     def pause(self) -> None:
         """Stop: half a sweep cannot be resumed."""
-        self.was_paused = self.flying
+        self.was_paused = self.was_paused or self.flying  # a second pause finds it standing
         self.stop()
 
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both

@@ -111,9 +111,15 @@ class TemperatureController(Device):
         """Write the setpoint and the rate to the controller."""
         raise NotImplementedError
 
+    @property
+    def asked_signal(self) -> Any:
+        """Signal of the temperature that the controller is to hold; None if it does not say."""
+        return None
+
     def read_asked(self) -> float | None:
         """Return which temperature the controller is to hold, K; None if it does not say."""
-        return None
+        signal = self.asked_signal
+        return None if signal is None else read_now(signal)
 
     @property
     def asked(self) -> float | None:

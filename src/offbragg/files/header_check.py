@@ -1,4 +1,4 @@
-"""What the header of each frame says of a run, beside what the run itself said before it.
+"""What the header of each frame says of a run, beside what the run and its devices said before it.
 
 The run decides: its frames are stored whatever their headers say, since another program, or none,
 may have set the camserver. But a header that contradicts the run in what changes a scattering
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from offbragg.files.header_settings import CUT_OFF, THRESHOLD, Setting, find_settings
 from offbragg.files.header_time import header_time, tag_difference
 from offbragg.files.headers import (
     ANGLES,
@@ -39,13 +40,15 @@ _LABELS = {
         WAVELENGTH,
         EXPOSURE,
         PERIOD,
-        Quantity("threshold", "Threshold_setting", "keV", (0.0, 1e-3)),
+        THRESHOLD,
         Quantity("sensor_material", "sensor"),
         Quantity("sensor_thickness", "sensor thickness", "mm", (1e-3, 1e-3)),
     )
 }
 _OF_GEOMETRY = ("wavelength", "pixel_size", "distance", "two_theta", "beam_xy", *ANGLES)
-_COMPARED = dict.fromkeys((*_OF_GEOMETRY, "oscillation_axis", "angle_increment", *_LABELS))
+_COMPARED = dict.fromkeys(
+    (*_OF_GEOMETRY, "oscillation_axis", "angle_increment", *_LABELS, CUT_OFF.key)
+)
 _MATERIALS = {"silicon": "Si", "cdte": "CdTe", "germanium": "Ge", "gaas": "GaAs"}
 _RUN = re.compile(r"^#[ \t]*([0-9a-f]{8})(?:-\d{1,3})?(?:[ \t]|$)", re.MULTILINE)
 _NUMBER = re.compile(r"(\d{1,9})(?:\.\w+)*$")
@@ -90,6 +93,8 @@ class HeaderCheck:
         }
         if self._geometry is None and isinstance(start.get("wavelength"), int | float):
             self._expected["wavelength"] = float(start["wavelength"])
+        self._detector = str(detector.get("name", ""))
+        self._settings: dict[str, Setting] = {}
         self._alike = [key for key in _COMPARED if key != self._sweep.axis.lower()]
         self._kinds: dict[tuple[Any, ...], list[tuple[str, bool, str]]] = {}
         self._found: dict[tuple[str, bool], _Found] = {}
@@ -97,6 +102,12 @@ class HeaderCheck:
         self._news: list[str] = []
         self.seen = np.zeros(self._sweep.n_frames, bool)
         """Of which frames a header was compared."""
+
+    def configure(self, descriptor: Mapping[str, Any]) -> None:
+        """Compare headers from now on also with the configuration of the devices of a stream."""
+        for setting in find_settings(descriptor, self._detector):
+            self._settings[setting.source] = setting
+            self._kinds.clear()
 
     def add(self, number: int, source: str, header: Mapping[str, Any]) -> None:
         """Compare the header of a frame.
@@ -190,6 +201,19 @@ class HeaderCheck:
                 continue
             severe = key == "wavelength" and value != 0.0
             yield key, severe, _words(quantity, value, expected)
+
+        for setting in self._settings.values():
+            quantity, value = setting.quantity, header.get(setting.quantity.key)
+            if value in (None, 0.0) or alike(value, setting.value, quantity.alike):
+                continue
+            limit = quantity.refused
+            severe = setting.certain and limit is not None
+            severe = severe and not alike(value, setting.value, limit or quantity.alike)
+            yield (
+                f"{quantity.key} {setting.source}",
+                severe,
+                f"{quantity.text(value)}, and {setting.source} {quantity.number(setting.value)}",
+            )
 
     def _without_tilt(self, header: Mapping[str, Any]) -> Mapping[str, Any]:
         """Drop a distance that is right along the beam: that to a tilted panel differs."""

@@ -36,6 +36,11 @@ class LiveHeaders:
         # those of a folder have been compared before its scan file was made
         self._check = None if isinstance(start.get("files"), dict) else HeaderCheck(start)
 
+    def configure(self, descriptor: Mapping[str, Any]) -> None:
+        """Compare headers also with the configuration of the devices of a stream."""
+        if self._check is not None:
+            self._check.configure(descriptor)
+
     def add(self, number: int, source: str, header: Callable[[], Mapping[str, Any]]) -> None:
         """Compare what a frame's header says with the run.
 

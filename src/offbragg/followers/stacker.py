@@ -161,6 +161,7 @@ class RunStacker(SweepStacker):
             self._run.add_resource(doc)
         elif name == "descriptor":
             self._run.add_descriptor(doc)
+            self._headers.configure(doc)
         elif name == "stream_datum" and doc["stream_resource"] == self._resource:
             self.expect(range(doc["indices"]["start"], doc["indices"]["stop"]))
         elif name == "event":

@@ -61,6 +61,9 @@ class Choices:
     refuse_damaged
         Fail if a stored frame does not have its checksum, or the file has changed since it was
         closed; False: exclude such frames, with a warning.
+    despite_headers
+        Reduce also what the headers of frames contradict in what changes scattering vectors: the
+        run is right, with a warning.
     """
 
     grid: Grid | None = None
@@ -77,6 +80,7 @@ class Choices:
     mask_over_half: bool = False
     hot: bool = True
     refuse_damaged: bool = False
+    despite_headers: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.background_scale) and self.background_scale > 0):

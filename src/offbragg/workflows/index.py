@@ -31,7 +31,7 @@ from offbragg.sample import Sample
 from offbragg.workflows.choices import Progress
 from offbragg.workflows.orientation import Cell
 from offbragg.workflows.record import sha256
-from offbragg.workflows.sweeps import repeats
+from offbragg.workflows.sweeps import header_contradictions, repeats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +66,7 @@ def find_orientation(
     out: Path | str | None = None,
     picture: bool = True,
     refuse_damaged: bool = False,
+    despite_headers: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> IndexingResult:
     """Find how the crystal of some sweeps lies, and write it beside the first scan file.
@@ -89,6 +90,9 @@ def find_orientation(
     refuse_damaged
         Fail if a stored frame does not have its checksum, or the file has changed since it was
         closed; False: exclude such frames, with a warning in the result.
+    despite_headers
+        Index also what the headers of frames contradict in what changes scattering vectors: the run
+        is right, with a warning in the result.
     progress
         Called with the number of frames that are done, and of all.
 
@@ -110,6 +114,10 @@ def find_orientation(
     with contextlib.ExitStack() as opened:
         scans = [opened.enter_context(_open(Path(path))) for path in paths]
         sample = _one_sample(scans)
+        contradictions = [
+            header_contradictions(scan, despite=despite_headers, error=OrientationError)
+            for scan in scans
+        ]
         damages = [_damage(scan, refuse_damaged) for scan in scans]
         views = _views(scans, damages, progress)
     if lattice is None and not unknown_cell:
@@ -124,8 +132,11 @@ def find_orientation(
     )  # fmt: skip
     warnings = [
         f"{scan.path.name}: {line}"
-        for scan, damage in zip(scans, damages, strict=True)
-        for line in damage.describe(left_out=True)
+        for scan, damage, found in zip(scans, damages, contradictions, strict=True)
+        for line in (
+            *damage.describe(left_out=True),
+            *(f"header and run contradict each other: {text}" for text in found),
+        )
     ]
     indexed = replace(indexed, warnings=(*warnings, *indexed.warnings))
     orientation = _orientation(indexed, scans, what)

@@ -29,7 +29,9 @@ from offbragg.workflows.sweeps import Selection
 T = TypeVar("T")
 
 FORMAT = 1
-_LATER = ("binned", "damaged", "dataset", "inverted", "masked", "weight_exponent")
+_LATER = (
+    "binned", "contradictions", "damaged", "dataset", "inverted", "masked", "weight_exponent",
+)  # fmt: skip
 """Keys that records of earlier versions do not have."""
 
 
@@ -115,6 +117,8 @@ class SweepInput:
         Number of frames that count.
     damaged
         Stored frames that do not have their checksum: they do not count.
+    contradictions
+        In what headers of its frames contradict the run, which was taken to be right.
     UB
         Orientation matrix, Å⁻¹ without 2π, shape (3, 3).
     orientation
@@ -140,6 +144,7 @@ class SweepInput:
     geometry: Geometry
     background: BackgroundInput | None
     temperature: float | None
+    contradictions: tuple[str, ...] = ()
     selection: Selection | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +155,7 @@ class SweepInput:
             "run": self.run,
             "frames": self.frames,
             "damaged": list(self.damaged),
+            "contradictions": list(self.contradictions),
             "UB": self.UB.tolist(),
             "orientation": self.orientation,
             "geometry": self.geometry.to_dict(),
@@ -168,6 +174,7 @@ class SweepInput:
             run=_text(given["run"], f"{where}.run"),
             frames=_whole(given["frames"], f"{where}.frames"),
             damaged=_indices(given.get("damaged", []), f"{where}.damaged"),
+            contradictions=_texts(given.get("contradictions", []), f"{where}.contradictions"),
             UB=_matrix(given["UB"], f"{where}.UB"),
             orientation=_text(given["orientation"], f"{where}.orientation"),
             geometry=_part(Geometry.from_dict, given["geometry"], f"{where}.geometry"),
@@ -209,7 +216,7 @@ class ReductionRecord:
     background_scale
         Factor applied to the background.
     weight_exponent
-        n of the unit 2⁻ⁿ in which weights are summed; None in records of before there were any.
+        n of the unit 2⁻ⁿ in which weights are summed; None in records of earlier versions.
     versions
         Of offbragg and the libraries that compute.
     """
@@ -421,6 +428,10 @@ def _scale(value: object, where: str) -> float:
 
 def _indices(value: object, where: str) -> tuple[int, ...]:
     return tuple(_whole(each, f"{where}[{n}]") for n, each in enumerate(_items(value, where)))
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    return tuple(_text(each, f"{where}[{n}]") for n, each in enumerate(_items(value, where)))
 
 
 def _matrix(value: object, where: str) -> Array:

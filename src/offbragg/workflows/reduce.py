@@ -52,7 +52,7 @@ from offbragg.workflows.record import (
     sha256,
 )
 from offbragg.workflows.sums import sum_record, weight_exponent
-from offbragg.workflows.sweeps import opened, select, temperature_of
+from offbragg.workflows.sweeps import header_contradictions, opened, select, temperature_of
 
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _MOST_MASKED = 0.5  # of the pixels that count
@@ -273,8 +273,7 @@ def _look_at(
     if not stored:
         raise ReductionError(f"{path} holds no frame: none of {scan.n_frames} is stored")
     damaged = _damaged(path, scan, choices, say)
-    for text in scan.header_findings.get("contradictions", []):
-        say(f"WARNING: {path.name}: header and run contradict each other: {text}")
+    contradictions = _look_at_headers(scan, choices, say)
     UB, lattice, geometry, source = orientation_of(path, scan, choices)
     check_units(geometry)
     check_UB(UB, lattice)
@@ -304,6 +303,7 @@ def _look_at(
             say(f"{path.name}: no air run is found that belongs to it; nothing is subtracted")
         else:
             with ScanFile.open(found) as other:
+                _look_at_headers(other, choices, say)
                 background = BackgroundInput(
                     str(found), sha256(found), other.run,
                     tuple(_damaged(found, other, choices, say)),
@@ -323,6 +323,7 @@ def _look_at(
         run=scan.run,
         frames=chosen.frames,
         damaged=tuple(damaged),
+        contradictions=contradictions,
         UB=UB,
         orientation=source,
         geometry=geometry,
@@ -370,6 +371,22 @@ def _check_mask(
     say(f"{path.name}: the mask {name} leaves out {how_much}")
     if not count:
         say(f"{path.name}: WARNING: the mask {name} masks nothing")
+
+
+def _look_at_headers(scan: ScanFile, choices: Choices, say: Say) -> tuple[str, ...]:
+    """Return in what headers contradict the run, and report all in which they differ from it.
+
+    Raises
+    ------
+    ReductionError
+        If scattering vectors would be others, and that was not accepted.
+    """
+    found = header_contradictions(scan, despite=choices.despite_headers)
+    for text in found:
+        say(f"{scan.path.name}: WARNING: header and run contradict each other: {text}")
+    for text in scan.header_findings.get("differences", []):
+        say(f"{scan.path.name}: header and run differ, which changes no scattering vector: {text}")
+    return found
 
 
 def _damaged(path: Path, scan: ScanFile, choices: Choices, say: Say) -> list[int]:

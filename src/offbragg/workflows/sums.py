@@ -73,7 +73,7 @@ def sum_record(
     before = 0
     sums: Accumulator | None = None
     exponent = record.weight_exponent
-    if exponent is None:  # of before weights were whole numbers
+    if exponent is None:  # written before weights were whole numbers
         exponent = weight_exponent(
             [replace(each, selection=_selection(each, record)) for each in record.inputs], record
         )

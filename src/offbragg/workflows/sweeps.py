@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.errors import ReductionError
+from offbragg.errors import OffbraggError, ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.reduction.corrections import LEAST_TURN, frame_weights, hot_pixels
 from offbragg.workflows.choices import Array
 
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
+_SHOWN = 3  # contradictions in an error
 
 
 def next_free(directory: Path, stem: str, suffix: str = ".h5") -> Path:
@@ -41,6 +42,33 @@ def opened(path: Path) -> Generator[ScanFile]:
         raise ReductionError(f"{path} cannot be opened: {error.strerror or error}") from error
     with scan:
         yield scan
+
+
+def header_contradictions(
+    scan: ScanFile, *, despite: bool, error: type[OffbraggError] = ReductionError
+) -> tuple[str, ...]:
+    """Return in what headers of a sweep contradict its run so that scattering vectors differ.
+
+    Parameters
+    ----------
+    scan
+        The sweep.
+    despite
+        The run is right, and the headers are wrong.
+    error
+        Raised if there is a contradiction and ``despite`` is false: it has both numbers.
+    """
+    found = scan.header_findings.get("contradictions", [])
+    if found and not despite:
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise error(
+            f"{scan.path}: headers and run contradict each other, and with one of them q is wrong: "
+            f"{'; '.join(found[:_SHOWN])}{more}\n"
+            "If the run is right and camserver had other settings: add --despite-headers. If the "
+            "headers are right, stack the frames again: offbragg stack-files FOLDER --model FILE. "
+            "offbragg verify lists all that differs."
+        )
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
