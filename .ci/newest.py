@@ -151,8 +151,8 @@ def main(arguments: list[str]) -> int:
             return 2
         report = Path(folder) / "tests.xml"
         done = subprocess.run(
-            [python, "-m", "pytest", f"--junitxml={report}", *arguments], cwd=tree,
-            env=variables(), check=False,
+            [python, "-m", "pytest", f"--junitxml={report}", "--continue-on-collection-errors",
+             *arguments], cwd=tree, env=variables(), check=False,
         )  # fmt: skip
         print_differences(known_good(), installed(python))
         ran = print_failures(report) if report.exists() else 0
