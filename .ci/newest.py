@@ -2,8 +2,10 @@
 """Run the tests against the newest releases of everything, and print what broke.
 
 A copy of the tree gets an environment of its own, without constraints and without the upper bounds
-of pyproject.toml. Arguments go to pytest; without any the whole suite runs. Exit code: 0 all
-passed, 1 tests failed, 2 the newest releases cannot be installed together.
+of pyproject.toml. uv installs it: pip asks for the pages of 180 packages one after the other, which
+takes minutes where there are no constraints. Arguments go to pytest; without any the whole suite
+runs. Exit code: 0 all passed, 1 tests failed or did not all run, 2 the newest releases cannot be
+installed together.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,40 +52,91 @@ def copy_tree(target: Path) -> None:
     project.write_text(head + begin + wanted + end + tail)
 
 
-def print_differences(python: Path) -> None:
-    """Print the packages whose version is not that of the constraints."""
+def known_good() -> dict[str, str]:
+    """Return the versions of constraints.txt by name."""
+    lines = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
+    return {
+        key(name): version
+        for name, _, version in (line.partition("==") for line in lines)
+        if version
+    }
+
+
+def installed(python: Path) -> dict[str, str]:
+    """Return the installed versions by name."""
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    lines = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
-    known = dict(line.split("==") for line in lines if "==" in line)
-    known = {key(name): version for name, version in known.items()}
-    have = {key(package["name"]): package["version"] for package in json.loads(listed.stdout)}
-    different = [n for n in sorted(have) if n in known and have[n] != known[n]]
-    new = [n for n in sorted(have) if n not in known and n not in ("offbragg", "pip", "setuptools")]
-    print(f"\n{len(different)} packages differ from .ci/constraints.txt")
-    for name in different:
-        print(f"  {name} {known[name]} -> {have[name]}")
+    return {key(package["name"]): package["version"] for package in json.loads(listed.stdout)}
+
+
+def print_differences(known: dict[str, str], have: dict[str, str]) -> None:
+    """Print the packages that are newer than the known good ones, older, or not among them."""
+    newer: list[str] = []
+    older: list[str] = []
+    for name in sorted(known.keys() & have.keys()):
+        if have[name] != known[name]:
+            is_newer = Version(have[name]) > Version(known[name])
+            (newer if is_newer else older).append(f"  {name} {known[name]} -> {have[name]}")
+    new = sorted(have.keys() - known.keys() - {"offbragg", "pip", "setuptools", "uv"})
+    print(f"\npackages newer than in .ci/constraints.txt: {len(newer)}", *newer, sep="\n")
+    if older:
+        print("older, as another package asks for it:", *older, sep="\n")
     if new:
         print("not in .ci/constraints.txt: " + ", ".join(f"{n} {have[n]}" for n in new))
 
 
-def print_failures(report: Path) -> None:
-    """Print the tests that failed, with the first line and the packages of each traceback."""
+def print_failures(report: Path) -> int:
+    """Print the tests that failed, with the first line and the packages of each traceback.
+
+    Returns
+    -------
+    ran
+        The number of tests that ran.
+    """
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = 0
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
+    for case in cases:
         for kind in ("failure", "error"):
             if (found := case.find(kind)) is None:
                 continue
             failed += 1
-            print(f"  {kind}: {case.get('classname')}::{case.get('name')}")
-            print(f"    {(found.get('message') or '').splitlines()[:1]}")
-            packages = set(re.findall(r"site-packages/([A-Za-z0-9_]+)", found.text or ""))
+            name = "::".join(filter(None, (case.get("classname"), case.get("name"))))
+            print(f"  {kind}: {name}")
+            text = found.text or ""
+            error = re.search(r"^E +(.+)", text, re.M)  # of a module: not only "collection failure"
+            print(f"    {error[1] if error else (found.get('message') or '').split(chr(10))[0]}")
+            packages = set(re.findall(r"site-packages/([A-Za-z0-9_]+)", text))
             packages -= {"pytest", "_pytest", "pluggy", "xdist", "pytest_timeout"}
             if packages:
                 print(f"    by way of {', '.join(sorted(packages))}")
-    print(f"{failed} tests broke")
+    print(f"tests that broke: {failed} of {len(cases)}")
+    return len(cases)
+
+
+def variables() -> dict[str, str]:
+    """Return the environment variables without what would hold packages back."""
+    kept = {name: value for name, value in os.environ.items()
+            if name not in ("PIP_CONSTRAINT", "UV_CONSTRAINT", "VIRTUAL_ENV")}  # fmt: skip
+    if "PIP_INDEX_URL" in kept:
+        kept.setdefault("UV_DEFAULT_INDEX", kept["PIP_INDEX_URL"])
+    return kept | {"SETUPTOOLS_SCM_PRETEND_VERSION": "0.1.dev0"}  # the copy has no tags
+
+
+def environment(tree: Path) -> Path | None:
+    """Make an environment with the newest releases; return its Python, None if there cannot be."""
+    subprocess.run([sys.executable, "-m", "venv", tree / ".venv"], check=True)
+    python = tree / ".venv" / "bin" / "python"
+    for install in (
+        ["pip", "install", "-q", "uv"],
+        ["uv", "pip", "install", "--python", str(python), "-e", ".[test]"],
+    ):
+        if subprocess.run(
+            [python, "-m", *install], cwd=tree, env=variables(), check=False
+        ).returncode:
+            return None
+    return python
 
 
 def main(arguments: list[str]) -> int:
@@ -90,26 +145,19 @@ def main(arguments: list[str]) -> int:
         tree = Path(folder) / "tree"
         tree.mkdir()
         copy_tree(tree)
-        subprocess.run([sys.executable, "-m", "venv", tree / ".venv"], check=True)
-        python = tree / ".venv" / "bin" / "python"
-        environment = os.environ | {"SETUPTOOLS_SCM_PRETEND_VERSION": "0.1.dev0"}
-        for name in ("PIP_CONSTRAINT", "VIRTUAL_ENV"):
-            environment.pop(name, None)
-        installed = subprocess.run(
-            [python, "-m", "pip", "install", "-q", "--upgrade", "--upgrade-strategy=eager",
-             "-e", ".[test]"], cwd=tree, env=environment, check=False,
-        )  # fmt: skip
-        if installed.returncode:
-            print("the newest releases cannot be installed together; pip's reason is above")
+        python = environment(tree)
+        if python is None:
+            print("the newest releases cannot be installed together; the reason is above")
             return 2
         report = Path(folder) / "tests.xml"
         done = subprocess.run(
-            [python, "-m", "pytest", f"--junitxml={report}", *arguments], cwd=tree,
-            env=environment, check=False,
+            [python, "-m", "pytest", f"--junitxml={report}", "--continue-on-collection-errors",
+             *arguments], cwd=tree, env=variables(), check=False,
         )  # fmt: skip
-        print_differences(python)
-        if report.exists():
-            print_failures(report)
+        print_differences(known_good(), installed(python))
+        ran = print_failures(report) if report.exists() else 0
+        if done.returncode > 1 or not ran:  # an import of conftest.py, an option that is gone
+            print(f"pytest did not run all tests: exit code {done.returncode}, its reason is above")
         return 1 if done.returncode else 0
 
 

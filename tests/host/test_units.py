@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from offbragg.beamline.config import load
 from offbragg.cli.app import app
 from offbragg.errors import ConfigError
+from offbragg.host.children import STOP_TIMEOUT
+from offbragg.host.services import chosen
+from offbragg.host.units import containerfile
 
 ROOT = Path(__file__).parents[2]
 NASTY = 'a "b" 50% $HOME \\n ü'
@@ -79,6 +83,37 @@ def test_the_container_has_the_versions_that_were_tested(written):
     assert "-c /tmp/offbragg/constraints.txt" in (written / "Containerfile").read_text()
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert tools["package-data"]["offbragg.known_good"] == ["constraints.txt"]
+
+
+def test_links_are_kept_as_they_are_named(tmp_path):
+    (tmp_path / "raid" / "frames").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(tmp_path / "raid")
+    (tmp_path / "shared").mkdir()
+    real = tmp_path / "shared" / "13idx.toml"
+    real.write_text(
+        f'beamline_id = "x"\n[paths]\nframes = "{tmp_path}/data/frames"\n'
+        + "".join(f'{name} = "{name}"\n' for name in ("experiment", "journal", "catalog", "log"))
+    )
+    (tmp_path / "here").mkdir()
+    link = tmp_path / "here" / "beamline.toml"
+    link.symlink_to(real)
+    config = load(link)
+
+    (stack,) = chosen(["stack"])
+    assert stack.arguments(config)[-1] == str(link)  # else "journal" would be another folder
+    assert config.paths.journal == tmp_path / "here" / "journal"
+
+    text = containerfile(config, [stack])
+    assert str(link) in text.partition("CMD")[2]
+    for mounted in ("here", "shared", "data/frames", "raid/frames"):
+        assert f" -v {tmp_path / mounted}:{tmp_path / mounted} " in text
+
+
+def test_a_container_that_is_asked_to_end_has_the_time_that_its_services_have(written):
+    run = (written / "Containerfile").read_text().partition("podman run")[2].partition("FROM")[0]
+
+    assert int(run.partition("--stop-timeout=")[2].split()[0]) > STOP_TIMEOUT
+    assert "--tz=local" in run  # dates in headers are read in the zone of the host
 
 
 def test_only_what_it_wrote_itself_is_replaced(beamline, written):

@@ -39,8 +39,11 @@ class Service:
     """More lines of the section [Service] of its systemd unit."""
 
     def arguments(self, config: Beamline) -> list[str]:
-        """Return what follows ``python -m`` on any host."""
-        return ["offbragg", self.name, "--beamline", str(config.file.resolve())]
+        """Return what follows ``python -m`` on any host.
+
+        A link to a beamline's file stays one: its relative paths begin where the link is.
+        """
+        return ["offbragg", self.name, "--beamline", str(config.file)]
 
     def command(self, config: Beamline, parent: int) -> Command:
         """Return how it is run as a child of a process."""

@@ -96,13 +96,16 @@ def containerfile(config: Beamline, services: Sequence[Service]) -> str:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     mounts = " ".join(f"-v {shlex.quote(f'{path}:{path}')}" for path in _mounts(config))
     only = ",".join(service.name for service in services)
-    file = config.file.resolve()
+    file = config.file
     return f"""\
 {_HEAD} (offbragg {_version()})
 # Beside it: constraints.txt, and offbragg's wheel. In a checkout: pip wheel --no-deps -w DIR .
 #   podman build -t offbragg DIR
-#   podman run --init --network=host --userns=keep-id --restart=on-failure:5 {mounts} offbragg
-# Paths are the same inside and outside, so that {file.name} and the scan files' links hold.
+#   podman run --init --network=host --userns=keep-id --tz=local \\
+#     --restart=on-failure:5 --stop-timeout={STOP_TIMEOUT + 5:g} {mounts} offbragg
+# Paths are the same inside and outside, so that {file.name} and the scan files' links hold; they
+# must exist. The zone is that of the host: dates in frame headers name none. Where SELinux is on,
+# add --security-opt label=disable.
 FROM docker.io/library/python:{python}-slim
 COPY constraints.txt offbragg-*.whl /tmp/offbragg/
 RUN pip install --no-cache-dir -c /tmp/offbragg/constraints.txt /tmp/offbragg/offbragg-*.whl \\
@@ -162,8 +165,12 @@ def _places(config: Beamline) -> list[Path]:
 
 
 def _mounts(config: Beamline) -> list[Path]:
-    """Return the directories to mount: of those that lie in each other, the outer one."""
-    directories = sorted({config.file.resolve().parent, *(p.resolve() for _, p in config.paths)})
+    """Return the directories to mount: of those that lie in each other, the outer one.
+
+    A directory behind a link is mounted as it is named, and where it is: files name both.
+    """
+    named = {config.file.parent, config.file.resolve().parent, *(path for _, path in config.paths)}
+    directories = sorted(named | {path.resolve() for path in named})
     return [d for d in directories if not any(o in d.parents for o in directories)]
 
 
