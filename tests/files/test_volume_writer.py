@@ -14,7 +14,7 @@ from offbragg import kernels
 from offbragg.bricks import BRICK, volume_bricks
 from offbragg.errors import ReductionError
 from offbragg.files.volume_chunks import LEVELS
-from offbragg.files.volume_file import read_volume
+from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.lattice import direct_basis
@@ -128,6 +128,20 @@ def test_bytes_do_not_depend_on_threads_bricks_or_the_order_in_memory(tmp_path):
     ):
         path = write_volume(tmp_path / f"{number}.h5", source, {"inputs": []}, threads=threads)
         assert path.read_bytes() == first
+
+
+def test_a_file_is_bricks_of_which_the_same_file_is_made(tmp_path):
+    made = volume((70, 100, 96), sums=5)
+    record = {"inputs": []}
+    path = write_volume(tmp_path / "v.h5", made, record)
+
+    with VolumeFile(path) as file:
+        bricks = file.bricks()
+        assert bricks.names == volume_bricks(made).names
+        assert bricks.brick(0, 0, 0) is None  # not measured
+        again = write_volume(tmp_path / "again.h5", bricks, record)
+
+    assert again.read_bytes() == path.read_bytes()
 
 
 def test_what_was_not_measured_takes_no_room(tmp_path):
