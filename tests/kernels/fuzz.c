@@ -164,6 +164,69 @@ static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
     free(chunk);
 }
 
+/* decode a chunk at every level, and a part of it, from buffers of exactly its size */
+static int decode_alike(const uint8_t *chunk, size_t size, size_t n, size_t first, size_t count,
+                        int32_t *out)
+{
+    uint8_t *own = exactly(size, 0);
+    int32_t *other = exactly(4 * count, 7);
+    size_t done, other_done;
+
+    memcpy(own, chunk, size);
+    int status = ob_decode_chunk(OB_PORTABLE, own, size, n, first, count, out, &done);
+    CHECK(done <= count && (status != OB_OK || done == count));
+    for (int level = 1; level <= ob_best_level(); level++) {
+        CHECK(ob_decode_chunk(level, own, size, n, first, count, other, &other_done) == status);
+        CHECK(other_done == done && memcmp(out, other, 4 * done) == 0);
+    }
+    free(own);
+    free(other);
+    return status;
+}
+
+/* a chunk comes back, in blocks of the writer's size; with bytes changed it is read or refused */
+static void try_chunk(const uint8_t *data, size_t size, int down, size_t times)
+{
+    size_t n = size / 4 * times + size % 4;
+    int32_t *pixels = exactly(4 * n, 0), *out = exactly(4 * n, 1);
+    uint8_t *chunk = exactly(ob_chunk_bound(n), 2);
+
+    for (size_t i = 0; i < n; i++)
+        pixels[i] = (int32_t)ob_read32(data + i % (size / 4) * 4) >> down;
+    size_t length = ob_encode(OB_PORTABLE, pixels, n, chunk);
+    size_t first = data[0] * (size_t)97 % (n + 1), count = data[1] * (size_t)31 % (n - first + 1);
+    CHECK(decode_alike(chunk, length, n, 0, n, out) == OB_OK);
+    CHECK(memcmp(out, pixels, 4 * n) == 0);
+    CHECK(decode_alike(chunk, length, n, first, count, out) == OB_OK);
+    CHECK(memcmp(out, pixels + first, 4 * count) == 0);
+    for (size_t i = 0; i + 4 <= size && i < 64; i += 4) {
+        chunk[(data[i] | (size_t)data[i + 1] << 8) % length] = data[i + 2];
+        decode_alike(chunk, length, n, 0, n, out);
+        decode_alike(chunk, length - data[i + 3] % length, n, first, count, out);
+    }
+    free(pixels);
+    free(out);
+    free(chunk);
+}
+
+/* any bytes as the blocks of a chunk */
+static void try_blocks(const uint8_t *data, size_t size, size_t n, size_t block)
+{
+    int32_t *out = exactly(4 * n, 1);
+    uint8_t *chunk = exactly(size + 16, 0);
+
+    for (int i = 0; i < 4; i++) {
+        chunk[4 + i] = (uint8_t)(4 * n >> (24 - 8 * i));
+        chunk[8 + i] = (uint8_t)(4 * block >> (24 - 8 * i));
+        chunk[12 + i] = (uint8_t)(size >> (24 - 8 * i));
+    }
+    memcpy(chunk + 16, data, size);
+    decode_alike(chunk, size + 16, n, 0, n, out);
+    decode_alike(data, size, n, 0, n, out);
+    free(out);
+    free(chunk);
+}
+
 static void try_md5(const uint8_t *data, size_t size, size_t count)
 {
     const uint8_t *parts[64];
@@ -226,7 +289,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *own = exactly(size, 0);
     memcpy(own, data + 4, size);
     size_t n = head[1] | (size_t)(head[2] & 31) << 8;
-    switch (head[0] & 3) {
+    switch (head[0] % 6) {
     case 0:
         /* about as many pixels as bytes, or any number */
         try_stream(own, size, head[3] & 1 ? n : size - (n < 64 ? n : 0) % (size + 1));
@@ -238,6 +301,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 2:
         try_md5(own, size, head[1] % 64);
         try_crc64(own, size, n);
+        break;
+    case 3:
+        if (size >= 4)
+            try_chunk(own, size, head[3] & 31, 1 + head[1] % (1 + 12000 / size));
+        break;
+    case 4:
+        try_blocks(own, size, n, 8 * (size_t)(head[3] & 15 ? head[3] : head[3] * 16));
         break;
     default:
         if (size >= 16)

@@ -274,6 +274,31 @@ static PyObject *strips(PyObject *self, PyObject *args)
     return result;
 }
 
+static PyObject *decode_chunk(PyObject *self, PyObject *args)
+{
+    int level, status = 0;
+    Py_ssize_t n, first;
+    size_t done = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*nnw*", &level, &in, &n, &first, &out))
+        return NULL;
+    if (n < 0 || (size_t)n > OB_MOST || first < 0 || first > n || out.len / 4 > n - first) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zd pixels has no %zd pixels from %zd on", n,
+                     out.len / 4, first);
+    } else if (check_level(level) == 0 && check_words(&out, "pixels") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode_chunk(level, in.buf, (size_t)in.len, (size_t)n, (size_t)first,
+                                 (size_t)out.len / 4, out.buf, &done);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("in", status, (Py_ssize_t)done);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"levels", levels, METH_NOARGS, "Names of the levels that run here, best first."},
     {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
@@ -286,6 +311,8 @@ static PyMethodDef methods[] = {
     {"crc64", crc64, METH_VARARGS, "(level, before, data) -> CRC-64/XZ"},
     {"crc64_combine", crc64_combine, METH_VARARGS, "(first, second, length) -> CRC of both"},
     {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
+    {"decode_chunk", decode_chunk, METH_VARARGS,
+     "(level, chunk, n, first, out) -> (status, pixels)"},
     {NULL, NULL, 0, NULL},
 };
 
