@@ -137,6 +137,39 @@ static void try_stream(const uint8_t *data, size_t size, size_t n)
     free(chunk0);
 }
 
+/* a chunk with its checksum comes back, whole and in part; changed, all levels say the same of it */
+static void try_cells(const uint8_t *chunk, size_t length, const uint8_t *noise, size_t size,
+                      const int32_t *values, size_t n)
+{
+    uint8_t *own = exactly(length + 4, 0);
+    const size_t from = n ? noise[0] % n : 0, count = n - from;
+    uint8_t *out = exactly(8 * count, 1), *other = exactly(8 * count, 1);
+    size_t done, other_done;
+
+    for (int changed = 0; changed < 2; changed++) {
+        memcpy(own, chunk, length);
+        for (size_t i = 0; changed && i < 3; i++)
+            own[(noise[(5 * i + 1) % size] * (size_t)257 + noise[(5 * i + 2) % size]) % length] ^=
+                noise[(5 * i + 3) % size];
+        uint32_t sum = ob_fletcher32(own, length);
+        memcpy(own + length, &sum, 4);
+        int status = ob_decode_cells(OB_PORTABLE, own, length + 4, 8, n, from, count, out, &done);
+        CHECK(done <= count && (status != OB_OK || done == count));
+        CHECK(changed || status == OB_OK);
+        CHECK(changed || memcmp(out, (const uint8_t *)values + 8 * from, 8 * count) == 0);
+        for (int level = 1; level <= ob_best_level(); level++) {
+            CHECK(ob_decode_cells(level, own, length + 4, 8, n, from, count, other, &other_done) ==
+                  status);
+            CHECK(other_done == done && memcmp(out, other, 8 * done) == 0);
+        }
+    }
+    own[length] ^= 1;
+    CHECK(ob_decode_cells(OB_PORTABLE, own, length + 4, 8, n, 0, 0, out, &done) == OB_BAD_SUM);
+    free(own);
+    free(out);
+    free(other);
+}
+
 static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
 {
     size_t n = size / 4 * times;
@@ -155,6 +188,7 @@ static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
     }
     length = ob_encode_wide(OB_PORTABLE, (const uint8_t *)pixels, n / 2, first);
     read_cells(first, length, (const uint8_t *)pixels, n / 2, 8);
+    try_cells(first, length, data, size, pixels, n / 2);
     for (int level = 1; level <= ob_best_level(); level++) {
         CHECK(ob_encode_wide(level, (const uint8_t *)pixels, n / 2, chunk) == length);
         CHECK(memcmp(chunk, first, length) == 0);

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.bricks import BRICK, SUMS, Bricks, brick_slices
+from offbragg.bricks import SUMS, Bricks, brick_slices
 from offbragg.errors import OffbraggError, ReductionError, ScanFileError
+from offbragg.files.cells import StoredArray
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside, link_of, open_to_read
 from offbragg.grid import Grid
@@ -45,6 +47,7 @@ class VolumeFile:
     ) -> None:
         self.path = Path(path)
         self._most_text = most_text
+        self._arrays: dict[str, StoredArray] = {}
         try:
             self._file: Any = open_to_read(
                 self.path, swmr=False, libver=None, descriptor=descriptor
@@ -127,26 +130,29 @@ class VolumeFile:
         ReductionError
             If it is damaged.
         """
-        data = self._get(f"entry/volume/{name}")
-        try:
-            check_part(data, part)
-            return data[part]
-        except (OSError, RuntimeError, ScanFileError) as error:
-            raise ReductionError(
-                f"{self.path} is damaged: {data.name} does not have its checksum, or cannot be "
-                f"decoded ({error})\nMake it again: offbragg reduce --again {self.path} --out NEW"
-            ) from error
+        with self._damage(name):
+            return self._array(name).read(part)
 
     def stores(self, name: str, part: tuple[slice, ...]) -> bool:
         """Return whether a brick of one of its sums is stored; what is not is 0."""
-        data = self._get(f"entry/volume/{name}")
-        if data.chunks != tuple(min(BRICK, n) for n in data.shape):
-            return True
+        with self._damage(name):
+            return self._array(name).stores(part)
+
+    def _array(self, name: str) -> StoredArray:
+        if name not in self._arrays:
+            self._arrays[name] = StoredArray(self._get(f"entry/volume/{name}"))
+        return self._arrays[name]
+
+    @contextlib.contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
         try:
-            place = tuple(each.start for each in part)
-            return data.id.get_chunk_info_by_coord(place).byte_offset is not None
-        except (OSError, RuntimeError) as error:
-            raise ReductionError(f"{self.path} is damaged: {data.name}: {error}") from error
+            yield
+        except (OSError, RuntimeError, ScanFileError) as error:
+            raise ReductionError(
+                f"{self.path} is damaged: /entry/volume/{name} does not have its checksum, or "
+                f"cannot be decoded ({error})\n"
+                f"Make it again: offbragg reduce --again {self.path} --out NEW"
+            ) from error
 
     def _text(self, name: str) -> str:
         field = self._get(name)

@@ -37,6 +37,7 @@ __all__ = [
     "crc64",
     "crc64_combine",
     "decode",
+    "decode_cells",
     "decode_chunk",
     "decode_encode",
     "encode",
@@ -373,7 +374,50 @@ _WRONG = {
     reference.BAD_SIZE: "says that it has another number of pixels",
     reference.BAD_BLOCK: "has blocks of a size that is not read",
     reference.BAD_LZ4: "has a block that is not LZ4 of its size",
+    reference.BAD_SUM: "does not have its checksum",
 }
+
+
+def decode_cells(
+    chunk: Buffer,
+    out: NDArray[Any],
+    *,
+    cells: int | None = None,
+    first: int = 0,
+    level: str = level,
+) -> None:
+    """Decode a chunk of `encode_cells` or of HDF5's same two filters, or a part of it.
+
+    Parameters
+    ----------
+    chunk
+        Its bytes as they are stored; the checksum is compared first.
+    out
+        Of 4 or 8 bytes each, C-contiguous, any shape; takes as many cells from ``first`` on.
+    cells
+        How many cells the chunk must have; if None, as many as ``out``.
+    first
+        The first cell that is wanted.
+
+    Raises
+    ------
+    ScanFileError
+        If the chunk is not what such a chunk is.
+    """
+    if out.itemsize not in (4, 8) or not out.flags.c_contiguous or not out.flags.aligned:
+        raise ValueError(f"cells must have 4 or 8 bytes and be C-contiguous, not {out.dtype}")
+    n = out.size if cells is None else cells
+    if not 0 <= first <= n - out.size:
+        raise ValueError(f"a chunk of {n} cells has no {out.size} cells from {first} on")
+    number = _number(level)
+    if number is None:
+        status, done = reference.decode_cells(chunk, n, first, out)
+    else:
+        octets = out.reshape(-1).view(np.uint8)
+        status, done = number[0].decode_cells(number[1], out.itemsize == 8, chunk, n, first, octets)
+    if status != reference.OK:
+        where = f"after {done} of {out.size} cells from cell {first} on"
+        raise ScanFileError(f"the chunk {_WRONG[status]} ({where}; it has {n} cells)")
 
 
 def _number(level: str) -> tuple[Any, int] | None:

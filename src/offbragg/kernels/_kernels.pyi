@@ -18,3 +18,6 @@ def strips(
 def decode_chunk(
     level: int, chunk: Buffer, n: int, first: int, out: WriteableBuffer, /
 ) -> tuple[int, int]: ...
+def decode_cells(
+    level: int, wide: bool, chunk: Buffer, n: int, first: int, out: WriteableBuffer, /
+) -> tuple[int, int]: ...

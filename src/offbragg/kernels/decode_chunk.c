@@ -3,7 +3,8 @@
  *
  * A block is decoded in three steps that stay in the L1 cache: LZ4 into bit planes, planes into
  * bytes, bytes into pixels. Counts are small: planes that only repeat the sign are recognised,
- * and one or two bytes of each pixel are made of planes instead of four.
+ * and one or two bytes of each pixel are made of planes instead of four. Values of 8 bytes come
+ * in the same way, and all bytes of them are made.
  */
 #include "kernels.h"
 
@@ -160,6 +161,37 @@ static inline void widen(const uint8_t *bytes, size_t n, int count, int32_t *out
                                (uint32_t)bytes[3 * n + i] << 24);
 }
 
+/* Make values of 8 bytes of their bytes, which stand n behind each other. */
+static inline void widen_eight(const uint8_t *bytes, size_t n, uint8_t *out)
+{
+    size_t i = 0;
+#if defined(__SSE2__)
+    for (; i + 16 <= n; i += 16, out += 128) {
+        __m128i v[8], u[8];
+        for (int k = 0; k < 8; k++)
+            v[k] = _mm_loadu_si128((const __m128i *)(bytes + (size_t)k * n + i));
+        /* pairs of bytes, then fours, then all eight of a value */
+        for (int k = 0; k < 4; k++) {
+            u[k] = _mm_unpacklo_epi8(v[2 * k], v[2 * k + 1]);
+            u[4 + k] = _mm_unpackhi_epi8(v[2 * k], v[2 * k + 1]);
+        }
+        for (int half = 0; half < 8; half += 4)
+            for (int k = 0; k < 2; k++) {
+                v[half + k] = _mm_unpacklo_epi16(u[half + 2 * k], u[half + 2 * k + 1]);
+                v[half + 2 + k] = _mm_unpackhi_epi16(u[half + 2 * k], u[half + 2 * k + 1]);
+            }
+        for (int four = 0; four < 4; four++) {
+            __m128i *to = (__m128i *)(out + 32 * four);
+            _mm_storeu_si128(to, _mm_unpacklo_epi32(v[2 * four], v[2 * four + 1]));
+            _mm_storeu_si128(to + 1, _mm_unpackhi_epi32(v[2 * four], v[2 * four + 1]));
+        }
+    }
+#endif
+    for (; i < n; i++, out += 8)
+        for (int k = 0; k < 8; k++)
+            out[k] = bytes[(size_t)k * n + i];
+}
+
 /* How many bytes of each pixel say something: 1, 2 or 4. */
 static int bytes_needed(const uint8_t *planes, size_t plane)
 {
@@ -169,6 +201,7 @@ static int bytes_needed(const uint8_t *planes, size_t plane)
     return memcmp(byte, byte + plane, 8 * plane) != 0 ? 2 : 1;
 }
 
+/* Make n values of their planes; `out` has room for them, at an address for words of 4 bytes. */
 typedef void (*unshuffle_fn)(const uint8_t *planes, size_t n, uint8_t *bytes, int32_t *out);
 
 static void unshuffle_portable(const uint8_t *planes, size_t n, uint8_t *bytes, int32_t *out)
@@ -177,6 +210,14 @@ static void unshuffle_portable(const uint8_t *planes, size_t n, uint8_t *bytes, 
     for (int k = 0; k < count; k++)
         bytes_portable(planes + (size_t)k * n, n / 8, 0, bytes + (size_t)k * n);
     widen(bytes, n, count, out);
+}
+
+static void unshuffle_eight_portable(const uint8_t *planes, size_t n, uint8_t *bytes,
+                                    int32_t *out)
+{
+    for (int k = 0; k < 8; k++)
+        bytes_portable(planes + (size_t)k * n, n / 8, 0, bytes + (size_t)k * n);
+    widen_eight(bytes, n, (uint8_t *)out);
 }
 
 #if OB_X86
@@ -234,6 +275,14 @@ OB_AVX2 static void unshuffle_avx2(const uint8_t *planes, size_t n, uint8_t *byt
     widen(bytes, n, count, out);
 }
 
+OB_AVX2 static void unshuffle_eight_avx2(const uint8_t *planes, size_t n, uint8_t *bytes,
+                                    int32_t *out)
+{
+    for (int k = 0; k < 8; k++)
+        bytes_avx2(planes + (size_t)k * n, n / 8, bytes + (size_t)k * n);
+    widen_eight(bytes, n, (uint8_t *)out);
+}
+
 OB_AVX512 static void bytes_avx512(const uint8_t *planes, size_t plane, uint8_t *bytes)
 {
     size_t i = 0;
@@ -257,18 +306,26 @@ OB_AVX512 static void unshuffle_avx512(const uint8_t *planes, size_t n, uint8_t 
     widen(bytes, n, count, out);
 }
 
+OB_AVX512 static void unshuffle_eight_avx512(const uint8_t *planes, size_t n, uint8_t *bytes,
+                                    int32_t *out)
+{
+    for (int k = 0; k < 8; k++)
+        bytes_avx512(planes + (size_t)k * n, n / 8, bytes + (size_t)k * n);
+    widen_eight(bytes, n, (uint8_t *)out);
+}
+
 #endif
 
-static unshuffle_fn unshuffler(int level)
+static unshuffle_fn unshuffler(int level, size_t width)
 {
 #if OB_X86
     if (level >= OB_LEVEL_AVX512)
-        return unshuffle_avx512;
+        return width == 8 ? unshuffle_eight_avx512 : unshuffle_avx512;
     if (level >= OB_LEVEL_AVX2)
-        return unshuffle_avx2;
+        return width == 8 ? unshuffle_eight_avx2 : unshuffle_avx2;
 #endif
     (void)level;
-    return unshuffle_portable;
+    return width == 8 ? unshuffle_eight_portable : unshuffle_portable;
 }
 
 /* ---- chunks ------------------------------------------------------------------------------- */
@@ -278,11 +335,11 @@ static inline uint32_t get32(const uint8_t *p)
     return __builtin_bswap32(ob_read32(p));
 }
 
-int ob_decode_chunk(int level, const uint8_t *in, size_t size, size_t n, size_t first, size_t count,
-                    int32_t *out, size_t *done)
+static int decode_values(int level, const uint8_t *in, size_t size, size_t width, size_t n,
+                         size_t first, size_t count, uint8_t *out, size_t *done)
 {
     const uint8_t *const end = in + size;
-    const unshuffle_fn unshuffle = unshuffler(level);
+    const unshuffle_fn unshuffle = unshuffler(level, width);
     const size_t whole = n & ~(size_t)7, last = first + count;
     workspace w;
 
@@ -290,10 +347,10 @@ int ob_decode_chunk(int level, const uint8_t *in, size_t size, size_t n, size_t 
     if (size < 12)
         return OB_TRUNCATED;
     const uint64_t claimed = (uint64_t)get32(in) << 32 | get32(in + 4);
-    if (claimed != 4 * (uint64_t)n)
+    if (claimed != width * (uint64_t)n)
         return OB_BAD_SIZE;
-    const uint32_t block = get32(in + 8) / 4;
-    if (block == 0 || block % 8 || block > OB_MOST_BLOCK || get32(in + 8) % 4)
+    const size_t block = get32(in + 8) / width;
+    if (block == 0 || block % 8 || block > 4 * OB_MOST_BLOCK / width || get32(in + 8) % width)
         return OB_BAD_BLOCK;
     in += 12;
     for (size_t at = 0; at < whole;) {
@@ -308,23 +365,41 @@ int ob_decode_chunk(int level, const uint8_t *in, size_t size, size_t n, size_t 
             const size_t from = at < first ? first - at : 0;
             const size_t to = at + here > last ? last - at : here;
             const int entire = from == 0 && to == here;
-            const int status = read_lz4(in, in + length, end, w.planes, 4 * here);
+            const int status = read_lz4(in, in + length, end, w.planes, width * here);
             if (status != OB_OK)
                 return status;
-            unshuffle(w.planes, here, w.bytes, entire ? out + *done : w.part);
+            int32_t *to_words = (int32_t *)(void *)(out + width * *done);
+            unshuffle(w.planes, here, w.bytes, entire ? to_words : w.part);
             if (!entire)
-                memcpy(out + *done, w.part + from, 4 * (to - from));
+                memcpy(out + width * *done, (uint8_t *)w.part + width * from, width * (to - from));
             *done += to - from;
         }
         in += length;
         at += here;
     }
-    if ((size_t)(end - in) < 4 * (n - whole))
+    if ((size_t)(end - in) < width * (n - whole))
         return OB_TRUNCATED;
     if (last > whole) {
         const size_t from = first > whole ? first - whole : 0;
-        memcpy(out + *done, in + 4 * from, 4 * (count - *done));
+        memcpy(out + width * *done, in + width * from, width * (count - *done));
         *done = count;
     }
-    return (size_t)(end - in) == 4 * (n - whole) ? OB_OK : OB_SURPLUS;
+    return (size_t)(end - in) == width * (n - whole) ? OB_OK : OB_SURPLUS;
+}
+
+int ob_decode_chunk(int level, const uint8_t *in, size_t size, size_t n, size_t first, size_t count,
+                    int32_t *out, size_t *done)
+{
+    return decode_values(level, in, size, 4, n, first, count, (uint8_t *)out, done);
+}
+
+int ob_decode_cells(int level, const uint8_t *in, size_t size, size_t width, size_t n, size_t first,
+                    size_t count, void *out, size_t *done)
+{
+    *done = 0;
+    if (size < 4)
+        return OB_TRUNCATED;
+    if (ob_fletcher32(in, size - 4) != ob_read32(in + size - 4))
+        return OB_BAD_SUM;
+    return decode_values(level, in, size - 4, width, n, first, count, out, done);
 }

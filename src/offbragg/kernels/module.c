@@ -299,6 +299,33 @@ static PyObject *decode_chunk(PyObject *self, PyObject *args)
     return result;
 }
 
+static PyObject *decode_cells(PyObject *self, PyObject *args)
+{
+    int level, wide, status = 0;
+    Py_ssize_t n, first;
+    size_t done = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "ipy*nnw*", &level, &wide, &in, &n, &first, &out))
+        return NULL;
+    const size_t width = wide ? 8 : 4, count = (size_t)out.len / width;
+    if (n < 0 || (size_t)n > OB_MOST / 2 || first < 0 || first > n ||
+        count > (size_t)(n - first) || (size_t)out.len % width) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zd cells has no %zd from %zd on", n,
+                     (Py_ssize_t)count, first);
+    } else if (check_level(level) == 0 && check_words(&out, "cells") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode_cells(level, in.buf, (size_t)in.len, width, (size_t)n, (size_t)first,
+                                 count, out.buf, &done);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("in", status, (Py_ssize_t)done);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"levels", levels, METH_NOARGS, "Names of the levels that run here, best first."},
     {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
@@ -313,6 +340,8 @@ static PyMethodDef methods[] = {
     {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
     {"decode_chunk", decode_chunk, METH_VARARGS,
      "(level, chunk, n, first, out) -> (status, pixels)"},
+    {"decode_cells", decode_cells, METH_VARARGS,
+     "(level, wide, chunk, n, first, out) -> (status, cells)"},
     {NULL, NULL, 0, NULL},
 };
 
