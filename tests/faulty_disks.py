@@ -81,9 +81,9 @@ class SmallDisk:
             finally:
                 _run("chattr", "-i", str(self.path))
         else:
-            with tempfile.TemporaryDirectory() as aside:
-                _run("mount", "--move", str(self.path), aside)
+            with tempfile.TemporaryDirectory() as away:
+                _run("mount", "--move", str(self.path), away)
                 try:
                     yield
                 finally:
-                    _run("mount", "--move", aside, str(self.path))
+                    _run("mount", "--move", away, str(self.path))

@@ -90,7 +90,7 @@ class OfOphydAsync(Good):
 
 
 @pytest.mark.parametrize(
-    ("device", "said"),
+    ("device", "message"),
     [
         (but(check="chekc"), "camera has 'chekc', which no plan asks for: is 'check' meant (Check"),
         (but(check="checks"), "camera has 'checks', which no plan asks for: is 'check' meant"),
@@ -123,12 +123,12 @@ class OfOphydAsync(Good):
         (but(start_sigma="start_sigm"), "it has 'start_sigm': rename it to 'start_sigma'"),
     ],
 )
-def test_a_broken_detector_is_named_with_what_is_wrong(device, said):
+def test_a_broken_detector_is_named_with_what_is_wrong(device, message):
     with pytest.raises(DeviceError) as error:
         check_device(device)
 
     first, *_, advice = str(error.value).splitlines()
-    assert said in first
+    assert message in first
     assert first.isprintable()
     assert "explanations/plug-points" in advice
 
@@ -148,7 +148,7 @@ class Stage:
 
 
 @pytest.mark.parametrize(
-    ("device", "role", "said"),
+    ("device", "role", "message"),
     [
         (Stage(), Axis, "phi is not an Axis (here): it has no 'stage'"),
         (Stage(), Flyer, "phi is not a Flyer (here): it has no"),
@@ -158,8 +158,8 @@ class Stage:
         (Good(), Attenuator, "camera is not an Attenuator (here): it has no 'set'"),
     ],
 )
-def test_a_device_in_a_role_that_is_not_its_own_is_refused(device, role, said):
-    assert agreements_of(device, {"here": role}).problems[0].startswith(said)
+def test_a_device_in_a_role_that_is_not_its_own_is_refused(device, role, message):
+    assert agreements_of(device, {"here": role}).problems[0].startswith(message)
 
 
 def test_a_sample_environment_that_cannot_be_set_as_plans_do_is_refused():

@@ -153,45 +153,45 @@ def test_a_file_that_is_no_scan_file_is_an_error_without_a_traceback(tmp_path):
     path = tmp_path / "f1.h5"
     path.write_bytes(b"not HDF5")
 
-    said = offbragg("verify", path)
+    done = offbragg("verify", path)
 
-    assert said.returncode == ScanFileError.exit_code
-    assert "Traceback" not in said.stderr
-    assert "f1.h5 is not an HDF5 file" in said.stderr
+    assert done.returncode == ScanFileError.exit_code
+    assert "Traceback" not in done.stderr
+    assert "f1.h5 is not an HDF5 file" in done.stderr
 
 
 def test_stack_once_finishes_what_is_there(run, beamline, scan_file):
     run.write(4)
 
-    said = offbragg("stack", "--once", "--no-catalog", "--json", "--beamline", beamline)
+    done = offbragg("stack", "--once", "--no-catalog", "--json", "--beamline", beamline)
 
-    assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout) == {"failed": {"stack": []}}
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"failed": {"stack": []}}
     assert verify(scan_file).frames["stored"] == 10
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ("beamline_id", 'detector_room = "warm"\nbeamline_id', "detector_room is unknown"),
         ('beamline_id = "test"', "beamline_id = 7", "beamline_id is 7"),
     ],
 )
-def test_a_wrong_configuration_is_named_by_its_key(beamline, before, after, said):
+def test_a_wrong_configuration_is_named_by_its_key(beamline, before, after, message):
     beamline.write_text(beamline.read_text().replace(before, after, 1))
 
     done = offbragg("stack", "--once", "--beamline", beamline)
 
     assert done.returncode == 3
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_help_lists_every_command():
-    said = offbragg("--help").stdout
+    output = offbragg("--help").stdout
 
     for command in ("demo", "ioc", "shell", "stack", "serve", "verify"):
-        assert command in said
+        assert command in output
 
 
 def test_importing_offbragg_and_reading_files_stays_light():
@@ -201,8 +201,8 @@ def test_importing_offbragg_and_reading_files_stays_light():
         "print(sorted(heavy & {m.partition('.')[0] for m in sys.modules}))"
     )
 
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
 
-    assert said.stdout.strip() == "[]"
+    assert done.stdout.strip() == "[]"

@@ -183,11 +183,11 @@ def test_reading_a_configuration_starts_no_control_system():
         "print([m for m in ('bluesky', 'ophyd', 'epics') if m in sys.modules])"
     )
 
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
 
-    assert said.strip() == "[]"
+    assert printed.strip() == "[]"
 
 
 @pytest.fixture

@@ -78,13 +78,13 @@ def test_a_stack_raises_for_the_damaged_frame_and_reads_the_others(path, sweep):
 
 def test_a_damaged_frame_is_left_out_of_a_volume_and_named(path, tmp_path, sweep):
     flip(path, 3, 6, at=0.3)
-    said: list[str] = []
+    messages: list[str] = []
 
-    volume = reduce_files(path, CHOICES, out=tmp_path / "v.h5", say=said.append)
+    volume = reduce_files(path, CHOICES, out=tmp_path / "v.h5", say=messages.append)
 
     intact = sweep.write(tmp_path / "intact", without=(3, 6))
     assert same_counts(volume, reduce_files(intact, CHOICES))
-    (warning,) = (line for line in said if "WARNING" in line)
+    (warning,) = (line for line in messages if "WARNING" in line)
     assert "2 of 8 stored frames are damaged and left out: 3, 6" in warning
     with VolumeFile(tmp_path / "v.h5") as file:
         assert file.record["inputs"][0]["damaged"] == [3, 6]
@@ -106,12 +106,12 @@ def test_frames_of_the_background_are_checked_too(path, tmp_path, sweep):
     air_path = air.write(path.parent, name="air.h5")
     expected = reduce_files(path, replace(CHOICES, background=str(air_path)))
     flip(air_path, 2)
-    said: list[str] = []
+    messages: list[str] = []
 
-    volume = reduce_files(path, replace(CHOICES, background=str(air_path)), say=said.append)
+    volume = reduce_files(path, replace(CHOICES, background=str(air_path)), say=messages.append)
 
     assert any(
-        "air.h5: WARNING: 1 of 6 stored frames is damaged and left out: 2" in s for s in said
+        "air.h5: WARNING: 1 of 6 stored frames is damaged and left out: 2" in s for s in messages
     )
     assert np.array_equal(volume.counts, expected.counts)
     assert not np.array_equal(volume.background, expected.background)
@@ -163,24 +163,24 @@ def test_an_intact_file_gives_no_warning_also_without_checksums_or_digest(path, 
     shutil.copyfile(path, old)
     with h5py.File(old, "r+", libver=LIBVER) as file:
         del file["entry/frames/crc64"]
-    said: list[str] = []
+    messages: list[str] = []
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert same_counts(reduce_files(path, CHOICES), volume)
-        assert same_counts(reduce_files(old, CHOICES, say=said.append), volume)
-    assert any("8 frames were written by a version without stored checksums" in s for s in said)
+        assert same_counts(reduce_files(old, CHOICES, say=messages.append), volume)
+    assert any("8 frames were written by a version without stored checksums" in s for s in messages)
 
 
 def test_one_that_is_damaged_while_it_is_reduced_is_not_used(path, monkeypatch):
     """It is compared as it is read, not only before."""
-    made = ReductionSetup.empty
+    made = ReductionSetup.accumulator
 
-    def damaging(self):
+    def damaging(self, exponent):
         flip(path, 4)
-        return made(self)
+        return made(self, exponent)
 
-    monkeypatch.setattr(ReductionSetup, "empty", damaging)
+    monkeypatch.setattr(ReductionSetup, "accumulator", damaging)
 
     with pytest.raises(ScanFileError, match="frame 4 of"):
         reduce_files(path, CHOICES)

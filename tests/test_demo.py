@@ -111,7 +111,7 @@ def test_the_second_tutorial_can_be_typed_on_that_demo(kept):
         assert "LSMO-140" in upto("sample(", shell)
         assert shell.place.startswith("LSMO-140 · ")
         assert "2026-117" in upto("experiment(", shell)
-        assert "1 sweeps, 30 frames" in upto("print(estimate", shell)
+        assert "1 sweep, 30 frames" in upto("print(estimate", shell)
 
         output = upto("RE(rotation_scan", shell)
         assert "SweepError: period 0.1 s is shorter than the PILATUS3 100K allows" in output

@@ -100,7 +100,7 @@ def test_peaks_that_never_vanish_or_never_were_are_refused():
 
 
 def tell_pulls(found, Tc, beta) -> dict[str, np.ndarray]:
-    """Pulls of many series; said, too."""
+    """Pulls of many series; printed, too."""
     pulls = {}
     for name, truth in (("Tc", np.broadcast_to(Tc, len(found))),
                         ("beta", np.broadcast_to(beta, len(found)))):  # fmt: skip

@@ -158,13 +158,13 @@ def test_sample_at_the_prompt_takes_it_and_says_so(measured, capsys):
     sample: Any = _names(RE, config, Defaults())["sample"]
 
     mounted = sample(name="KMnF3", label="x1", formula="KMnF3")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     without = sample(name="KMnF3", label="x1", orientation=False)
     again = sample(orientation=measured.parent / "orientation.json")
 
     UB = read_orientation(measured.parent / "orientation.json").UB
     assert mounted.UB == again.UB == UB
-    assert f"UB from {measured.parent / 'orientation.json'} (found 20" in said
+    assert f"UB from {measured.parent / 'orientation.json'} (found 20" in output
     assert without.UB is None
     assert RE.md["sample"]["UB"] == [list(row) for row in UB]
 

@@ -1,4 +1,4 @@
-"""What publishes is broken or absent: every frame is stacked all the same, and it is said."""
+"""What publishes is broken or absent: every frame is stacked all the same, and the log says so."""
 
 from __future__ import annotations
 

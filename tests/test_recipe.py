@@ -485,14 +485,14 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
     ]  # fmt: skip
 
     for words, code, message in cases:
-        ended, said = typed(*words)
-        assert ended == code, (words, said)
+        ended, output = typed(*words)
+        assert ended == code, (words, output)
         if code == 2:  # typer's own words, in a box
-            said = " ".join(re.sub("[│─╭╮╰╯]", " ", said).split())
-            assert said.startswith("Usage: "), said
+            output = " ".join(re.sub("[│─╭╮╰╯]", " ", output).split())
+            assert output.startswith("Usage: "), output
         else:
-            assert said.startswith("offbragg: "), said
-        assert re.search(message, said), (words, said)
+            assert output.startswith("offbragg: "), output
+        assert re.search(message, output), (words, output)
     assert list(scan_path.parent.glob("volume*")) == []
 
 
@@ -500,10 +500,10 @@ def test_bad_input_is_refused_by_name_at_the_command_line(typed, tmp_path, sweep
 def test_help_tells_every_default(verb, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
-    said = CliRunner().invoke(app, [verb, "--help"]).output
+    output = CliRunner().invoke(app, [verb, "--help"]).output
 
     if verb != "series":
-        assert re.search(r"--out .*\[default: \(", said), said
+        assert re.search(r"--out .*\[default: \(", output), output
 
 
 def test_a_refined_geometry_is_of_the_panel_alone(tmp_path, sweep):
@@ -562,12 +562,12 @@ def test_merged_by_command(tmp_path, sweep, scan_path):
 def test_a_mask_says_how_much_it_masks(scan_path, sweep, tmp_path):
     mask = sweep.mask_file(tmp_path)
     count = int(np.count_nonzero(sweep.shadow))
-    said: list[str] = []
+    messages: list[str] = []
 
-    volume = reduce_files(scan_path, replace(CHOICES, mask=mask), say=said.append)
+    volume = reduce_files(scan_path, replace(CHOICES, mask=mask), say=messages.append)
 
     line = f"f1.h5: the mask beamstop.npy leaves out {count:,} of {sweep.shadow.size:,} pixels"
-    assert any(text.startswith(line) and "%)" in text for text in said), said
+    assert any(text.startswith(line) and "%)" in text for text in messages), messages
     np.save(tmp_path / "reversed.npy", ~sweep.shadow)
     inverted = replace(CHOICES, mask=tmp_path / "reversed.npy", invert_mask=True)
     again = reduce_files(scan_path, inverted, out=tmp_path / "v.h5")

@@ -17,8 +17,9 @@ from offbragg.files.volume_writer import write_volume
 from offbragg.workflows import sweeps
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import ReductionRecord
-from offbragg.workflows.reduce import build_record, reduce_files, reduce_record
+from offbragg.workflows.reduce import build_record, reduce_files
 from offbragg.workflows.reproduce import reproduce
+from offbragg.workflows.sums import reduce_record
 
 CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
 

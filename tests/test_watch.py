@@ -125,8 +125,8 @@ def test_one_sweep_is_no_forecast_for_the_hours_after_it():
 
     assert rate.span == 360.0
     assert found is None
-    said = describe_space(free, rate.per_second, MIDNIGHT, span=rate.span)
-    assert said == "70.56 GB free, 1.74 GB/min written in the last 6 min"
+    text = describe_space(free, rate.per_second, MIDNIGHT, span=rate.span)
+    assert text == "70.56 GB free, 1.74 GB/min written in the last 6 min"
     assert disk_facts(free, rate.per_second, MIDNIGHT, span=rate.span)["full"] is None
     # half an hour at that rate is one for two hours
     found = judge_disk(["frames"], free, 29e6, thresholds=Thresholds(), time=MIDNIGHT, span=1800.0)

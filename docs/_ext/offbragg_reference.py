@@ -455,7 +455,7 @@ def written(parameter: Any) -> str:
     """Write an argument or option as it is typed."""
     metavar = parameter.metavar or parameter.name.upper()
     if parameter.param_type_name == "argument":
-        return metavar
+        return metavar if parameter.nargs == 1 else f"{metavar}…"
     names = ", ".join([*parameter.opts, *parameter.secondary_opts])
     return names if parameter.is_flag else f"{names} {metavar}"
 

@@ -81,7 +81,7 @@ class Geometry:
     def _scan_index(self) -> int:
         return [axis.name for axis in self.axes].index(self.scan_axis)
 
-    def _fixed(self) -> tuple[Array, Array, Array]:
+    def around_scan_axis(self) -> tuple[Array, Array, Array]:
         """Rotation by the axes outside the scan axis, the scan axis, and that inside it."""
         here = self._scan_index
         outside, inside = np.eye(3), np.eye(3)
@@ -93,7 +93,7 @@ class Geometry:
 
     def rotation(self, angle: ArrayLike) -> Array:
         """Goniometer rotation with the scan axis at ``angle`` degree, shape (..., 3, 3)."""
-        outside, vector, inside = self._fixed()
+        outside, vector, inside = self.around_scan_axis()
         return outside @ rotation_about(vector, angle) @ inside
 
     # ---- pixels ----------------------------------------------------------------------
@@ -190,7 +190,7 @@ class Geometry:
             )
         if sweep.step == 0:
             raise GeometryError("nothing crosses the Ewald sphere while the crystal stands still")
-        outside, e, inside = self._fixed()
+        outside, e, inside = self.around_scan_axis()
         q = np.asarray(hkl, np.float64).reshape(-1, 3) @ np.asarray(UB, np.float64).T
         p = q @ inside.T
         beam = np.array([0.0, 0.0, 1.0 / self.wavelength]) @ outside

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from offbragg.errors import GeometryError, MetadataError, SweepError
 from offbragg.files.scan_folders import PURPOSES
@@ -110,7 +110,7 @@ def _check_names(md: Mapping[Any, Any], where: str) -> None:
                 f"{where} has the key {key!r}: a key must be text, and have neither '.' nor '/'"
             )
         if isinstance(value, Mapping):
-            _check_names(value, f"{where}[{key!r}]")
+            _check_names(cast(Mapping[Any, Any], value), f"{where}[{key!r}]")
 
 
 def _agree(doc: Mapping[str, Any], sweep: Sweep | None, geometry: Geometry) -> None:
@@ -140,11 +140,7 @@ def _detector(value: object) -> None:
     if detector["format"] not in FORMATS:
         raise _wrong("detector.format", detector["format"], f"one of {', '.join(FORMATS)}")
     shape = detector["shape"]
-    if (
-        not isinstance(shape, Sequence)
-        or len(shape) != 2
-        or not all(isinstance(n, int) and n > 0 for n in shape)
-    ):
+    if not _is_pair(shape, least=1):
         raise _wrong("detector.shape", shape, "[slow, fast] pixels")
     _positive(detector["sensor_thickness"], "detector.sensor_thickness", "mm")
     for key, unit in (("saturation", "counts"), ("threshold", "keV"), ("energy", "keV")):
@@ -217,11 +213,7 @@ def _series(value: object) -> None:
     if not isinstance(index, int) or index < 0:
         raise _wrong("series.index", index, "a number from 0")
     place = series.get("sweep_of", [0, 0])
-    if (
-        not isinstance(place, Sequence)
-        or len(place) != 2
-        or not all(isinstance(n, int) and n >= 0 for n in place)
-    ):
+    if not _is_pair(place, least=0):
         raise _wrong("series.sweep_of", place, "[temperature, sweep] as numbers from 0")
     if "follows" in series:
         _text(series["follows"], "series.follows")
@@ -239,10 +231,18 @@ def _noun(read: Callable[[Mapping[str, Any]], _T], value: object, field: str) ->
         raise MetadataError(text if text.startswith(field) else f"{field}: {text}") from error
 
 
+def _is_pair(value: object, *, least: int) -> bool:
+    """Return whether a value is two integers, none below the least one."""
+    if not isinstance(value, Sequence):
+        return False
+    pair = cast(Sequence[Any], value)
+    return len(pair) == 2 and all(isinstance(n, int) and n >= least for n in pair)
+
+
 def _mapping(value: object, field: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _wrong(field, value, "a mapping")
-    return value
+    return cast(Mapping[str, Any], value)
 
 
 def _only(mapping: Mapping[str, Any], known: Sequence[str], field: str) -> None:

@@ -20,6 +20,7 @@ from offbragg.catalog.ask import unpublished
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.find import find_scan_file
 from offbragg.files.journal_file import is_open, journals, read_journal, read_start
+from offbragg.files.run_progress import RunProgress
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.followers.backlog import is_followed, read_backlog
@@ -107,9 +108,6 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
     if last != "stop":
         state = "running" if is_open(path) else "abandoned"
         stop = {"time": stop.get("time", start["time"]), "exit_status": state}
-    announced = max(
-        (doc["indices"]["stop"] for name, doc in documents if name == "stream_datum"), default=0
-    )
     run: dict[str, Any] = {
         "uid": start["uid"],
         "reason": str(stop.get("reason") or "").partition("\n")[0],
@@ -121,20 +119,21 @@ def _run(config: Beamline, path: Path) -> dict[str, Any]:
         "complete": None,
         "scan_file": None,
     }
-    if "sweep" not in start:
+    if not start.get("sweep"):
         return run
-    run["pending"], run["complete"] = announced, False
+    progress = RunProgress.of_documents(start["sweep"]["n_frames"], documents)
+    run["complete"] = False
     try:
         found = find_scan_file(scan_directory(config.paths.experiment, start), start["uid"])
         if found is not None:
             with ScanFile.open(found) as scan:
                 counts = scan.ledger.counts()
                 run["complete"] = scan.complete
-            decided = sum(n for word, n in counts.items() if word != "pending")
+            progress.decided = sum(n for word, n in counts.items() if word != "pending")
             run |= {"frames": counts, "scan_file": str(found)}
-            run["pending"] = max(announced - decided, 0)
     except (OffbraggError, OSError, KeyError, TypeError):
         pass  # none yet, or being created
+    run["pending"] = progress.due
     return run
 
 

@@ -92,7 +92,7 @@ class _Entry:
         elif isinstance(value, str):
             self._check_text(value, field)
         elif isinstance(value, int | np.integer):
-            self._check_integer(int(value), field)
+            self._check_integer(int(cast(int, value)), field)
         elif isinstance(value, float) or type(value) in (np.float16, np.float32):
             self._check_float(float(value), field)
         elif isinstance(value, np.ndarray):

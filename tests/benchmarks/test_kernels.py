@@ -48,7 +48,7 @@ def well(request) -> bool:
 
 @pytest.fixture(scope="module")
 def figures(request):
-    """Best time in ms of what was timed, by frame; told, and written, when all is done."""
+    """Best time in ms of what was timed, by frame; printed, and written, when all is done."""
     found: dict[str, dict[str, float]] = {}
     yield found
     if not found:

@@ -132,7 +132,7 @@ def test_a_hundred_frames_a_second_are_stored_and_seen_as_they_come(memory, tmp_
         run.begin()
         whole = replay(run, frames)
         run.end()
-        told, _ = reader.communicate(timeout=60)
+        output, _ = reader.communicate(timeout=60)
         ledger.join(timeout=60)
     finally:
         over.set()
@@ -142,7 +142,7 @@ def test_a_hundred_frames_a_second_are_stored_and_seen_as_they_come(memory, tmp_
             process.wait(timeout=30)
         log.close()
 
-    read = json.loads(told)
+    read = json.loads(output)
     assert len(stored) == len(read["seen"]) == N_FRAMES, (tmp_path / "log").read_text()
     rate = (N_FRAMES - 1) / (whole[-1] - whole[0])
     behind = [

@@ -1,7 +1,7 @@
 """Frame files into a finished stack, against what people use: same frames, one run, ratios.
 
 ``poe bench`` times them well and writes ``.benchmarks/pipeline.json``; in the whole suite each runs
-once over few frames. CPU time is told beside the wall clock: on a machine that does other things,
+once over few frames. CPU time is shown beside the wall clock: on a machine that does other things,
 too, only that says something.
 """
 
@@ -88,7 +88,7 @@ def frames(request, place, well):
 
 @pytest.fixture(scope="module")
 def table(request, well):
-    """Best frames/s and CPU ms per frame of everything; told, and written, when all is done."""
+    """Best frames/s and CPU ms per frame of everything; printed, and written, when all is done."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     yield found
     if not well or not found:

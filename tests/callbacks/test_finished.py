@@ -112,10 +112,10 @@ def test_a_gap_stays_a_gap_and_a_flipped_bit_is_rejected(folder, tmp_path):
     )  # fmt: skip
 
     assert done.returncode == 5, done.stderr  # a file that is there was not stored
-    said = json.loads(done.stdout)
-    counted = {key: said[key] for key in ("frames", "stored", "missing", "rejected", "pending")}
+    result = json.loads(done.stdout)
+    counted = {key: result[key] for key in ("frames", "stored", "missing", "rejected", "pending")}
     assert counted == {"frames": 30, "stored": 28, "missing": 1, "rejected": 1, "pending": 0}
-    assert said["frames_per_second"] == pytest.approx(28 / said["seconds"])
+    assert result["frames_per_second"] == pytest.approx(28 / result["seconds"])
     assert sorted(path.name for path in out.parent.iterdir()) == ["F.h5", "F.h5.digest"]
     with ScanFile.open(out) as scan:
         assert scan.complete

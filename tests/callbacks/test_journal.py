@@ -131,7 +131,7 @@ def test_an_open_run_is_not_abandoned(tmp_path):
     with closing(Journal(tmp_path)) as journal:
         journal("start", {"uid": "run", "time": 0.0})
 
-        assert close_all_abandoned(tmp_path) == []
+        assert not close_all_abandoned(tmp_path).runs
         assert read_start(tmp_path / "run.jsonl")["uid"] == "run"
 
 
@@ -177,9 +177,9 @@ def test_the_run_of_a_killed_run_engine_is_closed_as_failed_once(tmp_path):
 def test_a_failed_write_leaves_no_half_line(tmp_path):
     descriptor = {"uid": "d", "name": "x" * 10_000}
 
-    said = _with_file_size_limit(tmp_path, 100, descriptor)
+    printed = _with_file_size_limit(tmp_path, 100, descriptor)
 
-    assert said == "JournalError"
+    assert printed == "JournalError"
     assert json.loads((tmp_path / "other.jsonl").read_text())[0] == "start"
 
 
@@ -269,7 +269,7 @@ def test_a_stop_document_anywhere_ends_a_journal(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in old))
     before = path.read_bytes()
 
-    assert close_all_abandoned(tmp_path) == []
+    assert not close_all_abandoned(tmp_path).runs
     assert path.read_bytes() == before
     documents, _ = read_journal(path)
     assert documents[-1] == ("stop", stop())
@@ -333,13 +333,13 @@ def test_a_damaged_journal_is_named_and_the_others_go_on(tmp_path, caplog, conte
     begin(journal)
     journal.close()
 
-    closed, troubles = set(), {}
-    runs = close_all_abandoned(tmp_path, closed, troubles)
-    close_all_abandoned(tmp_path, closed, troubles)
+    first = close_all_abandoned(tmp_path)
+    second = close_all_abandoned(tmp_path, first)
 
-    assert runs == ["run"]
+    assert first.runs == ("run",)
+    assert (second.runs, second.ended, second.failures) == ((), first.ended, first.failures)
     assert caplog.text.count("journal bad.jsonl") == 1
-    assert list(troubles) == [tmp_path / "bad.jsonl"]
+    assert list(first.failures) == [tmp_path / "bad.jsonl"]
     assert (tmp_path / "bad.jsonl").read_bytes() == content
     newest = "bad" if content.startswith(b'["start",{"uid":"bad","time":1}') else "run"
     assert find_run(tmp_path).stem == newest

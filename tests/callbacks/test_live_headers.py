@@ -144,9 +144,9 @@ def test_a_contradiction_is_logged_at_once_kept_in_the_file_and_a_problem(measur
     assert "header and run contradict each other: see offbragg verify" in repr(
         list_runs(SimpleNamespace(paths=places))
     )
-    said: list[str] = []
-    build_record([path], Choices(monitor=False, background="none"), say=said.append)
-    assert any(line.startswith("WARNING: f1.h5: header and run contradict") for line in said)
+    messages: list[str] = []
+    build_record([path], Choices(monitor=False, background="none"), say=messages.append)
+    assert any(line.startswith("WARNING: f1.h5: header and run contradict") for line in messages)
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,17 @@ from offbragg.callbacks.progress import Bars, Rows
 
 
 def rows_of(start: dict) -> str:
-    said = io.StringIO()
-    rows = Rows(Console(file=said, width=200))
+    output = io.StringIO()
+    rows = Rows(Console(file=output, width=200))
     rows("start", {"uid": "0123456789", "time": 1.0, **start})
     rows("stop", {"run_start": "0123456789", "time": 3.0, "exit_status": "success"})
-    return said.getvalue()
+    return output.getvalue()
 
 
 def test_a_run_has_one_row():
-    said = rows_of({"scan_id": 3, "sample": {"name": "LSMO-140"}})
+    row = rows_of({"scan_id": 3, "sample": {"name": "LSMO-140"}})
 
-    assert said == "#3 01234567 · LSMO-140 · 2.0 s · success\n"
+    assert row == "#3 01234567 · LSMO-140 · 2.0 s · success\n"
 
 
 def test_a_sample_may_be_a_word():

@@ -135,9 +135,9 @@ def test_what_cannot_be_written_is_an_alarm(make, paths, how):
 
     (change,) = changes
     assert change.alarm.what == "paths.frames"
-    said = {"read_only": "is read-only", "immutable": "cannot be written",
+    reasons = {"read_only": "is read-only", "immutable": "cannot be written",
             "unmounted": f"is not on its disk: {paths['frames']} is not mounted"}  # fmt: skip
-    assert change.alarm.reason == f"{paths['frames']} {said[how]}"
+    assert change.alarm.reason == f"{paths['frames']} {reasons[how]}"
 
 
 # -- frames ------------------------------------------------------------------------------------
@@ -459,7 +459,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (["/nowhere/alarm"], "cannot be run"),
         (["/proc/self/status"], "cannot be run"),
@@ -468,14 +468,14 @@ def is_alive(pid: int) -> bool:
         (["sh", "-c", "exec 0<&-; exit 3"], "ended with 3"),
     ],
 )
-def test_a_command_that_fails_is_logged_and_stops_nothing(command, said, caplog):
+def test_a_command_that_fails_is_logged_and_stops_nothing(command, message, caplog):
     hook = Hook(command)
 
     for _ in range(3):
         hook({**CHANGE, "reason": "x" * 200_000} if "exec" in command[-1] else CHANGE)
     hook.close(10.0)
 
-    assert caplog.text.count(said) == 3 if said else caplog.text == ""
+    assert caplog.text.count(message) == 3 if message else caplog.text == ""
 
 
 def test_changes_that_no_command_takes_are_dropped_and_not_kept_for_ever(caplog):

@@ -17,10 +17,10 @@ def serve(tmp_path):
 
     def start(*arguments):
         ready = tmp_path / f"ready{len(started)}.json"
-        with (tmp_path / f"said{len(started)}").open("wb") as said:
+        with (tmp_path / f"output{len(started)}").open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sim_iocs", "--ready", str(ready), *arguments],
-                stdout=said, stderr=said,
+                stdout=output, stderr=output,
             )  # fmt: skip
         started.append(process)
         deadline = time.monotonic() + 60

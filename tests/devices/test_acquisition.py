@@ -209,7 +209,7 @@ def test_an_ioc_that_dies_leaves_the_prompt_alone(serve):
     assert child.stdout.readline() == "connected\n"
     process.kill()
 
-    said = "".join(child.communicate(timeout=60))
+    output = "".join(child.communicate(timeout=60))
 
-    assert "CA.Client" not in said
-    assert "circuit" not in said
+    assert "CA.Client" not in output
+    assert "circuit" not in output

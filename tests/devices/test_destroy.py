@@ -46,8 +46,8 @@ def test_all_channels_of_destroyed_devices_are_closed(tmp_path, serve):
 
         process.terminate()
         process.wait(10)
-        _, said = child.communicate(timeout=30)
+        _, errors = child.communicate(timeout=30)
 
-    assert left.split() == ["left:"], said
-    assert said == ""  # libca has nothing to say about the end of the IOC
+    assert left.split() == ["left:"], errors
+    assert errors == ""  # libca has nothing to say about the end of the IOC
     assert child.returncode == 0

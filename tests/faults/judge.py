@@ -32,7 +32,7 @@ def judge(
     acknowledged: Iterable[int] = (),
     over: bool = False,
 ) -> list[str]:
-    """Say what is lost or invented; an empty list is the verdict "nothing".
+    """Return what is lost or invented; an empty list is the verdict "nothing".
 
     Parameters
     ----------

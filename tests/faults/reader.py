@@ -24,7 +24,7 @@ import numpy as np
 
 def main() -> None:
     how, expected, pause = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
-    told: dict[str, Any] = {"looks": 0, "reads": 0, "while_it_grew": 0, "problems": []}
+    report: dict[str, Any] = {"looks": 0, "reads": 0, "while_it_grew": 0, "problems": []}
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     print("ready", flush=True)
@@ -38,24 +38,24 @@ def main() -> None:
             time.sleep(0.005)
             continue
         try:
-            stored = look(file, stored, expected, told, everything=last)
+            stored = look(file, stored, expected, report, everything=last)
         except Exception as error:
-            told["problems"].append(f"{how}: {error!r}")
+            report["problems"].append(f"{how}: {error!r}")
         if how == "reopens":
             file.close()
             file = None
-        if last or len(told["problems"]) > 20:
+        if last or len(report["problems"]) > 20:
             break
         time.sleep(float(pause))
-    told["stored"] = len(stored)
-    print(json.dumps(told), flush=True)
+    report["stored"] = len(stored)
+    print(json.dumps(report), flush=True)
 
 
 def look(
-    file: h5py.File, before: set[int], expected: list[str], told: dict, *, everything: bool
+    file: h5py.File, before: set[int], expected: list[str], report: dict, *, everything: bool
 ) -> set[int]:
     """Ask what is stored, and only then read it."""
-    rows, data, problems = file["entry/frames"], file["entry/data/data"], told["problems"]
+    rows, data, problems = file["entry/frames"], file["entry/data/data"], report["problems"]
     status, source = rows["status"], rows["source"]
     status.refresh()
     stored = {n for n, word in enumerate(status[()].tolist()) if word == b"stored"}
@@ -77,9 +77,9 @@ def look(
         counts = data[n]  # it may be stored by now
         if np.any(counts != -1) and sha256(counts) != expected[n]:
             problems.append(f"{n} is not stored and reads as something")
-    told["looks"] += 1
-    told["reads"] += len(stored if everything else (stored - before) | some)
-    told["while_it_grew"] += 0 < len(stored) < len(expected)
+    report["looks"] += 1
+    report["reads"] += len(stored if everything else (stored - before) | some)
+    report["while_it_grew"] += 0 < len(stored) < len(expected)
     return stored
 
 

@@ -82,21 +82,21 @@ class Served:
         finally:
             os.kill(pid, signal.SIGTERM)
             thread.join(30)
-        assert ended[0].code == 0, ended[0].said
+        assert ended[0].code == 0, ended[0].output
 
     def serve(self) -> None:
         """Start the catalog, and connect to it."""
         ready = self.root / "ready"
         ready.unlink(missing_ok=True)
-        said = self.root / "said"
-        with said.open("ab") as log:
+        output = self.root / "output"
+        with output.open("ab") as log:
             self.catalog = serving = subprocess.Popen(
                 [sys.executable, "-m", "offbragg", "serve", "--ready", str(ready),
                  "--beamline", str(self.runs[0].toml)],
                 stdout=log, stderr=log,
             )  # fmt: skip
         wait_until(lambda: ready.exists() or serving.poll() is not None, 90, "the catalog")
-        assert serving.poll() is None, said.read_text()
+        assert serving.poll() is None, output.read_text()
         key = (self.root / "catalog" / "key").read_text().strip()
         self.client = connect(json.loads(ready.read_text())["url"], key)
 

@@ -35,10 +35,10 @@ SMALL = (40, 50)  # pixels: what fails here are system calls, of which a large f
 
 @dataclass
 class Ended:
-    """How a process ended, and what it said."""
+    """How a process ended, and what it printed."""
 
     code: int
-    said: str
+    output: str
     seconds: float
     trace: str = ""
 
@@ -130,9 +130,9 @@ class Stackers:
         if tracer is not None:
             tracer.communicate(timeout=20)  # it ends with whom it traces
         go.unlink()
-        said = out.read_text(errors="replace") if out.exists() else ""
+        output = out.read_text(errors="replace") if out.exists() else ""
         traced = log.read_text(errors="replace") if log.exists() else ""
-        return Ended(code, said, seconds, traced)
+        return Ended(code, output, seconds, traced)
 
 
 def _let_go(go: Path, pid: int) -> None:
@@ -244,7 +244,7 @@ class WaitingRun(MeasuredRun):
         return path
 
     def seen(self) -> set[int]:
-        """Frames that a reader has been told are stored, and that are as they were measured."""
+        """Frames that a reader has read as stored, and that are as they were measured."""
         found: set[int] = set()
         for path in self.scan_files():
             try:
@@ -261,7 +261,7 @@ class WaitingRun(MeasuredRun):
         """Start a stacker again; all of it must be there then. Gives the time that it took, s."""
         again = stackers.run(self.arguments)
 
-        assert again.code == 0, again.said
+        assert again.code == 0, again.output
         path = self.scan_file()
         assert judge(path, self.sources, values=self.values, acknowledged=acknowledged,
                      over=True) == []  # fmt: skip
@@ -321,7 +321,7 @@ def survey(root: Path) -> dict[str, int]:
     run = WaitingRun(root / "run", n_frames=20).whole()
     ended = stackers.run(run.arguments, trace=f"-e trace={','.join(CALLS)} -s 0")
     stackers.close()
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.output
     return {call: calls_of_stacker(ended.trace, call) for call in CALLS}
 
 

@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WALL 1000000000 /* no monotonic clock has run for so many seconds */
+#define WALL 1000000000 /* no monotonic clock has run for that number of seconds */
 
 static volatile const double *wrong;
 static int (*cond_timedwait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);

@@ -1,6 +1,6 @@
 """Others read along, stall, or are away; the catalog is made again and killed meanwhile.
 
-What a reader is told is stored it reads as it was measured, and no reader, and no catalog that is
+What a reader is shown as stored it reads as it was measured, and no reader, and no catalog that is
 dead, keeps a frame from being stored.
 """
 
@@ -95,10 +95,10 @@ class Readers:
 
     def end(self) -> list[dict[str, Any]]:
         self.signal(signal.SIGTERM)
-        told = [json.loads(process.communicate(timeout=180)[0]) for process in self.processes]
-        assert [one["problems"] for one in told] == [[] for _ in told]
-        assert [one["stored"] for one in told] == [len(self.expected) for _ in told]
-        return told
+        reports = [json.loads(process.communicate(timeout=180)[0]) for process in self.processes]
+        assert [one["problems"] for one in reports] == [[] for _ in reports]
+        assert [one["stored"] for one in reports] == [len(self.expected) for _ in reports]
+        return reports
 
 
 class OverHTTP:
@@ -171,13 +171,13 @@ def test_whoever_reads_along_reads_what_was_measured(served):
         over(run)
         wait_until(lambda: served.published(run), 30, "the end in the catalog")
         client.look()
-        told = readers.end()
+        reports = readers.end()
 
     assert client.seen == run.n_frames
     assert client.looks > 1
-    assert all(one["while_it_grew"] > 3 for one in told)
+    assert all(one["while_it_grew"] > 3 for one in reports)
     assert judge(path, run.sources, values=run.values, over=True) == []
-    reads, looks = sum(one["reads"] for one in told), sum(one["looks"] for one in told)
+    reads, looks = sum(one["reads"] for one in reports), sum(one["looks"] for one in reports)
     print(f"\nfour readers: {looks} looks, {reads} frames read, none wrong; "
           f"{client.looks} looks over HTTP while it grew")  # fmt: skip
 
@@ -201,7 +201,7 @@ class Writer:
         self.n = 0
 
     def append(self, n: int, pace: float) -> list[float]:
-        """Append so many frames, one every ``pace`` s; gives how long each took, s."""
+        """Append a number of frames, one every ``pace`` s; gives how long each took, s."""
         took = []
         begin = time.perf_counter()
         for i in range(n):
@@ -314,12 +314,12 @@ def outage(served: Served, seconds: float, rate: float) -> None:
         wait_until(lambda: len(stored(path)) > 5, 20)
         readers.signal(signal.SIGSTOP)  # they do nothing but read, so in the middle of it
         served.kill_catalog()
-        began, told = time.monotonic(), ""
+        began, shown = time.monotonic(), ""
         while thread.is_alive():
             lags.append(len(run.sources) - len(stored(path)))
             used.append((len(run.sources), Process(pid).memory(), Process(pid).descriptors()))
-            if not told and len(run.sources) > run.n_frames // 2:
-                told = describe(status(config, devices=False))
+            if not shown and len(run.sources) > run.n_frames // 2:
+                shown = describe(status(config, devices=False))
             time.sleep(min(0.1, 1 / rate) if seconds < 60 else 1.0)
         over(run)
         dead = time.monotonic() - began
@@ -330,7 +330,7 @@ def outage(served: Served, seconds: float, rate: float) -> None:
         assert judge(path, run.sources, values=run.values, over=True) == []
         state = status(config, devices=False)
         assert not state["catalog"]["up"]
-        # and those of before, of which it could not be asked any more
+        # and the earlier ones, of which it could not be asked any more
         assert 1 <= state["catalog"]["unpublished"] <= len(served.runs)
         print(f"\ncatalog dead and readers stopped for {dead:.1f} s: {run.n_frames} frames at "
               f"{rate:g} Hz stored, at most {max(lags)} behind, the last after {late:.2f} s"
@@ -357,8 +357,8 @@ def outage(served: Served, seconds: float, rate: float) -> None:
     node = served.client[run.uid]
     assert node.metadata["stop"]["offbragg"]["frames"]["stored"] == run.n_frames
     assert node["primary"]["pilatus_image"].shape[0] == run.n_frames
-    assert "catalog   not available" in told
-    assert "to be published" in told
+    assert "catalog   not available" in shown
+    assert "to be published" in shown
     print(f"in the catalog {back:.1f} s after it was started")
     assert max(lags) < max(20, 10 * rate)  # as many as a busy host may leave
 
@@ -407,8 +407,8 @@ def kill_rebuilds(served: Served, moments: Sequence[float], before: Any) -> int:
         killed += ended.code == -signal.SIGKILL
         there = len(served.client)
         again = rebuilt(served)
-        assert again.code == 0, again.said
-        assert json.loads(again.said.splitlines()[-1])["failed"] == []
+        assert again.code == 0, again.output
+        assert json.loads(again.output.splitlines()[-1])["failed"] == []
         print(f"\nkilled after {moment:.2f} s, {there} runs there: whole in {again.seconds:.2f} s")
         worst = max(worst, again.seconds)
         assert seen_by_a_client(served.client) == before, moment
@@ -422,7 +422,7 @@ def test_a_rebuild_that_is_killed_at_twenty_random_moments(served):
     rng, before = random.Random(11), runs_in(served)
     forget_all(served)
     whole = rebuilt(served)
-    assert whole.code == 0, whole.said
+    assert whole.code == 0, whole.output
 
     moments = [rng.uniform(0.0, whole.seconds) for _ in range(20)]
 

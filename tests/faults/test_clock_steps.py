@@ -52,7 +52,7 @@ class SteppingClock:
             yield
 
     def set(self, seconds: float) -> float:
-        """Have it be wrong by so much; gives when that was, by the monotonic clock, s."""
+        """Have it be wrong by this time, s; gives when that was, by the monotonic clock, s."""
         with self.wrong.open("r+b", buffering=0) as file:
             file.write(struct.pack("d", seconds))
         return time.monotonic()
@@ -77,19 +77,19 @@ def stackers(clock, tmp_path_factory) -> Iterator[Stackers]:
 
 
 def with_alarm(run: WaitingRun) -> Path:
-    """Give a beamline an alarm that writes down what it is told."""
-    told, hook = run.root / "told", run.root / "hook"
+    """Add an alarm to a beamline that writes down what it gets."""
+    record, hook = run.root / "record", run.root / "hook"
     hook.write_text(HOOK)
     hook.chmod(0o755)
     with run.toml.open("a") as toml:
-        toml.write(f'[alarms]\ncommand = ["{hook}", "{told}"]\n')
-    return told
+        toml.write(f'[alarms]\ncommand = ["{hook}", "{record}"]\n')
+    return record
 
 
-def alarms(told: Path) -> list[dict[str, Any]]:
-    if not told.exists():
+def alarms(record: Path) -> list[dict[str, Any]]:
+    if not record.exists():
         return []
-    return [json.loads(line) for line in told.read_text().splitlines(True) if line[-1:] == "\n"]
+    return [json.loads(line) for line in record.read_text().splitlines(True) if line[-1:] == "\n"]
 
 
 @pytest.mark.parametrize("hours", [pytest.param(1, marks=pytest.mark.slow), -1])
@@ -97,11 +97,11 @@ def test_a_clock_that_steps_in_a_sweep_rings_and_costs_no_frame(stackers, clock,
     clock.set(0.0)
     run = WaitingRun(tmp_path / "run", n_frames=30)
     run.experiment.mkdir()
-    told = with_alarm(run)
+    record = with_alarm(run)
     rang: list[float] = []
 
     def rings() -> bool:
-        return any(alarm["what"] == "clock" for alarm in alarms(told))
+        return any(alarm["what"] == "clock" for alarm in alarms(record))
 
     def measure(pid: int) -> None:
         try:
@@ -130,7 +130,7 @@ def test_a_clock_that_steps_in_a_sweep_rings_and_costs_no_frame(stackers, clock,
     following = [a for a in run.arguments if a != "--once"]
     ended = stackers.run(following, meanwhile=measure)
 
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.output
     (path,) = run.scan_files()
     assert judge(path, run.sources, values=run.values, over=True) == []
     assert stored(path) == set(range(30))
@@ -140,7 +140,7 @@ def test_a_clock_that_steps_in_a_sweep_rings_and_costs_no_frame(stackers, clock,
     assert verify(path, journal=run.journal_directory).problems == []
     print(f"\nthe clock's step of {hours:+d} h rang after {rang[0]:.2f} s")
     assert rang[0] < 1.0
-    raised = {alarm["what"]: alarm for alarm in alarms(told) if alarm["state"] == "raised"}
+    raised = {alarm["what"]: alarm for alarm in alarms(record) if alarm["state"] == "raised"}
     # the files have the right time: this host's clock differs from theirs now
     assert {"clock"} <= set(raised) <= {"clock", "clock.frames"}
     alarm = raised["clock"]

@@ -247,9 +247,9 @@ def test_a_body_that_does_not_come_is_not_waited_for(besieged):
             "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{".encode()
         )
         began = time.monotonic()
-        said = caller.recv(100)
+        reply = caller.recv(100)
 
-    assert said.startswith(b"HTTP/1.1 408 ")
+    assert reply.startswith(b"HTTP/1.1 408 ")
     assert 0.5 < time.monotonic() - began < 5
 
 
@@ -419,11 +419,11 @@ def test_the_stacker_stores_at_its_rate_while_the_catalog_is_besieged(besieged):
                 seen.setdefault(number, time.monotonic() - written[number])
 
     with contextlib.ExitStack() as stack:
-        said = stack.enter_context((run.root / "said").open("wb"))
+        output = stack.enter_context((run.root / "output").open("wb"))
         stacker = stack.enter_context(
             subprocess.Popen(
                 [sys.executable, "-m", "offbragg", "stack", "--catalog", "--late", "5",
-                 "--beamline", str(run.toml)], stdout=said, stderr=said,
+                 "--beamline", str(run.toml)], stdout=output, stderr=output,
             )
         )  # fmt: skip
         stack.callback(stacker.kill)

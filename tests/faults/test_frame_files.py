@@ -255,9 +255,9 @@ def test_another_frame_of_a_stored_number_changes_nothing_and_is_kept_aside(wait
     assert stored(path) == {0, 1, 2, 3}
     np.testing.assert_array_equal(_data(path)[:3], kept[:3])
     np.testing.assert_array_equal(_data(path)[1], _counts(1))
-    aside = path.with_name("f1.rejected")
-    assert sorted(p.name for p in aside.iterdir()) == ["x_00001.cbf", "x_00001.cbf.json"]
-    assert (aside / "x_00001.cbf").read_bytes() == small_cbf(77)
+    rejected = path.with_name("f1.rejected")
+    assert sorted(p.name for p in rejected.iterdir()) == ["x_00001.cbf", "x_00001.cbf.json"]
+    assert (rejected / "x_00001.cbf").read_bytes() == small_cbf(77)
     verdict = verify(path, journal=run.journal_directory)
     assert [(one["number"], one["file"]) for one in verdict.refused] == [(1, "x_00001.cbf")]
     assert verdict.notes[:1] == [
@@ -461,7 +461,7 @@ def test_an_experiment_directory_that_goes_and_comes_back(waiting):
         run.experiment.rename(away)
         run.announce(8)
         run.monitor_counted(list(range(8)))
-        time.sleep(0.5)  # it may write on in a file that has moved, or begin anew
+        time.sleep(0.5)  # it may write on in a file that has moved, or begin again
         if run.experiment.exists():
             shutil.rmtree(run.experiment)
         away.rename(run.experiment)

@@ -325,7 +325,7 @@ base = Path(sys.argv[2])
 places = Places(base / "served", base / "secret", base / "cwd")
 os.chdir(places.cwd)
 paths = sorted(places.served.glob("*_*.h5"))
-leak, said = 0, {}
+leak, answers = 0, {}
 for path in paths:
     if "pipe" not in path.name:  # else HDF5 waits for ever
         with h5py.File(path) as file:
@@ -337,10 +337,10 @@ for path in paths:
             found = HDF5Adapter.from_uris(f"file://localhost{path}", dataset=asked)
             if asked == "/":
                 found = found["data"]
-            said[f"{path.stem} {asked}"] = repr(np.asarray(found.read()))
+            answers[f"{path.stem} {asked}"] = repr(np.asarray(found.read()))
         except Exception as error:
-            said[f"{path.stem} {asked}"] = f"{type(error).__name__}: {error}"
-print(json.dumps([leak, said]))
+            answers[f"{path.stem} {asked}"] = f"{type(error).__name__}: {error}"
+print(json.dumps([leak, answers]))
 """
 
 
@@ -375,11 +375,11 @@ def test_no_kind_of_file_is_read_by_tiled(hostile):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
-    leaked, said = json.loads(done.stdout)
+    leaked, answers = json.loads(done.stdout)
 
     assert leaked > 220  # as HDF5 itself reads them; or these are no attacks
-    assert len(said) > 400
-    for what, answer in said.items():
+    assert len(answers) > 400
+    for what, answer in answers.items():
         assert answer.startswith(("CatalogError", "BrokenLink")), (what, answer)
 
 
@@ -822,8 +822,8 @@ def typed(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
         monkeypatch.setattr(sys, "argv", ["offbragg", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.err + said.out
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.err + printed.out
 
     return run
 
@@ -835,11 +835,11 @@ def test_a_scan_file_that_has_its_frames_from_another_file_is_not_read(
     path = borrow(Path(shutil.copy(measured[0], tmp_path / "f1.h5")), name, borrowing)
 
     for words in (["reduce", path], ["index", path], ["verify", path]):
-        code, said = typed(*words)
+        code, output = typed(*words)
 
         assert code != 0, words
-        assert "Traceback" not in said
-        assert "f1.h5" in said
+        assert "Traceback" not in output
+        assert "f1.h5" in output
     assert not list(tmp_path.glob("volume*"))
     with pytest.raises(ScanFileError, match="is not read"), ScanFile.open(path) as scan:
         _ = scan.stack, scan.ledger
@@ -852,9 +852,9 @@ def test_a_volume_that_has_its_sums_from_another_file_is_not_read(
     path = Path(shutil.copy(measured[1], tmp_path / "v.h5"))
     borrow(path, "/entry/volume/counts", borrowing)
 
-    code, said = typed("plot", path)
+    code, output = typed("plot", path)
 
     assert code == 10
-    assert "is not read" in said
+    assert "is not read" in output
     with pytest.raises(ReductionError, match="is not read"):
         read_volume(path)

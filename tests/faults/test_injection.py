@@ -48,13 +48,13 @@ def failing(stackers: Stackers, root: Path, point: str) -> float:
     ended = stackers.run(run.arguments, inject=[point])
     acknowledged = run.seen()
     if ended.injected:
-        _is_told(run, ended, silent_if_whole=True)
+        _is_reported(run, ended, silent_if_whole=True)
     seconds = run.recovers(stackers, acknowledged, locked=point.startswith("unlink"))
     shutil.rmtree(root)
     return seconds
 
 
-def _is_told(run: WaitingRun, ended: Ended, *, silent_if_whole: bool) -> None:
+def _is_reported(run: WaitingRun, ended: Ended, *, silent_if_whole: bool) -> None:
     whole = False
     if files := run.scan_files():
         whole = stored(files[0]) == set(range(run.n_frames)) and not judge(
@@ -62,15 +62,15 @@ def _is_told(run: WaitingRun, ended: Ended, *, silent_if_whole: bool) -> None:
         )
     if whole and ended.code == 0 and silent_if_whole:
         return  # it tried again by itself; not even a warning is owed
-    if not ended.said.strip():  # where even stderr cannot be written, the exit code tells
+    if not ended.output.strip():  # where even stderr cannot be written, the exit code tells
         assert ended.code != 0
         assert "write(2<" in ended.trace or ".out>" in ended.trace
         return
-    told = "WARNING" in ended.said or "ERROR" in ended.said or "offbragg: " in ended.said
-    assert told or "Traceback" in ended.said
+    reported = "WARNING" in ended.output or "ERROR" in ended.output or "offbragg: " in ended.output
+    assert reported or "Traceback" in ended.output
     # what cannot be opened may be a module, or the fifo at which our process waits
-    ours = ended.code != 0 and ("importlib" in ended.said or ".go'" in ended.said)
-    assert ours or str(run.root) in ended.said or ".cbf" in ended.said, ended.said
+    ours = ended.code != 0 and ("importlib" in ended.output or ".go'" in ended.output)
+    assert ours or str(run.root) in ended.output or ".cbf" in ended.output, ended.output
     if not whole and ended.code == 0:
         words = statuses(run.scan_file())
         assert set(words) <= {"stored", "missing", "rejected"}, words

@@ -40,7 +40,7 @@ def killed(stackers: Stackers, root: Path, **how) -> float:
     if ended.code == -signal.SIGKILL:
         acknowledged = run.seen()
     else:
-        assert ended.code == 0, ended.said  # it was quicker than we were
+        assert ended.code == 0, ended.output  # it was quicker than we were
         acknowledged = stored(run.scan_file())
     seconds = run.recovers(stackers, acknowledged)
     assert seconds < WORST
@@ -118,12 +118,12 @@ def test_what_was_recovered_opens_in_hdf5_1_10(stackers, tmp_path):
     stackers.run(run.arguments, meanwhile=kill_after(0.2))
     run.recovers(stackers, set())
 
-    told = subprocess.run(
+    done = subprocess.run(
         ["h5dump", "-d", "/entry/frames/status", str(run.scan_file())],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
 
-    assert told.stdout.count('"stored') == 20
+    assert done.stdout.count('"stored') == 20
     version = subprocess.run(["h5dump", "--version"], capture_output=True, text=True, check=True)
     if "1.10." not in version.stdout:
         pytest.skip(f"seen with {version.stdout.strip()}, not with 1.10")
@@ -163,14 +163,14 @@ def test_killed_at_every_system_call(tmp_path, call):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_every_system_call_over_a_torn_file(tmp_path):
-    """The first of each kind make the file anew; then the run is stacked as ever."""
+    """The first of each kind rebuild the file; then the run is stacked as ever."""
     sweep = Sweep(tmp_path)
     points = [f"{c}:signal=KILL:when={k}" for c in (*GROUPS["others"], "pwrite64")
               for k in range(1, 17)]  # fmt: skip
 
     sweep.each(points, killed_over_a_torn_file)
 
-    sweep.tell("SIGKILL while a torn file is made anew")
+    sweep.tell("SIGKILL while a torn file is rebuilt")
 
 
 @strace

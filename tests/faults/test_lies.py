@@ -113,24 +113,24 @@ print(json.dumps({"found": found, "grown": peak() - before, "good": good_again})
 
 @pytest.mark.parametrize("route", ["pool", "library"])
 def test_lies_are_refused_by_name_soon_and_without_memory(route, tmp_path):
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", CHILD, route, str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=120,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr[-3000:]
-    said = json.loads(told.stdout)
-    if route == "pool" and said["grown"] == 0 and not said["found"]:
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    if route == "pool" and result["grown"] == 0 and not result["found"]:
         pytest.skip("the kernels are not compiled")
 
-    for name, (verdict, seconds, grown) in said["found"].items():
+    for name, (verdict, seconds, grown) in result["found"].items():
         assert verdict.startswith(("RejectedFrame: ", "IncompleteFrame: ")), (name, verdict)
         assert f"frame 0: {name}" in verdict, (name, verdict)
         assert len(verdict) < 500
         assert seconds < 0.5, name  # ten times what is allowed
         assert grown < 50 << 20, name
-    assert said["grown"] < 100 << 20
-    assert said["good"]
-    slowest = max(said["found"].items(), key=lambda item: item[1][1])
-    print(f"{route}: {len(said['found'])} lies, slowest {1e3 * slowest[1][1]:.1f} ms "
-          f"({slowest[0]}), {said['grown'] / 2**20:.0f} MB more in all")  # fmt: skip
+    assert result["grown"] < 100 << 20
+    assert result["good"]
+    slowest = max(result["found"].items(), key=lambda item: item[1][1])
+    print(f"{route}: {len(result['found'])} lies, slowest {1e3 * slowest[1][1]:.1f} ms "
+          f"({slowest[0]}), {result['grown'] / 2**20:.0f} MB more in all")  # fmt: skip

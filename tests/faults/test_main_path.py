@@ -96,8 +96,8 @@ def uid_of(measuring: subprocess.Popen[str], word: str = "open") -> str:
     """Wait until a sweep has begun (or is done); return its uid."""
     assert measuring.stdout is not None
     for line in measuring.stdout:
-        said, _, uid = line.strip().partition(" ")
-        if said == word:
+        state, _, uid = line.strip().partition(" ")
+        if state == word:
             return uid
     raise AssertionError(f"the sweep ended without {word!r}")
 
@@ -210,14 +210,14 @@ def test_a_catalog_that_was_dead_all_the_time_gets_every_run_once(beamline, meas
         assert validate(run, fix_errors=False, try_reading=True, raise_on_error=True)
     assert runs[measured["RunEngine killed"]].metadata["stop"]["exit_status"] == "fail"
 
-    said = run_readme(beamline.config)
-    assert said["frame"] == np.asarray(runs[said["uid"]]["primary"]["pilatus_image"][30]).sum(
+    result = run_readme(beamline.config)
+    assert result["frame"] == np.asarray(runs[result["uid"]]["primary"]["pilatus_image"][30]).sum(
         dtype=np.int64
     )
-    assert said["cold"] == 3
-    assert said["status"] == ["stored"] * FRAMES
-    np.testing.assert_allclose(said["angles"], 0.25 + 0.5 * np.arange(FRAMES), atol=0.01)
-    assert said["table"] == FRAMES
+    assert result["cold"] == 3
+    assert result["status"] == ["stored"] * FRAMES
+    np.testing.assert_allclose(result["angles"], 0.25 + 0.5 * np.arange(FRAMES), atol=0.01)
+    assert result["table"] == FRAMES
 
 
 def run_readme(config: Beamline) -> dict[str, Any]:

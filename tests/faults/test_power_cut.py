@@ -54,7 +54,7 @@ def traced(stackers, tmp_path_factory) -> tuple[WaitingRun, list[tuple[str, str,
         run.end()
 
     ended = stackers.run(run.arguments, trace=TRACE, patch=QUICK, meanwhile=measure)
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.output
     assert stored(run.scan_file()) == set(range(run.n_frames))
     return run, calls(ended.trace)
 
@@ -62,15 +62,15 @@ def traced(stackers, tmp_path_factory) -> tuple[WaitingRun, list[tuple[str, str,
 def reported(call: str, arguments: str, before: int, n_frames: int) -> int:
     """How many frames are reported durable, once this has been written."""
     if call == "write" and ".follow.json" in arguments:
-        told = re.search(r'\\"durable\\": (\d+)', arguments)
-        return max(before, int(told[1])) if told else before
+        found = re.search(r'\\"durable\\": (\d+)', arguments)
+        return max(before, int(found[1])) if found else before
     if call == "write" and "INFO stacked" in arguments:
         return n_frames
     return before
 
 
 def survives(run: WaitingRun, trace: list, cut: int, rng: random.Random | None) -> int:
-    """Cut the power after so many calls, and start again without the frames that were durable."""
+    """Cut the power after a number of calls; start again without the frames that were durable."""
     disk, durable = Disk(run.root), 0
     for call, arguments, answer in trace[:cut]:
         durable = reported(call, arguments, durable, run.n_frames)
@@ -78,16 +78,16 @@ def survives(run: WaitingRun, trace: list, cut: int, rng: random.Random | None) 
     disk.cut(run.experiment, rng)
     before = run.seen()
     assert len(before) >= durable, f"{durable} were durable, {len(before)} are there"
-    aside = run.root / "aside"
-    aside.mkdir(exist_ok=True)
+    hidden = run.root / "hidden"
+    hidden.mkdir(exist_ok=True)
     sources = run.sources
     for number in before:  # they must come from the scan file now
-        shutil.move(run.path(number), aside)
+        shutil.move(run.path(number), hidden)
     try:
         path = stack_once(run, late=0.0)
         assert stored(path) == set(range(run.n_frames))
     finally:
-        for file in aside.iterdir():
+        for file in hidden.iterdir():
             shutil.move(file, run.frames)
     assert judge(path, sources, acknowledged=before, over=True) == []
     return durable
@@ -95,13 +95,13 @@ def survives(run: WaitingRun, trace: list, cut: int, rng: random.Random | None) 
 
 def test_frames_are_reported_durable_while_the_sweep_goes_on(traced):
     run, trace = traced
-    said, durable = set(), 0
+    amounts, durable = set(), 0
     for call, arguments, _ in trace:
         durable = reported(call, arguments, durable, run.n_frames)
-        said.add(durable)
+        amounts.add(durable)
 
-    assert len(said) > 4
-    assert max(said) == run.n_frames
+    assert len(amounts) > 4
+    assert max(amounts) == run.n_frames
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 1.0])
@@ -136,7 +136,7 @@ def test_a_file_that_is_made_anew_takes_nothing_that_was_durable(stackers, tmp_p
     disk, sources = Disk(run.root), run.sources
     disk.begin_with(run.experiment)
     ended = stackers.run(run.arguments, trace=TRACE)
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.output
     trace = calls(ended.trace)
     (renamed,) = (n for n, call in enumerate(trace) if call[0] == "rename" and ".repair" in call[1])
 
@@ -145,13 +145,13 @@ def test_a_file_that_is_made_anew_takes_nothing_that_was_durable(stackers, tmp_p
     for call in trace[: {"before": renamed, "after": named + 1}.get(when)]:
         disk.do(*call)
     disk.cut(run.experiment)
-    aside = run.root / "aside"
-    aside.mkdir()
+    hidden = run.root / "hidden"
+    hidden.mkdir()
     for number in range(8):  # they must come from the scan file
-        shutil.move(run.path(number), aside)
+        shutil.move(run.path(number), hidden)
     path = stack_once(run, late=0.0)
 
-    assert judge(path, {**sources, **{n: aside / sources[n].name for n in range(8)}},
+    assert judge(path, {**sources, **{n: hidden / sources[n].name for n in range(8)}},
                  acknowledged=set(range(8)), over=True) == []  # fmt: skip
     assert stored(path) == set(range(run.n_frames))
 

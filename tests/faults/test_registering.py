@@ -27,9 +27,9 @@ def killed(served: Served, point: str) -> float:
     """Kill a stacker that publishes, and start it again; gives the time to recover, s."""
     run = served.measure()
     ended = served.stack(inject=[point])
-    assert ended.code in (0, -signal.SIGKILL), ended.said
+    assert ended.code in (0, -signal.SIGKILL), ended.output
     again = served.stack()
-    assert again.code == 0, again.said
+    assert again.code == 0, again.output
 
     path = scan_file_of(run)
     assert path is not None
@@ -40,8 +40,8 @@ def killed(served: Served, point: str) -> float:
     assert node.metadata["stop"]["exit_status"] == "success"
     assert node["primary"]["pilatus_image"].shape[0] == 20
     with h5py.File(path, "r", locking=False) as file:
-        told = node["primary"]["pilatus_image"][7]
-        assert (told == file["/entry/data/data"][7]).all()
+        read = node["primary"]["pilatus_image"][7]
+        assert (read == file["/entry/data/data"][7]).all()
     return again.seconds
 
 

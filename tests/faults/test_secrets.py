@@ -37,14 +37,14 @@ def fresh(tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen[bytes], str
         'journal = "journal"\ncatalog = "catalog"\nlog = "log"\n'
         f"[catalog]\nport = {port}\n"
     )
-    with (root / "said").open("wb") as said:
+    with (root / "output").open("wb") as output:
         serving = subprocess.Popen(
             [sys.executable, "-m", "offbragg", "serve", "--beamline", str(root / "beamline.toml"),
              "--ready", str(root / "ready")],
-            stdout=said, stderr=said, umask=0o000,
+            stdout=output, stderr=output, umask=0o000,
         )  # fmt: skip
     wait_until(lambda: (root / "ready").exists() or serving.poll() is not None, 90, "the catalog")
-    assert serving.poll() is None, (root / "said").read_text()
+    assert serving.poll() is None, (root / "output").read_text()
     yield root, serving, f"http://127.0.0.1:{port}"
     serving.terminate()
     serving.wait(30)
@@ -99,14 +99,14 @@ def test_the_key_is_in_no_log_no_process_list_and_no_message(fresh):
     assert httpx.get(f"{url}/api/v1/metadata/raw?api_key={key}").status_code == 200
     httpx.get(f"{url}/api/v1/no/such/{key}?api_key={key}")
     (root / "journal").mkdir(exist_ok=True)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "offbragg", "status", "--no-devices",
          "--beamline", str(root / "beamline.toml")],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
 
-    assert "catalog   0 runs" in told.stdout
-    for text in (told.stdout, told.stderr, (root / "said").read_text(),
+    assert "catalog   0 runs" in done.stdout
+    for text in (done.stdout, done.stderr, (root / "output").read_text(),
                  (root / "ready").read_text()):  # fmt: skip
         assert key not in text
     for pid in (serving.pid, os.getpid()):
@@ -133,10 +133,10 @@ def test_an_error_of_a_client_does_not_hold_the_key(fresh):
 
 def routes(url: str, key: str) -> list[tuple[str, str]]:
     """Every method and address that the server has, as it says itself."""
-    told = httpx.get(f"{url}/openapi.json", headers=bearing(key)).json()["paths"]
+    paths = httpx.get(f"{url}/openapi.json", headers=bearing(key)).json()["paths"]
     found = [
         (method.upper(), re.sub(r"\{\w+\}", "raw", path))
-        for path, methods in told.items()
+        for path, methods in paths.items()
         for method in methods
         if path not in ("/healthz", "/api/v1/")
     ]
@@ -161,10 +161,10 @@ def test_a_key_for_reading_reads_and_changes_nothing(fresh, key):
          "--beamline", str(root / "beamline.toml")],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    told = json.loads(made.stdout)
-    assert abs(told["ends"] - time.time() - 2 * 86400) < 60
+    document = json.loads(made.stdout)
+    assert abs(document["ends"] - time.time() - 2 * 86400) < 60
 
-    with httpx.Client(base_url=url, headers=bearing(told["key"])) as reader:
+    with httpx.Client(base_url=url, headers=bearing(document["key"])) as reader:
         assert reader.get("/api/v1/metadata/raw").status_code == 200
         assert reader.get("/zarr/v2/raw/.zgroup").status_code == 200
         assert reader.post("/api/v1/table/full/none", json=["a"]).status_code == 404
@@ -223,7 +223,7 @@ def test_who_tries_out_keys_is_soon_told_to_wait_and_the_right_key_still_works(f
             if number % 200 == 0:
                 assert friend.get("/api/v1/metadata/raw", headers=bearing(key)).status_code == 200
         seconds = time.monotonic() - began
-        # whatever bytes it is: a key that is no text is a wrong one
+        # whatever bytes it is: a key that is not text is a wrong one
         strange = {"Authorization": b"Apikey \xff\xfe"}
         assert thief.get("/api/v1/metadata/raw", headers=strange).status_code == 429
 
@@ -232,9 +232,9 @@ def test_who_tries_out_keys_is_soon_told_to_wait_and_the_right_key_still_works(f
     assert answers[401] <= TRIES * (2 + int(seconds / 60))
     assert answers[429] >= 1000 - TRIES * (2 + int(seconds / 60))
     load(root / "beamline.toml").connect_catalog().context.http_client.close()
-    said = (root / "said").read_text()
-    assert "tries out keys" in said
-    assert f"{7:064x}" not in said
+    output = (root / "output").read_text()
+    assert "tries out keys" in output
+    assert f"{7:064x}" not in output
 
 
 @pytest.mark.parametrize("given", [None, "wrong"])

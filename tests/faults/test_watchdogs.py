@@ -55,18 +55,18 @@ class Watched:
         for name in ("catalog", "log"):
             (root / name).mkdir()
         self.config: Beamline = load(file)
-        self.said = (root / "said").open("w+")
+        self.output = (root / "output").open("w+")
         self.stacker = subprocess.Popen(
             [sys.executable, "-m", "offbragg", "stack", "--beamline", str(file), "--late", "0.5",
              *options],
-            stdout=self.said, stderr=self.said,
+            stdout=self.output, stderr=self.output,
         )  # fmt: skip
 
     def end(self) -> None:
         self.stacker.send_signal(signal.SIGCONT)
         self.stacker.terminate()
         assert self.stacker.wait(20) == 0
-        self.said.close()
+        self.output.close()
 
     def alarms(self) -> list[tuple[float, dict[str, Any]]]:
         """What the command got, and when."""

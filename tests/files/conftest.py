@@ -44,7 +44,7 @@ def cbf(
 ) -> bytes:
     """A CBF file like camserver's; keyword arguments replace what it says of itself."""
     packed = byte_offset(counts) if stream is None else stream
-    said = {
+    stated = {
         "Size": len(packed),
         "ID": 1,
         "Element-Type": '"signed 32-bit integer"',
@@ -68,7 +68,7 @@ def cbf(
         "Content-Type: application/octet-stream;",
         '     conversions="x-CBF_BYTE_OFFSET"',
         "Content-Transfer-Encoding: BINARY",
-        *[f"X-Binary-{key}: {value}" for key, value in said.items() if value is not None],
+        *[f"X-Binary-{key}: {value}" for key, value in stated.items() if value is not None],
     ]
     if md5:
         declared = md5 if isinstance(md5, str) else base64.b64encode(hashlib.md5(packed).digest())

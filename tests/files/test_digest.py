@@ -22,7 +22,8 @@ from offbragg.files.digest import (
     has_digest,
     read_digest,
 )
-from offbragg.files.scan_writer import ScanWriter, seal
+from offbragg.files.left_behind import seal
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame, PackedFrame
 
 

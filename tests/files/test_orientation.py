@@ -39,7 +39,7 @@ def test_earlier_ones_are_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"UB": [[1, 0, 0], [0, 1, 0], [0, 0, 0]]}, "UB is singular"),
         ({"UB": [[0, 0.2, 0], [0.2, 0, 0], [0, 0, 0.2]]}, "UB is left-handed"),
@@ -51,11 +51,11 @@ def test_earlier_ones_are_kept(tmp_path: Path):
         ({"ub": 1}, "it has 'ub', which is unknown"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path: Path, change, said):
+def test_what_cannot_be_used_is_named(tmp_path: Path, change, message):
     path = tmp_path / "orientation.json"
     path.write_text(json.dumps(orientation().to_dict() | change))
 
-    with pytest.raises(OrientationError, match=said) as caught:
+    with pytest.raises(OrientationError, match=message) as caught:
         read_orientation(path)
 
     assert str(path) in str(caught.value)

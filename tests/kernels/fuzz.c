@@ -1,6 +1,6 @@
 /* Hostile bytes for the kernels: built with sanitizers by test_fuzz.py.
  *
- * Every buffer is of exactly the size that is told, so that one byte too far is seen. All levels
+ * Every buffer is of exactly the size that is given, so that one byte too far is seen. All levels
  * must agree, and a chunk must come back through a reader that shares nothing with the writer.
  * With libFuzzer the inputs are found by coverage; with -DOWN_MAIN they are mutated at random.
  */

@@ -13,7 +13,7 @@ from offbragg.beamline.limits import lacking_room, make_paths
 from offbragg.errors import ConfigError, GeometryError, SweepError
 from offbragg.plans import estimate
 from offbragg.plans.defaults import Defaults
-from offbragg.plans.estimate import coverage, same_axes
+from offbragg.plans.estimate import Estimate, coverage, same_axes
 from offbragg.sweep import Sweep
 
 TURN = Sweep("phi", start=0.0, step=0.1, n_frames=3600, exposure=0.097, period=0.1)
@@ -92,7 +92,13 @@ def test_an_estimate_takes_what_a_plan_takes_and_promises_no_bytes_of_an_unknown
     total = estimate(TURN.to_dict(), TURN)
 
     assert total.frames == 7200
-    assert "GB" not in str(total)
+    assert "frame files" not in str(total)
+
+
+def test_a_small_sweep_takes_kilobytes_and_not_no_gigabytes():
+    total = Estimate(sweeps=1, frames=2, seconds=1.0, bytes=80_000)
+
+    assert str(total) == "1 sweep, 2 frames, 0 h 00 min 01 s, at most 80.0 kB of frame files"
 
 
 def test_a_list_of_sweeps_or_a_single_setting_is_refused_in_words(geometry):

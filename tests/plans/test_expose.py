@@ -184,12 +184,12 @@ def test_what_cannot_be_is_refused_before_anything_moves(RE, devices, documents,
         RE(dark(detector, 3, 0.1))
     with pytest.raises(MetadataError, match="md is 'x': it must be a mapping"):
         RE(rotation_scan(detector, phi, SWEEP, md="x"))
-    for odd, said in (
+    for odd, message in (
         ({1: 2}, "^md has the key 1, of type int: a key must be text"),
         ({"a.b": 1}, "^md has the key 'a.b': a key must be text, and have neither"),
         ({"more": {"a/b": 1}}, "the key 'a/b': a key must be text, and have neither"),
     ):
-        with pytest.raises(MetadataError, match=said):
+        with pytest.raises(MetadataError, match=message):
             RE(expose(detector, 3, 0.1, md=odd))
     with pytest.raises(SweepError, match=r"ring, a whole device: .*\nIt has ring\.cur"):
         RE(expose(detector, 3, 0.1, monitors=[devices["ring"]]))

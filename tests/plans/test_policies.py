@@ -323,7 +323,7 @@ def known(run, cooler):
     return starts
 
 
-def said(caplog) -> str:
+def logged(caplog) -> str:
     return "\n".join(r.getMessage() for r in caplog.records if r.name == "offbragg.notices")
 
 
@@ -336,7 +336,7 @@ def test_a_series_that_failed_says_how_it_is_resumed_and_that_line_is_enough(
         run([300.0, 100.0], order="warming", both_ways=True, reference=100.0, on_detector="stop",
             md={"comment": "night"})  # fmt: skip
 
-    first = said(caplog)
+    first = logged(caplog)
     line = re.search(r"^  (RE\(.*\))$", first, re.MULTILINE)
     assert line, first
     series = known[0]["series"]["uid"]
@@ -350,7 +350,7 @@ def test_a_series_that_failed_says_how_it_is_resumed_and_that_line_is_enough(
     assert failing[1] == [*begun, (300.0, *back), (100.0, *there), (100.0, *back)]
     assert {start["series"]["uid"] for start in known if "series" in start} == {series}
     assert {start.get("comment") for start in known} == {"night"}
-    assert f'resume="{series[:8]}"' in said(caplog)
+    assert f'resume="{series[:8]}"' in logged(caplog)
 
 
 def test_a_series_of_one_sweep_says_it_too_when_it_succeeds(run, known, caplog):
@@ -358,7 +358,7 @@ def test_a_series_of_one_sweep_says_it_too_when_it_succeeds(run, known, caplog):
 
     run([100.0], SWEEPS[0])
 
-    assert f'resume="{known[0]["series"]["uid"][:8]}"' in said(caplog)
+    assert f'resume="{known[0]["series"]["uid"][:8]}"' in logged(caplog)
     assert known[0]["series"]["parameters"]["sweeps"] == [SWEEPS[0].to_dict()]
 
 
@@ -369,7 +369,7 @@ def test_what_failed_before_its_first_sweep_has_nothing_to_resume(run, known, co
     with pytest.raises(DeviceError, match="did not settle"):
         run()
 
-    assert "no sweep was begun" in said(caplog)
+    assert "no sweep was begun" in logged(caplog)
 
 
 def test_a_failing_sweep_is_tried_again_by_default_also_without_a_journal(

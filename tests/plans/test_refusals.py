@@ -19,14 +19,14 @@ def test_a_sweep_about_another_axis_than_the_one_that_turns(RE, devices):
 
 
 @pytest.mark.parametrize(
-    ("md", "said"),
+    ("md", "message"),
     [({"sample": {"label": "c1"}}, "sample.name"), ({"attenuation": "a bit"}, "attenuation")],
 )
-def test_a_series_whose_start_documents_are_wrong_sets_no_temperature(RE, devices, md, said):
+def test_a_series_whose_start_documents_are_wrong_sets_no_temperature(RE, devices, md, message):
     cryostream = devices["cryostream"]
     before = cryostream.target.get(use_monitor=False)
 
-    with pytest.raises(MetadataError, match=said):
+    with pytest.raises(MetadataError, match=message):
         RE(
             temperature_series(
                 devices["pilatus"], devices["phi"], cryostream, [before + 20.0], [SWEEP], md=md

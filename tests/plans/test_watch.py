@@ -214,9 +214,9 @@ def test_a_series_waits_between_sweeps_for_room_and_goes_on_by_itself(small, dev
     assert len(uids) == 2
     assert states == ["1 runs", "1 runs"]
     assert [doc["exit_status"] for doc in small.documents.of("stop")] == ["success"] * 2
-    (said,) = [r.message for r in caplog.records if "waits" in r.message]
-    assert "too little disk for the sweep: 0.01 GB free" in said
-    assert "0.01 GB to be left" in said
+    (line,) = [r.message for r in caplog.records if "waits" in r.message]
+    assert "too little disk for the sweep: 0.01 GB free" in line
+    assert "0.01 GB to be left" in line
 
 
 @pytest.mark.parametrize("policy", ["stop", "ask"])

@@ -164,15 +164,15 @@ def test_air_is_subtracted_with_its_own_noise(tmp_path, grid):
     air = Measured(n_frames=40, step=15.0, series=5, crystal_in=False)
     path = data.write(tmp_path / "perovskite" / "c1" / "300K")
     air.write(tmp_path / "perovskite" / "c1_background" / "300K")
-    said: list[str] = []
+    messages: list[str] = []
 
     volume = reduce_files(
         path,
         Choices(grid=grid, corrections=AS_SIMULATED, mask=SHORT.mask_file(tmp_path)),
-        say=said.append,
+        say=messages.append,
     )
 
-    assert any("c1_background" in line for line in said)
+    assert any("c1_background" in line for line in messages)
     assert_fair(Truth(grid).add(data).pulls(volume), at_least=300_000)
 
 

@@ -323,7 +323,7 @@ def test_frames_that_were_lost_for_one_reason_are_one_line(tmp_path):
     run.journal.close()
 
 
-def _said(run: MeasuredRun) -> str:
+def _described(run: MeasuredRun) -> str:
     try:
         return describe_ledger(config_of(run))
     except ScanFileError:
@@ -346,7 +346,7 @@ def test_a_stacker_that_is_behind_is_shown_and_no_frame_is_missing(
         )
         thread.start()
         try:
-            wait_until(lambda: "3 stored" in _said(run), 30, "3 frames stored")
+            wait_until(lambda: "3 stored" in _described(run), 30, "3 frames stored")
         finally:
             stop.set()
             thread.join(30)

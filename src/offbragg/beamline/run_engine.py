@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any) -> Any:
+def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any) -> RunEngine:
     """Make a RunEngine that journals, checks every run before it opens, and records the beamline.
 
     Parameters
@@ -76,7 +76,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
             **config.metadata,
         }
     )
-    for run in close_all_abandoned(config.paths.journal):
+    for run in close_all_abandoned(config.paths.journal).runs:
         log.warning("run %s had lost its RunEngine; its journal is closed", run)
     for name, (usual, left) in speeds_left(config.paths.journal).items():
         if axis := as_a(devices.get(name), KeepsSpeed):

@@ -15,6 +15,30 @@ from offbragg.cli.terminal import check_free, progress_of_steps, say, typed_opti
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.errors import ReductionError
 
+# what more than one of them takes
+Symmetry = Annotated[
+    str,
+    typer.Option(
+        "--symmetry",
+        metavar="CLASS",
+        help="Laue class to symmetrise by, as m-3m; auto: that of the space group.",
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        "--background", metavar="UID", help="Air run: its uid or scan file; or auto, none."
+    ),
+]
+Orientation = Annotated[
+    Path | None,
+    typer.Option(
+        "--orientation",
+        metavar="FILE",
+        help="Orientation: JSON with UB and lattice.",
+        show_default="orientation.json beside the scan file",
+    ),
+]
 MaskFile = Annotated[
     Path | None,
     typer.Option(
@@ -150,20 +174,8 @@ def reduce_command(
             show_default="all that was measured",
         ),
     ] = None,
-    symmetry: Annotated[
-        str,
-        typer.Option(
-            "--symmetry",
-            metavar="CLASS",
-            help="Laue class to symmetrise by, as m-3m; auto: that of the space group.",
-        ),
-    ] = "none",
-    background: Annotated[
-        str,
-        typer.Option(
-            "--background", metavar="UID", help="Air run: its uid or scan file; or auto, none."
-        ),
-    ] = "auto",
+    symmetry: Symmetry = "none",
+    background: Background = "auto",
     background_scale: Annotated[
         float,
         typer.Option(
@@ -172,15 +184,7 @@ def reduce_command(
             parser=Number(0, above=True),
         ),
     ] = 1.0,
-    orientation: Annotated[
-        Path | None,
-        typer.Option(
-            "--orientation",
-            metavar="FILE",
-            help="Orientation: JSON with UB and lattice.",
-            show_default="orientation.json beside the scan file",
-        ),
-    ] = None,
+    orientation: Orientation = None,
     monitor: Monitor = True,
     mask: MaskFile = None,
     invert_mask: InvertMask = False,
@@ -224,7 +228,7 @@ def reduce_command(
     from offbragg.reduction import Corrections
     from offbragg.reduction.binning import Oversample
     from offbragg.workflows.choices import Choices
-    from offbragg.workflows.reduce import reduce_files
+    from offbragg.workflows.reduce import reduce_to_file
     from offbragg.workflows.reproduce import reproduce
     from offbragg.workflows.sweeps import next_free
 
@@ -243,7 +247,10 @@ def reduce_command(
                               "differences": list(verdict.differences)}))  # fmt: skip
         else:
             differs = f"DIFFERS: {', '.join(verdict.differences)}"
-            say(f"{verdict.file}: {'the same, bit for bit' if verdict.same else differs}")
+            same = "the same, bit for bit"
+            if verdict.rounded:
+                same = "the same, but for the rounding of weights: it is of an earlier version"
+            say(f"{verdict.file}: {same if verdict.same else differs}")
         if not verdict.same:
             raise typer.Exit(1)
         return
@@ -277,15 +284,14 @@ def reduce_command(
         check_free(target)
         messages: list[str] = []
         with progress_of_steps("reducing", "writing", quiet=as_json) as (reducing, writing):
-            volume = reduce_files(
-                group, choices, out=target, progress=reducing, writing=writing, say=messages.append
+            volume = reduce_to_file(
+                group, choices, target, progress=reducing, writing=writing, say=messages.append
             )
-        assert volume.grid is not None
         made.append(
             {
                 "file": str(target), "inputs": [str(file) for file in group],
                 "grid": volume.grid.to_dict(), "symmetry": volume.symmetry,
-                "completeness": volume.completeness, "counts": float(volume.counts.sum()),
+                "completeness": volume.completeness, "counts": volume.counts,
                 "said": messages,
             }
         )  # fmt: skip
@@ -321,27 +327,9 @@ def series_command(
             parser=Number(0, 1, above=True, unit="r.l.u."),
         ),
     ] = 0.025,
-    symmetry: Annotated[
-        str,
-        typer.Option(
-            "--symmetry",
-            metavar="CLASS",
-            help="Laue class to symmetrise by, as m-3m; auto: that of the space group.",
-        ),
-    ] = "none",
-    background: Annotated[
-        str,
-        typer.Option("--background", metavar="UID", help="Air run: its uid; or auto, none."),
-    ] = "auto",
-    orientation: Annotated[
-        Path | None,
-        typer.Option(
-            "--orientation",
-            metavar="FILE",
-            help="Orientation: JSON with UB and lattice.",
-            show_default="orientation.json beside each scan file",
-        ),
-    ] = None,
+    symmetry: Symmetry = "none",
+    background: Background = "auto",
+    orientation: Orientation = None,
     monitor: Monitor = True,
     mask: MaskFile = None,
     invert_mask: InvertMask = False,

@@ -129,7 +129,7 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     RE.md["sample"] = scene.sample.to_dict()
     if scene.replayed:
         RE.md["replay"] = scene.sample.name  # its headers say where and when they were measured
-    RE.waiting_hook = Bars(console)
+    RE.waiting_hook = Bars(console)  # type: ignore[assignment]  # Bluesky infers None alone
     RE.subscribe(Rows(console))
     planned = estimate(TEMPERATURES, scene.sweeps, defaults=plan_defaults(config, devices))
     console.print(f"measuring {planned}")
@@ -141,7 +141,8 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
     finally:
         RE.waiting_hook = None
         destroy_devices(devices)
-    return tuple(done)
+    assert isinstance(done, tuple)  # uids: it was not asked for a result
+    return done
 
 
 class _AbortWhenInterrupted:

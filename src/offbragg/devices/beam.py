@@ -15,6 +15,7 @@ from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind, Signal
 from ophyd.status import Status
 
 from offbragg.devices.background import fail, finish, in_background, is_above_zero, put
+from offbragg.devices.frame_column import FrameColumn
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.sweep import Sweep, least_count
 
@@ -78,7 +79,7 @@ class Shutter(Device):
         self.command.put(0)
 
 
-class FrameMonitor(Device):
+class FrameMonitor(FrameColumn):
     """A multichannel scaler (SIS38xx) that advances one channel per frame.
 
     It flies beside the detector and gives event pages with one row per frame: ``<name>_frame``
@@ -98,15 +99,8 @@ class FrameMonitor(Device):
     current_channel = Cpt(EpicsSignalRO, "CurrentChannel", kind=Kind.omitted)
     counts = Cpt(EpicsSignalRO, "mca1", kind=Kind.omitted)
 
-    def __init__(
-        self, prefix: str = "", *, name: str, patience: float = 2.0, **kwargs: Any
-    ) -> None:
-        super().__init__(prefix, name=name, **kwargs)
-        self.patience = patience
-        self._sweep: Sweep | None = None
-        self._collected = 0
-        self._flight: Status | None = None
-        self._done = threading.Event()
+    column, units = "counts", "counts"
+    too_few = "%s counted %d of %d frames"
 
     @property
     def per_frame(self) -> dict[str, dict[str, str]]:
@@ -131,12 +125,8 @@ class FrameMonitor(Device):
 
     def kickoff(self) -> Status:
         """Erase and start; channels advance with the detector's gate."""
-        if self._sweep is None:
-            raise DeviceError(f"{self.name} was kicked off without being prepared")
-        self._done.clear()
-        self._collected = 0
-        self._flight = Status(self)
-        return in_background(self, self._start, self._flight)
+        _, flight = self._begin()
+        return in_background(self, self._start, flight)
 
     def _start(self, flight: Status) -> None:
         self.erase_start.put(1)
@@ -151,47 +141,14 @@ class FrameMonitor(Device):
                 raise error
             time.sleep(0.01)
 
-    def _count(self, sweep: Sweep, flight: Status) -> None:
-        deadline = time.monotonic() + sweep.duration + self.patience
-        try:
-            while self.available() < sweep.n_frames and not self._done.wait(0.05):
-                if time.monotonic() > deadline:
-                    log.warning(
-                        "%s counted %d of %d frames", self.name, self.available(), sweep.n_frames
-                    )
-                    break
-        finally:
-            finish(flight)
+    @property
+    def values(self) -> EpicsSignalRO:
+        """The record of the counts."""
+        return self.counts
 
     def available(self) -> int:
         """Return the number of frames that have been counted."""
         return int(self.current_channel.get())
-
-    def complete(self) -> Status:
-        """Count on; done once every frame has its counts, or the sweep's time is over."""
-        if self._flight is None or self._sweep is None:
-            raise DeviceError(f"{self.name} was completed without being kicked off")
-        in_background(self, self._count, self._sweep, self._flight)
-        return self._flight
-
-    def describe_collect(self) -> dict[str, Any]:
-        """Describe the two columns."""
-        source = f"PV:{self.counts.pvname}"
-        return {
-            f"{self.name}_frame": {
-                "source": source,
-                "dtype": "integer",
-                "dtype_numpy": "<i8",
-                "shape": [],
-            },
-            f"{self.name}_counts": {
-                "source": source,
-                "dtype": "number",
-                "dtype_numpy": "<f8",
-                "shape": [],
-                "units": "counts",
-            },
-        }
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
         """Return the frames that were counted since the last call, as one event page."""
@@ -205,21 +162,9 @@ class FrameMonitor(Device):
         except TimeoutError as error:  # the next call asks again; counts are no reason to fail
             log.warning("%s: %s", self.name, error)
             return
-        stop = min(stop, len(values))
-        frames = list(range(self._collected, stop))
-        if not frames:
-            return
-        now = time.time()
-        data = {
-            f"{self.name}_frame": frames,
-            f"{self.name}_counts": [float(x) for x in values[self._collected : stop]],
-        }
-        self._collected = stop
-        yield {
-            "data": data,
-            "timestamps": {key: [now] * len(frames) for key in data},
-            "time": [now] * len(frames),
-        }
+        counted = values[self._collected : stop]
+        if counted.size:
+            yield self._page(counted)
 
     def stop(self, *, success: bool = False) -> None:
         """Stop counting; what was counted stays."""
@@ -227,10 +172,6 @@ class FrameMonitor(Device):
         if self._flight is not None and not self._flight.done:
             self.stop_all.put(1)
             finish(self._flight)
-
-    def pause(self) -> None:
-        """Stop: half a sweep cannot be resumed."""
-        self.stop()
 
     def unstage(self) -> list[object]:
         """Leave the scaler standing."""

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignal, EpicsSignalRO, Kind
+from ophyd import EpicsSignal, EpicsSignalRO, Kind
 from ophyd.status import Status
 
 from offbragg.devices.background import finish, in_background, put, verify
-from offbragg.errors import DeviceError, SweepError
+from offbragg.devices.frame_column import FrameColumn
+from offbragg.errors import SweepError
 from offbragg.sweep import Sweep
-
-log = logging.getLogger(__name__)
 
 OUT_OF_REACH = 1e6  # degree, where no axis comes: the position compare gives no pulse
 
 
-class PositionCompare(Device):
+class PositionCompare(FrameColumn):
     """A unit that gives pulses where the axis is, and remembers where it gave them.
 
     It triggers the detector in its modes "ext_trigger" and "mult_trigger", so that a frame begins
@@ -51,6 +47,9 @@ class PositionCompare(Device):
     step = Cpt(EpicsSignal, "compare_step", kind=Kind.config)
     angles = Cpt(EpicsSignalRO, "angles", auto_monitor=True, kind=Kind.omitted)
 
+    column, units = "angle", "degree"
+    too_few = "%s read %d of %d angles"
+
     def __init__(
         self,
         prefix: str = "",
@@ -60,14 +59,9 @@ class PositionCompare(Device):
         sigma: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(prefix, name=name, **kwargs)
-        self.patience = patience
+        super().__init__(prefix, name=name, patience=patience, **kwargs)
         self.sigma = sigma
-        self._sweep: Sweep | None = None
         self._read: NDArray[np.float64] = np.empty(0)
-        self._collected = 0
-        self._flight: Status | None = None
-        self._done = threading.Event()
 
     @property
     def per_frame(self) -> dict[str, dict[str, Any]]:
@@ -119,15 +113,11 @@ class PositionCompare(Device):
 
     def kickoff(self) -> Status:
         """Arm: a pulse at the start of the sweep, and one at each step."""
-        if self._sweep is None:
-            raise DeviceError(f"{self.name} was kicked off without being prepared")
-        self._done.clear()
-        self._collected = 0
+        sweep, _ = self._begin()
         self._read = np.empty(0)
-        self._flight = Status(self)
         # only what comes from now on belongs to this sweep
         self.angles.subscribe(self._on_angles, run=False)
-        return in_background(self, self._arm, self._sweep)
+        return in_background(self, self._arm, sweep)
 
     def _arm(self, sweep: Sweep) -> None:
         put(self.first, sweep.start)
@@ -136,53 +126,23 @@ class PositionCompare(Device):
     def _on_angles(self, value: object = None, **_: object) -> None:
         self._read = np.atleast_1d(np.asarray(value, dtype=float))
 
+    @property
+    def values(self) -> EpicsSignalRO:
+        """The record of the positions."""
+        return self.angles
+
     def available(self) -> int:
         """Return the number of frames whose angle has been read."""
         return len(self._read)
-
-    def complete(self) -> Status:
-        """Go on; done once every frame has its angle, or the sweep's time is over."""
-        if self._flight is None or self._sweep is None:
-            raise DeviceError(f"{self.name} was completed without being kicked off")
-        in_background(self, self._follow, self._sweep, self._flight)
-        return self._flight
-
-    def _follow(self, sweep: Sweep, flight: Status) -> None:
-        deadline = time.monotonic() + sweep.duration + self.patience
-        while self.available() < sweep.n_frames and not self._done.wait(0.05):
-            if time.monotonic() > deadline:
-                log.warning("%s read %d of %d angles", self.name, self.available(), sweep.n_frames)
-                break
-        finish(flight)
-
-    def describe_collect(self) -> dict[str, Any]:
-        """Describe the two columns."""
-        source = f"PV:{self.angles.pvname}"
-        number = {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
-        angle = {"source": source, "dtype": "number", "dtype_numpy": "<f8", "shape": []}
-        return {
-            f"{self.name}_frame": number,
-            f"{self.name}_angle": {**angle, "units": "degree"},
-        }
 
     def collect_pages(self) -> Iterator[dict[str, Any]]:
         """Return the frames whose angle was read since the last call, as one event page."""
         sweep, read = self._sweep, self._read
         if sweep is None:
             return
-        stop = min(len(read), sweep.n_frames)
-        frames = list(range(self._collected, stop))
-        if not frames:
-            return
-        middle = read[self._collected : stop] + 0.5 * sweep.step  # read where it began
-        self._collected = stop
-        now = time.time()
-        data = {f"{self.name}_frame": frames, f"{self.name}_angle": [float(x) for x in middle]}
-        yield {
-            "data": data,
-            "timestamps": {key: [now] * len(frames) for key in data},
-            "time": [now] * len(frames),
-        }
+        begins = read[self._collected : sweep.n_frames]  # read where each frame began
+        if begins.size:
+            yield self._page(begins + 0.5 * sweep.step)
 
     def stop(self, *, success: bool = False) -> None:
         """Stop giving pulses; what was read stays."""
@@ -191,10 +151,6 @@ class PositionCompare(Device):
         if self._flight is not None and not self._flight.done:
             self.first.put(OUT_OF_REACH)
             finish(self._flight)
-
-    def pause(self) -> None:
-        """Stop: half a sweep cannot be resumed."""
-        self.stop()
 
     def unstage(self) -> list[object]:
         """Leave it disarmed."""

@@ -9,7 +9,7 @@ import csv
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 from event_model import (
@@ -18,11 +18,11 @@ from event_model import (
     NumpyEncoder,
     RunStart,
     RunStop,
-    SingleRunDocumentRouter,
 )
 
 from offbragg.errors import ScanFileError
-from offbragg.export.artifacts import fill_prefix, manager_of, target
+from offbragg.export.artifacts import fill_prefix, target
+from offbragg.export.serializer import RunSerializer, write_run
 from offbragg.files.scan_file import ScanFile
 
 
@@ -45,43 +45,26 @@ def export(
     artifacts
         ``{"stream_data": [paths]}``, or the manager's.
     """
-    with Serializer(directory, file_prefix, scan_file=scan_file) as serializer:
-        for name, doc in gen:
-            serializer(name, doc)
-    return serializer.artifacts
+    return write_run(Serializer(directory, file_prefix, scan_file=scan_file), gen)
 
 
-class Serializer(SingleRunDocumentRouter):
+class Serializer(RunSerializer):
     """Write one run's documents into CSV files as they come; parameters as for `export`."""
 
     def __init__(
         self, directory: Any, file_prefix: str = "{uid}-", *, scan_file: str | Path | None = None
     ) -> None:
-        super().__init__()
-        self._manager = manager_of(directory)
-        self._prefix = file_prefix
-        self._scan_file = scan_file
+        super().__init__(directory, file_prefix, scan_file)
         self._filled = ""
         self._streams: dict[str, str] = {}  # descriptor → stream
         self._tables: dict[str, tuple[IO[str], list[str]]] = {}  # stream → file, keys
-
-    @property
-    def artifacts(self) -> dict[str, list[Any]]:
-        """Label → files that were made."""
-        return self._manager.artifacts
 
     def close(self) -> None:
         """Close the files."""
         for file, _ in self._tables.values():
             file.close()
         self._tables.clear()
-        self._manager.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().close()
 
     def start(self, doc: RunStart) -> None:
         """Fill the prefix."""

@@ -25,7 +25,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import h5py
@@ -37,13 +37,13 @@ from event_model import (
     NumpyEncoder,
     RunStart,
     RunStop,
-    SingleRunDocumentRouter,
     StreamDatum,
     StreamResource,
 )
 
 from offbragg.errors import ScanFileError
-from offbragg.export.artifacts import fill_prefix, manager_of, target
+from offbragg.export.artifacts import fill_prefix, target
+from offbragg.export.serializer import RunSerializer, write_run
 from offbragg.files.scan_file import ScanFile
 
 log = logging.getLogger(__name__)
@@ -88,13 +88,10 @@ def export(
     OffbraggError
         If the file cannot be created, or the documents are not those of one whole run.
     """
-    with Serializer(directory, file_prefix, scan_file=scan_file, **kwargs) as serializer:
-        for name, doc in gen:
-            serializer(name, doc)
-    return serializer.artifacts
+    return write_run(Serializer(directory, file_prefix, scan_file=scan_file, **kwargs), gen)
 
 
-class Serializer(SingleRunDocumentRouter):
+class Serializer(RunSerializer):
     """Write one run's documents into a NeXus file as they come; parameters as for `export`."""
 
     def __init__(
@@ -105,10 +102,7 @@ class Serializer(SingleRunDocumentRouter):
         scan_file: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self._manager = manager_of(directory)
-        self._prefix = file_prefix
-        self._scan_file = Path(scan_file) if scan_file is not None else None
+        super().__init__(directory, file_prefix, scan_file)
         self._options = kwargs
         self._file: Any = None
         self._begun: dict[str, Any] = {}
@@ -117,23 +111,12 @@ class Serializer(SingleRunDocumentRouter):
         self._resources: dict[str, StreamResource] = {}
         self._datums: defaultdict[str, list[StreamDatum]] = defaultdict(list)
 
-    @property
-    def artifacts(self) -> dict[str, list[Any]]:
-        """Label → files that were made."""
-        return self._manager.artifacts
-
     def close(self) -> None:
         """Close the file."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
-        self._manager.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().close()
 
     # -- documents -------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import os
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +22,9 @@ from offbragg.files.journal_file import (
     is_open,
     journals,
 )
-from offbragg.files.journal_line import (
-    LineError,
-    decode_line,
-)
+from offbragg.files.journal_line import LineError, decode_line
 
 log = logging.getLogger(__name__)
-
 
 _NEVER = 1000  # tries of what cannot succeed
 
@@ -95,10 +93,20 @@ def stop_run(
                 "failed" if exit_status == "fail" else exit_status)  # fmt: skip
 
 
-def close_all_abandoned(
-    directory: Path, closed: set[Path] | None = None, troubles: dict[Path, int] | None = None
-) -> list[str]:
-    """Close every abandoned journal of a directory; return the uids of their runs.
+@dataclass(frozen=True, slots=True)
+class Closings:
+    """What came of closing the abandoned journals of a directory."""
+
+    runs: tuple[str, ...] = ()
+    """Runs whose journals this call closed, by uid."""
+    ended: frozenset[Path] = frozenset()
+    """Journals that need not be read again: they have their stop document, or are damaged."""
+    failures: Mapping[Path, int] = field(default_factory=dict[Path, int])
+    """How often a journal could not be closed, a large number if it is damaged."""
+
+
+def close_all_abandoned(directory: Path, before: Closings | None = None) -> Closings:
+    """Close every abandoned journal of a directory.
 
     A journal that cannot be read or written is logged once and passed by: the others go on.
 
@@ -106,39 +114,37 @@ def close_all_abandoned(
     ----------
     directory
         The journal directory.
-    closed
-        Journals that are known to have their stop document; they are not read again, and what
-        is found to be closed, or to be damaged, is added.
-    troubles
-        How often a journal could not be closed, a large number if it is damaged; it is added to.
+    before
+        What the last call returned: journals that have ended are not read again, and failures are
+        counted on.
     """
-    known: set[Path] = closed if closed is not None else set()
-    failures = troubles if troubles is not None else {}
+    before = before or Closings()
     runs: list[str] = []
+    ended, failures = set(before.ended), dict(before.failures)
     try:
         found = journals(directory)
     except JournalError as error:
         log.error("%s", error)
-        return runs
+        found = []
     for path in found:
-        if path in known:
+        if path in ended:
             continue
         try:
             if _ends_with_stop(path):
-                known.add(path)
+                ended.add(path)
                 continue
             if close_abandoned(path):
                 runs.append(path.stem)
             if not is_open(path):
-                known.add(path)
+                ended.add(path)
         except (JournalError, OSError) as error:
             if path not in failures:
                 log.error("%s", error)
             failures[path] = failures.get(path, 0) + 1
             if isinstance(error, JournalError) and not isinstance(error.__cause__, OSError):
-                known.add(path)
+                ended.add(path)
                 failures[path] = _NEVER
-    return runs
+    return Closings(tuple(runs), frozenset(ended), failures)
 
 
 def _ends_with_stop(path: Path) -> bool:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -292,15 +292,17 @@ def _decode(packed: memoryview, elements: int, where: str) -> NDArray[np.int32]:
     # small steps is put there: unless it comes out whole, right behind the last pixel, the
     # stream does not hold the claimed number of pixels (an escape that swallows some of it has
     # one of these bytes as its highest, and so is none of these steps).
-    from fabio.compression import decByteOffset  # fabio's import costs who reads no frame 0.1 s
+    # this import costs who reads no frame 0.1 s
+    from fabio import compression  # pyright: ignore[reportMissingTypeStubs]
 
+    decode = cast(Any, compression).decByteOffset
     stream = b"".join((packed, _TAIL))
-    counts = np.asarray(decByteOffset(stream, elements + len(_TAIL) + 1, "int32"))
+    counts = np.asarray(decode(stream, elements + len(_TAIL) + 1, "int32"))
     head = counts[:elements]
     # The 32-bit decoder wraps silently, and reads an 8-byte step as one of −2³¹. From a value
     # within ±2³⁰ any such step lands outside ±2³⁰, so only then the 64-bit one is needed.
     if head.size and (head.max() >= 1 << 30 or head.min() <= -(1 << 30)):
-        counts = np.asarray(decByteOffset(stream, elements + len(_TAIL) + 1, "int64"))
+        counts = np.asarray(decode(stream, elements + len(_TAIL) + 1, "int64"))
         head = counts[:elements]
         limits = np.iinfo(np.int32)
         if head.size and (head.max() > limits.max or head.min() < limits.min):
@@ -318,9 +320,10 @@ def content_md5(counts: NDArray[np.int32]) -> str:
     Byte-offset coding is unique for what a Pilatus writes, so pixels that were stored can be
     held against the checksum of the file they came from, long after that file is gone.
     """
-    from fabio.compression import compByteOffset
+    from fabio import compression  # pyright: ignore[reportMissingTypeStubs]
 
-    packed = compByteOffset(np.ascontiguousarray(counts, np.int32).reshape(-1))
+    encode = cast(Any, compression).compByteOffset
+    packed = encode(np.ascontiguousarray(counts, np.int32).reshape(-1))
     return hashlib.md5(bytes(packed), usedforsecurity=False).hexdigest()
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,16 +68,16 @@ class FileContents:
     first_header: str
     places: list[tuple[int, int] | None]
     """Offset and size of each frame's chunk; None where there is none."""
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list[str])
     """What cannot be read, or is not as a scan file has it."""
     reason: str = ""
     """Of the run's end, as in the stop document."""
-    headers: dict[str, list[str]] = field(default_factory=dict)
+    headers: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """``contradictions`` and ``differences`` between headers and run, in words."""
-    angles: dict[str, Any] = field(default_factory=dict)
+    angles: dict[str, Any] = field(default_factory=dict[str, Any])
     """Of the stored frames: ``sources`` (how many angles come from each), and of the measured
     ones the largest ``offset`` from what was commanded and the median ``sigma``, degree."""
-    pixels: dict[int, str] = field(default_factory=dict)
+    pixels: dict[int, str] = field(default_factory=dict[int, str])
     """Of frames that were asked for: the MD5 that a Pilatus declares for these counts, ``""`` if
     all of them are −1, or ``"cannot be read: …"``."""
 
@@ -283,8 +283,8 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
                 f"{path} has {ledger.n_frames} rows for {scan.n_frames} frames: it is damaged"
             )
         values = scan.frame_values()
-        data = scan.dataset
-        length = data.shape[0]
+        data: Any = scan.dataset
+        length: int = data.shape[0]
         end = path.stat().st_size
         found = {n: p for n, p in places_of_chunks(data).items() if p[0] + p[1] <= end}
         places = [found.get(number) for number in range(min(length, scan.n_frames))]
@@ -370,18 +370,19 @@ def _problems(root: h5py.Group) -> list[str]:
             item.attrs[key]
         if not isinstance(item, h5py.Dataset):
             return
-        if item.external or item.is_virtual:
+        dataset: Any = item
+        if dataset.external or dataset.is_virtual:
             problems.append(f"{name} is kept in other files: a scan file has everything in itself")
-        elif item.ndim < 3:
-            if item.nbytes > _MOST_FIELD:
-                problems.append(f"{name} claims {item.nbytes} bytes")
+        elif dataset.ndim < 3:
+            if dataset.nbytes > _MOST_FIELD:
+                problems.append(f"{name} claims {dataset.nbytes} bytes")
             else:
-                check_part(item)
-                item[()]
+                check_part(dataset)
+                dataset[()]
         else:
-            check_filters(item)
+            check_filters(dataset)
 
-    def walk(group: h5py.Group, depth: int) -> None:
+    def walk(group: Any, depth: int) -> None:
         for key in group:
             name = f"{(group.name or '').rstrip('/')}/{key}"
             try:

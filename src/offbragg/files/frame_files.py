@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlparse
 
 from offbragg.errors import MetadataError, RejectedFrame
@@ -43,7 +43,7 @@ class FrameFiles:
     """
 
     def __init__(self, doc: Mapping[str, Any], root: Path | None = None) -> None:
-        self.directory = Path(unquote(urlparse(doc["uri"]).path))
+        self.directory = Path(unquote(urlparse(str(doc["uri"])).path))
         self.template: str = str(doc["parameters"]["template"]).lstrip("/")
         self._root = None if root is None else root.resolve()
         single = doc["parameters"].get("n_frames") == 1
@@ -115,17 +115,16 @@ def frame_files(
     search
         Where its folder is looked for if no document names it.
     """
-    descriptors = []
+    descriptors: list[Mapping[str, Any]] = []
     for name, doc in documents:
         if name == "stream_resource" and doc.get("mimetype") in FRAME_SEQUENCES:
             return FrameFiles(doc)
         if name == "descriptor":
             descriptors.append(doc)
-    files = start.get("files")  # of a folder that was stacked without a run
+    files: Any = start.get("files")  # of a folder that was stacked without a run
     if isinstance(files, dict) and {"directory", "template"} <= files.keys():
-        return FrameFiles(
-            {"uri": Path(files["directory"]).as_uri(), "parameters": files}  # first_number is there
-        )
+        directory = Path(str(cast(dict[str, Any], files)["directory"]))
+        return FrameFiles({"uri": directory.as_uri(), "parameters": files})  # with first_number
     return find_run_folder(start, descriptors, search)
 
 
@@ -196,9 +195,10 @@ def _configured(
 ) -> Iterator[Path]:
     """Return the paths that configurations have and that end in the run's folder."""
     for doc in descriptors:
-        configuration = doc.get("configuration") or {}
+        configuration: dict[str, Any] = doc.get("configuration") or {}
         for values in configuration.values():
-            for value in (values.get("data") or {}).values():
+            data: dict[str, Any] = values.get("data") or {}
+            for value in data.values():
                 if not isinstance(value, str) or not named.fullmatch(Path(value).name):
                     continue
                 parts = [part for part in Path(value).parts if part not in ("/", "..")]
@@ -210,7 +210,7 @@ def _configured(
 
 def _folders(search: Path, named: re.Pattern[str]) -> list[Path]:
     """Return the folders of a name; the last one that was made first."""
-    found = []
+    found: list[tuple[int, str]] = []
     try:
         with os.scandir(search) as entries:
             for entry in entries:
@@ -223,7 +223,8 @@ def _folders(search: Path, named: re.Pattern[str]) -> list[Path]:
 
 def _in_folder(directory: Path, start: Mapping[str, Any], root: Path | None) -> FrameFiles | None:
     """Find what the frames in a folder are called: most of them, if it holds several kinds."""
-    expected = f"{directory.name}_", str((start.get("detector") or {}).get("format", "cbf"))
+    detector: dict[str, Any] = start.get("detector") or {}
+    expected = f"{directory.name}_", str(detector.get("format", "cbf"))
     kinds: dict[tuple[str, str], list[str]] = {}
     for _, prefix, digits, suffix in _frames_in(directory):
         kinds.setdefault((prefix, suffix), []).append(digits)

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class Quantity:
 
     def number(self, value: Any) -> str:
         """Return a value with its unit."""
-        values = value if isinstance(value, tuple) else (value,)
+        values = cast(tuple[Any, ...], value) if isinstance(value, tuple) else (value,)
         shown = ", ".join(each if isinstance(each, str) else f"{each:.7g}" for each in values)
         return f"{shown} {self.unit}".rstrip()
 
@@ -97,11 +97,11 @@ _MUST_BE_KNOWN = (EXPOSURE, PERIOD)
 class Agreement:
     """What most headers of a sweep say."""
 
-    header: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict[str, Any])
     """As of one header; angles are those at the lowest number."""
-    refused: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict[int, str])
     """Frame → in what it contradicts the others."""
-    differences: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list[str])
     """What else is not alike, in words."""
 
 
@@ -168,8 +168,9 @@ def alike(one: Any, other: Any, tolerance: Tolerance) -> bool:
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     if isinstance(one, tuple):
-        return len(one) == len(other) and all(
-            alike(a, b, tolerance) for a, b in zip(one, other, strict=True)
+        pairs = cast(tuple[Any, ...], one), cast(tuple[Any, ...], other)
+        return len(pairs[0]) == len(pairs[1]) and all(
+            alike(a, b, tolerance) for a, b in zip(*pairs, strict=True)
         )
     return abs(one - other) <= tolerance[0] + tolerance[1] * abs(other) + 1e-12
 
@@ -200,7 +201,9 @@ def _agree_on(
         elif quantity.refused or quantity in _MUST_BE_KNOWN:
             raise _contradiction(quantity, values, name)
     others = {n: other for n, other in values.items() if not alike(other, value, quantity.alike)}
-    found.header[quantity.key] = list(value) if isinstance(value, tuple) else value
+    found.header[quantity.key] = (
+        list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else value
+    )
     rest = f"{len(values) - len(others)} of {len(values)} headers say {quantity.number(value)}"
     if quantity.refused:
         for number, other in others.items():
@@ -217,7 +220,7 @@ def _agree_on(
 
 def _values(key: str, headers: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
     values = {n: header[key] for n, header in headers.items() if key in header}
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return {n: tuple(cast(list[Any], v)) if isinstance(v, list) else v for n, v in values.items()}
 
 
 def _refuse(found: Agreement, number: int, what: str, rest: str) -> None:

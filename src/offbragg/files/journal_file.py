@@ -51,14 +51,17 @@ class JournalReader:
     ----------
     path
         A journal.
+    position
+        Where to begin, bytes; 0 or the end of a line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, position: int = 0) -> None:
         self.path = path
         self.ended = False
         """Whether the stop document was read."""
-        self._position = 0  # bytes
-        self._lines = _Lines(path.stem)
+        self.position = position
+        """Where to go on, bytes."""
+        self._lines = _Lines(path.stem, from_start=position == 0)
 
     def read(self) -> list[tuple[str, dict[str, Any]]]:
         """Read what is new.
@@ -74,9 +77,9 @@ class JournalReader:
         """
         if self.ended:
             return []
-        text = _read_from(self.path, self._position)
+        text = _read_from(self.path, self.position)
         complete = text[: text.rfind(b"\n") + 1]
-        documents = []
+        documents: list[tuple[str, dict[str, Any]]] = []
         for line in complete.split(b"\n")[:-1]:
             try:
                 documents.append(self._lines.take(line))
@@ -85,7 +88,7 @@ class JournalReader:
             if documents[-1][0] == "stop":
                 self.ended = True
                 break
-        self._position += len(complete)
+        self.position += len(complete)
         return documents
 
 
@@ -110,24 +113,24 @@ def read_journal(path: Path, position: int = 0) -> tuple[list[tuple[str, dict[st
     JournalError
         As `JournalReader.read`; also if it has no document at all.
     """
-    reader = JournalReader(path)
-    if position:
-        reader._position, reader._lines = position, _Lines(path.stem, from_start=False)
+    reader = JournalReader(path, position)
     documents = reader.read()
     if not documents and not position:
         raise JournalError(f"journal {path.name} has no document\n{path}\n{WAY_ON}")
-    return documents, reader._position
+    return documents, reader.position
 
 
 @dataclass(slots=True)
 class Contents:
     """What is in a journal, damaged or not."""
 
-    documents: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    documents: list[tuple[str, dict[str, Any]]] = field(
+        default_factory=list[tuple[str, dict[str, Any]]]
+    )
     """Up to the first stop document; the damaged ones are left out."""
-    good: list[bytes] = field(default_factory=list)
+    good: list[bytes] = field(default_factory=list[bytes])
     """Their lines."""
-    bad: list[tuple[int, str, bytes]] = field(default_factory=list)
+    bad: list[tuple[int, str, bytes]] = field(default_factory=list[tuple[int, str, bytes]])
     """Damaged lines: number (from 1), what is wrong, text."""
     unchecked: int = 0
     """Good lines without a checksum."""

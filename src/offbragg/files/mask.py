@@ -10,9 +10,9 @@ import contextlib
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -131,46 +131,48 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 def _read_hdf5(path: Path, dataset: str | None) -> NDArray[Any]:
     with h5py.File(path, "r", locking=False) as file:
-        found: Any = file.get(dataset) if dataset is not None else _find(file)
+        found: Any = _find(file) if dataset is None else cast(Any, file).get(dataset)
         if not isinstance(found, h5py.Dataset):
             raise ValueError(
                 f"it has no dataset {dataset}" if dataset is not None
                 else "it has no pixel_mask, and not exactly one dataset of two dimensions: name "
                 f"it, as {path.name}::/entry/mask"
             )  # fmt: skip
-        if found.external or found.is_virtual or Path(found.file.filename) != Path(file.filename):
-            raise ValueError(f"{found.name} lies in another file")
-        _check_size(found.shape)
-        check_part(found)
-        return found[()]
+        data: Any = found
+        if data.external or data.is_virtual or Path(data.file.filename) != Path(file.filename):
+            raise ValueError(f"{data.name} lies in another file")
+        _check_size(data.shape)
+        check_part(data)
+        return data[()]
 
 
 def _find(file: h5py.File) -> Any:
     """Find the detector's mask, or the only picture that there is."""
     if MASK in file:
         return file[MASK]
-    pictures: list[h5py.Dataset] = []
+    pictures: list[Any] = []
     seen = 0
 
     def look(_: str, item: Any) -> Any:
         nonlocal seen
         seen += 1
-        if isinstance(item, h5py.Dataset) and item.ndim == 2:
+        if isinstance(item, h5py.Dataset) and cast(Any, item).ndim == 2:
             pictures.append(item)
         return True if seen > _MOST_DATASETS or len(pictures) > 1 else None
 
-    file.visititems(look)
+    cast(Any, file).visititems(look)
     return pictures[0] if len(pictures) == 1 and seen <= _MOST_DATASETS else None
 
 
 def _read_picture(path: Path) -> NDArray[Any]:
-    import fabio
+    import fabio  # pyright: ignore[reportMissingTypeStubs]
 
     try:
-        with fabio.openheader(str(path)) as header:
+        library: Any = fabio
+        with library.openheader(str(path)) as header:
             shape = tuple(header.shape)
         _check_size(shape)
-        with fabio.open(str(path)) as picture:
+        with library.open(str(path)) as picture:
             return np.array(picture.data)
     except (OSError, ValueError):
         raise

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Model:
         text, document = _read_json(path)
         if not isinstance(document, dict):
             raise ConfigError(f"{path} is not a model of a sweep: it is not a JSON object")
-        model = cls(path, text, document)
+        model = cls(path, text, cast(dict[str, Any], document))
         model._check_scan_axis()
         missing = model.missing()
         if model.has_geometry and missing:
@@ -97,7 +97,7 @@ class Model:
     def missing(self) -> list[str]:
         """Return which keys of a geometry are not there."""
         goniometer = self.document.get("goniometer")
-        inner = goniometer if isinstance(goniometer, dict) else {}
+        inner = cast(dict[str, Any], goniometer if isinstance(goniometer, dict) else {})
         return [
             *(key for key in _TOP if key not in self.document),
             *(f"goniometer.{key}" for key in _GONIOMETER if key not in inner),
@@ -118,8 +118,9 @@ class Model:
         goniometer = self.document.get("goniometer")
         if not isinstance(goniometer, dict) or not {"axes", "scan_axis"} <= goniometer.keys():
             return
-        axes, scan = goniometer["axes"], goniometer["scan_axis"]
-        n = len(axes) if isinstance(axes, list) else 0
+        inner = cast(dict[str, Any], goniometer)
+        axes, scan = inner["axes"], inner["scan_axis"]
+        n = len(cast(list[Any], axes)) if isinstance(axes, list) else 0
         if isinstance(scan, bool) or not isinstance(scan, int) or not 0 <= scan < n:
             raise ConfigError(
                 f"{self.path} has {n} goniometer axes and scan_axis {_short(repr(scan))}: "
@@ -197,17 +198,18 @@ class Model:
         if names is None:
             return None
         n = len(self.document["goniometer"]["axes"])
+        listed = cast(list[Any], names if isinstance(names, list) else [])
         if (
             not isinstance(names, list)
-            or len(names) != n
-            or not all(isinstance(name, str) for name in names)
-            or len(set(names)) != n
+            or len(listed) != n
+            or not all(isinstance(name, str) for name in listed)
+            or len(set(listed)) != n
         ):
             raise ConfigError(
-                f"{self.path} has goniometer.names {_short(repr(names))}: they must be {n} "
-                "different names, one for each of its axes"
+                f"{self.path} has goniometer.names {_short(repr(cast(object, names)))}: they must "
+                f"be {n} different names, one for each of its axes"
             )
-        return names
+        return listed
 
     def _names(self, n: int, scan: int, header: Mapping[str, Any]) -> list[str]:
         """Name the axes as the model or the headers do, else by their place."""
@@ -414,7 +416,8 @@ def compare_geometry(geometry: Geometry, header: Mapping[str, Any]) -> list[Comp
         if measured is None:
             continue
         if isinstance(measured, list):
-            measured = tuple(sorted(measured)) if quantity is PIXEL_SIZE else tuple(measured)
+            numbers = cast(list[float], measured)
+            measured = tuple(sorted(numbers) if quantity is PIXEL_SIZE else numbers)
         elif quantity is TWO_THETA:
             measured = abs(measured)
         comparisons.append(Comparison(quantity, measured, value, _LIMITS[quantity]))

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ def write_skeleton(file: h5py.File, start: Mapping[str, Any], shape: tuple[int, 
 
     file.attrs["default"] = np.bytes_("entry")
     entry = add_group(file, "entry", "NXentry", default="data")
-    facts = start.get("detector") or {}
+    facts: dict[str, Any] = start.get("detector") or {}
     if geometry is not None and all(facts.get(key) is not None for key in _SENSOR):
         add_field(entry, "definition", "NXmx")  # it promises beam, panel, axes and the sensor
     add_field(entry, "entry_identifier", str(start["uid"]))
@@ -133,7 +133,8 @@ def counter_bits(model: str) -> int | None:
 def unpack(chunk: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.int32]:
     """Decompress a frame, as HDF5 does when it is read."""
     with h5py.File(io.BytesIO(), "w") as file:
-        data = file.create_dataset("data", (1, *shape), "<i4", chunks=(1, *shape), **COMPRESSED)
+        parent: Any = file
+        data = parent.create_dataset("data", (1, *shape), "<i4", chunks=(1, *shape), **COMPRESSED)
         data.id.write_direct_chunk((0, 0, 0), chunk)
         return data[0]
 
@@ -152,12 +153,10 @@ def fit(text: str, length: int) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return cast(Any, value).tolist()
     if isinstance(value, (set, frozenset)):
-        return sorted(value)
+        return sorted(cast(set[Any], value))
     return str(value)
 
 
@@ -195,7 +194,8 @@ def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> 
     frames["md5"] = np.zeros(n, "S32")
     frames["crc64"] = np.zeros(n, "S16")
     frames["crc64"].attrs["long_name"] = np.bytes_("CRC-64/XZ of the chunk as it is stored, hex")
-    for name, column in (start.get("per_frame") or {}).items():
+    columns: dict[str, dict[str, Any]] = start.get("per_frame") or {}
+    for name, column in columns.items():
         if name in FIXED_COLUMNS:  # "angle": read back instead of commanded
             continue
         frames[name] = np.full(n, np.nan)
@@ -207,7 +207,7 @@ def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> 
 def _write_data(
     entry: h5py.Group, frames: h5py.Group, shape: tuple[int, int], sweep: Sweep
 ) -> h5py.Dataset:
-    group = add_group(entry, "data", "NXdata", signal="data")
+    group: Any = add_group(entry, "data", "NXdata", signal="data")
     group.attrs["axes"] = np.array([b"angle", b"y_pixel", b"x_pixel"])
     for position, name in enumerate(("angle", "y_pixel", "x_pixel")):
         group.attrs[f"{name}_indices"] = np.int32(position)
@@ -257,9 +257,9 @@ def _write_sample(
             reciprocal = np.linalg.inv(direct_basis(sample.lattice)).T
             U = np.array(sample.UB) @ np.linalg.inv(reciprocal)
             add_field(group, "orientation_matrix", U[None])
-    temperature = start.get("temperature")
+    temperature: dict[str, Any] | None = start.get("temperature")
     if temperature:
-        settled = temperature.get("settled") or {}
+        settled: dict[str, Any] = temperature.get("settled") or {}
         kelvin = settled.get("mean", temperature.get("setpoint"))
         if kelvin is not None:
             add_field(group, "temperature", float(kelvin), units="K")
@@ -320,7 +320,7 @@ def _write_detector(
     data: h5py.Dataset,
     shape: tuple[int, int],
 ) -> None:
-    group = add_group(instrument, "detector", "NXdetector")
+    group: Any = add_group(instrument, "detector", "NXdetector")
     group["data"] = data
     for key, name, units in (
         ("model", "description", None),
@@ -413,7 +413,7 @@ def _write_place(group: h5py.Group, geometry: Geometry, shape: tuple[int, int]) 
 
 def add_group(parent: h5py.Group, name: str, kind: str, **attributes: str) -> h5py.Group:
     """Make a group of a NeXus class; attributes are fixed-length."""
-    group = parent.create_group(name)
+    group: Any = cast(Any, parent).create_group(name)
     group.attrs["NX_class"] = np.bytes_(kind)
     for key, value in attributes.items():
         group.attrs[key] = np.bytes_(value)
@@ -422,16 +422,18 @@ def add_group(parent: h5py.Group, name: str, kind: str, **attributes: str) -> h5
 
 def add_field(group: h5py.Group, name: str, value: Any, **attributes: Any) -> None:
     """Make a field; text and attributes are fixed-length, attributes that are None left out."""
-    dataset = group.create_dataset(name, data=_text(value) if isinstance(value, str) else value)
+    data = _text(value) if isinstance(value, str) else value
+    dataset = cast(Any, group).create_dataset(name, data=data)
     for key, attribute in attributes.items():
         if attribute is not None:
             dataset.attrs[key] = _text(attribute) if isinstance(attribute, str) else attribute
 
 
 def _room(group: h5py.Group, name: str, length: int) -> None:
-    group.create_dataset(name, data=np.array(b"", f"S{length}"))
+    cast(Any, group).create_dataset(name, data=np.array(b"", f"S{length}"))
 
 
-def _text(value: str) -> np.ndarray:
+def _text(value: str) -> NDArray[Any]:
     raw = value.encode("utf-8", "replace") or b" "
-    return np.array(raw, h5py.string_dtype("utf-8", len(raw)))
+    library: Any = h5py
+    return np.array(raw, library.string_dtype("utf-8", len(raw)))

@@ -20,12 +20,13 @@ import re
 import shutil
 import socket
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -269,7 +270,8 @@ def _fresh_entry(file: h5py.File, scan: ScanFile, title: str) -> None:
         nxmx.add_field(group, "space_group", sample.space_group)
     if sample.centring:
         nxmx.add_field(group, "lattice_centring", sample.centring)
-    kelvin = (scan.start.get("temperature") or {}).get("setpoint")
+    temperature: dict[str, Any] = scan.start.get("temperature") or {}
+    kelvin = temperature.get("setpoint")
     if kelvin is not None:
         nxmx.add_field(group, "temperature", float(kelvin), units="K")
     if sample.lattice is not None:
@@ -335,11 +337,12 @@ def _monitor_weight(scan: ScanFile) -> tuple[Array, str]:
 
 
 def _write_instrument(entry: h5py.Group, scan: ScanFile, setting: Setting) -> None:
-    panel, facts = scan.geometry.panel, scan.start.get("detector") or {}
+    panel = scan.geometry.panel
+    facts: dict[str, Any] = scan.start.get("detector") or {}
     instrument = nxmx.add_group(entry, "instrument", "NXinstrument")
     if scan.start.get("beamline_id"):
         nxmx.add_field(instrument, "name", str(scan.start["beamline_id"]))
-    detector = nxmx.add_group(instrument, "detector", "NXdetector")
+    detector: Any = nxmx.add_group(instrument, "detector", "NXdetector")
     if facts.get("model"):
         nxmx.add_field(detector, "description", _pyfai_name(str(facts["model"])))
     nxmx.add_field(detector, "shape", np.array(scan.shape, np.int32))
@@ -405,7 +408,7 @@ def _is_left(lock: Path, waited: float) -> bool:
 
 
 @contextlib.contextmanager
-def _edited(path: Path) -> Iterator[h5py.File]:
+def _edited(path: Path) -> Generator[h5py.File]:
     """Edit a copy of an HDF5 file under nexusformat's lock; it replaces the file at the end."""
     lock = path.with_name(path.name + ".lock")
     draft = path.with_name(f".{path.name}.draft")  # it is ours as long as the lock is

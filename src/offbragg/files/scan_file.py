@@ -11,7 +11,7 @@ import time as clock
 from pathlib import Path
 from typing import Any
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg import kernels
 from offbragg.errors import OffbraggError, ScanFileError
@@ -193,7 +193,7 @@ class ScanFile(StoredSweep):
         return True
 
 
-def _check_field(field: h5py.Dataset, path: Path) -> None:
+def _check_field(field: Any, path: Path) -> None:
     """Check that a field takes no more memory than anything beside the frames may.
 
     Raises

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,14 +21,14 @@ from offbragg.errors import RejectedFrame, ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.accept_frame import check_belongs, check_same_counts, check_same_frame
 from offbragg.files.cbf import parse_minicbf_header
-from offbragg.files.digest import CLOSED, LATER, has_digest, make_digest, write_digest
+from offbragg.files.digest import CLOSED, make_digest, write_digest
 from offbragg.files.durable import PeriodicSync, sync
+from offbragg.files.frame_rows import put_angle_source, put_known, put_stored, put_values
 from offbragg.files.new_scan_file import make_scan_file
 from offbragg.files.open_to_write import open_to_write
-from offbragg.files.scan_file import ScanFile
 from offbragg.files.stored_sweep import StoredSweep
 from offbragg.files.superblock import release
-from offbragg.files.writer_lock import beside, is_opening, take_lock
+from offbragg.files.writer_lock import beside
 from offbragg.frame import Frame, PackedFrame
 from offbragg.ledger import FrameStatus
 
@@ -126,6 +126,11 @@ class ScanWriter(StoredSweep):
                 os.close(lock)
 
     @property
+    def _data(self) -> Any:
+        """The data array; h5py states no types of its parts."""
+        return self._fresh(nxmx.DATA)
+
+    @property
     def durable(self) -> int:
         """Number of stored frames that are known to survive a power cut."""
         return self._durable
@@ -150,7 +155,7 @@ class ScanWriter(StoredSweep):
         ScanFileError
             If the file cannot be written; nothing that was stored is lost.
         """
-        number, data = frame.number, self.dataset
+        number, data = frame.number, self._data
         check_belongs(self, number, source, frame.shape, str(frame.counts.dtype))
         counts = np.ascontiguousarray(frame.counts)
         length = data.shape[0]
@@ -173,7 +178,15 @@ class ScanWriter(StoredSweep):
                 _, chunk = data.id.read_direct_chunk((number, 0, 0))
                 crcs = [kernels.crc64(chunk)]
             numbers = np.array([number])
-            self._write_rows(numbers, [source], [frame.md5], crcs, np.array([time]))
+            put_known(
+                self._column,
+                numbers,
+                sources=[source],
+                md5s=[frame.md5],
+                crcs=crcs,
+                times=np.array([time]),
+            )
+            self._flush()
             self._write_stored(numbers)
         self._sync_sometimes(1)
 
@@ -196,7 +209,7 @@ class ScanWriter(StoredSweep):
         ScanFileError
             If the file cannot be written; nothing that was stored is lost.
         """
-        data = self.dataset
+        data = self._data
         new: list[PackedFrame] = []
         for frame in sorted(frames, key=lambda frame: frame.number):
             check_belongs(self, frame.number, frame.source, frame.shape, "int32")
@@ -227,13 +240,15 @@ class ScanWriter(StoredSweep):
                     lambda: data[first.number],
                     lambda: parse_minicbf_header(first.text) if first.text else header or {},
                 )
-                self._write_rows(
+                put_known(
+                    self._column,
                     numbers,
-                    [frame.source for frame in new],
-                    [frame.md5 for frame in new],
-                    [_crc64(frame) for frame in new] if self._has_crc64 else None,
-                    np.array([frame.time for frame in new]),
+                    sources=[frame.source for frame in new],
+                    md5s=[frame.md5 for frame in new],
+                    crcs=[_crc64(frame) for frame in new] if self._has_crc64 else None,
+                    times=np.array([frame.time for frame in new]),
                 )
+                self._flush()
             except BaseException:
                 # else a full disk leaves frames that were not measured
                 with contextlib.suppress(Exception):
@@ -256,7 +271,8 @@ class ScanWriter(StoredSweep):
         values
             One for each number, shape (n,), or one for all; NaN where not known.
         """
-        allowed = ("angle", "angle_sigma", "time", *(self._start.get("per_frame") or {}))
+        per_frame: dict[str, Any] = self._start.get("per_frame") or {}
+        allowed = ("angle", "angle_sigma", "time", *per_frame)
         if column not in allowed:
             raise ScanFileError(f"no column {column!r} can be set: there are {', '.join(allowed)}")
         which = np.atleast_1d(np.asarray(numbers, np.int64))
@@ -271,17 +287,10 @@ class ScanWriter(StoredSweep):
                 f"{self.n_frames}"
             )
         with self._writing(f"column {column}"):
-            first, last = int(which.min()), int(which.max()) + 1
-            rows = self._column(column)[first:last]
-            rows[which - first] = new
-            self._column(column)[first:last] = rows
+            put_values(self._column, column, which, new)
             if column == "angle":
-                how = (self._start.get("per_frame") or {}).get("angle", {}).get("how", "read")
-                sources = self._column("angle_source")[first:last]
-                # in a file of an earlier version there is room for 12 letters
-                fits = len(how) <= sources.dtype.itemsize
-                sources[which - first] = how.encode() if fits else b"read"
-                self._column("angle_source")[first:last] = sources
+                how = per_frame.get("angle", {}).get("how", "read")
+                put_angle_source(self._column, which, how)
             self._flush()
 
     def mark(self, number: int, status: FrameStatus | str, reason: str) -> None:
@@ -300,7 +309,7 @@ class ScanWriter(StoredSweep):
         if self._column("status")[number] == b"stored":
             raise ScanFileError(f"frame {number} is stored: it cannot be marked {status}")
         with self._writing(f"frame {number}"):
-            data = self.dataset
+            data = self._data
             if number < data.shape[0] and _has_chunk(data, number):
                 # left by a writer that died before it could say stored
                 data[number] = np.full(data.shape[1:], nxmx.FILL, np.int32)
@@ -339,7 +348,7 @@ class ScanWriter(StoredSweep):
         run = self._get(nxmx.RUN)
         stored = self._stored()
         with self._writing("the end"):
-            self.dataset.resize(self.n_frames, axis=0)
+            self._data.resize(self.n_frames, axis=0)
             run["summary"][()] = text.encode()
             run["exit_status"][()] = nxmx.fit(exit_status, 16)
             run["reason"][()] = nxmx.fit(reason, nxmx.REASON_LENGTH)
@@ -371,37 +380,10 @@ class ScanWriter(StoredSweep):
         self.close()
         sync(self._path.parent)
 
-    def _write_rows(
-        self,
-        numbers: NDArray[np.int64],
-        sources: Iterable[str],
-        md5s: Iterable[str | None],
-        crcs: Iterable[int] | None,
-        times: NDArray[np.float64],
-    ) -> None:
-        """Write what is known of frames whose pixels are written, and flush both."""
-        names = [nxmx.fit(source, nxmx.SOURCE_LENGTH) for source in sources]
-        digests = [(md5 or "").encode("ascii", "replace") for md5 in md5s]
-        self._put("source", numbers, np.array(names, f"S{nxmx.SOURCE_LENGTH}"))
-        self._put("md5", numbers, np.array(digests, "S32"))
-        if crcs is not None:
-            self._put("crc64", numbers, np.array([b"%016x" % crc for crc in crcs], "S16"))
-        known = np.isfinite(times)
-        self._put("time", numbers[known], times[known])
-        self._flush()
-
     def _write_stored(self, numbers: NDArray[np.int64]) -> None:
         """Write that frames are stored, and flush: now they can be read, whenever we die."""
-        self._put("reason", numbers, np.zeros(numbers.size, f"S{nxmx.REASON_LENGTH}"))
-        self._put("status", numbers, np.full(numbers.size, b"stored", f"S{nxmx.STATUS_LENGTH}"))
+        put_stored(self._column, numbers)
         self._flush()
-
-    def _put(self, column: str, numbers: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Write rows of a column, those that follow each other at once."""
-        dataset = self._column(column)
-        for run in np.split(np.arange(numbers.size), np.flatnonzero(np.diff(numbers) != 1) + 1):
-            if run.size:
-                dataset[numbers[run[0]] : numbers[run[-1]] + 1] = values[run]
 
     def _write_once(
         self,
@@ -454,45 +436,7 @@ class ScanWriter(StoredSweep):
         return int(np.count_nonzero(self._column("status")[()] == b"stored"))
 
 
-def seal(scan: ScanFile) -> None:
-    """Make the digest of a finished file that has none: its writer died before it could.
-
-    Raises
-    ------
-    ScanFileError
-        If the file is not finished, another process writes it, or nothing can be written.
-    """
-    lock = take_lock(scan.path, None)
-    try:
-        if not scan.complete:
-            raise ScanFileError(f"{scan.path} is not finished: it gets no digest")
-        if not has_digest(scan.path):
-            digest = make_digest(scan.path, scan.run, scan.chunks(), made=LATER)
-            write_digest(scan.path, digest)
-        beside(scan.path, "superblock").unlink(missing_ok=True)
-        beside(scan.path, "writer").unlink(missing_ok=True)
-    except OSError as error:
-        raise ScanFileError(
-            f"the digest of {scan.path} cannot be made: {error}\n"
-            "The scan file is whole. Look at the disk's space and permissions."
-        ) from error
-    finally:
-        os.close(lock)
-
-
-def release_if_left(path: Path) -> None:
-    """Make a file readable whose writer died between opening it and beginning SWMR.
-
-    Raises
-    ------
-    ScanFileError
-        If its writer lives after all.
-    """
-    if is_opening(path):
-        ScanWriter.resume(path).close()
-
-
-def _has_chunk(data: h5py.Dataset, number: int) -> bool:
+def _has_chunk(data: Any, number: int) -> bool:
     return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
-import h5py
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -126,7 +126,7 @@ class StoredSweep:
     @property
     def length(self) -> int:
         """How many frames the data array has now."""
-        return self.dataset.shape[0]
+        return self._fresh(nxmx.DATA).shape[0]
 
     @property
     def complete(self) -> bool:
@@ -154,11 +154,12 @@ class StoredSweep:
         with contextlib.suppress(ScanFileError):
             found = self.summary.get("headers", {})
         if isinstance(files := self._start.get("files"), dict):
-            found = {"differences": files.get("differences", [])}
+            found = {"differences": cast(dict[str, Any], files).get("differences", [])}
+        texts = cast(dict[str, Any], found if isinstance(found, dict) else {})
         return {
-            kind: [str(line) for line in found[kind]]
+            kind: [str(line) for line in cast(list[Any], texts[kind])]
             for kind in ("contradictions", "differences")
-            if isinstance(found, dict) and isinstance(found.get(kind), list)
+            if isinstance(texts.get(kind), list)
         }
 
     @property
@@ -188,7 +189,7 @@ class StoredSweep:
         ScanFileError
             If the frame index is corrupt, as when a writer was killed.
         """
-        data = self.dataset
+        data = self._fresh(nxmx.DATA)
         self._check_torn()
         length = data.shape[0]  # once: in the writer's process it may grow between two lines
         monitor: NDArray[np.float64] | None = None
@@ -278,7 +279,7 @@ class StoredSweep:
         return self._get(name)
 
 
-def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
+def places_of_chunks(data: Any) -> dict[int, tuple[int, int]]:
     """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
 
     HDF5 finds one chunk by going through all of them; this goes through them once.

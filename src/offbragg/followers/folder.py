@@ -28,6 +28,7 @@ from offbragg.files.frame_files import FrameFiles
 from offbragg.files.frame_pool import processors
 from offbragg.files.header_time import header_time
 from offbragg.files.headers import agree, axis_name
+from offbragg.files.left_behind import release_if_left
 from offbragg.files.model import (
     Model,
     begin_where_headers_do,
@@ -38,7 +39,7 @@ from offbragg.files.model import (
 )
 from offbragg.files.nxrefine import has_wrapper, wrapper_path, write_wrapper
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.scan_writer import ScanWriter, release_if_left
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.series import Series, find_series
 from offbragg.followers.frame_source import FrameSource
 from offbragg.followers.sweep_stacker import Ending, SweepStacker

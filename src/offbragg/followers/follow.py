@@ -164,15 +164,17 @@ def follow(
     stop = stop or threading.Event()
     is_held = held is not None and held.journal == journal
     with contextlib.nullcontext() if is_held else following(journal):
-        closed: set[Path] = set()
-        troubles: dict[Path, int] = {}
-        close_all_abandoned(journal, closed, troubles)
+        closings = close_all_abandoned(journal)
+
+        def failed_closings(path: Path) -> int:
+            return closings.failures.get(path, 0)
+
         tails: list[_Tail] = []
         for follower in followers:
             tails.append(
                 _Tail(
                     journal, follower, once=once, stop=stop, before=tuple(tails), at_once=at_once,
-                    troubles=troubles,
+                    failed_closings=failed_closings,
                 )
             )  # fmt: skip
         for tail in tails:
@@ -182,7 +184,7 @@ def follow(
             while any(tail.is_alive() for tail in tails):
                 if stop.wait(_LOOK_FOR_ABANDONED):
                     break
-                close_all_abandoned(journal, closed, troubles)
+                closings = close_all_abandoned(journal, closings)
                 backlogs = _write_backlogs(journal, followers, backlogs)
                 for backlog in backlogs.values():
                     if "decided" in backlog:
@@ -226,7 +228,7 @@ class _Tail(threading.Thread):
         stop: threading.Event,
         before: tuple[_Tail, ...],
         at_once: int,
-        troubles: Mapping[Path, int],
+        failed_closings: Callable[[Path], int],
     ) -> None:
         super().__init__(name=f"offbragg-{follower.name}", daemon=True)
         self.follower = follower
@@ -237,7 +239,7 @@ class _Tail(threading.Thread):
         self._stop_asked = stop
         self._at_once = at_once
         self._before = before  # a run that they failed may never be finished by this one
-        self._troubles = troubles  # journals that cannot be closed: their runs never end
+        self._failed_closings = failed_closings  # of a journal: its run never ends
         self._runs: dict[Path, _Run] = {}
         self._blind = False  # whether the journals cannot be looked at just now
 
@@ -295,7 +297,7 @@ class _Tail(threading.Thread):
         """Return whether a run can be given up, when asked to go through it once."""
         if any(run.path.stem in tail.failed for tail in self._before):
             return True
-        if run.is_damaged or self._troubles.get(run.path, 0) >= _TRIES_ONCE:
+        if run.is_damaged or self._failed_closings(run.path) >= _TRIES_ONCE:
             return True
         return run.put_off or (run.failures > 0 and run.tries >= _TRIES_ONCE)
 

@@ -17,12 +17,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
-import pyarrow as pa
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
 from jsonschema import ValidationError
-from tiled.client.container import Container
+from tiled.client.container import Container  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.errors import CatalogError, PublishError, ScanFileError
 from offbragg.files.find import find_scan_file
@@ -31,7 +31,7 @@ from offbragg.files.scan_folders import scan_directory
 from offbragg.followers.run_writer import LiveRunWriter, RunNormalizer, take_the_place
 
 if TYPE_CHECKING:
-    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
+    from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns  # pyright: ignore[reportMissingTypeStubs]
 from offbragg.followers.run_documents import (
     Document,
     frame_totals,
@@ -425,7 +425,8 @@ class RunPublisher:
 
 
 _UNWRITABLE: tuple[type[Exception], ...] = (
-    TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException, ValidationError,
+    TypeError, ValueError, ArithmeticError, RecursionError, cast(Any, pa).ArrowException,
+    ValidationError,
 )  # fmt: skip
 """What a document raises that cannot be written as JSON or as rows."""
 
@@ -433,7 +434,8 @@ _UNWRITABLE: tuple[type[Exception], ...] = (
 def find_published(client: CatalogOfBlueskyRuns, uid: str) -> Container | None:
     """Find a run in the catalog by its whole uid; None if it is not there."""
     try:
-        found: Any = Container.__getitem__(client, uid)  # not its search by a part of the uid
+        # not its search by a part of the uid
+        found = cast(Any, Container).__getitem__(client, uid)
     except KeyError:
         return None
     return found

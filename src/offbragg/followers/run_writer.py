@@ -17,12 +17,15 @@ from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import httpx
-from bluesky_tiled_plugins.writing import tiled_writer
-from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+from bluesky_tiled_plugins.writing import tiled_writer  # pyright: ignore[reportMissingTypeStubs]
+from bluesky_tiled_plugins.writing.tiled_writer import (  # pyright: ignore[reportMissingTypeStubs]
+    RunNormalizer,
+    _RunWriter,  # pyright: ignore[reportPrivateUsage]
+)
 from event_model import EventDescriptor, StreamDatum
 from numpy.typing import NDArray
-from tiled.client.container import Container
-from tiled.structures.core import Spec
+from tiled.client.container import Container  # pyright: ignore[reportMissingTypeStubs]
+from tiled.structures.core import Spec  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.catalog.consolidators import (
     STACK_MIMETYPE,
@@ -55,7 +58,7 @@ class LiveRunWriter(_RunWriter):
 
     def __init__(self, client: Container) -> None:
         super().__init__(client, batch_size=sys.maxsize)
-        self._runs = client
+        self._runs: Any = client
         self.ended = False
         """Whether the stop document is there."""
         self._flushed: dict[str, float] = {}  # stream → when
@@ -67,7 +70,7 @@ class LiveRunWriter(_RunWriter):
         """Make the run's node, with an empty stop document until there is one."""
         doc = dict(doc)
         self.access_tags = doc.pop("tiled_access_tags", None)
-        more = doc.pop("tiled_specs", None) or []
+        more: list[str | dict[str, Any]] = doc.pop("tiled_specs", None) or []
         self.root_node = self._runs.create_container(
             key=doc["uid"],
             metadata={"start": storable(doc), "stop": {}},
@@ -81,7 +84,8 @@ class LiveRunWriter(_RunWriter):
     def descriptor(self, doc: Mapping[str, Any]) -> None:
         """Make the stream's node; a provisional one becomes what the journal has."""
         doc = without_limits_of_nan(doc)
-        node, before = self._desc_nodes.get(doc["name"]), self._provisional.get(doc["name"])
+        node: Any = self._desc_nodes.get(doc["name"])
+        before = self._provisional.get(doc["name"])
         if node is None or before is None:
             if doc["uid"] == str(uuid5(NAMESPACE_URL, f"offbragg:{doc['run_start']}/primary")):
                 self._provisional[doc["name"]] = doc["uid"]
@@ -96,18 +100,20 @@ class LiveRunWriter(_RunWriter):
 
     def write_no_rows(self, descriptor: Mapping[str, Any]) -> None:
         """Write a table without rows to a stream where nothing else will ever come."""
-        keys = descriptor["data_keys"]
+        keys: dict[str, dict[str, Any]] = descriptor["data_keys"]
         columns = [key for key, described in keys.items() if "external" not in described]
-        self._desc_nodes[descriptor["uid"]].create_appendable_table(
-            schema=frames_structure(columns).arrow_schema_decoded,
+        node: Any = self._desc_nodes[descriptor["uid"]]
+        structure: Any = frames_structure(columns)
+        node.create_appendable_table(
+            schema=structure.arrow_schema_decoded,
             key=ROWS,
             metadata=storable({key: keys[key] for key in columns}),
             access_tags=self.access_tags,
         )
 
-    def _write_internal_data(self, data_cache: list[dict[str, Any]], desc_node: Container) -> None:
+    def _write_internal_data(self, data_cache: list[dict[str, Any]], desc_node: Any) -> None:
         """Write rows so that every value stays what it is, or raise."""
-        stream = desc_node.item["id"]
+        stream: str = desc_node.item["id"]
         ragged = self._int_ragged_array_keys[stream]
         self._int_array_keys[stream].clear()  # those here are made of the values
         columns = self._columns.setdefault(stream, Columns())
@@ -119,14 +125,13 @@ class LiveRunWriter(_RunWriter):
             row.update({key: whole[key] for key in ragged & whole.keys()})
         super()._write_internal_data(rows, desc_node)
 
-    def _write_array(
-        self, stream: str, key: str, array: NDArray[Any], desc_node: Container
-    ) -> None:
-        node = self._internal_arrays.get(f"{stream}/{key}")
+    def _write_array(self, stream: str, key: str, array: NDArray[Any], desc_node: Any) -> None:
+        node: Any = self._internal_arrays.get(f"{stream}/{key}")
         if node is not None:
             node.patch(array, offset=node.shape[:1], extend=True)
             return
-        described = {**self.data_keys.get(key, {}), "dtype_numpy": str(array.dtype)}
+        described = dict[str, Any](self.data_keys.get(key) or ())
+        described["dtype_numpy"] = str(array.dtype)
         self._internal_arrays[f"{stream}/{key}"] = desc_node.write_array(
             array,
             key=key,
@@ -143,7 +148,7 @@ class LiveRunWriter(_RunWriter):
         self, node: Any, data_source: Any, patch: Any | None = None
     ) -> None:
         if patch is not None:  # else nothing has changed that Tiled knows of
-            super()._update_data_source_for_node(node, data_source, patch)
+            cast(Any, super())._update_data_source_for_node(node, data_source, patch)
 
     def flush_one(self, interval: float) -> bool:
         """Write the events of a stream that was not written for ``interval`` s; False if none."""
@@ -162,7 +167,7 @@ class LiveRunWriter(_RunWriter):
         self.ended = True
 
     def _close_stream_tree(self) -> None:
-        nodes = (
+        nodes: tuple[Any, ...] = (
             *self._internal_arrays.values(),
             *self._internal_tables.values(),
             *self._sres_nodes.values(),
@@ -206,7 +211,7 @@ def _write_a_run() -> None:
     normalizer: Any = RunNormalizer()
     normalizer.subscribe(writer)
     run, descriptor = {"uid": "run", "time": 0.0, **_LARGE}, "run-primary"
-    keys = {
+    keys: dict[str, dict[str, Any]] = {
         "value": {"source": "", "dtype": "integer", "shape": []},
         "image": {"source": "", "dtype": "array", "dtype_numpy": "<i4", "shape": [2, 3],
                   "external": "STREAM:"},

@@ -15,11 +15,11 @@ from typing import Any
 from offbragg.files.digest import has_digest
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_files import FRAME_SEQUENCES
+from offbragg.files.left_behind import release_if_left
 from offbragg.files.nxrefine import has_wrapper, remove_left_locks
 from offbragg.files.root import Root
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
-from offbragg.files.scan_writer import release_if_left
 from offbragg.followers.frame_source import RunSource
 from offbragg.followers.sweep_stacker import Ending, SweepStacker
 from offbragg.ledger import FrameStatus

@@ -23,13 +23,14 @@ from offbragg.files.cbf import header_of
 from offbragg.files.digest import has_digest
 from offbragg.files.frame_files import describe_others
 from offbragg.files.frame_pool import FramePool, Judged
+from offbragg.files.left_behind import seal
 from offbragg.files.nxrefine import has_wrapper, write_wrapper
 from offbragg.files.quarantine import quarantine
 from offbragg.files.run_progress import RunProgress
 from offbragg.files.salvage import rebuild_if_torn
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
-from offbragg.files.scan_writer import ScanWriter, seal
+from offbragg.files.scan_writer import ScanWriter
 from offbragg.followers.file_look import (
     FileLook,
     Problem,

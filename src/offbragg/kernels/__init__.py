@@ -99,7 +99,7 @@ def decode(stream: Buffer, out: NDArray[np.int32], *, level: str = level) -> Non
     array([   5,    4, 1004, 1004], dtype=int32)
     """
     _check(out, "out")
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         status, done = reference.decode(stream, out)
     else:
@@ -127,7 +127,7 @@ def encode(
     """
     _check(counts, "counts")
     _check_chunk(chunk, counts.size)
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return _put(reference.encode(counts), chunk)
     return chunk[: number[0].encode(number[1], counts, chunk)]
@@ -153,7 +153,7 @@ def encode_cells(
     if cells.itemsize not in (4, 8) or not cells.flags.c_contiguous or not cells.flags.aligned:
         raise ValueError(f"cells must have 4 or 8 bytes and be C-contiguous, not {cells.dtype}")
     _check_chunk(chunk[:-4], cells.nbytes // 4)
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         text = reference.encode(cells)
         return _put(text + reference.fletcher32(text).to_bytes(4, "little"), chunk)
@@ -200,7 +200,7 @@ def decode_encode(
         if image.size != n:
             raise ValueError(f"an image of {image.size} pixels cannot keep {n}")
     _check_chunk(chunk, n)
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         out = np.empty(n, np.int32) if image is None else image
         decode(stream, out, level=level)
@@ -220,7 +220,7 @@ def md5(buffers: Sequence[Buffer], *, level: str = level) -> list[bytes]:
     >>> [digest.hex()[:8] for digest in md5([b"", b"abc"])]
     ['d41d8cd9', '90015098']
     """
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return reference.md5(buffers)
     return number[0].md5(number[1], tuple(buffers))
@@ -245,7 +245,7 @@ def crc64(data: Buffer | NDArray[np.uint8], before: int = 0, *, level: str = lev
     >>> crc64(b"789", crc64(b"123456")) == crc64(b"123456789")
     True
     """
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return reference.crc64(memoryview(data), before)  # type: ignore[arg-type]
     return number[0].crc64(number[1], before, data)
@@ -266,7 +266,7 @@ def crc64_combine(first: int, second: int, length: int, *, level: str = level) -
     >>> crc64_combine(crc64(b"123456"), crc64(b"789"), 3) == crc64(b"123456789")
     True
     """
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         return reference.crc64_combine(first, second, length)
     return number[0].crc64_combine(first, second, length)
@@ -300,7 +300,7 @@ def strips(
         If a strip is not within the file, or the strips do not fill ``out``.
     """
     _check(out, "out")
-    number = _number(level)
+    number = number_of(level)
     starts = np.ascontiguousarray(offsets, np.uint64).reshape(-1)
     sizes = np.ascontiguousarray(lengths, np.uint64).reshape(-1)
     if starts.size != sizes.size:
@@ -358,7 +358,7 @@ def decode_chunk(
     n = out.size if pixels is None else pixels
     if not 0 <= first <= n - out.size:
         raise ValueError(f"a chunk of {n} pixels has no {out.size} pixels from {first} on")
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         status, done = reference.decode_chunk(chunk, n, first, out)  # type: ignore[arg-type]
     else:
@@ -409,7 +409,7 @@ def decode_cells(
     n = out.size if cells is None else cells
     if not 0 <= first <= n - out.size:
         raise ValueError(f"a chunk of {n} cells has no {out.size} cells from {first} on")
-    number = _number(level)
+    number = number_of(level)
     if number is None:
         status, done = reference.decode_cells(chunk, n, first, out)
     else:
@@ -420,7 +420,7 @@ def decode_cells(
         raise ScanFileError(f"the chunk {_WRONG[status]} ({where}; it has {n} cells)")
 
 
-def _number(level: str) -> tuple[Any, int] | None:
+def number_of(level: str) -> tuple[Any, int] | None:
     """Find the compiled module and its number for a level; None for the reference."""
     if level == "reference":
         return None

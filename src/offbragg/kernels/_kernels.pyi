@@ -21,3 +21,63 @@ def decode_chunk(
 def decode_cells(
     level: int, wide: bool, chunk: Buffer, n: int, first: int, out: WriteableBuffer, /
 ) -> tuple[int, int]: ...
+def transform(
+    level: int,
+    counts: Buffer,
+    turns: Buffer,
+    flux: Buffer,
+    inverse: Buffer,
+    factor: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    most: int,
+    shape: tuple[int, int, int],
+    low: WriteableBuffer,
+    high: WriteableBuffer,
+    changed: WriteableBuffer,
+    subtract: bool,
+    parts: tuple[int, int],
+    /,
+) -> None: ...
+def variance(
+    level: int,
+    counts: Buffer,
+    turns: Buffer,
+    flux: Buffer,
+    inverse: Buffer,
+    factor: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    most: int,
+    shape: tuple[int, int, int],
+    low: WriteableBuffer,
+    high: WriteableBuffer,
+    changed: WriteableBuffer,
+    subtract: bool,
+    parts: tuple[int, int],
+    /,
+) -> None: ...
+def places(
+    turn: Buffer,
+    inverse: Buffer,
+    size: tuple[int, int],
+    band: tuple[int, int, int, int],
+    point: tuple[float, float],
+    shape: tuple[int, int, int],
+    out: WriteableBuffer,
+    /,
+) -> None: ...
+def symmetrise(
+    array: Buffer | None,
+    share: Buffer | None,
+    out: WriteableBuffer,
+    first: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    operations: Buffer,
+    steps: Buffer,
+    part: int,
+    parts: int,
+    /,
+) -> None: ...

@@ -144,6 +144,19 @@ uint64_t ob_crc64_combine(uint64_t first, uint64_t second, uint64_t length);
 int ob_strips(const uint8_t *data, size_t size, const uint64_t *offsets, const uint64_t *lengths,
               size_t count, int swap, int32_t *out, size_t n);
 
+/* ---- sums over equivalents (symmetry.c) -------------------------------------------------- */
+
+/* Write to each cell of a box the sum over the cells equivalent to it, in the order of `steps`,
+ * each as often as it differs; `array` (NULL: ones) and `share` (NULL: none; a factor of each
+ * cell) have as many cells as `out`, which may be `array`. Does the orbits of part `part` of
+ * `parts`; no two parts write to or read from the same cell. `operations`: count matrices of 9, a
+ * group, identity first. `steps`: `length` numbers of operations, 255 behind each step and once
+ * more at the end. A leading step of one operation must double the group that was done.
+ * Nonzero, and nothing written, if these are not that; -1 without memory. */
+int ob_symmetrise(const double *array, const double *share, double *out, const int64_t *first,
+                  const int64_t *shape, const int8_t *operations, size_t count,
+                  const uint8_t *steps, size_t length, size_t part, size_t parts);
+
 static inline uint32_t ob_read32(const uint8_t *p)
 {
     uint32_t v;

@@ -1,4 +1,5 @@
 /* The kernels for Python: buffers in, buffers out, the GIL released while it takes.
+ * What belongs to the transform is in module_transform.c.
  *
  * The limited API of Python 3.11, so that one build serves all later ones. The wrappers in
  * __init__.py say what the arguments mean; here their sizes are checked once more.
@@ -10,6 +11,8 @@
 #include <Python.h>
 
 #include "kernels.h"
+#include "module_transform.h"
+#include "transform.h"
 
 static const char *const NAMES[] = {"portable", "avx2", "avx512"};
 
@@ -326,6 +329,71 @@ static PyObject *decode_cells(PyObject *self, PyObject *args)
     return result;
 }
 
+/* None, or as many doubles as cells */
+static int get_cells(PyObject *given, Py_buffer *view, Py_ssize_t cells, int writable)
+{
+    if (given == Py_None)
+        return 0;
+    if (PyObject_GetBuffer(given, view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0)
+        return -1;
+    if (view->len / 8 == cells && view->len % 8 == 0 && (uintptr_t)view->buf % 8 == 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "an array of %zd bytes does not hold %zd cells of 8, aligned",
+                 view->len, cells);
+    return -1;
+}
+
+static PyObject *symmetrise(PyObject *self, PyObject *args)
+{
+    PyObject *array, *share, *out, *result = NULL;
+    Py_buffer of = {0}, by = {0}, to = {0}, operations, steps;
+    long long first[3], shape[3];
+    Py_ssize_t part, parts, cells = 1;
+    int wrong = 1;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OOO(LLL)(LLL)y*y*nn", &array, &share, &out, &first[0], &first[1],
+                          &first[2], &shape[0], &shape[1], &shape[2], &operations, &steps, &part,
+                          &parts))
+        return NULL;
+    for (int i = 0; i < 3; i++) {
+        if (shape[i] < 1 || shape[i] > PY_SSIZE_T_MAX / 8 / cells) {
+            PyErr_Format(PyExc_ValueError, "a box of %lld x %lld x %lld cells cannot be", shape[0],
+                         shape[1], shape[2]);
+            goto end;
+        }
+        cells *= (Py_ssize_t)shape[i];
+    }
+    if (get_cells(array, &of, cells, 0) < 0 || get_cells(share, &by, cells, 0) < 0 ||
+        get_cells(out, &to, cells, 1) < 0)
+        goto end;
+    if (to.buf != NULL && part >= 0 && parts > 0 && operations.len % 9 == 0) {
+        int64_t from[3] = {first[0], first[1], first[2]}, size[3] = {shape[0], shape[1], shape[2]};
+        Py_BEGIN_ALLOW_THREADS
+        wrong = ob_symmetrise(of.buf, by.buf, to.buf, from, size, operations.buf,
+                              (size_t)operations.len / 9, steps.buf, (size_t)steps.len,
+                              (size_t)part, (size_t)parts);
+        Py_END_ALLOW_THREADS
+    }
+    if (wrong < 0)
+        PyErr_NoMemory();
+    else if (wrong)
+        PyErr_SetString(PyExc_ValueError,
+                        "the operations are not a group of whole numbers with the identity first, "
+                        "or the steps or parts are not theirs");
+    else
+        result = Py_NewRef(Py_None);
+end:
+    PyBuffer_Release(&operations);
+    PyBuffer_Release(&steps);
+    if (of.obj != NULL)
+        PyBuffer_Release(&of);
+    if (by.obj != NULL)
+        PyBuffer_Release(&by);
+    if (to.obj != NULL)
+        PyBuffer_Release(&to);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"levels", levels, METH_NOARGS, "Names of the levels that run here, best first."},
     {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
@@ -342,6 +410,11 @@ static PyMethodDef methods[] = {
      "(level, chunk, n, first, out) -> (status, pixels)"},
     {"decode_cells", decode_cells, METH_VARARGS,
      "(level, wide, chunk, n, first, out) -> (status, cells)"},
+    {"transform", ob_py_transform, METH_VARARGS, "Add the pixels of frames to the cells of a grid."},
+    {"variance", ob_py_variance, METH_VARARGS, "Add the variance of divided pixels to the cells."},
+    {"places", ob_py_places, METH_VARARGS, "Find the cells of the pixels of a frame."},
+    {"symmetrise", symmetrise, METH_VARARGS,
+     "(array or None, share or None, out, first, shape, operations, steps, part, parts)"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -354,5 +427,6 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__kernels(void)
 {
     ob_crc64_init();
+    ob_transform_init();
     return PyModuleDef_Init(&module);
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offbragg.alarms.disk import describe_bytes
 from offbragg.errors import ConfigError, SweepError
 from offbragg.geometry import Geometry, rotation_about
 from offbragg.plans.defaults import Defaults, is_device
@@ -56,9 +57,10 @@ class Estimate:
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
         hours, minutes = divmod(minutes, 60)
-        size = f", at most {self.bytes / 1e9:.2f} GB of frame files" if self.bytes else ""
+        size = f", at most {describe_bytes(self.bytes)} of frame files" if self.bytes else ""
         lines = [
-            f"{self.sweeps} sweeps, {self.frames} frames, {hours} h {minutes:02d} min "
+            f"{self.sweeps} {'sweep' if self.sweeps == 1 else 'sweeps'}, {self.frames} "
+            f"{'frame' if self.frames == 1 else 'frames'}, {hours} h {minutes:02d} min "
             f"{seconds:02d} s{size}"
         ]
         if self.coverage is not None:

@@ -14,7 +14,8 @@ from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid, extent
 from offbragg.lattice import direct_basis
-from offbragg.reduction.binning import AirRate, Binner, Oversample, check_memory
+from offbragg.reduction.accumulator import Accumulator, weight_exponent
+from offbragg.reduction.binning import AirRate, Binner, FrameToAdd, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
 from offbragg.sample import Sample
 from offbragg.stack import Stack
@@ -80,6 +81,22 @@ class ReductionSetup:
                 f"the mask has shape {self.mask.shape}, the frames {self.geometry.panel.shape}"
             )
 
+    def check_memory(self, *, arrays: float | None = None) -> None:
+        """Refuse a grid whose sums would not fit into memory.
+
+        Parameters
+        ----------
+        arrays
+            Number of values of 8 bytes that each cell will have; None: those of a `Volume`.
+
+        Raises
+        ------
+        ReductionError
+            Before anything is allocated.
+        """
+        variance, air = self.oversample.parts > 1, self.air is not None
+        check_memory(self.grid, arrays=arrays or 2 + variance + 2 * air)
+
     def empty(self) -> Volume:
         """Make the volume that its frames can be added to.
 
@@ -88,17 +105,38 @@ class ReductionSetup:
         ReductionError
             If it would not fit into memory; nothing is allocated then.
         """
-        variance, air = self.oversample.parts > 1, self.air is not None
-        check_memory(self.grid, arrays=2 + variance + 2 * air)
-        return Volume.empty(self.grid, sample=self.sample, variance=variance, background=air)
+        self.check_memory()
+        return Volume.empty(
+            self.grid, sample=self.sample, variance=self.oversample.parts > 1,
+            background=self.air is not None,
+        )  # fmt: skip
 
-    def binner(self) -> Binner:
-        """Compute, once, where every pixel looks and its weight."""
+    def factor(self) -> Array:
+        """Return the weight of each pixel for a flux of one, shape (slow, fast)."""
         factor = self.corrections.factor(self.geometry, self.detector)
         if self.mask is not None:
             factor[self.mask] = 0.0
+        return factor
+
+    def exponent(self, flux: float) -> int:
+        """Choose the unit 2⁻ⁿ of the weights for the largest flux during a frame.
+
+        It does not depend on the mask.
+        """
+        factor = self.corrections.factor(self.geometry, self.detector)
+        return weight_exponent(float(np.nanmax(factor)) / self.oversample.parts, flux)
+
+    def accumulator(self, exponent: int) -> Accumulator:
+        """Make the sums that its frames can be added to."""
+        return Accumulator(
+            self.grid, exponent, parts=self.oversample.parts, background=self.air is not None,
+            sample=self.sample,
+        )  # fmt: skip
+
+    def binner(self) -> Binner:
+        """Compute, once, where every pixel looks and its weight."""
         return Binner(
-            self.geometry, self.UB, self.grid, factor,
+            self.geometry, self.UB, self.grid, self.factor(),
             saturation=self.detector.get("saturation"), oversample=self.oversample,
             air=self.air, threads=self.threads,
         )  # fmt: skip
@@ -129,7 +167,7 @@ def reduce(
         Of the middle of each frame as it was read, degree; NaN and None: as commanded.
     into
         A volume of ``setup.empty()`` or of an earlier call, to which the frames are added in
-        place: a growing sweep costs no new memory. None: a new one.
+        place. None: a new one.
     binner
         Of ``setup.binner()``, to prepare it once for many calls.
     progress
@@ -140,6 +178,77 @@ def reduce(
     volume
         ``into``, or the new one.
     """
+    volume = setup.empty() if into is None else into
+    if volume.grid != setup.grid:
+        raise ReductionError(f"the volume to add to has another grid: {volume.grid}")
+    if setup.air is not None and volume.background is None:
+        raise ReductionError("the volume to add to keeps no background: take setup.empty()")
+    if setup.oversample.parts > 1 and volume.variance is None:
+        raise ReductionError("the volume to add to keeps no variance: take setup.empty()")
+    most = float(np.max(flux, initial=0.0, where=np.isfinite(flux)))
+    if most > 0:
+        sums = setup.accumulator(setup.exponent(most))
+        add_frames(
+            stack, setup, flux, sums, angles=angles, binner=binner, progress=progress
+        )  # fmt: skip
+        sums.add_to(volume)
+    else:
+        _check(stack, setup, flux)
+    return volume
+
+
+def add_frames(
+    stack: Stack,
+    setup: ReductionSetup,
+    flux: Array,
+    sums: Accumulator,
+    *,
+    angles: Array | None = None,
+    binner: Binner | None = None,
+    subtract: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Add the frames of a stack to sums, or take them away again.
+
+    Parameters
+    ----------
+    stack, setup, flux, angles, binner, progress
+        As for `reduce`.
+    sums
+        Of ``setup.accumulator()``; they are changed.
+    subtract
+        Take frames away that were added before, with the same flux and angles.
+    """
+    _check(stack, setup, flux)
+    middle = stack.angles if angles is None else np.where(np.isfinite(angles), angles, stack.angles)
+    half = 0.5 * stack.sweep.step
+    which = np.flatnonzero(np.isfinite(flux) & (flux > 0))
+    total, count = len(which), 0
+
+    def frames() -> Iterator[FrameToAdd]:
+        for i in which:
+            yield FrameToAdd(
+                _reader(stack, int(i)), float(middle[i] - half), float(middle[i] + half),
+                float(flux[i]),
+            )  # fmt: skip
+
+    def one_more() -> None:
+        nonlocal count
+        count += 1
+        progress(count, total)
+
+    (binner or setup.binner()).add(frames(), sums, subtract=subtract, done=one_more)
+
+
+def _reader(stack: Stack, number: int) -> Callable[[NDArray[np.int32]], None]:
+    def read(out: NDArray[np.int32]) -> None:
+        np.copyto(out, stack.counts[number])
+
+    return read
+
+
+def _check(stack: Stack, setup: ReductionSetup, flux: Array) -> None:
+    """Refuse frames that do not fit to what they are reduced with."""
     if stack.counts.shape[1:] != setup.geometry.panel.shape:
         raise GeometryError(
             f"frames of {stack.counts.shape[1:]} pixels for a panel of "
@@ -152,34 +261,6 @@ def reduce(
             f"the sweep turns {stack.sweep.axis!r}, but the geometry's scan axis is "
             f"{setup.geometry.scan_axis!r}"
         )
-    volume = setup.empty() if into is None else into
-    if volume.grid != setup.grid:
-        raise ReductionError(f"the volume to add to has another grid: {volume.grid}")
-    if setup.air is not None and volume.background is None:
-        raise ReductionError("the volume to add to keeps no background: take setup.empty()")
-    if setup.oversample.parts > 1 and volume.variance is None:
-        raise ReductionError("the volume to add to keeps no variance: take setup.empty()")
-    middle = stack.angles if angles is None else np.where(np.isfinite(angles), angles, stack.angles)
-    half = 0.5 * stack.sweep.step
-    which = np.flatnonzero(np.isfinite(flux) & (flux > 0))
-    total, count = len(which), 0
-
-    def frames() -> Iterator[tuple[NDArray[np.int32], float, float, float]]:
-        for i in which:
-            yield (
-                np.asarray(stack.counts[int(i)]),
-                float(middle[i] - half),
-                float(middle[i] + half),
-                float(flux[i]),
-            )
-
-    def one_more() -> None:
-        nonlocal count
-        count += 1
-        progress(count, total)
-
-    (binner or setup.binner()).add(frames(), volume, done=one_more)
-    return volume
 
 
 def air_rate(

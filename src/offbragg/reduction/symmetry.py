@@ -8,6 +8,7 @@ exactly to a cell. International Tables for Crystallography A (2016), 2.1.3 and 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
+from offbragg.kernels import symmetry as kernel
 from offbragg.lattice import direct_basis
 from offbragg.volume import Volume
 
@@ -222,7 +224,7 @@ def symmetrise(volume: Volume, laue: Laue) -> Volume:
     if volume.symmetry == laue.name:
         return volume
     laue.check_grid(volume.grid)
-    share = None
+    share: Array | None = None
     if volume.symmetry:
         before = Laue.named(volume.symmetry)
         if not laue.contains(before):
@@ -230,55 +232,55 @@ def symmetrise(volume: Volume, laue: Laue) -> Volume:
                 f"the volume is symmetrised with {before.name}, which {laue.name} does not "
                 "contain: begin with the volume as it was measured"
             )
-        share = 1.0 / _orbit(volume.grid, before)  # what equivalent cells hold is there once
-    fixed = _fixing(volume.grid, laue)
-
-    def summed(array: Array | None) -> Array | None:
-        if array is None:
-            return None
-        total = _sum(array if share is None else array * share, volume.grid, laue)
-        return np.divide(total, fixed, out=total)
+        # what equivalent cells hold is there once
+        share = _sum(None, volume.grid, before)
+        np.divide(1.0, share, out=share)
 
     sums = {
-        name: summed(getattr(volume, name))
+        name: _sum(array, volume.grid, laue, share)
         for name in ("counts", "weight", "variance", "background", "background_variance")
+        if (array := getattr(volume, name)) is not None
     }
     return replace(volume, symmetry=laue.name, **sums)
 
 
-def _sum(array: Array, grid: Grid | None, laue: Laue) -> Array:
-    """Sum over all operations: out[x] = Σ array[W x]; ``array`` stays as it is.
+def _sum(array: Array | None, grid: Grid, laue: Laue, share: Array | None = None) -> Array:
+    """Sum over the equivalents of each cell, which count once; ``array`` (None: ones) stays."""
+    numbers = {operation: number for number, operation in enumerate(laue.operations)}
+    out = np.empty(grid.shape)
+    kernel.symmetrise(
+        None if array is None else np.ascontiguousarray(array, np.float64),
+        grid.first,
+        np.array(laue.operations, np.int8),
+        [[numbers[operation] for operation in step] for step in steps(grid, laue)],
+        out,
+        share=share,
+        threads=min(os.cpu_count() or 1, 8),
+    )
+    return out
 
-    Step by step, where that is the same: if S[x] = Σ array[H x] over a subgroup H that takes the
-    grid onto itself, then the sum over the cosets H r is Σ S[r x]. For m-3m that is 6 images in
-    place of 47.
+
+def steps(grid: Grid, laue: Laue) -> list[list[Matrix]]:
+    """Divide a group into steps: in each, the cosets (but the first) of what was summed before.
+
+    If S[x] = Σ array[H x] over a subgroup H that takes the grid onto itself, then the sum over the
+    cosets H r is Σ S[r x]. For m-3m that is 6 images in place of 47.
     """
-    assert grid is not None
-    total = array
-    for representatives in _steps(grid, laue):
-        before, total = total, total.copy()
-        for operation in representatives:
-            _add_image(total, before, grid, operation)
-    return total.copy() if total is array else total
-
-
-def _steps(grid: Grid, laue: Laue) -> list[list[Matrix]]:
-    """Divide a group into steps: in each, the cosets (but the first) of what was summed before."""
     onto = [operation for operation in laue.operations if _takes_onto_itself(grid, operation)]
     identity = laue.operations[0]
     onto.sort(key=lambda operation: _times(operation, operation) != identity)  # small steps
     done: tuple[Matrix, ...] = laue.operations[:1]
     generators: list[Matrix] = []
-    steps: list[list[Matrix]] = []
+    divided: list[list[Matrix]] = []
     for operation in onto:
         if operation not in done:
             generators.append(operation)
             bigger = _close(generators)
-            steps.append(_cosets(done, bigger))
+            divided.append(_cosets(done, bigger))
             done = bigger
     if len(done) < len(laue.operations):
-        steps.append(_cosets(done, laue.operations))
-    return steps
+        divided.append(_cosets(done, laue.operations))
+    return divided
 
 
 def _cosets(subgroup: Sequence[Matrix], group: Sequence[Matrix]) -> list[Matrix]:
@@ -304,75 +306,6 @@ def _takes_onto_itself(grid: Grid, operation: Matrix) -> bool:
     corners = np.array([grid.first, np.array(grid.end) - 1]) @ W.T
     low, high = corners.min(axis=0), corners.max(axis=0)
     return bool(np.all(low == grid.first) and np.all(high == np.array(grid.end) - 1))
-
-
-def _add_image(out: Array, array: Array, grid: Grid, operation: Matrix) -> None:
-    """Add array[W x] to out[x] wherever W x lies in the grid."""
-    W = np.array(operation)
-    first, shape = np.array(grid.first), np.array(grid.shape)
-    if np.all(np.count_nonzero(W, axis=1) == 1):
-        # axes change places and directions: slices do
-        source = np.argmax(W != 0, axis=1)  # (W x)_i = ±x_source[i]
-        target = np.argsort(source)
-        to: list[slice] = [slice(0)] * 3
-        of: list[slice] = [slice(0)] * 3
-        for i, j in enumerate(source):
-            sign = W[i, j]
-            ends = (first[i], first[i] + shape[i] - 1)
-            low, high = ends if sign > 0 else (-ends[1], -ends[0])
-            low, high = max(low, first[j]), min(high, first[j] + shape[j] - 1)
-            if low > high:
-                return
-            to[j] = slice(low - first[j], high - first[j] + 1)
-            begin, end = sign * low - first[i], sign * high - first[i]
-            of[i] = slice(begin, end + sign if end + sign >= 0 else None, sign)
-        out[tuple(to)] += array[tuple(of)].transpose(target)
-        return
-    # hexagonal axes: h and k mix, l keeps to itself
-    assert not W[2, :2].any()
-    assert not W[:2, 2].any()
-    h = np.arange(first[0], first[0] + shape[0], dtype=np.int64)[:, None]
-    k = np.arange(first[1], first[1] + shape[1], dtype=np.int64)[None, :]
-    i = W[0, 0] * h + W[0, 1] * k - first[0]
-    j = W[1, 0] * h + W[1, 1] * k - first[1]
-    there = (i >= 0) & (i < shape[0]) & (j >= 0) & (j < shape[1])
-    if W[2, 2] > 0:
-        to_l = of_l = slice(None)
-    else:
-        low, high = max(-grid.end[2] + 1, first[2]), min(-first[2], grid.end[2] - 1)
-        if low > high:
-            return
-        to_l = slice(low - first[2], high - first[2] + 1)
-        begin, end = -low - first[2], -high - first[2] - 1
-        of_l = slice(begin, end if end >= 0 else None, -1)
-    for row in range(shape[0]):  # a slab at a time: no copy of the whole
-        columns = np.flatnonzero(there[row])
-        if columns.size:
-            out[row, columns, to_l] += array[i[row, columns], j[row, columns], of_l]
-
-
-def _fixing(grid: Grid, laue: Laue) -> NDArray[np.uint8]:
-    """Count the operations that leave each cell where it is."""
-    h, k, l = (  # noqa: E741
-        np.arange(grid.first[i], grid.end[i]).reshape([-1 if i == j else 1 for j in range(3)])
-        for i in range(3)
-    )
-    number = np.ones(grid.shape, np.uint8)  # at most 48
-    for operation in laue.operations[1:]:
-        D = np.array(operation) - np.eye(3, dtype=int)
-        same: NDArray[np.bool_] = np.ones((1, 1, 1), bool)
-        for a, b, c in D:
-            if a or b or c:
-                same = same & ((a * h if a else 0) + (b * k if b else 0) + (c * l if c else 0) == 0)
-        if same.any():
-            number += same
-    return number
-
-
-def _orbit(grid: Grid, laue: Laue) -> Array:
-    """Count the cells of the grid that are equivalent to each, itself included."""
-    ones = np.ones(grid.shape)
-    return _sum(ones, grid, laue) / _fixing(grid, laue)
 
 
 def _close(generators: Sequence[Matrix]) -> tuple[Matrix, ...]:

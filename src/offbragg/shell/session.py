@@ -99,8 +99,9 @@ def open_session(
     devices = build_devices(config)
     RE = make_run_engine(config, devices)
     install_suspender(RE, config, devices)
-    RE.md = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
-    RE.subscribe(lambda name, doc: RE.md.save(), "start")  # nested changes
+    metadata = KeptMetadata(config.paths.journal / "RE.md.json", RE.md)
+    RE.md = metadata  # type: ignore[assignment]  # Bluesky infers dict, and takes any mapping
+    RE.subscribe(lambda name, doc: metadata.save(), "start")  # nested changes
 
     def with_news(plan: MsgGenerator) -> MsgGenerator:  # each plan once, before its first message
         show_news(RE.md)

@@ -20,7 +20,8 @@ from offbragg.sample import Sample
 from offbragg.volume import Volume
 from offbragg.workflows.choices import START, Choices
 from offbragg.workflows.record import SweepInput
-from offbragg.workflows.reduce import build_record, reduce_record
+from offbragg.workflows.reduce import build_record
+from offbragg.workflows.sums import reduce_record
 from offbragg.workflows.sweeps import temperature_of
 
 _SAME = 0.5  # K: sweeps this close are one temperature

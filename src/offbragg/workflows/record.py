@@ -29,7 +29,7 @@ from offbragg.workflows.sweeps import Selection
 T = TypeVar("T")
 
 FORMAT = 1
-_LATER = ("binned", "damaged", "dataset", "inverted", "masked")
+_LATER = ("binned", "damaged", "dataset", "inverted", "masked", "weight_exponent")
 """Keys that records of earlier versions do not have."""
 
 
@@ -208,6 +208,8 @@ class ReductionRecord:
         Whether hot pixels are excluded.
     background_scale
         Factor applied to the background.
+    weight_exponent
+        n of the unit 2⁻ⁿ in which weights are summed; None in records of before there were any.
     versions
         Of offbragg and the libraries that compute.
     """
@@ -224,6 +226,7 @@ class ReductionRecord:
     mask: MaskInput | None
     hot: bool
     background_scale: float
+    weight_exponent: int | None
     versions: Mapping[str, str]
     format: int = FORMAT
 
@@ -243,6 +246,7 @@ class ReductionRecord:
             "mask": None if self.mask is None else self.mask.to_dict(),
             "hot": self.hot,
             "background_scale": self.background_scale,
+            "weight_exponent": self.weight_exponent,
             "versions": dict(self.versions),
         }
 
@@ -284,6 +288,11 @@ class ReductionRecord:
             mask=None if mask is None else MaskInput.from_dict(mask, f"{where}.mask"),
             hot=_flag(given["hot"], f"{where}.hot"),
             background_scale=_scale(given["background_scale"], f"{where}.background_scale"),
+            weight_exponent=(
+                None
+                if given.get("weight_exponent") is None
+                else _whole(given["weight_exponent"], f"{where}.weight_exponent")
+            ),
             versions={
                 name: _text(each, f"{where}.versions.{name}") for name, each in versions.items()
             },

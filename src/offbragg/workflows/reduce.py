@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,17 @@ from offbragg.files.checked import REPAIR
 from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
-from offbragg.reduction.binning import AirRate, check_memory
+from offbragg.reduction.binning import check_memory
 from offbragg.reduction.corrections import LEAST_TURN
 from offbragg.reduction.reduce import (
-    ReductionSetup,
-    air_rate,
     check_overlap,
     check_UB,
     check_units,
-    reduce,
 )
-from offbragg.reduction.symmetry import Laue, symmetrise
+from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.volume import Volume, check_same_sample
 from offbragg.workflows.background import find_background
@@ -53,10 +51,12 @@ from offbragg.workflows.record import (
     SweepInput,
     sha256,
 )
+from offbragg.workflows.sums import sum_record, weight_exponent
 from offbragg.workflows.sweeps import opened, select, temperature_of
 
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _MOST_MASKED = 0.5  # of the pixels that count
+_FILLED = 0.75  # 8-byte values a cell takes on average for each sum
 
 
 def _warn(text: str) -> None:
@@ -100,10 +100,57 @@ def reduce_files(
     """
     paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(f) for f in files]
     record = build_record(paths, choices or Choices(), say=say)
-    volume = reduce_record(record, progress=progress)
+    sums = sum_record(record, progress=progress)
     if out is not None:
-        write_volume(out, volume, record.relative_to(Path(out)).to_dict(), progress=writing)
-    return volume
+        write_volume(out, sums, record.relative_to(Path(out)).to_dict(), progress=writing)
+    return sums if isinstance(sums, Volume) else sums.volume()
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeWritten:
+    """What is in a volume file that was made.
+
+    Parameters
+    ----------
+    grid
+        The cells.
+    symmetry
+        Laue class over which the sums were made; empty: none.
+    completeness
+        Measured part of the cells, 0 to 1.
+    counts
+        Sum over all cells.
+    """
+
+    grid: Grid
+    symmetry: str
+    completeness: float
+    counts: float
+
+
+def reduce_to_file(
+    files: Sequence[Path],
+    choices: Choices,
+    out: Path,
+    *,
+    progress: Progress = lambda done, total: None,
+    writing: Progress = lambda done, total: None,
+    say: Say = _warn,
+) -> VolumeWritten:
+    """Make a volume file without having the whole volume in memory a second time.
+
+    Parameters
+    ----------
+    files, choices, out, progress, writing, say
+        As for `reduce_files`.
+    """
+    record = build_record(files, choices, say=say)
+    sums = sum_record(record, progress=progress)
+    write_volume(out, sums, record.relative_to(out).to_dict(), progress=writing)
+    with VolumeFile(out) as file:
+        completeness = file.completeness
+    counts = float(sums.counts.sum()) if isinstance(sums, Volume) else sums.total("counts")
+    return VolumeWritten(record.grid, sums.symmetry, completeness, counts)
 
 
 def merge_and_reduce(
@@ -182,9 +229,9 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
     if laue is not None:
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
     sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0].background is not None)
-    # beside the sums: their symmetrised ones and two steps of one, or what is written
+    # halves of 64 bits where they are full; with a symmetry the sums as float64, before and after
     try:
-        check_memory(binned, arrays=2 * sums + 2 if laue is not None else sums + 2)
+        check_memory(binned, arrays=_FILLED * sums + (2 * sums if laue is not None else 0))
     except ReductionError as error:
         if binned == grid or laue is None:
             raise
@@ -213,97 +260,9 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
         mask=mask,
         hot=choices.hot,
         background_scale=choices.background_scale,
+        weight_exponent=weight_exponent(inputs, choices),
         versions={name: version(name) for name in ("offbragg", "numpy", "scipy", "h5py")},
     )
-
-
-def reduce_record(
-    record: ReductionRecord, *, progress: Progress = lambda done, total: None
-) -> Volume:
-    """Make the volume that a record describes.
-
-    Parameters
-    ----------
-    record
-        With absolute paths.
-    progress
-        Called with the number of frames that are done, and of all.
-    """
-    grid = record.binned
-    user_mask = None
-    if record.mask is not None:
-        user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
-    total = sum(each.frames for each in record.inputs)
-    before = 0
-    volume: Volume | None = None
-    for each in record.inputs:
-        with opened(Path(each.file)) as scan:
-            detector: Mapping[str, Any] = scan.start.get("detector") or {}
-            mask = scan.pixel_mask() != 0
-            if user_mask is not None:
-                if user_mask.shape != mask.shape:
-                    raise ReductionError(
-                        f"the mask has shape {user_mask.shape}, the frames {mask.shape}"
-                    )
-                mask |= user_mask
-            stack = scan.stack
-            chosen = each.selection or select(
-                scan, monitor=record.monitor, hot=record.hot, damaged=each.damaged
-            )
-            mask |= chosen.hot_mask(mask.shape)
-            air = None
-            if each.background is not None:
-                air = _air(each.background, record, detector.get("saturation"))
-            setup = ReductionSetup(
-                each.geometry, each.UB, grid, record.corrections, detector, mask,
-                record.oversample, air, record.sample,
-            )  # fmt: skip
-            if volume is None:
-                volume = setup.empty()
-            flux = chosen.flux[: len(stack)]
-            angles = scan.frame_values()["angle"][: len(stack)]
-            done_before = before
-
-            def report(done: int, _: int, so_far: int = done_before) -> None:
-                progress(so_far + done, total)
-
-            reduce(stack, setup, flux, angles=angles, into=volume, progress=report)
-            before += int(np.count_nonzero(flux > 0))
-    assert volume is not None
-    if record.symmetry and np.any(volume.weight):
-        volume = symmetrise(volume, Laue.named(record.symmetry))
-    if record.grid != grid:
-        volume = volume[_part(grid, record.grid)]
-    if not np.any(volume.weight):
-        raise ReductionError(
-            "nothing was measured in the grid: no pixel of any frame with flux falls into it"
-        )
-    return volume
-
-
-def _air(background: BackgroundInput, record: ReductionRecord, saturation: float | None) -> AirRate:
-    """Return what each pixel counts without the crystal, times the background's scale."""
-    with opened(Path(background.file)) as empty:
-        chosen = select(
-            empty, monitor=record.monitor, hot=record.hot, damaged=background.damaged,
-            least_turn=0.0,
-        )  # fmt: skip
-        stack = empty.stack
-        return air_rate(
-            stack,
-            chosen.flux / record.background_scale,
-            mask=chosen.hot_mask(empty.shape),
-            saturation=saturation,
-        )
-
-
-def _part(grid: Grid, wanted: Grid) -> tuple[slice, slice, slice]:
-    """Return the slices of the cells of one grid inside another."""
-    h, k, l = (  # noqa: E741
-        slice(a - first, b - first)
-        for a, b, first in zip(wanted.first, wanted.end, grid.first, strict=True)
-    )
-    return h, k, l
 
 
 def _look_at(

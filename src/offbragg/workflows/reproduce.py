@@ -15,8 +15,9 @@ from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import passing_volume, write_volume
 from offbragg.workflows.choices import Progress
 from offbragg.workflows.record import ReductionRecord, sha256
-from offbragg.workflows.reduce import reduce_record
+from offbragg.workflows.sums import sum_record
 
+_ROUNDING = 2.0**-18  # of a weight, and of what is divided by it
 _SLAB = 32  # planes of a volume that are compared at a time
 
 
@@ -27,7 +28,9 @@ class Reproduction:
     file: str
     same: bool
     differences: tuple[str, ...]
-    """Datasets and attributes that differ in any bit."""
+    """Datasets and attributes that differ: in any bit, or by more than the rounding of weights."""
+    rounded: bool = False
+    """It was made before weights were whole numbers: numbers are compared to 2⁻¹⁸."""
 
 
 def reproduce(
@@ -67,17 +70,18 @@ def reproduce(
                 f"{each.file} has changed since {path} was made of it: its SHA-256 is not "
                 f"{each.sha256[:12]}…"
             )
-    volume = reduce_record(record, progress=progress)
+    rounded = record.weight_exponent is None
+    volume = sum_record(record, progress=progress)
     if out is not None:
         write_volume(out, volume, kept)
-        differences = _differences(path, Path(out))
+        differences = _differences(path, Path(out), rounded=rounded)
     else:
         with passing_volume(path.parent, volume, kept) as new:
-            differences = _differences(path, new)
-    return Reproduction(str(path), not differences, tuple(differences))
+            differences = _differences(path, new, rounded=rounded)
+    return Reproduction(str(path), not differences, tuple(differences), rounded)
 
 
-def _differences(one: Path, other: Path) -> list[str]:
+def _differences(one: Path, other: Path, *, rounded: bool) -> list[str]:
     """Return the datasets and attributes in which two volume files differ.
 
     The bytes between them may differ: another version may put them elsewhere.
@@ -86,7 +90,25 @@ def _differences(one: Path, other: Path) -> list[str]:
         return []
     with h5py.File(one, "r", locking=False) as a, h5py.File(other, "r", locking=False) as b:
         mine, its = _contents(a), _contents(b)
-    return sorted(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name))
+        differ = sorted(
+            name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name)
+        )
+        if rounded:
+            differ = [name for name in differ if not _are_close(a, b, name)]
+    return differ
+
+
+def _are_close(a: Any, b: Any, name: str) -> bool:
+    """Return whether a dataset holds the same numbers in both but for the rounding of weights."""
+    one, other = a.get(name), b.get(name)
+    if not all(isinstance(each, h5py.Dataset) for each in (one, other)):
+        return False
+    if one.dtype.kind != "f" or other.dtype.kind != "f":
+        return False
+    return one.shape == other.shape and all(
+        np.allclose(one[n : n + _SLAB], other[n : n + _SLAB], rtol=_ROUNDING, equal_nan=True)
+        for n in range(0, one.shape[0], _SLAB)
+    )
 
 
 def _contents(file: Any) -> dict[str, tuple[Any, ...]]:

@@ -1,0 +1,81 @@
+"""Rows of frames in the columns of an open scan file; whoever calls these flushes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.files import nxmx
+
+Column = Callable[[str], Any]
+"""Returns a column of the file, an h5py dataset, by its name."""
+
+
+def put_known(
+    column: Column,
+    numbers: NDArray[np.int64],
+    *,
+    sources: Iterable[str],
+    md5s: Iterable[str | None],
+    crcs: Iterable[int] | None,
+    times: NDArray[np.float64],
+) -> None:
+    """Write what is known of frames whose pixels are written.
+
+    Parameters
+    ----------
+    column
+        Of the file.
+    numbers
+        Frame indices, ascending, shape (n,).
+    sources, md5s
+        Name of each frame file, and the MD5 of its pixels if it states one.
+    crcs
+        CRC-64 of each stored chunk; None in a file that has no column for them.
+    times
+        Start of each exposure, POSIX s; NaN if not known. Shape (n,).
+    """
+    names = [nxmx.fit(source, nxmx.SOURCE_LENGTH) for source in sources]
+    digests = [(md5 or "").encode("ascii", "replace") for md5 in md5s]
+    _put(column("source"), numbers, np.array(names, f"S{nxmx.SOURCE_LENGTH}"))
+    _put(column("md5"), numbers, np.array(digests, "S32"))
+    if crcs is not None:
+        _put(column("crc64"), numbers, np.array([b"%016x" % crc for crc in crcs], "S16"))
+    known = np.isfinite(times)
+    _put(column("time"), numbers[known], times[known])
+
+
+def put_stored(column: Column, numbers: NDArray[np.int64]) -> None:
+    """Write that frames are stored; once this is flushed, they can be read."""
+    _put(column("reason"), numbers, np.zeros(numbers.size, f"S{nxmx.REASON_LENGTH}"))
+    _put(column("status"), numbers, np.full(numbers.size, b"stored", f"S{nxmx.STATUS_LENGTH}"))
+
+
+def put_values(
+    column: Column, name: str, numbers: NDArray[np.int64], values: NDArray[np.float64]
+) -> None:
+    """Write values of frames in any order, shape (n,); all rows between them are read first."""
+    first, last = int(numbers.min()), int(numbers.max()) + 1
+    rows = column(name)[first:last]
+    rows[numbers - first] = values
+    column(name)[first:last] = rows
+
+
+def put_angle_source(column: Column, numbers: NDArray[np.int64], how: str) -> None:
+    """Write how the angles of frames were measured, shape (n,), in any order."""
+    first, last = int(numbers.min()), int(numbers.max()) + 1
+    sources = column("angle_source")[first:last]
+    # in a file of an earlier version there is room for 12 letters
+    fits = len(how) <= sources.dtype.itemsize
+    sources[numbers - first] = how.encode() if fits else b"read"
+    column("angle_source")[first:last] = sources
+
+
+def _put(dataset: Any, numbers: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """Write rows of a column, those that follow each other at once."""
+    for run in np.split(np.arange(numbers.size), np.flatnonzero(np.diff(numbers) != 1) + 1):
+        if run.size:
+            dataset[numbers[run[0]] : numbers[run[-1]] + 1] = values[run]

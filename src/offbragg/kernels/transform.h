@@ -1,0 +1,103 @@
+/* Pixels of frames into cells of an hkl grid: what transform.c and its variants share.
+ *
+ * The arithmetic is that of reference.py, operation by operation, in float64 and without fused
+ * multiply-adds (-ffp-contract=off), so that a pixel at an edge falls into the same cell with
+ * every variant:
+ *
+ *     along = base[i] + y * down[i]                       for each row and frame
+ *     cell[i] = floor((along + x * across[i]) * inverse + shift[i])
+ *
+ * x and y are the pixel's place on the panel (pixel, corner convention), `inverse` is 1 / its
+ * distance from the crystal. The weight of a pixel in a frame is round(factor * flux), both
+ * float32, to the nearest whole number (ties to even).
+ */
+#ifndef OFFBRAGG_TRANSFORM_H
+#define OFFBRAGG_TRANSFORM_H
+
+#include "kernels.h"
+
+#define OB_SIDE 32                  /* cells along a side of a brick */
+#define OB_BRICK (32 * 32 * 32)     /* cells of a brick */
+#define OB_NOWHERE 0xFFFFFFFFu      /* place of a pixel that is in no cell, or does not count */
+#define OB_MOST_COUNTS (1 << 28)    /* from here on a run of 16 pixels is summed with 64 bits */
+
+/* One exposure, or a part of one: 12 numbers as they come from Python */
+typedef struct {
+    double base[3], across[3], down[3], shift[3];
+} ob_turn;
+
+/* A grid in bricks. The place of a cell is brick << 15 | its place in the brick; bricks, and the
+ * cells within, are in the order (l, k, h), the last running fastest. Within a brick three cubes
+ * are nested: of 2 cells (64 bytes), 4 of these (a page of 4 kB) and 4 of these, so that what is
+ * near in the crystal is near in memory. */
+typedef struct {
+    int32_t shape[3];   /* cells along h, k, l */
+    uint32_t bricks[3]; /* bricks along h, k, l */
+} ob_grid;
+
+/* Sums of a cell: 32 bits of each lie together, what is above lies apart and is touched only when
+ * they are full. Both are two's complement: subtracting gives back what was before. */
+typedef struct {
+    uint32_t *low, *high; /* pairs, one for each cell */
+    uint8_t *changed;     /* one for each brick */
+    ob_grid grid;
+} ob_sums;
+
+typedef struct {
+    const int32_t *counts;  /* of all frames, one behind the other */
+    const ob_turn *turns;   /* one for each frame */
+    const float *flux;      /* one for each frame */
+    const double *inverse;  /* 1 / distance, 1/mm, for each pixel */
+    const float *factor;    /* for each pixel; 0 where it does not count */
+    size_t frames, rows, columns;
+    int32_t most;           /* the highest count that is valid */
+    double x, y;            /* place of the measured point in a pixel, 0.5 for its middle */
+} ob_exposures;
+
+typedef struct {
+    size_t row[2], column[2]; /* from, and one past the last */
+} ob_band;
+
+static inline uint32_t ob_spread(uint32_t x)
+{
+    /* where the lowest 5 bits of an index go, for h: k is one bit further, l two */
+    return (x & 1) | (x & 2) << 2 | (x & 4) << 4 | (x & 8) << 6 | (x & 16) << 8;
+}
+
+/* Make the tables; once, before anything else of it is called. */
+void ob_transform_init(void);
+
+/* Nonzero if the cells cannot be numbered. */
+int ob_make_grid(const int32_t *shape, ob_grid *grid);
+
+/* Add, or subtract, the pixels of a band of all frames: counts to the first of each pair, weight
+ * to the second. */
+void ob_transform(int level, const ob_exposures *what, const ob_band *band, ob_sums *sums,
+                  int subtract);
+
+/* Find the places of the pixels of a band of one frame, whether they count or not. */
+void ob_places(const ob_exposures *what, const ob_band *band, const ob_grid *grid, uint32_t *out);
+
+/* Add the variance of what the parts of a pixel count to the first of each pair, in units of
+ * 1 / parts²: counts times the square of the number of parts that are in one cell. There are
+ * `turns` for each frame, and sides² planes of `inverse`. Nonzero if memory is short. */
+int ob_variance(const ob_exposures *what, const ob_band *band, size_t sides, size_t turns,
+                ob_sums *sums, int subtract);
+
+/* Add 64-bit numbers to the pair at a place. */
+static inline void ob_add(ob_sums *sums, uint32_t place, uint64_t first, uint64_t second)
+{
+    uint32_t *low = sums->low + 2 * (size_t)place, *high = sums->high + 2 * (size_t)place;
+    uint64_t a = (uint64_t)low[0] + (uint32_t)first, b = (uint64_t)low[1] + (uint32_t)second;
+    uint32_t up = (uint32_t)(first >> 32) + (uint32_t)(a >> 32);
+    low[0] = (uint32_t)a;
+    low[1] = (uint32_t)b;
+    if (up) /* untouched memory is not there */
+        high[0] += up;
+    up = (uint32_t)(second >> 32) + (uint32_t)(b >> 32);
+    if (up)
+        high[1] += up;
+    sums->changed[place >> 15] = 1;
+}
+
+#endif

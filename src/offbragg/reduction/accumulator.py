@@ -1,0 +1,251 @@
+"""Sums over the cells of a grid as whole numbers: exact, in any order, and taken away as exactly.
+
+Counts are whole numbers. A weight becomes one in fixed point, in units of 2⁻ⁿ; n is chosen from the
+largest weight that there can be, and stands in the record. The contribution of one pixel of one
+frame is rounded to the nearest unit (ties to even, so without bias): for weights down to 1/32 of
+the largest that is at most 2⁻²⁰ of each. So nothing depends on the order, the batches, the threads
+or the processes in which frames came, and a frame that turns out not to count is subtracted without
+a trace.
+
+Memory is taken by what was measured alone: cells lie in bricks, 8 bytes each, and pages that
+nothing was added to do not exist; upper halves of sums that outgrow 32 bits lie apart and exist
+where they are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.bricks import brick_slices
+from offbragg.errors import ReductionError
+from offbragg.grid import Grid
+from offbragg.kernels.transform import CELLS, SIDE, PairSums, bricks, cells_within
+from offbragg.sample import Sample
+from offbragg.volume import Volume
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; in Python's mmap from 3.13 on
+_AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of its variance
+_EXACT = 1 << 53  # float64 holds each whole number up to this one
+_FIRST, _SECOND = 0, 1
+_WITHIN = cells_within()
+
+
+def weight_exponent(factor: float, flux: float) -> int:
+    """Choose n, so that in units of 2⁻ⁿ the largest weight of a pixel in a frame is below 2²⁷.
+
+    Parameters
+    ----------
+    factor
+        Largest weight of a pixel, or of a part of one, for a flux of one.
+    flux
+        Largest on the crystal during a frame; it counts as the next power of 4, so that sweeps in
+        the same beam have the same units.
+
+    Raises
+    ------
+    ReductionError
+        If factor or flux is not above 0.
+    """
+    if not (0 < factor < math.inf and 0 < flux < math.inf):
+        raise ReductionError(f"weight {factor:g} × flux {flux:g}: both must be above 0")
+    return 27 - math.frexp(factor)[1] - 2 * math.ceil(math.log2(flux) / 2)
+
+
+class Accumulator:
+    """The sums of a volume while it grows, which `offbragg.bricks.Bricks` reads.
+
+    Parameters
+    ----------
+    grid
+        The cells.
+    exponent
+        n of the unit 2⁻ⁿ of the weight, see `weight_exponent`.
+    parts
+        Into how many parts a pixel of a frame is divided; above 1 the variance is kept, too.
+    background
+        Whether what is expected without the crystal is kept.
+    sample
+        The crystal.
+
+    Raises
+    ------
+    ReductionError
+        If the grid has too many cells to be numbered.
+    """
+
+    symmetry = ""
+
+    def __init__(
+        self,
+        grid: Grid,
+        exponent: int,
+        *,
+        parts: int = 1,
+        background: bool = False,
+        sample: Sample | None = None,
+    ) -> None:
+        self.grid, self.exponent, self.parts, self.sample = grid, exponent, parts, sample
+        try:
+            self._bricks = bricks(grid.shape)
+        except ValueError as error:
+            raise ReductionError(
+                f"{error}\nTake a smaller box, or larger steps (--grid)."
+            ) from None
+        self.sums = self._empty()
+        """Counts and weight."""
+        self.spread = self._empty() if parts > 1 else None
+        """Variance of the counts, and nothing."""
+        self.air = self._empty() if background else None
+        """Background and its variance."""
+
+    def _empty(self) -> PairSums:
+        n = math.prod(self._bricks)
+        return PairSums(_lazily(n), _lazily(n), np.zeros(n, np.uint8), self.grid.shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which sums there are."""
+        found = ["counts", "weight"]
+        if self.spread is not None:
+            found.append("variance")
+        if self.air is not None:
+            found += ["background", "background_variance"]
+        return tuple(found)
+
+    def unit(self, name: str) -> float:
+        """Return what one means in a sum: ``counts``, ``weight`` and so on."""
+        return {
+            "counts": 1.0 / self.parts,
+            "weight": 2.0**-self.exponent,
+            "variance": 1.0 / self.parts**2,
+            "background": _AIR,
+            "background_variance": _AIR,
+        }[name]
+
+    def _of(self, name: str) -> tuple[PairSums, int]:
+        pair = {"variance": self.spread, "background": self.air, "background_variance": self.air}
+        found = pair.get(name, self.sums)
+        assert found is not None
+        return found, _SECOND if name in ("weight", "background_variance") else _FIRST
+
+    def touched(self) -> NDArray[np.intp]:
+        """Return the numbers of the bricks that were added to."""
+        return np.flatnonzero(self.sums.changed)
+
+    def total(self, name: str) -> float:
+        """Return one of the sums over all cells."""
+        pair, column = self._of(name)
+        found = 0
+        for number in np.flatnonzero(pair.changed):
+            found += int(pair.low[number, :, column].sum(dtype=np.int64))
+            found += int(pair.high[number, :, column].sum(dtype=np.int64)) << 32
+        return found * self.unit(name)
+
+    def integers(self, name: str, number: int) -> Integers:
+        """Read one sum of a brick, in its units: int64 [l, k, h], shape (32, 32, 32)."""
+        pair, column = self._of(name)
+        low = pair.low[number, :, column]
+        value = low.astype(np.int64)
+        if pair.high[number, :, column].any():
+            value |= pair.high[number, :, column].astype(np.int64) << 32
+        return value[_WITHIN].reshape(SIDE, SIDE, SIDE)
+
+    def brick(self, l: int, k: int, h: int) -> Mapping[str, Array] | None:  # noqa: E741
+        """Read the sums of one brick, see `offbragg.bricks.Bricks`."""
+        number = (l * self._bricks[1] + k) * self._bricks[0] + h
+        if not self.sums.changed[number]:
+            return None
+        cut = tuple(slice(0, s.stop - s.start) for s in brick_slices(self.grid, l, k, h))
+        found: dict[str, Array] = {}
+        for name in self.names:
+            value = self.integers(name, number)[cut]
+            self._check_exact(name, value)
+            found[name] = np.multiply(value, self.unit(name), dtype=np.float64, order="C")
+        return found
+
+    def _check_exact(self, name: str, value: Integers) -> None:
+        most = int(value.max(initial=0))
+        if most >= _EXACT:
+            raise ReductionError(
+                f"a cell's {name} is {most:.4g} units of {self.unit(name):g}: a file holds up to "
+                "2^53 of them exactly\nReduce the sweeps in parts, or take smaller cells (--grid)."
+            )
+
+    def filled(self) -> Iterator[tuple[tuple[slice, slice, slice], Mapping[str, Array]]]:
+        """Go through the bricks that were added to: where each is (h, k, l), and its sums."""
+        for number in self.touched():
+            rest, h = divmod(int(number), self._bricks[0])
+            l, k = divmod(rest, self._bricks[1])  # noqa: E741
+            sums = self.brick(l, k, h)
+            assert sums is not None
+            slices = brick_slices(self.grid, l, k, h)
+            yield (slices[2], slices[1], slices[0]), sums
+
+    def merge(self, other: Accumulator) -> None:
+        """Add the sums of another accumulator: whole numbers, so in any order.
+
+        Raises
+        ------
+        ReductionError
+            If its cells, units or sums are not the same.
+        """
+        mine = (self.grid, self.exponent, self.parts, self.names)
+        if mine != (other.grid, other.exponent, other.parts, other.names):
+            raise ReductionError(
+                f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
+                f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
+            )
+        for into, of in (
+            (self.sums, other.sums), (self.spread, other.spread), (self.air, other.air),
+        ):  # fmt: skip
+            if into is None or of is None:
+                continue
+            for number in np.flatnonzero(of.changed).tolist():
+                value = _both(into, number) + _both(of, number)
+                into.low[number] = (value & 0xFFFFFFFF).astype(np.uint32)
+                upper = (value >> 32).astype(np.uint32)
+                if upper.any() or into.high[number].any():
+                    into.high[number] = upper
+                into.changed[number] = 1
+
+    def add_to(self, volume: Volume) -> None:
+        """Add the sums to the arrays of a volume on the same grid."""
+        for where, sums in self.filled():
+            for name, value in sums.items():
+                array: Array | None = getattr(volume, name)
+                if array is not None:
+                    array[where] += value.T
+
+    def volume(self) -> Volume:
+        """Return the sums as a volume."""
+        volume = Volume.empty(
+            self.grid, sample=self.sample, variance=self.spread is not None,
+            background=self.air is not None,
+        )  # fmt: skip
+        self.add_to(volume)
+        return volume
+
+
+def _both(pair: PairSums, number: int) -> Integers:
+    value = pair.low[number].astype(np.int64)
+    if pair.high[number].any():
+        value |= pair.high[number].astype(np.int64) << 32
+    return value
+
+
+def _lazily(n: int) -> NDArray[np.uint32]:
+    """Return zeros that take memory page by page, when they are written to."""
+    size = n * CELLS * 2 * 4
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    except (OSError, ValueError, AttributeError):
+        return np.zeros((n, CELLS, 2), np.uint32)  # pragma: no cover  not on this system
+    return np.frombuffer(memory, np.uint32).reshape(n, CELLS, 2)
