@@ -277,6 +277,58 @@ static PyObject *strips(PyObject *self, PyObject *args)
     return result;
 }
 
+static PyObject *decode_chunk(PyObject *self, PyObject *args)
+{
+    int level, status = 0;
+    Py_ssize_t n, first;
+    size_t done = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*nnw*", &level, &in, &n, &first, &out))
+        return NULL;
+    if (n < 0 || (size_t)n > OB_MOST || first < 0 || first > n || out.len / 4 > n - first) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zd pixels has no %zd pixels from %zd on", n,
+                     out.len / 4, first);
+    } else if (check_level(level) == 0 && check_words(&out, "pixels") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode_chunk(level, in.buf, (size_t)in.len, (size_t)n, (size_t)first,
+                                 (size_t)out.len / 4, out.buf, &done);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("in", status, (Py_ssize_t)done);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyObject *decode_cells(PyObject *self, PyObject *args)
+{
+    int level, wide, status = 0;
+    Py_ssize_t n, first;
+    size_t done = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "ipy*nnw*", &level, &wide, &in, &n, &first, &out))
+        return NULL;
+    const size_t width = wide ? 8 : 4, count = (size_t)out.len / width;
+    if (n < 0 || (size_t)n > OB_MOST / 2 || first < 0 || first > n ||
+        count > (size_t)(n - first) || (size_t)out.len % width) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zd cells has no %zd from %zd on", n,
+                     (Py_ssize_t)count, first);
+    } else if (check_level(level) == 0 && check_words(&out, "cells") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode_cells(level, in.buf, (size_t)in.len, width, (size_t)n, (size_t)first,
+                                 count, out.buf, &done);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("in", status, (Py_ssize_t)done);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 /* None, or as many doubles as cells */
 static int get_cells(PyObject *given, Py_buffer *view, Py_ssize_t cells, int writable)
 {
@@ -354,6 +406,10 @@ static PyMethodDef methods[] = {
     {"crc64", crc64, METH_VARARGS, "(level, before, data) -> CRC-64/XZ"},
     {"crc64_combine", crc64_combine, METH_VARARGS, "(first, second, length) -> CRC of both"},
     {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
+    {"decode_chunk", decode_chunk, METH_VARARGS,
+     "(level, chunk, n, first, out) -> (status, pixels)"},
+    {"decode_cells", decode_cells, METH_VARARGS,
+     "(level, wide, chunk, n, first, out) -> (status, cells)"},
     {"transform", ob_py_transform, METH_VARARGS, "Add the pixels of frames to the cells of a grid."},
     {"variance", ob_py_variance, METH_VARARGS, "Add the variance of divided pixels to the cells."},
     {"places", ob_py_places, METH_VARARGS, "Find the cells of the pixels of a frame."},
