@@ -198,9 +198,10 @@ class StoredSweep:
         return Stack(FrameRange(counts, 0, length), self._sweep, monitor)
 
     def _read_rows(self) -> Rows:
-        self._fresh(nxmx.DATA)  # where the chunks are that the rows are compared with
+        # where the chunks are that the rows are compared with
+        places = places_of_chunks(self._fresh(nxmx.DATA))
         crc64 = self._fresh(f"{nxmx.FRAMES}/crc64")[()] if self._has_crc64 else None
-        return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
+        return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64, places)
 
     def is_torn(self) -> bool:
         """Return whether the frame index is corrupt, as when a kill tears a write."""
