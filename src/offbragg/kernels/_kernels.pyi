@@ -17,3 +17,13 @@ def strips(
 def decode_chunk(
     level: int, chunk: Buffer, n: int, first: int, out: WriteableBuffer, /
 ) -> tuple[int, int]: ...
+def tiles(
+    level: int,
+    counts: Buffer,
+    rows: int,
+    columns: int,
+    number: WriteableBuffer,
+    middle: WriteableBuffer,
+    highest: WriteableBuffer,
+    /,
+) -> None: ...

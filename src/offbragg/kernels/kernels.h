@@ -131,6 +131,17 @@ uint64_t ob_crc64_combine(uint64_t first, uint64_t second, uint64_t length);
 int ob_strips(const uint8_t *data, size_t size, const uint64_t *offsets, const uint64_t *lengths,
               size_t count, int swap, int32_t *out, size_t n);
 
+/* ---- frames from afar (tiles.c) ---------------------------------------------------------- */
+
+#define OB_TILE 16         /* pixels along a tile */
+#define OB_MEDIAN_OF_20 9  /* twentieths: the median is taken a little below the middle */
+
+/* Of every tile: how many of each second pixel of each second row have a count (from 0 on and not
+ * the highest there is), and their median; 0 if none has. Of every column of a row of tiles: the
+ * highest count, at least -1. The last tiles may be cut. */
+void ob_tiles(int level, const int32_t *counts, size_t rows, size_t columns, int32_t *number,
+              int32_t *middle, int32_t *highest);
+
 static inline uint32_t ob_read32(const uint8_t *p)
 {
     uint32_t v;

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from offbragg import kernels
+
 Array = NDArray[Any]
 
-_TILE = 16  # pixels: the background is one number for such a square
-_HALF = _TILE // 2
+_TILE = 16  # pixels: the background is one number for such a square, as `kernels.tiles` has it
 _MOST_STRONG = 0.02  # of a frame's pixels; more is not Bragg scattering
 _CIRCLE = 2.0 * np.pi * np.arange(24) / 24
 _RING = np.rint(7.5 * np.array([np.sin(_CIRCLE), np.cos(_CIRCLE)])).astype(np.int64)  # pixels
@@ -52,14 +53,8 @@ class FrameSearch:
         """Whether any pixel of the frame has a count."""
         self._limit = limit
         self._room = int(_MOST_STRONG * rows * columns) + 1
-        self._bands = -(-rows // _TILE), -(-columns // _TILE)
-        down, across = self._bands
-        self._highest = np.empty((down, columns), np.int32)
-        self._sampled = np.full((down * _HALF, across * _HALF), -1, np.int32)
-        self._tiles = np.empty((down, across, _HALF, _HALF), np.int32)
-        self._above = np.empty((down, columns), np.bool_)
         self._counts: Array = self.buffer
-        self._background: Array = np.zeros(self._bands)
+        self._background: Array = np.zeros((1, 1))
         self._where: NDArray[np.int64] = np.empty(0, np.int64)
         self._found: tuple[NDArray[np.int64], Array, Array] | None = None
 
@@ -78,13 +73,13 @@ class FrameSearch:
         masked
             Pixels to leave out, shape (slow, fast). More of them may be known when `strong` asks.
         """
-        self._counts = counts
-        self._find_highest()
+        self._counts = np.ascontiguousarray(counts, np.int32)
+        number, middle, highest = kernels.tiles(self._counts)
         self._where = np.empty(0, np.int64)
-        self.has_counts = bool(self._highest.max(initial=-1) >= 0)
+        self.has_counts = bool(highest.max() >= 0)
         if self.has_counts:
-            self._background = self._find_background()
-            where = self._above_limit()
+            self._background = self._smoothed(number, middle)
+            where = self._above_limit(highest)
             self._where = where[~masked.reshape(-1)[where]]
         self._found = self._tested(self._where) if self._where.size <= self._room else None
 
@@ -104,35 +99,13 @@ class FrameSearch:
             where = np.sort(where[best])
         return StrongPixels(*self._tested(where), crowded)
 
-    def _find_highest(self) -> None:
-        """Find the highest count of each column of a band, as high as a tile."""
-        rows, columns = self._counts.shape
-        whole = rows // _TILE
-        bands = self._counts[: whole * _TILE].reshape(whole, _TILE, columns)
-        bands.max(axis=1, out=self._highest[:whole], initial=-1)
-        if whole < len(self._highest):
-            self._counts[whole * _TILE :].max(axis=0, out=self._highest[whole])
-
-    def _find_background(self) -> Array:
-        """Return the median of every tile, from a quarter of its pixels, smoothed."""
-        some = self._counts[::2, ::2]
-        down, across = self._bands
-        self._sampled[: some.shape[0], : some.shape[1]] = some
-        self._tiles[...] = self._sampled.reshape(down, _HALF, across, _HALF).swapaxes(1, 2)
-        # negative counts, which are none, come last
-        tiles = self._tiles.view(np.uint32).reshape(down, across, _HALF**2)
-        tiles.sort(axis=-1)
-        n = np.full((down, across), _HALF**2)
-        gaps = tiles[..., -1] >= _TOP
-        n[gaps] = np.count_nonzero(tiles[gaps] < _TOP, axis=-1)
-        # a little below the middle: peaks lie above
-        middle = np.take_along_axis(tiles, (n * 9 // 20)[..., None], -1)[..., 0]
-        weight = np.where(n >= 6, n, 0).astype(np.float64)
+    def _smoothed(self, number: NDArray[np.int32], middle: NDArray[np.int32]) -> Array:
+        """Return the background of every tile: half its own median, half of those around it."""
+        weight = np.where(number >= 6, number, 0).astype(np.float64)
         value = np.where(weight > 0, middle, 0).astype(np.float64)
         below: Array = uniform_filter(weight, 3, mode="nearest")
         above: Array = uniform_filter(weight * value, 3, mode="nearest")
         around = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        # half its own, where it has one
         return np.where(weight > 0, 0.5 * (value + around), around)
 
     def _limits(self) -> NDArray[np.float32]:
@@ -140,13 +113,13 @@ class FrameSearch:
         sigma = np.sqrt(np.maximum(self._background, 1.0))
         return (self._background + self._limit * sigma + 2.0).astype(np.float32)
 
-    def _above_limit(self) -> NDArray[np.int64]:
+    def _above_limit(self, highest: NDArray[np.int32]) -> NDArray[np.int64]:
         """Find the pixels above the limit of their tile; few columns of a band have one."""
         rows, columns = self._counts.shape
         # of whole counts, those above a limit are above the whole number below it
         limits = np.minimum(np.floor(self._limits()).astype(np.float64), _TOP).astype(np.int32)
-        np.greater(self._highest, np.repeat(limits, _TILE, axis=1)[:, :columns], out=self._above)
-        band, column = np.nonzero(self._above)
+        above = highest > np.repeat(limits, _TILE, axis=1)[:, :columns]
+        band, column = np.divmod(np.flatnonzero(above), columns)
         row = band[:, None] * _TILE + np.arange(_TILE)
         places = np.minimum(row, rows - 1) * columns + column[:, None]
         high = self._counts.reshape(-1)[places] > limits[band, column // _TILE][:, None]
