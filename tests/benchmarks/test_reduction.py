@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from streams import generated
 
+from offbragg import kernels
 from offbragg.files import nxmx
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
@@ -118,7 +119,7 @@ def test_symmetrise(benchmark, half, request):
 
 @pytest.mark.parametrize("how", ["by HDF5", "checked"])
 def test_a_frame_is_read(benchmark, tmp_path, seconds, request, how):
-    """What it costs to compare a chunk with its checksum before it is decoded."""
+    """What it costs to compare a chunk with its checksum and decode it, against HDF5 alone."""
     sweep = Sweep("phi", 0.0, 1.0, 2, 0.1, 0.1)
     start = {
         "uid": "read", "time": 1.7e9, "sample": {"name": "x", "label": "x"},
@@ -138,4 +139,4 @@ def test_a_frame_is_read(benchmark, tmp_path, seconds, request, how):
         if how == "checked":
             ratio = seconds[how] / seconds["by HDF5"]
             print(f"\na frame is read in {ratio:.3f} times the time that HDF5 takes without")
-            assert ratio < 1.5
+            assert ratio < (0.5 if kernels.compiled else 1.5)
