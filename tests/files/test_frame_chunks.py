@@ -195,3 +195,18 @@ def test_threads_share_it(ours):
 
     assert not wrong
     assert len(chunks._free) <= 6
+
+
+def test_frames_that_have_a_chunk_are_known_however_many_are_asked_for(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w", libver=("v110", "v110")) as file:
+        data = file.create_dataset("x", (40, 4, 8), "<i4", chunks=(1, 4, 8), **OURS)
+        there = {0, 3, 4, 17, 38}
+        for number in there:
+            data[number] = number
+        chunks = FrameChunks(data)
+
+        assert {n for n in range(40) if chunks.has(n)} == there
+
+        data[20] = 20
+        chunks.forget()
+        assert {n for n in reversed(range(40)) if chunks.has(n)} == {*there, 20}

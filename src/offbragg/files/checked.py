@@ -6,7 +6,7 @@ of its chunk, which takes 0.1 ms to compare, a tenth of what decoding takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -37,8 +37,6 @@ class Rows(NamedTuple):
     status: Array
     crc64: Array | None
     """None in a file of a version without stored checksums."""
-    places: Container[int]
-    """Numbers of the frames that have a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +150,11 @@ class CheckedCounts:
         for again in (False, True):  # it may have been stored since the rows, or it, were read
             if self._rows is None or again:
                 self._rows = self._read_rows()
-            status, crc64, places = self._rows
+                self._chunks.forget()
+            status, crc64 = self._rows
             # else HDF5 reads what is not there without an error, as whatever was in the room
-            if number not in places:
+            is_there = self._chunks.has(number)
+            if not is_there:
                 continue
             with self._chunks.room() as room:
                 mask, chunk = self._chunk(number, room)
@@ -169,7 +169,7 @@ class CheckedCounts:
             out[...] = missing
             return out
         why = "does not have the checksum with which it was stored"
-        raise self._damaged(number, f"its chunk {why if number in places else 'is not there'}")
+        raise self._damaged(number, f"its chunk {why if is_there else 'is not there'}")
 
     def _chunk(self, number: int, room: NDArray[np.uint8]) -> tuple[int, Any]:
         """Read a chunk as it is stored."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from typing import Any
 
 import h5py
@@ -22,6 +22,9 @@ from offbragg.files.filters import BITSHUFFLE, check_chunk, check_filters
 
 Array = NDArray[Any]
 
+# frames that are asked for one by one: for each, HDF5 goes through all chunks, in a tenth of the
+# time in which they are listed here
+_FEW = 10
 _WORDS, _LZ4 = 4, 2  # bytes of a pixel, and the compressor, as bitshuffle numbers it
 
 
@@ -44,8 +47,25 @@ class FrameChunks:
         self._filters = check_filters(data)
         self.are_ours = kernels.compiled and _are_ours(data, self._filters)
         """Whether our own kernel decodes them."""
+        self._shape = data.shape[1:]
+        self._asked = 0
+        self._there: Container[int] | None = None
         self._room = kernels.chunk_bound(int(np.prod(data.shape[1:])))
         self._free: list[NDArray[np.uint8]] = []  # page faults of a new one cost as much as reading
+
+    def forget(self) -> None:
+        """Forget which frames have a chunk: there may be more."""
+        self._asked, self._there = 0, None
+
+    def has(self, number: int) -> bool:
+        """Return whether a frame has a chunk, as it was since the last `forget`."""
+        if self._there is None:
+            self._asked += 1
+            if self._asked <= _FEW:
+                info = self._data.id.get_chunk_info_by_coord((number, 0, 0))
+                return info.byte_offset is not None
+            self._there = places_of_chunks(self._data)
+        return number in self._there
 
     @contextlib.contextmanager
     def room(self) -> Generator[NDArray[np.uint8]]:
@@ -88,11 +108,11 @@ class FrameChunks:
         OSError, RuntimeError
             If HDF5 cannot decode it.
         """
-        check_chunk(self._data, self._filters, mask, chunk)
-        wanted = _part(part, self._data.shape[1:]) if self.are_ours and not mask else None
+        wanted = _part(part, self._shape) if self.are_ours and not mask else None
         if wanted is not None:
             with contextlib.suppress(ScanFileError):
                 return self._by_kernel(chunk, *wanted, out)
+        check_chunk(self._data, self._filters, mask, chunk)
         read = self._data[(number, *part)]
         if out is None:
             return read
@@ -102,7 +122,7 @@ class FrameChunks:
     def _by_kernel(
         self, chunk: Any, rows: range, key: tuple[Any, Any], out: NDArray[np.int32] | None
     ) -> Array:
-        n, columns = self._data.shape[1:]
+        n, columns = self._shape
         first = rows[0]
         shape = (rows[-1] + 1 - first, columns)
         is_whole = rows.step == 1 and key == (slice(None), slice(None))
@@ -116,6 +136,20 @@ class FrameChunks:
             return wanted.copy()  # else it keeps all columns in memory
         out[...] = wanted
         return out
+
+
+def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
+    """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
+
+    HDF5 finds one chunk by going through all of them; this goes through them once.
+    """
+    places: dict[int, tuple[int, int]] = {}
+
+    def note(chunk: Any) -> None:
+        places[chunk.chunk_offset[0]] = (chunk.byte_offset, chunk.size)
+
+    data.id.chunk_iter(note)
+    return places
 
 
 def _are_ours(data: h5py.Dataset, filters: tuple[int, ...]) -> bool:

@@ -17,6 +17,7 @@ from offbragg.errors import ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import FilePart
+from offbragg.files.frame_chunks import places_of_chunks
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.superblock import read_superblock
 from offbragg.geometry import Geometry
@@ -198,10 +199,9 @@ class StoredSweep:
         return Stack(FrameRange(counts, 0, length), self._sweep, monitor)
 
     def _read_rows(self) -> Rows:
-        # where the chunks are that the rows are compared with
-        places = places_of_chunks(self._fresh(nxmx.DATA))
+        self._fresh(nxmx.DATA)  # where the chunks are that the rows are compared with
         crc64 = self._fresh(f"{nxmx.FRAMES}/crc64")[()] if self._has_crc64 else None
-        return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64, places)
+        return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
 
     def is_torn(self) -> bool:
         """Return whether the frame index is corrupt, as when a kill tears a write."""
@@ -277,20 +277,6 @@ class StoredSweep:
     def _fresh(self, name: str) -> Any:
         """Return a dataset as it is now, whoever writes it."""
         return self._get(name)
-
-
-def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
-    """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
-
-    HDF5 finds one chunk by going through all of them; this goes through them once.
-    """
-    places: dict[int, tuple[int, int]] = {}
-
-    def note(chunk: Any) -> None:
-        places[chunk.chunk_offset[0]] = (chunk.byte_offset, chunk.size)
-
-    data.id.chunk_iter(note)
-    return places
 
 
 def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
