@@ -232,7 +232,9 @@ class _Search:
         if lasting.any():
             self.ignored["lasting"] += int(lasting.sum())
             self._leave_out(pixels, lasting[label])
-        self._summarise(pixels.take((closed & ~lasting)[label]))
+        whole = closed & ~lasting
+        its = whole[label]
+        self._summarise(pixels.take(its), (np.cumsum(whole) - 1)[label[its]])
         carried = (~closed & ~lasting)[label]
         if carried.any():
             self.open, self.n_open = [pixels.take(carried)], int(carried.sum())
@@ -253,8 +255,9 @@ class _Search:
             + pixels.where % columns
             + 1
         )
-        links: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        for offset in (1, stride - 1, stride, stride + 1, plane):
+        beside = np.flatnonzero(np.diff(key) == 1)
+        links = [(beside, beside + 1)]
+        for offset in (stride - 1, stride, stride + 1, plane):
             there = np.searchsorted(key, key + offset)
             there[there == key.size] = 0
             here = np.flatnonzero(key[there] == key + offset)
@@ -263,10 +266,10 @@ class _Search:
         graph = coo_array((np.ones(a.size, np.bool_), (a, b)), shape=(key.size, key.size))
         return cast(NDArray[np.int64], connected_components(graph, directed=False)[1])
 
-    def _summarise(self, pixels: _Pixels) -> None:
+    def _summarise(self, pixels: _Pixels, label: NDArray[np.int64]) -> None:
+        """Note the centroids of groups of pixels, numbered from 0."""
         if not pixels.where.size:
             return
-        label = self._label(pixels)
         highest = np.zeros(label.max() + 1, np.float32)
         np.maximum.at(highest, label, pixels.excess)
         pixels = pixels.take(pixels.excess >= _CORE * highest[label])
