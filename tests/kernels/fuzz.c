@@ -307,6 +307,33 @@ static void try_strips(const uint8_t *data, size_t size, size_t n)
     free(out);
 }
 
+static void try_tiles(const uint8_t *data, size_t size, size_t columns, int down)
+{
+    size_t rows = size / 4 / columns, n = rows * columns;
+    size_t bands = (rows + OB_TILE - 1) / OB_TILE;
+    size_t tiles = bands * ((columns + OB_TILE - 1) / OB_TILE);
+    int32_t *counts = exactly(4 * n, 0), *first[3], *other[3];
+    size_t sizes[3] = {4 * tiles, 4 * tiles, 4 * bands * columns};
+
+    for (size_t i = 0; i < n; i++)
+        counts[i] = (int32_t)ob_read32(data + 4 * i) >> down;
+    for (int k = 0; k < 3; k++) {
+        first[k] = exactly(sizes[k], 1);
+        other[k] = exactly(sizes[k], 2);
+    }
+    ob_tiles(OB_PORTABLE, counts, rows, columns, first[0], first[1], first[2]);
+    for (int level = 1; level <= ob_best_level(); level++) {
+        ob_tiles(level, counts, rows, columns, other[0], other[1], other[2]);
+        for (int k = 0; k < 3; k++)
+            CHECK(memcmp(first[k], other[k], sizes[k]) == 0);
+    }
+    for (int k = 0; k < 3; k++) {
+        free(first[k]);
+        free(other[k]);
+    }
+    free(counts);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static int made = 0;
@@ -323,7 +350,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *own = exactly(size, 0);
     memcpy(own, data + 4, size);
     size_t n = head[1] | (size_t)(head[2] & 31) << 8;
-    switch (head[0] % 6) {
+    switch (head[0] % 7) {
     case 0:
         /* about as many pixels as bytes, or any number */
         try_stream(own, size, head[3] & 1 ? n : size - (n < 64 ? n : 0) % (size + 1));
@@ -342,6 +369,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 4:
         try_blocks(own, size, n, 8 * (size_t)(head[3] & 15 ? head[3] : head[3] * 16));
+        break;
+    case 5:
+        try_tiles(own, size, 1 + n % 200, head[3] & 31);
         break;
     default:
         if (size >= 16)

@@ -32,6 +32,8 @@ def of_kind(kind: str, n: int) -> np.ndarray:
         "eight bits": lambda: rng.integers(0, 256, n),
         "fifteen bits": lambda: rng.integers(-32768, 32768, n),
         "sixteen bits": lambda: rng.integers(0, 65536, n),
+        "23 bits": lambda: rng.integers(-(2**23), 2**23, n),
+        "24 bits": lambda: rng.integers(0, 2**24, n),
         "bright": lambda: rng.poisson(0.2, n) + 100_000 * (rng.random(n) < 0.002),
         "noise": lambda: rng.integers(INT32.min, INT32.max, n, endpoint=True),
         "limits": lambda: np.resize([INT32.max, INT32.min, -1, 0], n),
@@ -42,7 +44,7 @@ def of_kind(kind: str, n: int) -> np.ndarray:
 
 KINDS = [
     "zeros", "gap", "few", "some", "seven bits", "eight bits", "fifteen bits", "sixteen bits",
-    "bright", "noise", "limits", "periodic", "long periods",
+    "23 bits", "24 bits", "bright", "noise", "limits", "periodic", "long periods",
 ]  # fmt: skip
 
 

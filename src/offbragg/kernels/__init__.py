@@ -45,6 +45,7 @@ __all__ = [
     "level",
     "md5",
     "strips",
+    "tiles",
 ]
 
 _LEVELS: tuple[str, ...] = (*(_kernels.levels() if _kernels else ()), "reference")
@@ -366,6 +367,45 @@ def decode_chunk(
     if status != reference.OK:
         where = f"after {done} of {out.size} pixels from pixel {first} on"
         raise ScanFileError(f"the chunk {_WRONG[status]} ({where}; its frame has {n} pixels)")
+
+
+def tiles(
+    counts: NDArray[np.int32], *, level: str = level
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Find medians of the tiles of a frame, 16 × 16 pixels, and the highest counts.
+
+    Parameters
+    ----------
+    counts
+        int32, C-contiguous, shape (slow, fast).
+
+    Returns
+    -------
+    number
+        How many of each second pixel of each second row of a tile have a count (not negative, and
+        not the highest that a pixel can have), shape (tile, tile).
+    middle
+        Their median, a little below the middle (rank 9/20); 0 where none has a count.
+    highest
+        The highest count of each column of a band of tiles, or −1, shape (tile, fast).
+
+    Examples
+    --------
+    >>> tiles(np.full((16, 3), 7, np.int32))
+    (array([[16]], dtype=int32), array([[7]], dtype=int32), array([[7, 7, 7]], dtype=int32))
+    """
+    _check(counts, "counts")
+    rows, columns = counts.shape
+    shape = -(-rows // reference.TILE), -(-columns // reference.TILE)
+    number, middle = np.empty(shape, np.int32), np.empty(shape, np.int32)
+    highest = np.empty((shape[0], columns), np.int32)
+    compiled_level = number_of(level)
+    if compiled_level is None:
+        reference.tiles(counts, number, middle, highest)
+    else:
+        module, n = compiled_level
+        module.tiles(n, counts, rows, columns, number, middle, highest)
+    return number, middle, highest
 
 
 _WRONG = {

@@ -81,3 +81,13 @@ def symmetrise(
     parts: int,
     /,
 ) -> None: ...
+def tiles(
+    level: int,
+    counts: Buffer,
+    rows: int,
+    columns: int,
+    number: WriteableBuffer,
+    middle: WriteableBuffer,
+    highest: WriteableBuffer,
+    /,
+) -> None: ...

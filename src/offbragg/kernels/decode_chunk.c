@@ -3,8 +3,8 @@
  *
  * A block is decoded in three steps that stay in the L1 cache: LZ4 into bit planes, planes into
  * bytes, bytes into pixels. Counts are small: planes that only repeat the sign are recognised,
- * and one or two bytes of each pixel are made of planes instead of four. Values of 8 bytes come
- * in the same way, and all bytes of them are made.
+ * and mostly one byte of each pixel is made of planes instead of four. Values of 8 bytes come in
+ * the same way, and all bytes of them are made.
  */
 #include "kernels.h"
 
@@ -145,7 +145,7 @@ static void bytes_portable(const uint8_t *planes, size_t plane, size_t i, uint8_
 
 /* ---- bytes into pixels -------------------------------------------------------------------- */
 
-/* Make pixels of their lowest 1, 2 or 4 bytes, which stand n behind each other. */
+/* Make pixels of their lowest bytes, which stand n behind each other. */
 static inline void widen(const uint8_t *bytes, size_t n, int count, int32_t *out)
 {
     if (count == 1)
@@ -154,6 +154,9 @@ static inline void widen(const uint8_t *bytes, size_t n, int count, int32_t *out
     else if (count == 2)
         for (size_t i = 0; i < n; i++)
             out[i] = (int16_t)(bytes[i] | bytes[n + i] << 8);
+    else if (count == 3)
+        for (size_t i = 0; i < n; i++)
+            out[i] = bytes[i] | bytes[n + i] << 8 | (int8_t)bytes[2 * n + i] * 65536;
     else
         for (size_t i = 0; i < n; i++)
             out[i] = (int32_t)((uint32_t)bytes[i] | (uint32_t)bytes[n + i] << 8 |
@@ -192,13 +195,16 @@ static inline void widen_eight(const uint8_t *bytes, size_t n, uint8_t *out)
             out[k] = bytes[(size_t)k * n + i];
 }
 
-/* How many bytes of each pixel say something: 1, 2 or 4. */
+/* How many bytes of each pixel do more than repeat its sign. */
 static int bytes_needed(const uint8_t *planes, size_t plane)
 {
-    const uint8_t *word = planes + 15 * plane, *byte = planes + 7 * plane;
-    if (memcmp(word, word + plane, 16 * plane) != 0)
-        return 4;
-    return memcmp(byte, byte + plane, 8 * plane) != 0 ? 2 : 1;
+    int count = 4;
+    for (; count > 1; count--) {
+        const uint8_t *sign = planes + (8 * (size_t)count - 9) * plane;
+        if (memcmp(sign, sign + plane, 8 * plane) != 0)
+            break;
+    }
+    return count;
 }
 
 /* Make n values of their planes; `out` has room for them, at an address for words of 4 bytes. */

@@ -156,6 +156,16 @@ int ob_strips(const uint8_t *data, size_t size, const uint64_t *offsets, const u
 int ob_symmetrise(const double *array, const double *share, double *out, const int64_t *first,
                   const int64_t *shape, const int8_t *operations, size_t count,
                   const uint8_t *steps, size_t length, size_t part, size_t parts);
+/* ---- frames from afar (tiles.c) ---------------------------------------------------------- */
+
+#define OB_TILE 16         /* pixels along a tile */
+#define OB_MEDIAN_OF_20 9  /* twentieths: the median is taken a little below the middle */
+
+/* Of every tile: how many of each second pixel of each second row have a count (from 0 on and not
+ * the highest there is), and their median; 0 if none has. Of every column of a row of tiles: the
+ * highest count, at least -1. The last tiles may be cut. */
+void ob_tiles(int level, const int32_t *counts, size_t rows, size_t columns, int32_t *number,
+              int32_t *middle, int32_t *highest);
 
 static inline uint32_t ob_read32(const uint8_t *p)
 {

@@ -394,6 +394,41 @@ end:
     return result;
 }
 
+static PyObject *tiles(PyObject *self, PyObject *args)
+{
+    int level;
+    Py_ssize_t rows, columns;
+    Py_buffer in, number, middle, highest;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*nnw*w*w*", &level, &in, &rows, &columns, &number, &middle,
+                          &highest))
+        return NULL;
+    const int possible = rows >= 0 && columns >= 0 && rows <= (Py_ssize_t)OB_MOST &&
+                         columns <= (Py_ssize_t)OB_MOST;
+    const size_t down = possible ? ((size_t)rows + OB_TILE - 1) / OB_TILE : 0;
+    const size_t across = possible ? ((size_t)columns + OB_TILE - 1) / OB_TILE : 0;
+    if (!possible || (size_t)in.len != 4 * (size_t)rows * (size_t)columns ||
+        (size_t)number.len != 4 * down * across || (size_t)middle.len != 4 * down * across ||
+        (size_t)highest.len != 4 * down * (size_t)columns) {
+        PyErr_Format(PyExc_ValueError, "buffers are not those of a frame of %zd rows, %zd columns",
+                     rows, columns);
+    } else if (check_level(level) == 0 && check_words(&in, "counts") == 0 &&
+               check_words(&number, "number") == 0 && check_words(&middle, "middle") == 0 &&
+               check_words(&highest, "highest") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        ob_tiles(level, in.buf, (size_t)rows, (size_t)columns, number.buf, middle.buf, highest.buf);
+        Py_END_ALLOW_THREADS
+        result = Py_None;
+        Py_INCREF(result);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&number);
+    PyBuffer_Release(&middle);
+    PyBuffer_Release(&highest);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"levels", levels, METH_NOARGS, "Names of the levels that run here, best first."},
     {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
@@ -415,6 +450,7 @@ static PyMethodDef methods[] = {
     {"places", ob_py_places, METH_VARARGS, "Find the cells of the pixels of a frame."},
     {"symmetrise", symmetrise, METH_VARARGS,
      "(array or None, share or None, out, first, shape, operations, steps, part, parts)"},
+    {"tiles", tiles, METH_VARARGS, "(level, counts, rows, columns, number, middle, highest)"},
     {NULL, NULL, 0, NULL},
 };
 

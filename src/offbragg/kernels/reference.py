@@ -21,6 +21,9 @@ OK, TRUNCATED, SURPLUS, OVERFLOW, BAD_SIZE, BAD_BLOCK, BAD_LZ4, BAD_SUM = range(
 
 _BLOCK = 8192  # bytes, as bitshuffle has it
 _MOST_BLOCK = 16384  # pixels of a block that is read
+
+TILE = 16  # pixels along a tile
+_MEDIAN_OF_20 = 9  # twentieths: the median is taken a little below the middle
 _LIMITS = np.iinfo(np.int32)
 
 
@@ -292,6 +295,27 @@ def strips(
     pixels = b"".join(text[int(o) : end] for o, end in zip(offsets, ends, strict=True))
     words[:] = np.frombuffer(pixels, ">i4" if big_endian else "<i4")
     return True
+
+
+def tiles(
+    counts: NDArray[np.int32],
+    number: NDArray[np.int32],
+    middle: NDArray[np.int32],
+    highest: NDArray[np.int32],
+) -> None:
+    """Find medians of tiles, and the highest count of each column of a band of tiles."""
+    (down, across), half = number.shape, TILE // 2
+    some, top = counts[::2, ::2], np.iinfo(np.int32).max
+    sampled = np.full((down * half, across * half), -1, np.int32)
+    sampled[: some.shape[0], : some.shape[1]] = some
+    inside = sampled.reshape(down, half, across, half).swapaxes(1, 2)
+    values = inside.reshape(down, across, half * half).view(np.uint32)  # negative ones come last
+    values.sort(axis=-1)
+    number[...] = np.count_nonzero(values < top, axis=-1)
+    ranked = np.take_along_axis(values, (number * _MEDIAN_OF_20 // 20)[..., None], -1)[..., 0]
+    middle[...] = np.where(number > 0, ranked, 0)
+    for band, out in enumerate(highest):
+        counts[band * TILE : (band + 1) * TILE].max(axis=0, out=out, initial=-1)
 
 
 # ---- CRC-64/XZ -------------------------------------------------------------------------
