@@ -340,7 +340,8 @@ def _counts(data: h5py.Dataset, number: int) -> NDArray[Any]:
     chunks = FrameChunks(data)
     if not chunks.are_ours:
         check_part(data, (slice(number, number + 1), slice(None), slice(None)))
-        return np.asarray(data[number])
+        counts: Any = data[number]
+        return np.asarray(counts)
     with chunks.room() as room:
         return chunks.decode(number, *chunks.read(number, room))
 

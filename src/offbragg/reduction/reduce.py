@@ -242,7 +242,9 @@ def add_frames(
 
 def _reader(stack: Stack, number: int) -> Callable[[NDArray[np.int32]], None]:
     def read(out: NDArray[np.int32]) -> None:
-        read_frame(stack.counts, number, out)
+        counts = read_frame(stack.counts, number, out)
+        if counts is not out:
+            np.copyto(out, counts)
 
     return read
 
