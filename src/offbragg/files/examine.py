@@ -340,8 +340,7 @@ def _counts(data: h5py.Dataset, number: int) -> NDArray[Any]:
     chunks = FrameChunks(data)
     if not chunks.are_ours:
         check_part(data, (slice(number, number + 1), slice(None), slice(None)))
-        counts: Any = data[number]
-        return np.asarray(counts)
+        return np.asarray(cast(Any, data)[number])
     with chunks.room() as room:
         return chunks.decode(number, *chunks.read(number, room))
 
