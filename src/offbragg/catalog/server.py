@@ -176,7 +176,7 @@ def _serve(
         from tiled.server.app import build_app_from_config
 
         from offbragg.catalog import checked, images, read_limits, tiled_app, tiled_patches
-        from offbragg.catalog import connection_limits as limits
+        from offbragg.catalog import request_limits as limits
         from offbragg.catalog.authentication import Authentication
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
@@ -205,7 +205,7 @@ def _serve(
     app.add_middleware(_ExpectedLength)
     app.add_middleware(Questions)
     config = uvicorn.Config(
-        Authentication(limits.ConnectionLimits(Downloads(app, app.state.root_tree, may_read)), key),
+        Authentication(limits.RequestLimits(Downloads(app, app.state.root_tree, may_read)), key),
         host=host,
         port=port,
         http=limits.Connection,
