@@ -114,7 +114,7 @@ def test_nothing_is_summed_twice(run, tmp_path, caplog):
     assert "8 of them while they grew; then 0 frames added;" in closed[0]
 
 
-def test_late_missing_dark_and_dark_frames(run, tmp_path, caplog):
+def test_late_missing_and_dark_frames(run, tmp_path, caplog):
     """What was binned and does not count in the end is subtracted; what came late is added."""
     caplog.set_level("INFO", "offbragg")
     following = live(tmp_path)
