@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pytest
+from growing import CHOICES, Growing, N, check_equal, live, measured
 from measured import AS_SIMULATED, Measured
 
-from offbragg.callbacks.journal import Journal
+from offbragg.files.orientation import Orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
-from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.volume_file import VolumeFile
-from offbragg.followers.live_runs import LiveRuns
 from offbragg.followers.live_volume import GROWING
-from offbragg.frame import Frame
 from offbragg.workflows.choices import Choices
-from offbragg.workflows.reduce import reduce_to_file
-from offbragg.workflows.reproduce import reproduce
-
-CHOICES = Choices(step=0.1, corrections=AS_SIMULATED)
-N = 8
-
-
-class Growing:
-    """A run whose scan file grows as a stacker makes it grow."""
-
-    def __init__(self, root: Path, sweep: Measured) -> None:
-        self.root, self.sweep = root, sweep
-        self.journal = Journal(root / "journal")
-        self.journal("start", sweep.start)
-        directory = scan_directory(root / "experiment", sweep.start)
-        self.scan = ScanWriter.create(directory, start=sweep.start)
-        self.path = self.scan.path
-
-    def store(self, *numbers: int, monitor: bool = True) -> None:
-        for n in numbers:
-            frame = Frame(n, self.sweep.counts[n])
-            self.scan.write_frame(frame, source=f"x_{n:05d}.cbf", time=1.77e9 + n)
-        if monitor and numbers:
-            self.values("monitor", numbers, self.sweep.flux[list(numbers)])
-
-    def values(self, column: str, numbers: Sequence[int], values) -> None:
-        self.scan.set_values(column, np.array(numbers), np.asarray(values, float))
-
-    def end(self, *, missing: Sequence[int] = ()) -> Path:
-        for n in missing:
-            self.scan.mark(n, "missing", "was not there")
-        stop = {"uid": f"{self.sweep.start['uid']}-stop", "run_start": self.sweep.start["uid"]}
-        self.journal("stop", {**stop, "time": time.time(), "exit_status": "success"})
-        self.scan.finish(time=1.77e9 + 100, exit_status="success", reason="", summary={})
-        return self.path
-
-
-def measured(number: int = 0, **more) -> Measured:
-    again = more.pop("start_more", {})
-    start = {"uid": f"live-{number}", "time": time.time() + number, **again}
-    return Measured(
-        n_frames=N, step=2.0, temperature=100.0, series=number, start_more=start, **more
-    )  # fmt: skip
 
 
 @pytest.fixture
 def run(tmp_path) -> Growing:
     return Growing(tmp_path, measured())
-
-
-def live(root: Path, choices: Choices = CHOICES, *, every: float = 0.0) -> LiveRuns:
-    return LiveRuns(root / "journal", root / "experiment", choices, every=every)
-
-
-def check_equal(volume: Path, files: Sequence[Path], choices: Choices = CHOICES) -> None:
-    """Check that a live volume is the one that `reduce` makes, and can be made again."""
-    offline = volume.with_name("offline.h5")
-    offline.unlink(missing_ok=True)
-    reduce_to_file(list(files), choices, offline, say=lambda text: None)
-    assert volume.read_bytes() == offline.read_bytes()
-    assert reproduce(volume).same
 
 
 def test_it_grows_and_is_what_reduce_makes(run, tmp_path):
@@ -211,8 +149,6 @@ def test_a_sweep_that_does_not_merge_has_its_own_volume(tmp_path):
 
 
 def test_another_orientation_makes_it_again(run, tmp_path):
-    from offbragg.files.orientation import Orientation, write_orientation
-
     following = live(tmp_path)
     run.store(*range(N))
     path = run.end()
@@ -251,3 +187,59 @@ def test_symmetry_and_background(tmp_path):
     with VolumeFile(path.with_name("live-f1.h5")) as file:
         assert file.record["inputs"][0]["background"]["run"] == "air"
     check_equal(path.with_name("live-f1.h5"), [path], choices)
+
+
+def test_damaged_and_repeated_frames_and_a_brighter_beam(tmp_path):
+    """What the whole sweep says: a repeat of an earlier frame that comes late, a new unit."""
+    sweep = measured(beam=[1.0, 1.0, 1.01, 1.02, 1.03, 9.0, 9.0, 1.0])
+    sweep.counts[2] = sweep.counts[6]  # 6 comes after 2, and repeats it
+    run = Growing(tmp_path, sweep)
+    following = live(tmp_path)
+
+    for n in range(N):
+        run.store(n)
+        following.run(once=True)
+    path = run.end()
+    following.run(once=True)
+    check_equal(path.with_name("live-f1.h5"), [path])
+
+    with ScanFile.open(path) as scan:
+        part = scan.chunks()[3]
+    with path.open("r+b") as file:
+        file.seek(part.offset + part.size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 0x55]))
+    following.run(once=True)
+
+    with VolumeFile(path.with_name("live-f1.h5")) as volume:
+        assert volume.record["inputs"][0]["damaged"] == [3]
+    check_equal(path.with_name("live-f1.h5"), [path])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_order_any_fate_any_moment(tmp_path, seed):
+    """Frames and values come in any order, are lost, dark or dim, and it looks now and then."""
+    rng = np.random.default_rng(seed)
+    run = Growing(tmp_path, measured())
+    following = live(tmp_path)
+    missing = set(rng.permutation(N)[: rng.integers(0, 3)].tolist())
+    todo = [("frame", n) for n in range(N) if n not in missing]
+    todo += [("monitor", n) for n in range(N)]
+    todo += [("dark", n) for n in range(N) if rng.random() < 0.3]
+
+    for number in rng.permutation(len(todo)).tolist():
+        what, n = todo[number]
+        if what == "frame":
+            run.store(n, monitor=False)
+        elif what == "monitor":
+            run.values("monitor", [n], [100.0 + 10 * n])
+        else:
+            run.values("weight", [n], [0.0])
+        if rng.random() < 0.4:
+            following = live(tmp_path) if rng.random() < 0.3 else following
+            following.run(once=True)
+    path = run.end(missing=sorted(missing))
+    following.run(once=True)
+
+    check_equal(path.with_name("live-f1.h5"), [path])

@@ -24,7 +24,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import write_volume
 from offbragg.followers.live_orientation import LiveOrientation
-from offbragg.followers.live_sums import LiveSums
+from offbragg.followers.live_sums import Change, LiveSums
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import ReductionRecord, SweepInput
 from offbragg.workflows.reduce import build_record
@@ -232,7 +232,7 @@ class LiveVolume:
             self._orient()
             record = build_record(self._paths(), self._choices, say=messages.append)
             before = self._sums.frames
-            change = self._sums.follow(record, one_more=self._one_more)
+            change = self._follow(record)
             self._write(record, record.relative_to(self.path).to_dict())
         except ReductionError:
             self._forget_growing()
@@ -248,6 +248,15 @@ class LiveVolume:
             self.path, self.frames, len(self.sweeps), "" if len(self.sweeps) == 1 else "s",
             before, change, time.monotonic() - began,
         )  # fmt: skip
+
+    def _follow(self, record: ReductionRecord) -> Change:
+        """Bring the sums to the last record."""
+        try:
+            return self._sums.follow(record, one_more=self._one_more)
+        except DamagedFrame:  # damaged since it was added: it can only be left out
+            change = self._sums.follow(record, one_more=self._one_more)
+            change.again = "a stored frame"
+            return change
 
     def _write(self, record: ReductionRecord, document: dict[str, Any]) -> None:
         """Write the volume in place of the one before, at once."""
