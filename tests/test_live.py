@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from growing import CHOICES, Growing, N, check_equal, live, measured
@@ -75,22 +77,31 @@ def test_late_missing_and_dark_frames(run, tmp_path, caplog):
     check_equal(path.with_name("live-f1.h5"), [path])
 
 
-def test_hot_pixels_that_are_known_at_the_end(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("looks", "then"),
+    [
+        (range(N), "0 frames added;"),
+        ([1], "6 frames added, hot pixels corrected in frames added before: 1;"),
+    ],
+)
+def test_hot_pixels(tmp_path, caplog, looks, then):
+    """They are looked for while it grows; what is only known at the end is corrected then."""
     caplog.set_level("INFO", "offbragg")
     sweep = measured()
     sweep.counts[:, 20, 30] = 5000
-    sweep.counts[3:, 100, 300] = 9000  # hot in what is stored later, and not in all
+    sweep.counts[3:, 100, 300] = 9000  # only in what is stored later: it is not hot
     run = Growing(tmp_path, sweep)
     following = live(tmp_path)
 
     for n in range(N):
         run.store(n)
-        following.run(once=True)
+        if n in looks:
+            following.run(once=True)
     path = run.end()
     following.run(once=True)
 
     (closed,) = [line for line in caplog.messages if "is closed" in line]
-    assert "pixels corrected in all frames" in closed
+    assert f"then {then}" in closed
     check_equal(path.with_name("live-f1.h5"), [path])
 
 
@@ -155,7 +166,8 @@ def test_another_orientation_makes_it_again(run, tmp_path):
     following.run(once=True)
     with ScanFile.open(path) as scan:
         lattice, UB = scan.sample.lattice, np.array(scan.sample.UB) * 1.0005
-    rows = tuple(tuple(float(x) for x in row) for row in UB)
+    rows: Any = tuple(tuple(float(x) for x in row) for row in UB)
+    assert lattice is not None
     write_orientation(path.with_name("orientation.json"), Orientation(rows, lattice, {}, {}))
 
     following.run(once=True)

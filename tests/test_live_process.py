@@ -139,13 +139,13 @@ def test_an_orientation_that_is_found_while_it_turns(tmp_path, caplog):
     run.store(*range(30))
     following.run(once=True)
     state = json.loads((tmp_path / "journal" / ".live.json").read_text())
-    for first in range(30, 120, 10):
-        run.store(*range(first, first + 10))
+    stored = 30
+    while not volume.exists() and stored < 120:
+        run.store(*range(stored, stored + 10))
+        stored += 10
         following.volumes[0]._next_try = 0.0
         following.run(once=True)
-        if volume.exists():
-            break
-    grown = first + 10
+    grown = stored
     run.store(*range(grown, 120))
     path = run.end()
     following.run(once=True)

@@ -57,7 +57,7 @@ class Change:
         if self.subtracted:
             parts.append(f"{self.subtracted} subtracted")
         if self.pixels:
-            parts.append(f"{self.pixels} pixels corrected in all frames")
+            parts.append(f"hot pixels corrected in frames added before: {self.pixels}")
         if self.again:
             parts.append(f"summed from the first frame on: {self.again} changed")
         return ", ".join(parts)

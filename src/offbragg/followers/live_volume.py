@@ -38,6 +38,7 @@ GROWING = "growing"
 _AT_ONCE = 128  # frames that are added between two looks
 _WRITING = 4.0  # a growing volume is written at most in a fifth of the time
 _HELD = 3.0  # s that a frame waits for its measured angle
+_MORE = 1.5  # times as many frames before hot pixels are looked for again
 _TRY_AGAIN = 1.0  # s, at least, after something was missing
 
 
@@ -104,6 +105,7 @@ class LiveVolume:
         self._next_try = self._next_write = 0.0
         self.unwritten = self._failed = False  # frames were added since it was written
         self._finder = LiveOrientation()
+        self._looked: dict[str, int] = {}
 
     @property
     def frames(self) -> int:
@@ -204,7 +206,7 @@ class LiveVolume:
             self.record = build_record(self._paths(), self._choices, say=messages.append)
             for line in messages:
                 log.info("%s", line)
-        self.record = grown(self.record)
+        self.record = grown(self.record, self._looked)
         try:
             change = self._sums.follow(self.record, most=_AT_ONCE, one_more=self._one_more)
         except DamagedFrame as error:
@@ -290,12 +292,20 @@ class LiveVolume:
             self.path.unlink(missing_ok=True)
 
 
-def grown(record: ReductionRecord) -> ReductionRecord:
+def grown(record: ReductionRecord, looked: dict[str, int]) -> ReductionRecord:
     """Return a record with the frames that are stored by now, without a background.
 
-    Hot pixels and damaged frames are those that the record has.
+    Damaged frames are those that the record has. Hot pixels are looked for again whenever there are
+    half as many frames more: at the end they are then those that are excluded already.
+
+    Parameters
+    ----------
+    record
+        With the selection of each sweep.
+    looked
+        How many frames counted when hot pixels were looked for, by run; it is changed.
     """
-    inputs = tuple(_grown(each, record) for each in record.inputs)
+    inputs = tuple(_grown(each, record, looked) for each in record.inputs)
     exponent = record.weight_exponent
     before = [_brightest(each) for each in record.inputs]
     if any(_brightest(each) > most for each, most in zip(inputs, before, strict=True)):
@@ -308,13 +318,17 @@ def _brightest(each: SweepInput) -> float:
     return float(each.selection.flux.max(initial=0.0))
 
 
-def _grown(each: SweepInput, record: ReductionRecord) -> SweepInput:
+def _grown(each: SweepInput, record: ReductionRecord, looked: dict[str, int]) -> SweepInput:
     assert each.selection is not None
     with opened(Path(each.file)) as scan:
-        chosen = select(scan, monitor=record.monitor, hot=False, damaged=each.damaged)
+        stored = scan.ledger.counts()["stored"]
+        again = record.hot and stored >= _MORE * looked.get(each.run, 0)
+        chosen = select(scan, monitor=record.monitor, hot=again, damaged=each.damaged)
         flux = chosen.flux.copy()
         flux[_waits_for_angle(scan)] = 0.0
-    chosen = replace(chosen, flux=flux, hot=each.selection.hot)
+    if again:
+        looked[each.run] = stored
+    chosen = replace(chosen, flux=flux, hot=chosen.hot if again else each.selection.hot)
     return replace(each, frames=chosen.frames, selection=chosen, background=None)
 
 
