@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 from growing import CHOICES, Growing, N, check_equal, live, measured
 from measured import AS_SIMULATED, Measured
 
+from offbragg.errors import ReductionError
 from offbragg.files.orientation import Orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.volume_file import VolumeFile
-from offbragg.followers.live_volume import GROWING
 from offbragg.workflows.choices import Choices
+from offbragg.workflows.record import GROWING
+from offbragg.workflows.reproduce import reproduce
 
 
 @pytest.fixture
@@ -32,6 +35,8 @@ def test_it_grows_and_is_what_reduce_makes(run, tmp_path):
         following.run(once=True)
         with VolumeFile(volume) as file:
             grown.append(file.record[GROWING]["f1.h5"]["frames"])
+    with pytest.raises(ReductionError, match="its sweeps had not ended"):
+        reproduce(volume)
     run.end()
     following.run(once=True)
 
@@ -118,6 +123,34 @@ def test_restarted_at_any_moment(run, tmp_path):
 
     assert (volume.stat().st_ino, volume.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     check_equal(volume, [path])
+
+
+def test_started_again_with_other_options(run, tmp_path):
+    run.store(*range(N))
+    path = run.end()
+    live(tmp_path).run(once=True)
+    other = replace(CHOICES, hot=False, symmetry="mmm")
+
+    live(tmp_path, other).run(once=True)
+
+    check_equal(path.with_name("live-f1.h5"), [path], other)
+
+
+def test_what_reduce_refuses_is_no_volume(run, tmp_path, caplog):
+    following = live(tmp_path)
+    run.store(*range(4))
+    following.run(once=True)
+    volume = run.path.with_name("live-f1.h5")
+    assert volume.exists()
+    run.values("weight", range(4), [0.0] * 4)
+    path = run.end(missing=range(4, N))
+
+    following.run(once=True)
+
+    assert not volume.exists()
+    assert any("none of 4 stored frames has flux" in line for line in caplog.messages)
+    with pytest.raises(ReductionError, match="none of 4 stored frames has flux"):
+        check_equal(volume, [path])
 
 
 def test_sweeps_of_one_folder_merge_as_they_come(tmp_path):

@@ -25,16 +25,16 @@ from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import write_volume
 from offbragg.followers.live_orientation import LiveOrientation
 from offbragg.followers.live_sums import Change, LiveSums
+from offbragg.reduction.accumulator import Accumulator
+from offbragg.volume import Volume
 from offbragg.workflows.choices import Choices
-from offbragg.workflows.record import ReductionRecord, SweepInput
+from offbragg.workflows.record import GROWING, ReductionRecord, SweepInput
 from offbragg.workflows.reduce import build_record
 from offbragg.workflows.sums import is_as_binned, symmetrised, weight_exponent
 from offbragg.workflows.sweeps import opened, select
 
 log = logging.getLogger(__name__)
 
-GROWING = "growing"
-"""Key of the record of a volume whose sweeps have not ended."""
 _AT_ONCE = 128  # frames that are added between two looks
 _WRITING = 4.0  # a growing volume is written at most in a fifth of the time
 _HELD = 3.0  # s that a frame waits for its measured angle
@@ -134,6 +134,8 @@ class LiveVolume:
         kept = read_record(self.path)
         if kept is None or {each.run for each in kept.inputs} != {s.uid for s in self.sweeps}:
             return False
+        if not is_by(kept, self._choices):
+            return False
         for sweep in self.sweeps:
             sweep.look()
         if not self.complete or self.path.stat().st_mtime_ns != self._newest():
@@ -187,7 +189,8 @@ class LiveVolume:
     def _note(self, error: Exception) -> None:
         why = str(error)
         if why != self.why:
-            log.warning("%s: %s", self.path, why.partition("\n")[0])
+            level = logging.WARNING if self.complete else logging.INFO  # it may come yet
+            log.log(level, "%s: %s", self.path, why.partition("\n")[0])
         self.why = why
 
     def _paths(self) -> list[Path]:
@@ -219,7 +222,7 @@ class LiveVolume:
         self.unwritten |= bool(change)
         if self.unwritten and not change.left and time.monotonic() >= self._next_write:
             began = time.monotonic()
-            self._write(self.record, self._growing(self.record))
+            self._write(self._volume(self.record), self._growing(self.record))
             self.unwritten = False
             took = time.monotonic() - began
             self._next_write = began + took + max(self._every, _WRITING * took)
@@ -235,11 +238,12 @@ class LiveVolume:
             record = build_record(self._paths(), self._choices, say=messages.append)
             before = self._sums.frames
             change = self._follow(record)
-            self._write(record, record.relative_to(self.path).to_dict())
-        except ReductionError:
+            volume = self._volume(record)
+        except ReductionError:  # as `offbragg reduce` would: until a file changes
             self._forget_growing()
             self._failed = True
             raise
+        self._write(volume, record.relative_to(self.path).to_dict())
         os.utime(self.path, ns=(newest, newest))  # so it is known what it was made of
         self.record, self.why, self._seen = record, "", seen
         self.closed, self.unwritten = True, False
@@ -260,12 +264,14 @@ class LiveVolume:
             change.again = "a stored frame"
             return change
 
-    def _write(self, record: ReductionRecord, document: dict[str, Any]) -> None:
+    def _volume(self, record: ReductionRecord) -> Accumulator | Volume:
+        """Return the sums as the record has them: symmetrised and cut."""
+        sums = self._sums.sums
+        assert sums is not None
+        return sums if is_as_binned(sums, record) else symmetrised(sums.volume(), record)
+
+    def _write(self, volume: Accumulator | Volume, document: dict[str, Any]) -> None:
         """Write the volume in place of the one before, at once."""
-        assert self._sums.sums is not None
-        volume = self._sums.sums
-        if not is_as_binned(volume, record):
-            volume = symmetrised(volume.volume(), record)
         hidden = self.path.with_name(f".{self.path.name}.new")
         hidden.unlink(missing_ok=True)  # left by one that was killed
         write_volume(hidden, volume, document)
@@ -342,6 +348,18 @@ def _waits_for_angle(scan: ScanFile) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if stored.size:
         waits[: max(int(stored[-1]) - round(_HELD / scan.sweep.period), 0)] = False
     return waits
+
+
+def is_by(record: ReductionRecord, choices: Choices) -> bool:
+    """Return whether a record may be one of these choices."""
+    named = ("monitor", "corrections", "oversample", "hot", "background_scale")
+    return (
+        all(getattr(record, name) == getattr(choices, name) for name in named)
+        and choices.grid in (None, record.grid)
+        and choices.symmetry in ("auto", record.symmetry or "none")
+        and (choices.mask is None) == (record.mask is None)
+        and (choices.background != "none" or all(e.background is None for e in record.inputs))
+    )
 
 
 def read_record(path: Path) -> ReductionRecord | None:
