@@ -24,6 +24,7 @@ from offbragg.files.run_progress import RunProgress
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.followers.backlog import is_followed, read_backlog
+from offbragg.followers.live_state import read_state
 from offbragg.printable import printable
 
 _RECENT = 50  # runs whose files and entries in the catalog are checked
@@ -50,6 +51,7 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         no publisher runs; ``refused``, why runs cannot be published, by uid, if a publisher runs),
         ``running`` (open runs), ``backlog`` (``frames`` and ``runs`` that are not stacked),
         ``stacking`` (the queues of the stacker, see `Stacker.backlog`; empty if none runs),
+        ``live`` (the newest live volume, see `read_state`; empty if no `offbragg live` runs),
         ``last`` (run), ``host`` (see `offbragg.alarms.host.host_load`), ``instruments`` (whether
         they were checked), ``disks`` (with ``rate`` and ``full``, POSIX s, if a watchdog measures
         them) and ``alarms``: ``what``, ``severity``, ``reason`` and, if a watchdog raised it,
@@ -77,6 +79,7 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
             "frames": sum(run["pending"] for run in runs),
         },
         "stacking": followers.get("stack", {}),
+        "live": read_state(directory),
         "last": ended[-1] if ended else None,
         "host": host_load(read_board(directory), followers.get("stack", {})),
         "instruments": devices,
@@ -241,8 +244,26 @@ def describe(state: Mapping[str, Any]) -> str:
         _describe_host(state.get("host", {})),
         "\n          ".join(_alarm_lines(state)),
     ]
-    heads = ("stacker", "catalog", "running", "backlog", "last run", "disks", "host", "alarms")
+    heads = ["stacker", "catalog", "running", "backlog", "last run", "disks", "host", "alarms"]
+    if state.get("live"):
+        heads.insert(5, "live")
+        lines.insert(5, _describe_live(state["live"]))
     return "\n".join(f"{head:9} {line}" for head, line in zip(heads, lines, strict=True))
+
+
+def _describe_live(live: Mapping[str, Any]) -> str:
+    """Describe the volume that grows, and why it does not.
+
+    Examples
+    --------
+    >>> _describe_live({"volume": "/data/live-f1.h5", "state": "growing", "frames": 40, "of": 60,
+    ...                 "orientation": "start document", "why": ""})
+    '/data/live-f1.h5 growing: 40 of 60 frames; orientation from start document'
+    """
+    text = f"{live['volume']} {live['state']}: {live['frames']} of {live['of']} frames"
+    source = f"; orientation from {live['orientation']}" if live["orientation"] else ""
+    why = f"\n          {printable(live['why'])}" if live["why"] else ""
+    return f"{printable(text + source)}{why}"
 
 
 def _describe(run: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ def judged(directory: Path) -> str:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_takes_the_units_without_a_word(written):
-    assert len(list(written.glob("*.service"))) == 2
+    assert len(list(written.glob("*.service"))) == 3
     assert judged(written) == ""
 
     unit = next(written.glob("*-serve.service"))
@@ -69,6 +69,7 @@ def test_names_and_paths_are_what_they_were(beamline, written):
         "offbragg-13-ID_x_100_.target",
         "offbragg-13-ID_x_100_-stack.service",
         "offbragg-13-ID_x_100_-serve.service",
+        "offbragg-13-ID_x_100_-live.service",
         "Containerfile",
         "constraints.txt",
     }

@@ -78,6 +78,34 @@ Efficiency = Annotated[
     bool,
     typer.Option("--efficiency/--no-efficiency", help="Correct for the sensor's efficiency."),
 ]
+Box = Annotated[
+    str | None,
+    typer.Option(
+        "--grid",
+        metavar="BOX",
+        help="Limits and steps, r.l.u., as -4:4:0.02 for h, k and l, with commas between; a "
+        "step is 1/integer.",
+        show_default="all that was measured",
+    ),
+]
+BackgroundScale = Annotated[
+    float,
+    typer.Option(
+        "--background-scale",
+        help="Scale factor applied to the background (> 0).",
+        parser=Number(0, above=True),
+    ),
+]
+Hot = Annotated[bool, typer.Option("--hot/--no-hot", help="Find and exclude hot pixels.")]
+Polarization = Annotated[
+    float,
+    typer.Option(
+        "--polarization",
+        help="Degree of polarisation: 1 horizontal, 0 none.",
+        parser=Number(-1, 1),
+    ),
+]
+Air = Annotated[bool, typer.Option("--air/--no-air", help="Correct for absorption in air.")]
 _MOST_PARTS = 100  # that a pixel or a frame is divided into
 
 
@@ -173,34 +201,16 @@ def reduce_command(
     merge: Annotated[
         bool, typer.Option("--merge", help="Make one volume of all files, instead of one for each.")
     ] = False,
-    grid: Annotated[
-        str | None,
-        typer.Option(
-            "--grid",
-            metavar="BOX",
-            help="Limits and steps, r.l.u., as -4:4:0.02 for h, k and l, with commas between; a "
-            "step is 1/integer.",
-            show_default="all that was measured",
-        ),
-    ] = None,
+    grid: Box = None,
     symmetry: Symmetry = "none",
     background: Background = "auto",
-    background_scale: Annotated[
-        float,
-        typer.Option(
-            "--background-scale",
-            help="Scale factor applied to the background (> 0).",
-            parser=Number(0, above=True),
-        ),
-    ] = 1.0,
+    background_scale: BackgroundScale = 1.0,
     orientation: Orientation = None,
     monitor: Monitor = True,
     mask: MaskFile = None,
     invert_mask: InvertMask = False,
     mask_over_half: MaskOverHalf = False,
-    hot: Annotated[
-        bool, typer.Option("--hot/--no-hot", help="Find and exclude hot pixels.")
-    ] = True,
+    hot: Hot = True,
     refuse_damaged: RefuseDamaged = False,
     despite_headers: DespiteHeaders = False,
     oversample: Annotated[
@@ -209,18 +219,9 @@ def reduce_command(
             "--oversample", metavar="P,F", help="Parts of a pixel, P × P, and of a frame, F."
         ),
     ] = "1,1",
-    polarization: Annotated[
-        float,
-        typer.Option(
-            "--polarization",
-            help="Degree of polarisation: 1 horizontal, 0 none.",
-            parser=Number(-1, 1),
-        ),
-    ] = 0.99,
+    polarization: Polarization = 0.99,
     efficiency: Efficiency = True,
-    air: Annotated[
-        bool, typer.Option("--air/--no-air", help="Correct for absorption in air.")
-    ] = True,
+    air: Air = True,
     again: Annotated[
         bool,
         typer.Option("--again", help="Reproduce a volume from its own record, and compare."),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Only = Annotated[
     str | None,
     typer.Option(
-        "--only", metavar="NAMES", help="Services to run: stack,serve.", show_default="all"
+        "--only", metavar="NAMES", help="Services to run: stack,serve,live.", show_default="all"
     ),
 ]
 
@@ -37,7 +37,7 @@ def up(
         typer.Option("--json", help="Print each change as one line of JSON, for machines."),
     ] = False,
 ) -> None:
-    """Run the services of a beamline's host, stack and serve, under one command.
+    """Run the services of a beamline's host, stack, serve and live, under one command.
 
     A service that crashes or is ended from outside is restarted, after 1 s, then 2 s, 4 s, … up to
     60 s; after a minute without a crash the delay is 1 s again. It continues where its files end,

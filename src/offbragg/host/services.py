@@ -13,6 +13,7 @@ from pathlib import Path
 from offbragg.beamline.config import Beamline
 from offbragg.errors import ConfigError
 from offbragg.followers.backlog import read_backlog
+from offbragg.followers.live_state import read_state
 from offbragg.host.supervisor import Command
 from offbragg.spelling import did_you_mean
 
@@ -21,6 +22,11 @@ def _to_be_stacked(config: Beamline) -> str:
     backlog = read_backlog(config.paths.journal).get("stack", {})
     frames = int(backlog.get("frames", 0))
     return f"{int(backlog['decided'])} of {frames} frames" if frames else ""
+
+
+def _in_volume(config: Beamline) -> str:
+    state = read_state(config.paths.journal)
+    return f"{state['state']}: {state['frames']} of {state['of']} frames" if state else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,13 @@ SERVICES = {
             has_ready_file=True,
             # it alone listens on a network, and it starts nothing that would need more
             unit=("NoNewPrivileges=yes", "ProtectSystem=full"),
+        ),
+        Service(
+            "live",
+            "makes the volume while the crystal turns",
+            progress=_in_volume,
+            # a memory that runs short must not end the stacker instead
+            unit=("Nice=10", "OOMScoreAdjust=500"),
         ),
     )
 }

@@ -140,6 +140,15 @@ class Accumulator:
         """Return the numbers of the bricks that were added to."""
         return np.flatnonzero(self.sums.changed)
 
+    def forget_empty(self) -> None:
+        """Forget bricks that hold nothing any more, as when all of it was subtracted again."""
+        for pair in (self.sums, self.spread, self.air):
+            if pair is None:
+                continue
+            for number in np.flatnonzero(pair.changed):
+                if not (pair.low[number].any() or pair.high[number].any()):
+                    pair.changed[number] = 0
+
     def total(self, name: str) -> float:
         """Return one of the sums over all cells."""
         pair, column = self._of(name)

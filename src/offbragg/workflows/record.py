@@ -29,6 +29,8 @@ from offbragg.workflows.sweeps import Selection
 T = TypeVar("T")
 
 FORMAT = 1
+GROWING = "growing"
+"""Key that a volume's record has, in place of `FORMAT`, while its sweeps have not ended."""
 _LATER = (
     "binned", "contradictions", "damaged", "dataset", "inverted", "masked", "weight_exponent",
 )  # fmt: skip

@@ -14,7 +14,7 @@ from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import passing_volume, write_volume
 from offbragg.workflows.choices import Progress
-from offbragg.workflows.record import ReductionRecord, sha256
+from offbragg.workflows.record import GROWING, ReductionRecord, sha256
 from offbragg.workflows.sums import sum_record
 
 _ROUNDING = 2.0**-18  # of a weight, and of what is divided by it
@@ -58,6 +58,11 @@ def reproduce(
     path = Path(path)
     with VolumeFile(path) as file:
         kept = file.record
+    if GROWING in kept:
+        raise ReductionError(
+            f"{path} cannot be reproduced: its sweeps had not ended when it was written\n"
+            "offbragg live closes it once they have."
+        )
     try:
         record = ReductionRecord.from_dict(kept).absolute_from(path)
     except ReductionError as error:

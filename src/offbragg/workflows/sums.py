@@ -11,6 +11,7 @@ import numpy as np
 
 from offbragg.errors import ReductionError
 from offbragg.files.mask import read_mask
+from offbragg.files.scan_file import ScanFile
 from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
@@ -65,10 +66,6 @@ def sum_record(
     sums
         An accumulator; a volume where they were symmetrised or cut.
     """
-    grid = record.binned
-    user_mask = None
-    if record.mask is not None:
-        user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
     total = sum(each.frames for each in record.inputs)
     before = 0
     sums: Accumulator | None = None
@@ -79,24 +76,9 @@ def sum_record(
         )
     for each in record.inputs:
         with opened(Path(each.file)) as scan:
-            detector: Mapping[str, Any] = scan.start.get("detector") or {}
-            mask = scan.pixel_mask() != 0
-            if user_mask is not None:
-                if user_mask.shape != mask.shape:
-                    raise ReductionError(
-                        f"the mask has shape {user_mask.shape}, the frames {mask.shape}"
-                    )
-                mask |= user_mask
             stack = scan.stack
             chosen = each.selection or _selection(each, record)
-            mask |= chosen.hot_mask(mask.shape)
-            air = None
-            if each.background is not None:
-                air = _air(each.background, record, detector.get("saturation"))
-            setup = ReductionSetup(
-                each.geometry, each.UB, grid, record.corrections, detector, mask,
-                record.oversample, air, record.sample,
-            )  # fmt: skip
+            setup = sweep_setup(replace(each, selection=chosen), record, scan)
             if sums is None:
                 sums = setup.accumulator(exponent)
             flux = chosen.flux[: len(stack)]
@@ -109,16 +91,68 @@ def sum_record(
             add_frames(stack, setup, flux, sums, angles=angles, progress=report)
             before += int(np.count_nonzero(flux > 0))
     assert sums is not None
-    if not sums.total("weight"):
-        raise ReductionError(_NOTHING)
-    if not record.symmetry and record.grid == grid:
+    if is_as_binned(sums, record):
         return sums
     volume = sums.volume()
     del sums
+    return symmetrised(volume, record)
+
+
+def sweep_setup(each: SweepInput, record: ReductionRecord, scan: ScanFile) -> ReductionSetup:
+    """Return what does not change from frame to frame of a sweep, by the record.
+
+    Parameters
+    ----------
+    each
+        The sweep, with its selection.
+    record
+        With absolute paths.
+    scan
+        Its scan file.
+    """
+    detector: Mapping[str, Any] = scan.start.get("detector") or {}
+    mask = scan.pixel_mask() != 0
+    if record.mask is not None:
+        user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
+        if user_mask.shape != mask.shape:
+            raise ReductionError(f"the mask has shape {user_mask.shape}, the frames {mask.shape}")
+        mask |= user_mask
+    assert each.selection is not None
+    mask |= each.selection.hot_mask(mask.shape)
+    air = None
+    if each.background is not None:
+        air = _air(each.background, record, detector.get("saturation"))
+    return ReductionSetup(
+        each.geometry, each.UB, record.binned, record.corrections, detector, mask,
+        record.oversample, air, record.sample,
+    )  # fmt: skip
+
+
+def is_as_binned(sums: Accumulator, record: ReductionRecord) -> bool:
+    """Return whether the sums are the volume: neither to be symmetrised nor to be cut.
+
+    Raises
+    ------
+    ReductionError
+        If nothing was measured in the grid.
+    """
+    if not sums.total("weight"):
+        raise ReductionError(_NOTHING)
+    return not record.symmetry and record.grid == record.binned
+
+
+def symmetrised(volume: Volume, record: ReductionRecord) -> Volume:
+    """Return the volume of all that was binned, symmetrised and cut as the record has it.
+
+    Raises
+    ------
+    ReductionError
+        If nothing was measured in the grid.
+    """
     if record.symmetry:
         volume = symmetrise(volume, Laue.named(record.symmetry))
-    if record.grid != grid:
-        volume = volume[_part(grid, record.grid)]
+    if record.grid != record.binned:
+        volume = volume[_part(record.binned, record.grid)]
     if not np.any(volume.weight):
         raise ReductionError(_NOTHING)
     return volume

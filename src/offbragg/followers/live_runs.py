@@ -1,0 +1,232 @@
+"""``offbragg live``: the volumes of all runs in a journal, while they are measured.
+
+It reads journals and scan files, and takes no lock that the stacker needs. All that it knows is in
+files: killed and started again it goes on with an equal result.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offbragg.errors import JournalError, OffbraggError
+from offbragg.files.find import find_scan_file
+from offbragg.files.journal_file import journals, read_start
+from offbragg.files.scan_folders import scan_directory, scan_name
+from offbragg.followers.live_state import write_state
+from offbragg.followers.live_volume import LiveSweep, LiveVolume, read_record
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.reduce import build_record
+
+log = logging.getLogger(__name__)
+
+_LOOK = 0.2  # s
+_LOOK_FOR_FILES = 1.0  # s, of runs whose scan file is not there yet
+_TRY_AGAIN = 5.0  # s, for a sweep that cannot be placed yet
+
+
+class Stopped(Exception):  # noqa: N818  not an error
+    """It was asked to end."""
+
+
+class LiveRuns:
+    """The runs of a journal directory and the volumes that they belong to.
+
+    Parameters
+    ----------
+    journal, experiment
+        Directories.
+    choices
+        Parameters of the reduction.
+    every
+        Least time between two writings of a growing volume, s.
+    since
+        Age of the oldest runs whose volumes are made if there are none, s.
+    stop
+        Set it to end.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        experiment: Path,
+        choices: Choices,
+        *,
+        every: float = 5.0,
+        since: float = 86400.0,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._journal, self._experiment, self._choices = journal, experiment, choices
+        self._every, self._since = every, since
+        self._stop = stop or threading.Event()
+        self._starts: dict[Path, dict[str, Any] | None] = {}
+        self._found: dict[str, Path] = {}  # by uid
+        self._volumes: dict[Path, list[LiveVolume]] = {}  # by folder
+        self._placed: set[str] = set()  # uids
+        self._next_place: dict[str, float] = {}
+        self._next_look = 0.0
+        self._state: dict[str, Any] = {}
+
+    @property
+    def volumes(self) -> list[LiveVolume]:
+        """All volumes, that of the newest sweep first."""
+        found = [volume for volumes in self._volumes.values() for volume in volumes]
+        return sorted(found, key=lambda volume: volume.sweeps[-1].time, reverse=True)
+
+    def run(self, *, once: bool = False) -> None:
+        """Follow until asked to stop; or, once, until all that is stored is in a volume."""
+        try:
+            while not self._stop.is_set():
+                more = self.advance()
+                if once and not more and not any(v.unwritten for v in self.volumes):
+                    return
+                if not more:
+                    self._stop.wait(_LOOK)
+        except Stopped:
+            return
+
+    def advance(self) -> bool:
+        """Do what there is to do now; return whether there is more to be done at once."""
+        self._look()
+        more, volumes = False, self.volumes
+        for number, volume in enumerate(volumes):
+            more |= volume.advance()
+            if number and volume.closed:
+                volume.drop()
+            if more:
+                break  # the newest first
+        if volumes:
+            self._report(volumes[0])
+        return more
+
+    def _look(self) -> None:
+        """Look for new runs, and for scan files that have come."""
+        try:
+            paths = journals(self._journal)
+        except JournalError as error:
+            log.warning("%s", error)
+            return
+        new = [path for path in paths if path not in self._starts]
+        for path in new:
+            try:
+                start = read_start(path)
+            except JournalError:
+                continue  # just begun; or damaged, which the stacker reports
+            is_sweep = bool(start.get("sweep")) and start.get("purpose", "data") == "data"
+            self._starts[path] = start if is_sweep else None
+        if not new and time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_FOR_FILES
+        starts = [start for start in self._starts.values() if start is not None]
+        wanted = {_kind(s) for s in starts if time.time() - s.get("time", 0.0) < self._since}
+        folders: dict[Path, list[LiveSweep]] = {}
+        for start in sorted(starts, key=lambda s: (s.get("time", 0.0), s["uid"])):
+            uid = start["uid"]
+            if uid in self._placed or _kind(start) not in wanted:
+                continue
+            if (path := self._path(start)) is not None:
+                sweep = LiveSweep(path, uid, float(start.get("time", 0.0)))
+                folders.setdefault(path.parent, []).append(sweep)
+        for folder, sweeps in folders.items():
+            self._place_all(folder, sweeps)
+
+    def _path(self, start: Mapping[str, Any]) -> Path | None:
+        uid = start["uid"]
+        if uid not in self._found:
+            try:
+                path = find_scan_file(scan_directory(self._experiment, start), uid)
+            except (OffbraggError, OSError):
+                return None
+            if path is None:
+                return None
+            self._found[uid] = path.absolute()
+        return self._found[uid]
+
+    def _place_all(self, folder: Path, sweeps: list[LiveSweep]) -> None:
+        """Find the volume to which each new sweep of a folder belongs."""
+        if folder not in self._volumes:
+            self._volumes[folder] = []
+            self._adopt(folder, sweeps)
+        for sweep in sweeps:
+            if sweep.uid not in self._placed and time.monotonic() > self._next_place.get(
+                sweep.uid, 0.0
+            ):
+                self._place(folder, sweep)
+
+    def _adopt(self, folder: Path, sweeps: list[LiveSweep]) -> None:
+        """Take over the volumes that an earlier process closed."""
+        runs = {sweep.uid: sweep for sweep in sweeps}
+        for path in sorted(folder.glob("live-*.h5")):
+            kept = read_record(path)
+            mine = [runs[e.run] for e in kept.inputs if e.run in runs] if kept else []
+            if not mine:
+                continue
+            volume = self._new(path, mine)
+            if volume.adopt():
+                self._volumes[folder].append(volume)
+                self._placed.update(sweep.uid for sweep in mine)
+        self._volumes[folder].sort(key=lambda volume: volume.sweeps[0].time)
+
+    def _place(self, folder: Path, sweep: LiveSweep) -> None:
+        """Let a sweep join the last volume of its folder, or begin its own if it cannot."""
+        volumes = self._volumes[folder]
+        if volumes:
+            paths = [each.path for each in volumes[-1].sweeps]
+            try:
+                build_record([*paths, sweep.path], self._choices, say=_quiet)
+            except (OffbraggError, OSError) as error:
+                try:
+                    build_record([sweep.path], self._choices, say=_quiet)
+                except (OffbraggError, OSError):
+                    # it may join once it has frames, an orientation, a monitor
+                    self._next_place[sweep.uid] = time.monotonic() + _TRY_AGAIN
+                    return
+                why = str(error).partition("\n")[0]
+                log.warning("%s does not join %s: %s", sweep.path, volumes[-1].path.name, why)
+            else:
+                log.info("%s joins %s", sweep.path, volumes[-1].path.name)
+                volumes[-1].add(sweep)
+                self._placed.add(sweep.uid)
+                return
+        volumes.append(self._new(folder / f"live-{sweep.path.stem}.h5", [sweep]))
+        self._placed.add(sweep.uid)
+
+    def _new(self, path: Path, sweeps: list[LiveSweep]) -> LiveVolume:
+        return LiveVolume(
+            path, sweeps, self._choices, every=self._every, one_more=self._check_stop
+        )  # fmt: skip
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _report(self, volume: LiveVolume) -> None:
+        """Write the state of the newest volume for other processes."""
+        state = {
+            "volume": str(volume.path),
+            "state": "closed" if volume.closed else "waiting" if volume.why else "growing",
+            "frames": volume.frames,
+            "of": sum(sweep.frames for sweep in volume.sweeps),
+            "orientation": volume.orientation,
+            "why": volume.why.partition("\n")[0],
+        }
+        if state != self._state:
+            write_state(self._journal, state)
+            self._state = state
+
+
+def _kind(start: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what runs of one folder have in common."""
+    sample: Mapping[str, Any] = start.get("sample") or {}
+    try:
+        return str(sample.get("name")), str(sample.get("label")), scan_name(start)
+    except OffbraggError:
+        return "", "", ""
+
+
+def _quiet(text: str) -> None:
+    """Pass over what is reported again when the volume is made."""

@@ -1,0 +1,288 @@
+"""The sums of a volume that follow a record: what differs is added, or taken away exactly.
+
+A record says which frames count, with which flux, and which pixels. While sweeps grow it changes
+from moment to moment; at their end it is the one that ``offbragg reduce`` builds. Sums are whole
+numbers, so those that followed it all the way are those that are made from the last record alone,
+to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import ReductionError
+from offbragg.files.scan_file import ScanFile
+from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.binning import Binner
+from offbragg.reduction.reduce import ReductionSetup, add_frames
+from offbragg.stack import Stack
+from offbragg.workflows.record import ReductionRecord, SweepInput
+from offbragg.workflows.sums import sum_record, sweep_setup
+from offbragg.workflows.sweeps import opened
+
+Array = NDArray[np.float64]
+Pixels = NDArray[np.bool_]
+OneMore = Callable[[], None]
+
+_SAME = {
+    "binned": "the grid", "weight_exponent": "the unit of the weights",
+    "corrections": "the corrections", "oversample": "the oversampling", "mask": "the mask",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Change:
+    """What was done to sums so that they follow a record."""
+
+    again: str = ""
+    """Why they were summed from the first frame on; empty if they were not."""
+    added: int = 0
+    subtracted: int = 0
+    pixels: int = 0
+    """Hot pixels that were taken out of frames added before, or put back."""
+    left: int = 0
+    """Frames that are still to be added."""
+
+    def __bool__(self) -> bool:
+        return bool(self.again or self.added or self.subtracted or self.pixels)
+
+    def __str__(self) -> str:
+        parts = [f"{self.added} frame{'' if self.added == 1 else 's'} added"]
+        if self.subtracted:
+            parts.append(f"{self.subtracted} subtracted")
+        if self.pixels:
+            parts.append(f"hot pixels corrected in frames added before: {self.pixels}")
+        if self.again:
+            parts.append(f"summed from the first frame on: {self.again} changed")
+        return ", ".join(parts)
+
+
+@dataclass(slots=True, eq=False)
+class _Binned:
+    """What of a sweep is in the sums."""
+
+    each: SweepInput
+    setup: ReductionSetup
+    binner: Binner
+    flux: Array
+    """Of each frame, as it was added; 0 for those that were not."""
+    angles: Array
+    crc64: NDArray[Any]
+    mask: Pixels
+    """Pixels that are excluded, but for the hot ones."""
+    hot: Pixels
+
+
+class LiveSums:
+    """Sums that `follow` brings to a record.
+
+    Parameters
+    ----------
+    threads
+        The result does not depend on their number.
+    """
+
+    def __init__(self, *, threads: int | None = None) -> None:
+        self.sums: Accumulator | None = None
+        self._record: ReductionRecord | None = None
+        self._binned: dict[str, _Binned] = {}
+        self._threads = threads
+
+    @property
+    def frames(self) -> int:
+        """Number of frames in the sums."""
+        return sum(int(np.count_nonzero(each.flux)) for each in self._binned.values())
+
+    def drop(self) -> None:
+        """Free their memory; they are summed again when a record is followed."""
+        self.sums, self._record = None, None
+        self._binned.clear()
+
+    def follow(
+        self, record: ReductionRecord, *, most: int | None = None, one_more: OneMore = lambda: None
+    ) -> Change:
+        """Bring the sums to a record.
+
+        Parameters
+        ----------
+        record
+            With absolute paths, and the selection of each sweep.
+        most
+            Number of frames to add in this call; None: all.
+        one_more
+            Called after each frame; what it raises ends the work.
+
+        Raises
+        ------
+        DamagedFrame
+            If a frame that counts is not what was stored; the sums are empty then.
+        """
+        change = Change()
+        try:
+            if any(each.background is not None for each in record.inputs):
+                self._sum_with_background(record, change, one_more)
+                return change
+            if why := self._why_again(record):
+                change.again = why if self._record is not None else ""
+                self.drop()
+            self._record = record
+            for each in record.inputs:
+                with opened(Path(each.file)) as scan:
+                    self._follow_sweep(each, record, scan, change, most, one_more)
+        except BaseException:  # also DamagedFrame: part of what was asked for is in the sums
+            self.drop()
+            raise
+        if self.sums is not None:
+            self.sums.sample = record.sample
+            if change.subtracted or change.pixels:
+                self.sums.forget_empty()
+        return change
+
+    def _sum_with_background(
+        self, record: ReductionRecord, change: Change, one_more: OneMore
+    ) -> None:
+        """Sum all in one go: a background is added frame after frame, and cannot be subtracted."""
+        self.drop()
+        change.again = "the background"
+        sums = sum_record(
+            replace(record, symmetry="", grid=record.binned),
+            progress=lambda done, total: one_more(),
+        )
+        assert isinstance(sums, Accumulator)
+        self.sums = sums
+        change.added = sum(each.frames for each in record.inputs)
+
+    def _why_again(self, record: ReductionRecord) -> str:
+        """Return what of a record needs other sums from the first frame on; empty if nothing."""
+        before = self._record
+        if before is None or self.sums is None:
+            return "all"
+        for name, what in _SAME.items():
+            if getattr(before, name) != getattr(record, name):
+                return what
+        if self._binned.keys() - {each.run for each in record.inputs}:
+            return "the sweeps"
+        for each in record.inputs:
+            if (known := self._binned.get(each.run)) is None:
+                continue
+            name = Path(each.file).name
+            if not np.array_equal(known.each.UB, each.UB):
+                return f"the orientation of {name}"
+            if known.each.geometry != each.geometry:
+                return f"the geometry of {name}"
+            with opened(Path(each.file)) as scan:
+                if not np.array_equal(_fixed_mask(each, record, scan), known.mask):
+                    return f"the pixels of {name} that count"
+                values, there = scan.frame_values(), known.flux > 0
+            if np.any(values["status"][there] != "stored") or np.any(
+                _crc64(values)[there] != known.crc64[there]
+            ):
+                return f"the stored frames of {name}"
+        return ""
+
+    def _follow_sweep(
+        self,
+        each: SweepInput,
+        record: ReductionRecord,
+        scan: ScanFile,
+        change: Change,
+        most: int | None,
+        one_more: OneMore,
+    ) -> None:
+        assert each.selection is not None
+        assert record.weight_exponent is not None
+        known = self._binned.get(each.run)
+        if known is None:
+            setup = replace(sweep_setup(each, record, scan), threads=self._threads)
+            known = self._binned[each.run] = _Binned(
+                each, setup, setup.binner(), np.zeros(scan.n_frames), np.zeros(scan.n_frames),
+                np.full(scan.n_frames, "", object), _fixed_mask(each, record, scan),
+                each.selection.hot_mask(scan.shape),
+            )  # fmt: skip
+        if self.sums is None:
+            self.sums = known.setup.accumulator(record.weight_exponent)
+        stack, values = scan.stack, scan.frame_values()
+        flux, angles = np.zeros(scan.n_frames), np.zeros(scan.n_frames)
+        flux[: len(stack)] = each.selection.flux[: len(stack)]
+        measured = values["angle"][: len(stack)]
+        angles[: len(stack)] = np.where(np.isfinite(measured), measured, stack.angles)
+        wrong = (known.flux > 0) & ((known.flux != flux) | (known.angles != angles))
+        if np.any(wrong):
+            change.subtracted += self._change(known, stack, wrong, one_more, subtract=True)
+        self._follow_hot(known, each.selection.hot_mask(scan.shape), stack, change, one_more)
+        new = np.flatnonzero((flux > 0) & (known.flux == 0))
+        room = new.size if most is None else max(most - change.added, 0)
+        change.left += max(new.size - room, 0)
+        new = new[:room]
+        known.angles[new], known.crc64[new] = angles[new], _crc64(values)[new]
+        change.added += self._change(known, stack, new, one_more, flux=flux)
+
+    def _change(
+        self,
+        known: _Binned,
+        stack: Stack,
+        which: NDArray[Any],
+        one_more: OneMore,
+        *,
+        flux: Array | None = None,
+        subtract: bool = False,
+    ) -> int:
+        """Add frames with this flux, or subtract them with the flux that they were added with."""
+        wanted = np.zeros(known.flux.size)
+        wanted[which] = (known.flux if flux is None else flux)[which]
+        numbers = np.flatnonzero(wanted)
+
+        def done(count: int, _: int) -> None:
+            number = numbers[count - 1]
+            known.flux[number] = 0.0 if subtract else wanted[number]
+            one_more()
+
+        assert self.sums is not None
+        n = len(stack)
+        add_frames(
+            stack, known.setup, wanted[:n], self.sums, angles=known.angles[:n],
+            binner=known.binner, subtract=subtract, progress=done,
+        )  # fmt: skip
+        return numbers.size
+
+    def _follow_hot(
+        self, known: _Binned, hot: Pixels, stack: Stack, change: Change, one_more: OneMore
+    ) -> None:
+        """Take pixels out of the frames that were added, or put them back, and only these."""
+        assert self.sums is not None
+        if np.array_equal(known.hot, hot):
+            return
+        n = len(stack)
+        for pixels, subtract in ((hot & ~known.hot, True), (known.hot & ~hot, False)):
+            if np.any(pixels) and np.any(known.flux):
+                only = replace(known.setup, mask=known.mask | ~pixels)
+                add_frames(
+                    stack, only, known.flux[:n], self.sums, angles=known.angles[:n],
+                    subtract=subtract, progress=lambda done, total: one_more(),
+                )  # fmt: skip
+                change.pixels += int(np.count_nonzero(pixels))
+        known.hot = hot
+        known.setup = replace(known.setup, mask=known.mask | hot)
+        known.binner = known.setup.binner()
+
+
+def _fixed_mask(each: SweepInput, record: ReductionRecord, scan: ScanFile) -> Pixels:
+    """Return the pixels that are excluded, but for the hot ones."""
+    assert each.selection is not None
+    selection = replace(each.selection, hot=np.zeros(0, np.intp))
+    mask = sweep_setup(replace(each, selection=selection), record, scan).mask
+    if mask is None:  # pragma: no cover  a scan file always has one
+        raise ReductionError(f"{scan.path} has no mask")
+    return mask
+
+
+def _crc64(values: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    """Return the checksum of each stored frame; empty in files of earlier versions."""
+    found = values.get("crc64")
+    return np.full(values["status"].size, "", object) if found is None else found.astype(object)

@@ -1,0 +1,371 @@
+"""One volume that grows with its sweeps: those of one crystal at one temperature that merge.
+
+Everything is read from scan files; the volume is the only thing that is written, beside them. At
+the end of its sweeps it is the one that ``offbragg reduce`` makes of the same files, with the same
+record. Until then its record says ``growing``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offbragg.errors import DamagedFrame, OffbraggError, ReductionError
+from offbragg.files.orientation import NAME
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.volume_file import VolumeFile
+from offbragg.files.volume_writer import write_volume
+from offbragg.followers.live_orientation import LiveOrientation
+from offbragg.followers.live_sums import Change, LiveSums
+from offbragg.reduction.accumulator import Accumulator
+from offbragg.volume import Volume
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.record import GROWING, ReductionRecord, SweepInput
+from offbragg.workflows.reduce import build_record
+from offbragg.workflows.sums import is_as_binned, symmetrised, weight_exponent
+from offbragg.workflows.sweeps import opened, select
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 128  # frames that are added between two looks
+_WRITING = 4.0  # a growing volume is written at most in a fifth of the time
+_HELD = 3.0  # s that a frame waits for its measured angle
+_MORE = 1.5  # times as many frames before hot pixels are looked for again
+_TRY_AGAIN = 1.0  # s, at least, after something was missing
+
+
+@dataclass(slots=True)
+class LiveSweep:
+    """A sweep as it was last looked at."""
+
+    path: Path
+    uid: str
+    time: float
+    stamp: tuple[int, int] = (0, 0)
+    complete: bool = False
+    frames: int = 0
+    """That are stored."""
+
+    def look(self) -> bool:
+        """Look at the file again; return whether it has changed."""
+        status = self.path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if stamp == self.stamp:
+            return False
+        with opened(self.path) as scan:
+            self.complete = scan.complete
+            self.frames = scan.ledger.counts()["stored"]
+        self.stamp = stamp
+        return True
+
+
+class LiveVolume:
+    """The volume of some sweeps of one folder.
+
+    Parameters
+    ----------
+    path
+        Of the volume file.
+    sweeps
+        In the order in which they were measured.
+    choices
+        Parameters of the reduction.
+    every
+        Least time between two writings of the growing volume, s.
+    one_more
+        Called after each frame; what it raises ends the work.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sweeps: Sequence[LiveSweep],
+        choices: Choices,
+        *,
+        every: float = 5.0,
+        one_more: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path, self.sweeps = path, list(sweeps)
+        self.why = ""
+        """Why there is no volume yet, or none of what was measured last."""
+        self.closed = False
+        """Whether the file is the volume of all that was measured."""
+        self.record: ReductionRecord | None = None
+        self._choices, self._every, self._one_more = choices, every, one_more
+        self._sums = LiveSums()
+        self._seen: tuple[object, ...] = ()
+        self._next_try = self._next_write = 0.0
+        self.unwritten = self._failed = False  # frames were added since it was written
+        self._finder = LiveOrientation()
+        self._looked: dict[str, int] = {}
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that are in it."""
+        if self.closed and self.record is not None:
+            return sum(each.frames for each in self.record.inputs)
+        return self._sums.frames
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its sweeps have ended."""
+        return all(sweep.complete for sweep in self.sweeps)
+
+    @property
+    def orientation(self) -> str:
+        """Where the orientation of its first sweep is from."""
+        return "" if self.record is None else self.record.inputs[0].orientation
+
+    def add(self, sweep: LiveSweep) -> None:
+        """Let it grow by one more sweep."""
+        self.sweeps.append(sweep)
+        self.record, self.closed, self._seen = None, False, ()
+
+    def adopt(self) -> bool:
+        """Return whether the file is that of its sweeps already, made by an earlier process."""
+        kept = read_record(self.path)
+        if kept is None or {each.run for each in kept.inputs} != {s.uid for s in self.sweeps}:
+            return False
+        if not is_by(kept, self._choices):
+            return False
+        for sweep in self.sweeps:
+            sweep.look()
+        if not self.complete or self.path.stat().st_mtime_ns != self._newest():
+            return False
+        self.record, self.closed, self._seen = kept, True, self._look()
+        return True
+
+    def drop(self) -> None:
+        """Free the memory of its sums."""
+        self._sums.drop()
+
+    def advance(self) -> bool:
+        """Do what there is to do now; return whether there is more to be done at once."""
+        now, seen = time.monotonic(), self._look()
+        changed = seen != self._seen
+        if changed and self.closed:
+            log.info("%s: what it was made of has changed: it is made again", self.path)
+        if changed and self._seen and seen[0] != self._seen[0]:
+            self.record = None  # the orientation
+        if changed and self._failed:
+            self._next_try = now
+        self._seen = seen
+        self.closed &= not changed
+        if not (changed or self.unwritten or self.why) or now < self._next_try:
+            return False
+        try:
+            if self.complete:
+                self._close()
+                return False
+            return self._grow()
+        except (OffbraggError, OSError) as error:
+            self._note(error)
+            pause = math.inf if self._failed else max(_TRY_AGAIN, time.monotonic() - now)
+            self._next_try = time.monotonic() + pause
+            return False
+
+    def _look(self) -> tuple[object, ...]:
+        """Look at the files; return what changes with them."""
+        for sweep in self.sweeps:
+            sweep.look()
+        beside = self.path.parent / NAME
+        orientation = beside.stat().st_mtime_ns if beside.exists() else None
+        return (orientation, *(sweep.stamp for sweep in self.sweeps))
+
+    def _newest(self) -> int:
+        """Return when the newest of the files that it is made of was written, ns."""
+        times = [sweep.path.stat().st_mtime_ns for sweep in self.sweeps]
+        beside = self.path.parent / NAME
+        return max([*times, *([beside.stat().st_mtime_ns] if beside.exists() else [])])
+
+    def _note(self, error: Exception) -> None:
+        why = str(error)
+        if why != self.why:
+            level = logging.WARNING if self.complete else logging.INFO  # it may come yet
+            log.log(level, "%s: %s", self.path, why.partition("\n")[0])
+        self.why = why
+
+    def _paths(self) -> list[Path]:
+        return [sweep.path for sweep in self.sweeps]
+
+    def _orient(self) -> None:
+        """Find an orientation if there is none."""
+        if self._choices.orientation is None:
+            self._finder.find(self._paths(), complete=self.complete)
+
+    def _grow(self) -> bool:
+        """Add what is newly stored, and write the volume now and then."""
+        if self.record is None:
+            self._orient()
+            messages: list[str] = []
+            self.record = build_record(self._paths(), self._choices, say=messages.append)
+            for line in messages:
+                log.info("%s", line)
+        self.record = grown(self.record, self._looked)
+        try:
+            change = self._sums.follow(self.record, most=_AT_ONCE, one_more=self._one_more)
+        except DamagedFrame as error:
+            self.record = None  # it finds which are damaged
+            log.warning("%s", str(error).partition("\n")[0])
+            return True
+        if change.again:
+            log.info("%s: %s", self.path, change)
+        self.why = ""
+        self.unwritten |= bool(change)
+        if self.unwritten and not change.left and time.monotonic() >= self._next_write:
+            began = time.monotonic()
+            self._write(self._volume(self.record), self._growing(self.record))
+            self.unwritten = False
+            took = time.monotonic() - began
+            self._next_write = began + took + max(self._every, _WRITING * took)
+        return change.left > 0
+
+    def _close(self) -> None:
+        """Make the volume that ``offbragg reduce`` makes of the finished sweeps."""
+        began, newest, seen = time.monotonic(), self._newest(), self._seen
+        messages: list[str] = []
+        self._failed = False
+        try:
+            self._orient()
+            record = build_record(self._paths(), self._choices, say=messages.append)
+            before = self._sums.frames
+            change = self._follow(record)
+            volume = self._volume(record)
+        except ReductionError:  # as `offbragg reduce` would: until a file changes
+            self._forget_growing()
+            self._failed = True
+            raise
+        self._write(volume, record.relative_to(self.path).to_dict())
+        os.utime(self.path, ns=(newest, newest))  # so it is known what it was made of
+        self.record, self.why, self._seen = record, "", seen
+        self.closed, self.unwritten = True, False
+        for line in messages:
+            log.info("%s", line)
+        log.info(
+            "%s is closed: %d frames of %d sweep%s, %d of them while they grew; then %s; %.1f s",
+            self.path, self.frames, len(self.sweeps), "" if len(self.sweeps) == 1 else "s",
+            before, change, time.monotonic() - began,
+        )  # fmt: skip
+
+    def _follow(self, record: ReductionRecord) -> Change:
+        """Bring the sums to the last record."""
+        try:
+            return self._sums.follow(record, one_more=self._one_more)
+        except DamagedFrame:  # damaged since it was added: it can only be left out
+            change = self._sums.follow(record, one_more=self._one_more)
+            change.again = "a stored frame"
+            return change
+
+    def _volume(self, record: ReductionRecord) -> Accumulator | Volume:
+        """Return the sums as the record has them: symmetrised and cut."""
+        sums = self._sums.sums
+        assert sums is not None
+        return sums if is_as_binned(sums, record) else symmetrised(sums.volume(), record)
+
+    def _write(self, volume: Accumulator | Volume, document: dict[str, Any]) -> None:
+        """Write the volume in place of the one before, at once."""
+        hidden = self.path.with_name(f".{self.path.name}.new")
+        hidden.unlink(missing_ok=True)  # left by one that was killed
+        write_volume(hidden, volume, document)
+        hidden.replace(self.path)
+
+    def _growing(self, record: ReductionRecord) -> dict[str, Any]:
+        """Return the record of a volume that still grows: it cannot be reproduced."""
+        frames = {
+            Path(each.file).name: {
+                "run": each.run, "frames": each.frames, "orientation": each.orientation,
+            }
+            for each in record.inputs
+        }  # fmt: skip
+        return {
+            GROWING: frames,
+            "temperature": record.temperature,
+            "sample": record.sample.to_dict(),
+            "versions": dict(record.versions),
+        }
+
+    def _forget_growing(self) -> None:
+        """Remove a growing volume that cannot become one."""
+        if self.path.exists() and read_record(self.path) is None:
+            self.path.unlink(missing_ok=True)
+
+
+def grown(record: ReductionRecord, looked: dict[str, int]) -> ReductionRecord:
+    """Return a record with the frames that are stored by now, without a background.
+
+    Damaged frames are those that the record has. Hot pixels are looked for again whenever there are
+    half as many frames more: at the end they are then those that are excluded already.
+
+    Parameters
+    ----------
+    record
+        With the selection of each sweep.
+    looked
+        How many frames counted when hot pixels were looked for, by run; it is changed.
+    """
+    inputs = tuple(_grown(each, record, looked) for each in record.inputs)
+    exponent = record.weight_exponent
+    before = [_brightest(each) for each in record.inputs]
+    if any(_brightest(each) > most for each, most in zip(inputs, before, strict=True)):
+        exponent = weight_exponent(inputs, record)
+    return replace(record, inputs=inputs, weight_exponent=exponent)
+
+
+def _brightest(each: SweepInput) -> float:
+    assert each.selection is not None
+    return float(each.selection.flux.max(initial=0.0))
+
+
+def _grown(each: SweepInput, record: ReductionRecord, looked: dict[str, int]) -> SweepInput:
+    assert each.selection is not None
+    with opened(Path(each.file)) as scan:
+        stored = scan.ledger.counts()["stored"]
+        again = record.hot and stored >= _MORE * looked.get(each.run, 0)
+        chosen = select(scan, monitor=record.monitor, hot=again, damaged=each.damaged)
+        flux = chosen.flux.copy()
+        flux[_waits_for_angle(scan)] = 0.0
+    if again:
+        looked[each.run] = stored
+    chosen = replace(chosen, flux=flux, hot=chosen.hot if again else each.selection.hot)
+    return replace(each, frames=chosen.frames, selection=chosen, background=None)
+
+
+def _waits_for_angle(scan: ScanFile) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which frames may get a measured angle in a moment."""
+    values = scan.frame_values()
+    waits = ~np.isfinite(values["angle"])
+    if "angle" not in (scan.start.get("per_frame") or {}) or scan.complete:
+        return np.zeros_like(waits)
+    stored = np.flatnonzero(values["status"] == "stored")
+    if stored.size:
+        waits[: max(int(stored[-1]) - round(_HELD / scan.sweep.period), 0)] = False
+    return waits
+
+
+def is_by(record: ReductionRecord, choices: Choices) -> bool:
+    """Return whether a record may be one of these choices."""
+    named = ("monitor", "corrections", "oversample", "hot", "background_scale")
+    return (
+        all(getattr(record, name) == getattr(choices, name) for name in named)
+        and choices.grid in (None, record.grid)
+        and choices.symmetry in ("auto", record.symmetry or "none")
+        and (choices.mask is None) == (record.mask is None)
+        and (choices.background != "none" or all(e.background is None for e in record.inputs))
+    )
+
+
+def read_record(path: Path) -> ReductionRecord | None:
+    """Return the record of a finished volume file; None if it is not one."""
+    try:
+        with VolumeFile(path) as file:
+            return ReductionRecord.from_dict(file.record).absolute_from(path)
+    except OffbraggError:
+        return None
