@@ -133,13 +133,25 @@ def test_a_plane_through_three_points_is_that_of_its_name(path):
         ([(0, 0, 0), (1, 0, 0), (2, 0, 0)], "lie on one line"),
         ([(0, 0, 0), (0, 0, 0), (2, 0, 0)], "must differ"),
         ([(0, 0, 0), (1, 0.37, 0), (0, 0, 1)], r"is \(100 37 0\)"),
-        ([(0, 0, 0), (1, float("nan"), 0), (0, 0, 1)], "finite"),
+        ([(0, 0, 0), (1, float("nan"), 0), (0, 0, 1)], "three numbers below"),
+        ([(1e308, 0, 0), (-1e308, 0, 0), (0, 0, 1)], "three numbers below"),
         ([(0, 0, 0), (1, 0, 0)], "three points"),
     ],
 )
 def test_points_without_a_plane_of_cells_are_refused(points, why):
     with pytest.raises(ReductionError, match=why):
         Plane.through(points)
+
+
+@pytest.mark.parametrize("name", ["hk0", "hhl"])
+def test_a_plane_as_thick_as_the_volume_is_the_mean_of_all(volume, path, name):
+    with VolumeFile(path) as file:
+        found = cut_plane(file, Plane.parse(name), thickness=1e308)
+
+    if name == "hk0":
+        weight = volume.weight.sum(axis=2)
+        np.testing.assert_allclose(found.intensity, volume.counts.sum(axis=2) / weight, rtol=1e-6)
+    assert np.isfinite(found.intensity).any()
 
 
 def test_a_line_is_the_row_of_cells_on_it_and_thick_the_mean_of_its_neighbours(volume, path):

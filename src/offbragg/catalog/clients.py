@@ -18,6 +18,7 @@ from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 
 from offbragg.catalog.exact import restored
+from offbragg.catalog.volume_client import volumes_of
 from offbragg.errors import NoSuchEntry
 from offbragg.spelling import did_you_mean
 
@@ -40,6 +41,11 @@ class RunCatalog(CatalogOfBlueskyRuns):
             raise NoSuchEntry(
                 f"the catalog has no run {key!r}{why}", lambda: self._near(key)
             ) from None
+
+    @property
+    def volumes(self) -> Any:
+        """The volumes, which lie beside the runs; each can cut planes."""
+        return volumes_of(self.context)
 
     def _near(self, key: object) -> str:
         runs: Any = self.values().tail(_NEWEST)

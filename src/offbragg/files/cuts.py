@@ -30,6 +30,7 @@ Slices = tuple[slice, slice, slice]
 
 MOST_CELLS = 300_000_000
 """Cells that one cut may read."""
+_ROWS = 4 * BRICK  # rows of cells that are summed at once
 _SUMS = ("counts", "weight", "background")
 _SQUARES = ("variance", "background_variance")
 _AXIS = re.compile(r"[+-]?\d+(?:\.\d+)?")
@@ -208,6 +209,10 @@ def cut_box(
     )
 
 
+class DamagedVolume(ReductionError):  # noqa: N818  what it is
+    """What is stored in a volume file does not have its checksum, or cannot be decoded."""
+
+
 class _Source:
     """The arrays of a volume file at one level; places are cells of that level, along h, k, l."""
 
@@ -263,27 +268,15 @@ class _Source:
             return np.ascontiguousarray(read[0]), read[1] if self.sigma else None
         kept = tuple(n for i, n in enumerate(count) if i not in axes)
         totals = {name: np.zeros(kept) for name in self.needed()}
-        self.reading(8 * len(totals) * (math.prod(kept) + math.prod(self._piece(box, axes))))
-        for part in self._pieces(box, axes):
+        pieces = list(_pieces(box, axes))
+        largest = max(math.prod(part.stop - part.start for part in piece) for piece in pieces)
+        self.reading(8 * (len(totals) * math.prod(kept) + largest))
+        wide = next(i for i in range(3) if i not in axes)
+        for piece in pieces:
+            rows = slice(piece[wide].start - box[wide].start, piece[wide].stop - box[wide].start)
             for name, total in totals.items():
-                total += self._summable(name, part).sum(axis=axes)
+                total[rows] += self._summable(name, piece).sum(axis=axes)
         return self.divided(totals)
-
-    def _piece(self, box: Slices, axes: tuple[int, ...]) -> list[int]:
-        return [
-            min(part.stop - part.start, BRICK) if i in axes[:1] else part.stop - part.start
-            for i, part in enumerate(box)
-        ]
-
-    def _pieces(self, box: Slices, axes: tuple[int, ...]) -> Iterator[Slices]:
-        """Divide a box along the first axis that is summed, at the edges of chunks."""
-        thin = axes[0]
-        at = box[thin].start
-        while at < box[thin].stop:
-            end = min((at // BRICK + 1) * BRICK, box[thin].stop)
-            part = [slice(at, end) if i == thin else each for i, each in enumerate(box)]
-            yield part[0], part[1], part[2]
-            at = end
 
     def _count(self, cells: int) -> None:
         self._read_cells += cells
@@ -351,7 +344,7 @@ class _Source:
             check_part(data, part)
             return np.asarray(data[part]).T
         except (OSError, RuntimeError, ScanFileError) as error:
-            raise ReductionError(
+            raise DamagedVolume(
                 f"{self._file.path} is damaged: {name} does not have its checksum, or cannot be "
                 f"decoded ({error})\nMake it again: offbragg reduce --again {self._file.path} "
                 "--out NEW"
@@ -363,7 +356,7 @@ class _Source:
             level = int(name.split("/")[1]) if name.startswith("levels/") else 1
             shape = tuple(-(-n // level) for n in reversed(self.grid.shape))
             if data is not None and getattr(data, "shape", None) != shape:
-                raise ReductionError(
+                raise DamagedVolume(
                     f"{self._file.path} is damaged: {name} does not have the shape {shape}"
                 )
             self._arrays[name] = data
@@ -401,6 +394,18 @@ def _oblique(source: _Source, plane: Plane, thickness: float) -> Cut:
         intensity.reshape(shape), axes, (plane.across, plane.up), plane.at, level,
         None if errors is None else errors.reshape(shape),
     )  # fmt: skip
+
+
+def _pieces(box: Slices, axes: tuple[int, ...]) -> Iterator[Slices]:
+    """Divide a box at the edges of chunks, along all axes that are summed and the first other."""
+    wide = next(i for i in range(3) if i not in axes)
+    along: list[list[slice]] = []
+    for i, part in enumerate(box):
+        size = BRICK if i in axes else _ROWS if i == wide else part.stop
+        edges = [part.start, *range((part.start // size + 1) * size, part.stop, size), part.stop]
+        along.append([slice(a, b) for a, b in itertools.pairwise(edges)])
+    for part in itertools.product(*along):
+        yield part[0], part[1], part[2]
 
 
 def _ratio(value: Array, by: Array) -> Cells:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from offbragg.errors import ReductionError
 from offbragg.grid import Array, Grid, Three
 
+_FURTHEST = 100_000  # r.l.u., of a point
 _MOST_FACTOR = 12  # of a direction through points: beyond it hardly any cell lies on the plane
 
 
@@ -45,7 +46,7 @@ class Plane:
         commas, a sum of such.
         """
         plain = text.replace(" ", "").replace("−", "-")
-        place = r"([+-]?\d*[hkl]|[+-]?\d+(?:\.\d+)?)"
+        place = r"([+-]?\d{0,2}[hkl]|[+-]?\d{1,5}(?:\.\d+)?)"
         found = re.fullmatch(place * 3, plain)
         parts = plain.split(",") if "," in plain else [] if found is None else list(found.groups())
         rows: dict[str, list[int]] = {}
@@ -54,13 +55,13 @@ class Plane:
             terms = re.findall(r"[+-]?[^+-]+", part)
             constant = 0.0
             for term in terms:
-                letter = re.fullmatch(r"([+-]?\d*)([hkl])", term)
+                letter = re.fullmatch(r"([+-]?\d{0,2})([hkl])", term)
                 if letter is not None:
                     factor = letter[1] if letter[1] not in ("", "+", "-") else f"{letter[1]}1"
                     row = rows.setdefault(letter[2], [0, 0, 0])
                     if i < 3:
                         row[i] += int(factor)
-                elif re.fullmatch(r"[+-]?\d+(\.\d+)?", term):
+                elif re.fullmatch(r"[+-]?\d{1,5}(\.\d+)?", term):
                     constant += float(term)
                 else:
                     rows.clear()
@@ -95,8 +96,11 @@ class Plane:
         """
         if len(points) != 3 or any(len(point) != 3 for point in points):
             raise ReductionError("a plane goes through three points, each of three numbers h,k,l")
-        if not all(math.isfinite(x) for point in points for x in point):
-            raise ReductionError("a point of a plane is three finite numbers")
+        if not all(abs(x) < _FURTHEST for point in points for x in point):  # nor NaN
+            raise ReductionError(
+                f"a point of a plane is three numbers below {_FURTHEST:,} r.l.u.; these are "
+                f"{_written(points)}"
+            )
         first = [float(x) for x in points[0]]
         u, v = (_direction(first, point) for point in points[1:])
         if not np.any(np.cross(u, v)):
@@ -223,7 +227,7 @@ def cells_on(grid: Grid, plane: Plane, thickness: float) -> PlaneCells:
         layers[:, fixed] = which + grid.first[fixed] - origin[fixed]
     else:
         m = finest(w)
-        half = math.floor(0.5 * thickness * m + 1e-9)
+        half = math.floor(min(0.5 * thickness * m + 1e-9, sum(grid.shape)))  # beyond is nothing
         layers = np.arange(-half, half + 1)[:, None] * (w * per_unit // m)
     labels = tuple(n / finest(vector) for n, vector in zip(numbers, (u, v), strict=True))
     return PlaneCells(
