@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from tiled.queries import Key
 
 from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.volumes import publish_volume, volume_key
+from offbragg.cli.publish import publish_made
 from offbragg.errors import CatalogError
 from offbragg.files.cuts import cut_plane
 from offbragg.files.planes import Plane
@@ -338,3 +340,86 @@ def test_a_large_plane_is_not_written_out_as_text(http, server):
     answer = http.get(f"/volumes/{key}/plane?format=json")
 
     assert (answer.status_code, "as JSON" in answer.text) == (400, True)
+
+
+# -- in Python ------------------------------------------------------------------------------------
+
+
+def test_three_lines_at_home_are_a_plane(volumes, key, path):
+    volume = volumes.search(Key("sample.name") == "LSMO-140")[key]
+    plane = volume.plane("hk0", value=0.5, sigma=True)
+
+    with VolumeFile(path) as file:
+        right = cut_plane(file, Plane.parse("hk0.5"), sigma=True)
+    np.testing.assert_array_equal(plane.intensity, right.intensity)
+    np.testing.assert_array_equal(plane.sigma, right.sigma)
+    np.testing.assert_allclose(plane.axes[0], GRID.h, atol=1e-12)
+    assert plane.at == (0.0, 0.0, 0.5)
+    coarse = volume.plane("hhl", level=2)
+    with VolumeFile(path) as file:
+        right = cut_plane(file, Plane.parse("hhl"), level=2)
+    np.testing.assert_array_equal(coarse.intensity, right.intensity)
+    np.testing.assert_allclose(coarse.axes[1], right.axes[1])
+    assert volume.plane(points=[(0, 0, 0), (1, 1, 0), (0, 0, 1)]).directions[0] == (1, 1, 0)
+    assert volume.line("h,0.5,0", thickness=0.2).intensity.shape == (41,)
+    assert volume.box("0:1,0:1,0:0").intensity.shape == (11, 11, 1)
+    assert volume.picture("hk0", level=2).startswith(b"\x89PNG")
+
+
+def test_a_coarse_axis_has_the_centres_also_where_its_last_cell_holds_fewer(volumes, key, path):
+    sent = volumes[key].plane("hk0", level=8)
+
+    with VolumeFile(path) as file:
+        right = cut_plane(file, Plane.parse("hk0"), level=8)
+    for axis, expected in zip(sent.axes, right.axes, strict=True):
+        np.testing.assert_allclose(axis, expected, atol=1e-12)
+
+
+def test_a_plane_that_is_refused_is_an_error_in_words(volumes, key):
+    with pytest.raises(CatalogError, match="'hkl' is not a plane"):
+        volumes[key].plane("hkl")
+    with pytest.raises(KeyError, match="no volume 'nothing'"):
+        _ = volumes["nothing"]
+
+
+# -- from the command line ------------------------------------------------------------------------
+
+
+def beamline(server: Any, monkeypatch: Any, *, url: str = "") -> None:
+    host, _, port = (url or server.url).removeprefix("http://").partition(":")
+    config = SimpleNamespace(
+        catalog=SimpleNamespace(host=host, port=int(port)), read_key=lambda: server.key
+    )
+    monkeypatch.setattr("offbragg.beamline.config.load", lambda _: config)
+    monkeypatch.setenv("OFFBRAGG_BEAMLINE", "beamline.toml")
+
+
+def test_reduce_publishes_where_a_catalog_answers(server, volumes, whole, monkeypatch):
+    beamline(server, monkeypatch)
+    scan = whole.scan.path
+    path = scan.with_name("made.h5")
+    record = {"temperature": 95.0, "inputs": [{"run": whole.uid, "file": scan.name, "UB": UB}]}
+    write_volume(path, volume_of(), record)
+
+    key, message = publish_made(path, None)
+
+    assert message == f"published as volumes/{key}"
+    metadata = volumes[key].metadata
+    assert metadata["runs"] == [whole.uid]
+    assert metadata["series"] == whole.start.get("series")
+
+
+def test_a_volume_that_cannot_be_published_is_made_all_the_same(server, path, monkeypatch):
+    beamline(server, monkeypatch, url="http://127.0.0.1:1")
+
+    key, message = publish_made(path, None)
+
+    assert key is None
+    assert message.startswith("not published: the catalog at http://127.0.0.1:1 is away")
+
+
+def test_without_a_beamline_nothing_is_published(path, monkeypatch):
+    monkeypatch.delenv("OFFBRAGG_BEAMLINE", raising=False)
+
+    assert publish_made(path, None) == (None, "")
+    assert publish_made(path, Path("/nowhere.toml"))[1].startswith("not published: /nowhere.toml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,7 @@ class VolumeClient(Container):
         self,
         plane: str = "hk0",
         *,
+        points: Sequence[Sequence[float]] | None = None,
         value: float | None = None,
         thickness: float = 0.0,
         level: int = 1,
@@ -65,6 +66,8 @@ class VolumeClient(Container):
         ----------
         plane
             As ``hk0``, ``h0.5l``, ``-1kl``, ``hhl``; with commas any, as ``h,k,-h-k``.
+        points
+            Three points, r.l.u., that the plane goes through, instead of ``plane``.
         value
             Of the index that stands still, instead of the one in ``plane``.
         thickness
@@ -79,7 +82,10 @@ class VolumeClient(Container):
         CatalogError
             If the server refuses it, with its reason.
         """
-        asked: dict[str, Any] = {"plane": plane, "thickness": thickness}
+        asked: dict[str, Any] = {"plane": plane}
+        if points is not None:
+            asked = {"points": ";".join(",".join(repr(float(x)) for x in each) for each in points)}
+        asked["thickness"] = thickness
         if value is not None:
             asked["value"] = value
         return self._cut("plane", asked, level, sigma)
@@ -114,7 +120,7 @@ class VolumeClient(Container):
         axes = described["axes"]
         return SentCut(
             values[0] if sigma else values,
-            tuple(np.linspace(axis["first"], axis["last"], axis["count"]) for axis in axes),
+            tuple(_positions(axis) for axis in axes),
             tuple(tuple(axis["direction"]) for axis in axes),
             tuple(described["at"]),
             described["level"],
@@ -165,6 +171,13 @@ def volumes_of(context: Any) -> Any:
             f"the catalog has no container {VOLUMES!r}\nRestart offbragg serve: it is of an "
             "earlier version."
         ) from None
+
+
+def _positions(axis: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return equally spaced positions; a last cell that holds fewer is nearer."""
+    positions = axis["first"] + axis["step"] * np.arange(axis["count"])
+    positions[-1] = axis["last"]
+    return positions
 
 
 def _reason(answer: Any) -> str:

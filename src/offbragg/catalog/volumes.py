@@ -101,7 +101,7 @@ def publish_volume(path: Path, *, host: str, port: int, key: str, timeout: float
     OffbraggError
         If it is not a volume file.
     """
-    path = path.absolute()
+    path = path.resolve()  # the catalog's roots are real paths
     nodes = list(_nodes(path))
     metadata, name = describe_volume(path), volume_key(path)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
