@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ScanFileError
-from offbragg.stack import Stack
+from offbragg.stack import Stack, read_frame
 from offbragg.sweep import Sweep
 
 SWEEP = Sweep("phi", start=0.0, step=1.0, n_frames=10, exposure=0.1, period=0.1)
@@ -81,3 +81,28 @@ def test_what_does_not_fit_the_sweep_is_refused(counts, monitor, first):
 def test_strides_are_refused():
     with pytest.raises(ScanFileError, match="steps of 1"):
         Stack(np.zeros((8, 2, 3), np.int32), SWEEP)[::2]
+
+
+def test_a_frame_is_read_into_the_buffer_of_whoever_asks_for_it():
+    class Read:
+        shape = (8, 2, 3)
+
+        def read_into(self, number, out):
+            out[...] = number
+            return out
+
+    out = np.empty((2, 3), np.int32)
+    part = Stack(Read(), SWEEP)[2:6][1:3]
+
+    assert read_frame(part.counts, 1, out) is out
+    np.testing.assert_array_equal(out, np.full((2, 3), 4))
+    with pytest.raises(IndexError):
+        read_frame(part.counts, 2, out)
+
+
+def test_frames_that_are_in_memory_are_not_copied():
+    counts = np.arange(48, dtype=np.int32).reshape(8, 2, 3)
+
+    frame = read_frame(Stack(counts, SWEEP)[2:6].counts, 1, np.empty((2, 3), np.int32))
+
+    assert np.shares_memory(frame, counts[3])

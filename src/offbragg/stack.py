@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,30 @@ class Counts(Protocol):
     def __getitem__(self, key: Any, /) -> Any:
         """Read a part, as an int32 NumPy array."""
         ...
+
+
+@runtime_checkable
+class _IntoBuffer(Protocol):
+    def read_into(self, number: int, out: NDArray[np.int32]) -> NDArray[np.int32]: ...
+
+
+def read_frame(counts: Counts, number: int, out: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return one frame; it is in ``out`` where it had to be read.
+
+    Page faults of a new array of 10 MB cost as much as reading a frame into one that is there.
+
+    Parameters
+    ----------
+    counts
+        The frames, shape (frame, slow, fast).
+    number
+        Index of the frame in ``counts``, from 0.
+    out
+        A buffer of the caller's, int32, C-contiguous, shape (slow, fast).
+    """
+    if isinstance(counts, _IntoBuffer):
+        return counts.read_into(number, out)
+    return np.asarray(counts[number])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +94,10 @@ class FrameRange:
         else:
             first = frames[int(keys[0])]
         return self.counts[(first, *keys[1:])]
+
+    def read_into(self, number: int, out: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return one frame, as `read_frame`."""
+        return read_frame(self.counts, range(self.start, self.stop)[number], out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

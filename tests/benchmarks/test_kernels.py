@@ -76,6 +76,7 @@ RIVALS = {
     "decode + encode": ("fabio + bitshuffle wheel",),
     "decode + encode + image": ("fabio + bitshuffle wheel",),
     "md5 of 16": ("hashlib",),
+    "decode_chunk": ("bitshuffle wheel reads", "h5py + hdf5plugin reads"),
 }
 
 
@@ -180,3 +181,36 @@ def test_md5(timed, frame, level):
 def test_crc64(timed, frame, level):
     chunk = kernels.encode(frame[1], chunk_for(frame[1].size))
     timed(f"crc64 of the chunk, {level}", lambda: kernels.crc64(chunk, level=level))
+
+
+def test_bitshuffle_wheel_reads(timed, frame, wheel):
+    counts = frame[1]
+    chunk = kernels.encode(counts, chunk_for(counts.size))[12:].copy()
+    timed("bitshuffle wheel reads", lambda: wheel.decompress_lz4(chunk, counts.shape, counts.dtype))
+
+
+def test_the_filter_itself_reads(timed, frame, tmp_path):
+    counts = frame[1]
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        data = file.create_dataset(
+            "x", data=counts, chunks=counts.shape, **hdf5plugin.Bitshuffle(nelems=0, cname="lz4")
+        )
+        file.flush()
+        timed("h5py + hdf5plugin reads", lambda: data[()])
+
+
+@pytest.mark.parametrize("level", COMPILED)
+def test_decode_chunk(timed, frame, figures, level, well):
+    name, counts, _ = frame
+    chunk, out = kernels.encode(counts, chunk_for(counts.size)).copy(), np.empty_like(counts)
+
+    timed(f"decode_chunk, {level}", lambda: kernels.decode_chunk(chunk, out, level=level))
+
+    np.testing.assert_array_equal(out, counts)
+    if well and level != "portable":
+        assert figures[name][f"decode_chunk, {level}"] < figures[name]["bitshuffle wheel reads"]
+
+
+@pytest.mark.parametrize("level", COMPILED)
+def test_tiles(timed, frame, level):
+    timed(f"tiles, {level}", lambda: kernels.tiles(frame[1], level=level))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from streams import generated
 
+from offbragg import kernels
 from offbragg.files import nxmx
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
@@ -19,6 +20,7 @@ from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
 from offbragg.lattice import q_to_hkl
 from offbragg.reduction import Corrections, ReductionSetup, reduce, symmetrise
+from offbragg.reduction.peaks import find_peaks
 from offbragg.reduction.symmetry import Laue
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
@@ -123,7 +125,7 @@ def test_symmetrise(benchmark, name, half, request):
 
 @pytest.mark.parametrize("how", ["by HDF5", "checked"])
 def test_a_frame_is_read(benchmark, tmp_path, seconds, request, how):
-    """What it costs to compare a chunk with its checksum before it is decoded."""
+    """What it costs to compare a chunk with its checksum and decode it, against HDF5 alone."""
     sweep = Sweep("phi", 0.0, 1.0, 2, 0.1, 0.1)
     start = {
         "uid": "read", "time": 1.7e9, "sample": {"name": "x", "label": "x"},
@@ -143,4 +145,27 @@ def test_a_frame_is_read(benchmark, tmp_path, seconds, request, how):
         if how == "checked":
             ratio = seconds[how] / seconds["by HDF5"]
             print(f"\na frame is read in {ratio:.3f} times the time that HDF5 takes without")
-            assert ratio < 1.5
+            assert ratio < (0.7 if kernels.compiled else 1.5)
+
+
+def test_peaks_of_frames(benchmark, tmp_path, seconds, request):
+    """Frames read and searched for peaks by one thread, against HDF5 that reads them."""
+    n = 24 if request.config.getoption("benchmark_only") else 2
+    sweep = Sweep("phi", 0.0, 1.0, n, 0.1, 0.1)
+    start = {
+        "uid": "peaks", "time": 1.7e9, "sample": {"name": "x", "label": "x"},
+        "sweep": sweep.to_dict(), "geometry": GEOMETRY.to_dict(),
+    }  # fmt: skip
+    counts = generated()
+    with ScanWriter.create(tmp_path, start=start) as scan:
+        for number in range(n):
+            scan.write_frame(Frame(number, counts), source="x", time=1.7e9)
+        path = scan.path
+    with ScanFile.open(path) as scan:
+        found = benchmark.pedantic(lambda: find_peaks(scan.stack, threads=1), rounds=3)
+
+    assert len(found) + found.ignored["lasting"] > 200
+    if request.config.getoption("benchmark_only"):
+        ratio = benchmark.stats.stats.min / n / seconds["by HDF5"]
+        print(f"\na frame is read and searched in {ratio:.2f} times the time HDF5 reads it in")
+        assert ratio < (3.0 if kernels.compiled else 10.0)

@@ -137,6 +137,39 @@ static void try_stream(const uint8_t *data, size_t size, size_t n)
     free(chunk0);
 }
 
+/* a chunk with its checksum comes back, whole and in part; changed, all levels say the same of it */
+static void try_cells(const uint8_t *chunk, size_t length, const uint8_t *noise, size_t size,
+                      const int32_t *values, size_t n)
+{
+    uint8_t *own = exactly(length + 4, 0);
+    const size_t from = n ? noise[0] % n : 0, count = n - from;
+    uint8_t *out = exactly(8 * count, 1), *other = exactly(8 * count, 1);
+    size_t done, other_done;
+
+    for (int changed = 0; changed < 2; changed++) {
+        memcpy(own, chunk, length);
+        for (size_t i = 0; changed && i < 3; i++)
+            own[(noise[(5 * i + 1) % size] * (size_t)257 + noise[(5 * i + 2) % size]) % length] ^=
+                noise[(5 * i + 3) % size];
+        uint32_t sum = ob_fletcher32(own, length);
+        memcpy(own + length, &sum, 4);
+        int status = ob_decode_cells(OB_PORTABLE, own, length + 4, 8, n, from, count, out, &done);
+        CHECK(done <= count && (status != OB_OK || done == count));
+        CHECK(changed || status == OB_OK);
+        CHECK(changed || memcmp(out, (const uint8_t *)values + 8 * from, 8 * count) == 0);
+        for (int level = 1; level <= ob_best_level(); level++) {
+            CHECK(ob_decode_cells(level, own, length + 4, 8, n, from, count, other, &other_done) ==
+                  status);
+            CHECK(other_done == done && memcmp(out, other, 8 * done) == 0);
+        }
+    }
+    own[length] ^= 1;
+    CHECK(ob_decode_cells(OB_PORTABLE, own, length + 4, 8, n, 0, 0, out, &done) == OB_BAD_SUM);
+    free(own);
+    free(out);
+    free(other);
+}
+
 static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
 {
     size_t n = size / 4 * times;
@@ -155,12 +188,76 @@ static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
     }
     length = ob_encode_wide(OB_PORTABLE, (const uint8_t *)pixels, n / 2, first);
     read_cells(first, length, (const uint8_t *)pixels, n / 2, 8);
+    try_cells(first, length, data, size, pixels, n / 2);
     for (int level = 1; level <= ob_best_level(); level++) {
         CHECK(ob_encode_wide(level, (const uint8_t *)pixels, n / 2, chunk) == length);
         CHECK(memcmp(chunk, first, length) == 0);
     }
     free(pixels);
     free(first);
+    free(chunk);
+}
+
+/* decode a chunk at every level, and a part of it, from buffers of exactly its size */
+static int decode_alike(const uint8_t *chunk, size_t size, size_t n, size_t first, size_t count,
+                        int32_t *out)
+{
+    uint8_t *own = exactly(size, 0);
+    int32_t *other = exactly(4 * count, 7);
+    size_t done, other_done;
+
+    memcpy(own, chunk, size);
+    int status = ob_decode_chunk(OB_PORTABLE, own, size, n, first, count, out, &done);
+    CHECK(done <= count && (status != OB_OK || done == count));
+    for (int level = 1; level <= ob_best_level(); level++) {
+        CHECK(ob_decode_chunk(level, own, size, n, first, count, other, &other_done) == status);
+        CHECK(other_done == done && memcmp(out, other, 4 * done) == 0);
+    }
+    free(own);
+    free(other);
+    return status;
+}
+
+/* a chunk comes back, in blocks of the writer's size; with bytes changed it is read or refused */
+static void try_chunk(const uint8_t *data, size_t size, int down, size_t times)
+{
+    size_t n = size / 4 * times + size % 4;
+    int32_t *pixels = exactly(4 * n, 0), *out = exactly(4 * n, 1);
+    uint8_t *chunk = exactly(ob_chunk_bound(n), 2);
+
+    for (size_t i = 0; i < n; i++)
+        pixels[i] = (int32_t)ob_read32(data + i % (size / 4) * 4) >> down;
+    size_t length = ob_encode(OB_PORTABLE, pixels, n, chunk);
+    size_t first = data[0] * (size_t)97 % (n + 1), count = data[1] * (size_t)31 % (n - first + 1);
+    CHECK(decode_alike(chunk, length, n, 0, n, out) == OB_OK);
+    CHECK(memcmp(out, pixels, 4 * n) == 0);
+    CHECK(decode_alike(chunk, length, n, first, count, out) == OB_OK);
+    CHECK(memcmp(out, pixels + first, 4 * count) == 0);
+    for (size_t i = 0; i + 4 <= size && i < 64; i += 4) {
+        chunk[(data[i] | (size_t)data[i + 1] << 8) % length] = data[i + 2];
+        decode_alike(chunk, length, n, 0, n, out);
+        decode_alike(chunk, length - data[i + 3] % length, n, first, count, out);
+    }
+    free(pixels);
+    free(out);
+    free(chunk);
+}
+
+/* any bytes as the blocks of a chunk */
+static void try_blocks(const uint8_t *data, size_t size, size_t n, size_t block)
+{
+    int32_t *out = exactly(4 * n, 1);
+    uint8_t *chunk = exactly(size + 16, 0);
+
+    for (int i = 0; i < 4; i++) {
+        chunk[4 + i] = (uint8_t)(4 * n >> (24 - 8 * i));
+        chunk[8 + i] = (uint8_t)(4 * block >> (24 - 8 * i));
+        chunk[12 + i] = (uint8_t)(size >> (24 - 8 * i));
+    }
+    memcpy(chunk + 16, data, size);
+    decode_alike(chunk, size + 16, n, 0, n, out);
+    decode_alike(data, size, n, 0, n, out);
+    free(out);
     free(chunk);
 }
 
@@ -210,6 +307,33 @@ static void try_strips(const uint8_t *data, size_t size, size_t n)
     free(out);
 }
 
+static void try_tiles(const uint8_t *data, size_t size, size_t columns, int down)
+{
+    size_t rows = size / 4 / columns, n = rows * columns;
+    size_t bands = (rows + OB_TILE - 1) / OB_TILE;
+    size_t tiles = bands * ((columns + OB_TILE - 1) / OB_TILE);
+    int32_t *counts = exactly(4 * n, 0), *first[3], *other[3];
+    size_t sizes[3] = {4 * tiles, 4 * tiles, 4 * bands * columns};
+
+    for (size_t i = 0; i < n; i++)
+        counts[i] = (int32_t)ob_read32(data + 4 * i) >> down;
+    for (int k = 0; k < 3; k++) {
+        first[k] = exactly(sizes[k], 1);
+        other[k] = exactly(sizes[k], 2);
+    }
+    ob_tiles(OB_PORTABLE, counts, rows, columns, first[0], first[1], first[2]);
+    for (int level = 1; level <= ob_best_level(); level++) {
+        ob_tiles(level, counts, rows, columns, other[0], other[1], other[2]);
+        for (int k = 0; k < 3; k++)
+            CHECK(memcmp(first[k], other[k], sizes[k]) == 0);
+    }
+    for (int k = 0; k < 3; k++) {
+        free(first[k]);
+        free(other[k]);
+    }
+    free(counts);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static int made = 0;
@@ -226,7 +350,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *own = exactly(size, 0);
     memcpy(own, data + 4, size);
     size_t n = head[1] | (size_t)(head[2] & 31) << 8;
-    switch (head[0] & 3) {
+    switch (head[0] % 7) {
     case 0:
         /* about as many pixels as bytes, or any number */
         try_stream(own, size, head[3] & 1 ? n : size - (n < 64 ? n : 0) % (size + 1));
@@ -238,6 +362,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 2:
         try_md5(own, size, head[1] % 64);
         try_crc64(own, size, n);
+        break;
+    case 3:
+        if (size >= 4)
+            try_chunk(own, size, head[3] & 31, 1 + head[1] % (1 + 12000 / size));
+        break;
+    case 4:
+        try_blocks(own, size, n, 8 * (size_t)(head[3] & 15 ? head[3] : head[3] * 16));
+        break;
+    case 5:
+        try_tiles(own, size, 1 + n % 200, head[3] & 31);
         break;
     default:
         if (size >= 16)

@@ -27,4 +27,7 @@ with h5py.File(io.BytesIO(), "w") as file:
     )  # fmt: skip
     data.id.write_direct_chunk((0, 0, 0), chunk.tobytes())
     assert np.array_equal(data[0], counts)
-print("a stream is decoded, compressed, and read by HDF5 as it was")
+again = np.empty_like(counts)
+kernels.decode_chunk(chunk, again)
+assert np.array_equal(again, counts)
+print("a stream is decoded, compressed, and read by HDF5 and by us as it was")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offbragg import kernels
+from offbragg.errors import ScanFileError
 from offbragg.kernels import reference
 
 
@@ -105,3 +106,76 @@ def test_what_does_not_fit_is_refused(level):
         kernels.encode_cells(cells.astype(np.int16), room(cells), level=level)
     with pytest.raises(ValueError, match="4 or 8 bytes"):
         kernels.encode_cells(cells[::2], room(cells), level=level)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", SIZES)
+def test_what_was_encoded_is_decoded_whole_or_in_part(kind, n, level):
+    cells = of_kind(kind, n)
+    chunk = kernels.encode_cells(cells, room(cells))
+
+    for first, stop in {(0, n), (n // 3, n), (n - 1, n), (n // 2, n // 2 + 1), (0, 0)}:
+        out = np.full(stop - first, 7, cells.dtype)
+        kernels.decode_cells(chunk, out, cells=n, first=first, level=level)
+        assert out.tobytes() == cells[first:stop].tobytes()
+
+
+@pytest.mark.parametrize("block", [0, 8, 64, 128, 2048])
+def test_chunks_of_hdf5s_own_filters_are_decoded(level, block):
+    cells = of_kind("weight", 3000)
+    with h5py.File(io.BytesIO(), "w") as file:
+        data = file.create_dataset(
+            "x", data=cells, chunks=cells.shape, fletcher32=True,
+            **hdf5plugin.Bitshuffle(nelems=block, cname="lz4"),
+        )  # fmt: skip
+        file.flush()
+        chunk = data.id.read_direct_chunk((0,))[1]
+
+    out = np.empty(100)
+    kernels.decode_cells(chunk, out, cells=3000, first=1500, level=level)
+
+    np.testing.assert_array_equal(out, cells[1500:1600])
+
+
+def test_a_damaged_chunk_is_refused_in_the_same_words_at_every_level(level):
+    cells = of_kind("counts", 2057)
+    chunk = bytearray(kernels.encode_cells(cells, room(cells)))
+    out = np.empty(cells.size)
+
+    def refused(damaged: bytes, number: int = cells.size) -> str:
+        with pytest.raises(ScanFileError) as error:
+            kernels.decode_cells(damaged, out[:number], level=level)
+        return str(error.value)
+
+    def with_sum(body: bytes) -> bytes:
+        return bytes(body) + reference.fletcher32(bytes(body)).to_bytes(4, "little")
+
+    flipped = chunk.copy()
+    flipped[100] ^= 1
+    assert "does not have its checksum (after 0 of 2057" in refused(bytes(flipped))
+    assert "ends too early" in refused(b"abc")
+    assert "ends too early" in refused(with_sum(chunk[:30]))
+    assert "goes on behind" in refused(with_sum(chunk[:-4] + b"more"))
+    assert "another number" in refused(bytes(chunk), 2056)
+    assert "not LZ4" in refused(with_sum(chunk[:16] + bytes(50) + chunk[66:-4]))
+    assert "of a size that is not read" in refused(with_sum(chunk[:8] + bytes(4) + chunk[12:-4]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 60), st.integers(0, 60), st.sampled_from([4, 8]))
+def test_any_bytes_are_decoded_or_refused_alike(body, n, first, width):
+    head = (width * n).to_bytes(8, "big") + (8192).to_bytes(4, "big")
+    chunk = head + body
+    chunk += reference.fletcher32(chunk).to_bytes(4, "little")
+    first = min(first, n)
+    found = set()
+
+    for level in kernels.available():
+        out = np.zeros(n - first, f"i{width}")
+        try:
+            kernels.decode_cells(chunk, out, cells=n, first=first, level=level)
+            found.add(out.tobytes())
+        except ScanFileError as error:
+            found.add(str(error))
+
+    assert len(found) == 1

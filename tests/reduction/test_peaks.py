@@ -197,3 +197,44 @@ def test_30_random_crystals_are_found_in_frames():
     print(*(numbers for _, numbers in results), sep="\n")
     wrong = [numbers for right, numbers in results if not right]
     assert not wrong
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_peaks_do_not_depend_on_the_number_of_threads(seed):
+    """Also where pixels are left out on the way, and frames are crowded."""
+    rng = np.random.default_rng(seed)
+    places = rng.uniform((5, 5, 2), (120, 90, 58), (30, 3)).tolist()
+    counts = blobs(places, 60, seed=seed)
+    counts[:, rng.random(SHAPE) < 0.01] = 9000  # hot for all the sweep
+    counts[:, 50:54] = -1
+    crowded = rng.random(60) < 0.1
+    counts[crowded] += 500 * (rng.random((crowded.sum(), *SHAPE)) < 0.05).astype(np.int32)
+    counts[7] = -1
+    made = Stack(counts, Sweep("phi", 0.0, 3.0, 60, 0.1, 0.1))
+
+    one, *others = (find_peaks(made, threads=threads) for threads in (1, 2, 3, 8))
+
+    assert len(one) > 10
+    assert one.ignored["lasting"] > 50
+    assert one.ignored["crowded frames"] == crowded.sum()
+    for other in others:
+        assert other.ignored == one.ignored
+        for name in ("x", "y", "z", "intensity", "width", "clean"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(one, name))
+
+
+def test_an_error_of_a_frame_ends_the_search():
+    class Broken(Endless):
+        def __getitem__(self, number: int) -> np.ndarray:
+            if number == 7:
+                raise OSError("frame 7 cannot be read")
+            return super().__getitem__(number)
+
+    seen = []
+
+    with pytest.raises(OSError, match="frame 7"):
+        find_peaks(
+            Stack(Broken(40, (64, 64)), Sweep("phi", 0.0, 0.1, 40, 0.1, 0.1)),
+            progress=lambda done, total: seen.append(done),
+        )
+    assert seen == list(range(1, 8))

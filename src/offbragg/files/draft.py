@@ -19,9 +19,10 @@ from typing import Any
 
 import h5py  # pyright: ignore[reportMissingTypeStubs]
 
-from offbragg.files.durable import sync
+from offbragg.files.durable import begin_to_sync, sync
 
 _PREFIX = ".offbragg-draft-"
+_BEGIN = 32 << 20  # bytes after which the disk begins to write, so that the end waits less
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS)
 
 
@@ -136,7 +137,7 @@ def hdf5_in(made: Draft, **options: Any) -> Generator[h5py.File]:
     OSError
         If it cannot be written.
     """
-    sink = _Sink(made.descriptor)
+    sink = _Sink(made)
     try:
         with h5py.File(sink, "w", **options) as file:
             yield file
@@ -149,11 +150,12 @@ def hdf5_in(made: Draft, **options: Any) -> Generator[h5py.File]:
 
 
 class _Sink(io.FileIO):
-    """Bytes for HDF5, which hears nothing of a write that fails."""
+    """Bytes for HDF5, which hears nothing of a write that fails; the disk begins on them early."""
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "r+", closefd=False)
+    def __init__(self, made: Draft) -> None:
+        super().__init__(made.descriptor, "r+", closefd=False)
         self.failure: OSError | None = None
+        self._path, self._waiting = made.path, 0
 
     def write(self, data: Any, /) -> int:
         view = memoryview(data).cast("B")
@@ -163,6 +165,10 @@ class _Sink(io.FileIO):
                 view = view[super().write(view) :]
         except OSError as error:
             self.failure = error
+        self._waiting += size
+        if self._waiting >= _BEGIN:
+            self._waiting = 0
+            begin_to_sync(self._path)
         return size
 
     def truncate(self, size: int | None = None, /) -> int:

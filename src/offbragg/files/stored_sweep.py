@@ -17,6 +17,7 @@ from offbragg.errors import ScanFileError
 from offbragg.files import nxmx
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import FilePart
+from offbragg.files.frame_chunks import places_of_chunks
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.superblock import read_superblock
 from offbragg.geometry import Geometry
@@ -277,20 +278,6 @@ class StoredSweep:
     def _fresh(self, name: str) -> Any:
         """Return a dataset as it is now, whoever writes it."""
         return self._get(name)
-
-
-def places_of_chunks(data: Any) -> dict[int, tuple[int, int]]:
-    """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
-
-    HDF5 finds one chunk by going through all of them; this goes through them once.
-    """
-    places: dict[int, tuple[int, int]] = {}
-
-    def note(chunk: Any) -> None:
-        places[chunk.chunk_offset[0]] = (chunk.byte_offset, chunk.size)
-
-    data.id.chunk_iter(note)
-    return places
 
 
 def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:

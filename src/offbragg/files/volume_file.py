@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.bricks import SUMS
+from offbragg.bricks import SUMS, Bricks, brick_slices
 from offbragg.errors import OffbraggError, ReductionError, ScanFileError
+from offbragg.files.cells import StoredArray
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside, link_of, open_to_read
 from offbragg.grid import Grid
@@ -45,6 +47,7 @@ class VolumeFile:
     ) -> None:
         self.path = Path(path)
         self._most_text = most_text
+        self._arrays: dict[str, StoredArray] = {}
         try:
             self._file: Any = open_to_read(
                 self.path, swmr=False, libver=None, descriptor=descriptor
@@ -118,19 +121,50 @@ class VolumeFile:
         grid = Grid(first, shape, self.grid.per_unit)  # type: ignore[arg-type]
         slices = tuple(slice(b[0], b[1]) for b in reversed(bounds))
         sums = {
-            name: self._read(self._get(f"entry/volume/{name}"), slices) if self._has(name) else None
+            name: np.ascontiguousarray(self.cells(name, slices).T) if self._has(name) else None
             for name in SUMS
         }
         return Volume(grid=grid, sample=self.sample, symmetry=self.symmetry, **sums)  # type: ignore[arg-type]
 
-    def _read(self, data: h5py.Dataset, slices: tuple[slice, ...]) -> Array:
+    def bricks(self) -> Bricks:
+        """Read it in bricks, each when it is asked for; while it is open."""
+        return _FileBricks(self)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which sums it has, of `offbragg.bricks.SUMS`."""
+        return tuple(name for name in SUMS if self._has(name))
+
+    def cells(self, name: str, part: tuple[slice, ...]) -> Array:
+        """Read a box of one of its sums as it is stored, [l, k, h].
+
+        Raises
+        ------
+        ReductionError
+            If it is damaged.
+        """
+        with self._damage(name):
+            return self._array(name).read(part)
+
+    def stores(self, name: str, part: tuple[slice, ...]) -> bool:
+        """Return whether a brick of one of its sums is stored; what is not is 0."""
+        with self._damage(name):
+            return self._array(name).stores(part)
+
+    def _array(self, name: str) -> StoredArray:
+        if name not in self._arrays:
+            self._arrays[name] = StoredArray(self._get(f"entry/volume/{name}"))
+        return self._arrays[name]
+
+    @contextlib.contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
         try:
-            check_part(data, slices)
-            return np.ascontiguousarray(data[slices].T)
+            yield
         except (OSError, RuntimeError, ScanFileError) as error:
             raise ReductionError(
-                f"{self.path} is damaged: {data.name} does not have its checksum, or cannot be "
-                f"decoded ({error})\nMake it again: offbragg reduce --again {self.path} --out NEW"
+                f"{self.path} is damaged: /entry/volume/{name} does not have its checksum, or "
+                f"cannot be decoded ({error})\n"
+                f"Make it again: offbragg reduce --again {self.path} --out NEW"
             ) from error
 
     def _text(self, name: str) -> str:
@@ -148,6 +182,24 @@ class VolumeFile:
             return find_inside(self._file, name, self.path)
         except ScanFileError as error:
             raise ReductionError(str(error)) from error
+
+
+class _FileBricks:
+    def __init__(self, file: VolumeFile) -> None:
+        self._file = file
+        self.grid = file.grid
+        self.sample = file.sample
+        self.symmetry = file.symmetry
+        self.names = file.names
+
+    def brick(self, l: int, k: int, h: int) -> Mapping[str, Array] | None:  # noqa: E741
+        part = brick_slices(self.grid, l, k, h)
+        if not any(self._file.stores(name, part) for name in self.names):
+            return None
+        return {
+            name: np.ascontiguousarray(self._file.cells(name, part), np.float64)
+            for name in self.names
+        }
 
 
 def read_volume(path: Path | str) -> Volume:

@@ -12,7 +12,9 @@
         process       NXprocess      the record: inputs with checksums, parameters, order, versions
 
 Arrays are stored with l slowest and h fastest, axes [Ql, Qk, Qh], as NXRefine has them; a `Volume`
-has (h, k, l). Nothing in the file tells when it was made, so the same record makes the same bytes.
+has (h, k, l). Level 2 sums pairs of cells along h, then k, then l, and level 4 those of level 2:
+this order only matters for weights that are not whole numbers of a unit. Nothing in the file tells
+when it was made, so the same record makes the same bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frames at the speed of memory: decode, check, compress.
+"""Frames at the speed of memory: decode, check, compress, and read back.
 
 The kernels are C, and optional: where there was no compiler, `compiled` is false and `level` is
 ``"reference"``, plain NumPy that gives the same bytes slowly. Each function takes a ``level``, so
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from offbragg.errors import RejectedFrame
+from offbragg.errors import RejectedFrame, ScanFileError
 from offbragg.kernels import reference
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ __all__ = [
     "crc64",
     "crc64_combine",
     "decode",
+    "decode_cells",
+    "decode_chunk",
     "decode_encode",
     "encode",
     "encode_cells",
     "level",
     "md5",
     "strips",
+    "tiles",
 ]
 
 _LEVELS: tuple[str, ...] = (*(_kernels.levels() if _kernels else ()), "reference")
@@ -312,6 +315,149 @@ def strips(
             f"{starts.size} strips of {int(sizes.sum())} bytes are not within the file or do not "
             f"fill {out.size} pixels of 4 bytes"
         )
+
+
+def decode_chunk(
+    chunk: Buffer | NDArray[np.uint8],
+    out: NDArray[np.int32],
+    *,
+    pixels: int | None = None,
+    first: int = 0,
+    level: str = level,
+) -> None:
+    """Decode a chunk of HDF5's bitshuffle filter (32008) with LZ4, or a part of it.
+
+    Blocks of any multiple of 8 pixels up to 16384 are read. Of a part, only the blocks that hold
+    some of it are decoded.
+
+    Parameters
+    ----------
+    chunk
+        Its bytes as they are stored, all of them and nothing else.
+    out
+        int32, C-contiguous, any shape; takes pixels ``first`` to ``first + out.size`` of the chunk.
+    pixels
+        How many pixels the chunk must have; if None, as many as ``out``.
+    first
+        The first pixel that is wanted.
+
+    Raises
+    ------
+    ScanFileError
+        If the chunk is not what such a chunk is. Pixels before that are decoded.
+
+    Examples
+    --------
+    >>> counts = np.arange(5000, dtype=np.int32)
+    >>> chunk = encode(counts, np.empty(chunk_bound(counts.size), np.uint8))
+    >>> out = np.empty(3, np.int32)
+    >>> decode_chunk(chunk, out, pixels=5000, first=4095)
+    >>> out
+    array([4095, 4096, 4097], dtype=int32)
+    """
+    _check(out, "out")
+    n = out.size if pixels is None else pixels
+    if not 0 <= first <= n - out.size:
+        raise ValueError(f"a chunk of {n} pixels has no {out.size} pixels from {first} on")
+    number = number_of(level)
+    if number is None:
+        status, done = reference.decode_chunk(chunk, n, first, out)  # type: ignore[arg-type]
+    else:
+        status, done = number[0].decode_chunk(number[1], chunk, n, first, out)
+    if status != reference.OK:
+        where = f"after {done} of {out.size} pixels from pixel {first} on"
+        raise ScanFileError(f"the chunk {_WRONG[status]} ({where}; its frame has {n} pixels)")
+
+
+def tiles(
+    counts: NDArray[np.int32], *, level: str = level
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Find medians of the tiles of a frame, 16 × 16 pixels, and the highest counts.
+
+    Parameters
+    ----------
+    counts
+        int32, C-contiguous, shape (slow, fast).
+
+    Returns
+    -------
+    number
+        How many of each second pixel of each second row of a tile have a count (not negative, and
+        not the highest that a pixel can have), shape (tile, tile).
+    middle
+        Their median, a little below the middle (rank 9/20); 0 where none has a count.
+    highest
+        The highest count of each column of a band of tiles, or −1, shape (tile, fast).
+
+    Examples
+    --------
+    >>> tiles(np.full((16, 3), 7, np.int32))
+    (array([[16]], dtype=int32), array([[7]], dtype=int32), array([[7, 7, 7]], dtype=int32))
+    """
+    _check(counts, "counts")
+    rows, columns = counts.shape
+    shape = -(-rows // reference.TILE), -(-columns // reference.TILE)
+    number, middle = np.empty(shape, np.int32), np.empty(shape, np.int32)
+    highest = np.empty((shape[0], columns), np.int32)
+    compiled_level = number_of(level)
+    if compiled_level is None:
+        reference.tiles(counts, number, middle, highest)
+    else:
+        module, n = compiled_level
+        module.tiles(n, counts, rows, columns, number, middle, highest)
+    return number, middle, highest
+
+
+_WRONG = {
+    reference.TRUNCATED: "ends too early",
+    reference.SURPLUS: "goes on behind its last pixel",
+    reference.BAD_SIZE: "says that it has another number of pixels",
+    reference.BAD_BLOCK: "has blocks of a size that is not read",
+    reference.BAD_LZ4: "has a block that is not LZ4 of its size",
+    reference.BAD_SUM: "does not have its checksum",
+}
+
+
+def decode_cells(
+    chunk: Buffer,
+    out: NDArray[Any],
+    *,
+    cells: int | None = None,
+    first: int = 0,
+    level: str = level,
+) -> None:
+    """Decode a chunk of `encode_cells` or of HDF5's same two filters, or a part of it.
+
+    Parameters
+    ----------
+    chunk
+        Its bytes as they are stored; the checksum is compared first.
+    out
+        Of 4 or 8 bytes each, C-contiguous, any shape; takes as many cells from ``first`` on.
+    cells
+        How many cells the chunk must have; if None, as many as ``out``.
+    first
+        The first cell that is wanted.
+
+    Raises
+    ------
+    ScanFileError
+        If the chunk is not what such a chunk is.
+    """
+    if out.itemsize not in (4, 8) or not out.flags.c_contiguous or not out.flags.aligned:
+        raise ValueError(f"cells must have 4 or 8 bytes and be C-contiguous, not {out.dtype}")
+    n = out.size if cells is None else cells
+    if not 0 <= first <= n - out.size:
+        raise ValueError(f"a chunk of {n} cells has no {out.size} cells from {first} on")
+    number = number_of(level)
+    if number is None:
+        status, done = reference.decode_cells(chunk, n, first, out)
+    else:
+        octets = out.reshape(-1).view(np.uint8)
+        status, done = number[0].decode_cells(number[1], out.itemsize == 8, chunk, n, first, octets)
+    if status != reference.OK:
+        where = f"after {done} of {out.size} cells from cell {first} on"
+        raise ScanFileError(f"the chunk {_WRONG[status]} ({where}; it has {n} cells)")
 
 
 def number_of(level: str) -> tuple[Any, int] | None:

@@ -15,6 +15,12 @@ def crc64_combine(first: int, second: int, length: int, /) -> int: ...
 def strips(
     data: Buffer, offsets: Buffer, lengths: Buffer, swap: int, out: WriteableBuffer, /
 ) -> bool: ...
+def decode_chunk(
+    level: int, chunk: Buffer, n: int, first: int, out: WriteableBuffer, /
+) -> tuple[int, int]: ...
+def decode_cells(
+    level: int, wide: bool, chunk: Buffer, n: int, first: int, out: WriteableBuffer, /
+) -> tuple[int, int]: ...
 def transform(
     level: int,
     counts: Buffer,
@@ -73,5 +79,15 @@ def symmetrise(
     steps: Buffer,
     part: int,
     parts: int,
+    /,
+) -> None: ...
+def tiles(
+    level: int,
+    counts: Buffer,
+    rows: int,
+    columns: int,
+    number: WriteableBuffer,
+    middle: WriteableBuffer,
+    highest: WriteableBuffer,
     /,
 ) -> None: ...

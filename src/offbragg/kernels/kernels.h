@@ -99,6 +99,27 @@ uint32_t ob_fletcher32(const uint8_t *data, size_t size);
 int ob_decode_encode(int level, const uint8_t *in, size_t size, int32_t *image, size_t n,
                      uint8_t *out, size_t *done, size_t *length);
 
+/* ---- chunks back into pixels (decode_chunk.c) --------------------------------------------- */
+
+#define OB_MOST_BLOCK 16384 /* pixels of a block that is read, whoever wrote it */
+
+enum ob_chunk_status { /* beside OB_OK, OB_TRUNCATED and OB_SURPLUS */
+    OB_BAD_SIZE = 4,   /* the chunk says that it has another number of pixels */
+    OB_BAD_BLOCK = 5,  /* blocks of a size that cannot be, or is not read here */
+    OB_BAD_LZ4 = 6,    /* a block is not LZ4, or does not make what a block has */
+    OB_BAD_SUM = 7     /* Fletcher's checksum is another */
+};
+
+/* Decode `count` pixels from `first` on out of a chunk of n pixels (first + count <= n), and say
+ * how many are right. Only blocks that hold some of them are decoded. */
+int ob_decode_chunk(int level, const uint8_t *in, size_t size, size_t n, size_t first, size_t count,
+                    int32_t *out, size_t *done);
+
+/* The same of n values of `width` bytes, 4 or 8, with Fletcher's checksum behind them; `out` at an
+ * address for words of 4 bytes. */
+int ob_decode_cells(int level, const uint8_t *in, size_t size, size_t width, size_t n, size_t first,
+                    size_t count, void *out, size_t *done);
+
 /* ---- MD5 (md5.c) ------------------------------------------------------------------------- */
 
 /* MD5 of `count` buffers, in lanes; digests has 16 * count bytes. */
@@ -135,6 +156,16 @@ int ob_strips(const uint8_t *data, size_t size, const uint64_t *offsets, const u
 int ob_symmetrise(const double *array, const double *share, double *out, const int64_t *first,
                   const int64_t *shape, const int8_t *operations, size_t count,
                   const uint8_t *steps, size_t length, size_t part, size_t parts);
+/* ---- frames from afar (tiles.c) ---------------------------------------------------------- */
+
+#define OB_TILE 16         /* pixels along a tile */
+#define OB_MEDIAN_OF_20 9  /* twentieths: the median is taken a little below the middle */
+
+/* Of every tile: how many of each second pixel of each second row have a count (from 0 on and not
+ * the highest there is), and their median; 0 if none has. Of every column of a row of tiles: the
+ * highest count, at least -1. The last tiles may be cut. */
+void ob_tiles(int level, const int32_t *counts, size_t rows, size_t columns, int32_t *number,
+              int32_t *middle, int32_t *highest);
 
 static inline uint32_t ob_read32(const uint8_t *p)
 {

@@ -277,6 +277,58 @@ static PyObject *strips(PyObject *self, PyObject *args)
     return result;
 }
 
+static PyObject *decode_chunk(PyObject *self, PyObject *args)
+{
+    int level, status = 0;
+    Py_ssize_t n, first;
+    size_t done = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*nnw*", &level, &in, &n, &first, &out))
+        return NULL;
+    if (n < 0 || (size_t)n > OB_MOST || first < 0 || first > n || out.len / 4 > n - first) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zd pixels has no %zd pixels from %zd on", n,
+                     out.len / 4, first);
+    } else if (check_level(level) == 0 && check_words(&out, "pixels") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode_chunk(level, in.buf, (size_t)in.len, (size_t)n, (size_t)first,
+                                 (size_t)out.len / 4, out.buf, &done);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("in", status, (Py_ssize_t)done);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+static PyObject *decode_cells(PyObject *self, PyObject *args)
+{
+    int level, wide, status = 0;
+    Py_ssize_t n, first;
+    size_t done = 0;
+    Py_buffer in, out;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "ipy*nnw*", &level, &wide, &in, &n, &first, &out))
+        return NULL;
+    const size_t width = wide ? 8 : 4, count = (size_t)out.len / width;
+    if (n < 0 || (size_t)n > OB_MOST / 2 || first < 0 || first > n ||
+        count > (size_t)(n - first) || (size_t)out.len % width) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %zd cells has no %zd from %zd on", n,
+                     (Py_ssize_t)count, first);
+    } else if (check_level(level) == 0 && check_words(&out, "cells") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ob_decode_cells(level, in.buf, (size_t)in.len, width, (size_t)n, (size_t)first,
+                                 count, out.buf, &done);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("in", status, (Py_ssize_t)done);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 /* None, or as many doubles as cells */
 static int get_cells(PyObject *given, Py_buffer *view, Py_ssize_t cells, int writable)
 {
@@ -342,6 +394,41 @@ end:
     return result;
 }
 
+static PyObject *tiles(PyObject *self, PyObject *args)
+{
+    int level;
+    Py_ssize_t rows, columns;
+    Py_buffer in, number, middle, highest;
+    PyObject *result = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*nnw*w*w*", &level, &in, &rows, &columns, &number, &middle,
+                          &highest))
+        return NULL;
+    const int possible = rows >= 0 && columns >= 0 && rows <= (Py_ssize_t)OB_MOST &&
+                         columns <= (Py_ssize_t)OB_MOST;
+    const size_t down = possible ? ((size_t)rows + OB_TILE - 1) / OB_TILE : 0;
+    const size_t across = possible ? ((size_t)columns + OB_TILE - 1) / OB_TILE : 0;
+    if (!possible || (size_t)in.len != 4 * (size_t)rows * (size_t)columns ||
+        (size_t)number.len != 4 * down * across || (size_t)middle.len != 4 * down * across ||
+        (size_t)highest.len != 4 * down * (size_t)columns) {
+        PyErr_Format(PyExc_ValueError, "buffers are not those of a frame of %zd rows, %zd columns",
+                     rows, columns);
+    } else if (check_level(level) == 0 && check_words(&in, "counts") == 0 &&
+               check_words(&number, "number") == 0 && check_words(&middle, "middle") == 0 &&
+               check_words(&highest, "highest") == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        ob_tiles(level, in.buf, (size_t)rows, (size_t)columns, number.buf, middle.buf, highest.buf);
+        Py_END_ALLOW_THREADS
+        result = Py_None;
+        Py_INCREF(result);
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&number);
+    PyBuffer_Release(&middle);
+    PyBuffer_Release(&highest);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"levels", levels, METH_NOARGS, "Names of the levels that run here, best first."},
     {"chunk_bound", chunk_bound, METH_VARARGS, "Bytes that a chunk of n pixels may take."},
@@ -354,11 +441,16 @@ static PyMethodDef methods[] = {
     {"crc64", crc64, METH_VARARGS, "(level, before, data) -> CRC-64/XZ"},
     {"crc64_combine", crc64_combine, METH_VARARGS, "(first, second, length) -> CRC of both"},
     {"strips", strips, METH_VARARGS, "(data, offsets, lengths, swap, out) -> whether they fit"},
+    {"decode_chunk", decode_chunk, METH_VARARGS,
+     "(level, chunk, n, first, out) -> (status, pixels)"},
+    {"decode_cells", decode_cells, METH_VARARGS,
+     "(level, wide, chunk, n, first, out) -> (status, cells)"},
     {"transform", ob_py_transform, METH_VARARGS, "Add the pixels of frames to the cells of a grid."},
     {"variance", ob_py_variance, METH_VARARGS, "Add the variance of divided pixels to the cells."},
     {"places", ob_py_places, METH_VARARGS, "Find the cells of the pixels of a frame."},
     {"symmetrise", symmetrise, METH_VARARGS,
      "(array or None, share or None, out, first, shape, operations, steps, part, parts)"},
+    {"tiles", tiles, METH_VARARGS, "(level, counts, rows, columns, number, middle, highest)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-OK, TRUNCATED, SURPLUS, OVERFLOW = range(4)
+OK, TRUNCATED, SURPLUS, OVERFLOW, BAD_SIZE, BAD_BLOCK, BAD_LZ4, BAD_SUM = range(8)
 
 _BLOCK = 8192  # bytes, as bitshuffle has it
+_MOST_BLOCK = 16384  # pixels of a block that is read
+
+TILE = 16  # pixels along a tile
+_MEDIAN_OF_20 = 9  # twentieths: the median is taken a little below the middle
 _LIMITS = np.iinfo(np.int32)
 
 
@@ -179,6 +183,97 @@ def fletcher32(data: bytes) -> int:
     return (sums % 65535 or 65535) << 16 | (total % 65535 or 65535)
 
 
+def bitunshuffle(planes: NDArray[np.uint8]) -> NDArray[np.signedinteger[Any]]:
+    """Make values of their 32 or 64 bit planes, the inverse of `bitshuffle`."""
+    bits = np.unpackbits(planes, axis=1, bitorder="little")
+    pixels = np.packbits(np.ascontiguousarray(bits.T), axis=1, bitorder="little")
+    return pixels.view(f"<i{len(planes) // 8}").reshape(-1)
+
+
+def decompress(block: bytes, size: int) -> bytes | None:
+    """Decode an LZ4 block that makes ``size`` bytes; None if it does not."""
+    out, at = bytearray(), 0
+
+    def length_from(nibble: int) -> int:
+        nonlocal at
+        length = nibble
+        while nibble == 15:
+            if at == len(block):
+                return size + 1
+            length, at = length + block[at], at + 1
+            if block[at - 1] != 255:
+                break
+        return length
+
+    while at < len(block):
+        token, at = block[at], at + 1
+        literals = length_from(token >> 4)
+        if literals > min(len(block) - at, size - len(out)):
+            return None
+        out += block[at : at + literals]
+        at += literals
+        if at == len(block):
+            return bytes(out) if len(out) == size else None
+        distance, at = int.from_bytes(block[at : at + 2], "little"), at + 2
+        if at > len(block):
+            return None
+        length = length_from(token & 15) + 4
+        if not 0 < distance <= len(out) or length > size - len(out):
+            return None
+        pattern = bytes(out[-distance:])
+        out += (pattern * (length // distance + 1))[:length]
+    return None
+
+
+def decode_chunk(chunk: Buffer, n: int, first: int, out: NDArray[Any]) -> tuple[int, int]:
+    """Decode pixels from ``first`` on of a chunk of ``n``; say how it went and how many are right.
+
+    They are integers of 4 or 8 bytes. Only those blocks are decoded that hold some of them.
+    """
+    data, pixels, width = bytes(memoryview(chunk)), out.reshape(-1), out.itemsize
+    last, whole, done = first + pixels.size, n & ~7, 0
+    if len(data) < 12:
+        return TRUNCATED, 0
+    if int.from_bytes(data[:8], "big") != width * n:
+        return BAD_SIZE, 0
+    block, odd = divmod(int.from_bytes(data[8:12], "big"), width)
+    if not 0 < block <= 4 * _MOST_BLOCK // width or block % 8 or odd:
+        return BAD_BLOCK, 0
+    at = 12
+    for start in range(0, whole, block):
+        stop = min(start + block, whole)
+        size, at = int.from_bytes(data[at : at + 4], "big"), at + 4
+        if at > len(data) or size > len(data) - at:
+            return TRUNCATED, done
+        if start < last and stop > first:
+            planes = decompress(data[at : at + size], width * (stop - start))
+            if planes is None:
+                return BAD_LZ4, done
+            made = bitunshuffle(np.frombuffer(planes, np.uint8).reshape(8 * width, -1))
+            part = made[max(first - start, 0) : min(last, stop) - start]
+            pixels[done : done + part.size] = part
+            done += part.size
+        at += size
+    rest = data[at : at + width * (n - whole)]
+    if len(rest) < width * (n - whole):
+        return TRUNCATED, done
+    if last > whole:
+        made = np.frombuffer(rest, f"<i{width}")[max(first - whole, 0) : last - whole]
+        pixels[done:] = made
+        done = pixels.size
+    return (OK if at + len(rest) == len(data) else SURPLUS), done
+
+
+def decode_cells(chunk: Buffer, n: int, first: int, out: NDArray[Any]) -> tuple[int, int]:
+    """Do the same with a chunk that has its checksum behind it."""
+    data = bytes(memoryview(chunk))
+    if len(data) < 4:
+        return TRUNCATED, 0
+    if fletcher32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        return BAD_SUM, 0
+    return decode_chunk(data[:-4], n, first, out.view(f"i{out.itemsize}"))
+
+
 def md5(buffers: Sequence[Buffer]) -> list[bytes]:
     """MD5 of each buffer."""
     return [hashlib.md5(buffer, usedforsecurity=False).digest() for buffer in buffers]
@@ -200,6 +295,27 @@ def strips(
     pixels = b"".join(text[int(o) : end] for o, end in zip(offsets, ends, strict=True))
     words[:] = np.frombuffer(pixels, ">i4" if big_endian else "<i4")
     return True
+
+
+def tiles(
+    counts: NDArray[np.int32],
+    number: NDArray[np.int32],
+    middle: NDArray[np.int32],
+    highest: NDArray[np.int32],
+) -> None:
+    """Find medians of tiles, and the highest count of each column of a band of tiles."""
+    (down, across), half = number.shape, TILE // 2
+    some, top = counts[::2, ::2], np.iinfo(np.int32).max
+    sampled = np.full((down * half, across * half), -1, np.int32)
+    sampled[: some.shape[0], : some.shape[1]] = some
+    inside = sampled.reshape(down, half, across, half).swapaxes(1, 2)
+    values = inside.reshape(down, across, half * half).view(np.uint32)  # negative ones come last
+    values.sort(axis=-1)
+    number[...] = np.count_nonzero(values < top, axis=-1)
+    ranked = np.take_along_axis(values, (number * _MEDIAN_OF_20 // 20)[..., None], -1)[..., 0]
+    middle[...] = np.where(number > 0, ranked, 0)
+    for band, out in enumerate(highest):
+        counts[band * TILE : (band + 1) * TILE].max(axis=0, out=out, initial=-1)
 
 
 # ---- CRC-64/XZ -------------------------------------------------------------------------

@@ -255,22 +255,21 @@ class Binner:
     def _turns(self, frame: FrameToAdd) -> Array:
         """Return what takes pixels to cells in each part of a frame, shape (parts, 4, 3)."""
         n = self._oversample.frames
+        angles = [frame.begin + (frame.end - frame.begin) * (part + 0.5) / n for part in range(n)]
+        return np.stack([self._turns_at(angle) for angle in angles])
+
+    def _turns_at(self, angle: float) -> Array:
+        """Return ``base``, ``across``, ``down`` and ``shift`` for h, k, l, shape (4, 3)."""
         panel = self._geometry.panel
-        found = np.empty((n, 4, 3))
-        for part in range(n):
-            angle = frame.begin + (frame.end - frame.begin) * (part + 0.5) / n
-            turn = _product(self._to_cells, self._geometry.rotation(angle).T)
-            turn /= self._geometry.wavelength
-            for row, vector in enumerate(
-                (
-                    np.array(panel.origin),
-                    np.array(panel.fast) * panel.pixel_size[0],
-                    np.array(panel.slow) * panel.pixel_size[1],
-                )
-            ):
-                found[part, row] = np.sum(turn * vector, axis=1)
-            found[part, 3] = 0.5 - np.array(self._grid.first) - turn[:, 2]
-        return found
+        turn = _product(self._to_cells, self._geometry.rotation(angle).T)
+        turn /= self._geometry.wavelength
+        vectors = (
+            np.array(panel.origin),
+            np.array(panel.fast) * panel.pixel_size[0],
+            np.array(panel.slow) * panel.pixel_size[1],
+        )
+        found = [np.sum(turn * vector, axis=1) for vector in vectors]
+        return np.stack([*found, 0.5 - np.array(self._grid.first) - turn[:, 2]])
 
 
 class _AirInCells:

@@ -1,4 +1,4 @@
-"""Find Bragg peaks in three dimensions, column, row and frame, one frame in memory at a time.
+"""Find Bragg peaks in three dimensions, column, row and frame, a few frames in memory at a time.
 
 Pixels are strong that exceed their surroundings by some standard deviations of its counts; strong
 pixels that touch each other, in a frame or from one to the next, belong to one peak.
@@ -6,31 +6,32 @@ pixels that touch each other, in a frame or from one to the next, belong to one 
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, uniform_filter
+from scipy.ndimage import binary_dilation
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import gammainc
 
 from offbragg.errors import OrientationError
-from offbragg.stack import Stack
+from offbragg.reduction.strong_pixels import FrameSearch
+from offbragg.stack import Stack, read_frame
 
 Array = NDArray[Any]
 
-_TILE = 16  # pixels: the background is one number for such a square
 _CORE = 0.2  # of its highest excess: what is below is the foot of a peak, often diffuse
 # what a Gaussian peak keeps of its variance without that foot, in three dimensions
 _LEFT = float(gammainc(2.5, -np.log(_CORE)) / gammainc(1.5, -np.log(_CORE)))
-_MOST_STRONG = 0.02  # of a frame's pixels; more is not Bragg scattering
+_MOST_THREADS = 8
 _LONGEST = 8.0  # degree: what is strong for longer belongs to the detector or to powder
 _WIDEST = 10.0  # pixels, standard deviation
-_CIRCLE = 2.0 * np.pi * np.arange(24) / 24
-_RING = np.rint(7.5 * np.array([np.sin(_CIRCLE), np.cos(_CIRCLE)])).astype(np.int64)  # pixels
 _BRIDGE = 2  # missing frames over which a peak is still one
 
 
@@ -96,6 +97,7 @@ def find_peaks(
     saturation: float | None = None,
     strong: float = 6.0,
     most: int = 20_000,
+    threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Peaks:
     """Find the Bragg peaks of a sweep.
@@ -106,8 +108,8 @@ def find_peaks(
     of those pixels that have at least a fifth of the highest one, so that diffuse scattering
     around a Bragg point does not count.
 
-    Memory does not grow with the number of frames: one frame, the strong pixels of a few, and
-    the peaks found.
+    Memory does not grow with the number of frames: a frame for each thread and one more, the
+    strong pixels of a few, and the peaks found.
 
     Parameters
     ----------
@@ -124,6 +126,8 @@ def find_peaks(
         Number of standard deviations above the background.
     most
         Limit of the number of peaks; the strongest are kept.
+    threads
+        Number of threads; one per processor if None. The result does not depend on it.
     progress
         Called with the number of frames that are done, and of all.
 
@@ -144,10 +148,28 @@ def find_peaks(
     turns = np.concatenate([[0], np.cumsum(np.where(steps <= _BRIDGE + 1, 1, 2))])
     step = abs(stack.sweep.step)
     longest = max(12, min(int(np.ceil(_LONGEST / step)), 200)) if step else 12
-    search = _Search((rows, columns), longest, mask, saturation, strong)
-    for done, (number, turn) in enumerate(zip(numbers, turns, strict=True)):
-        search.look(np.asarray(stack.counts[int(number - stack.first)]), int(number), int(turn))
-        progress(done + 1, len(numbers))
+    search = _Search((rows, columns), longest, mask, saturation)
+    threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
+    free = [FrameSearch((rows, columns), strong) for _ in range(threads + 1)]
+
+    def look(frame: FrameSearch, number: int) -> FrameSearch:
+        counts = read_frame(stack.counts, number - stack.first, frame.buffer)
+        frame.look(counts, search.masked)
+        return frame
+
+    waiting: deque[Future[FrameSearch]] = deque()
+    ahead = iter(numbers)
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for done, (number, turn) in enumerate(zip(numbers, turns, strict=True)):
+                while free and (following := next(ahead, None)) is not None:
+                    waiting.append(pool.submit(look, free.pop(), int(following)))
+                frame = waiting.popleft().result()
+                search.take(frame, int(number), int(turn))
+                free.append(frame)
+                progress(done + 1, len(numbers))
+        finally:
+            pool.shutdown(cancel_futures=True)
     search.settle(everything=True)
     gone = np.flatnonzero(np.diff(numbers) > 1)
     ends = np.concatenate(
@@ -163,47 +185,25 @@ class _Search:
         longest: int,
         mask: NDArray[np.bool_] | None,
         saturation: float | None,
-        strong: float,
     ) -> None:
-        self.shape, self.longest, self.strong = shape, longest, strong
+        self.shape, self.longest = shape, longest
         self.saturation = np.inf if saturation is None else saturation
         self.masked = np.zeros(shape, np.bool_) if mask is None else np.array(mask, np.bool_)
         self.beside: Any = None  # next to a pixel without counts
-        tiles = [-(-n // _TILE) for n in shape]
-        self.padded = np.full((tiles[0] * _TILE, tiles[1] * _TILE), -1, np.int32)
         self.open: list[_Pixels] = []
         self.n_open = 0
         self.found: list[Array] = []
         self.n_found = 0
         self.ignored = {"single pixels": 0, "lasting": 0, "broad": 0, "crowded frames": 0}
 
-    def look(self, counts: NDArray[np.int32], number: int, turn: int) -> None:
-        """Take the strong pixels of one frame."""
-        valid = counts >= 0
-        if not valid.any():
+    def take(self, frame: FrameSearch, number: int, turn: int) -> None:
+        """Take the strong pixels of the next frame."""
+        if not frame.has_counts:
             return
         if self.beside is None:
-            self.beside = binary_dilation(~valid | self.masked, iterations=2)
-        background = self._background(counts, valid)
-        sigma = np.sqrt(np.maximum(background, 1.0))
-        limit = self._spread(background + self.strong * sigma + 2.0)
-        is_strong = counts > limit
-        is_strong &= ~self.masked
-        where = np.flatnonzero(is_strong)
-        room = int(_MOST_STRONG * counts.size) + 1
-        if where.size > room:
-            self.ignored["crowded frames"] += 1
-            got = counts.reshape(-1)[where] / limit.reshape(-1)[where]
-            where = np.sort(where[np.argpartition(got, -room)[-room:]])
-        if not where.size:
-            return
-        level = np.maximum(
-            background[where // self.shape[1] // _TILE, where % self.shape[1] // _TILE],
-            self._around(where),
-        )
-        got = counts.reshape(-1)[where]
-        still = got > level + self.strong * np.sqrt(np.maximum(level, 1.0)) + 2.0
-        where, level, got = where[still], level[still], got[still]
+            self.beside = binary_dilation(~frame.valid | self.masked, iterations=2)
+        where, got, level, crowded = frame.strong(self.masked)
+        self.ignored["crowded frames"] += crowded
         if not where.size:
             return
         excess = (got - level).astype(np.float32)
@@ -215,48 +215,6 @@ class _Search:
         self.n_open += where.size
         if self.n_open > 400_000 or len(self.open) > self.longest + 16:
             self.settle()
-
-    def _background(self, counts: NDArray[np.int32], valid: NDArray[np.bool_]) -> Array:
-        """Return the median of every tile, from a quarter of its pixels, smoothed."""
-        rows, columns = self.shape
-        top = np.iinfo(np.int32).max
-        inside = self.padded[:rows, :columns]
-        inside[...] = counts
-        sampled = self.padded[::2, ::2]
-        half = _TILE // 2
-        down, across = (n // half for n in sampled.shape)
-        tiles = sampled.reshape(down, half, across, half).swapaxes(1, 2)
-        tiles = tiles.reshape(down, across, half * half).copy()
-        tiles[tiles < 0] = top
-        tiles.sort(axis=-1)
-        n = np.sum(tiles < top, axis=-1)
-        # a little below the middle: peaks lie above
-        middle = np.take_along_axis(tiles, np.maximum(n * 9 // 20, 0)[..., None], -1)[..., 0]
-        weight = np.where(n >= 6, n, 0).astype(np.float64)
-        value = np.where(weight > 0, middle, 0).astype(np.float64)
-        below: Array = uniform_filter(weight, 3, mode="nearest")
-        above: Array = uniform_filter(weight * value, 3, mode="nearest")
-        around = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        # half its own, where it has one
-        return np.where(weight > 0, 0.5 * (value + around), around)
-
-    def _around(self, where: NDArray[np.int64]) -> Array:
-        """Return the median of a ring around each pixel: diffuse scattering is broad."""
-        rows, columns = self.shape
-        row, column = where // columns, where % columns
-        down = np.clip(row[:, None] + _RING[0], 0, rows - 1)
-        across = np.clip(column[:, None] + _RING[1], 0, columns - 1)
-        ring = self.padded[down, across]
-        ring.sort(axis=1)
-        # negative counts, which are none, come first
-        first = np.sum(ring < 0, axis=1)
-        middle = np.minimum((first + ring.shape[1]) // 2, ring.shape[1] - 1)
-        return np.maximum(np.take_along_axis(ring, middle[:, None], 1)[:, 0], 0).astype(np.float64)
-
-    def _spread(self, tiles: Array) -> NDArray[np.float32]:
-        rows, columns = self.shape
-        wide = np.repeat(tiles.astype(np.float32), _TILE, axis=1)[:, :columns]
-        return np.repeat(wide, _TILE, axis=0)[:rows]
 
     def settle(self, *, everything: bool = False) -> None:
         """Close the groups that no later frame can add to."""
@@ -274,7 +232,9 @@ class _Search:
         if lasting.any():
             self.ignored["lasting"] += int(lasting.sum())
             self._leave_out(pixels, lasting[label])
-        self._summarise(pixels.take((closed & ~lasting)[label]))
+        whole = closed & ~lasting
+        its = whole[label]
+        self._summarise(pixels.take(its), (np.cumsum(whole) - 1)[label[its]])
         carried = (~closed & ~lasting)[label]
         if carried.any():
             self.open, self.n_open = [pixels.take(carried)], int(carried.sum())
@@ -295,8 +255,9 @@ class _Search:
             + pixels.where % columns
             + 1
         )
-        links: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-        for offset in (1, stride - 1, stride, stride + 1, plane):
+        beside = np.flatnonzero(np.diff(key) == 1)
+        links = [(beside, beside + 1)]
+        for offset in (stride - 1, stride, stride + 1, plane):
             there = np.searchsorted(key, key + offset)
             there[there == key.size] = 0
             here = np.flatnonzero(key[there] == key + offset)
@@ -305,10 +266,10 @@ class _Search:
         graph = coo_array((np.ones(a.size, np.bool_), (a, b)), shape=(key.size, key.size))
         return cast(NDArray[np.int64], connected_components(graph, directed=False)[1])
 
-    def _summarise(self, pixels: _Pixels) -> None:
+    def _summarise(self, pixels: _Pixels, label: NDArray[np.int64]) -> None:
+        """Note the centroids of groups of pixels, numbered from 0."""
         if not pixels.where.size:
             return
-        label = self._label(pixels)
         highest = np.zeros(label.max() + 1, np.float32)
         np.maximum.at(highest, label, pixels.excess)
         pixels = pixels.take(pixels.excess >= _CORE * highest[label])

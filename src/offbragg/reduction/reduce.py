@@ -18,7 +18,7 @@ from offbragg.reduction.accumulator import Accumulator, weight_exponent
 from offbragg.reduction.binning import AirRate, Binner, FrameToAdd, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
 from offbragg.sample import Sample
-from offbragg.stack import Stack
+from offbragg.stack import Stack, read_frame
 from offbragg.sweep import Sweep
 from offbragg.volume import Volume
 
@@ -242,7 +242,9 @@ def add_frames(
 
 def _reader(stack: Stack, number: int) -> Callable[[NDArray[np.int32]], None]:
     def read(out: NDArray[np.int32]) -> None:
-        np.copyto(out, stack.counts[number])
+        counts = read_frame(stack.counts, number, out)
+        if counts is not out:
+            np.copyto(out, counts)
 
     return read
 

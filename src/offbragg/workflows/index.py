@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -126,10 +127,13 @@ def find_orientation(
         Sample.from_dict({"name": "x", "label": "x", "lattice": list(lattice)})
     letter = _centring(centring, sample, lattice)
     reference = None if sample.UB is None else np.array(sample.UB)
-    indexed = index(
-        views, lattice=lattice, centring=letter, what=what, reference=reference,
-        rotations=_rotations(sample, lattice),
-    )  # fmt: skip
+    with ThreadPoolExecutor(1) as beside:  # what follows takes one processor, and seconds
+        digests = beside.map(sha256, [scan.path for scan in scans])
+        indexed = index(
+            views, lattice=lattice, centring=letter, what=what, reference=reference,
+            rotations=_rotations(sample, lattice),
+        )  # fmt: skip
+        files = [_file_entry(*each) for each in zip(scans, digests, strict=True)]
     warnings = [
         f"{scan.path.name}: {line}"
         for scan, damage, found in zip(scans, damages, contradictions, strict=True)
@@ -139,7 +143,7 @@ def find_orientation(
         )
     ]
     indexed = replace(indexed, warnings=(*warnings, *indexed.warnings))
-    orientation = _orientation(indexed, scans, what)
+    orientation = _orientation(indexed, files, what)
     kept = write_orientation(target, orientation)
     drawn = draw(indexed, target.with_suffix(".png")) if picture else None
     return IndexingResult(
@@ -239,7 +243,20 @@ def _lattice(cell: Sequence[float]) -> Cell:
     return a, b, c, alpha, beta, gamma
 
 
-def _orientation(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str]) -> Orientation:
+def _file_entry(scan: ScanFile, digest: str) -> dict[str, Any]:
+    """Return how an orientation names a scan file that it comes from."""
+    return {
+        "path": scan.path.name,
+        "sha256": digest,
+        "run": scan.run,
+        "time": scan.start["time"],
+        "sample": {key: scan.start["sample"].get(key) for key in ("name", "label")},
+    }
+
+
+def _orientation(
+    indexed: Indexed, files: Sequence[Mapping[str, Any]], what: Sequence[str]
+) -> Orientation:
     """Return what was found as it is written."""
     refined = indexed.refined
     spots = refined.spots
@@ -291,16 +308,7 @@ def _orientation(indexed: Indexed, scans: Sequence[ScanFile], what: Sequence[str
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": version("offbragg"),
         "refined": ["UB", "lattice", *what],
-        "files": [
-            {
-                "path": scan.path.name,
-                "sha256": sha256(scan.path),
-                "run": scan.run,
-                "time": scan.start["time"],
-                "sample": {key: scan.start["sample"].get(key) for key in ("name", "label")},
-            }
-            for scan in scans
-        ],
+        "files": list(files),
     }
     rows: Any = tuple(tuple(float(x) for x in row) for row in refined.UB)
     cell: Any = tuple(float(x) for x in indexed.lattice)
