@@ -49,11 +49,19 @@ def slow_network(port: int, *, mbit: float = 10.0, round_trip: float = 0.05) -> 
     down, up = [0.0], [0.0]
 
     async def connected(reader, writer):
-        await asyncio.sleep(round_trip)
-        theirs = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(
-            carry(reader, theirs[1], 1e9, up), carry(theirs[0], writer, mbit * 1e6 / 8, down)
-        )
+        writers = [writer]
+        try:
+            await asyncio.sleep(round_trip)
+            theirs = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(theirs[1])
+            await asyncio.gather(
+                carry(reader, theirs[1], 1e9, up), carry(theirs[0], writer, mbit * 1e6 / 8, down)
+            )
+        except (OSError, asyncio.CancelledError):
+            pass  # a client has left, or the network ends
+        finally:
+            for each in writers:
+                each.transport.abort()
 
     async def serve():
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
@@ -66,9 +74,11 @@ def slow_network(port: int, *, mbit: float = 10.0, round_trip: float = 0.05) -> 
         with contextlib.suppress(asyncio.CancelledError):
             task.append(loop.create_task(serve()))
             loop.run_until_complete(task[0])
-        for left in asyncio.all_tasks(loop):
-            left.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        left = asyncio.all_tasks(loop)
+        for each in left:
+            each.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(asyncio.sleep(0))  # what was aborted is closed
         loop.close()
 
     task: list[asyncio.Task[None]] = []

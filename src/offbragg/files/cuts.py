@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from offbragg.bricks import BRICK
 from offbragg.errors import ReductionError, ScanFileError
-from offbragg.files.filters import check_part
+from offbragg.files.cells import StoredArray
 from offbragg.files.planes import Plane, cells_on
 from offbragg.files.volume_chunks import LEVELS
 from offbragg.files.volume_file import VolumeFile
@@ -224,6 +224,7 @@ class _Source:
         self.sigma = sigma
         self._read_cells = 0
         self._arrays: dict[str, Any] = {}
+        self._stored: dict[str, StoredArray] = {}
         there = [1, *(n for n in LEVELS if self._array(f"levels/{n}/intensity") is not None)]
         if level not in there:
             raise ReductionError(
@@ -338,11 +339,10 @@ class _Source:
 
     def read(self, name: str, box: Slices) -> NDArray[Any]:
         """Read a box of an array, in the order h, k, l."""
-        data = self._array(name)
-        part = tuple(reversed(box))
+        if name not in self._stored:
+            self._stored[name] = StoredArray(self._array(name))
         try:
-            check_part(data, part)
-            return np.asarray(data[part]).T
+            return self._stored[name].read(box[::-1]).T
         except (OSError, RuntimeError, ScanFileError) as error:
             raise DamagedVolume(
                 f"{self._file.path} is damaged: {name} does not have its checksum, or cannot be "
