@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -340,6 +341,36 @@ def test_a_large_plane_is_not_written_out_as_text(http, server):
     answer = http.get(f"/volumes/{key}/plane?format=json")
 
     assert (answer.status_code, "as JSON" in answer.text) == (400, True)
+
+
+def test_ten_viewers_at_once_all_see_their_planes(http, server, address, key, path):
+    """Of one file, which is also read slice by slice and listed among files meanwhile."""
+    volume = volume_of()
+    places = [(name, n) for name in ("hk", "hl", "kl") for n in range(-8, 9, 2)] * 2
+
+    def look(place):
+        name, n = place
+        with httpx.Client(headers=dict(http.headers), base_url=server.url, timeout=60) as client:
+            answer = client.get(f"{address}/plane?plane={name}&value={n / 10}&format=npy")
+            slices = client.get(
+                f"/api/v1/array/full/volumes/{key}/intensity?slice={16 + n}",
+                headers={"Accept": "application/octet-stream"},
+            )
+            assert (answer.status_code, slices.status_code) == (200, 200), answer.text
+            return (
+                np.load(io.BytesIO(answer.content)),
+                np.frombuffer(slices.content, "<f4").reshape(37, 41),
+            )
+
+    with ThreadPoolExecutor(10) as viewers:
+        seen = list(viewers.map(look, places))
+
+    for (name, n), (plane, layer) in zip(places, seen, strict=True):
+        fixed = {"hk": 2, "hl": 1, "kl": 0}[name]
+        index = n - GRID.first[fixed]
+        right = np.take(volume.intensity, index, axis=fixed)
+        np.testing.assert_allclose(plane, right, rtol=1e-6)
+        np.testing.assert_allclose(layer.T, volume.intensity[:, :, 16 + n], rtol=1e-6)
 
 
 # -- in Python ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 import numpy as np
 from fastapi import HTTPException
@@ -58,6 +58,7 @@ _MOST_JSON = 100_000  # numbers
 _MOST_RECORD = 4_000_000  # bytes of a record, as for files that are sent
 _KEPT = 64_000_000  # bytes of answers that are kept
 _THREADS = 2
+_EDITION = 1  # to be raised when the same question has another answer
 _TRIES, _PAUSE = 5, 0.05  # s; a file that is being sent is open in another way for a moment
 
 
@@ -210,9 +211,9 @@ class Planes:
         asked = Asked.parse(kind, scope["query_string"].decode("latin-1"))
         path = await self._path(key)
         with OpenFile.below(self._readable, path) as file:
-            tag = f"{file.identity}:{asked}"
+            tag = f"{_EDITION}:{file.identity}:{asked}"
             etag = f'"{hashlib.sha256(tag.encode()).hexdigest()[:32]}"'
-            headers = {"etag": etag, "cache-control": "private, no-cache", "vary": "cookie"}
+            headers = {"etag": etag, "cache-control": "private, no-cache"}
             sent = {k.decode().lower(): v.decode("latin-1") for k, v in scope["headers"]}
             if matches(sent.get("if-none-match", ""), etag):
                 await begin(send, 304, headers)
@@ -227,9 +228,9 @@ class Planes:
         await send({"type": "http.response.body", "body": body})
 
     async def _path(self, key: str) -> Path:
-        path = await asset_of(self._tree, [VOLUMES, unquote(key), "intensity"])
+        path = await asset_of(self._tree, [VOLUMES, key, "intensity"])
         if path is None:
-            there = await lookup(self._tree, [VOLUMES, unquote(key)])
+            there = await lookup(self._tree, [VOLUMES, key])
             why = "has no intensity" if there is not None else "does not exist"
             raise Refusal(404, f"This volume {why}. The container {VOLUMES} lists them.")
         return path

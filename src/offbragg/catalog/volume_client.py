@@ -73,7 +73,7 @@ class VolumeClient(Container):
         thickness
             Thickness over which the plane is averaged, r.l.u.
         level
-            1, or 2, 4, 8 for cells of so many along each edge, which are sent sooner.
+            1; or 2, 4, 8 for coarser cells, which are sent sooner.
         sigma
             Whether the standard deviation is wanted, too; at level 1.
 
