@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tiled.queries import Key
+from tiled.queries import Contains, Key
 
 from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.volumes import publish_volume, volume_key
@@ -96,6 +96,11 @@ def test_a_volume_is_found_by_what_was_measured(volumes, key, path):
     assert metadata["levels"] == [1, 2, 4, 8]
     assert metadata["file"] == str(path)
     assert key not in list(volumes.search(Key("completeness") > 0.95))
+
+
+def test_the_volumes_of_a_run_are_found_by_its_uid(volumes, key):
+    assert key in list(volumes.search(Contains("runs", "uid-1")))
+    assert key not in list(volumes.search(Contains("runs", "uid-2")))
 
 
 def test_its_arrays_are_those_of_the_file(volumes, key):

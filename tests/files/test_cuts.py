@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -248,3 +250,47 @@ def test_a_damaged_chunk_is_an_error_with_the_file(tmp_path, path):
 
     with VolumeFile(copy) as file, pytest.raises(ReductionError, match="is damaged"):
         cut_plane(file, Plane.parse("hk0"))
+
+
+def hostile(path: Path, shape: tuple[int, ...], dataset: dict[str, Any]) -> Path:
+    """A file that claims to be a volume of some shape [l, k, h]; next to nothing is stored."""
+    grid = Grid((0, 0, 0), shape[::-1], (1, 1, 1))
+    with h5py.File(path, "w") as file:
+        file["entry/process/record"] = np.bytes_(b"{}")
+        file["entry/volume/grid"] = np.bytes_(json.dumps(grid.to_dict()).encode())
+        for name in ("volume/counts", "volume/weight"):
+            file.create_dataset(
+                f"entry/{name}", shape, "f8", chunks=tuple(min(n, 32) for n in shape)
+            )
+        if dataset:
+            file.create_dataset("entry/data/intensity", **dataset)
+    return path
+
+
+SHAPE = (64, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dataset", "plane", "why"),
+    [
+        (SHAPE, {}, "hk0", "has no data/intensity"),
+        (SHAPE, {"shape": (64, 64, 63), "dtype": "f4"}, "hk0", "not an array of numbers"),
+        (SHAPE, {"shape": SHAPE, "dtype": "S8"}, "hk0", "not an array of numbers"),
+        (SHAPE, {"shape": SHAPE, "dtype": "i4"}, "hhl", "not an array of numbers"),
+        ((512, 512, 512), {"shape": (512, 512, 512), "dtype": "f4", "chunks": (512, 512, 512),
+                           "compression": "gzip"}, "hk0", "chunks of 536,870,912 bytes"),
+        ((1, 90_000, 90_000), {"shape": (1, 90_000, 90_000), "dtype": "f4", "chunks": (1, 32, 32)},
+         "hk0", "more than 300,000,000 cells"),
+        ((90_000, 1, 90_000), {"shape": (90_000, 1, 90_000), "dtype": "f4", "chunks": (32, 1, 32)},
+         "h,0,h+l", "at most 30,000,000"),
+        ((1, 1, 10**9), {"shape": (1, 1, 10**9), "dtype": "f4", "chunks": (1, 1, 32)},
+         "hk0", "along an axis"),
+    ],
+)  # fmt: skip
+def test_a_file_that_claims_to_be_a_volume_is_refused_before_memory_is_taken(
+    tmp_path, shape, dataset, plane, why
+):
+    path = hostile(tmp_path / "v.h5", shape, dataset)
+
+    with VolumeFile(path) as file, pytest.raises(ReductionError, match=why):
+        cut_plane(file, Plane.parse(plane))

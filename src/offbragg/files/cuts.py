@@ -30,6 +30,8 @@ Slices = tuple[slice, slice, slice]
 
 MOST_CELLS = 300_000_000
 """Cells that one cut may read."""
+_MOST_CHUNK = 16_000_000  # bytes; ours have 262,144
+_MOST_ALONG = 100_000  # cells along an axis
 _ROWS = 4 * BRICK  # rows of cells that are summed at once
 _SUMS = ("counts", "weight", "background")
 _SQUARES = ("variance", "background_variance")
@@ -225,6 +227,11 @@ class _Source:
         self._read_cells = 0
         self._arrays: dict[str, Any] = {}
         self._stored: dict[str, StoredArray] = {}
+        if max(self.grid.shape) > _MOST_ALONG:
+            raise ReductionError(
+                f"the volume has {max(self.grid.shape):,} cells along an axis: at most "
+                f"{_MOST_ALONG:,} are cut"
+            )
         there = [1, *(n for n in LEVELS if self._array(f"levels/{n}/intensity") is not None)]
         if level not in there:
             raise ReductionError(
@@ -340,7 +347,10 @@ class _Source:
     def read(self, name: str, box: Slices) -> NDArray[Any]:
         """Read a box of an array, in the order h, k, l."""
         if name not in self._stored:
-            self._stored[name] = StoredArray(self._array(name))
+            data = self._array(name)
+            if data is None:
+                raise DamagedVolume(f"{self._file.path} is damaged: it has no {name}")
+            self._stored[name] = StoredArray(data)
         try:
             return self._stored[name].read(box[::-1]).T
         except (OSError, RuntimeError, ScanFileError) as error:
@@ -355,12 +365,23 @@ class _Source:
             data = self._file.dataset(f"entry/{name}")
             level = int(name.split("/")[1]) if name.startswith("levels/") else 1
             shape = tuple(-(-n // level) for n in reversed(self.grid.shape))
-            if data is not None and getattr(data, "shape", None) != shape:
-                raise DamagedVolume(
-                    f"{self._file.path} is damaged: {name} does not have the shape {shape}"
-                )
+            if data is not None:
+                self._check(name, data, shape)
             self._arrays[name] = data
         return self._arrays[name]
+
+    def _check(self, name: str, data: Any, shape: tuple[int, ...]) -> None:
+        """Refuse what is not an array of numbers in chunks, as a volume has them."""
+        if getattr(data, "shape", None) != shape or data.dtype.kind != "f":
+            raise DamagedVolume(
+                f"{self._file.path} is damaged: {name} is not an array of numbers of shape {shape}"
+            )
+        size = math.prod(data.chunks or (1,)) * data.dtype.itemsize
+        if size > _MOST_CHUNK:
+            raise DamagedVolume(
+                f"{self._file.path} is not read: {name} has chunks of {size:,} bytes, and at most "
+                f"{_MOST_CHUNK:,} are read for one cell"
+            )
 
 
 def _oblique(source: _Source, plane: Plane, thickness: float) -> Cut:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from offbragg.errors import ReductionError
 from offbragg.grid import Array, Grid, Three
 
+_MOST_CELLS = 30_000_000  # on a plane
 _FURTHEST = 100_000  # r.l.u., of a point
 _MOST_FACTOR = 12  # of a direction through points: beyond it hardly any cell lies on the plane
 
@@ -190,7 +191,7 @@ def cells_on(grid: Grid, plane: Plane, thickness: float) -> PlaneCells:
     Raises
     ------
     ReductionError
-        If the plane is outside the grid.
+        If the plane is outside the grid, or has more than 30 million cells.
     """
     per_unit = np.array(grid.per_unit)
     u, v, w = (np.array(each) for each in (plane.across, plane.up, plane.normal))
@@ -211,6 +212,10 @@ def cells_on(grid: Grid, plane: Plane, thickness: float) -> PlaneCells:
         m = finest(vector)
         low, high = math.ceil(reach[i].min() * m - 1e-6), math.floor(reach[i].max() * m + 1e-6)
         numbers.append(np.arange(low, high + 1, dtype=np.int64))
+    if (size := math.prod(len(n) for n in numbers)) > _MOST_CELLS:
+        raise ReductionError(
+            f"the plane has {size:,} cells: at most {_MOST_CELLS:,} are cut at once"
+        )
     steps = [vector * per_unit // finest(vector) for vector in (u, v)]
     origin = np.rint(np.array(plane.at) * per_unit).astype(np.int64)
     place = origin + numbers[0][:, None, None] * steps[0] + numbers[1][None, :, None] * steps[1]
