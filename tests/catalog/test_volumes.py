@@ -443,6 +443,7 @@ def test_reduce_publishes_where_a_catalog_answers(server, volumes, whole, monkey
     metadata = volumes[key].metadata
     assert metadata["runs"] == [whole.uid]
     assert metadata["series"] == whole.start.get("series")
+    assert list(whole.node.volumes) == [key]
 
 
 def test_a_volume_that_cannot_be_published_is_made_all_the_same(server, path, monkeypatch):

@@ -16,6 +16,7 @@ from bluesky_tiled_plugins.clients.bluesky_event_stream import (
 )
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
+from tiled.queries import Contains
 
 from offbragg.catalog.exact import restored
 from offbragg.catalog.volume_client import volumes_of
@@ -81,6 +82,13 @@ class CatalogRun(BlueskyRunV3):
         except KeyError:
             metadata: Any = self.metadata
             raise _no_entry(self, f"run {metadata['start']['uid'][:8]}", key) from None
+
+    @property
+    def volumes(self) -> Any:
+        """The volumes that were reduced from this run, alone or with others."""
+        metadata: Any = self.metadata
+        uid: str = metadata["start"]["uid"]
+        return volumes_of(self.context).search(Contains("runs", uid))
 
     def documents(self, fill: bool = False) -> Generator[tuple[str, Any], Any, None]:
         """Return the documents of the run, in order.
