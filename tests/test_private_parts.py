@@ -65,8 +65,8 @@ class _Opened:
         ("catalog.inside", tiled.adapters.hdf5, "HDF5_BROKEN_LINK", None),
         ("catalog.served", tiled.catalog.adapter.CatalogNodeAdapter, "get_adapter",
          lambda self: asyncio.sleep(0, result=object())),
-        ("catalog.connection_limits", h11.H11Protocol, "data_received", lambda self, data: None),
-        ("catalog.connection_limits", h11.H11Protocol, "connection_made",
+        ("catalog.request_limits", h11.H11Protocol, "data_received", lambda self, data: None),
+        ("catalog.request_limits", h11.H11Protocol, "connection_made",
          lambda self, transport: None),
         ("catalog.checked", tiled.adapters.hdf5.HDF5ArrayAdapter, "from_catalog",
          classmethod(lambda cls, *_, **__: None)),
@@ -135,7 +135,7 @@ def test_what_cannot_be_checked_before_it_is_read_is_refused(tmp_path, family, m
         ConfinedAdapter(adapter, mimetype, Readable([tmp_path])).from_catalog(source, None)
 
 
-@pytest.mark.parametrize("name", ["connection_limits", "checked", "read_limits", "tiled_app"])
+@pytest.mark.parametrize("name", ["request_limits", "checked", "read_limits", "tiled_app"])
 def test_nothing_is_served_without_what_guards_it(monkeypatch, tmp_path, name):
     monkeypatch.setattr(f"offbragg.catalog.{name}.self_test", broken(name))
 

@@ -11,7 +11,7 @@ import pytest
 from streams import generated
 
 from offbragg import kernels
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
@@ -135,7 +135,7 @@ def test_a_frame_is_read(benchmark, tmp_path, seconds, request, how):
         scan.write_frame(Frame(0, generated()), source="x", time=1.7e9)
         path = scan.path
     with ScanFile.open(path) as scan:
-        counts = scan.stack.counts if how == "checked" else scan._get(nxmx.DATA)
+        counts = scan.stack.counts if how == "checked" else scan._get(scan_layout.DATA)
 
         read = benchmark(lambda: counts[0])
 

@@ -11,7 +11,7 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 
 from offbragg.errors import CatalogError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.stored_sweep import places_of_chunks
 
@@ -25,18 +25,18 @@ def test_a_damaged_frame_is_named_and_the_others_are_served(make_run, server, ca
     path = run.scan.path
     # before the server first opens the file: links do not change after that
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
-        file["entry/data/same"] = file[nxmx.DATA]
+        file["entry/data/same"] = file[scan_layout.DATA]
     run.open()
     run.feed()
     with ScanFile.open(path) as scan:
-        offset, size = places_of_chunks(scan._get(nxmx.DATA))[6]
+        offset, size = places_of_chunks(scan._get(scan_layout.DATA))[6]
     with path.open("r+b") as file:  # in LZ4's literals: HDF5 decodes it without an error
         file.seek(offset + size - 10)
         octet = file.read(1)
         file.seek(offset + size - 10)
         file.write(bytes([octet[0] ^ 4]))
     with h5py.File(path, "r", locking=False) as file:
-        assert not np.array_equal(file[nxmx.DATA][6], counts_of(6))
+        assert not np.array_equal(file[scan_layout.DATA][6], counts_of(6))
     frames = run.node["primary"]["pilatus_image"]
 
     np.testing.assert_array_equal(frames[5], counts_of(5))

@@ -18,7 +18,7 @@ from runs import wait_until
 
 from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.client import connect
-from offbragg.catalog.connection_limits import ConnectionLimits
+from offbragg.catalog.request_limits import RequestLimits
 from offbragg.catalog.server import _end_on_signals, catalog_key, serve
 from offbragg.errors import CatalogError
 
@@ -74,7 +74,7 @@ def test_a_client_that_waits_when_the_server_ends_is_asked_to_try_again(kind):
 
     async def end():
         scope = {"type": kind, "method": "GET", "path": "/", "query_string": b"", "headers": []}
-        answering = asyncio.create_task(ConnectionLimits(waits)(scope, waits, send))
+        answering = asyncio.create_task(RequestLimits(waits)(scope, waits, send))
         await asyncio.sleep(0)
         answering.cancel()
         await answering

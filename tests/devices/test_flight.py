@@ -36,3 +36,14 @@ def test_a_backward_flight_is_the_mirror_image():
     assert back.end == pytest.approx(-there.end)
     assert back.start_time == there.start_time
     assert back.direction == -there.direction
+
+
+@pytest.mark.parametrize("step", [0.1, -0.1])
+def test_an_axis_that_is_read_back_on_its_way_had_left_before_and_not_earlier_than_it_did(step):
+    flight = plan_flight(sweep(step=step), acceleration_time=0.5, margin=0.5)
+    passed = 100.0  # when it is at the sweep's start
+
+    left = flight.left_by(passed, 10.0)
+
+    assert passed - flight.start_time <= left <= passed - flight.start_time + 0.5
+    assert flight.left_by(left, flight.begin) == left

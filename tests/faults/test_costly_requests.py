@@ -30,13 +30,13 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 
 from offbragg.catalog.client import connect
-from offbragg.catalog.connection_limits import DOCUMENT, SOCKETS
+from offbragg.catalog.request_limits import DOCUMENT, SOCKETS
 from offbragg.files.scan_file import ScanFile
 
 SHAPE = (4000, 1679, 1475)  # 40 GB
 ROOM = 3_000_000_000  # bytes of address space that the server may take beyond what it has
 SMALLER = """
-from offbragg.catalog import connection_limits as limits, read_limits
+from offbragg.catalog import request_limits as limits, read_limits
 read_limits.AT_ONCE = 320_000_000
 limits.HEADING, limits.STALLED, limits.UPLOADING = 1.0, 1.5, 1.0
 """

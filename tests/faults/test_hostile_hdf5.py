@@ -481,6 +481,9 @@ class Caller:
         answer = self._connection.getresponse()
         return answer.status, answer.read()
 
+    def close(self) -> None:
+        self._connection.close()
+
 
 @pytest.fixture(scope="module")
 def site(hostile) -> Iterator[Site]:
@@ -523,7 +526,6 @@ def test_over_http_no_file_of_all_kinds_leads_out(site):
     paths = sorted(site.places.served.glob("*_*.h5"))
 
     def ask(path: Path) -> tuple[Counter[int], list[str]]:
-        caller = Caller(site)
         array, container = f"all-{path.stem}-array", f"all-{path.stem}-container"
         site.register(array, path, shape_of(path.stem), dataset="/data")
         site.register(container, path, None)
@@ -531,12 +533,13 @@ def test_over_http_no_file_of_all_kinds_leads_out(site):
         routes = {array: ASKED, container: ASKED, f"{container}/data": ASKED, f"{array}/data": FEW}
         statuses: Counter[int] = Counter()
         wrong: list[str] = []
-        for node, asked in routes.items():
-            for route in asked:
-                status, content = caller.get(route.format(f"raw/{node}"))
-                statuses[status] += 1
-                if leaks(content) or status >= 500:
-                    wrong.append(f"{status} {node} {route}")
+        with contextlib.closing(Caller(site)) as caller:
+            for node, asked in routes.items():
+                for route in asked:
+                    status, content = caller.get(route.format(f"raw/{node}"))
+                    statuses[status] += 1
+                    if leaks(content) or status >= 500:
+                        wrong.append(f"{status} {node} {route}")
         return statuses, wrong
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

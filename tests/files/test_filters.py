@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from offbragg.errors import OffbraggError, ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import nexus, scan_layout
 from offbragg.files.examine import Examiner
 from offbragg.files.filters import check_filters, check_part
 from offbragg.files.hdf5 import LIBVER
@@ -52,7 +52,7 @@ def put(file: h5py.File, name: str, how: str) -> h5py.Dataset:
         data = file.create_dataset(name, SHAPE, "<i4", chunks=chunks, compression="gzip")
         data.id.write_direct_chunk((1, 0, 0), deflated(BOMB))
     elif how == "bitshuffle":
-        data = file.create_dataset(name, SHAPE, "<i4", chunks=chunks, **nxmx.COMPRESSED)
+        data = file.create_dataset(name, SHAPE, "<i4", chunks=chunks, **nexus.COMPRESSED)
         data[1] = 7
         _, chunk = data.id.read_direct_chunk((1, 0, 0))
         data.id.write_direct_chunk((1, 0, 0), BOMB.to_bytes(8, "big") + chunk[8:])
@@ -76,7 +76,7 @@ def test_a_bomb_is_refused_with_its_size(tmp_path, how):
     "options",
     [
         {}, {"compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True},
-        {"fletcher32": True, **nxmx.COMPRESSED}, dict(nxmx.COMPRESSED),
+        {"fletcher32": True, **nexus.COMPRESSED}, dict(nexus.COMPRESSED),
     ],
 )  # fmt: skip
 def test_what_was_written_in_usual_ways_is_read(tmp_path, options):
@@ -104,15 +104,17 @@ def examiner():
         yield examiner
 
 
-@pytest.mark.parametrize("where", [nxmx.DATA, nxmx.MASK, f"{nxmx.FRAMES}/status"])
+@pytest.mark.parametrize(
+    "where", [scan_layout.DATA, scan_layout.MASK, f"{scan_layout.FRAMES}/status"]
+)
 def test_a_scan_file_with_a_bomb_is_refused_by_every_reader(tmp_path, start, where, examiner):
     with ScanWriter.create(tmp_path, start=start) as scan:
         path = scan.path
     with h5py.File(path, "r+", libver=LIBVER) as file:
         old = file[where]
-        shape = (6, *old.shape[1:]) if where == nxmx.DATA else old.shape
-        kind, chunk = old.id.get_type(), (1, *shape[1:]) if where == nxmx.DATA else shape
-        file[f"{nxmx.FRAMES}/status"][:] = b"stored"
+        shape = (6, *old.shape[1:]) if where == scan_layout.DATA else old.shape
+        kind, chunk = old.id.get_type(), (1, *shape[1:]) if where == scan_layout.DATA else shape
+        file[f"{scan_layout.FRAMES}/status"][:] = b"stored"
         del file[where]
         plist = of_two_filters()
         plist.set_chunk(chunk)

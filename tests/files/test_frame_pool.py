@@ -19,7 +19,7 @@ from offbragg import kernels
 from offbragg.errors import FrameError, RejectedFrame
 from offbragg.files import read_frame
 from offbragg.files.frame_pool import BATCH, FramePool, Judged, _Reader, _Slab
-from offbragg.files.nxmx import unpack
+from offbragg.files.scan_layout import unpack
 from sim_iocs.cbf import encode_cbf
 from sim_iocs.tiff import encode_tiff
 

@@ -17,8 +17,8 @@ from offbragg.errors import ScanFileError
 from offbragg.files import ScanFile
 from offbragg.files.examine import Examiner
 from offbragg.files.hdf5 import open_to_read
-from offbragg.files.nxmx import DATA, FRAMES
 from offbragg.files.salvage import rebuild_if_torn
+from offbragg.files.scan_layout import DATA, FRAMES
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.ledger import FrameStatus

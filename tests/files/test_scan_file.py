@@ -17,7 +17,7 @@ import pytest
 
 from offbragg import kernels
 from offbragg.errors import RejectedFrame, ScanFileError
-from offbragg.files import ScanFile, find_scan_file, nxmx
+from offbragg.files import ScanFile, find_scan_file, scan_layout
 from offbragg.files.checked import CheckedCounts
 from offbragg.files.salvage import rebuild_if_torn
 from offbragg.files.scan_writer import ScanWriter
@@ -801,7 +801,7 @@ def test_a_frame_that_comes_late_while_it_is_read_is_not_called_damaged(
             return scan._read_rows()
 
         before = scan._read_rows()
-        counts = CheckedCounts(scan._get(nxmx.DATA), rows_after_it_came, scan.path)
+        counts = CheckedCounts(scan._get(scan_layout.DATA), rows_after_it_came, scan.path)
         np.testing.assert_array_equal(counts[2], make_counts(2))
         counts._rows = before
         np.testing.assert_array_equal(counts[2], make_counts(2))

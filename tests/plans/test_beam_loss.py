@@ -110,10 +110,14 @@ def weights(config, uid: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
     RE, config, devices, documents, dump
 ):
+    lasted = []
+
     def lose():
+        began = time.monotonic()
         dump(True)
         time.sleep(0.8)
         dump(False)
+        lasted.append(time.monotonic() - began)  # longer on a busy host
 
     thread = when(devices, 12, lose)
     first, again = RE(series(devices, devices["permit"]))
@@ -124,7 +128,7 @@ def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
         schema_validators[DocumentNames[name]].validate(doc)
     weight, monitor, for_nxrefine = weights(config, first)
     dark = np.flatnonzero(weight == 0)
-    assert 7 <= dark.size <= 12  # 0.8 s at 10 Hz, and what the edges touch
+    assert 7 <= dark.size <= 10 * lasted[0] + 4  # at 10 Hz, and what the edges touch
     assert set(weight) == {0.0, 1.0}
     assert set(np.flatnonzero(monitor == 0)) <= set(dark)
     assert (monitor[weight == 1] > 0.8 * np.median(monitor)).all()
@@ -133,7 +137,7 @@ def test_the_angles_of_a_lost_beam_are_measured_again_with_their_overlap(
     start = documents.of("start")[1]
     assert start["series"]["follows"] == first
     assert start["series"]["sweep_of"] == [0, 0]
-    assert start["sweep"]["n_frames"] == dark.size + 2 * 5
+    assert start["sweep"]["n_frames"] == dark.size + 5 + min(5, SWEEP.n_frames - 1 - dark[-1])
     assert start["sweep"]["start"] == pytest.approx(SWEEP.edges[dark[0] - 5])
     assert (weights(config, again)[0] == 1).all()
 

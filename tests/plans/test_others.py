@@ -19,7 +19,7 @@ from offbragg.followers.stacker import Stacker
 from offbragg.plans import rotation_scan
 from offbragg.plans.meddling import noting_others
 from offbragg.recovery.verify import scan_file_of_run, verify
-from offbragg.shell.overview import list_runs
+from offbragg.shell.runs_table import list_runs
 from offbragg.sweep import Sweep
 
 SWEEP = Sweep(axis="phi", start=0.0, step=0.2, n_frames=30, exposure=0.09, period=0.1)

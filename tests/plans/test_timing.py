@@ -16,10 +16,13 @@ SWEEP = Sweep("phi", start=0.0, step=0.1, n_frames=40, exposure=0.09, period=0.1
 BEGAN = 1000.0
 
 
-def check(position, *, sweep=SWEEP, first=-0.5, last=None, began=BEGAN, pulses=False, after=0.0):
+def check(
+    position, *, sweep=SWEEP, first=-0.5, last=None, began=BEGAN, pulses=False, after=0.0, seen=None
+):
     """Make the check of a sweep; ``position`` of the time since its start should have come."""
     last = sweep.duration + 0.5 if last is None else last
-    read = [(BEGAN + t, position(t)) for t in np.arange(first, last, 0.1)]
+    seen = np.arange(first, last, 0.1) if seen is None else seen
+    read = [(BEGAN + t, position(t)) for t in seen]
     clocks = iter([0.0, after])
 
     def clock():
@@ -79,6 +82,67 @@ def test_an_axis_that_stands_for_a_moment_fails_the_sweep(seconds):
     judged = check(lambda t: even(t) if t < 2.04 else max(2.04, even(t) - seconds))
 
     with pytest.raises(DeviceError, match="phi did not turn evenly: it went from 2"):
+        judge(judged)
+
+
+def flight(t):
+    """Turn with ramps of 0.2 s, 0.25 s before the start and 0.12 s after the end of the sweep."""
+    up, down = min(max(t + 0.45, 0.0), 0.2), min(max(t - 4.12, 0.0), 0.2)
+    at_speed = min(max(t, -0.25), 4.12)
+    return at_speed - 0.1 + 0.5 * up**2 / 0.2 + down - 0.5 * down**2 / 0.2
+
+
+@pytest.mark.parametrize(
+    ("unseen", "gap", "which"),
+    [
+        ((3.8, 4.5), "0.80", "38 to 39"),
+        ((-0.5, 0.1), "0.70", "0 to 1"),
+        ((3.6, 4.4), "0.90", "36 to 39"),
+    ],
+    ids=["end", "beginning", "longer"],
+)
+def test_a_host_too_busy_to_see_the_axis_stop_or_start_does_not_lose_the_sweep(
+    unseen, gap, which, caplog
+):
+    every = np.arange(-0.53, 4.8, 0.1)
+    judged = check(flight, seen=every[(every < unseen[0]) | (every > unseen[1])])
+
+    text = judge(judged)
+
+    assert f"no read-back of phi came for {gap} s, at frames {which}" in text
+    assert "this host or an IOC was too busy" in text
+    assert f"no read-back of phi came for {gap} s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("position", "unseen"),
+    [
+        (lambda t: flight(t) if t < 2.04 else max(2.04, flight(t) - 0.3), (2.0, 2.5)),
+        (lambda t: flight(t) if t < 3.9 else 4.22, (3.8, 3.99)),  # it cannot be there that early
+    ],
+    ids=["stood", "hurried"],
+)
+def test_an_axis_that_did_not_turn_evenly_fails_the_sweep_however_busy_the_host(position, unseen):
+    every = np.arange(-0.53, 4.8, 0.1)
+    judged = check(position, seen=every[(every < unseen[0]) | (every > unseen[1])])
+
+    with pytest.raises(DeviceError, match="phi did not turn evenly"):
+        judge(judged)
+
+
+def test_a_detector_that_began_too_late_and_the_axis_slowed_down_is_named():
+    judged = check(flight, seen=np.arange(-0.53, 4.8, 0.1), began=BEGAN + 0.37)
+
+    with pytest.raises(DeviceError, match=r"phi slowed down .* pilatus began 0\.37 s late") as info:
+        judge(judged)
+
+    assert "too busy" in str(info.value)
+
+
+def test_read_backs_that_always_come_rarely_are_not_a_busy_host():
+    judged = check(flight, seen=np.arange(-0.55, 5.2, 0.7))
+
+    with pytest.raises(DeviceError, match="does the record read back too rarely"):
         judge(judged)
 
 

@@ -19,7 +19,7 @@ from offbragg.files.journal_file import find_run
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
 from offbragg.plans.defaults import Defaults
-from offbragg.shell.overview import describe_ledger
+from offbragg.shell.describe_ledger import describe_ledger
 from offbragg.shell.prompt import Latest, prompt_text
 from offbragg.shell.session import KeptMetadata, _names, set_experiment, sit_down
 
@@ -352,7 +352,7 @@ def test_a_stacker_that_is_behind_is_shown_and_no_frame_is_missing(
             thread.join(30)
     run.write(3, 4, 5, 6)
     run.announce(7)
-    monkeypatch.setattr("offbragg.shell.overview.is_followed", lambda journal: True)
+    monkeypatch.setattr("offbragg.shell.describe_ledger.is_followed", lambda journal: True)
 
     text = describe_ledger(config_of(run))
 

@@ -21,8 +21,8 @@ from tiled.structures.table import TableStructure
 from tiled.type_aliases import JSON
 from tiled.utils import BrokenLink, path_from_uri
 
-from offbragg.catalog.consolidators import WORDS
 from offbragg.catalog.readable import Readable
+from offbragg.files.frame_columns import PUBLISHED_TEXT
 from offbragg.files.scan_file import ScanFile
 
 
@@ -66,11 +66,13 @@ def frame_rows(
     for column in columns:
         if column not in values:  # a scan file of an earlier version has no such column
             rows[column] = np.full(
-                count, "" if column in WORDS else np.nan, object if column in WORDS else float
+                count,
+                "" if column in PUBLISHED_TEXT else np.nan,
+                object if column in PUBLISHED_TEXT else float,
             )
             continue
         value = values[column][:count]
-        if column in WORDS:
+        if column in PUBLISHED_TEXT:
             texts = [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in value]
             rows[column] = np.array(texts, dtype=object)
         else:

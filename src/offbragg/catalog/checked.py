@@ -24,7 +24,7 @@ from tiled.structures.data_source import Asset, DataSource, Management
 
 from offbragg.catalog.readable import shown
 from offbragg.errors import CatalogError, ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.root import path_behind
@@ -80,12 +80,12 @@ class _CheckedDataset:
 
 def _are_frames(found: h5py.Dataset) -> bool:
     try:
-        if find_inside(found.file, nxmx.DATA) != found:
+        if find_inside(found.file, scan_layout.DATA) != found:
             return False
     except (KeyError, OSError, ScanFileError):  # what is found can be opened
         return False
     try:
-        find_inside(found.file, f"{nxmx.FRAMES}/status")
+        find_inside(found.file, f"{scan_layout.FRAMES}/status")
     except (KeyError, ScanFileError):
         return False
     return True

@@ -19,15 +19,12 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource, Management
 from tiled.structures.table import TableStructure
 
+from offbragg.files.frame_columns import PUBLISHED_TEXT
+
 STACK_MIMETYPE = "application/x-offbragg-stack"
 """Frames in a scan file, while they are published; in the catalog they are plain HDF5."""
 FRAMES_MIMETYPE = "application/x-offbragg-frames"
 CBF_MIMETYPE = "multipart/related;type=image/x-cbf"
-WORDS = {
-    "status": 8,
-    "reason": 160,
-    "angle_source": 16,
-}  # the columns that hold text, and their maximum length in characters
 
 
 def frames_structure(columns: Sequence[str]) -> TableStructure:
@@ -39,7 +36,7 @@ def frames_structure(columns: Sequence[str]) -> TableStructure:
         The data keys, in order; ``seq_num``, ``time`` and a ``ts_`` column for each are added.
     """
     fields = [pa.field("seq_num", pa.int64()), pa.field("time", pa.float64())]
-    fields += [pa.field(c, pa.string() if c in WORDS else pa.float64()) for c in columns]
+    fields += [pa.field(c, pa.string() if c in PUBLISHED_TEXT else pa.float64()) for c in columns]
     fields += [pa.field(f"ts_{c}", pa.float64()) for c in columns]
     return TableStructure.from_schema(pa.schema(fields))
 

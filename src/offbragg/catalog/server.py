@@ -176,7 +176,7 @@ def _serve(
         from tiled.server.app import build_app_from_config
 
         from offbragg.catalog import checked, images, read_limits, tiled_app, tiled_patches
-        from offbragg.catalog import connection_limits as limits
+        from offbragg.catalog import request_limits as limits
         from offbragg.catalog.authentication import Authentication
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
@@ -208,7 +208,7 @@ def _serve(
     tree = app.state.root_tree
     whole = Planes(Downloads(app, tree, may_read), tree, may_read)
     config = uvicorn.Config(
-        Authentication(limits.ConnectionLimits(whole), key),
+        Authentication(limits.RequestLimits(whole), key),
         host=host,
         port=port,
         http=limits.Connection,

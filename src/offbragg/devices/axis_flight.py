@@ -25,6 +25,22 @@ class AxisFlight:
     duration: float
     """Of the whole motion."""
 
+    def left_by(self, moment: float, position: float) -> float:
+        """Return when the axis had left ``begin`` at the latest, s, if it was read back elsewhere.
+
+        Parameters
+        ----------
+        moment, position
+            Of the read-back, s and degree.
+
+        Examples
+        --------
+        >>> flight = AxisFlight(0.0, 9.0, 1, speed=2.0, ramp=0.5, start_time=1.0, duration=5.0)
+        >>> flight.left_by(100.0, 1.0)
+        99.5
+        """
+        return moment - (position - self.begin) * self.direction / self.speed
+
 
 def plan_flight(
     sweep: Sweep,

@@ -52,7 +52,8 @@ class RotationAxis(PolledMotor):
     margin
         Time at constant speed before the start of a sweep, s: for at least two read-backs.
     run_out
-        Time at constant speed after its end, s.
+        Time at constant speed after its end, s: more than a detector may begin late, so that the
+        last frames of a late one are not exposed while the axis slows down.
     encoder
         Whether the read-back comes from an encoder; the file says so. Otherwise it is what the
         controller counts, which knows nothing of lost steps.
@@ -71,7 +72,7 @@ class RotationAxis(PolledMotor):
         name: str,
         lead: float = 0.015,
         margin: float = 0.25,
-        run_out: float = 0.12,
+        run_out: float = 0.45,
         encoder: bool = False,
         **kwargs: object,
     ) -> None:
@@ -218,6 +219,10 @@ class RotationAxis(PolledMotor):
         def on_position(value: Any = None, timestamp: float = 0.0, **_: Any) -> None:
             if not moving.is_set():
                 return
+            if read_backs and read_backs[0][1] == flight.begin:
+                # on a busy host the event of its start comes late, and only this has a stamp
+                left = flight.left_by(timestamp, float(value))
+                read_backs[0] = min(read_backs[0], (left, flight.begin))
             read_backs.append((timestamp, float(value)))
             run = (float(value) - flight.begin) * flight.direction
             to_go = (sweep.start - float(value)) * flight.direction

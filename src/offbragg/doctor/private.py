@@ -20,7 +20,7 @@ HOLDS = {
     "offbragg.catalog.served": "tiled",
     "offbragg.catalog.images": "tifffile",
     "offbragg.catalog.read_limits": "tiled",
-    "offbragg.catalog.connection_limits": "uvicorn",
+    "offbragg.catalog.request_limits": "uvicorn",
     "offbragg.catalog.tiled_app": "tiled",
     "offbragg.catalog.tiled_patches": "tiled",
 }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import DamagedFrame, RejectedFrame
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.stored_sweep import StoredSweep
 from offbragg.frame import PackedFrame
 
@@ -81,5 +81,5 @@ def check_same_frame(scan: StoredSweep, frame: PackedFrame) -> None:
     data: Any = scan.dataset
     _, chunk = data.id.read_direct_chunk((frame.number, 0, 0))
     if chunk != frame.chunk.tobytes():
-        counts = nxmx.unpack(frame.chunk, frame.shape)
+        counts = scan_layout.unpack(frame.chunk, frame.shape)
         check_same_counts(scan, frame.number, counts, frame.source)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from offbragg import kernels
 from offbragg.errors import DamagedFrame, ScanFileError
 from offbragg.files.frame_chunks import FrameChunks
-from offbragg.files.nxmx import FILL
+from offbragg.files.scan_layout import FILL
 
 Array = NDArray[Any]
 

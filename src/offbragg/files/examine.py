@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.cbf import content_md5
 from offbragg.files.digest import FilePart
 from offbragg.files.filters import check_filters, check_part
@@ -266,7 +266,7 @@ def _open(path: Path) -> tuple[ScanFile, list[str]]:
         return scan, []
     scan.close()
     # what is taken from it is compared with checksums of its own
-    file = read_torn(path, lambda file: places_of_chunks(find_inside(file, nxmx.DATA)))
+    file = read_torn(path, lambda file: places_of_chunks(find_inside(file, scan_layout.DATA)))
     return ScanFile(file, path), [f"the frame index {TORN}"]
 
 
@@ -298,7 +298,7 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "complete": complete,
             "ended": bool(scan.text("/entry/end_time")),
             "exit_status": scan.exit_status,
-            "reason": scan.text(f"{nxmx.RUN}/reason"),
+            "reason": scan.text(f"{scan_layout.RUN}/reason"),
             "headers": scan.header_findings,
             "statuses": [status.value for status in ledger.statuses],
             "reasons": list(ledger.reasons),
@@ -306,7 +306,7 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             "md5": values["md5"].tolist(),
             "crc64": values["crc64"].tolist() if "crc64" in values else None,
             "times": begun,
-            "first_header": scan.text(f"{nxmx.RUN}/first_header"),
+            "first_header": scan.text(f"{scan_layout.RUN}/first_header"),
             "places": places,
             "angles": _angles(values, scan.sweep.midpoints),
             "problems": problems + _problems(data.file),
@@ -324,7 +324,7 @@ def _look(path: Path, pixels: list[int]) -> dict[str, Any]:
             try:
                 counts = _counts(data, number) if number in found else np.asarray(data[number])
                 contents["pixels"][number] = (
-                    "" if np.all(counts == nxmx.FILL) else content_md5(counts)
+                    "" if np.all(counts == scan_layout.FILL) else content_md5(counts)
                 )
             except (OSError, RuntimeError, MemoryError, ValueError, ScanFileError) as error:
                 what = str(error).partition("\n")[0][:200]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.files import nxmx
+from offbragg.files.frame_columns import BY_NAME
+from offbragg.files.nexus import fit
 
 Column = Callable[[str], Any]
 """Returns a column of the file, an h5py dataset, by its name."""
@@ -38,20 +39,20 @@ def put_known(
     times
         Start of each exposure, POSIX s; NaN if not known. Shape (n,).
     """
-    names = [nxmx.fit(source, nxmx.SOURCE_LENGTH) for source in sources]
+    names = [fit(source, BY_NAME["source"].length) for source in sources]
     digests = [(md5 or "").encode("ascii", "replace") for md5 in md5s]
-    _put(column("source"), numbers, np.array(names, f"S{nxmx.SOURCE_LENGTH}"))
-    _put(column("md5"), numbers, np.array(digests, "S32"))
+    _put(column("source"), numbers, _text("source", names))
+    _put(column("md5"), numbers, _text("md5", digests))
     if crcs is not None:
-        _put(column("crc64"), numbers, np.array([b"%016x" % crc for crc in crcs], "S16"))
+        _put(column("crc64"), numbers, _text("crc64", [b"%016x" % crc for crc in crcs]))
     known = np.isfinite(times)
     _put(column("time"), numbers[known], times[known])
 
 
 def put_stored(column: Column, numbers: NDArray[np.int64]) -> None:
     """Write that frames are stored; once this is flushed, they can be read."""
-    _put(column("reason"), numbers, np.zeros(numbers.size, f"S{nxmx.REASON_LENGTH}"))
-    _put(column("status"), numbers, np.full(numbers.size, b"stored", f"S{nxmx.STATUS_LENGTH}"))
+    _put(column("reason"), numbers, _text("reason", [b""] * numbers.size))
+    _put(column("status"), numbers, _text("status", [b"stored"] * numbers.size))
 
 
 def put_values(
@@ -72,6 +73,11 @@ def put_angle_source(column: Column, numbers: NDArray[np.int64], how: str) -> No
     fits = len(how) <= sources.dtype.itemsize
     sources[numbers - first] = how.encode() if fits else b"read"
     column("angle_source")[first:last] = sources
+
+
+def _text(column: str, words: list[bytes]) -> NDArray[Any]:
+    """Return words as the column has them."""
+    return np.array(words, BY_NAME[column].dtype)
 
 
 def _put(dataset: Any, numbers: NDArray[np.int64], values: NDArray[Any]) -> None:

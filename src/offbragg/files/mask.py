@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from offbragg.errors import OffbraggError, ReductionError
 from offbragg.files import read_frame
 from offbragg.files.filters import check_part
-from offbragg.files.nxmx import MASK
+from offbragg.files.scan_layout import MASK
 
 Mask = NDArray[np.bool_]
 

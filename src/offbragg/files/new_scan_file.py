@@ -10,7 +10,7 @@ from typing import Any
 import h5py  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.errors import ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.draft import Draft, draft
 from offbragg.files.durable import make_directory
 from offbragg.files.hdf5 import LIBVER
@@ -50,7 +50,7 @@ def make_scan_file(
         alignment_threshold=8,
         alignment_interval=512,
     ) as file:
-        nxmx.write_skeleton(file, start, shape)
+        scan_layout.write_skeleton(file, start, shape)
     try:
         make_directory(directory)
     except OSError as error:

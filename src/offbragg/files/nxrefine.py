@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import GeometryError, ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import nexus, scan_layout
 from offbragg.files.durable import sync
 from offbragg.files.scan_file import ScanFile
 from offbragg.geometry import Geometry, rotation_about
@@ -245,7 +245,7 @@ def write_wrapper(path: Path | str) -> Path:
             with _edited(scan_dir.parent / f"{sample.name}_scans.nxs") as file:
                 _fresh_entry(file, scan, f"{sample.name} {sample.label}")
                 if path.stem not in file:
-                    rotation = nxmx.add_group(file, path.stem, "NXentry")
+                    rotation = nexus.add_group(file, path.stem, "NXentry")
                     _write_instrument(rotation, scan, setting)
         with _edited(wrapper) as file:
             _fresh_entry(file, scan, f"{sample.name} {sample.label} {name}")
@@ -258,27 +258,27 @@ def _fresh_entry(file: h5py.File, scan: ScanFile, title: str) -> None:
     if "entry" in file:
         return
     file.attrs["default"] = np.bytes_("entry")
-    entry = nxmx.add_group(file, "entry", "NXentry")
-    nxmx.add_field(entry, "title", title)
+    entry = nexus.add_group(file, "entry", "NXentry")
+    nexus.add_field(entry, "title", title)
     sample = scan.sample
-    group = nxmx.add_group(entry, "sample", "NXsample")
-    nxmx.add_field(group, "name", sample.name)
-    nxmx.add_field(group, "label", sample.label)
+    group = nexus.add_group(entry, "sample", "NXsample")
+    nexus.add_field(group, "name", sample.name)
+    nexus.add_field(group, "label", sample.label)
     if sample.formula:
-        nxmx.add_field(group, "chemical_formula", sample.formula)
+        nexus.add_field(group, "chemical_formula", sample.formula)
     if sample.space_group:
-        nxmx.add_field(group, "space_group", sample.space_group)
+        nexus.add_field(group, "space_group", sample.space_group)
     if sample.centring:
-        nxmx.add_field(group, "lattice_centring", sample.centring)
+        nexus.add_field(group, "lattice_centring", sample.centring)
     temperature: dict[str, Any] = scan.start.get("temperature") or {}
     kelvin = temperature.get("setpoint")
     if kelvin is not None:
-        nxmx.add_field(group, "temperature", float(kelvin), units="K")
+        nexus.add_field(group, "temperature", float(kelvin), units="K")
     if sample.lattice is not None:
         for name, value in zip(("a", "b", "c"), sample.lattice[:3], strict=True):
-            nxmx.add_field(group, f"unitcell_{name}", float(value), units="Angstrom")
+            nexus.add_field(group, f"unitcell_{name}", float(value), units="Angstrom")
         for name, value in zip(("alpha", "beta", "gamma"), sample.lattice[3:], strict=True):
-            nxmx.add_field(group, f"unitcell_{name}", float(value), units="degrees")
+            nexus.add_field(group, f"unitcell_{name}", float(value), units="degrees")
 
 
 def _write_rotation(file: h5py.File, scan: ScanFile, setting: Setting, target: str) -> None:
@@ -286,36 +286,36 @@ def _write_rotation(file: h5py.File, scan: ScanFile, setting: Setting, target: s
     if name in file:
         del file[name]
     file.attrs["default"] = np.bytes_(name)
-    entry = nxmx.add_group(file, name, "NXentry", default="data")
-    nxmx.add_field(entry, "title", f"{scan.sample.name} {target}")
-    nxmx.add_field(entry, "start_time", nxmx.iso(float(scan.start["time"])))
-    nxmx.add_field(entry, "entry_identifier", scan.run)
+    entry = nexus.add_group(file, name, "NXentry", default="data")
+    nexus.add_field(entry, "title", f"{scan.sample.name} {target}")
+    nexus.add_field(entry, "start_time", nexus.iso(float(scan.start["time"])))
+    nexus.add_field(entry, "entry_identifier", scan.run)
     entry["sample"] = h5py.SoftLink("/entry/sample")
     rows, columns = scan.shape
     n = scan.n_frames
 
-    data = nxmx.add_group(entry, "data", "NXdata", signal="data")
+    data = nexus.add_group(entry, "data", "NXdata", signal="data")
     data.attrs["axes"] = np.array([b"frame_number", b"y_pixel", b"x_pixel"])
-    data["data"] = h5py.ExternalLink(target, nxmx.DATA)
+    data["data"] = h5py.ExternalLink(target, scan_layout.DATA)
     for axis, length in (("frame_number", n), ("y_pixel", rows), ("x_pixel", columns)):
-        nxmx.add_field(data, axis, np.arange(length, dtype=np.int32))
-    nxmx.add_field(data, "frame_time", scan.sweep.period, units="s")
+        nexus.add_field(data, axis, np.arange(length, dtype=np.int32))
+    nexus.add_field(data, "frame_time", scan.sweep.period, units="s")
 
     weight, note = _monitor_weight(scan)
-    nxmx.add_field(data, "monitor_weight", weight, description=note)
+    nexus.add_field(data, "monitor_weight", weight, description=note)
     values = scan.frame_values()
     if "monitor" in values:
-        monitor = nxmx.add_group(entry, "monitor", "NXmonitor", signal="data", axes="frame_number")
-        nxmx.add_field(monitor, "data", values["monitor"])
-        nxmx.add_field(monitor, "frame_number", np.arange(n, dtype=np.int32))
+        monitor = nexus.add_group(entry, "monitor", "NXmonitor", signal="data", axes="frame_number")
+        nexus.add_field(monitor, "data", values["monitor"])
+        nexus.add_field(monitor, "frame_number", np.arange(n, dtype=np.int32))
     _write_instrument(entry, scan, setting)
-    workflow = nxmx.add_group(entry, "nxworkflow", "NXcollection")
+    workflow = nexus.add_group(entry, "nxworkflow", "NXcollection")
     for task in ("nxload", "nxlink"):
-        process = nxmx.add_group(workflow, task, "NXprocess")
-        nxmx.add_field(process, "program", "offbragg")
-        nxmx.add_field(process, "version", version("offbragg"))
-        nxmx.add_field(process, "date", nxmx.iso(clock.time()))
-        nxmx.add_field(process, "sequence_index", np.int32(1))
+        process = nexus.add_group(workflow, task, "NXprocess")
+        nexus.add_field(process, "program", "offbragg")
+        nexus.add_field(process, "version", version("offbragg"))
+        nexus.add_field(process, "date", nexus.iso(clock.time()))
+        nexus.add_field(process, "sequence_index", np.int32(1))
 
 
 def _monitor_weight(scan: ScanFile) -> tuple[Array, str]:
@@ -339,42 +339,44 @@ def _monitor_weight(scan: ScanFile) -> tuple[Array, str]:
 def _write_instrument(entry: h5py.Group, scan: ScanFile, setting: Setting) -> None:
     panel = scan.geometry.panel
     facts: dict[str, Any] = scan.start.get("detector") or {}
-    instrument = nxmx.add_group(entry, "instrument", "NXinstrument")
+    instrument = nexus.add_group(entry, "instrument", "NXinstrument")
     if scan.start.get("beamline_id"):
-        nxmx.add_field(instrument, "name", str(scan.start["beamline_id"]))
-    detector: Any = nxmx.add_group(instrument, "detector", "NXdetector")
+        nexus.add_field(instrument, "name", str(scan.start["beamline_id"]))
+    detector: Any = nexus.add_group(instrument, "detector", "NXdetector")
     if facts.get("model"):
-        nxmx.add_field(detector, "description", _pyfai_name(str(facts["model"])))
-    nxmx.add_field(detector, "shape", np.array(scan.shape, np.int32))
-    nxmx.add_field(detector, "pixel_size", panel.pixel_size[0], units="mm")
-    nxmx.add_field(detector, "distance", setting.distance, units="mm")
-    nxmx.add_field(detector, "beam_center_x", setting.xc, units="pixel")
-    nxmx.add_field(detector, "beam_center_y", setting.yc, units="pixel")
+        nexus.add_field(detector, "description", _pyfai_name(str(facts["model"])))
+    nexus.add_field(detector, "shape", np.array(scan.shape, np.int32))
+    nexus.add_field(detector, "pixel_size", panel.pixel_size[0], units="mm")
+    nexus.add_field(detector, "distance", setting.distance, units="mm")
+    nexus.add_field(detector, "beam_center_x", setting.xc, units="pixel")
+    nexus.add_field(detector, "beam_center_y", setting.yc, units="pixel")
     for name in ("yaw", "pitch", "roll"):
-        nxmx.add_field(detector, name, getattr(setting, name), units="deg")
-    nxmx.add_field(detector, "detector_orientation", _ORIENTATION)
-    nxmx.add_field(detector, "frame_time", scan.sweep.period, units="s")
+        nexus.add_field(detector, name, getattr(setting, name), units="deg")
+    nexus.add_field(detector, "detector_orientation", _ORIENTATION)
+    nexus.add_field(detector, "frame_time", scan.sweep.period, units="s")
     for name in ("translation_x", "translation_y"):
-        nxmx.add_field(detector, name, 0.0, units="mm")
-    detector.create_dataset("pixel_mask", data=scan.pixel_mask().astype(np.int8), **nxmx.COMPRESSED)
+        nexus.add_field(detector, name, 0.0, units="mm")
+    detector.create_dataset(
+        "pixel_mask", data=scan.pixel_mask().astype(np.int8), **nexus.COMPRESSED
+    )
     if setting.UB is not None:
         lattice = scan.sample.lattice
         basis = _basis_of(setting.UB) if lattice is None else direct_basis(lattice)
-        nxmx.add_field(detector, "orientation_matrix", setting.UB @ basis)
+        nexus.add_field(detector, "orientation_matrix", setting.UB @ basis)
 
-    goniometer = nxmx.add_group(instrument, "goniometer", "NXgoniometer")
+    goniometer = nexus.add_group(instrument, "goniometer", "NXgoniometer")
     end = setting.phi + setting.step * scan.n_frames
-    nxmx.add_field(goniometer, "phi", setting.phi, units="deg", step=setting.step, end=end)
+    nexus.add_field(goniometer, "phi", setting.phi, units="deg", step=setting.step, end=end)
     for name in ("chi", "omega", "theta"):
-        nxmx.add_field(goniometer, name, getattr(setting, name), units="deg")
-    monochromator = nxmx.add_group(instrument, "monochromator", "NXmonochromator")
+        nexus.add_field(goniometer, name, getattr(setting, name), units="deg")
+    monochromator = nexus.add_group(instrument, "monochromator", "NXmonochromator")
     wavelength = scan.geometry.wavelength
-    nxmx.add_field(monochromator, "wavelength", wavelength, units="Angstrom")
-    nxmx.add_field(monochromator, "energy", _HC / wavelength, units="keV")
-    source = nxmx.add_group(instrument, "source", "NXsource")
+    nexus.add_field(monochromator, "wavelength", wavelength, units="Angstrom")
+    nexus.add_field(monochromator, "energy", _HC / wavelength, units="keV")
+    source = nexus.add_group(instrument, "source", "NXsource")
     if scan.start.get("beamline_id"):
-        nxmx.add_field(source, "name", str(scan.start["beamline_id"]))
-    nxmx.add_field(source, "probe", "x-ray")
+        nexus.add_field(source, "name", str(scan.start["beamline_id"]))
+    nexus.add_field(source, "probe", "x-ray")
 
 
 def _basis_of(UB: Array) -> Array:

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.errors import OffbraggError, ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.digest import remove_digest
 from offbragg.files.hdf5 import LIBVER, find_inside
 from offbragg.files.scan_file import ScanFile
@@ -54,7 +54,7 @@ def open_to_write(path: Path, uid: str | None = None) -> tuple[h5py.File, int]:
         file = _open(path)
         undo.callback(file.close)
         # HDF5 would wait for ever from now on
-        if is_index_torn(lambda: find_inside(file, nxmx.DATA), path):
+        if is_index_torn(lambda: find_inside(file, scan_layout.DATA), path):
             raise torn_error(path)
         file.swmr_mode = True
         undo.pop_all()

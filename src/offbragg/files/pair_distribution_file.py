@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from offbragg.files import nxmx
+from offbragg.files import nexus
 from offbragg.files.draft import new_hdf5
 from offbragg.files.volume_chunks import new_array
 from offbragg.files.volume_writer import LIBVER, errors_of, write_process
@@ -40,13 +40,13 @@ def write_pdf(
     path = Path(path)
     with errors_of(path), new_hdf5(path, libver=LIBVER) as file:
         file.attrs["default"] = np.bytes_("entry")
-        entry = nxmx.add_group(file, "entry", "NXentry", default="pdf")
-        data = nxmx.add_group(entry, "pdf", "NXdata", signal="pdf")
+        entry = nexus.add_group(file, "entry", "NXentry", default="pdf")
+        data = nexus.add_group(entry, "pdf", "NXdata", signal="pdf")
         data.attrs["axes"] = np.array([b"z", b"y", b"x"])
         new_array(data, "pdf", values.shape[::-1], np.float64)[...] = values.T
         for name, axis, length in zip("xyz", axes, lattice[:3], strict=True):
-            nxmx.add_field(data, name, axis, long_name=f"{name} (lattice vectors)")
+            nexus.add_field(data, name, axis, long_name=f"{name} (lattice vectors)")
             data[name].attrs["scaling_factor"] = length
-        nxmx.add_field(entry, "unit_cell", np.array(lattice))
+        nexus.add_field(entry, "unit_cell", np.array(lattice))
         write_process(entry, record)
     return path

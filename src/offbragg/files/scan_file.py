@@ -15,7 +15,7 @@ import h5py  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg import kernels
 from offbragg.errors import OffbraggError, ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.checked import Damage
 from offbragg.files.digest import between, crc64_of_parts, read_digest
 from offbragg.files.filters import check_part
@@ -141,7 +141,7 @@ class ScanFile(StoredSweep):
             whole = kernels.crc64_combine(whole, known, part.size)
         there = {n for n, part in parts.items() if part.offset in intact}
         if not self._has_crc64:
-            there = set(places_of_chunks(self._get(nxmx.DATA)))
+            there = set(places_of_chunks(self._get(scan_layout.DATA)))
         stored = [n for n, word in enumerate(words) if word == "stored"]
         changed = digest is not None and (digest.size, digest.crc64) != (before[1], whole)
         return Damage(
@@ -164,7 +164,7 @@ class ScanFile(StoredSweep):
         if kept is None:
             with READERS_LOCK:  # never two handles of one dataset
                 kept = self._kept.get(name) or find_inside(self._file, name, self._path)
-                if name != nxmx.DATA and isinstance(kept, h5py.Dataset):
+                if name != scan_layout.DATA and isinstance(kept, h5py.Dataset):
                     _check_field(kept, self._path)
                 kept = self._kept.setdefault(name, kept)
         return kept

@@ -18,13 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from offbragg import kernels
 from offbragg.errors import RejectedFrame, ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.accept_frame import check_belongs, check_same_counts, check_same_frame
 from offbragg.files.cbf import parse_minicbf_header
 from offbragg.files.digest import CLOSED, make_digest, write_digest
 from offbragg.files.durable import PeriodicSync, sync
+from offbragg.files.frame_columns import COLUMNS
 from offbragg.files.frame_rows import put_angle_source, put_known, put_stored, put_values
 from offbragg.files.new_scan_file import make_scan_file
+from offbragg.files.nexus import fit, iso
 from offbragg.files.open_to_write import open_to_write
 from offbragg.files.stored_sweep import StoredSweep
 from offbragg.files.superblock import release
@@ -128,7 +130,7 @@ class ScanWriter(StoredSweep):
     @property
     def _data(self) -> Any:
         """The data array; h5py states no types of its parts."""
-        return self._fresh(nxmx.DATA)
+        return self._fresh(scan_layout.DATA)
 
     @property
     def durable(self) -> int:
@@ -263,23 +265,23 @@ class ScanWriter(StoredSweep):
         Parameters
         ----------
         column
-            One of the start document's ``per_frame``; or ``time``; or ``angle`` as it was measured,
-            degree at the middle of the frame, whose source the file then has; or ``angle_sigma``,
-            its standard uncertainty, degree.
+            One of the start document's ``per_frame``, or one that is declared as ``joined``
+            (`frame_columns`). Of ``angle`` as it was measured, degree at the middle of the frame,
+            the file then has the source.
         numbers
             Frame numbers, shape (n,); any order.
         values
             One for each number, shape (n,), or one for all; NaN where not known.
         """
         per_frame: dict[str, Any] = self._start.get("per_frame") or {}
-        allowed = ("angle", "angle_sigma", "time", *per_frame)
+        allowed = (*(c.name for c in COLUMNS if c.joined), *per_frame)
         if column not in allowed:
             raise ScanFileError(f"no column {column!r} can be set: there are {', '.join(allowed)}")
         which = np.atleast_1d(np.asarray(numbers, np.int64))
         new = np.broadcast_to(np.asarray(values, np.float64), which.shape)
         if which.size == 0:
             return
-        if column == "angle_sigma" and column not in self.columns:
+        if column not in self.columns:
             return  # a file of an earlier version has no room for it
         if which.min() < 0 or which.max() >= self.n_frames:
             raise ScanFileError(
@@ -312,10 +314,10 @@ class ScanWriter(StoredSweep):
             data = self._data
             if number < data.shape[0] and _has_chunk(data, number):
                 # left by a writer that died before it could say stored
-                data[number] = np.full(data.shape[1:], nxmx.FILL, np.int32)
+                data[number] = np.full(data.shape[1:], scan_layout.FILL, np.int32)
                 if self._has_crc64:
                     self._column("crc64")[number] = b""
-            self._column("reason")[number] = nxmx.fit(reason, nxmx.REASON_LENGTH)
+            self._column("reason")[number] = fit(reason, scan_layout.REASON_LENGTH)
             self._flush()
             self._column("status")[number] = status.value.encode()
             self._flush()
@@ -340,20 +342,21 @@ class ScanWriter(StoredSweep):
         for number, status in enumerate(self.ledger.statuses):
             if status is FrameStatus.PENDING:
                 self.mark(number, FrameStatus.MISSING, f"was not there when the run ended: {how}")
-        text = nxmx.as_json(summary)
-        if len(text.encode()) > nxmx.SUMMARY_ROOM:
+        text = scan_layout.as_json(summary)
+        if len(text.encode()) > scan_layout.SUMMARY_ROOM:
             raise ScanFileError(
-                f"the summary has {len(text.encode())} bytes: there is room for {nxmx.SUMMARY_ROOM}"
+                f"the summary has {len(text.encode())} bytes: there is room for "
+                f"{scan_layout.SUMMARY_ROOM}"
             )
-        run = self._get(nxmx.RUN)
+        run = self._get(scan_layout.RUN)
         stored = self._stored()
         with self._writing("the end"):
             self._data.resize(self.n_frames, axis=0)
             run["summary"][()] = text.encode()
-            run["exit_status"][()] = nxmx.fit(exit_status, 16)
-            run["reason"][()] = nxmx.fit(reason, nxmx.REASON_LENGTH)
+            run["exit_status"][()] = fit(exit_status, 16)
+            run["reason"][()] = fit(reason, scan_layout.REASON_LENGTH)
             self._flush()
-            self._get("/entry/end_time")[()] = nxmx.iso(self._end_of_exposures(time)).encode()
+            self._get("/entry/end_time")[()] = iso(self._end_of_exposures(time)).encode()
             self._flush()
             self._close_clean()
         self._durable = stored
@@ -361,7 +364,7 @@ class ScanWriter(StoredSweep):
     def _end_of_exposures(self, otherwise: float) -> float:
         """Return when the exposure of the last stored frame ended, POSIX s, if that is known."""
         stored = np.array(self.text_column("status")) == "stored"
-        began = self._fresh(f"{nxmx.FRAMES}/time")[()]
+        began = self._fresh(f"{scan_layout.FRAMES}/time")[()]
         known = began[stored & np.isfinite(began)]
         return float(known.max()) + self.sweep.exposure if known.size else otherwise
 
@@ -394,10 +397,10 @@ class ScanWriter(StoredSweep):
         """Write what the first frame has for all of them: dead pixels, and its header."""
         if self._is_first_kept:
             return
-        mask = self._get(nxmx.MASK)
+        mask = self._get(scan_layout.MASK)
         if mask.id.get_num_chunks() == 0:
-            room = self._get(f"{nxmx.RUN}/first_header")
-            nxmx.write_first_frame(mask, room, number, read(), header())
+            room = self._get(f"{scan_layout.RUN}/first_header")
+            scan_layout.write_first_frame(mask, room, number, read(), header())
         self._is_first_kept = True
 
     @contextlib.contextmanager

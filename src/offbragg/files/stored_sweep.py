@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import ScanFileError
-from offbragg.files import nxmx
+from offbragg.files import scan_layout
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import FilePart
 from offbragg.files.frame_chunks import places_of_chunks
+from offbragg.files.frame_columns import columns_of
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.superblock import read_superblock
 from offbragg.geometry import Geometry
@@ -42,12 +43,11 @@ class StoredSweep:
         # what was opened: to open it costs most
         self._kept: dict[str, Any] = {} if kept is None else kept
         self._shape: tuple[int, int] | None = None  # it never changes
-        start = self._get(f"{nxmx.RUN}/start")
+        start = self._get(f"{scan_layout.RUN}/start")
         self._start: dict[str, Any] = json.loads(bytes(start[()]).decode("utf-8"))
         self._sweep = Sweep.from_dict(self._start["sweep"])
-        frames = self._get(nxmx.FRAMES)
-        self._has_crc64 = "crc64" in frames  # older files have none
-        self._absent = {"crc64", "angle_sigma"} - set(frames)  # in files of earlier versions
+        self._declared = columns_of(self._get(scan_layout.FRAMES))
+        self._has_crc64 = "crc64" in self._declared  # the first files have none
 
     def close(self) -> None:
         """Let go of the file."""
@@ -115,19 +115,19 @@ class StoredSweep:
     def shape(self) -> tuple[int, int]:
         """Rows and columns of a frame."""
         if self._shape is None:
-            _, rows, columns = self._get(nxmx.DATA).shape
+            _, rows, columns = self._get(scan_layout.DATA).shape
             self._shape = rows, columns
         return self._shape
 
     @property
     def dataset(self) -> h5py.Dataset:
         """The data array as HDF5 has it now: what is read from it is compared with no checksum."""
-        return self._fresh(nxmx.DATA)
+        return self._fresh(scan_layout.DATA)
 
     @property
     def length(self) -> int:
         """How many frames the data array has now."""
-        return self._fresh(nxmx.DATA).shape[0]
+        return self._fresh(scan_layout.DATA).shape[0]
 
     @property
     def complete(self) -> bool:
@@ -138,7 +138,7 @@ class StoredSweep:
     @property
     def summary(self) -> dict[str, Any]:
         """What was only known at the end; empty before."""
-        text = self.text(f"{nxmx.RUN}/summary")
+        text = self.text(f"{scan_layout.RUN}/summary")
         try:
             return json.loads(text) if text else {}
         except (ValueError, RecursionError) as error:
@@ -166,7 +166,7 @@ class StoredSweep:
     @property
     def exit_status(self) -> str:
         """As in the stop document; empty before."""
-        return self.text(f"{nxmx.RUN}/exit_status")
+        return self.text(f"{scan_layout.RUN}/exit_status")
 
     @property
     def ledger(self) -> Ledger:
@@ -190,39 +190,38 @@ class StoredSweep:
         ScanFileError
             If the frame index is corrupt, as when a writer was killed.
         """
-        data = self._fresh(nxmx.DATA)
+        data = self._fresh(scan_layout.DATA)
         self._check_torn()
         length = data.shape[0]  # once: in the writer's process it may grow between two lines
         monitor: NDArray[np.float64] | None = None
         if "monitor" in self.columns:
-            monitor = self._fresh(f"{nxmx.FRAMES}/monitor")[:length]
+            monitor = self._fresh(f"{scan_layout.FRAMES}/monitor")[:length]
         counts = CheckedCounts(data, self._read_rows, self._path)
         return Stack(FrameRange(counts, 0, length), self._sweep, monitor)
 
     def _read_rows(self) -> Rows:
-        self._fresh(nxmx.DATA)  # where the chunks are that the rows are compared with
-        crc64 = self._fresh(f"{nxmx.FRAMES}/crc64")[()] if self._has_crc64 else None
-        return Rows(self._fresh(f"{nxmx.FRAMES}/status")[()], crc64)
+        self._fresh(scan_layout.DATA)  # where the chunks are that the rows are compared with
+        crc64 = self._fresh(f"{scan_layout.FRAMES}/crc64")[()] if self._has_crc64 else None
+        return Rows(self._fresh(f"{scan_layout.FRAMES}/status")[()], crc64)
 
     def is_torn(self) -> bool:
         """Return whether the frame index is corrupt, as when a kill tears a write."""
-        return is_index_torn(lambda: self._get(nxmx.DATA), self._path)
+        return is_index_torn(lambda: self._get(scan_layout.DATA), self._path)
 
     def pixel_mask(self) -> NDArray[np.uint32]:
         """Bit 0: gap, bit 1: dead; all zero before the first frame, shape (slow, fast)."""
-        return self._fresh(nxmx.MASK)[()]
+        return self._fresh(scan_layout.MASK)[()]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the per-frame columns."""
-        fixed = (c for c in nxmx.FIXED_COLUMNS if c not in self._absent)
-        return (*fixed, *(self._start.get("per_frame") or {}))
+        return (*self._declared, *(self._start.get("per_frame") or {}))
 
     def frame_values(self) -> dict[str, NDArray[Any]]:
         """Every per-frame column, by name, each of shape (n_frames,); text as str."""
         values: dict[str, NDArray[Any]] = {}
         for name in self.columns:
-            column = self._fresh(f"{nxmx.FRAMES}/{name}")
+            column = self._fresh(f"{scan_layout.FRAMES}/{name}")
             values[name] = (
                 np.array(self.text_column(name)) if column.dtype.kind == "S" else column[()]
             )
@@ -231,7 +230,7 @@ class StoredSweep:
     @property
     def values_size(self) -> int:
         """How many bytes `frame_values` reads."""
-        return sum(self._fresh(f"{nxmx.FRAMES}/{name}").nbytes for name in self.columns)
+        return sum(self._fresh(f"{scan_layout.FRAMES}/{name}").nbytes for name in self.columns)
 
     def text(self, name: str) -> str:
         """Read the text of a field, by its path in the file, such as ``/entry/end_time``."""
@@ -239,7 +238,7 @@ class StoredSweep:
 
     def text_column(self, name: str) -> list[str]:
         """Read a per-frame column of text, by its name in `columns`."""
-        raw = self._fresh(f"{nxmx.FRAMES}/{name}")[()]
+        raw = self._fresh(f"{scan_layout.FRAMES}/{name}")[()]
         return [word.decode("utf-8", "replace") for word in raw.tolist()]
 
     def chunks(self) -> list[FilePart]:
@@ -259,7 +258,7 @@ class StoredSweep:
         }
 
     def _column(self, name: str) -> Any:
-        return self._get(f"{nxmx.FRAMES}/{name}")
+        return self._get(f"{scan_layout.FRAMES}/{name}")
 
     def _flag(self) -> bool:
         return read_superblock(self._path).writing

@@ -31,7 +31,7 @@ import numpy as np
 
 from offbragg.bricks import Bricks, volume_bricks
 from offbragg.errors import ReductionError
-from offbragg.files import nxmx
+from offbragg.files import nexus
 from offbragg.files.draft import draft, hdf5_in, new_hdf5
 from offbragg.files.volume_chunks import LEVELS, Progress, new_array, write_arrays
 from offbragg.files.volume_shells import Shells
@@ -125,14 +125,14 @@ def _write(
     grid, sample = bricks.grid, bricks.sample
     shape = grid.shape[::-1]
     file.attrs["default"] = np.bytes_("entry")
-    entry = nxmx.add_group(file, "entry", "NXentry", default="data")
+    entry = nexus.add_group(file, "entry", "NXentry", default="data")
     title = "S(Q)" if sample is None else f"{sample.name} {sample.label}"
-    nxmx.add_field(entry, "title", title)
+    nexus.add_field(entry, "title", title)
     _write_sample(entry, sample, record)
 
-    sums = nxmx.add_group(entry, "volume", "NXcollection")
+    sums = nexus.add_group(entry, "volume", "NXcollection")
     arrays = {name: new_array(sums, name, shape, np.float64) for name in bricks.names}
-    nxmx.add_field(sums, "grid", json.dumps(grid.to_dict()))
+    nexus.add_field(sums, "grid", json.dumps(grid.to_dict()))
     _write_text(sums, "symmetry", bricks.symmetry)
     if sample is not None:
         _write_text(sums, "sample", json.dumps(sample.to_dict()))
@@ -150,7 +150,7 @@ def _write(
     transform["n"] = h5py.SoftLink("/entry/volume/weight")
     sums["counts"].attrs["weights"] = np.bytes_("n")
 
-    group = nxmx.add_group(entry, "levels", "NXcollection")
+    group = nexus.add_group(entry, "levels", "NXcollection")
     levels = {
         level: _new_level(group, level, grid) for level in LEVELS if max(grid.shape) >= 2 * level
     }
@@ -167,7 +167,7 @@ def _write_text(group: h5py.Group, name: str, text: str) -> None:
 def _axes(
     parent: h5py.Group, name: str, grid: Grid, sample: Sample | None, *, signal: str
 ) -> h5py.Group:
-    group = nxmx.add_group(parent, name, "NXdata", signal=signal)
+    group = nexus.add_group(parent, name, "NXdata", signal=signal)
     group.attrs["axes"] = np.array([b"Ql", b"Qk", b"Qh"])
     lengths = [None] * 3
     if sample is not None and sample.lattice is not None:
@@ -176,7 +176,7 @@ def _axes(
     for place, (axis, values) in enumerate(
         (("Ql", grid.l), ("Qk", grid.k), ("Qh", grid.h)),
     ):
-        nxmx.add_field(group, axis, values, long_name=f"{axis[1]} (r.l.u.)", units="r.l.u.")
+        nexus.add_field(group, axis, values, long_name=f"{axis[1]} (r.l.u.)", units="r.l.u.")
         group.attrs[f"{axis}_indices"] = np.int32(place)
         if lengths[2 - place] is not None:
             group[axis].attrs["scaling_factor"] = lengths[2 - place]
@@ -184,7 +184,7 @@ def _axes(
 
 
 def _new_level(levels: h5py.Group, level: int, grid: Grid) -> h5py.Dataset:
-    group = nxmx.add_group(levels, str(level), "NXdata", signal="intensity")
+    group = nexus.add_group(levels, str(level), "NXdata", signal="intensity")
     group.attrs["axes"] = np.array([b"Ql", b"Qk", b"Qh"])
     for name, values in (("Ql", grid.l), ("Qk", grid.k), ("Qh", grid.h)):
         # the middle of what is in each block: the last one may have fewer cells
@@ -194,40 +194,40 @@ def _new_level(levels: h5py.Group, level: int, grid: Grid) -> h5py.Dataset:
 
 
 def _write_completeness(entry: h5py.Group, shells: Shells) -> None:
-    group = nxmx.add_group(entry, "completeness", "NXdata", signal="measured")
+    group = nexus.add_group(entry, "completeness", "NXdata", signal="measured")
     group.attrs["axes"] = np.array([b"Q"])
     group.attrs["overall"] = shells.completeness
     distance, measured = shells.measured()
-    nxmx.add_field(group, "measured", measured)
-    nxmx.add_field(group, "Q", distance, units="1/angstrom")
+    nexus.add_field(group, "measured", measured)
+    nexus.add_field(group, "Q", distance, units="1/angstrom")
 
 
 def _write_sample(entry: h5py.Group, sample: Sample | None, record: Mapping[str, Any]) -> None:
-    group = nxmx.add_group(entry, "sample", "NXsample")
+    group = nexus.add_group(entry, "sample", "NXsample")
     kelvin = record.get("temperature")
     if kelvin is not None:
-        nxmx.add_field(group, "temperature", float(kelvin), units="K")
+        nexus.add_field(group, "temperature", float(kelvin), units="K")
     if sample is None:
         return
-    nxmx.add_field(group, "name", sample.name)
-    nxmx.add_field(group, "label", sample.label)
+    nexus.add_field(group, "name", sample.name)
+    nexus.add_field(group, "label", sample.label)
     if sample.formula:
-        nxmx.add_field(group, "chemical_formula", sample.formula)
+        nexus.add_field(group, "chemical_formula", sample.formula)
     if sample.space_group:
-        nxmx.add_field(group, "space_group", sample.space_group)
+        nexus.add_field(group, "space_group", sample.space_group)
     if sample.lattice is not None:
         a, b, c, alpha, beta, gamma = sample.lattice
         for name, value in (("a", a), ("b", b), ("c", c)):
-            nxmx.add_field(group, f"unitcell_{name}", value, units="Angstrom")
+            nexus.add_field(group, f"unitcell_{name}", value, units="Angstrom")
         for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
-            nxmx.add_field(group, f"unitcell_{name}", value, units="degree")
+            nexus.add_field(group, f"unitcell_{name}", value, units="degree")
 
 
 def write_process(entry: h5py.Group, record: Mapping[str, Any]) -> None:
     """Write how a file was made: `NXprocess` with the record as JSON."""
-    group = nxmx.add_group(entry, "process", "NXprocess")
-    nxmx.add_field(group, "program", "offbragg")
+    group = nexus.add_group(entry, "process", "NXprocess")
+    nexus.add_field(group, "program", "offbragg")
     version = record.get("versions", {}).get("offbragg")
     if version:
-        nxmx.add_field(group, "version", version)
+        nexus.add_field(group, "version", version)
     _write_text(group, "record", json.dumps(record, sort_keys=True))

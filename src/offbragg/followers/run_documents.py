@@ -10,7 +10,8 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.catalog.consolidators import FRAMES_MIMETYPE, STACK_MIMETYPE, WORDS
+from offbragg.catalog.consolidators import FRAMES_MIMETYPE, STACK_MIMETYPE
+from offbragg.files.frame_columns import COLUMNS, PUBLISHED_TEXT, published_columns
 from offbragg.followers.run_writer import ROWS
 from offbragg.sweep import Sweep
 
@@ -18,11 +19,12 @@ Document = dict[str, Any]
 
 
 STACK = "/entry/data/data"
+_SPELT_OUT = {"deg": "degree"}  # units as NeXus has them, and as the catalog does
 
 
 def frame_columns(start: Mapping[str, Any]) -> list[str]:
     """List the per-frame columns of a run, as they are in its scan file."""
-    return list(dict.fromkeys(["angle", "angle_sigma", *start.get("per_frame", {}), *WORDS]))
+    return published_columns(start.get("per_frame", {}))
 
 
 def image_key(start: Mapping[str, Any]) -> str:
@@ -39,14 +41,14 @@ def is_per_frame_stream(start: Mapping[str, Any], descriptor: Mapping[str, Any])
 def rewrite_descriptor(start: Mapping[str, Any], descriptor: Mapping[str, Any]) -> Document:
     """Declare the per-frame columns in the descriptor of ``primary``."""
     units = {column: spec.get("units") for column, spec in start.get("per_frame", {}).items()}
-    units["angle"] = units["angle_sigma"] = "degree"
+    units |= {c.name: _SPELT_OUT.get(c.units, c.units) for c in COLUMNS if c.published and c.units}
     keys: dict[str, Document] = {}
     for column in frame_columns(start):
-        words = column in WORDS
+        words = column in PUBLISHED_TEXT
         keys[column] = {
             "source": f"scan file:/entry/frames/{column}",
             "dtype": "string" if words else "number",
-            "dtype_numpy": f"<U{WORDS[column]}" if words else "<f8",
+            "dtype_numpy": f"<U{PUBLISHED_TEXT[column]}" if words else "<f8",
             "shape": [],
         }
         if units.get(column):
@@ -54,7 +56,7 @@ def rewrite_descriptor(start: Mapping[str, Any], descriptor: Mapping[str, Any]) 
     new = dict(descriptor)
     new["data_keys"] = {**descriptor["data_keys"], **keys}
     new["object_keys"] = {**descriptor.get("object_keys", {}), "frames": list(keys)}
-    fields = [key for key in keys if key not in WORDS]
+    fields = [key for key in keys if key not in PUBLISHED_TEXT]
     new["hints"] = {**descriptor.get("hints", {}), "frames": {"fields": fields}}
     return new
 

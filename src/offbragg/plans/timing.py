@@ -27,6 +27,7 @@ LATE = 0.4
 _LOOKED_AT = 200  # frames of a long sweep whose angles are compared at its end
 _DRIFT = 0.05  # s, more than two clocks drift apart during a sweep
 _PULSE_SEEN = 3.0  # s that the file of the first pulse may be seen late
+_LOST = 1.5  # times the usual time between two read-backs: one that should have come did not
 _SETTLED = 0.15  # s of read-backs after the first exposure began, before its angle is judged
 
 
@@ -123,6 +124,7 @@ class AngleCheck:
         self._timing = timing
         self._allowed = max(2 * sweep.period, LATE) * sweep.speed
         self._judged = False
+        self._late = 0.0  # how late the first exposure began, s; the run-out is that much shorter
 
     @property
     def _began(self) -> float:
@@ -165,6 +167,7 @@ class AngleCheck:
                     "axis? Set its position, and measure the sweep again; its frames are kept."
                 )
             return
+        self._late = late
         self._axis.was_late(late)
         if abs(late) * sweep.speed > self._allowed:
             raise DeviceError(
@@ -253,8 +256,7 @@ class AngleCheck:
                 "Did it turn at another speed, or stop on its way? The frames are kept with the "
                 "angles that were measured. Measure the sweep again."
             )
-        self._check_evenness(stamps, positions)
-        texts = []
+        texts = self._check_evenness(stamps, positions)
         if abs(off[worst]) > min(NOTICED, 0.5 * abs(sweep.step)):
             texts.append(
                 f"the angles of {name} are those that were measured: up to {off[worst]:+.3f} "
@@ -269,24 +271,67 @@ class AngleCheck:
             log.warning("%s", text)
         return "; ".join(texts)
 
-    def _check_evenness(self, stamps: Any, positions: Any) -> None:
-        """Refuse a sweep in which the axis stood or hurried between two read-backs."""
-        sweep = self._sweep
+    def _check_evenness(self, stamps: Any, positions: Any) -> list[str]:
+        """Refuse a sweep in which the axis stood or hurried between two read-backs.
+
+        Return what a busy host did not see: it is only known less well.
+        """
+        sweep, name, (_, after) = self._sweep, self._axis.name, self._axis.at_speed
         unknown = unknown_between(stamps, positions, speed=sweep.speed)
         first, last = self._began + 0.5 * sweep.period, self._began + sweep.duration
         during = (stamps[1:] > first) & (stamps[:-1] < last - 0.5 * sweep.period)
-        unknown = np.where(during, unknown, 0.0)
-        if not unknown.size or unknown.max() <= tolerance(sweep.speed):
-            return
-        i = int(unknown.argmax())
-        raise DeviceError(
-            f"{self._axis.name} did not turn evenly: it went from {positions[i]:.3f} to "
-            f"{positions[i + 1]:.3f} degree in {stamps[i + 1] - stamps[i]:.2f} s, at "
-            f"{sweep.speed:g} degree/s asked for, while frames were exposed\n"
-            f"Their angles are known to {unknown[i]:.3f} degree only. Does the drive stick, did "
-            "the detector begin in the run-up, or does the record read back too rarely? A longer "
-            "margin of the axis gives it more time at its speed. Measure the sweep again."
-        )
+        doubtful = during & (unknown > tolerance(sweep.speed))
+        unseen = doubtful & self._is_unseen(stamps, positions)
+        refused = doubtful & (~unseen | (unknown > self._allowed))
+        if refused.any():
+            i = int(np.where(refused, unknown, 0.0).argmax())
+            if self._late > after and stamps[i + 1] > last - self._late + after:
+                raise DeviceError(
+                    f"{name} slowed down while the last frames were exposed: "
+                    f"{self._detector.name} began {self._late:.2f} s late, and {name} keeps its "
+                    f"speed for {after:.2f} s after the sweep\n"
+                    "Was the detector slow to arm, or this host or an IOC too busy? Its frames are "
+                    "kept with the angles that were measured. Measure the sweep again. A longer "
+                    "run_out of the axis leaves more room."
+                )
+            raise DeviceError(
+                f"{name} did not turn evenly: it went from {positions[i]:.3f} to "
+                f"{positions[i + 1]:.3f} degree in {stamps[i + 1] - stamps[i]:.2f} s, at "
+                f"{sweep.speed:g} degree/s asked for, while frames were exposed\n"
+                f"Their angles are known to {unknown[i]:.3f} degree only. Does the drive stick, "
+                "did the detector begin in the run-up, or does the record read back too rarely? A "
+                "longer margin of the axis gives it more time at its speed. Measure the sweep "
+                "again."
+            )
+        middles = self._began + (np.arange(sweep.n_frames) + 0.5) * sweep.period
+        texts: list[str] = []
+        for i in np.flatnonzero(unseen):
+            hit = np.flatnonzero((middles > stamps[i]) & (middles < stamps[i + 1]))
+            texts.append(
+                f"no read-back of {name} came for {stamps[i + 1] - stamps[i]:.2f} s, at frames "
+                f"{hit[0]} to {hit[-1]}: this host or an IOC was too busy. Their angles are known "
+                f"to {unknown[i]:.3f} degree only"
+            )
+        return texts
+
+    def _is_unseen(self, stamps: Any, positions: Any) -> Any:
+        """Return between which read-backs others were lost while the axis started or stopped.
+
+        Both stamps are of the IOC, so an axis that had to have its speed throughout is judged by
+        them, however late they came. One that also sped up or slowed down there travels less than
+        its speed gives: it is as planned if it went at its speed as far as it had to.
+        """
+        gaps, gone = np.diff(stamps), np.abs(np.diff(positions))
+        before, after = self._axis.at_speed
+        passed = self._began - self._late  # when the axis passed the start
+        begin, end = passed - before, passed + self._sweep.duration + after
+        inside = (stamps[:-1] > begin) & (stamps[1:] < end)
+        if not inside.any():
+            return inside  # nothing says how often the record reads back
+        at_speed = np.minimum(stamps[1:], end) - np.maximum(stamps[:-1], begin)
+        speed, slack = self._sweep.speed, tolerance(self._sweep.speed)
+        as_planned = (gone > speed * at_speed - slack) & (gone < speed * gaps + slack)
+        return ~inside & as_planned & (gaps > _LOST * np.median(gaps[inside]))
 
     def _angles(self, moments: Any) -> Any:
         stamps, positions = in_order(list(self._axis.read_backs))

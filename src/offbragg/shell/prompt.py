@@ -12,8 +12,8 @@ from offbragg.beamline.config import Beamline
 from offbragg.errors import JournalError
 from offbragg.followers.backlog import read_backlog
 from offbragg.printable import printable
+from offbragg.shell.describe_ledger import describe_ledger
 from offbragg.shell.kept_metadata import KeptMetadata
-from offbragg.shell.overview import describe_ledger
 
 if TYPE_CHECKING:
     from bluesky import RunEngine

@@ -30,8 +30,8 @@ from offbragg.files.orientation import newest_orientation, read_orientation
 from offbragg.printable import PrintableFormatter, printable
 from offbragg.sample import FIELDS, Sample
 from offbragg.shell.kept_metadata import KeptMetadata
-from offbragg.shell.overview import Runs, list_runs
 from offbragg.shell.prompt import label_devices, make_interactive, show_news
+from offbragg.shell.runs_table import Runs, list_runs
 from offbragg.spelling import did_you_mean
 
 if TYPE_CHECKING:

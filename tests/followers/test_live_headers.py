@@ -27,7 +27,7 @@ from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
 from offbragg.geometry import Geometry
 from offbragg.recovery.verify import verify
-from offbragg.shell.overview import list_runs
+from offbragg.shell.runs_table import list_runs
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.index import find_orientation
 from offbragg.workflows.reduce import reduce_files

@@ -1,7 +1,9 @@
 """Limits of what a client of the catalog may send, and of how long it may take.
 
 A client that sends too much is refused, one that never finishes is cut off, and the others do not
-notice. What a request may read is limited in `read_limits`.
+notice. Other limits are elsewhere: of what a request may read in `read_limits`; of wrong keys in a
+minute in `authentication`; of the chunks, links and groups of one file in `inside`; of the files
+beside a scan file that are examined for a download in `downloads`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ _WORDS = rb"json(?!-seq)|csv|html|text|image|png|tif|excel|sheet|xls|xdi"
 _FORMAT, _ACCEPT = re.compile(rb"(^|&)format=[^&]*(%b)" % _WORDS), re.compile(_WORDS)
 
 
-class ConnectionLimits:
+class RequestLimits:
     """Limits the size and duration of requests and answers.
 
     Parameters

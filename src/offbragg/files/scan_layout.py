@@ -1,7 +1,8 @@
 """The layout of a scan file: an NXmx tree, everything in it made before the first frame.
 
 SWMR allows nothing new once it has begun, so whatever a sweep may come to need is made here:
-fixed lengths, no variable-length strings, no attribute later. What is not known is absent.
+fixed lengths, no variable-length strings, no attribute later. What is not known is absent. The
+columns, one row for each frame, are declared in `frame_columns`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import h5py  # pyright: ignore[reportMissingTypeStubs]
-import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+from offbragg.files.frame_columns import BY_NAME, COLUMNS, LISTED
+from offbragg.files.nexus import COMPRESSED, add_field, add_group, iso, text_value
 from offbragg.geometry import Geometry
 from offbragg.lattice import direct_basis
 from offbragg.sample import Sample
@@ -29,14 +30,8 @@ FILL = -1
 NOT_RECORDED = "not recorded"
 """Name of a beamline or a source that the run did not name."""
 _SENSOR = ("sensor_material", "sensor_thickness")
-STATUS_LENGTH, REASON_LENGTH, SOURCE_LENGTH = 8, 160, 200
+REASON_LENGTH = BY_NAME["reason"].length
 SUMMARY_ROOM, HEADER_ROOM, TIME_LENGTH = 16384, 16384, 32
-FIXED_COLUMNS = (
-    "number", "status", "reason", "angle", "angle_source", "angle_sigma", "time", "source", "md5",
-    "crc64",
-)  # fmt: skip
-
-COMPRESSED: dict[str, Any] = dict(hdf5plugin.Bitshuffle(cname="lz4"))
 
 
 def write_skeleton(file: h5py.File, start: Mapping[str, Any], shape: tuple[int, int]) -> None:
@@ -110,15 +105,6 @@ def write_first_frame(
         room[()] = text
 
 
-def iso(seconds: float) -> str:
-    """POSIX seconds as ISO 8601 in UTC."""
-    return (
-        datetime.fromtimestamp(seconds, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
-
-
 def counter_bits(model: str) -> int | None:
     """Bits that the electronics of a detector count with; None if that is not known.
 
@@ -144,14 +130,6 @@ def as_json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, default=_plain)
 
 
-def fit(text: str, length: int) -> bytes:
-    """UTF-8 of ``text``, cut between characters to at most ``length`` bytes."""
-    raw = text.replace("\0", "").encode("utf-8", "replace")
-    if len(raw) <= length:
-        return raw
-    return raw[: length - 3].decode("utf-8", "ignore").encode() + "…".encode()
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return cast(Any, value).tolist()
@@ -174,33 +152,24 @@ def _write_run(entry: h5py.Group, start: Mapping[str, Any]) -> None:
 
 def _write_frames(entry: h5py.Group, start: Mapping[str, Any], sweep: Sweep) -> h5py.Group:
     n = sweep.n_frames
-    frames = add_group(entry, "frames", "NXcollection")
-    frames["number"] = np.arange(n, dtype=np.int32)
-    frames["status"] = np.full(n, b"pending", f"S{STATUS_LENGTH}")
-    frames["reason"] = np.zeros(n, f"S{REASON_LENGTH}")
-    frames["angle"] = sweep.midpoints
-    frames["angle"].attrs["units"] = np.bytes_("deg")
-    frames["angle"].attrs["long_name"] = _text(f"{sweep.axis}, middle of the frame (deg)")
-    frames["angle_source"] = np.full(n, b"commanded", "S16")
-    frames["angle_sigma"] = np.full(n, np.nan)
-    frames["angle_sigma"].attrs["units"] = np.bytes_("deg")
-    frames["angle_sigma"].attrs["long_name"] = np.bytes_(
-        "standard uncertainty of the angle (deg); not a number where nothing has checked it"
+    frames = add_group(
+        entry, "frames", "NXcollection", **{LISTED: " ".join(column.name for column in COLUMNS)}
     )
-    frames["time"] = np.full(n, np.nan)
-    frames["time"].attrs["units"] = np.bytes_("s")
-    frames["time"].attrs["long_name"] = np.bytes_("start of the exposure, POSIX seconds")
-    frames["source"] = np.zeros(n, f"S{SOURCE_LENGTH}")
-    frames["md5"] = np.zeros(n, "S32")
-    frames["crc64"] = np.zeros(n, "S16")
-    frames["crc64"].attrs["long_name"] = np.bytes_("CRC-64/XZ of the chunk as it is stored, hex")
-    columns: dict[str, dict[str, Any]] = start.get("per_frame") or {}
-    for name, column in columns.items():
-        if name in FIXED_COLUMNS:  # "angle": read back instead of commanded
+    known = {"number": np.arange(n, dtype=np.int32), "angle": sweep.midpoints}
+    for column in COLUMNS:
+        frames[column.name] = known.get(column.name, np.full(n, column.begins_with, column.dtype))
+        if column.units:
+            frames[column.name].attrs["units"] = np.bytes_(column.units)
+        if column.meaning:
+            meaning = column.meaning.format(axis=sweep.axis)
+            frames[column.name].attrs["long_name"] = text_value(meaning)
+    per_frame: dict[str, dict[str, Any]] = start.get("per_frame") or {}
+    for name, spec in per_frame.items():
+        if name in BY_NAME:  # "angle": read back instead of commanded
             continue
         frames[name] = np.full(n, np.nan)
-        if column.get("units"):
-            frames[name].attrs["units"] = _text(str(column["units"]))
+        if spec.get("units"):
+            frames[name].attrs["units"] = text_value(str(spec["units"]))
     return frames
 
 
@@ -408,32 +377,5 @@ def _write_place(group: h5py.Group, geometry: Geometry, shape: tuple[int, int]) 
         )
 
 
-# ---- pieces ----------------------------------------------------------------------------
-
-
-def add_group(parent: h5py.Group, name: str, kind: str, **attributes: str) -> h5py.Group:
-    """Make a group of a NeXus class; attributes are fixed-length."""
-    group: Any = cast(Any, parent).create_group(name)
-    group.attrs["NX_class"] = np.bytes_(kind)
-    for key, value in attributes.items():
-        group.attrs[key] = np.bytes_(value)
-    return group
-
-
-def add_field(group: h5py.Group, name: str, value: Any, **attributes: Any) -> None:
-    """Make a field; text and attributes are fixed-length, attributes that are None left out."""
-    data = _text(value) if isinstance(value, str) else value
-    dataset = cast(Any, group).create_dataset(name, data=data)
-    for key, attribute in attributes.items():
-        if attribute is not None:
-            dataset.attrs[key] = _text(attribute) if isinstance(attribute, str) else attribute
-
-
 def _room(group: h5py.Group, name: str, length: int) -> None:
     cast(Any, group).create_dataset(name, data=np.array(b"", f"S{length}"))
-
-
-def _text(value: str) -> NDArray[Any]:
-    raw = value.encode("utf-8", "replace") or b" "
-    library: Any = h5py
-    return np.array(raw, library.string_dtype("utf-8", len(raw)))
