@@ -18,7 +18,7 @@ import pytest
         "stack",
         "grid",
         "volume",
-        "plots.planes",
+        "files.planes",
         "reduction.corrections",
         "reduction.symmetry",
         "files.cbf",

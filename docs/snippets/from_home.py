@@ -5,7 +5,8 @@ import os
 from tiled.client import from_uri
 
 address, key = os.environ["OFFBRAGG_CATALOG"], os.environ["OFFBRAGG_KEY"]
-cat = from_uri(address, api_key=key)["raw"]
+catalog = from_uri(address, api_key=key)
+cat = catalog["raw"]
 # [find]
 from tiled.queries import Key
 
@@ -27,6 +28,18 @@ image = run["primary"]["pilatus_image"]  # <name of the detector>_image
 one = image[2]  # one frame
 region = image[0:3, 100:150, 200:300]  # frames, rows, columns: only this travels
 print(image.shape, region.max())
+# [plane]
+import io
+from urllib.request import Request, urlopen
+
+import numpy as np
+
+volumes = catalog["volumes"]
+for name, volume in volumes.search(Key("sample.name") == "LSMO-140").items():
+    print(name, volume.metadata["temperature"], "K", volume.metadata["completeness"])
+    where = f"{address}/volumes/{name}/plane?plane=hk0&level=2&format=npy"
+    answer = urlopen(Request(where, headers={"Authorization": f"Apikey {key}"})).read()
+    intensity = np.load(io.BytesIO(answer))  # h, k; NaN where nothing was measured
 # [databroker]
 table = cat.v1[run.start["uid"]].table()
 found = list(cat.v1(**{"sample.name": "LSMO-140"}))
@@ -34,7 +47,6 @@ found = list(cat.v1(**{"sample.name": "LSMO-140"}))
 import json
 from pathlib import Path
 from shutil import copyfileobj
-from urllib.request import Request, urlopen
 
 
 def ask(where, **headers):

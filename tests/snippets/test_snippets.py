@@ -8,13 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bluesky_tiled_plugins.queries import ScanID, TimeRange
 from catalog.served import PublishedRun, Server
 from tiled.queries import Key, Like
 
 from offbragg.catalog.client import connect
+from offbragg.catalog.volumes import publish_volume
 from offbragg.files import scan_writer
+from offbragg.files.volume_writer import write_volume
+from offbragg.grid import Grid
+from offbragg.sample import Sample
+from offbragg.volume import Volume
 
 DOCS = Path(__file__).parents[2] / "docs"
 SNIPPETS = DOCS / "snippets"
@@ -64,6 +70,15 @@ def test_a_scan_file_is_read_with_h5py_and_as_a_scan_file(
     assert "1 missing LSMO_00001.cbf was not there" in printed
 
 
+def publish_a_volume(server: Server, root: Path) -> str:
+    grid = Grid((-10, -10, -10), (21, 21, 21), (5, 5, 5))
+    ones = np.ones(grid.shape)
+    sample = Sample("LSMO-140", "cut1", lattice=(3.9, 3.9, 3.9, 90.0, 90.0, 90.0))
+    path = write_volume(root / "volume-f1.h5", Volume(ones, ones, grid, sample=sample), {})
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    return publish_volume(path, host=host, port=int(port), key=server.key)
+
+
 def test_a_run_is_found_read_and_sliced_from_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -84,6 +99,7 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert one.feed()
         monkeypatch.setenv("OFFBRAGG_CATALOG", server.url)
         monkeypatch.setenv("OFFBRAGG_KEY", server.key)
+        key = publish_a_volume(server, root)
         (home := tmp_path / "home").mkdir()
         monkeypatch.chdir(home)
         (home / "f1.h5").write_bytes(one.scan.path.read_bytes()[:1000])  # it broke off
@@ -99,6 +115,8 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert seen["image"].shape == (10, 195, 487)
         assert seen["region"].shape == (3, 50, 100)
         assert seen["one"][0, 0] == 2
+        assert seen["name"] == key
+        assert seen["intensity"].shape == (11, 11)
         assert len(seen["table"]) == 10
         assert len(seen["found"]) == 1
         assert (home / "f1.h5").read_bytes() == one.scan.path.read_bytes()

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 
 CONTAINER = "raw"
+"""Of the runs."""
+
+VOLUMES = "volumes"
+"""Of the volumes, beside the runs."""
 
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}

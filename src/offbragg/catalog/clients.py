@@ -16,8 +16,10 @@ from bluesky_tiled_plugins.clients.bluesky_event_stream import (
 )
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
+from tiled.queries import Contains
 
 from offbragg.catalog.exact import restored
+from offbragg.catalog.volume_client import volumes_of
 from offbragg.errors import NoSuchEntry
 from offbragg.spelling import did_you_mean
 
@@ -40,6 +42,11 @@ class RunCatalog(CatalogOfBlueskyRuns):
             raise NoSuchEntry(
                 f"the catalog has no run {key!r}{why}", lambda: self._near(key)
             ) from None
+
+    @property
+    def volumes(self) -> Any:
+        """The volumes, which lie beside the runs; each can cut planes."""
+        return volumes_of(self.context)
 
     def _near(self, key: object) -> str:
         runs: Any = self.values().tail(_NEWEST)
@@ -75,6 +82,13 @@ class CatalogRun(BlueskyRunV3):
         except KeyError:
             metadata: Any = self.metadata
             raise _no_entry(self, f"run {metadata['start']['uid'][:8]}", key) from None
+
+    @property
+    def volumes(self) -> Any:
+        """The volumes that were reduced from this run, alone or with others."""
+        metadata: Any = self.metadata
+        uid: str = metadata["start"]["uid"]
+        return volumes_of(self.context).search(Contains("runs", uid))
 
     def documents(self, fill: bool = False) -> Generator[tuple[str, Any], Any, None]:
         """Return the documents of the run, in order.

@@ -18,15 +18,13 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-from tiled.utils import BrokenLink, path_from_uri
-
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.readable import Readable, shown
+from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.digest import digest_path
 from offbragg.files.scan_file import ScanFile
@@ -45,53 +43,6 @@ _MOST = 1000  # files beside a scan file that are examined
 _MOST_RECORD = 4_000_000  # bytes of a volume's record; it takes up to 30 times as much memory
 _ONE_RECORD = threading.Lock()  # so that only one is in memory, whatever the number of requests
 _TYPES = {".h5": "application/x-hdf5", ".digest": "application/json"}
-
-
-class _Refusal(Exception):  # noqa: N818  an answer, not an error
-    def __init__(self, status: int, why: str, **headers: str) -> None:
-        super().__init__(why)
-        self.status = status
-        self.headers = headers
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenFile:
-    """An open file, and its state when it was opened."""
-
-    path: Path
-    descriptor: int
-    size: int
-    modified: int
-    identity: tuple[int, ...]
-
-    @classmethod
-    @contextlib.contextmanager
-    def below(cls, readable: Readable, path: Path) -> Iterator[_OpenFile]:
-        try:
-            descriptor = readable.open(path)
-        except FileNotFoundError:
-            raise _Refusal(410, f"{path.name} does not exist any more.") from None
-        try:
-            yield cls(path, descriptor, *_state(descriptor))
-        finally:
-            os.close(descriptor)
-
-    @property
-    def etag(self) -> str:
-        """A tag that changes whenever the file does."""
-        text = ":".join(map(str, self.identity))
-        return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-
-    def check_unchanged(self) -> None:
-        if _state(self.descriptor)[2] != self.identity:
-            raise CatalogError(f"{shown(self.path)} was changed while it was sent")
-
-
-def _state(descriptor: int) -> tuple[int, int, tuple[int, ...]]:
-    """Return the size in bytes, the time of the last change, POSIX s, and the identity."""
-    stat = os.fstat(descriptor)
-    identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-    return stat.st_size, int(stat.st_mtime), identity
 
 
 class Downloads:
@@ -124,13 +75,13 @@ class Downloads:
             return
         try:
             if scope["method"] not in ("GET", "HEAD"):
-                raise _Refusal(405, "Files are read-only: GET or HEAD.", allow="GET, HEAD")
+                raise Refusal(405, "Files are read-only: GET or HEAD.", allow="GET, HEAD")
             if path.startswith(_ASSETS):
                 found = await self._asset(path.removeprefix(_ASSETS), scope)
                 await self._send_file(found, scope, receive, send)
             else:
                 await self._answer(path.removeprefix(FILES), scope, receive, send)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             await refuse(send, refusal.status, str(refusal), refusal.headers)
         except CatalogError as error:
             await refuse(send, 403, str(error))
@@ -144,7 +95,7 @@ class Downloads:
             return
         stem = name.removesuffix(".sha256")
         if stem not in names:
-            raise _Refusal(404, f"Run {uid} has no file of this name. /files/{uid} lists them.")
+            raise Refusal(404, f"Run {uid} has no file of this name. /files/{uid} lists them.")
         if stem == name:
             await self._send_file(scan.with_name(name), scope, receive, send)
             return
@@ -156,11 +107,11 @@ class Downloads:
     # -- which files ---------------------------------------------------------------------------
 
     async def _scan_file(self, uid: str) -> Path:
-        path = await self._asset_of([_CONTAINER, uid, _PRIMARY, _ROWS], None)
+        path = await asset_of(self._tree, [_CONTAINER, uid, _PRIMARY, _ROWS])
         if path is None:
-            if uid and await self._lookup([_CONTAINER, uid]) is not None:
-                raise _Refusal(404, f"Run {uid} has no scan file in the catalog.")
-            raise _Refusal(
+            if uid and await lookup(self._tree, [_CONTAINER, uid]) is not None:
+                raise Refusal(404, f"Run {uid} has no scan file in the catalog.")
+            raise Refusal(
                 404, "This run does not exist. The address is /files/UID with the whole uid."
             )
         return path
@@ -168,30 +119,12 @@ class Downloads:
     async def _asset(self, node: str, scope: Scope) -> Path:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("id", [""])[0]
         if not re.fullmatch(r"[0-9]{1,12}", asked):
-            raise _Refusal(400, "id must be the number of an asset.")
-        path = await self._asset_of([unquote(part) for part in node.split("/") if part], int(asked))
+            raise Refusal(400, "id must be the number of an asset.")
+        segments = [unquote(part) for part in node.split("/") if part]
+        path = await asset_of(self._tree, segments, int(asked))
         if path is None:
-            raise _Refusal(404, "This node does not exist, or it has no file with this id.")
+            raise Refusal(404, "This node does not exist, or it has no file with this id.")
         return path
-
-    async def _asset_of(self, segments: list[str], number: int | None) -> Path | None:
-        """Return the path of an asset of a node; of the first one if number is None."""
-        node = await self._lookup(segments)
-        if not hasattr(node, "data_sources"):
-            return None
-        for source in await node.data_sources(include_assets=True) or ():
-            for asset in source.assets:
-                if number in (None, asset.id) and asset.data_uri.startswith("file:"):
-                    return path_from_uri(asset.data_uri)
-        return None
-
-    async def _lookup(self, segments: list[str]) -> Any:
-        from tiled.server.core import NoEntry
-
-        try:
-            return await self._tree.lookup_adapter(segments)
-        except (NoEntry, BrokenLink, KeyError, TypeError, AttributeError):
-            return None
 
     def _names(self, scan: Path, uid: str) -> list[str]:
         """List the files of a run: its scan file, its digest, and the volumes made of it."""
@@ -207,7 +140,7 @@ class Downloads:
 
     def _is_volume(self, scan: Path, name: str, uid: str) -> bool:
         with (
-            contextlib.suppress(OffbraggError, _Refusal, OSError, KeyError, TypeError),
+            contextlib.suppress(OffbraggError, Refusal, OSError, KeyError, TypeError),
             self._opened(scan.with_name(name)) as file,
             _opened_volume(file) as volume,
         ):
@@ -229,17 +162,17 @@ class Downloads:
                 }
                 try:
                     await self._check_whole(file)
-                except _Refusal as refusal:
+                except Refusal as refusal:
                     entry |= {"whole": False, "why": str(refusal)}
                 files.append(entry)
         await _send_text(
             send, json.dumps({"run": uid, "files": files}, indent=1).encode(), "application/json"
         )
 
-    def _opened(self, path: Path) -> contextlib.AbstractContextManager[_OpenFile]:
-        return _OpenFile.below(self._readable, path)
+    def _opened(self, path: Path) -> contextlib.AbstractContextManager[OpenFile]:
+        return OpenFile.below(self._readable, path)
 
-    async def _check_whole(self, file: _OpenFile) -> None:
+    async def _check_whole(self, file: OpenFile) -> None:
         if file.path.suffix == ".h5":
             await asyncio.to_thread(_check_whole, file)
 
@@ -267,13 +200,13 @@ class Downloads:
                 headers["content-range"] = f"bytes {first}-{stop - 1}/{file.size}"
             if status != 304:
                 headers["content-length"] = str(stop - first)
-            await _begin(send, status, headers)
+            await begin(send, status, headers)
             if scope["method"] == "GET" and status != 304:
                 await self._send_bytes(file, first, stop, receive, send)
             await send({"type": "http.response.body", "body": b""})
 
     async def _send_bytes(
-        self, file: _OpenFile, at: int, stop: int, receive: Receive, send: Send
+        self, file: OpenFile, at: int, stop: int, receive: Receive, send: Send
     ) -> None:
         loop = asyncio.get_running_loop()
         gone = asyncio.create_task(_until_gone(receive))
@@ -292,7 +225,7 @@ class Downloads:
         finally:
             gone.cancel()
 
-    def _digest(self, file: _OpenFile) -> asyncio.Future[str]:
+    def _digest(self, file: OpenFile) -> asyncio.Future[str]:
         """Start to hash a file, once for all requests."""
         known = self._digests.get(file.identity)
         if known is not None and not (known.done() and not _is_known(known)):
@@ -312,7 +245,7 @@ def _is_known(digest: asyncio.Future[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _opened_volume(file: _OpenFile) -> Iterator[VolumeFile]:
+def _opened_volume(file: OpenFile) -> Iterator[VolumeFile]:
     with (
         _ONE_RECORD,
         VolumeFile(file.path, descriptor=file.descriptor, most_text=_MOST_RECORD) as volume,
@@ -320,18 +253,18 @@ def _opened_volume(file: _OpenFile) -> Iterator[VolumeFile]:
         yield volume
 
 
-def _check_whole(file: _OpenFile) -> None:
+def _check_whole(file: OpenFile) -> None:
     """Refuse a file that is neither a complete scan file nor a volume.
 
     Raises
     ------
-    _Refusal
+    Refusal
         409 while it is being written; 403 if it is another file.
     """
     try:
         block = superblock_of(os.pread(file.descriptor, 48, 0), file.path)
         if block.writing:
-            raise _Refusal(
+            raise Refusal(
                 409,
                 f"{file.path.name} is still being written. Ask again when the run has its stop "
                 f"document; its frames can be read meanwhile.",
@@ -343,9 +276,9 @@ def _check_whole(file: _OpenFile) -> None:
             with _opened_volume(file):
                 return
     except OffbraggError as error:
-        raise _Refusal(403, f"Only scan files and volumes are sent: {shown(error)}") from error
+        raise Refusal(403, f"Only scan files and volumes are sent: {shown(error)}") from error
     if not complete:
-        raise _Refusal(
+        raise Refusal(
             409,
             f"{file.path.name} is not finished: {counts['pending']} of {sum(counts.values())} "
             f"frames are pending. offbragg stack finishes it; ask again then.",
@@ -353,12 +286,12 @@ def _check_whole(file: _OpenFile) -> None:
 
 
 def _part(
-    asked: Mapping[str, str], file: _OpenFile, headers: Mapping[str, str]
+    asked: Mapping[str, str], file: OpenFile, headers: Mapping[str, str]
 ) -> tuple[int, int, int]:
     """Return the status, the first byte to send, and the one after the last."""
-    if "if-match" in asked and not _matches(asked["if-match"], file.etag):
-        raise _Refusal(412, f"{file.path.name} has changed since then.", etag=file.etag)
-    if "if-none-match" in asked and _matches(asked["if-none-match"], file.etag):
+    if "if-match" in asked and not matches(asked["if-match"], file.etag):
+        raise Refusal(412, f"{file.path.name} has changed since then.", etag=file.etag)
+    if "if-none-match" in asked and matches(asked["if-none-match"], file.etag):
         return 304, 0, 0
     whole = 200, 0, file.size
     if asked.get("if-range", file.etag) not in (file.etag, headers["last-modified"]):
@@ -374,16 +307,12 @@ def _part(
     else:
         first, stop = max(file.size - int(found[2]), 0), file.size
     if first >= stop:
-        raise _Refusal(
+        raise Refusal(
             416,
             f"{file.path.name} has {file.size:,} bytes.",
             **{"content-range": f"bytes */{file.size}", "etag": file.etag},
         )
     return 206, first, stop
-
-
-def _matches(tags: str, etag: str) -> bool:
-    return tags.strip() == "*" or etag in (tag.strip() for tag in tags.split(","))
 
 
 def _sha256(descriptor: int) -> str:
@@ -402,12 +331,7 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _begin(send: Send, status: int, headers: Mapping[str, str]) -> None:
-    coded = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": coded})
-
-
 async def _send_text(send: Send, body: bytes, kind: str) -> None:
     headers = {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store"}
-    await _begin(send, 200, headers)
+    await begin(send, 200, headers)
     await send({"type": "http.response.body", "body": body})

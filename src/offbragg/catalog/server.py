@@ -180,6 +180,7 @@ def _serve(
         from offbragg.catalog.authentication import Authentication
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
+        from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
     except (Exception, SystemExit) as error:  # a broken package may raise anything
         first = str(error).partition("\n")[0]
@@ -196,7 +197,7 @@ def _serve(
     tiled_patches.apply()
     register_formats()
     app = build_app_from_config(server_configuration(directory, readable, key=key))
-    tiled_app.keep_container(app)
+    tiled_app.keep_containers(app)
     may_read = _confine(app, readable, directory / "files")
     _run_in_empty(directory / "nothing")
     _share_threads()
@@ -204,8 +205,10 @@ def _serve(
     _allow_sockets(limits.SOCKETS)
     app.add_middleware(_ExpectedLength)
     app.add_middleware(Questions)
+    tree = app.state.root_tree
+    whole = Planes(Downloads(app, tree, may_read), tree, may_read)
     config = uvicorn.Config(
-        Authentication(limits.RequestLimits(Downloads(app, app.state.root_tree, may_read)), key),
+        Authentication(limits.RequestLimits(whole), key),
         host=host,
         port=port,
         http=limits.Connection,

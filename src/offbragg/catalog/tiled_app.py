@@ -1,4 +1,4 @@
-"""The hold on private parts of Tiled's server: its database, and the container of the runs.
+"""The hold on private parts of Tiled's server: its database, the containers of runs and volumes.
 
 It does not guard: without it the catalog cannot be served.
 """
@@ -15,13 +15,16 @@ from tiled.catalog.adapter import CatalogContainerAdapter, CatalogNodeAdapter
 from tiled.commandline._catalog import init
 from tiled.structures.core import Spec, StructureFamily
 
-from offbragg.catalog.client import CONTAINER
+from offbragg.catalog.client import CONTAINER, VOLUMES
 from offbragg.private_parts import PrivatePart, examine, require
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-_CONTAINER_SPEC = ("CatalogOfBlueskyRuns", "3.0")
+_CONTAINERS = {
+    CONTAINER: Spec("CatalogOfBlueskyRuns", version="3.0"),
+    VOLUMES: Spec("OffbraggVolumes", version="1.0"),
+}
 
 
 def self_test() -> PrivatePart:
@@ -47,22 +50,23 @@ def create_database(uri: str) -> None:
         init(uri, if_not_exists=True)
 
 
-def keep_container(app: FastAPI) -> None:
-    """Create the container of the runs, if it is missing, before the first request."""
+def keep_containers(app: FastAPI) -> None:
+    """Create the containers of runs and volumes, if missing, before the first request."""
     tree = app.state.root_tree
     lifespan = app.router.lifespan_context
 
     @contextlib.asynccontextmanager
-    async def with_container(app: FastAPI) -> AsyncIterator[Any]:
+    async def with_containers(app: FastAPI) -> AsyncIterator[Any]:
         async with lifespan(app) as state:
-            if CONTAINER not in await tree.keys_range(0, None):
-                name, version = _CONTAINER_SPEC
-                await tree.create_node(
-                    structure_family=StructureFamily.container,
-                    metadata={},
-                    key=CONTAINER,
-                    specs=[Spec(name, version=version)],
-                )
+            there = await tree.keys_range(0, None)
+            for key, spec in _CONTAINERS.items():
+                if key not in there:
+                    await tree.create_node(
+                        structure_family=StructureFamily.container,
+                        metadata={},
+                        key=key,
+                        specs=[spec],
+                    )
             yield state
 
-    app.router.lifespan_context = with_container
+    app.router.lifespan_context = with_containers

@@ -72,6 +72,7 @@ def _clients() -> Any:
     from tiled.utils import OneShotCachedMap
 
     from offbragg.catalog.clients import CatalogRun, RunCatalog, Stream
+    from offbragg.catalog.volume_client import VolumeCatalog, VolumeClient
 
     class Clients(OneShotCachedMap):
         def __copy__(self) -> Clients:
@@ -85,6 +86,8 @@ def _clients() -> Any:
     clients.set("CatalogOfBlueskyRuns", lambda: RunCatalog)
     clients.set("BlueskyRun", lambda: CatalogRun)
     clients.set("BlueskyEventStream", lambda: Stream)
+    clients.set("OffbraggVolumes", lambda: VolumeCatalog)
+    clients.set("OffbraggVolume", lambda: VolumeClient)
     return clients
 
 

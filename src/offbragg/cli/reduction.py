@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from offbragg.cli.app import REDUCTION, AsJson, app
+from offbragg.cli.app import REDUCTION, AsJson, Beamline, app
 from offbragg.cli.numbers import Number, numbers
+from offbragg.cli.publish import publish_made
 from offbragg.cli.terminal import check_free, progress_of_steps, say, typed_options
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.errors import ReductionError
@@ -226,6 +227,14 @@ def reduce_command(
         bool,
         typer.Option("--again", help="Reproduce a volume from its own record, and compare."),
     ] = False,
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish/--no-publish",
+            help="Publish the volume in the catalog, if a beamline is configured.",
+        ),
+    ] = True,
+    beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
     """Reduce scan files to intensity in reciprocal space, S(Q).
@@ -299,9 +308,10 @@ def reduce_command(
             volume = reduce_to_file(
                 group, choices, target, progress=reducing, writing=writing, say=messages.append
             )
+        key, message = publish_made(target, beamline) if publish else (None, "")
         made.append(
             {
-                "file": str(target), "inputs": [str(file) for file in group],
+                "file": str(target), "published": key, "inputs": [str(file) for file in group],
                 "grid": volume.grid.to_dict(), "symmetry": volume.symmetry,
                 "completeness": volume.completeness, "counts": volume.counts,
                 "said": messages,
@@ -312,6 +322,8 @@ def reduce_command(
             say(f"{volume.completeness:.1%} of the cells measured")
             for line in messages:
                 say(f"  {line}")
+            if message:
+                say(message)
     if as_json:
         say(json.dumps({"volumes": made}))
 

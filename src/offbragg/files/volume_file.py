@@ -94,6 +94,19 @@ class VolumeFile:
         """Measured part of the cells."""
         return float(self._get("entry/completeness").attrs["overall"])
 
+    def dataset(self, name: str) -> Any:
+        """Return a dataset of the file, such as ``entry/data/intensity``; None: it has none.
+
+        Raises
+        ------
+        ReductionError
+            If it lies in another file.
+        """
+        try:
+            return self._get(name)
+        except KeyError:
+            return None
+
     def volume(self) -> Volume:
         """Read all of it."""
         return self.part((slice(None), slice(None), slice(None)))

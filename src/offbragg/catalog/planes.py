@@ -1,0 +1,341 @@
+"""Cut planes, lines and boxes out of volumes on the server, so that no client moves a volume.
+
+``/volumes/KEY/plane?plane=hk0.5&level=2&format=png``; `line` and `box` likewise. A file is opened
+once, and what was opened is read. The same cut for several clients is made once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hashlib
+import io
+import json
+import math
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+from fastapi import HTTPException
+
+from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.client import VOLUMES
+from offbragg.catalog.pictures import draw
+from offbragg.catalog.read_limits import about_to_read, answering
+from offbragg.catalog.readable import Readable, shown
+from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
+from offbragg.errors import CatalogError, ReductionError
+from offbragg.files.cuts import Cut, DamagedVolume, cut_box, cut_line, cut_plane
+from offbragg.files.planes import Plane
+from offbragg.files.volume_file import VolumeFile
+from offbragg.printable import printable
+from offbragg.spelling import did_you_mean
+
+PATH = f"/{VOLUMES}/"
+HEADER = "x-offbragg-cut"
+"""Header of an answer: JSON with axes, level and, of a picture, the ends of its colours."""
+
+_KINDS: dict[str, Callable[..., Cut]] = {"plane": cut_plane, "line": cut_line, "box": cut_box}
+_TYPES = {
+    "png": "image/png", "float32": "application/octet-stream", "npy": "application/x-npy",
+    "json": "application/json",
+}  # fmt: skip
+_COMMON = ("level", "format", "sigma")
+_PARAMETERS = {
+    "plane": ("plane", "value", "points", "thickness", "low", "high", *_COMMON),
+    "line": ("line", "thickness", *_COMMON),
+    "box": ("box", *_COMMON),
+}
+_SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
+_MOST_JSON = 100_000  # numbers
+_MOST_RECORD = 4_000_000  # bytes of a record, as for files that are sent
+_KEPT = 64_000_000  # bytes of answers that are kept
+_THREADS = 2
+_EDITION = 1  # to be raised when the same question has another answer
+_TRIES, _PAUSE = 5, 0.05  # s; a file that is being sent is open in another way for a moment
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked for; equal questions have equal answers."""
+
+    kind: str
+    what: Any
+    thickness: float
+    level: int
+    format: str
+    sigma: bool
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def parse(cls, kind: str, query: str) -> Asked:
+        """Read the parameters of a request.
+
+        Raises
+        ------
+        Refusal, ReductionError
+            Naming the one that is wrong.
+        """
+        given: dict[str, str] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name not in _PARAMETERS[kind]:
+                there = ", ".join(_PARAMETERS[kind])
+                near = did_you_mean(name, _PARAMETERS[kind])
+                raise Refusal(
+                    400, f"{printable(name[:40])} is unknown{near}; {kind} takes {there}."
+                )
+            if name in given:
+                raise Refusal(400, f"{name} is given twice.")
+            given[name] = value[:200]
+        form = given.get("format", "png" if kind == "plane" else "json")
+        if form not in _TYPES or (form == "png" and kind != "plane"):
+            forms = [name for name in _TYPES if name != "png" or kind == "plane"]
+            raise Refusal(
+                400, f"format is {printable(form)}: it must be one of {', '.join(forms)}."
+            )
+        sigma = given.get("sigma", "0")
+        if sigma not in ("0", "1", "false", "true"):
+            raise Refusal(400, f"sigma is {printable(sigma)}: it must be 0 or 1.")
+        with_sigma = sigma in ("1", "true")
+        if with_sigma and form == "png":
+            raise Refusal(400, "A picture has no sigma: ask for npy, float32 or json.")
+        level = given.get("level", "1")
+        if level not in ("1", "2", "4", "8"):
+            raise Refusal(400, f"level is {printable(level)}: it must be 1, 2, 4 or 8.")
+        ends = [_number(given, name) for name in ("low", "high")]
+        if any(end is not None and end <= 0 for end in ends):
+            raise Refusal(400, "low and high must be above 0: the colours are logarithmic.")
+        thickness = _number(given, "thickness") or 0.0
+        return cls(kind, _what(kind, given), thickness, int(level), form, with_sigma, *ends)
+
+    def cut(self, file: VolumeFile) -> Cut:
+        """Cut it out of a volume."""
+        more = {} if self.kind == "box" else {"thickness": self.thickness}
+        return _KINDS[self.kind](
+            file, self.what, level=self.level, sigma=self.sigma, reading=about_to_read, **more
+        )
+
+
+def _what(kind: str, given: Mapping[str, str]) -> Any:
+    if kind != "plane":
+        if kind not in given:
+            raise Refusal(400, f"{kind} is missing: /{VOLUMES}/KEY/{kind}?{kind}=…")
+        return given[kind]
+    if "points" in given:
+        if "plane" in given or "value" in given:
+            raise Refusal(400, "Give points, or plane with value, not both.")
+        try:
+            points = [[float(x) for x in p.split(",")] for p in given["points"].split(";")]
+        except ValueError:
+            raise Refusal(
+                400, "points must be three points with semicolons between: 0,0,0;1,1,0;0,0,1."
+            ) from None
+        return Plane.through(points)
+    name = given.get("plane", "hk0").replace(" ", "").replace("·", "0")
+    plane = Plane.parse(_SHORT.get(name, name))
+    value = _number(given, "value")
+    return plane if value is None else plane.moved_to(value)
+
+
+def _number(given: Mapping[str, str], name: str) -> float | None:
+    if name not in given:
+        return None
+    try:
+        number = float(given[name])
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise Refusal(400, f"{name} is {printable(given[name])}: it must be a finite number.")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    body: bytes
+    described: str
+
+
+class Planes:
+    """Answers requests for cuts, and passes on all others.
+
+    Parameters
+    ----------
+    app
+        The app that answers all other requests.
+    tree
+        The root of Tiled's catalog, to look up volumes.
+    readable
+        Where files may be read.
+    """
+
+    def __init__(self, app: App, tree: Any, readable: Readable) -> None:
+        self._app = app
+        self._tree = tree
+        self._readable = readable
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="planes")
+        self._kept: OrderedDict[Any, _Answer] = OrderedDict()
+        self._running: dict[Any, asyncio.Task[_Answer]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or not scope.get("path", "").startswith(PATH):
+            await self._app(scope, receive, send)
+            return
+        try:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise Refusal(405, "Volumes are read-only here: GET or HEAD.", allow="GET, HEAD")
+            await self._answer(scope, send)
+        except Refusal as refusal:
+            await refuse(send, refusal.status, str(refusal), refusal.headers)
+        except HTTPException as error:
+            await refuse(send, error.status_code, str(error.detail), dict(error.headers or {}))
+        except DamagedVolume as error:
+            await refuse(send, 503, _first(error), {"retry-after": "60"})
+        except ReductionError as error:
+            await refuse(send, 400, _first(error))
+        except CatalogError as error:
+            await refuse(send, 403, str(error))
+
+    async def _answer(self, scope: Scope, send: Send) -> None:
+        key, _, kind = scope["path"].removeprefix(PATH).rpartition("/")
+        if kind not in _KINDS or not key or "/" in key:
+            raise Refusal(404, f"The address is {PATH}KEY/plane, or line, or box.")
+        asked = Asked.parse(kind, scope["query_string"].decode("latin-1"))
+        path = await self._path(key)
+        with OpenFile.below(self._readable, path) as file:
+            tag = f"{_EDITION}:{file.identity}:{asked}"
+            etag = f'"{hashlib.sha256(tag.encode()).hexdigest()[:32]}"'
+            headers = {"etag": etag, "cache-control": "private, no-cache"}
+            sent = {k.decode().lower(): v.decode("latin-1") for k, v in scope["headers"]}
+            if matches(sent.get("if-none-match", ""), etag):
+                await begin(send, 304, headers)
+                await send({"type": "http.response.body", "body": b""})
+                return
+            answer = await self._made((file.identity, asked), file, asked)
+        headers["content-type"] = _TYPES[asked.format]
+        headers["content-length"] = str(len(answer.body))
+        headers[HEADER] = answer.described
+        await begin(send, 200, headers)
+        body = answer.body if scope["method"] == "GET" else b""
+        await send({"type": "http.response.body", "body": body})
+
+    async def _path(self, key: str) -> Path:
+        path = await asset_of(self._tree, [VOLUMES, key, "intensity"])
+        if path is None:
+            there = await lookup(self._tree, [VOLUMES, key])
+            why = "has no intensity" if there is not None else "does not exist"
+            raise Refusal(404, f"This volume {why}. The container {VOLUMES} lists them.")
+        return path
+
+    async def _made(self, which: Any, file: OpenFile, asked: Asked) -> _Answer:
+        """Return an answer that was kept, or is being made for another client, or make it."""
+        if (kept := self._kept.get(which)) is not None:
+            self._kept.move_to_end(which)
+            return kept
+        if which not in self._running:
+            task = asyncio.create_task(self._make(file, asked))
+            self._running[which] = task
+            task.add_done_callback(lambda done: self._keep(which, done))
+        return await asyncio.shield(self._running[which])
+
+    async def _make(self, file: OpenFile, asked: Asked) -> _Answer:
+        # the client that asked first may leave before it is made
+        mine = OpenFile(file.path, os.dup(file.descriptor), file.size, file.modified, file.identity)
+        try:
+            with answering(written_out=asked.format == "json"):
+                context = contextvars.copy_context()
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(
+                    self._pool, lambda: context.run(_make, mine, asked)
+                )
+        finally:
+            os.close(mine.descriptor)
+
+    def _keep(self, which: Any, done: asyncio.Task[_Answer]) -> None:
+        self._running.pop(which, None)
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._kept[which] = done.result()
+        while sum(len(answer.body) for answer in self._kept.values()) > _KEPT:
+            self._kept.popitem(last=False)
+
+
+def _make(file: OpenFile, asked: Asked) -> _Answer:
+    with _opened(file) as volume:
+        cut = asked.cut(volume)
+    described = {
+        "axes": [_axis(cut, i) for i in range(len(cut.axes))], "at": list(cut.at),
+        "level": cut.level, "shape": list(cut.intensity.shape),
+    }  # fmt: skip
+    if asked.format == "png":
+        picture = draw(cut, low=asked.low, high=asked.high)
+        described |= {"low": picture.low, "high": picture.high}
+        body = picture.png
+    elif asked.format == "json":
+        body = _json(cut, described)
+    else:
+        arrays = cut.intensity if cut.sigma is None else np.stack([cut.intensity, cut.sigma])
+        described["shape"] = list(arrays.shape)
+        body = _npy(arrays) if asked.format == "npy" else arrays.astype("<f4").tobytes()
+    file.check_unchanged()  # or half of it may be of another volume
+    return _Answer(body, json.dumps(described))
+
+
+def _opened(file: OpenFile) -> VolumeFile:
+    for left in reversed(range(_TRIES)):
+        try:
+            return VolumeFile(file.path, descriptor=file.descriptor, most_text=_MOST_RECORD)
+        except ReductionError as error:
+            if not left or "cannot be opened" not in str(error):
+                raise CatalogError(
+                    f"{shown(file.path.name)} is not read: {_first(error)}"
+                ) from error
+            time.sleep(_PAUSE)
+    raise AssertionError
+
+
+def _axis(cut: Cut, number: int) -> dict[str, Any]:
+    values = cut.axes[number]
+    step = float(values[1] - values[0]) if len(values) > 1 else 0.0
+    return {
+        "direction": list(cut.directions[number]), "first": float(values[0]),
+        "last": float(values[-1]), "step": step, "count": len(values),
+    }  # fmt: skip
+
+
+def _json(cut: Cut, described: Mapping[str, Any]) -> bytes:
+    size = cut.intensity.size * (1 if cut.sigma is None else 2)
+    if size > _MOST_JSON:
+        raise Refusal(
+            400,
+            f"This would be {size:,} numbers as JSON; at most {_MOST_JSON:,} are written out. Ask "
+            "for npy or float32, or a coarser level.",
+        )
+    arrays = {"intensity": cut.intensity} | ({} if cut.sigma is None else {"sigma": cut.sigma})
+    written = {name: _listed(array) for name, array in arrays.items()}
+    axes = [values.tolist() for values in cut.axes]
+    return json.dumps({**described, "values": axes, **written}).encode()
+
+
+def _listed(array: Any) -> Any:
+    plain: Any = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()
+
+
+def _npy(array: Any) -> bytes:
+    raw = io.BytesIO()
+    np.save(raw, np.ascontiguousarray(array, "<f4"), allow_pickle=False)
+    return raw.getvalue()
+
+
+def _first(error: Exception) -> str:
+    return printable(str(error).partition("\n")[0])

@@ -1,0 +1,187 @@
+"""The client of a volume: planes, lines and boxes, cut by the catalog's server."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tiled.client import from_context
+from tiled.client.container import Container
+
+from offbragg.catalog.client import VOLUMES
+from offbragg.errors import CatalogError, NoSuchEntry
+
+_HEADER = "x-offbragg-cut"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SentCut:
+    """A cut that the server made.
+
+    Parameters
+    ----------
+    intensity
+        float32, one dimension for each of ``axes``; NaN where nothing was measured.
+    axes
+        Positions along each of ``directions``, r.l.u.
+    directions
+        Whole numbers: (1, 1, 0) runs along h and k.
+    at
+        h, k, l where all axes are 0.
+    level
+        Cells of the volume along each edge of one cell of the cut.
+    sigma
+        Standard deviation of the intensity, where it was asked for.
+    """
+
+    intensity: NDArray[np.float32]
+    axes: tuple[NDArray[np.float64], ...]
+    directions: tuple[tuple[int, ...], ...]
+    at: tuple[float, ...]
+    level: int
+    sigma: NDArray[np.float32] | None = None
+
+
+class VolumeClient(Container):
+    """A volume in the catalog: its arrays, and what the server cuts out of it."""
+
+    def plane(
+        self,
+        plane: str = "hk0",
+        *,
+        points: Sequence[Sequence[float]] | None = None,
+        value: float | None = None,
+        thickness: float = 0.0,
+        level: int = 1,
+        sigma: bool = False,
+    ) -> SentCut:
+        """Return a plane.
+
+        Parameters
+        ----------
+        plane
+            As ``hk0``, ``h0.5l``, ``-1kl``, ``hhl``; with commas any, as ``h,k,-h-k``.
+        points
+            Three points, r.l.u., that the plane goes through, instead of ``plane``.
+        value
+            Of the index that stands still, instead of the one in ``plane``.
+        thickness
+            Thickness over which the plane is averaged, r.l.u.
+        level
+            1; or 2, 4, 8 for coarser cells, which are sent sooner.
+        sigma
+            Whether the standard deviation is wanted, too; at level 1.
+
+        Raises
+        ------
+        CatalogError
+            If the server refuses it, with its reason.
+        """
+        asked: dict[str, Any] = {"plane": plane}
+        if points is not None:
+            asked = {"points": ";".join(",".join(repr(float(x)) for x in each) for each in points)}
+        asked["thickness"] = thickness
+        if value is not None:
+            asked["value"] = value
+        return self._cut("plane", asked, level, sigma)
+
+    def line(
+        self, line: str, *, thickness: float = 0.0, level: int = 1, sigma: bool = False
+    ) -> SentCut:
+        """Return a line, as ``h,0.5,0``; parameters and errors as for `plane`."""
+        return self._cut("line", {"line": line, "thickness": thickness}, level, sigma)
+
+    def box(self, box: str, *, level: int = 1, sigma: bool = False) -> SentCut:
+        """Return a box, as ``-1:1,-1:1,0:0.5``; parameters and errors as for `plane`."""
+        return self._cut("box", {"box": box}, level, sigma)
+
+    def picture(self, plane: str = "hk0", **parameters: Any) -> bytes:
+        """Return a plane as PNG.
+
+        Parameters
+        ----------
+        plane
+            As for `plane`.
+        parameters
+            ``value``, ``thickness``, ``level``; ``low`` and ``high``, the ends of the colours.
+        """
+        return self._ask("plane", {"plane": plane, **parameters, "format": "png"}).content
+
+    def _cut(self, kind: str, asked: Mapping[str, Any], level: int, sigma: bool) -> SentCut:
+        more = {"level": level, "format": "npy", "sigma": int(sigma)}
+        answer = self._ask(kind, {**asked, **more})
+        values = np.load(io.BytesIO(answer.content), allow_pickle=False)
+        described = json.loads(answer.headers[_HEADER])
+        axes = described["axes"]
+        return SentCut(
+            values[0] if sigma else values,
+            tuple(_positions(axis) for axis in axes),
+            tuple(tuple(axis["direction"]) for axis in axes),
+            tuple(described["at"]),
+            described["level"],
+            values[1] if sigma else None,
+        )
+
+    def _ask(self, kind: str, asked: Mapping[str, Any]) -> Any:
+        server = str(self.context.api_uri).split("/api/")[0]
+        key = self.path_parts[-1]
+        http = self.context.http_client
+        answer = http.get(f"{server}/{VOLUMES}/{key}/{kind}", params=dict(asked))
+        if answer.is_error:
+            answer.read()
+            raise CatalogError(f"volume {key}: {_reason(answer)}")
+        return answer
+
+
+class VolumeCatalog(Container):
+    """The volumes of a catalog; an unknown key is refused."""
+
+    def __getitem__(self, keys: Any, *args: Any) -> Any:
+        """Return a volume by its key."""
+        try:
+            return super().__getitem__(keys, *args)
+        except KeyError as error:
+            if isinstance(error, NoSuchEntry):
+                raise
+            newest = ", ".join(list(self)[-5:]) or "none yet"
+            raise NoSuchEntry(
+                f"the catalog has no volume {keys!r}", lambda: f"; the newest are {newest}"
+            ) from None
+
+
+def volumes_of(context: Any) -> Any:
+    """Return the volumes of the catalog that a client is connected to.
+
+    Raises
+    ------
+    CatalogError
+        If it has none: its server is of an earlier version.
+    """
+    from offbragg.catalog.tiled_client import own_clients
+
+    try:
+        return from_context(context, node_path_parts=[VOLUMES], structure_clients=own_clients())
+    except KeyError:
+        raise CatalogError(
+            f"the catalog has no container {VOLUMES!r}\nRestart offbragg serve: it is of an "
+            "earlier version."
+        ) from None
+
+
+def _positions(axis: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return equally spaced positions; a last cell that holds fewer is nearer."""
+    positions = axis["first"] + axis["step"] * np.arange(axis["count"])
+    positions[-1] = axis["last"]
+    return positions
+
+
+def _reason(answer: Any) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]

@@ -1,0 +1,222 @@
+"""Publish volume files: nodes of the catalog beside the runs, in the container ``volumes``.
+
+A node holds what is searched for, and where the arrays are; nothing is copied. Its structure is in
+the catalog's database, so a listing opens no file, and none can break it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlparse
+
+import numpy as np
+
+from offbragg.catalog.client import VOLUMES
+from offbragg.catalog.exact import storable
+from offbragg.errors import CatalogError, OffbraggError
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.volume_chunks import LEVELS
+from offbragg.files.volume_file import VolumeFile
+from offbragg.printable import printable
+
+SPEC = "OffbraggVolume"
+_MOST_RECORD = 1_000_000  # bytes of a record that is sent; its file has it anyway
+_ARRAYS = {
+    "intensity": "data/intensity",
+    "sigma": "data/intensity_errors",
+    "weight": "volume/weight",
+}
+_CHUNK = 128  # cells along each edge of what a client of Tiled asks for at once: 8 MB
+
+
+def volume_key(path: Path) -> str:
+    """Return the key of a volume file's node: the same for a file that replaces it.
+
+    Examples
+    --------
+    >>> volume_key(Path("/data/LSMO/volume-f1.h5"))
+    'volume-f1-55fc9cf9'
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", path.stem)[:60]
+    return f"{plain}-{hashlib.sha256(str(path).encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def describe_volume(path: Path) -> dict[str, Any]:
+    """Return the metadata of a volume file's node.
+
+    Raises
+    ------
+    OffbraggError
+        If it is not a volume file.
+    """
+    with VolumeFile(path) as file:
+        record = file.record
+        inputs = [each for each in record.get("inputs") or () if isinstance(each, Mapping)]
+        sample = file.sample
+        metadata: dict[str, Any] = {
+            "file": str(path),
+            "sample": None if sample is None else sample.to_dict(),
+            "temperature": record.get("temperature"),
+            "series": _series(path, inputs),
+            "runs": [str(each.get("run")) for each in inputs],
+            "completeness": file.completeness,
+            "symmetry": file.symmetry,
+            "grid": file.grid.to_dict(),
+            "UB": next((each["UB"] for each in inputs if "UB" in each), None),
+            "levels": [1, *(level for level in LEVELS if _level(file, level) is not None)],
+            "record": record if len(json.dumps(record)) <= _MOST_RECORD else None,
+        }
+    return storable(metadata)
+
+
+def publish_volume(path: Path, *, host: str, port: int, key: str, timeout: float = 5.0) -> str:
+    """Publish a volume file; one of the same path that was published before is replaced.
+
+    Parameters
+    ----------
+    path
+        The file; it lies below a root of the catalog.
+    host, port
+        Address of the catalog's server.
+    key
+        The catalog's own key.
+    timeout
+        Time limit for each answer, s.
+
+    Returns
+    -------
+    key
+        Of its node in `VOLUMES`.
+
+    Raises
+    ------
+    CatalogError
+        If the catalog does not answer, or refuses it.
+    OffbraggError
+        If it is not a volume file.
+    """
+    path = path.resolve()  # the catalog's roots are real paths
+    nodes = list(_nodes(path))
+    metadata, name = describe_volume(path), volume_key(path)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        catalog = _Catalog(connection, key)
+        catalog.ask("DELETE", f"metadata/{VOLUMES}/{quote(name)}?recursive=true", missing=True)
+        catalog.ask("POST", f"metadata/{VOLUMES}", _container(name, metadata, [SPEC]))
+        catalog.ask("POST", f"metadata/{VOLUMES}/{quote(name)}", _container("levels", {}, []))
+        for place, node in nodes:
+            catalog.ask("POST", f"register/{VOLUMES}/{quote(name)}{place}", node)
+        try:
+            one = f"array/full/{VOLUMES}/{quote(name)}/intensity?slice=0:1,0:1,0:1"
+            catalog.ask("GET", f"{one}&format=application/octet-stream")
+        except CatalogError:  # nobody shall find what cannot be read
+            catalog.ask("DELETE", f"metadata/{VOLUMES}/{quote(name)}?recursive=true", missing=True)
+            raise
+    except (OSError, http.client.HTTPException) as error:
+        reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else error
+        raise CatalogError(f"the catalog at http://{host}:{port} is away: {reason}") from error
+    finally:
+        connection.close()
+    return name
+
+
+class _Catalog:
+    def __init__(self, connection: http.client.HTTPConnection, key: str) -> None:
+        self._connection = connection
+        self._headers = {"Authorization": f"Apikey {key}", "Content-Type": "application/json"}
+
+    def ask(self, method: str, path: str, body: object = None, *, missing: bool = False) -> None:
+        """Send one request; an answer 404 is accepted if the node may be missing."""
+        content = None if body is None else json.dumps(body).encode()
+        self._connection.request(method, f"/api/v1/{path}", content, self._headers)
+        answer = self._connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+        if answer.status < 300 or (missing and answer.status == 404):
+            return
+        hint = "\nRestart offbragg serve: it is of an earlier version." * (answer.status == 404)
+        raise CatalogError(
+            f"the catalog refuses a volume: {method} {path.partition('?')[0]} was answered with "
+            f"{answer.status}: {printable(text[:200])}{hint}"
+        )
+
+
+def _container(key: str, metadata: Mapping[str, Any], specs: list[str]) -> dict[str, Any]:
+    return {
+        "id": key,
+        "structure_family": "container",
+        "metadata": metadata,
+        "data_sources": [],
+        "specs": [{"name": spec, "version": "1.0"} for spec in specs],
+    }
+
+
+def _nodes(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each array of a volume file is registered, and its node."""
+    with VolumeFile(path) as file:
+        for key, name in _ARRAYS.items():
+            yield "", _array(path, key, f"/entry/{name}", file.dataset(f"entry/{name}"))
+        for level in LEVELS:
+            if (data := _level(file, level)) is not None:
+                yield "/levels", _array(path, str(level), f"/entry/levels/{level}/intensity", data)
+
+
+def _level(file: VolumeFile, level: int) -> Any:
+    return file.dataset(f"entry/levels/{level}/intensity")
+
+
+def _array(path: Path, key: str, name: str, data: Any) -> dict[str, Any]:
+    kind = np.dtype(data.dtype)
+    chunks = [[min(_CHUNK, n - at) for at in range(0, n, _CHUNK)] for n in data.shape]
+    structure = {
+        "data_type": {"endianness": "little", "kind": kind.kind, "itemsize": kind.itemsize},
+        "shape": list(data.shape),
+        "chunks": chunks,
+        "dims": ["l", "k", "h"],
+        "resizable": False,
+    }
+    source = {
+        "structure_family": "array",
+        "structure": structure,
+        "mimetype": "application/x-hdf5",
+        # as every reader of volume files opens them: HDF5 opens a file twice only in one way
+        "parameters": {"dataset": name, "swmr": False, "locking": False},
+        "assets": [
+            {"data_uri": _uri(path),
+             "is_directory": False, "parameter": "data_uris", "num": 0}
+        ],
+        "management": "external",
+    }  # fmt: skip
+    return {
+        "id": key, "structure_family": "array", "metadata": {}, "specs": [],
+        "data_sources": [source],
+    }  # fmt: skip
+
+
+def _uri(path: Path) -> str:
+    """Return the address of a file as Tiled reads it: with nothing quoted."""
+    uri = f"file://localhost{path}"
+    if urlparse(uri).path != str(path) or not str(path).isprintable():
+        raise CatalogError(
+            f"{printable(str(path))} cannot be published: a name with ? # or control characters "
+            "is not an address\nRename the file or its folder."
+        )
+    return uri
+
+
+def _series(path: Path, inputs: list[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the series of the runs, if all are of one; their scan files say which."""
+    found: list[Any] = []
+    for each in inputs:
+        try:
+            with ScanFile.open(path.parent / str(each.get("file"))) as scan:
+                found.append(scan.start.get("series"))
+        except (OffbraggError, OSError, ValueError):
+            return None
+    uids = {each.get("uid") if isinstance(each, Mapping) else None for each in found}
+    return dict(found[0]) if len(uids) == 1 and None not in uids else None
