@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
 from offbragg.files.mask import read_mask
+from offbragg.files.scan_file import ScanFile
 from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
@@ -65,66 +68,144 @@ def sum_record(
     sums
         An accumulator; a volume where they were symmetrised or cut.
     """
-    grid = record.binned
-    user_mask = None
-    if record.mask is not None:
-        user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
-    total = sum(each.frames for each in record.inputs)
-    before = 0
-    sums: Accumulator | None = None
-    exponent = record.weight_exponent
-    if exponent is None:  # written before weights were whole numbers
-        exponent = weight_exponent(
-            [replace(each, selection=_selection(each, record)) for each in record.inputs], record
-        )
+    sums = empty_sums(record)
+    total, before = sum(each.frames for each in record.inputs), 0
     for each in record.inputs:
-        with opened(Path(each.file)) as scan:
-            detector: Mapping[str, Any] = scan.start.get("detector") or {}
-            mask = scan.pixel_mask() != 0
-            if user_mask is not None:
-                if user_mask.shape != mask.shape:
-                    raise ReductionError(
-                        f"the mask has shape {user_mask.shape}, the frames {mask.shape}"
-                    )
-                mask |= user_mask
-            stack = scan.stack
-            chosen = each.selection or _selection(each, record)
-            mask |= chosen.hot_mask(mask.shape)
-            air = None
-            if each.background is not None:
-                air = _air(each.background, record, detector.get("saturation"))
-            setup = ReductionSetup(
-                each.geometry, each.UB, grid, record.corrections, detector, mask,
-                record.oversample, air, record.sample,
-            )  # fmt: skip
-            if sums is None:
-                sums = setup.accumulator(exponent)
-            flux = chosen.flux[: len(stack)]
-            angles = scan.frame_values()["angle"][: len(stack)]
-            done_before = before
+        with prepared(record, each) as sweep:
 
-            def report(done: int, _: int, so_far: int = done_before) -> None:
+            def report(done: int, _: int, so_far: int = before) -> None:
                 progress(so_far + done, total)
 
-            add_frames(stack, setup, flux, sums, angles=angles, progress=report)
-            before += int(np.count_nonzero(flux > 0))
-    assert sums is not None
+            sweep.add(sums, progress=report)
+            before += sweep.frames
+    return finished(record, sums)
+
+
+def empty_sums(record: ReductionRecord) -> Accumulator:
+    """Make the sums that the frames of a record are added to."""
+    return Accumulator(
+        record.binned, exponent(record), parts=record.oversample.parts,
+        background=record.inputs[0].background is not None, sample=record.sample,
+    )  # fmt: skip
+
+
+def exponent(record: ReductionRecord) -> int:
+    """Return n of the unit 2⁻ⁿ of a record's weights."""
+    if record.weight_exponent is not None:
+        return record.weight_exponent
+    return weight_exponent(  # written before weights were whole numbers
+        [replace(each, selection=selection(each, record)) for each in record.inputs], record
+    )
+
+
+def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Volume:
+    """Symmetrise and cut the sums of all frames of a record, where it says so.
+
+    Raises
+    ------
+    ReductionError
+        If nothing was measured.
+    """
     if not sums.total("weight"):
         raise ReductionError(_NOTHING)
-    if not record.symmetry and record.grid == grid:
+    if not record.symmetry and record.grid == record.binned:
         return sums
     volume = sums.volume()
     del sums
     if record.symmetry:
         volume = symmetrise(volume, Laue.named(record.symmetry))
-    if record.grid != grid:
-        volume = volume[_part(grid, record.grid)]
+    if record.grid != record.binned:
+        volume = volume[_part(record.binned, record.grid)]
     if not np.any(volume.weight):
         raise ReductionError(_NOTHING)
     return volume
 
 
-def _selection(each: SweepInput, record: ReductionRecord) -> Selection:
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedSweep:
+    """One sweep of a record, open, with all that is needed to add its frames.
+
+    Parameters
+    ----------
+    scan
+        Its scan file.
+    setup
+        What does not change from frame to frame.
+    selection
+        What of it counts.
+    masked
+        Pixels that the scan file or the user masked, without the hot ones, shape (slow, fast).
+    """
+
+    scan: ScanFile
+    setup: ReductionSetup
+    selection: Selection
+    masked: NDArray[np.bool_]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that add something."""
+        return int(np.count_nonzero(self.selection.flux[: len(self.scan.stack)] > 0))
+
+    def add(
+        self,
+        sums: Accumulator,
+        *,
+        begin: int = 0,
+        end: int | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """Add its frames from one number to another (one past the last) to sums."""
+        stack = self.scan.stack
+        part = slice(begin, len(stack) if end is None else min(end, len(stack)))
+        add_frames(
+            stack[part], self.setup, self.selection.flux[part], sums,
+            angles=self.scan.frame_values()["angle"][part], progress=progress,
+        )  # fmt: skip
+
+
+@contextmanager
+def prepared(
+    record: ReductionRecord, each: SweepInput, *, threads: int | None = None
+) -> Generator[PreparedSweep]:
+    """Open a sweep of a record, and find what is needed to add its frames.
+
+    Parameters
+    ----------
+    record
+        With absolute paths.
+    each
+        One of its inputs.
+    threads
+        Number of threads; the result does not depend on it.
+
+    Raises
+    ------
+    ReductionError
+        If a file is not there, or the mask does not fit.
+    """
+    with opened(Path(each.file)) as scan:
+        detector: Mapping[str, Any] = scan.start.get("detector") or {}
+        masked = scan.pixel_mask() != 0
+        if record.mask is not None:
+            user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
+            if user_mask.shape != masked.shape:
+                raise ReductionError(
+                    f"the mask has shape {user_mask.shape}, the frames {masked.shape}"
+                )
+            masked |= user_mask
+        chosen = each.selection or selection(each, record)
+        air = None
+        if each.background is not None:
+            air = _air(each.background, record, detector.get("saturation"))
+        setup = ReductionSetup(
+            each.geometry, each.UB, record.binned, record.corrections, detector,
+            masked | chosen.hot_mask(masked.shape), record.oversample, air, record.sample, threads,
+        )  # fmt: skip
+        yield PreparedSweep(scan, setup, chosen, masked)
+
+
+def selection(each: SweepInput, record: ReductionRecord) -> Selection:
     """Find again what of a sweep counts."""
     with opened(Path(each.file)) as scan:
         return select(scan, monitor=record.monitor, hot=record.hot, damaged=each.damaged)
