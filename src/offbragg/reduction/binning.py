@@ -140,13 +140,13 @@ class Binner:
             )
         self.geometry, self.grid = geometry, grid
         self._oversample = oversample or Oversample()
-        self._most = _MOST if saturation is None else min(int(np.ceil(saturation)) - 1, _MOST)
+        self.most = _MOST if saturation is None else min(int(np.ceil(saturation)) - 1, _MOST)
         self._threads = threads or min(os.cpu_count() or 1, 8)
         self._to_cells = np.array(grid.per_unit, np.float64)[:, None] * np.linalg.inv(UB)
         good = np.isfinite(factor) & (factor > 0)
         if air is not None:
             good &= np.isfinite(air.rate)
-        self._factor = np.where(good, factor, 0.0).astype(np.float32)
+        self.factor = np.where(good, factor, 0.0).astype(np.float32)
         self._inverses = self._distances()
         whole: list[list[Band]] = [[(0, factor.shape[0], 0, factor.shape[1])]]
         self._bands = bands(geometry, UB, grid, self._inverses) if self._threads > 1 else whole
@@ -166,7 +166,7 @@ class Binner:
     @property
     def n_pixels(self) -> int:
         """Number of pixels that count."""
-        return int(np.count_nonzero(self._factor))
+        return int(np.count_nonzero(self.factor))
 
     def add(
         self,
@@ -192,14 +192,14 @@ class Binner:
         """
         if subtract and self._air is not None:
             raise ReductionError("frames with a background cannot be taken away: begin again")
-        size = self._factor.size * 4
+        size = self.factor.size * 4
         length = max(1, min(_FRAMES, _BATCH // size))
         buffer: Counts | None = None
         with ThreadPoolExecutor(self._threads) as pool:
             left = iter(frames)
             while batch := tuple(islice(left, length)):
                 if buffer is None:
-                    buffer = np.empty((len(batch), *self._factor.shape), np.int32)
+                    buffer = np.empty((len(batch), *self.factor.shape), np.int32)
                 counts = buffer[: len(batch)]
                 list(pool.map(_read, batch, counts))
                 self._add_batch(pool, batch, counts, sums, subtract)
@@ -246,8 +246,8 @@ class Binner:
         """
         return [
             Exposures(
-                counts, np.ascontiguousarray(turns[:, turn]), flux, inverse, self._factor,
-                self._most, point_of(part, self._oversample.pixels),
+                counts, np.ascontiguousarray(turns[:, turn]), flux, inverse, self.factor,
+                self.most, point_of(part, self._oversample.pixels),
             )
             for turn in range(self._oversample.frames)
             for part, inverse in enumerate(self._inverses)
@@ -257,7 +257,7 @@ class Binner:
         """Return the flux of a part of each frame in units of the weight, 2⁻ⁿ with n = exponent."""
         unit = 2.0**-exponent * self._oversample.parts
         flux = np.array([frame.flux / unit for frame in batch], np.float32)
-        most = float(self._factor.max(initial=0)) * float(flux.max(initial=0))
+        most = float(self.factor.max(initial=0)) * float(flux.max(initial=0))
         if not most < 2.0**28:
             brightest = max(frame.flux for frame in batch)
             raise ReductionError(
