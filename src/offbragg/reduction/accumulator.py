@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,12 +210,31 @@ class Accumulator:
             if into is None or of is None:
                 continue
             for number in np.flatnonzero(of.changed).tolist():
-                value = _both(into, number) + _both(of, number)
-                into.low[number] = (value & 0xFFFFFFFF).astype(np.uint32)
-                upper = (value >> 32).astype(np.uint32)
-                if upper.any() or into.high[number].any():
-                    into.high[number] = upper
-                into.changed[number] = 1
+                _add_brick(into, number, of.low[number], of.high[number])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what makes the same sums elsewhere: the bricks that were added to alone."""
+        return {
+            "grid": self.grid, "exponent": self.exponent, "parts": self.parts,
+            "sample": self.sample,
+            "pairs": [
+                None if pair is None else _packed(pair)
+                for pair in (self.sums, self.spread, self.air)
+            ],
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pairs = state["pairs"]
+        self.__init__(
+            state["grid"], state["exponent"], parts=state["parts"],
+            background=pairs[2] is not None, sample=state["sample"],
+        )  # fmt: skip
+        for pair, packed in zip((self.sums, self.spread, self.air), pairs, strict=True):
+            if pair is not None:
+                touched, low, upper, high = packed
+                pair.low[touched] = low
+                pair.high[upper] = high
+                pair.changed[touched] = 1
 
     def add_to(self, volume: Volume) -> None:
         """Add the sums to the arrays of a volume on the same grid."""
@@ -234,11 +254,23 @@ class Accumulator:
         return volume
 
 
-def _both(pair: PairSums, number: int) -> Integers:
-    value = pair.low[number].astype(np.int64)
-    if pair.high[number].any():
-        value |= pair.high[number].astype(np.int64) << 32
-    return value
+def _add_brick(
+    into: PairSums, number: int, low: NDArray[np.uint32], high: NDArray[np.uint32]
+) -> None:
+    """Add to a brick, as 64-bit numbers in two's complement whose halves lie apart."""
+    total = into.low[number] + low
+    upper = high + (total < low)  # what is carried
+    into.low[number] = total
+    if upper.any():  # untouched memory is not there
+        into.high[number] += upper.astype(np.uint32)
+    into.changed[number] = 1
+
+
+def _packed(pair: PairSums) -> tuple[NDArray[Any], ...]:
+    """Return the numbers and lower halves of the bricks added to; the same of upper halves."""
+    touched = np.flatnonzero(pair.changed)
+    upper = np.array([n for n in touched.tolist() if pair.high[n].any()], np.intp)
+    return touched, pair.low[touched], upper, pair.high[upper]
 
 
 def _lazily(n: int) -> NDArray[np.uint32]:

@@ -30,7 +30,7 @@ from offbragg.workflows.sums import PreparedSweep, exponent, prepared
 
 COUNTED = "counted"
 """State of a pixel that counts."""
-_EARLIER = 2.0**-18  # rounding of weights in files of before they were whole numbers
+_EARLIER = 2.0**-18  # rounding of weights in files of earlier versions
 _ROUNDING = 1e-12  # of sums over equivalent cells, where parts of counts are no whole numbers
 
 
