@@ -28,7 +28,7 @@ from offbragg.workflows.sums import empty_sums, exponent, finished, prepared, se
 CONNECT = 20.0
 """Time limit for the scheduler to answer and to have a worker, s."""
 _TASKS = 4  # of each thread of the cluster: a worker that dies loses no more than one of them
-_LEAST = 64  # frames of a task: to prepare a sweep and to send its bricks takes as long as some
+_LEAST = 256  # frames of a task: neighbours meet the same bricks, which are sent and merged once
 _AHEAD = 2  # tasks of each thread that are begun or wait to be merged: bounds the memory
 
 
