@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,10 @@ _AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of 
 _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
 _WITHIN = cells_within()
+_NO_UPPER = np.zeros((CELLS, 2), np.uint32)
+
+Halves = tuple[int, NDArray[np.uint32], NDArray[np.uint32]]
+PackedPair = tuple[NDArray[np.intp], NDArray[np.uint32], NDArray[np.intp], NDArray[np.uint32]]
 
 
 def weight_exponent(factor: float, flux: float) -> int:
@@ -58,6 +62,35 @@ def weight_exponent(factor: float, flux: float) -> int:
     if not (0 < factor < math.inf and 0 < flux < math.inf):
         raise ReductionError(f"weight {factor:g} × flux {flux:g}: both must be above 0")
     return 27 - math.frexp(factor)[1] - 2 * math.ceil(math.log2(flux) / 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedSums:
+    """The bricks of an accumulator that were added to, without the memory of all others.
+
+    Parameters
+    ----------
+    grid, exponent, parts, names
+        Of the accumulator.
+    pairs
+        Of each pair of sums (counts and weight; variance; background), None without it: numbers
+        and lower halves of its bricks, and the same of upper halves that are not 0.
+    """
+
+    grid: Grid
+    exponent: int
+    parts: int
+    names: tuple[str, ...]
+    pairs: tuple[PackedPair | None, ...]
+
+    def halves(self, pair: int) -> Iterator[Halves]:
+        """Go through the bricks of a pair of sums: number, and lower and upper halves."""
+        of = self.pairs[pair]
+        if of is not None:
+            touched, low, upper, high = of
+            where = {number: n for n, number in enumerate(upper.tolist())}
+            for n, number in enumerate(touched.tolist()):
+                yield number, low[n], high[where[number]] if number in where else _NO_UPPER
 
 
 class Accumulator:
@@ -190,7 +223,7 @@ class Accumulator:
             slices = brick_slices(self.grid, l, k, h)
             yield (slices[2], slices[1], slices[0]), sums
 
-    def merge(self, other: Accumulator) -> None:
+    def merge(self, other: Accumulator | PackedSums) -> None:
         """Add the sums of another accumulator: whole numbers, so in any order.
 
         Raises
@@ -204,37 +237,27 @@ class Accumulator:
                 f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
                 f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
             )
-        for into, of in (
-            (self.sums, other.sums), (self.spread, other.spread), (self.air, other.air),
-        ):  # fmt: skip
-            if into is None or of is None:
-                continue
-            for number in np.flatnonzero(of.changed).tolist():
-                _add_brick(into, number, of.low[number], of.high[number])
+        for n, into in enumerate((self.sums, self.spread, self.air)):
+            if into is not None:
+                for number, low, high in other.halves(n):
+                    _add_brick(into, number, low, high)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what makes the same sums elsewhere: the bricks that were added to alone."""
-        return {
-            "grid": self.grid, "exponent": self.exponent, "parts": self.parts,
-            "sample": self.sample,
-            "pairs": [
+    def halves(self, pair: int) -> Iterator[Halves]:
+        """Go through the bricks of a pair of sums: number, and lower and upper halves."""
+        of = (self.sums, self.spread, self.air)[pair]
+        if of is not None:
+            for number in np.flatnonzero(of.changed).tolist():
+                yield number, of.low[number], of.high[number]
+
+    def packed(self) -> PackedSums:
+        """Return a copy of the bricks that were added to, to be sent and merged elsewhere."""
+        return PackedSums(
+            self.grid, self.exponent, self.parts, self.names,
+            tuple(
                 None if pair is None else _packed(pair)
                 for pair in (self.sums, self.spread, self.air)
-            ],
-        }  # fmt: skip
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        pairs = state["pairs"]
-        self.__init__(
-            state["grid"], state["exponent"], parts=state["parts"],
-            background=pairs[2] is not None, sample=state["sample"],
+            ),
         )  # fmt: skip
-        for pair, packed in zip((self.sums, self.spread, self.air), pairs, strict=True):
-            if pair is not None:
-                touched, low, upper, high = packed
-                pair.low[touched] = low
-                pair.high[upper] = high
-                pair.changed[touched] = 1
 
     def add_to(self, volume: Volume) -> None:
         """Add the sums to the arrays of a volume on the same grid."""
@@ -266,8 +289,7 @@ def _add_brick(
     into.changed[number] = 1
 
 
-def _packed(pair: PairSums) -> tuple[NDArray[Any], ...]:
-    """Return the numbers and lower halves of the bricks added to; the same of upper halves."""
+def _packed(pair: PairSums) -> PackedPair:
     touched = np.flatnonzero(pair.changed)
     upper = np.array([n for n in touched.tolist() if pair.high[n].any()], np.intp)
     return touched, pair.low[touched], upper, pair.high[upper]

@@ -19,7 +19,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from offbragg.errors import ReductionError
-from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.accumulator import Accumulator, PackedSums
 from offbragg.volume import Volume
 from offbragg.workflows.choices import Progress
 from offbragg.workflows.record import ReductionRecord
@@ -82,7 +82,7 @@ def divide(record: ReductionRecord, threads: int) -> list[Part]:
     return [part for part in parts if part.frames]
 
 
-def sum_part(part: Part, version_here: str) -> Accumulator:
+def sum_part(part: Part, version_here: str) -> PackedSums:
     """Sum the frames of a part; a worker does this.
 
     Parameters
@@ -109,7 +109,7 @@ def sum_part(part: Part, version_here: str) -> Accumulator:
             sweep.add(sums, begin=part.begin, end=part.end)
     except ReductionError as error:
         raise ReductionError(f"on the Dask worker on {host}: {error}") from error
-    return sums
+    return sums.packed()
 
 
 def sum_on_cluster(
@@ -175,7 +175,7 @@ def _connected(scheduler: str) -> Generator[Any]:
         yield client
 
 
-def _results(client: Any, parts: list[Part], scheduler: str) -> Iterator[tuple[int, Accumulator]]:
+def _results(client: Any, parts: list[Part], scheduler: str) -> Iterator[tuple[int, PackedSums]]:
     """Yield the number of frames and the sums of each part, as they come."""
     from distributed import CancelledError, KilledWorker, as_completed
 
