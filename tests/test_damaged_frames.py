@@ -174,13 +174,13 @@ def test_an_intact_file_gives_no_warning_also_without_checksums_or_digest(path, 
 
 def test_one_that_is_damaged_while_it_is_reduced_is_not_used(path, monkeypatch):
     """It is compared as it is read, not only before."""
-    made = ReductionSetup.accumulator
+    made = ReductionSetup.binner
 
-    def damaging(self, exponent):
+    def damaging(self):
         flip(path, 4)
-        return made(self, exponent)
+        return made(self)
 
-    monkeypatch.setattr(ReductionSetup, "accumulator", damaging)
+    monkeypatch.setattr(ReductionSetup, "binner", damaging)
 
     with pytest.raises(ScanFileError, match="frame 4 of"):
         reduce_files(path, CHOICES)

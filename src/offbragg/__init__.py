@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from offbragg.files.volume_writer import write_volume
     from offbragg.plots.planes import plot
     from offbragg.workflows.reduce import merge_and_reduce as reduce
+    from offbragg.workflows.why import why
 
     __version__: str
 
-__all__ = ["__version__", "plot", "read_volume", "reduce", "write_volume"]
+__all__ = ["__version__", "plot", "read_volume", "reduce", "why", "write_volume"]
 
 _WHERE = {
     "plot": ("offbragg.plots.planes", "plot"),
     "read_volume": ("offbragg.files.volume_file", "read_volume"),
     "reduce": ("offbragg.workflows.reduce", "merge_and_reduce"),
+    "why": ("offbragg.workflows.why", "why"),
     "write_volume": ("offbragg.files.volume_writer", "write_volume"),
 }
 

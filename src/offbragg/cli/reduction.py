@@ -223,6 +223,15 @@ def reduce_command(
     polarization: Polarization = 0.99,
     efficiency: Efficiency = True,
     air: Air = True,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="URL",
+            help="Dask scheduler whose workers sum the frames, as tcp://host:8786.",
+            show_default="this process",
+        ),
+    ] = None,
     again: Annotated[
         bool,
         typer.Option("--again", help="Reproduce a volume from its own record, and compare."),
@@ -306,8 +315,9 @@ def reduce_command(
         messages: list[str] = []
         with progress_of_steps("reducing", "writing", quiet=as_json) as (reducing, writing):
             volume = reduce_to_file(
-                group, choices, target, progress=reducing, writing=writing, say=messages.append
-            )
+                group, choices, target, scheduler=scheduler, progress=reducing, writing=writing,
+                say=messages.append,
+            )  # fmt: skip
         key, message = publish_made(target, beamline) if publish else (None, "")
         made.append(
             {

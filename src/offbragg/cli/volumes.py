@@ -1,4 +1,4 @@
-"""The verbs that show what is in a volume: plot, pdf; see :mod:`offbragg.cli`."""
+"""The verbs that show what is in a volume: plot, pdf, why; see :mod:`offbragg.cli`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from offbragg.cli.app import REDUCTION, AsJson, app
-from offbragg.cli.numbers import Number
+from offbragg.cli.numbers import Number, numbers
 from offbragg.cli.terminal import check_free, say
+from offbragg.cli.terminal import progress as progress_bar
 
 _MOST_UNMEASURED = 0.1  # of what is transformed
 
@@ -131,3 +132,32 @@ def pdf_command(
     for peak in found:
         x, y, z = peak["vector"]
         say(f"  {x:6.2f} {y:6.2f} {z:6.2f}  {peak['length']:7.2f} Å  {peak['value']:12.4g}")
+
+
+# -1,0,2 is a point
+@app.command(
+    name="why", rich_help_panel=REDUCTION, context_settings={"ignore_unknown_options": True}
+)
+def why_command(
+    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="Volume file.")],
+    point: Annotated[
+        str, typer.Argument(metavar="H,K,L", help="Point in the cell, r.l.u., as 0.5,0.5,-1.")
+    ],
+    rows: Annotated[int, typer.Option("--rows", help="Pixels to list.", min=0)] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Show which frames and pixels made a cell of a volume, and which did not count and why.
+
+    The scan files must be where the volume's record has them. The pixels that count sum to the
+    cell exactly; with a symmetry they are those of its equivalent cells, too.
+
+    Exit code 1: the file does not have the sum of these pixels.
+    """
+    from offbragg.workflows.why import describe, why
+
+    hkl = numbers(point, 3, "H,K,L", "0.5,0.5,0.5")
+    with progress_bar("looking for pixels", quiet=as_json) as progress:
+        found = why(volume, hkl, progress=progress)
+    say(json.dumps(found.to_dict()) if as_json else describe(found, most=rows))
+    if not found.exact:
+        raise typer.Exit(1)

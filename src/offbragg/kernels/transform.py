@@ -178,6 +178,11 @@ def places(
     return out
 
 
+def weights(factor: NDArray[np.float32], flux: np.float32) -> NDArray[np.int64]:
+    """Return the weights of pixels in a frame, whole numbers of the unit of ``flux``."""
+    return np.rint(factor * flux).astype(np.int64)
+
+
 def transform(
     exposures: Exposures,
     sums: PairSums,
@@ -209,7 +214,7 @@ def transform(
         counts = exposures.counts[n, begin:end, left:right]
         where = places(exposures, sums.shape, band, n, level="reference")
         good = (counts >= 0) & (counts <= exposures.most) & (factor > 0) & (where != NOWHERE)
-        weight = np.rint(factor[good] * flux).astype(np.int64)
+        weight = weights(factor[good], flux)
         add(sums, where[good], counts[good].astype(np.int64), weight, subtract=subtract)
 
 

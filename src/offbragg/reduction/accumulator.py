@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ _AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of 
 _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
 _WITHIN = cells_within()
+_NO_UPPER = np.zeros((CELLS, 2), np.uint32)
+
+Halves = tuple[int, NDArray[np.uint32], NDArray[np.uint32]]
+PackedPair = tuple[NDArray[np.intp], NDArray[np.uint32], NDArray[np.intp], NDArray[np.uint32]]
 
 
 def weight_exponent(factor: float, flux: float) -> int:
@@ -57,6 +62,35 @@ def weight_exponent(factor: float, flux: float) -> int:
     if not (0 < factor < math.inf and 0 < flux < math.inf):
         raise ReductionError(f"weight {factor:g} × flux {flux:g}: both must be above 0")
     return 27 - math.frexp(factor)[1] - 2 * math.ceil(math.log2(flux) / 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedSums:
+    """The bricks of an accumulator that were added to, without the memory of all others.
+
+    Parameters
+    ----------
+    grid, exponent, parts, names
+        Of the accumulator.
+    pairs
+        Of each pair of sums (counts and weight; variance; background), None without it: numbers
+        and lower halves of its bricks, and the same of upper halves that are not 0.
+    """
+
+    grid: Grid
+    exponent: int
+    parts: int
+    names: tuple[str, ...]
+    pairs: tuple[PackedPair | None, ...]
+
+    def halves(self, pair: int) -> Iterator[Halves]:
+        """Go through the bricks of a pair of sums: number, and lower and upper halves."""
+        of = self.pairs[pair]
+        if of is not None:
+            touched, low, upper, high = of
+            where = {number: n for n, number in enumerate(upper.tolist())}
+            for n, number in enumerate(touched.tolist()):
+                yield number, low[n], high[where[number]] if number in where else _NO_UPPER
 
 
 class Accumulator:
@@ -198,7 +232,7 @@ class Accumulator:
             slices = brick_slices(self.grid, l, k, h)
             yield (slices[2], slices[1], slices[0]), sums
 
-    def merge(self, other: Accumulator) -> None:
+    def merge(self, other: Accumulator | PackedSums) -> None:
         """Add the sums of another accumulator: whole numbers, so in any order.
 
         Raises
@@ -212,18 +246,27 @@ class Accumulator:
                 f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
                 f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
             )
-        for into, of in (
-            (self.sums, other.sums), (self.spread, other.spread), (self.air, other.air),
-        ):  # fmt: skip
-            if into is None or of is None:
-                continue
+        for n, into in enumerate((self.sums, self.spread, self.air)):
+            if into is not None:
+                for number, low, high in other.halves(n):
+                    _add_brick(into, number, low, high)
+
+    def halves(self, pair: int) -> Iterator[Halves]:
+        """Go through the bricks of a pair of sums: number, and lower and upper halves."""
+        of = (self.sums, self.spread, self.air)[pair]
+        if of is not None:
             for number in np.flatnonzero(of.changed).tolist():
-                value = _both(into, number) + _both(of, number)
-                into.low[number] = (value & 0xFFFFFFFF).astype(np.uint32)
-                upper = (value >> 32).astype(np.uint32)
-                if upper.any() or into.high[number].any():
-                    into.high[number] = upper
-                into.changed[number] = 1
+                yield number, of.low[number], of.high[number]
+
+    def packed(self) -> PackedSums:
+        """Return a copy of the bricks that were added to, to be sent and merged elsewhere."""
+        return PackedSums(
+            self.grid, self.exponent, self.parts, self.names,
+            tuple(
+                None if pair is None else _packed(pair)
+                for pair in (self.sums, self.spread, self.air)
+            ),
+        )  # fmt: skip
 
     def add_to(self, volume: Volume) -> None:
         """Add the sums to the arrays of a volume on the same grid."""
@@ -243,11 +286,22 @@ class Accumulator:
         return volume
 
 
-def _both(pair: PairSums, number: int) -> Integers:
-    value = pair.low[number].astype(np.int64)
-    if pair.high[number].any():
-        value |= pair.high[number].astype(np.int64) << 32
-    return value
+def _add_brick(
+    into: PairSums, number: int, low: NDArray[np.uint32], high: NDArray[np.uint32]
+) -> None:
+    """Add to a brick, as 64-bit numbers in two's complement whose halves lie apart."""
+    total = into.low[number] + low
+    upper = high + (total < low)  # what is carried
+    into.low[number] = total
+    if upper.any():  # untouched memory is not there
+        into.high[number] += upper.astype(np.uint32)
+    into.changed[number] = 1
+
+
+def _packed(pair: PairSums) -> PackedPair:
+    touched = np.flatnonzero(pair.changed)
+    upper = np.array([n for n in touched.tolist() if pair.high[n].any()], np.intp)
+    return touched, pair.low[touched], upper, pair.high[upper]
 
 
 def _lazily(n: int) -> NDArray[np.uint32]:

@@ -138,15 +138,15 @@ class Binner:
             raise GeometryError(
                 f"pixel weights of shape {factor.shape} for a panel of {geometry.panel.shape}"
             )
-        self._geometry, self._grid = geometry, grid
+        self.geometry, self.grid = geometry, grid
         self._oversample = oversample or Oversample()
-        self._most = _MOST if saturation is None else min(int(np.ceil(saturation)) - 1, _MOST)
+        self.most = _MOST if saturation is None else min(int(np.ceil(saturation)) - 1, _MOST)
         self._threads = threads or min(os.cpu_count() or 1, 8)
         self._to_cells = np.array(grid.per_unit, np.float64)[:, None] * np.linalg.inv(UB)
         good = np.isfinite(factor) & (factor > 0)
         if air is not None:
             good &= np.isfinite(air.rate)
-        self._factor = np.where(good, factor, 0.0).astype(np.float32)
+        self.factor = np.where(good, factor, 0.0).astype(np.float32)
         self._inverses = self._distances()
         whole: list[list[Band]] = [[(0, factor.shape[0], 0, factor.shape[1])]]
         self._bands = bands(geometry, UB, grid, self._inverses) if self._threads > 1 else whole
@@ -154,19 +154,19 @@ class Binner:
 
     def _distances(self) -> Array:
         """Return 1 / distance of the parts of each pixel, 1/mm, shape (parts, slow, fast)."""
-        rows, columns = self._geometry.panel.shape
+        rows, columns = self.geometry.panel.shape
         sides = self._oversample.pixels
         found = np.empty((sides**2, rows, columns))
         for part in range(sides**2):
             x, y = point_of(part, sides)
-            position = self._geometry.lab(np.arange(columns) + x, (np.arange(rows) + y)[:, None])
+            position = self.geometry.lab(np.arange(columns) + x, (np.arange(rows) + y)[:, None])
             found[part] = 1.0 / np.linalg.norm(position, axis=-1)
         return found
 
     @property
     def n_pixels(self) -> int:
         """Number of pixels that count."""
-        return int(np.count_nonzero(self._factor))
+        return int(np.count_nonzero(self.factor))
 
     def add(
         self,
@@ -192,14 +192,14 @@ class Binner:
         """
         if subtract and self._air is not None:
             raise ReductionError("frames with a background cannot be taken away: begin again")
-        size = self._factor.size * 4
+        size = self.factor.size * 4
         length = max(1, min(_FRAMES, _BATCH // size))
         buffer: Counts | None = None
         with ThreadPoolExecutor(self._threads) as pool:
             left = iter(frames)
             while batch := tuple(islice(left, length)):
                 if buffer is None:
-                    buffer = np.empty((len(batch), *self._factor.shape), np.int32)
+                    buffer = np.empty((len(batch), *self.factor.shape), np.int32)
                 counts = buffer[: len(batch)]
                 list(pool.map(_read, batch, counts))
                 self._add_batch(pool, batch, counts, sums, subtract)
@@ -216,16 +216,9 @@ class Binner:
         sums: Accumulator,
         subtract: bool,
     ) -> None:
-        flux = self._flux(batch, sums)
-        turns = np.stack([self._turns(frame) for frame in batch])
-        parts = [
-            Exposures(
-                counts, np.ascontiguousarray(turns[:, turn]), flux, inverse, self._factor,
-                self._most, point_of(part, self._oversample.pixels),
-            )
-            for turn in range(self._oversample.frames)
-            for part, inverse in enumerate(self._inverses)
-        ]  # fmt: skip
+        flux = self.flux(batch, sums.exponent)
+        turns = np.stack([self.turns(frame) for frame in batch])
+        parts = self.exposures(turns, flux, counts)
         of_all = replace(parts[0], turns=turns)
 
         def work(band: Band) -> None:
@@ -239,20 +232,41 @@ class Binner:
         if self._air is not None and sums.air is not None:
             self._air.follow(parts, [frame.flux for frame in batch], sums)
 
-    def _flux(self, batch: Sequence[FrameToAdd], sums: Accumulator) -> NDArray[np.float32]:
-        """Return the flux of a part of each frame in units of the sums' weight."""
-        unit = sums.unit("weight") * self._oversample.parts
+    def exposures(self, turns: Array, flux: NDArray[np.float32], counts: Counts) -> list[Exposures]:
+        """Return frames as the kernel takes them: each part of them, in it each part of a pixel.
+
+        Parameters
+        ----------
+        turns
+            Of each frame: shape (frame, part, 4, 3).
+        flux
+            Of a part of each frame, in units of the weight, shape (frame,).
+        counts
+            Shape (frame, slow, fast).
+        """
+        return [
+            Exposures(
+                counts, np.ascontiguousarray(turns[:, turn]), flux, inverse, self.factor,
+                self.most, point_of(part, self._oversample.pixels),
+            )
+            for turn in range(self._oversample.frames)
+            for part, inverse in enumerate(self._inverses)
+        ]  # fmt: skip
+
+    def flux(self, batch: Sequence[FrameToAdd], exponent: int) -> NDArray[np.float32]:
+        """Return the flux of a part of each frame in units of the weight, 2⁻ⁿ with n = exponent."""
+        unit = 2.0**-exponent * self._oversample.parts
         flux = np.array([frame.flux / unit for frame in batch], np.float32)
-        most = float(self._factor.max(initial=0)) * float(flux.max(initial=0))
+        most = float(self.factor.max(initial=0)) * float(flux.max(initial=0))
         if not most < 2.0**28:
             brightest = max(frame.flux for frame in batch)
             raise ReductionError(
                 f"the flux {brightest:g} of a frame is above what the units of the sums were "
-                f"chosen for (2^-{sums.exponent})\nBegin the volume again, with all frames."
+                f"chosen for (2^-{exponent})\nBegin the volume again, with all frames."
             )
         return flux
 
-    def _turns(self, frame: FrameToAdd) -> Array:
+    def turns(self, frame: FrameToAdd) -> Array:
         """Return what takes pixels to cells in each part of a frame, shape (parts, 4, 3)."""
         n = self._oversample.frames
         angles = [frame.begin + (frame.end - frame.begin) * (part + 0.5) / n for part in range(n)]
@@ -260,16 +274,16 @@ class Binner:
 
     def _turns_at(self, angle: float) -> Array:
         """Return ``base``, ``across``, ``down`` and ``shift`` for h, k, l, shape (4, 3)."""
-        panel = self._geometry.panel
-        turn = _product(self._to_cells, self._geometry.rotation(angle).T)
-        turn /= self._geometry.wavelength
+        panel = self.geometry.panel
+        turn = _product(self._to_cells, self.geometry.rotation(angle).T)
+        turn /= self.geometry.wavelength
         vectors = (
             np.array(panel.origin),
             np.array(panel.fast) * panel.pixel_size[0],
             np.array(panel.slow) * panel.pixel_size[1],
         )
         found = [np.sum(turn * vector, axis=1) for vector in vectors]
-        return np.stack([*found, 0.5 - np.array(self._grid.first) - turn[:, 2]])
+        return np.stack([*found, 0.5 - np.array(self.grid.first) - turn[:, 2]])
 
 
 class _AirInCells:

@@ -26,6 +26,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
+from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import check_memory
 from offbragg.reduction.corrections import LEAST_TURN
 from offbragg.reduction.reduce import (
@@ -70,6 +71,7 @@ def reduce_files(
     choices: Choices | None = None,
     *,
     out: Path | str | None = None,
+    scheduler: str | None = None,
     progress: Progress = lambda done, total: None,
     writing: Progress = lambda done, total: None,
     say: Say = _warn,
@@ -84,6 +86,8 @@ def reduce_files(
         Parameters of the reduction; None: the defaults.
     out
         The volume file to write, if one is wanted.
+    scheduler
+        Address of a Dask scheduler whose workers sum the frames; None: this process does.
     progress
         Called with the number of frames that are done, and of all.
     writing
@@ -100,7 +104,7 @@ def reduce_files(
     """
     paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(f) for f in files]
     record = build_record(paths, choices or Choices(), say=say)
-    sums = sum_record(record, progress=progress)
+    sums = _sum(record, scheduler, progress)
     if out is not None:
         write_volume(out, sums, record.relative_to(Path(out)).to_dict(), progress=writing)
     return sums if isinstance(sums, Volume) else sums.volume()
@@ -133,6 +137,7 @@ def reduce_to_file(
     choices: Choices,
     out: Path,
     *,
+    scheduler: str | None = None,
     progress: Progress = lambda done, total: None,
     writing: Progress = lambda done, total: None,
     say: Say = _warn,
@@ -141,11 +146,11 @@ def reduce_to_file(
 
     Parameters
     ----------
-    files, choices, out, progress, writing, say
+    files, choices, out, scheduler, progress, writing, say
         As for `reduce_files`.
     """
     record = build_record(files, choices, say=say)
-    sums = sum_record(record, progress=progress)
+    sums = _sum(record, scheduler, progress)
     write_volume(out, sums, record.relative_to(out).to_dict(), progress=writing)
     with VolumeFile(out) as file:
         completeness = file.completeness
@@ -157,6 +162,7 @@ def merge_and_reduce(
     *files: Path | str,
     grid: Grid | str | None = None,
     out: Path | str | None = None,
+    scheduler: str | None = None,
     progress: Progress = lambda done, total: None,
     say: Say = _warn,
     **choices: Any,
@@ -171,13 +177,25 @@ def merge_and_reduce(
         The cells, also as text: ``"-5:5:0.05,-5:5:0.05,-3:3:0.1"``.
     out
         The volume file to write, if one is wanted.
-    progress, say
+    scheduler, progress, say
         As for `reduce_files`.
     choices
         The fields of `Choices`: ``symmetry="m-3m"``, ``background="none"``, ``monitor=False``.
     """
     chosen = Choices(grid=Grid.parse(grid) if isinstance(grid, str) else grid, **choices)
-    return reduce_files(list(files), chosen, out=out, progress=progress, say=say)
+    return reduce_files(
+        list(files), chosen, out=out, scheduler=scheduler, progress=progress, say=say
+    )
+
+
+def _sum(
+    record: ReductionRecord, scheduler: str | None, progress: Progress
+) -> Accumulator | Volume:
+    if scheduler is None:
+        return sum_record(record, progress=progress)
+    from offbragg.workflows.dask import sum_on_cluster  # an extra
+
+    return sum_on_cluster(record, scheduler, progress=progress)
 
 
 def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> ReductionRecord:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
 from offbragg.files.mask import read_mask
@@ -66,66 +68,49 @@ def sum_record(
     sums
         An accumulator; a volume where they were symmetrised or cut.
     """
-    total = sum(each.frames for each in record.inputs)
-    before = 0
-    sums: Accumulator | None = None
-    exponent = record.weight_exponent
-    if exponent is None:  # written before weights were whole numbers
-        exponent = weight_exponent(
-            [replace(each, selection=_selection(each, record)) for each in record.inputs], record
-        )
+    sums = empty_sums(record)
+    total, before = sum(each.frames for each in record.inputs), 0
     for each in record.inputs:
-        with opened(Path(each.file)) as scan:
-            stack = scan.stack
-            chosen = each.selection or _selection(each, record)
-            setup = sweep_setup(replace(each, selection=chosen), record, scan)
-            if sums is None:
-                sums = setup.accumulator(exponent)
-            flux = chosen.flux[: len(stack)]
-            angles = scan.frame_values()["angle"][: len(stack)]
-            done_before = before
+        with prepared(record, each) as sweep:
 
-            def report(done: int, _: int, so_far: int = done_before) -> None:
+            def report(done: int, _: int, so_far: int = before) -> None:
                 progress(so_far + done, total)
 
-            add_frames(stack, setup, flux, sums, angles=angles, progress=report)
-            before += int(np.count_nonzero(flux > 0))
-    assert sums is not None
+            sweep.add(sums, progress=report)
+            before += sweep.frames
+    return finished(record, sums)
+
+
+def empty_sums(record: ReductionRecord) -> Accumulator:
+    """Make the sums that the frames of a record are added to."""
+    return Accumulator(
+        record.binned, exponent(record), parts=record.oversample.parts,
+        background=record.inputs[0].background is not None, sample=record.sample,
+    )  # fmt: skip
+
+
+def exponent(record: ReductionRecord) -> int:
+    """Return n of the unit 2⁻ⁿ of a record's weights."""
+    if record.weight_exponent is not None:
+        return record.weight_exponent
+    return weight_exponent(  # written before weights were whole numbers
+        [replace(each, selection=selection(each, record)) for each in record.inputs], record
+    )
+
+
+def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Volume:
+    """Symmetrise and cut the sums of all frames of a record, where it says so.
+
+    Raises
+    ------
+    ReductionError
+        If nothing was measured.
+    """
     if is_as_binned(sums, record):
         return sums
     volume = sums.volume()
     del sums
     return symmetrised(volume, record)
-
-
-def sweep_setup(each: SweepInput, record: ReductionRecord, scan: ScanFile) -> ReductionSetup:
-    """Return what does not change from frame to frame of a sweep, by the record.
-
-    Parameters
-    ----------
-    each
-        The sweep, with its selection.
-    record
-        With absolute paths.
-    scan
-        Its scan file.
-    """
-    detector: Mapping[str, Any] = scan.start.get("detector") or {}
-    mask = scan.pixel_mask() != 0
-    if record.mask is not None:
-        user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
-        if user_mask.shape != mask.shape:
-            raise ReductionError(f"the mask has shape {user_mask.shape}, the frames {mask.shape}")
-        mask |= user_mask
-    assert each.selection is not None
-    mask |= each.selection.hot_mask(mask.shape)
-    air = None
-    if each.background is not None:
-        air = _air(each.background, record, detector.get("saturation"))
-    return ReductionSetup(
-        each.geometry, each.UB, record.binned, record.corrections, detector, mask,
-        record.oversample, air, record.sample,
-    )  # fmt: skip
 
 
 def is_as_binned(sums: Accumulator, record: ReductionRecord) -> bool:
@@ -158,7 +143,132 @@ def symmetrised(volume: Volume, record: ReductionRecord) -> Volume:
     return volume
 
 
-def _selection(each: SweepInput, record: ReductionRecord) -> Selection:
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedSweep:
+    """One sweep of a record, open, with all that is needed to add its frames.
+
+    Parameters
+    ----------
+    scan
+        Its scan file.
+    setup
+        What does not change from frame to frame.
+    selection
+        What of it counts.
+    masked
+        Pixels that the scan file or the user masked, without the hot ones, shape (slow, fast).
+    """
+
+    scan: ScanFile
+    setup: ReductionSetup
+    selection: Selection
+    masked: NDArray[np.bool_]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that add something."""
+        return int(np.count_nonzero(self.selection.flux[: len(self.scan.stack)] > 0))
+
+    def add(
+        self,
+        sums: Accumulator,
+        *,
+        begin: int = 0,
+        end: int | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """Add its frames from one number to another (one past the last) to sums."""
+        stack = self.scan.stack
+        part = slice(begin, len(stack) if end is None else min(end, len(stack)))
+        add_frames(
+            stack[part], self.setup, self.selection.flux[part], sums,
+            angles=self.scan.frame_values()["angle"][part], progress=progress,
+        )  # fmt: skip
+
+
+@contextmanager
+def prepared(
+    record: ReductionRecord, each: SweepInput, *, threads: int | None = None
+) -> Generator[PreparedSweep]:
+    """Open a sweep of a record, and find what is needed to add its frames.
+
+    Parameters
+    ----------
+    record
+        With absolute paths.
+    each
+        One of its inputs.
+    threads
+        Number of threads; the result does not depend on it.
+
+    Raises
+    ------
+    ReductionError
+        If a file is not there, or the mask does not fit.
+    """
+    with opened(Path(each.file)) as scan:
+        masked = masked_pixels(record, scan)
+        chosen = each.selection or selection(each, record)
+        setup = sweep_setup(
+            replace(each, selection=chosen), record, scan, masked=masked, threads=threads
+        )
+        yield PreparedSweep(scan, setup, chosen, masked)
+
+
+def masked_pixels(record: ReductionRecord, scan: ScanFile) -> NDArray[np.bool_]:
+    """Return the pixels that the scan file or the user masked, without the hot ones.
+
+    Raises
+    ------
+    ReductionError
+        If the mask does not fit.
+    """
+    masked = scan.pixel_mask() != 0
+    if record.mask is not None:
+        user_mask = read_mask(record.mask.name, inverted=record.mask.inverted)
+        if user_mask.shape != masked.shape:
+            raise ReductionError(f"the mask has shape {user_mask.shape}, the frames {masked.shape}")
+        masked |= user_mask
+    return masked
+
+
+def sweep_setup(
+    each: SweepInput,
+    record: ReductionRecord,
+    scan: ScanFile,
+    *,
+    masked: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> ReductionSetup:
+    """Return what does not change from frame to frame of a sweep, by the record.
+
+    Parameters
+    ----------
+    each
+        The sweep, with its selection.
+    record
+        With absolute paths.
+    scan
+        Its scan file.
+    masked
+        Of `masked_pixels`, if they were found before.
+    threads
+        Number of threads; the result does not depend on it.
+    """
+    detector: Mapping[str, Any] = scan.start.get("detector") or {}
+    masked = masked_pixels(record, scan) if masked is None else masked
+    assert each.selection is not None
+    air = None
+    if each.background is not None:
+        air = _air(each.background, record, detector.get("saturation"))
+    return ReductionSetup(
+        each.geometry, each.UB, record.binned, record.corrections, detector,
+        masked | each.selection.hot_mask(masked.shape), record.oversample, air, record.sample,
+        threads,
+    )  # fmt: skip
+
+
+def selection(each: SweepInput, record: ReductionRecord) -> Selection:
     """Find again what of a sweep counts."""
     with opened(Path(each.file)) as scan:
         return select(scan, monitor=record.monitor, hot=record.hot, damaged=each.damaged)
