@@ -6,18 +6,12 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from offbragg.catalog.containers import CONTAINER
 from offbragg.errors import CatalogError
 
 if TYPE_CHECKING:
     import httpx
     from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
-
-
-CONTAINER = "raw"
-"""Of the runs."""
-
-VOLUMES = "volumes"
-"""Of the volumes, beside the runs."""
 
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}

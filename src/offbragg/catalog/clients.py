@@ -46,7 +46,7 @@ class RunCatalog(CatalogOfBlueskyRuns):
     @property
     def volumes(self) -> Any:
         """The volumes, which lie beside the runs; each can cut planes."""
-        return volumes_of(self.context)
+        return volumes_of(self)
 
     def _near(self, key: object) -> str:
         runs: Any = self.values().tail(_NEWEST)
@@ -88,7 +88,7 @@ class CatalogRun(BlueskyRunV3):
         """The volumes that were reduced from this run, alone or with others."""
         metadata: Any = self.metadata
         uid: str = metadata["start"]["uid"]
-        return volumes_of(self.context).search(Contains("runs", uid))
+        return volumes_of(self).search(Contains("runs", uid))
 
     def documents(self, fill: bool = False) -> Generator[tuple[str, Any], Any, None]:
         """Return the documents of the run, in order.

@@ -15,7 +15,7 @@ from tiled.catalog.adapter import CatalogContainerAdapter, CatalogNodeAdapter
 from tiled.commandline._catalog import init
 from tiled.structures.core import Spec, StructureFamily
 
-from offbragg.catalog.client import CONTAINER, VOLUMES
+from offbragg.catalog.containers import CONTAINER, VOLUMES
 from offbragg.private_parts import PrivatePart, examine, require
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tiled.client import from_context
 from tiled.client.container import Container
 
-from offbragg.catalog.client import VOLUMES
+from offbragg.catalog.containers import VOLUMES
 from offbragg.errors import CatalogError, NoSuchEntry
 
 _HEADER = "x-offbragg-cut"
@@ -154,18 +154,18 @@ class VolumeCatalog(Container):
             ) from None
 
 
-def volumes_of(context: Any) -> Any:
-    """Return the volumes of the catalog that a client is connected to.
+def volumes_of(client: Container) -> Any:
+    """Return the volumes of the catalog of which a client shows something.
 
     Raises
     ------
     CatalogError
         If it has none: its server is of an earlier version.
     """
-    from offbragg.catalog.tiled_client import own_clients
-
     try:
-        return from_context(context, node_path_parts=[VOLUMES], structure_clients=own_clients())
+        return from_context(
+            client.context, node_path_parts=[VOLUMES], structure_clients=client.structure_clients
+        )
     except KeyError:
         raise CatalogError(
             f"the catalog has no container {VOLUMES!r}\nRestart offbragg serve: it is of an "

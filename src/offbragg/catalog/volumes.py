@@ -17,7 +17,7 @@ from urllib.parse import quote, urlparse
 
 import numpy as np
 
-from offbragg.catalog.client import VOLUMES
+from offbragg.catalog.containers import VOLUMES
 from offbragg.catalog.exact import storable
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.scan_file import ScanFile
