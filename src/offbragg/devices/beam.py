@@ -100,7 +100,7 @@ class FrameMonitor(FrameColumn):
     counts = Cpt(EpicsSignalRO, "mca1", kind=Kind.omitted)
 
     column, units = "counts", "counts"
-    too_few = "%s counted %d of %d frames"
+    done, things = "counted", "frames"
 
     @property
     def per_frame(self) -> dict[str, dict[str, str]]:

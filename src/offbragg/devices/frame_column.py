@@ -35,7 +35,8 @@ class FrameColumn(Device):
     column: ClassVar[str]
     """What the values are: the end of their key."""
     units: ClassVar[str]
-    too_few: ClassVar[str]
+    done: ClassVar[str]
+    things: ClassVar[str]
     """Log line at the end of a sweep that lacks values: the device, how many came, of how many."""
 
     def __init__(
@@ -92,7 +93,10 @@ class FrameColumn(Device):
         try:
             while self.available() < sweep.n_frames and not self._done.wait(0.05):
                 if time.monotonic() > deadline:
-                    log.warning(self.too_few, self.name, self.available(), sweep.n_frames)
+                    log.warning(
+                        "%s %s %d of %d %s", self.name, self.done, self.available(),
+                        sweep.n_frames, self.things,
+                    )  # fmt: skip
                     break
         finally:
             finish(flight)

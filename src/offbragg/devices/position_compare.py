@@ -48,7 +48,7 @@ class PositionCompare(FrameColumn):
     angles = Cpt(EpicsSignalRO, "angles", auto_monitor=True, kind=Kind.omitted)
 
     column, units = "angle", "degree"
-    too_few = "%s read %d of %d angles"
+    done, things = "read", "angles"
 
     def __init__(
         self,
