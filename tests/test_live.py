@@ -262,7 +262,9 @@ def test_damaged_and_repeated_frames_and_a_brighter_beam(tmp_path):
     check_equal(path.with_name("live-f1.h5"), [path])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))]
+)
 def test_any_order_any_fate_any_moment(tmp_path, seed):
     """Frames and values come in any order, are lost, dark or dim, and it looks now and then."""
     rng = np.random.default_rng(seed)

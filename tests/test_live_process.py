@@ -59,20 +59,26 @@ def is_closed(volume: Path) -> bool:
         return "inputs" in file.record
 
 
-def test_killed_at_random_and_started_again(tmp_path, beamline):
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_and_started_again(tmp_path, beamline, kills):
     run = Growing(tmp_path, measured())
     volume = run.path.with_name("live-f1.h5")
     random.seed(17)
 
-    for n in range(N):
+    for n in range(kills):
         following = start("live", beamline, *TYPED)
-        run.store(n)
+        if n < N:
+            run.store(n)
         time.sleep(random.uniform(0.5, 4.0))
         end(following, signal.SIGKILL)
+    run.store(*range(min(kills, N), N))
     run.end()
     following = start("live", beamline, *TYPED)
     try:
         wait_until(lambda: is_closed(volume), 60, "the volume is closed")
+        wait_until(
+            lambda: read_state(tmp_path / "journal").get("state") == "closed", 20, "its state"
+        )
         state = read_state(tmp_path / "journal")
     finally:
         code = end(following)
