@@ -40,25 +40,9 @@ def transform(
     parts: tuple[int, int],
     /,
 ) -> None: ...
-def variance(
-    level: int,
-    counts: Buffer,
-    turns: Buffer,
-    flux: Buffer,
-    inverse: Buffer,
-    factor: Buffer,
-    size: tuple[int, int],
-    band: tuple[int, int, int, int],
-    point: tuple[float, float],
-    most: int,
-    shape: tuple[int, int, int],
-    low: WriteableBuffer,
-    high: WriteableBuffer,
-    changed: WriteableBuffer,
-    subtract: bool,
-    parts: tuple[int, int],
-    /,
-) -> None: ...
+
+variance = transform  # takes the same
+
 def places(
     turn: Buffer,
     inverse: Buffer,
