@@ -149,6 +149,22 @@ def test_no_module_is_imported_by_what_it_imports(trees: dict[str, ast.Module]):
     list(graphlib.TopologicalSorter(imports).static_order())  # raises CycleError
 
 
+def test_no_module_imports_in_a_function_what_imports_it(trees: dict[str, ast.Module]):
+    """A circle of late imports loads, but none of its modules can be read or moved alone."""
+    graph: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        found: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = (f"{node.module}.{alias.name}" for alias in node.names)
+                found.update(each if each in trees else node.module for each in inner)
+        graph[name] = {each for each in found if each in trees and each != name}
+
+    list(graphlib.TopologicalSorter(graph).static_order())  # a CycleError names the circle
+
+
 def test_no_private_name_crosses_a_module(trees: dict[str, ast.Module]):
     crossing = []
     for name, tree in trees.items():
