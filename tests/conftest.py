@@ -16,6 +16,7 @@ from runs import MeasuredRun
 from simulated import (  # noqa: F401
     RE,
     RE_with_defaults,
+    axes_put_back,
     config,
     devices,
     documents,

@@ -60,6 +60,7 @@ os.environ.update(
 sys.modules["epicscorelibs.path.pyepics"] = None  # type: ignore[assignment]
 
 _served: list[tuple[subprocess.Popen[bytes], Path]] = []
+_settings: list[Any] = []  # axes of the built devices that nobody sweeps
 
 
 @atexit.register  # before ophyd is imported, so after libca has been shut down
@@ -120,7 +121,17 @@ def config(ioc, tmp_path_factory):
 def devices(config):
     from offbragg.beamline.build import build_devices
 
-    return build_devices(config, timeout=30.0)
+    devices = build_devices(config, timeout=30.0)
+    _settings.extend(devices[name] for name in ("chi", "omega"))
+    return devices
+
+
+@pytest.fixture(autouse=True)
+def axes_put_back():
+    """Put the axes that nobody sweeps back to 0: headers have where they stand, runs may not."""
+    yield
+    for status in [axis.set(0.0) for axis in _settings if abs(axis.position) > 1e-3]:
+        status.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,6 @@ def test_grid_scan(RE, devices, step, documents, config):
             [step], devices["chi"], -0.5, 0.5, 2, devices["phi"], 0.0, 1.0, 2, snake_axes=False
         )
     )
-    devices["chi"].set(0.0).wait(20)
 
     assert len(frames(documents, config)) == 4
 

@@ -119,7 +119,6 @@ def test_a_move_that_we_stop_ourselves_is_not_said_to_be_stopped_by_others(devic
     motor.stop(success=True)
 
     status.wait(20)
-    motor.set(0.0).wait(60)
 
 
 def test_an_axis_whose_ioc_is_away_does_not_stay_staged(monkeypatch):
