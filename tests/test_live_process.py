@@ -59,7 +59,7 @@ def is_closed(volume: Path) -> bool:
         return "inputs" in file.record
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_and_started_again(tmp_path, beamline, kills):
     run = Growing(tmp_path, measured())
     volume = run.path.with_name("live-f1.h5")

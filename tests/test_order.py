@@ -67,7 +67,7 @@ def test_the_law_knows_how_well_it_knows(noise):
     rng = np.random.default_rng(7)
     T = np.array(TEMPERATURES, float)
     pulls = []
-    for _ in range(150):
+    for _ in range(100):
         Tc, beta = rng.uniform(146, 152), rng.uniform(0.25, 0.45)
         peak = np.maximum(1 - T / Tc, 0.0) ** (2 * beta)
         error = noise * np.sqrt(peak + 0.3)
