@@ -280,7 +280,7 @@ class AngleCheck:
         unknown = unknown_between(stamps, positions, speed=sweep.speed)
         first, last = self._began + 0.5 * sweep.period, self._began + sweep.duration
         during = (stamps[1:] > first) & (stamps[:-1] < last - 0.5 * sweep.period)
-        doubtful = during & (unknown > tolerance(sweep.speed))
+        doubtful = during & (unknown > 2 * tolerance(sweep.speed))
         unseen = doubtful & self._is_unseen(stamps, positions)
         refused = doubtful & (~unseen | (unknown > self._allowed))
         if refused.any():
