@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,19 @@ def interrupted():
 logging.shutdown = interrupted
 cli.app = app
 """
+
+
+def test_an_interrupt_while_the_command_line_is_imported_is_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "offbragg", "status"], env={**os.environ, "PYTHONPATH": tmp_path},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+    assert done.returncode == -signal.SIGINT  # which a shell reports as 130
+    assert done.stderr == ""
 
 
 def test_a_second_interrupt_while_a_command_ends_is_no_traceback():
