@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from _pytest.doctest import DoctestModule
 
 HERE = Path(__file__).parent
 ALONE = HERE / "tests" / "ioc"  # in a process of its own, see tests/test_ioc_alone.py
@@ -34,3 +37,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path != ALONE:
         return None
     return None if any(path.is_relative_to(ALONE) for path in _named(config)) else True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path) -> Generator[None, list[pytest.Collector], Any]:
+    """Look for examples in docstrings of what people import, not of tests.
+
+    pytest would import each file of tests twice, and rewrite its assertions each time.
+    """
+    found = yield
+    if not file_path.is_relative_to(HERE / "tests"):
+        return found
+    return [one for one in found if not isinstance(one, DoctestModule)]

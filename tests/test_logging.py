@@ -68,7 +68,9 @@ def log_calls() -> Iterator[LogCall]:
                 yield LogCall(where, text, len(rest))
 
 
-CALLS = list(log_calls())
+@pytest.fixture(scope="module")
+def calls() -> list[LogCall]:
+    return list(log_calls())
 
 
 def formatted(message: str, *arguments: object) -> str:
@@ -76,18 +78,17 @@ def formatted(message: str, *arguments: object) -> str:
     return PrintableFormatter("%(message)s").format(record)
 
 
-def test_the_log_calls_are_found():
-    files = {call.where.partition(":")[0] for call in CALLS}
+def test_the_log_calls_are_found(calls):
+    files = {call.where.partition(":")[0] for call in calls}
 
     assert {
         "src/offbragg/followers/sweep_stacker.py",
         "src/offbragg/devices/pilatus_files.py",
     } <= files
-    assert len(CALLS) > 50
+    assert len(calls) > 50
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.where)
-def test_a_log_call_prints_whatever_its_placeholders_may_be_given(call: LogCall):
+def check(call: LogCall) -> None:
     if call.message is None:
         assert call.n_arguments == 0, f"{call.where}: arguments for a message that is not there"
         return
@@ -95,7 +96,13 @@ def test_a_log_call_prints_whatever_its_placeholders_may_be_given(call: LogCall)
     columns = [REPRESENTATIVES[kind] for kind in call.kinds]
     for turn in range(max(map(len, columns), default=1)):
         arguments = [column[turn % len(column)] for column in columns]
-        assert "%" not in formatted(call.message, *arguments).replace("%)", "")
+        shown = formatted(call.message, *arguments)
+        assert "%" not in shown.replace("%)", ""), f"{call.where}: {shown}"
+
+
+def test_each_log_call_prints_whatever_its_placeholders_may_be_given(calls):
+    for call in calls:
+        check(call)
 
 
 @pytest.mark.parametrize("value", REALS, ids=repr)
