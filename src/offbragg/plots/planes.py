@@ -162,7 +162,7 @@ class _Shown:
         growing: Mapping[str, Any] = self.record.get("growing", {})
         inputs = [*self.record.get("inputs", ()), *growing.values()]
         frames = sum(int(each.get("frames", 0)) for each in inputs)
-        parts = [] if kelvin is None else [f"{kelvin:.4g} K"]
+        parts = [] if kelvin is None else [f"{kelvin:.1f} K"]
         if frames:
             parts.append(f"{frames} frame{'' if frames == 1 else 's'}{' so far' * bool(growing)}")
         if self.symmetry:
@@ -297,6 +297,8 @@ def _draw_all(
     figure: Figure, shown: Sequence[_Shown], ends: tuple[float, float], titles: Sequence[str]
 ) -> None:
     """Draw planes beside each other, then their colours and what hatched cells mean."""
+    from matplotlib.ticker import LogFormatter
+
     places: list[Any] = list(figure.subplots(1, len(shown), squeeze=False)[0])
     mesh: Any = None
     for axes, each, title in zip(places, shown, titles, strict=True):
@@ -310,9 +312,12 @@ def _draw_all(
         )
     )
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
-    figure.colorbar(
+    bar = figure.colorbar(
         mesh, ax=places, label=f"S(Q) ({shown[0].unit})", extend=extend, fraction=0.05, pad=0.02
     )
+    if 1.0 <= ends[0] and ends[1] <= 9999.0:  # which it writes as 3, 20, 600
+        bar.ax.yaxis.set_major_formatter(LogFormatter())
+        bar.ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
     if any(np.isnan(each.intensity).any() for each in shown):
         figure.legend(handles=places[0].patches, loc="outside lower right", frameon=False)
 
