@@ -315,7 +315,7 @@ def _draw_all(
     bar = figure.colorbar(
         mesh, ax=places, label=f"S(Q) ({shown[0].unit})", extend=extend, fraction=0.05, pad=0.02
     )
-    if 1.0 <= ends[0] and ends[1] <= 9999.0:  # which it writes as 3, 20, 600
+    if ends[0] >= 1.0 and ends[1] <= 9999.0:  # which it writes as 3, 20, 600
         bar.ax.yaxis.set_major_formatter(LogFormatter())
         bar.ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
     if any(np.isnan(each.intensity).any() for each in shown):
