@@ -82,6 +82,7 @@ def run_demo(
     log = logging.FileHandler(out / "log" / "demo.log")
     log.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
     logging.basicConfig(handlers=[log], level=logging.INFO)
+    logging.captureWarnings(True)  # as pyepics' of a slow answer, on a host that is busy
     console.print(f"[bold]offbragg demo[/bold] · all files go to {out}", soft_wrap=True)
     instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
     instruments += ["--temperature", str(TEMPERATURES[0] + 5)]
