@@ -13,7 +13,8 @@ from offbragg.cli.app import app
 from offbragg.errors import ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.grid import Grid
-from offbragg.reduction.order_parameter import box_around, fit_law, fit_series
+from offbragg.plots.transition import draw
+from offbragg.reduction.order_parameter import Fit, Transition, box_around, fit_law, fit_series
 from offbragg.reduction.symmetry import Laue, symmetrise
 from offbragg.sample import Sample
 from offbragg.volume import Volume
@@ -59,6 +60,28 @@ def test_the_transition_of_the_simulated_crystal(folder):
     kappa = {f.temperature: f.kappa for f in found.fits}
     assert kappa[151] == pytest.approx(crystal.inverse_correlation_length(151), rel=0.4)
     assert kappa[151] < kappa[170]
+
+
+def test_the_picture_shows_fit_errors_and_tc():
+    fits = tuple(
+        Fit(T, 9.0 * max(1 - T / 150, 0.0) ** 0.66, 0.1, 0.2, 0.02, 1.0, 4913)
+        for T in (90.0, 120.0, 140.0, 147.0, 170.0)
+    )
+    law = Transition((0.5, 0.5, 0.5), 149.9, 0.2, 0.33, 0.01, 9.0, 0.004, 1.0, fits)
+
+    (axes,) = draw(law).axes
+
+    assert axes.get_xlabel() == "T (K)"
+    assert "149.90 ± 0.20 K" in axes.get_title()
+    curve, dashed = (
+        next(line for line in axes.lines if line.get_label().startswith(which))
+        for which in ("scale", "Tc = 149.90 ± 0.20 K")
+    )
+    assert list(dashed.get_xdata()) == [149.9, 149.9]
+    x, y = curve.get_data()
+    assert np.interp(120.0, x, y) == pytest.approx(9.0 * (1 - 120 / 149.9) ** 0.66, rel=1e-3)
+    (errors,) = axes.containers
+    assert errors.has_yerr
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.003])

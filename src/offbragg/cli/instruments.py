@@ -73,9 +73,11 @@ def demo(
 ) -> None:
     """Measure a temperature series on a simulated beamline, and read it over HTTP.
 
-    Starts simulated instruments, a catalog and a stacker; runs two sweeps at each of three
-    temperatures; reads the frames over HTTP while the crystal rotates; compares the superlattice
-    below and above its transition. Takes about two minutes.
+    Starts simulated instruments, a catalog, a stacker and live volumes; runs a sweep at each of six
+    temperatures; reads the frames over HTTP while the crystal rotates; draws planes of S(Q) above
+    and below the transition, and fits its temperature. Takes about two minutes.
+
+    Real frames (--replay) are measured at three temperatures, and no volumes are made of them.
     """
     from offbragg.demo import run_demo
 

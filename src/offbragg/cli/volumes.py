@@ -64,8 +64,8 @@ def plot_command(
     """Draw a plane of a volume as a picture.
 
     Colours are logarithmic; lengths and angles are those of the reciprocal lattice; cells that were
-    not measured are grey. The last colour is set by the diffuse scattering (--top): all Bragg peaks
-    have it.
+    not measured are hatched. The last colour is set by the diffuse scattering (--top): all Bragg
+    peaks have it.
     """
     from offbragg.plots.planes import plot
 

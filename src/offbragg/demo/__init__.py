@@ -28,7 +28,8 @@ from offbragg.beamline.config import Beamline, load, profile_directory
 from offbragg.beamline.limits import make_paths
 from offbragg.beamline.run_engine import make_run_engine, plan_defaults
 from offbragg.demo.look import Watch, look
-from offbragg.demo.scene import Scene, replayed_scene, simulated_scene
+from offbragg.demo.scene import TEMPERATURES, Scene, replayed_scene, simulated_scene
+from offbragg.demo.volumes import Reduction, show_volumes
 from offbragg.errors import ConfigError
 from offbragg.host.children import Children
 from offbragg.printable import PrintableFormatter
@@ -36,7 +37,8 @@ from offbragg.printable import PrintableFormatter
 if TYPE_CHECKING:
     from bluesky import RunEngine
 
-TEMPERATURES = (170.0, 130.0, 90.0)  # through the simulated crystal's Tc, K
+ACCELERATION = 240.0  # of the cooler's clock
+SETTLE = {"window": 1.5, "dwell": 0.5}  # s; of the cooler's own time six minutes, and two
 
 
 def run_demo(
@@ -80,9 +82,11 @@ def run_demo(
     log = logging.FileHandler(out / "log" / "demo.log")
     log.setFormatter(PrintableFormatter(logging.BASIC_FORMAT))
     logging.basicConfig(handlers=[log], level=logging.INFO)
+    logging.captureWarnings(True)  # as pyepics' of a slow answer, on a host that is busy
     console.print(f"[bold]offbragg demo[/bold] · all files go to {out}", soft_wrap=True)
     instruments = ["sim_iocs", "--port", "0", "--ready", str(out / "log" / "ioc.json")]
-    instruments += ["--temperature", str(TEMPERATURES[0] + 5), "--acceleration", "60"]
+    instruments += ["--temperature", str(TEMPERATURES[0] + 5)]
+    instruments += ["--acceleration", str(ACCELERATION)]
     if replay is not None:
         instruments += ["--replay", str(replay.resolve())]
     else:
@@ -99,11 +103,19 @@ def run_demo(
         ready = out / "log" / "catalog.json"
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
         children.start("stack", ["offbragg", "stack", *with_file])
+        reduction = None
+        if not scene.replayed:  # which crystal it is, and where the beamstop, is known here only
+            reduction = Reduction.prepare(scene, out)
+            children.start("live", ["offbragg", "live", *with_file, *reduction.options])
 
         children.wait_for(ready)  # its start uses both cores, which the first sweep needs
         with Watch(children, config, ready) as watch:
             uids = _measure(config, scene, console)
             result = look(config, scene, uids, children, console)
+        if reduction is not None:
+            shown = show_volumes(config, scene, reduction, result["runs"], children, console)
+            result["pictures"] += shown.pop("pictures")
+            result |= shown
         result["seen"] = watch.seen
         result["seconds"] = round(time.monotonic() - began, 1)
         _summarise(result, console)
@@ -131,10 +143,10 @@ def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...
         RE.md["replay"] = scene.sample.name  # its headers say where and when they were measured
     RE.waiting_hook = Bars(console)  # type: ignore[assignment]  # Bluesky infers None alone
     RE.subscribe(Rows(console))
-    planned = estimate(TEMPERATURES, scene.sweeps, defaults=plan_defaults(config, devices))
+    planned = estimate(scene.temperatures, scene.sweeps, defaults=plan_defaults(config, devices))
     console.print(f"measuring {planned}")
     try:
-        done = RE(temperature_series(TEMPERATURES, scene.sweeps))
+        done = RE(temperature_series(scene.temperatures, scene.sweeps))
     except RunEngineInterrupted:
         console.print("interrupted: the series was aborted; all frames taken are kept")
         raise KeyboardInterrupt from None
@@ -204,6 +216,7 @@ def configure(
         "model": instruments["detector"]["model"],
         **scene.detector,
     }
+    content["devices"]["cryostream"]["settle"] |= SETTLE
     content["defaults"]["axis"] = scene.geometry.scan_axis
     content["geometry"] = scene.geometry.to_dict()
     path = out / "beamline.toml"
@@ -228,6 +241,18 @@ def _summarise(result: Mapping[str, Any], console: Console) -> None:
         console.print(
             f"superlattice {which} Tc, {peak['temperature']:g} K: {peak['counts']:g} ± "
             f"{peak['sigma']:g} counts in {peak['reflections']} reflections"
+        )
+    for volume in result.get("volumes", ()):
+        console.print(
+            f"S(Q) at {volume['temperature']:g} K: volume complete "
+            f"{volume['seconds_after_last_frame']:.1f} s after the last frame"
+        )
+    if law := result.get("transition"):
+        console.print(
+            f"order parameter at ({', '.join(f'{x:g}' for x in law['at'])}): "
+            f"Tc = {law['Tc']:.2f} ± {law['Tc_error']:.2f} K, "
+            f"β = {law['beta']:.3f} ± {law['beta_error']:.3f}; the simulated crystal has "
+            f"Tc = {result['simulated_Tc']:g} K"
         )
     for path in result["pictures"]:
         console.print(f"picture   {path}", soft_wrap=True)

@@ -142,9 +142,9 @@ def draw(finished: Sequence[Any], scene: Scene, out: Path, result: dict[str, Any
     Adds ``superlattice`` to the result: counts of its reflections in the warmest and the
     coldest runs.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
+
+    from offbragg.plots.figure import new_figure, save_figure
 
     by_temperature: dict[float, list[Any]] = {}
     for run in finished:
@@ -160,9 +160,8 @@ def draw(finished: Sequence[Any], scene: Scene, out: Path, result: dict[str, Any
     for which, kelvin in ends.items():
         run = by_temperature[kelvin][0]
         frames = np.asarray(_image(run)[:])
-        figure = Figure(figsize=(10, 10 * frames.shape[1] / frames.shape[2] + 1), dpi=120)
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        figure = new_figure(10, 9 * frames.shape[1] / frames.shape[2] + 1)
+        axes: Any = figure.add_subplot()
         brightest = frames.max(axis=0)
         shown = axes.imshow(
             np.where(brightest < 0, np.nan, np.maximum(brightest, 0.5)),
@@ -175,13 +174,13 @@ def draw(finished: Sequence[Any], scene: Scene, out: Path, result: dict[str, Any
                 axes.plot(column, row, "o", mfc="none", mec="cyan", ms=14)
         axes.set_title(
             f"{scene.sample.name}, {kelvin:g} K: brightest of {len(frames)} frames at each pixel"
-            + ("; circles: superlattice reflections" if len(scene.superlattice) else "")
+            + ("\ncircles: superlattice reflections" if len(scene.superlattice) else "")
         )
         axes.set_xlabel("column")
         axes.set_ylabel("row")
-        figure.colorbar(shown, ax=axes, label="counts", shrink=0.8)
+        figure.colorbar(shown, ax=axes, label="counts", pad=0.01)
         path = out / f"{scene.sample.name}-{kelvin:g}K.png"
-        figure.savefig(path, bbox_inches="tight")
+        save_figure(figure, path, dpi=100)
         pictures.append(path)
 
     if len(scene.superlattice):
@@ -219,13 +218,11 @@ def _draw_peaks(
     out: Path,
 ) -> Path:
     """Draw cut-outs of the same superlattice reflections above and below the transition."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from offbragg.plots.figure import new_figure, save_figure
 
     strongest = sorted(peaks["below"], key=lambda item: -item[1].counts)[:5]
-    figure = Figure(figsize=(2.2 * max(len(strongest), 1), 5.4), dpi=120)
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(2, max(len(strongest), 1), squeeze=False)
+    figure = new_figure(2.2 * max(len(strongest), 1), 5.4)
+    grid: Any = figure.subplots(2, max(len(strongest), 1), squeeze=False)
     for column, (cold_run, peak) in enumerate(strongest):
         frame, row, col = peak.where
         start = Sweep.from_dict(cold_run.metadata["start"]["sweep"]).start
@@ -248,9 +245,9 @@ def _draw_peaks(
             kelvin = ends["below" if line else "above"]
             hkl = " ".join(f"{index:g}" for index in peak.hkl)
             axes.set_title(f"({hkl})\n{kelvin:g} K", fontsize=9)
-    figure.suptitle(f"{scene.sample.name}: superlattice, Tc = {scene.transition:g} K")
+    figure.suptitle(f"{scene.sample.name}: counts about the same reflections, in one scale each")
     path = out / f"{scene.sample.name}-superlattice.png"
-    figure.savefig(path, bbox_inches="tight")
+    save_figure(figure, path, dpi=120)
     return path
 
 

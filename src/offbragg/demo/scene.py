@@ -19,7 +19,9 @@ from offbragg.instrument import Axis, Panel
 from offbragg.sample import Sample
 from offbragg.sweep import Sweep
 
-SWEEPS, FRAMES, STEP = 2, 60, 0.5  # at each temperature; frames; degree
+TEMPERATURES = (170.0, 156.0, 147.0, 140.0, 120.0, 90.0)  # through the simulated crystal's Tc, K
+REPLAYED_AT = (170.0, 130.0, 90.0)  # the frames are the same at each, K
+FRAMES, STEP = 60, 1.0  # of the sweep at each temperature; degree
 PERIOD, READOUT = 0.1, 0.003  # s
 _ZONES = 8  # Brillouin zones that are looked through for superlattice reflections, each way
 
@@ -33,12 +35,14 @@ class Scene:
     sweeps: tuple[Sweep, ...]
     superlattice: np.ndarray  # hkl, shape (n, 3); n is 0 if it is unknown
     transition: float = 0.0  # K
+    temperatures: tuple[float, ...] = TEMPERATURES
+    beamstop: float = 0.0  # radius of its shadow, mm
     detector: Mapping[str, Any] = field(default_factory=dict)  # for [devices.pilatus]
     replayed: bool = False
 
 
 def simulated_scene(truth: Mapping[str, Any]) -> Scene:
-    """Return two consecutive sweeps of the crystal that the simulator reports."""
+    """Return a sweep of the crystal that the simulator reports."""
     axis = truth["axes"][0]["name"]
     geometry = Geometry(
         wavelength=truth["wavelength"],
@@ -60,20 +64,19 @@ def simulated_scene(truth: Mapping[str, Any]) -> Scene:
             **{k: crystal[k] for k in ("formula", "space_group", "lattice", "UB") if k in crystal},
         }
     )
-    sweeps = tuple(
-        Sweep(
-            axis=axis,
-            start=i * FRAMES * STEP,
-            step=STEP,
-            n_frames=FRAMES,
-            exposure=PERIOD - READOUT,
-            period=PERIOD,
-        )
-        for i in range(SWEEPS)
+    sweep = Sweep(
+        axis=axis,
+        start=0.0,
+        step=STEP,
+        n_frames=FRAMES,
+        exposure=PERIOD - READOUT,
+        period=PERIOD,
     )
     zones = np.array(list(itertools.product(range(-_ZONES, _ZONES + 1), repeat=3)))
     superlattice = np.concatenate([zones + q for q in np.array(crystal["superlattice"])])
-    return Scene(sample, geometry, sweeps, superlattice, crystal["Tc"])
+    return Scene(
+        sample, geometry, (sweep,), superlattice, crystal["Tc"], beamstop=truth["beamstop_mm"]
+    )
 
 
 def replayed_scene(folder: Path, model: Path | None) -> Scene:
@@ -98,8 +101,8 @@ def replayed_scene(folder: Path, model: Path | None) -> Scene:
     )
     sample = Sample.from_dict({"name": folder.resolve().name, "label": "replayed", **known})
     return Scene(
-        sample, geometry, (sweep,), np.empty((0, 3)), detector=_detector(first.header),
-        replayed=True,
+        sample, geometry, (sweep,), np.empty((0, 3)), temperatures=REPLAYED_AT,
+        detector=_detector(first.header), replayed=True,
     )  # fmt: skip
 
 

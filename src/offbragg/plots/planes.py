@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +17,22 @@ from offbragg.files.planes import Plane, PlaneCells, cells_on
 from offbragg.files.volume_file import VolumeFile
 from offbragg.grid import Array, Grid
 from offbragg.lattice import direct_basis
+from offbragg.plots.figure import new_figure, save_figure
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from offbragg.plots.figure import new_figure, save_figure
 
 _BRAGG = 0.15  # r.l.u.: cells so near a point of whole h, k, l are left out of the colours' range
-
-
 _TOP = 99.0  # percent of the other cells that the colours reach
+_COLOURS = "viridis"  # even steps to the eye, and the colour-blind see them as well
+UNMEASURED = "not measured"
+"""What the legend says of the hatched cells."""
+_PANEL = 5.2  # inches, width of a plane
+_GREY, _HATCH, _HATCH_GREY = "0.88", "////", "0.72"
+_UNIT = "counts / weight"
+_ABSOLUTE = "counts per monitor count and sr"
 
 
 def _add(part: Volume, cells: PlaneCells, total: Array, weight: Array) -> None:
@@ -90,6 +97,96 @@ def top_of(
     return float(np.percentile(chosen, top))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shown:
+    """A plane of a volume, and what its picture says about it."""
+
+    name: str
+    """Of the plane, as it was asked for."""
+    plane: Plane
+    cells: PlaneCells
+    intensity: NDArray[np.floating[Any]]
+    grid: Grid
+    sample: Sample | None
+    symmetry: str
+    record: Mapping[str, Any]
+    """Of a file; empty for a volume in memory."""
+
+    @classmethod
+    def of(cls, volume: Volume | Path | str, plane: str, thickness: float) -> _Shown:
+        """Take a plane of a volume, or read it from its file.
+
+        Raises
+        ------
+        ReductionError
+            If the volume has no grid, or nothing above 0 on that plane.
+        """
+        which = Plane.parse(plane)
+        if isinstance(volume, Volume):
+            if volume.grid is None:
+                raise ReductionError("a volume without a grid cannot be drawn")
+            grid, sample, symmetry = volume.grid, volume.sample, volume.symmetry
+            record: Mapping[str, Any] = {}
+            cells = cells_on(grid, which, thickness)
+            intensity: Any = cut(volume, which, thickness=thickness).astype(np.float32)
+        else:
+            with VolumeFile(Path(volume)) as file:  # of which only this plane is read
+                grid, sample, symmetry, record = (
+                    file.grid, file.sample, file.symmetry, file.record
+                )  # fmt: skip
+                cells = cells_on(grid, which, thickness)
+                intensity = cut_plane(file, which, thickness=thickness).intensity
+        if not np.any(intensity > 0):
+            raise ReductionError(f"there is nothing on {plane}: no measured cell is above 0")
+        return cls(plane, which, cells, intensity, grid, sample, symmetry, record)
+
+    @property
+    def positive(self) -> NDArray[np.floating[Any]]:
+        """The intensities above 0."""
+        return self.intensity[np.isfinite(self.intensity) & (self.intensity > 0)]
+
+    @property
+    def where(self) -> str:
+        """The crystal, and the plane as it was drawn."""
+        name = "" if self.sample is None else f"{self.sample.name} {self.sample.label}, "
+        if (fixed := self.plane.fixed) is None:
+            return f"{name}{self.name}"
+        planes = self.grid.axis(fixed)
+        drawn = planes[np.argmin(np.abs(planes - self.plane.at[fixed]))]  # the nearest there is
+        return f"{name}{'hkl'[fixed]} = {drawn:g}"
+
+    @property
+    def how(self) -> str:
+        """Temperature, frames, symmetry, and the part that was measured."""
+        kelvin = self.record.get("temperature")
+        growing: Mapping[str, Any] = self.record.get("growing", {})
+        inputs = [*self.record.get("inputs", ()), *growing.values()]
+        frames = sum(int(each.get("frames", 0)) for each in inputs)
+        parts = [] if kelvin is None else [f"{kelvin:.1f} K"]
+        if frames:
+            parts.append(f"{frames} frame{'' if frames == 1 else 's'}{' so far' * bool(growing)}")
+        if self.symmetry:
+            parts.append(f"symmetry {self.symmetry}")
+        parts.append(f"{100 * np.isfinite(self.intensity).mean():.0f} % measured")
+        return " · ".join(parts)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height, both in the same unit: Å⁻¹, or r.l.u. without a lattice."""
+        across, up = (
+            n.size * step for n, step in zip(self.cells.labels, self.cells.step, strict=True)
+        )
+        (width, _), (shift, height) = _basis(self.sample, self.plane)
+        return across * width + up * abs(shift), up * height
+
+    @property
+    def unit(self) -> str:
+        """Unit of the intensity; that of weights depends on what they include."""
+        corrections: Mapping[str, Any] = self.record.get("corrections", {})
+        absolute = self.record.get("monitor") and corrections.get("solid_angle", True)
+        return _ABSOLUTE if absolute else _UNIT
+
+
 def plot(
     volume: Volume | Path | str,
     plane: str = "hk0",
@@ -101,6 +198,8 @@ def plot(
     top: float = _TOP,
 ) -> Figure:
     """Draw a plane: logarithmic colours, true lengths and angles of the reciprocal lattice.
+
+    Cells that were not measured are hatched.
 
     Parameters
     ----------
@@ -123,59 +222,137 @@ def plot(
     figure
         Of matplotlib.
     """
-    from matplotlib.colors import LogNorm
-
-    which = Plane.parse(plane)
-    if not 0.0 < top <= 100.0:
-        raise ReductionError(f"top is {top:g}: it is a percentage, above 0 and at most 100")
-    if isinstance(volume, Volume):
-        if volume.grid is None:
-            raise ReductionError("a volume without a grid cannot be drawn")
-        grid, sample = volume.grid, volume.sample
-        cells = cells_on(grid, which, thickness)
-        intensity = cut(volume, which, thickness=thickness).astype(np.float32)
-    else:
-        with VolumeFile(Path(volume)) as file:  # of which only this plane is read
-            grid, sample = file.grid, file.sample
-            cells = cells_on(grid, which, thickness)
-            intensity = cut_plane(file, which, thickness=thickness).intensity
-    shown = intensity[np.isfinite(intensity) & (intensity > 0)]
-    if not shown.size:
-        raise ReductionError(f"there is nothing on {plane}: no measured cell is above 0")
-    for name, end in (("low", low), ("high", high)):
-        if end is not None and not (math.isfinite(end) and end > 0):
-            raise ReductionError(f"{name} is {end:g}: logarithmic colours need numbers above 0")
-    low = float(np.percentile(shown, 1.0)) if low is None else low
-    high = top_of(intensity, cells, grid, top) if high is None else high
-    basis = _basis(sample, which)
-    edges = [_edges(*pair) for pair in zip(cells.labels, cells.step, strict=True)]
-    a, b = np.meshgrid(*edges, indexing="ij")
-    x, y = a * basis[0, 0] + b * basis[1, 0], a * basis[0, 1] + b * basis[1, 1]
-
-    figure = new_figure(7.0, 6.0)
-    axes: Any = figure.add_subplot()
-    axes.set_facecolor("0.8")  # what was not measured
-    floor = np.where(np.isfinite(intensity), np.maximum(intensity, low), np.nan)
-    mesh = axes.pcolormesh(
-        x, y, np.ma.masked_invalid(floor), norm=LogNorm(low, max(high, low * 1.001)),
-        cmap="viridis", rasterized=True,
-    )  # fmt: skip
-    axes.set_aspect("equal")
-    _label(axes, edges, basis, which.axis_label(0), which.axis_label(1))
-    title = "" if sample is None else f"{sample.name} {sample.label}, "
-    if which.fixed is None:
-        axes.set_title(f"{title}{plane}")
-    else:
-        planes = grid.axis(which.fixed)
-        drawn = planes[np.argmin(np.abs(planes - which.at[which.fixed]))]  # the nearest there is
-        axes.set_title(f"{title}{'hkl'[which.fixed]} = {drawn:g}")
-    above = bool(np.any(shown > high))
-    figure.colorbar(
-        mesh, ax=axes, label="intensity (counts / weight)", extend="max" if above else "neither"
-    )
+    shown = _Shown.of(volume, plane, thickness)
+    ends = _ends([shown], low, high, top)
+    figure = _figure([shown])
+    _draw_all(figure, [shown], ends, [f"{shown.where}\n{shown.how}"])
     if out is not None:
         save_figure(figure, Path(out))
     return figure
+
+
+def compare(
+    volumes: Sequence[Volume | Path | str],
+    plane: str = "hk0",
+    *,
+    out: Path | str | None = None,
+    thickness: float = 0.0,
+    low: float | None = None,
+    high: float | None = None,
+    top: float = _TOP,
+) -> Figure:
+    """Draw the same plane of several volumes side by side, in the same colours.
+
+    Parameters
+    ----------
+    volumes
+        At least one; they are drawn in this order.
+    plane, out, thickness, low, high, top
+        As for `plot`. Colours begin at the lowest and end at the highest of what it takes for each.
+
+    Returns
+    -------
+    figure
+        Of matplotlib; ``figure.axes[0].collections[0].get_clim()`` are the ends of the colours.
+    """
+    if not volumes:
+        raise ReductionError("no volume is given: at least one is compared")
+    shown = [_Shown.of(volume, plane, thickness) for volume in volumes]
+    ends = _ends(shown, low, high, top)
+    same = len({each.where for each in shown}) == 1
+    titles = [each.how if same else f"{each.where}\n{each.how}" for each in shown]
+    figure = _figure(shown)
+    _draw_all(figure, shown, ends, titles)
+    if same:
+        figure.suptitle(shown[0].where)
+    if out is not None:
+        save_figure(figure, Path(out))
+    return figure
+
+
+def _ends(
+    shown: Sequence[_Shown], low: float | None, high: float | None, top: float
+) -> tuple[float, float]:
+    """Return the intensities at the ends of the colours."""
+    if not 0.0 < top <= 100.0:
+        raise ReductionError(f"top is {top:g}: it is a percentage, above 0 and at most 100")
+    for name, end in (("low", low), ("high", high)):
+        if end is not None and not (math.isfinite(end) and end > 0):
+            raise ReductionError(f"{name} is {end:g}: logarithmic colours need numbers above 0")
+    if low is None:
+        low = min(float(np.percentile(each.positive, 1.0)) for each in shown)
+    if high is None:
+        high = max(top_of(each.intensity, each.cells, each.grid, top) for each in shown)
+    return low, max(high, low * 1.001)
+
+
+def _figure(shown: Sequence[_Shown]) -> Figure:
+    """Make a figure in which planes of their shapes fill the room between labels and colours."""
+    heights = [each.size[1] / each.size[0] for each in shown]
+    high = min(max(_PANEL * max(heights), 0.3 * _PANEL), 2.0 * _PANEL)
+    return new_figure((_PANEL + 0.5) * len(shown) + 1.2, high + 1.4)
+
+
+def _draw_all(
+    figure: Figure, shown: Sequence[_Shown], ends: tuple[float, float], titles: Sequence[str]
+) -> None:
+    """Draw planes beside each other, then their colours and what hatched cells mean."""
+    from matplotlib.ticker import LogFormatter
+
+    places: list[Any] = list(figure.subplots(1, len(shown), squeeze=False)[0])
+    mesh: Any = None
+    for axes, each, title in zip(places, shown, titles, strict=True):
+        mesh = _draw(axes, each, ends)
+        axes.set_title(title, fontsize=11, linespacing=1.4)
+    below, above = (
+        any(bool(np.any(beyond)) for beyond in each)
+        for each in (
+            [each.intensity < ends[0] for each in shown],
+            [each.intensity > ends[1] for each in shown],
+        )
+    )
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    bar = figure.colorbar(
+        mesh, ax=places, label=f"S(Q) ({shown[0].unit})", extend=extend, fraction=0.05, pad=0.02
+    )
+    if ends[0] >= 1.0 and ends[1] <= 9999.0:  # which it writes as 3, 20, 600
+        bar.ax.yaxis.set_major_formatter(LogFormatter())
+        bar.ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2.0, 0.5)))
+    if any(np.isnan(each.intensity).any() for each in shown):
+        figure.legend(handles=places[0].patches, loc="outside lower right", frameon=False)
+
+
+def _draw(axes: Any, shown: _Shown, ends: tuple[float, float]) -> Any:
+    """Draw one plane on its axes; return what has the colours."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Polygon
+
+    basis = _basis(shown.sample, shown.plane)
+    edges = [_edges(*pair) for pair in zip(shown.cells.labels, shown.cells.step, strict=True)]
+    names = [f"{shown.plane.axis_label(i)} (r.l.u.)" for i in range(2)]
+    a, b = np.meshgrid(*edges, indexing="ij")
+    (width, _), (shift, height) = basis
+    square = abs(shift) < 1e-6 * height
+    x, y = (a, b) if square else (a * width + b * shift, b * height)
+    corners = [each[i, j] for i, j in ((0, 0), (-1, 0), (-1, -1), (0, -1)) for each in (x, y)]
+    unmeasured = Polygon(
+        np.reshape(corners, (4, 2)), facecolor=_GREY, edgecolor=_HATCH_GREY, hatch=_HATCH,
+        label=UNMEASURED, zorder=0,
+    )  # fmt: skip
+    axes.add_patch(unmeasured)
+    mesh = axes.pcolormesh(
+        x, y, np.ma.masked_invalid(np.maximum(shown.intensity, ends[0])), norm=LogNorm(*ends),
+        cmap=_COLOURS, rasterized=True,
+    )  # fmt: skip
+    if square:
+        axes.set_aspect(height / width)
+        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.tick_params(direction="out", top=False, right=False)
+    else:
+        axes.set_aspect("equal")
+        angle = math.degrees(math.atan2(height, shift))
+        _label(axes, edges, basis, f"{names[0]}; axes at {angle:.4g}°", names[1])
+    return mesh
 
 
 def _basis(sample: Sample | None, plane: Plane) -> Array:
@@ -195,7 +372,7 @@ def _edges(centres: Array, step: float) -> Array:
 
 
 def _label(axes: Any, edges: list[Array], basis: Array, across: str, up: str) -> None:
-    """Write h, k, l along the lower and the left edge, which may be oblique."""
+    """Write h, k, l along the lower and the left edge, which is oblique."""
     low = [float(e[0]) for e in edges]
     for i in range(2):
         ticks = _ticks(float(edges[i][0]), float(edges[i][-1]))
@@ -213,8 +390,8 @@ def _label(axes: Any, edges: list[Array], basis: Array, across: str, up: str) ->
             )  # fmt: skip
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel(f"{across} (r.l.u.)", labelpad=18)
-    axes.set_ylabel(f"{up} (r.l.u.)", labelpad=28)
+    axes.set_xlabel(across, labelpad=18)
+    axes.set_ylabel(up, labelpad=28)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
