@@ -258,6 +258,17 @@ def test_no_amount_of_text_hides_what_a_header_says():
         assert header["date"] == "2016/Mar/05 09:01:45.613"
 
 
+def test_headers_with_the_same_lines_are_not_the_same_object():
+    text = "# Beam_xy (730.00, 865.00) pixels\n# Pixel_size 172e-6 m x 172e-6 m"
+    first = parse_minicbf_header(text)
+
+    first["beam_xy"][0] = first["pixel_size"][1] = 0.0
+
+    second = parse_minicbf_header(text)
+    assert second["beam_xy"] == [730.0, 865.0]
+    assert second["pixel_size"] == pytest.approx([0.172, 0.172])
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
 def test_a_packed_bomb_takes_no_memory(tmp_path, make_cbf, make_counts, pack):
     packing = "gz" if pack is gzip.compress else "bz2"

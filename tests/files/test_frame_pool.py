@@ -239,6 +239,17 @@ def test_chunks_of_any_size_find_room_that_is_there():
     assert len(slab._blocks) <= BATCH
 
 
+def test_pieces_begin_where_the_kernel_copies_to_fast():
+    slab = _Slab(1000)
+
+    pieces = [slab.cut(size) for size in (1, 31, 64, 100, 1000)]
+
+    starts = [piece.ctypes.data for piece in pieces]
+    assert [start % 64 for start in starts] == [0] * 5
+    ends = [start + piece.size for start, piece in zip(starts, pieces, strict=True)]
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+
+
 def test_a_thread_without_memory_says_so(pool, monkeypatch, tmp_path):
     def no_memory(_: int) -> int:
         raise MemoryError("no room for a chunk")

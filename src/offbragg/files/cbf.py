@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,6 +30,14 @@ _STARTER = b"\x0c\x1a\x04\xd5"
 _SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
 _SECTION_END = b"--CIF-BINARY-FORMAT-SECTION----"
 _HEADER_LIMIT = 16 << 20  # bytes of text before the pixels; real ones have 1 to 10 thousand
+_CONVERSIONS = re.compile(r'conversions\s*=\s*"?([\w-]+)', re.IGNORECASE)
+_ELEMENT_TYPE = re.compile(r'X-Binary-Element-Type:\s*"([^"\r\n]{0,60})"', re.IGNORECASE)
+_PROMISES = re.compile(
+    r"X-Binary-(Size|Size-Fastest-Dimension|Size-Second-Dimension|Number-of-Elements)"
+    r":\s*(\d{1,15})\b",
+    re.IGNORECASE,
+)
+_CONTENT_MD5 = re.compile(r"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", re.IGNORECASE)
 _DATA_NAME = re.compile(r"^data_(\S{1,255})\s*$", re.MULTILINE)
 _PIXEL_LIMIT = 1 << 26  # six times a Pilatus 6M
 _BLOCK = 1 << 16
@@ -239,23 +248,26 @@ def _header(file: IO[bytes], where: str) -> tuple[bytes, bytes]:
 
 def _promised(section: str, where: str, shape: tuple[int, int] | None) -> tuple[int, int, int]:
     """Rows, columns and compressed size, if the file's promises agree with each other."""
-    kind = re.search(r'conversions\s*=\s*"?([\w-]+)', section, re.IGNORECASE)
+    kind = _CONVERSIONS.search(section)
     if kind is None or kind[1].upper() != "X-CBF_BYTE_OFFSET":
         raise RejectedFrame(
             f"{where} is compressed as {kind[1] if kind else 'nothing named'}: "
             "only x-CBF_BYTE_OFFSET is read"
         )
-    element = re.search(r'X-Binary-Element-Type:\s*"([^"\r\n]{0,60})"', section, re.IGNORECASE)
+    element = _ELEMENT_TYPE.search(section)
     if element is not None and element[1].lower() != "signed 32-bit integer":
         raise RejectedFrame(
             f"{where} has pixels of type {element[1]!r}: only signed 32-bit integers are read"
         )
 
+    promises: dict[str, str] = {}
+    for found in _PROMISES.finditer(section):
+        promises.setdefault(found[1].lower(), found[2])  # the first one counts
+
     def promise(name: str) -> int:
-        found = re.search(rf"X-Binary-{name}:\s*(\d{{1,15}})\b", section, re.IGNORECASE)
-        if found is None:
+        if name.lower() not in promises:
             raise RejectedFrame(f"{where} does not say X-Binary-{name}")
-        return int(found[1])
+        return int(promises[name.lower()])
 
     size = promise("Size")
     columns, rows = promise("Size-Fastest-Dimension"), promise("Size-Second-Dimension")
@@ -275,7 +287,7 @@ def _promised(section: str, where: str, shape: tuple[int, int] | None) -> tuple[
 
 
 def _content_md5(section: str, where: str) -> bytes | None:
-    found = re.search(r"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", section, re.IGNORECASE)
+    found = _CONTENT_MD5.search(section)
     if found is None:
         return None
     try:
@@ -340,14 +352,14 @@ def _scaled(factor: float) -> Callable[[re.Match[str]], float | None]:
     return value
 
 
-def _pair(match: re.Match[str]) -> list[float] | None:
-    pair = [float(match[1]), float(match[2])]
+def _pair(match: re.Match[str]) -> tuple[float, float] | None:
+    pair = float(match[1]), float(match[2])
     return pair if all(map(math.isfinite, pair)) else None
 
 
-def _pair_in_mm(match: re.Match[str]) -> list[float] | None:
+def _pair_in_mm(match: re.Match[str]) -> tuple[float, float] | None:
     pair = _pair(match)
-    return pair and [1e3 * pair[0], 1e3 * pair[1]]
+    return pair and (1e3 * pair[0], 1e3 * pair[1])
 
 
 def _word(match: re.Match[str]) -> str | None:
@@ -387,7 +399,7 @@ _LINES: dict[str, tuple[str, str, Callable[[re.Match[str]], Any]]] = {
     "date_tag": ("DateTime", r"(.*)", _word),  # of a TIFF (`offbragg.files.tiff.with_date`)
 }
 # "# Keyword", "# Keyword:" and "# Keyword =" all occur
-_LINE = re.compile(r"^#[ \t]*(\w+)[ \t]*[:=]?[ \t]*(.{0,300})$", re.MULTILINE)
+_LINE = re.compile(r"#[ \t]*(\w+)[ \t]*[:=]?[ \t]*(.{0,300})$")
 _FINDERS = {
     keyword: (key, re.compile(pattern), value) for key, (keyword, pattern, value) in _LINES.items()
 }
@@ -399,6 +411,7 @@ _DATE = re.compile(
 )
 _SENSOR = re.compile(rf"#[ \t]*(\w{{1,40}})[ \t]+sensor,[ \t]*thickness[ \t]+{_NUMBER}[ \t]*m\b")
 _TEXT_LIMIT = 1 << 16
+_LINE_LIMIT = 400  # characters of a line that is remembered
 
 
 def parse_minicbf_header(text: str) -> dict[str, Any]:
@@ -425,25 +438,42 @@ def parse_minicbf_header(text: str) -> dict[str, Any]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     header: dict[str, Any] = {}
     # one pass over all of it: no amount of text before a line hides what that says
-    for line in _LINE.finditer(lines):
-        word, rest = line[1], line[2]
-        if word in _FINDERS:
-            key, pattern, value = _FINDERS[word]
-            match = pattern.match(rest) if key not in header else None
-            found = value(match) if match else None
-            if found is not None:
-                header[key] = found
-        elif word[0].isdigit() or word.lower() == "date":
-            if "date" not in header and (date := _DATE.match(line[0])):
-                header["date"] = date[1]
-        elif rest.startswith("sensor") and (sensor := _SENSOR.match(line[0])):
-            thickness = float(sensor[2]) * 1e3
-            if math.isfinite(thickness) and "sensor_material" not in header:
-                header["sensor_material"] = sensor[1]
-                header["sensor_thickness"] = thickness
+    comments = _comments(lines)
+    for line in comments:
+        read = _read_line if len(line) <= _LINE_LIMIT else _read_line.__wrapped__
+        for key, value in read(line).items():
+            header.setdefault(key, [*value] if type(value) is tuple else value)
     if "date_tag" in header:
         header.setdefault("date", header["date_tag"])
-    comments = [line for line in lines[: 4 * _TEXT_LIMIT].split("\n") if line.startswith("#")]
+    if len(lines) > 4 * _TEXT_LIMIT:
+        comments = _comments(lines[: 4 * _TEXT_LIMIT])
     if comments:
         header["text"] = "\n".join(comments)[:_TEXT_LIMIT]
     return header
+
+
+def _comments(lines: str) -> list[str]:
+    pieces = f"\n{lines}".split("\n#")[1:]  # faster than to look at every line
+    return ["#" + piece.partition("\n")[0] for piece in pieces]
+
+
+@lru_cache(maxsize=256)  # frames of one sweep have the same lines, but for two or three
+def _read_line(line: str) -> dict[str, Any]:
+    """Read what one comment line says; a pair is a tuple."""
+    match = _LINE.match(line)
+    if match is None:
+        return {}
+    word, rest = match[1], match[2]
+    if word in _FINDERS:
+        key, pattern, value = _FINDERS[word]
+        found = pattern.match(rest)
+        known = value(found) if found else None
+        return {} if known is None else {key: known}
+    if word[0].isdigit() or word.lower() == "date":
+        date = _DATE.match(line)
+        return {"date": date[1]} if date else {}
+    if rest.startswith("sensor") and (sensor := _SENSOR.match(line)):
+        thickness = float(sensor[2]) * 1e3
+        if math.isfinite(thickness):
+            return {"sensor_material": sensor[1], "sensor_thickness": thickness}
+    return {}

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -321,9 +322,13 @@ def _heads(series: Series) -> dict[int, Head]:
         except (FrameError, OSError) as error:
             return error
 
-    numbers = range(series.n_frames)
-    with ThreadPoolExecutor(processors()) as pool:  # bzip2 takes its time
-        found = dict(zip(numbers, pool.map(read, numbers), strict=True))
+    def read_some(numbers: range) -> list[tuple[int, Head | FrameError | OSError]]:
+        return [(number, read(number)) for number in numbers]
+
+    threads = processors()
+    shares = [range(first, series.n_frames, threads) for first in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:  # bzip2 takes its time
+        found = dict(sorted(chain.from_iterable(pool.map(read_some, shares))))
     heads = {number: head for number, head in found.items() if isinstance(head, Head)}
     if not heads:
         why = next((e for e in found.values() if not isinstance(e, FileNotFoundError)), "")
