@@ -36,6 +36,7 @@ _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; in Python's mm
 _AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of its variance
 _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
+_TAKEN = 2  # of a brick's change: it was seen
 _WITHIN = cells_within()
 _NO_UPPER = np.zeros((CELLS, 2), np.uint32)
 
@@ -174,6 +175,19 @@ class Accumulator:
         """Return the numbers of the bricks that were added to."""
         return np.flatnonzero(self.sums.changed)
 
+    def take_changed(self) -> NDArray[np.intp]:
+        """Return the numbers of the bricks that were added to since the last call."""
+        pairs = [pair for pair in (self.sums, self.spread, self.air) if pair is not None]
+        found = np.flatnonzero(np.any([pair.changed == 1 for pair in pairs], axis=0))
+        for pair in pairs:  # whoever adds to a brick makes it 1 again
+            pair.changed[pair.changed == 1] = _TAKEN
+        return found
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Return where a brick is, along l, k, h."""
+        rest, h = divmod(int(number), self._bricks[0])
+        return *divmod(rest, self._bricks[1]), h
+
     def forget_empty(self) -> None:
         """Forget bricks that hold nothing any more, as when all of it was subtracted again."""
         for pair in (self.sums, self.spread, self.air):
@@ -225,8 +239,7 @@ class Accumulator:
     def filled(self) -> Iterator[tuple[tuple[slice, slice, slice], Mapping[str, Array]]]:
         """Go through the bricks that were added to: where each is (h, k, l), and its sums."""
         for number in self.touched():
-            rest, h = divmod(int(number), self._bricks[0])
-            l, k = divmod(rest, self._bricks[1])  # noqa: E741
+            l, k, h = self.place(number)  # noqa: E741
             sums = self.brick(l, k, h)
             assert sums is not None
             slices = brick_slices(self.grid, l, k, h)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,8 @@ class Comparison:
         self._places = (few - 1, few, middle - 1, middle)
         if few == 0 or len(seen) < len(frames):  # what comes next may be below all
             self._kept, self._frames = None, {}
-            return _ordered(seen, _places(len(seen)))
+            least, median = _ordered(seen, _places(len(seen)))
+            return least, median
         self._kept, self._frames = np.stack(_ordered(seen, self._places)), dict(frames)
         few, middle = _places(len(seen))
         return self._kept[self._places.index(few)], self._kept[self._places.index(middle)]
@@ -122,13 +124,12 @@ def hot_pixels(
     if before is not None and digests is not None:
         found = before.of(stack, which, digests)
     else:
-        seen = _read(stack, which)
-        found = _ordered(seen, _places(len(seen))) if len(seen) >= 3 else None
+        found = Comparison().of(stack, which, [" "] * n)
     if found is None:
         return hot
     least, median = found
     # where even the lowest median around a pixel is too high for it, it cannot be hot
-    lowest: Counts = minimum_filter(median, size=2 * _AROUND + 1)
+    lowest = cast(Counts, minimum_filter(median, size=2 * _AROUND + 1))
     maybe = np.flatnonzero(_above(least, lowest, times))
     if not maybe.size:
         return hot
