@@ -99,6 +99,11 @@ class GrowingVolume:
         self._there: set[_Key] = set()  # chunks that hold something
         self._behind: set[_Key] = set()  # those that the hidden file does not have yet
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is written yet: the next update writes all of it."""
+        return self._named is None
+
     def update(
         self, changed: Iterable[Place], record: Mapping[str, Any], *, fine: bool = True
     ) -> None:
@@ -111,7 +116,7 @@ class GrowingVolume:
         record
             How the volume was made; plain JSON types.
         fine
-            False: only levels from 4 on, unless nothing was written before.
+            False: only levels from 4 on, unless nothing is written yet.
 
         Raises
         ------
@@ -120,7 +125,7 @@ class GrowingVolume:
         """
         self._change(changed)
         with self._writing(record) as file:
-            self._write(file, fine=fine or self._named is None, record=record)
+            self._write(file, fine=fine or self.is_new, record=record)
         self._take_turns()
 
     def finish(self, changed: Iterable[Place], record: Mapping[str, Any]) -> None:

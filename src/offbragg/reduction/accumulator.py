@@ -134,6 +134,7 @@ class Accumulator:
             raise ReductionError(
                 f"{error}\nTake a smaller box, or larger steps (--grid)."
             ) from None
+        self._emptied = np.zeros(math.prod(self._bricks), np.bool_)
         self.sums = self._empty()
         """Counts and weight."""
         self.spread = self._empty() if parts > 1 else None
@@ -176,12 +177,13 @@ class Accumulator:
         return np.flatnonzero(self.sums.changed)
 
     def take_changed(self) -> NDArray[np.intp]:
-        """Return the numbers of the bricks that were added to since the last call."""
+        """Return the numbers of the bricks whose sums changed since the last call."""
         pairs = [pair for pair in (self.sums, self.spread, self.air) if pair is not None]
-        found = np.flatnonzero(np.any([pair.changed == 1 for pair in pairs], axis=0))
+        changed = self._emptied | np.any([pair.changed == 1 for pair in pairs], axis=0)
         for pair in pairs:  # whoever adds to a brick makes it 1 again
             pair.changed[pair.changed == 1] = _TAKEN
-        return found
+        self._emptied[:] = False
+        return np.flatnonzero(changed)
 
     def place(self, number: int) -> tuple[int, int, int]:
         """Return where a brick is, along l, k, h."""
@@ -189,13 +191,17 @@ class Accumulator:
         return *divmod(rest, self._bricks[1]), h
 
     def forget_empty(self) -> None:
-        """Forget bricks that hold nothing any more, as when all of it was subtracted again."""
+        """Forget bricks that hold nothing any more, as when all of it was subtracted again.
+
+        To be called before `take_changed`, which looks at what changed once.
+        """
         for pair in (self.sums, self.spread, self.air):
             if pair is None:
                 continue
-            for number in np.flatnonzero(pair.changed):
+            for number in np.flatnonzero(pair.changed == 1):
                 if not (pair.low[number].any() or pair.high[number].any()):
                     pair.changed[number] = 0
+                    self._emptied[number] = True
 
     def total(self, name: str) -> float:
         """Return one of the sums over all cells."""

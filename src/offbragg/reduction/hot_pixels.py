@@ -7,7 +7,10 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter  # pyright: ignore[reportUnknownVariableType, reportMissingTypeStubs]
+from scipy.ndimage import (  # pyright: ignore[reportMissingTypeStubs]
+    maximum_filter,  # pyright: ignore[reportUnknownVariableType]
+    minimum_filter,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from offbragg.stack import Stack
 
@@ -17,6 +20,8 @@ Counts = NDArray[np.int32]
 LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be distinguished from reflections
 _FRAMES = 31  # that are compared
 _SLAB = 16  # rows
+_TIMES = 5.0  # its surroundings' counts, from which a pixel is hot
+_ABOVE = 10.0  # standard deviations
 _AROUND = 2  # pixels on each side of one: 5 × 5
 
 
@@ -71,16 +76,18 @@ class Comparison:
         return np.clip(last, below, few), np.clip(last, beneath, middle)
 
     def _compare(self, stack: Stack, frames: dict[int, str]) -> tuple[Counts, Counts] | None:
-        seen = _read(stack, list(frames))
+        seen = [np.asarray(stack.counts[number]) for number in frames]
+        seen = [counts for counts in seen if counts.max() >= 0]  # the others are not stored
+        self._kept, self._frames = None, {}
         if len(seen) < 3:
             return None
         few, middle = _places(len(seen) + 1)
-        self._places = (few - 1, few, middle - 1, middle)
         if few == 0 or len(seen) < len(frames):  # what comes next may be below all
-            self._kept, self._frames = None, {}
-            least, median = _ordered(seen, _places(len(seen)))
+            few, middle = _places(len(seen))
+            _, least, _, median = _ordered(seen, few, middle)
             return least, median
-        self._kept, self._frames = np.stack(_ordered(seen, self._places)), dict(frames)
+        self._kept, self._frames = _ordered(seen, few, middle), dict(frames)
+        self._places = (few - 1, few, middle - 1, middle)
         few, middle = _places(len(seen))
         return self._kept[self._places.index(few)], self._kept[self._places.index(middle)]
 
@@ -88,7 +95,6 @@ class Comparison:
 def hot_pixels(
     stack: Stack,
     *,
-    times: float = 5.0,
     least_turn: float = LEAST_TURN,
     without: Collection[int] = (),
     before: Comparison | None = None,
@@ -99,15 +105,13 @@ def hot_pixels(
     A Bragg peak is there in some frames, near the axis in many, a hot pixel in all; so in
     a sweep that hardly turned they cannot be distinguished, and none is found. The counts that a
     pixel has in nine frames of ten are compared with the median of the 5 × 5 pixels around it,
-    over space and frames. A pixel is hot if it is ``times`` as high and ten standard deviations
+    over space and frames. A pixel is hot if it is five times as high and ten standard deviations
     above. Up to 31 frames are compared, spread over the sweep.
 
     Parameters
     ----------
     stack
         The frames.
-    times
-        Factor above its surroundings from which a pixel is hot.
     least_turn
         Least rotation of the sweep, degree; 0 for an air run. In real frames of 0.1 degree
         reflections are taken for hot pixels up to 1.4 degree.
@@ -130,16 +134,16 @@ def hot_pixels(
     least, median = found
     # where even the lowest median around a pixel is too high for it, it cannot be hot
     lowest = cast(Counts, minimum_filter(median, size=2 * _AROUND + 1))
-    maybe = np.flatnonzero(_above(least, lowest, times))
+    maybe = np.flatnonzero(_above(least, lowest))
     if not maybe.size:
         return hot
-    hot.flat[maybe] = _above(least.flat[maybe], _median_around(median, maybe), times)
+    hot.flat[maybe] = _above(least.flat[maybe], _median_around(median, maybe))
     return hot
 
 
-def _above(least: Counts, around: Counts, times: float) -> Mask:
+def _above(least: Counts, around: Counts) -> Mask:
     usual = np.maximum(around, 1)
-    return (least > times * usual) & (least > around + 10.0 * np.sqrt(usual))
+    return (least > _TIMES * usual) & (least > around + _ABOVE * np.sqrt(usual))
 
 
 def _places(n: int) -> tuple[int, int]:
@@ -147,20 +151,36 @@ def _places(n: int) -> tuple[int, int]:
     return n // 10, n // 2
 
 
-def _read(stack: Stack, numbers: Sequence[int]) -> list[Counts]:
-    """Read frames; those that are not stored are left out."""
-    return [counts for i in numbers if (counts := np.asarray(stack.counts[i])).max() >= 0]
+def _ordered(seen: Sequence[Counts], few: int, middle: int) -> Counts:
+    """Order the counts of each pixel that can be hot, and of those around it.
 
-
-def _ordered(seen: Sequence[Counts], places: tuple[int, ...]) -> tuple[Counts, ...]:
-    """Return what each pixel has at some places of its counts in order."""
+    Returns
+    -------
+    counts
+        At the places few - 1, few, middle - 1 and middle, shape (4, slow, fast). 0 for all other
+        pixels; at few - 1 also if there is none.
+    """
     rows, columns = seen[0].shape
-    found = np.empty((len(places), rows, columns), np.int32)
+    found = np.zeros((4, rows, columns), np.int32)
+    low = np.zeros((rows, columns), np.uint8)
+    # no median is below the lowest count, and a hot pixel is ten standard deviations above
+    limit = max(_TIMES, min(int(counts.min()) for counts in seen) + _ABOVE)
+    for counts in seen:
+        low += counts <= limit
+    near = cast(Mask, maximum_filter(low <= few, size=2 * _AROUND + 1))
     for begin in range(0, rows, _SLAB):  # a slab at a time: it stays in a processor's cache
-        slab = np.stack([counts[begin : begin + _SLAB] for counts in seen])
-        slab.partition(sorted(set(places)), axis=0)
-        found[:, begin : begin + _SLAB] = slab[list(places)]
-    return tuple(found)
+        part = slice(begin, begin + _SLAB)
+        which = np.flatnonzero(near[part].any(axis=0))
+        if not which.size:
+            continue
+        slab = np.stack([counts[part][:, which] for counts in seen])
+        slab.partition((few, middle), axis=0)
+        if few:
+            found[0, part, which] = slab[:few].max(axis=0).T
+        found[1, part, which] = slab[few].T
+        found[2, part, which] = slab[:middle].max(axis=0).T
+        found[3, part, which] = slab[middle].T
+    return found
 
 
 def _median_around(median: Counts, where: NDArray[np.intp]) -> Counts:
