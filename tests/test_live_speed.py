@@ -19,10 +19,14 @@ from runs import wait_until
 
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile
+from offbragg.followers import live_file, live_runs, live_volume
+from offbragg.followers.live_runs import LiveRuns
 from offbragg.followers.live_state import read_state
 from offbragg.geometry import Geometry
+from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
 from offbragg.sweep import Sweep
+from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import GROWING
 
 SHAPE = (1679, 1475)
@@ -154,3 +158,72 @@ def cpu(pid: int) -> float:
 def peak(pid: int, root: Path) -> float:
     """Return the largest memory of a process when it was last looked at, MB."""
     return _PEAKS[pid]
+
+
+class Clock:
+    """The time that a quiet processor would have taken: what this process used, and pauses."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def monotonic(self) -> float:
+        return self.now + (time.process_time() - self._since if self._since else 0.0)
+
+    time = monotonic
+    _since = 0.0
+
+    def run(self, work: Any) -> Any:
+        self._since = time.process_time()
+        done = work()
+        self.now, self._since = self.monotonic(), 0.0
+        return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_frames", "step"), [(300, 0.1), (360, 1.0)])
+def test_a_2m_at_10_hz_on_one_quiet_core(tmp_path, n_frames, step, monkeypatch, record_property):
+    """On a busy machine, too: time passes as the processor works, all threads one by one."""
+    clock = Clock()
+    for module in (live_file, live_volume, live_runs):
+        monkeypatch.setattr(module, "time", clock)
+    run = Growing(tmp_path, sweep_of_2m(n_frames, step))
+    choices = Choices(grid=Grid.parse(BOX), monitor=False)
+    following = LiveRuns(tmp_path / "journal", tmp_path / "experiment", choices)
+    volume = run.path.with_name("live-f1.h5")
+    run.store(0, monitor=False)
+    clock.run(following.advance)
+    due = [clock.now + n / RATE for n in range(n_frames)]
+    stored, shown = 1, {"coarse": 1, "cells": 1}
+    ages: dict[str, list[float]] = {"coarse": [], "cells": []}
+    idle = 0.0
+    while stored < n_frames:
+        come = sum(at <= clock.now for at in due)
+        run.store(*range(stored, come), monitor=False)
+        stored = come
+        os.utime(run.path)  # SWMR may not have done so yet
+        before = clock.now
+        if not clock.run(following.advance):
+            clock.now += 0.2
+            idle += 0.2 if clock.now - before < 0.25 else 0.0
+        with VolumeFile(volume) as file:
+            record = file.record
+        now = {"coarse": record[GROWING]["f1.h5"]["frames"], "cells": record["cells"]}
+        for name, n in now.items():
+            if n > shown[name]:  # the age of the oldest frame that was not in it until now
+                ages[name].append(clock.now - due[shown[name]])
+                shown[name] = n
+    last = clock.now
+    run.end()
+    while not following.volumes[0].closed:
+        clock.run(following.advance)
+    numbers = {
+        "closed": clock.now - last, "behind": n_frames - shown["coarse"], "idle": idle,
+        "length": last - due[0],
+        **{f"{name}_{q}": np.quantile(each, q) for name, each in ages.items() for q in (0.5, 0.95)},
+    }  # fmt: skip
+    for name, number in numbers.items():
+        record_property(name, float(number))
+    print(json.dumps({k: round(float(v), 3) for k, v in numbers.items()}))
+    assert numbers["closed"] < 5.0, numbers
+    assert numbers["coarse_0.5"] < 1.5, numbers
+    assert numbers["cells_0.5"] < 4.5, numbers

@@ -15,8 +15,8 @@ from offbragg.volume import Volume
 from offbragg.workflows.record import ReductionRecord
 from offbragg.workflows.sums import is_as_binned, symmetrised
 
-_COARSE = 0.4  # s between two writings of the coarse levels
-_WRITING = 1.5  # the cells are written at most in two thirds of the time
+_COARSE = 0.3  # s between two writings of the coarse levels
+_WRITING = 2.5  # the cells are written at most in 2 of 5 parts of the time
 
 
 class LiveFile:
@@ -78,7 +78,7 @@ class LiveFile:
         elif fine:
             self._write(symmetrised(sums.volume(), record), document)
         end = time.monotonic()
-        self._next_coarse = end + min(max(_COARSE, end - began), self._every)
+        self._next_coarse = end + min(_COARSE, self._every)
         if fine:
             self._next_fine = began + max(self._every, _WRITING * (end - began))
             self.behind = False

@@ -38,6 +38,7 @@ _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
 _TAKEN = 2  # of a brick's change: it was seen
 _WITHIN = cells_within()
+_ORDER = [*range(0, 15, 3), *range(1, 15, 3), *range(2, 15, 3)]
 _NO_UPPER = np.zeros((CELLS, 2), np.uint32)
 
 Halves = tuple[int, NDArray[np.uint32], NDArray[np.uint32]]
@@ -228,11 +229,24 @@ class Accumulator:
             return None
         cut = tuple(slice(0, s.stop - s.start) for s in brick_slices(self.grid, l, k, h))
         found: dict[str, Array] = {}
+        lower = self._lower(number)
         for name in self.names:
-            value = self.integers(name, number)[cut]
-            self._check_exact(name, value)
+            if lower is not None and name in ("counts", "weight"):
+                value = lower[..., ("counts", "weight").index(name)][cut]
+            else:
+                value = self.integers(name, number)[cut]
+                self._check_exact(name, value)
             found[name] = np.multiply(value, self.unit(name), dtype=np.float64, order="C")
         return found
+
+    def _lower(self, number: int) -> NDArray[np.uint32] | None:
+        """Read counts and weight of a brick, [l, k, h, which]; None if they need upper halves."""
+        if self.sums.high[number].any():
+            return None
+        # the bits of l, k and h are interleaved: each is an axis of two, to be put in order
+        cells = self.sums.low[number].view(np.uint64).reshape((2,) * 15)
+        ordered = np.ascontiguousarray(cells.transpose(_ORDER))
+        return ordered.view(np.uint32).reshape(SIDE, SIDE, SIDE, 2)
 
     def _check_exact(self, name: str, value: Integers) -> None:
         most = int(value.max(initial=0))
