@@ -16,10 +16,10 @@ from offbragg.reduction.corrections import (
     attenuation,
     efficiency,
     frame_weights,
-    hot_pixels,
     polarization,
     solid_angle,
 )
+from offbragg.reduction.hot_pixels import hot_pixels
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
 

@@ -18,7 +18,7 @@ from offbragg.files.scan_writer import ScanWriter
 from offbragg.geometry import Geometry, rotation_about
 from offbragg.lattice import direct_basis, q_to_hkl
 from offbragg.reduction import Corrections
-from offbragg.reduction.corrections import hot_pixels
+from offbragg.reduction.hot_pixels import hot_pixels
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
 from offbragg.workflows.choices import Choices

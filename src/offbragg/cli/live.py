@@ -39,10 +39,10 @@ def live_command(
         typer.Option(
             "--every",
             metavar="SECONDS",
-            help="Least time between two writings of a growing volume, s.",
+            help="Least time between two writings of all cells of a growing volume, s.",
             parser=Number(0, 86400, unit="s"),
         ),
-    ] = 5.0,
+    ] = 2.0,
     since: Annotated[
         float,
         typer.Option(

@@ -126,20 +126,31 @@ def new_hdf5(target: Path, **options: Any) -> Generator[h5py.File]:
 
 
 @contextlib.contextmanager
-def hdf5_in(made: Draft, **options: Any) -> Generator[h5py.File]:
+def hdf5_in(
+    made: Draft, *, mode: str = "w", passing: bool = False, **options: Any
+) -> Generator[h5py.File]:
     """Write HDF5 into a draft.
 
     HDF5 does not survive a disk that fills up: it crashes when it closes the file. So the
     failure is hidden from it: from then on nothing is written, and it is raised at the end.
+
+    Parameters
+    ----------
+    made
+        The draft.
+    mode, options
+        As h5py has them.
+    passing
+        It is soon written over: the disk is not asked to begin.
 
     Raises
     ------
     OSError
         If it cannot be written.
     """
-    sink = _Sink(made)
+    sink = _Sink(made, early=not passing)
     try:
-        with h5py.File(sink, "w", **options) as file:
+        with h5py.File(sink, mode, **options) as file:
             yield file
     except (OSError, RuntimeError, ValueError) as error:
         raise sink.failure or error from error
@@ -152,8 +163,9 @@ def hdf5_in(made: Draft, **options: Any) -> Generator[h5py.File]:
 class _Sink(io.FileIO):
     """Bytes for HDF5, which hears nothing of a write that fails; the disk begins on them early."""
 
-    def __init__(self, made: Draft) -> None:
+    def __init__(self, made: Draft, *, early: bool) -> None:
         super().__init__(made.descriptor, "r+", closefd=False)
+        self._early = early
         self.failure: OSError | None = None
         self._path, self._waiting = made.path, 0
 
@@ -166,7 +178,7 @@ class _Sink(io.FileIO):
         except OSError as error:
             self.failure = error
         self._waiting += size
-        if self._waiting >= _BEGIN:
+        if self._early and self._waiting >= _BEGIN:
             self._waiting = 0
             begin_to_sync(self._path)
         return size

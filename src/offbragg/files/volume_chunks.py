@@ -28,11 +28,12 @@ Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 LEVELS = (2, 4, 8)
-_BLOCK = 8  # bricks along each edge: one chunk of the coarsest level
+BLOCK = 8  # bricks along each edge: one chunk of the coarsest level
 _AHEAD = 4  # bricks of each thread that may wait for being stored
 _NAN = np.array(np.nan, np.float32).view(np.int32)
 Place = tuple[int, ...]  # along l, k, h
-_Chunk = tuple[h5py.Dataset, Place, bytes]
+Chunk = tuple[str, Place, bytes | None]
+"""Name of the array, or its level as text; place in chunks; None: nothing but the fill value."""
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
@@ -60,7 +61,7 @@ def write_arrays(
     arrays: Mapping[str, h5py.Dataset],
     levels: Mapping[int, h5py.Dataset],
     *,
-    progress: Progress,
+    progress: Progress = lambda done, total: None,
     threads: int | None = None,
 ) -> Shells:
     """Write all arrays of a volume.
@@ -86,30 +87,35 @@ def write_arrays(
     shells
         What was measured at which distance.
     """
-    grid = bricks.grid
-    along, shells, done = brick_counts(grid), Shells(grid, bricks.sample), 0
-    targets = {name: _Target(data) for name, data in arrays.items()}
-    coarse = {level: _Target(data) for level, data in levels.items()}
+    along, done = brick_counts(bricks.grid), 0
+    maker = ChunkMaker(bricks, arrays, levels)
+    by_name = {**arrays, **{str(level): data for level, data in levels.items()}}
     threads = threads or processors()
     with ThreadPoolExecutor(threads, thread_name_prefix="volume") as pool:
-        for first in itertools.product(*(range(0, n, _BLOCK) for n in along)):
-            block = _Block(first, coarse)
+        for first in itertools.product(*(range(0, n, BLOCK) for n in along)):
+            block = maker.block(first)
 
-            def work(place: Place, block: _Block = block) -> tuple[list[_Chunk], Counted]:
-                return _brick(bricks, place, targets, block, shells)
+            def work(place: Place, block: Block = block) -> tuple[list[Chunk], Counted]:
+                return maker.brick(place, block)
 
-            places = (range(a, min(a + _BLOCK, n)) for a, n in zip(first, along, strict=True))
-            for chunks, counted in _in_order(pool, work, itertools.product(*places), threads):
-                _store(chunks)
-                shells.add(counted)
+            for chunks, counted in in_order(pool, work, places_in(along, first), threads):
+                store(chunks, by_name)
+                maker.shells.add(counted)
                 done += 1
                 progress(done, math.prod(along))
-            for chunks in _in_order(pool, block.chunk, block.places(), threads):
-                _store(chunks)
-    return shells
+            for chunk in in_order(pool, block.chunk, block.places(), threads):
+                store([chunk], by_name)
+    return maker.shells
 
 
-def _in_order(
+def places_in(along: Place, first: Place) -> Iterator[Place]:
+    """Yield the places of the bricks of a block, in the order in which they are stored."""
+    return itertools.product(
+        *(range(a, min(a + BLOCK, n)) for a, n in zip(first, along, strict=True))
+    )
+
+
+def in_order(
     pool: ThreadPoolExecutor, work: Callable[[_Item], _Made], items: Iterable[_Item], threads: int
 ) -> Iterator[_Made]:
     """Yield what threads make of items, in order, never more than a few of them ahead."""
@@ -122,55 +128,98 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def _store(chunks: Iterable[_Chunk]) -> None:
-    for data, offset, chunk in chunks:
-        data.id.write_direct_chunk(offset, chunk)
+def store(chunks: Iterable[Chunk], arrays: Mapping[str, h5py.Dataset]) -> None:
+    """Store chunks that hold something."""
+    for name, place, chunk in chunks:
+        if chunk is not None:
+            arrays[name].id.write_direct_chunk(offset_of(place), chunk)
 
 
-class _Target:
-    """A dataset of `new_array`, and what must be known of it to make its chunks."""
+def offset_of(place: Place) -> Place:
+    """Return the first cell of a chunk."""
+    return tuple(BRICK * at for at in place)
 
-    def __init__(self, data: h5py.Dataset) -> None:
-        self.data = data
-        self.shape, self.chunks, self.kind = data.shape, data.chunks or (), data.dtype
-        self.fill = data.fillvalue
 
-    def chunk(self, place: Iterable[int], cells: NDArray[Any]) -> list[_Chunk]:
-        """Compress a chunk, filled up to a whole one; none if it holds nothing but the fill."""
+class _Array:
+    """What must be known of a dataset of `new_array` to make its chunks."""
+
+    def __init__(self, name: str, data: h5py.Dataset) -> None:
+        self.name, self.shape, self.chunks = name, data.shape, data.chunks or ()
+        self.kind, self.fill = data.dtype, data.fillvalue
+
+    def chunk(self, place: Place, cells: NDArray[Any]) -> Chunk:
+        """Compress a chunk, filled up to a whole one, unless it holds nothing but the fill."""
         if np.isnan(cells).all() if np.isnan(self.fill) else not cells.any():
-            return []
+            return self.name, place, None
         if cells.shape != self.chunks:
             whole = np.full(self.chunks, self.fill, self.kind)
             whole[tuple(slice(n) for n in cells.shape)] = cells
             cells = whole
-        offset = tuple(BRICK * at for at in place)
-        return [(self.data, offset, encode(np.ascontiguousarray(cells, self.kind)))]
+        return self.name, place, encode(np.ascontiguousarray(cells, self.kind))
+
+    def blank(self) -> bytes:
+        """Compress a chunk of nothing but the fill, to be written over another one."""
+        return encode(np.full(self.chunks, self.fill, self.kind))
 
 
-def _brick(
-    bricks: Bricks,
-    place: Place,
-    targets: Mapping[str, _Target],
-    block: _Block,
-    shells: Shells,
-) -> tuple[list[_Chunk], Counted]:
-    """Compress what one brick is in each array; count it in the shells, add it to the levels."""
-    l, k, h = place  # noqa: E741
-    sums = bricks.brick(l, k, h)
-    if sums is None:
-        return [], shells.count(place, None)
-    counts, weight, background = sums["counts"], sums["weight"], sums.get("background")
-    above = counts if background is None else counts - background
-    variance = sums.get("variance", counts)
-    if background is not None:
-        variance = variance + sums["background_variance"]
-    intensity, sigma = _divided(weight, above, np.sqrt(variance))
-    values = dict(sums, intensity=intensity, intensity_errors=sigma, v=above)
-    block.add(place, above, weight)
-    chunks = [
-        each for name, target in targets.items() for each in target.chunk(place, values[name])
-    ]
-    return chunks, shells.count(place, weight)
+class ChunkMaker:
+    """Makes the chunks of a volume file from its sums.
+
+    Parameters
+    ----------
+    bricks
+        The sums; they may grow, while no chunk is made.
+    arrays, levels
+        As for `write_arrays`; only their properties are used.
+    """
+
+    def __init__(
+        self,
+        bricks: Bricks,
+        arrays: Mapping[str, h5py.Dataset],
+        levels: Mapping[int, h5py.Dataset],
+    ) -> None:
+        self._bricks = bricks
+        self._arrays = [_Array(name, data) for name, data in arrays.items()]
+        self._levels = {level: _Array(str(level), data) for level, data in levels.items()}
+        self.shells = Shells(bricks.grid, bricks.sample)
+        """What was measured at which distance, once it was added."""
+        self.blank = {each.name: each.blank() for each in (*self._arrays, *self._levels.values())}
+        """Chunks of nothing but the fill value."""
+
+    def block(self, first: Place) -> Block:
+        """Make the sums of the levels of a block, from its first brick on."""
+        return Block(first, self._levels)
+
+    def brick(self, place: Place, block: Block) -> tuple[list[Chunk], Counted]:
+        """Compress what one brick is in each array; count it in the shells, add it to the levels.
+
+        Several threads may do so at once.
+        """
+        sums = self._bricks.brick(*place)
+        if sums is None:
+            block.add(place, None)
+            nothing: list[Chunk] = [(each.name, place, None) for each in self._arrays]
+            return nothing, self.shells.count(place, None)
+        counts, weight, above = sums["counts"], sums["weight"], _above(sums)
+        variance = sums.get("variance", counts)
+        if "background" in sums:
+            variance = variance + sums["background_variance"]
+        intensity, sigma = _divided(weight, above, np.sqrt(variance))
+        values = dict(sums, intensity=intensity, intensity_errors=sigma, v=above)
+        block.add(place, (above, weight))
+        chunks = [each.chunk(place, values[each.name]) for each in self._arrays]
+        return chunks, self.shells.count(place, weight)
+
+    def coarse(self, place: Place, block: Block) -> None:
+        """Add one brick to the levels only."""
+        sums = self._bricks.brick(*place)
+        block.add(place, None if sums is None else (_above(sums), sums["weight"]))
+
+
+def _above(sums: Mapping[str, Array]) -> Array:
+    background = sums.get("background")
+    return sums["counts"] if background is None else sums["counts"] - background
 
 
 def _divided(weight: Array, *values: Array) -> list[NDArray[np.float32]]:
@@ -192,18 +241,19 @@ def _divided(weight: Array, *values: Array) -> list[NDArray[np.float32]]:
     return ratios
 
 
-class _Block:
+class Block:
     """Counts above background and weight of the coarser cells of 8 × 8 × 8 bricks."""
 
-    def __init__(self, first: Place, levels: Mapping[int, _Target]) -> None:
+    def __init__(self, first: Place, levels: Mapping[int, _Array]) -> None:
         self._levels = levels
+        self._added: set[Place] = set()
         self._begin = {level: tuple(BRICK * n // level for n in first) for level in levels}
         self._sums = {
             level: np.zeros(
                 (
                     2,
                     *(
-                        min(BRICK * _BLOCK // level, n - a)
+                        min(BRICK * BLOCK // level, n - a)
                         for a, n in zip(self._begin[level], target.shape, strict=True)
                     ),
                 )
@@ -211,20 +261,27 @@ class _Block:
             for level, target in levels.items()
         }
 
-    def add(self, place: Place, above: Array, weight: Array) -> None:
-        """Add a brick: each level is halved from the one before, along h, then k, then l.
+    def add(self, place: Place, sums: tuple[Array, Array] | None) -> None:
+        """Put in counts above background and weight of a brick; None: it holds nothing.
 
-        Sums of whole numbers are exact in any order. Of other weights, level 2 is the sum along h,
-        then k, then l, and level 4 the same of level 2.
+        Each level is halved from the one before, along h, then k, then l. Sums of whole numbers are
+        exact in any order. Of other weights, level 2 is the sum along h, then k, then l, and level
+        4 the same of level 2.
         """
-        coarse = [above, weight]
-        for level, sums in self._sums.items():
-            coarse = [_halved(array) for array in coarse]
+        if sums is None and place not in self._added:
+            return  # it is 0 there, in memory that does not exist yet
+        self._added.add(place)
+        coarse = sums
+        for level, totals in self._sums.items():
             cells = tuple(
-                slice(begin := BRICK * at // level - a, begin + n)
-                for at, a, n in zip(place, self._begin[level], coarse[0].shape, strict=True)
+                slice(begin := BRICK * at // level - a, begin + BRICK // level)
+                for at, a in zip(place, self._begin[level], strict=True)
             )
-            for total, array in zip(sums, coarse, strict=True):
+            if coarse is None:
+                totals[:, *cells] = 0.0
+                continue
+            coarse = _halved(coarse[0]), _halved(coarse[1])
+            for total, array in zip(totals, coarse, strict=True):
                 total[cells] = array
 
     def places(self) -> Iterator[tuple[int, Place]]:
@@ -233,12 +290,12 @@ class _Block:
             for place in np.ndindex(*(-(-n // BRICK) for n in sums.shape[1:])):
                 yield level, place
 
-    def chunk(self, at: tuple[int, Place]) -> list[_Chunk]:
+    def chunk(self, at: tuple[int, Place]) -> Chunk:
         """Compress one chunk of a level; all bricks must have been added."""
         level, place = at
         part = tuple(slice(BRICK * n, BRICK * (n + 1)) for n in place)
         above, weight = (total[part] for total in self._sums[level])
-        whole = [n + a // BRICK for n, a in zip(place, self._begin[level], strict=True)]
+        whole = tuple(n + a // BRICK for n, a in zip(place, self._begin[level], strict=True))
         return self._levels[level].chunk(whole, _divided(weight, above)[0])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,7 @@ from offbragg.volume import Volume
 Array = NDArray[np.float64]
 
 MOST_TEXT = 256 << 20  # bytes
+_TRIES = 100  # a file is written for moments after another one has got its name
 _NOT_OURS = (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, OffbraggError)
 """What comes of taking another file for a volume; a RecursionError is a RuntimeError."""
 
@@ -48,13 +51,19 @@ class VolumeFile:
         self.path = Path(path)
         self._most_text = most_text
         self._arrays: dict[str, StoredArray] = {}
+        self._locked: int | None = None
         try:
+            if descriptor is None:
+                descriptor = self._locked = _open_locked(self.path)
+            else:
+                _lock(descriptor)
             self._file: Any = open_to_read(
                 self.path, swmr=False, libver=None, descriptor=descriptor
             )
         except FileNotFoundError:
             raise ReductionError(f"{self.path} is not there") from None
         except (OSError, RuntimeError) as error:
+            self._unlock()
             number = getattr(error, "errno", None)
             what = os.strerror(number) if number else error
             raise ReductionError(f"{self.path} cannot be opened: {what}") from error
@@ -64,7 +73,7 @@ class VolumeFile:
             if self._get("entry/volume/counts").shape != self.grid.shape[::-1]:
                 raise ValueError("its counts are not of the shape of its grid")
         except _NOT_OURS as error:
-            self._file.close()
+            self.close()
             raise ReductionError(f"{self.path} is not a volume file: {error}") from error
 
     def __enter__(self) -> VolumeFile:
@@ -76,6 +85,12 @@ class VolumeFile:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
 
     @property
     def sample(self) -> Sample | None:
@@ -200,6 +215,29 @@ class _FileBricks:
             name: np.ascontiguousarray(self._file.cells(name, part), np.float64)
             for name in self.names
         }
+
+
+def _open_locked(path: Path) -> int:
+    """Open a file; while it is open, nobody who makes it grow writes over it."""
+    for _ in range(_TRIES):
+        descriptor = os.open(path, os.O_RDONLY)
+        if _lock(descriptor):
+            break
+        os.close(descriptor)  # another one has just got its name
+    else:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+    return descriptor
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock what is open for reading; return whether it is not just being written."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # there are no locks on this disk
+    return True
 
 
 def read_volume(path: Path | str) -> Volume:

@@ -93,10 +93,13 @@ class Shells:
                 found[1, i] = np.count_nonzero(np.logical_and(beyond, measured, out=beyond))
         return Counted(found, 0 if weight is None else int(np.count_nonzero(weight)))
 
-    def add(self, counted: Counted) -> None:
-        """Add what `count` returned."""
+    def add(self, counted: Counted, *, instead: Counted | None = None) -> None:
+        """Add what `count` returned, instead of what it returned for the same brick before."""
         self._beyond += counted.beyond
         self._weighed += counted.weighed
+        if instead is not None:
+            self._beyond -= instead.beyond
+            self._weighed -= instead.weighed
 
     @property
     def completeness(self) -> float:

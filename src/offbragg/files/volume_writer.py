@@ -22,7 +22,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def write_volume(
     with errors_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_hdf5(path, libver=LIBVER) as file:
-            _write(file, bricks, record, progress, threads)
+            write_file(
+                file, bricks, record,
+                partial(write_arrays, bricks, progress=progress, threads=threads),
+            )  # fmt: skip
     return path
 
 
@@ -93,7 +97,8 @@ def passing_volume(
     """
     with errors_of(directory / "a volume to compare"), draft(directory / "volume.h5") as made:
         with hdf5_in(made, libver=LIBVER) as file:
-            _write(file, _bricks(volume), record)
+            bricks = _bricks(volume)
+            write_file(file, bricks, record, partial(write_arrays, bricks))
         yield made.path
 
 
@@ -115,13 +120,39 @@ def _bricks(volume: Volume | Bricks) -> Bricks:
     return volume_bricks(volume) if isinstance(volume, Volume) else volume
 
 
-def _write(
+def write_file(
     file: h5py.File,
     bricks: Bricks,
     record: Mapping[str, Any],
-    progress: Progress = lambda done, total: None,
-    threads: int | None = None,
+    write: Callable[[Mapping[str, h5py.Dataset], Mapping[int, h5py.Dataset]], Shells],
 ) -> None:
+    """Write all of a volume file, in the order that makes its bytes.
+
+    Parameters
+    ----------
+    file
+        Empty.
+    bricks, record
+        As for `write_volume`; of the sums only what they are of, not what they are.
+    write
+        Fills the arrays and levels, and returns what was measured at which distance.
+    """
+    arrays, levels = lay_out(file, bricks, record)
+    write_completeness(file, write(arrays, levels))
+    entry: Any = file["entry"]
+    write_process(entry, record)
+
+
+def lay_out(
+    file: h5py.File, bricks: Bricks, record: Mapping[str, Any]
+) -> tuple[dict[str, h5py.Dataset], dict[int, h5py.Dataset]]:
+    """Make all of a volume file but what is in its arrays, its completeness and its record.
+
+    Returns
+    -------
+    arrays, levels
+        As `write_arrays` takes them.
+    """
     grid, sample = bricks.grid, bricks.sample
     shape = grid.shape[::-1]
     file.attrs["default"] = np.bytes_("entry")
@@ -154,9 +185,7 @@ def _write(
     levels = {
         level: _new_level(group, level, grid) for level in LEVELS if max(grid.shape) >= 2 * level
     }
-    shells = write_arrays(bricks, arrays, levels, progress=progress, threads=threads)
-    _write_completeness(entry, shells)
-    write_process(entry, record)
+    return arrays, levels
 
 
 def _write_text(group: h5py.Group, name: str, text: str) -> None:
@@ -193,7 +222,9 @@ def _new_level(levels: h5py.Group, level: int, grid: Grid) -> h5py.Dataset:
     return new_array(group, "intensity", shape, np.float32)
 
 
-def _write_completeness(entry: h5py.Group, shells: Shells) -> None:
+def write_completeness(file: h5py.File, shells: Shells) -> None:
+    """Write how complete a volume is, by distance from the origin."""
+    entry: Any = file["entry"]
     group = nexus.add_group(entry, "completeness", "NXdata", signal="measured")
     group.attrs["axes"] = np.array([b"Q"])
     group.attrs["overall"] = shells.completeness

@@ -43,7 +43,7 @@ class LiveRuns:
     choices
         Parameters of the reduction.
     every
-        Least time between two writings of a growing volume, s.
+        Least time between two writings of all cells of a growing volume, s.
     since
         Age of the oldest runs whose volumes are made if there are none, s.
     stop
@@ -56,7 +56,7 @@ class LiveRuns:
         experiment: Path,
         choices: Choices,
         *,
-        every: float = 5.0,
+        every: float = 2.0,
         since: float = 86400.0,
         stop: threading.Event | None = None,
     ) -> None:
@@ -213,6 +213,7 @@ class LiveRuns:
             "of": sum(sweep.frames for sweep in volume.sweeps),
             "orientation": volume.orientation,
             "why": volume.why.partition("\n")[0],
+            "after": volume.after if volume.closed else None,
         }
         if state != self._state:
             write_state(self._journal, state)

@@ -47,9 +47,10 @@ def write_state(journal: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(journal: Path) -> dict[str, Any]:
-    """Read ``volume``, ``state``, ``frames``, ``of``, ``orientation``, ``why``.
+    """Read ``volume``, ``state``, ``frames``, ``of``, ``orientation``, ``why``, ``after``.
 
-    Empty if there is none yet, or no process makes live volumes.
+    ``after`` is how long after its last frame was stored the volume was complete, s, if that is
+    known. Empty if there is none yet, or no process makes live volumes.
     """
     try:
         with (journal / _LOCK).open("r") as lock:

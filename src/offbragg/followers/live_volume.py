@@ -12,34 +12,34 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offbragg.errors import DamagedFrame, OffbraggError, ReductionError
 from offbragg.files.orientation import NAME
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile
-from offbragg.files.volume_writer import write_volume
+from offbragg.followers.live_file import LiveFile
 from offbragg.followers.live_orientation import LiveOrientation
 from offbragg.followers.live_sums import Change, LiveSums
-from offbragg.reduction.accumulator import Accumulator
-from offbragg.volume import Volume
+from offbragg.reduction.hot_pixels import Comparison, sampled
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import GROWING, ReductionRecord, SweepInput
 from offbragg.workflows.reduce import build_record
-from offbragg.workflows.sums import is_as_binned, symmetrised, weight_exponent
+from offbragg.workflows.sums import weight_exponent
 from offbragg.workflows.sweeps import opened, select
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 128  # frames that are added between two looks
-_WRITING = 4.0  # a growing volume is written at most in a fifth of the time
 _HELD = 3.0  # s that a frame waits for its measured angle
-_MORE = 1.5  # times as many frames before hot pixels are looked for again
+_MORE = 1.5  # times as many of the frames that are compared before hot pixels are looked for again
 _TRY_AGAIN = 1.0  # s, at least, after something was missing
+_NEVER = (0, 0)  # stamp of a file that was not looked at
 
 
 @dataclass(slots=True)
@@ -49,10 +49,12 @@ class LiveSweep:
     path: Path
     uid: str
     time: float
-    stamp: tuple[int, int] = (0, 0)
+    stamp: tuple[int, int] = _NEVER
     complete: bool = False
     frames: int = 0
     """That are stored."""
+    stored: float = math.nan
+    """When the last one was, POSIX s; NaN if it was there when the file was first looked at."""
 
     def look(self) -> bool:
         """Look at the file again; return whether it has changed."""
@@ -62,8 +64,10 @@ class LiveSweep:
             return False
         with opened(self.path) as scan:
             self.complete = scan.complete
-            self.frames = scan.ledger.counts()["stored"]
-        self.stamp = stamp
+            frames = scan.ledger.counts()["stored"]
+        if self.stamp != _NEVER and frames != self.frames:
+            self.stored = status.st_mtime
+        self.stamp, self.frames = stamp, frames
         return True
 
 
@@ -79,7 +83,7 @@ class LiveVolume:
     choices
         Parameters of the reduction.
     every
-        Least time between two writings of the growing volume, s.
+        Least time between two writings of all cells of the growing volume, s.
     one_more
         Called after each frame; what it raises ends the work.
     """
@@ -90,7 +94,7 @@ class LiveVolume:
         sweeps: Sequence[LiveSweep],
         choices: Choices,
         *,
-        every: float = 5.0,
+        every: float = 2.0,
         one_more: Callable[[], None] = lambda: None,
     ) -> None:
         self.path, self.sweeps = path, list(sweeps)
@@ -99,13 +103,16 @@ class LiveVolume:
         self.closed = False
         """Whether the file is the volume of all that was measured."""
         self.record: ReductionRecord | None = None
-        self._choices, self._every, self._one_more = choices, every, one_more
+        self.after: float | None = None
+        """How long after its last frame was stored it was complete, s; None: not known."""
+        self._choices, self._one_more = choices, one_more
         self._sums = LiveSums()
+        self._file = LiveFile(path, every=every, one_more=one_more)
         self._seen: tuple[object, ...] = ()
-        self._next_try = self._next_write = 0.0
-        self.unwritten = self._failed = False  # frames were added since it was written
+        self._next_try = self._closed_at = 0.0
+        self._failed = False
         self._finder = LiveOrientation()
-        self._looked: dict[str, int] = {}
+        self._looks: dict[str, HotLook] = {}
 
     @property
     def frames(self) -> int:
@@ -113,6 +120,11 @@ class LiveVolume:
         if self.closed and self.record is not None:
             return sum(each.frames for each in self.record.inputs)
         return self._sums.frames
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether there are frames in it that its file does not have."""
+        return self._file.behind
 
     @property
     def complete(self) -> bool:
@@ -146,6 +158,7 @@ class LiveVolume:
     def drop(self) -> None:
         """Free the memory of its sums."""
         self._sums.drop()
+        self._file.drop()
 
     def advance(self) -> bool:
         """Do what there is to do now; return whether there is more to be done at once."""
@@ -206,10 +219,10 @@ class LiveVolume:
         if self.record is None:
             self._orient()
             messages: list[str] = []
-            self.record = build_record(self._paths(), self._choices, say=messages.append)
+            self.record = self._build(messages)
             for line in messages:
                 log.info("%s", line)
-        self.record = grown(self.record, self._looked)
+        self.record = grown(self.record, self._looks)
         try:
             change = self._sums.follow(self.record, most=_AT_ONCE, one_more=self._one_more)
         except DamagedFrame as error:
@@ -219,14 +232,19 @@ class LiveVolume:
         if change.again:
             log.info("%s: %s", self.path, change)
         self.why = ""
-        self.unwritten |= bool(change)
-        if self.unwritten and not change.left and time.monotonic() >= self._next_write:
-            began = time.monotonic()
-            self._write(self._volume(self.record), self._growing(self.record))
-            self.unwritten = False
-            took = time.monotonic() - began
-            self._next_write = began + took + max(self._every, _WRITING * took)
+        self._file.behind |= bool(change)
+        if self.unwritten and self._sums.sums is not None:
+            self._file.show(
+                self._sums.sums, self.record, self._growing(self.record), self._sums.frames
+            )
         return change.left > 0
+
+    def _build(self, messages: list[str]) -> ReductionRecord:
+        """Build the record of what is stored."""
+        compared = {run: look.compared for run, look in self._looks.items()}
+        return build_record(
+            self._paths(), self._choices, say=messages.append, compared=compared
+        )  # fmt: skip
 
     def _close(self) -> None:
         """Make the volume that ``offbragg reduce`` makes of the finished sweeps."""
@@ -235,18 +253,19 @@ class LiveVolume:
         self._failed = False
         try:
             self._orient()
-            record = build_record(self._paths(), self._choices, say=messages.append)
+            record = self._build(messages)
             before = self._sums.frames
             change = self._follow(record)
-            volume = self._volume(record)
+            sums = self._sums.sums
+            assert sums is not None
+            self._file.finish(sums, record, record.relative_to(self.path).to_dict())
         except ReductionError:  # as `offbragg reduce` would: until a file changes
             self._forget_growing()
             self._failed = True
             raise
-        self._write(volume, record.relative_to(self.path).to_dict())
         os.utime(self.path, ns=(newest, newest))  # so it is known what it was made of
         self.record, self.why, self._seen = record, "", seen
-        self.closed, self.unwritten = True, False
+        self.closed = True
         for line in messages:
             log.info("%s", line)
         log.info(
@@ -254,6 +273,11 @@ class LiveVolume:
             self.path, self.frames, len(self.sweeps), "" if len(self.sweeps) == 1 else "s",
             before, change, time.monotonic() - began,
         )  # fmt: skip
+        now, last = time.time(), max(self.sweeps, key=lambda sweep: sweep.time).stored
+        self.after = now - last if last > self._closed_at else None
+        self._closed_at = now
+        if self.after is not None:
+            log.info("%s: volume complete %.1f s after the last frame", self.path, self.after)
 
     def _follow(self, record: ReductionRecord) -> Change:
         """Bring the sums to the last record."""
@@ -263,19 +287,6 @@ class LiveVolume:
             change = self._sums.follow(record, one_more=self._one_more)
             change.again = "a stored frame"
             return change
-
-    def _volume(self, record: ReductionRecord) -> Accumulator | Volume:
-        """Return the sums as the record has them: symmetrised and cut."""
-        sums = self._sums.sums
-        assert sums is not None
-        return sums if is_as_binned(sums, record) else symmetrised(sums.volume(), record)
-
-    def _write(self, volume: Accumulator | Volume, document: dict[str, Any]) -> None:
-        """Write the volume in place of the one before, at once."""
-        hidden = self.path.with_name(f".{self.path.name}.new")
-        hidden.unlink(missing_ok=True)  # left by one that was killed
-        write_volume(hidden, volume, document)
-        hidden.replace(self.path)
 
     def _growing(self, record: ReductionRecord) -> dict[str, Any]:
         """Return the record of a volume that still grows: it cannot be reproduced."""
@@ -298,20 +309,39 @@ class LiveVolume:
             self.path.unlink(missing_ok=True)
 
 
-def grown(record: ReductionRecord, looked: dict[str, int]) -> ReductionRecord:
+@dataclass(slots=True)
+class HotLook:
+    """When hot pixels of a sweep were looked for last, and what is kept of that."""
+
+    frames: int = 0
+    """How many of the frames that are compared were stored."""
+    compared: Comparison = field(default_factory=Comparison)
+
+    def is_due(self, stored: NDArray[np.bool_]) -> bool:
+        """Return whether they are to be looked for: often at first, and before the last frame."""
+        numbers = sampled(stored.size)
+        there = int(np.count_nonzero(stored[numbers]))
+        if there < _MORE * self.frames and not self.frames < there == len(numbers) - 1:
+            return False
+        self.frames = there
+        return True
+
+
+def grown(record: ReductionRecord, looks: dict[str, HotLook]) -> ReductionRecord:
     """Return a record with the frames that are stored by now, without a background.
 
     Damaged frames are those that the record has. Hot pixels are looked for again whenever there are
-    half as many frames more: at the end they are then those that are excluded already.
+    half as many more of the frames that are compared for it, and once all but one are there: at the
+    end they are then those that are excluded already, and one frame is to be read.
 
     Parameters
     ----------
     record
         With the selection of each sweep.
-    looked
-        How many frames counted when hot pixels were looked for, by run; it is changed.
+    looks
+        How hot pixels were looked for, by run; it is changed.
     """
-    inputs = tuple(_grown(each, record, looked) for each in record.inputs)
+    inputs = tuple(_grown(each, record, looks) for each in record.inputs)
     exponent = record.weight_exponent
     before = [_brightest(each) for each in record.inputs]
     if any(_brightest(each) > most for each, most in zip(inputs, before, strict=True)):
@@ -324,16 +354,16 @@ def _brightest(each: SweepInput) -> float:
     return float(each.selection.flux.max(initial=0.0))
 
 
-def _grown(each: SweepInput, record: ReductionRecord, looked: dict[str, int]) -> SweepInput:
+def _grown(each: SweepInput, record: ReductionRecord, looks: dict[str, HotLook]) -> SweepInput:
     assert each.selection is not None
+    look = looks.setdefault(each.run, HotLook())
     with opened(Path(each.file)) as scan:
-        stored = scan.ledger.counts()["stored"]
-        again = record.hot and stored >= _MORE * looked.get(each.run, 0)
-        chosen = select(scan, monitor=record.monitor, hot=again, damaged=each.damaged)
+        again = record.hot and look.is_due(scan.frame_values()["status"] == "stored")
+        chosen = select(
+            scan, monitor=record.monitor, hot=again, damaged=each.damaged, compared=look.compared
+        )
         flux = chosen.flux.copy()
         flux[_waits_for_angle(scan)] = 0.0
-    if again:
-        looked[each.run] = stored
     chosen = replace(chosen, flux=flux, hot=chosen.hot if again else each.selection.hot)
     return replace(each, frames=chosen.frames, selection=chosen, background=None)
 

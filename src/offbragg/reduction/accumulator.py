@@ -36,7 +36,9 @@ _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; in Python's mm
 _AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of its variance
 _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
+_TAKEN = 2  # of a brick's change: it was seen
 _WITHIN = cells_within()
+_ORDER = [*range(0, 15, 3), *range(1, 15, 3), *range(2, 15, 3)]
 _NO_UPPER = np.zeros((CELLS, 2), np.uint32)
 
 Halves = tuple[int, NDArray[np.uint32], NDArray[np.uint32]]
@@ -133,6 +135,7 @@ class Accumulator:
             raise ReductionError(
                 f"{error}\nTake a smaller box, or larger steps (--grid)."
             ) from None
+        self._emptied = np.zeros(math.prod(self._bricks), np.bool_)
         self.sums = self._empty()
         """Counts and weight."""
         self.spread = self._empty() if parts > 1 else None
@@ -174,14 +177,32 @@ class Accumulator:
         """Return the numbers of the bricks that were added to."""
         return np.flatnonzero(self.sums.changed)
 
+    def take_changed(self) -> NDArray[np.intp]:
+        """Return the numbers of the bricks whose sums changed since the last call."""
+        pairs = [pair for pair in (self.sums, self.spread, self.air) if pair is not None]
+        changed = self._emptied | np.any([pair.changed == 1 for pair in pairs], axis=0)
+        for pair in pairs:  # whoever adds to a brick makes it 1 again
+            pair.changed[pair.changed == 1] = _TAKEN
+        self._emptied[:] = False
+        return np.flatnonzero(changed)
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Return where a brick is, along l, k, h."""
+        rest, h = divmod(int(number), self._bricks[0])
+        return *divmod(rest, self._bricks[1]), h
+
     def forget_empty(self) -> None:
-        """Forget bricks that hold nothing any more, as when all of it was subtracted again."""
+        """Forget bricks that hold nothing any more, as when all of it was subtracted again.
+
+        To be called before `take_changed`, which looks at what changed once.
+        """
         for pair in (self.sums, self.spread, self.air):
             if pair is None:
                 continue
-            for number in np.flatnonzero(pair.changed):
+            for number in np.flatnonzero(pair.changed == 1):
                 if not (pair.low[number].any() or pair.high[number].any()):
                     pair.changed[number] = 0
+                    self._emptied[number] = True
 
     def total(self, name: str) -> float:
         """Return one of the sums over all cells."""
@@ -208,11 +229,24 @@ class Accumulator:
             return None
         cut = tuple(slice(0, s.stop - s.start) for s in brick_slices(self.grid, l, k, h))
         found: dict[str, Array] = {}
+        lower = self._lower(number)
         for name in self.names:
-            value = self.integers(name, number)[cut]
-            self._check_exact(name, value)
+            if lower is not None and name in ("counts", "weight"):
+                value = lower[..., ("counts", "weight").index(name)][cut]
+            else:
+                value = self.integers(name, number)[cut]
+                self._check_exact(name, value)
             found[name] = np.multiply(value, self.unit(name), dtype=np.float64, order="C")
         return found
+
+    def _lower(self, number: int) -> NDArray[np.uint32] | None:
+        """Read counts and weight of a brick, [l, k, h, which]; None if they need upper halves."""
+        if self.sums.high[number].any():
+            return None
+        # the bits of l, k and h are interleaved: each is an axis of two, to be put in order
+        cells = self.sums.low[number].view(np.uint64).reshape((2,) * 15)
+        ordered = np.ascontiguousarray(cells.transpose(_ORDER))
+        return ordered.view(np.uint32).reshape(SIDE, SIDE, SIDE, 2)
 
     def _check_exact(self, name: str, value: Integers) -> None:
         most = int(value.max(initial=0))
@@ -225,8 +259,7 @@ class Accumulator:
     def filled(self) -> Iterator[tuple[tuple[slice, slice, slice], Mapping[str, Array]]]:
         """Go through the bricks that were added to: where each is (h, k, l), and its sums."""
         for number in self.touched():
-            rest, h = divmod(int(number), self._bricks[0])
-            l, k = divmod(rest, self._bricks[1])  # noqa: E741
+            l, k, h = self.place(number)  # noqa: E741
             sums = self.brick(l, k, h)
             assert sums is not None
             slices = brick_slices(self.grid, l, k, h)

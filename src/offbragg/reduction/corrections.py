@@ -13,20 +13,17 @@ time that it was looked at, summed frame by frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter  # pyright: ignore[reportUnknownVariableType, reportMissingTypeStubs]
 
 from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry
-from offbragg.stack import Stack
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 HC = 12.398419843320026  # keV Å
 
@@ -223,60 +220,6 @@ def attenuation(material: str, energy: float) -> float:
     y = np.log(values[after - 1 : after + 1])
     part = 0.0 if x[1] == x[0] else (math.log(energy) - x[0]) / (x[1] - x[0])
     return float(np.exp(y[0] + part * (y[1] - y[0]))) * density / 10.0
-
-
-_SLAB = 16  # rows
-LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be distinguished from reflections
-
-
-def hot_pixels(
-    stack: Stack,
-    *,
-    frames: int = 31,
-    times: float = 5.0,
-    least_turn: float = LEAST_TURN,
-    without: Collection[int] = (),
-) -> Mask:
-    """Find pixels that count far too much in frames all over the sweep.
-
-    A Bragg peak is there in some frames, near the axis in many, a hot pixel in all; so in
-    a sweep that hardly turned they cannot be distinguished, and none is found. The counts that a
-    pixel has in nine frames of ten are compared with the median of the 5 × 5 pixels around it,
-    over space and frames. A pixel is hot if it is ``times`` as high and ten standard deviations
-    above.
-
-    Parameters
-    ----------
-    stack
-        The frames.
-    frames
-        Number of frames that are compared, spread over the sweep.
-    times
-        Factor above its surroundings from which a pixel is hot.
-    least_turn
-        Least rotation of the sweep, degree; 0 for an air run. In real frames of 0.1 degree
-        reflections are taken for hot pixels up to 1.4 degree.
-    without
-        Frames that are not used.
-    """
-    n, rows, columns = stack.counts.shape
-    hot = np.zeros((rows, columns), np.bool_)
-    if n * abs(stack.sweep.step) < least_turn:
-        return hot
-    spread = sorted({int(i) for i in np.linspace(0, n - 1, min(frames, n))})
-    which = [i for i in spread if i not in without]
-    seen = [counts for i in which if (counts := np.asarray(stack.counts[i])).max() >= 0]
-    if len(seen) < 3:
-        return hot  # a peak could be in all of them
-    few, middle = len(seen) // 10, len(seen) // 2
-    least, median = np.empty((2, rows, columns), np.int32)
-    for begin in range(0, rows, _SLAB):  # a slab at a time: it stays in a processor's cache
-        slab = np.stack([counts[begin : begin + _SLAB] for counts in seen])
-        slab.partition((few, middle), axis=0)
-        least[begin : begin + _SLAB], median[begin : begin + _SLAB] = slab[few], slab[middle]
-    around = cast(NDArray[np.int32], median_filter(median, size=5))
-    usual = np.maximum(around, 1)
-    return (least > times * usual) & (least > around + 10.0 * np.sqrt(usual))
 
 
 def frame_weights(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import check_memory
-from offbragg.reduction.corrections import LEAST_TURN
+from offbragg.reduction.hot_pixels import LEAST_TURN, Comparison
 from offbragg.reduction.reduce import (
     check_overlap,
     check_UB,
@@ -198,13 +199,21 @@ def _sum(
     return sum_on_cluster(record, scheduler, progress=progress)
 
 
-def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> ReductionRecord:
+def build_record(
+    paths: Sequence[Path],
+    choices: Choices,
+    *,
+    say: Say,
+    compared: Mapping[str, Comparison] | None = None,
+) -> ReductionRecord:
     """Find how a volume is made: from which files, with what, and which frames and pixels count.
 
     Parameters
     ----------
     paths, choices, say
         As for `reduce_files`.
+    compared
+        What was kept when hot pixels were looked for before, by run; the record is the same.
 
     Returns
     -------
@@ -225,7 +234,11 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
         with opened(path) as scan:
             if user_mask is not None:
                 _check_mask(user_mask, path, scan, choices, say)
-            each, sample, covered = _look_at(path.absolute(), scan, choices, say)
+            before = (compared or {}).get(scan.run)
+            with ThreadPoolExecutor(1, thread_name_prefix="sha256") as pool:
+                digest = pool.submit(sha256, path)  # all of the file; meanwhile it is looked at
+                each, sample, covered = _look_at(path.absolute(), scan, choices, say, before)
+                each = replace(each, sha256=digest.result())
         for earlier in samples:
             check_same_sample(earlier, sample)
         inputs.append(each)
@@ -284,9 +297,9 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
 
 
 def _look_at(
-    path: Path, scan: ScanFile, choices: Choices, say: Say
+    path: Path, scan: ScanFile, choices: Choices, say: Say, compared: Comparison | None
 ) -> tuple[SweepInput, Sample, Grid]:
-    """Find everything about one sweep, and the grid that covers it."""
+    """Find everything about one sweep but its checksum, and the grid that covers it."""
     stored = scan.ledger.counts()["stored"]
     if not stored:
         raise ReductionError(f"{path} holds no frame: none of {scan.n_frames} is stored")
@@ -300,7 +313,9 @@ def _look_at(
     sample = replace(scan.sample, lattice=lattice or lattice_of(UB), UB=None)
     say(f"{path.name}: orientation from {source}")
     try:
-        chosen = select(scan, monitor=choices.monitor, hot=choices.hot, damaged=damaged)
+        chosen = select(
+            scan, monitor=choices.monitor, hot=choices.hot, damaged=damaged, compared=compared
+        )
     except ReductionError as error:
         raise ReductionError(f"{path}: {error}") from None
     if not chosen.frames:
@@ -337,7 +352,7 @@ def _look_at(
     covered = Grid.covering(geometry, scan.sweep, UB, step=choices.step)
     sweep = SweepInput(
         file=str(path),
-        sha256=sha256(path),
+        sha256="",
         run=scan.run,
         frames=chosen.frames,
         damaged=tuple(damaged),

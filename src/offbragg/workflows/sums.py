@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from offbragg.errors import ReductionError
 from offbragg.files.mask import read_mask
 from offbragg.files.scan_file import ScanFile
+from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
 from offbragg.reduction.binning import AirRate
+from offbragg.reduction.corrections import Corrections
 from offbragg.reduction.reduce import ReductionSetup, add_frames, air_rate
 from offbragg.reduction.symmetry import Laue, symmetrise
 from offbragg.volume import Volume
@@ -33,14 +36,23 @@ def weight_exponent(inputs: Sequence[SweepInput], choices: Choices | ReductionRe
     found: list[int] = []
     for each in inputs:
         with opened(Path(each.file)) as scan:
-            factor = choices.corrections.factor(each.geometry, scan.start.get("detector") or {})
+            detector: Mapping[str, Any] = scan.start.get("detector") or {}
+        most = _largest_factor(
+            choices.corrections, each.geometry, detector.get("sensor_material"),
+            detector.get("sensor_thickness"),
+        )  # fmt: skip
         assert each.selection is not None
-        found.append(
-            exponent_of(
-                float(factor.max()) / choices.oversample.parts, float(each.selection.flux.max())
-            )
-        )
+        found.append(exponent_of(most / choices.oversample.parts, float(each.selection.flux.max())))
     return min(found)
+
+
+@lru_cache(maxsize=32)  # it takes a second of a Pilatus 2M, and is asked for whenever a sweep grows
+def _largest_factor(
+    corrections: Corrections, geometry: Geometry, material: str | None, thickness: float | None
+) -> float:
+    """Return the largest weight of a pixel for a flux of one."""
+    sensor = {"sensor_material": material, "sensor_thickness": thickness}
+    return float(corrections.factor(geometry, sensor).max())
 
 
 def reduce_record(
@@ -121,7 +133,7 @@ def is_as_binned(sums: Accumulator, record: ReductionRecord) -> bool:
     ReductionError
         If nothing was measured in the grid.
     """
-    if not sums.total("weight"):
+    if not any(sums.integers("weight", number).any() for number in sums.touched()):
         raise ReductionError(_NOTHING)
     return not record.symmetry and record.grid == record.binned
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from offbragg.errors import OffbraggError, ReductionError
 from offbragg.files.scan_file import ScanFile
-from offbragg.reduction.corrections import LEAST_TURN, frame_weights, hot_pixels
+from offbragg.reduction.corrections import frame_weights
+from offbragg.reduction.hot_pixels import LEAST_TURN, Comparison, hot_pixels
 from offbragg.workflows.choices import Array
 
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
@@ -108,6 +109,7 @@ def select(
     hot: bool,
     damaged: Collection[int] = (),
     least_turn: float = LEAST_TURN,
+    compared: Comparison | None = None,
 ) -> Selection:
     """Find which frames and pixels of a sweep count.
 
@@ -123,6 +125,8 @@ def select(
         Stored frames that do not have their checksum: they are not used for anything.
     least_turn
         As for `hot_pixels`, degree.
+    compared
+        The frames of this sweep that were compared when hot pixels were looked for before.
 
     Raises
     ------
@@ -144,7 +148,12 @@ def select(
     flux[[*damaged, *repeated]] = 0.0
     pixels = np.zeros(0, np.intp)
     if hot:
-        pixels = np.flatnonzero(hot_pixels(scan.stack, least_turn=least_turn, without=damaged))
+        digests = [str(each) for each in values["crc64"]] if "crc64" in values else None
+        pixels = np.flatnonzero(
+            hot_pixels(
+                scan.stack, least_turn=least_turn, without=damaged, before=compared, digests=digests
+            )
+        )
     return Selection(flux, repeated, pixels)
 
 

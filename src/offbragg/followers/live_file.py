@@ -1,0 +1,130 @@
+"""The file of a live volume: how often it is brought to what the sums are, and how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from offbragg.files.growing_volume import GrowingVolume
+from offbragg.files.volume_writer import write_volume
+from offbragg.reduction.accumulator import Accumulator
+from offbragg.sample import Sample
+from offbragg.volume import Volume
+from offbragg.workflows.record import ReductionRecord
+from offbragg.workflows.sums import is_as_binned, symmetrised
+
+_COARSE = 0.3  # s between two writings of the coarse levels
+_WRITING = 2.5  # the cells are written at most in 2 of 5 parts of the time
+
+
+class LiveFile:
+    """The file of a volume that grows.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    every
+        Least time between two writings of all cells, s.
+    one_more
+        Called now and then; what it raises ends the work.
+    """
+
+    def __init__(self, path: Path, *, every: float, one_more: Callable[[], None]) -> None:
+        self.path = path
+        self.behind = False
+        """Whether there are sums that the file does not have."""
+        self._every, self._one_more = every, one_more
+        self._growing: tuple[Accumulator, Sample | None, GrowingVolume] | None = None
+        self._next_fine = self._next_coarse = 0.0
+        self._cells = 0
+
+    def show(
+        self,
+        sums: Accumulator,
+        record: ReductionRecord,
+        document: Mapping[str, Any],
+        frames: int,
+    ) -> None:
+        """Write what is due: levels from 4 on within a second, all cells less often.
+
+        Parameters
+        ----------
+        sums, record
+            What the volume is made of.
+        document
+            The record that the file gets; with ``cells``, the number of frames that are in all
+            cells: in the coarse levels there may be more.
+        frames
+            Number of frames in the sums.
+
+        Raises
+        ------
+        ReductionError
+            If nothing was measured in the grid, or it cannot be written.
+        """
+        began = time.monotonic()
+        fine = began >= self._next_fine
+        if not fine and began < self._next_coarse:
+            return
+        growing = self._grow(sums) if is_as_binned(sums, record) else None
+        fine |= growing is not None and growing.is_new
+        self._cells = frames if fine else self._cells
+        document = {**document, "cells": self._cells}
+        if growing is not None:
+            growing.update(_changed(sums), document, fine=fine)
+        elif fine:
+            self._write(symmetrised(sums.volume(), record), document)
+        end = time.monotonic()
+        self._next_coarse = end + min(_COARSE, self._every)
+        if fine:
+            self._next_fine = began + max(self._every, _WRITING * (end - began))
+            self.behind = False
+
+    def finish(
+        self, sums: Accumulator, record: ReductionRecord, document: Mapping[str, Any]
+    ) -> None:
+        """Write the volume of complete sums: the file that ``offbragg reduce`` writes.
+
+        Parameters
+        ----------
+        sums, record, document
+            As for `show`.
+        """
+        if not is_as_binned(sums, record):
+            self._write(symmetrised(sums.volume(), record), document)
+        elif self._growing is None:
+            self._write(sums, document)
+        else:
+            self._grow(sums).finish(_changed(sums), document)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what is kept of the growing volume; its file stays."""
+        if self._growing is not None:
+            self._growing[2].close()
+        self._growing, self.behind = None, False
+
+    def _grow(self, sums: Accumulator) -> GrowingVolume:
+        """Return what writes these sums; others before are forgotten."""
+        if self._growing is not None:
+            of, sample, growing = self._growing
+            if of is sums and sample == sums.sample:
+                return growing
+            growing.close()
+        growing = GrowingVolume(self.path, sums, one_more=self._one_more)
+        self._growing = sums, sums.sample, growing
+        return growing
+
+    def _write(self, volume: Accumulator | Volume, document: Mapping[str, Any]) -> None:
+        """Write all of the volume in place of the one before, at once."""
+        hidden = self.path.with_name(f".{self.path.name}.new")
+        hidden.unlink(missing_ok=True)  # left by one that was killed
+        write_volume(hidden, volume, document)
+        hidden.replace(self.path)
+
+
+def _changed(sums: Accumulator) -> Iterable[tuple[int, int, int]]:
+    return (sums.place(number) for number in sums.take_changed())
