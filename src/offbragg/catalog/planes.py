@@ -13,7 +13,6 @@ import io
 import json
 import math
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,9 @@ from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.containers import VOLUMES
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
-from offbragg.catalog.readable import Readable, shown
+from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
+from offbragg.catalog.volume_files import opened_volume
 from offbragg.errors import CatalogError, ReductionError
 from offbragg.files.cuts import Cut, DamagedVolume, cut_box, cut_line, cut_plane
 from offbragg.files.planes import Plane
@@ -55,11 +55,9 @@ _PARAMETERS = {
 }
 _SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
 _MOST_JSON = 100_000  # numbers
-_MOST_RECORD = 4_000_000  # bytes of a record, as for files that are sent
 _KEPT = 64_000_000  # bytes of answers that are kept
 _THREADS = 2
 _EDITION = 1  # to be raised when the same question has another answer
-_TRIES, _PAUSE = 5, 0.05  # s; a file that is being sent is open in another way for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +267,7 @@ class Planes:
 
 
 def _make(file: OpenFile, asked: Asked) -> _Answer:
-    with _opened(file) as volume:
+    with opened_volume(file) as volume:
         cut = asked.cut(volume)
     described = {
         "axes": [_axis(cut, i) for i in range(len(cut.axes))], "at": list(cut.at),
@@ -287,19 +285,6 @@ def _make(file: OpenFile, asked: Asked) -> _Answer:
         body = _npy(arrays) if asked.format == "npy" else arrays.astype("<f4").tobytes()
     file.check_unchanged()  # or half of it may be of another volume
     return _Answer(body, json.dumps(described))
-
-
-def _opened(file: OpenFile) -> VolumeFile:
-    for left in reversed(range(_TRIES)):
-        try:
-            return VolumeFile(file.path, descriptor=file.descriptor, most_text=_MOST_RECORD)
-        except ReductionError as error:
-            if not left or "cannot be opened" not in str(error):
-                raise CatalogError(
-                    f"{shown(file.path.name)} is not read: {_first(error)}"
-                ) from error
-            time.sleep(_PAUSE)
-    raise AssertionError
 
 
 def _axis(cut: Cut, number: int) -> dict[str, Any]:

@@ -82,6 +82,8 @@ class LiveVolume:
         Least time between two writings of the growing volume, s.
     one_more
         Called after each frame; what it raises ends the work.
+    written
+        Called with the path whenever the file was written.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class LiveVolume:
         *,
         every: float = 5.0,
         one_more: Callable[[], None] = lambda: None,
+        written: Callable[[Path], None] = lambda path: None,
     ) -> None:
         self.path, self.sweeps = path, list(sweeps)
         self.why = ""
@@ -100,6 +103,7 @@ class LiveVolume:
         """Whether the file is the volume of all that was measured."""
         self.record: ReductionRecord | None = None
         self._choices, self._every, self._one_more = choices, every, one_more
+        self._written = written
         self._sums = LiveSums()
         self._seen: tuple[object, ...] = ()
         self._next_try = self._next_write = 0.0
@@ -276,6 +280,7 @@ class LiveVolume:
         hidden.unlink(missing_ok=True)  # left by one that was killed
         write_volume(hidden, volume, document)
         hidden.replace(self.path)
+        self._written(self.path)
 
     def _growing(self, record: ReductionRecord) -> dict[str, Any]:
         """Return the record of a volume that still grows: it cannot be reproduced."""
