@@ -1,7 +1,8 @@
 """Cut planes, lines and boxes out of volumes on the server, so that no client moves a volume.
 
-``/volumes/KEY/plane?plane=hk0.5&level=2&format=png``; `line` and `box` likewise. A file is opened
-once, and what was opened is read. The same cut for several clients is made once.
+``/volumes/KEY/plane?plane=hk0.5&level=2&format=png``; `line` and `box` likewise, and what made a
+cell, `why`. A file is opened once, and what was opened is read. What several clients ask for is
+made once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fastapi import HTTPException
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.containers import VOLUMES
+from offbragg.catalog.origins import Origins
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable
@@ -52,11 +54,14 @@ _PARAMETERS = {
     "plane": ("plane", "value", "points", "thickness", "low", "high", *_COMMON),
     "line": ("line", "thickness", *_COMMON),
     "box": ("box", *_COMMON),
+    "why": ("hkl",),
 }
 _SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
 _MOST_JSON = 100_000  # numbers
 _KEPT = 64_000_000  # bytes of answers that are kept
 _THREADS = 2
+_MOST_RUNNING = 100  # answers that are being made, or wait for it
+_FURTHEST = 100_000  # r.l.u., of a point
 _EDITION = 1  # to be raised when the same question has another answer
 
 
@@ -114,6 +119,11 @@ class Asked:
         thickness = _number(given, "thickness") or 0.0
         return cls(kind, _what(kind, given), thickness, int(level), form, with_sigma, *ends)
 
+    @property
+    def is_written_out(self) -> bool:
+        """Whether numbers of an array are written as text."""
+        return self.format == "json" and self.kind in _KINDS
+
     def cut(self, file: VolumeFile) -> Cut:
         """Cut it out of a volume."""
         more = {} if self.kind == "box" else {"thickness": self.thickness}
@@ -123,6 +133,8 @@ class Asked:
 
 
 def _what(kind: str, given: Mapping[str, str]) -> Any:
+    if kind == "why":
+        return _point(given.get("hkl", ""))
     if kind != "plane":
         if kind not in given:
             raise Refusal(400, f"{kind} is missing: /{VOLUMES}/KEY/{kind}?{kind}=…")
@@ -143,6 +155,18 @@ def _what(kind: str, given: Mapping[str, str]) -> Any:
     return plane if value is None else plane.moved_to(value)
 
 
+def _point(text: str) -> tuple[float, ...]:
+    try:
+        point = tuple(float(x) for x in text.split(","))
+    except ValueError:
+        point = ()
+    if len(point) != 3 or not all(abs(x) < _FURTHEST for x in point):  # nor NaN
+        raise Refusal(
+            400, f"hkl is {printable(text)}: it must be a point in the cell, r.l.u., as 0.5,0.5,-1."
+        )
+    return point
+
+
 def _number(given: Mapping[str, str], name: str) -> float | None:
     if name not in given:
         return None
@@ -157,6 +181,8 @@ def _number(given: Mapping[str, str], name: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
+    """What is sent; ``described`` is empty for what is not a cut."""
+
     body: bytes
     described: str
 
@@ -178,6 +204,7 @@ class Planes:
         self._app = app
         self._tree = tree
         self._readable = readable
+        self._origins = Origins(readable)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="planes")
         self._kept: OrderedDict[Any, _Answer] = OrderedDict()
         self._running: dict[Any, asyncio.Task[_Answer]] = {}
@@ -204,8 +231,8 @@ class Planes:
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         key, _, kind = scope["path"].removeprefix(PATH).rpartition("/")
-        if kind not in _KINDS or not key or "/" in key:
-            raise Refusal(404, f"The address is {PATH}KEY/plane, or line, or box.")
+        if kind not in _PARAMETERS or not key or "/" in key:
+            raise Refusal(404, f"The address is {PATH}KEY/plane, or line, box, why.")
         asked = Asked.parse(kind, scope["query_string"].decode("latin-1"))
         path = await self._path(key)
         with OpenFile.below(self._readable, path) as file:
@@ -220,7 +247,8 @@ class Planes:
             answer = await self._made((file.identity, asked), file, asked)
         headers["content-type"] = _TYPES[asked.format]
         headers["content-length"] = str(len(answer.body))
-        headers[HEADER] = answer.described
+        if answer.described:
+            headers[HEADER] = answer.described
         await begin(send, 200, headers)
         body = answer.body if scope["method"] == "GET" else b""
         await send({"type": "http.response.body", "body": body})
@@ -239,6 +267,8 @@ class Planes:
             self._kept.move_to_end(which)
             return kept
         if which not in self._running:
+            if len(self._running) >= _MOST_RUNNING:
+                raise Refusal(503, "Too much is asked for at once.", **{"retry-after": "5"})
             task = asyncio.create_task(self._make(file, asked))
             self._running[which] = task
             task.add_done_callback(lambda done: self._keep(which, done))
@@ -248,7 +278,9 @@ class Planes:
         # the client that asked first may leave before it is made
         mine = OpenFile(file.path, os.dup(file.descriptor), file.size, file.modified, file.identity)
         try:
-            with answering(written_out=asked.format == "json"):
+            with answering(written_out=asked.is_written_out):
+                if asked.kind == "why":
+                    return _Answer(await self._origins.find(mine, asked.what), "")
                 context = contextvars.copy_context()
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(
