@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,7 @@ _MOST_JSON = 100_000  # numbers
 _KEPT = 64_000_000  # bytes of answers that are kept
 _THREADS = 2
 _MOST_RUNNING = 100  # answers that are being made, or wait for it
+_PATH_HOLDS, _MOST_PATHS = 1.0, 10_000  # s; to ask the database takes as long as to draw
 _FURTHEST = 100_000  # r.l.u., of a point
 _EDITION = 1  # to be raised when the same question has another answer
 
@@ -206,6 +208,7 @@ class Planes:
         self._readable = readable
         self._origins = Origins(readable)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="planes")
+        self._paths: dict[str, tuple[Path, float]] = {}
         self._kept: OrderedDict[Any, _Answer] = OrderedDict()
         self._running: dict[Any, asyncio.Task[_Answer]] = {}
 
@@ -254,11 +257,18 @@ class Planes:
         await send({"type": "http.response.body", "body": body})
 
     async def _path(self, key: str) -> Path:
+        now = time.monotonic()
+        known, until = self._paths.get(key, (None, 0.0))
+        if known is not None and now < until:
+            return known
         path = await asset_of(self._tree, [VOLUMES, key, "intensity"])
         if path is None:
             there = await lookup(self._tree, [VOLUMES, key])
             why = "has no intensity" if there is not None else "does not exist"
             raise Refusal(404, f"This volume {why}. The container {VOLUMES} lists them.")
+        if len(self._paths) >= _MOST_PATHS:
+            self._paths.clear()
+        self._paths[key] = path, now + _PATH_HOLDS
         return path
 
     async def _made(self, which: Any, file: OpenFile, asked: Asked) -> _Answer:

@@ -33,6 +33,7 @@ _ARRAYS = {
     "sigma": "data/intensity_errors",
     "weight": "volume/weight",
 }
+_MISSING, _THERE = 404, 409
 _CHUNK = 128  # cells along each edge of what a client of Tiled asks for at once: 8 MB
 
 
@@ -179,18 +180,19 @@ def publish_volume(path: Path, *, host: str, port: int, key: str, timeout: float
 
 def _publish(node: VolumeNode, catalog: _Catalog) -> None:
     place = f"{VOLUMES}/{quote(node.key)}"
-    there = catalog.ask("GET", f"metadata/{place}", missing=True)
+    there = catalog.ask("GET", f"metadata/{place}", but=_MISSING)
     if there is None or not node.holds_the_same(there["data"]["attributes"]["metadata"]):
-        catalog.ask("DELETE", f"metadata/{place}?recursive=true", missing=True)
-        catalog.ask("POST", f"metadata/{VOLUMES}", node.container)
+        catalog.ask("DELETE", f"metadata/{place}?recursive=true", but=_MISSING)
+        # what is there already was made by the server, which has seen the file, or by another one
+        catalog.ask("POST", f"metadata/{VOLUMES}", node.container, but=_THERE)
         for below, child in node.children:
             verb = "register" if child["data_sources"] else "metadata"
-            catalog.ask("POST", f"{verb}/{place}{below}", child)
+            catalog.ask("POST", f"{verb}/{place}{below}", child, but=_THERE)
         try:
             one = f"array/full/{place}/intensity?slice=0:1,0:1,0:1"
             catalog.ask("GET", f"{one}&format=application/octet-stream")
         except CatalogError:  # nobody shall find what cannot be read
-            catalog.ask("DELETE", f"metadata/{place}?recursive=true", missing=True)
+            catalog.ask("DELETE", f"metadata/{place}?recursive=true", but=_MISSING)
             raise
     catalog.ask("PUT", f"metadata/{place}?drop_revision=true", {"metadata": node.metadata})
 
@@ -200,8 +202,8 @@ class _Catalog:
         self._connection = connection
         self._headers = {"Authorization": f"Apikey {key}", "Content-Type": "application/json"}
 
-    def ask(self, method: str, path: str, body: object = None, *, missing: bool = False) -> Any:
-        """Send one request and return its answer; None for 404 if the node may be missing."""
+    def ask(self, method: str, path: str, body: object = None, *, but: int | None = None) -> Any:
+        """Send one request and return its answer; None if its status is a certain other one."""
         content = None if body is None else json.dumps(body).encode()
         self._connection.request(method, f"/api/v1/{path}", content, self._headers)
         answer = self._connection.getresponse()
@@ -209,7 +211,7 @@ class _Catalog:
         if answer.status < 300:
             is_json = (answer.getheader("content-type") or "").startswith("application/json")
             return json.loads(text) if is_json else text
-        if missing and answer.status == 404:
+        if answer.status == but:
             return None
         hint = "\nRestart offbragg serve: it is of an earlier version." * (answer.status == 404)
         raise CatalogError(

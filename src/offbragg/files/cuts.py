@@ -110,9 +110,9 @@ def cut_plane(
     rising = plane.across.index(1) < plane.up.index(1)
     axes = tuple(source.centres(vector.index(1)) for vector in (plane.across, plane.up))
     return Cut(
-        intensity if rising else np.ascontiguousarray(intensity.T),
+        intensity if rising else intensity.T,
         axes, (plane.across, plane.up), (at[0], at[1], at[2]), level,
-        errors if errors is None or rising else np.ascontiguousarray(errors.T),
+        errors if errors is None or rising else errors.T,
     )  # fmt: skip
 
 
@@ -273,7 +273,7 @@ class _Source:
         if all(count[axis] == 1 for axis in axes):
             self.reading(4 * math.prod(count) * (1 + self.sigma))
             read = [self.read(name, box).squeeze(axes) for name in self.ready()]
-            return np.ascontiguousarray(read[0]), read[1] if self.sigma else None
+            return read[0], read[1] if self.sigma else None
         kept = tuple(n for i, n in enumerate(count) if i not in axes)
         totals = {name: np.zeros(kept) for name in self.needed()}
         pieces = list(_pieces(box, axes))
