@@ -276,7 +276,7 @@ def test_a_plane_that_a_client_has_is_not_sent_again(http, address):
         ("plane?thickness=-1", "thickness is -1"),
         ("plane?thickness=inf", "finite"),
         ("plane?level=3", "level is 3"),
-        ("plane?level=2&sigma=1&format=npy", "level 1"),
+        ("plane?level=2&sigma=1", "picture has no sigma"),
         ("plane?format=gif", "format is gif"),
         ("plane?sigma=1", "picture has no sigma"),
         ("plane?low=0", "above 0"),
@@ -374,6 +374,10 @@ def test_three_lines_at_home_are_a_plane(volumes, key, path):
     np.testing.assert_array_equal(plane.sigma, right.sigma)
     np.testing.assert_allclose(plane.axes[0], GRID.h, atol=1e-12)
     assert plane.at == (0.0, 0.0, 0.5)
+    coarse = volume.plane("hk0", value=0.5, level=4, sigma=True)
+    with VolumeFile(path) as file:
+        right = cut_plane(file, Plane.parse("hk0.5"), level=4, sigma=True)
+    np.testing.assert_array_equal(coarse.sigma, right.sigma)
     coarse = volume.plane("hhl", level=2)
     with VolumeFile(path) as file:
         right = cut_plane(file, Plane.parse("hhl"), level=2)

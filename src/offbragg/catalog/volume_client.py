@@ -76,7 +76,8 @@ class VolumeClient(Container):
         level
             1; or 2, 4, 8 for coarser cells, which are sent sooner.
         sigma
-            Whether the standard deviation is wanted, too; at level 1.
+            Whether the standard deviation is wanted, too. At a coarser level this is slower: whole
+            cells are summed.
 
         Raises
         ------
