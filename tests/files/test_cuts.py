@@ -117,6 +117,85 @@ def test_a_coarse_oblique_plane_has_the_cells_that_hold_its_points(path):
     assert coarse.intensity[i, j] == pytest.approx(stored[cell], nan_ok=True)
 
 
+def merged(volume: Volume, level: int, layers: slice | None = None) -> list[np.ndarray]:
+    """Intensity and sigma of coarser cells, from sums over blocks of whole arrays, cell by cell."""
+    sums = []
+    for array in (volume.counts, volume.background, volume.weight, volume.total_variance):
+        blocks = np.zeros([-(-n // level) for n in volume.counts.shape])
+        if array is not None:
+            for place in np.ndindex(*array.shape):
+                blocks[tuple(n // level for n in place)] += array[place]
+        sums.append(blocks if layers is None else blocks[:, :, layers].sum(axis=2))
+    counts, background, weight, variance = sums
+    with np.errstate(invalid="ignore"):
+        return [(counts - background) / weight, np.sqrt(variance) / weight]
+
+
+@pytest.fixture(scope="module", params=["Poisson", "with background"])
+def small(request, tmp_path_factory) -> tuple[Path, Volume]:
+    """With cells that were not measured, an odd number of cells, and more than one brick."""
+    random = np.random.default_rng(6)
+    grid = Grid((-9, -10, -20), (19, 21, 39), (5, 5, 10))
+    seen = random.random(grid.shape) < 0.5
+    seen[:8, :8, 16:24] = False
+    weight = seen * random.integers(1, 2**20, grid.shape) / 2**18
+    counts = random.poisson(9.0, grid.shape) * seen.astype(float)
+    air = {}
+    if request.param == "with background":
+        background = random.integers(0, 9, grid.shape) * seen / 4
+        air = {"background": background, "background_variance": background / 8}
+    volume = Volume(counts, weight, grid, **air)
+    return write_volume(tmp_path_factory.mktemp("small") / "v.h5", volume, {}), volume
+
+
+@pytest.mark.parametrize("level", [2, 4, 8])
+def test_sigma_of_a_coarse_cut_is_that_of_the_sums_of_its_cells(small, level):
+    path, volume = small
+    at = 20 // level
+    with VolumeFile(path) as file:
+        cuts_made = [
+            cut_plane(file, Plane.parse("hk0"), level=level, sigma=True),
+            cut_plane(file, Plane.parse("kh0"), level=level, sigma=True),
+            cut_plane(file, Plane.parse("hk0"), level=level, sigma=True, thickness=99),
+            cut_box(file, "-9:9,-9:9,-9:9", level=level, sigma=True),
+        ]
+        line = cut_line(file, "h,0,0", level=level, sigma=True)
+        stored = cut_plane(file, Plane.parse("hk0"), level=level)
+
+    centre = cuts_made[0].at[2]
+    middles = [np.mean(volume.grid.l[n : n + level]) for n in range(0, 39, level)]
+    layer = slice(n := int(np.argmin(np.abs(np.array(middles) - centre))), n + 1)
+    assert abs(n - at) <= 1
+    expected = [
+        merged(volume, level, layer), merged(volume, level, layer),
+        merged(volume, level, slice(None)), merged(volume, level),
+    ]  # fmt: skip
+    for made, (intensity, sigma) in zip(cuts_made, expected, strict=True):
+        turned = made.directions[0] == (0, 1, 0)
+        np.testing.assert_allclose(made.intensity.T if turned else made.intensity, intensity, 2e-7)
+        np.testing.assert_allclose(made.sigma.T if turned else made.sigma, sigma, 2e-7)
+        np.testing.assert_array_equal(np.isnan(made.sigma), np.isnan(made.intensity))
+    assert np.isnan(cuts_made[0].intensity).any()
+    np.testing.assert_array_equal(cuts_made[0].intensity, stored.intensity)  # sums are exact
+    assert line.sigma.shape == line.intensity.shape == (-(-19 // level),)
+
+
+@pytest.mark.parametrize("level", [2, 4])
+def test_sigma_of_a_coarse_oblique_plane_too(small, level):
+    path, volume = small
+    with VolumeFile(path) as file:
+        found = cut_plane(file, Plane.parse("hhl"), level=level, sigma=True)
+        stored = cut_plane(file, Plane.parse("hhl"), level=level)
+
+    np.testing.assert_array_equal(found.intensity, stored.intensity)
+    intensity, sigma = merged(volume, level)
+    for i, h in enumerate(found.axes[0]):
+        for j, l in enumerate(found.axes[1]):  # noqa: E741
+            cell = tuple(n // level for n in volume.grid.index((h, h, l)))
+            assert found.sigma[i, j] == pytest.approx(sigma[cell], rel=2e-7, nan_ok=True)
+            assert found.intensity[i, j] == pytest.approx(intensity[cell], rel=2e-7, nan_ok=True)
+
+
 def test_a_plane_through_three_points_is_that_of_its_name(path):
     plane = Plane.through([(0, 0, 0.5), (0.5, 0.5, 0.5), (0, 0, 1)])
 
@@ -205,7 +284,6 @@ def test_only_the_chunks_that_a_plane_touches_are_read(path, name, monkeypatch):
     [
         (lambda file: cut_plane(file, Plane.parse("hk9")), "l = 9 is outside the volume"),
         (lambda file: cut_plane(file, Plane.parse("hk0"), level=3), "no level 3: there are 1, 2"),
-        (lambda file: cut_plane(file, Plane.parse("hk0"), level=2, sigma=True), "ask for level 1"),
         (lambda file: cut_plane(file, Plane.parse("hk0"), thickness=-1), "thickness is -1"),
         (lambda file: cut_plane(file, Plane.parse("hhl"), thickness=float("nan")), "is nan"),
         (lambda file: cut_line(file, "h,h,0"), "not a line"),

@@ -18,6 +18,7 @@ from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 from tiled.queries import Contains
 
+from offbragg.catalog.containers import DAMAGED, MISSING
 from offbragg.catalog.exact import restored
 from offbragg.catalog.volume_client import volumes_of
 from offbragg.errors import NoSuchEntry
@@ -26,6 +27,8 @@ from offbragg.spelling import did_you_mean
 _AT_ONCE = 8  # frames per request
 _NEWEST = 100  # runs whose uids are compared with a mistyped one
 _LISTED = 20  # keys that an error lists
+_SQ = "sq"
+_VOLUMES = 20  # of one run that are compared
 
 
 class RunCatalog(CatalogOfBlueskyRuns):
@@ -74,7 +77,9 @@ class CatalogRun(BlueskyRunV3):
     """A run whose documents can be filled."""
 
     def __getitem__(self, key: str | tuple[str, ...], *args: str) -> Any:
-        """Return a stream; an unknown name is refused with those that there are."""
+        """Return a stream, or S(Q) as ``run["sq"]``; an unknown name is refused with all others."""
+        if key == _SQ and not args:
+            return self._sq()
         try:
             return super().__getitem__(key, *args)
         except NoSuchEntry:
@@ -89,6 +94,24 @@ class CatalogRun(BlueskyRunV3):
         metadata: Any = self.metadata
         uid: str = metadata["start"]["uid"]
         return volumes_of(self).search(Contains("runs", uid))
+
+    def _sq(self) -> Any:
+        """Return the volume of this run, growing or finished.
+
+        If there are several, it is the one of the fewest runs, and of these the newest.
+        """
+        found = [
+            (len(volume.metadata["runs"]), -volume.metadata.get("written", 0.0), volume)
+            for volume in self.volumes.values().tail(_VOLUMES)
+            if volume.metadata.get("state") not in (MISSING, DAMAGED)
+        ]
+        if not found:
+            metadata: Any = self.metadata
+            raise NoSuchEntry(
+                f"run {metadata['start']['uid'][:8]} has no volume in the catalog yet",
+                lambda: "; offbragg live and offbragg reduce make one, offbragg publish shows it",
+            )
+        return min(found, key=lambda each: each[:2])[2]
 
     def documents(self, fill: bool = False) -> Generator[tuple[str, Any], Any, None]:
         """Return the documents of the run, in order.

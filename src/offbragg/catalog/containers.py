@@ -1,7 +1,13 @@
-"""Names of the containers at the top of a catalog."""
+"""Names that the server of a catalog and its clients share."""
 
 CONTAINER = "raw"
-"""Of the runs."""
+"""Container of the runs."""
 
 VOLUMES = "volumes"
-"""Of the volumes, beside the runs."""
+"""Container of the volumes, beside the runs."""
+
+GROWING, FINISHED = "growing", "finished"
+"""States of a volume; the first one is also the key of a record whose sweeps have not ended."""
+
+MISSING, DAMAGED = "missing", "damaged"
+"""States of a volume whose file is gone, or is not a volume any more."""

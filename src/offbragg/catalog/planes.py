@@ -1,7 +1,8 @@
 """Cut planes, lines and boxes out of volumes on the server, so that no client moves a volume.
 
-``/volumes/KEY/plane?plane=hk0.5&level=2&format=png``; `line` and `box` likewise. A file is opened
-once, and what was opened is read. The same cut for several clients is made once.
+``/volumes/KEY/plane?plane=hk0.5&level=2&format=png``; `line` and `box` likewise, and what made a
+cell, `why`. A file is opened once, and what was opened is read. What several clients ask for is
+made once.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from fastapi import HTTPException
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.containers import VOLUMES
+from offbragg.catalog.origins import Origins
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
-from offbragg.catalog.readable import Readable, shown
+from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
+from offbragg.catalog.volume_files import opened_volume
 from offbragg.errors import CatalogError, ReductionError
 from offbragg.files.cuts import Cut, DamagedVolume, cut_box, cut_line, cut_plane
 from offbragg.files.planes import Plane
@@ -52,14 +55,16 @@ _PARAMETERS = {
     "plane": ("plane", "value", "points", "thickness", "low", "high", *_COMMON),
     "line": ("line", "thickness", *_COMMON),
     "box": ("box", *_COMMON),
+    "why": ("hkl",),
 }
 _SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
 _MOST_JSON = 100_000  # numbers
-_MOST_RECORD = 4_000_000  # bytes of a record, as for files that are sent
 _KEPT = 64_000_000  # bytes of answers that are kept
 _THREADS = 2
+_MOST_RUNNING = 100  # answers that are being made, or wait for it
+_PATH_HOLDS, _MOST_PATHS = 1.0, 10_000  # s; to ask the database takes as long as to draw
+_FURTHEST = 100_000  # r.l.u., of a point
 _EDITION = 1  # to be raised when the same question has another answer
-_TRIES, _PAUSE = 5, 0.05  # s; a file that is being sent is open in another way for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,11 @@ class Asked:
         thickness = _number(given, "thickness") or 0.0
         return cls(kind, _what(kind, given), thickness, int(level), form, with_sigma, *ends)
 
+    @property
+    def is_written_out(self) -> bool:
+        """Whether numbers of an array are written as text."""
+        return self.format == "json" and self.kind in _KINDS
+
     def cut(self, file: VolumeFile) -> Cut:
         """Cut it out of a volume."""
         more = {} if self.kind == "box" else {"thickness": self.thickness}
@@ -125,6 +135,8 @@ class Asked:
 
 
 def _what(kind: str, given: Mapping[str, str]) -> Any:
+    if kind == "why":
+        return _point(given.get("hkl", ""))
     if kind != "plane":
         if kind not in given:
             raise Refusal(400, f"{kind} is missing: /{VOLUMES}/KEY/{kind}?{kind}=…")
@@ -145,6 +157,18 @@ def _what(kind: str, given: Mapping[str, str]) -> Any:
     return plane if value is None else plane.moved_to(value)
 
 
+def _point(text: str) -> tuple[float, ...]:
+    try:
+        point = tuple(float(x) for x in text.split(","))
+    except ValueError:
+        point = ()
+    if len(point) != 3 or not all(abs(x) < _FURTHEST for x in point):  # nor NaN
+        raise Refusal(
+            400, f"hkl is {printable(text)}: it must be a point in the cell, r.l.u., as 0.5,0.5,-1."
+        )
+    return point
+
+
 def _number(given: Mapping[str, str], name: str) -> float | None:
     if name not in given:
         return None
@@ -159,6 +183,8 @@ def _number(given: Mapping[str, str], name: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
+    """What is sent; ``described`` is empty for what is not a cut."""
+
     body: bytes
     described: str
 
@@ -180,7 +206,9 @@ class Planes:
         self._app = app
         self._tree = tree
         self._readable = readable
+        self._origins = Origins(readable)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="planes")
+        self._paths: dict[str, tuple[Path, float]] = {}
         self._kept: OrderedDict[Any, _Answer] = OrderedDict()
         self._running: dict[Any, asyncio.Task[_Answer]] = {}
 
@@ -206,8 +234,8 @@ class Planes:
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         key, _, kind = scope["path"].removeprefix(PATH).rpartition("/")
-        if kind not in _KINDS or not key or "/" in key:
-            raise Refusal(404, f"The address is {PATH}KEY/plane, or line, or box.")
+        if kind not in _PARAMETERS or not key or "/" in key:
+            raise Refusal(404, f"The address is {PATH}KEY/plane, or line, box, why.")
         asked = Asked.parse(kind, scope["query_string"].decode("latin-1"))
         path = await self._path(key)
         with OpenFile.below(self._readable, path) as file:
@@ -222,17 +250,25 @@ class Planes:
             answer = await self._made((file.identity, asked), file, asked)
         headers["content-type"] = _TYPES[asked.format]
         headers["content-length"] = str(len(answer.body))
-        headers[HEADER] = answer.described
+        if answer.described:
+            headers[HEADER] = answer.described
         await begin(send, 200, headers)
         body = answer.body if scope["method"] == "GET" else b""
         await send({"type": "http.response.body", "body": body})
 
     async def _path(self, key: str) -> Path:
+        now = time.monotonic()
+        known, until = self._paths.get(key, (None, 0.0))
+        if known is not None and now < until:
+            return known
         path = await asset_of(self._tree, [VOLUMES, key, "intensity"])
         if path is None:
             there = await lookup(self._tree, [VOLUMES, key])
             why = "has no intensity" if there is not None else "does not exist"
             raise Refusal(404, f"This volume {why}. The container {VOLUMES} lists them.")
+        if len(self._paths) >= _MOST_PATHS:
+            self._paths.clear()
+        self._paths[key] = path, now + _PATH_HOLDS
         return path
 
     async def _made(self, which: Any, file: OpenFile, asked: Asked) -> _Answer:
@@ -241,6 +277,8 @@ class Planes:
             self._kept.move_to_end(which)
             return kept
         if which not in self._running:
+            if len(self._running) >= _MOST_RUNNING:
+                raise Refusal(503, "Too much is asked for at once.", **{"retry-after": "5"})
             task = asyncio.create_task(self._make(file, asked))
             self._running[which] = task
             task.add_done_callback(lambda done: self._keep(which, done))
@@ -250,7 +288,9 @@ class Planes:
         # the client that asked first may leave before it is made
         mine = OpenFile(file.path, os.dup(file.descriptor), file.size, file.modified, file.identity)
         try:
-            with answering(written_out=asked.format == "json"):
+            with answering(written_out=asked.is_written_out):
+                if asked.kind == "why":
+                    return _Answer(await self._origins.find(mine, asked.what), "")
                 context = contextvars.copy_context()
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(
@@ -269,7 +309,7 @@ class Planes:
 
 
 def _make(file: OpenFile, asked: Asked) -> _Answer:
-    with _opened(file) as volume:
+    with opened_volume(file) as volume:
         cut = asked.cut(volume)
     described = {
         "axes": [_axis(cut, i) for i in range(len(cut.axes))], "at": list(cut.at),
@@ -287,19 +327,6 @@ def _make(file: OpenFile, asked: Asked) -> _Answer:
         body = _npy(arrays) if asked.format == "npy" else arrays.astype("<f4").tobytes()
     file.check_unchanged()  # or half of it may be of another volume
     return _Answer(body, json.dumps(described))
-
-
-def _opened(file: OpenFile) -> VolumeFile:
-    for left in reversed(range(_TRIES)):
-        try:
-            return VolumeFile(file.path, descriptor=file.descriptor, most_text=_MOST_RECORD)
-        except ReductionError as error:
-            if not left or "cannot be opened" not in str(error):
-                raise CatalogError(
-                    f"{shown(file.path.name)} is not read: {_first(error)}"
-                ) from error
-            time.sleep(_PAUSE)
-    raise AssertionError
 
 
 def _axis(cut: Cut, number: int) -> dict[str, Any]:

@@ -61,9 +61,9 @@ class OpenFile:
             raise CatalogError(f"{shown(self.path)} was changed while it was sent")
 
 
-def state(descriptor: int) -> tuple[int, int, tuple[int, ...]]:
+def state(file: int | Path) -> tuple[int, int, tuple[int, ...]]:
     """Return the size in bytes, the time of the last change, POSIX s, and the identity."""
-    stat = os.fstat(descriptor)
+    stat = os.stat(file)  # noqa: PTH116  a descriptor, too
     identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
     return stat.st_size, int(stat.st_mtime), identity
 

@@ -182,6 +182,7 @@ def _serve(
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.volume_watch import watch_volumes
     except (Exception, SystemExit) as error:  # a broken package may raise anything
         first = str(error).partition("\n")[0]
         raise CatalogError(
@@ -199,6 +200,7 @@ def _serve(
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     tiled_app.keep_containers(app)
     may_read = _confine(app, readable, directory / "files")
+    watch_volumes(app, app.state.root_tree, may_read)
     _run_in_empty(directory / "nothing")
     _share_threads()
     _release_memory()

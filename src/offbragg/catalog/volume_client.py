@@ -17,6 +17,7 @@ from offbragg.catalog.containers import VOLUMES
 from offbragg.errors import CatalogError, NoSuchEntry
 
 _HEADER = "x-offbragg-cut"
+_LONG = 120.0  # s; the server needs up to 60 s for a cell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +76,8 @@ class VolumeClient(Container):
         level
             1; or 2, 4, 8 for coarser cells, which are sent sooner.
         sigma
-            Whether the standard deviation is wanted, too; at level 1.
+            Whether the standard deviation is wanted, too. At a coarser level this is slower: whole
+            cells are summed.
 
         Raises
         ------
@@ -99,6 +101,29 @@ class VolumeClient(Container):
     def box(self, box: str, *, level: int = 1, sigma: bool = False) -> SentCut:
         """Return a box, as ``-1:1,-1:1,0:0.5``; parameters and errors as for `plane`."""
         return self._cut("box", {"box": box}, level, sigma)
+
+    def why(self, h: float, k: float, l: float) -> dict[str, Any]:  # noqa: E741
+        """Return which frames and pixels made a cell, and which did not count and why.
+
+        Parameters
+        ----------
+        h, k, l
+            A point in the cell, r.l.u.
+
+        Returns
+        -------
+        origin
+            What ``offbragg why --json`` prints: ``verdict``, ``counts``, ``weight``, ``exact``,
+            ``states``, ``reasons``, and ``pixels``, a list with file, frame, slow, fast, counts,
+            weight (in units of ``weight_unit``) and state of each.
+
+        Raises
+        ------
+        CatalogError
+            If the server refuses it, with its reason.
+        """
+        point = ",".join(repr(float(x)) for x in (h, k, l))
+        return self._ask("why", {"hkl": point}, timeout=_LONG).json()
 
     def picture(self, plane: str = "hk0", **parameters: Any) -> bytes:
         """Return a plane as PNG.
@@ -127,11 +152,11 @@ class VolumeClient(Container):
             values[1] if sigma else None,
         )
 
-    def _ask(self, kind: str, asked: Mapping[str, Any]) -> Any:
+    def _ask(self, kind: str, asked: Mapping[str, Any], **more: Any) -> Any:
         server = str(self.context.api_uri).split("/api/")[0]
         key = self.path_parts[-1]
         http = self.context.http_client
-        answer = http.get(f"{server}/{VOLUMES}/{key}/{kind}", params=dict(asked))
+        answer = http.get(f"{server}/{VOLUMES}/{key}/{kind}", params=dict(asked), **more)
         if answer.is_error:
             answer.read()
             raise CatalogError(f"volume {key}: {_reason(answer)}")

@@ -63,6 +63,10 @@ def live_command(
     polarization: Polarization = 0.99,
     efficiency: Efficiency = True,
     air: Air = True,
+    publish: Annotated[
+        bool,
+        typer.Option("--publish/--no-publish", help="Publish the volumes in the catalog."),
+    ] = True,
     with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
     """Make volumes of S(Q) while the crystal turns: live-f1.h5 beside f1.h5.
@@ -77,10 +81,14 @@ def live_command(
     orientation.json is written once one is certain. If that file is replaced, the volume is made
     again.
 
+    The volumes are published in the catalog from their first frames on; while it is away, later.
+
     Run it once per beamline, on any host that sees the files. It can be killed at any moment and
     restarted, and never delays the stacker.
     """
     from offbragg.beamline.config import load
+    from offbragg.catalog.volume_offers import VolumeOffers
+    from offbragg.cli.publish import volume_publisher
     from offbragg.followers.live_runs import LiveRuns
     from offbragg.followers.live_state import growing_volumes
     from offbragg.grid import Grid
@@ -102,6 +110,7 @@ def live_command(
     os.nice(_NICE)
     with until_stopped() as stop, growing_volumes(config.paths.journal):
         log_to_stderr()
+        offers = VolumeOffers(volume_publisher(config)) if publish else None
         LiveRuns(
             config.paths.journal,
             config.paths.experiment,
@@ -109,4 +118,7 @@ def live_command(
             every=every,
             since=since * _HOUR,
             stop=stop,
+            written=(lambda path: None) if offers is None else offers.offer,
         ).run(once=once)
+        if offers is not None:
+            offers.close()

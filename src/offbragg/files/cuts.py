@@ -2,7 +2,14 @@
 
 At level 1 the intensity is the sum of the counts over the sum of the weights. A coarser level has
 intensities only: one layer of it is as it is stored, and several are averaged over the cells that
-were measured, without weights. That is for a first look.
+were measured, without weights. That is for a first look. With its standard deviation a coarser cut
+is made of the sums of the whole cells in each of its cells,
+
+    I = Σ (N − B) / Σ w,    σ² = Σ (var N + var B) / (Σ w)²
+
+with counts N, background B and weight w of a cell: different cells have different counts, so that
+variances add, as do those of layers. The same counts of air are in the background of neighbours,
+where a pixel moved from one to the other within a frame; that covariance is not known here.
 """
 
 from __future__ import annotations
@@ -90,7 +97,7 @@ def cut_plane(
     level
         1, or one of the levels of the file.
     sigma
-        Whether the standard deviation is wanted, at level 1.
+        Whether the standard deviation is wanted, too.
     reading
         Called with the number of bytes that are about to be in memory, before they are read.
 
@@ -110,9 +117,9 @@ def cut_plane(
     rising = plane.across.index(1) < plane.up.index(1)
     axes = tuple(source.centres(vector.index(1)) for vector in (plane.across, plane.up))
     return Cut(
-        intensity if rising else np.ascontiguousarray(intensity.T),
+        intensity if rising else intensity.T,
         axes, (plane.across, plane.up), (at[0], at[1], at[2]), level,
-        errors if errors is None or rising else np.ascontiguousarray(errors.T),
+        errors if errors is None or rising else errors.T,
     )  # fmt: skip
 
 
@@ -237,10 +244,9 @@ class _Source:
             raise ReductionError(
                 f"the volume has no level {level}: there are {', '.join(map(str, there))}"
             )
-        if sigma and level != 1:
-            raise ReductionError(
-                f"sigma is kept for whole cells only: ask for level 1, not {level}"
-            )
+        self.merges = sigma and level > 1
+        """Whether each cell is made of the sums of whole cells."""
+        self._fine: Three = (level, level, level) if self.merges else (1, 1, 1)
         self.shape: Three = tuple(-(-n // level) for n in self.grid.shape)  # type: ignore[assignment]
 
     def centres(self, axis: int) -> Array:
@@ -269,15 +275,17 @@ class _Source:
     def collapsed(self, box: Slices, axes: tuple[int, ...]) -> tuple[Cells, Cells | None]:
         """Read a box, summed along some of the axes, which are gone afterwards."""
         count = [part.stop - part.start for part in box]
-        self._count(math.prod(count))
-        if all(count[axis] == 1 for axis in axes):
+        finer = math.prod(self._fine)
+        self._count(math.prod(count) * finer)
+        if all(count[axis] == 1 for axis in axes) and not self.merges:
             self.reading(4 * math.prod(count) * (1 + self.sigma))
             read = [self.read(name, box).squeeze(axes) for name in self.ready()]
-            return np.ascontiguousarray(read[0]), read[1] if self.sigma else None
+            return read[0], read[1] if self.sigma else None
         kept = tuple(n for i, n in enumerate(count) if i not in axes)
         totals = {name: np.zeros(kept) for name in self.needed()}
-        pieces = list(_pieces(box, axes))
+        pieces = list(_pieces(box, axes, self._fine[0]))
         largest = max(math.prod(part.stop - part.start for part in piece) for piece in pieces)
+        largest *= finer
         self.reading(8 * (len(totals) * math.prod(kept) + largest))
         wide = next(i for i in range(3) if i not in axes)
         for piece in pieces:
@@ -301,12 +309,22 @@ class _Source:
         return ["data/intensity", "data/intensity_errors"][: 1 + self.sigma]
 
     def needed(self) -> list[str]:
-        if self.level > 1:
+        if self.level > 1 and not self.merges:
             return ["sum", "measured"]
         names = [*_SUMS, *_SQUARES] if self.sigma else list(_SUMS)
         return [name for name in names if self._array(f"volume/{name}") is not None]
 
     def _summable(self, name: str, box: Slices) -> Array:
+        if self.merges:
+            fine = tuple(
+                slice(part.start * self.level, min(part.stop * self.level, n))
+                for part, n in zip(box, self.grid.shape, strict=True)
+            )
+            array: Array = self.read(f"volume/{name}", (fine[0], fine[1], fine[2]))
+            for axis in range(3):  # a box begins where a cell of its level does
+                blocks = np.arange(0, array.shape[axis], self.level)
+                array = np.add.reduceat(array, blocks, axis=axis)
+            return array
         if self.level == 1:
             return self.read(f"volume/{name}", box)
         values = self.read(self.ready()[0], box)
@@ -315,7 +333,7 @@ class _Source:
 
     def divided(self, totals: dict[str, Array]) -> tuple[Cells, Cells | None]:
         """Return intensity and sigma of sums."""
-        if self.level > 1:
+        if "measured" in totals:
             return _ratio(totals["sum"], totals["measured"]), None
         counts, weight = totals["counts"], totals["weight"]
         intensity = _ratio(counts - totals.get("background", 0.0), weight)
@@ -328,8 +346,9 @@ class _Source:
         """Add the cells at some places, shape (n, 3), to flat totals of n; outside is nothing."""
         inside = np.flatnonzero(np.all((places >= 0) & (places < self.shape), axis=1))
         found = places[inside]
-        bricks = found // BRICK
-        along = [-(-n // BRICK) for n in self.shape]
+        edge = BRICK // self._fine[0]  # cells of one chunk of what is read
+        bricks = found // edge
+        along = [-(-n // edge) for n in self.shape]
         number = (bricks[:, 2] * along[1] + bricks[:, 1]) * along[0] + bricks[:, 0]
         order = np.argsort(number, kind="stable")
         edges = np.flatnonzero(np.diff(number[order], prepend=-1, append=-1))
@@ -394,7 +413,7 @@ def _oblique(source: _Source, plane: Plane, thickness: float) -> Cut:
     layers, first = cells.layers, np.array(source.grid.first)
     if level > 1:  # layers in one coarse cell count once
         layers = layers[:: min(level, len(layers))]
-    single = len(layers) == 1
+    single = len(layers) == 1 and not source.merges
     names = source.ready() if single else source.needed()
     source.reading(place.size * 8 * 3 + math.prod(shape) * 8 * len(names))
     totals = {name: np.zeros(math.prod(shape)) for name in names}
@@ -417,12 +436,15 @@ def _oblique(source: _Source, plane: Plane, thickness: float) -> Cut:
     )  # fmt: skip
 
 
-def _pieces(box: Slices, axes: tuple[int, ...]) -> Iterator[Slices]:
-    """Divide a box at the edges of chunks, along all axes that are summed and the first other."""
+def _pieces(box: Slices, axes: tuple[int, ...], level: int) -> Iterator[Slices]:
+    """Divide a box at the edges of chunks, along all axes that are summed and the first other.
+
+    A cell of the box has ``level`` cells of the chunks along each edge.
+    """
     wide = next(i for i in range(3) if i not in axes)
     along: list[list[slice]] = []
     for i, part in enumerate(box):
-        size = BRICK if i in axes else _ROWS if i == wide else part.stop
+        size = BRICK // level if i in axes else _ROWS // level if i == wide else part.stop
         edges = [part.start, *range((part.start // size + 1) * size, part.stop, size), part.stop]
         along.append([slice(a, b) for a, b in itertools.pairwise(edges)])
     for part in itertools.product(*along):

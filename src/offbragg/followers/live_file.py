@@ -30,10 +30,19 @@ class LiveFile:
         Least time between two writings of all cells, s.
     one_more
         Called now and then; what it raises ends the work.
+    written
+        Called with the path whenever all cells were written.
     """
 
-    def __init__(self, path: Path, *, every: float, one_more: Callable[[], None]) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        every: float,
+        one_more: Callable[[], None],
+        written: Callable[[Path], None],
+    ) -> None:
+        self.path, self._written = path, written
         self.behind = False
         """Whether there are sums that the file does not have."""
         self._every, self._one_more = every, one_more
@@ -82,6 +91,7 @@ class LiveFile:
         if fine:
             self._next_fine = began + max(self._every, _WRITING * (end - began))
             self.behind = False
+            self._written(self.path)
 
     def finish(
         self, sums: Accumulator, record: ReductionRecord, document: Mapping[str, Any]
@@ -100,6 +110,7 @@ class LiveFile:
         else:
             self._grow(sums).finish(_changed(sums), document)
         self.drop()
+        self._written(self.path)
 
     def drop(self) -> None:
         """Forget what is kept of the growing volume; its file stays."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class LiveRuns:
         Age of the oldest runs whose volumes are made if there are none, s.
     stop
         Set it to end.
+    written
+        Called with the path of a volume whenever it was written; it must not wait.
     """
 
     def __init__(
@@ -59,10 +61,12 @@ class LiveRuns:
         every: float = 2.0,
         since: float = 86400.0,
         stop: threading.Event | None = None,
+        written: Callable[[Path], None] = lambda path: None,
     ) -> None:
         self._journal, self._experiment, self._choices = journal, experiment, choices
         self._every, self._since = every, since
         self._stop = stop or threading.Event()
+        self._written = written
         self._starts: dict[Path, dict[str, Any] | None] = {}
         self._found: dict[str, Path] = {}  # by uid
         self._volumes: dict[Path, list[LiveVolume]] = {}  # by folder
@@ -167,6 +171,7 @@ class LiveRuns:
                 continue
             volume = self._new(path, mine)
             if volume.adopt():
+                self._written(path)  # it may have been closed while the catalog was away
                 self._volumes[folder].append(volume)
                 self._placed.update(sweep.uid for sweep in mine)
         self._volumes[folder].sort(key=lambda volume: volume.sweeps[0].time)
@@ -197,7 +202,8 @@ class LiveRuns:
 
     def _new(self, path: Path, sweeps: list[LiveSweep]) -> LiveVolume:
         return LiveVolume(
-            path, sweeps, self._choices, every=self._every, one_more=self._check_stop
+            path, sweeps, self._choices, every=self._every, one_more=self._check_stop,
+            written=self._written,
         )  # fmt: skip
 
     def _check_stop(self) -> None:

@@ -86,6 +86,8 @@ class LiveVolume:
         Least time between two writings of all cells of the growing volume, s.
     one_more
         Called after each frame; what it raises ends the work.
+    written
+        Called with the path whenever all cells were written.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class LiveVolume:
         *,
         every: float = 2.0,
         one_more: Callable[[], None] = lambda: None,
+        written: Callable[[Path], None] = lambda path: None,
     ) -> None:
         self.path, self.sweeps = path, list(sweeps)
         self.why = ""
@@ -107,7 +110,7 @@ class LiveVolume:
         """How long after its last frame was stored it was complete, s; None: not known."""
         self._choices, self._one_more = choices, one_more
         self._sums = LiveSums()
-        self._file = LiveFile(path, every=every, one_more=one_more)
+        self._file = LiveFile(path, every=every, one_more=one_more, written=written)
         self._seen: tuple[object, ...] = ()
         self._next_try = self._closed_at = 0.0
         self._failed = False
