@@ -5,3 +5,5 @@ CONTAINER = "raw"
 
 VOLUMES = "volumes"
 """Of the volumes, beside the runs."""
+VOLUME_ARRAY = "application/x-offbragg-volume"
+"""Media type of an array of a volume file."""

@@ -17,8 +17,9 @@ from urllib.parse import quote, urlparse
 
 import numpy as np
 
-from offbragg.catalog.containers import VOLUMES
+from offbragg.catalog.containers import VOLUME_ARRAY, VOLUMES
 from offbragg.catalog.exact import storable
+from offbragg.catalog.ome_zarr import ome_metadata
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_chunks import LEVELS
@@ -72,6 +73,7 @@ def describe_volume(path: Path) -> dict[str, Any]:
             "levels": [1, *(level for level in LEVELS if _level(file, level) is not None)],
             "record": record if len(json.dumps(record)) <= _MOST_RECORD else None,
         }
+        metadata["ome"] = ome_metadata(path.stem, file.grid, metadata["levels"])
     return storable(metadata)
 
 
@@ -183,9 +185,8 @@ def _array(path: Path, key: str, name: str, data: Any) -> dict[str, Any]:
     source = {
         "structure_family": "array",
         "structure": structure,
-        "mimetype": "application/x-hdf5",
-        # as every reader of volume files opens them: HDF5 opens a file twice only in one way
-        "parameters": {"dataset": name, "swmr": False, "locking": False},
+        "mimetype": VOLUME_ARRAY,
+        "parameters": {"dataset": name},
         "assets": [
             {"data_uri": _uri(path),
              "is_directory": False, "parameter": "data_uris", "num": 0}
