@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import httpx
 import numpy as np
 import pytest
 import zarr
@@ -99,6 +100,25 @@ def test_zarr_reads_every_level_as_it_is_in_the_file(server, key, path, headers)
         for name, where in (("sigma", "data/intensity_errors"), ("weight", "volume/weight")):
             array = group[name]
             np.testing.assert_array_equal(array[:], file[f"entry/{where}"][()])
+
+
+@pytest.mark.parametrize("name", ["levels/2/.zarray", "levels/2/.zattrs", "intensity/nothing"])
+def test_what_an_array_does_not_hold_is_not_found(server, key, headers, name):
+    """Readers that try both versions of Zarr take anything but 404 for a failing server."""
+    answer = httpx.get(f"{server.url}/zarr/v3/volumes/{key}/{name}", headers=headers)
+
+    assert answer.status_code == 404, answer.text
+
+
+@pytest.mark.parametrize("chunk", ["v3 c/1/0/0", "v3 c/0/0/1000000000", "v2 0.100000.0"])
+def test_a_chunk_behind_the_end_takes_no_memory(server, key, headers, chunk):
+    """Tiled would fill it up with zeros, from the end of the array on."""
+    version, name = chunk.split()
+    address = f"{server.url}/zarr/{version}/volumes/{key}/levels/2/{name}"
+
+    answer = httpx.get(address, headers=headers)
+
+    assert (answer.status_code, "out of range" in answer.text) == (400, True), answer.text
 
 
 @contextlib.contextmanager
