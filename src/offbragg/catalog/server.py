@@ -188,6 +188,7 @@ def _serve(
         from offbragg.catalog.origins import with_origins
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.viewer import Viewer
     except (Exception, SystemExit) as error:  # a broken package may raise anything
         first = str(error).partition("\n")[0]
         raise CatalogError(
@@ -212,7 +213,7 @@ def _serve(
     app.add_middleware(_ExpectedLength)
     app.add_middleware(Questions)
     tree = app.state.root_tree
-    whole = Planes(Downloads(app, tree, may_read), tree, may_read)
+    whole = Viewer(Planes(Downloads(app, tree, may_read), tree, may_read), tree)
     config = uvicorn.Config(
         with_origins(Authentication(limits.RequestLimits(whole), key), allow_origins),
         host=host,
