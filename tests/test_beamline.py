@@ -87,6 +87,8 @@ def test_a_missing_file_is_named(tmp_path):
         ("[catalog]\nport = '8000'", ["catalog.port is '8000'", "integer"]),
         ("[catalog]\nport = 70000", ["catalog.port is 70000"]),
         ("[catalog]\nhots = 'x'", ["catalog.hots is unknown", "host, port"]),
+        ("[catalog]\nallow_origins = ['*']", ["catalog.allow_origins", "is '*'"]),
+        ("[catalog]\nallow_origins = ['http://a.b/c']", ["is 'http://a.b/c'"]),
         ("[channel_access]\nserver = 5064", ["channel_access.server is unknown", "server_port"]),
         ("[devices.pilatus]\nprefix = 'X:'", ["devices.pilatus.class is missing"]),
         ("[devices.pilatus]\nclass = 'Pilatus'", ["devices.pilatus.class is 'Pilatus'"]),

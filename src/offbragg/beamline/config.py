@@ -35,6 +35,9 @@ LoosePath = Annotated[Path, Field(strict=False)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
 
 
+_ORIGIN = r"^https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$"
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -110,6 +113,11 @@ class Catalog(_Table):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    allow_origins: list[Annotated[str, Field(pattern=_ORIGIN)]] = Field(
+        default_factory=list,
+        description="origins, as http://127.0.0.1:9000, whose pages may read the catalog in a "
+        "browser; they need a key like anybody",
+    )
 
 
 class Limits(_Table):

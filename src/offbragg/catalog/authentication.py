@@ -32,7 +32,8 @@ TRIES = 30  # wrong keys from one address in a minute; the right key is always a
 _MINUTE = 60.0
 _ADDRESSES = 10_000  # in a minute; all further addresses are counted as one
 _OPEN = frozenset({"/healthz", "/api/v1", "/api/v1/"})  # whether it is up, and which version
-_PAGES = ("/ui", "/static")  # of the browser interface, with "/"; there the key becomes a cookie
+COOKIE = "tiled_api_key"  # where a browser keeps the key
+_PAGES = ("/ui", "/static", "/view/")  # for browsers, with "/"; there the key becomes the cookie
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONG = tuple(f"/api/v1/{kind}/" for kind in ("table", "container", "awkward"))
 """Paths where a POST only reads: the address would be too long for a GET."""
@@ -180,7 +181,7 @@ def _given(scope: Scope) -> str:
     kind, _, given = headers.get(b"authorization", "").partition(" ")
     if kind.lower() == "apikey":
         return given.strip()
-    return cookie_parser(headers.get(b"cookie", "")).get("tiled_api_key", "")
+    return cookie_parser(headers.get(b"cookie", "")).get(COOKIE, "")
 
 
 def _only_reads(scope: Scope) -> bool:

@@ -11,3 +11,6 @@ GROWING, FINISHED = "growing", "finished"
 
 MISSING, DAMAGED = "missing", "damaged"
 """States of a volume whose file is gone, or is not a volume any more."""
+
+VOLUME_ARRAY = "application/x-offbragg-volume"
+"""Media type of an array of a volume file."""

@@ -27,8 +27,8 @@ import numpy as np
 from fastapi import HTTPException
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.cell_origin import Origins
 from offbragg.catalog.containers import VOLUMES
-from offbragg.catalog.origins import Origins
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable

@@ -137,7 +137,9 @@ class CountedAdapter:
         return len(self._adapter)
 
     def get(self, key: str, *default: object) -> Any:
-        """Return an item of a container, or a column of a table."""
+        """Return an item of a container, or a column of a table; None: there is none."""
+        if not hasattr(self._adapter, "get"):  # an array
+            return None
         if self._adapter.structure_family == StructureFamily.table:
             about_to_read(_table_bytes(self._adapter, [key]))
         found = self._adapter.get(key, *default)
@@ -151,7 +153,10 @@ class CountedAdapter:
         """Read a slice of an array, or columns of a table."""
         structure = self._adapter.structure()
         if isinstance(structure, ArrayStructure):
-            asked = NDSlice(args[0] if args else kwargs.get("slice", ...))
+            asked = args[0] if args else kwargs.get("slice", ...)
+            if type(asked) is tuple:  # only Tiled's Zarr asks so
+                _refuse_outside(structure.shape, asked)
+            asked = NDSlice(asked)
             about_to_read(_array_bytes(structure, _shape(structure.shape, asked)))
             with _refusing_damaged():
                 return self._adapter.read(*args, **kwargs)
@@ -206,6 +211,13 @@ def _refusing_damaged() -> Iterator[None]:
         if "checksum" not in str(error):
             raise
         raise HTTPException(503, _TORN, headers={"retry-after": "5"}) from error
+
+
+def _refuse_outside(shape: tuple[int, ...], chunk: tuple[Any, ...]) -> None:
+    """Refuse a chunk of Zarr behind the end: Tiled would fill all up to its end with zeros."""
+    firsts = [each.start or 0 if isinstance(each, slice) else 0 for each in chunk]
+    if any(first >= max(n, 1) for n, first in zip(shape, firsts, strict=False)):
+        raise IndexError(f"no cell of {shape} lies in {chunk}")
 
 
 def _shape(shape: tuple[int, ...], asked: NDSlice) -> tuple[int, ...]:

@@ -28,10 +28,12 @@ from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.adapters import FramesAdapter
 from offbragg.catalog.checked import CheckedHDF5Adapter
+from offbragg.catalog.containers import VOLUME_ARRAY
 from offbragg.catalog.images import IMAGES, ImageSequenceAdapter, OneImageAdapter
 from offbragg.catalog.inside import check_pieces, check_readable, open_readable
 from offbragg.catalog.read_limits import ANSWER, CountedAdapter, is_countable
 from offbragg.catalog.readable import Readable, check_size, shown
+from offbragg.catalog.volume_arrays import VolumeArrayAdapter
 from offbragg.errors import CatalogError
 from offbragg.private_parts import PrivatePart, examine
 
@@ -40,7 +42,8 @@ _TABLES = "application/x-tiled-sql-table"  # in a database, which must be the ca
 OWN = frozenset({"application/x-zarr", "application/x-parquet", _TABLES})
 """Stored by Tiled itself, in many files each: these are read from its own storage only."""
 _IN_PIECES = frozenset({"application/x-hdf5", "application/x-zarr"})
-SERVED = HDF5 | OWN | IMAGES.keys() | {f"multipart/related;type={kind}" for kind in IMAGES}
+_SEQUENCES = {f"multipart/related;type={kind}" for kind in IMAGES}
+SERVED = HDF5 | OWN | {VOLUME_ARRAY} | IMAGES.keys() | _SEQUENCES
 
 
 class ConfinedAdapter:
@@ -110,7 +113,7 @@ class ConfinedAdapter:
                 how = {"swmr": swmr, "locking": locking, "libver": "latest"}
                 open_readable(self._readable, path, kept.files, **how)
                 check_readable(self._readable, path, names=names, swmr=swmr, locking=locking)
-        elif real.is_file():
+        elif self._mimetype != VOLUME_ARRAY and real.is_file():  # of a volume, only parts are read
             check_size(path, real.stat().st_size, ANSWER)
 
 
@@ -212,6 +215,8 @@ def confined_adapters(
             adapter = CheckedHDF5Adapter
         elif mimetype in HDF5:
             adapter = FramesAdapter.of(readable)
+        elif mimetype == VOLUME_ARRAY:
+            adapter = VolumeArrayAdapter.of(readable)
         elif kind != mimetype:
             adapter = ImageSequenceAdapter.of(IMAGES[kind], readable)
         else:

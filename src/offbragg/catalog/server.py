@@ -125,6 +125,7 @@ def serve(
     port: int = 0,
     ready: Path | None = None,
     parent: int | None = None,
+    allow_origins: Sequence[str] = (),
 ) -> None:
     """Run the catalog server until a signal ends it (SIGTERM, SIGINT).
 
@@ -142,6 +143,8 @@ def serve(
         File that is written, atomically, once requests are answered: JSON with ``url`` and ``pid``.
     parent
         Process id of the parent; the server ends when its parent is another process.
+    allow_origins
+        Origins whose pages may read the catalog in a browser, such as ``http://127.0.0.1:9000``.
 
     Raises
     ------
@@ -158,7 +161,8 @@ def serve(
     except OSError as error:
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
     with _alone(directory):
-        _serve(directory, readable, key=key, host=host, port=port, ready=ready, parent=parent)
+        how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
+        _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
 def _serve(
@@ -170,6 +174,7 @@ def _serve(
     port: int,
     ready: Path | None,
     parent: int | None,
+    allow_origins: Sequence[str],
 ) -> None:
     try:
         import uvicorn
@@ -180,8 +185,10 @@ def _serve(
         from offbragg.catalog.authentication import Authentication
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
+        from offbragg.catalog.origins import with_origins
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.viewer import Viewer
         from offbragg.catalog.volume_watch import watch_volumes
     except (Exception, SystemExit) as error:  # a broken package may raise anything
         first = str(error).partition("\n")[0]
@@ -208,9 +215,9 @@ def _serve(
     app.add_middleware(_ExpectedLength)
     app.add_middleware(Questions)
     tree = app.state.root_tree
-    whole = Planes(Downloads(app, tree, may_read), tree, may_read)
+    whole = Viewer(Planes(Downloads(app, tree, may_read), tree, may_read), tree)
     config = uvicorn.Config(
-        Authentication(limits.RequestLimits(whole), key),
+        with_origins(Authentication(limits.RequestLimits(whole), key), allow_origins),
         host=host,
         port=port,
         http=limits.Connection,

@@ -18,8 +18,9 @@ from urllib.parse import quote, urlparse
 
 import numpy as np
 
-from offbragg.catalog.containers import FINISHED, GROWING, VOLUMES
+from offbragg.catalog.containers import FINISHED, GROWING, VOLUME_ARRAY, VOLUMES
 from offbragg.catalog.exact import storable
+from offbragg.catalog.ome_zarr import ome_metadata
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_chunks import LEVELS
@@ -124,6 +125,7 @@ def describe_volume(
         "levels": [1, *(level for level in LEVELS if _level(file, level) is not None)],
         "record": record if len(json.dumps(record)) <= _MOST_RECORD else None,
     }
+    metadata["ome"] = ome_metadata(path.stem, file.grid, metadata["levels"])
     return VolumeNode(volume_key(path), storable(metadata), list(_children(file)))
 
 
@@ -258,9 +260,8 @@ def _array(path: Path, key: str, name: str, data: Any) -> dict[str, Any]:
     source = {
         "structure_family": "array",
         "structure": structure,
-        "mimetype": "application/x-hdf5",
-        # as every reader of volume files opens them: HDF5 opens a file twice only in one way
-        "parameters": {"dataset": name, "swmr": False, "locking": False},
+        "mimetype": VOLUME_ARRAY,
+        "parameters": {"dataset": name},
         "assets": [
             {"data_uri": _uri(path),
              "is_directory": False, "parameter": "data_uris", "num": 0}

@@ -53,6 +53,7 @@ def serve(
         host=config.catalog.host,
         port=config.catalog.port,
         ready=ready,
+        allow_origins=config.catalog.allow_origins,
     )
 
 
