@@ -60,6 +60,22 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(on_dask, "_LEAST", 3)
 
 
+@pytest.fixture
+def submitted(cluster, monkeypatch) -> list[str]:
+    """What was submitted to the cluster, by name."""
+    from distributed import Client
+
+    names: list[str] = []
+    submit = Client.submit
+
+    def noted(client: Any, work: Any, *more: Any, **how: Any) -> Any:
+        names.append(work.__name__)
+        return submit(client, work, *more, **how)
+
+    monkeypatch.setattr(Client, "submit", noted)
+    return names
+
+
 def record_of(sweeps: list[Path], **more: Any):
     return build_record(sweeps, replace(CHOICES, **more), say=lambda text: None)
 
@@ -82,13 +98,22 @@ def test_parts_merge_to_the_sums_of_the_whole_and_travel_as_their_bricks(sweeps)
 
     merged = Accumulator(whole.grid, whole.exponent, parts=whole.parts, sample=whole.sample)
     for part in reversed(parts):
-        packed = pickle.dumps(on_dask.sum_part(pickle.loads(pickle.dumps(part)), version()))
+        packed = pickle.dumps(on_dask.sum_part(pickle.loads(pickle.dumps(part)), None, version()))
         merged.merge(pickle.loads(packed))
         assert len(packed) < 4 * whole.touched().size * 32**3 * 2 * 4 + 10_000
 
     assert len(parts) > 4
     assert sum(part.frames for part in parts) == 27
     assert same(merged, whole)
+
+
+def test_a_task_is_bounded_whatever_the_length_of_a_sweep(sweeps, monkeypatch):
+    monkeypatch.setattr(on_dask, "_MOST", 7)
+
+    parts = on_dask.divide(record_of(sweeps), 1)
+
+    assert max(part.end - part.begin for part in parts) <= 7
+    assert sum(part.frames for part in parts) == 27
 
 
 def version() -> str:
@@ -98,7 +123,7 @@ def version() -> str:
 
 
 @pytest.mark.parametrize("more", [{}, {"symmetry": "m-3m"}])
-def test_a_cluster_makes_the_file_of_one_process(cluster, sweeps, tmp_path, more):
+def test_a_cluster_makes_the_file_of_one_process(cluster, submitted, sweeps, tmp_path, more):
     done: list[tuple[int, int]] = []
     choices = replace(CHOICES, **more)
     reduce_to_file(sweeps, choices, tmp_path / "one.h5", say=lambda text: None)
@@ -110,7 +135,8 @@ def test_a_cluster_makes_the_file_of_one_process(cluster, sweeps, tmp_path, more
 
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
     assert done[-1] == (27, 27)
-    assert len(done) > 4
+    assert submitted.count("sum_part") == len(done) > 4
+    assert submitted.count("prepare") == len(sweeps)  # where pixels look: once for each sweep
 
 
 def test_with_a_background_a_task_is_a_whole_sweep(cluster, sweeps, tmp_path):

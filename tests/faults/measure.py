@@ -1,11 +1,12 @@
 """A RunEngine in a process of its own, so that it can be killed.
 
-``python measure.py BEAMLINE.TOML N_FRAMES``: one sweep; prints ``open UID`` when it begins and
-``done UID`` when it is over.
+``python measure.py BEAMLINE.TOML N_FRAMES [STEP SAMPLE]``: one sweep, with a step in degrees and
+the sample as JSON; prints ``open UID`` when it begins and ``done UID`` when it is over.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
 from offbragg.beamline.build import build_devices
@@ -19,10 +20,16 @@ def main() -> None:
     config = load(sys.argv[1])
     devices = build_devices(config, timeout=30.0)
     RE = make_run_engine(config, devices, context_managers=[])
-    RE.md["sample"] = {"name": "perovskite", "label": "c1"}
+    step, sample = sys.argv[3:5] or ("0.5", '{"name": "perovskite", "label": "c1"}')
+    RE.md["sample"] = json.loads(sample)
     RE.subscribe(lambda name, doc: print("open", doc["uid"], flush=True), "start")
     sweep = Sweep(
-        axis="phi", start=0.0, step=0.5, n_frames=int(sys.argv[2]), exposure=0.097, period=0.1
+        axis="phi",
+        start=0.0,
+        step=float(step),
+        n_frames=int(sys.argv[2]),
+        exposure=0.097,
+        period=0.1,
     )
     (uid,) = RE(
         rotation_scan(

@@ -11,6 +11,7 @@ from offbragg.errors import ReductionError
 from offbragg.grid import Grid
 from offbragg.kernels.transform import CELLS, add, place_of
 from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.packed import PAGE
 
 GRID = Grid((0, 0, 0), (40, 33, 70), (10, 10, 10))
 
@@ -58,6 +59,26 @@ def test_sums_are_sent_as_the_bricks_that_were_added_to():
     back.merge(made)
     np.testing.assert_array_equal(integers(back), 2 * expected)
     np.testing.assert_array_equal(back.touched(), made.touched())
+
+
+def test_only_pages_that_hold_something_are_sent():
+    made = Accumulator(GRID, 20)
+    where = np.array([5, CELLS + 700], np.uint32)  # the second brick gets and loses something
+    terms = np.array([1 << 40, 3])
+    add(made.sums, where, terms, terms)
+    add(made.sums, where[1:], terms[1:], terms[1:], subtract=True)
+
+    packed = made.packed()
+    back = Accumulator(GRID, 20)
+    back.merge(packed)
+    back.merge(packed)
+
+    assert len(pickle.dumps(packed)) < 3 * PAGE * 8
+    np.testing.assert_array_equal(back.touched(), [0, 1])
+    np.testing.assert_array_equal(
+        np.flatnonzero(integers(back)), [5, made.sums.low[..., 0].size + 5]
+    )
+    assert integers(back)[0, 5] == 2 << 40
 
 
 def test_other_units_do_not_merge():

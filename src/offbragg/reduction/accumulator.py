@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from offbragg.bricks import brick_slices
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
 from offbragg.kernels.transform import CELLS, SIDE, PairSums, bricks, cells_within
+from offbragg.reduction.packed import PackedPair, PackedSums
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 
@@ -39,10 +39,6 @@ _FIRST, _SECOND = 0, 1
 _TAKEN = 2  # of a brick's change: it was seen
 _WITHIN = cells_within()
 _ORDER = [*range(0, 15, 3), *range(1, 15, 3), *range(2, 15, 3)]
-_NO_UPPER = np.zeros((CELLS, 2), np.uint32)
-
-Halves = tuple[int, NDArray[np.uint32], NDArray[np.uint32]]
-PackedPair = tuple[NDArray[np.intp], NDArray[np.uint32], NDArray[np.intp], NDArray[np.uint32]]
 
 
 def weight_exponent(factor: float, flux: float) -> int:
@@ -64,35 +60,6 @@ def weight_exponent(factor: float, flux: float) -> int:
     if not (0 < factor < math.inf and 0 < flux < math.inf):
         raise ReductionError(f"weight {factor:g} × flux {flux:g}: both must be above 0")
     return 27 - math.frexp(factor)[1] - 2 * math.ceil(math.log2(flux) / 2)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedSums:
-    """The bricks of an accumulator that were added to, without the memory of all others.
-
-    Parameters
-    ----------
-    grid, exponent, parts, names
-        Of the accumulator.
-    pairs
-        Of each pair of sums (counts and weight; variance; background), None without it: numbers
-        and lower halves of its bricks, and the same of upper halves that are not 0.
-    """
-
-    grid: Grid
-    exponent: int
-    parts: int
-    names: tuple[str, ...]
-    pairs: tuple[PackedPair | None, ...]
-
-    def halves(self, pair: int) -> Iterator[Halves]:
-        """Go through the bricks of a pair of sums: number, and lower and upper halves."""
-        of = self.pairs[pair]
-        if of is not None:
-            touched, low, upper, high = of
-            where = {number: n for n, number in enumerate(upper.tolist())}
-            for n, number in enumerate(touched.tolist()):
-                yield number, low[n], high[where[number]] if number in where else _NO_UPPER
 
 
 class Accumulator:
@@ -279,24 +246,17 @@ class Accumulator:
                 f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
                 f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
             )
-        for n, into in enumerate((self.sums, self.spread, self.air)):
-            if into is not None:
-                for number, low, high in other.halves(n):
-                    _add_brick(into, number, low, high)
-
-    def halves(self, pair: int) -> Iterator[Halves]:
-        """Go through the bricks of a pair of sums: number, and lower and upper halves."""
-        of = (self.sums, self.spread, self.air)[pair]
-        if of is not None:
-            for number in np.flatnonzero(of.changed).tolist():
-                yield number, of.low[number], of.high[number]
+        packed = other if isinstance(other, PackedSums) else other.packed()
+        for into, more in zip((self.sums, self.spread, self.air), packed.pairs, strict=True):
+            if into is not None and more is not None:
+                more.add_to(into)
 
     def packed(self) -> PackedSums:
-        """Return a copy of the bricks that were added to, to be sent and merged elsewhere."""
+        """Return a copy of what was added, to be sent and merged elsewhere."""
         return PackedSums(
             self.grid, self.exponent, self.parts, self.names,
             tuple(
-                None if pair is None else _packed(pair)
+                None if pair is None else PackedPair.of(pair)
                 for pair in (self.sums, self.spread, self.air)
             ),
         )  # fmt: skip
@@ -317,24 +277,6 @@ class Accumulator:
         )  # fmt: skip
         self.add_to(volume)
         return volume
-
-
-def _add_brick(
-    into: PairSums, number: int, low: NDArray[np.uint32], high: NDArray[np.uint32]
-) -> None:
-    """Add to a brick, as 64-bit numbers in two's complement whose halves lie apart."""
-    total = into.low[number] + low
-    upper = high + (total < low)  # what is carried
-    into.low[number] = total
-    if upper.any():  # untouched memory is not there
-        into.high[number] += upper.astype(np.uint32)
-    into.changed[number] = 1
-
-
-def _packed(pair: PairSums) -> PackedPair:
-    touched = np.flatnonzero(pair.changed)
-    upper = np.array([n for n in touched.tolist() if pair.high[n].any()], np.intp)
-    return touched, pair.low[touched], upper, pair.high[upper]
 
 
 def _lazily(n: int) -> NDArray[np.uint32]:

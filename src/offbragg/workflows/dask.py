@@ -19,16 +19,26 @@ from itertools import islice, pairwise
 from typing import Any
 
 from offbragg.errors import ReductionError
-from offbragg.reduction.accumulator import Accumulator, PackedSums
+from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.binning import Binner
+from offbragg.reduction.packed import PackedSums
 from offbragg.volume import Volume
 from offbragg.workflows.choices import Progress
 from offbragg.workflows.record import ReductionRecord
-from offbragg.workflows.sums import empty_sums, exponent, finished, prepared, selection
+from offbragg.workflows.sums import (
+    PreparedSweep,
+    empty_sums,
+    exponent,
+    finished,
+    prepared,
+    selection,
+)
 
 CONNECT = 20.0
 """Time limit for the scheduler to answer and to have a worker, s."""
 _TASKS = 4  # of each thread of the cluster: a worker that dies loses no more than one of them
-_LEAST = 256  # frames of a task: neighbours meet the same bricks, which are sent and merged once
+_LEAST = 256  # frames of a task: neighbours meet the same cells, which are sent and merged once
+_MOST = 1024  # frames of a task: bounds its memory, whatever the length of a sweep
 _AHEAD = 2  # tasks of each thread that are begun or wait to be merged: bounds the memory
 
 
@@ -67,7 +77,8 @@ def divide(record: ReductionRecord, threads: int) -> list[Part]:
         Of the whole cluster.
     """
     record = replace(record, weight_exponent=exponent(record))
-    length = max(_LEAST, -(-sum(each.frames for each in record.inputs) // (_TASKS * threads)))
+    length = -(-sum(each.frames for each in record.inputs) // (_TASKS * threads))
+    length = min(max(_LEAST, length), _MOST)
     parts: list[Part] = []
     for each in record.inputs:
         chosen = each.selection or selection(each, record)
@@ -82,13 +93,34 @@ def divide(record: ReductionRecord, threads: int) -> list[Part]:
     return [part for part in parts if part.frames]
 
 
-def sum_part(part: Part, version_here: str) -> PackedSums:
+def prepare(part: Part, version_here: str) -> Binner:
+    """Compute where the pixels of a sweep look, for all of its parts; a worker does this.
+
+    Parameters
+    ----------
+    part
+        Any of the sweep.
+    version_here
+        Of offbragg where the parts are merged.
+
+    Raises
+    ------
+    ReductionError
+        As for `sum_part`.
+    """
+    with _on_worker(part, version_here) as sweep:
+        return sweep.setup.binner()
+
+
+def sum_part(part: Part, binner: Binner | None, version_here: str) -> PackedSums:
     """Sum the frames of a part; a worker does this.
 
     Parameters
     ----------
     part
         Which frames.
+    binner
+        Of `prepare`; None: it is prepared here.
     version_here
         Of offbragg where the parts are merged.
 
@@ -97,19 +129,26 @@ def sum_part(part: Part, version_here: str) -> PackedSums:
     ReductionError
         If this worker has another version of offbragg, or cannot read a file; it names its host.
     """
+    with _on_worker(part, version_here) as sweep:
+        sums = empty_sums(part.record)
+        sweep.add(sums, begin=part.begin, end=part.end, binner=binner)
+    return sums.packed()
+
+
+@contextmanager
+def _on_worker(part: Part, version_here: str) -> Generator[PreparedSweep]:
+    """Open the sweep of a part on a worker; errors name its host."""
     mine, host = version("offbragg"), platform.node()
     if mine != version_here:
         raise ReductionError(
             f"the Dask worker on {host} has offbragg {mine}, this is {version_here}\n"
             "Start the workers with the same version."
         )
-    sums = empty_sums(part.record)
     try:
         with prepared(part.record, part.record.inputs[0], threads=1) as sweep:
-            sweep.add(sums, begin=part.begin, end=part.end)
+            yield sweep
     except ReductionError as error:
         raise ReductionError(f"on the Dask worker on {host}: {error}") from error
-    return sums.packed()
 
 
 def sum_on_cluster(
@@ -175,28 +214,36 @@ def _connected(scheduler: str) -> Generator[Any]:
         yield client
 
 
+def _submitted(client: Any, parts: list[Part]) -> Iterator[tuple[Any, int]]:
+    """Submit a part each time that one is asked for: its future, and its number of frames.
+
+    The cluster computes once for each sweep where its pixels look, and forgets it with the last
+    task that needs it. One with a background is a single task, and follows it from frame to frame.
+    """
+    here, sweep, binner = version("offbragg"), None, None
+    for part in parts:
+        if part.record is not sweep:
+            sweep, alone = part.record, part.record.inputs[0].background is not None
+            binner = None if alone else client.submit(prepare, part, here, pure=False)
+        # pure: a key of its own each time, so that no earlier result is taken for it
+        yield client.submit(sum_part, part, binner, here, pure=False), part.frames
+
+
 def _results(client: Any, parts: list[Part], scheduler: str) -> Iterator[tuple[int, PackedSums]]:
     """Yield the number of frames and the sums of each part, as they come."""
     from distributed import CancelledError, KilledWorker, as_completed
 
-    waiting, here = iter(parts), version("offbragg")
-
-    def submit(part: Part) -> Any:
-        # pure: a key of its own each time, so that no earlier result is taken for it
-        future = client.submit(sum_part, part, here, pure=False)
-        frames[future.key] = part.frames
-        return future
-
-    frames: dict[str, int] = {}
+    waiting = _submitted(client, parts)
     ahead = _AHEAD * max(1, sum(client.nthreads().values()))
-    running: Any = as_completed([submit(part) for part in islice(waiting, ahead)], loop=client.loop)
+    frames = dict(islice(waiting, ahead))
+    running: Any = as_completed(list(frames), loop=client.loop)
     try:
         for future in running:
-            sums = future.result()
-            number = frames.pop(future.key)
+            sums, number = future.result(), frames.pop(future)
             future.release()  # its worker may forget it
-            for part in islice(waiting, 1):
-                running.add(submit(part))
+            for another, its_frames in islice(waiting, 1):
+                frames[another] = its_frames
+                running.add(another)
             yield number, sums
     except KilledWorker as error:
         raise ReductionError(

@@ -19,7 +19,7 @@ from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
-from offbragg.reduction.binning import AirRate
+from offbragg.reduction.binning import AirRate, Binner
 from offbragg.reduction.corrections import Corrections
 from offbragg.reduction.reduce import ReductionSetup, add_frames, air_rate
 from offbragg.reduction.symmetry import Laue, symmetrise
@@ -187,14 +187,18 @@ class PreparedSweep:
         *,
         begin: int = 0,
         end: int | None = None,
+        binner: Binner | None = None,
         progress: Progress = lambda done, total: None,
     ) -> None:
-        """Add its frames from one number to another (one past the last) to sums."""
+        """Add its frames from one number to another (one past the last) to sums.
+
+        A ``binner`` of ``setup.binner()`` is prepared once for many calls.
+        """
         stack = self.scan.stack
         part = slice(begin, len(stack) if end is None else min(end, len(stack)))
         add_frames(
             stack[part], self.setup, self.selection.flux[part], sums,
-            angles=self.scan.frame_values()["angle"][part], progress=progress,
+            angles=self.scan.frame_values()["angle"][part], binner=binner, progress=progress,
         )  # fmt: skip
 
 
