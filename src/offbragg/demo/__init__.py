@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bluesky import RunEngine
 
 ACCELERATION = 240.0  # of the cooler's clock
-SETTLE = {"window": 1.5, "dwell": 0.5}  # s; of the cooler's own time six minutes, and two
+SETTLE = {"window": 1.5, "dwell": 0.25}  # s; of the cooler's own time six minutes, and one
 
 
 def run_demo(
