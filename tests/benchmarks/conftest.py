@@ -14,7 +14,7 @@ Report = Callable[..., None]
 
 @pytest.fixture
 def report(pytestconfig: pytest.Config) -> Report:
-    """Give a row for the table at the end: what, the figure, and the target (if it has one)."""
+    """Return what adds a row to the table at the end: what, the figure, its target if any."""
 
     def add(what: str, figure: str, target: str = "") -> None:
         pytestconfig.stash.setdefault(ROWS, []).append((what, figure, target))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,14 +146,17 @@ def children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def scan_file(measurement: Measurement, folder: Path) -> Path:
-    """Write the frames into a scan file; return its path."""
-    sweep = measurement.sweep
+def scan_file(
+    measurement: Measurement, folder: Path, frames: Iterable[NDArray[np.int32]] | None = None
+) -> Path:
+    """Write the frames, or others in their place, into a scan file; return its path."""
+    lattice = [CELL] * 3 + [90.0] * 3
     start = {
-        "uid": "peers", "time": 1.7e9, "sample": {"name": "x", "label": "x"},
-        "sweep": sweep.to_dict(), "geometry": measurement.geometry.to_dict(),
+        "uid": "peers", "time": 1.7e9, "sweep": measurement.sweep.to_dict(),
+        "sample": {"name": "x", "label": "x", "lattice": lattice, "UB": UB.tolist()},
+        "geometry": measurement.geometry.to_dict(),
     }  # fmt: skip
     with ScanWriter.create(folder, start=start) as scan:
-        for number, counts in enumerate(measurement.counts):
+        for number, counts in enumerate(measurement.counts if frames is None else frames):
             scan.write_frame(Frame(number, counts), source="x", time=1.7e9)
         return scan.path
