@@ -86,9 +86,11 @@ def test_binning(benchmark, stack, seconds, request, threads):
     if request.config.getoption("benchmark_only"):
         each = benchmark.stats.stats.min / len(stack)
         ratio = seconds["histogramdd"] / each
-        line = f"\n2M frames, {threads} threads: {1 / each:.1f} frames/s, {ratio:.1f} × histogramdd"
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(line)
+        report = request.getfixturevalue("report")
+        report(
+            f"reduce 2M frames into 161³ cells, {threads} threads",
+            f"{ratio:.1f} × histogramdd", f"target {TARGET}; {1 / each:.1f} frames/s",
+        )  # fmt: skip
         assert ratio > TARGET
 
 
@@ -118,9 +120,8 @@ def test_symmetrise(benchmark, name, half, request):
     assert np.all(done.weight == 2 * done.counts)
     if request.config.getoption("benchmark_only"):
         rate = done.counts.size / benchmark.stats.stats.min / 1e6
-        line = f"\nsymmetrise by {name}, {n} cells along each axis: {rate:.1f} Mcell/s"
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(line)
+        report = request.getfixturevalue("report")
+        report(f"symmetrise by {name}, {n}³ cells", f"{rate:.1f} Mcell/s", "target 100")
 
 
 @pytest.mark.parametrize("how", ["by HDF5", "checked"])
