@@ -102,6 +102,19 @@ def test_zarr_reads_every_level_as_it_is_in_the_file(server, key, path, headers)
             np.testing.assert_array_equal(array[:], file[f"entry/{where}"][()])
 
 
+def test_it_is_an_ome_zarr_of_version_05(server, key, headers):
+    models = pytest.importorskip("ome_zarr_models")
+    from ome_zarr_models.v05 import Image
+
+    image = models.open_ome_zarr(zarr.open_group(store(server, key, headers), mode="r"))
+
+    assert isinstance(image, Image)
+    (multiscale,) = image.ome_attributes.multiscales
+    assert [axis.name for axis in multiscale.axes] == ["l", "k", "h"]
+    assert {axis.unit for axis in multiscale.axes} == {None}
+    assert len(multiscale.datasets) == 4
+
+
 @pytest.mark.parametrize("name", ["levels/2/.zarray", "levels/2/.zattrs", "intensity/nothing"])
 def test_what_an_array_does_not_hold_is_not_found(server, key, headers, name):
     """Readers that try both versions of Zarr take anything but 404 for a failing server."""

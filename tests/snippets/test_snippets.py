@@ -100,12 +100,14 @@ def test_a_run_is_found_read_and_sliced_from_home(
         monkeypatch.setenv("OFFBRAGG_CATALOG", server.url)
         monkeypatch.setenv("OFFBRAGG_KEY", server.key)
         key = publish_a_volume(server, root)
+        monkeypatch.setenv("OFFBRAGG_VOLUME", key)
         (home := tmp_path / "home").mkdir()
         monkeypatch.chdir(home)
         (home / "f1.h5").write_bytes(one.scan.path.read_bytes()[:1000])  # it broke off
 
         seen = run("from_home")
         clients.append(seen["cat"])
+        opened = run("volume_as_zarr")
 
         assert [uid for uid, _ in seen["cold"].items()] == [one.uid]
         assert list(seen["rows"]["status"]).count("stored") == 9
@@ -118,6 +120,10 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert seen["name"] == key
         assert seen["intensity"].shape == (11, 11)
         assert len(seen["table"]) == 10
+        assert (opened["plane"] == 1).all()
+        assert opened["plane"].shape == (11, 11)
+        assert (opened["scale"], opened["translation"]) == ([0.2] * 3, [-2.0] * 3)
+        assert opened["height"] == pytest.approx(0.1)
         assert len(seen["found"]) == 1
         assert (home / "f1.h5").read_bytes() == one.scan.path.read_bytes()
         found = {query: len(eval(query, names(seen["cat"]))) for query in queries_of_the_page()}
