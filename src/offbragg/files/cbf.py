@@ -41,6 +41,7 @@ _CONTENT_MD5 = re.compile(r"Content-MD5:[ \t]*(?:\r?\n[ \t]+)?([^\s;]*)", re.IGN
 _DATA_NAME = re.compile(r"^data_(\S{1,255})\s*$", re.MULTILINE)
 _PIXEL_LIMIT = 1 << 26  # six times a Pilatus 6M
 _BLOCK = 1 << 16
+_HEAD = 1 << 13  # bytes; most headers fit
 _BEHIND = 8192  # bytes behind the pixels that are looked through for the section's end
 _MOST_PER_PIXEL = 15  # bytes
 _TAIL = bytes(range(1, 15))
@@ -73,8 +74,8 @@ def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = N
 
 def read_cbf_head(path: Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """Read the header of a CBF file, with its ``data_name``, and what shape it promises."""
-    with path.open("rb") as raw, unpacked(raw, path, where=path.name) as file:
-        text, section = _split(_header(file, path.name)[0])
+    with path.open("rb", buffering=0) as raw, unpacked(raw, path, where=path.name) as file:
+        text, section = _split(_header(file, path.name, block=_HEAD)[0])
     rows, columns, _ = _promised(section, path.name, None)
     return header_of(text), (rows, columns)
 
@@ -229,16 +230,16 @@ def _split(before: bytes) -> tuple[str, str]:
     return text.decode("latin-1"), section.decode("latin-1")
 
 
-def _header(file: IO[bytes], where: str) -> tuple[bytes, bytes]:
+def _header(file: IO[bytes], where: str, *, block: int = _BLOCK) -> tuple[bytes, bytes]:
     """Everything before the pixels, and those bytes of them that came with it."""
-    head = file.read(_BLOCK)
+    head = file.read(block)
     _check_magic(head[: len(_MAGIC)], where)
     blocks, length, tail = [head], len(head), b""
     while _STARTER not in tail + blocks[-1]:
         if length > _HEADER_LIMIT:
             raise RejectedFrame(f"{where} has no pixels in its first {length} bytes")
         tail = blocks[-1][-len(_STARTER) + 1 :]
-        blocks.append(file.read(_BLOCK))
+        blocks.append(file.read(block))
         if not blocks[-1]:
             raise IncompleteFrame(f"{where} ends in its header, after {length} bytes")
         length += len(blocks[-1])

@@ -200,7 +200,8 @@ def _agree_on(
             value = known
         elif quantity.refused or quantity in _MUST_BE_KNOWN:
             raise _contradiction(quantity, values, name)
-    others = {n: other for n, other in values.items() if not alike(other, value, quantity.alike)}
+    same = {other for other in counts if alike(other, value, quantity.alike)}
+    others = {n: other for n, other in values.items() if other not in same}
     found.header[quantity.key] = (
         list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else value
     )
