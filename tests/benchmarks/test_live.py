@@ -66,12 +66,12 @@ def memory(tmp_path):
         yield Path(made)
 
 
-def replay(run: WaitingRun, frames: list[bytes]) -> list[float]:
+def replay(run: WaitingRun, frames: list[bytes], *, rate: float = RATE) -> list[float]:
     """Write each frame at its time and announce them now and then; gives when each was whole."""
     whole: list[float] = []
     announced = time.time()
     for number in range(run.n_frames):
-        due = run.began + (number + 1) / RATE
+        due = run.began + (number + 1) / rate
         if (early := due - time.time()) > 0:
             time.sleep(early)
         run.path(number).write_bytes(frames[number % len(frames)])
@@ -83,7 +83,7 @@ def replay(run: WaitingRun, frames: list[bytes]) -> list[float]:
     return whole
 
 
-def follow_ledger(run: WaitingRun, over: threading.Event) -> list[float]:
+def follow_ledger(run: WaitingRun, over: threading.Event, *, every: float = 0.1) -> list[float]:
     """Note when each frame was stored, as another program sees it."""
     times: list[float] = []
     while not over.is_set() and len(times) < run.n_frames:
@@ -92,7 +92,7 @@ def follow_ledger(run: WaitingRun, over: threading.Event) -> list[float]:
             with h5py.File(path, "r", libver="v110", swmr=True, locking=False) as file:
                 stored = int((file["entry/frames/status"][()] == b"stored").sum())
             times += [time.time()] * (stored - len(times))
-        over.wait(0.1)
+        over.wait(every)
     return times
 
 

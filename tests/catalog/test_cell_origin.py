@@ -92,7 +92,7 @@ def test_many_cells_at_once(http, path, key):
     points = cells_of(path, 40, seed=2)
 
     def ask(point: Any) -> dict[str, Any]:
-        while (answer := http.get(f"/volumes/{key}/why?hkl={text_of(point)}")).status_code == 503:
+        while (answer := http.get(f"/volumes/{key}/why?hkl={text_of(point)}")).status_code == 429:
             assert answer.headers["retry-after"] == "10"
             time.sleep(0.2)
         return answer.json()

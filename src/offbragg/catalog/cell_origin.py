@@ -73,7 +73,7 @@ class Origins:
         Raises
         ------
         Refusal
-            With the reason; 503 if others wait already, or it takes too long.
+            With the reason; 429 if others wait already, 503 if it takes too long.
         CatalogError
             If a file of the record must not be read, or is changed meanwhile.
         ReductionError

@@ -8,12 +8,15 @@ made once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import hashlib
 import io
 import json
 import math
 import os
+import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -60,7 +63,7 @@ _PARAMETERS = {
 _SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
 _MOST_JSON = 100_000  # numbers
 _KEPT = 64_000_000  # bytes of answers that are kept
-_THREADS = 2
+_THREADS, _NICE = 2, 5
 _MOST_RUNNING = 100  # answers that are being made, or wait for it
 _PATH_HOLDS, _MOST_PATHS = 1.0, 10_000  # s; to ask the database takes as long as to draw
 _FURTHEST = 100_000  # r.l.u., of a point
@@ -207,7 +210,9 @@ class Planes:
         self._tree = tree
         self._readable = readable
         self._origins = Origins(readable)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="planes")
+        self._pool = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="planes", initializer=_come_last
+        )
         self._paths: dict[str, tuple[Path, float]] = {}
         self._kept: OrderedDict[Any, _Answer] = OrderedDict()
         self._running: dict[Any, asyncio.Task[_Answer]] = {}
@@ -278,7 +283,8 @@ class Planes:
             return kept
         if which not in self._running:
             if len(self._running) >= _MOST_RUNNING:
-                raise Refusal(503, "Too much is asked for at once.", **{"retry-after": "5"})
+                why = f"{_MOST_RUNNING} cuts are being made or wait. Ask again later."
+                raise Refusal(429, why, **{"retry-after": "5"})
             task = asyncio.create_task(self._make(file, asked))
             self._running[which] = task
             task.add_done_callback(lambda done: self._keep(which, done))
@@ -306,6 +312,13 @@ class Planes:
         self._kept[which] = done.result()
         while sum(len(answer.body) for answer in self._kept.values()) > _KEPT:
             self._kept.popitem(last=False)
+
+
+def _come_last() -> None:
+    """Let everything else on this host come before the threads that cut, and those they start."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _make(file: OpenFile, asked: Asked) -> _Answer:
