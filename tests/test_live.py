@@ -11,10 +11,11 @@ from growing import CHOICES, Growing, N, check_equal, live, measured
 from measured import AS_SIMULATED, Measured
 
 from offbragg.errors import ReductionError
-from offbragg.files.orientation import Orientation, write_orientation
+from offbragg.files.orientation import Orientation, read_orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.volume_file import VolumeFile
+from offbragg.geometry import Geometry
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import GROWING
 from offbragg.workflows.reproduce import reproduce
@@ -208,6 +209,44 @@ def test_another_orientation_makes_it_again(run, tmp_path):
     volume = path.with_name("live-f1.h5")
     with VolumeFile(volume) as file:
         assert file.record["inputs"][0]["orientation"].endswith("orientation.json")
+    check_equal(volume, [path])
+
+
+@pytest.mark.parametrize("place", ["same", "moved", "other crystal"])
+def test_the_orientation_of_an_earlier_sweep_of_the_mount(tmp_path, caplog, place):
+    """It is copied beside the sweep, so that `reduce` takes the same; the user may replace it."""
+    caplog.set_level("INFO", "offbragg")
+    whole = measured()
+    sample = {k: v for k, v in whole.start["sample"].items() if k != "UB"}
+    run = Growing(tmp_path, measured(start_more={"sample": sample}))
+    lattice, rows = sample["lattice"], whole.UB
+    geometry = Geometry.from_dict(whole.start["geometry"])
+    if place == "moved":
+        panel = replace(geometry.panel, origin=tuple(np.add(geometry.panel.origin, (0, 0, 50))))
+        geometry = replace(geometry, panel=panel)
+    if place == "other crystal":
+        lattice, rows = [1.1 * x for x in lattice[:3]] + lattice[3:], rows / 1.1
+    earlier = run.path.parents[1] / "300K" / "orientation.json"
+    earlier.parent.mkdir()
+    UB: Any = tuple(map(tuple, rows.tolist()))
+    write_orientation(earlier, Orientation(UB, tuple(lattice), {"files": []}, {}, geometry))
+    following = live(tmp_path)
+
+    run.store(*range(N))
+    following.run(once=True)
+    path = run.end()
+    following.volumes[0]._next_try = 0.0
+    following.run(once=True)
+
+    volume, beside = path.with_name("live-f1.h5"), path.with_name("orientation.json")
+    log = " ".join(caplog.messages)
+    if place == "other crystal":
+        assert not beside.exists()
+        assert "is not taken: this is the orientation of another crystal" in log
+        return
+    assert f"orientation of an earlier sweep of this mount: {earlier}" in log
+    assert ("without its panel: its panel is 50 mm away" in log) == (place == "moved")
+    assert read_orientation(beside).source["copied_from"] == str(earlier)
     check_equal(volume, [path])
 
 

@@ -84,9 +84,9 @@ def test_killed_at_random_and_started_again(tmp_path, beamline, kills):
         code = end(following)
 
     assert code == 0
-    assert state | {"why": ""} == {
+    assert state | {"why": "", "after": None} == {
         "volume": str(volume), "state": "closed", "frames": N, "of": N,
-        "orientation": "start document", "why": "",
+        "orientation": "start document", "why": "", "after": None,
     }  # fmt: skip
     assert read_state(tmp_path / "journal") == {}
     assert not list(run.path.parent.glob(".live-*"))

@@ -90,6 +90,7 @@ class Client:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("n_frames", "step"), [(300, 0.1), (360, 1.0)])
 def test_a_2m_at_10_hz(tmp_path, n_frames, step, record_property):
     root = tmp_path if "LIVE_SPEED" not in os.environ else Path(os.environ["LIVE_SPEED"])
@@ -180,6 +181,7 @@ class Clock:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("n_frames", "step"), [(300, 0.1), (360, 1.0)])
 def test_a_2m_at_10_hz_on_one_quiet_core(tmp_path, n_frames, step, monkeypatch, record_property):
     """On a busy machine, too: time passes as the processor works, all threads one by one."""

@@ -259,11 +259,16 @@ def _describe_live(live: Mapping[str, Any]) -> str:
     >>> _describe_live({"volume": "/data/live-f1.h5", "state": "growing", "frames": 40, "of": 60,
     ...                 "orientation": "start document", "why": ""})
     '/data/live-f1.h5 growing: 40 of 60 frames; orientation from start document'
+    >>> _describe_live({"volume": "/data/live-f1.h5", "state": "closed", "frames": 60, "of": 60,
+    ...                 "orientation": "", "why": "", "after": 2.31})
+    '/data/live-f1.h5 closed: 60 of 60 frames; complete 2.3 s after the last frame'
     """
     text = f"{live['volume']} {live['state']}: {live['frames']} of {live['of']} frames"
     source = f"; orientation from {live['orientation']}" if live["orientation"] else ""
+    after = live.get("after")
+    complete = "" if after is None else f"; complete {after:.1f} s after the last frame"
     why = f"\n          {printable(live['why'])}" if live["why"] else ""
-    return f"{printable(text + source)}{why}"
+    return f"{printable(text + source + complete)}{why}"
 
 
 def _describe(run: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -150,7 +151,8 @@ def test_what_is_read_is_not_written_over(tmp_path, sums):
         for _ in range(4):
             growing.update(sums.grow((0, 0, 0), (1, 0, 0)), {})
         np.testing.assert_array_equal(reader.volume().counts, before)
-        assert other["entry/volume/counts"].shape == before.shape[::-1]
+        data: Any = other["entry/volume/counts"]
+        assert data.shape == before.shape[::-1]
     check_same(path, sums)
 
 

@@ -71,15 +71,16 @@ def live_command(
 ) -> None:
     """Make volumes of S(Q) while the crystal turns: live-f1.h5 beside f1.h5.
 
-    It follows the journal and the scan files, and writes the volume again every few seconds. Once
-    its sweeps have ended, the volume is closed: it is the one that offbragg reduce makes of the
-    same files with the same options, bit for bit, and reduce --again reproduces it. The sweeps of
-    one folder, which are those of one sample and temperature, merge into one volume.
+    It follows the journal and the scan files, and writes what changed of the volume: coarse levels
+    within a second, all cells every few. Once its sweeps have ended, the volume is closed: it is
+    the one that offbragg reduce makes of the same files with the same options, bit for bit, and
+    reduce --again reproduces it. The sweeps of one folder, which are those of one sample and
+    temperature, merge into one volume.
 
     The orientation is that of the start document or of orientation.json beside the scan file. If
-    there is none, it is looked for in the frames that are stored, from 20 degrees on, and
-    orientation.json is written once one is certain. If that file is replaced, the volume is made
-    again.
+    there is none, the newest one of this mount is copied there; else it is looked for in the
+    frames that are stored, from 20 degrees on, and orientation.json is written once one is certain.
+    If that file is replaced, the volume is made again.
 
     The volumes are published in the catalog from their first frames on; while it is away, later.
 

@@ -311,7 +311,7 @@ class GrowingVolume:
         return os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
     def _take_turns(self) -> None:
-        """Rename the hidden file, and hide the one that had its name."""
+        """Let the hidden file have the name, and hide the one that had it."""
         with errors_of(self.path):
             self._other.unlink(missing_ok=True)
             kept = False

@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 Pixels = NDArray[np.bool_]
 OneMore = Callable[[], None]
 
+_FEW = 4  # pixels that are read faster one by one, each out of its block, than whole frames
 _SAME = {
     "binned": "the grid", "weight_exponent": "the unit of the weights",
     "corrections": "the corrections", "oversample": "the oversampling", "mask": "the mask",
@@ -77,6 +78,14 @@ class _Binned:
     mask: Pixels
     """Pixels that are excluded, but for the hot ones."""
     hot: Pixels
+    factor: NDArray[np.float32]
+    """Weight of each pixel for a flux of one, of those that are hot, too."""
+
+    def mask_hot(self, hot: Pixels) -> None:
+        """Exclude these hot pixels, and no others, from the frames that are added next."""
+        self.hot = hot
+        self.setup = replace(self.setup, mask=self.mask | hot)
+        self.binner.factor = np.where(hot, np.float32(0), self.factor)
 
 
 class LiveSums:
@@ -199,12 +208,14 @@ class LiveSums:
         assert record.weight_exponent is not None
         known = self._binned.get(each.run)
         if known is None:
-            setup = replace(sweep_setup(each, record, scan), threads=self._threads)
+            setup, mask = sweep_setup(each, record, scan), _fixed_mask(each, record, scan)
+            setup = replace(setup, threads=self._threads, mask=mask)
             known = self._binned[each.run] = _Binned(
-                each, setup, setup.binner(), np.zeros(scan.n_frames), np.zeros(scan.n_frames),
-                np.full(scan.n_frames, "", object), _fixed_mask(each, record, scan),
-                each.selection.hot_mask(scan.shape),
+                each, setup, binner := setup.binner(), np.zeros(scan.n_frames),
+                np.zeros(scan.n_frames), np.full(scan.n_frames, "", object), mask,
+                np.zeros(scan.shape, np.bool_), binner.factor,
             )  # fmt: skip
+            known.mask_hot(each.selection.hot_mask(scan.shape))
         if self.sums is None:
             self.sums = known.setup.accumulator(record.weight_exponent)
         stack, values = scan.stack, scan.frame_values()
@@ -259,17 +270,34 @@ class LiveSums:
         if np.array_equal(known.hot, hot):
             return
         n = len(stack)
-        for pixels, subtract in ((hot & ~known.hot, True), (known.hot & ~hot, False)):
-            if np.any(pixels) and np.any(known.flux):
-                only = replace(known.setup, mask=known.mask | ~pixels)
+        for changed, subtract in ((hot & ~known.hot, True), (known.hot & ~hot, False)):
+            pixels = np.argwhere(changed & ~known.mask)
+            if pixels.size and np.any(known.flux):
+                few = replace(stack, counts=_Few(stack.counts, pixels))  # type: ignore[arg-type]
                 add_frames(
-                    stack, only, known.flux[:n], self.sums, angles=known.angles[:n],
+                    few if len(pixels) <= _FEW else stack, known.setup, known.flux[:n], self.sums,
+                    angles=known.angles[:n], binner=known.binner.of_pixels(pixels, known.factor),
                     subtract=subtract, progress=lambda done, total: one_more(),
                 )  # fmt: skip
-                change.pixels += int(np.count_nonzero(pixels))
-        known.hot = hot
-        known.setup = replace(known.setup, mask=known.mask | hot)
-        known.binner = known.setup.binner()
+                change.pixels += len(pixels)
+        known.mask_hot(hot)
+
+
+class _Few:
+    """Frames of which only some pixels are read; the others are whatever is in the buffer."""
+
+    def __init__(self, counts: Any, pixels: NDArray[np.intp]) -> None:
+        self.shape: tuple[int, ...] = counts.shape
+        self._counts, self._pixels = counts, pixels.tolist()
+
+    def __getitem__(self, number: int) -> NDArray[np.int32]:
+        return self.read_into(number, np.full(self.shape[1:], -1, np.int32))
+
+    def read_into(self, number: int, out: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Read the pixels of a frame into a buffer of its shape."""
+        for row, column in self._pixels:
+            out[row, column] = self._counts[number, row, column]
+        return out
 
 
 def _fixed_mask(each: SweepInput, record: ReductionRecord, scan: ScanFile) -> Pixels:

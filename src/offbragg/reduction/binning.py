@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -167,6 +168,21 @@ class Binner:
     def n_pixels(self) -> int:
         """Number of pixels that count."""
         return int(np.count_nonzero(self.factor))
+
+    def of_pixels(self, pixels: NDArray[np.intp], factor: NDArray[np.float32]) -> Binner:
+        """Return one that adds a few pixels only, and looks at no others.
+
+        Parameters
+        ----------
+        pixels
+            Row and column of each, shape (n, 2).
+        factor
+            Weight of each pixel of the panel for a flux of one, shape (slow, fast).
+        """
+        found = copy(self)
+        found.factor = factor
+        found._bands = [[(row, row + 1, column, column + 1)] for row, column in pixels.tolist()]
+        return found
 
     def add(
         self,

@@ -95,21 +95,25 @@ def _refined(path: Path, own: Geometry, found: Geometry, source: Path | str) -> 
     ReductionError
         If the refined panel is not the one of this sweep.
     """
-    apart = float(np.linalg.norm(np.subtract(own.panel.origin, found.panel.origin)))
-    why = ""
-    if own.panel.shape != found.panel.shape:
-        why = f"its panel has {found.panel.shape} pixels, the sweep's {own.panel.shape}"
-    elif not math.isclose(own.wavelength, found.wavelength, rel_tol=1e-3):
-        why = f"its wavelength is {found.wavelength:g} Å, the sweep's {own.wavelength:g} Å"
-    elif apart > _REFINED:
-        why = f"its panel is {apart:.3g} mm away from where the sweep's was"
-    if why:
+    if why := why_not_refined(own, found):
         raise ReductionError(
             f"the refined geometry in {source} is not that of {path}: {why}\n"
             f"Index this sweep (offbragg index {path} --refine …), or one of the same place "
             "without --refine."
         )
     return replace(own, panel=found.panel)
+
+
+def why_not_refined(own: Geometry, found: Geometry) -> str:
+    """Return why a refined geometry is not that of a sweep; empty if it may be."""
+    if own.panel.shape != found.panel.shape:
+        return f"its panel has {found.panel.shape} pixels, the sweep's {own.panel.shape}"
+    if not math.isclose(own.wavelength, found.wavelength, rel_tol=1e-3):
+        return f"its wavelength is {found.wavelength:g} Å, the sweep's {own.wavelength:g} Å"
+    apart = float(np.linalg.norm(np.subtract(own.panel.origin, found.panel.origin)))
+    if apart > _REFINED:
+        return f"its panel is {apart:.3g} mm away from where the sweep's was"
+    return ""
 
 
 def check_same_orientation(one: SweepInput, other: SweepInput) -> None:
