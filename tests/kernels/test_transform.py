@@ -181,6 +181,29 @@ def test_parts_of_a_pixel_in_one_cell_are_one_count(level):
     assert not value(mine).any()
 
 
+@pytest.mark.parametrize("level", available())
+@pytest.mark.parametrize("factor", [1e30, np.inf, np.nan, -1e30])
+def test_a_weight_that_32_bits_do_not_hold_is_cut(level, factor):
+    """Casting it would be undefined, and 16 of them would carry into the next cell's sums."""
+    made = exposures(np.random.default_rng(2), frames=1)
+    made = replace(made, factor=np.full_like(made.factor, factor), flux=np.float32([1e6]))
+    pair = sums()
+
+    transform(made, pair, WHOLE, level=level)
+
+    good = (made.counts[0] >= 0) & (made.counts[0] <= made.most)
+    n = np.count_nonzero(good & (places(made, SHAPE, WHOLE, level="reference") != NOWHERE))
+    assert n > 100
+    assert value(pair)[..., 1].sum() == (n * (2**28 - 16) if factor > 0 else 0)
+
+
+@pytest.mark.parametrize("flux", [-1.0, np.nan, np.inf])
+def test_a_flux_that_none_has_is_refused(compiled_level, flux):
+    made = exposures(np.random.default_rng(1), frames=1)
+    with pytest.raises(ValueError, match="the flux of frame 0"):
+        transform(replace(made, flux=np.float32([flux])), sums(), WHOLE, level=compiled_level)
+
+
 def test_every_cell_has_a_place_of_its_own():
     cells = np.indices((40, 33, 65)).reshape(3, -1)
     found = place_of(cells, (40, 33, 65))

@@ -8,6 +8,8 @@
 #include "module_transform.h"
 #include "transform.h"
 
+#include <float.h>
+
 enum { COUNTS, TURNS, FLUX, INVERSE, FACTOR, LOW, HIGH, CHANGED, VIEWS };
 
 typedef struct {
@@ -79,6 +81,10 @@ static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
     }
     size_t pixels = (size_t)rows * (size_t)columns;
     size_t frames = (size_t)c->view[FLUX].len / 4;
+    if (frames > SIZE_MAX / 8 / pixels || frames > SIZE_MAX / 8 / 64 / 12) {
+        PyErr_SetString(PyExc_ValueError, "more frames than there can be");
+        return 0;
+    }
     const ob_grid *grid = &c->sums.grid;
     size_t bricks = (size_t)grid->bricks[0] * grid->bricks[1] * grid->bricks[2];
     if (!is_of(&c->view[FLUX], frames, 4, "flux") ||
@@ -90,6 +96,13 @@ static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
         !is_of(&c->view[HIGH], bricks * OB_BRICK * 2, 4, "high") ||
         !is_of(&c->view[CHANGED], bricks, 1, "changed"))
         return 0;
+    for (size_t i = 0; i < frames; i++) {
+        float flux = ((const float *)c->view[FLUX].buf)[i];
+        if (!(flux >= 0.0f && flux <= FLT_MAX)) {
+            PyErr_Format(PyExc_ValueError, "the flux of frame %zu must be from 0 on, and finite", i);
+            return 0;
+        }
+    }
     c->what.counts = c->view[COUNTS].buf;
     c->what.turns = c->view[TURNS].buf;
     c->what.flux = c->view[FLUX].buf;

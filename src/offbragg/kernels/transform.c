@@ -82,7 +82,7 @@ static void add_row_64(const ob_exposures *what, const row_of *r, const int32_t 
         if (place == OB_NOWHERE)
             continue;
         uint64_t first = (uint64_t)counts[j];
-        uint64_t second = (uint64_t)__builtin_rintf(factor[j] * flux);
+        uint64_t second = (uint64_t)ob_weight(factor[j], flux);
         if (subtract) {
             first = 0 - first;
             second = 0 - second;
@@ -150,7 +150,7 @@ static size_t find_runs_portable(const ob_exposures *what, const row_of *r,
                 at[i][j] = (r->along[i] + x * r->across[i]) * inverse[first + j] + r->shift[i];
             }
         for (size_t j = 0; j < size; j++)
-            weight[j] = (int32_t)__builtin_rintf(factor[first + j] * flux);
+            weight[j] = ob_weight(factor[first + j], flux);
         for (size_t j = 0; j < size; j++) {
             int good = ((uint32_t)counts[first + j] <= most) & (factor[first + j] > 0.0f);
             for (int i = 0; i < 3; i++)
@@ -223,7 +223,7 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
         _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2));
     const __m256i most = _mm256_set1_epi32(what->most);
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256 times = _mm256_set1_ps(flux);
+    const __m256 times = _mm256_set1_ps(flux), heaviest = _mm256_set1_ps(OB_MOST_WEIGHT);
     const __m256d ladder = _mm256_setr_pd(0, 1, 2, 3), within = _mm256_set1_pd(r->x);
     __m256d along[3], across[3], shift[3];
     __m256i last[3], stride[3];
@@ -289,7 +289,7 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
         next = _mm256_blend_epi32(next, nowhere, 0x80);
         __m256i ends = _mm256_andnot_si256(_mm256_cmpeq_epi32(place, next), good);
         unsigned mask = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(ends));
-        __m256i weight = _mm256_cvtps_epi32(_mm256_mul_ps(part, times));
+        __m256i weight = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(part, times), heaviest));
         count = sum_up(_mm256_and_si256(count, good));
         weight = sum_up(_mm256_and_si256(weight, good));
         __m256i front = _mm256_loadu_si256((const __m256i *)FRONT[mask]);
@@ -315,7 +315,7 @@ OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of 
     const __m512i spread_high = _mm512_add_epi32(spread_low, _mm512_set1_epi32(4096));
     const __m512i zero = _mm512_setzero_si512(), nowhere = _mm512_set1_epi32(-1);
     const __m512i most = _mm512_set1_epi32(what->most);
-    const __m512 times = _mm512_set1_ps(flux);
+    const __m512 times = _mm512_set1_ps(flux), heaviest = _mm512_set1_ps(OB_MOST_WEIGHT);
     const __m512d ladder = _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7);
     __m512d along[3], across[3], shift[3];
     __m512i shape[3], stride[3];
@@ -361,7 +361,7 @@ OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of 
         place = _mm512_mask_mov_epi32(nowhere, good, place);
         __m512i next = _mm512_alignr_epi32(nowhere, place, 1);
         __mmask16 ends = _mm512_mask_cmpneq_epi32_mask(good, place, next);
-        __m512i weight = _mm512_cvtps_epi32(_mm512_mul_ps(part, times));
+        __m512i weight = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(part, times), heaviest));
         count = _mm512_maskz_mov_epi32(good, count);
         weight = _mm512_maskz_mov_epi32(good, weight);
         count = _mm512_add_epi32(count, _mm512_alignr_epi32(count, zero, 15));

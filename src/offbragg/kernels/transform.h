@@ -9,7 +9,8 @@
  *
  * x and y are the pixel's place on the panel (pixel, corner convention), `inverse` is 1 / its
  * distance from the crystal. The weight of a pixel in a frame is round(factor * flux), both
- * float32, to the nearest whole number (ties to even).
+ * float32, to the nearest whole number (ties to even), and OB_MOST_WEIGHT at most: Python refuses
+ * what is above, and here a run of 16 pixels must not need more than 32 bits.
  */
 #ifndef OFFBRAGG_TRANSFORM_H
 #define OFFBRAGG_TRANSFORM_H
@@ -20,6 +21,8 @@
 #define OB_BRICK (32 * 32 * 32)     /* cells of a brick */
 #define OB_NOWHERE 0xFFFFFFFFu      /* place of a pixel that is in no cell, or does not count */
 #define OB_MOST_COUNTS (1 << 28)    /* from here on a run of 16 pixels is summed with 64 bits */
+
+#define OB_MOST_WEIGHT 268435440.0f /* the largest float32 below 2^28 */
 
 /* One exposure, or a part of one: 12 numbers as they come from Python */
 typedef struct {
@@ -62,6 +65,14 @@ static inline uint32_t ob_spread(uint32_t x)
 {
     /* where the lowest 5 bits of an index go, for h: k is one bit further, l two */
     return (x & 1) | (x & 2) << 2 | (x & 4) << 4 | (x & 8) << 6 | (x & 16) << 8;
+}
+
+/* Of a pixel whose factor is above 0; any other gives a number, too, which is not used. */
+static inline int32_t ob_weight(float factor, float flux)
+{
+    float weight = factor * flux;
+    weight = weight < OB_MOST_WEIGHT ? weight : OB_MOST_WEIGHT;
+    return (int32_t)__builtin_rintf(weight > 0.0f ? weight : 0.0f);
 }
 
 /* Make the tables; once, before anything else of it is called. */

@@ -28,8 +28,8 @@ CELLS = SIDE**3
 """Cells of a brick."""
 NOWHERE = 0xFFFFFFFF
 """Place of a pixel that is in no cell."""
-MOST_WEIGHT = float(1 << 28)
-"""A weight of one pixel in one frame must be below this: a run of 16 is summed with 32 bits."""
+MOST_WEIGHT = np.float32((1 << 28) - 16)
+"""Largest weight of a pixel in a frame; what is above is cut: 32 bits must hold a run of 16."""
 MOST_CELLS = (1 << 32) - 1
 """Cells of a grid, rounded up to whole bricks, must be fewer."""
 
@@ -180,7 +180,7 @@ def places(
 
 def weights(factor: NDArray[np.float32], flux: np.float32) -> NDArray[np.int64]:
     """Return the weights of pixels in a frame, whole numbers of the unit of ``flux``."""
-    return np.rint(factor * flux).astype(np.int64)
+    return np.rint(np.fmin(factor * flux, MOST_WEIGHT)).astype(np.int64)
 
 
 def transform(
@@ -196,7 +196,7 @@ def transform(
     Parameters
     ----------
     exposures
-        Frames; ``factor * flux`` must stay below `MOST_WEIGHT`.
+        Frames; their flux is finite and not negative, ``factor * flux`` at most `MOST_WEIGHT`.
     sums
         They are changed; no other thread may add to the same cells meanwhile.
     band
