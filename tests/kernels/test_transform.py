@@ -9,20 +9,16 @@ import pytest
 
 from offbragg.geometry import rotation_about
 from offbragg.kernels import available
-from offbragg.kernels.transform import (
+from offbragg.kernels.numbering import (
     CELLS,
     NOWHERE,
     SIDE,
-    Exposures,
-    PairSums,
-    add,
     bricks,
+    cell_of,
     cells_within,
     place_of,
-    places,
-    transform,
-    variance,
 )
+from offbragg.kernels.transform import Exposures, PairSums, add, places, transform, variance
 
 SHAPE = (70, 64, 97)
 ROWS, COLUMNS = 41, 77
@@ -208,6 +204,7 @@ def test_every_cell_has_a_place_of_its_own():
     cells = np.indices((40, 33, 65)).reshape(3, -1)
     found = place_of(cells, (40, 33, 65))
     assert np.unique(found).size == found.size
+    np.testing.assert_array_equal(cell_of(found, (40, 33, 65)), cells)
     assert sorted(cells_within()) == list(range(CELLS))
     l, k, h = 5, 7, 31  # noqa: E741
     assert cells_within().reshape(SIDE, SIDE, SIDE)[l, k, h] == place_of(

@@ -14,7 +14,8 @@ from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
-from offbragg.kernels.transform import NOWHERE, Exposures, places
+from offbragg.kernels.numbering import NOWHERE
+from offbragg.kernels.transform import Exposures, places
 from offbragg.reduction import Corrections, ReductionSetup
 from offbragg.reduction.accumulator import Accumulator, weight_exponent
 from offbragg.reduction.bands import bands

@@ -10,7 +10,7 @@ with the place (x, y) of the measured point on the panel in pixels and ``inverse
 distance from the crystal. The weight of a pixel in a frame is ``factor * flux`` in float32,
 rounded to the nearest whole number (ties to even). C and NumPy agree in every bit.
 
-Cells are numbered brick by brick (`place_of`): 32 × 32 × 32 cells each, in the order (l, k, h).
+Cells are numbered brick by brick, see `numbering`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.kernels import level, number_of
+from offbragg.kernels.numbering import NOWHERE, Shape, place_of
 
-SIDE = 32
-"""Cells along a side of a brick."""
-CELLS = SIDE**3
-"""Cells of a brick."""
-NOWHERE = 0xFFFFFFFF
-"""Place of a pixel that is in no cell."""
 MOST_WEIGHT = np.float32((1 << 28) - 16)
 """Largest weight of a pixel in a frame; what is above is cut: 32 bits must hold a run of 16."""
-MOST_CELLS = (1 << 32) - 1
-"""Cells of a grid, rounded up to whole bricks, must be fewer."""
-
-Shape = tuple[int, int, int]
 Band = tuple[int, int, int, int]
 """From which row, to which (one past the last); the same for columns."""
-
-_SPREAD = np.array(
-    [(x & 1) | (x & 2) << 2 | (x & 4) << 4 | (x & 8) << 6 | (x & 16) << 8 for x in range(SIDE)],
-    np.uint32,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,45 +80,6 @@ class PairSums:
     high: NDArray[np.uint32]
     changed: NDArray[np.uint8]
     shape: Shape
-
-
-def bricks(shape: Shape) -> Shape:
-    """Return the number of bricks along h, k, l.
-
-    Raises
-    ------
-    ValueError
-        If the cells cannot be numbered with 32 bits.
-    """
-    h, k, l = (-(-n // SIDE) for n in shape)  # noqa: E741
-    if min(shape) < 1 or max(shape) > 1 << 20 or h * k * l * CELLS >= MOST_CELLS:
-        raise ValueError(f"a grid of {shape} cells cannot be numbered with 32 bits")
-    return h, k, l
-
-
-def place_of(cell: NDArray[np.int64], shape: Shape) -> NDArray[np.uint32]:
-    """Return the places of cells in their bricks' order.
-
-    Parameters
-    ----------
-    cell
-        Indices along h, k, l, within the grid, shape (3, ...).
-    shape
-        Cells along h, k, l.
-    """
-    counts = bricks(shape)
-    strides = (CELLS, CELLS * counts[0], CELLS * counts[0] * counts[1])
-    place = np.zeros(cell.shape[1:], np.uint32)
-    for i in range(3):
-        place += (cell[i] // SIDE * strides[i]).astype(np.uint32)
-        place += _SPREAD[cell[i] % SIDE] << np.uint32(i)
-    return place
-
-
-def cells_within() -> NDArray[np.intp]:
-    """Return where the cells of a brick, in the order [l, k, h], lie in it, shape (`CELLS`,)."""
-    l, k, h = np.indices((SIDE, SIDE, SIDE)).reshape(3, -1)  # noqa: E741
-    return (_SPREAD[h] | _SPREAD[k] << 1 | _SPREAD[l] << 2).astype(np.intp)
 
 
 def places(

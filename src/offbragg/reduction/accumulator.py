@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from offbragg.bricks import brick_slices
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
-from offbragg.kernels.transform import CELLS, SIDE, PairSums, bricks, cells_within
+from offbragg.kernels.numbering import CELLS, SIDE, bricks, cells_within
+from offbragg.kernels.transform import PairSums
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 

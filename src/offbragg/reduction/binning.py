@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
+from offbragg.kernels.numbering import NOWHERE
 from offbragg.kernels.transform import (
-    NOWHERE,
     Band,
     Exposures,
     add,
