@@ -97,7 +97,7 @@ def version() -> str:
     return version("offbragg")
 
 
-@pytest.mark.parametrize("more", [{}, {"symmetry": "m-3m"}])
+@pytest.mark.parametrize("more", [{}, {"symmetry": "m-3m"}, {"symmetry": "m-3m", "fold": True}])
 def test_a_cluster_makes_the_file_of_one_process(cluster, sweeps, tmp_path, more):
     done: list[tuple[int, int]] = []
     choices = replace(CHOICES, **more)

@@ -211,10 +211,12 @@ def test_another_orientation_makes_it_again(run, tmp_path):
     check_equal(volume, [path])
 
 
-def test_symmetry_and_background(tmp_path):
+@pytest.mark.parametrize("fold", [False, True])
+def test_symmetry_and_background(tmp_path, fold):
     choices = Choices(
-        step=0.1, corrections=AS_SIMULATED, symmetry="m-3m", oversample=CHOICES.oversample
-    )
+        step=0.1, corrections=AS_SIMULATED, symmetry="m-3m", fold=fold,
+        oversample=CHOICES.oversample,
+    )  # fmt: skip
     air = Measured(
         n_frames=4, step=2.0, temperature=100.0, crystal_in=False, series=50,
         start_more={"uid": "air"},

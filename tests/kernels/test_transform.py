@@ -9,6 +9,7 @@ import pytest
 
 from offbragg.geometry import rotation_about
 from offbragg.kernels import available
+from offbragg.kernels.folding import Fold, fold
 from offbragg.kernels.numbering import (
     CELLS,
     NOWHERE,
@@ -198,6 +199,35 @@ def test_a_flux_that_none_has_is_refused(compiled_level, flux):
     made = exposures(np.random.default_rng(1), frames=1)
     with pytest.raises(ValueError, match="the flux of frame 0"):
         transform(replace(made, flux=np.float32([flux])), sums(), WHOLE, level=compiled_level)
+
+
+def test_a_fold_that_is_not_one_is_refused(compiled_level):
+    one = np.eye(3, dtype=np.int8)[None]
+    good = Fold((40, 1, 1), (0, 0, 0), one, np.ones(2, np.uint64), (0, 0, 0), (40, 1, 1))
+    place = place_of(np.array([[0, 39], [0, 0], [0, 0]]), good.shape)
+    np.testing.assert_array_equal(fold(place, good, level=compiled_level), place)
+    for wrong in (
+        {"operations": 2 * one},
+        {"operations": np.repeat(one, 49, 0)},
+        {"candidates": good.candidates[1:]},
+        {"first": (1 << 18, 0, 0)},
+        {"part_first": (-(1 << 21), 0, 0)},
+    ):
+        with pytest.raises(ValueError, match=r"a fold has|items of"):
+            fold(place, replace(good, **wrong), level=compiled_level)
+
+
+def test_what_a_fold_leads_out_of_its_part_is_left_out(compiled_level):
+    made = exposures(np.random.default_rng(1))
+    n = int(np.prod(bricks(SHAPE)))
+    one = np.eye(3, dtype=np.int8)[None]
+    half = Fold(SHAPE, (0, 0, 0), one, np.ones(n, np.uint64), (35, 0, 0), (35, *SHAPE[1:]))
+    pair, whole = sums(half.part_shape), sums()
+    transform(made, pair, WHOLE, fold=half, level=compiled_level)
+    transform(made, whole, WHOLE, level=compiled_level)
+    cells = np.indices(SHAPE).reshape(3, -1)
+    expected = value(whole).reshape(-1, 2)[place_of(cells[:, cells[0] >= 35], SHAPE)]
+    assert value(pair).sum() == expected.sum() > 0
 
 
 def test_every_cell_has_a_place_of_its_own():

@@ -26,11 +26,12 @@ from offbragg.files.volume_writer import write_volume
 from offbragg.followers.live_orientation import LiveOrientation
 from offbragg.followers.live_sums import Change, LiveSums
 from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.folding import Unfolded
 from offbragg.volume import Volume
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import GROWING, ReductionRecord, SweepInput
 from offbragg.workflows.reduce import build_record
-from offbragg.workflows.sums import is_as_binned, symmetrised, weight_exponent
+from offbragg.workflows.sums import finished, weight_exponent
 from offbragg.workflows.sweeps import opened, select
 
 log = logging.getLogger(__name__)
@@ -264,13 +265,13 @@ class LiveVolume:
             change.again = "a stored frame"
             return change
 
-    def _volume(self, record: ReductionRecord) -> Accumulator | Volume:
+    def _volume(self, record: ReductionRecord) -> Accumulator | Unfolded | Volume:
         """Return the sums as the record has them: symmetrised and cut."""
         sums = self._sums.sums
         assert sums is not None
-        return sums if is_as_binned(sums, record) else symmetrised(sums.volume(), record)
+        return finished(record, sums)
 
-    def _write(self, volume: Accumulator | Volume, document: dict[str, Any]) -> None:
+    def _write(self, volume: Accumulator | Unfolded | Volume, document: dict[str, Any]) -> None:
         """Write the volume in place of the one before, at once."""
         hidden = self.path.with_name(f".{self.path.name}.new")
         hidden.unlink(missing_ok=True)  # left by one that was killed
@@ -352,7 +353,7 @@ def _waits_for_angle(scan: ScanFile) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def is_by(record: ReductionRecord, choices: Choices) -> bool:
     """Return whether a record may be one of these choices."""
-    named = ("monitor", "corrections", "oversample", "hot", "background_scale")
+    named = ("fold", "monitor", "corrections", "oversample", "hot", "background_scale")
     return (
         all(getattr(record, name) == getattr(choices, name) for name in named)
         and choices.grid in (None, record.grid)

@@ -7,8 +7,6 @@
  */
 #include "transform.h"
 
-#include <stdlib.h>
-
 enum {
     AHEAD = 24,   /* runs between fetching a cell and adding to it */
     PIECE = 2048, /* pixels of a row that are worked on at a time */
@@ -33,52 +31,17 @@ int ob_make_grid(const int32_t *shape, ob_grid *grid)
     return 0;
 }
 
-/* What is the same for a row of a frame */
-typedef struct {
-    double along[3], across[3], shift[3], x;
-    int32_t shape[3];
-    uint32_t stride[3]; /* of a brick, in cells */
-} row_of;
-
-static inline void begin_row(row_of *r, const ob_exposures *what, const ob_turn *turn, size_t row,
-                             const ob_grid *grid)
-{
-    double y = (double)row + what->y;
-    for (int i = 0; i < 3; i++) {
-        r->along[i] = turn->base[i] + y * turn->down[i];
-        r->across[i] = turn->across[i];
-        r->shift[i] = turn->shift[i];
-        r->shape[i] = grid->shape[i];
-    }
-    r->x = what->x;
-    r->stride[0] = OB_BRICK;
-    r->stride[1] = OB_BRICK * grid->bricks[0];
-    r->stride[2] = OB_BRICK * grid->bricks[0] * grid->bricks[1];
-}
-
-static inline uint32_t place_of(const row_of *r, size_t column, double inverse)
-{
-    double x = (double)column + r->x;
-    uint32_t place = 0;
-    for (int i = 0; i < 3; i++) {
-        double at = (r->along[i] + x * r->across[i]) * inverse + r->shift[i];
-        if (!(at >= 0.0 && at < (double)r->shape[i])) /* NaN, too */
-            return OB_NOWHERE;
-        uint32_t cell = (uint32_t)at;
-        place += (cell >> 5) * r->stride[i] + (ob_spread(cell & 31) << i);
-    }
-    return place;
-}
-
 /* A row in which a run may count more than 32 bits hold */
-static void add_row_64(const ob_exposures *what, const row_of *r, const int32_t *counts,
+static void add_row_64(const ob_exposures *what, const ob_row *r, const int32_t *counts,
                        const double *inverse, const float *factor, float flux, size_t begin,
-                       size_t end, ob_sums *sums, int subtract)
+                       size_t end, const ob_fold *fold, ob_sums *sums, int subtract)
 {
     for (size_t j = begin; j < end; j++) {
         if (counts[j] < 0 || counts[j] > what->most || !(factor[j] > 0.0f))
             continue;
-        uint32_t place = place_of(r, j, inverse[j]);
+        uint32_t place = ob_place_of(r, j, inverse[j]);
+        if (fold)
+            ob_fold_places(fold, &place, 1);
         if (place == OB_NOWHERE)
             continue;
         uint64_t first = (uint64_t)counts[j];
@@ -127,8 +90,22 @@ static inline void add_runs(const runs *w, size_t n, ob_sums *sums, int subtract
     }
 }
 
+/* Fold the places of runs; those that have none any more go. */
+static size_t fold_runs(const ob_fold *fold, runs *w, size_t n)
+{
+    size_t kept = 0;
+    ob_fold_places(fold, w->place, n);
+    for (size_t i = 0; i < n; i++) {
+        w->place[kept] = w->place[i];
+        w->counts[kept] = w->counts[i];
+        w->weight[kept] = w->weight[i];
+        kept += w->place[i] != OB_NOWHERE;
+    }
+    return kept;
+}
+
 /* A run ends where the cell changes, and after 16 pixels. */
-static size_t find_runs_portable(const ob_exposures *what, const row_of *r,
+static size_t find_runs_portable(const ob_exposures *what, const ob_row *r,
                                  const int32_t *counts, const double *inverse,
                                  const float *factor, float flux, size_t begin, size_t end,
                                  runs *w)
@@ -209,7 +186,7 @@ OB_AVX2 static inline __m256i differences(__m256i v)
 }
 
 /* 8 pixels at a time; runs end with them */
-OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
+OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const ob_row *r,
                                      const int32_t *counts, const double *inverse,
                                      const float *factor, float flux, size_t begin, size_t end,
                                      runs *w)
@@ -305,7 +282,7 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
 }
 
 /* 16 pixels at a time; runs end with them */
-OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of *r,
+OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const ob_row *r,
                                          const int32_t *counts, const double *inverse,
                                          const float *factor, float flux, size_t begin, size_t end,
                                          runs *w)
@@ -388,16 +365,17 @@ OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of 
 void ob_transform_init(void) {}
 #endif
 
-typedef size_t (*find_runs_fn)(const ob_exposures *, const row_of *, const int32_t *,
+typedef size_t (*find_runs_fn)(const ob_exposures *, const ob_row *, const int32_t *,
                                const double *, const float *, float, size_t, size_t, runs *);
 
-void ob_transform(int level, const ob_exposures *what, const ob_band *band, ob_sums *sums,
-                  int subtract)
+void ob_transform(int level, const ob_exposures *what, const ob_band *band, const ob_fold *fold,
+                  ob_sums *sums, int subtract)
 {
+    const ob_grid *grid = fold ? &fold->grid : &sums->grid;
     find_runs_fn find_runs = find_runs_portable;
     size_t pixels = what->rows * what->columns;
     runs w;
-    row_of r;
+    ob_row r;
 
 #if OB_X86
     if (level == OB_LEVEL_AVX2)
@@ -415,13 +393,15 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, ob_s
             for (size_t frame = 0; frame < what->frames; frame++) {
                 const int32_t *counts = what->counts + frame * pixels + row * what->columns;
                 float flux = what->flux[frame];
-                begin_row(&r, what, what->turns + frame, row, &sums->grid);
+                ob_begin_row(&r, what, what->turns + frame, row, grid);
                 if (is_large(counts, begin, end, what->most)) {
-                    add_row_64(what, &r, counts, inverse, factor, flux, begin, end, sums,
+                    add_row_64(what, &r, counts, inverse, factor, flux, begin, end, fold, sums,
                                subtract);
                     continue;
                 }
                 size_t n = find_runs(what, &r, counts, inverse, factor, flux, begin, end, &w);
+                if (fold)
+                    n = fold_runs(fold, &w, n);
                 if (subtract)
                     add_runs(&w, n, sums, 1);
                 else
@@ -432,69 +412,11 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, ob_s
 
 void ob_places(const ob_exposures *what, const ob_band *band, const ob_grid *grid, uint32_t *out)
 {
-    row_of r;
+    ob_row r;
     for (size_t row = band->row[0]; row < band->row[1]; row++) {
         const double *inverse = what->inverse + row * what->columns;
-        begin_row(&r, what, what->turns, row, grid);
+        ob_begin_row(&r, what, what->turns, row, grid);
         for (size_t j = band->column[0]; j < band->column[1]; j++)
-            *out++ = place_of(&r, j, inverse[j]);
+            *out++ = ob_place_of(&r, j, inverse[j]);
     }
-}
-
-int ob_variance(const ob_exposures *what, const ob_band *band, size_t sides, size_t turns,
-                ob_sums *sums, int subtract)
-{
-    /* Where the parts of a pixel are, and how many are there together: a table of twice as many
-     * entries, so that the next free one is near. */
-    size_t parts = sides * sides * turns, size = 4, used;
-    size_t pixels = what->rows * what->columns;
-    row_of r;
-
-    while (size < 2 * parts)
-        size *= 2;
-    uint32_t *place = malloc(size * sizeof *place), *times = malloc(size * sizeof *times);
-    uint32_t *order = malloc(parts * sizeof *order);
-    if (place == NULL || times == NULL || order == NULL) {
-        free(place);
-        free(times);
-        free(order);
-        return 1;
-    }
-    memset(times, 0, size * sizeof *times);
-    for (size_t row = band->row[0]; row < band->row[1]; row++)
-        for (size_t frame = 0; frame < what->frames; frame++)
-            for (size_t j = band->column[0]; j < band->column[1]; j++) {
-                size_t pixel = row * what->columns + j;
-                int32_t count = what->counts[frame * pixels + pixel];
-                if (count <= 0 || count > what->most || !(what->factor[pixel] > 0.0f))
-                    continue;
-                used = 0;
-                for (size_t turn = 0; turn < turns; turn++)
-                    for (size_t part = 0; part < sides * sides; part++) {
-                        ob_exposures at = *what;
-                        at.y = ((double)(part / sides) + 0.5) / (double)sides;
-                        at.x = ((double)(part % sides) + 0.5) / (double)sides;
-                        begin_row(&r, &at, what->turns + frame * turns + turn, row, &sums->grid);
-                        uint32_t here = place_of(&r, j, what->inverse[part * pixels + pixel]);
-                        if (here == OB_NOWHERE)
-                            continue;
-                        size_t slot = here * 2654435761u & (size - 1);
-                        while (times[slot] && place[slot] != here)
-                            slot = (slot + 1) & (size - 1);
-                        if (!times[slot]) {
-                            place[slot] = here;
-                            order[used++] = (uint32_t)slot;
-                        }
-                        times[slot]++;
-                    }
-                for (size_t i = 0; i < used; i++) {
-                    uint64_t n = times[order[i]], sum = (uint64_t)count * n * n;
-                    ob_add(sums, place[order[i]], subtract ? 0 - sum : sum, 0);
-                    times[order[i]] = 0;
-                }
-            }
-    free(place);
-    free(times);
-    free(order);
-    return 0;
 }

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.kernels import level, number_of
+from offbragg.kernels.folding import Fold
+from offbragg.kernels.folding import fold as folded
 from offbragg.kernels.numbering import NOWHERE, Shape, place_of
 
 MOST_WEIGHT = np.float32((1 << 28) - 16)
@@ -135,6 +137,7 @@ def transform(
     sums: PairSums,
     band: Band,
     *,
+    fold: Fold | None = None,
     subtract: bool = False,
     level: str = level,
 ) -> None:
@@ -148,21 +151,31 @@ def transform(
         They are changed; no other thread may add to the same cells meanwhile.
     band
         Which pixels.
+    fold
+        Brings cells into the part of their grid whose sums these are; None: ``sums`` are of all.
     subtract
         Take them away again instead.
     """
     kernels = number_of(level)
     if kernels is not None:
-        kernels[0].transform(*_arguments(kernels[1], exposures, sums, band, subtract, 1, 1))
+        kernels[0].transform(*_arguments(kernels[1], exposures, sums, band, fold, subtract))
         return
     begin, end, left, right = band
     factor = exposures.factor[begin:end, left:right]
     for n, flux in enumerate(exposures.flux):
         counts = exposures.counts[n, begin:end, left:right]
-        where = places(exposures, sums.shape, band, n, level="reference")
+        where = _places(exposures, sums, band, n, fold)
         good = (counts >= 0) & (counts <= exposures.most) & (factor > 0) & (where != NOWHERE)
         weight = weights(factor[good], flux)
-        add(sums, where[good], counts[good].astype(np.int64), weight, subtract=subtract)
+        where = where[good] if fold is None else folded(where[good], fold, level="reference")
+        add(sums, where, counts[good].astype(np.int64), weight, subtract=subtract)
+
+
+def _places(
+    exposures: Exposures, sums: PairSums, band: Band, number: int, fold: Fold | None
+) -> NDArray[np.uint32]:
+    shape = sums.shape if fold is None else fold.shape
+    return places(exposures, shape, band, number, level="reference")
 
 
 def variance(
@@ -171,13 +184,15 @@ def variance(
     sums: PairSums,
     band: Band,
     *,
+    fold: Fold | None = None,
     subtract: bool = False,
     level: str = level,
 ) -> None:
     """Add the variance of what divided pixels count to the first sums, in units of 1 / parts².
 
     Parts of a pixel that fall into one cell are one count there, not several: a cell with n of the
-    parts of a pixel with c counts has the variance c (n / parts)².
+    parts of a pixel with c counts has the variance c (n / parts)². That is of cells as they are
+    before they are folded, so that it is the sum over equivalent cells.
 
     Parameters
     ----------
@@ -185,14 +200,14 @@ def variance(
         Frames; ``turns`` of all their parts, shape (frame, part, 4, 3).
     inverses
         As ``inverse``, of each part of a pixel: shape (sides², slow, fast).
-    sums, band, subtract
+    sums, band, fold, subtract
         As for `transform`.
     """
     sides, turns = round(len(inverses) ** 0.5), exposures.turns.shape[1]
     kernels = number_of(level)
     if kernels is not None:
         kernels[0].variance(
-            *_arguments(kernels[1], exposures, sums, band, subtract, sides, turns, inverses)
+            *_arguments(kernels[1], exposures, sums, band, fold, subtract, sides, turns, inverses)
         )
         return
     begin, end, left, right = band
@@ -207,7 +222,7 @@ def variance(
                     exposures.counts, exposures.turns[:, turn], exposures.flux, inverse,
                     exposures.factor, exposures.most, point_of(part, sides),
                 )  # fmt: skip
-                parts.append(places(one, sums.shape, band, n, level="reference")[good])
+                parts.append(_places(one, sums, band, n, fold)[good])
         where = np.sort(np.stack(parts), axis=0)
         spread = counts[good].astype(np.int64)
         together = np.zeros(where.shape, np.int64)
@@ -216,7 +231,8 @@ def variance(
         inside = where != NOWHERE
         # each of n parts brings n: n² for all of them
         terms = (together * spread)[inside]
-        add(sums, where[inside], terms, np.zeros_like(terms), subtract=subtract)
+        to = where[inside] if fold is None else folded(where[inside], fold, level="reference")
+        add(sums, to, terms, np.zeros_like(terms), subtract=subtract)
 
 
 def point_of(part: int, sides: int) -> tuple[float, float]:
@@ -265,9 +281,10 @@ def _arguments(
     exposures: Exposures,
     sums: PairSums,
     band: Band,
+    fold: Fold | None,
     subtract: bool,
-    sides: int,
-    turns: int,
+    sides: int = 1,
+    turns: int = 1,
     inverses: NDArray[np.float64] | None = None,
 ) -> tuple[object, ...]:
     return (
@@ -275,4 +292,5 @@ def _arguments(
         exposures.inverse if inverses is None else inverses, exposures.factor,
         exposures.factor.shape, band, exposures.point, exposures.most, sums.shape, sums.low,
         sums.high, sums.changed, subtract, (sides, turns),
+        None if fold is None else fold.arguments(),
     )  # fmt: skip

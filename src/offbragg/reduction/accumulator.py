@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from offbragg.bricks import brick_slices
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
-from offbragg.kernels.numbering import CELLS, SIDE, bricks, cells_within
+from offbragg.kernels.numbering import CELLS, NOWHERE, SIDE, bricks, cells_within
 from offbragg.kernels.transform import PairSums
 from offbragg.sample import Sample
 from offbragg.volume import Volume
@@ -71,7 +71,7 @@ class PackedSums:
 
     Parameters
     ----------
-    grid, exponent, parts, names
+    grid, exponent, parts, names, symmetry
         Of the accumulator.
     pairs
         Of each pair of sums (counts and weight; variance; background), None without it: numbers
@@ -82,6 +82,7 @@ class PackedSums:
     exponent: int
     parts: int
     names: tuple[str, ...]
+    symmetry: str
     pairs: tuple[PackedPair | None, ...]
 
     def halves(self, pair: int) -> Iterator[Halves]:
@@ -109,14 +110,14 @@ class Accumulator:
         Whether what is expected without the crystal is kept.
     sample
         The crystal.
+    symmetry
+        Laue class by which the cells of a larger grid are folded into this one; empty: none.
 
     Raises
     ------
     ReductionError
         If the grid has too many cells to be numbered.
     """
-
-    symmetry = ""
 
     def __init__(
         self,
@@ -126,8 +127,10 @@ class Accumulator:
         parts: int = 1,
         background: bool = False,
         sample: Sample | None = None,
+        symmetry: str = "",
     ) -> None:
         self.grid, self.exponent, self.parts, self.sample = grid, exponent, parts, sample
+        self.symmetry = symmetry
         try:
             self._bricks = bricks(grid.shape)
         except ValueError as error:
@@ -210,18 +213,35 @@ class Accumulator:
         cut = tuple(slice(0, s.stop - s.start) for s in brick_slices(self.grid, l, k, h))
         found: dict[str, Array] = {}
         for name in self.names:
-            value = self.integers(name, number)[cut]
-            self._check_exact(name, value)
-            found[name] = np.multiply(value, self.unit(name), dtype=np.float64, order="C")
+            found[name] = self._in_counts(name, self.integers(name, number)[cut])
         return found
 
-    def _check_exact(self, name: str, value: Integers) -> None:
+    def at(self, places: NDArray[np.uint32]) -> Mapping[str, Array] | None:
+        """Read the sums at places of cells, `NOWHERE` among them; None: nothing is there."""
+        there = places != NOWHERE
+        there[there] = self.sums.changed[places[there] // CELLS] != 0
+        if not there.any():
+            return None
+        found: dict[str, Array] = {}
+        for name in self.names:
+            pair, column = self._of(name)
+            low, high = (
+                half.reshape(-1, 2)[places[there], column] for half in (pair.low, pair.high)
+            )
+            value = np.zeros(places.shape, np.int64)
+            value[there] = low | high.astype(np.int64) << 32
+            found[name] = self._in_counts(name, value)
+        return found
+
+    def _in_counts(self, name: str, value: Integers) -> Array:
+        """Return whole numbers times their unit, if that is exact."""
         most = int(value.max(initial=0))
         if most >= _EXACT:
             raise ReductionError(
                 f"a cell's {name} is {most:.4g} units of {self.unit(name):g}: a file holds up to "
                 "2^53 of them exactly\nReduce the sweeps in parts, or take smaller cells (--grid)."
             )
+        return np.multiply(value, self.unit(name), dtype=np.float64, order="C")
 
     def filled(self) -> Iterator[tuple[tuple[slice, slice, slice], Mapping[str, Array]]]:
         """Go through the bricks that were added to: where each is (h, k, l), and its sums."""
@@ -241,11 +261,15 @@ class Accumulator:
         ReductionError
             If its cells, units or sums are not the same.
         """
-        mine = (self.grid, self.exponent, self.parts, self.names)
-        if mine != (other.grid, other.exponent, other.parts, other.names):
+        mine, its = (
+            (each.grid, each.exponent, each.parts, each.names, each.symmetry)
+            for each in (self, other)
+        )
+        if mine != its:
             raise ReductionError(
                 f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
-                f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
+                f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)}): "
+                f"symmetry {other.symmetry or 'none'} and {self.symmetry or 'none'}"
             )
         for n, into in enumerate((self.sums, self.spread, self.air)):
             if into is not None:
@@ -262,7 +286,7 @@ class Accumulator:
     def packed(self) -> PackedSums:
         """Return a copy of the bricks that were added to, to be sent and merged elsewhere."""
         return PackedSums(
-            self.grid, self.exponent, self.parts, self.names,
+            self.grid, self.exponent, self.parts, self.names, self.symmetry,
             tuple(
                 None if pair is None else _packed(pair)
                 for pair in (self.sums, self.spread, self.air)

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
+from offbragg.kernels.folding import Fold
+from offbragg.kernels.folding import fold as folded
 from offbragg.kernels.numbering import NOWHERE
 from offbragg.kernels.transform import (
     Band,
@@ -119,7 +121,10 @@ class Binner:
     air
         Counts without the crystal; pixels for which they are not known do not count.
     threads
-        The result does not depend on their number.
+        The result does not depend on their number. With a fold one of them adds, since bands of
+        the panel meet in equivalent cells; the others read.
+    fold
+        Brings cells into the part of the grid whose sums are kept.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class Binner:
         oversample: Oversample | None = None,
         air: AirRate | None = None,
         threads: int | None = None,
+        fold: Fold | None = None,
     ) -> None:
         if factor.shape != geometry.panel.shape:
             raise GeometryError(
@@ -149,8 +155,10 @@ class Binner:
         self.factor = np.where(good, factor, 0.0).astype(np.float32)
         self._inverses = self._distances()
         whole: list[list[Band]] = [[(0, factor.shape[0], 0, factor.shape[1])]]
-        self._bands = bands(geometry, UB, grid, self._inverses) if self._threads > 1 else whole
-        self._air = None if air is None else _AirInCells(air, self._oversample)
+        self._fold = fold
+        one = self._threads == 1 or fold is not None
+        self._bands = whole if one else bands(geometry, UB, grid, self._inverses)
+        self._air = None if air is None else _AirInCells(air, self._oversample, grid, fold)
 
     def _distances(self) -> Array:
         """Return 1 / distance of the parts of each pixel, 1/mm, shape (parts, slow, fast)."""
@@ -223,9 +231,11 @@ class Binner:
 
         def work(band: Band) -> None:
             for exposures in parts:
-                transform(exposures, sums.sums, band, subtract=subtract)
+                transform(exposures, sums.sums, band, fold=self._fold, subtract=subtract)
             if sums.spread is not None:
-                variance(of_all, self._inverses, sums.spread, band, subtract=subtract)
+                variance(
+                    of_all, self._inverses, sums.spread, band, fold=self._fold, subtract=subtract
+                )  # fmt: skip
 
         for group in self._bands:
             list(pool.map(work, group))
@@ -300,8 +310,8 @@ class _AirInCells:
         Number of parts into which pixels and frames are divided.
     """
 
-    def __init__(self, air: AirRate, oversample: Oversample) -> None:
-        self._air, self._parts = air, oversample.parts
+    def __init__(self, air: AirRate, oversample: Oversample, grid: Grid, fold: Fold | None) -> None:
+        self._air, self._parts, self._grid, self._fold = air, oversample.parts, grid, fold
         shape = (self._parts, *air.rate.shape)
         self._cell = np.full(shape, NOWHERE, np.uint32)
         self._flux = np.zeros(shape)
@@ -313,7 +323,7 @@ class _AirInCells:
         for part, exposures in enumerate(parts):
             cell, since = self._cell[part], self._flux[part]
             for number, counts in enumerate(exposures.counts):
-                where = places(exposures, sums.grid.shape, band, number)
+                where = places(exposures, self._grid.shape, band, number)
                 good = (counts >= 0) & (counts <= exposures.most) & (exposures.factor > 0)
                 good &= where != NOWHERE
                 moved = np.nonzero(good & (where != cell))
@@ -336,7 +346,8 @@ class _AirInCells:
         spread = flux**2 * self._air.variance[which] * self._parts
         spread /= sums.unit("background_variance")
         whole = [np.rint(values[known]).astype(np.int64) for values in (counts, spread)]
-        add(sums.air, cell[known], whole[0], whole[1])
+        where = cell[known] if self._fold is None else folded(cell[known], self._fold)
+        add(sums.air, where, whole[0], whole[1])
         self._flux[part][which] = 0.0
 
 

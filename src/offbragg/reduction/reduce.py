@@ -17,6 +17,7 @@ from offbragg.lattice import direct_basis
 from offbragg.reduction.accumulator import Accumulator, weight_exponent
 from offbragg.reduction.binning import AirRate, Binner, FrameToAdd, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
+from offbragg.reduction.folding import Folding
 from offbragg.sample import Sample
 from offbragg.stack import Stack, read_frame
 from offbragg.sweep import Sweep
@@ -53,6 +54,8 @@ class ReductionSetup:
         The crystal, for the volume.
     threads
         Number of threads; the result does not depend on it.
+    folding
+        Of ``grid``: sums are kept of the part that a Laue class does not repeat; None: of all.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class ReductionSetup:
     air: AirRate | None = None
     sample: Sample | None = None
     threads: int | None = None
+    folding: Folding | None = None
 
     def __post_init__(self) -> None:
         lattice = None if self.sample is None else self.sample.lattice
@@ -128,9 +132,11 @@ class ReductionSetup:
 
     def accumulator(self, exponent: int) -> Accumulator:
         """Make the sums that its frames can be added to."""
+        folding = self.folding
         return Accumulator(
-            self.grid, exponent, parts=self.oversample.parts, background=self.air is not None,
-            sample=self.sample,
+            self.grid if folding is None else folding.part, exponent, parts=self.oversample.parts,
+            background=self.air is not None, sample=self.sample,
+            symmetry="" if folding is None else folding.laue.name,
         )  # fmt: skip
 
     def binner(self) -> Binner:
@@ -139,6 +145,7 @@ class ReductionSetup:
             self.geometry, self.UB, self.grid, self.factor(),
             saturation=self.detector.get("saturation"), oversample=self.oversample,
             air=self.air, threads=self.threads,
+            fold=None if self.folding is None else self.folding.kernel,
         )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from offbragg.errors import ReductionError
 from offbragg.reduction.accumulator import Accumulator, PackedSums
+from offbragg.reduction.folding import Unfolded
 from offbragg.volume import Volume
 from offbragg.workflows.choices import Progress
 from offbragg.workflows.record import ReductionRecord
@@ -117,7 +118,7 @@ def sum_on_cluster(
     scheduler: str,
     *,
     progress: Progress = lambda done, total: None,
-) -> Accumulator | Volume:
+) -> Accumulator | Unfolded | Volume:
     """Make the sums that a record describes on a Dask cluster.
 
     Parameters

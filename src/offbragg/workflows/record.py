@@ -32,7 +32,8 @@ FORMAT = 1
 GROWING = "growing"
 """Key that a volume's record has, in place of `FORMAT`, while its sweeps have not ended."""
 _LATER = (
-    "binned", "contradictions", "damaged", "dataset", "inverted", "masked", "weight_exponent",
+    "binned", "contradictions", "damaged", "dataset", "fold", "inverted", "masked",
+    "weight_exponent",
 )  # fmt: skip
 """Keys that records of earlier versions do not have."""
 
@@ -207,6 +208,8 @@ class ReductionRecord:
         Cells that are filled: with a symmetry also the equivalents of those of ``grid``.
     symmetry
         A Laue class; empty: none.
+    fold
+        Whether sums were kept of the part of ``binned`` that the class does not repeat.
     monitor
         False: the flux was constant.
     corrections, oversample
@@ -229,6 +232,7 @@ class ReductionRecord:
     grid: Grid
     binned: Grid
     symmetry: str
+    fold: bool
     monitor: bool
     corrections: Corrections
     oversample: Oversample
@@ -249,6 +253,7 @@ class ReductionRecord:
             "grid": self.grid.to_dict(),
             "binned": self.binned.to_dict(),
             "symmetry": self.symmetry,
+            "fold": self.fold,
             "monitor": self.monitor,
             "corrections": self.corrections.to_dict(),
             "oversample": asdict(self.oversample),
@@ -291,6 +296,7 @@ class ReductionRecord:
                 else grid
             ),
             symmetry=_text(given["symmetry"], f"{where}.symmetry"),
+            fold=_flag(given.get("fold", False), f"{where}.fold"),
             monitor=_flag(given["monitor"], f"{where}.monitor"),
             corrections=_corrections(given["corrections"], f"{where}.corrections"),
             oversample=_oversample(given["oversample"], f"{where}.oversample"),

@@ -29,6 +29,7 @@ from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import check_memory
 from offbragg.reduction.corrections import LEAST_TURN
+from offbragg.reduction.folding import Unfolded
 from offbragg.reduction.reduce import (
     check_overlap,
     check_UB,
@@ -190,7 +191,7 @@ def merge_and_reduce(
 
 def _sum(
     record: ReductionRecord, scheduler: str | None, progress: Progress
-) -> Accumulator | Volume:
+) -> Accumulator | Unfolded | Volume:
     if scheduler is None:
         return sum_record(record, progress=progress)
     from offbragg.workflows.dask import sum_on_cluster  # an extra
@@ -235,6 +236,8 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
     sample = samples[0]
     assert covering is not None
     laue = _laue(choices.symmetry, sample)
+    if choices.fold and laue is None:
+        raise ReductionError("fold needs a symmetry to fold by: give it (--symmetry), or no --fold")
     grid = choices.grid or covering
     # the cells of a box have equivalents outside: they are binned, too, and cut off at the end
     binned = grid if laue is None else laue.covering(grid)
@@ -249,7 +252,10 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
     sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0].background is not None)
     # halves of 64 bits where they are full; with a symmetry the sums as float64, before and after
     try:
-        check_memory(binned, arrays=_FILLED * sums + (2 * sums if laue is not None else 0))
+        arrays = _FILLED * sums + (2 * sums if laue is not None else 0)
+        if choices.fold and laue is not None:
+            arrays = _FILLED * sums / len(laue.operations)
+        check_memory(binned, arrays=arrays)
     except ReductionError as error:
         if binned == grid or laue is None:
             raise
@@ -272,6 +278,7 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
         grid=grid,
         binned=binned,
         symmetry="" if laue is None else laue.name,
+        fold=choices.fold,
         monitor=choices.monitor,
         corrections=choices.corrections,
         oversample=choices.oversample,

@@ -18,6 +18,7 @@ from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
 from offbragg.reduction.binning import AirRate
+from offbragg.reduction.folding import Folding, Unfolded
 from offbragg.reduction.reduce import ReductionSetup, add_frames, air_rate
 from offbragg.reduction.symmetry import Laue, symmetrise
 from offbragg.volume import Volume
@@ -53,7 +54,7 @@ def reduce_record(
 
 def sum_record(
     record: ReductionRecord, *, progress: Progress = lambda done, total: None
-) -> Accumulator | Volume:
+) -> Accumulator | Unfolded | Volume:
     """Make the sums that a record describes.
 
     Parameters
@@ -66,7 +67,7 @@ def sum_record(
     Returns
     -------
     sums
-        An accumulator; a volume where they were symmetrised or cut.
+        An accumulator, a view of one that was folded; a volume where they were symmetrised or cut.
     """
     sums = empty_sums(record)
     total, before = sum(each.frames for each in record.inputs), 0
@@ -83,10 +84,17 @@ def sum_record(
 
 def empty_sums(record: ReductionRecord) -> Accumulator:
     """Make the sums that the frames of a record are added to."""
+    by = folding(record)
     return Accumulator(
-        record.binned, exponent(record), parts=record.oversample.parts,
+        record.binned if by is None else by.part, exponent(record), parts=record.oversample.parts,
         background=record.inputs[0].background is not None, sample=record.sample,
+        symmetry="" if by is None else by.laue.name,
     )  # fmt: skip
+
+
+def folding(record: ReductionRecord) -> Folding | None:
+    """Return how the sums of a record are folded; None: they are not."""
+    return Folding.of(record.binned, Laue.named(record.symmetry)) if record.fold else None
 
 
 def exponent(record: ReductionRecord) -> int:
@@ -98,7 +106,7 @@ def exponent(record: ReductionRecord) -> int:
     )
 
 
-def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Volume:
+def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Unfolded | Volume:
     """Symmetrise and cut the sums of all frames of a record, where it says so.
 
     Raises
@@ -108,6 +116,8 @@ def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Volume
     """
     if is_as_binned(sums, record):
         return sums
+    if (by := folding(record)) is not None:
+        return Unfolded(sums, by, record.grid)
     volume = sums.volume()
     del sums
     return symmetrised(volume, record)
@@ -264,7 +274,7 @@ def sweep_setup(
     return ReductionSetup(
         each.geometry, each.UB, record.binned, record.corrections, detector,
         masked | each.selection.hot_mask(masked.shape), record.oversample, air, record.sample,
-        threads,
+        threads, folding(record),
     )  # fmt: skip
 
 
