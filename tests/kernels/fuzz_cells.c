@@ -121,6 +121,95 @@ static void compare(const ob_sums *sums, const contribution *all, size_t n, uint
     forget(&expected);
 }
 
+/* the image of a cell, by all candidates; 0 if it is not in the part */
+static int by_hand(const ob_fold *fold, uint32_t place, uint32_t *out)
+{
+    const uint32_t *bricks = fold->grid.bricks, brick = place >> 15;
+    int64_t x[3], y[3], best[3] = {0, 0, 0};
+    int found = 0;
+    for (int i = 0; i < 3; i++) {
+        uint32_t at = i == 0 ? brick % bricks[0]
+                    : i == 1 ? brick / bricks[0] % bricks[1] : brick / bricks[0] / bricks[1];
+        x[i] = fold->first[i] + (int64_t)at * 32;
+        for (int bit = 0; bit < 5; bit++)
+            x[i] += (int64_t)(place >> (3 * bit + i) & 1) << bit;
+    }
+    for (size_t a = 0; a < fold->count; a++) {
+        const int8_t *W = fold->operations + 9 * a;
+        if (!(fold->candidates[brick] >> a & 1))
+            continue;
+        for (int i = 0; i < 3; i++)
+            y[i] = W[3 * i] * x[0] + W[3 * i + 1] * x[1] + W[3 * i + 2] * x[2];
+        if (!found || y[0] > best[0] || (y[0] == best[0] && y[1] > best[1]) ||
+            (y[0] == best[0] && y[1] == best[1] && y[2] > best[2]))
+            memcpy(best, y, sizeof y);
+        found = 1;
+    }
+    uint64_t to = 0, stride = OB_BRICK;
+    for (int i = 0; i < 3; i++) {
+        int64_t cell = best[i] - fold->to_first[i];
+        if (!found || cell < 0 || cell >= fold->part.shape[i])
+            return 0;
+        to += (uint64_t)(cell / 32) * stride;
+        for (int bit = 0; bit < 5; bit++)
+            to += (uint64_t)(cell >> bit & 1) << (3 * bit + i);
+        stride *= fold->part.bricks[i];
+    }
+    *out = (uint32_t)to;
+    return 1;
+}
+
+static void try_fold(source *s, const ob_exposures *what, const ob_band *band, const ob_grid *grid,
+                     const contribution *all, size_t n)
+{
+    static const int32_t far = OB_MOST_LABEL;
+    size_t bricks = (size_t)grid->bricks[0] * grid->bricks[1] * grid->bricks[2];
+    ob_fold fold = {.grid = *grid, .count = 1 + below(s, 48)};
+    int8_t *operations = exactly(9 * fold.count, 0);
+    uint64_t *candidates = exactly(8 * bricks, 0);
+    contribution *folded = exactly(n * sizeof *folded, 0);
+    int32_t shape[3];
+    size_t kept = 0;
+
+    for (size_t i = 0; i < 9 * fold.count; i++)
+        operations[i] = (int8_t)((int)below(s, 3) - 1);
+    for (size_t i = 0; i < bricks; i++) /* bits of operations that are not there, too */
+        raw(s, candidates + i, 8);
+    for (int i = 0; i < 3; i++) {
+        int kind = byte(s) & 7;
+        shape[i] = 1 + (int32_t)below(s, 70);
+        fold.first[i] = kind == 0 ? far - grid->shape[i] : kind == 1 ? -far
+                                                                     : (int32_t)below(s, 90) - 70;
+        fold.to_first[i] = (int32_t)below(s, 90) - 70 + (kind < 2 ? fold.first[i] : 0);
+    }
+    CHECK(ob_make_grid(shape, &fold.part) == 0);
+    fold.operations = operations;
+    fold.candidates = candidates;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t place = all[i].place;
+        folded[kept] = all[i];
+        ob_fold_places(&fold, &place, 1);
+        CHECK(by_hand(&fold, all[i].place, &folded[kept].place) == (place != OB_NOWHERE));
+        CHECK(place == OB_NOWHERE || place == folded[kept].place);
+        kept += place != OB_NOWHERE;
+    }
+    uint32_t hostile[4] = {OB_NOWHERE, (uint32_t)bricks << 15, 0x80000000u, 0};
+    raw(s, hostile + 3, 4);
+    ob_fold_places(&fold, hostile, 4);
+    for (int level = 0; level <= ob_best_level(); level++) {
+        ob_sums sums = empty_sums(&fold.part);
+        ob_transform(level, what, band, &fold, &sums, 0);
+        compare(&sums, folded, kept, 1);
+        ob_transform(level, what, band, &fold, &sums, 1);
+        compare(&sums, folded, kept, 0);
+        CHECK(ob_variance(what, band, 1, 1, &fold, &sums, level & 1) == 0);
+        forget(&sums);
+    }
+    free(operations);
+    free(candidates);
+    free(folded);
+}
+
 static void try_transform(source *s)
 {
     /* a piece of a row is 2048 pixels, a step 8 or 16: some of each size around them */
@@ -172,13 +261,14 @@ static void try_transform(source *s)
     for (int level = 0; level <= ob_best_level(); level++) {
         ob_sums sums = empty_sums(&grid);
         for (size_t i = 0; i < times; i++)
-            ob_transform(level, &what, &band, &sums, 0);
+            ob_transform(level, &what, &band, NULL, &sums, 0);
         compare(&sums, all, n, times);
         for (size_t i = 0; i < times; i++)
-            ob_transform(level, &what, &band, &sums, 1);
+            ob_transform(level, &what, &band, NULL, &sums, 1);
         compare(&sums, all, n, 0);
         forget(&sums);
     }
+    try_fold(s, &what, &band, &grid, all, n);
     free(all);
 
     /* parts of pixels: what is added goes away again, and no cell has more than all parts give */
@@ -193,7 +283,7 @@ static void try_transform(source *s)
     what.turns = many;
     ob_sums sums = empty_sums(&grid);
     for (int subtract = 0; subtract < 2; subtract++)
-        CHECK(ob_variance(&what, &band, sides, parts, &sums, subtract) == 0);
+        CHECK(ob_variance(&what, &band, sides, parts, NULL, &sums, subtract) == 0);
     compare(&sums, NULL, 0, 0);
     size_t words = (size_t)grid.bricks[0] * grid.bricks[1] * grid.bricks[2];
     for (size_t i = 0; i < words; i++) /* only bricks that were touched: reading makes pages */
