@@ -188,14 +188,14 @@ static void try_fold(source *s, const ob_exposures *what, const ob_band *band, c
     for (size_t i = 0; i < n; i++) {
         uint32_t place = all[i].place;
         folded[kept] = all[i];
-        ob_fold_places(&fold, &place, 1);
+        ob_fold_places(OB_PORTABLE, &fold, &place, 1);
         CHECK(by_hand(&fold, all[i].place, &folded[kept].place) == (place != OB_NOWHERE));
         CHECK(place == OB_NOWHERE || place == folded[kept].place);
         kept += place != OB_NOWHERE;
     }
     uint32_t hostile[4] = {OB_NOWHERE, (uint32_t)bricks << 15, 0x80000000u, 0};
     raw(s, hostile + 3, 4);
-    ob_fold_places(&fold, hostile, 4);
+    ob_fold_places(ob_best_level(), &fold, hostile, 4);
     for (int level = 0; level <= ob_best_level(); level++) {
         ob_sums sums = empty_sums(&fold.part);
         ob_transform(level, what, band, &fold, &sums, 0);

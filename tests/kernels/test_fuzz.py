@@ -16,7 +16,13 @@ FLAGS = [
     "-g", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all",
 ]  # fmt: skip
 SANITIZERS = "address,undefined,float-cast-overflow"
-CELLS = ("transform", "variance", "fold", "symmetry", "dispatch")  # what fuzz_cells.c needs: few, soon compiled
+CELLS = (
+    "transform",
+    "variance",
+    "fold",
+    "symmetry",
+    "dispatch",
+)  # what fuzz_cells.c needs: few, soon compiled
 SECONDS = 660
 
 pytestmark = pytest.mark.skipif(

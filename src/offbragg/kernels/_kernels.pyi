@@ -47,7 +47,7 @@ def transform(
 
 variance = transform  # takes the same
 
-def fold(places: WriteableBuffer, fold: Fold, /) -> None: ...
+def fold(level: int, places: WriteableBuffer, fold: Fold, /) -> None: ...
 def places(
     turn: Buffer,
     inverse: Buffer,

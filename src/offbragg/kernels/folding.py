@@ -69,7 +69,7 @@ def fold(where: NDArray[np.uint32], by: Fold, *, level: str = level) -> NDArray[
     kernels = number_of(level)
     if kernels is not None:
         found = np.array(where, np.uint32, order="C")
-        kernels[0].fold(found, by.arguments())
+        kernels[0].fold(kernels[1], found, by.arguments())
         return found
     found = np.full(where.shape, NOWHERE, np.uint32)
     inside = where != NOWHERE

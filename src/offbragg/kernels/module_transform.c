@@ -30,6 +30,14 @@ static int is_of(const Py_buffer *view, size_t items, size_t size, const char *w
     return 0;
 }
 
+static int check_level(int level)
+{
+    if (level >= 0 && level <= ob_best_level())
+        return 1;
+    PyErr_Format(PyExc_ValueError, "this processor has no kernel level %d", level);
+    return 0;
+}
+
 static int check_size(Py_ssize_t rows, Py_ssize_t columns, const Py_ssize_t *band, ob_band *out)
 {
     if (rows < 1 || columns < 1 || rows > 1 << 20 || columns > 1 << 20 || band[0] < 0 ||
@@ -107,11 +115,7 @@ static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
             &shape[1], &shape[2], &c->view[LOW], &c->view[HIGH], &c->view[CHANGED], &c->subtract,
             sides, turns, &fold))
         return 0;
-    if (c->level < 0 || c->level > ob_best_level()) {
-        PyErr_Format(PyExc_ValueError, "this processor has no kernel level %d", c->level);
-        return 0;
-    }
-    if (!check_size(rows, columns, band, &c->band) || !make_grid(shape, &c->sums.grid))
+    if (!check_level(c->level) || !check_size(rows, columns, band, &c->band) || !make_grid(shape, &c->sums.grid))
         return 0;
     if (*sides < 1 || *sides > 64 || *turns < 1 || *turns > 64 || most < 0) {
         PyErr_SetString(PyExc_ValueError, "1 to 64 parts, and valid counts from 0");
@@ -252,12 +256,13 @@ PyObject *ob_py_fold(PyObject *self, PyObject *args)
     Py_buffer places = {0}, operations = {0}, candidates = {0};
     PyObject *tuple, *result = NULL;
     ob_fold fold = {0};
+    int level;
     (void)self;
-    if (PyArg_ParseTuple(args, "w*O", &places, &tuple) &&
+    if (PyArg_ParseTuple(args, "iw*O", &level, &places, &tuple) && check_level(level) &&
         get_fold(tuple, &operations, &candidates, &fold) &&
         is_of(&places, (size_t)places.len / 4, 4, "places")) {
         Py_BEGIN_ALLOW_THREADS
-        ob_fold_places(&fold, places.buf, (size_t)places.len / 4);
+        ob_fold_places(level, &fold, places.buf, (size_t)places.len / 4);
         Py_END_ALLOW_THREADS
         result = Py_NewRef(Py_None);
     }

@@ -41,7 +41,7 @@ static void add_row_64(const ob_exposures *what, const ob_row *r, const int32_t 
             continue;
         uint32_t place = ob_place_of(r, j, inverse[j]);
         if (fold)
-            ob_fold_places(fold, &place, 1);
+            ob_fold_places(OB_PORTABLE, fold, &place, 1);
         if (place == OB_NOWHERE)
             continue;
         uint64_t first = (uint64_t)counts[j];
@@ -91,10 +91,10 @@ static inline void add_runs(const runs *w, size_t n, ob_sums *sums, int subtract
 }
 
 /* Fold the places of runs; those that have none any more go. */
-static size_t fold_runs(const ob_fold *fold, runs *w, size_t n)
+static size_t fold_runs(int level, const ob_fold *fold, runs *w, size_t n)
 {
     size_t kept = 0;
-    ob_fold_places(fold, w->place, n);
+    ob_fold_places(level, fold, w->place, n);
     for (size_t i = 0; i < n; i++) {
         w->place[kept] = w->place[i];
         w->counts[kept] = w->counts[i];
@@ -382,8 +382,6 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, cons
         find_runs = find_runs_avx2;
     if (level == OB_LEVEL_AVX512)
         find_runs = find_runs_avx512;
-#else
-    (void)level;
 #endif
     for (size_t row = band->row[0]; row < band->row[1]; row++)
         for (size_t begin = band->column[0]; begin < band->column[1]; begin += PIECE) {
@@ -401,7 +399,7 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, cons
                 }
                 size_t n = find_runs(what, &r, counts, inverse, factor, flux, begin, end, &w);
                 if (fold)
-                    n = fold_runs(fold, &w, n);
+                    n = fold_runs(level, fold, &w, n);
                 if (subtract)
                     add_runs(&w, n, sums, 1);
                 else

@@ -128,7 +128,7 @@ enum { OB_MOST_OPERATIONS = 48, OB_MOST_LABEL = 1 << 18 };
 
 /* Replace places in the grid by places in the part; what has none there gets OB_NOWHERE. Labels are
  * below OB_MOST_LABEL. */
-void ob_fold_places(const ob_fold *fold, uint32_t *place, size_t n);
+void ob_fold_places(int level, const ob_fold *fold, uint32_t *place, size_t n);
 
 /* Make the tables; once, before anything else of it is called. */
 void ob_transform_init(void);

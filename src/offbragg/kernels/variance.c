@@ -55,7 +55,7 @@ int ob_variance(const ob_exposures *what, const ob_band *band, size_t sides, siz
                     times[order[i]] = 0;
                     uint32_t to = place[order[i]];
                     if (fold)
-                        ob_fold_places(fold, &to, 1);
+                        ob_fold_places(OB_PORTABLE, fold, &to, 1);
                     if (to != OB_NOWHERE)
                         ob_add(sums, to, subtract ? 0 - sum : sum, 0);
                 }
