@@ -250,9 +250,9 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
     if laue is not None:
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
     sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0].background is not None)
-    # halves of 64 bits where they are full; with a symmetry the sums as float64, before and after
+    # halves of 64 bits where they are full; with a symmetry the sums as float64, too
     try:
-        arrays = _FILLED * sums + (2 * sums if laue is not None else 0)
+        arrays = _FILLED * sums + (sums if laue is not None else 0)
         if choices.fold and laue is not None:
             arrays = _FILLED * sums / len(laue.operations)
         check_memory(binned, arrays=arrays)

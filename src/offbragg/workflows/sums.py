@@ -139,13 +139,15 @@ def is_as_binned(sums: Accumulator, record: ReductionRecord) -> bool:
 def symmetrised(volume: Volume, record: ReductionRecord) -> Volume:
     """Return the volume of all that was binned, symmetrised and cut as the record has it.
 
+    It takes the arrays of ``volume``.
+
     Raises
     ------
     ReductionError
         If nothing was measured in the grid.
     """
     if record.symmetry:
-        volume = symmetrise(volume, Laue.named(record.symmetry))
+        volume = symmetrise(volume, Laue.named(record.symmetry), overwrite=True)
     if record.grid != record.binned:
         volume = volume[_part(record.binned, record.grid)]
     if not np.any(volume.weight):
