@@ -202,7 +202,7 @@ static void try_fold(source *s, const ob_exposures *what, const ob_band *band, c
         compare(&sums, folded, kept, 1);
         ob_transform(level, what, band, &fold, &sums, 1);
         compare(&sums, folded, kept, 0);
-        CHECK(ob_variance(what, band, 1, 1, &fold, &sums, level & 1) == 0);
+        CHECK(ob_variance(level, what, band, 1, 1, &fold, &sums, level & 1) == 0);
         forget(&sums);
     }
     free(operations);
@@ -283,7 +283,8 @@ static void try_transform(source *s)
     what.turns = many;
     ob_sums sums = empty_sums(&grid);
     for (int subtract = 0; subtract < 2; subtract++)
-        CHECK(ob_variance(&what, &band, sides, parts, NULL, &sums, subtract) == 0);
+        CHECK(ob_variance(subtract ? OB_PORTABLE : ob_best_level(), &what, &band, sides, parts, NULL,
+                          &sums, subtract) == 0);
     compare(&sums, NULL, 0, 0);
     size_t words = (size_t)grid.bricks[0] * grid.bricks[1] * grid.bricks[2];
     for (size_t i = 0; i < words; i++) /* only bricks that were touched: reading makes pages */

@@ -207,7 +207,7 @@ PyObject *ob_py_variance(PyObject *self, PyObject *args)
     (void)self;
     if (begin(&c, args, &sides, &turns)) {
         Py_BEGIN_ALLOW_THREADS
-        failed = ob_variance(&c.what, &c.band, (size_t)sides, (size_t)turns,
+        failed = ob_variance(c.level, &c.what, &c.band, (size_t)sides, (size_t)turns,
                              c.folded ? &c.fold : NULL, &c.sums, c.subtract);
         Py_END_ALLOW_THREADS
         result = failed ? PyErr_NoMemory() : Py_NewRef(Py_None);

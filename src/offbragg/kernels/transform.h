@@ -149,8 +149,8 @@ void ob_places(const ob_exposures *what, const ob_band *band, const ob_grid *gri
  * `turns` for each frame, and sides² planes of `inverse`. Parts that are folded into one cell are
  * added as if they were of different pixels, as when whole volumes are. Nonzero if memory is
  * short. */
-int ob_variance(const ob_exposures *what, const ob_band *band, size_t sides, size_t turns,
-                const ob_fold *fold, ob_sums *sums, int subtract);
+int ob_variance(int level, const ob_exposures *what, const ob_band *band, size_t sides,
+                size_t turns, const ob_fold *fold, ob_sums *sums, int subtract);
 
 /* Add 64-bit numbers to the pair at a place. */
 static inline void ob_add(ob_sums *sums, uint32_t place, uint64_t first, uint64_t second)
