@@ -14,7 +14,7 @@ from measured import AS_SIMULATED, Measured
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.files.volume_writer import write_volume
-from offbragg.workflows import sweeps
+from offbragg.workflows import sums, sweeps
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import ReductionRecord
 from offbragg.workflows.reduce import build_record, reduce_files
@@ -89,6 +89,7 @@ def test_hot_pixels_repeats_and_flux_are_found_once(scan_path, monkeypatch):
     for name in ("hot_pixels", "repeats", "frame_weights"):
         monkeypatch.setattr(sweeps, name, counted(name, getattr(sweeps, name)))
 
+    sums._air.cache_clear()  # the same air run as in other tests
     reduce_files(scan_path, CHOICES)
     with_background = sorted(calls)
     calls.clear()

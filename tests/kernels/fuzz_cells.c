@@ -82,6 +82,12 @@ typedef struct {
     uint64_t first, second;
 } contribution;
 
+static uint64_t cut(float weight)
+{
+    weight = weight < 268435440.0f ? weight : 268435440.0f;
+    return weight > 0.0f ? (uint64_t)rintf(weight) : 0;
+}
+
 static size_t list(const ob_exposures *what, const ob_band *band, const ob_grid *grid,
                    contribution *out)
 {
@@ -98,9 +104,11 @@ static size_t list(const ob_exposures *what, const ob_band *band, const ob_grid 
             if (places[i] == OB_NOWHERE || count < 0 || count > what->most ||
                 !(what->factor[pixel] > 0.0f))
                 continue;
-            float weight = what->factor[pixel] * what->flux[frame];
-            weight = weight < 268435440.0f ? weight : 268435440.0f;
-            out[n++] = (contribution){places[i], (uint64_t)count, (uint64_t)rintf(weight)};
+            uint64_t first = (uint64_t)count;
+            if (what->rate)
+                first = cut(what->rate[pixel] * what->rate_flux[frame]);
+            out[n++] = (contribution){places[i], first,
+                                      cut(what->factor[pixel] * what->flux[frame])};
         }
     }
     free(places);
@@ -224,6 +232,7 @@ static void try_transform(source *s)
     ob_turn *turns = exactly(frames * sizeof *turns, 0);
     int32_t *counts = exactly(4 * frames * pixels, 0);
     float *flux = exactly(4 * frames, 0), *factor = exactly(4 * pixels, 0);
+    float *rate_flux = exactly(4 * frames, 0), *rate = exactly(4 * pixels, 0);
     double *inverse = exactly(8 * pixels, 0);
     unsigned hostile = byte(s), down = byte(s) & 31;
     float bright = (float)ldexp(1.0, byte(s) & 31);
@@ -235,10 +244,11 @@ static void try_transform(source *s)
             turns[f].shift[i] = number(s, shape[i]);
         }
     for (size_t f = 0; f < frames; f++)
-        flux[f] = bright * (float)part(s);
+        flux[f] = rate_flux[f] = bright * (float)part(s);
     for (size_t i = 0; i < pixels; i++) {
         inverse[i] = hostile & 2 ? number(s, 1.0) : 1.0;
         factor[i] = hostile & 4 ? (float)number(s, 1.0) : (float)part(s);
+        rate[i] = hostile & 4 ? (float)number(s, 1.0) : (float)part(s);
     }
     for (size_t i = 0; i < frames * pixels; i++) {
         raw(s, counts + i, 4);
@@ -249,6 +259,10 @@ static void try_transform(source *s)
         .frames = frames, .rows = rows, .columns = columns, .x = part(s), .y = part(s),
         .most = hostile & 16 ? INT32_MAX : (int32_t)below(s, 65536),
     };
+    if (hostile & 64) {
+        what.rate = rate;
+        what.rate_flux = rate_flux;
+    }
     ob_band band;
     band.row[0] = below(s, rows + 1);
     band.row[1] = band.row[0] + below(s, rows + 1 - band.row[0]);
@@ -297,6 +311,8 @@ static void try_transform(source *s)
     free(counts);
     free(flux);
     free(factor);
+    free(rate);
+    free(rate_flux);
     free(inverse);
 }
 

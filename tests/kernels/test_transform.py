@@ -194,6 +194,26 @@ def test_a_weight_that_32_bits_do_not_hold_is_cut(level, factor):
     assert value(pair)[..., 1].sum() == (n * (2**28 - 16) if factor > 0 else 0)
 
 
+@pytest.mark.parametrize("level", available())
+def test_a_rate_is_added_in_place_of_the_counts(level):
+    rng = np.random.default_rng(4)
+    made = exposures(rng)
+    rate = rng.uniform(0, 1, made.factor.shape).astype(np.float32)
+    rate[rng.random(rate.shape) < 0.1] = 0
+    air = replace(made, rate=rate, rate_flux=np.float32([3e6, 2e5, 1e7]))
+    pair, plain, expected = sums(), sums(), sums()
+
+    transform(air, pair, WHOLE, level=level)
+
+    transform(made, plain, WHOLE, level="reference")
+    np.testing.assert_array_equal(value(pair)[..., 1], value(plain)[..., 1])
+    rate_alone = replace(made, factor=np.where(made.factor > 0, rate, 0), flux=air.rate_flux)
+    transform(rate_alone, expected, WHOLE, level="reference")
+    np.testing.assert_array_equal(value(pair)[..., 0], value(expected)[..., 1])
+    transform(air, pair, WHOLE, level=level, subtract=True)
+    assert not value(pair).any()
+
+
 @pytest.mark.parametrize("flux", [-1.0, np.nan, np.inf])
 def test_a_flux_that_none_has_is_refused(compiled_level, flux):
     made = exposures(np.random.default_rng(1), frames=1)

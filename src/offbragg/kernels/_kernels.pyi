@@ -42,6 +42,8 @@ def transform(
     subtract: bool,
     parts: tuple[int, int],
     fold: Fold | None,
+    rate: Buffer | None,
+    rate_flux: Buffer | None,
     /,
 ) -> None: ...
 

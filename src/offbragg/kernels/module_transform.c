@@ -10,7 +10,10 @@
 
 #include <float.h>
 
-enum { COUNTS, TURNS, FLUX, INVERSE, FACTOR, LOW, HIGH, CHANGED, OPERATIONS, CANDIDATES, VIEWS };
+enum {
+    COUNTS, TURNS, FLUX, INVERSE, FACTOR, LOW, HIGH, CHANGED, OPERATIONS, CANDIDATES, RATE,
+    RATE_FLUX, VIEWS,
+};
 
 typedef struct {
     Py_buffer view[VIEWS];
@@ -100,6 +103,16 @@ static int get_fold(PyObject *tuple, Py_buffer *operations, Py_buffer *candidate
     return 1;
 }
 
+static int check_flux(const float *flux, size_t frames)
+{
+    for (size_t i = 0; i < frames; i++)
+        if (!(flux[i] >= 0.0f && flux[i] <= FLT_MAX)) {
+            PyErr_Format(PyExc_ValueError, "the flux of frame %zu must be from 0 on, and finite", i);
+            return 0;
+        }
+    return 1;
+}
+
 /* Check every size against every other, so that nothing outside the buffers is touched. */
 static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
 {
@@ -109,11 +122,11 @@ static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
 
     memset(c, 0, sizeof *c);
     if (!PyArg_ParseTuple(
-            args, "iy*y*y*y*y*(nn)(nnnn)(dd)i(iii)w*w*w*p(nn)O", &c->level, &c->view[COUNTS],
+            args, "iy*y*y*y*y*(nn)(nnnn)(dd)i(iii)w*w*w*p(nn)Oz*z*", &c->level, &c->view[COUNTS],
             &c->view[TURNS], &c->view[FLUX], &c->view[INVERSE], &c->view[FACTOR], &rows, &columns,
             &band[0], &band[1], &band[2], &band[3], &c->what.x, &c->what.y, &most, &shape[0],
             &shape[1], &shape[2], &c->view[LOW], &c->view[HIGH], &c->view[CHANGED], &c->subtract,
-            sides, turns, &fold))
+            sides, turns, &fold, &c->view[RATE], &c->view[RATE_FLUX]))
         return 0;
     if (!check_level(c->level) || !check_size(rows, columns, band, &c->band) || !make_grid(shape, &c->sums.grid))
         return 0;
@@ -148,12 +161,15 @@ static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
         !is_of(&c->view[HIGH], bricks * OB_BRICK * 2, 4, "high") ||
         !is_of(&c->view[CHANGED], bricks, 1, "changed"))
         return 0;
-    for (size_t i = 0; i < frames; i++) {
-        float flux = ((const float *)c->view[FLUX].buf)[i];
-        if (!(flux >= 0.0f && flux <= FLT_MAX)) {
-            PyErr_Format(PyExc_ValueError, "the flux of frame %zu must be from 0 on, and finite", i);
+    if (!check_flux(c->view[FLUX].buf, frames))
+        return 0;
+    if (c->view[RATE].buf != NULL || c->view[RATE_FLUX].buf != NULL) {
+        if (!is_of(&c->view[RATE], pixels, 4, "rate") ||
+            !is_of(&c->view[RATE_FLUX], frames, 4, "rate_flux") ||
+            !check_flux(c->view[RATE_FLUX].buf, frames))
             return 0;
-        }
+        c->what.rate = c->view[RATE].buf;
+        c->what.rate_flux = c->view[RATE_FLUX].buf;
     }
     c->what.counts = c->view[COUNTS].buf;
     c->what.turns = c->view[TURNS].buf;

@@ -55,6 +55,9 @@ typedef struct {
     size_t frames, rows, columns;
     int32_t most;           /* the highest count that is valid */
     double x, y;            /* place of the measured point in a pixel, 0.5 for its middle */
+    /* a weight that is added in place of the counts, which say only whether it is: as `factor` and
+     * `flux`; or NULL */
+    const float *rate, *rate_flux;
 } ob_exposures;
 
 typedef struct {

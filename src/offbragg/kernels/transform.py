@@ -52,6 +52,9 @@ class Exposures:
         The highest count that is valid.
     point
         Place (x, y) of the measured point within a pixel.
+    rate, rate_flux
+        As ``factor`` and ``flux``, of a weight that is added in place of the counts; None: the
+        counts are.
     """
 
     counts: NDArray[np.int32]
@@ -61,6 +64,8 @@ class Exposures:
     factor: NDArray[np.float32]
     most: int = 2**31 - 1
     point: tuple[float, float] = (0.5, 0.5)
+    rate: NDArray[np.float32] | None = None
+    rate_flux: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +134,7 @@ def places(
 
 def weights(factor: NDArray[np.float32], flux: np.float32) -> NDArray[np.int64]:
     """Return the weights of pixels in a frame, whole numbers of the unit of ``flux``."""
-    return np.rint(np.fmin(factor * flux, MOST_WEIGHT)).astype(np.int64)
+    return np.rint(np.fmax(np.fmin(factor * flux, MOST_WEIGHT), 0)).astype(np.int64)
 
 
 def transform(
@@ -142,6 +147,8 @@ def transform(
     level: str = level,
 ) -> None:
     """Add the pixels of a band of all frames: counts to the first sums, weight to the second.
+
+    With a rate, that weight is added to the first sums, by the same pixels.
 
     Parameters
     ----------
@@ -168,7 +175,10 @@ def transform(
         good = (counts >= 0) & (counts <= exposures.most) & (factor > 0) & (where != NOWHERE)
         weight = weights(factor[good], flux)
         where = where[good] if fold is None else folded(where[good], fold, level="reference")
-        add(sums, where, counts[good].astype(np.int64), weight, subtract=subtract)
+        first = counts[good].astype(np.int64)
+        if exposures.rate is not None and exposures.rate_flux is not None:
+            first = weights(exposures.rate[begin:end, left:right][good], exposures.rate_flux[n])
+        add(sums, where, first, weight, subtract=subtract)
 
 
 def _places(
@@ -292,5 +302,5 @@ def _arguments(
         exposures.inverse if inverses is None else inverses, exposures.factor,
         exposures.factor.shape, band, exposures.point, exposures.most, sums.shape, sums.low,
         sums.high, sums.changed, subtract, (sides, turns),
-        None if fold is None else fold.arguments(),
+        None if fold is None else fold.arguments(), exposures.rate, exposures.rate_flux,
     )  # fmt: skip

@@ -34,7 +34,8 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; in Python's mmap from 3.13 on
-_AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of its variance
+BY_STAYS = (20, 20)
+"""n of the units 2⁻ⁿ of background and variance in records of earlier versions."""
 _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
 _WITHIN = cells_within()
@@ -71,7 +72,7 @@ class PackedSums:
 
     Parameters
     ----------
-    grid, exponent, parts, names, symmetry
+    grid, exponent, parts, names, symmetry, background
         Of the accumulator.
     pairs
         Of each pair of sums (counts and weight; variance; background), None without it: numbers
@@ -83,6 +84,7 @@ class PackedSums:
     parts: int
     names: tuple[str, ...]
     symmetry: str
+    background: tuple[int, int] | None
     pairs: tuple[PackedPair | None, ...]
 
     def halves(self, pair: int) -> Iterator[Halves]:
@@ -107,7 +109,8 @@ class Accumulator:
     parts
         Into how many parts a pixel of a frame is divided; above 1 the variance is kept, too.
     background
-        Whether what is expected without the crystal is kept.
+        n of the units 2⁻ⁿ of what is expected without the crystal and of its variance; None: it is
+        not kept.
     sample
         The crystal.
     symmetry
@@ -125,12 +128,12 @@ class Accumulator:
         exponent: int,
         *,
         parts: int = 1,
-        background: bool = False,
+        background: tuple[int, int] | None = None,
         sample: Sample | None = None,
         symmetry: str = "",
     ) -> None:
         self.grid, self.exponent, self.parts, self.sample = grid, exponent, parts, sample
-        self.symmetry = symmetry
+        self.symmetry, self.background = symmetry, background
         try:
             self._bricks = bricks(grid.shape)
         except ValueError as error:
@@ -141,7 +144,7 @@ class Accumulator:
         """Counts and weight."""
         self.spread = self._empty() if parts > 1 else None
         """Variance of the counts, and nothing."""
-        self.air = self._empty() if background else None
+        self.air = None if background is None else self._empty()
         """Background and its variance."""
 
     def _empty(self) -> PairSums:
@@ -160,12 +163,13 @@ class Accumulator:
 
     def unit(self, name: str) -> float:
         """Return what one means in a sum: ``counts``, ``weight`` and so on."""
+        first, second = self.background or (0, 0)
         return {
             "counts": 1.0 / self.parts,
             "weight": 2.0**-self.exponent,
             "variance": 1.0 / self.parts**2,
-            "background": _AIR,
-            "background_variance": _AIR,
+            "background": 2.0**-first,
+            "background_variance": 2.0**-second,
         }[name]
 
     def _of(self, name: str) -> tuple[PairSums, int]:
@@ -262,14 +266,15 @@ class Accumulator:
             If its cells, units or sums are not the same.
         """
         mine, its = (
-            (each.grid, each.exponent, each.parts, each.names, each.symmetry)
+            (each.grid, each.exponent, each.parts, each.names, each.symmetry, each.background)
             for each in (self, other)
         )
         if mine != its:
             raise ReductionError(
                 f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
                 f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)}): "
-                f"symmetry {other.symmetry or 'none'} and {self.symmetry or 'none'}"
+                f"symmetry {other.symmetry or 'none'} and {self.symmetry or 'none'}, background in "
+                f"2^-n with n = {other.background} and {self.background}"
             )
         for n, into in enumerate((self.sums, self.spread, self.air)):
             if into is not None:
@@ -287,6 +292,7 @@ class Accumulator:
         """Return a copy of the bricks that were added to, to be sent and merged elsewhere."""
         return PackedSums(
             self.grid, self.exponent, self.parts, self.names, self.symmetry,
+            self.background,
             tuple(
                 None if pair is None else _packed(pair)
                 for pair in (self.sums, self.spread, self.air)

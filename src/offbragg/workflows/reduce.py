@@ -53,7 +53,7 @@ from offbragg.workflows.record import (
     SweepInput,
     sha256,
 )
-from offbragg.workflows.sums import sum_record, weight_exponent
+from offbragg.workflows.sums import background_exponents, sum_record, weight_exponent
 from offbragg.workflows.sweeps import header_contradictions, opened, select, temperature_of
 
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
@@ -271,7 +271,7 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
             int(np.count_nonzero(user_mask)),
         )  # fmt: skip
     temperatures = [each.temperature for each in inputs if each.temperature is not None]
-    return ReductionRecord(
+    record = ReductionRecord(
         inputs=tuple(inputs),
         sample=sample,
         temperature=float(np.mean(temperatures)) if temperatures else None,
@@ -286,8 +286,10 @@ def build_record(paths: Sequence[Path], choices: Choices, *, say: Say) -> Reduct
         hot=choices.hot,
         background_scale=choices.background_scale,
         weight_exponent=weight_exponent(inputs, choices),
+        background_exponents=None,
         versions={name: version(name) for name in ("offbragg", "numpy", "scipy", "h5py")},
     )
+    return replace(record, background_exponents=background_exponents(record))
 
 
 def _look_at(

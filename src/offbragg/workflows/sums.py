@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from offbragg.errors import ReductionError
 from offbragg.files.mask import read_mask
 from offbragg.files.scan_file import ScanFile
 from offbragg.grid import Grid
-from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.accumulator import BY_STAYS, Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
-from offbragg.reduction.binning import AirRate
+from offbragg.reduction.air import AirRate
 from offbragg.reduction.folding import Folding, Unfolded
 from offbragg.reduction.reduce import ReductionSetup, add_frames, air_rate
 from offbragg.reduction.symmetry import Laue, symmetrise
@@ -42,6 +43,19 @@ def weight_exponent(inputs: Sequence[SweepInput], choices: Choices | ReductionRe
             )
         )
     return min(found)
+
+
+def background_exponents(record: ReductionRecord) -> tuple[int, int] | None:
+    """Choose the units of background and variance of all sweeps; None without a background."""
+    n = exponent(record)
+    found: list[tuple[int, int]] = []
+    for each in record.inputs:
+        if each.background is not None:
+            with prepared(replace(record, background_exponents=(0, 0)), each, threads=1) as sweep:
+                units = sweep.setup.background_exponents(n)
+            assert units is not None
+            found.append(units)
+    return (min(a for a, _ in found), min(b for _, b in found)) if found else None
 
 
 def reduce_record(
@@ -85,9 +99,12 @@ def sum_record(
 def empty_sums(record: ReductionRecord) -> Accumulator:
     """Make the sums that the frames of a record are added to."""
     by = folding(record)
+    units = record.background_exponents
+    if units is None and record.inputs[0].background is not None:
+        units = BY_STAYS
     return Accumulator(
         record.binned if by is None else by.part, exponent(record), parts=record.oversample.parts,
-        background=record.inputs[0].background is not None, sample=record.sample,
+        background=units, sample=record.sample,
         symmetry="" if by is None else by.laue.name,
     )  # fmt: skip
 
@@ -272,7 +289,11 @@ def sweep_setup(
     assert each.selection is not None
     air = None
     if each.background is not None:
-        air = _air(each.background, record, detector.get("saturation"))
+        air = _air(
+            each.background, record.background_scale, record.monitor, record.hot,
+            detector.get("saturation"), record.background_exponents is None,
+        )  # fmt: skip
+        air = replace(air, frames=scan.n_frames)
     return ReductionSetup(
         each.geometry, each.UB, record.binned, record.corrections, detector,
         masked | each.selection.hot_mask(masked.shape), record.oversample, air, record.sample,
@@ -286,19 +307,26 @@ def selection(each: SweepInput, record: ReductionRecord) -> Selection:
         return select(scan, monitor=record.monitor, hot=record.hot, damaged=each.damaged)
 
 
-def _air(background: BackgroundInput, record: ReductionRecord, saturation: float | None) -> AirRate:
+@lru_cache(maxsize=2)  # the units of the sums are chosen by it before frames are added
+def _air(
+    background: BackgroundInput,
+    scale: float,
+    monitor: bool,
+    hot: bool,
+    saturation: float | None,
+    by_stays: bool,
+) -> AirRate:
     """Return what each pixel counts without the crystal, times the background's scale."""
     with opened(Path(background.file)) as empty:
         chosen = select(
-            empty, monitor=record.monitor, hot=record.hot, damaged=background.damaged,
-            least_turn=0.0,
+            empty, monitor=monitor, hot=hot, damaged=background.damaged, least_turn=0.0
         )  # fmt: skip
-        stack = empty.stack
         return air_rate(
-            stack,
-            chosen.flux / record.background_scale,
+            empty.stack,
+            chosen.flux / scale,
             mask=chosen.hot_mask(empty.shape),
             saturation=saturation,
+            by_stays=by_stays,
         )
 
 
