@@ -122,7 +122,7 @@ def version() -> str:
     return version("offbragg")
 
 
-@pytest.mark.parametrize("more", [{}, {"symmetry": "m-3m"}])
+@pytest.mark.parametrize("more", [{}, {"symmetry": "m-3m"}, {"symmetry": "m-3m", "fold": True}])
 def test_a_cluster_makes_the_file_of_one_process(cluster, submitted, sweeps, tmp_path, more):
     done: list[tuple[int, int]] = []
     choices = replace(CHOICES, **more)
@@ -139,14 +139,19 @@ def test_a_cluster_makes_the_file_of_one_process(cluster, submitted, sweeps, tmp
     assert submitted.count("prepare") == len(sweeps)  # where pixels look: once for each sweep
 
 
-def test_with_a_background_a_task_is_a_whole_sweep(cluster, sweeps, tmp_path):
+@pytest.mark.parametrize("earlier", [False, True])
+def test_with_a_background_a_task_is_a_whole_sweep_in_records_of_earlier_versions_only(
+    cluster, sweeps, tmp_path, earlier
+):
     air = Measured(n_frames=4, step=1.0, crystal_in=False, series=3).write(tmp_path / "air")
     record = record_of(sweeps, background=str(air))
+    if earlier:
+        record = replace(record, background_exponents=None)
     alone = sum_record(record)
 
     together = on_dask.sum_on_cluster(record, cluster.scheduler_address)
 
-    assert len(on_dask.divide(record, 2)) == len(sweeps)
+    assert (len(on_dask.divide(record, 2)) == len(sweeps)) == earlier
     assert isinstance(alone, Accumulator)
     assert isinstance(together, Accumulator)
     assert same(together, alone)

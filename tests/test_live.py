@@ -250,10 +250,12 @@ def test_the_orientation_of_an_earlier_sweep_of_the_mount(tmp_path, caplog, plac
     check_equal(volume, [path])
 
 
-def test_symmetry_and_background(tmp_path):
+@pytest.mark.parametrize("fold", [False, True])
+def test_symmetry_and_background(tmp_path, fold):
     choices = Choices(
-        step=0.1, corrections=AS_SIMULATED, symmetry="m-3m", oversample=CHOICES.oversample
-    )
+        step=0.1, corrections=AS_SIMULATED, symmetry="m-3m", fold=fold,
+        oversample=CHOICES.oversample,
+    )  # fmt: skip
     air = Measured(
         n_frames=4, step=2.0, temperature=100.0, crystal_in=False, series=50,
         start_more={"uid": "air"},

@@ -76,6 +76,27 @@ def test_typed(scan_path):
     assert Path(json.loads(picture.output)["file"]).read_bytes()[:4] == b"\x89PNG"
 
 
+def test_folded_while_binned_the_file_is_the_same(scan_path, tmp_path):
+    """With a grid that is not symmetric, a background, parts of pixels; and in an eighth."""
+    typed = ["reduce", str(scan_path), "--grid", "-3:1:0.1,-1:2:0.1,-3:1:0.1", "--symmetry", "auto"]
+    typed += ["--oversample", "2,1", "--out"]
+    runner, made = CliRunner(), [tmp_path / "plain.h5", tmp_path / "folded.h5"]
+    for path, fold in zip(made, ([], ["--fold"]), strict=True):
+        runner.invoke(app, [*typed, str(path), *fold], catch_exceptions=False)
+
+    with VolumeFile(made[1]) as file:
+        assert file.record["fold"] is True
+        assert file.symmetry == "m-3m"
+    plain, folded = (read_volume(path) for path in made)
+    assert plain.variance is not None
+    for name in ("counts", "weight", "variance"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(folded, name))
+    again = runner.invoke(app, ["reduce", "--again", str(made[1])], catch_exceptions=False)
+    assert "the same, bit for bit" in again.output
+    with pytest.raises(ReductionError, match="give it"):
+        reduce_files(scan_path, replace(CHOICES, fold=True))
+
+
 def test_one_line_in_python(scan_path, tmp_path):
     volume = offbragg.reduce(scan_path, step=0.1, symmetry="m-3m", out=tmp_path / "v.h5")
     figure = offbragg.plot(volume, "h0l")

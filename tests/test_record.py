@@ -14,7 +14,7 @@ from measured import AS_SIMULATED, Measured
 from offbragg.errors import ReductionError
 from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.files.volume_writer import write_volume
-from offbragg.workflows import sweeps
+from offbragg.workflows import sums, sweeps
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import ReductionRecord
 from offbragg.workflows.reduce import build_record, reduce_files
@@ -89,6 +89,7 @@ def test_hot_pixels_repeats_and_flux_are_found_once(scan_path, monkeypatch):
     for name in ("hot_pixels", "repeats", "frame_weights"):
         monkeypatch.setattr(sweeps, name, counted(name, getattr(sweeps, name)))
 
+    sums._air.cache_clear()  # the same air run as in other tests
     reduce_files(scan_path, CHOICES)
     with_background = sorted(calls)
     calls.clear()
@@ -119,6 +120,9 @@ WRONG: list[tuple[list[Any], Any, str]] = [
     (["hot"], "yes", "record.hot is 'yes': it must be true or false"),
     (["monitor"], 1, "record.monitor is 1: it must be true or false"),
     (["symmetry"], None, "record.symmetry is None: it must be text"),
+    (["fold"], "mmm", "record.fold is 'mmm': it must be true or false"),
+    (["background_exponents"], [1], "exponents is [1]: it must be two whole numbers"),
+    (["background_exponents"], [1, "x"], "exponents[1] is 'x': it must be a whole number"),
     (["temperature"], "cold", "record.temperature is 'cold': it must be a number"),
     (["background_scale"], 0, "record.background_scale is 0: it must be a number above 0"),
     (["inputs"], [], "record.inputs is empty: it must be a list of sweeps"),

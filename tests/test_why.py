@@ -16,7 +16,8 @@ from offbragg.errors import ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.grid import Grid
-from offbragg.kernels.transform import place_of, places
+from offbragg.kernels.numbering import place_of
+from offbragg.kernels.transform import places
 from offbragg.reduction.binning import FrameToAdd, Oversample
 from offbragg.reduction.trace import visits
 from offbragg.workflows.choices import Choices

@@ -6,6 +6,8 @@ they agree.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from streams import generated
@@ -20,7 +22,9 @@ from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
 from offbragg.lattice import q_to_hkl
 from offbragg.reduction import Corrections, ReductionSetup, reduce, symmetrise
+from offbragg.reduction.binning import Oversample
 from offbragg.reduction.peaks import find_peaks
+from offbragg.reduction.reduce import add_frames
 from offbragg.reduction.symmetry import Laue
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
@@ -43,6 +47,11 @@ def stack(request) -> Stack:
 
 @pytest.fixture(scope="module")
 def seconds() -> dict[str, float]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def parts_seconds() -> dict[int, float]:
     return {}
 
 
@@ -104,6 +113,32 @@ def test_both_agree(stack):
     assert volume.counts.sum() == counts.sum()
 
 
+@pytest.mark.parametrize(("pixels", "frames"), [(1, 1), (2, 2), (3, 3)])
+def test_oversampling(benchmark, stack, request, parts_seconds, pixels, frames):
+    """Linear in the parts: a part costs at most twice a whole pixel, and one of 27 as one of 8."""
+    few = stack[:2]
+    more = Oversample(pixels, frames)
+    scene = ReductionSetup(GEOMETRY, UB, GRID, PLAIN, oversample=more, threads=1)
+    binner, sums = scene.binner(), scene.accumulator(scene.exponent(1.0))
+
+    def bin_frames() -> float:
+        before = time.process_time()
+        add_frames(few, scene, np.ones(len(few)), sums, binner=binner)
+        return (time.process_time() - before) / len(few) / more.parts
+
+    bin_frames()  # takes its pages from the system
+    each = parts_seconds[more.parts] = benchmark.pedantic(bin_frames, rounds=1)
+
+    assert sums.total("counts") > 0
+    if request.config.getoption("benchmark_only"):
+        line = f"\n{more.parts} parts: {each * more.parts * 1e3:.0f} ms of CPU a frame of 2M"
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(line)
+        if kernels.compiled:
+            assert each < 2.0 * parts_seconds[1]
+            assert more.parts != 27 or each < 1.3 * parts_seconds[8]
+
+
 @pytest.mark.parametrize("half", [pytest.param(200, marks=pytest.mark.slow), 25])
 @pytest.mark.parametrize("name", ["-1", "mmm", "6/mmm", "m-3m"])
 def test_symmetrise(benchmark, name, half, request):
@@ -113,7 +148,13 @@ def test_symmetrise(benchmark, name, half, request):
     volume = Volume(np.ones(grid.shape), np.full(grid.shape, 2.0), grid)
     laue = Laue.named(name)
 
-    done = benchmark.pedantic(lambda: symmetrise(volume, laue), rounds=2)
+    def fill() -> None:
+        volume.counts.fill(1.0)
+        volume.weight.fill(2.0)
+
+    done = benchmark.pedantic(
+        lambda: symmetrise(volume, laue, overwrite=True), setup=fill, rounds=2
+    )  # fmt: skip
 
     assert done.counts[half, half, half] == 1
     assert done.counts[half + 1, half + 2, half + 3] == len(laue.operations)

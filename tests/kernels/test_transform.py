@@ -9,20 +9,17 @@ import pytest
 
 from offbragg.geometry import rotation_about
 from offbragg.kernels import available
-from offbragg.kernels.transform import (
+from offbragg.kernels.folding import Fold, fold
+from offbragg.kernels.numbering import (
     CELLS,
     NOWHERE,
     SIDE,
-    Exposures,
-    PairSums,
-    add,
     bricks,
+    cell_of,
     cells_within,
     place_of,
-    places,
-    transform,
-    variance,
 )
+from offbragg.kernels.transform import Exposures, PairSums, add, places, transform, variance
 
 SHAPE = (70, 64, 97)
 ROWS, COLUMNS = 41, 77
@@ -181,10 +178,83 @@ def test_parts_of_a_pixel_in_one_cell_are_one_count(level):
     assert not value(mine).any()
 
 
+@pytest.mark.parametrize("level", available())
+@pytest.mark.parametrize("factor", [1e30, np.inf, np.nan, -1e30])
+def test_a_weight_that_32_bits_do_not_hold_is_cut(level, factor):
+    """Casting it would be undefined, and 16 of them would carry into the next cell's sums."""
+    made = exposures(np.random.default_rng(2), frames=1)
+    made = replace(made, factor=np.full_like(made.factor, factor), flux=np.float32([1e6]))
+    pair = sums()
+
+    transform(made, pair, WHOLE, level=level)
+
+    good = (made.counts[0] >= 0) & (made.counts[0] <= made.most)
+    n = np.count_nonzero(good & (places(made, SHAPE, WHOLE, level="reference") != NOWHERE))
+    assert n > 100
+    assert value(pair)[..., 1].sum() == (n * (2**28 - 16) if factor > 0 else 0)
+
+
+@pytest.mark.parametrize("level", available())
+def test_a_rate_is_added_in_place_of_the_counts(level):
+    rng = np.random.default_rng(4)
+    made = exposures(rng)
+    rate = rng.uniform(0, 1, made.factor.shape).astype(np.float32)
+    rate[rng.random(rate.shape) < 0.1] = 0
+    air = replace(made, rate=rate, rate_flux=np.float32([3e6, 2e5, 1e7]))
+    pair, plain, expected = sums(), sums(), sums()
+
+    transform(air, pair, WHOLE, level=level)
+
+    transform(made, plain, WHOLE, level="reference")
+    np.testing.assert_array_equal(value(pair)[..., 1], value(plain)[..., 1])
+    rate_alone = replace(made, factor=np.where(made.factor > 0, rate, 0), flux=air.rate_flux)
+    transform(rate_alone, expected, WHOLE, level="reference")
+    np.testing.assert_array_equal(value(pair)[..., 0], value(expected)[..., 1])
+    transform(air, pair, WHOLE, level=level, subtract=True)
+    assert not value(pair).any()
+
+
+@pytest.mark.parametrize("flux", [-1.0, np.nan, np.inf])
+def test_a_flux_that_none_has_is_refused(compiled_level, flux):
+    made = exposures(np.random.default_rng(1), frames=1)
+    with pytest.raises(ValueError, match="the flux of frame 0"):
+        transform(replace(made, flux=np.float32([flux])), sums(), WHOLE, level=compiled_level)
+
+
+def test_a_fold_that_is_not_one_is_refused(compiled_level):
+    one = np.eye(3, dtype=np.int8)[None]
+    good = Fold((40, 1, 1), (0, 0, 0), one, np.ones(2, np.uint64), (0, 0, 0), (40, 1, 1))
+    place = place_of(np.array([[0, 39], [0, 0], [0, 0]]), good.shape)
+    np.testing.assert_array_equal(fold(place, good, level=compiled_level), place)
+    for wrong in (
+        {"operations": 2 * one},
+        {"operations": np.repeat(one, 49, 0)},
+        {"candidates": good.candidates[1:]},
+        {"first": (1 << 18, 0, 0)},
+        {"part_first": (-(1 << 21), 0, 0)},
+    ):
+        with pytest.raises(ValueError, match=r"a fold has|items of"):
+            fold(place, replace(good, **wrong), level=compiled_level)
+
+
+def test_what_a_fold_leads_out_of_its_part_is_left_out(compiled_level):
+    made = exposures(np.random.default_rng(1))
+    n = int(np.prod(bricks(SHAPE)))
+    one = np.eye(3, dtype=np.int8)[None]
+    half = Fold(SHAPE, (0, 0, 0), one, np.ones(n, np.uint64), (35, 0, 0), (35, *SHAPE[1:]))
+    pair, whole = sums(half.part_shape), sums()
+    transform(made, pair, WHOLE, fold=half, level=compiled_level)
+    transform(made, whole, WHOLE, level=compiled_level)
+    cells = np.indices(SHAPE).reshape(3, -1)
+    expected = value(whole).reshape(-1, 2)[place_of(cells[:, cells[0] >= 35], SHAPE)]
+    assert value(pair).sum() == expected.sum() > 0
+
+
 def test_every_cell_has_a_place_of_its_own():
     cells = np.indices((40, 33, 65)).reshape(3, -1)
     found = place_of(cells, (40, 33, 65))
     assert np.unique(found).size == found.size
+    np.testing.assert_array_equal(cell_of(found, (40, 33, 65)), cells)
     assert sorted(cells_within()) == list(range(CELLS))
     l, k, h = 5, 7, 31  # noqa: E741
     assert cells_within().reshape(SIDE, SIDE, SIDE)[l, k, h] == place_of(

@@ -14,11 +14,13 @@ from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
-from offbragg.kernels.transform import NOWHERE, Exposures, places
+from offbragg.kernels.numbering import NOWHERE
+from offbragg.kernels.transform import Exposures, places
 from offbragg.reduction import Corrections, ReductionSetup
 from offbragg.reduction.accumulator import Accumulator, weight_exponent
+from offbragg.reduction.air import AirRate, expected_stay
 from offbragg.reduction.bands import bands
-from offbragg.reduction.binning import AirRate, Oversample
+from offbragg.reduction.binning import Oversample
 from offbragg.reduction.reduce import add_frames
 from offbragg.stack import Stack
 from offbragg.sweep import Sweep
@@ -119,9 +121,65 @@ def test_parts_of_pixels_and_frames_are_taken_away_too(stack):
     assert bits(sums) == bits(summed(few, lit, made))
 
 
-def test_frames_with_a_background_are_not_taken_away_one_by_one(stack):
-    air = AirRate(np.full(SHAPE, 1e-6), np.full(SHAPE, 1e-14))
-    made = setup(air=air)
+def air(**more) -> AirRate:
+    rng = np.random.default_rng(9)
+    rate = rng.uniform(1e-7, 1e-6, SHAPE)
+    rate[rng.random(SHAPE) < 0.02] = np.nan
+    return AirRate(rate, rate / 1e7, **more)
+
+
+def test_frames_with_a_background_are_taken_away_too_and_come_in_any_order(stack):
+    made = setup(air=air(), oversample=Oversample(2, 1))
+    forwards = summed(stack[:20], FLUX[:20], made)
+    sums, binner = None, made.binner()
+    for a, b in ((13, 20), (4, 13), (0, 4)):
+        sums = summed(stack[a:b], FLUX[a:b], made, into=sums, binner=binner)
+    assert sums is not None
+    assert bits(sums) == bits(forwards)
+
+    summed(stack[4:9], FLUX[4:9], made, into=sums, subtract=True)
+
+    lit = np.where(np.isin(np.arange(20), range(4, 9)), 0.0, FLUX[:20])
+    assert bits(sums) == bits(summed(stack[:20], lit, made))
+
+
+def test_the_background_is_rate_times_flux_and_its_variance_that_of_stays(stack):
+    """The expected stay, against each pixel followed through the frames."""
+    flux = np.full(N, 1e6)
+    new = summed(stack, flux, setup(air=air(frames=N))).volume()
+    stays = summed(stack, flux, setup(air=air(by_stays=True))).volume()
+
+    assert new.background is not None
+    assert stays.background is not None
+    np.testing.assert_allclose(new.background, stays.background, rtol=1e-5, atol=1e-4)
+    ratio = new.background_variance.sum() / stays.background_variance.sum()
+    assert ratio == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("speed", [(0.3, 0.1, 0.02), (0.05, 0.05, 0.01), (1.4, 0.7, 0.0)])
+def test_an_expected_stay_is_the_mean_over_places_in_the_cell(speed):
+    rng = np.random.default_rng(2)
+    frames, n = 90, 40_000
+    place, first = rng.random((3, n)), rng.integers(0, frames, n)  # where it is, and in which frame
+    found = np.zeros(n)
+    for k in range(-frames, frames + 1):
+        there = np.floor(place + k * np.array(speed)[:, None]) == 0
+        found += there.all(axis=0) & (first + k >= 0) & (first + k < frames)
+
+    expected = expected_stay(np.array(speed)[:, None], frames)[0]
+
+    assert expected == pytest.approx(found.mean(), rel=0.01)
+
+
+def test_a_frame_too_bright_for_the_units_of_the_background_is_refused(stack):
+    made = setup(air=air())
+    sums = made.accumulator(made.exponent(float(FLUX.max())), background=(60, 60))
+    with pytest.raises(ReductionError, match=r"2\^-60, 2\^-60"):
+        summed(stack[:1], FLUX[:1], made, into=sums)
+
+
+def test_frames_with_a_background_by_stays_are_not_taken_away_one_by_one(stack):
+    made = setup(air=air(by_stays=True))
     sums = summed(stack[:3], FLUX[:3], made)
     with pytest.raises(ReductionError, match="begin again"):
         summed(stack[:3], FLUX[:3], made, into=sums, subtract=True)

@@ -9,7 +9,8 @@ import pytest
 
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
-from offbragg.kernels.transform import CELLS, add, place_of
+from offbragg.kernels.numbering import CELLS, place_of
+from offbragg.kernels.transform import add
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.packed import PAGE
 
@@ -46,10 +47,10 @@ def test_merging_carries_between_the_halves_of_a_sum(most):
 
 
 def test_sums_are_sent_as_the_bricks_that_were_added_to():
-    made, expected, _ = some(3, parts=4, background=True)
+    made, expected, _ = some(3, parts=4, background=(20, 30))
 
     packed = pickle.dumps(made.packed())
-    back = Accumulator(GRID, 20, parts=4, background=True)
+    back = Accumulator(GRID, 20, parts=4, background=(20, 30))
     back.merge(pickle.loads(packed))
 
     np.testing.assert_array_equal(integers(back), expected)

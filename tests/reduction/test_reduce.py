@@ -12,7 +12,8 @@ from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.instrument import Axis, Panel
 from offbragg.reduction import Corrections, ReductionSetup, binning, reduce
-from offbragg.reduction.binning import AirRate, Oversample
+from offbragg.reduction.air import AirRate
+from offbragg.reduction.binning import Oversample
 from offbragg.reduction.reduce import air_rate, check_overlap, check_UB, check_units
 from offbragg.sample import Sample
 from offbragg.stack import Stack
@@ -105,14 +106,18 @@ def test_parts_of_a_pixel_in_one_cell_have_its_variance():
 def test_air_of_a_pixel_that_stays_in_its_cell_is_one_measurement():
     counts = np.full((3, 10, 10), 4, np.int32)
     still = Sweep("phi", 0.0, 0.0, 3, 0.1, 0.1)
-    rate = AirRate(np.full((10, 10), 2.0), np.full((10, 10), 0.1))
+    rate = AirRate(np.full((10, 10), 2.0), np.full((10, 10), 0.1), frames=3)
     whole = replace(scene(air=rate), grid=Grid((0, 0, 0), (1, 1, 1), (1, 1, 1)))
 
-    volume = reduce(Stack(counts, still), whole, np.array([1.0, 2.0, 1.0]))
+    volume = reduce(Stack(counts, still), whole, np.ones(3))
+    by_stays = replace(whole, air=replace(rate, by_stays=True))
+    before = reduce(Stack(counts, still), by_stays, np.array([1.0, 2.0, 1.0]))
 
-    assert volume.background.sum() == pytest.approx(100 * 2.0 * 4.0)
-    assert volume.background_variance.sum() == pytest.approx(100 * 0.1 * 4.0**2)
-    assert volume.intensity.item() == pytest.approx((1200 - 800) / 400)
+    assert volume.background.sum() == pytest.approx(100 * 2.0 * 3.0)
+    assert volume.background_variance.sum() == pytest.approx(100 * 0.1 * 3.0**2)
+    assert volume.intensity.item() == pytest.approx((1200 - 600) / 300)
+    assert before.background.sum() == pytest.approx(100 * 2.0 * 4.0)
+    assert before.background_variance.sum() == pytest.approx(100 * 0.1 * 4.0**2)
 
 
 def test_the_air_rate_is_counts_per_flux():

@@ -140,12 +140,17 @@ def test_sums_by_steps_are_sums_over_every_operation(name, first):
     volume = Volume(*np.random.default_rng(4).random((2, *shape)), Grid(first, shape, (5, 5, 5)))
 
     done = symmetrise(volume, laue)
+    assert done.counts is not volume.counts
 
     for cell in np.random.default_rng(5).integers(0, shape, (40, 3)):
         images = {tuple(np.array(op) @ (cell + first) - first) for op in laue.operations}
         there = [i for i in images if all(0 <= x < n for x, n in zip(i, shape, strict=True))]
         by_hand = sum(volume.counts[image] for image in there)
         assert done.counts[tuple(cell)] == pytest.approx(by_hand)
+    in_place = symmetrise(volume, laue, overwrite=True)
+    assert in_place.weight is volume.weight
+    np.testing.assert_array_equal(in_place.counts, done.counts)
+    np.testing.assert_array_equal(in_place.weight, done.weight)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,6 +16,7 @@ from offbragg.cli.reduction import (
     BackgroundScale,
     Box,
     Efficiency,
+    Fold,
     Hot,
     InvertMask,
     MaskFile,
@@ -54,6 +55,7 @@ def live_command(
     ] = 24.0,
     grid: Box = None,
     symmetry: Symmetry = "none",
+    fold: Fold = False,
     background: Background = "auto",
     background_scale: BackgroundScale = 1.0,
     monitor: Monitor = True,
@@ -100,6 +102,7 @@ def live_command(
     choices = Choices(
         grid=None if grid is None else Grid.parse(grid),
         symmetry=symmetry,
+        fold=fold,
         background=background,
         background_scale=background_scale,
         monitor=monitor,

@@ -25,6 +25,13 @@ Symmetry = Annotated[
         help="Laue class to symmetrise by, as m-3m; auto: that of the space group.",
     ),
 ]
+Fold = Annotated[
+    bool,
+    typer.Option(
+        "--fold",
+        help="Keep sums of the part of the box that --symmetry does not repeat: less memory.",
+    ),
+]
 Background = Annotated[
     str,
     typer.Option(
@@ -204,6 +211,7 @@ def reduce_command(
     ] = False,
     grid: Box = None,
     symmetry: Symmetry = "none",
+    fold: Fold = False,
     background: Background = "auto",
     background_scale: BackgroundScale = 1.0,
     orientation: Orientation = None,
@@ -294,6 +302,7 @@ def reduce_command(
     choices = Choices(
         grid=None if grid is None else Grid.parse(grid),
         symmetry=symmetry,
+        fold=fold,
         background=background,
         background_scale=background_scale,
         orientation=orientation,

@@ -10,10 +10,11 @@ from typing import Any
 from offbragg.files.growing_volume import GrowingVolume
 from offbragg.files.volume_writer import write_volume
 from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.folding import Unfolded
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 from offbragg.workflows.record import ReductionRecord
-from offbragg.workflows.sums import is_as_binned, symmetrised
+from offbragg.workflows.sums import finished, is_as_binned
 
 _COARSE = 0.3  # s between two writings of the coarse levels
 _WRITING = 2.5  # the cells are written at most in 2 of 5 parts of the time
@@ -85,7 +86,7 @@ class LiveFile:
         if growing is not None:
             growing.update(_changed(sums), document, fine=fine)
         elif fine:
-            self._write(symmetrised(sums.volume(), record), document)
+            self._write(finished(record, sums), document)
         end = time.monotonic()
         self._next_coarse = end + min(_COARSE, self._every)
         if fine:
@@ -104,7 +105,7 @@ class LiveFile:
             As for `show`.
         """
         if not is_as_binned(sums, record):
-            self._write(symmetrised(sums.volume(), record), document)
+            self._write(finished(record, sums), document)
         elif self._growing is None:
             self._write(sums, document)
         else:
@@ -129,7 +130,7 @@ class LiveFile:
         self._growing = sums, sums.sample, growing
         return growing
 
-    def _write(self, volume: Accumulator | Volume, document: Mapping[str, Any]) -> None:
+    def _write(self, volume: Accumulator | Unfolded | Volume, document: Mapping[str, Any]) -> None:
         """Write all of the volume in place of the one before, at once."""
         hidden = self.path.with_name(f".{self.path.name}.new")
         hidden.unlink(missing_ok=True)  # left by one that was killed

@@ -20,6 +20,7 @@ from offbragg.errors import ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import Binner
+from offbragg.reduction.folding import Unfolded
 from offbragg.reduction.reduce import ReductionSetup, add_frames
 from offbragg.stack import Stack
 from offbragg.workflows.record import ReductionRecord, SweepInput
@@ -32,7 +33,7 @@ OneMore = Callable[[], None]
 
 _FEW = 4  # pixels that are read faster one by one, each out of its block, than whole frames
 _SAME = {
-    "binned": "the grid", "weight_exponent": "the unit of the weights",
+    "binned": "the grid", "fold": "the fold", "weight_exponent": "the unit of the weights",
     "corrections": "the corrections", "oversample": "the oversampling", "mask": "the mask",
 }  # fmt: skip
 
@@ -160,9 +161,10 @@ class LiveSums:
         self.drop()
         change.again = "the background"
         sums = sum_record(
-            replace(record, symmetry="", grid=record.binned),
+            record if record.fold else replace(record, symmetry="", grid=record.binned),
             progress=lambda done, total: one_more(),
         )
+        sums = sums.sums if isinstance(sums, Unfolded) else sums
         assert isinstance(sums, Accumulator)
         self.sums = sums
         change.added = sum(each.frames for each in record.inputs)
@@ -175,6 +177,8 @@ class LiveSums:
         for name, what in _SAME.items():
             if getattr(before, name) != getattr(record, name):
                 return what
+        if record.fold and before.symmetry != record.symmetry:
+            return "the symmetry"
         if self._binned.keys() - {each.run for each in record.inputs}:
             return "the sweeps"
         for each in record.inputs:

@@ -385,7 +385,7 @@ def _waits_for_angle(scan: ScanFile) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def is_by(record: ReductionRecord, choices: Choices) -> bool:
     """Return whether a record may be one of these choices."""
-    named = ("monitor", "corrections", "oversample", "hot", "background_scale")
+    named = ("fold", "monitor", "corrections", "oversample", "hot", "background_scale")
     return (
         all(getattr(record, name) == getattr(choices, name) for name in named)
         and choices.grid in (None, record.grid)

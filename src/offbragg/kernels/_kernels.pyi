@@ -1,6 +1,9 @@
 from _typeshed import ReadableBuffer as Buffer
 from _typeshed import WriteableBuffer
 
+Three = tuple[int, int, int]
+Fold = tuple[Three, Three, Buffer, Buffer, Three, Three]
+
 def levels() -> list[str]: ...
 def chunk_bound(n: int, /) -> int: ...
 def decode(level: int, stream: Buffer, out: WriteableBuffer, /) -> tuple[int, int]: ...
@@ -38,11 +41,15 @@ def transform(
     changed: WriteableBuffer,
     subtract: bool,
     parts: tuple[int, int],
+    fold: Fold | None,
+    rate: Buffer | None,
+    rate_flux: Buffer | None,
     /,
 ) -> None: ...
 
 variance = transform  # takes the same
 
+def fold(level: int, places: WriteableBuffer, fold: Fold, /) -> None: ...
 def places(
     turn: Buffer,
     inverse: Buffer,

@@ -448,6 +448,7 @@ static PyMethodDef methods[] = {
     {"transform", ob_py_transform, METH_VARARGS, "Add the pixels of frames to the cells of a grid."},
     {"variance", ob_py_variance, METH_VARARGS, "Add the variance of divided pixels to the cells."},
     {"places", ob_py_places, METH_VARARGS, "Find the cells of the pixels of a frame."},
+    {"fold", ob_py_fold, METH_VARARGS, "Bring places into the part that a group does not repeat."},
     {"symmetrise", symmetrise, METH_VARARGS,
      "(array or None, share or None, out, first, shape, operations, steps, part, parts)"},
     {"tiles", tiles, METH_VARARGS, "(level, counts, rows, columns, number, middle, highest)"},

@@ -8,14 +8,20 @@
 #include "module_transform.h"
 #include "transform.h"
 
-enum { COUNTS, TURNS, FLUX, INVERSE, FACTOR, LOW, HIGH, CHANGED, VIEWS };
+#include <float.h>
+
+enum {
+    COUNTS, TURNS, FLUX, INVERSE, FACTOR, LOW, HIGH, CHANGED, OPERATIONS, CANDIDATES, RATE,
+    RATE_FLUX, VIEWS,
+};
 
 typedef struct {
     Py_buffer view[VIEWS];
     ob_exposures what;
     ob_band band;
     ob_sums sums;
-    int level, subtract;
+    ob_fold fold;
+    int level, subtract, folded;
 } call;
 
 static int is_of(const Py_buffer *view, size_t items, size_t size, const char *what)
@@ -24,6 +30,14 @@ static int is_of(const Py_buffer *view, size_t items, size_t size, const char *w
         return 1;
     PyErr_Format(PyExc_ValueError, "%s must be %zu aligned items of %zu bytes, not %zd bytes", what,
                  items, size, view->len);
+    return 0;
+}
+
+static int check_level(int level)
+{
+    if (level >= 0 && level <= ob_best_level())
+        return 1;
+    PyErr_Format(PyExc_ValueError, "this processor has no kernel level %d", level);
     return 0;
 }
 
@@ -53,32 +67,89 @@ static int make_grid(const int *shape, ob_grid *grid)
     return 0;
 }
 
+/* Read a fold: (shape, first, operations, candidates, first of the part, its shape). */
+static int get_fold(PyObject *tuple, Py_buffer *operations, Py_buffer *candidates, ob_fold *fold)
+{
+    int shape[3], part[3], *first = fold->first, *to_first = fold->to_first;
+    if (!PyTuple_Check(tuple)) {
+        PyErr_SetString(PyExc_TypeError, "a fold must be a tuple");
+        return 0;
+    }
+    if (!PyArg_ParseTuple(tuple, "(iii)(iii)y*y*(iii)(iii)", &shape[0], &shape[1], &shape[2],
+                          &first[0], &first[1], &first[2], operations, candidates, &to_first[0],
+                          &to_first[1], &to_first[2], &part[0], &part[1], &part[2]) ||
+        !make_grid(shape, &fold->grid) || !make_grid(part, &fold->part))
+        return 0;
+    const uint32_t *bricks = fold->grid.bricks;
+    fold->count = (size_t)operations->len / 9;
+    if (!is_of(operations, fold->count, 9, "operations") ||
+        !is_of(candidates, (size_t)bricks[0] * bricks[1] * bricks[2], 8, "candidates"))
+        return 0;
+    int wrong = fold->count < 1 || fold->count > OB_MOST_OPERATIONS;
+    for (int i = 0; i < 3; i++)
+        wrong |= first[i] < -OB_MOST_LABEL || first[i] > OB_MOST_LABEL - shape[i] ||
+                 to_first[i] < -4 * OB_MOST_LABEL || to_first[i] > 4 * OB_MOST_LABEL;
+    for (Py_ssize_t i = 0; i < operations->len; i++) {
+        int8_t entry = ((const int8_t *)operations->buf)[i];
+        wrong |= entry < -1 || entry > 1;
+    }
+    if (wrong) {
+        PyErr_Format(PyExc_ValueError, "a fold has 1 to %d operations of -1, 0 and 1, and labels "
+                     "within %d", OB_MOST_OPERATIONS, OB_MOST_LABEL);
+        return 0;
+    }
+    fold->operations = operations->buf;
+    fold->candidates = candidates->buf;
+    return 1;
+}
+
+static int check_flux(const float *flux, size_t frames)
+{
+    for (size_t i = 0; i < frames; i++)
+        if (!(flux[i] >= 0.0f && flux[i] <= FLT_MAX)) {
+            PyErr_Format(PyExc_ValueError, "the flux of frame %zu must be from 0 on, and finite", i);
+            return 0;
+        }
+    return 1;
+}
+
 /* Check every size against every other, so that nothing outside the buffers is touched. */
 static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
 {
     Py_ssize_t rows, columns, band[4];
     int shape[3], most;
+    PyObject *fold;
 
     memset(c, 0, sizeof *c);
     if (!PyArg_ParseTuple(
-            args, "iy*y*y*y*y*(nn)(nnnn)(dd)i(iii)w*w*w*p(nn)", &c->level, &c->view[COUNTS],
+            args, "iy*y*y*y*y*(nn)(nnnn)(dd)i(iii)w*w*w*p(nn)Oz*z*", &c->level, &c->view[COUNTS],
             &c->view[TURNS], &c->view[FLUX], &c->view[INVERSE], &c->view[FACTOR], &rows, &columns,
             &band[0], &band[1], &band[2], &band[3], &c->what.x, &c->what.y, &most, &shape[0],
             &shape[1], &shape[2], &c->view[LOW], &c->view[HIGH], &c->view[CHANGED], &c->subtract,
-            sides, turns))
+            sides, turns, &fold, &c->view[RATE], &c->view[RATE_FLUX]))
         return 0;
-    if (c->level < 0 || c->level > ob_best_level()) {
-        PyErr_Format(PyExc_ValueError, "this processor has no kernel level %d", c->level);
-        return 0;
-    }
-    if (!check_size(rows, columns, band, &c->band) || !make_grid(shape, &c->sums.grid))
+    if (!check_level(c->level) || !check_size(rows, columns, band, &c->band) || !make_grid(shape, &c->sums.grid))
         return 0;
     if (*sides < 1 || *sides > 64 || *turns < 1 || *turns > 64 || most < 0) {
         PyErr_SetString(PyExc_ValueError, "1 to 64 parts, and valid counts from 0");
         return 0;
     }
+    c->folded = fold != Py_None;
+    if (c->folded) {
+        if (!get_fold(fold, &c->view[OPERATIONS], &c->view[CANDIDATES], &c->fold))
+            return 0;
+        for (int i = 0; i < 3; i++)
+            if (c->fold.part.shape[i] != shape[i]) {
+                PyErr_SetString(PyExc_ValueError, "the sums must be those of the fold's part");
+                return 0;
+            }
+    }
     size_t pixels = (size_t)rows * (size_t)columns;
     size_t frames = (size_t)c->view[FLUX].len / 4;
+    if (frames > SIZE_MAX / 8 / pixels || frames > SIZE_MAX / 8 / 64 / 12) {
+        PyErr_SetString(PyExc_ValueError, "more frames than there can be");
+        return 0;
+    }
     const ob_grid *grid = &c->sums.grid;
     size_t bricks = (size_t)grid->bricks[0] * grid->bricks[1] * grid->bricks[2];
     if (!is_of(&c->view[FLUX], frames, 4, "flux") ||
@@ -90,6 +161,16 @@ static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
         !is_of(&c->view[HIGH], bricks * OB_BRICK * 2, 4, "high") ||
         !is_of(&c->view[CHANGED], bricks, 1, "changed"))
         return 0;
+    if (!check_flux(c->view[FLUX].buf, frames))
+        return 0;
+    if (c->view[RATE].buf != NULL || c->view[RATE_FLUX].buf != NULL) {
+        if (!is_of(&c->view[RATE], pixels, 4, "rate") ||
+            !is_of(&c->view[RATE_FLUX], frames, 4, "rate_flux") ||
+            !check_flux(c->view[RATE_FLUX].buf, frames))
+            return 0;
+        c->what.rate = c->view[RATE].buf;
+        c->what.rate_flux = c->view[RATE_FLUX].buf;
+    }
     c->what.counts = c->view[COUNTS].buf;
     c->what.turns = c->view[TURNS].buf;
     c->what.flux = c->view[FLUX].buf;
@@ -123,7 +204,8 @@ PyObject *ob_py_transform(PyObject *self, PyObject *args)
             PyErr_SetString(PyExc_ValueError, "one turn for each frame, and one point of a pixel");
         } else {
             Py_BEGIN_ALLOW_THREADS
-            ob_transform(c.level, &c.what, &c.band, &c.sums, c.subtract);
+            ob_transform(c.level, &c.what, &c.band, c.folded ? &c.fold : NULL, &c.sums,
+                         c.subtract);
             Py_END_ALLOW_THREADS
             result = Py_NewRef(Py_None);
         }
@@ -141,7 +223,8 @@ PyObject *ob_py_variance(PyObject *self, PyObject *args)
     (void)self;
     if (begin(&c, args, &sides, &turns)) {
         Py_BEGIN_ALLOW_THREADS
-        failed = ob_variance(&c.what, &c.band, (size_t)sides, (size_t)turns, &c.sums, c.subtract);
+        failed = ob_variance(c.level, &c.what, &c.band, (size_t)sides, (size_t)turns,
+                             c.folded ? &c.fold : NULL, &c.sums, c.subtract);
         Py_END_ALLOW_THREADS
         result = failed ? PyErr_NoMemory() : Py_NewRef(Py_None);
     }
@@ -181,5 +264,29 @@ PyObject *ob_py_places(PyObject *self, PyObject *args)
         PyBuffer_Release(&inverse);
     if (out.obj != NULL)
         PyBuffer_Release(&out);
+    return result;
+}
+
+PyObject *ob_py_fold(PyObject *self, PyObject *args)
+{
+    Py_buffer places = {0}, operations = {0}, candidates = {0};
+    PyObject *tuple, *result = NULL;
+    ob_fold fold = {0};
+    int level;
+    (void)self;
+    if (PyArg_ParseTuple(args, "iw*O", &level, &places, &tuple) && check_level(level) &&
+        get_fold(tuple, &operations, &candidates, &fold) &&
+        is_of(&places, (size_t)places.len / 4, 4, "places")) {
+        Py_BEGIN_ALLOW_THREADS
+        ob_fold_places(level, &fold, places.buf, (size_t)places.len / 4);
+        Py_END_ALLOW_THREADS
+        result = Py_NewRef(Py_None);
+    }
+    if (places.obj != NULL)
+        PyBuffer_Release(&places);
+    if (operations.obj != NULL)
+        PyBuffer_Release(&operations);
+    if (candidates.obj != NULL)
+        PyBuffer_Release(&candidates);
     return result;
 }

@@ -5,5 +5,6 @@
 PyObject *ob_py_transform(PyObject *self, PyObject *args);
 PyObject *ob_py_variance(PyObject *self, PyObject *args);
 PyObject *ob_py_places(PyObject *self, PyObject *args);
+PyObject *ob_py_fold(PyObject *self, PyObject *args);
 
 #endif

@@ -7,8 +7,6 @@
  */
 #include "transform.h"
 
-#include <stdlib.h>
-
 enum {
     AHEAD = 24,   /* runs between fetching a cell and adding to it */
     PIECE = 2048, /* pixels of a row that are worked on at a time */
@@ -17,6 +15,15 @@ enum {
 typedef struct {
     uint32_t place[PIECE + 16], counts[PIECE + 16], weight[PIECE + 16];
 } runs;
+
+/* A row of a frame, and what is the same in all of it */
+typedef struct {
+    const int32_t *counts;
+    const double *inverse;
+    const float *factor, *rate; /* a rate takes the place of the counts; or NULL */
+    float flux, rate_flux;
+    int32_t most;
+} row_of_frame;
 
 int ob_make_grid(const int32_t *shape, ob_grid *grid)
 {
@@ -33,56 +40,20 @@ int ob_make_grid(const int32_t *shape, ob_grid *grid)
     return 0;
 }
 
-/* What is the same for a row of a frame */
-typedef struct {
-    double along[3], across[3], shift[3], x;
-    int32_t shape[3];
-    uint32_t stride[3]; /* of a brick, in cells */
-} row_of;
-
-static inline void begin_row(row_of *r, const ob_exposures *what, const ob_turn *turn, size_t row,
-                             const ob_grid *grid)
-{
-    double y = (double)row + what->y;
-    for (int i = 0; i < 3; i++) {
-        r->along[i] = turn->base[i] + y * turn->down[i];
-        r->across[i] = turn->across[i];
-        r->shift[i] = turn->shift[i];
-        r->shape[i] = grid->shape[i];
-    }
-    r->x = what->x;
-    r->stride[0] = OB_BRICK;
-    r->stride[1] = OB_BRICK * grid->bricks[0];
-    r->stride[2] = OB_BRICK * grid->bricks[0] * grid->bricks[1];
-}
-
-static inline uint32_t place_of(const row_of *r, size_t column, double inverse)
-{
-    double x = (double)column + r->x;
-    uint32_t place = 0;
-    for (int i = 0; i < 3; i++) {
-        double at = (r->along[i] + x * r->across[i]) * inverse + r->shift[i];
-        if (!(at >= 0.0 && at < (double)r->shape[i])) /* NaN, too */
-            return OB_NOWHERE;
-        uint32_t cell = (uint32_t)at;
-        place += (cell >> 5) * r->stride[i] + (ob_spread(cell & 31) << i);
-    }
-    return place;
-}
-
 /* A row in which a run may count more than 32 bits hold */
-static void add_row_64(const ob_exposures *what, const row_of *r, const int32_t *counts,
-                       const double *inverse, const float *factor, float flux, size_t begin,
-                       size_t end, ob_sums *sums, int subtract)
+static void add_row_64(const row_of_frame *in, const ob_row *r, size_t begin, size_t end,
+                       const ob_fold *fold, ob_sums *sums, int subtract)
 {
     for (size_t j = begin; j < end; j++) {
-        if (counts[j] < 0 || counts[j] > what->most || !(factor[j] > 0.0f))
+        if (in->counts[j] < 0 || in->counts[j] > in->most || !(in->factor[j] > 0.0f))
             continue;
-        uint32_t place = place_of(r, j, inverse[j]);
+        uint32_t place = ob_place_of(r, j, in->inverse[j]);
+        if (fold)
+            ob_fold_places(OB_PORTABLE, fold, &place, 1);
         if (place == OB_NOWHERE)
             continue;
-        uint64_t first = (uint64_t)counts[j];
-        uint64_t second = (uint64_t)__builtin_rintf(factor[j] * flux);
+        uint64_t first = (uint64_t)in->counts[j];
+        uint64_t second = (uint64_t)ob_weight(in->factor[j], in->flux);
         if (subtract) {
             first = 0 - first;
             second = 0 - second;
@@ -91,13 +62,13 @@ static void add_row_64(const ob_exposures *what, const row_of *r, const int32_t 
     }
 }
 
-static inline int is_large(const int32_t *counts, size_t begin, size_t end, int32_t most)
+static inline int is_large(const row_of_frame *in, size_t begin, size_t end)
 {
     uint32_t any = 0;
-    if (most < OB_MOST_COUNTS)
+    if (in->most < OB_MOST_COUNTS || in->rate)
         return 0;
     for (size_t j = begin; j < end; j++)
-        any |= counts[j] < 0 ? 0 : (uint32_t)counts[j];
+        any |= in->counts[j] < 0 ? 0 : (uint32_t)in->counts[j];
     return any >= OB_MOST_COUNTS;
 }
 
@@ -127,17 +98,31 @@ static inline void add_runs(const runs *w, size_t n, ob_sums *sums, int subtract
     }
 }
 
-/* A run ends where the cell changes, and after 16 pixels. */
-static size_t find_runs_portable(const ob_exposures *what, const row_of *r,
-                                 const int32_t *counts, const double *inverse,
-                                 const float *factor, float flux, size_t begin, size_t end,
-                                 runs *w)
+/* Fold the places of runs; those that have none any more go. */
+static size_t fold_runs(int level, const ob_fold *fold, runs *w, size_t n)
 {
+    size_t kept = 0;
+    ob_fold_places(level, fold, w->place, n);
+    for (size_t i = 0; i < n; i++) {
+        w->place[kept] = w->place[i];
+        w->counts[kept] = w->counts[i];
+        w->weight[kept] = w->weight[i];
+        kept += w->place[i] != OB_NOWHERE;
+    }
+    return kept;
+}
+
+/* A run ends where the cell changes, and after 16 pixels. */
+static size_t find_runs_portable(const row_of_frame *in, const ob_row *r, size_t begin, size_t end, runs *w)
+{
+    const int32_t *counts = in->counts;
+    const double *inverse = in->inverse;
+    const float *factor = in->factor, *rate = in->rate;
     enum { BLOCK = 16 };
     double at[3][BLOCK], top[3];
     uint32_t place[BLOCK + 1];
     int32_t weight[BLOCK];
-    uint32_t most = (uint32_t)what->most;
+    uint32_t most = (uint32_t)in->most;
     size_t n = 0;
 
     for (int i = 0; i < 3; i++)
@@ -150,7 +135,7 @@ static size_t find_runs_portable(const ob_exposures *what, const row_of *r,
                 at[i][j] = (r->along[i] + x * r->across[i]) * inverse[first + j] + r->shift[i];
             }
         for (size_t j = 0; j < size; j++)
-            weight[j] = (int32_t)__builtin_rintf(factor[first + j] * flux);
+            weight[j] = ob_weight(factor[first + j], in->flux);
         for (size_t j = 0; j < size; j++) {
             int good = ((uint32_t)counts[first + j] <= most) & (factor[first + j] > 0.0f);
             for (int i = 0; i < 3; i++)
@@ -168,7 +153,8 @@ static size_t find_runs_portable(const ob_exposures *what, const row_of *r,
             /* written at every pixel, kept at the last one of a run: no branch to guess */
             uint32_t good = place[j] == OB_NOWHERE ? 0 : 0xFFFFFFFFu;
             uint32_t ends = place[j] != place[j + 1];
-            sum += (uint32_t)counts[first + j] & good;
+            sum += (rate ? (uint32_t)ob_weight(rate[first + j], in->rate_flux)
+                         : (uint32_t)counts[first + j]) & good;
             time += (uint32_t)weight[j] & good;
             w->place[n] = place[j];
             w->counts[n] = sum;
@@ -209,11 +195,11 @@ OB_AVX2 static inline __m256i differences(__m256i v)
 }
 
 /* 8 pixels at a time; runs end with them */
-OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
-                                     const int32_t *counts, const double *inverse,
-                                     const float *factor, float flux, size_t begin, size_t end,
-                                     runs *w)
+OB_AVX2 static size_t find_runs_avx2(const row_of_frame *in, const ob_row *r, size_t begin, size_t end, runs *w)
 {
+    const int32_t *counts = in->counts;
+    const double *inverse = in->inverse;
+    const float *factor = in->factor, *rate = in->rate;
     const __m256i nowhere = _mm256_set1_epi32(-1);
     const __m256i low_nibbles = _mm256_set1_epi32(15), upper = _mm256_set1_epi32(16);
     /* where the lowest 4 bits of an index go: bits 0, 3, 6 and 9 in two bytes */
@@ -221,9 +207,10 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
         _mm_setr_epi8(0, 1, 8, 9, 64, 65, 72, 73, 0, 1, 8, 9, 64, 65, 72, 73));
     const __m256i second = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2));
-    const __m256i most = _mm256_set1_epi32(what->most);
+    const __m256i most = _mm256_set1_epi32(in->most);
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256 times = _mm256_set1_ps(flux);
+    const __m256 times = _mm256_set1_ps(in->flux), rate_times = _mm256_set1_ps(in->rate_flux);
+    const __m256 heaviest = _mm256_set1_ps(OB_MOST_WEIGHT);
     const __m256d ladder = _mm256_setr_pd(0, 1, 2, 3), within = _mm256_set1_pd(r->x);
     __m256d along[3], across[3], shift[3];
     __m256i last[3], stride[3];
@@ -255,6 +242,12 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
                                     _mm256_cvtepi32_epi64(_mm256_extracti128_si256(here, 1)));
         }
         good = _mm256_cmpeq_epi32(_mm256_min_epu32(count, most), count);
+        if (rate) {
+            __m256i here = _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)(end - j)), lanes);
+            __m256 first_weight = _mm256_min_ps(
+                _mm256_mul_ps(_mm256_maskload_ps(rate + j, here), rate_times), heaviest);
+            count = _mm256_cvtps_epi32(_mm256_max_ps(first_weight, _mm256_setzero_ps()));
+        }
         good = _mm256_and_si256(
             good, _mm256_castps_si256(_mm256_cmp_ps(part, _mm256_setzero_ps(), _CMP_GT_OQ)));
         if (_mm256_testz_si256(good, good))
@@ -289,7 +282,7 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
         next = _mm256_blend_epi32(next, nowhere, 0x80);
         __m256i ends = _mm256_andnot_si256(_mm256_cmpeq_epi32(place, next), good);
         unsigned mask = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(ends));
-        __m256i weight = _mm256_cvtps_epi32(_mm256_mul_ps(part, times));
+        __m256i weight = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(part, times), heaviest));
         count = sum_up(_mm256_and_si256(count, good));
         weight = sum_up(_mm256_and_si256(weight, good));
         __m256i front = _mm256_loadu_si256((const __m256i *)FRONT[mask]);
@@ -305,17 +298,18 @@ OB_AVX2 static size_t find_runs_avx2(const ob_exposures *what, const row_of *r,
 }
 
 /* 16 pixels at a time; runs end with them */
-OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of *r,
-                                         const int32_t *counts, const double *inverse,
-                                         const float *factor, float flux, size_t begin, size_t end,
-                                         runs *w)
+OB_AVX512 static size_t find_runs_avx512(const row_of_frame *in, const ob_row *r, size_t begin, size_t end, runs *w)
 {
+    const int32_t *counts = in->counts;
+    const double *inverse = in->inverse;
+    const float *factor = in->factor, *rate = in->rate;
     const __m512i spread_low =
         _mm512_setr_epi32(0, 1, 8, 9, 64, 65, 72, 73, 512, 513, 520, 521, 576, 577, 584, 585);
     const __m512i spread_high = _mm512_add_epi32(spread_low, _mm512_set1_epi32(4096));
     const __m512i zero = _mm512_setzero_si512(), nowhere = _mm512_set1_epi32(-1);
-    const __m512i most = _mm512_set1_epi32(what->most);
-    const __m512 times = _mm512_set1_ps(flux);
+    const __m512i most = _mm512_set1_epi32(in->most);
+    const __m512 times = _mm512_set1_ps(in->flux), rate_times = _mm512_set1_ps(in->rate_flux);
+    const __m512 heaviest = _mm512_set1_ps(OB_MOST_WEIGHT);
     const __m512d ladder = _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7);
     __m512d along[3], across[3], shift[3];
     __m512i shape[3], stride[3];
@@ -361,7 +355,12 @@ OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of 
         place = _mm512_mask_mov_epi32(nowhere, good, place);
         __m512i next = _mm512_alignr_epi32(nowhere, place, 1);
         __mmask16 ends = _mm512_mask_cmpneq_epi32_mask(good, place, next);
-        __m512i weight = _mm512_cvtps_epi32(_mm512_mul_ps(part, times));
+        if (rate) {
+            __m512 first_weight = _mm512_min_ps(
+                _mm512_mul_ps(_mm512_maskz_loadu_ps(here, rate + j), rate_times), heaviest);
+            count = _mm512_cvtps_epi32(_mm512_max_ps(first_weight, _mm512_setzero_ps()));
+        }
+        __m512i weight = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(part, times), heaviest));
         count = _mm512_maskz_mov_epi32(good, count);
         weight = _mm512_maskz_mov_epi32(good, weight);
         count = _mm512_add_epi32(count, _mm512_alignr_epi32(count, zero, 15));
@@ -388,40 +387,44 @@ OB_AVX512 static size_t find_runs_avx512(const ob_exposures *what, const row_of 
 void ob_transform_init(void) {}
 #endif
 
-typedef size_t (*find_runs_fn)(const ob_exposures *, const row_of *, const int32_t *,
-                               const double *, const float *, float, size_t, size_t, runs *);
+typedef size_t (*find_runs_fn)(const row_of_frame *, const ob_row *, size_t, size_t, runs *);
 
-void ob_transform(int level, const ob_exposures *what, const ob_band *band, ob_sums *sums,
-                  int subtract)
+void ob_transform(int level, const ob_exposures *what, const ob_band *band, const ob_fold *fold,
+                  ob_sums *sums, int subtract)
 {
+    const ob_grid *grid = fold ? &fold->grid : &sums->grid;
     find_runs_fn find_runs = find_runs_portable;
     size_t pixels = what->rows * what->columns;
     runs w;
-    row_of r;
+    ob_row r;
 
 #if OB_X86
     if (level == OB_LEVEL_AVX2)
         find_runs = find_runs_avx2;
     if (level == OB_LEVEL_AVX512)
         find_runs = find_runs_avx512;
-#else
-    (void)level;
 #endif
     for (size_t row = band->row[0]; row < band->row[1]; row++)
         for (size_t begin = band->column[0]; begin < band->column[1]; begin += PIECE) {
             size_t left = band->column[1] - begin, end = begin + (left < PIECE ? left : PIECE);
-            const double *inverse = what->inverse + row * what->columns;
-            const float *factor = what->factor + row * what->columns;
+            row_of_frame in = {
+                .inverse = what->inverse + row * what->columns,
+                .factor = what->factor + row * what->columns,
+                .rate = what->rate ? what->rate + row * what->columns : NULL,
+                .most = what->most,
+            };
             for (size_t frame = 0; frame < what->frames; frame++) {
-                const int32_t *counts = what->counts + frame * pixels + row * what->columns;
-                float flux = what->flux[frame];
-                begin_row(&r, what, what->turns + frame, row, &sums->grid);
-                if (is_large(counts, begin, end, what->most)) {
-                    add_row_64(what, &r, counts, inverse, factor, flux, begin, end, sums,
-                               subtract);
+                in.counts = what->counts + frame * pixels + row * what->columns;
+                in.flux = what->flux[frame];
+                in.rate_flux = what->rate ? what->rate_flux[frame] : 0.0f;
+                ob_begin_row(&r, what, what->turns + frame, row, grid);
+                if (is_large(&in, begin, end)) {
+                    add_row_64(&in, &r, begin, end, fold, sums, subtract);
                     continue;
                 }
-                size_t n = find_runs(what, &r, counts, inverse, factor, flux, begin, end, &w);
+                size_t n = find_runs(&in, &r, begin, end, &w);
+                if (fold)
+                    n = fold_runs(level, fold, &w, n);
                 if (subtract)
                     add_runs(&w, n, sums, 1);
                 else
@@ -432,69 +435,11 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, ob_s
 
 void ob_places(const ob_exposures *what, const ob_band *band, const ob_grid *grid, uint32_t *out)
 {
-    row_of r;
+    ob_row r;
     for (size_t row = band->row[0]; row < band->row[1]; row++) {
         const double *inverse = what->inverse + row * what->columns;
-        begin_row(&r, what, what->turns, row, grid);
+        ob_begin_row(&r, what, what->turns, row, grid);
         for (size_t j = band->column[0]; j < band->column[1]; j++)
-            *out++ = place_of(&r, j, inverse[j]);
+            *out++ = ob_place_of(&r, j, inverse[j]);
     }
-}
-
-int ob_variance(const ob_exposures *what, const ob_band *band, size_t sides, size_t turns,
-                ob_sums *sums, int subtract)
-{
-    /* Where the parts of a pixel are, and how many are there together: a table of twice as many
-     * entries, so that the next free one is near. */
-    size_t parts = sides * sides * turns, size = 4, used;
-    size_t pixels = what->rows * what->columns;
-    row_of r;
-
-    while (size < 2 * parts)
-        size *= 2;
-    uint32_t *place = malloc(size * sizeof *place), *times = malloc(size * sizeof *times);
-    uint32_t *order = malloc(parts * sizeof *order);
-    if (place == NULL || times == NULL || order == NULL) {
-        free(place);
-        free(times);
-        free(order);
-        return 1;
-    }
-    memset(times, 0, size * sizeof *times);
-    for (size_t row = band->row[0]; row < band->row[1]; row++)
-        for (size_t frame = 0; frame < what->frames; frame++)
-            for (size_t j = band->column[0]; j < band->column[1]; j++) {
-                size_t pixel = row * what->columns + j;
-                int32_t count = what->counts[frame * pixels + pixel];
-                if (count <= 0 || count > what->most || !(what->factor[pixel] > 0.0f))
-                    continue;
-                used = 0;
-                for (size_t turn = 0; turn < turns; turn++)
-                    for (size_t part = 0; part < sides * sides; part++) {
-                        ob_exposures at = *what;
-                        at.y = ((double)(part / sides) + 0.5) / (double)sides;
-                        at.x = ((double)(part % sides) + 0.5) / (double)sides;
-                        begin_row(&r, &at, what->turns + frame * turns + turn, row, &sums->grid);
-                        uint32_t here = place_of(&r, j, what->inverse[part * pixels + pixel]);
-                        if (here == OB_NOWHERE)
-                            continue;
-                        size_t slot = here * 2654435761u & (size - 1);
-                        while (times[slot] && place[slot] != here)
-                            slot = (slot + 1) & (size - 1);
-                        if (!times[slot]) {
-                            place[slot] = here;
-                            order[used++] = (uint32_t)slot;
-                        }
-                        times[slot]++;
-                    }
-                for (size_t i = 0; i < used; i++) {
-                    uint64_t n = times[order[i]], sum = (uint64_t)count * n * n;
-                    ob_add(sums, place[order[i]], subtract ? 0 - sum : sum, 0);
-                    times[order[i]] = 0;
-                }
-            }
-    free(place);
-    free(times);
-    free(order);
-    return 0;
 }

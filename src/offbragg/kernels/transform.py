@@ -10,7 +10,7 @@ with the place (x, y) of the measured point on the panel in pixels and ``inverse
 distance from the crystal. The weight of a pixel in a frame is ``factor * flux`` in float32,
 rounded to the nearest whole number (ties to even). C and NumPy agree in every bit.
 
-Cells are numbered brick by brick (`place_of`): 32 × 32 × 32 cells each, in the order (l, k, h).
+Cells are numbered brick by brick, see `numbering`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.kernels import level, number_of
+from offbragg.kernels.folding import Fold
+from offbragg.kernels.folding import fold as folded
+from offbragg.kernels.numbering import NOWHERE, Shape, place_of
 
-SIDE = 32
-"""Cells along a side of a brick."""
-CELLS = SIDE**3
-"""Cells of a brick."""
-NOWHERE = 0xFFFFFFFF
-"""Place of a pixel that is in no cell."""
-MOST_WEIGHT = float(1 << 28)
-"""A weight of one pixel in one frame must be below this: a run of 16 is summed with 32 bits."""
-MOST_CELLS = (1 << 32) - 1
-"""Cells of a grid, rounded up to whole bricks, must be fewer."""
-
-Shape = tuple[int, int, int]
+MOST_WEIGHT = np.float32((1 << 28) - 16)
+"""Largest weight of a pixel in a frame; what is above is cut: 32 bits must hold a run of 16."""
 Band = tuple[int, int, int, int]
 """From which row, to which (one past the last); the same for columns."""
-
-_SPREAD = np.array(
-    [(x & 1) | (x & 2) << 2 | (x & 4) << 4 | (x & 8) << 6 | (x & 16) << 8 for x in range(SIDE)],
-    np.uint32,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +52,9 @@ class Exposures:
         The highest count that is valid.
     point
         Place (x, y) of the measured point within a pixel.
+    rate, rate_flux
+        As ``factor`` and ``flux``, of a weight that is added in place of the counts; None: the
+        counts are.
     """
 
     counts: NDArray[np.int32]
@@ -73,6 +64,8 @@ class Exposures:
     factor: NDArray[np.float32]
     most: int = 2**31 - 1
     point: tuple[float, float] = (0.5, 0.5)
+    rate: NDArray[np.float32] | None = None
+    rate_flux: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,45 +87,6 @@ class PairSums:
     high: NDArray[np.uint32]
     changed: NDArray[np.uint8]
     shape: Shape
-
-
-def bricks(shape: Shape) -> Shape:
-    """Return the number of bricks along h, k, l.
-
-    Raises
-    ------
-    ValueError
-        If the cells cannot be numbered with 32 bits.
-    """
-    h, k, l = (-(-n // SIDE) for n in shape)  # noqa: E741
-    if min(shape) < 1 or max(shape) > 1 << 20 or h * k * l * CELLS >= MOST_CELLS:
-        raise ValueError(f"a grid of {shape} cells cannot be numbered with 32 bits")
-    return h, k, l
-
-
-def place_of(cell: NDArray[np.int64], shape: Shape) -> NDArray[np.uint32]:
-    """Return the places of cells in their bricks' order.
-
-    Parameters
-    ----------
-    cell
-        Indices along h, k, l, within the grid, shape (3, ...).
-    shape
-        Cells along h, k, l.
-    """
-    counts = bricks(shape)
-    strides = (CELLS, CELLS * counts[0], CELLS * counts[0] * counts[1])
-    place = np.zeros(cell.shape[1:], np.uint32)
-    for i in range(3):
-        place += (cell[i] // SIDE * strides[i]).astype(np.uint32)
-        place += _SPREAD[cell[i] % SIDE] << np.uint32(i)
-    return place
-
-
-def cells_within() -> NDArray[np.intp]:
-    """Return where the cells of a brick, in the order [l, k, h], lie in it, shape (`CELLS`,)."""
-    l, k, h = np.indices((SIDE, SIDE, SIDE)).reshape(3, -1)  # noqa: E741
-    return (_SPREAD[h] | _SPREAD[k] << 1 | _SPREAD[l] << 2).astype(np.intp)
 
 
 def places(
@@ -180,7 +134,7 @@ def places(
 
 def weights(factor: NDArray[np.float32], flux: np.float32) -> NDArray[np.int64]:
     """Return the weights of pixels in a frame, whole numbers of the unit of ``flux``."""
-    return np.rint(factor * flux).astype(np.int64)
+    return np.rint(np.fmax(np.fmin(factor * flux, MOST_WEIGHT), 0)).astype(np.int64)
 
 
 def transform(
@@ -188,34 +142,50 @@ def transform(
     sums: PairSums,
     band: Band,
     *,
+    fold: Fold | None = None,
     subtract: bool = False,
     level: str = level,
 ) -> None:
     """Add the pixels of a band of all frames: counts to the first sums, weight to the second.
 
+    With a rate, that weight is added to the first sums, by the same pixels.
+
     Parameters
     ----------
     exposures
-        Frames; ``factor * flux`` must stay below `MOST_WEIGHT`.
+        Frames; their flux is finite and not negative, ``factor * flux`` at most `MOST_WEIGHT`.
     sums
         They are changed; no other thread may add to the same cells meanwhile.
     band
         Which pixels.
+    fold
+        Brings cells into the part of their grid whose sums these are; None: ``sums`` are of all.
     subtract
         Take them away again instead.
     """
     kernels = number_of(level)
     if kernels is not None:
-        kernels[0].transform(*_arguments(kernels[1], exposures, sums, band, subtract, 1, 1))
+        kernels[0].transform(*_arguments(kernels[1], exposures, sums, band, fold, subtract))
         return
     begin, end, left, right = band
     factor = exposures.factor[begin:end, left:right]
     for n, flux in enumerate(exposures.flux):
         counts = exposures.counts[n, begin:end, left:right]
-        where = places(exposures, sums.shape, band, n, level="reference")
+        where = _places(exposures, sums, band, n, fold)
         good = (counts >= 0) & (counts <= exposures.most) & (factor > 0) & (where != NOWHERE)
         weight = weights(factor[good], flux)
-        add(sums, where[good], counts[good].astype(np.int64), weight, subtract=subtract)
+        where = where[good] if fold is None else folded(where[good], fold, level="reference")
+        first = counts[good].astype(np.int64)
+        if exposures.rate is not None and exposures.rate_flux is not None:
+            first = weights(exposures.rate[begin:end, left:right][good], exposures.rate_flux[n])
+        add(sums, where, first, weight, subtract=subtract)
+
+
+def _places(
+    exposures: Exposures, sums: PairSums, band: Band, number: int, fold: Fold | None
+) -> NDArray[np.uint32]:
+    shape = sums.shape if fold is None else fold.shape
+    return places(exposures, shape, band, number, level="reference")
 
 
 def variance(
@@ -224,13 +194,15 @@ def variance(
     sums: PairSums,
     band: Band,
     *,
+    fold: Fold | None = None,
     subtract: bool = False,
     level: str = level,
 ) -> None:
     """Add the variance of what divided pixels count to the first sums, in units of 1 / parts².
 
     Parts of a pixel that fall into one cell are one count there, not several: a cell with n of the
-    parts of a pixel with c counts has the variance c (n / parts)².
+    parts of a pixel with c counts has the variance c (n / parts)². That is of cells as they are
+    before they are folded, so that it is the sum over equivalent cells.
 
     Parameters
     ----------
@@ -238,14 +210,14 @@ def variance(
         Frames; ``turns`` of all their parts, shape (frame, part, 4, 3).
     inverses
         As ``inverse``, of each part of a pixel: shape (sides², slow, fast).
-    sums, band, subtract
+    sums, band, fold, subtract
         As for `transform`.
     """
     sides, turns = round(len(inverses) ** 0.5), exposures.turns.shape[1]
     kernels = number_of(level)
     if kernels is not None:
         kernels[0].variance(
-            *_arguments(kernels[1], exposures, sums, band, subtract, sides, turns, inverses)
+            *_arguments(kernels[1], exposures, sums, band, fold, subtract, sides, turns, inverses)
         )
         return
     begin, end, left, right = band
@@ -260,7 +232,7 @@ def variance(
                     exposures.counts, exposures.turns[:, turn], exposures.flux, inverse,
                     exposures.factor, exposures.most, point_of(part, sides),
                 )  # fmt: skip
-                parts.append(places(one, sums.shape, band, n, level="reference")[good])
+                parts.append(_places(one, sums, band, n, fold)[good])
         where = np.sort(np.stack(parts), axis=0)
         spread = counts[good].astype(np.int64)
         together = np.zeros(where.shape, np.int64)
@@ -269,7 +241,8 @@ def variance(
         inside = where != NOWHERE
         # each of n parts brings n: n² for all of them
         terms = (together * spread)[inside]
-        add(sums, where[inside], terms, np.zeros_like(terms), subtract=subtract)
+        to = where[inside] if fold is None else folded(where[inside], fold, level="reference")
+        add(sums, to, terms, np.zeros_like(terms), subtract=subtract)
 
 
 def point_of(part: int, sides: int) -> tuple[float, float]:
@@ -318,9 +291,10 @@ def _arguments(
     exposures: Exposures,
     sums: PairSums,
     band: Band,
+    fold: Fold | None,
     subtract: bool,
-    sides: int,
-    turns: int,
+    sides: int = 1,
+    turns: int = 1,
     inverses: NDArray[np.float64] | None = None,
 ) -> tuple[object, ...]:
     return (
@@ -328,4 +302,5 @@ def _arguments(
         exposures.inverse if inverses is None else inverses, exposures.factor,
         exposures.factor.shape, band, exposures.point, exposures.most, sums.shape, sums.low,
         sums.high, sums.changed, subtract, (sides, turns),
+        None if fold is None else fold.arguments(), exposures.rate, exposures.rate_flux,
     )  # fmt: skip

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from offbragg.bricks import brick_slices
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
-from offbragg.kernels.transform import CELLS, SIDE, PairSums, bricks, cells_within
+from offbragg.kernels.numbering import CELLS, NOWHERE, SIDE, bricks, cells_within
+from offbragg.kernels.transform import PairSums
 from offbragg.reduction.packed import PackedPair, PackedSums
 from offbragg.sample import Sample
 from offbragg.volume import Volume
@@ -33,7 +34,8 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; in Python's mmap from 3.13 on
-_AIR = 2.0**-20  # counts: unit of what is expected without the crystal, and of its variance
+BY_STAYS = (20, 20)
+"""n of the units 2⁻ⁿ of background and variance in records of earlier versions."""
 _EXACT = 1 << 53  # float64 holds each whole number up to this one
 _FIRST, _SECOND = 0, 1
 _TAKEN = 2  # of a brick's change: it was seen
@@ -74,9 +76,12 @@ class Accumulator:
     parts
         Into how many parts a pixel of a frame is divided; above 1 the variance is kept, too.
     background
-        Whether what is expected without the crystal is kept.
+        n of the units 2⁻ⁿ of what is expected without the crystal and of its variance; None: it is
+        not kept.
     sample
         The crystal.
+    symmetry
+        Laue class by which the cells of a larger grid are folded into this one; empty: none.
 
     Raises
     ------
@@ -84,18 +89,18 @@ class Accumulator:
         If the grid has too many cells to be numbered.
     """
 
-    symmetry = ""
-
     def __init__(
         self,
         grid: Grid,
         exponent: int,
         *,
         parts: int = 1,
-        background: bool = False,
+        background: tuple[int, int] | None = None,
         sample: Sample | None = None,
+        symmetry: str = "",
     ) -> None:
         self.grid, self.exponent, self.parts, self.sample = grid, exponent, parts, sample
+        self.symmetry, self.background = symmetry, background
         try:
             self._bricks = bricks(grid.shape)
         except ValueError as error:
@@ -107,7 +112,7 @@ class Accumulator:
         """Counts and weight."""
         self.spread = self._empty() if parts > 1 else None
         """Variance of the counts, and nothing."""
-        self.air = self._empty() if background else None
+        self.air = None if background is None else self._empty()
         """Background and its variance."""
 
     def _empty(self) -> PairSums:
@@ -126,12 +131,13 @@ class Accumulator:
 
     def unit(self, name: str) -> float:
         """Return what one means in a sum: ``counts``, ``weight`` and so on."""
+        first, second = self.background or (0, 0)
         return {
             "counts": 1.0 / self.parts,
             "weight": 2.0**-self.exponent,
             "variance": 1.0 / self.parts**2,
-            "background": _AIR,
-            "background_variance": _AIR,
+            "background": 2.0**-first,
+            "background_variance": 2.0**-second,
         }[name]
 
     def _of(self, name: str) -> tuple[PairSums, int]:
@@ -200,10 +206,9 @@ class Accumulator:
         for name in self.names:
             if lower is not None and name in ("counts", "weight"):
                 value = lower[..., ("counts", "weight").index(name)][cut]
+                found[name] = np.multiply(value, self.unit(name), dtype=np.float64, order="C")
             else:
-                value = self.integers(name, number)[cut]
-                self._check_exact(name, value)
-            found[name] = np.multiply(value, self.unit(name), dtype=np.float64, order="C")
+                found[name] = self._in_counts(name, self.integers(name, number)[cut])
         return found
 
     def _lower(self, number: int) -> NDArray[np.uint32] | None:
@@ -215,13 +220,32 @@ class Accumulator:
         ordered = np.ascontiguousarray(cells.transpose(_ORDER))
         return ordered.view(np.uint32).reshape(SIDE, SIDE, SIDE, 2)
 
-    def _check_exact(self, name: str, value: Integers) -> None:
+    def at(self, places: NDArray[np.uint32]) -> Mapping[str, Array] | None:
+        """Read the sums at places of cells, `NOWHERE` among them; None: nothing is there."""
+        there = places != NOWHERE
+        there[there] = self.sums.changed[places[there] // CELLS] != 0
+        if not there.any():
+            return None
+        found: dict[str, Array] = {}
+        for name in self.names:
+            pair, column = self._of(name)
+            low, high = (
+                half.reshape(-1, 2)[places[there], column] for half in (pair.low, pair.high)
+            )
+            value = np.zeros(places.shape, np.int64)
+            value[there] = low | high.astype(np.int64) << 32
+            found[name] = self._in_counts(name, value)
+        return found
+
+    def _in_counts(self, name: str, value: Integers) -> Array:
+        """Return whole numbers times their unit, if that is exact."""
         most = int(value.max(initial=0))
         if most >= _EXACT:
             raise ReductionError(
                 f"a cell's {name} is {most:.4g} units of {self.unit(name):g}: a file holds up to "
                 "2^53 of them exactly\nReduce the sweeps in parts, or take smaller cells (--grid)."
             )
+        return np.multiply(value, self.unit(name), dtype=np.float64, order="C")
 
     def filled(self) -> Iterator[tuple[tuple[slice, slice, slice], Mapping[str, Array]]]:
         """Go through the bricks that were added to: where each is (h, k, l), and its sums."""
@@ -240,11 +264,16 @@ class Accumulator:
         ReductionError
             If its cells, units or sums are not the same.
         """
-        mine = (self.grid, self.exponent, self.parts, self.names)
-        if mine != (other.grid, other.exponent, other.parts, other.names):
+        mine, its = (
+            (each.grid, each.exponent, each.parts, each.names, each.symmetry, each.background)
+            for each in (self, other)
+        )
+        if mine != its:
             raise ReductionError(
                 f"sums of {other.grid} (weight in 2^-{other.exponent}, {', '.join(other.names)}) "
-                f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)})"
+                f"do not add to sums of {self.grid} (2^-{self.exponent}, {', '.join(self.names)}): "
+                f"symmetry {other.symmetry or 'none'} and {self.symmetry or 'none'}, background in "
+                f"2^-n with n = {other.background} and {self.background}"
             )
         packed = other if isinstance(other, PackedSums) else other.packed()
         for into, more in zip((self.sums, self.spread, self.air), packed.pairs, strict=True):
@@ -254,7 +283,8 @@ class Accumulator:
     def packed(self) -> PackedSums:
         """Return a copy of what was added, to be sent and merged elsewhere."""
         return PackedSums(
-            self.grid, self.exponent, self.parts, self.names,
+            self.grid, self.exponent, self.parts, self.names, self.symmetry,
+            self.background,
             tuple(
                 None if pair is None else PackedPair.of(pair)
                 for pair in (self.sums, self.spread, self.air)

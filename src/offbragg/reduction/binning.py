@@ -22,17 +22,11 @@ from numpy.typing import NDArray
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
-from offbragg.kernels.transform import (
-    NOWHERE,
-    Band,
-    Exposures,
-    add,
-    places,
-    point_of,
-    transform,
-    variance,
-)
+from offbragg.kernels.folding import Fold
+from offbragg.kernels.transform import Band, Exposures, point_of, transform, variance
 from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.air import AirInCells, AirRate
+from offbragg.reduction.air_stays import AirByStays
 from offbragg.reduction.bands import bands
 
 Array = NDArray[np.float64]
@@ -61,22 +55,6 @@ class Oversample:
     def parts(self) -> int:
         """Number of parts of a pixel of one frame."""
         return self.pixels**2 * self.frames
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AirRate:
-    """What each pixel counts without the crystal, for a flux of one.
-
-    Parameters
-    ----------
-    rate
-        Shape (slow, fast); NaN where it is not known.
-    variance
-        Of ``rate``.
-    """
-
-    rate: Array
-    variance: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +98,10 @@ class Binner:
     air
         Counts without the crystal; pixels for which they are not known do not count.
     threads
-        The result does not depend on their number.
+        The result does not depend on their number. With a fold one of them adds, since bands of
+        the panel meet in equivalent cells; the others read.
+    fold
+        Brings cells into the part of the grid whose sums are kept.
     """
 
     def __init__(
@@ -134,6 +115,7 @@ class Binner:
         oversample: Oversample | None = None,
         air: AirRate | None = None,
         threads: int | None = None,
+        fold: Fold | None = None,
     ) -> None:
         if factor.shape != geometry.panel.shape:
             raise GeometryError(
@@ -150,8 +132,17 @@ class Binner:
         self.factor = np.where(good, factor, 0.0).astype(np.float32)
         self._inverses = self._distances()
         whole: list[list[Band]] = [[(0, factor.shape[0], 0, factor.shape[1])]]
-        self._bands = bands(geometry, UB, grid, self._inverses) if self._threads > 1 else whole
-        self._air = None if air is None else _AirInCells(air, self._oversample)
+        self._fold = fold
+        one = self._threads == 1 or fold is not None
+        self._bands = whole if one else bands(geometry, UB, grid, self._inverses)
+        self._air: AirInCells | None = None
+        self._stays: AirByStays | None = None
+        if air is not None and air.by_stays:
+            self._stays = AirByStays(air, self._oversample.parts, grid.shape, fold)
+        elif air is not None:
+            self._air = AirInCells(
+                air, self.factor > 0, self._oversample.parts, geometry, self._turns_at
+            )  # fmt: skip
 
     def _distances(self) -> Array:
         """Return 1 / distance of the parts of each pixel, 1/mm, shape (parts, slow, fast)."""
@@ -197,17 +188,19 @@ class Binner:
         Parameters
         ----------
         frames
-            In the order of their angles where a background is kept.
+            In any order; in that of their angles where a background is kept by stays.
         sums
             They are changed.
         subtract
-            Take frames away that were added before. A background cannot be taken away frame by
-            frame.
+            Take frames away that were added before; not where a background is kept by stays.
         done
             Called after each frame.
         """
-        if subtract and self._air is not None:
-            raise ReductionError("frames with a background cannot be taken away: begin again")
+        if subtract and self._stays is not None:
+            raise ReductionError(
+                "frames with a background by stays, as in records of earlier versions, cannot be "
+                "taken away: begin again"
+            )
         size = self.factor.size * 4
         length = max(1, min(_FRAMES, _BATCH // size))
         buffer: Counts | None = None
@@ -221,8 +214,8 @@ class Binner:
                 self._add_batch(pool, batch, counts, sums, subtract)
                 for _ in batch:
                     done()
-        if self._air is not None and sums.air is not None:
-            self._air.leave_all(sums)
+        if self._stays is not None and sums.air is not None:
+            self._stays.leave_all(sums)
 
     def _add_batch(
         self,
@@ -236,17 +229,26 @@ class Binner:
         turns = np.stack([self.turns(frame) for frame in batch])
         parts = self.exposures(turns, flux, counts)
         of_all = replace(parts[0], turns=turns)
+        air: list[Exposures] = []
+        if self._air is not None and sums.background is not None:
+            times = [(frame.begin, frame.end, frame.flux) for frame in batch]
+            air = self._air.exposures(parts, times, sums.background)
 
         def work(band: Band) -> None:
             for exposures in parts:
-                transform(exposures, sums.sums, band, subtract=subtract)
+                transform(exposures, sums.sums, band, fold=self._fold, subtract=subtract)
+            for exposures in air:
+                assert sums.air is not None
+                transform(exposures, sums.air, band, fold=self._fold, subtract=subtract)
             if sums.spread is not None:
-                variance(of_all, self._inverses, sums.spread, band, subtract=subtract)
+                variance(
+                    of_all, self._inverses, sums.spread, band, fold=self._fold, subtract=subtract
+                )  # fmt: skip
 
         for group in self._bands:
             list(pool.map(work, group))
-        if self._air is not None and sums.air is not None:
-            self._air.follow(parts, [frame.flux for frame in batch], sums)
+        if self._stays is not None and sums.air is not None:
+            self._stays.follow(parts, [frame.flux for frame in batch], sums)
 
     def exposures(self, turns: Array, flux: NDArray[np.float32], counts: Counts) -> list[Exposures]:
         """Return frames as the kernel takes them: each part of them, in it each part of a pixel.
@@ -300,60 +302,6 @@ class Binner:
         )
         found = [np.sum(turn * vector, axis=1) for vector in vectors]
         return np.stack([*found, 0.5 - np.array(self.grid.first) - turn[:, 2]])
-
-
-class _AirInCells:
-    """Adds the air's counts, stay by stay.
-
-    A pixel stays in a cell for some frames, and all that time it is one measurement of the air
-    that is used: its share of the variance goes with the square of the flux while it was there.
-
-    Parameters
-    ----------
-    air
-        Counts without the crystal.
-    oversample
-        Number of parts into which pixels and frames are divided.
-    """
-
-    def __init__(self, air: AirRate, oversample: Oversample) -> None:
-        self._air, self._parts = air, oversample.parts
-        shape = (self._parts, *air.rate.shape)
-        self._cell = np.full(shape, NOWHERE, np.uint32)
-        self._flux = np.zeros(shape)
-
-    def follow(self, parts: Sequence[Exposures], flux: Sequence[float], sums: Accumulator) -> None:
-        """Follow each pixel through the frames of a batch; add what it leaves behind."""
-        rows, columns = self._air.rate.shape
-        band = (0, rows, 0, columns)
-        for part, exposures in enumerate(parts):
-            cell, since = self._cell[part], self._flux[part]
-            for number, counts in enumerate(exposures.counts):
-                where = places(exposures, sums.grid.shape, band, number)
-                good = (counts >= 0) & (counts <= exposures.most) & (exposures.factor > 0)
-                good &= where != NOWHERE
-                moved = np.nonzero(good & (where != cell))
-                self._leave(part, moved, sums)
-                cell[moved] = where[moved]
-                since[good] += flux[number] / self._parts
-
-    def leave_all(self, sums: Accumulator) -> None:
-        """Add what is left when the sweep ends."""
-        for part in range(self._parts):
-            self._leave(part, np.nonzero(self._cell[part] != NOWHERE), sums)
-        self._cell[:] = NOWHERE
-
-    def _leave(self, part: int, which: tuple[NDArray[np.intp], ...], sums: Accumulator) -> None:
-        assert sums.air is not None
-        cell, flux = self._cell[part][which], self._flux[part][which]
-        known = cell != NOWHERE
-        counts = self._air.rate[which] * flux / sums.unit("background")
-        # parts of a pixel share its counts: taken as if all were in one cell
-        spread = flux**2 * self._air.variance[which] * self._parts
-        spread /= sums.unit("background_variance")
-        whole = [np.rint(values[known]).astype(np.int64) for values in (counts, spread)]
-        add(sums.air, cell[known], whole[0], whole[1])
-        self._flux[part][which] = 0.0
 
 
 def check_memory(grid: Grid, *, arrays: float) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.grid import Grid
-from offbragg.kernels.transform import CELLS, PairSums
+from offbragg.kernels.numbering import CELLS
+from offbragg.kernels.transform import PairSums
 
 PAGE = 512
 """Cells of a page: 8 × 8 × 8 of them, 4096 bytes, which follow each other in a brick."""
@@ -73,7 +74,7 @@ class PackedSums:
 
     Parameters
     ----------
-    grid, exponent, parts, names
+    grid, exponent, parts, names, symmetry, background
         Of the accumulator.
     pairs
         Of each pair of sums (counts and weight; variance; background), None without it.
@@ -83,6 +84,8 @@ class PackedSums:
     exponent: int
     parts: int
     names: tuple[str, ...]
+    symmetry: str
+    background: tuple[int, int] | None
     pairs: tuple[PackedPair | None, ...]
 
 

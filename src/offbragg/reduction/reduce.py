@@ -14,9 +14,11 @@ from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid, extent
 from offbragg.lattice import direct_basis
-from offbragg.reduction.accumulator import Accumulator, weight_exponent
-from offbragg.reduction.binning import AirRate, Binner, FrameToAdd, Oversample, check_memory
+from offbragg.reduction.accumulator import BY_STAYS, Accumulator, weight_exponent
+from offbragg.reduction.air import AirRate
+from offbragg.reduction.binning import Binner, FrameToAdd, Oversample, check_memory
 from offbragg.reduction.corrections import Corrections
+from offbragg.reduction.folding import Folding
 from offbragg.sample import Sample
 from offbragg.stack import Stack, read_frame
 from offbragg.sweep import Sweep
@@ -53,6 +55,8 @@ class ReductionSetup:
         The crystal, for the volume.
     threads
         Number of threads; the result does not depend on it.
+    folding
+        Of ``grid``: sums are kept of the part that a Laue class does not repeat; None: of all.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class ReductionSetup:
     air: AirRate | None = None
     sample: Sample | None = None
     threads: int | None = None
+    folding: Folding | None = None
 
     def __post_init__(self) -> None:
         lattice = None if self.sample is None else self.sample.lattice
@@ -126,11 +131,42 @@ class ReductionSetup:
         factor = self.corrections.factor(self.geometry, self.detector)
         return weight_exponent(float(np.nanmax(factor)) / self.oversample.parts, flux)
 
-    def accumulator(self, exponent: int) -> Accumulator:
-        """Make the sums that its frames can be added to."""
+    def background_exponents(self, exponent: int) -> tuple[int, int] | None:
+        """Choose the units of the background for the flux that the unit 2⁻ⁿ of weights allows.
+
+        Parameters
+        ----------
+        exponent
+            n, of `exponent`.
+
+        Returns
+        -------
+        exponents
+            n of the background and of its variance; None if there is no background.
+        """
+        if self.air is None:
+            return None
+        if self.air.by_stays:
+            return BY_STAYS
+        return self.air.exponents(2.0 ** (self.exponent(1.0) - exponent), self.oversample.parts)
+
+    def accumulator(
+        self, exponent: int, *, background: tuple[int, int] | None = None
+    ) -> Accumulator:
+        """Make the sums that its frames can be added to.
+
+        Parameters
+        ----------
+        exponent
+            n of the unit 2⁻ⁿ of weights.
+        background
+            The same of the background and its variance; None: those for this sweep.
+        """
+        folding = self.folding
         return Accumulator(
-            self.grid, exponent, parts=self.oversample.parts, background=self.air is not None,
-            sample=self.sample,
+            self.grid if folding is None else folding.part, exponent, parts=self.oversample.parts,
+            background=background or self.background_exponents(exponent), sample=self.sample,
+            symmetry="" if folding is None else folding.laue.name,
         )  # fmt: skip
 
     def binner(self) -> Binner:
@@ -139,6 +175,7 @@ class ReductionSetup:
             self.geometry, self.UB, self.grid, self.factor(),
             saturation=self.detector.get("saturation"), oversample=self.oversample,
             air=self.air, threads=self.threads,
+            fold=None if self.folding is None else self.folding.kernel,
         )  # fmt: skip
 
 
@@ -271,6 +308,7 @@ def air_rate(
     *,
     mask: Mask | None = None,
     saturation: float | None = None,
+    by_stays: bool = False,
 ) -> AirRate:
     """Average frames without the crystal: what each pixel counts for a flux of one.
 
@@ -286,6 +324,14 @@ def air_rate(
         During each of them, in the unit of the data's.
     mask, saturation
         As for `ReductionSetup`.
+    by_stays
+        As `AirRate` has it.
+
+    Returns
+    -------
+    air
+        A pixel that counted during less than a quarter of the time is not known: its variance
+        would set the unit for all others (by stays: one that never did).
     """
     counts = np.zeros(stack.counts.shape[1:])
     time = np.zeros(stack.counts.shape[1:])
@@ -300,12 +346,12 @@ def air_rate(
         time[mask] = 0.0
     if not time.any():
         raise ReductionError("the background has no frame with flux")
-    known = time > 0
+    known = time > (0.0 if by_stays else 0.25 * time.max())
     rate, variance = np.full(counts.shape, np.nan), np.full(counts.shape, np.nan)
     rate[known] = counts[known] / time[known]
     # what was never counted is still not known to be nothing: one count more
     variance[known] = np.maximum(counts[known], 1.0) / time[known] ** 2
-    return AirRate(rate, variance)
+    return AirRate(rate, variance, by_stays=by_stays)
 
 
 def check_UB(UB: ArrayLike, lattice: Sequence[float] | None = None) -> Array:

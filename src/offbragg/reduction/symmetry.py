@@ -199,7 +199,7 @@ class Laue:
                     )
 
 
-def symmetrise(volume: Volume, laue: Laue) -> Volume:
+def symmetrise(volume: Volume, laue: Laue, *, overwrite: bool = False) -> Volume:
     """Return a volume in which every cell has the sums over all cells that are equivalent to it.
 
     Each equivalent cell counts once, however many operations lead to it (one on a mirror plane
@@ -213,6 +213,9 @@ def symmetrise(volume: Volume, laue: Laue) -> Volume:
         Not symmetrised, or with a class that is contained in ``laue``.
     laue
         The class.
+    overwrite
+        Make the sums in the arrays of ``volume``, which must not be used afterwards. Arrays that
+        are fresh from the system cost several times what the sums cost, beside the memory.
 
     Raises
     ------
@@ -237,19 +240,28 @@ def symmetrise(volume: Volume, laue: Laue) -> Volume:
         np.divide(1.0, share, out=share)
 
     sums = {
-        name: _sum(array, volume.grid, laue, share)
+        name: _sum(array, volume.grid, laue, share, overwrite=overwrite)
         for name in ("counts", "weight", "variance", "background", "background_variance")
         if (array := getattr(volume, name)) is not None
     }
     return replace(volume, symmetry=laue.name, **sums)
 
 
-def _sum(array: Array | None, grid: Grid, laue: Laue, share: Array | None = None) -> Array:
-    """Sum over the equivalents of each cell, which count once; ``array`` (None: ones) stays."""
+def _sum(
+    array: Array | None,
+    grid: Grid,
+    laue: Laue,
+    share: Array | None = None,
+    *,
+    overwrite: bool = False,
+) -> Array:
+    """Sum over the equivalents of each cell, which count once; of ones, if ``array`` is None."""
     numbers = {operation: number for number, operation in enumerate(laue.operations)}
-    out = np.empty(grid.shape)
+    if array is not None:
+        array = np.ascontiguousarray(array, np.float64)
+    out = array if overwrite and array is not None else np.empty(grid.shape)
     kernel.symmetrise(
-        None if array is None else np.ascontiguousarray(array, np.float64),
+        array,
         grid.first,
         np.array(laue.operations, np.int8),
         [[numbers[operation] for operation in step] for step in steps(grid, laue)],

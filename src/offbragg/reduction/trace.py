@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.kernels.transform import Band, Exposures, place_of, places
+from offbragg.kernels.numbering import place_of
+from offbragg.kernels.transform import Band, Exposures, places
 from offbragg.reduction.binning import Binner, FrameToAdd
 
 Array = NDArray[np.float64]

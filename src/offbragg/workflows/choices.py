@@ -35,6 +35,9 @@ class Choices:
         Size of the cells of a grid that covers all, r.l.u.: one number, or one each for h, k, l.
     symmetry
         A Laue class, ``auto`` for that of the sample's space group, or ``none``.
+    fold
+        With a symmetry: keep the sums of the part of the box that it does not repeat, instead of
+        those of all cells. It takes less memory, and the volume is the same.
     background
         ``auto`` for the air run with the same detector position and attenuation that is nearest in
         time, the uid or the path of one, or ``none``.
@@ -69,6 +72,7 @@ class Choices:
     grid: Grid | None = None
     step: float | Sequence[float] | None = None
     symmetry: str = "none"
+    fold: bool = False
     background: str = "auto"
     background_scale: float = 1.0
     orientation: Path | str | None = None

@@ -2,8 +2,8 @@
 
 Sums are whole numbers, so it does not matter how sweeps are divided, which worker does what, in
 what order the parts come, or how often a part is begun because a worker died: the result is that
-of one process, bit for bit. A background is followed from frame to frame, so with one a task is a
-whole sweep.
+of one process, bit for bit. In records of earlier versions a background is followed from frame to
+frame, so with one a task is a whole sweep.
 
 Workers need the same version of offbragg, and see the scan files under the same paths.
 """
@@ -21,6 +21,7 @@ from typing import Any
 from offbragg.errors import ReductionError
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import Binner
+from offbragg.reduction.folding import Unfolded
 from offbragg.reduction.packed import PackedSums
 from offbragg.volume import Volume
 from offbragg.workflows.choices import Progress
@@ -84,7 +85,7 @@ def divide(record: ReductionRecord, threads: int) -> list[Part]:
         chosen = each.selection or selection(each, record)
         one = replace(record, inputs=(replace(each, selection=chosen),))
         size = len(chosen.flux)
-        if each.background is not None:
+        if each.background is not None and record.background_exponents is None:
             parts.append(Part(one, 0, size))
             continue
         number = -(-size // length)
@@ -156,7 +157,7 @@ def sum_on_cluster(
     scheduler: str,
     *,
     progress: Progress = lambda done, total: None,
-) -> Accumulator | Volume:
+) -> Accumulator | Unfolded | Volume:
     """Make the sums that a record describes on a Dask cluster.
 
     Parameters

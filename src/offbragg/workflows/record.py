@@ -32,7 +32,8 @@ FORMAT = 1
 GROWING = "growing"
 """Key that a volume's record has, in place of `FORMAT`, while its sweeps have not ended."""
 _LATER = (
-    "binned", "contradictions", "damaged", "dataset", "inverted", "masked", "weight_exponent",
+    "background_exponents", "binned", "contradictions", "damaged", "dataset", "fold", "inverted",
+    "masked", "weight_exponent",
 )  # fmt: skip
 """Keys that records of earlier versions do not have."""
 
@@ -207,6 +208,8 @@ class ReductionRecord:
         Cells that are filled: with a symmetry also the equivalents of those of ``grid``.
     symmetry
         A Laue class; empty: none.
+    fold
+        Whether sums were kept of the part of ``binned`` that the class does not repeat.
     monitor
         False: the flux was constant.
     corrections, oversample
@@ -219,6 +222,9 @@ class ReductionRecord:
         Factor applied to the background.
     weight_exponent
         n of the unit 2⁻ⁿ in which weights are summed; None in records of earlier versions.
+    background_exponents
+        The same of the background and its variance; None without one, and in records of earlier
+        versions, which sum it stay by stay.
     versions
         Of offbragg and the libraries that compute.
     """
@@ -229,6 +235,7 @@ class ReductionRecord:
     grid: Grid
     binned: Grid
     symmetry: str
+    fold: bool
     monitor: bool
     corrections: Corrections
     oversample: Oversample
@@ -236,6 +243,7 @@ class ReductionRecord:
     hot: bool
     background_scale: float
     weight_exponent: int | None
+    background_exponents: tuple[int, int] | None
     versions: Mapping[str, str]
     format: int = FORMAT
 
@@ -249,6 +257,7 @@ class ReductionRecord:
             "grid": self.grid.to_dict(),
             "binned": self.binned.to_dict(),
             "symmetry": self.symmetry,
+            "fold": self.fold,
             "monitor": self.monitor,
             "corrections": self.corrections.to_dict(),
             "oversample": asdict(self.oversample),
@@ -256,6 +265,7 @@ class ReductionRecord:
             "hot": self.hot,
             "background_scale": self.background_scale,
             "weight_exponent": self.weight_exponent,
+            "background_exponents": _list(self.background_exponents),
             "versions": dict(self.versions),
         }
 
@@ -291,6 +301,7 @@ class ReductionRecord:
                 else grid
             ),
             symmetry=_text(given["symmetry"], f"{where}.symmetry"),
+            fold=_flag(given.get("fold", False), f"{where}.fold"),
             monitor=_flag(given["monitor"], f"{where}.monitor"),
             corrections=_corrections(given["corrections"], f"{where}.corrections"),
             oversample=_oversample(given["oversample"], f"{where}.oversample"),
@@ -301,6 +312,9 @@ class ReductionRecord:
                 None
                 if given.get("weight_exponent") is None
                 else _whole(given["weight_exponent"], f"{where}.weight_exponent")
+            ),
+            background_exponents=_pair(
+                given.get("background_exponents"), f"{where}.background_exponents"
             ),
             versions={
                 name: _text(each, f"{where}.versions.{name}") for name, each in versions.items()
@@ -401,6 +415,19 @@ def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise ReductionError(f"{where} is {_shown(value)}: it must be text")
     return value
+
+
+def _list(pair: tuple[int, int] | None) -> list[int] | None:
+    return None if pair is None else list(pair)
+
+
+def _pair(value: object, where: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    numbers = _items(value, where)
+    if len(numbers) != 2:
+        raise ReductionError(f"{where} is {_shown(value)}: it must be two whole numbers")
+    return _whole(numbers[0], f"{where}[0]"), _whole(numbers[1], f"{where}[1]")
 
 
 def _flag(value: object, where: str) -> bool:

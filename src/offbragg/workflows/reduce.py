@@ -29,6 +29,7 @@ from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import check_memory
+from offbragg.reduction.folding import Unfolded
 from offbragg.reduction.hot_pixels import LEAST_TURN, Comparison
 from offbragg.reduction.reduce import (
     check_overlap,
@@ -53,7 +54,7 @@ from offbragg.workflows.record import (
     SweepInput,
     sha256,
 )
-from offbragg.workflows.sums import sum_record, weight_exponent
+from offbragg.workflows.sums import background_exponents, sum_record, weight_exponent
 from offbragg.workflows.sweeps import header_contradictions, opened, select, temperature_of
 
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
@@ -191,7 +192,7 @@ def merge_and_reduce(
 
 def _sum(
     record: ReductionRecord, scheduler: str | None, progress: Progress
-) -> Accumulator | Volume:
+) -> Accumulator | Unfolded | Volume:
     if scheduler is None:
         return sum_record(record, progress=progress)
     from offbragg.workflows.dask import sum_on_cluster  # an extra
@@ -248,6 +249,8 @@ def build_record(
     sample = samples[0]
     assert covering is not None
     laue = _laue(choices.symmetry, sample)
+    if choices.fold and laue is None:
+        raise ReductionError("fold needs a symmetry to fold by: give it (--symmetry), or no --fold")
     grid = choices.grid or covering
     # the cells of a box have equivalents outside: they are binned, too, and cut off at the end
     binned = grid if laue is None else laue.covering(grid)
@@ -260,9 +263,12 @@ def build_record(
     if laue is not None:
         say(f"symmetry: {laue.name}, {len(laue.operations)} operations")
     sums = 2 + (choices.oversample.parts > 1) + 2 * (inputs[0].background is not None)
-    # halves of 64 bits where they are full; with a symmetry the sums as float64, before and after
+    # halves of 64 bits where they are full; with a symmetry the sums as float64, too
     try:
-        check_memory(binned, arrays=_FILLED * sums + (2 * sums if laue is not None else 0))
+        arrays = _FILLED * sums + (sums if laue is not None else 0)
+        if choices.fold and laue is not None:
+            arrays = _FILLED * sums / len(laue.operations)
+        check_memory(binned, arrays=arrays)
     except ReductionError as error:
         if binned == grid or laue is None:
             raise
@@ -278,13 +284,14 @@ def build_record(
             int(np.count_nonzero(user_mask)),
         )  # fmt: skip
     temperatures = [each.temperature for each in inputs if each.temperature is not None]
-    return ReductionRecord(
+    record = ReductionRecord(
         inputs=tuple(inputs),
         sample=sample,
         temperature=float(np.mean(temperatures)) if temperatures else None,
         grid=grid,
         binned=binned,
         symmetry="" if laue is None else laue.name,
+        fold=choices.fold,
         monitor=choices.monitor,
         corrections=choices.corrections,
         oversample=choices.oversample,
@@ -292,8 +299,10 @@ def build_record(
         hot=choices.hot,
         background_scale=choices.background_scale,
         weight_exponent=weight_exponent(inputs, choices),
+        background_exponents=None,
         versions={name: version(name) for name in ("offbragg", "numpy", "scipy", "h5py")},
     )
+    return replace(record, background_exponents=background_exponents(record))
 
 
 def _look_at(

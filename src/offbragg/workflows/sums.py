@@ -17,10 +17,12 @@ from offbragg.files.mask import read_mask
 from offbragg.files.scan_file import ScanFile
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
-from offbragg.reduction.accumulator import Accumulator
+from offbragg.reduction.accumulator import BY_STAYS, Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
-from offbragg.reduction.binning import AirRate, Binner
+from offbragg.reduction.air import AirRate
+from offbragg.reduction.binning import Binner
 from offbragg.reduction.corrections import Corrections
+from offbragg.reduction.folding import Folding, Unfolded
 from offbragg.reduction.reduce import ReductionSetup, add_frames, air_rate
 from offbragg.reduction.symmetry import Laue, symmetrise
 from offbragg.volume import Volume
@@ -55,6 +57,19 @@ def _largest_factor(
     return float(corrections.factor(geometry, sensor).max())
 
 
+def background_exponents(record: ReductionRecord) -> tuple[int, int] | None:
+    """Choose the units of background and variance of all sweeps; None without a background."""
+    n = exponent(record)
+    found: list[tuple[int, int]] = []
+    for each in record.inputs:
+        if each.background is not None:
+            with prepared(replace(record, background_exponents=(0, 0)), each, threads=1) as sweep:
+                units = sweep.setup.background_exponents(n)
+            assert units is not None
+            found.append(units)
+    return (min(a for a, _ in found), min(b for _, b in found)) if found else None
+
+
 def reduce_record(
     record: ReductionRecord, *, progress: Progress = lambda done, total: None
 ) -> Volume:
@@ -65,7 +80,7 @@ def reduce_record(
 
 def sum_record(
     record: ReductionRecord, *, progress: Progress = lambda done, total: None
-) -> Accumulator | Volume:
+) -> Accumulator | Unfolded | Volume:
     """Make the sums that a record describes.
 
     Parameters
@@ -78,7 +93,7 @@ def sum_record(
     Returns
     -------
     sums
-        An accumulator; a volume where they were symmetrised or cut.
+        An accumulator, a view of one that was folded; a volume where they were symmetrised or cut.
     """
     sums = empty_sums(record)
     total, before = sum(each.frames for each in record.inputs), 0
@@ -95,10 +110,20 @@ def sum_record(
 
 def empty_sums(record: ReductionRecord) -> Accumulator:
     """Make the sums that the frames of a record are added to."""
+    by = folding(record)
+    units = record.background_exponents
+    if units is None and record.inputs[0].background is not None:
+        units = BY_STAYS
     return Accumulator(
-        record.binned, exponent(record), parts=record.oversample.parts,
-        background=record.inputs[0].background is not None, sample=record.sample,
+        record.binned if by is None else by.part, exponent(record), parts=record.oversample.parts,
+        background=units, sample=record.sample,
+        symmetry="" if by is None else by.laue.name,
     )  # fmt: skip
+
+
+def folding(record: ReductionRecord) -> Folding | None:
+    """Return how the sums of a record are folded; None: they are not."""
+    return Folding.of(record.binned, Laue.named(record.symmetry)) if record.fold else None
 
 
 def exponent(record: ReductionRecord) -> int:
@@ -110,7 +135,7 @@ def exponent(record: ReductionRecord) -> int:
     )
 
 
-def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Volume:
+def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Unfolded | Volume:
     """Symmetrise and cut the sums of all frames of a record, where it says so.
 
     Raises
@@ -120,6 +145,8 @@ def finished(record: ReductionRecord, sums: Accumulator) -> Accumulator | Volume
     """
     if is_as_binned(sums, record):
         return sums
+    if (by := folding(record)) is not None:
+        return Unfolded(sums, by, record.grid)
     volume = sums.volume()
     del sums
     return symmetrised(volume, record)
@@ -141,13 +168,15 @@ def is_as_binned(sums: Accumulator, record: ReductionRecord) -> bool:
 def symmetrised(volume: Volume, record: ReductionRecord) -> Volume:
     """Return the volume of all that was binned, symmetrised and cut as the record has it.
 
+    It takes the arrays of ``volume``.
+
     Raises
     ------
     ReductionError
         If nothing was measured in the grid.
     """
     if record.symmetry:
-        volume = symmetrise(volume, Laue.named(record.symmetry))
+        volume = symmetrise(volume, Laue.named(record.symmetry), overwrite=True)
     if record.grid != record.binned:
         volume = volume[_part(record.binned, record.grid)]
     if not np.any(volume.weight):
@@ -276,11 +305,15 @@ def sweep_setup(
     assert each.selection is not None
     air = None
     if each.background is not None:
-        air = _air(each.background, record, detector.get("saturation"))
+        air = _air(
+            each.background, record.background_scale, record.monitor, record.hot,
+            detector.get("saturation"), record.background_exponents is None,
+        )  # fmt: skip
+        air = replace(air, frames=scan.n_frames)
     return ReductionSetup(
         each.geometry, each.UB, record.binned, record.corrections, detector,
         masked | each.selection.hot_mask(masked.shape), record.oversample, air, record.sample,
-        threads,
+        threads, folding(record),
     )  # fmt: skip
 
 
@@ -290,19 +323,26 @@ def selection(each: SweepInput, record: ReductionRecord) -> Selection:
         return select(scan, monitor=record.monitor, hot=record.hot, damaged=each.damaged)
 
 
-def _air(background: BackgroundInput, record: ReductionRecord, saturation: float | None) -> AirRate:
+@lru_cache(maxsize=2)  # the units of the sums are chosen by it before frames are added
+def _air(
+    background: BackgroundInput,
+    scale: float,
+    monitor: bool,
+    hot: bool,
+    saturation: float | None,
+    by_stays: bool,
+) -> AirRate:
     """Return what each pixel counts without the crystal, times the background's scale."""
     with opened(Path(background.file)) as empty:
         chosen = select(
-            empty, monitor=record.monitor, hot=record.hot, damaged=background.damaged,
-            least_turn=0.0,
+            empty, monitor=monitor, hot=hot, damaged=background.damaged, least_turn=0.0
         )  # fmt: skip
-        stack = empty.stack
         return air_rate(
-            stack,
-            chosen.flux / record.background_scale,
+            empty.stack,
+            chosen.flux / scale,
             mask=chosen.hot_mask(empty.shape),
             saturation=saturation,
+            by_stays=by_stays,
         )
 
 
