@@ -30,7 +30,7 @@ def pytest_terminal_summary(
     if rows:
         terminalreporter.section("measured")
         for what, figure, target in rows:
-            terminalreporter.write_line(f"{what:58s} {figure:>26s}   {target}")
+            terminalreporter.write_line(f"{what:52s} {figure:>36s}   {target}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -69,8 +69,8 @@ def test_transform_is_faster_than(benchmark, peer, ours, tmp_path, report):
 
     mpixels = frames.counts[0].size / found.ours / 1e6
     report(
-        f"transform, one core: times {name} {found.peer.version}",
-        f"{found.ratio:.1f} ({mpixels:.0f} Mpixel/s)",
-        f"target {TARGET[name]}" if name in TARGET else "",
+        f"transform, one core: {mpixels:.0f} Mpixel/s",
+        f"{found.ratio:.1f} × {name}",
+        found.peer.version + (f"; target {TARGET[name]}" if name in TARGET else ""),
     )
     assert found.ratio > AT_LEAST[name][1]

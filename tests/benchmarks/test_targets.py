@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from benchmarks.measurement import PLAIN, UB, Measurement, cpu, scan_file
 from benchmarks.peers import Transform
+from numpy.typing import NDArray
 from streams import generated
 
 from offbragg import kernels
@@ -44,9 +45,16 @@ def sweep(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("sweep")
     different = [np.roll(generated(), 7 * number, axis=0) for number in range(8)]
     measurement = Measurement(np.broadcast_to(different[0], (N, *different[0].shape)), 300)
-    path = scan_file(measurement, folder, (different[n % 8] for n in range(N)))
+    path = scan_file(measurement, folder, (numbered(different[n % 8], n) for n in range(N)))
     yield path
     path.unlink()
+
+
+def numbered(counts: NDArray[np.int32], number: int) -> NDArray[np.int32]:
+    """Return a frame with its number in a corner: repeated frames would not count."""
+    found = counts.copy()
+    found[0, 0] = number
+    return found
 
 
 def adding(frames: Measurement, setup: ReductionSetup) -> Callable[[], None]:
@@ -125,8 +133,9 @@ def test_reduce(benchmark, sweep, report, tmp_path):
     def whole() -> None:
         begun = time.perf_counter()
         with cpu() as seconds:
-            reduce_to_file([sweep], choices, out, say=lambda text: None)
+            written = reduce_to_file([sweep], choices, out, say=lambda text: None)
         spent.append((seconds(), time.perf_counter() - begun))
+        assert written.completeness > 0.01
 
     benchmark.pedantic(whole, rounds=1)
 
