@@ -306,6 +306,8 @@ def test_steps(table, frames, benchmark, well, monkeypatch):
         if not what.startswith("step: "):
             ways[what]["of the bound"] = bound / cost
     ways[BOUND] = {"frames/s": CORES * 1e3 / bound, "CPU ms": bound}
+    if well:  # 0.80 at the least, of 480 frames
+        assert ways["offbragg, 1 threads, between the steps"]["of the bound"] >= 0.7
 
 
 def cost_of_steps(files: list[Path], out: Path) -> dict[str, float]:

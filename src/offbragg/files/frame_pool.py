@@ -255,13 +255,14 @@ class _Reader:
     def judge(self, jobs: Sequence[tuple[int, Path]], slab: _Slab) -> list[Judged]:
         """Read a batch of files, check them, and put their chunks into the slab."""
         judged: list[Judged] = []
+        files: list[tuple[int, Path, memoryview, tuple[int, int]]] = []
         found: list[tuple[int, Path, tuple[int, int], BinarySection]] = []
         self._files.clear()
         for number, path in jobs:
             try:
                 kind = frame_kind(path)
                 if kind == ".cbf":
-                    found.append((number, path, *self._find(number, path)))
+                    files.append((number, path, *self._load(number, path)))
                 elif kind == ".tif":
                     frame, signature = self._pack_tiff(number, path, slab)
                     judged.append(Judged(number, path, frame, signature=signature))
@@ -271,6 +272,14 @@ class _Reader:
                         f"only {KINDS} are read"
                     )
             except (FrameError, OSError) as error:
+                judged.append(Judged(number, path, error=error))
+        # Not as each file comes: what this takes is in the caches then, for all but the first.
+        for number, path, file, signature in files:
+            try:
+                where = f"frame {number}: {path.name}"
+                section = binary_section(file, where=where, shape=self._shape)
+                found.append((number, path, signature, section))
+            except FrameError as error:
                 judged.append(Judged(number, path, error=error))
         declared = [section.packed for *_, section in found if section.declared is not None]
         digests = iter(_md5(declared))
@@ -283,11 +292,9 @@ class _Reader:
                 judged.append(Judged(number, path, error=error))
         return judged
 
-    def _find(self, number: int, path: Path) -> tuple[tuple[int, int], BinarySection]:
-        where = f"frame {number}: {path.name}"
+    def _load(self, number: int, path: Path) -> tuple[memoryview, tuple[int, int]]:
         read = self._unpack if is_packed(path) else self._read
-        file, signature = read(path, where)
-        return signature, binary_section(file, where=where, shape=self._shape)
+        return read(path, f"frame {number}: {path.name}")
 
     def _read(self, path: Path, where: str) -> tuple[memoryview, tuple[int, int]]:
         """Read a file, as far as it matters; give it and its signature."""
