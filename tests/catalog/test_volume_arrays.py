@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,3 +117,28 @@ def test_a_damaged_chunk_is_refused_and_the_others_are_read(path, stored, tmp_pa
         adapter(damaged, stored).read(slice=NDSlice(40))
     assert refused.value.status_code == 503
     np.testing.assert_array_equal(adapter(damaged, stored).read(slice=NDSlice(3)), stored[3])
+
+
+def test_a_file_is_not_read_while_it_is_written_nor_written_while_it_is_read(
+    path, stored, tmp_path
+):
+    grows = tmp_path / "grows.h5"
+    grows.write_bytes(path.read_bytes())
+    other = tmp_path / "other.h5"
+    other.write_bytes(path.read_bytes())
+    array = adapter(grows, stored)
+
+    with grows.open("rb") as written:
+        fcntl.flock(written, fcntl.LOCK_EX)
+        written_over = threading.Timer(0.2, other.replace, [grows])
+        written_over.start()
+        read = array.read(slice=NDSlice(3))
+        written_over.join()
+
+    np.testing.assert_array_equal(read, stored[3])
+    with array._opened(), grows.open("rb") as writer, pytest.raises(BlockingIOError):
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with grows.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(HTTPException, match="is being written"):
+            array.read()

@@ -183,9 +183,9 @@ def _serve(
         from offbragg.catalog import checked, images, read_limits, tiled_app, tiled_patches
         from offbragg.catalog import request_limits as limits
         from offbragg.catalog.authentication import Authentication
+        from offbragg.catalog.cross_origin import with_origins
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
-        from offbragg.catalog.origins import with_origins
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
         from offbragg.catalog.viewer import Viewer

@@ -1,14 +1,17 @@
 """How Tiled's server reads the arrays of volume files: each answer is of one file.
 
-A volume that grows is replaced by a new file, again and again. So a file is opened once for each
-answer, and what was opened is read. Its chunks are decoded by our kernels, in several threads.
+A volume that grows is replaced by another file, again and again. So a file is opened once for each
+answer, and what was opened is read. A shared lock keeps whoever makes it grow from writing over it
+meanwhile. Its chunks are decoded by our kernels, in several threads.
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -30,6 +33,8 @@ from offbragg.catalog.readable import Readable, shown
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files.cells import StoredArray
 from offbragg.files.hdf5 import find_inside
+
+_TRIES, _PAUSE = 100, 0.01  # s
 
 
 class VolumeArrayAdapter(Adapter[ArrayStructure]):
@@ -87,10 +92,7 @@ class VolumeArrayAdapter(Adapter[ArrayStructure]):
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[StoredArray]:
-        try:
-            descriptor = self.readable.open(self._path)
-        except FileNotFoundError as error:
-            raise BrokenLink(f"the volume file is missing: {self._path.name}") from error
+        descriptor = self._locked()
         # HDF5 opens a file by its name, and one that was replaced since then has none
         with os.fdopen(descriptor, "rb", buffering=0) as raw:
             try:
@@ -102,6 +104,26 @@ class VolumeArrayAdapter(Adapter[ArrayStructure]):
                 array = self._found(file)
                 with _refusing_damaged():
                     yield StoredArray(array)
+
+    def _locked(self) -> int:
+        """Open the file with a shared lock; it is written for moments after it got its name."""
+        for _ in range(_TRIES):
+            try:
+                descriptor = self.readable.open(self._path)
+            except FileNotFoundError as error:
+                raise BrokenLink(f"the volume file is missing: {self._path.name}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                time.sleep(_PAUSE)
+            except OSError:  # there are no locks on this disk
+                return descriptor
+            else:
+                return descriptor
+        raise HTTPException(
+            503, f"{shown(self._path.name)} is being written.", headers={"retry-after": "1"}
+        )
 
     def _found(self, file: Any) -> Any:
         expected, where = self._structure, f"{shown(self._path.name)}: {shown(self._dataset)}"

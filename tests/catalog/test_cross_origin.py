@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from offbragg.catalog.authentication import Authentication
-from offbragg.catalog.origins import with_origins
+from offbragg.catalog.cross_origin import with_origins
 
 KEY = "0123"
 VIEWER = "http://127.0.0.1:9000"
