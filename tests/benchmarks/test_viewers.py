@@ -110,6 +110,9 @@ def delays(memory: Path, viewers: int, log: Any) -> tuple[np.ndarray, int]:
         view = child(
             "-c", VIEW, config.catalog_url, key, str(viewers), shown, stdout=subprocess.PIPE
         )
+        if viewers:
+            assert view.stdout is not None
+            view.stdout.readline()  # the first plane is there
         stored: list[float] = []
         ledger = threading.Thread(
             target=lambda: stored.extend(follow_ledger(run, over, every=0.03))
