@@ -7,6 +7,7 @@ viewer asks for one plane after the other, of a volume that is replaced every tw
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -47,7 +48,6 @@ def view(number):
             n += 1
             place = f"plane=hk&value={(n % 31 - 15) / 25}&level={1 + n % 2}&low={1 + n % 97}"
             answer = http.get(f"/volumes/{shown}/plane?{place}")
-            assert answer.status_code in (200, 429), answer.text
             print(answer.status_code, flush=True)
 
 for number in range(int(count)):
@@ -70,7 +70,7 @@ def replace_now_and_then(path: Path, made: list[Path], over: threading.Event) ->
     number = 0
     while not over.is_set():
         new = path.with_name(".new.h5")
-        os.link(made[number % 2], new)
+        shutil.copy(made[number % 2], new)
         new.replace(path)
         number += 1
         over.wait(2.0)
@@ -110,6 +110,9 @@ def delays(memory: Path, viewers: int, log: Any) -> tuple[np.ndarray, int]:
         view = child(
             "-c", VIEW, config.catalog_url, key, str(viewers), shown, stdout=subprocess.PIPE
         )
+        if viewers:
+            assert view.stdout is not None
+            view.stdout.readline()  # the first plane is there
         stored: list[float] = []
         ledger = threading.Thread(
             target=lambda: stored.extend(follow_ledger(run, over, every=0.03))
@@ -129,7 +132,7 @@ def delays(memory: Path, viewers: int, log: Any) -> tuple[np.ndarray, int]:
         for process in children:
             process.wait(timeout=30)
     assert len(stored) == N_FRAMES
-    assert b"429" not in seen
+    assert set(seen) <= {b"200"}
     return np.subtract(stored, whole), len(seen)
 
 

@@ -20,6 +20,8 @@ from tiled.queries import Contains, Key
 from typer.testing import CliRunner
 
 from offbragg.catalog.containers import GROWING
+from offbragg.catalog.readable import Readable
+from offbragg.catalog.sent import OpenFile
 from offbragg.catalog.volume_offers import VolumeOffers
 from offbragg.catalog.volumes import volume_key
 from offbragg.cli.app import app
@@ -162,6 +164,39 @@ def test_no_file_breaks_a_listing_and_one_that_is_back_is_read(server, cat, path
     grown(path, 30)
     soon(cat, key, state="growing", frames=30)
     assert cat.volumes[key].plane("hk0").intensity.shape == GRID.shape[:2]
+
+
+def test_what_was_opened_is_whole_when_a_newer_file_takes_its_place(path):
+    grown(path, 10)
+    with OpenFile.below(Readable([path.parent]), path) as file:
+        grown(path, 20)
+        file.check_unchanged()
+        gone = os.open(f"/proc/self/fd/{file.descriptor}", os.O_WRONLY)
+        os.write(gone, b"x")
+        os.close(gone)
+        with pytest.raises(CatalogError, match="was changed"):
+            file.check_unchanged()
+
+
+@pytest.mark.slow
+def test_planes_of_a_volume_that_is_replaced_all_the_time_never_fail(server, cat, path):
+    key = published(server, grown(path, 1))
+    over = threading.Event()
+
+    def replace() -> None:
+        seed = 0
+        while not over.is_set():
+            grown(path, seed := seed + 1, seed=seed % 7)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        planes = [cat.volumes[key].plane("hk0", thickness=9) for _ in range(60)]
+    finally:
+        over.set()
+        writer.join()
+
+    assert all(plane.intensity.shape == GRID.shape[:2] for plane in planes)
 
 
 # -- run["sq"] ----------------------------------------------------------------------------------

@@ -447,3 +447,60 @@ def test_without_a_beamline_nothing_is_published(path, monkeypatch):
 
     assert publish_made(path, None) == (None, "")
     assert publish_made(path, Path("/nowhere.toml"))[1].startswith("not published: /nowhere.toml")
+
+
+# -- hostile ------------------------------------------------------------------------------------
+
+_NUMBERS = [
+    "nan", "-inf", "1e300", "-1e300", "9" * 400, "", "inf", "1e-320", "0x10", "1_0", "\u0663", " ",
+]  # fmt: skip
+_HOSTILE = {
+    "plane": ["plane", "value", "points", "thickness", "level", "low", "high", "sigma", "format"],
+    "line": ["line", "thickness", "level", "sigma", "format"],
+    "box": ["box", "level", "sigma", "format"],
+    "why": ["hkl"],
+}
+_PATTERNS = [
+    "{}", "h,{},0", "{}:{},0:1,0:1", "1:{},0:1,0:1", "0,0,0;{},1,0;0,0,1", "{},0,0", "{}h,k,0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", _HOSTILE)
+def test_no_parameter_makes_the_server_fail(http, address, kind):
+    """Each parameter with each number in each pattern: answered, or refused in words."""
+    asked = [
+        {name: pattern.format(number, number)}
+        for name in _HOSTILE[kind]
+        for pattern in (_PATTERNS if name in ("plane", "points", "line", "box", "hkl") else ["{}"])
+        for number in (_NUMBERS if name == "value" else _NUMBERS[:5])
+    ]
+    also = {"line": {"line": "h,0,0"}, "box": {"box": "0:1,0:1,0:0"}}.get(kind, {})
+    failed = []
+    for query in asked:
+        answer = http.get(f"{address}/{kind}", params=also | query)
+        if answer.status_code == 400:
+            assert len(answer.json()["detail"]) > 10
+        elif answer.status_code != 200:
+            failed.append((query, answer.status_code))
+
+    assert not failed
+
+
+@pytest.mark.slow
+def test_more_cuts_at_once_than_can_wait_are_refused(http, server, address):
+    """A client that leaves before its answer does not free the place of its question."""
+    places = iter(range(10_000))
+
+    def ask(_: int) -> int:
+        url = f"{address}/plane?thickness=9&low={1 + next(places)}"
+        with httpx.Client(headers=dict(http.headers), base_url=server.url) as client:
+            try:
+                return client.get(url, timeout=0.02).status_code
+            except httpx.TimeoutException:
+                return 0
+
+    with ThreadPoolExecutor(20) as clients:
+        answers = set(clients.map(ask, range(200)))
+
+    assert answers <= {0, 200, 429}
+    assert http.get(f"{address}/plane?level=2").status_code in (200, 429)

@@ -64,6 +64,7 @@ _SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
 _MOST_JSON = 100_000  # numbers
 _KEPT = 64_000_000  # bytes of answers that are kept
 _THREADS, _NICE = 2, 5
+_TRIES = 5  # of a volume that is replaced while it is opened
 _MOST_RUNNING = 100  # answers that are being made, or wait for it
 _PATH_HOLDS, _MOST_PATHS = 1.0, 10_000  # s; to ask the database takes as long as to draw
 _FURTHEST = 100_000  # r.l.u., of a point
@@ -243,16 +244,25 @@ class Planes:
             raise Refusal(404, f"The address is {PATH}KEY/plane, or line, box, why.")
         asked = Asked.parse(kind, scope["query_string"].decode("latin-1"))
         path = await self._path(key)
-        with OpenFile.below(self._readable, path) as file:
-            tag = f"{_EDITION}:{file.identity}:{asked}"
-            etag = f'"{hashlib.sha256(tag.encode()).hexdigest()[:32]}"'
-            headers = {"etag": etag, "cache-control": "private, no-cache"}
-            sent = {k.decode().lower(): v.decode("latin-1") for k, v in scope["headers"]}
-            if matches(sent.get("if-none-match", ""), etag):
-                await begin(send, 304, headers)
-                await send({"type": "http.response.body", "body": b""})
-                return
-            answer = await self._made((file.identity, asked), file, asked)
+        for left in reversed(range(_TRIES)):
+            with OpenFile.below(self._readable, path) as file:
+                try:
+                    await self._answer_from(file, asked, scope, send)
+                    return
+                except CatalogError:
+                    if not left or not file.is_replaced:
+                        raise  # else a newer one has taken its place: it grows
+
+    async def _answer_from(self, file: OpenFile, asked: Asked, scope: Scope, send: Send) -> None:
+        sent = {k.decode().lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        tag = f"{_EDITION}:{file.identity}:{asked}"
+        etag = f'"{hashlib.sha256(tag.encode()).hexdigest()[:32]}"'
+        headers = {"etag": etag, "cache-control": "private, no-cache"}
+        if matches(sent.get("if-none-match", ""), etag):
+            await begin(send, 304, headers)
+            await send({"type": "http.response.body", "body": b""})
+            return
+        answer = await self._made((file.identity, asked), file, asked)
         headers["content-type"] = _TYPES[asked.format]
         headers["content-length"] = str(len(answer.body))
         if answer.described:

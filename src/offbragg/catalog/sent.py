@@ -55,9 +55,17 @@ class OpenFile:
         text = ":".join(map(str, self.identity))
         return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether its name leads to another file by now, or to none; HDF5 does not open it then."""
+        return os.fstat(self.descriptor).st_nlink == 0
+
     def check_unchanged(self) -> None:
-        """Raise if the file was changed since it was opened."""
-        if state(self.descriptor)[2] != self.identity:
+        """Raise if the file was changed since it was opened; its name may lead to another one."""
+        identity = state(self.descriptor)[2]
+        if self.is_replaced:  # its last time is that of the deletion
+            identity = (*identity[:-1], self.identity[-1])
+        if identity != self.identity:
             raise CatalogError(f"{shown(self.path)} was changed while it was sent")
 
 

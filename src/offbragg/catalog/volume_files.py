@@ -26,7 +26,7 @@ def opened_volume(file: OpenFile) -> VolumeFile:
         try:
             return VolumeFile(file.path, descriptor=file.descriptor, most_text=_MOST_RECORD)
         except ReductionError as error:
-            if not left or "cannot be opened" not in str(error):
+            if not left or file.is_replaced or "cannot be opened" not in str(error):
                 why = printable(str(error).partition("\n")[0])
                 raise CatalogError(f"{shown(file.path.name)} is not read: {why}") from error
             time.sleep(_PAUSE)

@@ -126,7 +126,7 @@ class VolumeWatch:
                 described.metadata["series"] = await self._series(described.metadata["runs"])
                 found = described.metadata["state"]
             except Refusal:
-                identity = None  # it was deleted a moment ago
+                return  # it was deleted or replaced a moment ago
             except OffbraggError as error:
                 _log.warning("%s", printable(str(error).partition("\n")[0]))
                 found = DAMAGED
@@ -141,8 +141,14 @@ class VolumeWatch:
         watched.compared(identity, found)
 
     def _describe(self, path: Path) -> VolumeNode:
-        with OpenFile.below(self._readable, path) as file, opened_volume(file) as volume:
-            return describe_volume(volume, written=os.fstat(file.descriptor).st_mtime)
+        with OpenFile.below(self._readable, path) as file:
+            try:
+                with opened_volume(file) as volume:
+                    return describe_volume(volume, written=os.fstat(file.descriptor).st_mtime)
+            except OffbraggError as error:
+                if file.is_replaced:
+                    raise Refusal(409, str(error)) from error
+                raise
 
     async def _series(self, runs: list[str]) -> Any:
         """Return the series of runs, if all are of one, as the catalog has them."""
