@@ -83,10 +83,10 @@ class LiveFile:
             self._next_fine = began + max(self._every, _WRITING * (end - began))
             self.behind = False
 
-    def finish(
+    def complete(
         self, sums: Accumulator, record: ReductionRecord, document: Mapping[str, Any]
     ) -> None:
-        """Write the volume of complete sums: the file that ``offbragg reduce`` writes.
+        """Write all of the volume of complete sums.
 
         Parameters
         ----------
@@ -98,7 +98,14 @@ class LiveFile:
         elif self._growing is None:
             self._write(sums, document)
         else:
-            self._grow(sums).finish(_changed(sums), document)
+            self._grow(sums).update(_changed(sums), document)
+            return
+        self.drop()
+
+    def finish(self, document: Mapping[str, Any]) -> None:
+        """Make it the file that ``offbragg reduce`` writes, with the bytes in the same order."""
+        if self._growing is not None:
+            self._growing[2].finish(document)
         self.drop()
 
     def drop(self) -> None:
