@@ -200,6 +200,19 @@ def test_a_call_that_ends_early_leaves_the_file_of_before(tmp_path, sums):
     check_same(path, sums)
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path, sums):
+    path = tmp_path / "v.h5"
+    GrowingVolume(path, sums.bricks).update(sums.grow((0, 0, 0)), {"n": 1})
+    for name in (".v.h5.next", ".v.h5.old"):
+        (tmp_path / name).write_bytes(b"half of a file")
+
+    growing = GrowingVolume(path, sums.bricks)
+
+    assert [each.name for each in tmp_path.iterdir()] == ["v.h5"]
+    growing.update([], {"n": 2})
+    check_same(path, sums)
+
+
 def test_a_disk_without_room_is_an_error(tmp_path, sums, monkeypatch):
     path = tmp_path / "v.h5"
     growing = GrowingVolume(path, sums.bricks)
