@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -212,7 +213,9 @@ def test_another_orientation_makes_it_again(run, tmp_path):
     check_equal(volume, [path])
 
 
-@pytest.mark.parametrize("place", ["same", "moved", "other crystal"])
+@pytest.mark.parametrize(
+    "place", [pytest.param("same", marks=pytest.mark.slow), "moved", "other crystal"]
+)
 def test_the_orientation_of_an_earlier_sweep_of_the_mount(tmp_path, caplog, place):
     """It is copied beside the sweep, so that `reduce` takes the same; the user may replace it."""
     caplog.set_level("INFO", "offbragg")
@@ -328,6 +331,37 @@ def test_any_order_any_fate_any_moment(tmp_path, seed):
             following = live(tmp_path) if rng.random() < 0.3 else following
             following.run(once=True)
     path = run.end(missing=sorted(missing))
+    following.run(once=True)
+
+    check_equal(path.with_name("live-f1.h5"), [path])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, 1, 10, 200])
+def test_many_frames_are_lost_late_dark_or_rejected(tmp_path, count, caplog):
+    """The volume is that of the sweep as it was at its end, without a sum from the first frame."""
+    caplog.set_level("INFO", "offbragg")
+    start = {"uid": "long", "time": time.time()}
+    sweep = Measured(n_frames=240, step=0.25, temperature=100.0, start_more=start)
+    run = Growing(tmp_path, sweep)
+    following = live(tmp_path)
+    numbers = np.random.default_rng(count).permutation(240)[:count].tolist()
+    fates = {n: ("missing", "late", "dark", "rejected")[i % 4] for i, n in enumerate(numbers)}
+
+    def of(fate: str) -> list[int]:
+        return [n for n, each in fates.items() if each == fate]
+
+    for begin in range(0, 240, 30):
+        now = range(begin, begin + 30)
+        run.store(*(n for n in now if fates.get(n, "dark") == "dark"))
+        for n in now:
+            if fates.get(n) == "rejected":
+                run.scan.mark(n, "rejected", "it is not what was measured")
+        following.run(once=True)
+    run.store(*of("late"))
+    following.run(once=True)
+    run.values("weight", of("dark"), [0.0] * len(of("dark")))
+    path = run.end(missing=of("missing"))
     following.run(once=True)
 
     check_equal(path.with_name("live-f1.h5"), [path])

@@ -94,8 +94,11 @@ def test_the_last_one_has_the_bytes_of_one_that_is_written_at_once(tmp_path, sum
         growing.update(sums.grow(*places), {"growing": {}}, fine=bool(sums.rng.integers(2)))
     growing.update(sums.grow((3, 0, 0), by=0), {"growing": {}})
 
-    growing.finish(sums.grow((9, 1, 2), (2, 0, 1)), {"a": 1})
+    growing.update(sums.grow((9, 1, 2), (2, 0, 1)), {"a": 1})
+    check_same(path, sums)
+    growing.finish({"a": 1})
 
+    at_once.unlink()
     write_volume(at_once, sums.volume, {"a": 1})
     assert path.read_bytes() == at_once.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["at_once.h5", "v.h5"]
@@ -194,6 +197,19 @@ def test_a_call_that_ends_early_leaves_the_file_of_before(tmp_path, sums):
         assert file.record == {"n": 1}
     growing.update([], {"n": 3})
 
+    check_same(path, sums)
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path, sums):
+    path = tmp_path / "v.h5"
+    GrowingVolume(path, sums.bricks).update(sums.grow((0, 0, 0)), {"n": 1})
+    for name in (".v.h5.next", ".v.h5.old"):
+        (tmp_path / name).write_bytes(b"half of a file")
+
+    growing = GrowingVolume(path, sums.bricks)
+
+    assert [each.name for each in tmp_path.iterdir()] == ["v.h5"]
+    growing.update([], {"n": 2})
     check_same(path, sums)
 
 

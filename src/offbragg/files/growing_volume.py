@@ -7,8 +7,8 @@ moment, and whoever kills its writer leaves one. A reader holds a shared lock on
 other one goes on in its place.
 
 The chunks of the levels beyond 2 may be written more often than those of the cells. When the sums
-are complete, all chunks are copied in the order in which a volume is written at once: the file is
-the same to the last byte.
+are complete, so is the file; then all chunks are copied in the order in which a volume is written
+at once, and the file is the same to the last byte.
 """
 
 from __future__ import annotations
@@ -128,20 +128,19 @@ class GrowingVolume:
             self._write(file, fine=fine or self.is_new, record=record)
         self._take_turns()
 
-    def finish(self, changed: Iterable[Place], record: Mapping[str, Any]) -> None:
-        """Write the volume of the complete sums, as `write_volume` does; nothing is kept.
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write what the last update wrote as `write_volume` does; nothing is kept.
 
         Parameters
         ----------
-        changed, record
+        record
             As for `update`.
         """
-        self._change(changed)
-        with self._writing(record) as file:
-            self._write(file, fine=True, record=record)
+        if self._stale or self._stale_levels or _identity(self.path) != self._named:
+            self.update([], record)
         made = self.path.with_name(f".{self.path.name}.new")
         made.unlink(missing_ok=True)  # left by one that was killed
-        with errors_of(self.path), h5py.File(self._hidden, "r", locking=False) as source:
+        with errors_of(self.path), h5py.File(self.path, "r", locking=False) as source:
             with new_hdf5(made, libver=LIBVER) as file:
 
                 def copy(arrays: _Arrays, levels: Mapping[int, h5py.Dataset]) -> Shells:

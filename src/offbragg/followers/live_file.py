@@ -94,10 +94,10 @@ class LiveFile:
             self.behind = False
             self._written(self.path)
 
-    def finish(
+    def complete(
         self, sums: Accumulator, record: ReductionRecord, document: Mapping[str, Any]
     ) -> None:
-        """Write the volume of complete sums: the file that ``offbragg reduce`` writes.
+        """Write all of the volume of complete sums.
 
         Parameters
         ----------
@@ -109,7 +109,14 @@ class LiveFile:
         elif self._growing is None:
             self._write(sums, document)
         else:
-            self._grow(sums).finish(_changed(sums), document)
+            self._grow(sums).update(_changed(sums), document)
+            return
+        self.drop()
+
+    def finish(self, document: Mapping[str, Any]) -> None:
+        """Make it the file that ``offbragg reduce`` writes, with the bytes in the same order."""
+        if self._growing is not None:
+            self._growing[2].finish(document)
         self.drop()
         self._written(self.path)
 

@@ -261,7 +261,10 @@ class LiveVolume:
             change = self._follow(record)
             sums = self._sums.sums
             assert sums is not None
-            self._file.finish(sums, record, record.relative_to(self.path).to_dict())
+            document = record.relative_to(self.path).to_dict()
+            self._file.complete(sums, record, document)
+            self._completed()
+            self._file.finish(document)
         except ReductionError:  # as `offbragg reduce` would: until a file changes
             self._forget_growing()
             self._failed = True
@@ -276,6 +279,9 @@ class LiveVolume:
             self.path, self.frames, len(self.sweeps), "" if len(self.sweeps) == 1 else "s",
             before, change, time.monotonic() - began,
         )  # fmt: skip
+
+    def _completed(self) -> None:
+        """Note how long after the last frame was stored the file has all of the volume."""
         now, last = time.time(), max(self.sweeps, key=lambda sweep: sweep.time).stored
         self.after = now - last if last > self._closed_at else None
         self._closed_at = now
