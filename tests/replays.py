@@ -213,6 +213,10 @@ class Viewer(Follower):
         self.seconds: dict[int, list[float]] = {4: [], 1: []}
         self.first = self.closed = 0.0  # when a plane was there, and when the volume was complete
 
+    def __exit__(self, *why: object) -> None:
+        super().__exit__(*why)
+        self._connection.close()
+
     def look(self) -> None:
         path = live_volume(self._experiment)
         if path is None:
