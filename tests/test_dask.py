@@ -40,7 +40,7 @@ def cluster() -> Iterator[Any]:
     quick = dask.config.set({"distributed.comm.timeouts.connect": "3s"})
     with quick, LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
-        dashboard_address=None, memory_limit=0, silence_logs=40,
+        dashboard_address="127.0.0.1:0", memory_limit=0, silence_logs=40,
     ) as made:  # fmt: skip
         yield made
 
