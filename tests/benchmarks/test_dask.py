@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -100,7 +99,7 @@ class Cluster:
 
     def peaks(self) -> list[float]:
         """Return the peak memory of each worker so far, GB."""
-        return [round(each, 2) for each in self.client.run(_peak).values()]
+        return [peak(pid) for pid in self.client.run(os.getpid).values()]
 
     def end(self) -> None:
         self.client.close()
@@ -109,8 +108,13 @@ class Cluster:
             process.wait(30)
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def peak(pid: int) -> float:
+    """Return the peak memory of a process so far, GB."""
+    (line,) = [
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]  # fmt: skip
+    return round(int(line.split()[1]) * 1024 / 1e9, 2)
 
 
 @pytest.fixture
@@ -145,7 +149,7 @@ def test_two_workers(cluster, tmp_path, capsys, n):
 
     wall = time.monotonic() - began
     workers, scheduler, here = np.subtract(cluster.cpu(), before)
-    peaks, ours = cluster.peaks(), _peak()
+    peaks, ours = cluster.peaks(), peak(os.getpid())
     assert isinstance(two, Accumulator)
     sums, one, one_wall = alone(record, 1)
     assert np.array_equal(sums.touched(), two.touched())
@@ -157,7 +161,7 @@ def test_two_workers(cluster, tmp_path, capsys, n):
         print(f"\n{n} frames: one process {one:.1f} s CPU, {one_wall:.1f} s; two threads "
               f"{both:.1f} s CPU, {both_wall:.1f} s; two workers {workers:.1f} s CPU, scheduler "
               f"{scheduler:.1f}, merging {here:.1f}, {wall:.1f} s, peaks {peaks} GB, here "
-              f"{ours:.2f} GB\nefficiency by CPU time: workers {one / workers:.2f}, all "
+              f"{ours} GB\nefficiency by CPU time: workers {one / workers:.2f}, all "
               f"{one / everything:.2f}; by wall time: {one_wall / (2 * wall):.2f} of two cores, "
               f"{both_wall / wall:.2f} of two threads")  # fmt: skip
     assert one / everything > 0.5
