@@ -150,7 +150,9 @@ def test_the_background_is_rate_times_flux_and_its_variance_that_of_stays(stack)
     stays = summed(stack, flux, setup(air=air(by_stays=True))).volume()
 
     assert new.background is not None
+    assert new.background_variance is not None
     assert stays.background is not None
+    assert stays.background_variance is not None
     np.testing.assert_allclose(new.background, stays.background, rtol=1e-5, atol=1e-4)
     ratio = new.background_variance.sum() / stays.background_variance.sum()
     assert ratio == pytest.approx(1.0, abs=0.02)

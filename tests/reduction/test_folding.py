@@ -113,6 +113,24 @@ def test_what_is_read_is_what_symmetrising_whole_volumes_gives(stack, name, grid
     assert read.total("counts") == expected.counts.sum()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_that_meet_in_a_cell_change_no_bit(stack, threads):
+    """All pixels in few cells, so that threads meet, and lower halves are full again and again."""
+    grid = Grid.box((-3, 3), (-3, 3), (-3, 3), step=1.0)
+    folding = Folding.of(grid, Laue.named("m-3m"))
+    whole = summed(stack, setup(grid, threads=1, oversample=Oversample(2, 1)))
+    made = setup(grid, folding=folding, threads=threads, oversample=Oversample(2, 1))
+
+    sums = summed(stack, made)
+
+    assert np.count_nonzero(sums.sums.high) > 20
+    for name in ("counts", "weight", "variance"):
+        assert sums.total(name) == whole.total(name)
+    add_frames(stack, made, FLUX, sums, subtract=True)
+    assert not sums.sums.low.any()
+    assert not sums.sums.high.any()
+
+
 def test_a_part_of_the_box_is_read_alone(stack):
     folding = Folding.of(SYMMETRIC, Laue.named("m-3m"))
     sums = summed(stack, setup(SYMMETRIC, folding=folding))

@@ -75,7 +75,7 @@ class VolumeNode:
             grid.get("shape") == self.metadata["grid"]["shape"]
             and metadata.get("levels") == self.metadata["levels"]
             and metadata.get("file") == self.metadata["file"]
-            and metadata.get("ome") == self.metadata["ome"]  # nodes of before have other arrays
+            and metadata.get("ome") == self.metadata["ome"]  # earlier nodes have other arrays
         )
 
     @property

@@ -143,6 +143,10 @@ static int begin(call *c, PyObject *args, Py_ssize_t *sides, Py_ssize_t *turns)
                 PyErr_SetString(PyExc_ValueError, "the sums must be those of the fold's part");
                 return 0;
             }
+        if ((uintptr_t)c->view[LOW].buf % 8) {
+            PyErr_SetString(PyExc_ValueError, "sums with a fold must be aligned to 8 bytes");
+            return 0;
+        }
     }
     size_t pixels = (size_t)rows * (size_t)columns;
     size_t frames = (size_t)c->view[FLUX].len / 4;

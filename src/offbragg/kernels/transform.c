@@ -58,7 +58,10 @@ static void add_row_64(const row_of_frame *in, const ob_row *r, size_t begin, si
             first = 0 - first;
             second = 0 - second;
         }
-        ob_add(sums, place, first, second);
+        if (fold)
+            ob_add_shared(sums, place, first, second);
+        else
+            ob_add(sums, place, first, second);
     }
 }
 
@@ -95,6 +98,18 @@ static inline void add_runs(const runs *w, size_t n, ob_sums *sums, int subtract
             if (subtract ? q > b : q < b)
                 high[at + 1] += step;
         }
+    }
+}
+
+/* The same while other threads add to the same cells */
+static void add_runs_shared(const runs *w, size_t n, ob_sums *sums, int subtract)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t first = w->counts[i], second = w->weight[i];
+        if (i + AHEAD < n)
+            __builtin_prefetch(sums->low + 2 * (size_t)w->place[i + AHEAD], 1);
+        ob_add_shared(sums, w->place[i], subtract ? 0 - first : first,
+                      subtract ? 0 - second : second);
     }
 }
 
@@ -424,8 +439,8 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, cons
                 }
                 size_t n = find_runs(&in, &r, begin, end, &w);
                 if (fold)
-                    n = fold_runs(level, fold, &w, n);
-                if (subtract)
+                    add_runs_shared(&w, fold_runs(level, fold, &w, n), sums, subtract);
+                else if (subtract)
                     add_runs(&w, n, sums, 1);
                 else
                     add_runs(&w, n, sums, 0);

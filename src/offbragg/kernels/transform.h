@@ -155,6 +155,30 @@ void ob_places(const ob_exposures *what, const ob_band *band, const ob_grid *gri
 int ob_variance(int level, const ob_exposures *what, const ob_band *band, size_t sides,
                 size_t turns, const ob_fold *fold, ob_sums *sums, int subtract);
 
+typedef uint64_t __attribute__((may_alias)) ob_pair;
+
+/* As ob_add, where other threads may add to the same cell: what is folded meets in the part. Lower
+ * halves are added as one number of 64 bits; what the first carries into the second is taken out
+ * again, and every carry is kept, so the sums are right once all threads are done. */
+static inline void ob_add_shared(ob_sums *sums, uint32_t place, uint64_t first, uint64_t second)
+{
+    const uint64_t one = (uint64_t)1 << 32;
+    ob_pair *low = (ob_pair *)(sums->low + 2 * (size_t)place);
+    uint32_t *high = sums->high + 2 * (size_t)place;
+    uint64_t more = (first & (one - 1)) | second << 32;
+    uint64_t before = __atomic_fetch_add(low, more, __ATOMIC_RELAXED);
+    uint64_t carried = ((before & (one - 1)) + (first & (one - 1))) >> 32;
+    uint64_t over = ((before >> 32) + (second & (one - 1)) + carried) >> 32;
+    uint32_t up[2] = {(uint32_t)(first >> 32) + (uint32_t)carried,
+                      (uint32_t)(second >> 32) + (uint32_t)over};
+    if (carried) /* below 0 again, if the carry made it go over */
+        up[1] -= __atomic_fetch_sub(low, one, __ATOMIC_RELAXED) < one;
+    for (int i = 0; i < 2; i++)
+        if (up[i]) /* untouched memory is not there */
+            __atomic_fetch_add(high + i, up[i], __ATOMIC_RELAXED);
+    __atomic_store_n(&sums->changed[place >> 15], 1, __ATOMIC_RELAXED);
+}
+
 /* Add 64-bit numbers to the pair at a place. */
 static inline void ob_add(ob_sums *sums, uint32_t place, uint64_t first, uint64_t second)
 {

@@ -155,11 +155,12 @@ def transform(
     exposures
         Frames; their flux is finite and not negative, ``factor * flux`` at most `MOST_WEIGHT`.
     sums
-        They are changed; no other thread may add to the same cells meanwhile.
+        They are changed; without a fold no other thread may add to the same cells meanwhile.
     band
         Which pixels.
     fold
         Brings cells into the part of their grid whose sums these are; None: ``sums`` are of all.
+        With it threads may add at the same time, if the kernels are compiled.
     subtract
         Take them away again instead.
     """

@@ -83,10 +83,14 @@ static void add_pixel(table *t, const uint32_t *place, size_t parts, size_t stri
         uint64_t n = t->times[t->used[i]], sum = (uint64_t)count * n * n;
         uint32_t to = t->place[t->used[i]];
         t->times[t->used[i]] = 0;
+        if (subtract)
+            sum = 0 - sum;
         if (fold)
             ob_fold_places(OB_PORTABLE, fold, &to, 1);
-        if (to != OB_NOWHERE)
-            ob_add(sums, to, subtract ? 0 - sum : sum, 0);
+        if (to != OB_NOWHERE && fold)
+            ob_add_shared(sums, to, sum, 0);
+        else if (to != OB_NOWHERE)
+            ob_add(sums, to, sum, 0);
     }
 }
 

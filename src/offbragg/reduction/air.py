@@ -114,8 +114,8 @@ class AirInCells:
         self._spread = np.where(good, air.variance / self._variance, 0.0).astype(np.float32)
         rows, columns = air.rate.shape
         size = self._block = max(1, min(rows, columns) // _BLOCKS)
-        self._y = np.arange(0, rows, size)[:, None] + 0.5 * size
-        self._x = np.arange(0, columns, size) + 0.5 * size
+        self._y: Array = np.arange(0.0, rows, size)[:, None] + 0.5 * size
+        self._x: Array = np.arange(0.0, columns, size) + 0.5 * size
         self._inverse = 1.0 / np.linalg.norm(geometry.lab(self._x, self._y), axis=-1)
         self._planes: dict[tuple[int, float], NDArray[np.float32]] = {}
 

@@ -60,6 +60,13 @@ def bands(geometry: Geometry, UB: Array, grid: Grid, inverses: Array) -> list[li
     return [[(0, rows, 0, columns)]]
 
 
+def any_bands(shape: tuple[int, int]) -> list[list[Band]]:
+    """Divide a panel into bands of rows that may be done at the same time if they may meet."""
+    rows, columns = shape
+    edges = np.linspace(0, rows, min(rows, _NUMBERS[0]) + 1).astype(int)
+    return [[(a, b, 0, columns) for a, b in _pairs(edges)]]
+
+
 def _along_axis(
     geometry: Geometry, UB: Array, grid: Grid, inverses: Array
 ) -> tuple[float, Array, Array]:

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from offbragg.errors import GeometryError, ReductionError
 from offbragg.geometry import Geometry
 from offbragg.grid import Grid
+from offbragg.kernels import compiled
 from offbragg.kernels.folding import Fold
 from offbragg.kernels.transform import Band, Exposures, point_of, transform, variance
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.air import AirInCells, AirRate
 from offbragg.reduction.air_stays import AirByStays
-from offbragg.reduction.bands import bands
+from offbragg.reduction.bands import any_bands, bands
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int32]
@@ -98,8 +99,7 @@ class Binner:
     air
         Counts without the crystal; pixels for which they are not known do not count.
     threads
-        The result does not depend on their number. With a fold one of them adds, since bands of
-        the panel meet in equivalent cells; the others read.
+        The result does not depend on their number.
     fold
         Brings cells into the part of the grid whose sums are kept.
     """
@@ -131,10 +131,12 @@ class Binner:
             good &= np.isfinite(air.rate)
         self.factor = np.where(good, factor, 0.0).astype(np.float32)
         self._inverses = self._distances()
-        whole: list[list[Band]] = [[(0, factor.shape[0], 0, factor.shape[1])]]
         self._fold = fold
-        one = self._threads == 1 or fold is not None
-        self._bands = whole if one else bands(geometry, UB, grid, self._inverses)
+        self._bands: list[list[Band]] = [[(0, factor.shape[0], 0, factor.shape[1])]]
+        if self._threads > 1 and fold is None:
+            self._bands = bands(geometry, UB, grid, self._inverses)
+        elif self._threads > 1 and compiled:  # bands meet in equivalent cells: the kernel knows
+            self._bands = any_bands(factor.shape)
         self._air: AirInCells | None = None
         self._stays: AirByStays | None = None
         if air is not None and air.by_stays:

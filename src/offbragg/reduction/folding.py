@@ -175,15 +175,11 @@ class Unfolded:
     def brick(self, l: int, k: int, h: int) -> Mapping[str, Array] | None:  # noqa: E741
         """Read the sums of one brick, see `offbragg.bricks.Bricks`."""
         cut = brick_slices(self.grid, l, k, h)[::-1]
-        labels = np.stack(
-            np.meshgrid(
-                *(
-                    np.arange(s.start, s.stop) + first
-                    for s, first in zip(cut, self.grid.first, strict=True)
-                ),
-                indexing="ij",
-            )
+        begin = np.array(
+            [s.start + first for s, first in zip(cut, self.grid.first, strict=True)], np.int64
         )
+        labels = np.indices([s.stop - s.start for s in cut]).astype(np.int64)
+        labels += begin.reshape(3, 1, 1, 1)
         places = self._folding.places(labels).T
         return self.sums.at(np.ascontiguousarray(places))
 
