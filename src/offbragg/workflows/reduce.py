@@ -30,11 +30,7 @@ from offbragg.grid import Grid
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import check_memory
 from offbragg.reduction.hot_pixels import LEAST_TURN, Comparison
-from offbragg.reduction.reduce import (
-    check_overlap,
-    check_UB,
-    check_units,
-)
+from offbragg.reduction.reduce import check_overlap, check_UB, check_units
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.volume import Volume, check_same_sample
