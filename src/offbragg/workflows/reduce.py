@@ -55,7 +55,7 @@ from offbragg.workflows.sweeps import header_contradictions, opened, select, tem
 
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _MOST_MASKED = 0.5  # of the pixels that count
-_FILLED = 0.75  # 8-byte values a cell takes on average for each sum
+_FILLED = 0.5  # 8-byte values a cell takes for each sum: full rotations of a 2M, 601³ and more
 
 
 def _warn(text: str) -> None:
