@@ -278,6 +278,35 @@ def test_symmetry_and_background(tmp_path, fold):
     check_equal(path.with_name("live-f1.h5"), [path], choices)
 
 
+def test_a_background_is_subtracted_while_it_grows(tmp_path, caplog):
+    """Frames are added and subtracted with their background; nothing is summed twice."""
+    caplog.set_level("INFO", "offbragg")
+    choices = Choices(step=0.1, corrections=AS_SIMULATED)
+    air = Measured(
+        n_frames=4, step=2.0, temperature=100.0, crystal_in=False, series=50,
+        start_more={"uid": "air"},
+    )  # fmt: skip
+    air.write(scan_directory(tmp_path / "experiment", air.start))
+    run = Growing(tmp_path, measured())
+    following = live(tmp_path, choices)
+
+    run.store(0, 1, 2, 4, 5)
+    following.run(once=True)
+    with VolumeFile(run.path.with_name("live-f1.h5")) as file:
+        assert "background" in file.names
+    run.values("weight", [1], [0.0])
+    run.store(6, 3)
+    following.run(once=True)
+    run.values("weight", [4], [0.0])
+    path = run.end(missing=[7])
+    following.run(once=True)
+
+    (closed,) = [line for line in caplog.messages if "is closed" in line]
+    assert "1 subtracted" in closed
+    assert "summed from" not in closed
+    check_equal(path.with_name("live-f1.h5"), [path], choices)
+
+
 def test_damaged_and_repeated_frames_and_a_brighter_beam(tmp_path):
     """What the whole sweep says: a repeat of an earlier frame that comes late, a new unit."""
     sweep = measured(beam=[1.0, 1.0, 1.01, 1.02, 1.03, 9.0, 9.0, 1.0])

@@ -20,11 +20,10 @@ from offbragg.errors import ReductionError
 from offbragg.files.scan_file import ScanFile
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import Binner
-from offbragg.reduction.folding import Unfolded
 from offbragg.reduction.reduce import ReductionSetup, add_frames
 from offbragg.stack import Stack
 from offbragg.workflows.record import ReductionRecord, SweepInput
-from offbragg.workflows.sums import sum_record, sweep_setup
+from offbragg.workflows.sums import sweep_setup
 from offbragg.workflows.sweeps import opened
 
 Array = NDArray[np.float64]
@@ -33,9 +32,15 @@ OneMore = Callable[[], None]
 
 _FEW = 4  # pixels that are read faster one by one, each out of its block, than whole frames
 _SAME = {
-    "binned": "the grid", "fold": "the fold", "weight_exponent": "the unit of the weights",
-    "corrections": "the corrections", "oversample": "the oversampling", "mask": "the mask",
-}  # fmt: skip
+    "binned": "the grid",
+    "fold": "the fold",
+    "weight_exponent": "the unit of the weights",
+    "background_exponents": "the unit of the background",
+    "background_scale": "the scale of the background",
+    "corrections": "the corrections",
+    "oversample": "the oversampling",
+    "mask": "the mask",
+}
 
 
 @dataclass(slots=True)
@@ -135,9 +140,6 @@ class LiveSums:
         """
         change = Change()
         try:
-            if any(each.background is not None for each in record.inputs):
-                self._sum_with_background(record, change, one_more)
-                return change
             if why := self._why_again(record):
                 change.again = why if self._record is not None else ""
                 self.drop()
@@ -153,21 +155,6 @@ class LiveSums:
             if change.subtracted or change.pixels:
                 self.sums.forget_empty()
         return change
-
-    def _sum_with_background(
-        self, record: ReductionRecord, change: Change, one_more: OneMore
-    ) -> None:
-        """Sum all in one go: a background is added frame after frame, and cannot be subtracted."""
-        self.drop()
-        change.again = "the background"
-        sums = sum_record(
-            record if record.fold else replace(record, symmetry="", grid=record.binned),
-            progress=lambda done, total: one_more(),
-        )
-        sums = sums.sums if isinstance(sums, Unfolded) else sums
-        assert isinstance(sums, Accumulator)
-        self.sums = sums
-        change.added = sum(each.frames for each in record.inputs)
 
     def _why_again(self, record: ReductionRecord) -> str:
         """Return what of a record needs other sums from the first frame on; empty if nothing."""
@@ -189,6 +176,13 @@ class LiveSums:
                 return f"the orientation of {name}"
             if known.each.geometry != each.geometry:
                 return f"the geometry of {name}"
+            if known.each.background != each.background:
+                return f"the background of {name}"
+            assert each.selection is not None
+            hot = each.selection.hot_mask(known.hot.shape)
+            # what the air adds is rounded in parts of the highest rate of a pixel that counts
+            if each.background is not None and not np.array_equal(known.hot, hot):
+                return f"the hot pixels of {name}, which has a background,"
             with opened(Path(each.file)) as scan:
                 if not np.array_equal(_fixed_mask(each, record, scan), known.mask):
                     return f"the pixels of {name} that count"
@@ -213,15 +207,20 @@ class LiveSums:
         known = self._binned.get(each.run)
         if known is None:
             setup, mask = sweep_setup(each, record, scan), _fixed_mask(each, record, scan)
-            setup = replace(setup, threads=self._threads, mask=mask)
+            hot = each.selection.hot_mask(scan.shape)
+            setup = replace(
+                setup, threads=self._threads, mask=mask if each.background is None else mask | hot
+            )  # fmt: skip
             known = self._binned[each.run] = _Binned(
                 each, setup, binner := setup.binner(), np.zeros(scan.n_frames),
                 np.zeros(scan.n_frames), np.full(scan.n_frames, "", object), mask,
                 np.zeros(scan.shape, np.bool_), binner.factor,
             )  # fmt: skip
-            known.mask_hot(each.selection.hot_mask(scan.shape))
+            known.mask_hot(hot)
         if self.sums is None:
-            self.sums = known.setup.accumulator(record.weight_exponent)
+            self.sums = known.setup.accumulator(
+                record.weight_exponent, background=record.background_exponents
+            )
         stack, values = scan.stack, scan.frame_values()
         flux, angles = np.zeros(scan.n_frames), np.zeros(scan.n_frames)
         flux[: len(stack)] = each.selection.flux[: len(stack)]

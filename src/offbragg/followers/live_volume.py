@@ -30,7 +30,7 @@ from offbragg.reduction.hot_pixels import Comparison, sampled
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import GROWING, ReductionRecord, SweepInput
 from offbragg.workflows.reduce import build_record
-from offbragg.workflows.sums import weight_exponent
+from offbragg.workflows.sums import background_exponents, weight_exponent
 from offbragg.workflows.sweeps import opened, select
 
 log = logging.getLogger(__name__)
@@ -337,7 +337,7 @@ class HotLook:
 
 
 def grown(record: ReductionRecord, looks: dict[str, HotLook]) -> ReductionRecord:
-    """Return a record with the frames that are stored by now, without a background.
+    """Return a record with the frames that are stored by now.
 
     Damaged frames are those that the record has. Hot pixels are looked for again whenever there are
     half as many more of the frames that are compared for it, and once all but one are there: at the
@@ -355,7 +355,18 @@ def grown(record: ReductionRecord, looks: dict[str, HotLook]) -> ReductionRecord
     before = [_brightest(each) for each in record.inputs]
     if any(_brightest(each) > most for each, most in zip(inputs, before, strict=True)):
         exponent = weight_exponent(inputs, record)
-    return replace(record, inputs=inputs, weight_exponent=exponent)
+    found = replace(record, inputs=inputs, weight_exponent=exponent)
+    if record.background_exponents is None:
+        return found
+    hot = zip(inputs, record.inputs, strict=True)
+    if exponent != record.weight_exponent or any(_hot(a) != _hot(b) for a, b in hot):
+        found = replace(found, background_exponents=background_exponents(found))
+    return found
+
+
+def _hot(each: SweepInput) -> list[int]:
+    assert each.selection is not None
+    return each.selection.hot.tolist()
 
 
 def _brightest(each: SweepInput) -> float:
@@ -374,7 +385,7 @@ def _grown(each: SweepInput, record: ReductionRecord, looks: dict[str, HotLook])
         flux = chosen.flux.copy()
         flux[_waits_for_angle(scan)] = 0.0
     chosen = replace(chosen, flux=flux, hot=chosen.hot if again else each.selection.hot)
-    return replace(each, frames=chosen.frames, selection=chosen, background=None)
+    return replace(each, frames=chosen.frames, selection=chosen)
 
 
 def _waits_for_angle(scan: ScanFile) -> np.ndarray[Any, np.dtype[np.bool_]]:
