@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from offbragg.files.volume_chunks import LEVELS
+from offbragg.bricks import LEVELS
 from offbragg.grid import Grid
 from offbragg.lattice import direct_basis
 from offbragg.sample import Sample

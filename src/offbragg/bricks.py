@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from offbragg.volume import Volume
 
 BRICK = 32
 """Cells along each edge of a brick."""
+
+LEVELS = (2, 4, 8)
+"""Cells along each edge of the coarser ones, each twice those of the one before."""
 
 SUMS = ("counts", "weight", "variance", "background", "background_variance")
 """The sums that there can be, as `Volume` has them; counts and weight are always there."""
@@ -62,6 +65,22 @@ class Bricks(Protocol):
         ...
 
 
+@runtime_checkable
+class LevelledBricks(Bricks, Protocol):
+    """Bricks that have the sums of coarser cells at hand, quicker than by adding those of cells."""
+
+    def levels(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
+        """Read counts above background and weight of a brick's coarser cells, by level 2, 4, 8.
+
+        Returns
+        -------
+        levels
+            Arrays as of `brick`, of ``level`` × ``level`` × ``level`` cells each. None: nothing was
+            measured there.
+        """
+        ...
+
+
 def brick_counts(grid: Grid) -> Three:
     """Return how many bricks a grid has along l, k, h.
 
@@ -93,6 +112,37 @@ def brick_slices(grid: Grid, l: int, k: int, h: int) -> tuple[slice, slice, slic
         for place, n in zip((l, k, h), reversed(grid.shape), strict=True)
     )
     return a, b, c
+
+
+def above_background(sums: Mapping[str, Array]) -> Array:
+    """Return the counts of a brick above its background."""
+    background = sums.get("background")
+    return sums["counts"] if background is None else sums["counts"] - background
+
+
+def levels_of(sums: Mapping[str, Array] | None) -> dict[int, tuple[Array, Array]] | None:
+    """Sum the cells of a brick to coarser ones, as `LevelledBricks` has them.
+
+    Each level is halved from the one before, along h, then k, then l. Sums of whole numbers are
+    exact in any order. Of other weights, level 2 is the sum along h, then k, then l, and level 4
+    the same of level 2.
+    """
+    if sums is None:
+        return None
+    above, weight = above_background(sums), sums["weight"]
+    found: dict[int, tuple[Array, Array]] = {}
+    for level in LEVELS:
+        above, weight = found[level] = _halved(above), _halved(weight)
+    return found
+
+
+def _halved(array: Array) -> Array:
+    """Sum blocks of 2 × 2 × 2 cells, along the last axis first; the last ones may have fewer."""
+    if any(n % 2 for n in array.shape):
+        array = np.pad(array, [(0, n % 2) for n in array.shape])
+    array = array[:, :, 0::2] + array[:, :, 1::2]
+    array = array[:, 0::2] + array[:, 1::2]
+    return array[0::2] + array[1::2]
 
 
 def volume_bricks(volume: Volume) -> Bricks:

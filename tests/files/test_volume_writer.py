@@ -11,9 +11,8 @@ import pytest
 from volumes import LATTICES, sparse_volume, whole_arrays, whole_shells
 
 from offbragg import kernels
-from offbragg.bricks import BRICK, volume_bricks
+from offbragg.bricks import BRICK, LEVELS, volume_bricks
 from offbragg.errors import ReductionError
-from offbragg.files.volume_chunks import LEVELS
 from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid

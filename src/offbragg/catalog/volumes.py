@@ -18,12 +18,12 @@ from urllib.parse import quote, urlparse
 
 import numpy as np
 
+from offbragg.bricks import LEVELS
 from offbragg.catalog.containers import FINISHED, GROWING, VOLUME_ARRAY, VOLUMES
 from offbragg.catalog.exact import storable
 from offbragg.catalog.ome_zarr import ome_metadata
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.volume_chunks import LEVELS
 from offbragg.files.volume_file import VolumeFile
 from offbragg.printable import printable
 

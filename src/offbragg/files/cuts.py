@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.bricks import BRICK
+from offbragg.bricks import BRICK, LEVELS
 from offbragg.errors import ReductionError, ScanFileError
 from offbragg.files.cells import StoredArray
 from offbragg.files.planes import Plane, cells_on
-from offbragg.files.volume_chunks import LEVELS
 from offbragg.files.volume_file import VolumeFile
 from offbragg.grid import NAMES, Array, Three
 

@@ -186,7 +186,8 @@ class GrowingVolume:
                 maker.coarse(place, self._block(place))
 
             def make(place: Place) -> tuple[Place, list[Chunk], Counted]:
-                chunks, counted = maker.brick(place, self._block(place))
+                before = self._counted.get(place)
+                chunks, counted = maker.brick(place, self._block(place), before=before)
                 return place, chunks, counted
 
             def level(at: tuple[int, Place]) -> Chunk:

@@ -19,7 +19,14 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.bricks import BRICK, Bricks, brick_counts
+from offbragg.bricks import (
+    BRICK,
+    Bricks,
+    LevelledBricks,
+    above_background,
+    brick_counts,
+    levels_of,
+)
 from offbragg.files.cells import encode
 from offbragg.files.frame_pool import processors
 from offbragg.files.volume_shells import Counted, Shells
@@ -27,7 +34,6 @@ from offbragg.files.volume_shells import Counted, Shells
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-LEVELS = (2, 4, 8)
 BLOCK = 8  # bricks along each edge: one chunk of the coarsest level
 _AHEAD = 4  # bricks of each thread that may wait for being stored
 _NAN = np.array(np.nan, np.float32).view(np.int32)
@@ -180,6 +186,7 @@ class ChunkMaker:
         levels: Mapping[int, h5py.Dataset],
     ) -> None:
         self._bricks = bricks
+        self._levels_of = bricks.levels if isinstance(bricks, LevelledBricks) else self._summed
         self._arrays = [_Array(name, data) for name, data in arrays.items()]
         self._levels = {level: _Array(str(level), data) for level, data in levels.items()}
         self.shells = Shells(bricks.grid, bricks.sample)
@@ -191,35 +198,34 @@ class ChunkMaker:
         """Make the sums of the levels of a block, from its first brick on."""
         return Block(first, self._levels)
 
-    def brick(self, place: Place, block: Block) -> tuple[list[Chunk], Counted]:
+    def brick(
+        self, place: Place, block: Block, *, before: Counted | None = None
+    ) -> tuple[list[Chunk], Counted]:
         """Compress what one brick is in each array; count it in the shells, add it to the levels.
 
-        Several threads may do so at once.
+        Several threads may do so at once. ``before`` is what was counted of it, see `Shells.count`.
         """
         sums = self._bricks.brick(*place)
         if sums is None:
             block.add(place, None)
             nothing: list[Chunk] = [(each.name, place, None) for each in self._arrays]
-            return nothing, self.shells.count(place, None)
-        counts, weight, above = sums["counts"], sums["weight"], _above(sums)
+            return nothing, self.shells.count(place, None, before=before)
+        counts, weight, above = sums["counts"], sums["weight"], above_background(sums)
         variance = sums.get("variance", counts)
         if "background" in sums:
             variance = variance + sums["background_variance"]
         intensity, sigma = _divided(weight, above, np.sqrt(variance))
         values = dict(sums, intensity=intensity, intensity_errors=sigma, v=above)
-        block.add(place, (above, weight))
+        block.add(place, levels_of(sums))
         chunks = [each.chunk(place, values[each.name]) for each in self._arrays]
-        return chunks, self.shells.count(place, weight)
+        return chunks, self.shells.count(place, weight, before=before)
 
     def coarse(self, place: Place, block: Block) -> None:
         """Add one brick to the levels only."""
-        sums = self._bricks.brick(*place)
-        block.add(place, None if sums is None else (_above(sums), sums["weight"]))
+        block.add(place, self._levels_of(*place))
 
-
-def _above(sums: Mapping[str, Array]) -> Array:
-    background = sums.get("background")
-    return sums["counts"] if background is None else sums["counts"] - background
+    def _summed(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
+        return levels_of(self._bricks.brick(l, k, h))
 
 
 def _divided(weight: Array, *values: Array) -> list[NDArray[np.float32]]:
@@ -261,27 +267,20 @@ class Block:
             for level, target in levels.items()
         }
 
-    def add(self, place: Place, sums: tuple[Array, Array] | None) -> None:
-        """Put in counts above background and weight of a brick; None: it holds nothing.
-
-        Each level is halved from the one before, along h, then k, then l. Sums of whole numbers are
-        exact in any order. Of other weights, level 2 is the sum along h, then k, then l, and level
-        4 the same of level 2.
-        """
+    def add(self, place: Place, sums: Mapping[int, tuple[Array, Array]] | None) -> None:
+        """Put in counts above background and weight of a brick, by level; None: it is empty."""
         if sums is None and place not in self._added:
             return  # it is 0 there, in memory that does not exist yet
         self._added.add(place)
-        coarse = sums
         for level, totals in self._sums.items():
             cells = tuple(
                 slice(begin := BRICK * at // level - a, begin + BRICK // level)
                 for at, a in zip(place, self._begin[level], strict=True)
             )
-            if coarse is None:
+            if sums is None:
                 totals[:, *cells] = 0.0
                 continue
-            coarse = _halved(coarse[0]), _halved(coarse[1])
-            for total, array in zip(totals, coarse, strict=True):
+            for total, array in zip(totals, sums[level], strict=True):
                 total[cells] = array
 
     def places(self) -> Iterator[tuple[int, Place]]:
@@ -297,12 +296,3 @@ class Block:
         above, weight = (total[part] for total in self._sums[level])
         whole = tuple(n + a // BRICK for n, a in zip(place, self._begin[level], strict=True))
         return self._levels[level].chunk(whole, _divided(weight, above)[0])
-
-
-def _halved(array: Array) -> Array:
-    """Sum blocks of 2 × 2 × 2 cells, along the last axis first; the last ones may have fewer."""
-    if any(n % 2 for n in array.shape):
-        array = np.pad(array, [(0, n % 2) for n in array.shape])
-    array = array[:, :, 0::2] + array[:, :, 1::2]
-    array = array[:, 0::2] + array[:, 1::2]
-    return array[0::2] + array[1::2]

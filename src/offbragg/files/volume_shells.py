@@ -26,6 +26,8 @@ class Counted:
     """Cells at each edge of a shell or further out: all, and those that were measured."""
     weighed: int
     """Cells that have a weight."""
+    measured: bytes
+    """Which of them, a bit each."""
 
 
 class Shells:
@@ -60,7 +62,9 @@ class Shells:
         self._beyond = np.zeros((2, SHELLS + 1), np.int64)
         self._weighed = 0
 
-    def count(self, place: tuple[int, ...], weight: Array | None) -> Counted:
+    def count(
+        self, place: tuple[int, ...], weight: Array | None, *, before: Counted | None = None
+    ) -> Counted:
         """Count a brick's cells; nothing is changed.
 
         Parameters
@@ -68,9 +72,14 @@ class Shells:
         place
             Of the brick, along l, k, h.
         weight
-            Of its cells, [l, k, h]; None: nothing was measured there.
+            Of its cells, [l, k, h], none below 0; None: nothing was measured there.
+        before
+            What was counted of the same brick: the same, if the same cells are measured.
         """
         measured = None if weight is None else weight > 0
+        bits = b"" if measured is None else np.packbits(measured).tobytes()
+        if before is not None and before.measured == bits:
+            return before
         l, k, h = brick_slices(self._grid, *place)  # noqa: E741
         of_h, of_k, of_l = (s[part] for s, part in zip(self._squares, (h, k, l), strict=True))
         squared = (of_h + of_k[:, None]) + of_l[:, None, None]
@@ -91,7 +100,7 @@ class Shells:
             found[0, i] = np.count_nonzero(beyond)
             if measured is not None:
                 found[1, i] = np.count_nonzero(np.logical_and(beyond, measured, out=beyond))
-        return Counted(found, 0 if weight is None else int(np.count_nonzero(weight)))
+        return Counted(found, 0 if weight is None else int(np.count_nonzero(weight)), bits)
 
     def add(self, counted: Counted, *, instead: Counted | None = None) -> None:
         """Add what `count` returned, instead of what it returned for the same brick before."""

@@ -30,11 +30,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from offbragg.bricks import Bricks, volume_bricks
+from offbragg.bricks import LEVELS, Bricks, volume_bricks
 from offbragg.errors import ReductionError
 from offbragg.files import nexus
 from offbragg.files.draft import draft, hdf5_in, new_hdf5
-from offbragg.files.volume_chunks import LEVELS, Progress, new_array, write_arrays
+from offbragg.files.volume_chunks import Progress, new_array, write_arrays
 from offbragg.files.volume_shells import Shells
 from offbragg.grid import Grid
 from offbragg.lattice import direct_basis

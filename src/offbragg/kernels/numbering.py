@@ -6,6 +6,8 @@ brick the bits of h, k and l are interleaved.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,7 +75,14 @@ def cell_of(place: NDArray[np.uint32], shape: Shape) -> NDArray[np.int64]:
     return cell
 
 
-def cells_within() -> NDArray[np.intp]:
-    """Return where the cells of a brick, in the order [l, k, h], lie in it, shape (`CELLS`,)."""
-    l, k, h = np.indices((SIDE, SIDE, SIDE)).reshape(3, -1)  # noqa: E741
+@lru_cache
+def cells_within(side: int = SIDE) -> NDArray[np.intp]:
+    """Return where the cells of a brick, in the order [l, k, h], lie in it, shape (side³,).
+
+    Parameters
+    ----------
+    side
+        Cells along each edge: a power of 2, at most `SIDE`; fewer are those of a coarser brick.
+    """
+    l, k, h = np.indices((side, side, side)).reshape(3, -1)  # noqa: E741
     return (_SPREAD[h] | _SPREAD[k] << 1 | _SPREAD[l] << 2).astype(np.intp)

@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.bricks import brick_slices
+from offbragg.bricks import LEVELS, brick_slices, levels_of
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
 from offbragg.kernels.numbering import CELLS, NOWHERE, SIDE, bricks, cells_within
@@ -220,6 +221,30 @@ class Accumulator:
         ordered = np.ascontiguousarray(cells.transpose(_ORDER))
         return ordered.view(np.uint32).reshape(SIDE, SIDE, SIDE, 2)
 
+    def levels(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
+        """Read sums of coarser cells, see `offbragg.bricks.LevelledBricks`."""
+        if self.air is not None:
+            return levels_of(self.brick(l, k, h))
+        number = (l * self._bricks[1] + k) * self._bricks[0] + h
+        if not self.sums.changed[number]:
+            return None
+        whole = _eighths(self.sums.low[number])
+        if self.sums.high[number].any():
+            whole += _eighths(self.sums.high[number]) << np.uint64(32)
+        part = brick_slices(self.grid, l, k, h)
+        found: dict[int, tuple[Array, Array]] = {}
+        for level in LEVELS:
+            if level > LEVELS[0]:
+                whole = _eighths(whole)
+            side = SIDE // level
+            cut = tuple(slice(-(-(s.stop - s.start) // level)) for s in part)
+            cells = whole[cells_within(side)].reshape(side, side, side, 2)[cut]
+            found[level] = (
+                np.multiply(cells[..., _FIRST], self.unit("counts"), dtype=np.float64, order="C"),
+                np.multiply(cells[..., _SECOND], self.unit("weight"), dtype=np.float64, order="C"),
+            )
+        return found
+
     def at(self, places: NDArray[np.uint32]) -> Mapping[str, Array] | None:
         """Read the sums at places of cells, `NOWHERE` among them; None: nothing is there."""
         there = places != NOWHERE
@@ -307,6 +332,15 @@ class Accumulator:
         )  # fmt: skip
         self.add_to(volume)
         return volume
+
+
+def _eighths(half: NDArray[Any]) -> NDArray[np.uint64]:
+    """Sum each 2 × 2 × 2 cells of a brick, which follow each other, shape (8 n, 2) → (n, 2)."""
+    of_eight = half.reshape(-1, 8, 2)
+    total = of_eight[:, 0].astype(np.uint64)
+    for n in range(1, 8):
+        total += of_eight[:, n]
+    return total
 
 
 def _lazily(n: int) -> NDArray[np.uint32]:
