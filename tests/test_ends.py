@@ -154,6 +154,8 @@ sys.argv = ["offbragg", "--help"]
         ("e = OSError(28, 'No space left on device', '/data/x')",
          "/data/x: No space left on device"),
         ("e = MemoryError('Unable to allocate 7 TiB')", "not enough memory: Unable to allocate 7"),
+        ("""e = RuntimeError("can't start new thread")""",
+         "not enough memory: can't start new thread"),
     ],
 )  # fmt: skip
 def test_what_the_system_says_is_one_message(raised, message):

@@ -23,6 +23,7 @@ from offbragg.cli import instruments, up, stacking, data, publish, live, reducti
 
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
+_NO_THREAD = "can't start new thread"  # what Python says without memory for one, or at a limit
 
 
 def main() -> None:
@@ -49,6 +50,11 @@ def main() -> None:
         code = DeviceError.exit_code
     except (OSError, MemoryError) as error:
         say(f"offbragg: {_plainly(error)}", file=sys.stderr)
+        code = 1
+    except RuntimeError as error:
+        if _NO_THREAD not in str(error):
+            raise
+        say(f"offbragg: not enough memory: {error}", file=sys.stderr)
         code = 1
     try:
         _leave(code, before)
