@@ -83,7 +83,7 @@ def test_broken_plugins_do_not_keep_a_frame_from_being_stacked(measured):
 
     assert ledger(measured) == {"stored": 3, "missing": 1, "rejected": 0, "pending": 0}
     why = "publishing is off: ImportError: built for another Tiled"
-    assert why in stderr.splitlines()[0]
+    assert any(why in line for line in stderr.splitlines())  # an alarm may come before
     assert backlog["off"] == why
     assert process.returncode == CatalogError.exit_code
     assert "Traceback" not in stderr
