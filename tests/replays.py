@@ -223,7 +223,7 @@ class Viewer(Follower):
             self._over.wait(0.05)
             return
         for level in self.ages:
-            frames, closed = frames_of(path)
+            frames, closed = frames_of(path, level)
             if closed and not self.closed:
                 self.closed = time.time()
             began = time.time()
@@ -260,8 +260,11 @@ def live_volume(experiment: Path) -> Path | None:
     return next(iter(experiment.rglob("live-*.h5")), None)
 
 
-def frames_of(volume: Path) -> tuple[int, bool]:
-    """Return how many frames are in a live volume, and whether it is closed."""
+def frames_of(volume: Path, level: int = 1) -> tuple[int, bool]:
+    """Return how many frames are in a level of a live volume, and whether it is closed.
+
+    Levels from 4 on may have more than the cells, which are level 1.
+    """
     try:
         with VolumeFile(volume) as file:
             record = file.record
@@ -269,6 +272,8 @@ def frames_of(volume: Path) -> tuple[int, bool]:
         return 0, False
     if "inputs" in record:
         return sum(each["frames"] for each in record["inputs"]), True
+    if level < 4:
+        return record["cells"], False
     return sum(each["frames"] for each in record[GROWING].values()), False
 
 
