@@ -46,7 +46,7 @@ def copy_tree(target: Path) -> None:
             copy.chmod(source.stat().st_mode)
     project = target / "pyproject.toml"
     head, begin, rest = project.read_text().partition("\ndependencies = [")
-    wanted, end, tail = rest.partition("\n]")
+    wanted, end, tail = rest.partition("\n[project.scripts]")  # the extras are before it
     wanted = re.sub(r",<[\d.]+", "", wanted)  # "a>=1,<2"
     wanted = re.sub(r"<[\d.]+", "", wanted)  # "a<2"
     project.write_text(head + begin + wanted + end + tail)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from offbragg.catalog.containers import CONTAINER
 from offbragg.errors import CatalogError
+from offbragg.extras import describe_absent
 
 if TYPE_CHECKING:
     import httpx
@@ -46,12 +47,10 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
         from tiled.client import from_uri
 
         from offbragg.catalog.tiled_client import fail_fast, own_clients
+    except ModuleNotFoundError as error:
+        raise CatalogError(describe_absent(error) or _broken(error)) from error
     except (Exception, SystemExit) as error:  # a broken package may raise anything
-        first = str(error).partition("\n")[0]
-        raise CatalogError(
-            f"the catalog cannot be read: {type(error).__name__}: {first}\n"
-            "A package that it needs is absent or broken: pip install --upgrade offbragg"
-        ) from error
+        raise CatalogError(_broken(error)) from error
 
     trust_env = httpx.URL(url).host not in _LOOPBACK  # no proxy on the way to our own host
     deadline = time.monotonic() + timeout
@@ -91,6 +90,14 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
     fail_fast(root.context.http_client)
     weakref.finalize(root.context, root.context.http_client.close)
     return root
+
+
+def _broken(error: BaseException) -> str:
+    first = str(error).partition("\n")[0]
+    return (
+        f"the catalog cannot be read: {type(error).__name__}: {first}\n"
+        "A package that it needs is broken: pip install --upgrade 'offbragg[tiled]'"
+    )
 
 
 def _detail(answer: httpx.Response) -> str:

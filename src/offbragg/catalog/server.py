@@ -194,7 +194,7 @@ def _serve(
         first = str(error).partition("\n")[0]
         raise CatalogError(
             f"the catalog cannot be served: {type(error).__name__}: {first}\n"
-            "A package that it needs is absent or broken: pip install --upgrade offbragg"
+            "A package that it needs is absent or broken: pip install --upgrade 'offbragg[catalog]'"
         ) from error
     parts = [limits.self_test(), checked.self_test(), read_limits.self_test()]
     for part in (*parts, *images.self_test(), tiled_app.self_test()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import getpass
 import logging
 import os
 import sys
@@ -15,7 +16,8 @@ import threading
 
 from offbragg.cli.app import app
 from offbragg.cli.terminal import say
-from offbragg.errors import DeviceError, OffbraggError
+from offbragg.errors import ConfigError, DeviceError, OffbraggError
+from offbragg.extras import describe_absent
 
 # isort: split
 # each adds its commands, in the order in which the help lists them
@@ -37,6 +39,11 @@ def main() -> None:
     except OffbraggError as error:
         say(f"offbragg: {error}", file=sys.stderr)
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        if not (absent := describe_absent(error)):
+            raise
+        say(f"offbragg: {absent}", file=sys.stderr)
+        code = ConfigError.exit_code
     except KeyboardInterrupt:  # before typer listens for one
         code = _INTERRUPTED
     except BrokenPipeError:  # the reader of the output has ended
@@ -72,7 +79,7 @@ def _plainly(error: OSError | MemoryError) -> str:
     user = (
         ""
         if error.errno not in (errno.EACCES, errno.EPERM)
-        else (f"\nThis process runs as user {os.geteuid()}: ask the owner of the file.")
+        else (f"\nThis process runs as user {getpass.getuser()}: ask the owner of the file.")
     )
     return f"{where}{error.strerror}{user}"
 

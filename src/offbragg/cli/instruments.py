@@ -100,6 +100,8 @@ def demo(
 )
 def ioc(context: typer.Context) -> None:
     """Serve the simulated instruments over Channel Access; options: offbragg ioc -- --help."""
+    import caproto  # noqa: F401 - here its absence is described, not where it is executed
+
     os.execv(sys.executable, [sys.executable, "-m", "sim_iocs", *context.args])
 
 

@@ -80,11 +80,11 @@ def publish_made(volume: Path, beamline: Path | None) -> tuple[str | None, str]:
     key, message
         Key of its node, or None; and one line for the user, empty without a beamline.
     """
-    from offbragg.beamline.config import VARIABLE, load
-
-    if beamline is None and not os.environ.get(VARIABLE):
+    if beamline is None and not os.environ.get("OFFBRAGG_BEAMLINE"):
         return None, ""
     try:
+        from offbragg.beamline.config import load  # an extra, see pyproject.toml
+
         key = volume_publisher(load(beamline))(volume)
     except Exception as error:
         first = printable(str(error).partition("\n")[0])

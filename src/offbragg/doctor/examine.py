@@ -81,6 +81,10 @@ def examine(
 # -- this host ---------------------------------------------------------------------------------
 
 
+_EXTRAS = ("", "tiled", "catalog", "beamline")  # what a host of the beamline has installed
+_INSTALL = "pip install --upgrade 'offbragg[beamline]'"
+
+
 def _versions() -> Finding:
     wrong: list[str] = []
     have = {"python": ".".join(map(str, sys.version_info[:3]))}
@@ -88,10 +92,12 @@ def _versions() -> Finding:
         required = importlib.metadata.requires("offbragg") or []
         have["offbragg"] = importlib.metadata.version("offbragg")
     except importlib.metadata.PackageNotFoundError:
-        return Finding("versions", "failure", "offbragg is not installed", "pip install offbragg")
+        return Finding("versions", "failure", "offbragg is not installed", _INSTALL)
     for text in required:
         requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker is not None and not any(
+            requirement.marker.evaluate({"extra": extra}) for extra in _EXTRAS
+        ):
             continue
         try:
             version = importlib.metadata.version(requirement.name)
@@ -102,9 +108,7 @@ def _versions() -> Finding:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} is {version}, required is {requirement.specifier}")
     if wrong:
-        return Finding(
-            "versions", "failure", "; ".join(wrong), "pip install --upgrade offbragg", facts=have
-        )
+        return Finding("versions", "failure", "; ".join(wrong), _INSTALL, facts=have)
     shown = ("python", "offbragg", "bluesky", "ophyd", "tiled", "h5py")
     return Finding(
         "versions", "ok", ", ".join(f"{name} {have[name]}" for name in shown if name in have),

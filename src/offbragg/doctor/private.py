@@ -26,7 +26,9 @@ HOLDS = {
 }
 """Modules that have a ``self_test``, and whose private parts they take hold of."""
 
-_ADVICE = "Install the versions that offbragg is tested with: pip install --upgrade offbragg"
+_ADVICE = (
+    "Install the versions that offbragg is tested with: pip install --upgrade 'offbragg[beamline]'"
+)
 
 
 def private_parts() -> Iterator[tuple[str, PrivatePart]]:

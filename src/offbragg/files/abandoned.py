@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -23,6 +22,7 @@ from offbragg.files.journal_file import (
     journals,
 )
 from offbragg.files.journal_line import LineError, decode_line
+from offbragg.files.lock import lock
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def close_abandoned(path: Path) -> bool:
     """
     with path.open("r+b", buffering=0) as journal:
         try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(journal)
         except BlockingIOError:
             return False  # its RunEngine lives
         found = examine_journal(path)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from offbragg import kernels
 from offbragg.errors import ScanFileError
 from offbragg.files.durable import sync
+from offbragg.files.read_at import read_at
 
 CLOSED, LATER = "when the file was closed", "later"
 
@@ -259,7 +260,7 @@ def _crc64(descriptor: int, part: FilePart, room: memoryview | None = None) -> i
     room = room if room is not None else memoryview(bytearray(min(_PIECE, part.size)))
     at, left, crc = part.offset, part.size, 0
     while left:
-        n = os.preadv(descriptor, [room[: min(left, len(room))]], at)
+        n = read_at(descriptor, room[: min(left, len(room))], at)
         if n == 0:
             raise OSError(f"it ends at byte {at}, before its end")
         crc = kernels.crc64(room[:n], crc)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import uuid
@@ -20,6 +19,7 @@ from typing import Any
 import h5py  # pyright: ignore[reportMissingTypeStubs]
 
 from offbragg.files.durable import begin_to_sync, sync
+from offbragg.files.lock import lock
 
 _PREFIX = ".offbragg-draft-"
 _BEGIN = 32 << 20  # bytes after which the disk begins to write, so that the end waits less
@@ -200,7 +200,7 @@ def sweep(directory: Path) -> None:
             with contextlib.suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(descriptor)
                     Path(path).unlink()
                 finally:
                     os.close(descriptor)
@@ -215,7 +215,7 @@ def _open(directory: Path) -> tuple[int, Path | None]:
     if flag is not None and Path("/proc/self/fd").is_dir():
         try:
             descriptor = os.open(directory, flag | os.O_RDWR, 0o666)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # for the moment in which it has a hidden name
+            lock(descriptor, wait=True)  # for the moment in which it has a hidden name
             return descriptor, None
         except OSError as error:
             if error.errno not in _NOT_HERE or not directory.is_dir():
@@ -223,7 +223,7 @@ def _open(directory: Path) -> tuple[int, Path | None]:
     while True:
         hidden = _hidden_name(directory)
         descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, wait=True)
         if hidden.exists():  # else somebody swept it before it was locked
             return descriptor, hidden
         os.close(descriptor)

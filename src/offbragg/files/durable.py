@@ -18,6 +18,8 @@ _BEGIN_FRAMES = 32  # frames after which the disk begins to write, so that a syn
 
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a directory, are on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no directory
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

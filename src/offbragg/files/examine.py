@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -228,12 +227,20 @@ def _contents(answer: dict[str, Any]) -> FileContents:
 # ---- in the child ------------------------------------------------------------------------
 
 
-def _main() -> None:
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
     for what, most in ((resource.RLIMIT_AS, _MOST_MEMORY), (resource.RLIMIT_CORE, 0)):
         _, limit = resource.getrlimit(what)
         if limit == resource.RLIM_INFINITY or limit > most:
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(what, (most, limit))
+
+
+def _main() -> None:
+    _limit_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     for line in sys.stdin.buffer:
         asked = json.loads(line)

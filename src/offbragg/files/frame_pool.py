@@ -34,6 +34,8 @@ from offbragg.files.cbf import (
     read_packed_cbf,
 )
 from offbragg.files.compressed import KINDS, frame_kind, is_packed, unpacked
+from offbragg.files.read_at import read_at
+from offbragg.files.root import TO_READ
 from offbragg.files.tiff import UnusualTiff, read_layout, read_tiff_counts, with_date
 from offbragg.frame import PackedFrame
 
@@ -302,13 +304,13 @@ class _Reader:
         try:
             wanted = min(os.fstat(descriptor).st_size, self._most)
             if wanted > 2 * max(self._usual, _LONG):  # it may be longer than it promises
-                end = promised_end(os.pread(descriptor, _HEADER, 0)) or wanted
+                header = bytearray(_HEADER)
+                length = read_at(descriptor, memoryview(header), 0)
+                end = promised_end(bytes(header[:length])) or wanted
                 wanted = min(wanted, end if end <= self._most else _HEADER)  # its header lies
             self._usual = max(self._usual, wanted)
-            length, room = 0, self._files.cut(wanted).data
-            while length < wanted and (n := os.readv(descriptor, [room[length:]])):
-                length += n
-            return room[:length], _signature(descriptor)
+            room = self._files.cut(wanted).data
+            return room[: read_at(descriptor, room, 0)], _signature(descriptor)
         finally:
             os.close(descriptor)
 
@@ -358,7 +360,7 @@ class _Reader:
             except UnusualTiff:
                 return self._pack_unusual(number, path, file, slab)
             for offset, size in zip(layout.offsets, layout.lengths, strict=True):
-                length += _read_at(file.fileno(), pixels[length : length + size], offset)
+                length += read_at(file.fileno(), pixels[length : length + size], offset)
             signature = _signature(file.fileno())
         if length != len(pixels):
             raise IncompleteFrame(f"{where} has {length} of {len(pixels)} bytes of pixels")
@@ -395,7 +397,7 @@ class _Reader:
 
 def _open(path: Path, where: str) -> int:
     """Open a regular file for reading: a pipe would keep a thread waiting for ever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, TO_READ)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RejectedFrame(f"{where} is not a file")
@@ -405,13 +407,6 @@ def _open(path: Path, where: str) -> int:
 def _signature(descriptor: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns
-
-
-def _read_at(descriptor: int, room: memoryview, offset: int) -> int:
-    length = 0
-    while length < len(room) and (n := os.preadv(descriptor, [room[length:]], offset + length)):
-        length += n
-    return length
 
 
 def processors() -> int:

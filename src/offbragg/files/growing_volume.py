@@ -14,7 +14,6 @@ at once, and the file is the same to the last byte.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import shutil
@@ -28,6 +27,7 @@ import h5py
 from offbragg.bricks import Bricks, brick_counts
 from offbragg.files.draft import Draft, hdf5_in, new_hdf5
 from offbragg.files.frame_pool import processors
+from offbragg.files.lock import lock
 from offbragg.files.volume_chunks import (
     BLOCK,
     Block,
@@ -356,7 +356,7 @@ def _locked(path: Path, flags: int) -> int:
     """Open a file that nobody else has open, as far as locks tell."""
     descriptor = os.open(path, flags)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except BaseException:
         os.close(descriptor)
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from offbragg.files.journal_line import (
     is_checked,
     is_whole,
 )
+from offbragg.files.lock import is_locked
 
 log = logging.getLogger(__name__)
 
@@ -296,11 +296,7 @@ def journals(directory: Path) -> list[Path]:
 def is_open(path: Path) -> bool:
     """Return whether the RunEngine that writes a journal is alive and in this run."""
     with path.open("rb") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return is_locked(journal)
 
 
 def readable_starts(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:

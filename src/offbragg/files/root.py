@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
+import sys
 from pathlib import Path, PurePath
 
 from offbragg.errors import ScanFileError
@@ -59,8 +59,15 @@ def mount_of(path: Path) -> Path:
     return here
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # who opens a pipe waits
+def _flags(*names: str) -> int:
+    """Return how to open for reading; Windows does not know all of it."""
+    return sum((getattr(os, name, 0) for name in names), start=os.O_RDONLY)
+
+
+TO_READ = _flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")  # who opens a pipe waits
+_FILE = TO_READ | _flags("O_NOFOLLOW")
+_OPEN_FILES = ("/proc/self/fd", "/dev/fd")
+_DIRECTORY = _flags("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
 
 
 def open_below(root: Path, relative: PurePath) -> int:
@@ -90,7 +97,7 @@ def open_below(root: Path, relative: PurePath) -> int:
     parts = relative.parts
     if relative.is_absolute() or ".." in parts or not parts:
         raise OSError(errno.EXDEV, "not a path below", str(root))
-    here = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+    here = os.open(root, _flags("O_DIRECTORY", "O_CLOEXEC"))
     try:
         for part in parts[:-1]:
             below = os.open(part, _DIRECTORY, dir_fd=here)
@@ -116,10 +123,17 @@ def path_behind(descriptor: int) -> Path:
     OSError
         If this system does not say it.
     """
-    get_path = getattr(fcntl, "F_GETPATH", None)  # macOS has no /proc
-    if get_path is not None:
-        return Path(os.fsdecode(fcntl.fcntl(descriptor, get_path, bytes(1024)).rstrip(b"\0")))
+    if sys.platform == "darwin":  # it has no /proc
+        import fcntl
+
+        found = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
+        return Path(os.fsdecode(found.rstrip(b"\0")))
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115
+
+
+def can_open_again() -> bool:
+    """Return whether this system has a path for what is open, see `path_of`; Windows has none."""
+    return any(Path(directory).exists() for directory in _OPEN_FILES)
 
 
 def path_of(descriptor: int) -> Path:
@@ -130,7 +144,7 @@ def path_of(descriptor: int) -> Path:
     OSError
         If this system has none.
     """
-    for directory in ("/proc/self/fd", "/dev/fd"):
+    for directory in _OPEN_FILES:
         path = Path(directory, str(descriptor))
         if path.exists():
             return path

@@ -132,7 +132,8 @@ def copy_intact(
         for number in range(min(seen.n_frames, new.n_frames)):
             status, chunk = seen.statuses[number], seen.chunk(number)
             if status == "stored" and chunk is not None and number not in but:
-                packed = os.pread(file.fileno(), chunk.size, chunk.offset)
+                file.seek(chunk.offset)
+                packed = file.read(chunk.size)
                 # one without a checksum was compared with the MD5 of its pixels
                 right = chunk.crc64 is None and bool(seen.md5[number])
                 if len(packed) == chunk.size and (right or kernels.crc64(packed) == chunk.crc64):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,8 @@ from offbragg.errors import OffbraggError, ReductionError, ScanFileError
 from offbragg.files.cells import StoredArray
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside, link_of, open_to_read
+from offbragg.files.lock import is_locked
+from offbragg.files.root import can_open_again
 from offbragg.grid import Grid
 from offbragg.sample import Sample
 from offbragg.volume import Volume
@@ -53,10 +54,10 @@ class VolumeFile:
         self._arrays: dict[str, StoredArray] = {}
         self._locked: int | None = None
         try:
-            if descriptor is None:
-                descriptor = self._locked = _open_locked(self.path)
-            else:
+            if descriptor is not None:
                 _lock(descriptor)
+            elif can_open_again():
+                descriptor = self._locked = _open_locked(self.path)
             self._file: Any = open_to_read(
                 self.path, swmr=False, libver=None, descriptor=descriptor
             )
@@ -232,12 +233,9 @@ def _open_locked(path: Path) -> int:
 def _lock(descriptor: int) -> bool:
     """Lock what is open for reading; return whether it is not just being written."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return not is_locked(descriptor)
     except OSError:
         return True  # there are no locks on this disk
-    return True
 
 
 def read_volume(path: Path | str) -> Volume:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -11,22 +10,13 @@ from pathlib import Path
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files.digest import read_digest
 from offbragg.files.durable import sync
+from offbragg.files.lock import is_path_locked, lock
 from offbragg.files.superblock import read_superblock
 
 
 def is_being_written(path: Path) -> bool:
     """Return whether some process has a scan file open for writing."""
-    try:
-        lock = os.open(beside(path, "writer"), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return is_path_locked(beside(path, "writer"))
 
 
 @contextlib.contextmanager
@@ -40,14 +30,14 @@ def hold(path: Path) -> Generator[None]:
     """
     note = beside(path, "writer")
     left = note.exists()  # by a writer that was killed: it says whose the file is
-    lock = take_lock(path, None)
+    held = take_lock(path, None)
     try:
         yield
         left = False
     finally:
         if not left:
             note.unlink(missing_ok=True)
-        os.close(lock)
+        os.close(held)
 
 
 def owner(path: Path) -> str:
@@ -85,18 +75,18 @@ def take_lock(path: Path, uid: str | None) -> int:
     """Lock a file for its only writer; HDF5 gives up its own lock when SWMR begins."""
     note = beside(path, "writer")
     while True:
-        lock = os.open(note, os.O_RDWR | os.O_CREAT, 0o644)
+        held = os.open(note, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(held)
         except OSError:
-            os.close(lock)
+            os.close(held)
             raise ScanFileError(f"{path} is being written by another process") from None
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), note.stat()):
+            if os.path.samestat(os.fstat(held), note.stat()):
                 break
-        os.close(lock)  # its last owner removed it just now
+        os.close(held)  # its last owner removed it just now
     if uid is not None:
-        os.pwrite(lock, uid.encode(), 0)
-        os.fsync(lock)  # a file that cannot be read is known by this note, power cut or not
+        os.write(held, uid.encode())
+        os.fsync(held)  # a file that cannot be read is known by this note, power cut or not
         sync(note.parent)
-    return lock
+    return held

@@ -92,7 +92,8 @@ def _cannot(why: str) -> CatalogError:
     return CatalogError(
         f"publishing is off: {why}\n"
         "Frames are stacked without it, and every run is in its journal. Install the packages "
-        "again (pip install --upgrade offbragg); then offbragg stack publishes what is missing."
+        "again (pip install --upgrade 'offbragg[catalog]'); then offbragg stack publishes what is "
+        "missing."
     )
 
 

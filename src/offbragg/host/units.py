@@ -108,7 +108,8 @@ def containerfile(config: Beamline, services: Sequence[Service]) -> str:
 # add --security-opt label=disable.
 FROM docker.io/library/python:{python}-slim
 COPY constraints.txt offbragg-*.whl /tmp/offbragg/
-RUN pip install --no-cache-dir -c /tmp/offbragg/constraints.txt /tmp/offbragg/offbragg-*.whl \\
+RUN pip install --no-cache-dir -c /tmp/offbragg/constraints.txt \\
+      "offbragg[catalog] @ file://$(echo /tmp/offbragg/offbragg-*.whl)" \\
     && rm -r /tmp/offbragg
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["offbragg", "up"]

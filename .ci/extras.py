@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Install each extra in an environment of its own, and import what it is for.
+
+Exit code: 0 each extra suffices for its layer of the house, 1 one lacks something.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+UV = str(Path(sys.executable).with_name("uv"))
+
+LAYERS = {
+    "": "errors json_values frame geometry stack volume bricks kernels files reduction workflows "
+    "plots cli recovery.verify catalog.client",
+    "tiled": "catalog.client catalog.clients catalog.pieces",
+    "catalog": "catalog followers recovery alarms host status export beamline.config",
+    "beamline": "plans devices callbacks beamline shell demo doctor",
+    "dask": "workflows.dask",
+}
+"""Extra → modules of offbragg, with all below them; each also has what those before it import."""
+
+IMPORT = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    module = importlib.import_module("offbragg." + name)
+    for each in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
+        importlib.import_module(each.name)
+"""
+
+
+def run(*command: str) -> None:
+    """Run a command in an empty directory; what it prints is seen only if it fails."""
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:8])} …\n{done.stdout}{done.stderr}")
+
+
+def main() -> None:
+    """Install and import them all."""
+    constraints = str(ROOT / ".ci/constraints.txt")
+    with tempfile.TemporaryDirectory() as work:
+        run(UV, "build", "--quiet", "--wheel", "-o", work, str(ROOT))
+        (wheel,) = Path(work).glob("*.whl")
+        for extra, modules in LAYERS.items():
+            began = time.monotonic()
+            python = f"{work}/{extra or 'small'}/bin/python"
+            run(UV, "venv", "--quiet", "--python", sys.executable, str(Path(python).parents[1]))
+            what = f"offbragg{f'[{extra}]' if extra else ''} @ {wheel.as_uri()}"
+            run(UV, "pip", "install", "--quiet", "--python", python, "-c", constraints, what)
+            installed = time.monotonic() - began
+            run(python, "-B", "-c", IMPORT, *modules.split())
+            print(
+                f"{what.partition(' ')[0]:20} installed in {installed:.1f} s, imported", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
