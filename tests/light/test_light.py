@@ -16,7 +16,8 @@ AT_HOME = Path(__file__).with_name("as_at_home.py")
 SOURCE = Path(offbragg.__file__).parent
 HEAVY = {
     "alarms", "beamline", "callbacks", "catalog", "demo", "devices", "doctor", "export",
-    "followers", "host", "metadata", "plans", "profile", "recovery", "shell", "status", "testing", "__main__",
+    "followers", "host", "metadata", "plans", "profile", "recovery", "shell", "status", "testing",
+    "__main__",
 }  # fmt: skip
 """What the extras are for; of two of them a part is light."""
 
@@ -24,8 +25,8 @@ LIGHT = [
     "offbragg.catalog.client", "offbragg.recovery.verify",
     *sorted(
         ".".join(["offbragg", *parts]).removesuffix(".__init__")
-        for parts in (path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
-        if parts[0] not in HEAVY
+        for path in SOURCE.rglob("*.py")
+        if (parts := path.relative_to(SOURCE).with_suffix("").parts)[0] not in HEAVY
     ),
 ]  # fmt: skip
 
