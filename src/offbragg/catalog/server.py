@@ -182,10 +182,11 @@ def _serve(
 
         from offbragg.catalog import checked, images, read_limits, tiled_app, tiled_patches
         from offbragg.catalog import request_limits as limits
-        from offbragg.catalog.authentication import Authentication
+        from offbragg.catalog.authentication import Authentication, WrongKeys
         from offbragg.catalog.cross_origin import with_origins
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
+        from offbragg.catalog.page import Page
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
         from offbragg.catalog.viewer import Viewer
@@ -216,8 +217,11 @@ def _serve(
     app.add_middleware(Questions)
     tree = app.state.root_tree
     whole = Viewer(Planes(Downloads(app, tree, may_read), tree, may_read), tree)
+    wrong = WrongKeys()
+    keyed = Authentication(limits.RequestLimits(whole), key, wrong)
+    page = Page(keyed, key=key, directory=directory, wrong=wrong)
     config = uvicorn.Config(
-        with_origins(Authentication(limits.RequestLimits(whole), key), allow_origins),
+        with_origins(page, allow_origins),
         host=host,
         port=port,
         http=limits.Connection,
