@@ -1,0 +1,247 @@
+// Curves with uPlot: units on the axes, error bars, marks, a set point with its window.
+
+import {token} from "./colours.js";
+import {el, put} from "./dom.js";
+import {clock, number} from "./format.js";
+
+/** @typedef {{label?: string, x: number[], y: (number|null)[], sigma?: (number|null)[]}} Points */
+
+const SHAPES = ["circle", "square", "triangle", "diamond"];
+
+export class Curve {
+  #plot = null;
+  #data = {};
+  #aligned = null;
+
+  /**
+   * @param {HTMLElement} host
+   * @param {{label: string, unit?: string, xLabel?: string, xUnit?: string, errors?: boolean, compact?: boolean}} options
+   *   `xUnit` "time": POSIX s, shown local; `errors`: points with bars, otherwise a line
+   */
+  constructor(host, options) {
+    this.options = {unit: "", xUnit: "", xLabel: "", errors: false, compact: false, ...options};
+    const {label, unit, compact} = this.options;
+    this.value = el("b.curve-value");
+    this.title = el("figcaption.curve-title", {}, el("span", {}, unit && !compact ? `${label} / ${unit}` : label), this.value);
+    this.area = el("div.curve-area");
+    this.empty = el("span.curve-empty.muted", {}, "no values yet");
+    this.area.append(this.empty);
+    this.root = el(`figure.curve${compact ? ".curve-compact" : ""}`, {role: "img", "aria-label": label}, this.title, this.area);
+    host.append(this.root);
+    new ResizeObserver(() => this.#size()).observe(this.area);
+    document.addEventListener("themechange", () => this.#build());
+  }
+
+  /**
+   * @param {Partial<Points> & {series?: Points[], marks?: {x: number, label?: string}[],
+   *   line?: {x: number[], y: number[]}, set?: (number|null)[]|null, window?: number|null}} data
+   *   `line`: a fitted law, drawn through; `set` and `window`: the value asked for, and ±
+   */
+  set(data) {
+    this.#data = {...data, series: data.series ?? [{x: data.x ?? [], y: data.y ?? [], sigma: data.sigma}]};
+    this.empty.hidden = this.#data.series.some((each) => each.x.length > 0);
+    this.#build();
+  }
+
+  /** Add a point to the first series. */
+  append(x, y, sigma = null) {
+    const [first] = this.#data.series ?? [{x: [], y: [], sigma: []}];
+    first.x.push(x);
+    first.y.push(y);
+    first.sigma?.push(sigma);
+    this.set({...this.#data, series: this.#data.series ?? [first]});
+  }
+
+  /** Say the newest value beside the title. */
+  say(text) { put(this.value, text); }
+
+  /** What the plot holds now, for tables and tests. */
+  get data() { return this.#data; }
+
+  #size() {
+    const {clientWidth: width, clientHeight: height} = this.area;
+    if (!width || !height) return;
+    if (this.#plot) this.#plot.setSize({width, height});
+    else this.#build();
+  }
+
+  #build() {
+    const {clientWidth: width, clientHeight: height} = this.area;
+    const {series} = this.#data;
+    if (!series || !width || !height) return;
+    const joined = globalThis.uPlot.join(series.map((each) => {
+      const order = each.x.map((_, at) => at).sort((a, b) => each.x[a] - each.x[b]);
+      const along = (values) => order.map((at) => values?.[at] ?? null);
+      return [along(each.x), along(each.y), along(each.sigma)];
+    }));
+    // uPlot draws the y columns; the sigma columns lie between them, not shown
+    const key = `${series.length} ${series.map((each) => each.label).join(" ")}`;
+    this.#aligned = joined;
+    if (this.#plot && this.#plot.key === key && this.#plot.theme === token("--text")) {
+      this.#plot.setData(joined);
+      return;
+    }
+    this.#plot?.destroy();
+    this.#plot = new globalThis.uPlot(this.#options(width, height, series), joined, this.area);
+    Object.assign(this.#plot, {key, theme: token("--text")});
+  }
+
+  #options(width, height, series) {
+    const {unit, xUnit, xLabel, errors, compact} = this.options;
+    const [text, line] = [token("--muted"), token("--line")];
+    const font = `11px ${getComputedStyle(document.body).fontFamily}`;
+    const axis = {stroke: text, font, grid: {stroke: line, width: 1}, ticks: {stroke: line, width: 1, size: 4}, gap: 4};
+    const colours = ["--accent", "--series-2", "--series-3", "--series-4"].map(token);
+    const time = xUnit === "time";
+    const yText = (self, values) => values.map((value) => (value === null ? "" : number(value, 6)));
+    return {
+      width, height, legend: {show: false}, cursor: {y: false, points: {size: 6}},
+      scales: {x: {time}, y: {range: (self, low, high) => this.#range(low, high)}},
+      axes: [
+        {...axis, size: compact ? 22 : 40, space: time ? 60 : 50, ...(time
+          ? {values: (self, values) => values.map((value) => clock(value, {seconds: false}).slice(-5))}
+          : {label: compact ? undefined : `${xLabel}${xUnit ? ` / ${xUnit}` : ""}`, labelSize: 16, labelFont: font, values: yText})},
+        {...axis, size: 52, space: compact ? 24 : 36, values: yText,
+          label: compact || !unit ? undefined : unit, labelSize: 14, labelFont: font},
+      ],
+      series: [{}, ...series.flatMap((each, at) => [
+        {label: each.label ?? this.options.label, stroke: colours[at % 4], width: errors ? 0 : 1.5,
+          spanGaps: false, points: errors ? {show: false} : {show: each.x.length < 2, size: 4}},
+        {show: false},
+      ])],
+      hooks: {
+        drawClear: [(plot) => this.#under(plot)],
+        draw: [(plot) => this.#over(plot, colours)],
+        setCursor: [(plot) => this.#pointed(plot)],
+      },
+    };
+  }
+
+  #range(low, high) {
+    let [a, b] = [low ?? Infinity, high ?? -Infinity];
+    const {series = [], set, window, line} = this.#data;
+    for (const each of series) {
+      each.sigma?.forEach((sigma, at) => {
+        if (sigma === null || each.y[at] === null) return;
+        a = Math.min(a, each.y[at] - sigma);
+        b = Math.max(b, each.y[at] + sigma);
+      });
+    }
+    for (const value of [...(set ?? []), ...(line?.y ?? [])]) {
+      if (value === null) continue;
+      a = Math.min(a, value - (window ?? 0));
+      b = Math.max(b, value + (window ?? 0));
+    }
+    if (!(b >= a)) return [0, 1];
+    const room = b > a ? (b - a) * 0.08 : Math.max(Math.abs(a) * 1e-3, 1e-6) || 1;
+    return [a - room, b + room];
+  }
+
+  #under(plot) {
+    const {set, window, series} = this.#data;
+    if (!set) return;
+    const {ctx} = plot;
+    const x = series[0].x;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height);
+    ctx.clip();
+    const at = (value, scale) => plot.valToPos(value, scale, true);
+    if (window) {
+      ctx.fillStyle = token("--window");
+      set.forEach((value, n) => {
+        if (value === null) return;
+        const left = at(x[n], "x");
+        const right = n + 1 < x.length ? at(x[n + 1], "x") : plot.bbox.left + plot.bbox.width;
+        const top = at(value + window, "y");
+        ctx.fillRect(left, top, right - left, at(value - window, "y") - top);
+      });
+    }
+    ctx.strokeStyle = token("--muted");
+    ctx.setLineDash([4, 4]);
+    ctx.beginPath();
+    let pen = false;
+    set.forEach((value, n) => {
+      if (value === null) { pen = false; return; }
+      if (pen) ctx.lineTo(at(x[n], "x"), at(set[n - 1] ?? value, "y"));
+      ctx[pen ? "lineTo" : "moveTo"](at(x[n], "x"), at(value, "y"));
+      pen = true;
+    });
+    ctx.stroke();
+    ctx.restore();
+  }
+
+  #over(plot, colours) {
+    const {ctx} = plot;
+    const ratio = devicePixelRatio || 1;
+    const at = (value, scale) => plot.valToPos(value, scale, true);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height);
+    ctx.clip();
+    const {line, marks, series} = this.#data;
+    if (line) {
+      ctx.strokeStyle = token("--muted");
+      ctx.lineWidth = ratio;
+      ctx.beginPath();
+      line.x.forEach((x, n) => ctx[n ? "lineTo" : "moveTo"](at(x, "x"), at(line.y[n], "y")));
+      ctx.stroke();
+    }
+    for (const {x, label} of marks ?? []) {
+      const place = at(x, "x");
+      ctx.strokeStyle = ctx.fillStyle = token("--text");
+      ctx.setLineDash([2 * ratio, 3 * ratio]);
+      ctx.lineWidth = ratio;
+      ctx.beginPath();
+      ctx.moveTo(place, plot.bbox.top);
+      ctx.lineTo(place, plot.bbox.top + plot.bbox.height);
+      ctx.stroke();
+      ctx.setLineDash([]);
+      ctx.font = `${11 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
+      const after = place < plot.bbox.left + plot.bbox.width * 0.75;
+      ctx.textAlign = after ? "left" : "right";
+      if (label) ctx.fillText(label, place + (after ? 4 : -4) * ratio, plot.bbox.top + 12 * ratio);
+    }
+    if (this.options.errors) {
+      series.forEach((each, n) => {
+        ctx.strokeStyle = ctx.fillStyle = colours[n % 4];
+        ctx.lineWidth = 1.2 * ratio;
+        each.x.forEach((x, m) => {
+          if (each.y[m] === null) return;
+          const [left, top] = [at(x, "x"), at(each.y[m], "y")];
+          const sigma = each.sigma?.[m];
+          if (sigma) {
+            const [low, high] = [at(each.y[m] - sigma, "y"), at(each.y[m] + sigma, "y")];
+            ctx.beginPath();
+            for (const y of [low, high]) { ctx.moveTo(left - 3 * ratio, y); ctx.lineTo(left + 3 * ratio, y); }
+            ctx.moveTo(left, low);
+            ctx.lineTo(left, high);
+            ctx.stroke();
+          }
+          point(ctx, SHAPES[n % 4], left, top, 3.2 * ratio);
+        });
+      });
+    }
+    ctx.restore();
+  }
+
+  #pointed(plot) {
+    const index = plot.cursor.idx;
+    this.onPoint?.(index === null || index === undefined ? null : {x: this.#aligned[0][index], y: this.#aligned[1][index], sigma: this.#aligned[2][index]});
+  }
+}
+
+/** A point of its own shape for each series: colour is not the only difference. */
+function point(ctx, shape, x, y, r) {
+  ctx.beginPath();
+  if (shape === "circle") ctx.arc(x, y, r, 0, 2 * Math.PI);
+  else if (shape === "square") ctx.rect(x - r, y - r, 2 * r, 2 * r);
+  else {
+    ctx.moveTo(x, y - 1.3 * r);
+    ctx.lineTo(x + 1.2 * r, shape === "diamond" ? y : y + r);
+    if (shape === "diamond") ctx.lineTo(x, y + 1.3 * r);
+    ctx.lineTo(x - 1.2 * r, shape === "diamond" ? y : y + r);
+    ctx.closePath();
+  }
+  ctx.fill();
+}

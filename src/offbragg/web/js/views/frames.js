@@ -1,0 +1,6 @@
+import {el} from "../dom.js";
+export const view = {
+  name: "frames", title: "frames", keys: [],
+  mount(host) { host.append(el("p", {}, "…")); },
+  show() {}, update() {}, hide() {}, onKey() { return false; }, python() { return ""; },
+};

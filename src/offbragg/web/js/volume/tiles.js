@@ -1,0 +1,152 @@
+// What is asked of the server: whole plane first and coarse, then the visible part as fine as the
+// screen shows it. Pure.
+
+import {NAMES, nameOf, planeName, running, short} from "./plane.js";
+
+const FIRST = 256;  // cells along the longest axis of what is asked for first
+const MOST = 1_500_000;  // cells of one answer: 6 MB
+const BLOCK = 64;  // cells: parts begin and end at whole blocks, so that a small move asks for nothing
+
+/** Cells along an axis at a level. */
+export const cellsAt = (n, level) => Math.ceil(n / level);
+
+/** The level that is asked for first. @param {number[]} shape along the axes @param {number[]} levels */
+export function firstLevel(shape, levels) {
+  const sorted = [...levels].sort((a, b) => a - b);
+  return sorted.find((level) => cellsAt(Math.max(...shape), level) <= FIRST) ?? sorted[sorted.length - 1];
+}
+
+/**
+ * The level of which one cell is at least about a pixel of the screen.
+ * @param {number} pixels of one cell of level 1 @param {number[]} levels
+ */
+export function levelFor(pixels, levels) {
+  const sorted = [...levels].sort((a, b) => a - b);
+  return sorted.find((level) => pixels * level >= 0.9) ?? sorted[sorted.length - 1];
+}
+
+/**
+ * The indices of the cells of a level that a range of labels touches, at whole blocks.
+ * @param {{first: number[], shape: number[], per_unit: number[]}} grid
+ * @returns {[number, number]} first and one past the last
+ */
+export function indices(grid, axis, [low, high], level) {
+  const n = cellsAt(grid.shape[axis], level);
+  const index = (x) => (x * grid.per_unit[axis] + 0.5 - grid.first[axis]) / level;
+  const from = Math.floor(Math.floor(index(low)) / BLOCK) * BLOCK;
+  const to = Math.ceil((Math.floor(index(high)) + 1) / BLOCK) * BLOCK;
+  return [Math.min(Math.max(from, 0), n - 1), Math.max(Math.min(to, n), 1)];
+}
+
+/** Centre of a cell of a level, r.l.u.: the mean of the labels in it. */
+export function centre(grid, axis, index, level) {
+  const begin = index * level;
+  const end = Math.min(begin + level, grid.shape[axis]) - 1;
+  return (grid.first[axis] + (begin + end) / 2) / grid.per_unit[axis];
+}
+
+/**
+ * The route of a whole plane.
+ * @param {string} key @param {import("./plane.js").State} state
+ */
+export function planePath(key, state, level, {sigma = false} = {}) {
+  const query = new URLSearchParams();
+  query.set("points" in state.kind ? "points" : "plane", planeName(state));
+  if (state.thickness) query.set("thickness", short(state.thickness));
+  if (state.symmetry) query.set("symmetry", "sample");
+  if (level !== 1) query.set("level", String(level));
+  if (sigma) query.set("sigma", "1");
+  query.set("format", "float32");
+  return `/volumes/${encodeURIComponent(key)}/plane?${query}`;
+}
+
+/** The route of a thumbnail along an axis. */
+export function axialPath(key, fixed, value, level, symmetry) {
+  const query = new URLSearchParams({plane: nameOf(fixed, value)});
+  if (symmetry) query.set("symmetry", "sample");
+  if (level !== 1) query.set("level", String(level));
+  query.set("format", "float32");
+  return `/volumes/${encodeURIComponent(key)}/plane?${query}`;
+}
+
+/**
+ * The route of the visible part of a plane along two axes; null: the whole one is to be asked for.
+ *
+ * A box holds cells as they are stored: a thick, oblique or symmetrised plane is made by the server
+ * as a whole.
+ * @param {number[]} part u0, u1, v0, v1, r.l.u.
+ */
+export function partPath(key, state, grid, part, level) {
+  if (!("fixed" in state.kind) || state.thickness || state.symmetry) return null;
+  const [a, b] = running(state.kind.fixed);
+  const [i0, i1] = indices(grid, a, [part[0], part[1]], level);
+  const [j0, j1] = indices(grid, b, [part[2], part[3]], level);
+  const whole = cellsAt(grid.shape[a], level) * cellsAt(grid.shape[b], level);
+  if ((i1 - i0) * (j1 - j0) > 0.6 * whole) return null;
+  const layer = Math.floor((Math.round(state.at[state.kind.fixed] * grid.per_unit[state.kind.fixed]) - grid.first[state.kind.fixed]) / level);
+  const limits = [null, null, null];
+  limits[a] = between(grid, a, i0, i1, level);
+  limits[b] = between(grid, b, j0, j1, level);
+  limits[state.kind.fixed] = between(grid, state.kind.fixed, layer, layer + 1, level);
+  const query = new URLSearchParams({box: limits.join(",")});
+  if (level !== 1) query.set("level", String(level));
+  query.set("format", "float32");
+  return `/volumes/${encodeURIComponent(key)}/box?${query}`;
+}
+
+/** Limits that hold the centres of some cells and no other. */
+function between(grid, axis, from, to, level) {
+  const margin = 0.2 / grid.per_unit[axis];
+  const low = centre(grid, axis, from, level) - margin;
+  const high = centre(grid, axis, to - 1, level) + margin;
+  return `${exact(low)}:${exact(high)}`;
+}
+
+const exact = (x) => String(Number(x.toFixed(9)) + 0);
+
+/** The finest level that is not more than one answer holds. */
+export const affordable = (shape, level, levels) => [...levels].sort((a, b) => a - b).find(
+  (each) => each >= level && cellsAt(shape[0], each) * cellsAt(shape[1], each) <= MOST,
+) ?? Math.max(...levels);
+
+/**
+ * A plane of numbers and where its cells are: `values[i * nv + j]`, i along u, j along v.
+ * @typedef {{values: Float32Array, sigma: Float32Array|null, nu: number, nv: number, u0: number,
+ *   du: number, v0: number, dv: number, level: number, cut: any}} Raster u0, v0: edges of the first
+ *   cell, r.l.u.
+ */
+
+/**
+ * Read an answer of `plane` or of a flat `box`.
+ * @param {{data: Float32Array, cut: any}} answer @param {(axis: any) => number} cell width of a
+ *   cell of level 1 along an axis, where the answer has but one
+ * @returns {Raster}
+ */
+export function raster({data, cut}, cell) {
+  const flat = cut.axes.length === 3;
+  const axes = flat ? cut.axes.filter((axis) => axis.count > 1) : cut.axes;
+  // a part that is one cell wide still has two axes: those that are not the layer
+  const chosen = axes.length === 2 ? axes : cut.axes.filter((_, i) => i !== cut.layer);
+  const size = chosen[0].count * chosen[1].count;
+  const step = (axis) => (axis.count > 1 ? axis.step : cell(axis) * cut.level);
+  const [du, dv] = chosen.map(step);
+  return {
+    values: data.subarray(0, size), sigma: data.length >= 2 * size ? data.subarray(size, 2 * size) : null,
+    nu: chosen[0].count, nv: chosen[1].count, u0: chosen[0].first - du / 2, du,
+    v0: chosen[1].first - dv / 2, dv, level: cut.level, cut: {...cut, axes: chosen},
+  };
+}
+
+/** Index of the cell at u, v in a raster; −1 outside. @param {Raster} r */
+export function cellAt(r, u, v) {
+  const i = Math.floor((u - r.u0) / r.du);
+  const j = Math.floor((v - r.v0) / r.dv);
+  return i >= 0 && i < r.nu && j >= 0 && j < r.nv ? i * r.nv + j : -1;
+}
+
+/** Where an index of a raster is: centre, r.l.u. along u and v. @param {Raster} r */
+export const placeOf = (r, index) => [
+  r.u0 + (Math.floor(index / r.nv) + 0.5) * r.du, r.v0 + ((index % r.nv) + 0.5) * r.dv,
+];
+
+export {NAMES};
