@@ -227,6 +227,18 @@ class StoredSweep:
             )
         return values
 
+    def frame_row(self, number: int) -> dict[str, Any]:
+        """Read the row of one frame: the declared columns, by name; text as str."""
+        row: dict[str, Any] = {}
+        for name in self._declared:
+            value = self._fresh(f"{scan_layout.FRAMES}/{name}")[number]
+            row[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return row
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Read a per-frame column of numbers, by its name in `columns`."""
+        return self._fresh(f"{scan_layout.FRAMES}/{name}")[()]
+
     @property
     def values_size(self) -> int:
         """How many bytes `frame_values` reads."""
