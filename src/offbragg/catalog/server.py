@@ -186,9 +186,14 @@ def _serve(
         from offbragg.catalog.cross_origin import with_origins
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
+        from offbragg.catalog.frames import Frames
         from offbragg.catalog.page import Page
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.run_files import RunFiles
+        from offbragg.catalog.run_routes import RunRoutes
+        from offbragg.catalog.search_index import keep_search_tables
+        from offbragg.catalog.series_routes import SeriesRoutes
         from offbragg.catalog.viewer import Viewer
         from offbragg.catalog.volume_watch import watch_volumes
     except (Exception, SystemExit) as error:  # a broken package may raise anything
@@ -207,6 +212,7 @@ def _serve(
     register_formats()
     app = build_app_from_config(server_configuration(directory, readable, key=key))
     tiled_app.keep_containers(app)
+    keep_search_tables(app)
     may_read = _confine(app, readable, directory / "files")
     watch_volumes(app, app.state.root_tree, may_read)
     _run_in_empty(directory / "nothing")
@@ -216,7 +222,10 @@ def _serve(
     app.add_middleware(_ExpectedLength)
     app.add_middleware(Questions)
     tree = app.state.root_tree
-    whole = Viewer(Planes(Downloads(app, tree, may_read), tree, may_read), tree)
+    planes = Planes(Downloads(app, tree, may_read), tree, may_read)
+    runs = RunRoutes(Viewer(planes, tree), tree, may_read)
+    frames = Frames(runs, RunFiles(tree, runs.find), may_read)
+    whole = SeriesRoutes(frames, tree, may_read, runs)
     wrong = WrongKeys()
     keyed = Authentication(limits.RequestLimits(whole), key, wrong)
     page = Page(keyed, key=key, directory=directory, wrong=wrong)
