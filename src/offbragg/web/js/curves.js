@@ -6,7 +6,8 @@ import {clock, number} from "./format.js";
 
 /** @typedef {{label?: string, x: number[], y: (number|null)[], sigma?: (number|null)[]}} Points */
 
-const SHAPES = ["circle", "square", "triangle", "diamond"];
+const SHAPES = ["circle", "square", "triangle", "diamond", "down", "plus"];
+const COLOURS = ["--accent", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6"];
 
 export class Curve {
   #plot = null;
@@ -91,12 +92,13 @@ export class Curve {
     const [text, line] = [token("--muted"), token("--line")];
     const font = `11px ${getComputedStyle(document.body).fontFamily}`;
     const axis = {stroke: text, font, grid: {stroke: line, width: 1}, ticks: {stroke: line, width: 1, size: 4}, gap: 4};
-    const colours = ["--accent", "--series-2", "--series-3", "--series-4"].map(token);
+    const colours = COLOURS.map(token);
     const time = xUnit === "time";
     const yText = (self, values) => values.map((value) => (value === null ? "" : number(value, 6)));
     return {
       width, height, legend: {show: false}, cursor: {y: false, points: {size: 6}},
-      scales: {x: {time}, y: {range: (self, low, high) => this.#range(low, high)}},
+      // a point at the end of the axis is drawn whole
+      scales: {x: errors ? {time, range: (self, low, high) => widened(low, high)} : {time}, y: {range: (self, low, high) => this.#range(low, high)}},
       axes: [
         {...axis, size: compact ? 22 : 40, space: time ? 60 : 50, ...(time
           ? {values: (self, values) => values.map((value) => clock(value, {seconds: false}).slice(-5))}
@@ -105,7 +107,7 @@ export class Curve {
           label: compact || !unit ? undefined : unit, labelSize: 14, labelFont: font},
       ],
       series: [{}, ...series.flatMap((each, at) => [
-        {label: each.label ?? this.options.label, stroke: colours[at % 4], width: errors ? 0 : 1.5,
+        {label: each.label ?? this.options.label, stroke: colours[at % colours.length], width: errors ? 0 : 1.5,
           spanGaps: false, points: errors ? {show: false} : {show: each.x.length < 2, size: 4}},
         {show: false},
       ])],
@@ -204,7 +206,7 @@ export class Curve {
     }
     if (this.options.errors) {
       series.forEach((each, n) => {
-        ctx.strokeStyle = ctx.fillStyle = colours[n % 4];
+        ctx.strokeStyle = ctx.fillStyle = colours[n % colours.length];
         ctx.lineWidth = 1.2 * ratio;
         each.x.forEach((x, m) => {
           if (each.y[m] === null) return;
@@ -218,7 +220,7 @@ export class Curve {
             ctx.lineTo(left, high);
             ctx.stroke();
           }
-          point(ctx, SHAPES[n % 4], left, top, 3.2 * ratio);
+          point(ctx, SHAPES[n % SHAPES.length], left, top, 3.2 * ratio);
         });
       });
     }
@@ -236,7 +238,15 @@ function point(ctx, shape, x, y, r) {
   ctx.beginPath();
   if (shape === "circle") ctx.arc(x, y, r, 0, 2 * Math.PI);
   else if (shape === "square") ctx.rect(x - r, y - r, 2 * r, 2 * r);
-  else {
+  else if (shape === "plus") {
+    ctx.rect(x - 1.2 * r, y - 0.4 * r, 2.4 * r, 0.8 * r);
+    ctx.rect(x - 0.4 * r, y - 1.2 * r, 0.8 * r, 2.4 * r);
+  } else if (shape === "down") {
+    ctx.moveTo(x, y + 1.3 * r);
+    ctx.lineTo(x + 1.2 * r, y - r);
+    ctx.lineTo(x - 1.2 * r, y - r);
+    ctx.closePath();
+  } else {
     ctx.moveTo(x, y - 1.3 * r);
     ctx.lineTo(x + 1.2 * r, shape === "diamond" ? y : y + r);
     if (shape === "diamond") ctx.lineTo(x, y + 1.3 * r);
@@ -244,4 +254,10 @@ function point(ctx, shape, x, y, r) {
     ctx.closePath();
   }
   ctx.fill();
+}
+
+function widened(low, high) {
+  if (low === null || high === null) return [0, 1];
+  const room = (high - low) * 0.03 || Math.max(Math.abs(low) * 0.02, 1);
+  return [low - room, high + room];
 }

@@ -260,7 +260,7 @@ export class ImagePanel {
     const side = Math.max(Math.min(x0, x1), left);
     context.textAlign = "center";
     context.textBaseline = "top";
-    for (const {at, text} of ticks(corner.x, end.x, Math.max(2, size[0] / 80))) {
+    for (const {at, text} of ticks(corner.x, end.x, Math.max(2, size[0] / 48))) {
       if (!within(at, x)) continue;
       const [place] = this.toScreen(at, 0);
       context.fillRect(Math.round(place), bottom, 1, 4);
@@ -268,7 +268,7 @@ export class ImagePanel {
     }
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const {at, text} of ticks(corner.y, end.y, Math.max(2, size[1] / 60))) {
+    for (const {at, text} of ticks(corner.y, end.y, Math.max(2, size[1] / 48))) {
       if (!within(at, y)) continue;
       const [, place] = this.toScreen(0, at);
       context.fillRect(side - 4, Math.round(place), 4, 1);

@@ -82,7 +82,7 @@ export function lineOf(cell) {
     parts.push(`volume ${cell.volume_state}`);
   }
   if (cell.completeness != null && cell.volume) {
-    parts.push(`${percent(cell.completeness)} of its cells measured`);
+    parts.push(`${percent(cell.completeness)} of S(Q) measured`);
   }
   return parts.join(" · ");
 }
@@ -118,7 +118,7 @@ export function move(board, [row, column], key) {
 }
 
 /** Width of a cell in pixels, so that all columns fit where they can. */
-export function cellWidth(columns, available, { least = 40, most = 116, gap = 4 } = {}) {
+export function cellWidth(columns, available, { least = 40, most = 84, gap = 4 } = {}) {
   const fits = Math.floor((available + gap) / Math.max(columns, 1)) - gap;
   return Math.max(least, Math.min(most, fits));
 }

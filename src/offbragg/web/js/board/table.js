@@ -53,6 +53,7 @@ export class BoardTable {
 
   /** Mark the current cell, and those chosen to be compared. @param {string[]} chosen names */
   mark(current, chosen) {
+    const moved = current !== this.#current;
     this.#current = current;
     for (const [name, {button}] of this.#cells) {
       const is = name === current;
@@ -62,7 +63,20 @@ export class BoardTable {
       button.setAttribute("aria-selected", String(place >= 0));
       button.dataset.place = place >= 0 ? String(place + 1) : "";
     }
+    if (moved) this.#reveal();
     if (!this.#cells.has(current)) this.#cells.values().next().value?.button.setAttribute("tabindex", "0");
+  }
+
+  /** Scroll the board, and nothing else, so that the current cell is seen. */
+  #reveal() {
+    const button = this.#cells.get(this.#current)?.button;
+    if (!button) return;
+    const [box, place] = [this.scroll.getBoundingClientRect(), button.getBoundingClientRect()];
+    const names = this.table.querySelector("tbody th").offsetWidth;
+    if (place.left < box.left + names) this.scroll.scrollLeft -= box.left + names + 8 - place.left;
+    else if (place.right > box.right) this.scroll.scrollLeft += place.right - box.right + 8;
+    if (place.top < box.top + 24) this.scroll.scrollTop -= box.top + 24 - place.top;
+    else if (place.bottom > box.bottom) this.scroll.scrollTop += place.bottom - box.bottom + 8;
   }
 
   /** Mark between which temperatures the transition lies. @param {number|null} kelvin */
@@ -110,7 +124,7 @@ export class BoardTable {
     const to = move(board, from, key);
     const cell = to && board.rows[to[0]]?.[to[1]];
     if (!cell) return to !== null;
-    this.#cells.get(nameOf(cell)).button.focus({preventScroll: false});
+    this.#cells.get(nameOf(cell)).button.focus({preventScroll: true});
     return true;
   }
 
@@ -158,6 +172,7 @@ export class BoardTable {
     [parts.stored, parts.missing, parts.rejected].forEach((part, at) => {
       const width = `${(100 * part).toFixed(2)}%`;
       if (bars[at].style.width !== width) bars[at].style.width = width;
+      bars[at].classList.toggle("some", part > 0);
     });
     put(note, noteOf(cell, parts));
     const kinds = [
@@ -179,6 +194,7 @@ export class BoardTable {
     if (width === this.#width) return;
     this.#width = width;
     this.table.style.setProperty("--cell", `${width}px`);
+    this.table.classList.toggle("small", width < 56);
   }
 }
 
