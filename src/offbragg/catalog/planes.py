@@ -36,18 +36,16 @@ from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
+from offbragg.catalog.sent_cuts import HEADER
 from offbragg.catalog.volume_files import opened_volume
 from offbragg.errors import CatalogError, ReductionError
-from offbragg.files.cuts import Cut, DamagedVolume, cut_box, cut_line, cut_plane
+from offbragg.files.cuts import Cut, DamagedVolume, cut_between, cut_box, cut_line, cut_plane
 from offbragg.files.planes import Plane
 from offbragg.files.volume_file import VolumeFile
 from offbragg.printable import printable
 from offbragg.spelling import did_you_mean
 
 PATH = f"/{VOLUMES}/"
-HEADER = "x-offbragg-cut"
-"""Header of an answer: JSON with axes, level and, of a picture, the ends of its colours."""
-
 _KINDS: dict[str, Callable[..., Cut]] = {"plane": cut_plane, "line": cut_line, "box": cut_box}
 _TYPES = {
     "png": "image/png", "float32": "application/octet-stream", "npy": "application/x-npy",
@@ -56,7 +54,7 @@ _TYPES = {
 _COMMON = ("level", "format", "sigma")
 _PARAMETERS = {
     "plane": ("plane", "value", "points", "thickness", "low", "high", *_COMMON),
-    "line": ("line", "thickness", *_COMMON),
+    "line": ("line", "points", "thickness", *_COMMON),
     "box": ("box", *_COMMON),
     "why": ("hkl",),
 }
@@ -132,8 +130,10 @@ class Asked:
 
     def cut(self, file: VolumeFile) -> Cut:
         """Cut it out of a volume."""
-        more = {} if self.kind == "box" else {"thickness": self.thickness}
-        return _KINDS[self.kind](
+        between = self.kind == "line" and not isinstance(self.what, str)
+        more = {} if self.kind == "box" or between else {"thickness": self.thickness}
+        cut: Callable[..., Cut] = cut_between if between else _KINDS[self.kind]
+        return cut(
             file, self.what, level=self.level, sigma=self.sigma, reading=about_to_read, **more
         )
 
@@ -141,6 +141,10 @@ class Asked:
 def _what(kind: str, given: Mapping[str, str]) -> Any:
     if kind == "why":
         return _point(given.get("hkl", ""))
+    if kind == "line" and "points" in given:
+        if "line" in given or "thickness" in given:
+            raise Refusal(400, "Give points, or line with thickness, not both.")
+        return _points(given["points"], "two points with a semicolon between: 0,0,0;1,1,0")
     if kind != "plane":
         if kind not in given:
             raise Refusal(400, f"{kind} is missing: /{VOLUMES}/KEY/{kind}?{kind}=…")
@@ -148,17 +152,19 @@ def _what(kind: str, given: Mapping[str, str]) -> Any:
     if "points" in given:
         if "plane" in given or "value" in given:
             raise Refusal(400, "Give points, or plane with value, not both.")
-        try:
-            points = [[float(x) for x in p.split(",")] for p in given["points"].split(";")]
-        except ValueError:
-            raise Refusal(
-                400, "points must be three points with semicolons between: 0,0,0;1,1,0;0,0,1."
-            ) from None
-        return Plane.through(points)
+        form = "three points with semicolons between: 0,0,0;1,1,0;0,0,1"
+        return Plane.through(_points(given["points"], form))
     name = given.get("plane", "hk0").replace(" ", "").replace("·", "0")
     plane = Plane.parse(_SHORT.get(name, name))
     value = _number(given, "value")
     return plane if value is None else plane.moved_to(value)
+
+
+def _points(text: str, form: str) -> tuple[tuple[float, ...], ...]:
+    try:
+        return tuple(tuple(float(x) for x in point.split(",")) for point in text.split(";"))
+    except ValueError:
+        raise Refusal(400, f"points must be {form}.") from None
 
 
 def _point(text: str) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from offbragg.bricks import BRICK, LEVELS
 from offbragg.errors import ReductionError, ScanFileError
 from offbragg.files.cells import StoredArray
-from offbragg.files.planes import Plane, cells_on
+from offbragg.files.planes import Line, Plane, cells_on
 from offbragg.files.volume_file import VolumeFile
 from offbragg.grid import NAMES, Array, Three
 
@@ -163,6 +163,31 @@ def cut_line(
     return Cut(
         intensity, (source.centres(runs[0]),), (along,), (at[0], at[1], at[2]), level, errors
     )
+
+
+def cut_between(
+    file: VolumeFile,
+    points: Sequence[Sequence[float]],
+    *,
+    level: int = 1,
+    sigma: bool = False,
+    reading: Callable[[int], None] = lambda count: None,
+) -> Cut:
+    """Cut the cells on a line from one point to another, r.l.u.; parameters as for `cut_plane`.
+
+    The position along the line is in units of its direction, from the first point on.
+
+    Raises
+    ------
+    ReductionError
+        As `cut_plane` does, and if the direction is not one of small whole numbers.
+    """
+    source = _Source(file, level, sigma, reading)
+    line = Line.through(points)
+    place, label = line.cells_on(source.grid)
+    place, label = place[::level], label[::level]
+    intensity, errors = _at_cells(source, place, np.zeros((1, 3), np.int64))
+    return Cut(intensity, (label,), (line.along,), line.at, level, errors)
 
 
 def cut_box(
@@ -409,30 +434,36 @@ def _oblique(source: _Source, plane: Plane, thickness: float) -> Cut:
     shape = place.shape[:2]
     if not place.size:
         raise ReductionError(f"no cell lies on this plane: {source.grid}")
-    layers, first = cells.layers, np.array(source.grid.first)
-    if level > 1:  # layers in one coarse cell count once
-        layers = layers[:: min(level, len(layers))]
-    single = len(layers) == 1 and not source.merges
-    names = source.ready() if single else source.needed()
-    source.reading(place.size * 8 * 3 + math.prod(shape) * 8 * len(names))
-    totals = {name: np.zeros(math.prod(shape)) for name in names}
-    seen = np.zeros(math.prod(shape), np.bool_)
-    for layer in layers:
-        where = (place + layer - first).reshape(-1, 3)
-        inside = np.all((where >= 0) & (where < source.grid.shape), axis=1)
-        seen |= inside
-        where = np.where(inside[:, None], where // level, -1)
-        source.gather(where, single, totals)
-    if single:
-        read = [np.where(seen, total, np.nan).astype(np.float32) for total in totals.values()]
-        intensity, errors = read[0], read[1] if source.sigma else None
-    else:
-        intensity, errors = source.divided(totals)
+    intensity, errors = _at_cells(source, place.reshape(-1, 3), cells.layers)
     axes = tuple(label[level // 2 :: level] for label in cells.labels)
     return Cut(
         intensity.reshape(shape), axes, (plane.across, plane.up), plane.at, level,
         None if errors is None else errors.reshape(shape),
     )  # fmt: skip
+
+
+def _at_cells(
+    source: _Source, place: NDArray[np.int64], layers: NDArray[np.int64]
+) -> tuple[Cells, Cells | None]:
+    """Return intensity and sigma of cells of level 1 and those ``layers`` away, shape (n,)."""
+    level, first = source.level, np.array(source.grid.first)
+    if level > 1:  # layers in one coarse cell count once
+        layers = layers[:: min(level, len(layers))]
+    single = len(layers) == 1 and not source.merges
+    names = source.ready() if single else source.needed()
+    source.reading(place.size * 8 * 3 + len(place) * 8 * len(names))
+    totals = {name: np.zeros(len(place)) for name in names}
+    seen = np.zeros(len(place), np.bool_)
+    for layer in layers:
+        where = place + layer - first
+        inside = np.all((where >= 0) & (where < source.grid.shape), axis=1)
+        seen |= inside
+        where = np.where(inside[:, None], where // level, -1)
+        source.gather(where, single, totals)
+    if not single:
+        return source.divided(totals)
+    read = [np.where(seen, total, np.nan).astype(np.float32) for total in totals.values()]
+    return read[0], read[1] if source.sigma else None
 
 
 def _pieces(box: Slices, axes: tuple[int, ...], level: int) -> Iterator[Slices]:
