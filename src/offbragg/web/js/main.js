@@ -2,7 +2,7 @@
 
 import {Api, ApiError} from "./api.js";
 import * as colours from "./colours.js";
-import {copy, el, fill, mark, notice, progress, put} from "./dom.js";
+import {copy, el, fill, notice, put} from "./dom.js";
 import * as format from "./format.js";
 import {Store} from "./store.js";
 import {drawStatus} from "./statusline.js";
@@ -25,10 +25,11 @@ const ctx = {
   /** Go to an address of the page. @param {string} hash "#/view/id?query" */
   go(hash) { location.hash = hash; },
   /** Change the query of the shown view; the way back is not filled with it. */
-  replace(query) {
-    const text = new URLSearchParams(query).toString();
-    const {view, id} = route();
-    history.replaceState(null, "", `#/${view}${id ? `/${encodeURIComponent(id)}` : ""}${text ? `?${text}` : ""}`);
+  replace(query, id = route().id) {
+    const text = new URLSearchParams(query).toString().replaceAll("%2C", ",").replaceAll("%3A", ":").replaceAll("%3B", ";");
+    const {view} = route();
+    const hash = `#/${view}${id ? `/${encodeURIComponent(id)}` : ""}${text ? `?${text}` : ""}`;
+    if (hash !== location.hash) history.replaceState(null, "", hash);
     pythonLine();
   },
   say,
