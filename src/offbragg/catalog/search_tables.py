@@ -17,7 +17,7 @@ from offbragg.catalog.containers import CONTAINER, VOLUMES
 RUNS_TABLE, VOLUMES_TABLE = "offbragg_runs", "offbragg_volumes"
 WORDS_TABLE, MEMBERS_TABLE = "offbragg_run_words", "offbragg_volume_runs"
 STATE_TABLE = "offbragg_tables"
-_LONGEST = 200  # characters of a text; PostgreSQL refuses longer keys of an index
+LONGEST = 200  # characters of a text; PostgreSQL refuses longer keys of an index
 _MOST_WORDS = 500_000  # characters that PostgreSQL makes words of; it refuses 1 MB
 
 Dialect = Literal["sqlite", "postgresql"]
@@ -164,7 +164,7 @@ def _sqlite_value(json: str, path: str, kind: str) -> str:
     types = {"text": "'text'", "number": "'integer', 'real'", "length": "'array'"}[kind]
     value = f"json_extract({json}, {place})"
     value = {
-        "text": f"substr({value}, 1, {_LONGEST})",
+        "text": f"substr({value}, 1, {LONGEST})",
         "number": f"CAST({value} AS REAL)",
         "length": f"json_array_length({json}, {place})",
     }[kind]
@@ -258,7 +258,7 @@ def _postgresql_value(json: str, path: str, kind: str) -> str:
 
 _POSTGRESQL_READERS = (
     f"""CREATE OR REPLACE FUNCTION offbragg_text(value jsonb) RETURNS text AS $$
-SELECT CASE WHEN jsonb_typeof(value) = 'string' THEN left(value #>> '{{}}', {_LONGEST}) END
+SELECT CASE WHEN jsonb_typeof(value) = 'string' THEN left(value #>> '{{}}', {LONGEST}) END
 $$ LANGUAGE sql IMMUTABLE""",
     """CREATE OR REPLACE FUNCTION offbragg_number(value jsonb) RETURNS double precision AS $$
 SELECT CASE WHEN jsonb_typeof(value) = 'number' THEN CASE
