@@ -54,35 +54,3 @@ export function around(b, [u0, u1, v0, v1]) {
   const [xs, ys] = [corners.map((c) => c[0]), corners.map((c) => c[1])];
   return [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
 }
-
-/**
- * Round positions for an axis, about `count` of them.
- * @returns {number[]}
- */
-export function ticks(low, high, count) {
-  const raw = (high - low) / Math.max(count, 1);
-  if (!(raw > 0)) return [];
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((n) => n * power >= raw * 0.999);
-  const first = Math.ceil(low / step - 1e-9);
-  const found = [];
-  for (let n = first; n * step <= high + 1e-9 * step; n++) found.push(Number((n * step).toPrecision(12)));
-  return found;
-}
-
-/** Positions for a logarithmic axis: powers of ten, or 1, 2, 5 of each where there are few. */
-export function logTicks(low, high, count) {
-  const decades = Math.log10(high / low);
-  if (decades < 0.5) return ticks(low, high, count).filter((x) => x > 0);
-  const factors = decades > count ? [1] : decades > count / 3 ? [1] : [1, 2, 5];
-  const every = Math.max(1, Math.ceil(decades / count));
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    if (power % every) continue;
-    for (const factor of factors) {
-      const x = factor * 10 ** power;
-      if (x >= low * 0.999 && x <= high * 1.001) found.push(x);
-    }
-  }
-  return found;
-}

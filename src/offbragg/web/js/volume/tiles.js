@@ -1,7 +1,7 @@
 // What is asked of the server: whole plane first and coarse, then the visible part as fine as the
 // screen shows it. Pure.
 
-import {NAMES, nameOf, planeName, running, short} from "./plane.js";
+import {nameOf, planeName, running, short} from "./plane.js";
 
 const FIRST = 256;  // cells along the longest axis of what is asked for first
 const MOST = 1_500_000;  // cells of one answer: 6 MB
@@ -117,23 +117,27 @@ export const affordable = (shape, level, levels) => [...levels].sort((a, b) => a
  */
 
 /**
- * Read an answer of `plane` or of a flat `box`.
- * @param {{data: Float32Array, cut: any}} answer @param {(axis: any) => number} cell width of a
- *   cell of level 1 along an axis, where the answer has but one
+ * Read an answer of `plane`, or of a `box` that is one layer thick.
+ * @param {{data: Float32Array, cut: any}} answer
+ * @param {import("./plane.js").Grid} grid
+ * @param {number|null} layer of a box: which index stands still
  * @returns {Raster}
  */
-export function raster({data, cut}, cell) {
-  const flat = cut.axes.length === 3;
-  const axes = flat ? cut.axes.filter((axis) => axis.count > 1) : cut.axes;
-  // a part that is one cell wide still has two axes: those that are not the layer
-  const chosen = axes.length === 2 ? axes : cut.axes.filter((_, i) => i !== cut.layer);
-  const size = chosen[0].count * chosen[1].count;
-  const step = (axis) => (axis.count > 1 ? axis.step : cell(axis) * cut.level);
-  const [du, dv] = chosen.map(step);
+export function raster({data, cut}, grid, layer = null) {
+  const axes = layer === null ? cut.axes : cut.axes.filter((_, i) => i !== layer);
+  const at = layer === null ? cut.at : cut.axes.map((axis, i) => (i === layer ? axis.first : 0));
+  const size = axes[0].count * axes[1].count;
+  const [du, dv] = axes.map((axis) => {
+    // the last cell of a level may hold fewer, and its centre is nearer
+    const which = axis.direction.findIndex((x) => x !== 0);
+    const alone = axis.direction.every((x, i) => x === (i === which ? 1 : 0));
+    return alone || axis.count < 3 ? cut.level / grid.per_unit[which] : axis.step;
+  });
   return {
-    values: data.subarray(0, size), sigma: data.length >= 2 * size ? data.subarray(size, 2 * size) : null,
-    nu: chosen[0].count, nv: chosen[1].count, u0: chosen[0].first - du / 2, du,
-    v0: chosen[1].first - dv / 2, dv, level: cut.level, cut: {...cut, axes: chosen},
+    values: data.subarray(0, size),
+    sigma: data.length >= 2 * size ? data.subarray(size, 2 * size) : null,
+    nu: axes[0].count, nv: axes[1].count, u0: axes[0].first - du / 2, du,
+    v0: axes[1].first - dv / 2, dv, level: cut.level, cut: {...cut, axes, at},
   };
 }
 
@@ -148,5 +152,3 @@ export function cellAt(r, u, v) {
 export const placeOf = (r, index) => [
   r.u0 + (Math.floor(index / r.nv) + 0.5) * r.du, r.v0 + ((index % r.nv) + 0.5) * r.dv,
 ];
-
-export {NAMES};
