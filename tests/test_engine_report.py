@@ -20,9 +20,10 @@ from runs import MeasuredRun, wait_until
 from web.beamline import ShownBeamline
 
 from offbragg.beamline import engine_report
-from offbragg.beamline.engine_report import EngineReport, read_engine
+from offbragg.beamline.engine_report import EngineReport
 from offbragg.beamline.run_engine import make_run_engine
 from offbragg.callbacks.engine_state import EngineState
+from offbragg.files.engine_file import read_engine
 from offbragg.files.held_file import HeldFile, read_held
 from offbragg.plans.in_flight import InFlight
 

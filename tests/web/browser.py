@@ -96,7 +96,7 @@ def violations(page: Any) -> list[str]:
     """Return what axe-core finds of serious or critical impact; skip where it is not installed."""
     if not AXE.exists():
         pytest.skip(f"axe-core is not at {AXE}: npm install --prefix reports axe-core")
-    # a script that is evaluated over the DevTools is no script of the page: its policy stays
+    # a script that is evaluated over the DevTools is not one of the page: its policy stays
     page.evaluate(AXE.read_text())
     found = page.evaluate("async () => (await axe.run()).violations")
     return [

@@ -14,12 +14,12 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offbragg.beamline.config import Beamline
 from offbragg.callbacks.engine_state import EngineState
-from offbragg.files.held_file import HeldFile, read_held
+from offbragg.files.engine_file import engine_file
+from offbragg.files.held_file import HeldFile
 from offbragg.plans.in_flight import InFlight
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FILE = ".engine.json"
 EVERY = 0.5
 """Time between two looks, s."""
 
@@ -37,18 +36,6 @@ _FRESH = 3.0  # s for which a value from a document needs no reading
 _SILENT = 15.0  # s until an instrument that did not answer is read again
 
 Read = Callable[[], dict[str, Any] | None]
-
-
-def read_engine(journal: Path) -> dict[str, Any]:
-    """Read what the RunEngine of a journal says of itself; empty if there is none.
-
-    Returns
-    -------
-    report
-        ``time``, ``state``, ``since``, ``run``, ``series``, ``waits``, ``values``, ``plan`` and
-        ``pid``; see the route ``/now`` of the catalog.
-    """
-    return read_held(journal / _FILE)
 
 
 def report_engine(RE: RunEngine, config: Beamline, devices: Mapping[str, Any]) -> None:
@@ -64,9 +51,10 @@ def report_engine(RE: RunEngine, config: Beamline, devices: Mapping[str, Any]) -
     documents, plans = EngineState(), InFlight()
     RE.subscribe(documents)
     RE.preprocessors.append(plans.preprocessor)
+    permit = devices.get(config.defaults.permit or "")
     report = EngineReport(
-        weakref.ref(RE), documents, plans, HeldFile(config.paths.journal / _FILE),
-        instruments=instruments_of(config, devices), permit=devices.get(config.defaults.permit or ""),
+        weakref.ref(RE), documents, plans, HeldFile(engine_file(config.paths.journal)),
+        instruments=instruments_of(config, devices), permit=permit,
     )  # fmt: skip
     report.start()
 
@@ -233,11 +221,11 @@ def instruments_of(config: Beamline, devices: Mapping[str, Any]) -> dict[str, Re
         reads["temperature"] = _of_cooler(cooler, reads.get("temperature"))
     if (axis := devices.get(defaults.axis or "")) is not None:
         reads["phi"] = lambda: {"value": float(axis.position), "unit": "°", "label": axis.name}
-    if (shutter := devices.get(defaults.shutter or "")) is not None:
-        if hasattr(shutter, "is_open"):
-            reads["shutter"] = lambda: {
-                "value": "open" if shutter.is_open else "closed", "unit": "", "label": shutter.name
-            }  # fmt: skip
+    shutter = devices.get(defaults.shutter or "")
+    if hasattr(shutter, "is_open"):
+        reads["shutter"] = lambda: {
+            "value": "open" if shutter.is_open else "closed", "unit": "", "label": shutter.name
+        }  # fmt: skip
     return reads
 
 
