@@ -51,12 +51,10 @@ export function cellsNamed(board, names) {
 
 /** What is wrong with a cell, in words: its alarms, and frames that are not in the file. */
 export function warningsOf(cell) {
-  const { missing = 0, rejected = 0 } = cell.frames ?? {};
-  return [
-    ...(cell.alarms ?? []),
-    ...(missing ? [`${frames(missing)} missing`] : []),
-    ...(rejected ? [`${frames(rejected)} rejected`] : []),
-  ].filter((text, at, all) => all.indexOf(text) === at);
+  const alarms = cell.alarms ?? [];
+  const more = ["missing", "rejected"].filter((state) => (
+    cell.frames?.[state] && !alarms.some((alarm) => alarm.includes(state))));
+  return [...alarms, ...more.map((state) => `${frames(cell.frames[state])} ${state}`)];
 }
 
 /** Parts of the frames expected, as fractions: what the bar below a cell shows. */
@@ -66,8 +64,11 @@ export function partsOf(cell) {
   return { stored: stored / whole, missing: missing / whole, rejected: rejected / whole };
 }
 
-/** One line about a cell, for the line below the board and for screen readers. */
-export function lineOf(cell) {
+/**
+ * One line about a cell, for the line below the board and for screen readers.
+ * @param {Cell} cell @param {number|null} [measured] part of the cells of its volume
+ */
+export function lineOf(cell, measured = null) {
   const { stored = 0 } = cell.frames ?? {};
   const parts = [
     cell.sample,
@@ -81,8 +82,8 @@ export function lineOf(cell) {
   if (cell.volume_state) {
     parts.push(`volume ${cell.volume_state}`);
   }
-  if (cell.completeness != null && cell.volume) {
-    parts.push(`${percent(cell.completeness)} of S(Q) measured`);
+  if (measured !== null) {
+    parts.push(`${percent(measured)} of S(Q) measured`);
   }
   return parts.join(" · ");
 }

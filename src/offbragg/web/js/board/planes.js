@@ -139,8 +139,8 @@ function address(volume, {plane, level, low, high}) {
 
 const cutOf = (headers) => JSON.parse(headers.get("x-offbragg-cut") ?? "null");
 
-/** The page hatches what was not measured: no grey may be taken for a value. */
-async function unmeasuredCleared(blob) {
+/** A picture of a plane as a canvas: what was not measured is hatched, no grey is taken for a value. */
+export async function unmeasuredCleared(blob) {
   const bitmap = await createImageBitmap(blob);
   const image = document.createElement("canvas");
   image.width = bitmap.width;

@@ -196,7 +196,9 @@ async function load() {
   try {
     const [series, list] = await Promise.all([
       ctx.api.json(`/series/${encodeURIComponent(uid || "latest")}`), ctx.api.json("/series")]);
-    const {volumes} = await ctx.api.json(`/volumes?series=${encodeURIComponent(series.uid)}`);
+    // runs without a series are shown by their day: their volumes are of no series
+    const of = series.uid.startsWith("day-") ? "" : `series=${encodeURIComponent(series.uid)}&`;
+    const {volumes} = await ctx.api.json(`/volumes?${of}limit=500`);
     if (uid !== state.route) return;
     state.error = null;
     state.series = series;
@@ -292,7 +294,7 @@ function summarise() {
 }
 
 function describe(cell) {
-  put(ui.detail, cell ? lineOf(cell) : "\u00a0");
+  put(ui.detail, cell ? lineOf(cell, state.volumes.get(cell.volume)?.completeness ?? null) : "\u00a0");
 }
 
 function marks() {
