@@ -17,6 +17,7 @@ from offbragg.errors import ScanFileError
 from offbragg.files import scan_layout
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import FilePart
+from offbragg.files.direct_chunks import count_chunks
 from offbragg.files.frame_chunks import places_of_chunks
 from offbragg.files.frame_columns import columns_of
 from offbragg.files.hdf5 import find_inside
@@ -294,7 +295,7 @@ class StoredSweep:
 def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
     """Return whether the frame index has a wrong checksum."""
     try:
-        places_of_chunks(data())
+        count_chunks(data())
     except KeyError:  # there is none
         return False
     except (OSError, RuntimeError) as error:
