@@ -46,6 +46,8 @@ function sampled(values, counts) {
 export class ColourBar {
   #picture = null;
   #sample = new Float32Array();
+  #smallest = 0;  // of the values above 0
+  #ends = [0, 1];
   #dragged = null;
 
   /** @param {{unit?: string, onLimits: (low: number, high: number) => void}} options */
@@ -70,7 +72,10 @@ export class ColourBar {
       this.#drag(event);
     });
     this.canvas.addEventListener("pointermove", (event) => { if (this.#dragged) this.#drag(event); });
-    this.canvas.addEventListener("pointerup", () => { this.#dragged = null; });
+    this.canvas.addEventListener("pointerup", () => {
+      this.#dragged = null;
+      if (this.#picture) { this.#measure(); this.#draw(); }
+    });
     this.canvas.addEventListener("dblclick", () => {
       if (!this.#picture?.values) return;
       const {low, high} = limits(this.#picture.values, this.#picture);
@@ -82,8 +87,10 @@ export class ColourBar {
   set(picture) {
     if (picture.values !== this.#picture?.values || picture.scale !== this.#picture?.scale) {
       this.#sample = picture.values ? sampled(picture.values, picture.counts) : new Float32Array();
+      this.#smallest = this.#sample.find((value) => value > 0) ?? picture.low;
     }
     this.#picture = picture;
+    this.#measure();
     this.#show();
     this.#draw();
   }
@@ -94,26 +101,25 @@ export class ColourBar {
     if (document.activeElement !== this.high) this.high.value = number(high, 3);
   }
 
-  #ends() {
+  /** The values at the ends of the bar: all that is shown, and the ends of the colours. */
+  #measure() {
     const {scale, low, high} = this.#picture;
     const s = this.#sample;
     const top = s.length ? Math.max(s[s.length - 1], high) : high;
-    if (scale === "log") {
-      const first = s.find((value) => value > 0) ?? low;
-      return [Math.min(low, Math.max(first, top * 1e-7)), top * 1.05];
-    }
-    return [Math.min(s[0] ?? low, low), top + (top - low) * 0.02];
+    this.#ends = scale === "log"
+      ? [Math.min(low, Math.max(this.#smallest, top * 1e-7)), top * 1.05]
+      : [Math.min(s[0] ?? low, low), top + (top - low) * 0.02];
   }
 
   /** 0 at the lower, 1 at the upper end of the bar. */
   #place(value) {
-    const [a, b] = this.#ends();
+    const [a, b] = this.#ends;
     if (this.#picture.scale === "log") return Math.log(Math.max(value, a) / a) / Math.log(b / a);
     return (value - a) / (b - a);
   }
 
   #valueAt(top) {
-    const [a, b] = this.#ends();
+    const [a, b] = this.#ends;
     const place = Math.min(Math.max(1 - top / this.wrap.clientHeight, 0), 1);
     return this.#picture.scale === "log" ? a * (b / a) ** place : a + (b - a) * place;
   }
@@ -139,6 +145,7 @@ export class ColourBar {
 
   #change(low, high) {
     Object.assign(this.#picture, {low, high});
+    if (this.#dragged === null) this.#measure();
     this.#show();
     this.#draw();
     this.onLimits(low, high);
@@ -163,8 +170,9 @@ export class ColourBar {
       context.fillRect(width - bar, y, bar, 1);
     }
     const bins = new Float64Array(BINS);
+    const log = this.#picture.scale === "log";
     for (const value of this.#sample) {
-      if (this.#picture.scale === "log" && !(value > 0)) continue;
+      if (log && !(value > 0)) continue;
       bins[Math.min(BINS - 1, Math.max(0, Math.floor(this.#place(value) * BINS)))]++;
     }
     const most = Math.log1p(Math.max(...bins));

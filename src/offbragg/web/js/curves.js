@@ -2,7 +2,7 @@
 
 import {token} from "./colours.js";
 import {el, put} from "./dom.js";
-import {clock, number} from "./format.js";
+import {clock, number, powerOfTen} from "./format.js";
 
 /** @typedef {{label?: string, x: number[], y: (number|null)[], sigma?: (number|null)[]}} Points */
 
@@ -23,7 +23,7 @@ export class Curve {
     this.options = {unit: "", xUnit: "", xLabel: "", errors: false, compact: false, ...options};
     const {label, unit, compact} = this.options;
     this.value = el("b.curve-value");
-    this.title = el("figcaption.curve-title", {}, el("span", {}, unit && !compact ? `${label} / ${unit}` : label), this.value);
+    this.title = el("figcaption.curve-title", {}, el("span", {}, unit ? `${label} / ${unit}` : label), this.value);
     this.area = el("div.curve-area");
     this.empty = el("span.curve-empty.muted", {}, "no values yet");
     this.area.append(this.empty);
@@ -59,6 +59,13 @@ export class Curve {
   /** What the plot holds now, for tables and tests. */
   get data() { return this.#data; }
 
+  /** Powers of ten that the y axis leaves to its label: 0, or 3, 4, 5 … where the values are large. */
+  #power() {
+    let most = 0;
+    for (const each of this.#data.series ?? []) for (const y of each.y) if (y !== null) most = Math.max(most, Math.abs(y));
+    return most >= 1e5 || (most > 0 && most < 1e-2) ? Math.floor(Math.log10(most)) : 0;
+  }
+
   #size() {
     const {clientWidth: width, clientHeight: height} = this.area;
     if (!width || !height) return;
@@ -70,13 +77,18 @@ export class Curve {
     const {clientWidth: width, clientHeight: height} = this.area;
     const {series} = this.#data;
     if (!series || !width || !height) return;
+    if (series.length === 0) {
+      this.#plot?.destroy();
+      this.#plot = null;
+      return;
+    }
     const joined = globalThis.uPlot.join(series.map((each) => {
       const order = each.x.map((_, at) => at).sort((a, b) => each.x[a] - each.x[b]);
       const along = (values) => order.map((at) => values?.[at] ?? null);
       return [along(each.x), along(each.y), along(each.sigma)];
     }));
     // uPlot draws the y columns; the sigma columns lie between them, not shown
-    const key = `${series.length} ${series.map((each) => each.label).join(" ")}`;
+    const key = `${series.length} ${series.map((each) => `${each.label} ${each.x.length < 2}`).join(" ")} ${this.#power()}`;
     this.#aligned = joined;
     if (this.#plot && this.#plot.key === key && this.#plot.theme === token("--text")) {
       this.#plot.setData(joined);
@@ -91,6 +103,10 @@ export class Curve {
     const {unit, xUnit, xLabel, errors, compact} = this.options;
     const [text, line] = [token("--muted"), token("--line")];
     const font = `11px ${getComputedStyle(document.body).fontFamily}`;
+    const power = this.#power();
+    const units = power ? `${powerOfTen(power)} ${unit}` : unit;
+    const [name] = this.title.children;
+    put(name, units ? `${this.options.label} / ${units}` : this.options.label);
     const axis = {stroke: text, font, grid: {stroke: line, width: 1}, ticks: {stroke: line, width: 1, size: 4}, gap: 4};
     const colours = COLOURS.map(token);
     const time = xUnit === "time";
@@ -103,8 +119,8 @@ export class Curve {
         {...axis, size: compact ? 22 : 40, space: time ? 60 : 50, ...(time
           ? {values: (self, values) => values.map((value) => clock(value, {seconds: false}).slice(-5))}
           : {label: compact ? undefined : `${xLabel}${xUnit ? ` / ${xUnit}` : ""}`, labelSize: 16, labelFont: font, values: yText})},
-        {...axis, size: 52, space: compact ? 24 : 36, values: yText,
-          label: compact || !unit ? undefined : unit, labelSize: 14, labelFont: font},
+        {...axis, size: compact ? 44 : 52, space: compact ? 24 : 36, values: (self, values) => values.map((value) => (value === null ? "" : number(value / 10 ** power, 6))),
+          label: compact || !units ? undefined : units, labelSize: 14, labelFont: font},
       ],
       series: [{}, ...series.flatMap((each, at) => [
         {label: each.label ?? this.options.label, stroke: colours[at % colours.length], width: errors ? 0 : 1.5,

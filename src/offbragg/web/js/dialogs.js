@@ -20,6 +20,7 @@ export function keyForm(dialog, api, entered) {
     el("h2", {id: "key-title"}, "Key for reading"),
     el("p", {}, "The catalog answers those who have a key. At the beamline's host, this prints one:"),
     el("pre", {}, "offbragg key"),
+    el("input", {type: "text", autocomplete: "username", value: "offbragg", hidden: true, "aria-hidden": "true"}),
     el("label", {for: "key-field"}, "Key"), field, why,
     el("p.muted", {}, "It is kept in a cookie that scripts cannot read, and stands in no address."),
     el("div.buttons", {}, close, enter));

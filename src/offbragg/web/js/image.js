@@ -241,6 +241,11 @@ export class ImagePanel {
       context.imageSmoothingEnabled = finer[2] * ratio < this.#detail.picture.width;
       context.drawImage(this.#detail.cells, ...finer);
     }
+    context.restore();
+    context.save();
+    context.beginPath();
+    context.rect(...within(place, [left, top, ...size]));
+    context.clip();
     this.#overlay?.(context, (x, y) => this.toScreen(x, y));
     context.restore();
     if (this.#picture.axes) this.#drawAxes(context, left, top, size);
@@ -379,6 +384,13 @@ export class ImagePanel {
     const text = inside ? this.#hover?.(x, y, value) : "";
     if (text !== undefined) this.readout(text);
   }
+}
+
+/** The part of one box [left, top, width, height] that lies in another. */
+function within([x, y, w, h], [left, top, width, height]) {
+  const [a, b] = [Math.max(Math.min(x, x + w), left), Math.max(Math.min(y, y + h), top)];
+  return [a, b, Math.max(0, Math.min(Math.max(x, x + w), left + width) - a),
+    Math.max(0, Math.min(Math.max(y, y + h), top + height) - b)];
 }
 
 /** @param {Picture|null} picture */

@@ -107,9 +107,10 @@ function report(error) {
   if (!(error instanceof ApiError && error.away)) say(error.detail ?? error.message, "error");
 }
 
+let lines = "";
 function pythonLine() {
-  const lines = mounted.get(shown)?.module?.python?.() ?? "";
-  put($("python"), lines);
+  lines = mounted.get(shown)?.module?.python?.() ?? "";
+  put($("python"), lines.replaceAll("\n", "; "));
   $("copy-python").disabled = lines === "";
 }
 
@@ -207,7 +208,7 @@ async function begin() {
   $("keys").addEventListener("click", () => ask(true));
   $("help").addEventListener("click", showHelp);
   $("copy-python").addEventListener("click", async () => {
-    say(await copy($("python").textContent) ? "Python lines copied" : "The browser does not allow copying");
+    say(await copy(lines) ? "Python lines copied" : "The browser does not allow copying");
   });
   $("copy-link").addEventListener("click", async () => {
     say(await copy(location.href) ? "Link copied" : location.href);
@@ -218,6 +219,7 @@ async function begin() {
     drawStatus(store.now, store.link);
     const module = mounted.get(shown)?.module;
     if (module) attempt(() => module.update?.(store.now));
+    pythonLine();
   });
   store.addEventListener("link", () => { banner(); drawStatus(store.now, store.link); });
   setInterval(() => { banner(); drawStatus(store.now, store.link); }, 1000);

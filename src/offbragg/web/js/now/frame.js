@@ -283,14 +283,17 @@ export class FramePanel {
     }
     if (!this.#rings) return;
     const {width, height} = this.frame;
-    const inside = (p) => p && p[0] > 0 && p[1] > 0 && p[0] < width && p[1] < height;
+    const [left, top] = toScreen(0, 0);
+    const [right, bottom] = toScreen(width, height);
+    const inside = (p) => {
+      if (!p) return false;
+      const [x, y] = toScreen(...p);
+      return x > left + 24 && x < right - 24 && y > top + 12 && y < bottom - 12;
+    };
     const labels = [];
     context.font = `600 11px ${getComputedStyle(document.body).fontFamily}`;
     for (const d of this.#spacings) {
       const points = this.#geometry.ring(d);
-      context.setLineDash([5, 4]);
-      context.strokeStyle = "rgb(255 255 255 / 0.55)";
-      context.lineWidth = 1;
       context.beginPath();
       let pen = false;
       for (const point of points) {
@@ -299,6 +302,12 @@ export class FramePanel {
         context[pen ? "lineTo" : "moveTo"](...at);
         pen = true;
       }
+      context.strokeStyle = "rgb(0 0 0 / 0.4)";
+      context.lineWidth = 2.5;
+      context.stroke();
+      context.setLineDash([6, 4]);
+      context.strokeStyle = "rgb(255 255 255 / 0.75)";
+      context.lineWidth = 1;
       context.stroke();
       context.setLineDash([]);
       const place = this.#labelPlace(points, inside, toScreen, labels);

@@ -21,7 +21,7 @@ export class Headline {
   constructor(host) {
     this.tiles = Object.fromEntries(["state", "sample", "temperature", "sweep", "series"].map((name) => [name, tile(name)]));
     this.tiles.sweep.bar.setAttribute("aria-label", "Frames of this sweep");
-    this.tiles.series.bar.setAttribute("aria-label", "Sweeps of this series");
+    this.tiles.series.bar.setAttribute("aria-label", "Runs of this series");
     for (const name of ["state", "sample", "temperature"]) this.tiles[name].bar.remove();
     this.waits = el("div.waits", {role: "status"});
     host.append(el("div.headline.card", {}, ...Object.values(this.tiles).map((each) => each.root)), this.waits);
@@ -46,12 +46,12 @@ export class Headline {
     set("sample", run ? `#${run.scan_id ?? "–"} · ${run.purpose ?? "data"}` : "sample", run?.sample ?? "–", engine.plan ?? "");
     this.#temperature(set, values.temperature, run);
     const done = run?.done ?? frames?.stored ?? 0;
-    set("sweep", run?.sweeps ? `sweep ${run.sweep ?? 1} of ${run.sweeps}` : "sweep",
-      run ? (known(run.left) ? `${span(run.left)} left` : `${done} of ${run.n ?? "–"}`) : "–",
+    set("sweep", `${run?.sweeps ? `sweep ${run.sweep ?? 1} of ${run.sweeps}` : "sweep"}${known(run?.left) ? ", time left" : ""}`,
+      run ? (known(run.left) ? span(run.left) : `${done} of ${run.n ?? "–"}`) : "–",
       run ? `${done} of ${plural(run.n ?? 0, "frame")}${this.#faults(frames)}` : "");
     this.#bar("sweep", done, run?.n);
-    set("series", series ? `series, ${series.done} of ${plural(series.n, "sweep")}` : "series",
-      known(series?.left) ? `${span(series.left)} left` : series ? `${series.done} of ${series.n}` : "–",
+    set("series", series ? `series, ${series.done} of ${plural(series.n, "run")}${known(series.left) ? ", left" : ""}` : "series",
+      known(series?.left) ? span(series.left) : series ? `${series.done} of ${series.n}` : "–",
       known(series?.left) ? `done about ${clock(Date.now() / 1000 + series.left, {seconds: false})}` : "");
     this.#bar("series", series?.done ?? 0, series?.n);
     this.#lines(now);
@@ -101,7 +101,7 @@ export class Headline {
   #calm({state, run}, frames) {
     if (state === "measuring" && run) {
       const behind = frames?.behind ?? 0;
-      return ["ok", `Waits for nothing: frame ${known(frames?.last) ? frames.last : "–"} is stored${behind > 1 ? `, ${plural(behind, "frame")} behind` : ""}.`];
+      return ["ok", `Nothing to wait for: frame ${known(frames?.last) ? frames.last : "–"} is stored${behind > 1 ? `, ${plural(behind, "frame")} behind` : ""}.`];
     }
     if (state === "idle") return ["off", "Nothing runs and nothing is asked for."];
     if (state === "gone") return ["off", "No session measures. What is shown is from the last run; a new session appears here at once."];
