@@ -19,7 +19,7 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,8 @@ def serve(
     ready: Path | None = None,
     parent: int | None = None,
     allow_origins: Sequence[str] = (),
+    look: Callable[[], dict[str, Any]] | None = None,
+    started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Run the catalog server until a signal ends it (SIGTERM, SIGINT).
 
@@ -145,6 +147,10 @@ def serve(
         Process id of the parent; the server ends when its parent is another process.
     allow_origins
         Origins whose pages may read the catalog in a browser, such as ``http://127.0.0.1:9000``.
+    look
+        Looks at the beamline, as `offbragg.now.BeamlineNow` does; None: the catalog serves none.
+    started
+        Called with the address once requests are answered.
 
     Raises
     ------
@@ -162,6 +168,7 @@ def serve(
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
     with _alone(directory):
         how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
+        how |= {"look": look, "started": started}
         _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
@@ -175,6 +182,8 @@ def _serve(
     ready: Path | None,
     parent: int | None,
     allow_origins: Sequence[str],
+    look: Callable[[], dict[str, Any]] | None,
+    started: Callable[[str], None],
 ) -> None:
     try:
         import uvicorn
@@ -187,6 +196,7 @@ def _serve(
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.frames import Frames
+        from offbragg.catalog.now import Now
         from offbragg.catalog.page import Page
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
@@ -225,7 +235,8 @@ def _serve(
     planes = Planes(Downloads(app, tree, may_read), tree, may_read)
     runs = RunRoutes(Viewer(planes, tree), tree, may_read)
     frames = Frames(runs, RunFiles(tree, runs.find), may_read)
-    whole = SeriesRoutes(frames, tree, may_read, runs)
+    whole = Now(SeriesRoutes(frames, tree, may_read, runs), look, tree)
+    whole.watch_with(app)
     wrong = WrongKeys()
     keyed = Authentication(limits.RequestLimits(whole), key, wrong)
     page = Page(keyed, key=key, directory=directory, wrong=wrong)
@@ -246,9 +257,11 @@ def _serve(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if ready is not None and self.servers:
-                at = self.servers[0].sockets[0].getsockname()
-                _write_ready(ready, url=f"http://{host}:{at[1]}")
+            if self.servers:
+                url = f"http://{host}:{self.servers[0].sockets[0].getsockname()[1]}"
+                if ready is not None:
+                    _write_ready(ready, url=url)
+                started(url)
 
     server = Server(config)
     if parent is not None:

@@ -44,6 +44,7 @@ def serve(
     """Serve the catalog over HTTP (Tiled); its API key is in the configured key file."""
     from offbragg.beamline.config import load
     from offbragg.catalog.server import serve as serve_catalog
+    from offbragg.now import BeamlineNow
 
     config = load(beamline)
     log_to_stderr()
@@ -54,7 +55,21 @@ def serve(
         port=config.catalog.port,
         ready=ready,
         allow_origins=config.catalog.allow_origins,
+        look=BeamlineNow(config),
+        started=lambda url: _print_page(config.paths.catalog, url),
     )
+
+
+def _print_page(catalog: Path, url: str) -> None:
+    """Print where the page is; with a link that lets one browser in only where nobody keeps it."""
+    from offbragg.catalog.one_time import create_link
+
+    if sys.stderr.isatty():
+        say(f"page      {create_link(catalog, url)}  (lets one browser in, within 10 min)",
+            file=sys.stderr)  # fmt: skip
+    else:
+        say(f"page      {url}/live  (a link that lets a browser in: offbragg key --link)",
+            file=sys.stderr)  # fmt: skip
 
 
 @app.command(rich_help_panel=DATA)
@@ -68,6 +83,13 @@ def key(
             parser=Number(0, 3650, above=True, unit="days"),
         ),
     ] = 30.0,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Print a link to the page instead: it lets one browser in, once, within 10 min.",
+        ),
+    ] = False,
     beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +105,13 @@ def key(
 
     config = load(beamline)
     ends = time.time() + 86400 * days
+    if link:
+        from offbragg.catalog.one_time import MINUTES, create_link
+
+        address = create_link(config.paths.catalog, config.catalog_url, days=days)
+        until = time.time() + 60 * MINUTES
+        print(json.dumps({"link": address, "ends": until}) if as_json else address)
+        return
     made = reading_key(config.read_key(), ends=ends)
     if as_json:
         print(json.dumps({"key": made, "ends": ends, "address": config.catalog_url}))
