@@ -148,7 +148,7 @@ class Frames:
                 f"frames {frames} of run {self._uid[:8]}: {expected} were asked for, "
                 f"{values.shape} came\nThe server is of another version: restart offbragg serve."
             )
-        return values
+        return values.astype(np.int32)  # the narrowest that holds them was sent
 
     def _asked(self, key: Any) -> tuple[Along, ...]:
         """Read a key; the ledger is asked only where the frames known so far do not answer it."""

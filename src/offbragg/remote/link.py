@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -60,6 +61,7 @@ class Link:
             )  # fmt: skip
         except UnicodeEncodeError:
             raise CatalogError("the key has a letter that no key has: copy it again") from None
+        weakref.finalize(self, self._http.close)
 
     def __repr__(self) -> str:
         return f"<Link to {self.address}>"
@@ -146,19 +148,17 @@ class Link:
         """Return an answer, or raise what it says."""
         if answer.is_success:
             return answer
-        what = f"{self.address}{path}"
-        detail = _detail(answer)
+        where, detail = f"GET {self.address}{path}: {answer.status_code}", _detail(answer)
         error: CatalogError
         if answer.status_code in (401, 403):
             error = CatalogError(
                 f"the catalog at {self.address} refused the key ({answer.status_code}): {detail}\n"
-                "Somebody at the beamline makes one: offbragg key --days 30. It is looked for in "
-                "OFFBRAGG_KEY."
+                "The key is what was given to offbragg.connect, or else that of OFFBRAGG_KEY."
             )
         elif answer.status_code == 404:
-            error = NoSuchEntry(f"{what}: {detail}")
+            error = NoSuchEntry(f"{detail}\n{where}")
         else:
-            error = CatalogError(f"{what} was answered with {answer.status_code}: {detail}")
+            error = CatalogError(f"{detail}\n{where}")
         error.status = answer.status_code
         raise error
 

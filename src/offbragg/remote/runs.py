@@ -178,7 +178,7 @@ class Runs:
         return iter(self())
 
     def __repr__(self) -> str:
-        return f"<{len(self)} runs of {self._link.address}>"
+        return f"{self()!r}".replace(">", f" of {self._link.address}>")
 
     def _repr_html_(self) -> str:
         return self()._repr_html_()

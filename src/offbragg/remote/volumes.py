@@ -14,6 +14,7 @@ from offbragg.remote.link import Link, segment
 from offbragg.remote.tables import describe, html_table
 
 _LONG = 120.0  # s; the server needs up to 60 s for a cell
+_MOST = 500  # volumes that one question returns
 Range = tuple[float, float]
 
 
@@ -163,20 +164,12 @@ class RemoteVolume:
         return SentCut.read(answer.content, answer.headers[HEADER], title=title)
 
     def _ask(self, kind: str, *, timeout: float | None = None, **asked: Any) -> httpx.Response:
-        path = f"/volumes/{segment(self.key)}/{kind}"
-        try:
-            return self._link.get(path, timeout=timeout, **asked)
-        except NoSuchEntry:
-            raise
-        except CatalogError as error:
-            refused = CatalogError(str(error).replace(f"{self._link.address}{path} was", "it was"))
-            refused.status = error.status
-            raise type(error)(f"volume {self.key}: {refused}") from None
+        return self._link.get(f"/volumes/{segment(self.key)}/{kind}", timeout=timeout, **asked)
 
 
 def volumes_where(link: Link, **asked: Any) -> list[RemoteVolume]:
     """Find volumes, newest first, by ``sample``, ``temperature``, ``series`` or ``run``."""
-    rows = link.json("/volumes", **asked)["volumes"]
+    rows = link.json("/volumes", limit=_MOST, **asked)["volumes"]
     return [RemoteVolume(link, row) for row in rows]
 
 
