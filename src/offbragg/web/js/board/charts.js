@@ -39,7 +39,7 @@ export class OrderChart {
     put(this.why, order.why || growing(order.points));
     this.save.disabled = order.points.length === 0;
     this.curve.set({
-      series: bySample(samples, order.points, (p) => [p.temperature, p.intensity, p.sigma]),
+      series: order.points.length === 0 ? [] : bySample(samples, order.points, (p) => [p.temperature, p.intensity, p.sigma]),
       marks: law ? [{x: law.Tc, label: "Tc"}] : [],
     });
   }
@@ -109,10 +109,10 @@ export class LatticeChart {
     const cells = this.#cells();
     this.save.disabled = cells.length === 0;
     put(this.note, cells.length ? "" : "No cell has lattice parameters yet: they come with the UB of a run.");
-    curve.set({series: bySample(this.#board.samples, cells, (cell) => {
+    curve.set({series: cells.length ? bySample(this.#board.samples, cells, (cell) => {
       const entry = cell.lattice[this.#shown];
       return [cell.temperature, valueOf(entry), errorOf(entry)];
-    })});
+    }) : []});
   }
 
   #csv() {

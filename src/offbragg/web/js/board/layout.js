@@ -118,8 +118,9 @@ export function move(board, [row, column], key) {
   return [row, column];
 }
 
-/** Width of a cell in pixels, so that all columns fit where they can. */
-export function cellWidth(columns, available, { least = 40, most = 84, gap = 4 } = {}) {
+/** Width of a cell in pixels: all columns fit where they can, and a few rows leave room below. */
+export function cellWidth(rows, columns, available, { least = 40, most = 132, gap = 4 } = {}) {
+  most = Math.min(most, Math.max(72, Math.floor(194 / Math.max(rows, 1)) - 10));
   const fits = Math.floor((available + gap) / Math.max(columns, 1)) - gap;
   return Math.max(least, Math.min(most, fits));
 }

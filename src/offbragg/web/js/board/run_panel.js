@@ -198,11 +198,11 @@ export class RunPanel {
   python() {
     if (!this.run) return "";
     const {row} = this.run;
+    const image = row.frames?.stored ? "run.frames[-1]" : "run.ledger";
     return [
-      "import offbragg",
-      `run = offbragg.connect("${location.origin}").runs["${row.uid.slice(0, 8)}"]`,
-      this.run.volumes.length ? `last, table, plane = run.frames[-1], run.table(), run.volume.plane("hk0.5")`
-        : "last, table = run.frames[-1], run.table()",
+      "from offbragg import connect",
+      `run = connect("${location.origin}").runs["${row.uid.slice(0, 8)}"]`,
+      this.run.volumes.length ? `image, plane = ${image}, run.volume.plane("hk0.5")` : `image, table = ${image}, run.table()`,
     ].join("\n");
   }
 }

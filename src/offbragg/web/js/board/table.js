@@ -189,7 +189,7 @@ export class BoardTable {
   #fit() {
     const columns = this.#board?.temperatures.length ?? 1;
     const narrow = this.scroll.clientWidth < 600;
-    const width = cellWidth(columns, this.scroll.clientWidth - (narrow ? 76 : NAMES) - 8,
+    const width = cellWidth(this.#board?.samples.length ?? 1, columns, this.scroll.clientWidth - (narrow ? 76 : NAMES) - 8,
       narrow ? {least: 60, most: 92} : {});
     if (width === this.#width) return;
     this.#width = width;

@@ -109,9 +109,10 @@ function build(host) {
   parts.presets = el("span.controls.wide", {role: "group", "aria-label": "Planes"}, ...PLANES.map((name) => el("button.small", {
     type: "button", onclick: () => setPlane(name)}, name)));
   parts.bar = el("canvas.scale-bar", {width: 256, height: 1, role: "img", "aria-label": "Colours, logarithmic"});
+  paintBar(parts.bar);
   parts.low = el("span");
   parts.high = el("span");
-  parts.auto = el("button.small", {type: "button", title: "Find the ends of the colours again", onclick: () => setRange(null)}, "auto");
+  parts.auto = el("button.small", {type: "button", hidden: true, title: "Find the ends of the colours again", onclick: () => setRange(null)}, "auto");
   parts.compare = el("button.small", {type: "button", "aria-pressed": "false", title: "A click on a cell chooses it (c)",
     onclick: () => compare(!state.comparing)}, "Compare");
   parts.clear = el("button.small", {type: "button", hidden: true, onclick: () => setChosen([])}, "Clear");
@@ -153,7 +154,6 @@ function build(host) {
   parts.order = new OrderChart(charts, {at: setAt});
   parts.lattice = new LatticeChart(charts);
   new ResizeObserver(() => pictures()).observe(boardHost);
-  document.addEventListener("themechange", () => drawScale());
   return parts;
 }
 
@@ -370,7 +370,10 @@ function drawScale() {
   put(ui.low, scale ? number(scale.low, 2) : "–");
   put(ui.high, scale ? number(scale.high, 2) : "–");
   ui.auto.hidden = state.range === null;
-  const context = ui.bar.getContext("2d");
+}
+
+function paintBar(bar) {
+  const context = bar.getContext("2d");
   const image = context.createImageData(256, 1);
   for (let at = 0; at < 256; at++) {
     image.data.set([...PALETTES.viridis.subarray(3 * at, 3 * at + 3), 255], 4 * at);
