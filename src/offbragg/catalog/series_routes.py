@@ -5,9 +5,11 @@ Runs without a series are listed by their day, as the series ``day-2026-11-29``.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,6 +18,7 @@ from tiled.catalog import orm
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.readable import Readable
+from offbragg.catalog.refined_lattice import RefinedLattices
 from offbragg.catalog.run_routes import RunRoutes, only_reads, send_json
 from offbragg.catalog.run_search import (
     MEMBERS,
@@ -31,6 +34,7 @@ from offbragg.catalog.run_search import (
 )
 from offbragg.catalog.sent import Refusal
 from offbragg.catalog.series_board import series_board
+from offbragg.catalog.series_order import SeriesOrder, point_of
 
 PATH, VOLUMES_PATH = "/series", "/volumes"
 _DAY = re.compile(r"day-(\d{4}-\d{2}-\d{2})")
@@ -57,6 +61,8 @@ class SeriesRoutes:
         self._app = app
         self._engine = tree.context.engine
         self._runs = runs
+        self._order = SeriesOrder(readable)
+        self._lattices = RefinedLattices(readable)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -79,10 +85,16 @@ class SeriesRoutes:
         if path == PATH:
             return {"series": await self._list(limit_of(asked(query, ("limit",), PATH)))}
         uid, _, what = unquote(path.removeprefix(f"{PATH}/")).partition("/")
+        if what == "order":
+            given = asked(query, ("at", "sample"), f"{PATH}/UID/order")
+            at = point_of(given.get("at", "0.5,0.5,0.5"))
+            board, volumes = await self.board(uid)
+            files = {each["key"]: Path(each["file"]) for each in volumes if each["file"]}
+            return await self._order.find(board, files, at, given.get("sample", ""))
         if what:
             raise Refusal(404, f"The address is {PATH}/UID or {PATH}/UID/order.")
         asked(query, (), f"{PATH}/UID")
-        return await self.board(uid)
+        return (await self.board(uid))[0]
 
     # -- series --------------------------------------------------------------------------------
 
@@ -124,14 +136,21 @@ class SeriesRoutes:
             "state": RUNNING if any(running for *_, running in found) else "ended",
         }
 
-    async def board(self, uid: str) -> dict[str, Any]:
-        """Return the phase diagram of a series."""
+    async def board(self, uid: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the phase diagram of a series, and its volumes."""
         uid, rows, start = await self.runs_of(uid)
         volumes = await self.volumes_of([row["uid"] for row in rows])
+        await asyncio.to_thread(self._add_lattices, volumes)
         group = start.get("series")
         parameters = group.get("parameters") if isinstance(group, Mapping) else None
         known = parameters if isinstance(parameters, Mapping) else {}
-        return series_board(uid, rows, volumes, known)
+        return series_board(uid, rows, volumes, known), volumes
+
+    def _add_lattices(self, volumes: list[dict[str, Any]]) -> None:
+        for each in volumes:
+            if each["file"]:
+                folder = Path(each["file"]).parent
+                each["lattice"] = self._lattices.of(folder, each["runs"])
 
     async def runs_of(self, uid: str) -> tuple[str, list[dict[str, Any]], Mapping[str, Any]]:
         """Return the uid of a series, the rows of its runs, oldest first, and the last start."""
@@ -206,13 +225,12 @@ _SHOWN = ("runs", "completeness", "grid", "levels", "symmetry", "frames")
 
 
 def _volume(found: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("sample", "label", "temperature", "series", "state", "written")
+    names = ("sample", "label", "temperature", "series", "state", "written", "file")
     return {
         "key": found["uid"],
         **{name: found[name] for name in names},
         **{name: found[name] for name in _SHOWN},
         "runs": found["runs"] or [],
-        "lattice": None,
     }
 
 
