@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ReductionError
-from offbragg.files import cuts
+from offbragg.files import cut_source
 from offbragg.files.cells import StoredArray
 from offbragg.files.cuts import cut_between, cut_box, cut_line, cut_plane
 from offbragg.files.planes import Plane
@@ -317,7 +317,7 @@ def test_only_the_chunks_that_a_plane_touches_are_read(path, name, monkeypatch):
             read.append(part)
             return super().read(part)
 
-    monkeypatch.setattr(cuts, "StoredArray", Noting)
+    monkeypatch.setattr(cut_source, "StoredArray", Noting)
     with VolumeFile(path) as file:
         cut_plane(file, Plane.parse(name))
 
@@ -350,7 +350,7 @@ def test_a_cut_that_cannot_be_is_refused(path, ask, why):
 
 
 def test_a_cut_of_too_many_cells_is_refused_before_it_is_read(path, monkeypatch):
-    monkeypatch.setattr(cuts, "MOST_CELLS", 1000)
+    monkeypatch.setattr(cut_source, "MOST_CELLS", 1000)
 
     with VolumeFile(path) as file, pytest.raises(ReductionError, match="more than 1,000 cells"):
         cut_plane(file, Plane.parse("hk0"))

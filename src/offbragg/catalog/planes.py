@@ -39,10 +39,12 @@ from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, ma
 from offbragg.catalog.sent_cuts import HEADER
 from offbragg.catalog.volume_files import opened_volume
 from offbragg.errors import CatalogError, ReductionError
-from offbragg.files.cuts import Cut, DamagedVolume, cut_between, cut_box, cut_line, cut_plane
+from offbragg.files.cut_source import DamagedVolume
+from offbragg.files.cuts import Cut, cut_between, cut_box, cut_line, cut_plane
 from offbragg.files.planes import Plane
 from offbragg.files.volume_file import VolumeFile
 from offbragg.printable import printable
+from offbragg.reduction.symmetry import Laue
 from offbragg.spelling import did_you_mean
 
 PATH = f"/{VOLUMES}/"
@@ -51,7 +53,8 @@ _TYPES = {
     "png": "image/png", "float32": "application/octet-stream", "npy": "application/x-npy",
     "json": "application/json",
 }  # fmt: skip
-_COMMON = ("level", "format", "sigma")
+_COMMON = ("level", "format", "sigma", "symmetry")
+_SAMPLE = "sample"  # symmetry: the class is that of the space group of the sample
 _PARAMETERS = {
     "plane": ("plane", "value", "points", "thickness", "low", "high", *_COMMON),
     "line": ("line", "points", "thickness", *_COMMON),
@@ -66,7 +69,7 @@ _TRIES = 5  # of a volume that is replaced while it is opened
 _MOST_RUNNING = 100  # answers that are being made, or wait for it
 _PATH_HOLDS, _MOST_PATHS = 1.0, 10_000  # s; to ask the database takes as long as to draw
 _FURTHEST = 100_000  # r.l.u., of a point
-_EDITION = 1  # to be raised when the same question has another answer
+_EDITION = 2  # to be raised when the same question has another answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Asked:
     level: int
     format: str
     sigma: bool
+    symmetry: str
     low: float | None
     high: float | None
 
@@ -121,7 +125,11 @@ class Asked:
         if any(end is not None and end <= 0 for end in ends):
             raise Refusal(400, "low and high must be above 0: the colours are logarithmic.")
         thickness = _number(given, "thickness") or 0.0
-        return cls(kind, _what(kind, given), thickness, int(level), form, with_sigma, *ends)
+        symmetry = given.get("symmetry", "")
+        if symmetry and symmetry != _SAMPLE:
+            symmetry = Laue.named(symmetry).name
+        what = _what(kind, given)
+        return cls(kind, what, thickness, int(level), form, with_sigma, symmetry, *ends)
 
     @property
     def is_written_out(self) -> bool:
@@ -131,11 +139,31 @@ class Asked:
     def cut(self, file: VolumeFile) -> Cut:
         """Cut it out of a volume."""
         between = self.kind == "line" and not isinstance(self.what, str)
-        more = {} if self.kind == "box" or between else {"thickness": self.thickness}
+        more: dict[str, Any] = (
+            {} if self.kind == "box" or between else {"thickness": self.thickness}
+        )
         cut: Callable[..., Cut] = cut_between if between else _KINDS[self.kind]
+        if self.symmetry:
+            more["operations"] = _laue_of(file, self.symmetry).operations
         return cut(
             file, self.what, level=self.level, sigma=self.sigma, reading=about_to_read, **more
         )
+
+
+def _laue_of(file: VolumeFile, symmetry: str) -> Laue:
+    """Return the class over which a volume is to be symmetrised; its cells go to cells."""
+    sample = file.sample
+    lattice = None if sample is None else sample.lattice
+    if symmetry != _SAMPLE:
+        laue = Laue.named(symmetry, lattice)
+    elif sample is None or not sample.space_group:
+        raise ReductionError(
+            f"{file.path.name} names no space group: give the Laue class, as symmetry=m-3m"
+        )
+    else:
+        laue = Laue.of(sample.space_group, lattice)
+    laue.check_grid(file.grid)
+    return laue
 
 
 def _what(kind: str, given: Mapping[str, str]) -> Any:
@@ -340,9 +368,10 @@ def _come_last() -> None:
 def _make(file: OpenFile, asked: Asked) -> _Answer:
     with opened_volume(file) as volume:
         cut = asked.cut(volume)
+        laue = _laue_of(volume, asked.symmetry).name if asked.symmetry else volume.symmetry
     described = {
         "axes": [_axis(cut, i) for i in range(len(cut.axes))], "at": list(cut.at),
-        "level": cut.level, "shape": list(cut.intensity.shape),
+        "level": cut.level, "shape": list(cut.intensity.shape), "symmetry": laue,
     }  # fmt: skip
     if asked.format == "png":
         picture = draw(cut, low=asked.low, high=asked.high)
