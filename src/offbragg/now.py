@@ -56,11 +56,11 @@ class BeamlineNow:
         """Look; return what the route ``/now`` answers, but for ``catalog``. It may block."""
         now = time.monotonic()
         journal = self._config.paths.journal
-        engine = self._engine()
+        report = read_engine(journal)
         if now - self._looked >= _NEW:
             self._journals = _newest(journal)
             self._looked = now
-        frames = self._frames(engine)
+        frames = self._frames(report)
         followers = read_backlog(journal)
         if now - self._looked_slowly >= _SLOW:
             self._slow = self._look_slowly(followers.get("stack", {}))
@@ -71,7 +71,7 @@ class BeamlineNow:
         return {
             "time": time.time(),
             "beamline": self._config.beamline_id,
-            "engine": engine,
+            "engine": self._engine(report),
             "frames": frames,
             "live": read_state(journal),
             "stacker": journal.is_dir() and is_followed(journal),
@@ -79,15 +79,13 @@ class BeamlineNow:
             **{key: self._slow[key] for key in ("disks", "alarms", "host")},
         }
 
-    def _engine(self) -> dict[str, Any]:
+    def _engine(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the RunEngine says of itself, or that there is none."""
-        journal = self._config.paths.journal
-        report = read_engine(journal)
         if report:
-            said = float(report.pop("time", 0.0))
-            return {**report, "age": round(max(time.time() - said, 0.0), 1)}
+            age = round(max(time.time() - float(report.get("time", 0.0)), 0.0), 1)
+            return {**{key: report[key] for key in report if key != "time"}, "age": age}
         try:
-            since = engine_file(journal).stat().st_mtime
+            since = engine_file(self._config.paths.journal).stat().st_mtime
         except OSError:  # there has been none
             since = self._began
         return {"state": "gone", "since": since, "age": None, "plan": "", "run": self._open_run(),
@@ -100,9 +98,9 @@ class BeamlineNow:
             return None
         return run.described()
 
-    def _frames(self, engine: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _frames(self, report: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return what became of the frames of the run that is open, or of the last one."""
-        uid = (engine.get("run") or {}).get("uid")
+        uid = (report.get("run") or {}).get("uid")
         directory = self._config.paths.journal
         path = self._journals[0] if self._journals else None
         if uid and (path is None or path.stem != uid):

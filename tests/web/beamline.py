@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -23,6 +24,8 @@ from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.client import connect
 from offbragg.catalog.one_time import create_link
 from offbragg.catalog.volumes import publish_volume
+from offbragg.files.engine_file import engine_file
+from offbragg.files.held_file import HeldFile
 from offbragg.frame import Frame
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_to_file
@@ -110,6 +113,7 @@ class ShownBeamline:
     config: Beamline
     process: subprocess.Popen[bytes] | None = None
     runs: list[ShownRun] = field(default_factory=list)
+    engine: HeldFile | None = None
     volumes: list[str] = field(default_factory=list)
     """Keys of the finished volumes, in the order of the runs."""
 
@@ -148,7 +152,18 @@ class ShownBeamline:
         wait_until(lambda: self.ready.exists() or process.poll() is not None, 90.0, "the catalog")
         assert process.poll() is None, (self.root / "serve.log").read_text()
 
+    def close(self) -> None:
+        """End everything, also runs that were left open."""
+        self.is_gone()
+        self.end()
+        for run in self.runs:
+            run.journal.close()
+            if run.scan is not None:
+                with contextlib.suppress(Exception):
+                    run.scan.close()
+
     def end(self) -> None:
+        """End the catalog."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait(timeout=30)
@@ -187,6 +202,31 @@ class ShownBeamline:
     def link(self) -> str:
         """An address that lets a browser in, once."""
         return create_link(self.config.paths.catalog, self.url)
+
+    # -- the RunEngine ---------------------------------------------------------------------------
+
+    def says(self, state: str = "measuring", **more: Any) -> None:
+        """Let a RunEngine say what it does, as `offbragg.beamline.engine_report` writes it."""
+        if self.engine is None:
+            self.engine = HeldFile(engine_file(self.config.paths.journal))
+        now = time.time()
+        values = {
+            "temperature": {"value": 90.08, "unit": "K", "set": 90.0, "window": 0.2,
+                            "label": "cryostream", "time": now},
+            "phi": {"value": 12.5, "unit": "°", "label": "phi", "time": now},
+            "ring": {"value": 101.9, "unit": "mA", "label": "ring", "time": now},
+            "shutter": {"value": "open", "unit": "", "label": "shutter", "time": now},
+            "monitor": {"value": 197603.0, "unit": "counts", "time": now},
+        }  # fmt: skip
+        report = {"state": state, "since": now, "plan": "temperature_series", "run": None,
+                  "series": None, "waits": [], "values": values}  # fmt: skip
+        self.engine.write({"time": now, "pid": os.getpid(), **report, **more})
+
+    def is_gone(self) -> None:
+        """Let the RunEngine's process end."""
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
 
     # -- runs ----------------------------------------------------------------------------------
 

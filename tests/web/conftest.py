@@ -25,6 +25,16 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShownBeamline]
     """A series of 3 temperatures, a second sample, faults and volumes; served. Change nothing."""
     beamline = whole_beamline(tmp_path_factory.mktemp("page"))
     yield beamline
+    beamline.close()
+
+
+@pytest.fixture(scope="session")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShownBeamline]:
+    """Another one, to which tests add runs that grow; the first test finds it without runs."""
+    beamline = ShownBeamline.create(tmp_path_factory.mktemp("growing"))
+    beamline.begin()
+    beamline.wait()
+    yield beamline
     beamline.end()
 
 

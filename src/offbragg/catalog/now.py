@@ -143,7 +143,7 @@ class Now:
             if (value := values.get(name)) and abs(now - value.get("time", now)) < 30.0:
                 point[name] = value["value"]
         if "temperature" in point:
-            point["set"] = values["temperature"].get("set")
+            point |= {key: values["temperature"].get(key) for key in ("set", "window")}
         if frames := seen.get("frames"):
             point |= {"stored": frames["stored"], "behind": frames["behind"]}
         self._history.append(point)
@@ -188,7 +188,6 @@ class Now:
             raise Refusal(400, f"minutes must be above 0 and at most {_MINUTES:g}.")
         since = time.time() - 60 * minutes
         points = [point for point in self._history if point["t"] >= since]
-        temperature = (self._seen.get("engine", {}).get("values") or {}).get("temperature") or {}
         curves: dict[str, Any] = {}
         for name, (label, unit) in _CURVES.items():
             mine = [point for point in points if name in point]
@@ -200,7 +199,7 @@ class Now:
                 "t": [round(point["t"], 2) for point in mine],
                 "y": [point[name] for point in mine],
                 "set": [point.get("set") for point in mine] if is_temperature else None,
-                "window": temperature.get("window") if is_temperature else None,
+                "window": mine[-1].get("window") if is_temperature else None,
             }  # fmt: skip
         return {"curves": curves}
 
