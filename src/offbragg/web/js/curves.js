@@ -35,7 +35,7 @@ export class Curve {
 
   /**
    * @param {Partial<Points> & {series?: Points[], marks?: {x: number, label?: string}[],
-   *   line?: {x: number[], y: number[]}, set?: (number|null)[]|null, window?: number|null}} data
+   *   line?: {x: number[], y: number[]}, log?: boolean, set?: (number|null)[]|null, window?: number|null}} data
    *   `line`: a fitted law, drawn through; `set` and `window`: the value asked for, and ±
    */
   set(data) {
@@ -61,6 +61,7 @@ export class Curve {
 
   /** Powers of ten that the y axis leaves to its label: 0, or 3, 4, 5 … where the values are large. */
   #power() {
+    if (this.#data.log) return 0;
     let most = 0;
     for (const each of this.#data.series ?? []) for (const y of each.y) if (y !== null) most = Math.max(most, Math.abs(y));
     return most >= 1e5 || (most > 0 && most < 1e-2) ? Math.floor(Math.log10(most)) : 0;
@@ -88,7 +89,7 @@ export class Curve {
       return [along(each.x), along(each.y), along(each.sigma)];
     }));
     // uPlot draws the y columns; the sigma columns lie between them, not shown
-    const key = `${series.length} ${series.map((each) => `${each.label} ${each.x.length < 2}`).join(" ")} ${this.#power()}`;
+    const key = `${series.length} ${series.map((each) => `${each.label} ${each.x.length < 2}`).join(" ")} ${this.#power()} ${this.options.xLabel} ${this.#data.log ?? false}`;
     this.#aligned = joined;
     if (this.#plot && this.#plot.key === key && this.#plot.theme === token("--text")) {
       this.#plot.setData(joined);
@@ -114,7 +115,7 @@ export class Curve {
     return {
       width, height, legend: {show: false}, cursor: {y: false, points: {size: 6}},
       // a point at the end of the axis is drawn whole
-      scales: {x: errors ? {time, range: (self, low, high) => widened(low, high)} : {time}, y: {range: (self, low, high) => this.#range(low, high)}},
+      scales: {x: errors ? {time, range: (self, low, high) => widened(low, high)} : {time}, y: {distr: this.#data.log ? 3 : 1, range: (self, low, high) => this.#range(low, high)}},
       axes: [
         {...axis, size: compact ? 22 : 40, space: time ? 60 : 50, ...(time
           ? {values: (self, values) => values.map((value) => clock(value, {seconds: false}).slice(-5))}
@@ -150,9 +151,17 @@ export class Curve {
       a = Math.min(a, value - (window ?? 0));
       b = Math.max(b, value + (window ?? 0));
     }
+    if (this.#data.log) return this.#logRange(b);
     if (!(b >= a)) return [0, 1];
     const room = b > a ? (b - a) * 0.08 : Math.max(Math.abs(a) * 1e-3, 1e-6) || 1;
     return [a - room, b + room];
+  }
+
+  /** From the smallest value above 0; what is not above it has no place on a logarithmic axis. */
+  #logRange(high) {
+    const positive = this.#data.series.flatMap((each) => each.y.filter((value) => value > 0));
+    if (!positive.length) return [0.1, 1];
+    return [Math.min(...positive) / 1.5, Math.max(high, ...positive) * 1.3];
   }
 
   #under(plot) {
@@ -229,7 +238,8 @@ export class Curve {
           const [left, top] = [at(x, "x"), at(each.y[m], "y")];
           const sigma = each.sigma?.[m];
           if (sigma) {
-            const [low, high] = [at(each.y[m] - sigma, "y"), at(each.y[m] + sigma, "y")];
+            const lowest = this.#data.log ? plot.scales.y.min : -Infinity;
+            const [low, high] = [at(Math.max(each.y[m] - sigma, lowest), "y"), at(each.y[m] + sigma, "y")];
             ctx.beginPath();
             for (const y of [low, high]) { ctx.moveTo(left - 3 * ratio, y); ctx.lineTo(left + 3 * ratio, y); }
             ctx.moveTo(left, low);

@@ -124,6 +124,9 @@ export class PlaneCanvas {
 
   #moved() { this.paint(); this.onView(); }
 
+  /** u, v in the middle of what is visible. @returns {[number, number]} */
+  centre() { return this.toPlane(...this.#middle()); }
+
   /** u, v at a place on the screen (CSS pixels of the canvas). @returns {[number, number]} */
   toPlane(x, y) {
     const {x: cx, y: cy, k} = this.#now();

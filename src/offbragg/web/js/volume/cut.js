@@ -5,6 +5,7 @@ import {copy, el, fill, put} from "../dom.js";
 import {counts, fixed, plural, withError} from "../format.js";
 import {lengthOf} from "./geometry.js";
 import {directionName, NAMES, pointOn, short} from "./plane.js";
+import {symmetrises} from "./tiles.js";
 
 const MOST_FACTOR = 6;  // of a direction in the plane: beyond it few cells lie on the line
 const MOST_ROWS = 400;  // that the table shows; copy and download have all
@@ -50,12 +51,12 @@ const divisor = (a, b) => { [a, b] = [Math.abs(a), Math.abs(b)]; while (b) [a, b
 const divisorOf = ([a, b]) => divisor(Math.round(a), Math.round(b)) || 1;
 const tidy = (x) => Number(x.toFixed(6)) + 0;
 
-/** The route of a cut. @param {string} key */
-export function cutPath(key, {from, to}, symmetry) {
+/** The route of a cut. */
+export function cutPath(volume, {cut: {from, to}, symmetry}) {
   const query = new URLSearchParams({points: [from, to].map((point) => point.map(short).join(",")).join(";"), sigma: "1"});
-  if (symmetry) query.set("symmetry", "sample");
+  if (symmetrises(volume, {symmetry})) query.set("symmetry", "sample");
   query.set("format", "json");
-  return `/volumes/${encodeURIComponent(key)}/line?${query}`;
+  return `/volumes/${encodeURIComponent(volume.key)}/line?${query}`;
 }
 
 /** @param {any} answer of the route, JSON @param {number[][]|null} G @returns {Row[]} */
@@ -115,9 +116,10 @@ export class CutPanel {
   }
 
   /**
-   * @param {any} answer @param {number[][]|null} G @param {string[]} about
+   * @param {any} answer @param {number[][]|null} G @param {"log"|"linear"} scale
+   * @param {string[]} about lines of a comment
    */
-  show(answer, G, about) {
+  show(answer, G, scale, about) {
     this.#about = about;
     this.rows = rowsOf(answer, G);
     const [{direction}] = answer.axes;
@@ -135,7 +137,7 @@ export class CutPanel {
     this.area.hidden = this.table.hidden = this.tools.hidden = false;
     this.curve.options.xLabel = single ? NAMES[axis] : `steps of ${directionName(direction)}`;
     this.curve.options.xUnit = "r.l.u.";
-    this.curve.set({x: this.rows.map(value), y: this.rows.map((row) => row.intensity), sigma: this.rows.map((row) => row.sigma)});
+    this.curve.set({log: scale === "log", x: this.rows.map(value), y: this.rows.map((row) => row.intensity), sigma: this.rows.map((row) => row.sigma)});
     const shown = this.rows.slice(0, MOST_ROWS);
     const number = (x) => el("td", {}, short(x).replace("-", "−"));
     fill(this.body, ...shown.map((row) => el("tr", {}, number(row.h), number(row.k), number(row.l),

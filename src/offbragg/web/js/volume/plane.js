@@ -12,7 +12,7 @@ export const LEVELS = [1, 2, 4, 8];
  * @typedef {{
  *   kind: Kind, at: number[], level: number, scale: "log"|"linear", range: number[]|null,
  *   palette: string, symmetry: boolean, thickness: number, part: number[]|null,
- *   cut: {from: number[], to: number[], width: number}|null, cell: number[]|null,
+ *   cut: {from: number[], to: number[]}|null, cell: number[]|null,
  * }} State `at`: the point where the three axial planes meet, r.l.u.; `level` 0: as the zoom asks;
  *   `range` null: from the measured cells; `part`: visible u0, u1, v0, v1, r.l.u.
  */
@@ -62,12 +62,9 @@ export const running = (fixed) => [0, 1, 2].filter((i) => i !== fixed);
 
 /** The plane as the server and a scientist write it: hk0.5. @param {State} state */
 export function planeName({kind, at}) {
-  if ("fixed" in kind) return nameOf(kind.fixed, at[kind.fixed]);
+  if ("fixed" in kind) return NAMES.map((name, i) => (i === kind.fixed ? short(at[i]) : name)).join("");
   return "text" in kind ? kind.text : kind.points.map(triple).join(";");
 }
-
-/** @param {number} fixed @param {number} value */
-export const nameOf = (fixed, value) => NAMES.map((name, i) => (i === fixed ? short(value) : name)).join("");
 
 /**
  * Read an address. What is not understood is left as it is by default, and said.
@@ -125,16 +122,9 @@ export function write(state) {
   if (state.thickness) query.set("thickness", short(state.thickness));
   if (state.part) query.set("part", `${short(state.part[0])}:${short(state.part[1])},${short(state.part[2])}:${short(state.part[3])}`);
   if (state.cell) query.set("cell", triple(state.cell));
-  if (state.cut) {
-    const width = state.cut.width ? `:${short(state.cut.width)}` : "";
-    query.set("cut", `${triple(state.cut.from)}:${triple(state.cut.to)}${width}`);
-  }
+  if (state.cut) query.set("cut", `${triple(state.cut.from)}:${triple(state.cut.to)}`);
   return query;
 }
-
-/** The query as it stands in the address: its commas and colons can be read. @param {URLSearchParams} query */
-export const readable = (query) =>
-  query.toString().replaceAll("%2C", ",").replaceAll("%3A", ":").replaceAll("%3B", ";");
 
 const digits = (x) => String(Number(x.toPrecision(4)));
 const rising = (pair) => (pair !== null && pair[0] < pair[1] ? pair : null);
@@ -146,10 +136,8 @@ function box(text) {
 }
 
 function readCut(text) {
-  const parts = text.split(":");
-  const [from, to] = parts.slice(0, 2).map((part) => numbers(part, 3));
-  const width = parts.length === 3 ? positive(numbers(parts[2], 1)) : 0;
-  return parts.length <= 3 && from && to && width !== null ? {from, to, width} : null;
+  const points = text.split(":").map((part) => numbers(part, 3));
+  return points.length === 2 && points[0] && points[1] ? {from: points[0], to: points[1]} : null;
 }
 
 /** First and last label along an axis, r.l.u. @param {Grid} grid @param {number} axis */

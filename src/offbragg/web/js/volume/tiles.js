@@ -1,7 +1,7 @@
 // What is asked of the server: whole plane first and coarse, then the visible part as fine as the
 // screen shows it. Pure.
 
-import {nameOf, planeName, running, short} from "./plane.js";
+import {planeName, running, short} from "./plane.js";
 
 const FIRST = 256;  // cells along the longest axis of what is asked for first
 const MOST = 1_500_000;  // cells of one answer: 6 MB
@@ -10,10 +10,16 @@ const BLOCK = 64;  // cells: parts begin and end at whole blocks, so that a smal
 /** Cells along an axis at a level. */
 export const cellsAt = (n, level) => Math.ceil(n / level);
 
-/** The level that is asked for first. @param {number[]} shape along the axes @param {number[]} levels */
-export function firstLevel(shape, levels) {
+/**
+ * The level that is asked for first.
+ *
+ * The server makes a symmetrised plane of cells of level 1: the fine ones are there sooner.
+ * @param {number[]} shape along the axes @param {number[]} levels
+ */
+export function firstLevel(shape, levels, symmetry = false) {
   const sorted = [...levels].sort((a, b) => a - b);
-  return sorted.find((level) => cellsAt(Math.max(...shape), level) <= FIRST) ?? sorted[sorted.length - 1];
+  const most = symmetry ? 3 * FIRST : FIRST;
+  return sorted.find((level) => cellsAt(Math.max(...shape), level) <= most) ?? sorted[sorted.length - 1];
 }
 
 /**
@@ -45,29 +51,25 @@ export function centre(grid, axis, index, level) {
   return (grid.first[axis] + (begin + end) / 2) / grid.per_unit[axis];
 }
 
+/** Whether the server is to average equivalent cells; a symmetrised volume has these sums already. */
+export const symmetrises = (volume, {symmetry}) => symmetry && !volume.symmetry;
+
 /**
  * The route of a whole plane.
- * @param {string} key @param {import("./plane.js").State} state
+ * @param {{key: string, symmetry: string}} volume @param {import("./plane.js").State} state
  */
-export function planePath(key, state, level, {sigma = false} = {}) {
+export function planePath(volume, state, level) {
   const query = new URLSearchParams();
   query.set("points" in state.kind ? "points" : "plane", planeName(state));
   if (state.thickness) query.set("thickness", short(state.thickness));
-  if (state.symmetry) query.set("symmetry", "sample");
+  if (symmetrises(volume, state)) query.set("symmetry", "sample");
   if (level !== 1) query.set("level", String(level));
-  if (sigma) query.set("sigma", "1");
   query.set("format", "float32");
-  return `/volumes/${encodeURIComponent(key)}/plane?${query}`;
+  return `/volumes/${encodeURIComponent(volume.key)}/plane?${query}`;
 }
 
-/** The route of a thumbnail along an axis. */
-export function axialPath(key, fixed, value, level, symmetry) {
-  const query = new URLSearchParams({plane: nameOf(fixed, value)});
-  if (symmetry) query.set("symmetry", "sample");
-  if (level !== 1) query.set("level", String(level));
-  query.set("format", "float32");
-  return `/volumes/${encodeURIComponent(key)}/plane?${query}`;
-}
+/** The route of a plane along an axis. @param {number} fixed which index stands still */
+export const axialPath = (volume, state, fixed, level) => planePath(volume, {...state, kind: {fixed}, thickness: 0}, level);
 
 /**
  * The route of the visible part of a plane along two axes; null: the whole one is to be asked for.
@@ -76,8 +78,9 @@ export function axialPath(key, fixed, value, level, symmetry) {
  * as a whole.
  * @param {number[]} part u0, u1, v0, v1, r.l.u.
  */
-export function partPath(key, state, grid, part, level) {
-  if (!("fixed" in state.kind) || state.thickness || state.symmetry) return null;
+export function partPath(volume, state, part, level) {
+  if (!("fixed" in state.kind) || state.thickness || symmetrises(volume, state)) return null;
+  const {grid} = volume;
   const [a, b] = running(state.kind.fixed);
   const [i0, i1] = indices(grid, a, [part[0], part[1]], level);
   const [j0, j1] = indices(grid, b, [part[2], part[3]], level);
@@ -91,7 +94,7 @@ export function partPath(key, state, grid, part, level) {
   const query = new URLSearchParams({box: limits.join(",")});
   if (level !== 1) query.set("level", String(level));
   query.set("format", "float32");
-  return `/volumes/${encodeURIComponent(key)}/box?${query}`;
+  return `/volumes/${encodeURIComponent(volume.key)}/box?${query}`;
 }
 
 /** Limits that hold the centres of some cells and no other. */

@@ -29,7 +29,7 @@ export function frames(origin) {
 }
 
 export class WhyPanel {
-  /** @param {HTMLElement} host @param {{onClear: () => void, frameLink: (file: string, frame: number) => string|null}} options */
+  /** @param {HTMLElement} host @param {{onClear: () => void, frameLink: (frame: number) => string|null}} options */
   constructor(host, {onClear, frameLink}) {
     this.frameLink = frameLink;
     this.title = el("h3", {}, "Why this cell");
@@ -81,7 +81,7 @@ export class WhyPanel {
     if (origin.cells?.length > 1) this.#fact("cells", `${origin.cells.length} equivalent cells, summed`, "cells");
     const rows = list.slice(0, MOST).map((each) => {
       const name = `${each.file.replace(/^.*\//, "")} #${each.frame}`;
-      const href = this.frameLink(each.file, each.frame);
+      const href = this.frameLink(each.frame);
       return el("tr", {}, el("td", {}, href ? el("a", {href}, name) : name),
         el("td.number", {}, each.pixels ? String(each.pixels) : "–"),
         el("td.number", {}, each.pixels ? counts(each.counts) : "–"), el("td", {}, each.state));
