@@ -47,6 +47,20 @@ def create_link(
     return f"{address}/live#enter={create_token(catalog, minutes=minutes, days=days)}"
 
 
+def describe_page(catalog: Path, address: str, *, beamline: Path, terminal: bool) -> str:
+    """Return where the page is, for people; with a link that lets one browser in for a terminal.
+
+    What is not a terminal is kept, perhaps where others read it. Then, and if no token can be
+    kept, it is the address alone and how to get a link.
+    """
+    if terminal:
+        with contextlib.suppress(CatalogError):
+            link = create_link(catalog, address)
+            return f"page      {link}  (lets one browser in, within {MINUTES:g} min)"
+    how = f"offbragg key --link --beamline {beamline}"
+    return f"page      {address}/live  (a link that lets a browser in: {how})"
+
+
 def create_token(catalog: Path, *, minutes: float = MINUTES, days: float = DAYS) -> str:
     """Create a one-time token; parameters as those of `create_link`."""
     token = secrets.token_urlsafe(24)

@@ -27,10 +27,11 @@ from offbragg.beamline.build import build_devices, destroy_devices
 from offbragg.beamline.config import Beamline, load, profile_directory
 from offbragg.beamline.limits import make_paths
 from offbragg.beamline.run_engine import make_run_engine, plan_defaults
+from offbragg.catalog.one_time import describe_page
 from offbragg.demo.look import Watch, look
 from offbragg.demo.scene import TEMPERATURES, Scene, replayed_scene, simulated_scene
 from offbragg.demo.volumes import Reduction, show_volumes
-from offbragg.errors import ConfigError
+from offbragg.errors import ConfigError, DeviceError
 from offbragg.host.children import Children
 from offbragg.printable import PrintableFormatter
 
@@ -94,18 +95,26 @@ def run_demo(
 
     with Children(out / "log") as children:
         console.print("starting simulated instruments, catalog and stacker …")
-        children.start("ioc", instruments)
-        served = children.wait_for(out / "log" / "ioc.json")
-        scene = scene or simulated_scene(served["truth"])
-        config = load(configure(out, served, scene, file_format=file_format))
+        # its start takes longest, and of the configuration it needs only what is known by now
+        config = load(configure(out))
         make_paths(config)
         with_file = ["--beamline", str(config.file), "--with-parent", str(os.getpid())]
         ready = out / "log" / "catalog.json"
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
+        children.start("ioc", instruments)
+        announcing = threading.Thread(
+            target=_announce_page, args=(children, ready, config, console), daemon=True
+        )
+        announcing.start()
+        served = children.wait_for(out / "log" / "ioc.json")
+        scene = scene or simulated_scene(served["truth"])
+        config = load(
+            configure(out, served, scene, file_format=file_format, port=config.catalog.port)
+        )
         children.start("stack", ["offbragg", "stack", *with_file])
         reduction = None
         if not scene.replayed:  # which crystal it is, and where the beamstop, is known here only
-            reduction = Reduction.prepare(scene, out)
+            reduction = Reduction.prepare(scene, config.paths.experiment)
             children.start("live", ["offbragg", "live", *with_file, *reduction.options])
 
         children.wait_for(ready)  # its start uses both cores, which the first sweep needs
@@ -126,6 +135,16 @@ def run_demo(
                     children.check()
                     time.sleep(0.5)
     return result
+
+
+def _announce_page(children: Children, ready: Path, config: Beamline, console: Console) -> None:
+    """Print where the page is as soon as the catalog answers."""
+    with contextlib.suppress(DeviceError):  # it ended: others report that
+        url = children.wait_for(ready)["url"]
+        where = describe_page(
+            config.paths.catalog, url, beamline=config.file, terminal=console.is_terminal
+        )
+        console.print(where, soft_wrap=True, markup=False)
 
 
 def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...]:
@@ -197,30 +216,41 @@ def _free_port() -> int:
 
 
 def configure(
-    out: Path, instruments: Mapping[str, Any], scene: Scene, *, file_format: str = "cbf"
+    out: Path,
+    instruments: Mapping[str, Any] | None = None,
+    scene: Scene | None = None,
+    *,
+    file_format: str = "cbf",
+    port: int | None = None,
 ) -> Path:
-    """Write the beamline.toml of this demo: the simulated one, with its ports and geometry."""
+    """Write the beamline.toml of this demo: the simulated one, with its ports and geometry.
+
+    Before the instruments run it has all that the catalog's server needs.
+    """
     content = tomllib.loads((profile_directory() / "beamline.toml").read_text())
-    port = int(instruments["port"])
-    content["channel_access"] = {
-        "address_list": "127.0.0.1",
-        "auto_address_list": False,
-        "server_port": port,
-        "repeater_port": port + 1,
-        "max_array_bytes": 20_000_000,
-    }
-    content["catalog"] = {"port": _free_port()}
-    content["devices"]["pilatus"] |= {
-        "format": file_format,
-        "trigger": "ext_trigger",  # by position compare: exact however busy this host is
-        "model": instruments["detector"]["model"],
-        **scene.detector,
-    }
-    content["devices"]["cryostream"]["settle"] |= SETTLE
-    content["defaults"]["axis"] = scene.geometry.scan_axis
-    content["geometry"] = scene.geometry.to_dict()
+    content["catalog"] = {"port": _free_port() if port is None else port}
+    if instruments is not None and scene is not None:
+        ioc = int(instruments["port"])
+        content["channel_access"] = {
+            "address_list": "127.0.0.1",
+            "auto_address_list": False,
+            "server_port": ioc,
+            "repeater_port": ioc + 1,
+            "max_array_bytes": 20_000_000,
+        }
+        content["devices"]["pilatus"] |= {
+            "format": file_format,
+            "trigger": "ext_trigger",  # by position compare: exact however busy this host is
+            "model": instruments["detector"]["model"],
+            **scene.detector,
+        }
+        content["devices"]["cryostream"]["settle"] |= SETTLE
+        content["defaults"]["axis"] = scene.geometry.scan_axis
+        content["geometry"] = scene.geometry.to_dict()
     path = out / "beamline.toml"
-    path.write_text(tomli_w.dumps(content))
+    part = out / ".beamline.toml"
+    part.write_text(tomli_w.dumps(content))
+    part.replace(path)  # the catalog's server may be reading it
     return path
 
 
