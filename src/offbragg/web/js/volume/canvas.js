@@ -7,7 +7,9 @@ import {hatching, ticks} from "../image.js";
 import {around, basis as flat, toUV, toXY} from "./geometry.js";
 import {cellAt, placeOf} from "./tiles.js";
 
-const MARGINS = {left: 52, right: 50, top: 40, bottom: 44};
+const MARGINS = {left: 52, right: 62, top: 40, bottom: 44};
+const TIGHT = {left: 44, right: 32, top: 40, bottom: 40};  // of a phone
+const NARROW = 420;  // px
 const NONE = {left: 1, right: 1, top: 1, bottom: 1};
 const NEAREST = 0.9;  // pixels of a cell below which it is smoothed
 const CLOSEST = 60;  // pixels of a cell beyond which nothing is gained
@@ -38,6 +40,8 @@ export class PlaneCanvas {
   #pending = 0;
   #pointers = new Map();
   #drag = null;
+  #width = 0;  // CSS pixels; asking the element at each paint would lay the page out
+  #height = 0;
 
   /** @param {HTMLElement} host @param {{label: string, small?: boolean}} options */
   constructor(host, {label, small = false}) {
@@ -165,6 +169,8 @@ export class PlaneCanvas {
   #resize() {
     const {clientWidth: width, clientHeight: height} = this.host;
     if (!width || !height) return;
+    [this.#width, this.#height] = [width, height];
+    if (!this.small) this.margins = width < NARROW ? TIGHT : MARGINS;
     for (const canvas of [this.canvas, this.over]) {
       canvas.width = Math.round(width * devicePixelRatio);
       canvas.height = Math.round(height * devicePixelRatio);
@@ -175,7 +181,7 @@ export class PlaneCanvas {
 
   #area() {
     const {left, right, top, bottom} = this.margins;
-    const [w, h] = [this.host.clientWidth, this.host.clientHeight];
+    const [w, h] = [this.#width, this.#height];
     return {x0: left, x1: Math.max(w - right, left + 1), y0: top, y1: Math.max(h - bottom, top + 1),
       width: Math.max(w - left - right, 1), height: Math.max(h - top - bottom, 1)};
   }
@@ -196,11 +202,12 @@ export class PlaneCanvas {
   #now() { return this.#view ?? this.#fit(); }
 
   #paint() {
+    if (!this.#width) return;
     const context = this.canvas.getContext("2d");
     const scale = devicePixelRatio;
     const {x0, y0, width, height} = this.#area();
     context.setTransform(scale, 0, 0, scale, 0, 0);
-    context.clearRect(0, 0, this.host.clientWidth, this.host.clientHeight);
+    context.clearRect(0, 0, this.#width, this.#height);
     context.save();
     context.beginPath();
     context.rect(x0, y0, width, height);
@@ -216,7 +223,7 @@ export class PlaneCanvas {
   paintOver() {
     const context = this.over.getContext("2d");
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-    context.clearRect(0, 0, this.host.clientWidth, this.host.clientHeight);
+    context.clearRect(0, 0, this.#width, this.#height);
     const {x0, y0, width, height} = this.#area();
     context.save();
     context.beginPath();
@@ -288,7 +295,7 @@ export class PlaneCanvas {
     const line = (a, b, c, d) => { context.beginPath(); context.moveTo(a, b); context.lineTo(c, d); context.stroke(); };
     const write = (text, x, y, align, base) => { context.textAlign = align; context.textBaseline = base; context.fillText(text, x, y); };
     // r.l.u.: u along the lower edge, where it is cut there; v along the left one
-    const count = (size) => Math.max(3, Math.round(size / 56));
+    const count = (size) => Math.max(3, Math.round(size / 44));
     const [left, lower] = [this.toPlane(x0, y1), this.toPlane(x1, y1)];
     for (const {at, text} of ticks(left[0], lower[0], count(width))) {
       const [x] = this.toScreen(at, left[1]);
@@ -316,7 +323,7 @@ export class PlaneCanvas {
     }
     const skew = basis.vx !== 0;
     this.#title(context, `Q ∥ ${this.#names[0]} / Å⁻¹`, ox, 8);
-    this.#title(context, `Q ${skew ? `⊥ ${this.#names[0]}` : `∥ ${this.#names[1]}`} / Å⁻¹`, this.host.clientWidth - 8, oy, true);
+    if (this.margins !== TIGHT) this.#title(context, `Q ${skew ? `⊥ ${this.#names[0]}` : `∥ ${this.#names[1]}`} / Å⁻¹`, this.#width - 6, oy, true);
   }
 
   #title(context, text, x, y, upright = false) {

@@ -7,7 +7,9 @@ import {lengthOf} from "./geometry.js";
 import {directionName, NAMES, pointOn, short} from "./plane.js";
 import {symmetrises} from "./tiles.js";
 
-const MOST_FACTOR = 6;  // of a direction in the plane: beyond it few cells lie on the line
+const MOST_FACTOR = 4;  // of a direction in the plane: beyond it few cells lie on the line
+const PLAIN = 0.05;  // radian that a direction may be off for each unit that it is simpler
+const DECADES = 20;  // largest over smallest intensity, from which on a logarithmic axis shows more
 const MOST_ROWS = 400;  // that the table shows; copy and download have all
 
 /**
@@ -36,7 +38,7 @@ export function snapped(cut, [du, dv], from, to, basis) {
       const [p, q] = paper([a, b]);
       const cosine = (x * p + y * q) / (length * Math.hypot(p, q));
       // a simple direction is meant rather than a close one of large numbers
-      const score = Math.acos(Math.min(1, cosine)) + 0.012 * Math.max(Math.abs(a), Math.abs(b));
+      const score = Math.acos(Math.min(1, cosine)) + PLAIN * Math.max(Math.abs(a), Math.abs(b));
       if (best === null || score < best.score) best = {score, a, b, along: (length * cosine) / Math.hypot(p, q)};
     }
   }
@@ -135,9 +137,11 @@ export class CutPanel {
     put(this.title, `Cut ${name}`);
     this.hint.hidden = true;
     this.area.hidden = this.table.hidden = this.tools.hidden = false;
-    this.curve.options.xLabel = single ? NAMES[axis] : `steps of ${directionName(direction)}`;
+    this.curve.options.xLabel = single ? NAMES[axis] : `along ${directionName(direction)}`;
     this.curve.options.xUnit = "r.l.u.";
-    this.curve.set({log: scale === "log", x: this.rows.map(value), y: this.rows.map((row) => row.intensity), sigma: this.rows.map((row) => row.sigma)});
+    const positive = this.rows.map((row) => row.intensity).filter((x) => x > 0);
+    const log = scale === "log" && Math.max(...positive) > DECADES * Math.min(...positive);
+    this.curve.set({log, x: this.rows.map(value), y: this.rows.map((row) => row.intensity), sigma: this.rows.map((row) => row.sigma)});
     const shown = this.rows.slice(0, MOST_ROWS);
     const number = (x) => el("td", {}, short(x).replace("-", "−"));
     fill(this.body, ...shown.map((row) => el("tr", {}, number(row.h), number(row.k), number(row.l),

@@ -7,6 +7,7 @@ import {CutPanel, cutPath, snapped} from "./cut.js";
 import {lengthOf} from "./geometry.js";
 import * as planes from "./plane.js";
 import {crystal} from "./source.js";
+import {symmetrises} from "./tiles.js";
 import {WhyPanel} from "./why.js";
 
 export class Pointer {
@@ -43,6 +44,7 @@ export class Pointer {
   /** Show the cell and the cut of an address, or none. */
   restore() {
     const {cut, cell} = this.view.state;
+    put(this.readout, " ");
     if (cut) this.loadCut();
     else this.cutPanel.clear();
     if (cell) this.pick(cell);
@@ -94,7 +96,9 @@ export class Pointer {
     const box = hkl.map((x, i) => [-0.2, 0.2].map((d) => (x + d / volume.grid.per_unit[i]).toFixed(7)).join(":")).join(",");
     const path = (kind, query) => `/volumes/${encodeURIComponent(volume.key)}/${kind}?${new URLSearchParams(query)}`;
     try {
-      const one = await this.ctx.api.json(path("box", {box, sigma: "1", format: "json"}), {signal});
+      const together = symmetrises(volume, state);
+      const one = await this.ctx.api.json(path("box", {box, sigma: "1", ...(together ? {symmetry: "sample"} : {}), format: "json"}), {signal});
+      if (together) this.whyPanel.note("I is the mean of all equivalent cells; below is what this one holds.");
       this.whyPanel.value({intensity: one.intensity.flat(3)[0], sigma: one.sigma.flat(3)[0]});
       this.whyPanel.show(await this.ctx.api.json(path("why", {hkl: hkl.map(planes.short).join(",")}), {signal}));
     } catch (error) {

@@ -56,7 +56,8 @@ export class WhyPanel {
     const q = lengthOf(G, hkl);
     this.facts = el("dl.why-facts");
     this.more = el("div.why-more", {}, el("p.muted", {}, "looking for its frames …"));
-    fill(this.body, this.facts, this.more);
+    this.remark = el("p.muted", {hidden: true});
+    fill(this.body, this.facts, this.remark, this.more);
     this.#fact("I ± σ", value === null ? "…" : value.intensity === null ? "not measured" : withError(value.intensity, value.sigma), "intensity");
     if (q !== null) this.#fact("|Q|", `${fixed(q, 4)} Å⁻¹, d = ${q > 0 ? fixed((2 * Math.PI) / q, 3) : "∞"} Å`, "q");
   }
@@ -67,6 +68,9 @@ export class WhyPanel {
     else this.facts.append(el("dt", {}, name), el("dd", {"data-fact": id}, text));
   }
 
+  /** @param {string} text what is to be known of the intensity */
+  note(text) { this.remark.hidden = false; put(this.remark, text); }
+
   value({intensity, sigma}) {
     this.#fact("I ± σ", intensity === null ? "not measured" : withError(intensity, sigma), "intensity");
   }
@@ -75,9 +79,9 @@ export class WhyPanel {
   show(origin) {
     const list = frames(origin);
     const made = list.filter((each) => each.pixels > 0);
-    this.#fact("counts", `${counts(origin.counts)} in ${plural(made.reduce((n, each) => n + each.pixels, 0), "pixel")}`, "counts");
-    this.#fact("weight", number(origin.weight, 4), "weight");
-    this.#fact("frames", plural(made.length, "frame"), "frames");
+    if (list.length) this.#fact("counts", `${counts(origin.counts)} in ${plural(made.reduce((n, each) => n + each.pixels, 0), "pixel")}`, "counts");
+    if (list.length) this.#fact("weight", number(origin.weight, 4), "weight");
+    if (list.length) this.#fact("frames", plural(made.length, "frame"), "frames");
     if (origin.cells?.length > 1) this.#fact("cells", `${origin.cells.length} equivalent cells, summed`, "cells");
     const rows = list.slice(0, MOST).map((each) => {
       const name = `${each.file.replace(/^.*\//, "")} #${each.frame}`;
