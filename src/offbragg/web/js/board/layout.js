@@ -6,7 +6,7 @@
  *   frames: Frames|null, expected: number|null, completeness: number|null, alarms: string[],
  *   volume: string|null, volume_state: string|null, lattice: object|null}} Cell
  * @typedef {{samples: string[], temperatures: (number|null)[], rows: (Cell|null)[][],
- *   counts: Record<string, number>, alarms: number}} Board
+ *   counts: Record<string, number>, alarms: number, byName: Map<string, Cell>}} Board
  */
 
 /** A state in words, and the name of its colour. */
@@ -37,17 +37,15 @@ export function layBoard(series) {
     counts[cell.state] = (counts[cell.state] ?? 0) + 1;
     alarms += warningsOf(cell).length ? 1 : 0;
   }
-  return { samples, temperatures, rows, counts, alarms };
+  const byName = new Map(cells.map((cell) => [nameOf(cell), cell]));
+  return { samples, temperatures, rows, counts, alarms, byName };
 }
 
 /** Name of a cell in addresses: `LSMO-140@90`. */
 export const nameOf = (cell) => `${cell.sample}@${cell.temperature ?? ""}`;
 
 /** Find cells by their names, in the order of the names; names of no cell are left out. */
-export function cellsNamed(board, names) {
-  const all = new Map(board.rows.flat().filter(Boolean).map((cell) => [nameOf(cell), cell]));
-  return names.map((name) => all.get(name)).filter(Boolean);
-}
+export const cellsNamed = (board, names) => names.flatMap((name) => board.byName.get(name) ?? []);
 
 /** What is wrong with a cell, in words: its alarms, and frames that are not in the file. */
 export function warningsOf(cell) {

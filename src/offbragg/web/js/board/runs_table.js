@@ -1,6 +1,6 @@
 // The table of runs: newest first, pages below, new runs above without a jump.
 
-import {el, fill, mark, put} from "../dom.js";
+import {el, fill, mark} from "../dom.js";
 import {clock, day, moment, plural, zone} from "../format.js";
 
 /** Exit states in words, each with its mark. */
@@ -20,25 +20,43 @@ export class RunsTable {
 
   /**
    * @param {HTMLElement} host
-   * @param {{open: (uid: string) => void, more: () => void, address: (uid: string) => string}} does
+   * @param {{open: (uid: string) => void, more: (rows: number) => void, address: (uid: string) => string}} does
+   *   `more` is called with how many rows are wanted below
    */
   constructor(host, does) {
     this.does = does;
-    const heads = [["#", "number"], [`Begun, ${zone()}`], ["Sample"], ["T\u202f/\u202fK", "number"], ["Purpose", "spare"],
-      ["Sweep", "spare number"], ["Frames"], ["State"], ["uid", "spare"]];
+    const heads = [["#", "id number"], ["Begun", "when"], ["Sample", "sample"], ["T\u202f/\u202fK", "kelvin number"],
+      ["Purpose", "purpose spare"], ["Sweep", "sweep spare number"], ["Frames", "tally"], ["State", "exit"], ["uid", "uid spare"]];
     this.body = el("tbody");
     this.table = el("table.runs", {}, el("thead", {}, el("tr", {}, ...heads.map(([text, kind = ""]) => (
-      el("th", {scope: "col", class: kind}, text))))), this.body);
-    this.end = el("p.runs-end.muted", {role: "status"});
-    this.scroll = el("div.runs-scroll", {tabindex: -1}, this.table, this.end);
+      el("th", {scope: "col", class: kind}, text, kind === "when" ? el("span.wide", {}, `, ${zone()}`) : null))))), this.body);
+    this.space = el("div.runs-space", {}, this.table);
+    this.scroll = el("div.runs-scroll", {tabindex: -1}, this.space);
     host.append(this.scroll);
     this.body.addEventListener("click", (event) => {
       const line = event.target.closest("tr");
       if (!line || event.target.closest("a") || getSelection()?.toString()) return;
       does.open(line.dataset.uid);
     });
-    new IntersectionObserver(([seen]) => seen.isIntersecting && does.more(),
-      {root: this.scroll, rootMargin: "400px"}).observe(this.end);
+    this.scroll.addEventListener("scroll", () => this.#need(), {passive: true});
+    new ResizeObserver(() => this.#need()).observe(this.scroll);
+  }
+
+  /** There are so many rows in all: their places are there before they are, so nothing moves. */
+  set total(total) {
+    const row = this.body.firstElementChild?.offsetHeight;
+    if (row) this.space.style.height = `${this.table.tHead.offsetHeight + total * row}px`;
+    this.#total = total;
+    this.#need();
+  }
+  #total = 0;
+
+  /** Ask for rows whose places are seen, or will be soon. */
+  #need() {
+    const row = this.body.firstElementChild?.offsetHeight;
+    if (!row || this.rows.length >= this.#total) return;
+    const seen = (this.scroll.scrollTop + 2 * this.scroll.clientHeight) / row;
+    if (seen > this.rows.length) this.does.more(Math.ceil(seen - this.rows.length));
   }
 
   /** Begin with other rows. @param {Row[]} rows */
@@ -68,10 +86,10 @@ export class RunsTable {
       else if (fresh.length === 0 || this.rows.length === 0 || row.time >= this.rows[0].time) fresh.push(row);
     }
     if (!fresh.length) return;
-    const before = this.scroll.scrollHeight;
+    const before = this.table.offsetHeight;
     this.rows.unshift(...fresh);
     this.body.prepend(...fresh.map((row) => this.#line(row)));
-    if (this.scroll.scrollTop > 0) this.scroll.scrollTop += this.scroll.scrollHeight - before;
+    if (this.scroll.scrollTop > 0) this.scroll.scrollTop += this.table.offsetHeight - before;
   }
 
   /** Mark the run that is open. */
@@ -89,9 +107,6 @@ export class RunsTable {
 
   /** Scroll to the run that is open. */
   reveal() { this.#lines.get(this.#selected)?.tr.scrollIntoView({block: "nearest"}); }
-
-  /** Write what comes below the last row. */
-  say(text) { put(this.end, text); }
 
   #line(row) {
     const tr = el("tr", {"data-uid": row.uid});
@@ -116,7 +131,7 @@ export class RunsTable {
       el("td.number", {}, row.temperature == null ? "–" : String(Number(row.temperature.toFixed(2)))),
       el("td.spare", {}, row.purpose ?? "–"),
       el("td.number.spare", {}, row.sweep == null ? "–" : `${row.sweep}${row.sweeps ? `/${row.sweeps}` : ""}`),
-      el("td.frames", {}, framesBar(row)),
+      el("td.tally", {}, framesBar(row)),
       el("td.exit", {}, mark(kind, word)),
       el("td.uid.spare", {}, row.uid.slice(0, 8)));
   }
@@ -142,9 +157,9 @@ export function framesBar(row) {
     return piece;
   };
   const wrong = [["missing", "✕"], ["rejected", "▲"]].filter(([name]) => frames[name]);
-  return el("span.frames-bar", {},
+  return el("span.tally-bar", {},
     el("span.cell-bar", {"aria-hidden": "true"}, part("stored"), part("missing"), part("rejected")),
-    el("span.frames-count", {}, `${frames.stored ?? 0}/${row.n_frames}`),
-    ...wrong.map(([name, sign]) => el(`span.frames-${name}`, {title: plural(frames[name], `frame ${name}`, `frames ${name}`),
+    el("span.tally-count", {}, `${frames.stored ?? 0}/${row.n_frames}`),
+    ...wrong.map(([name, sign]) => el(`span.tally-${name}`, {title: plural(frames[name], `frame ${name}`, `frames ${name}`),
       "aria-label": `${frames[name]} ${name}`, role: "img"}, `${sign}${frames[name]}`)));
 }

@@ -55,13 +55,19 @@ export class BoardTable {
   mark(current, chosen) {
     const moved = current !== this.#current;
     this.#current = current;
+    // only what changes is touched: this runs at each step through temperature
+    const places = new Map(chosen.map((name, at) => [name, String(at + 1)]));
     for (const [name, {button}] of this.#cells) {
       const is = name === current;
-      button.tabIndex = is ? 0 : -1;
-      button.classList.toggle("current", is);
-      const place = chosen.indexOf(name);
-      button.setAttribute("aria-selected", String(place >= 0));
-      button.dataset.place = place >= 0 ? String(place + 1) : "";
+      if (button.classList.contains("current") !== is) {
+        button.classList.toggle("current", is);
+        button.tabIndex = is ? 0 : -1;
+      }
+      const place = places.get(name) ?? "";
+      if ((button.dataset.place ?? null) !== place) {
+        button.dataset.place = place;
+        button.setAttribute("aria-label", labelOf(button.cell, place));
+      }
     }
     if (moved) this.#reveal();
     if (!this.#cells.has(current)) this.#cells.values().next().value?.button.setAttribute("tabindex", "0");
@@ -166,7 +172,7 @@ export class BoardTable {
     button.cell = cell;
     button.dataset.state = cell.state;
     const warnings = warningsOf(cell);
-    const label = lineOf(cell);
+    const label = labelOf(cell, button.dataset.place);
     if (button.getAttribute("aria-label") !== label) button.setAttribute("aria-label", label);
     const parts = partsOf(cell);
     [parts.stored, parts.missing, parts.rejected].forEach((part, at) => {
@@ -197,6 +203,8 @@ export class BoardTable {
     this.table.classList.toggle("small", width < 56);
   }
 }
+
+const labelOf = (cell, place) => `${lineOf(cell)}${place ? ` · compared, ${place}` : ""}`;
 
 /** What stands in a cell that has no picture. */
 function noteOf(cell, parts) {

@@ -178,7 +178,11 @@ function queryOf() {
   };
 }
 
-const remember = () => { if (state.shown) ctx.replace(queryOf()); };
+/** Write what is shown into the address, once it rests: browsers count such changes. */
+function remember() {
+  clearTimeout(state.writing);
+  state.writing = setTimeout(() => state.shown && ctx.replace(queryOf()), 200);
+}
 
 // ---- loading -----------------------------------------------------------------------------
 

@@ -160,6 +160,7 @@ async function search(words) {
     state.error = null;
     take(answer);
     ui.table.show(rowsOf(answer));
+    ui.table.total = answer.total;
     ui.table.select(state.open);
     if (answer.total) tell(null);
     else if (phrases.length) tell(notice("No run is like this", `Searched for: ${phrases.join(", ")}. Take a part of it away, or write other words.`));
@@ -185,28 +186,26 @@ function take(answer) {
   state.total = answer.total;
   state.more = answer.more;
   put(ui.count, plural(answer.total, "run"));
-  ends();
 }
 
-function ends() {
-  const left = state.total - ui.table.rows.length;
-  ui.table.say(state.more && left > 0 ? `${plural(left, "older run")} below` : "");
-}
-
-/** The next page, asked for before its place is seen. */
-async function more() {
+/** The next page, asked for before its place is seen; a large one after a leap. */
+async function more(wanted) {
   if (!state.more || state.loading || !ui.table.rows.length) return;
   const turn = state.turn;
   state.loading = true;
   try {
-    const answer = await ctx.api.json(pathFor({before: ui.table.rows.at(-1).uid}));
+    const limit = Math.min(Math.max(wanted, PAGE), 500);
+    const answer = await ctx.api.json(pathFor({before: ui.table.rows.at(-1).uid, limit}));
     if (turn !== state.turn) return;
     ui.table.append(rowsOf(answer));
     state.more = answer.more;
-    ends();
+  } catch (error) {
+    if (!error.away && error.name !== "AbortError") ctx.say(error.detail ?? error.message, "error");
+    return;
   } finally {
     state.loading = false;
   }
+  ui.table.total = state.total;
 }
 
 /** Bring the newest rows and the open run up to date. */
@@ -225,7 +224,7 @@ async function refresh() {
     const {more: still} = state;
     take(answer);
     state.more = still;
-    ends();
+    ui.table.total = answer.total;
   } catch (error) {
     if (!error.away && error.name !== "AbortError") ctx.say(error.detail ?? error.message, "error");
   }
