@@ -21,7 +21,7 @@ TEMPERATURES = (90.0, 120.0, 150.0, 170.0, 185.0)
 TC, BETA = 178.0, 0.3
 N = 8  # frames of a sweep
 MISSING, REJECTED = 3, 5  # of the run at 120 K
-GRID = Grid((-10, -10, -10), (31, 31, 31), (10, 10, 10))
+GRID = Grid((-10, -10, -10), (41, 41, 41), (20, 20, 20))
 LATTICE = (4.186, 4.186, 4.186, 90.0, 90.0, 90.0)
 
 
@@ -29,7 +29,7 @@ def ordered(kelvin: float) -> Volume:
     """A volume whose superlattice peak at (½ ½ ½) follows a power law."""
     hkl = np.meshgrid(GRID.h, GRID.k, GRID.l, indexing="ij")
     squared = sum((x - 0.5) ** 2 for x in hkl)
-    peak = 4000.0 * max(1 - kelvin / TC, 0.0) ** (2 * BETA) * np.exp(-squared / (2 * 0.08**2))
+    peak = 4000.0 * max(1 - kelvin / TC, 0.0) ** (2 * BETA) * np.exp(-squared / (2 * 0.04**2))
     weight = np.full(GRID.shape, 2.0)
     weight[:4, :4] = 0.0  # was not measured
     counts = np.random.default_rng(int(kelvin)).poisson(weight * (20.0 + peak)).astype(float)

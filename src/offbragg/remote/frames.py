@@ -283,10 +283,11 @@ class Frame:
         keys = key if isinstance(key, tuple) else (key,)
         return self._frames[(self.index, *keys)]
 
-    def sum(self, rows: slice = slice(None), columns: slice = slice(None)) -> int:
-        """Return the counts of a region, without pixels that do not count."""
-        values = self[rows, columns]
-        return int(np.maximum(values, 0).sum(dtype=np.int64))
+    def sum(self, rows: slice = slice(None), columns: slice = slice(None)) -> float:
+        """Return the counts of a region, without pixels that do not count; NaN if not stored."""
+        if not self.is_stored:
+            return math.nan
+        return float(np.maximum(self[rows, columns], 0).sum(dtype=np.int64))
 
     def picture(self, **parameters: Any) -> bytes:
         """Return it as PNG; parameters as of `Frames.picture`."""

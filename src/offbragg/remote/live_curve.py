@@ -1,4 +1,4 @@
-"""A curve that grows where it is shown: in a notebook in place, elsewhere in a window or a file."""
+"""A curve that grows where it is shown, in a notebook."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ class LiveCurve:
         self.points: dict[str, tuple[list[float], list[float]]] = {}
         self._shown: Any = None
         self._drawn = 0.0
+        self._is_behind = False
 
     def add(self, x: float, y: float, label: object = "") -> None:
-        """Add a point to the curve of a label; drawn if the last drawing is a while ago."""
-        xs, ys = self.points.setdefault(str(label), ([], []))
+        """Add a point to the curve of a label; it is drawn within half a second."""
+        name = f"{label:g}" if isinstance(label, float) else str(label)
+        xs, ys = self.points.setdefault(name, ([], []))
         xs.append(float(x))
         ys.append(float(y))
+        self._is_behind = True
         if time.monotonic() - self._drawn >= _EVERY:
             self.show()
 
@@ -52,19 +55,26 @@ class LiveCurve:
         return figure
 
     def show(self) -> None:
-        """Draw it now, in place of the drawing before."""
-        self._drawn = time.monotonic()
+        """Draw it now, in place of the drawing before; outside a notebook nothing is drawn."""
+        self._drawn, self._is_behind = time.monotonic(), False
         try:
             from IPython.core.getipython import get_ipython
             from IPython.display import display
         except ImportError:
             return
-        if get_ipython() is None:
+        shell: Any = get_ipython()
+        if shell is None:
             return
         if self._shown is None:
             self._shown = display(self, display_id=True)
+            shell.events.register("post_run_cell", self._finish)
         else:
             self._shown.update(self)
+
+    def _finish(self, *_: object) -> None:
+        """Draw the last points, which came soon after the drawing before."""
+        if self._is_behind:
+            self.show()
 
     def __repr__(self) -> str:
         return f"<LiveCurve with {sum(len(xs) for xs, _ in self.points.values())} points>"
