@@ -379,3 +379,65 @@ def test_the_oldest_answers_make_room_and_failures_are_not_kept():
     assert kept.get("b", lambda: b"again") == b"again"
     assert kept.get("d", lambda: bytes(11)) == bytes(11)
     assert kept.get("c", lambda: b"again") == b"again"
+
+
+# -- over a slow network --------------------------------------------------------------------------
+
+
+def bytes_on_the_wire(http: httpx.Client, where: str, **headers: str) -> int:
+    with http.stream("GET", where, headers=headers) as answer:
+        assert answer.status_code == 200
+        return sum(len(piece) for piece in answer.iter_raw())
+
+
+def test_a_part_takes_no_more_of_the_network_than_its_noise_has(http, whole):
+    """A code cannot be shorter than the entropy; Tiled's are of whole words of four bytes."""
+    part = np.stack([counts_of(n)[20:120, 50:150] for n in range(10) if n not in (3, 7)])
+    fraction = np.bincount(part.ravel()) / part.size
+    fraction = fraction[fraction > 0]
+    entropy = -(fraction * np.log2(fraction)).sum() * part.size / 8  # bytes
+
+    where = f"/runs/{whole.uid}/frames?roi=20:120,50:150"
+    ours = bytes_on_the_wire(http, f"{where}&format=bytes")
+    tiled = f"/api/v1/array/full/raw/{whole.uid}/primary/pilatus_image?slice=:,20:120,50:150"
+    plain, packed = (
+        bytes_on_the_wire(
+            http, f"{tiled}&format=application/octet-stream", **{"accept-encoding": accepted}
+        )
+        for accepted in ("identity", "gzip, deflate, zstd, blosc2")
+    )
+
+    assert entropy * 0.9 < ours < 1.1 * entropy + 500
+    assert bytes_on_the_wire(http, f"{where}&format=sum") < 500
+    assert plain > 5 * ours
+    assert packed > 1.5 * ours
+
+
+@pytest.mark.parametrize(
+    ("what", "most"),
+    [
+        ("ledger", 700),
+        ("frames/4", 75_000),
+        ("frames/4?size=244", 25_000),
+        ("frames/4?format=bytes", 40_000),
+        ("frames/4?format=npy", 90_000),
+        ("frames/4?format=int32", 100_000),
+    ],
+)
+def test_answers_are_small(http, whole, what, most):
+    assert most / 4 < bytes_on_the_wire(http, f"/runs/{whole.uid}/{what}") <= most
+
+
+def test_what_is_drawn_is_no_larger_than_its_noise():
+    counts = np.random.default_rng(0).poisson(1.0, (1679, 1475)).astype(np.int32)
+    for module in range(1, 8):
+        counts[module * 212 - 17 : module * 212] = -1
+    for module in range(1, 3):
+        counts[:, module * 494 - 7 : module * 494] = -1
+    sizes = {
+        how: len(draw_frame(counts, OneFrame.parse("0", f"bin={how}").picture).png)
+        for how in ("mean", "max")
+    }
+
+    assert sizes["max"] <= 155_000
+    assert sizes["mean"] <= 250_000
