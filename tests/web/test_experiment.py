@@ -18,6 +18,7 @@ from offbragg.files.volume_file import VolumeFile
 pytestmark = pytest.mark.web
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 expect = sync_api.expect
+expect.set_options(timeout=20_000)
 
 PIXELS = """canvas => { const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width,
   canvas.height); return {width: canvas.width, height: canvas.height, data: [...data]}; }"""
@@ -42,8 +43,20 @@ def number(text):
     return float(head.translate(digits)) * 10.0 ** float(power.translate(digits) or 0)
 
 
+def best_plane(file):
+    """Return the plane of which most was measured: the crystal turned by 16 degrees only."""
+    planes = {name: cut_plane(file, Plane.parse(name)) for name in ("hk0", "h0l", "0kl", "hhl")}
+    return max(planes, key=lambda name: np.isfinite(planes[name].intensity).mean())
+
+
 def test_the_thumbnails_are_the_planes_of_the_files_on_one_scale(board, catalog):
     viridis = pytest.importorskip("matplotlib").colormaps["viridis"]
+    with VolumeFile(catalog.runs[0].scan.path.with_name("volume-f1.h5")) as file:
+        plane = best_plane(file)
+    board.get_by_label("Plane of S(Q)").fill(plane)
+    board.keyboard.press("Enter")
+    expect(board).to_have_url(re.compile(f"plane={plane}"))
+    expect(board.locator(".cell.pictured")).to_have_count(3)
     low, high = (number(board.locator(f".scale span >> nth={n}").inner_text()) for n in (0, 1))
 
     for run, kelvin in zip(catalog.runs[:3], (90, 140, 200), strict=True):
@@ -51,7 +64,7 @@ def test_the_thumbnails_are_the_planes_of_the_files_on_one_scale(board, catalog)
         shown = np.reshape(pixels["data"], (pixels["height"], pixels["width"], 4))
         with VolumeFile(run.scan.path.with_name("volume-f1.h5")) as file:
             level = round(max(file.grid.shape) / pixels["width"])
-            cut = cut_plane(file, Plane.parse("hk0.5"), level=level)
+            cut = cut_plane(file, Plane.parse(plane), level=level)
         intensity = cut.intensity.T[::-1]
         place = np.log(np.clip(intensity, low, high) / low) / np.log(high / low)
         expected = 255 * viridis(np.nan_to_num(place))[..., :3]
@@ -111,21 +124,36 @@ def test_the_slider_goes_through_temperature(board):
     assert "90 K" in panel.get_attribute("aria-label")
 
 
-def test_the_order_parameter_is_written_as_it_was_answered(board, catalog):
-    uid = catalog.runs[0].series["uid"]
-    answered = board.request.get(f"/series/{uid}/order?at=0.5,0.5,0.5").json()["points"]
-    save = board.locator("section[aria-label='Order parameter'] button", has_text="CSV")
-    expect(save).to_be_enabled()
-    with board.expect_download() as download:
-        save.click()
+def test_the_order_parameter_is_written_as_it_was_answered(page, catalog):
+    points = [
+        {"temperature": kelvin, "intensity": 10.5 * n, "sigma": 0.5, "volume": "v",
+         "sample": "LSMO-140", "growing": n == 2}
+        for n, kelvin in enumerate((90.0, 140.0, 200.0))
+    ]  # fmt: skip
+    law = {"Tc": 149.723, "Tc_error": 0.174, "beta": 0.322, "beta_error": 0.0052, "scale": 20.0}
+    answer = {"at": [0.5, 0.5, 0.5], "points": points, "law": law, "why": ""}
+    page.route("**/order?*", lambda route: route.fulfill(json=answer))
+    page.goto(f"/live/#/experiment/{catalog.runs[0].series['uid']}")
+    chart = page.locator("section[aria-label='Order parameter']")
+    expect(chart.locator(".law")).to_contain_text("Tc = 149.72(17)\u202fK, β = 0.322(5)")
+    with page.expect_download() as download:
+        chart.get_by_role("button", name="CSV").click()
     rows = list(csv.reader(Path(download.value.path()).read_text().splitlines()))
 
     assert rows[0][:4] == ["sample", "temperature_K", "intensity_at_0.5_0.5_0.5", "sigma"]
-    written = [(row[0], *(float(x) for x in row[1:4])) for row in rows[1:]]
-    assert written == [
-        (p["sample"], p["temperature"], p["intensity"], p["sigma"]) for p in answered
+    assert [[float(x) for x in row[1:4]] for row in rows[1:]] == [
+        [p["temperature"], p["intensity"], p["sigma"]] for p in points
     ]
-    assert len(written) == 3
+    assert chart.locator(".chart-note").inner_text() == "1 of 3 points still grows"
+    assert page.locator("th.after-transition").inner_text() == "200"
+
+
+def test_a_point_that_was_not_measured_is_explained(board, catalog):
+    uid = catalog.runs[0].series["uid"]
+    answered = board.request.get(f"/series/{uid}/order?at=0.5,0.5,0.5").json()
+
+    if not answered["points"]:
+        expect(board.locator(".chart-note").first).to_have_text(answered["why"])
 
 
 def test_a_wrong_plane_is_refused_where_it_was_typed(board):

@@ -15,6 +15,7 @@ import offbragg
 pytestmark = pytest.mark.web
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 expect = sync_api.expect
+expect.set_options(timeout=20_000)
 
 IN_WORDS = """async ([text, now]) => {
   const {readFilters, asQuery} = await import("/live/js/board/words.js");

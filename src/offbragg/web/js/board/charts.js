@@ -22,8 +22,8 @@ export class OrderChart {
     this.save = el("button.small", {type: "button", title: "Points as a table", onclick: () => this.#csv()}, "CSV");
     const plot = el("div.chart-plot");
     this.root = el("section.card.chart", {"aria-label": "Order parameter"},
-      el("header", {}, el("h3", {}, "Order parameter"), this.save),
-      el("p.law", {}, el("span.muted", {}, "at"), this.field, this.law), plot, this.legend, this.why);
+      el("header", {}, el("h3", {}, "Order parameter at"), this.field),
+      el("p.law", {}, this.law, this.save), plot, this.legend, this.why);
     host.append(this.root);
     this.curve = new Curve(plot, {label: "Intensity", unit: "counts per weight", xLabel: "temperature", xUnit: "K", errors: true});
   }
@@ -41,6 +41,7 @@ export class OrderChart {
     this.curve.set({
       series: order.points.length === 0 ? [] : bySample(samples, order.points, (p) => [p.temperature, p.intensity, p.sigma]),
       marks: law ? [{x: law.Tc, label: "Tc"}] : [],
+      line: curveOf(law, order.points),
     });
   }
 
@@ -65,9 +66,10 @@ export class LatticeChart {
     this.note = el("p.muted.chart-note");
     this.save = el("button.small", {type: "button", title: "Lattice parameters as a table", onclick: () => this.#csv()}, "CSV");
     this.plot = el("div.chart-plot");
-    this.value = el("p.law", {}, "\u00a0");
+    this.value = el("span");
     this.root = el("section.card.chart", {"aria-label": "Lattice parameters"},
-      el("header", {}, el("h3", {}, "Lattice"), this.choice, this.save), this.value, this.plot, this.note);
+      el("header", {}, el("h3", {}, "Lattice"), this.choice),
+      el("p.law", {}, this.value, this.save), this.plot, this.note);
     host.append(this.root);
     this.curves = new Map();
   }
@@ -108,7 +110,7 @@ export class LatticeChart {
     if (!host.isConnected) fill(this.plot, host);
     const cells = this.#cells();
     this.save.disabled = cells.length === 0;
-    put(this.note, cells.length ? "" : "No cell has lattice parameters yet: they come with the UB of a run.");
+    put(this.note, cells.length ? "" : "No lattice was refined yet: offbragg index SCAN finds that of a sweep.");
     curve.set({series: cells.length ? bySample(this.#board.samples, cells, (cell) => {
       const entry = cell.lattice[this.#shown];
       return [cell.temperature, valueOf(entry), errorOf(entry)];
@@ -137,6 +139,18 @@ export function groupsOf(cells) {
     else groups.push([name]);
   }
   return groups;
+}
+
+/** The fitted law, I = scale (1 − T/Tc)^2β below Tc and 0 above, between the points. */
+function curveOf(law, points) {
+  if (!law?.scale || points.length < 2) return undefined;
+  const all = points.map((p) => p.temperature);
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const below = Array.from({length: 60}, (_, n) => low + ((law.Tc - low) * n) / 59);
+  return {
+    x: [...below, Math.max(high, law.Tc)],
+    y: [...below.map((t) => law.scale * Math.max(1 - t / law.Tc, 0) ** (2 * law.beta)), 0],
+  };
 }
 
 function bySample(samples, items, read) {
