@@ -21,7 +21,6 @@ from sqlalchemy import (
     table,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import REGCONFIG
 
 from offbragg.catalog.parameters import read_parameters
 from offbragg.catalog.search_tables import (
@@ -202,7 +201,7 @@ def _has_words(words: tuple[str, ...], dialect: Dialect) -> ColumnElement[bool]:
         found = select(WORDS.c.rowid).where(WORDS.c.words.op("MATCH")(query))
         return RUNS.c.node_id.in_(found)
     query = " & ".join(f"'{word}':*" for word in words)
-    return column("words").op("@@")(func.to_tsquery(cast("simple", REGCONFIG), query))
+    return column("words").op("@@")(func.to_tsquery(literal_column("'simple'::regconfig"), query))
 
 
 def _has_status(value: str, dialect: Dialect) -> ColumnElement[bool]:

@@ -80,7 +80,9 @@ def catalog_key(directory: Path) -> str:
     return key
 
 
-def server_configuration(directory: Path, readable: Sequence[Path], *, key: str) -> dict[str, Any]:
+def server_configuration(
+    directory: Path, readable: Sequence[Path], *, key: str, database: str = ""
+) -> dict[str, Any]:
     """Generate the configuration of Tiled, with the field names of its documentation.
 
     Parameters
@@ -91,6 +93,8 @@ def server_configuration(directory: Path, readable: Sequence[Path], *, key: str)
         Roots below which frames and scan files may be read; anything else is refused.
     key
         Key of the catalog.
+    database
+        Address of a PostgreSQL database; empty for SQLite in the directory.
     """
     return {
         "trees": [
@@ -98,7 +102,7 @@ def server_configuration(directory: Path, readable: Sequence[Path], *, key: str)
                 "path": "/",
                 "tree": "catalog",
                 "args": {
-                    "uri": f"sqlite:///{directory / 'catalog.db'}",
+                    "uri": database or f"sqlite:///{directory / 'catalog.db'}",
                     "writable_storage": [
                         str(directory / "files"),
                         f"duckdb:///{directory / 'tables.duckdb'}",
@@ -126,6 +130,7 @@ def serve(
     ready: Path | None = None,
     parent: int | None = None,
     allow_origins: Sequence[str] = (),
+    database: str = "",
     look: Callable[[], dict[str, Any]] | None = None,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -147,6 +152,8 @@ def serve(
         Process id of the parent; the server ends when its parent is another process.
     allow_origins
         Origins whose pages may read the catalog in a browser, such as ``http://127.0.0.1:9000``.
+    database
+        Address of a PostgreSQL database that holds the catalog's nodes; empty: SQLite.
     look
         Looks at the beamline, as `offbragg.now.BeamlineNow` does; None: the catalog serves none.
     started
@@ -155,7 +162,8 @@ def serve(
     Raises
     ------
     CatalogError
-        If the directory cannot be used, another server uses it, or the port is taken.
+        If the directory or the database cannot be used, another server uses the directory, or the
+        port is taken.
     """
     directory = directory.resolve()
     readable = [root.resolve() for root in readable]
@@ -168,7 +176,7 @@ def serve(
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
     with _alone(directory):
         how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
-        how |= {"look": look, "started": started}
+        how |= {"database": database, "look": look, "started": started}
         _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
@@ -182,6 +190,7 @@ def _serve(
     ready: Path | None,
     parent: int | None,
     allow_origins: Sequence[str],
+    database: str,
     look: Callable[[], dict[str, Any]] | None,
     started: Callable[[str], None],
 ) -> None:
@@ -216,11 +225,12 @@ def _serve(
     for part in (*parts, *images.self_test(), tiled_app.self_test()):
         if not part.active:
             raise CatalogError(f"the catalog is not served: what it needs is not available\n{part}")
-    tiled_app.create_database(f"sqlite:///{directory / 'catalog.db'}")
+    tiled_app.create_database(database or f"sqlite:///{directory / 'catalog.db'}")
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
     tiled_patches.apply()
     register_formats()
-    app = build_app_from_config(server_configuration(directory, readable, key=key))
+    configuration = server_configuration(directory, readable, key=key, database=database)
+    app = build_app_from_config(configuration)
     tiled_app.keep_containers(app)
     keep_search_tables(app)
     may_read = _confine(app, readable, directory / "files")

@@ -55,21 +55,19 @@ def serve(
         port=config.catalog.port,
         ready=ready,
         allow_origins=config.catalog.allow_origins,
+        database=config.catalog.database,
         look=BeamlineNow(config),
-        started=lambda url: _print_page(config.paths.catalog, url),
+        started=lambda url: _print_page(config, url),
     )
 
 
-def _print_page(catalog: Path, url: str) -> None:
-    """Print where the page is; with a link that lets one browser in only where nobody keeps it."""
-    from offbragg.catalog.one_time import create_link
+def _print_page(config: Any, url: str) -> None:
+    from offbragg.catalog.one_time import describe_page
 
-    if sys.stderr.isatty():
-        say(f"page      {create_link(catalog, url)}  (lets one browser in, within 10 min)",
-            file=sys.stderr)  # fmt: skip
-    else:
-        say(f"page      {url}/live  (a link that lets a browser in: offbragg key --link)",
-            file=sys.stderr)  # fmt: skip
+    where = describe_page(
+        config.paths.catalog, url, beamline=config.file, terminal=sys.stderr.isatty()
+    )
+    say(where, file=sys.stderr)
 
 
 @app.command(rich_help_panel=DATA)
