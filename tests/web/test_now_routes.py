@@ -92,7 +92,7 @@ def test_frames_are_those_of_the_scan_file(beamline, http):
         "run": run.uid, "n": 8, "stored": 4, "last": 4, "behind": 0, "missing": 1, "rejected": 0,
         "pending": 3,
     }  # fmt: skip
-    gone = http.get("/now").json()["engine"]  # a RunEngine of before there were reports
+    gone = http.get("/now").json()["engine"]  # a RunEngine that does not report
     assert gone["run"] is not None
     assert {k: gone["run"][k] for k in ("uid", "done", "n", "sample")} == {
         "uid": run.uid, "done": 5, "n": 8, "sample": "LSMO-140",
