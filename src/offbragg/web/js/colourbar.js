@@ -108,7 +108,7 @@ export class ColourBar {
     const top = s.length ? Math.max(s[s.length - 1], high) : high;
     this.#ends = scale === "log"
       ? [Math.min(low, Math.max(this.#smallest, top * 1e-7)), top * 1.05]
-      : [Math.min(s[0] ?? low, low), top + (top - low) * 0.02];
+      : [Math.min(s[0] ?? low, low), Math.min(top + (top - low) * 0.02, low + (high - low) * 2.5)];  // not up to a Bragg peak
   }
 
   /** 0 at the lower, 1 at the upper end of the bar. */

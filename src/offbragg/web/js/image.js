@@ -49,6 +49,7 @@ export class ImagePanel {
     this.hint = hint;
     this.bar = bar ? new ColourBar({unit, onLimits: (low, high) => this.#limited(low, high)}) : null;
     this.root = el("div.image-panel", {}, this.wrap, this.bar?.root ?? null, this.text);
+    this.root.panel = this;  // for the console, and tests
     host.append(this.root);
     new ResizeObserver(() => this.#size()).observe(this.wrap);
     document.addEventListener("themechange", () => this.#later());

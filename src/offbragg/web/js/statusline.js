@@ -6,7 +6,7 @@ import {clock, fixed, plural, since, span} from "./format.js";
 const KINDS = {measuring: "busy", idle: "off", paused: "warn", suspended: "warn", gone: "off"};
 /** What the states of a RunEngine mean to people. */
 export const WORDS = {
-  measuring: "measuring", idle: "idle", paused: "paused", suspended: "waits for the beam",
+  measuring: "measuring", idle: "idle", paused: "paused", suspended: "suspended",
   gone: "no session",
 };
 

@@ -12,7 +12,7 @@ const AGAIN = 400;  // ms between two live frames, at least
 
 export class FramePanel {
   /** @type {import("./frames_of.js").Frame|null} */ frame = null;
-  #run = "";
+  /** @type {string|null} */ #run = null;
   #about = null;
   /** @type {number|"last"} */ #index = "last";
   #scale = "log";
@@ -31,7 +31,7 @@ export class FramePanel {
     this.frames = new FramesOf(ctx.api);
     this.title = el("h2.frame-title", {}, "Last frame");
     this.about = el("span.muted.frame-about");
-    const button = (text, label, action, more = {}) => el("button.small", {type: "button", "aria-label": label, title: label, onclick: action, ...more}, text);
+    const button = (text, title, action) => el("button.small", {type: "button", title, "aria-label": /[a-z]/i.test(text) ? null : title, onclick: action}, text);
     this.live = button("● Live", "Follow the last frame (End)", () => this.go("last"));
     this.logButton = button("log", "Logarithmic or linear (l)", () => this.toggleScale());
     this.ringButton = button("rings", "Resolution rings (r)", () => this.toggleRings());
@@ -91,7 +91,9 @@ export class FramePanel {
     else this.#say("No frame yet", "The first frame that is stored appears here.");
   }
 
-  get run() { return this.#run; }
+  get run() { return this.#run ?? ""; }
+  /** The row of the run, as `/runs` has it; null until it is known. */
+  get row() { return this.#about?.row ?? null; }
   get index() { return this.#index; }
   get isLive() { return this.#index === "last"; }
 
@@ -107,6 +109,7 @@ export class FramePanel {
       }
       this.#words();
       this.panel.overlay((context, toScreen) => this.#overlay(context, toScreen));
+      this.changed();
     } catch (error) {
       if (!error.away && error.status !== 404) this.ctx.say(error.detail ?? error.message, "error");
     }
@@ -302,12 +305,12 @@ export class FramePanel {
         context[pen ? "lineTo" : "moveTo"](...at);
         pen = true;
       }
-      context.strokeStyle = "rgb(0 0 0 / 0.4)";
-      context.lineWidth = 2.5;
+      context.strokeStyle = "rgb(0 0 0 / 0.5)";
+      context.lineWidth = 3;
       context.stroke();
-      context.setLineDash([6, 4]);
-      context.strokeStyle = "rgb(255 255 255 / 0.75)";
-      context.lineWidth = 1;
+      context.setLineDash([8, 4]);
+      context.strokeStyle = "rgb(255 255 255 / 0.95)";
+      context.lineWidth = 1.2;
       context.stroke();
       context.setLineDash([]);
       const place = this.#labelPlace(points, inside, toScreen, labels);

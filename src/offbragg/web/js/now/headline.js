@@ -27,8 +27,8 @@ export class Headline {
     host.append(el("div.headline.card", {}, ...Object.values(this.tiles).map((each) => each.root)), this.waits);
   }
 
-  /** @param {any} now */
-  update(now) {
+  /** @param {any} now @param {any} shown row of the run whose frames are shown, or null */
+  update(now, shown = null) {
     const {engine, frames} = now;
     const {state, run, series, values = {}} = engine;
     const set = (name, label, value, more, kind = "") => {
@@ -43,13 +43,15 @@ export class Headline {
     set("state", known(engine.since) ? `since ${clock(engine.since, {seconds: false})}` : "state",
       [el(`span.mark.mark-${kind}`, {"aria-hidden": "true"}), (WORDS[state] ?? state).replace(/^./, (c) => c.toUpperCase())],
       this.#second(engine), kind);
-    set("sample", run ? `#${run.scan_id ?? "–"} · ${run.purpose ?? "data"}` : "sample", run?.sample ?? "–", engine.plan ?? "");
-    this.#temperature(set, values.temperature, run);
+    const last = run ? null : shown;
+    if (last) set("sample", `last run, #${last.scan_id ?? "–"}`, last.sample ?? "–", `${last.exit_status ?? ""}, ${since(last.stop_time ?? last.time)}`);
+    else set("sample", run ? `#${run.scan_id ?? "–"} · ${run.purpose ?? "data"}` : "sample", run?.sample ?? "–", engine.plan ?? "");
+    this.#temperature(set, values.temperature, run ?? last);
     const done = run?.done ?? frames?.stored ?? 0;
     set("sweep", `${run?.sweeps ? `sweep ${run.sweep ?? 1} of ${run.sweeps}` : "sweep"}${known(run?.left) ? ", time left" : ""}`,
-      run ? (known(run.left) ? span(run.left) : `${done} of ${run.n ?? "–"}`) : "–",
-      run ? `${done} of ${plural(run.n ?? 0, "frame")}${this.#faults(frames)}` : "");
-    this.#bar("sweep", done, run?.n);
+      run ? (known(run.left) ? span(run.left) : `${done} of ${run.n ?? "–"}`) : last ? "ended" : "–",
+      run ? `${done} of ${plural(run.n ?? 0, "frame")}${this.#faults(frames)}` : last ? `${last.frames?.stored ?? 0} of ${plural(last.n_frames ?? 0, "frame")} stored` : "");
+    this.#bar("sweep", run ? done : 0, run?.n);
     set("series", series ? `series, ${series.done} of ${plural(series.n, "run")}${known(series.left) ? ", left" : ""}` : "series",
       known(series?.left) ? span(series.left) : series ? `${series.done} of ${series.n}` : "–",
       known(series?.left) ? `done about ${clock(Date.now() / 1000 + series.left, {seconds: false})}` : "");
@@ -72,7 +74,7 @@ export class Headline {
 
   #temperature(set, temperature, run) {
     if (!known(temperature?.value)) {
-      set("temperature", "temperature", known(run?.temperature) ? quantity(run.temperature, "K") : "–", known(run?.temperature) ? "set; not measured" : "not measured");
+      set("temperature", "temperature", known(run?.temperature) ? quantity(run.temperature, "K") : "–", known(run?.temperature) ? "set point of the run" : "not measured");
       return;
     }
     const {value, unit = "K", set: asked, window, label} = temperature;

@@ -38,7 +38,11 @@ export const view = {
     const right = el("div.now-history.card", {role: "group", "aria-label": "The last 15 minutes"});
     host.append(head, el("div.now-body", {}, left, right));
     headline = new Headline(head);
-    frame = new FramePanel(left, ctx, () => { if (isShown) ctx.replace(frame.query); });
+    frame = new FramePanel(left, ctx, () => {
+      if (!isShown) return;
+      ctx.replace(frame.query);
+      if (ctx.now()) headline.update(ctx.now(), frame.row);
+    });
     history = new History(right, ctx);
   },
 
@@ -56,7 +60,7 @@ export const view = {
   },
 
   update(now) {
-    headline.update(now);
+    headline.update(now, frame.row);
     history.update(now);
     const run = runOf(now);
     if (!run && !frame.run) newest();
