@@ -271,4 +271,28 @@ def test_the_python_line_makes_what_is_shown(board, catalog):
     lines = board.locator("#python")
 
     expect(lines).to_contain_text(catalog.url)
-    expect(lines).to_contain_text(f'series("{catalog.runs[0].series["uid"][:18]}')
+    expect(lines).to_contain_text(f'series("{catalog.runs[0].series["uid"]}")')
+
+
+def test_all_series_are_the_rows_of_one_board(page, catalog):
+    page.goto("/live/#/experiment/all?plane=hk0")
+
+    expect(page.locator("tbody th[scope=row]")).to_have_text(["LSMO-142", "LSMO-140"])
+    expect(page.locator(".cell.pictured")).to_have_count(3)
+
+
+def test_of_two_cells_at_one_place_the_newer_one_is_shown(page):
+    page.goto("/live/#/runs")
+    board = page.evaluate("""async () => {
+      const {merged} = await import("/live/js/board/series.js");
+      const cell = (temperature, state, volume) => ({sample: "A", temperature, state, volume});
+      return merged([
+        {uid: "new", state: "running", time: 2, left: 60, samples: ["A"],
+         cells: [cell(90, "measured", "new-90"), cell(140, "planned", null)]},
+        {uid: "old", state: "ended", time: 1, left: null, samples: ["A"],
+         cells: [cell(90, "measured", "old-90"), cell(140, "measured", "old-140")]},
+      ]);
+    }""")
+
+    assert [c["volume"] for c in board["cells"]] == ["new-90", "old-140"]
+    assert (board["state"], board["left"]) == ("running", 60)

@@ -35,7 +35,7 @@ export class OrderChart {
     if (document.activeElement !== this.field) this.field.value = order.at.map(String).join(", ");
     const {law} = order;
     legend(this.legend, samples);
-    put(this.law, law ? `Tc = ${withError(law.Tc, law.Tc_error)}\u202fK, β = ${withError(law.beta, law.beta_error)}` : "\u00a0");
+    put(this.law, law ? `${samples.length > 1 && order.sample ? `${order.sample}: ` : ""}Tc = ${withError(law.Tc, law.Tc_error)}\u202fK, β = ${withError(law.beta, law.beta_error)}` : "\u00a0");
     put(this.why, order.why || growing(order.points));
     this.save.disabled = order.points.length === 0;
     this.curve.set({

@@ -1,15 +1,12 @@
 // Experiment: samples × temperatures, filling while a series runs; curves; planes side by side.
 
-import {PALETTES} from "../colours.js";
-import {el, fill, mark, notice, put} from "../dom.js";
+import {el, fill, notice, put} from "../dom.js";
 import {moment, number, plural, span} from "../format.js";
-import {LatticeChart, OrderChart} from "../board/charts.js";
+import {buildBoard} from "../board/elements.js";
 import {cellsNamed, layBoard, lineOf, nameOf, summaryOf} from "../board/layout.js";
 import {commonEnds, levelFor, Planes, spread} from "../board/planes.js";
-import {Stage} from "../board/stage.js";
-import {BoardTable} from "../board/table.js";
+import {ALL, SeriesReader} from "../board/series.js";
 
-const PLANES = ["hk0", "hk0.5", "h0l", "0kl", "hhl"];
 const SOON = 3_000;  // ms between looks at a series that runs
 const LATE = 30_000;  // … and at one that has ended
 const SAMPLED = 6;  // volumes that set the common scale
@@ -27,6 +24,7 @@ const state = {
   error: null, shown: false, timer: 0, order: "", law: null, loading: false,
 };
 let planes;
+let reader;
 
 export const view = {
   name: "experiment", title: "Experiment", key: "1",
@@ -38,7 +36,16 @@ export const view = {
   mount(host, context) {
     ctx = context;
     planes = new Planes(ctx.api);
-    ui = build(host);
+    reader = new SeriesReader(ctx.api);
+    ui = buildBoard(host, {
+      planes, slide, address: addressOf, at: setAt, plane: setPlane, range: setRange, resized: pictures,
+      series: (uid) => ctx.go(`#/experiment/${uid}${query()}`),
+      compare: () => compare(!state.comparing),
+      choose: (cell, event) => (state.comparing || event.shiftKey ? toggle(cell) : ctx.go(addressOf(cell))),
+      chosen: (names) => setChosen(Array.isArray(names) ? names : state.chosen.filter((one) => one !== names)),
+      look: (cell) => setCurrent(nameOf(cell)),
+      point: (cell) => describe(cell ?? current()),
+    });
   },
 
   show(route) {
@@ -86,9 +93,10 @@ export const view = {
   python() {
     if (!state.series) return "";
     const cell = current();
+    const uid = cell?.series ?? state.series.uid;
     const lines = [
       "import offbragg",
-      `series = offbragg.connect("${location.origin}").series("${state.series.uid.slice(0, 18)}")`,
+      `series = offbragg.connect("${location.origin}").series("${uid}")`,
       `series.order_parameter((${state.at.split(",").join(", ")}))`,
     ];
     if (cell?.runs?.length) {
@@ -98,64 +106,7 @@ export const view = {
   },
 };
 
-// ---- what is on the page -----------------------------------------------------------------
-
-function build(host) {
-  const parts = {};
-  parts.series = el("select.series", {"aria-label": "Series", onchange: (event) => ctx.go(`#/experiment/${event.target.value}${query()}`)});
-  parts.plane = el("input.plane", {type: "text", list: "experiment-planes", size: 7, spellcheck: "false",
-    "aria-label": "Plane of S(Q)", title: "hk0, hk0.5, h0l, hhl … (p)", onchange: () => setPlane(parts.plane.value)});
-  const known = el("datalist", {id: "experiment-planes"}, ...PLANES.map((name) => el("option", {value: name})));
-  parts.presets = el("span.controls.wide", {role: "group", "aria-label": "Planes"}, ...PLANES.map((name) => el("button.small", {
-    type: "button", onclick: () => setPlane(name)}, name)));
-  parts.bar = el("canvas.scale-bar", {width: 256, height: 1, role: "img", "aria-label": "Colours, logarithmic"});
-  paintBar(parts.bar);
-  parts.low = el("span");
-  parts.high = el("span");
-  parts.auto = el("button.small", {type: "button", hidden: true, title: "Find the ends of the colours again", onclick: () => setRange(null)}, "auto");
-  parts.compare = el("button.small", {type: "button", "aria-pressed": "false", title: "A click on a cell chooses it (c)",
-    onclick: () => compare(!state.comparing)}, "Compare");
-  parts.clear = el("button.small", {type: "button", hidden: true, onclick: () => setChosen([])}, "Clear");
-  parts.error = el("p.error.plane-error", {role: "alert", hidden: true});
-  parts.summary = el("p.summary", {"aria-live": "polite"});
-  const meaning = el("p.meaning.wide", {"aria-hidden": "true"},
-    ...[["busy", "measuring"], ["warn", "warning"], ["bad", "failed"]].map(([kind, text]) => mark(kind, text)),
-    el("span.state", {}, el("span.swatch-hatch"), "not measured"));
-  parts.body = el("div.experiment");
-  parts.notice = el("div.experiment-notice");
-  host.append(parts.notice, parts.body);
-
-  const tools = el("header.experiment-tools", {}, parts.series,
-    el("label.controls", {}, el("span.muted", {}, "plane"), parts.plane, known), parts.presets,
-    el("span.scale", {title: "Intensity, counts / weight, logarithmic; the same for all cells"},
-      parts.low, parts.bar, parts.high, el("span.muted.wide", {}, "counts / weight"), parts.auto));
-  const boardHost = el("div.board-host.card");
-  parts.detail = el("p.cell-line", {"aria-hidden": "true"});
-  parts.slider = el("input.temperature", {type: "range", min: 0, max: 0, step: 1, "aria-label": "Temperature",
-    oninput: () => slide(Number(parts.slider.value))});
-  parts.sliderText = el("output.temperature-text");
-  parts.marks = el("div.temperature-marks", {"aria-hidden": "true"});
-  const stage = el("section.card.stage-card", {"aria-label": "The plane through temperature"},
-    el("header", {}, parts.sliderText, el("div.temperature-track", {}, parts.slider, parts.marks)));
-  const charts = el("div.charts");
-  parts.lower = el("div.experiment-lower", {}, stage, charts);
-  parts.body.append(tools, parts.error, boardHost, parts.lower);
-  boardHost.append(el("header", {}, parts.summary, el("span.controls", {}, meaning, parts.clear, parts.compare)));
-  parts.table = new BoardTable(boardHost, {
-    choose: (cell, event) => (state.comparing || event.shiftKey ? toggle(cell) : ctx.go(addressOf(cell))),
-    look: (cell) => setCurrent(nameOf(cell)),
-    point: (cell) => describe(cell ?? current()),
-  });
-  boardHost.append(parts.detail);
-  parts.stage = new Stage(stage, {
-    planes, address: addressOf, limited: (low, high) => setRange([low, high]),
-    remove: (name) => setChosen(state.chosen.filter((one) => one !== name)),
-  });
-  parts.order = new OrderChart(charts, {at: setAt});
-  parts.lattice = new LatticeChart(charts);
-  new ResizeObserver(() => pictures()).observe(boardHost);
-  return parts;
-}
+// ---- addresses ---------------------------------------------------------------------------
 
 /** Where a click on a cell leads: its volume, or its newest run. */
 function addressOf(cell) {
@@ -198,15 +149,11 @@ async function load() {
   if (!state.series && !state.error) tell(notice("Loading the series", "Samples, temperatures and what was measured of each.", "loading"));
   const uid = state.route;
   try {
-    const [series, list] = await Promise.all([
-      ctx.api.json(`/series/${encodeURIComponent(uid || "latest")}`), ctx.api.json("/series")]);
-    // runs without a series are shown by their day: their volumes are of no series
-    const of = series.uid.startsWith("day-") ? "" : `series=${encodeURIComponent(series.uid)}&`;
-    const {volumes} = await ctx.api.json(`/volumes?${of}limit=500`);
+    const {series, list, volumes} = await reader.read(uid);
     if (uid !== state.route) return;
     state.error = null;
     state.series = series;
-    state.list = list.series;
+    state.list = list;
     state.volumes = new Map(volumes.map((volume) => [volume.key, {...volume, version: volume.written}]));
     draw();
   } catch (error) {
@@ -278,11 +225,13 @@ const nameFor = () => `${(state.series?.uid ?? "series").slice(0, 8)}-order-para
 
 function drawSeries() {
   const uid = state.series.uid;
-  const all = state.list.some((one) => one.uid === uid) ? state.list : [state.series, ...state.list];
+  const known = uid === ALL || state.list.some((one) => one.uid === uid);
+  const all = known ? state.list : [state.series, ...state.list];
   const key = all.map((one) => `${one.uid} ${one.runs} ${one.state}`).join();
   if (ui.series.dataset.key !== key) {
     ui.series.dataset.key = key;
-    fill(ui.series, ...all.map((one) => el("option", {value: one.uid}, [
+    const several = el("option", {value: ALL}, `All series · ${plural(new Set(all.flatMap((one) => one.samples)).size, "sample")}`);
+    fill(ui.series, all.length > 1 ? several : null, ...all.map((one) => el("option", {value: one.uid}, [
       moment(one.time).slice(0, 16), one.samples.slice(0, 2).join(", ") + (one.samples.length > 2 ? " …" : ""),
       one.runs === undefined ? null : plural(one.runs, "run"), one.state === "running" ? "running" : null,
     ].filter(Boolean).join(" · "))));
@@ -376,15 +325,6 @@ function drawScale() {
   ui.auto.hidden = state.range === null;
 }
 
-function paintBar(bar) {
-  const context = bar.getContext("2d");
-  const image = context.createImageData(256, 1);
-  for (let at = 0; at < 256; at++) {
-    image.data.set([...PALETTES.viridis.subarray(3 * at, 3 * at + 3), 255], 4 * at);
-  }
-  context.putImageData(image, 0, 0);
-}
-
 // ---- pictures ----------------------------------------------------------------------------
 
 function pictures() {
@@ -424,11 +364,12 @@ function drawLattice() {
 async function drawOrder() {
   const {uid} = state.series;
   const versions = [...state.volumes.values()].map((volume) => `${volume.key} ${volume.version}`).join();
-  const key = `${uid} ${state.at} ${versions}`;
+  const sample = current()?.sample ?? "";
+  const key = `${uid} ${state.at} ${sample} ${versions}`;
   if (key === state.order) return;
   state.order = key;
   try {
-    const order = await ctx.api.json(`/series/${encodeURIComponent(uid)}/order?at=${encodeURIComponent(state.at)}`);
+    const order = await reader.order(state.series, state.at, sample);
     if (state.order !== key) return;
     state.law = order.law;
     ui.order.show(order, state.board.samples, nameFor());
@@ -449,6 +390,7 @@ function setCurrent(name) {
   marks();
   describe(current());
   stage();
+  drawOrder();
   remember();
 }
 
