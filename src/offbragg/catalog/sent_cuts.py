@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class SentCut:
         What it is, for people.
     lattice
         a, b, c (Å), α, β, γ (degree) of the crystal, where they are known.
+    picture
+        Asks the server for the same as PNG; for where matplotlib is not installed.
     """
 
     intensity: NDArray[np.float32]
@@ -52,6 +54,7 @@ class SentCut:
     sigma: NDArray[np.float32] | None = None
     title: str = ""
     lattice: tuple[float, ...] | None = None
+    picture: Callable[[], bytes] | None = None
 
     @classmethod
     def read(cls, content: bytes, described: str, **more: Any) -> SentCut:
@@ -65,7 +68,7 @@ class SentCut:
         described
             The header `HEADER`.
         more
-            ``title``, ``lattice``.
+            ``title``, ``lattice``, ``picture``.
         """
         values = np.load(io.BytesIO(content), allow_pickle=False)
         header = json.loads(described)
@@ -99,11 +102,11 @@ class SentCut:
         )  # fmt: skip
 
     def _repr_png_(self) -> bytes | None:
-        """Return the picture for a notebook; None where matplotlib is not installed."""
+        """Return the picture for a notebook; that of the server where there is no matplotlib."""
         try:
             return self.plot()._repr_png_()
         except ImportError:
-            return None
+            return None if self.picture is None else self.picture()
 
 
 def plane_query(

@@ -125,9 +125,9 @@ def key(
         )
     say(
         f"read-only, expires {until}; at {config.catalog_url}\n\nIn Python:\n\n"
-        "from tiled.client import from_uri\n"
-        f'cat = from_uri("{config.catalog_url}", api_key="{made}")["raw"]\n'
-        f"print(len(cat), 'runs'); run = cat.values().last(){tunnel}",
+        "import offbragg\n"
+        f'catalog = offbragg.connect("{config.catalog_url}", "{made}")\n'
+        f"catalog.latest(){tunnel}",
         file=sys.stderr,
     )
 

@@ -298,7 +298,7 @@ class Frame:
 
 
 def _parts(along: Along, at_once: int) -> Iterator[Along]:
-    """Divide what is asked for into parts of at most so many places."""
+    """Divide what is asked for into parts of at most ``at_once`` places."""
     places = range(along.first, along.stop, along.step)
     for begin in range(0, len(places), at_once):
         part = places[begin : begin + at_once]

@@ -14,11 +14,12 @@ from offbragg.remote.follow import Follower
 from offbragg.remote.frames import Frame, Frames, NoFrameYet
 from offbragg.remote.link import Link, segment
 from offbragg.remote.sent_ledger import SentLedger
-from offbragg.remote.tables import as_table, clock, describe, html_table
+from offbragg.remote.tables import as_table, clock, describe, html_picture, html_table
 from offbragg.remote.volumes import RemoteVolume, best_of, volumes_where
 
 _HOLDS = 0.3  # s for which a ledger that still changes is not asked for again
 _RUNNING = "running"
+_PICTURE = 480  # pixels, the longest edge of the frame that is shown with a run
 
 
 class Run:
@@ -239,12 +240,13 @@ class Run:
             "purpose": row.get("purpose"), "plan": row.get("plan"), "state": self.state,
             "frames": row.get("n_frames"), **frames,
         }  # fmt: skip
-        return html_table([{"": name, " ": value} for name, value in facts.items()])
+        rows = [{"": name, " ": value} for name, value in facts.items()]
+        return html_table(rows) + html_picture(self._repr_png_())
 
     def _repr_png_(self) -> bytes | None:
         """Return the newest frame as a picture; None if there is none."""
         try:
-            return self.frames.last.picture()
+            return self.frames.last.picture(size=_PICTURE)
         except CatalogError:
             return None
 

@@ -86,7 +86,7 @@ class RunList(Sequence[Run]):
         return html_table(rows, more=len(self) - len(rows))
 
     def _fetch(self, count: int) -> None:
-        """Ask for rows until there are so many, from the newest back."""
+        """Ask for rows until there are ``count``, from the newest back."""
         while self._total is None or len(self._rows) < min(count, self._total):
             before = self._rows[-1]["uid"] if self._rows else None
             limit = min(max(count - len(self._rows), _SHOWN), _PAGE)

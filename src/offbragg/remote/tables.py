@@ -1,7 +1,8 @@
-"""Rows as tables: for a notebook, and as columns for Python."""
+"""Rows as tables and pictures in a notebook, and as columns for Python."""
 
 from __future__ import annotations
 
+import base64
 import html
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,13 @@ def html_table(rows: Sequence[Mapping[str, Any]], *, more: int = 0) -> str:
     )
     rest = f"<p>and {more} more</p>" if more else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+
+
+def html_picture(png: bytes | None) -> str:
+    """Return a picture as a part of HTML; nothing for None."""
+    if png is None:
+        return ""
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def _cell(value: Any) -> str:

@@ -11,7 +11,7 @@ import httpx
 from offbragg.catalog.sent_cuts import HEADER, Point, SentCut, as_array, plane_query, written
 from offbragg.errors import CatalogError, NoSuchEntry
 from offbragg.remote.link import Link, segment
-from offbragg.remote.tables import describe, html_table
+from offbragg.remote.tables import describe, html_picture, html_table
 
 _LONG = 120.0  # s; the server needs up to 60 s for a cell
 _MOST = 500  # volumes that one question returns
@@ -144,7 +144,8 @@ class RemoteVolume:
             "cells": " × ".join(map(str, grid.get("shape", ()))), "levels": self.row.get("levels"),
             "runs": ", ".join(str(uid)[:8] for uid in self.row.get("runs") or ()),
         }  # fmt: skip
-        return f"<b>{html.escape(self.key)}</b>{html_table([facts])}"
+        table = html_table([facts])
+        return f"<b>{html.escape(self.key)}</b>{table}{html_picture(self._repr_png_())}"
 
     def _repr_png_(self) -> bytes | None:
         """Return the plane hk0 as the server draws it, coarser if the volume is large."""
@@ -161,7 +162,17 @@ class RemoteVolume:
     ) -> SentCut:
         answer = self._ask(kind, **as_array(asked, level, sigma))
         title = describe(self.row.get("sample"), self.temperature, what)
-        return SentCut.read(answer.content, answer.headers[HEADER], title=title)
+
+        def picture() -> bytes:
+            drawn = {name: value for name, value in asked.items() if name != "sigma"}
+            return self._ask("plane", **drawn, level=level, format="png").content
+
+        lattice = self.row.get("lattice")
+        cell = tuple(lattice) if isinstance(lattice, list) and len(lattice) == 6 else None
+        return SentCut.read(
+            answer.content, answer.headers[HEADER], title=title, lattice=cell,
+            picture=picture if kind == "plane" else None,
+        )  # fmt: skip
 
     def _ask(self, kind: str, *, timeout: float | None = None, **asked: Any) -> httpx.Response:
         return self._link.get(f"/volumes/{segment(self.key)}/{kind}", timeout=timeout, **asked)
