@@ -2,7 +2,8 @@
 
 The files are public: they hold no data, and ask for a key. A key, or a one-time token, is exchanged
 for a read-only key in a cookie that scripts cannot read and other sites cannot send. So no address
-and no log has it. Everything else that the page does is what any client may do.
+and no log has it; one that a browser finds in the address of a view is moved there. Everything else
+that the page does is what any client may do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import html
 import json
 import re
 import time
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 from offbragg.catalog import one_time
 from offbragg.catalog.authentication import (
@@ -37,6 +40,7 @@ from offbragg.catalog.sent import Refusal, begin, matches
 from offbragg.printable import printable
 
 PATH = "/live"
+VIEW = "/view/"
 _TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8", ".json": "application/json",
@@ -44,6 +48,14 @@ _TYPES = {
 }  # fmt: skip
 _NAME = re.compile(r"/((?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*)")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
+_STRICT = {
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin", "cross-origin-resource-policy": "same-origin",
+}  # fmt: skip
+_LEAD = (
+    '<!doctype html><meta charset="utf-8"><title>offbragg</title>'
+    '<meta http-equiv="refresh" content="0; url={}">'
+)
 _MOST = 4096  # bytes of a request to enter
 _WAIT = 5.0  # s, for its body
 _USED = (
@@ -88,11 +100,15 @@ class Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or not (path == PATH or path.startswith(f"{PATH}/")):
+        is_page = path == PATH or path.startswith(f"{PATH}/")
+        given = _key_in_address(scope) if path.startswith(VIEW) else ""
+        if scope["type"] != "http" or not (is_page or given):
             await self._app(scope, receive, send)
             return
         try:
-            if path == f"{PATH}/enter":
+            if given:
+                await self._move_key(given, scope, send)
+            elif path == f"{PATH}/enter":
                 _only(scope, "POST")
                 await self._enter(scope, receive, send)
             elif path == f"{PATH}/leave":
@@ -112,12 +128,29 @@ class Page:
         if not isinstance(text, str):
             raise Refusal(400, f"{kind} must be text.")
         found = self._by_token(text) if kind == "token" else self._by_key(text.strip())
+        await _send(send, 204, {"set-cookie": self._cookie(found, scope)})
+
+    async def _move_key(self, given: str, scope: Scope, send: Send) -> None:
+        """Move a key from the address into the cookie, and lead to the address without it.
+
+        It leads there by a page: after a redirect that begins at another site, as at a link in a
+        letter, a browser sends no strict cookie.
+        """
+        _only(scope, "GET", "HEAD")
+        header = self._cookie(self._by_key(given), scope)
+        body = _LEAD.format(html.escape(quote(scope["path"]))).encode()
+        headers = {"set-cookie": header, "content-type": _TYPES[".html"], **_STRICT,
+                   "content-security-policy": _policy(""), "cache-control": "no-store",
+                   "content-length": str(len(body))}  # fmt: skip
+        await _send(send, 200, headers, body if scope["method"] == "GET" else b"")
+
+    def _cookie(self, found: float | str, scope: Scope) -> str:
+        """Return the header with a cookie that ends then, or refuse with the reason."""
         if isinstance(found, str):
             if wait := self._wrong.count(scope):
                 raise Refusal(429, "Too many wrong keys.", **{"retry-after": str(wait)})
             raise Refusal(401, found)
-        own = reading_key(self._key, ends=found)
-        await _send(send, 204, {"set-cookie": cookie(scope, own, ends=found)})
+        return cookie(scope, reading_key(self._key, ends=found), ends=found)
 
     def _by_token(self, token: str) -> float | str:
         ends = one_time.consume(self._directory, token)
@@ -144,10 +177,7 @@ class Page:
             "cache-control": "no-cache",
             "vary": "accept-encoding",
             "content-security-policy": _policy(sent.get("host", "")),
-            "x-content-type-options": "nosniff",
-            "referrer-policy": "no-referrer",
-            "cross-origin-opener-policy": "same-origin",
-            "cross-origin-resource-policy": "same-origin",
+            **_STRICT,
         }
         if matches(sent.get("if-none-match", ""), etag):
             await _send(send, 304, headers)
@@ -185,6 +215,11 @@ def cookie(scope: Scope, key: str, *, ends: float) -> str:
     secure = "; Secure" if scope.get("scheme") == "https" else ""
     age = max(int(ends - time.time()), 0)
     return f"{COOKIE}={key}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}"
+
+
+def _key_in_address(scope: Scope) -> str:
+    query = scope.get("query_string", b"").decode("latin-1")
+    return next((value for name, value in parse_qsl(query) if name == "api_key"), "")
 
 
 def _policy(host: str) -> str:
