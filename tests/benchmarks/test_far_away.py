@@ -32,6 +32,7 @@ from offbragg.volume import Volume
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(not kernels.compiled, reason="the kernels are not compiled"),
 ]
 

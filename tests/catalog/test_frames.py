@@ -23,6 +23,7 @@ from offbragg.catalog.frame_pictures import draw_frame
 from offbragg.catalog.frame_questions import OneFrame
 from offbragg.catalog.kept import Kept
 from offbragg.catalog.palettes import colours
+from offbragg.files.digest import digest_path
 from offbragg.files.frame_chunks import places_of_chunks
 from offbragg.files.scan_file import ScanFile
 from offbragg.frame import Frame
@@ -441,3 +442,26 @@ def test_what_is_drawn_is_no_larger_than_its_noise():
 
     assert sizes["max"] <= 155_000
     assert sizes["mean"] <= 250_000
+
+
+def test_a_file_with_any_damage_is_an_answer_and_not_a_failure(http, make_run):
+    one = stored_run(make_run)
+    path, random = one.scan.path, np.random.default_rng(3)
+    whole, seen = path.read_bytes(), set[int]()
+    digest = digest_path(path)
+    for number in range(24):
+        damaged = bytearray(whole)
+        if number < 4:
+            damaged = damaged[: len(whole) * number // 4]
+        else:
+            at = int(random.integers(0, len(whole) // (1 + 50 * (number % 2))))
+            damaged[at : at + 64] = random.bytes(64)
+        beside = path.with_name("new")
+        beside.write_bytes(damaged)
+        beside.replace(path)
+        digest.unlink(missing_ok=True)
+        for what in ("ledger", "frames/last", "frames/1?format=npy", "frames?format=sum"):
+            answer = http.get(f"/runs/{one.uid}/{what}")
+            seen.add(answer.status_code)
+            assert answer.status_code in (200, 403, 404, 503), (number, what, answer.text)
+    assert {200, 403} <= seen

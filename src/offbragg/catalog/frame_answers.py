@@ -24,7 +24,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.files.stored_sweep import StoredSweep
 
 MOST_JSON = 100_000  # numbers
-MOST_DECODED = 20_000_000_000  # pixels of the rows that one request decodes
+MOST_DECODED = 10_000_000_000  # pixels of the rows that one request decodes
 _MOST_LISTED = 300  # frames in a header
 _SOON = {"retry-after": "1"}  # it may come
 
@@ -132,10 +132,10 @@ def find_frames(scan: ScanFile, asked: ManyFrames, identity: tuple[int, ...]) ->
             f"These rows of {len(numbers)} frames have {decoded:,} pixels; one request decodes "
             f"{MOST_DECODED:,}. Ask for fewer frames at a time.",
         )
-    status = np.array(scan.text_column("status"))
-    there = (status == "stored")[numbers.start : numbers.stop : numbers.step]
+    status = scan.column("status")
+    there = (status == b"stored")[_slice(numbers)]
     missing = [number for number, stored in zip(numbers, there, strict=True) if not stored]
-    decided = np.flatnonzero(status == "pending")
+    decided = np.flatnonzero(status == b"pending")
     shape = [len(numbers), len(rows), len(columns)]
     described = {
         "n": int(decided[0]) if decided.size else scan.n_frames, "shape": shape,
@@ -191,7 +191,7 @@ def _summed(
 def _index(scan: ScanFile, asked: int | None) -> int:
     n = scan.n_frames
     if asked is None:
-        stored = np.flatnonzero(np.array(scan.text_column("status")) == "stored")
+        stored = np.flatnonzero(scan.column("status") == b"stored")
         if not stored.size:
             raise Refusal(404, f"No frame is stored yet: 0 of {n}. Ask again.", **_SOON)
         return int(stored[-1])
@@ -240,8 +240,10 @@ def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _beam_centre(scan: ScanFile) -> list[float] | None:
-    if scan.start["geometry"] is None:
+def _beam_centre(scan: ScanFile) -> list[float | None] | None:
+    """Return where the beam meets the panel, slow and fast, pixel; None if that is not known."""
+    try:
+        met = scan.geometry.direct_beam()
+    except OffbraggError:
         return None
-    met = scan.geometry.direct_beam()
-    return None if met is None else [met[1], met[0]]  # slow, fast
+    return None if met is None else [_finite(met[1]), _finite(met[0])]

@@ -36,7 +36,7 @@ from offbragg.catalog.read_limits import answering, refusing_damaged
 from offbragg.catalog.readable import Readable, shown
 from offbragg.catalog.run_files import RunFiles
 from offbragg.catalog.sent import OpenFile, Refusal, begin, matches
-from offbragg.errors import CatalogError, ScanFileError
+from offbragg.errors import CatalogError, OffbraggError, ScanFileError
 from offbragg.files.scan_file import ScanFile
 from offbragg.printable import printable
 
@@ -53,6 +53,9 @@ _MOST_RUNNING = 100  # answers that are being made, or wait for it
 _TRIES = 5  # of a file that is replaced while it is opened
 _LEAST = 500  # bytes that are worth compressing
 _EDITION = 1  # to be raised when the same question has another answer
+
+_UNREADABLE = (OffbraggError, OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError)
+"""What comes of a damaged file, besides what says so."""
 
 Question = OneFrame | ManyFrames | None
 """None asks for the ledger."""
@@ -85,7 +88,11 @@ class Frames:
         self._app = app
         self._files = files
         self._readable = readable
-        self._pool = background_threads("frames")
+        # parts may take many seconds, and the page waits for one frame
+        self._pools = {
+            kind: background_threads(name)
+            for kind, name in ((ManyFrames, "parts"), (OneFrame, "frames"), (type(None), "ledger"))
+        }
         self._kept = Kept(_KEPT)
         self._running = 0
 
@@ -119,7 +126,7 @@ class Frames:
                 return _answer_of(find_planned(run, asked), asked, tags, squeeze, self._kept)
             return _made(self._readable, run.path, asked, tags, squeeze, self._kept)
 
-        answer = await self._in_background(work, written_out=_is_written_out(asked))
+        answer = await self._in_background(work, asked)
         form = "json" if asked is None else asked.format
         sent = {
             "etag": answer.etag,
@@ -139,16 +146,18 @@ class Frames:
         body = answer.body if scope["method"] == "GET" else b""
         await send({"type": "http.response.body", "body": body})
 
-    async def _in_background(self, work: Callable[[], _Answer], *, written_out: bool) -> _Answer:
+    async def _in_background(self, work: Callable[[], _Answer], asked: Question) -> _Answer:
         if self._running >= _MOST_RUNNING:
             why = f"{_MOST_RUNNING} answers about frames are being made or wait. Ask again later."
             raise Refusal(429, why, **{"retry-after": "5"})
         self._running += 1
         try:
-            with answering(written_out=written_out):
+            with answering(written_out=isinstance(asked, ManyFrames) and asked.format == "json"):
                 context = contextvars.copy_context()
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._pool, lambda: context.run(work))
+                return await loop.run_in_executor(
+                    self._pools[type(asked)], lambda: context.run(work)
+                )
         finally:
             self._running -= 1
 
@@ -158,10 +167,6 @@ def _question(ledger: bool, index: str | None, query: str) -> Question:
         read_parameters(query, (), "the ledger")
         return None
     return ManyFrames.parse(query) if index is None else OneFrame.parse(index, query)
-
-
-def _is_written_out(asked: Question) -> bool:
-    return isinstance(asked, ManyFrames) and asked.format == "json"
 
 
 def _made(
@@ -176,6 +181,10 @@ def _made(
             except (CatalogError, HTTPException):
                 if not left or not file.is_replaced:
                     raise  # else a newer one has taken its place
+            except _UNREADABLE as error:
+                if not left or not file.is_replaced:
+                    what = shown(str(error).partition("\n")[0])
+                    raise CatalogError(f"{shown(path.name)} is not read: {what}") from error
     raise AssertionError
 
 

@@ -31,7 +31,7 @@ def encode_png(shades: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
     rows = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: none
     rows[:, 1:] = shades
     coder = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
-    packed = coder.compress(rows) + coder.flush()
+    packed = coder.compress(rows.tobytes()) + coder.flush()
     return b"".join(
         [
             _SIGNATURE,

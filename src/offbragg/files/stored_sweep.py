@@ -237,7 +237,7 @@ class StoredSweep:
         return row
 
     def column(self, name: str) -> NDArray[Any]:
-        """Read a per-frame column of numbers, by its name in `columns`."""
+        """Read a per-frame column by its name in `columns`: numbers, or bytes of text."""
         return self._fresh(f"{scan_layout.FRAMES}/{name}")[()]
 
     @property
