@@ -73,7 +73,9 @@ def test_the_thumbnails_are_the_planes_of_the_files_on_one_scale(board, catalog)
         assert shown.shape[:2] == intensity.shape
         np.testing.assert_array_equal(shown[..., 3] > 0, measured)
         # a picture has fewer shades where it is noise
-        assert np.abs(shown[..., :3] - expected)[measured].max() <= 14
+        apart = np.abs(shown[..., :3] - expected)[measured]
+        assert apart.max() <= 24
+        assert apart.mean() <= 5
 
 
 def test_the_counts_are_those_of_the_ledger(board, catalog):
@@ -126,7 +128,7 @@ def test_the_slider_goes_through_temperature(board):
 
 def test_the_order_parameter_is_written_as_it_was_answered(page, catalog):
     points = [
-        {"temperature": kelvin, "intensity": 10.5 * n, "sigma": 0.5, "volume": "v",
+        {"temperature": kelvin, "intensity": 10.5 * n, "sigma": 0.5, "volume": catalog.volumes[n],
          "sample": "LSMO-140", "growing": n == 2}
         for n, kelvin in enumerate((90.0, 140.0, 200.0))
     ]  # fmt: skip
@@ -135,7 +137,7 @@ def test_the_order_parameter_is_written_as_it_was_answered(page, catalog):
     page.route("**/order?*", lambda route: route.fulfill(json=answer))
     page.goto(f"/live/#/experiment/{catalog.runs[0].series['uid']}")
     chart = page.locator("section[aria-label='Order parameter']")
-    expect(chart.locator(".law")).to_contain_text("Tc = 149.72(17)\u202fK, β = 0.322(5)")
+    expect(chart.locator(".law")).to_contain_text("Tc = 149.7(2)\u202fK, β = 0.322(5)")
     with page.expect_download() as download:
         chart.get_by_role("button", name="CSV").click()
     rows = list(csv.reader(Path(download.value.path()).read_text().splitlines()))

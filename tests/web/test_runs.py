@@ -140,7 +140,7 @@ def test_a_run_that_is_not_there_is_named(page):
 
 def test_arrows_go_from_run_to_run_and_escape_closes(table, catalog):
     table.locator(".runs tbody tr").first.click()
-    expect(table.locator("aside.run h2")).to_contain_text("#4")
+    expect(table.locator("aside.run header h2")).to_contain_text("#4")
     table.locator("aside.run header").click()
     table.keyboard.press("Escape")
     expect(table.locator("aside.run")).to_be_hidden()
@@ -148,7 +148,7 @@ def test_arrows_go_from_run_to_run_and_escape_closes(table, catalog):
     expect(table.locator("aside.run")).to_be_visible()
     table.locator("body").press("ArrowDown")
 
-    expect(table.locator("aside.run h2")).to_contain_text("#3")
+    expect(table.locator("aside.run header h2")).to_contain_text("#3")
     expect(table).to_have_url(re.compile(catalog.runs[2].uid))
 
 
@@ -222,7 +222,7 @@ def test_a_run_is_seen_to_grow(open_page, growing):
     run.publish()
 
     expect(page.locator(".tally-count")).to_have_text(f"3/{N}")
-    assert page.locator(".exit").inner_text() == "measuring"
+    assert page.locator("td.exit").inner_text() == "measuring"
 
 
 @pytest.mark.parametrize(("size", "dark"), [((1280, 800), False), ((390, 844), True)])
