@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
+from web.beamline import ShownBeamline
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from offbragg.catalog.authentication import reading_key, right_of
-from offbragg.catalog.one_time import FOLDER, consume, create_link, create_token
+from offbragg.catalog.one_time import FOLDER, consume, create_link, create_token, describe_page
+from offbragg.cli import app as cli
+
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "src" / "offbragg" / "web"
 
 
 @pytest.fixture
@@ -153,6 +162,46 @@ def test_a_token_is_not_in_the_folder_that_has_it(tmp_path):
     (file,) = (tmp_path / FOLDER).iterdir()
     assert token not in file.name + file.read_text()
     assert file.stat().st_mode & 0o77 == 0
+
+
+def test_a_command_makes_a_link_for_as_long_as_asked(tmp_path):
+    beamline = ShownBeamline.create(tmp_path)
+    beamline.config.paths.catalog.mkdir()
+    (beamline.config.paths.catalog / "key").write_text("0123")
+    command = ["key", "--link", "--days", "2", "--beamline", str(beamline.config.file)]
+
+    made = CliRunner().invoke(cli, command)
+    printed = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)
+
+    page, _, token = made.stdout.strip().partition("#enter=")
+    assert page == "http://127.0.0.1:0/live"
+    ends = consume(beamline.config.paths.catalog, token)
+    assert ends == pytest.approx(time.time() + 2 * 86400, abs=60)
+    assert printed["ends"] == pytest.approx(time.time() + 600, abs=60)
+    assert consume(beamline.config.paths.catalog, printed["link"].partition("#enter=")[2])
+
+
+def test_a_link_is_printed_for_a_terminal_only(tmp_path):
+    file = tmp_path / "beamline.toml"
+    shown = describe_page(tmp_path, "http://here", beamline=file, terminal=True)
+    kept = describe_page(tmp_path, "http://here", beamline=file, terminal=False)
+    cannot = describe_page(tmp_path / "none", "http://here", beamline=file, terminal=True)
+
+    assert "http://here/live#enter=" in shown
+    assert kept == cannot
+    assert "#" not in kept
+    assert f"offbragg key --link --beamline {file}" in kept
+
+
+def test_every_file_of_the_page_is_packed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["offbragg.web"]
+    packed = {path for pattern in patterns for path in WEB.glob(pattern) if path.is_file()}
+    there = {
+        path for path in WEB.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+
+    assert packed == there
 
 
 @pytest.mark.parametrize("token", ["", "..", "../key", "\ud800", "x" * 4000])

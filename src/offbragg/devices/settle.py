@@ -236,7 +236,8 @@ class Settling:
         if self._inside is None:
             return f"{away}, outside ± {rule.tolerance:g} K"
         inside = f"{away}, {min(time - self._inside, rule.window):.0f} s of {rule.window:g} s"
-        why = f"; {verdict.reason}" if verdict.state in (State.DRIFT, State.NOISE) else ""
+        moves = verdict.state is State.DRIFT or verdict.reason.startswith("varies")
+        why = f"; {verdict.reason}" if moves else ""
         return f"{inside} inside ± {rule.tolerance:g} K{why}"
 
     def add(self, time: float, kelvin: float | None) -> SettleVerdict:
