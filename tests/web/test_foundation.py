@@ -248,8 +248,9 @@ def test_dark_and_light_are_remembered(page):
     assert page.evaluate(ground) == dark
 
 
-@pytest.mark.parametrize("view", ["now", "frames"])
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+@pytest.mark.parametrize(
+    ("view", "size"), [("now", (1280, 800)), ("now", (390, 844)), ("frames", (390, 844))]
+)
 def test_nothing_overflows_and_nothing_shifts(open_page, catalog, view, size):
     page = open_page(catalog, size=size)
     page.add_init_script(
@@ -264,8 +265,7 @@ def test_nothing_overflows_and_nothing_shifts(open_page, catalog, view, size):
     assert page.evaluate("shifts") < 0.1
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("view", ["now", "frames"])
+@pytest.mark.parametrize(("view", "dark"), [("now", True), ("frames", False)])
 def test_axe_finds_nothing_serious(open_page, catalog, view, dark):
     page = open_page(catalog, dark=dark)
     page.goto(f"/live#/{view}")

@@ -11,16 +11,18 @@ from web.beamline import MISSING, REJECTED, N
 
 pytestmark = pytest.mark.web
 
-COLUMN = """([uid, index, n]) => {
+TICKS = """([uid, indices, n]) => {
   const canvas = document.querySelector(`.sweep[data-uid="${uid}"] canvas`);
-  const step = canvas.width / n;
-  const [left, wide] = [Math.round(index * step), Math.round(step)];
-  const data = canvas.getContext("2d").getImageData(left, 0, wide, canvas.height).data;
-  const pixel = (x, y) => [...data.slice(4 * (y * wide + x)).slice(0, 4)];
-  return Array.from({length: canvas.height}, (_, y) =>
-    Array.from({length: wide}, (_, x) => pixel(x, y)));
+  const {width, height} = canvas;
+  const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+  const step = width / n;
+  return indices.map((index) => Array.from({length: height}, (_, y) =>
+    Array.from({length: Math.round(step)}, (_, x) => {
+      const at = 4 * (y * width + Math.round(index * step) + x);
+      return [...data.slice(at, at + 4)];
+    })));
 }"""
-"""Pixels of one tick of a strip: rows of rgba."""
+"""Pixels of ticks of a strip: rows of rgba."""
 
 
 @pytest.fixture
@@ -50,9 +52,8 @@ def test_each_status_has_its_shape_and_colour(page, catalog, colour):
     strips(page, run.series["uid"])
     page.wait_for_selector(f'.sweep[data-uid="{run.uid}"] canvas[aria-valuetext]')
 
-    stored, missing, rejected = (
-        np.array(page.evaluate(COLUMN, [run.uid, i, N]), float) for i in (0, MISSING, REJECTED)
-    )
+    ticks = page.evaluate(TICKS, [run.uid, [0, MISSING, REJECTED], N])
+    stored, missing, rejected = (np.array(tick, float) for tick in ticks)
 
     middle = slice(stored.shape[0] // 3, 2 * stored.shape[0] // 3)
     thin = has(stored, colour("--stored"))

@@ -5,7 +5,7 @@ import {el} from "./dom.js";
 import {number} from "./format.js";
 
 const BINS = 96;
-const LOOKED_AT = 200_000;  // values of a histogram, at most
+const LOOKED_AT = 50_000;  // values of a histogram, at most
 
 /**
  * Find limits that Bragg peaks and dead pixels do not set: the 1st and 99.5th percentile.

@@ -25,7 +25,7 @@ export class Curve {
     this.value = el("b.curve-value");
     this.title = el("figcaption.curve-title", {}, el("span", {}, unit ? `${label} / ${unit}` : label), this.value);
     this.area = el("div.curve-area");
-    this.empty = el("span.curve-empty.muted", {}, "no values yet");
+    this.empty = el("span.curve-empty.muted", {}, "no values");
     this.area.append(this.empty);
     this.root = el(`figure.curve${compact ? ".curve-compact" : ""}`, {role: "img", "aria-label": label}, this.title, this.area);
     host.append(this.root);

@@ -108,6 +108,8 @@ export class ImagePanel {
   }
 
   get extent() { return extentOf(this.#picture); }
+  /** The picture that is shown; null before the first one. */
+  get shown() { return this.#picture; }
 
   /** Write the line below the image. */
   readout(text) { put(this.text, text || this.hint); }

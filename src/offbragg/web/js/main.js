@@ -77,7 +77,7 @@ async function follow() {
   const here = route();
   if (shown && shown !== here.view) mounted.get(shown)?.module?.hide?.();
   shown = here.view;
-  document.title = `${VIEWS.find((each) => each.name === shown).title} · offbragg`;
+  title();
   for (const link of $("views").children) {
     if (link.dataset.view === shown) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -89,6 +89,13 @@ async function follow() {
   attempt(() => entry.module.show(here));
   if (store.now) attempt(() => entry.module.update?.(store.now));
   pythonLine();
+}
+
+/** The tab says that there are alarms, whatever is in front. */
+function title() {
+  const alarms = store.now?.alarms?.length ?? 0;
+  const text = `${alarms ? `▲ ${alarms} · ` : ""}${VIEWS.find((each) => each.name === shown)?.title ?? ""} · offbragg`;
+  if (document.title !== text) document.title = text;
 }
 
 /** A fault of one view is said; the page goes on. */
@@ -126,8 +133,15 @@ function say(text, kind = "note") {
   quiet = setTimeout(() => toast.classList.remove("shown"), kind === "error" ? 8000 : 2500);
 }
 
+let wasAway = false;
 function banner() {
   const {state, since} = store.link;
+  if (wasAway && (state === "live" || state === "asking")) {
+    wasAway = false;
+    const module = mounted.get(shown)?.module;
+    if (module) attempt(() => module.show(route()));  // reads what it could not
+  }
+  wasAway ||= state === "away";
   const bar = $("banner");
   bar.hidden = state !== "away" && state !== "refused";
   document.body.classList.toggle("stale", state === "away");
@@ -135,12 +149,13 @@ function banner() {
     put(bar, `The server is away since ${format.clock(since)} (${format.since(since)}). `
       + "What is shown is from before; the page goes on when it is back.");
   } else if (state === "refused") {
-    put(bar, "This key may not read the state of the beamline. Enter another one (⚿).");
+    put(bar, `The state of the beamline is not known: ${store.link.why} What was measured can be read.`);
   }
 }
 
 // ---- keys ----------------------------------------------------------------------------
 
+let steps = 0;  // within the page: Esc does not leave it
 function onKey(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
   if (document.querySelector("dialog[open]")) return;
@@ -153,7 +168,7 @@ function onKey(event) {
   else if (mounted.get(shown)?.module?.onKey?.(event)) { /* the view took it */ }
   else if (event.key === "t") changeTheme();
   else if (event.key === "/") ctx.go("#/runs?focus=search");
-  else if (event.key === "Escape") history.back();
+  else if (event.key === "Escape" && steps > 0) { steps -= 2; history.back(); }
   else return;
   event.preventDefault();
 }
@@ -213,10 +228,11 @@ async function begin() {
   $("copy-link").addEventListener("click", async () => {
     say(await copy(location.href) ? "Link copied" : location.href);
   });
-  addEventListener("hashchange", follow);
+  addEventListener("hashchange", () => { steps++; follow(); });
   addEventListener("keydown", onKey);
   store.addEventListener("now", () => {
     drawStatus(store.now, store.link);
+    title();
     const module = mounted.get(shown)?.module;
     if (module) attempt(() => module.update?.(store.now));
     pythonLine();

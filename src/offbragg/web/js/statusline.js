@@ -19,7 +19,7 @@ export function drawStatus(now, link) {
   const away = link.state === "away";
   if (!now) {
     fill(line, el(`span.mark.mark-${away ? "bad" : "off"}`, {"aria-hidden": "true"}),
-      el("b", {}, away ? `server away since ${clock(link.since)}` : link.state === "refused" ? "not allowed" : "connecting …"));
+      el("b", {}, away ? `server away since ${clock(link.since)}` : link.state === "refused" ? "not known" : "connecting …"));
     return;
   }
   put(document.getElementById("status-beamline"), now.beamline ?? "");

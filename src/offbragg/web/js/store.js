@@ -5,13 +5,17 @@ import {address} from "./api.js";
 const QUIET = 25_000;  // ms: the server speaks every 10 s even if nothing changes
 const ASK = 2_000;  // ms between questions where there is no websocket
 const RETRY = [500, 1000, 2000, 4000, 5000];  // ms
+const REFUSED = 30_000;  // ms: what is refused is rarely granted a moment later
 
 /** Events: `now` (a new state), `link` (the connection changed). */
 export class Store extends EventTarget {
   /** @type {any} the newest /now, or null */
   now = null;
-  /** @type {{state: "connecting"|"live"|"asking"|"away"|"refused", since: number}} */
-  link = {state: "connecting", since: Date.now() / 1000};
+  /**
+   * `why` is the server's reason where it refuses.
+   * @type {{state: "connecting"|"live"|"asking"|"away"|"refused", since: number, why: string}}
+   */
+  link = {state: "connecting", since: Date.now() / 1000, why: ""};
   #socket = null;
   #failures = 0;
   #everOpened = false;
@@ -30,16 +34,16 @@ export class Store extends EventTarget {
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden && this.link.state === "away") this.#again(0);
     });
-    await this.#ask();
-    this.#open();
+    if (await this.#ask()) this.#open();
+    else this.#closed();
   }
 
   /** Connect at once, as after a new key. */
   reconnect() { this.#again(0); }
 
-  #set(state) {
-    if (state === this.link.state) return;
-    this.link = {state, since: Date.now() / 1000};
+  #set(state, why = "") {
+    if (state === this.link.state && why === this.link.why) return;
+    this.link = {state, since: Date.now() / 1000, why};
     this.dispatchEvent(new Event("link"));
   }
 
@@ -54,7 +58,8 @@ export class Store extends EventTarget {
       if (this.link.state !== "live") this.#set("asking");
       return true;
     } catch (error) {
-      this.#set(error.status === 403 ? "refused" : "away");
+      if (error.away) this.#set("away");
+      else this.#set("refused", error.detail ?? error.message);
       return false;
     }
   }
@@ -93,9 +98,9 @@ export class Store extends EventTarget {
     this.#socket = null;
     clearTimeout(this.#quiet);
     this.#failures++;
-    const here = await this.#ask();
+    const here = this.link.state === "refused" && this.#failures === 1 ? false : await this.#ask();
     // a proxy without websockets: asking does as well, and the socket is tried now and then
-    const wait = here && (!this.#everOpened || this.#failures > 3) ? ASK : RETRY[Math.min(this.#failures, RETRY.length) - 1];
+    const wait = this.link.state === "refused" ? REFUSED : here && (!this.#everOpened || this.#failures > 3) ? ASK : RETRY[Math.min(this.#failures, RETRY.length) - 1];
     this.#again(wait, here && this.#failures > 3 && this.#failures % 15 !== 0);
   }
 

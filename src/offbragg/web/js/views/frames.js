@@ -233,7 +233,8 @@ export const view = {
     isShown = true;
     onlyFaults.checked = route.query.get("faults") === "1";
     list.classList.toggle("only-faults", onlyFaults.checked);
-    if (first || before.query.get("series") !== route.query.get("series")) loadSeries();
+    const again = first || entries.size === 0 || [...entries.values()].some((entry) => entry.stale && entry.seen);
+    if (again || before.query.get("series") !== route.query.get("series")) loadSeries();
   },
 
   update(now) {

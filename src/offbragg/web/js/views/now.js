@@ -66,7 +66,7 @@ export const view = {
     if (!run && !frame.run) newest();
     const state = `${run} ${now.frames?.last} ${now.frames?.stored}`;
     if (run && frame.isLive && run !== frame.run) { frame.setRun(run); last = ""; }
-    if (frame.isLive && state !== last && frame.run) frame.load();
+    if (frame.run && (frame.isLive ? state !== last : !frame.frame)) frame.load();
     last = state;
   },
 
