@@ -87,6 +87,7 @@ def screenshot() -> Callable[[Any, str], None]:
         if os.environ.get("OFFBRAGG_SCREENSHOTS"):
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             # 256 colours: half the bytes, and no difference that is seen
-            picture.quantize(256).save(IMAGES / f"page-{name}.png", optimize=True)
+            picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            picture.save(IMAGES / f"page-{name}.png", optimize=True)
 
     return write

@@ -60,12 +60,18 @@ def test_the_board_fills_while_the_demo_measures(demo, browser, screenshot):
 
     measured = page.locator(".cell[data-state='measured'].pictured")
     growing = page.locator(".cell[data-state='measuring'].pictured")
-    wait_until(lambda: measured.count() >= 3 and growing.count() == 1, LONGEST / 1000, "a fourth")
+    law = page.locator(".law").first
+
+    def fills():
+        return measured.count() + growing.count() >= 6 and "Tc = 1" in law.inner_text()
+
+    wait_until(fills, LONGEST / 1000, "the sixth temperature")
     expect(page.locator(".stage-panel.waiting")).to_have_count(0)
     screenshot(page, "demo")
     expect(measured).to_have_count(6, timeout=LONGEST)
-    law = page.locator(".law").first
     expect(law).to_contain_text("Tc = 149", timeout=60_000)  # of the simulated crystal: 150 K
-    screenshot(page, "demo-end")
+    page.goto(f"{demo.url}/live/#/runs/4")
+    expect(page.locator("aside.run .thumb canvas")).to_have_count(5)
+    screenshot(page, "runs")
     watched.close()
     watched.check()
