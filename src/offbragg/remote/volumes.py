@@ -57,6 +57,7 @@ class RemoteVolume:
         thickness: float = 0.0,
         level: int = 1,
         sigma: bool = False,
+        symmetry: str = "",
     ) -> SentCut:
         """Return a plane.
 
@@ -74,19 +75,26 @@ class RemoteVolume:
             1; or 2, 4, 8 for coarser cells, which are sent sooner.
         sigma
             Whether the standard deviation is wanted, too.
+        symmetry
+            Laue class over whose equivalent cells it is averaged, as ``m-3m``; ``sample``: that
+            of the sample's space group.
         """
         what = plane if value is None else f"{plane}, {value:g}"
         if points is not None:
             what = f"plane through {written(points)}"
-        return self._cut("plane", plane_query(plane, points, value, thickness), what, level, sigma)
+        asked = plane_query(plane, points, value, thickness) | _over(symmetry)
+        return self._cut("plane", asked, what, level, sigma)
 
-    def cut(self, start: Point, end: Point, *, level: int = 1, sigma: bool = True) -> SentCut:
+    def cut(
+        self, start: Point, end: Point, *, level: int = 1, sigma: bool = True, symmetry: str = ""
+    ) -> SentCut:
         """Return the cells on the line from one point to another, h, k, l in r.l.u.
 
         Nothing is interpolated: the direction has whole numbers up to 12, as from (0, 0, 0.5) to
-        (2, 2, 0.5). Positions are from the first point on, in units of the direction.
+        (2, 2, 0.5). Positions are from the first point on, in units of the direction. ``symmetry``
+        as for `plane`.
         """
-        asked = {"points": written([start, end])}
+        asked = {"points": written([start, end])} | _over(symmetry)
         names = (", ".join(f"{x:g}" for x in point) for point in (start, end))
         return self._cut("line", asked, "({}) to ({})".format(*names), level, sigma)
 
@@ -176,6 +184,10 @@ class RemoteVolume:
 
     def _ask(self, kind: str, *, timeout: float | None = None, **asked: Any) -> httpx.Response:
         return self._link.get(f"/volumes/{segment(self.key)}/{kind}", timeout=timeout, **asked)
+
+
+def _over(symmetry: str) -> dict[str, str]:
+    return {"symmetry": symmetry} if symmetry else {}
 
 
 def volumes_where(link: Link, **asked: Any) -> list[RemoteVolume]:
