@@ -21,7 +21,7 @@ from offbragg.remote.link import CatalogAway, Link
 _log = logging.getLogger(__name__)
 
 _ASK = 1.0  # s between two questions without the websocket
-_SOONEST = 0.2  # s between two questions with it
+_SOONEST = 0.4  # s between two questions with it
 _AGAIN = 30.0  # s until the websocket is tried again
 _PATIENCE = 5.0  # s that an ended run is asked for frames that are still pending
 

@@ -223,6 +223,9 @@ class Sums:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __repr__(self) -> str:
+        return f"<Sums of {self.pixels} pixels in {len(self)} frames of run {self.run[:8]}>"
+
     def plot(self) -> Any:
         """Draw the counts against the angle, as a figure of matplotlib."""
         from offbragg.plots.figure import new_figure

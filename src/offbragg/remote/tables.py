@@ -51,11 +51,11 @@ def describe(*parts: Any) -> str:
 
     Examples
     --------
-    >>> describe("LSMO-140", 90.0, None, "hk0.5")
-    'LSMO-140, 90 K, hk0.5'
+    >>> describe("LSMO-140", 90.0053, None, "hk0.5")
+    'LSMO-140, 90.01 K, hk0.5'
     """
-    texts = (f"{p:g} K" if isinstance(p, float | int) else str(p) for p in parts if p is not None)
-    return ", ".join(texts)
+    known = (p for p in parts if p is not None)
+    return ", ".join(f"{round(p, 2):g} K" if isinstance(p, float | int) else p for p in known)
 
 
 def clock(seconds: float | None) -> str:
