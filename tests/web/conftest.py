@@ -37,7 +37,7 @@ def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShownBeamline]
     beamline.begin()
     beamline.wait()
     yield beamline
-    beamline.end()
+    beamline.close()
 
 
 @pytest.fixture(scope="session")
