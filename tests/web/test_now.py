@@ -199,7 +199,7 @@ def test_what_is_measured_is_seen_as_it_comes(open_page, growing, screenshot):
     page.wait_for_function(SHOWN, arg=[1])
 
     headline = page.locator(".headline")
-    assert "Measuring" in headline.inner_text()
+    headline.get_by_text("Measuring").wait_for()
     assert "4:12" in headline.inner_text()
     assert "3 h 40 min" in headline.inner_text()
     assert "90.08\u202fK" in headline.inner_text()
@@ -216,7 +216,7 @@ def test_what_is_measured_is_seen_as_it_comes(open_page, growing, screenshot):
     assert took < 10.0  # 2 s where nothing else runs
     growing.says("suspended", waits=["beam: ring current 0.4 mA, below 10 mA"], **engine_of(run, 3))
     page.get_by_text("ring current 0.4 mA").wait_for()
-    assert "Suspended" in headline.inner_text()
+    headline.get_by_text("Suspended").wait_for()
     screenshot(page, "now")
     growing.is_gone()
     wait_until(lambda: "No session" in headline.inner_text())

@@ -10,7 +10,9 @@ export class ApiError extends Error {
     this.detail = detail;
   }
   /** Whether the server is away, and asking again may help. */
-  get away() { return this.status === 0 || this.status === 502 || this.status === 503 || this.status === 504; }
+  get away() {
+    return this.status === 0 || this.status === 502 || this.status === 503 || this.status === 504;
+  }
 }
 
 const ROOT = new URL("../../", import.meta.url);
@@ -84,8 +86,10 @@ export class Api extends EventTarget {
     let answer;
     try {
       answer = await fetch(address("/live/enter"), {
-        method: "POST", credentials: "same-origin",
-        headers: {"content-type": "application/json"}, body: JSON.stringify(body),
+        method: "POST",
+        credentials: "same-origin",
+        headers: {"content-type": "application/json"},
+        body: JSON.stringify(body),
       });
     } catch {
       throw new ApiError(0, "The server does not answer; the key was not checked. Try again.");

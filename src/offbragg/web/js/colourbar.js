@@ -5,7 +5,7 @@ import {el} from "./dom.js";
 import {number} from "./format.js";
 
 const BINS = 96;
-const LOOKED_AT = 50_000;  // values of a histogram, at most
+const LOOKED_AT = 50_000; // values of a histogram, at most
 
 /**
  * Find limits that Bragg peaks and dead pixels do not set: the 1st and 99.5th percentile.
@@ -46,7 +46,7 @@ function sampled(values, counts) {
 export class ColourBar {
   #picture = null;
   #sample = new Float32Array();
-  #smallest = 0;  // of the values above 0
+  #smallest = 0; // of the values above 0
   #ends = [0, 1];
   #dragged = null;
 
@@ -54,13 +54,29 @@ export class ColourBar {
   constructor({unit = "", onLimits}) {
     this.unit = unit;
     this.onLimits = onLimits;
-    const field = (name) => el("input.limit", {type: "text", inputmode: "decimal", "aria-label": `${name} end of the colours, ${unit}`,
-      title: `${name} end of the colours`, onchange: () => this.#typed()});
+    const field = (name) =>
+      el("input.limit", {
+        type: "text",
+        inputmode: "decimal",
+        "aria-label": `${name} end of the colours, ${unit}`,
+        title: `${name} end of the colours`,
+        onchange: () => this.#typed(),
+      });
     this.high = field("Upper");
     this.low = field("Lower");
-    this.canvas = el("canvas.bar-canvas", {role: "img", "aria-label": `Histogram and colour bar, ${unit}`});
+    this.canvas = el("canvas.bar-canvas", {
+      role: "img",
+      "aria-label": `Histogram and colour bar, ${unit}`,
+    });
     this.wrap = el("div.bar-wrap", {}, this.canvas);
-    this.root = el("div.colour-bar", {}, this.high, this.wrap, this.low, el("span.bar-unit", {}, unit));
+    this.root = el(
+      "div.colour-bar",
+      {},
+      this.high,
+      this.wrap,
+      this.low,
+      el("span.bar-unit", {}, unit),
+    );
     new ResizeObserver(() => this.#draw()).observe(this.wrap);
     document.addEventListener("themechange", () => this.#draw());
     this.canvas.addEventListener("pointerdown", (event) => {
@@ -68,13 +84,22 @@ export class ColourBar {
       this.canvas.setPointerCapture(event.pointerId);
       const value = this.#valueAt(event.offsetY);
       const place = (v) => this.#place(v);
-      this.#dragged = Math.abs(place(value) - place(this.#picture.low)) < Math.abs(place(value) - place(this.#picture.high)) ? "low" : "high";
+      this.#dragged =
+        Math.abs(place(value) - place(this.#picture.low)) <
+        Math.abs(place(value) - place(this.#picture.high))
+          ? "low"
+          : "high";
       this.#drag(event);
     });
-    this.canvas.addEventListener("pointermove", (event) => { if (this.#dragged) this.#drag(event); });
+    this.canvas.addEventListener("pointermove", (event) => {
+      if (this.#dragged) this.#drag(event);
+    });
     this.canvas.addEventListener("pointerup", () => {
       this.#dragged = null;
-      if (this.#picture) { this.#measure(); this.#draw(); }
+      if (this.#picture) {
+        this.#measure();
+        this.#draw();
+      }
     });
     this.canvas.addEventListener("dblclick", () => {
       if (!this.#picture?.values) return;
@@ -106,9 +131,13 @@ export class ColourBar {
     const {scale, low, high} = this.#picture;
     const s = this.#sample;
     const top = s.length ? Math.max(s[s.length - 1], high) : high;
-    this.#ends = scale === "log"
-      ? [Math.min(low, Math.max(this.#smallest, top * 1e-7)), top * 1.05]
-      : [Math.min(s[0] ?? low, low), Math.min(top + (top - low) * 0.02, low + (high - low) * 2.5)];  // not up to a Bragg peak
+    this.#ends =
+      scale === "log"
+        ? [Math.min(low, Math.max(this.#smallest, top * 1e-7)), top * 1.05]
+        : [
+            Math.min(s[0] ?? low, low),
+            Math.min(top + (top - low) * 0.02, low + (high - low) * 2.5),
+          ]; // not up to a Bragg peak
   }
 
   /** 0 at the lower, 1 at the upper end of the bar. */
@@ -128,12 +157,21 @@ export class ColourBar {
     const value = this.#valueAt(event.offsetY);
     const {low, high, scale} = this.#picture;
     const apart = scale === "log" ? 1.05 : undefined;
-    if (this.#dragged === "low") this.#change(Math.min(value, apart ? high / apart : high - 1e-9), high);
+    if (this.#dragged === "low")
+      this.#change(Math.min(value, apart ? high / apart : high - 1e-9), high);
     else this.#change(low, Math.max(value, apart ? low * apart : low + 1e-9));
   }
 
   #typed() {
-    const read = (field) => Number(field.value.replace("−", "-").replace(/\s*×\s*10/, "e").replace(/[⁰¹²³⁴-⁹⁻]/g, (c) => "⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(c) >= 0 ? String("⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(c)) : "-"));
+    const read = (field) =>
+      Number(
+        field.value
+          .replace("−", "-")
+          .replace(/\s*×\s*10/, "e")
+          .replace(/[⁰¹²³⁴-⁹⁻]/g, (c) =>
+            "⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(c) >= 0 ? String("⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(c)) : "-",
+          ),
+      );
     let [low, high] = [read(this.low), read(this.high)];
     if (this.#picture.scale === "log" && !(low > 0)) low = this.#picture.low;
     if (!(high > low)) high = this.#picture.high > low ? this.#picture.high : low * 2 + 1;
@@ -165,7 +203,7 @@ export class ColourBar {
     const {low, high} = this.#picture;
     const [y0, y1] = [low, high].map((value) => height * (1 - this.#place(value)));
     for (let y = 0; y < height; y++) {
-      const at = Math.max(0, Math.min(255, Math.floor((y0 - y) / Math.max(y0 - y1, 1e-6) * 256)));
+      const at = Math.max(0, Math.min(255, Math.floor(((y0 - y) / Math.max(y0 - y1, 1e-6)) * 256)));
       context.fillStyle = `rgb(${map[3 * at]} ${map[3 * at + 1]} ${map[3 * at + 2]})`;
       context.fillRect(width - bar, y, bar, 1);
     }
@@ -179,8 +217,13 @@ export class ColourBar {
     context.fillStyle = token("--muted");
     if (most > 0) {
       bins.forEach((n, at) => {
-        const length = Math.log1p(n) / most * (width - bar - 6);
-        context.fillRect(width - bar - 3 - length, height * (1 - (at + 1) / BINS), length, Math.max(height / BINS - 0.5, 1));
+        const length = (Math.log1p(n) / most) * (width - bar - 6);
+        context.fillRect(
+          width - bar - 3 - length,
+          height * (1 - (at + 1) / BINS),
+          length,
+          Math.max(height / BINS - 0.5, 1),
+        );
       });
     }
     context.fillStyle = context.strokeStyle = token("--text");

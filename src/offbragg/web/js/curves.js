@@ -23,11 +23,21 @@ export class Curve {
     this.options = {unit: "", xUnit: "", xLabel: "", errors: false, compact: false, ...options};
     const {label, unit, compact} = this.options;
     this.value = el("b.curve-value");
-    this.title = el("figcaption.curve-title", {}, el("span", {}, unit ? `${label} / ${unit}` : label), this.value);
+    this.title = el(
+      "figcaption.curve-title",
+      {},
+      el("span", {}, unit ? `${label} / ${unit}` : label),
+      this.value,
+    );
     this.area = el("div.curve-area");
     this.empty = el("span.curve-empty.muted", {}, "no values");
     this.area.append(this.empty);
-    this.root = el(`figure.curve${compact ? ".curve-compact" : ""}`, {role: "img", "aria-label": label}, this.title, this.area);
+    this.root = el(
+      `figure.curve${compact ? ".curve-compact" : ""}`,
+      {role: "img", "aria-label": label},
+      this.title,
+      this.area,
+    );
     host.append(this.root);
     new ResizeObserver(() => this.#size()).observe(this.area);
     document.addEventListener("themechange", () => this.#build());
@@ -39,7 +49,10 @@ export class Curve {
    *   `line`: a fitted law, drawn through; `set` and `window`: the value asked for, and ±
    */
   set(data) {
-    this.#data = {...data, series: data.series ?? [{x: data.x ?? [], y: data.y ?? [], sigma: data.sigma}]};
+    this.#data = {
+      ...data,
+      series: data.series ?? [{x: data.x ?? [], y: data.y ?? [], sigma: data.sigma}],
+    };
     this.empty.hidden = this.#data.series.some((each) => each.x.length > 0);
     this.#build();
   }
@@ -54,16 +67,21 @@ export class Curve {
   }
 
   /** Say the newest value beside the title. */
-  say(text) { put(this.value, text); }
+  say(text) {
+    put(this.value, text);
+  }
 
   /** What the plot holds now, for tables and tests. */
-  get data() { return this.#data; }
+  get data() {
+    return this.#data;
+  }
 
   /** Powers of ten that the y axis leaves to its label: 0, or 3, 4, 5 … where the values are large. */
   #power() {
     if (this.#data.log) return 0;
     let most = 0;
-    for (const each of this.#data.series ?? []) for (const y of each.y) if (y !== null) most = Math.max(most, Math.abs(y));
+    for (const each of this.#data.series ?? [])
+      for (const y of each.y) if (y !== null) most = Math.max(most, Math.abs(y));
     return most >= 1e5 || (most > 0 && most < 1e-2) ? Math.floor(Math.log10(most)) : 0;
   }
 
@@ -83,11 +101,13 @@ export class Curve {
       this.#plot = null;
       return;
     }
-    const joined = globalThis.uPlot.join(series.map((each) => {
-      const order = each.x.map((_, at) => at).sort((a, b) => each.x[a] - each.x[b]);
-      const along = (values) => order.map((at) => values?.[at] ?? null);
-      return [along(each.x), along(each.y), along(each.sigma)];
-    }));
+    const joined = globalThis.uPlot.join(
+      series.map((each) => {
+        const order = each.x.map((_, at) => at).sort((a, b) => each.x[a] - each.x[b]);
+        const along = (values) => order.map((at) => values?.[at] ?? null);
+        return [along(each.x), along(each.y), along(each.sigma)];
+      }),
+    );
     // uPlot draws the y columns; the sigma columns lie between them, not shown
     const key = `${series.length} ${series.map((each) => `${each.label} ${each.x.length < 2}`).join(" ")} ${this.#power()} ${this.options.xLabel} ${this.#data.log ?? false}`;
     this.#aligned = joined;
@@ -108,26 +128,67 @@ export class Curve {
     const units = power ? `${powerOfTen(power)} ${unit}` : unit;
     const [name] = this.title.children;
     put(name, units ? `${this.options.label} / ${units}` : this.options.label);
-    const axis = {stroke: text, font, grid: {stroke: line, width: 1}, ticks: {stroke: line, width: 1, size: 4}, gap: 4};
+    const axis = {
+      stroke: text,
+      font,
+      grid: {stroke: line, width: 1},
+      ticks: {stroke: line, width: 1, size: 4},
+      gap: 4,
+    };
     const colours = COLOURS.map(token);
     const time = xUnit === "time";
     const yText = (self, values) => values.map((value) => (value === null ? "" : number(value, 6)));
     return {
-      width, height, legend: {show: false}, cursor: {y: false, points: {size: 6}},
+      width,
+      height,
+      legend: {show: false},
+      cursor: {y: false, points: {size: 6}},
       // a point at the end of the axis is drawn whole
-      scales: {x: errors ? {time, range: (self, low, high) => widened(low, high)} : {time}, y: {distr: this.#data.log ? 3 : 1, range: (self, low, high) => this.#range(low, high)}},
+      scales: {
+        x: errors ? {time, range: (self, low, high) => widened(low, high)} : {time},
+        y: {distr: this.#data.log ? 3 : 1, range: (self, low, high) => this.#range(low, high)},
+      },
       axes: [
-        {...axis, size: compact ? 22 : 40, space: time ? 60 : 50, ...(time
-          ? {values: (self, values) => values.map((value) => clock(value, {seconds: false}).slice(-5))}
-          : {label: compact ? undefined : `${xLabel}${xUnit ? ` / ${xUnit}` : ""}`, labelSize: 16, labelFont: font, values: yText})},
-        {...axis, size: compact ? 44 : 52, space: compact ? 24 : 36, values: (self, values) => values.map((value) => (value === null ? "" : number(value / 10 ** power, 6))),
-          label: compact || !units ? undefined : units, labelSize: 14, labelFont: font},
+        {
+          ...axis,
+          size: compact ? 22 : 40,
+          space: time ? 60 : 50,
+          ...(time
+            ? {
+                values: (self, values) =>
+                  values.map((value) => clock(value, {seconds: false}).slice(-5)),
+              }
+            : {
+                label: compact ? undefined : `${xLabel}${xUnit ? ` / ${xUnit}` : ""}`,
+                labelSize: 16,
+                labelFont: font,
+                values: yText,
+              }),
+        },
+        {
+          ...axis,
+          size: compact ? 44 : 52,
+          space: compact ? 24 : 36,
+          values: (self, values) =>
+            values.map((value) => (value === null ? "" : number(value / 10 ** power, 6))),
+          label: compact || !units ? undefined : units,
+          labelSize: 14,
+          labelFont: font,
+        },
       ],
-      series: [{}, ...series.flatMap((each, at) => [
-        {label: each.label ?? this.options.label, stroke: colours[at % colours.length], width: errors ? 0 : 1.5,
-          spanGaps: false, points: errors ? {show: false} : {show: each.x.length < 2, size: 4}},
-        {show: false},
-      ])],
+      series: [
+        {},
+        ...series.flatMap((each, at) => [
+          {
+            label: each.label ?? this.options.label,
+            stroke: colours[at % colours.length],
+            width: errors ? 0 : 1.5,
+            spanGaps: false,
+            points: errors ? {show: false} : {show: each.x.length < 2, size: 4},
+          },
+          {show: false},
+        ]),
+      ],
       hooks: {
         drawClear: [(plot) => this.#under(plot)],
         draw: [(plot) => this.#over(plot, colours)],
@@ -189,7 +250,10 @@ export class Curve {
     ctx.beginPath();
     let pen = false;
     set.forEach((value, n) => {
-      if (value === null) { pen = false; return; }
+      if (value === null) {
+        pen = false;
+        return;
+      }
       if (pen) ctx.lineTo(at(x[n], "x"), at(set[n - 1] ?? value, "y"));
       ctx[pen ? "lineTo" : "moveTo"](at(x[n], "x"), at(value, "y"));
       pen = true;
@@ -239,9 +303,15 @@ export class Curve {
           const sigma = each.sigma?.[m];
           if (sigma) {
             const lowest = this.#data.log ? plot.scales.y.min : -Infinity;
-            const [low, high] = [at(Math.max(each.y[m] - sigma, lowest), "y"), at(each.y[m] + sigma, "y")];
+            const [low, high] = [
+              at(Math.max(each.y[m] - sigma, lowest), "y"),
+              at(each.y[m] + sigma, "y"),
+            ];
             ctx.beginPath();
-            for (const y of [low, high]) { ctx.moveTo(left - 3 * ratio, y); ctx.lineTo(left + 3 * ratio, y); }
+            for (const y of [low, high]) {
+              ctx.moveTo(left - 3 * ratio, y);
+              ctx.lineTo(left + 3 * ratio, y);
+            }
             ctx.moveTo(left, low);
             ctx.lineTo(left, high);
             ctx.stroke();
@@ -255,7 +325,11 @@ export class Curve {
 
   #pointed(plot) {
     const index = plot.cursor.idx;
-    this.onPoint?.(index === null || index === undefined ? null : {x: this.#aligned[0][index], y: this.#aligned[1][index], sigma: this.#aligned[2][index]});
+    this.onPoint?.(
+      index === null || index === undefined
+        ? null
+        : {x: this.#aligned[0][index], y: this.#aligned[1][index], sigma: this.#aligned[2][index]},
+    );
   }
 }
 

@@ -52,8 +52,12 @@ export function mark(kind, text) {
  * @param {string} title @param {string} text @param {string} [kind] "empty", "loading", "error"
  */
 export function notice(title, text, kind = "empty") {
-  return el(`div.notice.notice-${kind}`, {role: kind === "error" ? "alert" : "status"},
-    el("h2", {}, title), el("p", {}, text));
+  return el(
+    `div.notice.notice-${kind}`,
+    {role: kind === "error" ? "alert" : "status"},
+    el("h2", {}, title),
+    el("p", {}, text),
+  );
 }
 
 /**

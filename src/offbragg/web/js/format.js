@@ -1,6 +1,18 @@
 // Numbers and times as a scientist writes them.
 
-const UP = {"-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹"};
+const UP = {
+  "-": "⁻",
+  0: "⁰",
+  1: "¹",
+  2: "²",
+  3: "³",
+  4: "⁴",
+  5: "⁵",
+  6: "⁶",
+  7: "⁷",
+  8: "⁸",
+  9: "⁹",
+};
 const known = (x) => typeof x === "number" && Number.isFinite(x);
 const signed = (text) => text.replace(/^-/, "−");
 
@@ -68,7 +80,10 @@ export function bytes(n) {
   if (!known(n)) return "–";
   const units = ["B", "kB", "MB", "GB", "TB", "PB"];
   let at = 0;
-  while (n >= 999.5 && at < units.length - 1) { n /= 1000; at++; }
+  while (n >= 999.5 && at < units.length - 1) {
+    n /= 1000;
+    at++;
+  }
   return `${at === 0 || n >= 100 ? Math.round(n) : n >= 10 ? n.toFixed(0) : n.toFixed(1)}\u202f${units[at]}`;
 }
 
@@ -95,7 +110,9 @@ export function day(t) {
 export function zone(t = Date.now() / 1000) {
   const minutes = -new Date(t * 1000).getTimezoneOffset();
   const size = Math.abs(minutes);
-  return minutes === 0 ? "UTC" : `UTC${minutes < 0 ? "−" : "+"}${pad(Math.floor(size / 60))}:${pad(size % 60)}`;
+  return minutes === 0
+    ? "UTC"
+    : `UTC${minutes < 0 ? "−" : "+"}${pad(Math.floor(size / 60))}:${pad(size % 60)}`;
 }
 
 /** Date, time and zone. @param {number|null} t POSIX s */

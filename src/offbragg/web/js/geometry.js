@@ -6,13 +6,19 @@ const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 const times = (m, v) => m.map((row) => dot(row, v));
 const transposed = (m) => m[0].map((_, column) => m.map((row) => row[column]));
 const product = (a, b) => a.map((row) => transposed(b).map((column) => dot(row, column)));
-const unit = (v) => { const length = Math.hypot(...v); return v.map((x) => x / length); };
+const unit = (v) => {
+  const length = Math.hypot(...v);
+  return v.map((x) => x / length);
+};
 
 /** @param {number[][]} m @returns {number[][]|null} null if it is singular */
 function inverse(m) {
   const [[a, b, c], [d, e, f], [g, h, i]] = m;
-  const cofactors = [[e * i - f * h, c * h - b * i, b * f - c * e],
-    [f * g - d * i, a * i - c * g, c * d - a * f], [d * h - e * g, b * g - a * h, a * e - b * d]];
+  const cofactors = [
+    [e * i - f * h, c * h - b * i, b * f - c * e],
+    [f * g - d * i, a * i - c * g, c * d - a * f],
+    [d * h - e * g, b * g - a * h, a * e - b * d],
+  ];
   const determinant = a * cofactors[0][0] + b * cofactors[1][0] + c * cofactors[2][0];
   if (!(Math.abs(determinant) > 1e-15)) return null;
   return cofactors.map((row) => row.map((x) => x / determinant));
@@ -20,10 +26,18 @@ function inverse(m) {
 
 /** Right-handed rotation about a unit vector (Rodrigues). @param {Vector} axis @param {number} degree */
 function rotationAbout([x, y, z], degree) {
-  const k = [[0, -z, y], [z, 0, -x], [-y, x, 0]];
-  const phi = degree * Math.PI / 180;
+  const k = [
+    [0, -z, y],
+    [z, 0, -x],
+    [-y, x, 0],
+  ];
+  const phi = (degree * Math.PI) / 180;
   const kk = product(k, k);
-  return k.map((row, i) => row.map((value, j) => (i === j ? 1 : 0) + Math.sin(phi) * value + (1 - Math.cos(phi)) * kk[i][j]));
+  return k.map((row, i) =>
+    row.map(
+      (value, j) => (i === j ? 1 : 0) + Math.sin(phi) * value + (1 - Math.cos(phi)) * kk[i][j],
+    ),
+  );
 }
 
 export class Geometry {
@@ -49,9 +63,17 @@ export class Geometry {
 
   /** Goniometer rotation with the scan axis at an angle, degree. */
   rotation(angle) {
-    let turned = [[1, 0, 0], [0, 1, 0], [0, 0, 1]];
-    for (const axis of this.axes) {  // the innermost first
-      turned = product(rotationAbout(unit(axis.vector), axis.name === this.scanAxis ? angle : axis.angle), turned);
+    let turned = [
+      [1, 0, 0],
+      [0, 1, 0],
+      [0, 0, 1],
+    ];
+    for (const axis of this.axes) {
+      // the innermost first
+      turned = product(
+        rotationAbout(unit(axis.vector), axis.name === this.scanAxis ? angle : axis.angle),
+        turned,
+      );
     }
     return turned;
   }
@@ -63,7 +85,9 @@ export class Geometry {
   }
 
   /** Scattering vector fixed to the crystal, Å⁻¹ without 2π. */
-  q(x, y, angle) { return times(transposed(this.rotation(angle)), this.#transfer(x, y)); }
+  q(x, y, angle) {
+    return times(transposed(this.rotation(angle)), this.#transfer(x, y));
+  }
 
   /**
    * What a point of the panel sees.
@@ -74,9 +98,12 @@ export class Geometry {
   at(x, y, angle) {
     const s = Math.hypot(...this.#transfer(x, y));
     const known = this.fromQ && typeof angle === "number";
-    return {Q: 2 * Math.PI * s, d: 1 / s,
-      twoTheta: 2 * Math.asin(Math.min(1, s * this.wavelength / 2)) * 180 / Math.PI,
-      hkl: known ? times(this.fromQ, this.q(x, y, angle)) : null};
+    return {
+      Q: 2 * Math.PI * s,
+      d: 1 / s,
+      twoTheta: (2 * Math.asin(Math.min(1, (s * this.wavelength) / 2)) * 180) / Math.PI,
+      hkl: known ? times(this.fromQ, this.q(x, y, angle)) : null,
+    };
   }
 
   /** Column and row where a ray along s meets the panel; null if it does not. */
@@ -87,7 +114,9 @@ export class Geometry {
   }
 
   /** Where the direct beam meets the panel's plane: column, row; null if it never does. */
-  get beamCentre() { return this.pixel([0, 0, 1]); }
+  get beamCentre() {
+    return this.pixel([0, 0, 1]);
+  }
 
   /**
    * Points of the ring of a lattice spacing, those where it meets the panel's plane.
@@ -99,8 +128,12 @@ export class Geometry {
     if (sine >= 1) return [];
     const theta2 = 2 * Math.asin(sine);
     return Array.from({length: n + 1}, (_, at) => {
-      const azimuth = 2 * Math.PI * at / n;
-      return this.pixel([Math.sin(theta2) * Math.cos(azimuth), Math.sin(theta2) * Math.sin(azimuth), Math.cos(theta2)]);
+      const azimuth = (2 * Math.PI * at) / n;
+      return this.pixel([
+        Math.sin(theta2) * Math.cos(azimuth),
+        Math.sin(theta2) * Math.sin(azimuth),
+        Math.cos(theta2),
+      ]);
     });
   }
 
@@ -115,7 +148,10 @@ export class Geometry {
   }
 }
 
-const ROUND = [20, 10, 7, 5, 4, 3, 2.5, 2, 1.7, 1.5, 1.3, 1.2, 1.1, 1, 0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3];
+const ROUND = [
+  20, 10, 7, 5, 4, 3, 2.5, 2, 1.7, 1.5, 1.3, 1.2, 1.1, 1, 0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5,
+  0.45, 0.4, 0.35, 0.3,
+];
 
 /**
  * Choose round spacings whose rings lie apart.
@@ -130,7 +166,10 @@ export function ringsFor(geometry, most = 5) {
   let last = 0;
   for (const d of ROUND) {
     if (d < finest * 1.02) break;
-    if (theta(d) - last >= apart) { chosen.push(d); last = theta(d); }
+    if (theta(d) - last >= apart) {
+      chosen.push(d);
+      last = theta(d);
+    }
   }
   return chosen;
 }

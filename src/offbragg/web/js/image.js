@@ -1,11 +1,14 @@
 // An image on canvas: colour map and limits, pan, zoom, hatching of what was not measured, axes.
 
+import {drawAxes, hatching, within} from "./canvas.js";
 import {ColourBar} from "./colourbar.js";
-import {colour, token} from "./colours.js";
+import {colour} from "./colours.js";
 import {el, put} from "./dom.js";
 
-const MARGIN = {left: 46, right: 8, top: 8, bottom: 36};  // px around the image, for the axes
-const MOST = 64;  // screen px of a pixel, at most
+export {hatching, ticks} from "./canvas.js";
+
+const MARGIN = {left: 46, right: 8, top: 8, bottom: 36}; // px around the image, for the axes
+const MOST = 64; // screen px of a pixel, at most
 
 /**
  * @typedef {object} Picture
@@ -47,9 +50,11 @@ export class ImagePanel {
     this.wrap = el("div.image-wrap", {}, this.canvas);
     this.text = el("output.readout", {"aria-live": "off"}, hint);
     this.hint = hint;
-    this.bar = bar ? new ColourBar({unit, onLimits: (low, high) => this.#limited(low, high)}) : null;
+    this.bar = bar
+      ? new ColourBar({unit, onLimits: (low, high) => this.#limited(low, high)})
+      : null;
     this.root = el("div.image-panel", {}, this.wrap, this.bar?.root ?? null, this.text);
-    this.root.panel = this;  // for the console, and tests
+    this.root.panel = this; // for the console, and tests
     host.append(this.root);
     new ResizeObserver(() => this.#size()).observe(this.wrap);
     document.addEventListener("themechange", () => this.#later());
@@ -74,19 +79,31 @@ export class ImagePanel {
   }
 
   /** Draw above the image at each redraw. @param {((context: CanvasRenderingContext2D, toScreen: (x: number, y: number) => [number, number]) => void)|null} draw */
-  overlay(draw) { this.#overlay = draw; this.#later(); }
+  overlay(draw) {
+    this.#overlay = draw;
+    this.#later();
+  }
 
   /** What the pointer is over. @param {(x: number, y: number, value: number|null) => string|undefined} text */
-  onHover(text) { this.#hover = text; }
+  onHover(text) {
+    this.#hover = text;
+  }
 
   /** Take drags for oneself: ({x, y} from, {x, y} to, done); null: dragging pans. */
-  onDrag(callback) { this.#drag = callback; this.canvas.classList.toggle("crosshair", callback !== null); }
+  onDrag(callback) {
+    this.#drag = callback;
+    this.canvas.classList.toggle("crosshair", callback !== null);
+  }
 
   /** What is looked at, after it changed: {x: [left, right], y: [top, bottom], scale: screen px a unit of x}. */
-  onView(callback) { this.#view = callback; }
+  onView(callback) {
+    this.#view = callback;
+  }
 
   /** The ends of the colours were changed by hand. @param {(low: number, high: number) => void} callback */
-  onLimits(callback) { this.#limits = callback; }
+  onLimits(callback) {
+    this.#limits = callback;
+  }
 
   /** Show all of it. */
   fit() {
@@ -99,43 +116,59 @@ export class ImagePanel {
   /** Zoom about a point of the data; the middle if not given. */
   zoomBy(factor, at = this.#centre) {
     const before = this.#scale();
-    const most = Math.max(1, MOST / this.#base() * this.#cell());
+    const most = Math.max(1, (MOST / this.#base()) * this.#cell());
     this.zoom = Math.min(Math.max(this.zoom * factor, 1), most);
     const ratio = before / this.#scale();
-    this.#centre = {x: at.x + (this.#centre.x - at.x) * ratio, y: at.y + (this.#centre.y - at.y) * ratio};
+    this.#centre = {
+      x: at.x + (this.#centre.x - at.x) * ratio,
+      y: at.y + (this.#centre.y - at.y) * ratio,
+    };
     this.#inside();
     this.#changed();
   }
 
-  get extent() { return extentOf(this.#picture); }
+  get extent() {
+    return extentOf(this.#picture);
+  }
   /** The picture that is shown; null before the first one. */
-  get shown() { return this.#picture; }
+  get shown() {
+    return this.#picture;
+  }
 
   /** Write the line below the image. */
-  readout(text) { put(this.text, text || this.hint); }
+  readout(text) {
+    put(this.text, text || this.hint);
+  }
 
   /** @returns {[number, number]} CSS px on the canvas of a point of the data */
   toScreen(x, y) {
     const s = this.#scale();
     const {middle, sign} = this.#place();
-    return [middle[0] + (x - this.#centre.x) * s * sign[0],
-      middle[1] + (y - this.#centre.y) * s * sign[1] * this.#picture.aspect];
+    return [
+      middle[0] + (x - this.#centre.x) * s * sign[0],
+      middle[1] + (y - this.#centre.y) * s * sign[1] * this.#picture.aspect,
+    ];
   }
 
   /** @returns {{x: number, y: number}} the point of the data at CSS px of the canvas */
   toData(left, top) {
     const s = this.#scale();
     const {middle, sign} = this.#place();
-    return {x: this.#centre.x + (left - middle[0]) / s / sign[0],
-      y: this.#centre.y + (top - middle[1]) / s / sign[1] / this.#picture.aspect};
+    return {
+      x: this.#centre.x + (left - middle[0]) / s / sign[0],
+      y: this.#centre.y + (top - middle[1]) / s / sign[1] / this.#picture.aspect,
+    };
   }
 
   /** The value of the picture at a point of the data; null outside, NaN where not measured. */
   valueAt(x, y) {
     const of = (picture) => {
-      const {x: [left, right], y: [top, bottom]} = extentOf(picture);
-      const column = Math.floor((x - left) / (right - left) * picture.width);
-      const row = Math.floor((y - top) / (bottom - top) * picture.height);
+      const {
+        x: [left, right],
+        y: [top, bottom],
+      } = extentOf(picture);
+      const column = Math.floor(((x - left) / (right - left)) * picture.width);
+      const row = Math.floor(((y - top) / (bottom - top)) * picture.height);
       if (column < 0 || row < 0 || column >= picture.width || row >= picture.height) return null;
       return picture.values ? picture.values[row * picture.width + column] : null;
     };
@@ -169,14 +202,21 @@ export class ImagePanel {
   }
 
   #later() {
-    if (!this.#frame) this.#frame = requestAnimationFrame(() => { this.#frame = 0; this.#redraw(); });
+    if (!this.#frame)
+      this.#frame = requestAnimationFrame(() => {
+        this.#frame = 0;
+        this.#redraw();
+      });
   }
 
   #size() {
     const ratio = devicePixelRatio || 1;
     const {clientWidth: width, clientHeight: height} = this.wrap;
     if (width === 0 || height === 0) return;
-    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
+    if (
+      this.canvas.width !== Math.round(width * ratio) ||
+      this.canvas.height !== Math.round(height * ratio)
+    ) {
       this.canvas.width = Math.round(width * ratio);
       this.canvas.height = Math.round(height * ratio);
       this.#redraw();
@@ -184,26 +224,37 @@ export class ImagePanel {
     }
   }
 
-  #margin() { return this.#picture?.axes ? MARGIN : {left: 0, right: 0, top: 0, bottom: 0}; }
+  #margin() {
+    return this.#picture?.axes ? MARGIN : {left: 0, right: 0, top: 0, bottom: 0};
+  }
 
   #place() {
     const m = this.#margin();
     const {clientWidth: w, clientHeight: h} = this.wrap;
     const {x, y} = this.extent;
-    return {middle: [(m.left + w - m.right) / 2, (m.top + h - m.bottom) / 2],
+    return {
+      middle: [(m.left + w - m.right) / 2, (m.top + h - m.bottom) / 2],
       size: [w - m.left - m.right, h - m.top - m.bottom],
-      sign: [x[1] >= x[0] ? 1 : -1, y[1] >= y[0] ? 1 : -1]};
+      sign: [x[1] >= x[0] ? 1 : -1, y[1] >= y[0] ? 1 : -1],
+    };
   }
 
   /** CSS px of a unit of x where all is shown. */
   #base() {
     const {x, y} = this.extent;
     const {size} = this.#place();
-    return Math.max(Math.min(size[0] / Math.abs(x[1] - x[0]),
-      size[1] / (Math.abs(y[1] - y[0]) * (this.#picture?.aspect ?? 1))), 1e-9);
+    return Math.max(
+      Math.min(
+        size[0] / Math.abs(x[1] - x[0]),
+        size[1] / (Math.abs(y[1] - y[0]) * (this.#picture?.aspect ?? 1)),
+      ),
+      1e-9,
+    );
   }
 
-  #scale() { return this.#base() * this.zoom; }
+  #scale() {
+    return this.#base() * this.zoom;
+  }
 
   /** Units of x of a cell. */
   #cell() {
@@ -251,46 +302,7 @@ export class ImagePanel {
     context.clip();
     this.#overlay?.(context, (x, y) => this.toScreen(x, y));
     context.restore();
-    if (this.#picture.axes) this.#drawAxes(context, left, top, size);
-  }
-
-  #drawAxes(context, left, top, size) {
-    const corner = this.toData(left, top);
-    const end = this.toData(left + size[0], top + size[1]);
-    const {x, y} = this.extent;
-    const within = (v, [a, b]) => v >= Math.min(a, b) - 1e-9 && v <= Math.max(a, b) + 1e-9;
-    context.fillStyle = context.strokeStyle = token("--muted");
-    context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
-    context.lineWidth = 1;
-    const [x0, y0] = this.toScreen(x[0], y[0]);
-    const [x1, y1] = this.toScreen(x[1], y[1]);
-    const bottom = Math.min(Math.max(y0, y1), top + size[1]);
-    const side = Math.max(Math.min(x0, x1), left);
-    context.textAlign = "center";
-    context.textBaseline = "top";
-    for (const {at, text} of ticks(corner.x, end.x, Math.max(2, size[0] / 48))) {
-      if (!within(at, x)) continue;
-      const [place] = this.toScreen(at, 0);
-      context.fillRect(Math.round(place), bottom, 1, 4);
-      context.fillText(text, place, bottom + 6);
-    }
-    context.textAlign = "right";
-    context.textBaseline = "middle";
-    for (const {at, text} of ticks(corner.y, end.y, Math.max(2, size[1] / 48))) {
-      if (!within(at, y)) continue;
-      const [, place] = this.toScreen(0, at);
-      context.fillRect(side - 4, Math.round(place), 4, 1);
-      context.fillText(text, side - 6, place);
-    }
-    context.textAlign = "center";
-    context.textBaseline = "bottom";
-    context.fillText(this.#picture.axes.x, left + size[0] / 2, Math.min(bottom + 34, this.wrap.clientHeight));
-    context.save();
-    context.translate(Math.max(side - 34, 0), top + size[1] / 2);
-    context.rotate(-Math.PI / 2);
-    context.textBaseline = "top";
-    context.fillText(this.#picture.axes.y, 0, side - 34 < 0 ? 0 : -8);
-    context.restore();
+    if (this.#picture.axes) drawAxes(context, this, this.#picture.axes, left, top, size);
   }
 
   // ---- looking -----------------------------------------------------------------------
@@ -322,11 +334,15 @@ export class ImagePanel {
 
   #listen() {
     const canvas = this.canvas;
-    canvas.addEventListener("wheel", (event) => {
-      if (!this.#picture) return;
-      event.preventDefault();
-      this.zoomBy(2 ** (-event.deltaY / 240), this.toData(...this.#point(event)));
-    }, {passive: false});
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        if (!this.#picture) return;
+        event.preventDefault();
+        this.zoomBy(2 ** (-event.deltaY / 240), this.toData(...this.#point(event)));
+      },
+      {passive: false},
+    );
     canvas.addEventListener("dblclick", () => this.fit());
     canvas.addEventListener("keydown", (event) => {
       if (event.key === "+" || event.key === "=") this.zoomBy(1.5);
@@ -362,8 +378,10 @@ export class ImagePanel {
     if (last && this.#pointers.size === 2) {
       const other = [...this.#pointers].find(([id]) => id !== event.pointerId)[1];
       const distance = (a) => Math.hypot(a[0] - other[0], a[1] - other[1]);
-      this.zoomBy(distance(here) / Math.max(distance(last), 1),
-        this.toData((here[0] + other[0]) / 2, (here[1] + other[1]) / 2));
+      this.zoomBy(
+        distance(here) / Math.max(distance(last), 1),
+        this.toData((here[0] + other[0]) / 2, (here[1] + other[1]) / 2),
+      );
       this.#pointers.set(event.pointerId, here);
       return;
     }
@@ -389,55 +407,7 @@ export class ImagePanel {
   }
 }
 
-/** The part of one box [left, top, width, height] that lies in another. */
-function within([x, y, w, h], [left, top, width, height]) {
-  const [a, b] = [Math.max(Math.min(x, x + w), left), Math.max(Math.min(y, y + h), top)];
-  return [a, b, Math.max(0, Math.min(Math.max(x, x + w), left + width) - a),
-    Math.max(0, Math.min(Math.max(y, y + h), top + height) - b)];
-}
-
 /** @param {Picture|null} picture */
 function extentOf(picture) {
   return picture?.extent ?? {x: [0, picture?.width ?? 1], y: [0, picture?.height ?? 1]};
-}
-
-const patterns = new Map();
-
-/** Diagonal hatching: not measured, and never a colour of a scale. @param {CanvasRenderingContext2D} context */
-export function hatching(context) {
-  const key = `${token("--hatch")}${token("--hatch-ground")}`;
-  if (!patterns.has(key)) {
-    const tile = document.createElement("canvas");
-    tile.width = tile.height = 8;
-    const draw = tile.getContext("2d");
-    draw.fillStyle = token("--hatch-ground");
-    draw.fillRect(0, 0, 8, 8);
-    draw.strokeStyle = token("--hatch");
-    draw.lineWidth = 1.2;
-    draw.beginPath();
-    for (const at of [-8, 0, 8]) { draw.moveTo(at, 8); draw.lineTo(at + 8, 0); }
-    draw.stroke();
-    patterns.set(key, tile);
-  }
-  return context.createPattern(patterns.get(key), "repeat");
-}
-
-/**
- * Round numbers for an axis.
- * @param {number} from @param {number} to @param {number} about how many
- * @returns {{at: number, text: string}[]}
- */
-export function ticks(from, to, about) {
-  const low = Math.min(from, to);
-  const high = Math.max(from, to);
-  const rough = (high - low) / about;
-  if (!(rough > 0) || !Number.isFinite(rough)) return [];
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((each) => each * power >= rough) * power;
-  const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  const found = [];
-  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-9 * step; n++) {
-    found.push({at: n * step, text: (n * step).toFixed(decimals).replace(/^-(?=0*\.?0*$)/, "").replace("-", "−")});
-  }
-  return found;
 }

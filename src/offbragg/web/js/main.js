@@ -21,12 +21,20 @@ const api = new Api();
 const store = new Store(api);
 /** What a view may use. */
 const ctx = {
-  api, store, format,
+  api,
+  store,
+  format,
   /** Go to an address of the page. @param {string} hash "#/view/id?query" */
-  go(hash) { location.hash = hash; },
+  go(hash) {
+    location.hash = hash;
+  },
   /** Change the query of the shown view; the way back is not filled with it. */
   replace(query, id = route().id) {
-    const text = new URLSearchParams(query).toString().replaceAll("%2C", ",").replaceAll("%3A", ":").replaceAll("%3B", ";");
+    const text = new URLSearchParams(query)
+      .toString()
+      .replaceAll("%2C", ",")
+      .replaceAll("%3A", ":")
+      .replaceAll("%3B", ";");
     const {view} = route();
     const hash = `#/${view}${id ? `/${encodeURIComponent(id)}` : ""}${text ? `?${text}` : ""}`;
     if (hash !== location.hash) history.replaceState(null, "", hash);
@@ -66,8 +74,14 @@ async function open(name) {
   } catch (error) {
     entry.module = null;
     mounted.delete(name);
-    fill(host, notice(`${about.title} could not be opened`,
-      `${error.message} Reload the page; if that does not help, the server has another version.`, "error"));
+    fill(
+      host,
+      notice(
+        `${about.title} could not be opened`,
+        `${error.message} Reload the page; if that does not help, the server has another version.`,
+        "error",
+      ),
+    );
     console.warn(error);
   }
   return entry;
@@ -139,37 +153,49 @@ function banner() {
   if (wasAway && (state === "live" || state === "asking")) {
     wasAway = false;
     const module = mounted.get(shown)?.module;
-    if (module) attempt(() => module.show(route()));  // reads what it could not
+    if (module) attempt(() => module.show(route())); // reads what it could not
   }
   wasAway ||= state === "away";
   const bar = $("banner");
   bar.hidden = state !== "away" && state !== "refused";
   document.body.classList.toggle("stale", state === "away");
   if (state === "away") {
-    put(bar, `The server is away since ${format.clock(since)} (${format.since(since)}). `
-      + "What is shown is from before; the page goes on when it is back.");
+    put(
+      bar,
+      `The server is away since ${format.clock(since)} (${format.since(since)}). ` +
+        "What is shown is from before; the page goes on when it is back.",
+    );
   } else if (state === "refused") {
-    put(bar, `The state of the beamline is not known: ${store.link.why} What was measured can be read.`);
+    put(
+      bar,
+      `The state of the beamline is not known: ${store.link.why} What was measured can be read.`,
+    );
   }
 }
 
 // ---- keys ----------------------------------------------------------------------------
 
-let steps = 0;  // within the page: Esc does not leave it
+let steps = 0; // within the page: Esc does not leave it
 function onKey(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
   if (document.querySelector("dialog[open]")) return;
   const field = event.target.closest?.("input, select, textarea");
-  if (event.key === "Escape" && field) { field.blur(); return; }
+  if (event.key === "Escape" && field) {
+    field.blur();
+    return;
+  }
   if (field) return;
   const view = VIEWS.find((each) => each.key === event.key);
   if (view) ctx.go(`#/${view.name}`);
   else if (event.key === "?") showHelp();
-  else if (mounted.get(shown)?.module?.onKey?.(event)) { /* the view took it */ }
-  else if (event.key === "t") changeTheme();
+  else if (mounted.get(shown)?.module?.onKey?.(event)) {
+    /* the view took it */
+  } else if (event.key === "t") changeTheme();
   else if (event.key === "/") ctx.go("#/runs?focus=search");
-  else if (event.key === "Escape" && steps > 0) { steps -= 2; history.back(); }
-  else return;
+  else if (event.key === "Escape" && steps > 0) {
+    steps -= 2;
+    history.back();
+  } else return;
   event.preventDefault();
 }
 
@@ -182,9 +208,15 @@ function showHelp() {
 
 function changeTheme() {
   const root = document.documentElement;
-  const dark = (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const dark =
+    (root.dataset.theme ??
+      (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   root.dataset.theme = dark ? "light" : "dark";
-  try { localStorage.setItem("offbragg-theme", root.dataset.theme); } catch { /* private window */ }
+  try {
+    localStorage.setItem("offbragg-theme", root.dataset.theme);
+  } catch {
+    /* private window */
+  }
   colours.themeChanged();
 }
 
@@ -192,7 +224,9 @@ function firstTheme() {
   try {
     const chosen = localStorage.getItem("offbragg-theme");
     if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
-  } catch { /* private window: that of the system */ }
+  } catch {
+    /* private window: that of the system */
+  }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colours.themeChanged);
 }
 
@@ -200,35 +234,52 @@ function firstTheme() {
 
 async function begin() {
   firstTheme();
-  fill($("views"), ...VIEWS.map((view) => {
-    const link = el("a.view-link", {href: `#/${view.name}`, "aria-keyshortcuts": view.key, title: `${view.title} (${view.key})`},
-      el("span.glyph", {"aria-hidden": "true"}, view.glyph), el("span", {}, view.title),
-      el("kbd", {"aria-hidden": "true"}, view.key));
-    link.dataset.view = view.name;
-    return link;
-  }));
+  fill(
+    $("views"),
+    ...VIEWS.map((view) => {
+      const link = el(
+        "a.view-link",
+        {
+          href: `#/${view.name}`,
+          "aria-keyshortcuts": view.key,
+          title: `${view.title} (${view.key})`,
+        },
+        el("span.glyph", {"aria-hidden": "true"}, view.glyph),
+        el("span", {}, view.title),
+        el("kbd", {"aria-hidden": "true"}, view.key),
+      );
+      link.dataset.view = view.name;
+      return link;
+    }),
+  );
   const ask = keyForm($("key-dialog"), api, () => store.reconnect());
   api.askForKey = ask;
   const token = /^#enter=(.+)$/.exec(location.hash);
   if (token) {
-    history.replaceState(null, "", location.pathname);  // a used token stays in no address
+    history.replaceState(null, "", location.pathname); // a used token stays in no address
     try {
       await api.enter({token: decodeURIComponent(token[1])});
     } catch (error) {
       say(error.detail, "error");
     }
   }
-  $("skip").addEventListener("click", (event) => { event.preventDefault(); $("content").focus(); });
+  $("skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    $("content").focus();
+  });
   $("theme").addEventListener("click", changeTheme);
   $("keys").addEventListener("click", () => ask(true));
   $("help").addEventListener("click", showHelp);
   $("copy-python").addEventListener("click", async () => {
-    say(await copy(lines) ? "Python lines copied" : "The browser does not allow copying");
+    say((await copy(lines)) ? "Python lines copied" : "The browser does not allow copying");
   });
   $("copy-link").addEventListener("click", async () => {
-    say(await copy(location.href) ? "Link copied" : location.href);
+    say((await copy(location.href)) ? "Link copied" : location.href);
   });
-  addEventListener("hashchange", () => { steps++; follow(); });
+  addEventListener("hashchange", () => {
+    steps++;
+    follow();
+  });
   addEventListener("keydown", onKey);
   store.addEventListener("now", () => {
     drawStatus(store.now, store.link);
@@ -237,8 +288,14 @@ async function begin() {
     if (module) attempt(() => module.update?.(store.now));
     pythonLine();
   });
-  store.addEventListener("link", () => { banner(); drawStatus(store.now, store.link); });
-  setInterval(() => { banner(); drawStatus(store.now, store.link); }, 1000);
+  store.addEventListener("link", () => {
+    banner();
+    drawStatus(store.now, store.link);
+  });
+  setInterval(() => {
+    banner();
+    drawStatus(store.now, store.link);
+  }, 1000);
   follow();
   await store.start();
 }

@@ -6,7 +6,10 @@ import {clock, fixed, plural, since, span} from "./format.js";
 const KINDS = {measuring: "busy", idle: "off", paused: "warn", suspended: "warn", gone: "off"};
 /** What the states of a RunEngine mean to people. */
 export const WORDS = {
-  measuring: "measuring", idle: "idle", paused: "paused", suspended: "suspended",
+  measuring: "measuring",
+  idle: "idle",
+  paused: "paused",
+  suspended: "suspended",
   gone: "no session",
 };
 
@@ -18,16 +21,27 @@ export function drawStatus(now, link) {
   const line = document.getElementById("status-line");
   const away = link.state === "away";
   if (!now) {
-    fill(line, el(`span.mark.mark-${away ? "bad" : "off"}`, {"aria-hidden": "true"}),
-      el("b", {}, away ? `server away since ${clock(link.since)}` : link.state === "refused" ? "not known" : "connecting …"));
+    fill(
+      line,
+      el(`span.mark.mark-${away ? "bad" : "off"}`, {"aria-hidden": "true"}),
+      el(
+        "b",
+        {},
+        away
+          ? `server away since ${clock(link.since)}`
+          : link.state === "refused"
+            ? "not known"
+            : "connecting …",
+      ),
+    );
     return;
   }
   put(document.getElementById("status-beamline"), now.beamline ?? "");
   const {state, run, series} = now.engine;
   const temperature = now.engine.values?.temperature;
   const parts = [
-    el(`span.mark.mark-${away ? "bad" : KINDS[state] ?? "off"}`, {"aria-hidden": "true"}),
-    el("b", {}, away ? `away since ${clock(link.since)}` : WORDS[state] ?? state),
+    el(`span.mark.mark-${away ? "bad" : (KINDS[state] ?? "off")}`, {"aria-hidden": "true"}),
+    el("b", {}, away ? `away since ${clock(link.since)}` : (WORDS[state] ?? state)),
   ];
   if (run) {
     parts.push(el("span", {}, `#${run.scan_id ?? "–"} ${run.sample ?? ""}`));
@@ -43,9 +57,14 @@ export function drawStatus(now, link) {
   }
   fill(line, ...parts);
   const right = [];
-  if (run?.n) right.push(el("progress", {max: run.n, value: run.done ?? 0, "aria-label": "Frames of this sweep"}));
-  if (run?.left !== null && run?.left !== undefined) right.push(el("span", {}, `${span(run.left)} left`));
-  if (series?.left !== null && series?.left !== undefined) right.push(el("span.muted.wide", {}, `series ${span(series.left)} left`));
+  if (run?.n)
+    right.push(
+      el("progress", {max: run.n, value: run.done ?? 0, "aria-label": "Frames of this sweep"}),
+    );
+  if (run?.left !== null && run?.left !== undefined)
+    right.push(el("span", {}, `${span(run.left)} left`));
+  if (series?.left !== null && series?.left !== undefined)
+    right.push(el("span.muted.wide", {}, `series ${span(series.left)} left`));
   fill(document.getElementById("status-progress"), ...right);
   const alarms = document.getElementById("status-alarms");
   const n = now.alarms?.length ?? 0;

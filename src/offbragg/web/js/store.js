@@ -2,10 +2,10 @@
 
 import {address} from "./api.js";
 
-const QUIET = 25_000;  // ms: the server speaks every 10 s even if nothing changes
-const ASK = 2_000;  // ms between questions where there is no websocket
-const RETRY = [500, 1000, 2000, 4000, 5000];  // ms
-const REFUSED = 30_000;  // ms: what is refused is rarely granted a moment later
+const QUIET = 25_000; // ms: the server speaks every 10 s even if nothing changes
+const ASK = 2_000; // ms between questions where there is no websocket
+const RETRY = [500, 1000, 2000, 4000, 5000]; // ms
+const REFUSED = 30_000; // ms: what is refused is rarely granted a moment later
 
 /** Events: `now` (a new state), `link` (the connection changed). */
 export class Store extends EventTarget {
@@ -39,7 +39,9 @@ export class Store extends EventTarget {
   }
 
   /** Connect at once, as after a new key. */
-  reconnect() { this.#again(0); }
+  reconnect() {
+    this.#again(0);
+  }
 
   #set(state, why = "") {
     if (state === this.link.state && why === this.link.why) return;
@@ -85,7 +87,9 @@ export class Store extends EventTarget {
       if ("engine" in message) this.#take(message);
       else this.dispatchEvent(new Event("alive"));
     };
-    socket.onclose = () => { if (socket === this.#socket) this.#closed(); };
+    socket.onclose = () => {
+      if (socket === this.#socket) this.#closed();
+    };
     socket.onerror = () => socket.close();
   }
 
@@ -100,7 +104,12 @@ export class Store extends EventTarget {
     this.#failures++;
     const here = this.link.state === "refused" && this.#failures === 1 ? false : await this.#ask();
     // a proxy without websockets: asking does as well, and the socket is tried now and then
-    const wait = this.link.state === "refused" ? REFUSED : here && (!this.#everOpened || this.#failures > 3) ? ASK : RETRY[Math.min(this.#failures, RETRY.length) - 1];
+    const wait =
+      this.link.state === "refused"
+        ? REFUSED
+        : here && (!this.#everOpened || this.#failures > 3)
+          ? ASK
+          : RETRY[Math.min(this.#failures, RETRY.length) - 1];
     this.#again(wait, here && this.#failures > 3 && this.#failures % 15 !== 0);
   }
 

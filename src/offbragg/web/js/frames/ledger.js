@@ -17,7 +17,8 @@ export class Ledger {
       at += length;
     }
     /** Indices that are missing or rejected, in order. @type {number[]} */
-    this.faults = this.spans.filter(({status}) => FAULTS.has(status))
+    this.faults = this.spans
+      .filter(({status}) => FAULTS.has(status))
       .flatMap(({from, to}) => Array.from({length: to - from}, (_, i) => from + i));
   }
 
@@ -39,20 +40,30 @@ export class Ledger {
   }
 
   /** Why a frame is not stored; "" if it is. A reason may be that of the first of several. */
-  reason(index) { return this.answer.reasons?.[index] ?? ""; }
+  reason(index) {
+    return this.answer.reasons?.[index] ?? "";
+  }
 
   /** The frame file, where the ledger has it. */
-  file(index) { return this.answer.files?.[index] ?? ""; }
+  file(index) {
+    return this.answer.files?.[index] ?? "";
+  }
 
   /** The next fault after (or before) an index; null if there is none. */
   fault(index, direction) {
-    return (direction > 0 ? this.faults.find((each) => each > index) : this.faults.findLast((each) => each < index)) ?? null;
+    return (
+      (direction > 0
+        ? this.faults.find((each) => each > index)
+        : this.faults.findLast((each) => each < index)) ?? null
+    );
   }
 
   /** Counts in words: "2140 stored, 4 missing, 6 rejected, 1500 pending". */
   get words() {
     const {counts} = this.answer;
-    return ["stored", "missing", "rejected", "pending"].filter((status, at) => at === 0 || counts[status])
-      .map((status) => `${counts[status] ?? 0} ${status}`).join(", ");
+    return ["stored", "missing", "rejected", "pending"]
+      .filter((status, at) => at === 0 || counts[status])
+      .map((status) => `${counts[status] ?? 0} ${status}`)
+      .join(", ");
   }
 }

@@ -4,8 +4,8 @@
 import {token} from "../colours.js";
 import {el} from "../dom.js";
 
-const HEIGHT = 28;  // CSS px
-const NEAR = 5;  // px: a fault this near is what was pointed at
+const HEIGHT = 28; // CSS px
+const NEAR = 5; // px: a fault this near is what was pointed at
 
 /**
  * Draw the shapes of a ledger.
@@ -23,12 +23,16 @@ export function drawStrip(context, ledger, width, height, chosen = null) {
     if (status === "stored") {
       context.fillStyle = token("--stored");
       if (step < 2.5) context.fillRect(left, top + 4, wide, foot - top - 8);
-      else for (let i = from; i < to; i++) context.fillRect(Math.round((i + 0.5) * step - thin / 2), top + 4, thin, foot - top - 8);
+      else
+        for (let i = from; i < to; i++)
+          context.fillRect(Math.round((i + 0.5) * step - thin / 2), top + 4, thin, foot - top - 8);
     } else if (status === "pending") {
       context.fillStyle = token("--off");
       context.globalAlpha = 0.45;
       if (step < 2.5) context.fillRect(left, foot - 7, wide, 1.5);
-      else for (let i = from; i < to; i++) context.fillRect(Math.round((i + 0.5) * step - thin / 2), foot - 8, thin, 3);
+      else
+        for (let i = from; i < to; i++)
+          context.fillRect(Math.round((i + 0.5) * step - thin / 2), foot - 8, thin, 3);
       context.globalAlpha = 1;
     }
   }
@@ -46,7 +50,7 @@ export function drawStrip(context, ledger, width, height, chosen = null) {
     const [left, wide] = gap(from, to);
     context.clearRect(left, top, wide, foot - top);
     const n = Math.max(1, Math.min(to - from, Math.floor(wide / 11)));
-    for (let i = 0; i < n; i++) cross(context, left + wide * (i + 0.5) / n, height / 2);
+    for (let i = 0; i < n; i++) cross(context, left + (wide * (i + 0.5)) / n, height / 2);
   }
   if (chosen !== null) {
     const x = (chosen + 0.5) * step;
@@ -62,7 +66,10 @@ export function drawStrip(context, ledger, width, height, chosen = null) {
 
 /** A cross with a rim of the ground, so that it stands out among ticks. */
 function cross(context, x, y) {
-  for (const [wide, colour] of [[5, "--surface"], [2, "--warn"]]) {
+  for (const [wide, colour] of [
+    [5, "--surface"],
+    [2, "--warn"],
+  ]) {
     context.lineWidth = wide;
     context.strokeStyle = token(colour);
     context.beginPath();
@@ -83,7 +90,14 @@ export class Strip {
    * @param {{pointed: (index: number|null) => void, choose: (index: number) => void}} options
    */
   constructor({pointed, choose}) {
-    this.canvas = el("canvas.strip", {tabindex: "0", role: "slider", "aria-label": "Frames of the sweep", "aria-valuemin": "0", "aria-valuenow": "0", "aria-valuemax": "0"});
+    this.canvas = el("canvas.strip", {
+      tabindex: "0",
+      role: "slider",
+      "aria-label": "Frames of the sweep",
+      "aria-valuemin": "0",
+      "aria-valuenow": "0",
+      "aria-valuemax": "0",
+    });
     this.root = el("div.strip-wrap", {}, this.canvas);
     new ResizeObserver(() => this.draw()).observe(this.root);
     document.addEventListener("themechange", () => this.draw());
@@ -101,7 +115,8 @@ export class Strip {
       if (by) to = this.chosen === null ? 0 : Math.max(0, Math.min(this.ledger.n - 1, from + by));
       else if (event.key === "Home") to = 0;
       else if (event.key === "End") to = this.ledger.n - 1;
-      else if (event.key === "n" || event.key === "p") to = this.ledger.fault(this.chosen ?? -1, event.key === "n" ? 1 : -1);
+      else if (event.key === "n" || event.key === "p")
+        to = this.ledger.fault(this.chosen ?? -1, event.key === "n" ? 1 : -1);
       else return;
       event.preventDefault();
       event.stopPropagation();
@@ -128,8 +143,12 @@ export class Strip {
   #value() {
     this.canvas.setAttribute("aria-valuenow", String(this.chosen ?? 0));
     if (!this.ledger) return;
-    this.canvas.setAttribute("aria-valuetext", this.chosen === null ? this.ledger.words
-      : `frame ${this.chosen}, ${this.ledger.status(this.chosen)} ${this.ledger.reason(this.chosen)}`);
+    this.canvas.setAttribute(
+      "aria-valuetext",
+      this.chosen === null
+        ? this.ledger.words
+        : `frame ${this.chosen}, ${this.ledger.status(this.chosen)} ${this.ledger.reason(this.chosen)}`,
+    );
   }
 
   /** The frame at CSS px from the left: a fault that is near, where ticks are narrower than that. */
@@ -139,7 +158,10 @@ export class Strip {
     const index = Math.max(0, Math.min(this.ledger.n - 1, Math.floor(left / step)));
     if (step >= NEAR) return index;
     const distance = (each) => Math.abs((each + 0.5) * step - left);
-    const near = this.ledger.faults.reduce((best, each) => (distance(each) < distance(best) ? each : best), Infinity);
+    const near = this.ledger.faults.reduce(
+      (best, each) => (distance(each) < distance(best) ? each : best),
+      Infinity,
+    );
     return distance(near) <= NEAR ? near : index;
   }
 

@@ -1,14 +1,15 @@
 // The last frame, or any other of a run: counts, rings, what the pointer is over, stepping.
 
 import {limits} from "../colourbar.js";
-import {PALETTES, token} from "../colours.js";
+import {PALETTES} from "../colours.js";
 import {el, fill, put} from "../dom.js";
 import {clock, counts, fixed, since} from "../format.js";
 import {Geometry, ringsFor} from "../geometry.js";
 import {ImagePanel} from "../image.js";
 import {FramesOf} from "./frames_of.js";
+import {drawBeam, drawRings} from "./rings.js";
 
-const AGAIN = 400;  // ms between two live frames, at least
+const AGAIN = 400; // ms between two live frames, at least
 
 export class FramePanel {
   /** @type {import("./frames_of.js").Frame|null} */ frame = null;
@@ -31,27 +32,69 @@ export class FramePanel {
     this.frames = new FramesOf(ctx.api);
     this.title = el("h2.frame-title", {}, "Last frame");
     this.about = el("span.muted.frame-about");
-    const button = (text, title, action) => el("button.small", {type: "button", title, "aria-label": /[a-z]/i.test(text) ? null : title, onclick: action}, text);
+    const button = (text, title, action) =>
+      el(
+        "button.small",
+        {type: "button", title, "aria-label": /[a-z]/i.test(text) ? null : title, onclick: action},
+        text,
+      );
     this.live = button("● Live", "Follow the last frame (End)", () => this.go("last"));
     this.logButton = button("log", "Logarithmic or linear (l)", () => this.toggleScale());
     this.ringButton = button("rings", "Resolution rings (r)", () => this.toggleRings());
-    this.field = el("input.frame-index", {type: "text", inputmode: "numeric", "aria-label": "Frame index", onchange: () => this.#typed()});
+    this.field = el("input.frame-index", {
+      type: "text",
+      inputmode: "numeric",
+      "aria-label": "Frame index",
+      onchange: () => this.#typed(),
+    });
     this.of = el("span.muted");
-    this.palette = el("select.small", {"aria-label": "Colour map", onchange: () => { this.#palette = this.palette.value; this.#draw(); }},
-      ...Object.keys(PALETTES).map((name) => el("option", {value: name}, name)));
-    this.bar = el("div.frame-bar.controls", {},
-      el("span.frame-steps", {}, button("◀", "Previous frame (←)", () => this.step(-1)), this.field, this.of,
-        button("▶", "Next frame (→)", () => this.step(1)), this.live),
-      el("span.frame-looks", {}, this.logButton, this.ringButton, this.palette,
-        button("fit", "Show all of it (0)", () => this.panel.fit())));
+    this.palette = el(
+      "select.small",
+      {
+        "aria-label": "Colour map",
+        onchange: () => {
+          this.#palette = this.palette.value;
+          this.#draw();
+        },
+      },
+      ...Object.keys(PALETTES).map((name) => el("option", {value: name}, name)),
+    );
+    this.bar = el(
+      "div.frame-bar.controls",
+      {},
+      el(
+        "span.frame-steps",
+        {},
+        button("◀", "Previous frame (←)", () => this.step(-1)),
+        this.field,
+        this.of,
+        button("▶", "Next frame (→)", () => this.step(1)),
+        this.live,
+      ),
+      el(
+        "span.frame-looks",
+        {},
+        this.logButton,
+        this.ringButton,
+        this.palette,
+        button("fit", "Show all of it (0)", () => this.panel.fit()),
+      ),
+    );
     this.stage = el("div.frame-stage");
     this.notice = el("div.frame-notice", {role: "status"});
     host.append(el("div.frame-head", {}, this.title, this.about), this.bar, this.stage);
-    this.panel = new ImagePanel(this.stage, {label: "The last frame", unit: "counts", hint: "Point at a pixel: counts, Q, d, 2θ, hkl. Wheel or + − to zoom, drag to move."});
+    this.panel = new ImagePanel(this.stage, {
+      label: "The last frame",
+      unit: "counts",
+      hint: "Point at a pixel: counts, Q, d, 2θ, hkl. Wheel or + − to zoom, drag to move.",
+    });
     this.stage.append(this.notice);
     this.panel.overlay((context, toScreen) => this.#overlay(context, toScreen));
     this.panel.onHover((x, y, value) => this.describe(x, y, value));
-    this.panel.onLimits((low, high) => { this.#ends = {low, high}; this.changed(); });
+    this.panel.onLimits((low, high) => {
+      this.#ends = {low, high};
+      this.changed();
+    });
     this.#buttons();
   }
 
@@ -61,7 +104,10 @@ export class FramePanel {
     if (this.#index !== "last") query.frame = String(this.#index);
     if (this.#scale !== "log") query.scale = this.#scale;
     if (this.#palette !== "magma") query.palette = this.#palette;
-    if (this.#ends) { query.low = this.#ends.low.toPrecision(3); query.high = this.#ends.high.toPrecision(3); }
+    if (this.#ends) {
+      query.low = this.#ends.low.toPrecision(3);
+      query.high = this.#ends.high.toPrecision(3);
+    }
     if (!this.#rings) query.rings = "0";
     return query;
   }
@@ -73,7 +119,9 @@ export class FramePanel {
     this.#scale = query.get("scale") === "linear" ? "linear" : "log";
     this.#palette = query.get("palette") in PALETTES ? query.get("palette") : "magma";
     this.#rings = query.get("rings") !== "0";
-    const [low, high] = [query.get("low"), query.get("high")].map((text) => (text === null ? NaN : Number(text)));
+    const [low, high] = [query.get("low"), query.get("high")].map((text) =>
+      text === null ? NaN : Number(text),
+    );
     this.#ends = high > low ? {low, high} : null;
     this.#buttons();
     this.setRun(run);
@@ -91,11 +139,19 @@ export class FramePanel {
     else this.#say("No frame yet", "The first frame that is stored appears here.");
   }
 
-  get run() { return this.#run ?? ""; }
+  get run() {
+    return this.#run ?? "";
+  }
   /** The row of the run, as `/runs` has it; null until it is known. */
-  get row() { return this.#about?.row ?? null; }
-  get index() { return this.#index; }
-  get isLive() { return this.#index === "last"; }
+  get row() {
+    return this.#about?.row ?? null;
+  }
+  get index() {
+    return this.#index;
+  }
+  get isLive() {
+    return this.#index === "last";
+  }
 
   async #readAbout(run) {
     try {
@@ -126,7 +182,7 @@ export class FramePanel {
   /** Go some frames forth or back. */
   step(by) {
     const n = this.frame?.n ?? this.#about?.row?.n_frames ?? Infinity;
-    const from = this.#index === "last" ? this.frame?.index ?? 0 : this.#index;
+    const from = this.#index === "last" ? (this.frame?.index ?? 0) : this.#index;
     this.go(Math.max(0, Math.min(n - 1, from + by)));
   }
 
@@ -155,7 +211,10 @@ export class FramePanel {
   /** Read what is to be shown; one request at a time, and then the newest wish. */
   async load() {
     if (!this.#run) return;
-    if (this.#busy) { this.#again = true; return; }
+    if (this.#busy) {
+      this.#again = true;
+      return;
+    }
     this.#busy = true;
     const [run, index] = [this.#run, this.#index];
     if (!this.frame) this.#say("Loading", "The frame is on its way.");
@@ -189,7 +248,10 @@ export class FramePanel {
   #failed(error, index) {
     if (error.name === "AbortError" || (error.away && this.frame)) return;
     if (error.status === 404 && index === "last") {
-      this.#say("No frame yet", "Nothing of this run is stored so far; the first frame appears here.");
+      this.#say(
+        "No frame yet",
+        "Nothing of this run is stored so far; the first frame appears here.",
+      );
     } else if (error.status === 404) {
       this.#blank(index);
       this.#say(`Frame ${index} is not there`, error.detail);
@@ -200,27 +262,61 @@ export class FramePanel {
 
   /** A frame that is not stored is hatched, not the picture of another one. */
   #blank(index) {
-    const shape = this.frame ? [this.frame.height, this.frame.width] : this.#about?.geometry?.panel?.shape;
+    const shape = this.frame
+      ? [this.frame.height, this.frame.width]
+      : this.#about?.geometry?.panel?.shape;
     if (!shape) return;
     const [height, width] = shape;
     const n = this.frame?.n ?? this.#about?.row?.n_frames ?? 0;
-    this.frame = {values: new Int32Array(width * height).fill(-1), width, height, index, n, angle: null, time: null, file: ""};
+    this.frame = {
+      values: new Int32Array(width * height).fill(-1),
+      width,
+      height,
+      index,
+      n,
+      angle: null,
+      time: null,
+      file: "",
+    };
     this.#draw();
   }
 
   #say(title, text, kind = "empty") {
-    fill(this.notice, el(`div.frame-said${kind === "error" ? ".error" : ""}`, {}, el("b", {}, title), el("span", {}, text)));
+    fill(
+      this.notice,
+      el(
+        `div.frame-said${kind === "error" ? ".error" : ""}`,
+        {},
+        el("b", {}, title),
+        el("span", {}, text),
+      ),
+    );
   }
 
   #draw(first = false) {
     const {frame} = this;
     if (!frame) return;
-    if (!this.#ends && (first || !this.autoEnds || this.autoEnds.scale !== this.#scale || this.autoEnds.high <= 4)) {
-      this.autoEnds = {...limits(frame.values, {scale: this.#scale, counts: true}), scale: this.#scale};
+    if (
+      !this.#ends &&
+      (first || !this.autoEnds || this.autoEnds.scale !== this.#scale || this.autoEnds.high <= 4)
+    ) {
+      this.autoEnds = {
+        ...limits(frame.values, {scale: this.#scale, counts: true}),
+        scale: this.#scale,
+      };
     }
     const {low, high} = this.#ends ?? this.autoEnds;
-    this.panel.draw({width: frame.width, height: frame.height, values: frame.values, counts: true,
-      low, high, scale: this.#scale, palette: this.#palette, axes: {x: "fast / pixel", y: "slow / pixel"}});
+    this.panel.draw({
+      width: frame.width,
+      height: frame.height,
+      values: frame.values,
+      counts: true,
+      low,
+      high,
+      scale: this.#scale,
+      palette: this.#palette,
+      axes: {x: "fast / pixel", y: "slow / pixel"},
+    });
     this.#words();
     this.#buttons();
     this.changed();
@@ -231,13 +327,23 @@ export class FramePanel {
     const {frame} = this;
     put(this.title, this.isLive ? "Last frame" : `Frame ${frame?.index ?? this.#index}`);
     const parts = [];
-    if (row) parts.push(`#${row.scan_id ?? "–"} ${row.sample ?? ""}`, ...(row.temperature === null || row.temperature === undefined ? [] : [`${row.temperature}\u202fK`]));
-    if (frame?.angle !== null && frame?.angle !== undefined) parts.push(`${row?.axis ?? this.#geometry?.scanAxis ?? "angle"} ${fixed(frame.angle, 2)}°`);
+    if (row)
+      parts.push(
+        `#${row.scan_id ?? "–"} ${row.sample ?? ""}`,
+        ...(row.temperature === null || row.temperature === undefined
+          ? []
+          : [`${row.temperature}\u202fK`]),
+      );
+    if (frame?.angle !== null && frame?.angle !== undefined)
+      parts.push(`${row?.axis ?? this.#geometry?.scanAxis ?? "angle"} ${fixed(frame.angle, 2)}°`);
     if (frame?.time) parts.push(`${clock(frame.time)} (${since(frame.time)})`);
     put(this.about, parts.join(" · "));
-    this.panel.canvas.setAttribute("aria-label", frame
-      ? `Frame ${frame.index} of ${frame.n}, ${parts.join(", ")}; ${frame.width} × ${frame.height} pixels; hatched where pixels do not count`
-      : "No frame");
+    this.panel.canvas.setAttribute(
+      "aria-label",
+      frame
+        ? `Frame ${frame.index} of ${frame.n}, ${parts.join(", ")}; ${frame.width} × ${frame.height} pixels; hatched where pixels do not count`
+        : "No frame",
+    );
   }
 
   #buttons() {
@@ -245,17 +351,30 @@ export class FramePanel {
     this.logButton.setAttribute("aria-pressed", String(this.#scale === "log"));
     this.ringButton.setAttribute("aria-pressed", String(this.#rings));
     this.palette.value = this.#palette;
-    if (document.activeElement !== this.field) this.field.value = String(this.frame && this.isLive ? this.frame.index : this.#index === "last" ? "" : this.#index);
+    if (document.activeElement !== this.field)
+      this.field.value = String(
+        this.frame && this.isLive ? this.frame.index : this.#index === "last" ? "" : this.#index,
+      );
     put(this.of, `/ ${this.frame ? this.frame.n - 1 : "–"}`);
   }
 
   /** What is known of a point of the panel, as one line. */
   describe(x, y, value) {
-    const parts = [`fast ${String(Math.floor(x)).padStart(4, "\u2007")}  slow ${String(Math.floor(y)).padStart(4, "\u2007")}`,
-      value === null ? "" : value < 0 ? "does not count" : `${value < 1e6 ? value : counts(value)} ${value === 1 ? "count" : "counts"}`];
+    const parts = [
+      `fast ${String(Math.floor(x)).padStart(4, "\u2007")}  slow ${String(Math.floor(y)).padStart(4, "\u2007")}`,
+      value === null
+        ? ""
+        : value < 0
+          ? "does not count"
+          : `${value < 1e6 ? value : counts(value)} ${value === 1 ? "count" : "counts"}`,
+    ];
     if (this.#geometry) {
       const seen = this.#geometry.at(x, y, this.frame?.angle ?? null);
-      parts.push(`Q ${fixed(seen.Q, 3)}\u202fÅ⁻¹`, `d ${fixed(seen.d, 3)}\u202fÅ`, `2θ ${fixed(seen.twoTheta, 2)}°`);
+      parts.push(
+        `Q ${fixed(seen.Q, 3)}\u202fÅ⁻¹`,
+        `d ${fixed(seen.d, 3)}\u202fÅ`,
+        `2θ ${fixed(seen.twoTheta, 2)}°`,
+      );
       if (seen.hkl) parts.push(`hkl ${seen.hkl.map((each) => fixed(each, 2)).join(" ")}`);
     }
     return parts.filter(Boolean).join("   ");
@@ -263,84 +382,14 @@ export class FramePanel {
 
   #overlay(context, toScreen) {
     if (!this.#geometry || !this.frame) return;
-    const centre = this.#geometry.beamCentre;
-    const halo = (draw) => {
-      context.lineJoin = "round";
-      context.strokeStyle = "rgb(0 0 0 / 0.55)";
-      context.lineWidth = 3;
-      draw();
-      context.strokeStyle = "rgb(255 255 255 / 0.8)";
-      context.lineWidth = 1;
-      draw();
-    };
-    if (centre) {
-      const [x, y] = toScreen(...centre);
-      halo(() => {
-        context.beginPath();
-        for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
-          context.moveTo(x + 4 * dx, y + 4 * dy);
-          context.lineTo(x + 12 * dx, y + 12 * dy);
-        }
-        context.stroke();
-      });
-    }
+    drawBeam(context, toScreen, this.#geometry.beamCentre);
     if (!this.#rings) return;
-    const {width, height} = this.frame;
-    const [left, top] = toScreen(0, 0);
-    const [right, bottom] = toScreen(width, height);
-    const inside = (p) => {
-      if (!p) return false;
-      const [x, y] = toScreen(...p);
-      return x > left + 24 && x < right - 24 && y > top + 12 && y < bottom - 12;
-    };
-    const labels = [];
-    context.font = `600 11px ${getComputedStyle(document.body).fontFamily}`;
-    for (const d of this.#spacings) {
-      const points = this.#geometry.ring(d);
-      context.beginPath();
-      let pen = false;
-      for (const point of points) {
-        if (!point) { pen = false; continue; }
-        const at = toScreen(...point);
-        context[pen ? "lineTo" : "moveTo"](...at);
-        pen = true;
-      }
-      context.strokeStyle = "rgb(0 0 0 / 0.5)";
-      context.lineWidth = 3;
-      context.stroke();
-      context.setLineDash([8, 4]);
-      context.strokeStyle = "rgb(255 255 255 / 0.95)";
-      context.lineWidth = 1.2;
-      context.stroke();
-      context.setLineDash([]);
-      const place = this.#labelPlace(points, inside, toScreen, labels);
-      if (place) labels.push({at: place, text: `${d}\u202fÅ`});
-    }
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    for (const {at: [x, y], text} of labels) {
-      const wide = context.measureText(text).width + 8;
-      context.fillStyle = "rgb(0 0 0 / 0.62)";
-      context.fillRect(x - wide / 2, y - 8, wide, 16);
-      context.fillStyle = "#fff";
-      context.fillText(text, x, y + 0.5);
-    }
-  }
-
-  /** Where a ring is labelled: on the panel, in sight, away from other labels, best up and right. */
-  #labelPlace(points, inside, toScreen, others) {
     const {clientWidth, clientHeight} = this.panel.wrap;
-    const n = points.length - 1;
-    for (let step = 0; step < n; step++) {
-      const turn = Math.ceil(step / 2) * (step % 2 ? 1 : -1);
-      const point = points[(Math.round(n * 0.875) + turn + n) % n];
-      if (!inside(point)) continue;
-      const at = toScreen(...point);
-      if (at[0] < 70 || at[1] < 18 || at[0] > clientWidth - 30 || at[1] > clientHeight - 50) continue;
-      if (others.some(({at: other}) => Math.abs(other[0] - at[0]) < 52 && Math.abs(other[1] - at[1]) < 20)) continue;
-      return at;
-    }
-    return null;
+    const {width, height} = this.frame;
+    drawRings(context, toScreen, this.#geometry, this.#spacings, {
+      panel: [width, height],
+      sight: [clientWidth, clientHeight],
+    });
   }
 
   /** Keys of the frame; true if taken. */

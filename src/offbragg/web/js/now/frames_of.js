@@ -33,7 +33,9 @@ export class FramesOf {
   #asking = new Map();
 
   /** @param {import("../api.js").Api} api */
-  constructor(api) { this.api = api; }
+  constructor(api) {
+    this.api = api;
+  }
 
   /**
    * Read a frame.
@@ -44,16 +46,27 @@ export class FramesOf {
     const key = `${run} ${index}`;
     if (this.#kept.has(key)) return this.#kept.get(key);
     if (!this.#asking.has(key)) {
-      this.#asking.set(key, this.#read(run, index, signal).finally(() => this.#asking.delete(key)));
+      this.#asking.set(
+        key,
+        this.#read(run, index, signal).finally(() => this.#asking.delete(key)),
+      );
     }
     return this.#asking.get(key);
   }
 
   async #read(run, index, signal) {
-    const {blob, headers} = await this.api.blob(`/runs/${encodeURIComponent(run)}/frames/${index}?format=bytes`, {signal});
+    const {blob, headers} = await this.api.blob(
+      `/runs/${encodeURIComponent(run)}/frames/${index}?format=bytes`,
+      {signal},
+    );
     const about = JSON.parse(headers.get("x-offbragg-frame"));
     const [height, width] = about.shape;
-    const frame = {...about, width, height, values: fromPlanes(new Uint8Array(await blob.arrayBuffer()), about.width)};
+    const frame = {
+      ...about,
+      width,
+      height,
+      values: fromPlanes(new Uint8Array(await blob.arrayBuffer()), about.width),
+    };
     this.#kept.set(`${run} ${frame.index}`, frame);
     while (this.#kept.size > KEPT) this.#kept.delete(this.#kept.keys().next().value);
     return frame;

@@ -4,7 +4,7 @@ import {Curve} from "../curves.js";
 import {el, fill} from "../dom.js";
 import {counts, fixed, number, quantity} from "../format.js";
 
-const EVERY = 15_000;  // ms between two readings of the history
+const EVERY = 15_000; // ms between two readings of the history
 const MINUTES = 15;
 
 const CURVES = [
@@ -24,11 +24,17 @@ export class History {
   constructor(host, ctx) {
     this.ctx = ctx;
     this.values = el("dl.values");
-    this.plots = Object.fromEntries(CURVES.map(({name, label, unit}) => {
-      const card = el("div.history-curve");
-      return [name, {card, curve: new Curve(card, {label, unit, xUnit: "time", compact: true})}];
-    }));
-    host.append(el("h2.sr", {}, `The last ${MINUTES} minutes`), this.values, ...CURVES.map(({name}) => this.plots[name].card));
+    this.plots = Object.fromEntries(
+      CURVES.map(({name, label, unit}) => {
+        const card = el("div.history-curve");
+        return [name, {card, curve: new Curve(card, {label, unit, xUnit: "time", compact: true})}];
+      }),
+    );
+    host.append(
+      el("h2.sr", {}, `The last ${MINUTES} minutes`),
+      this.values,
+      ...CURVES.map(({name}) => this.plots[name].card),
+    );
   }
 
   /** Read the history now and again until `stop`. */
@@ -38,53 +44,94 @@ export class History {
       try {
         this.#curves = (await this.ctx.api.json(`/now/history?minutes=${MINUTES}`)).curves ?? {};
         this.#draw();
-      } catch { /* the banner says that the server is away; the curves stay */ }
+      } catch {
+        /* the banner says that the server is away; the curves stay */
+      }
     };
     read();
     this.#timer = setInterval(read, EVERY);
   }
 
-  stop() { clearInterval(this.#timer); }
+  stop() {
+    clearInterval(this.#timer);
+  }
 
   /** Add what is newer than the history. @param {any} now */
   update(now) {
     const {values = {}} = now.engine;
-    for (const name of ["temperature", "monitor", "ring"]) this.#append(name, values[name]?.time ?? now.time, values[name]?.value, values[name]);
+    for (const name of ["temperature", "monitor", "ring"])
+      this.#append(name, values[name]?.time ?? now.time, values[name]?.value, values[name]);
     if (now.frames) {
       this.#append("stored", now.time, now.frames.stored);
       this.#append("behind", now.time, now.frames.behind);
     }
     this.#draw();
-    const more = Object.keys(values).filter((name) => !FIRST.includes(name) && !(name in this.plots));
-    fill(this.values, ...[...FIRST.filter((name) => name in values), ...more].slice(0, 4).map((name) => {
-      const {value, unit, label} = values[name];
-      const text = typeof value === "number" ? (unit === "°" ? `${fixed(value, 2)}°` : quantity(value, unit)) : String(value ?? "–");
-      return el("div", {}, el("dt", {}, label ?? name), el("dd", {}, text));
-    }));
+    const more = Object.keys(values).filter(
+      (name) => !FIRST.includes(name) && !(name in this.plots),
+    );
+    fill(
+      this.values,
+      ...[...FIRST.filter((name) => name in values), ...more].slice(0, 4).map((name) => {
+        const {value, unit, label} = values[name];
+        const text =
+          typeof value === "number"
+            ? unit === "°"
+              ? `${fixed(value, 2)}°`
+              : quantity(value, unit)
+            : String(value ?? "–");
+        return el("div", {}, el("dt", {}, label ?? name), el("dd", {}, text));
+      }),
+    );
   }
 
   #append(name, t, y, {set = null, window = null, label, unit} = {}) {
     if (typeof y !== "number" || typeof t !== "number") return;
-    const curve = (this.#curves[name] ??= {label, unit, t: [], y: [], set: set === null ? null : [], window});
+    const curve = (this.#curves[name] ??= {
+      label,
+      unit,
+      t: [],
+      y: [],
+      set: set === null ? null : [],
+      window,
+    });
     if (curve.t.length && t <= curve.t[curve.t.length - 1] + 0.2) return;
     curve.t.push(t);
     curve.y.push(y);
     curve.set?.push(set);
-    while (curve.t[0] < t - MINUTES * 60) { curve.t.shift(); curve.y.shift(); curve.set?.shift(); }
+    while (curve.t[0] < t - MINUTES * 60) {
+      curve.t.shift();
+      curve.y.shift();
+      curve.set?.shift();
+    }
   }
 
   #draw() {
     for (const {name, unit, second} of CURVES) {
       const {curve} = this.plots[name];
       const one = this.#curves[name];
-      if (!one?.t?.length) { curve.say(""); curve.set({series: []}); continue; }
+      if (!one?.t?.length) {
+        curve.say("");
+        curve.set({series: []});
+        continue;
+      }
       const other = second && this.#curves[second];
       const last = one.y.findLast((value) => value !== null);
-      curve.set({series: [{label: name, x: one.t, y: one.y}, ...(other?.t?.length ? [{label: second, x: other.t, y: other.y}] : [])],
-        set: one.set, window: one.window});
+      curve.set({
+        series: [
+          {label: name, x: one.t, y: one.y},
+          ...(other?.t?.length ? [{label: second, x: other.t, y: other.y}] : []),
+        ],
+        set: one.set,
+        window: one.window,
+      });
       const behind = other?.y?.findLast((value) => value !== null);
-      curve.say(name === "temperature" ? `${fixed(last, 2)}\u202fK` : name === "stored"
-        ? `${last}${typeof behind === "number" ? `, ${behind} behind` : ""}` : `${name === "monitor" ? counts(last) : number(last)}\u202f${one.unit ?? unit}`);
+      curve.say(
+        name === "temperature"
+          ? `${fixed(last, 2)}\u202fK`
+          : name === "stored"
+            ? `${last}${typeof behind === "number" ? `, ${behind} behind` : ""}`
+            : `${name === "monitor" ? counts(last) : number(last)}\u202f${one.unit ?? unit}`,
+      );
     }
   }
 }

@@ -22,14 +22,28 @@ function runOf(now) {
 async function newest() {
   try {
     const {runs = [], rows = runs} = await ctx.api.json("/runs?limit=1");
-    if (isShown && !runOf(ctx.now()) && !frame.run) { frame.setRun(rows[0]?.uid ?? ""); frame.load(); }
-  } catch { /* the banner says it */ }
+    if (isShown && !runOf(ctx.now()) && !frame.run) {
+      frame.setRun(rows[0]?.uid ?? "");
+      frame.load();
+    }
+  } catch {
+    /* the banner says it */
+  }
 }
 
 export const view = {
-  name: "now", title: "Now",
-  keys: [["← →", "frame before, after (with shift: ten)"], ["Home", "first frame"], ["End", "follow the last frame"], ["l", "log or linear"],
-    ["m", "next colour map"], ["r", "resolution rings"], ["+ −", "zoom"], ["0", "all of it"]],
+  name: "now",
+  title: "Now",
+  keys: [
+    ["← →", "frame before, after (with shift: ten)"],
+    ["Home", "first frame"],
+    ["End", "follow the last frame"],
+    ["l", "log or linear"],
+    ["m", "next colour map"],
+    ["r", "resolution rings"],
+    ["+ −", "zoom"],
+    ["0", "all of it"],
+  ],
 
   mount(host, given) {
     ctx = given;
@@ -65,7 +79,10 @@ export const view = {
     const run = runOf(now);
     if (!run && !frame.run) newest();
     const state = `${run} ${now.frames?.last} ${now.frames?.stored}`;
-    if (run && frame.isLive && run !== frame.run) { frame.setRun(run); last = ""; }
+    if (run && frame.isLive && run !== frame.run) {
+      frame.setRun(run);
+      last = "";
+    }
     if (frame.run && (frame.isLive ? state !== last : !frame.frame)) frame.load();
     last = state;
   },
@@ -75,12 +92,15 @@ export const view = {
     history.stop();
   },
 
-  onKey(event) { return frame.onKey(event); },
+  onKey(event) {
+    return frame.onKey(event);
+  },
 
   python() {
     if (!frame?.run) return "";
     const index = frame.frame?.index ?? 0;
-    const run = frame.isLive && !route.id ? "beamline.latest()" : `beamline.runs["${frame.run.slice(0, 8)}"]`;
+    const run =
+      frame.isLive && !route.id ? "beamline.latest()" : `beamline.runs["${frame.run.slice(0, 8)}"]`;
     return `beamline = offbragg.connect("${location.origin}")\nrun = ${run}\nimage = run.frames[${frame.isLive ? -1 : index}]`;
   },
 };
