@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from sqlalchemy import ColumnElement, Integer, and_, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, select
 from tiled.catalog import orm
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
@@ -39,6 +39,7 @@ from offbragg.catalog.series_order import SeriesOrder, point_of
 PATH, VOLUMES_PATH = "/series", "/volumes"
 _DAY = re.compile(r"day-(\d{4}-\d{2}-\d{2})")
 _MOST_RUNS = 5000  # of one series
+_LATEST = 1e11  # POSIX s; what is later is not a time
 _VOLUME_PARAMETERS = ("sample", "temperature", "series", "run", "state", "limit")
 
 
@@ -101,40 +102,29 @@ class SeriesRoutes:
     async def _list(self, limit: int) -> list[dict[str, Any]]:
         """List the newest series, and the newest days of runs without one."""
         begun = func.min(RUNS.c.time).label("begun")
-        day = cast((RUNS.c.time + _offset()) / 86400, Integer)
-        named = select(RUNS.c.series, begun).where(RUNS.c.series.is_not(None))
-        alone = select(day.label("day"), begun).where(RUNS.c.series.is_(None))
+        day = cast(RUNS.c.time + _offset(), BigInteger) // 86400
+        dated = and_(RUNS.c.series.is_(None), RUNS.c.time.between(0.0, _LATEST))
         async with self._engine.connect() as connection:
-            series = (
-                await connection.execute(
-                    named.group_by(RUNS.c.series).order_by(begun.desc()).limit(limit)
+            found: list[tuple[float, str | int]] = []
+            for group, named in ((RUNS.c.series, True), (day, False)):
+                kind = RUNS.c.series.is_not(None) if named else dated
+                newest = select(group, begun).where(kind).group_by(group).order_by(begun.desc())
+                groups = (await connection.execute(newest.limit(limit))).all()
+                found += [(float(time), key) for key, time in groups]
+            found = sorted(found, key=lambda each: -each[0])[:limit]
+            kinds: dict[Any, list[Any]] = {}
+            for group, named in ((RUNS.c.series, True), (day, False)):
+                keys = [key for _, key in found if isinstance(key, str) == named]
+                counted = (
+                    select(group, RUNS.c.sample, RUNS.c.temperature)
+                    .add_columns(func.count(), func.max(RUNS.c.time))
+                    .add_columns(func.count().filter(RUNS.c.status.is_(None)))
+                    .where(group.in_(keys) if named else and_(dated, group.in_(keys)))
+                    .group_by(group, RUNS.c.sample, RUNS.c.temperature)
                 )
-            ).all()
-            days = (
-                await connection.execute(alone.group_by(day).order_by(begun.desc()).limit(limit))
-            ).all()
-            found = [(uid, float(time)) for uid, time in series]
-            found += [(_day_of(float(time)), float(time)) for _, time in days]
-            newest = sorted(found, key=lambda each: -each[1])[:limit]
-            return [await self._entry(connection, uid, time) for uid, time in newest]
-
-    async def _entry(self, connection: Any, uid: str, begun: float) -> dict[str, Any]:
-        kinds = (
-            select(RUNS.c.sample, RUNS.c.temperature, func.count(), func.max(RUNS.c.time))
-            .add_columns(func.count().filter(RUNS.c.status.is_(None)))
-            .where(_of_series(uid))
-            .group_by(RUNS.c.sample, RUNS.c.temperature)
-        )
-        found = (await connection.execute(kinds)).all()
-        return {
-            "uid": uid,
-            "time": begun,
-            "last": max(last for *_, last, _ in found),
-            "samples": sorted({sample for sample, *_ in found if sample}),
-            "temperatures": sorted({kelvin for _, kelvin, *_ in found if kelvin is not None}),
-            "runs": sum(count for _, _, count, *_ in found),
-            "state": RUNNING if any(running for *_, running in found) else "ended",
-        }
+                for key, *kind in (await connection.execute(counted)).tuples() if keys else ():
+                    kinds.setdefault(key, []).append(kind)
+        return [_entry(key, time, kinds[key]) for time, key in found if key in kinds]
 
     async def board(self, uid: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the phase diagram of a series, and its volumes."""
@@ -234,13 +224,36 @@ def _volume(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _entry(key: str | int, begun: float, kinds: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Return what the list has of a series, or of a day: by sample and temperature, what is in it.
+
+    Parameters
+    ----------
+    key
+        Uid of the series, or number of the day.
+    begun
+        Time of its first run.
+    kinds
+        Sample, temperature, number of runs, time of the last one, and how many are measured now.
+    """
+    return {
+        "uid": key if isinstance(key, str) else _day_of(begun),
+        "time": begun,
+        "last": max(last for _, _, _, last, _ in kinds),
+        "samples": sorted({sample for sample, *_ in kinds if sample}),
+        "temperatures": sorted({kelvin for _, kelvin, *_ in kinds if kelvin is not None}),
+        "runs": sum(count for _, _, count, *_ in kinds),
+        "state": RUNNING if any(running for *_, running in kinds) else "ended",
+    }
+
+
 def _offset() -> float:
     """Return how far the beamline's clock is ahead of UTC now, s."""
     return (datetime.now().astimezone().utcoffset() or timedelta()).total_seconds()
 
 
 def _day_of(time: float) -> str:
-    return f"day-{datetime.fromtimestamp(time).date().isoformat()}"
+    return f"day-{datetime.fromtimestamp(min(max(time, 0.0), _LATEST)).date().isoformat()}"
 
 
 def _of_series(uid: str) -> ColumnElement[bool]:
