@@ -14,7 +14,7 @@ import {crystal, Source} from "../volume/source.js";
 import {Timers} from "../volume/wishes.js";
 
 const GROWS = 2_000;  // ms between looks at a growing volume
-const LOOKS = 10_000;  // ms between looks at the list of volumes
+const LOOKS = 20_000;  // ms between looks at the list of volumes
 const WAITS = 3_000;  // ms between looks while there is none
 const KNOWS = 150;  // ms until the lattice of another temperature is asked for
 const WRITE = 250;  // ms until the address is written: browsers allow few changes a second
@@ -71,6 +71,7 @@ class VolumeView {
     });
     this.pointer = new Pointer(this, {ctx, image: this.image, readout});
     this.image.onView = () => { this.state.part = this.image.part; this.picture.settle(); this.write(); };
+    this.image.onSize = () => this.picture.settle();
     this.body = el("div.volume-body", {}, el("div.volume-plane", {}, box, bar.root, readout),
       el("div.volume-side", {}, axials, this.pointer.whyHost, this.pointer.cutHost));
     this.empty = el("div.volume-empty", {hidden: true});
@@ -191,7 +192,7 @@ class VolumeView {
   async #findSiblings() {
     const {volume} = this;
     try {
-      this.siblings = await this.source.siblings(volume);
+      this.siblings = await this.source.siblings(volume, this.#all);
     } catch {
       return;  // the slider stays as it is
     }
@@ -236,7 +237,7 @@ class VolumeView {
     // what the list has of it is enough to draw; its lattice comes a moment later
     const known = this.#known.get(key) ?? {...this.volume, ...row, sample: this.volume.sample, levels: row.levels ?? this.volume.levels};
     if (this.state.cell) this.pointer.clearCell();
-    this.#take({...known, written: row.written ?? known.written, state: row.state ?? known.state});
+    this.#take(row.written > known.written ? {...known, written: row.written, state: row.state} : known);
     this.state = planes.onGrid(this.state, this.volume.grid);
     this.#load();
     this.write();

@@ -25,6 +25,7 @@ export class PlaneCanvas {
   /** @type {(from: [number, number], to: [number, number], done: boolean) => void} */
   onCut = () => {};
   onView = () => {};
+  onSize = () => {};
   /** @type {(context: CanvasRenderingContext2D, screen: (u: number, v: number) => [number, number]) => void} */
   drawOver = () => {};
   /** Ends of the line that can be taken again. @returns {{from: [number, number], to: [number, number]}|null} */
@@ -176,7 +177,7 @@ export class PlaneCanvas {
       canvas.height = Math.round(height * devicePixelRatio);
     }
     this.paint();
-    this.onView();
+    this.onSize();
   }
 
   #area() {

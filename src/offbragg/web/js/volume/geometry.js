@@ -13,6 +13,26 @@ export function metric(UB) {
   ));
 }
 
+/**
+ * The same of a lattice, where the orientation is not known.
+ * @param {number[]|null} lattice a, b, c in Å, alpha, beta, gamma in degree
+ * @returns {number[][]|null}
+ */
+export function metricOf(lattice) {
+  if (!lattice) return null;
+  const [a, b, c] = lattice;
+  const [ca, cb, cg] = lattice.slice(3).map((angle) => Math.cos((angle * Math.PI) / 180));
+  const G = [[a * a, a * b * cg, a * c * cb], [a * b * cg, b * b, b * c * ca], [a * c * cb, b * c * ca, c * c]];
+  const cofactor = (i, j) => {
+    const [p, q] = [0, 1, 2].filter((n) => n !== i);
+    const [r, s] = [0, 1, 2].filter((n) => n !== j);
+    return (-1) ** (i + j) * (G[p][r] * G[q][s] - G[p][s] * G[q][r]);
+  };
+  const determinant = [0, 1, 2].reduce((total, j) => total + G[0][j] * cofactor(0, j), 0);
+  const two = (2 * Math.PI) ** 2;
+  return [0, 1, 2].map((i) => [0, 1, 2].map((j) => (two * cofactor(j, i)) / determinant));
+}
+
 /** u · v. @param {number[][]} G */
 export const product = (G, u, v) =>
   u.reduce((total, x, i) => total + x * v.reduce((inner, y, j) => inner + G[i][j] * y, 0), 0);

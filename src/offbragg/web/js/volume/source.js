@@ -1,11 +1,11 @@
 // Volumes as the catalog has them: what each is, its neighbours in temperature, and its growth.
 
-import {metric} from "./geometry.js";
+import {metric, metricOf} from "./geometry.js";
 
 const WANTED = ["state", "written", "frames", "sample", "temperature", "series", "runs", "completeness",
   "symmetry", "grid", "UB", "levels", "file"];
 const SELECT = `{${WANTED.map((name) => `${name}:${name}`).join(",")}}`;
-const MOST = 500;  // volumes of one answer
+const MOST = 200;  // volumes of one answer
 const TOGETHER = 0.005;  // K: a volume of the same temperature is another measurement of it
 
 /**
@@ -26,20 +26,25 @@ export class Source {
     const query = new URLSearchParams({select_metadata: SELECT});
     const answer = await this.api.json(`/api/v1/metadata/volumes/${encodeURIComponent(key)}?${query}`, {signal});
     const found = answer.data.attributes.metadata?.selected ?? answer.data.attributes.metadata;
-    return {...found, key, G: metric(found.UB), levels: found.levels ?? [1], symmetry: found.symmetry ?? ""};
+    return {...found, key, G: metric(found.UB) ?? metricOf(found.sample?.lattice), levels: found.levels ?? [1], symmetry: found.symmetry ?? ""};
   }
 
   /**
    * The volumes of the same series and sample, the coldest first.
-   * @param {Volume} volume @returns {Promise<any[]>}
+   * @param {Volume} volume @param {any[]} all what `all` has found: if that is all there is, it serves
+   * @returns {Promise<any[]>}
    */
-  async siblings(volume, {signal} = {}) {
-    const query = new URLSearchParams({limit: String(MOST)});
-    if (volume.sample?.name) query.set("sample", volume.sample.name);
-    if (volume.series?.uid) query.set("series", volume.series.uid);
-    const {volumes} = await this.api.json(`/volumes?${query}`, {signal});
+  async siblings(volume, all, {signal} = {}) {
     const label = volume.sample?.label ?? null;
-    return byTemperature(volumes.filter((row) => (row.label ?? null) === label), volume);
+    const series = volume.series?.uid ?? null;
+    const name = volume.sample?.name ?? null;
+    const same = (row) => (row.label ?? null) === label && (row.series ?? null) === series && (row.sample ?? null) === name;
+    if (all.length && all.length < MOST && all.some((row) => row.key === volume.key)) return byTemperature(all.filter(same), volume);
+    const query = new URLSearchParams({limit: String(MOST)});
+    if (name) query.set("sample", name);
+    if (series) query.set("series", series);
+    const {volumes} = await this.api.json(`/volumes?${query}`, {signal});
+    return byTemperature(volumes.filter(same), volume);
   }
 
   /** All volumes, the newest first. @returns {Promise<any[]>} */
