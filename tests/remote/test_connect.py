@@ -95,6 +95,13 @@ def test_a_wrong_key_and_a_server_that_is_away_are_explained(home):
         offbragg.connect("127.0.0.1:8000", "key")
 
 
+def test_the_same_runs_are_reached_with_the_client_of_tiled(home, catalog):
+    run = catalog.tiled[home.runs[0].uid]
+
+    assert run.start["scan_id"] == 1
+    assert catalog.tiled is catalog.tiled
+
+
 # -- runs -----------------------------------------------------------------------------------------
 
 
@@ -271,7 +278,10 @@ def test_planes_cuts_and_boxes_are_those_of_the_volume(catalog, faulty):
     assert f"{SAMPLE}, 120 K, hk0.5: 41 × 41 cells" in repr(plane)
     for shown in (volume, plane, diagonal, whole):
         assert shown._repr_png_().startswith(PNG)
+        assert "data:image/png;base64,iVBOR" in shown._repr_html_()
+    assert plane.picture().startswith(PNG)  # where there is no matplotlib
     assert volume.key in volume._repr_html_()
+    assert len(catalog.volumes(temperature=(None, 100))) == 1
     assert catalog.volume(volume.key).key == volume.key
     assert len(catalog.volumes(sample=SAMPLE, temperature=(100, 160))) == 2
     with pytest.raises(CatalogError, match="'no' is not a plane: write hk0"):

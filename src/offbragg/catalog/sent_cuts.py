@@ -5,6 +5,8 @@ Nothing but NumPy is needed, so that the light client and that of Tiled share it
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +102,13 @@ class SentCut:
             self.intensity, self.axes, self.directions, self.at,
             sigma=self.sigma, title=self.title, lattice=self.lattice,
         )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """Return picture and size for a notebook."""
+        png = self._repr_png_()
+        shown = "" if png is None else base64.b64encode(png).decode()
+        picture = f'<img src="data:image/png;base64,{shown}"><br>' if shown else ""
+        return f"{picture}{html.escape(repr(self)[1:-1])}"
 
     def _repr_png_(self) -> bytes | None:
         """Return the picture for a notebook; that of the server where there is no matplotlib."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -13,7 +13,7 @@ from offbragg.remote.follow import Follower
 from offbragg.remote.link import CatalogAway, Link, segment
 from offbragg.remote.live_curve import LiveCurve
 from offbragg.remote.run import Run
-from offbragg.remote.runs import Runs
+from offbragg.remote.runs import Runs, kelvin
 from offbragg.remote.series import Series
 from offbragg.remote.tables import html_table
 from offbragg.remote.volumes import RemoteVolume, volumes_where
@@ -129,12 +129,16 @@ class Connection:
         return list(self.link.json("/series")["series"])
 
     def volumes(
-        self, *, sample: str | None = None, temperature: float | tuple[float, float] | None = None,
+        self,
+        *,
+        sample: str | None = None,
+        temperature: float | Sequence[float | None] | None = None,
         series: str | None = None,
-    ) -> list[RemoteVolume]:  # fmt: skip
+    ) -> list[RemoteVolume]:
         """Find volumes, newest first; temperature in K, one or (lowest, highest)."""
-        kelvin = ":".join(map(str, temperature)) if isinstance(temperature, tuple) else temperature
-        return volumes_where(self.link, sample=sample, temperature=kelvin, series=series)
+        return volumes_where(
+            self.link, sample=sample, temperature=kelvin(temperature), series=series
+        )
 
     def volume(self, key: str) -> RemoteVolume:
         """Return a volume by its key.

@@ -18,6 +18,7 @@ from offbragg.remote.link import Link
 from offbragg.remote.sent_ledger import SentLedger
 
 _MOST_BYTES = 100_000_000  # that one question asks for; more is asked for in parts
+_MOST_TOGETHER, _MOST_KEYS = 1_000_000, 8  # bytes; different parts of the same frames
 _HEADER, _HEADERS = "x-offbragg-frame", "x-offbragg-frames"
 
 
@@ -125,7 +126,19 @@ class Frames:
         return values if dtype is None else values.astype(dtype)
 
     def __getitem__(self, key: Any) -> NDArray[np.int32]:
-        asked = self._asked(key)
+        return self._values(self._asked(key))
+
+    def between(self, first: int, stop: int, keys: tuple[Any, ...]) -> NDArray[np.int32]:
+        """Return ``keys`` of frames first to before stop, also where one before is pending."""
+        panel = self._panel or self.shape[1:]
+        return self._values(asked_along((slice(first, stop), *keys), (stop, *panel)))
+
+    def bytes_of(self, keys: tuple[Any, ...]) -> int:
+        """Return how large a part of one frame is."""
+        panel = self._panel or self.shape[1:]
+        return 4 * math.prod(each.count for each in asked_along((0, *keys), (1, *panel)))
+
+    def _values(self, asked: tuple[Along, ...]) -> NDArray[np.int32]:
         whole = tuple(each.count for each in asked)
         if 0 in whole:
             return arranged(np.empty(whole, np.int32), asked)
@@ -266,7 +279,7 @@ class Frame:
         The run that it belongs to, where it came from `follow`.
     """
 
-    _frames: Frames = field(repr=False)
+    _frames: Frames | FramesTogether = field(repr=False)
     index: int
     status: str
     reason: str
@@ -285,7 +298,7 @@ class Frame:
 
     def __getitem__(self, key: Any) -> NDArray[np.int32]:
         keys = key if isinstance(key, tuple) else (key,)
-        return self._frames[(self.index, *keys)]
+        return self._frames.between(self.index, self.index + 1, keys)[0]
 
     def sum(self, rows: slice = slice(None), columns: slice = slice(None)) -> float:
         """Return the counts of a region, without pixels that do not count; NaN if not stored."""
@@ -299,6 +312,42 @@ class Frame:
 
     def _repr_png_(self) -> bytes | None:
         return self.picture() if self.is_stored else None
+
+
+class FramesTogether:
+    """Frames that came at the same time: what is read of one is read of those after it, too.
+
+    A network that takes long for each answer does not fall behind the detector so.
+
+    Parameters
+    ----------
+    frames
+        Of the run.
+    stop
+        Index behind the last one that came.
+    """
+
+    def __init__(self, frames: Frames, stop: int) -> None:
+        self._frames = frames
+        self._stop = stop
+        self._known: dict[str, tuple[int, NDArray[np.int32]]] = {}
+
+    def between(self, first: int, stop: int, keys: tuple[Any, ...]) -> NDArray[np.int32]:
+        """Return ``keys`` of some frames; those of the next ones are kept for later questions."""
+        name = repr(keys)
+        begin, values = self._known.get(name, (0, np.empty(0, np.int32)))
+        if not begin <= first < stop <= begin + len(values):
+            at_once = _MOST_TOGETHER // max(self._frames.bytes_of(keys), 1)
+            begin, last = first, max(stop, min(self._stop, first + at_once))
+            values = self._frames.between(first, last, keys)
+            if len(self._known) >= _MOST_KEYS:
+                self._known.clear()
+            self._known[name] = begin, values
+        return values[first - begin : stop - begin]
+
+    def picture(self, index: int, **parameters: Any) -> bytes:
+        """Return a frame as PNG."""
+        return self._frames.picture(index, **parameters)
 
 
 def joined(content: bytes, width: int) -> NDArray[np.int32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from offbragg.errors import CatalogError, NoSuchEntry
 from offbragg.ledger import FrameStatus
 from offbragg.remote.downloads import Progress, download, show_progress
 from offbragg.remote.follow import Follower
-from offbragg.remote.frames import Frame, Frames, NoFrameYet
+from offbragg.remote.frames import Frame, Frames, FramesTogether, NoFrameYet
 from offbragg.remote.link import Link, segment
 from offbragg.remote.sent_ledger import SentLedger
 from offbragg.remote.tables import as_table, clock, describe, html_picture, html_table
@@ -213,14 +214,14 @@ class Run:
             The frames, by their index, and whether all are decided.
         """
         ledger = self.ledger
-        frames: list[Frame] = []
-        for index, status in enumerate(ledger.statuses):
-            late = status == FrameStatus.STORED and given.get(index) != FrameStatus.STORED
-            if status != FrameStatus.PENDING and (index not in given or late):
-                found = self.frames.frame(index, ledger)
-                frames.append(Frame(
-                    self.frames, index, found.status, found.reason, found.angle, self
-                ))  # fmt: skip
+        new = [
+            index
+            for index, status in enumerate(ledger.statuses)
+            if status != FrameStatus.PENDING
+            and (index not in given or FrameStatus.STORED == status != given[index])
+        ]
+        together = FramesTogether(self.frames, max(new, default=-1) + 1)
+        frames = [replace(self.frames.frame(i, ledger), _frames=together, run=self) for i in new]
         return frames, ledger.complete
 
     # -- how it is shown -----------------------------------------------------------------------

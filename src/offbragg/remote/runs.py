@@ -137,7 +137,7 @@ class Runs:
             ``scan_id``, ``series``, ``plan``, ``status``.
         """
         asked = {
-            "sample": sample, "temperature": _range(temperature), "since": _time(since),
+            "sample": sample, "temperature": kelvin(temperature), "since": _time(since),
             "until": _time(until), "purpose": purpose, "text": text, **more,
         }  # fmt: skip
         return RunList(self._link, {k: v for k, v in asked.items() if v is not None})
@@ -208,16 +208,15 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in row.items() if k != "frames"}, **(row.get("frames") or {})}
 
 
-def _range(kelvin: float | Sequence[float | None] | None) -> str | None:
-    if kelvin is None:
+def kelvin(given: float | Sequence[float | None] | None) -> str | None:
+    """Write a temperature, or the lowest and the highest, as an address has it."""
+    if given is None:
         return None
-    if isinstance(kelvin, int | float):
-        return f"{kelvin:g}"
-    if len(kelvin) != 2:
-        raise CatalogError(
-            f"temperature is {kelvin!r}: it is one number, or (lowest, highest) in K"
-        )
-    return ":".join("" if end is None else f"{float(end)!r}" for end in kelvin)
+    if isinstance(given, int | float):
+        return f"{given:g}"
+    if len(given) != 2 or isinstance(given, str):
+        raise CatalogError(f"temperature is {given!r}: it is a number, or (lowest, highest), in K")
+    return ":".join("" if end is None else f"{float(end)!r}" for end in given)
 
 
 def _time(when: Time | None) -> str | None:
