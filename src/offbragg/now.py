@@ -6,7 +6,9 @@ catalog is served, so each look reads only what is new.
 
 from __future__ import annotations
 
+import heapq
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +18,10 @@ from offbragg.alarms.board_file import read_board
 from offbragg.alarms.host import host_load
 from offbragg.alarms.looks import Disks, alarms_up
 from offbragg.beamline.config import Beamline
-from offbragg.errors import JournalError, OffbraggError
+from offbragg.errors import OffbraggError
 from offbragg.files.engine_file import engine_file, read_engine
 from offbragg.files.find import find_scan_file
-from offbragg.files.journal_file import JournalReader, is_open, journals, read_start
+from offbragg.files.journal_file import JournalReader, is_open, read_start
 from offbragg.files.run_progress import RunProgress
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
@@ -45,6 +47,7 @@ class BeamlineNow:
     def __init__(self, config: Beamline) -> None:
         self._config = config
         self._disks = Disks(dict(config.paths), config.thresholds)
+        self._newest = NewestJournals(config.paths.journal)
         self._journals: list[Path] = []
         self._looked = self._looked_slowly = -float("inf")
         self._run: _FollowedRun | None = None
@@ -58,7 +61,7 @@ class BeamlineNow:
         journal = self._config.paths.journal
         report = read_engine(journal)
         if now - self._looked >= _NEW:
-            self._journals = _newest(journal)
+            self._journals = self._newest.look()
             self._looked = now
         frames = self._frames(report)
         followers = read_backlog(journal)
@@ -230,16 +233,36 @@ class _EndedRun:
         return not self._is_whole
 
 
-def _newest(directory: Path) -> list[Path]:
-    """Return the journals that were written last, newest first."""
-    times: dict[Path, float] = {}
-    try:
-        found = journals(directory)
-    except JournalError:
-        return []
-    for path in found:
+class NewestJournals:
+    """The journals that were written last, of which there may be tens of thousands.
+
+    Parameters
+    ----------
+    directory
+        The journals'.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._times: dict[Path, float] = {}
+
+    def look(self) -> list[Path]:
+        """Return them, newest first; only the newest and those that are new are looked at."""
         try:
-            times[path] = path.stat().st_mtime
+            with os.scandir(self._directory) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".jsonl")]
         except OSError:
-            continue
-    return sorted(times, key=lambda path: times[path], reverse=True)[: _RECENT + 1]
+            return []
+        there = {self._directory / name for name in names}
+        newest = self._newest()
+        for path in [*(there - self._times.keys()), *newest]:
+            try:
+                self._times[path] = path.stat().st_mtime
+            except OSError:  # it is gone
+                self._times.pop(path, None)
+        for path in self._times.keys() - there:
+            del self._times[path]
+        return self._newest()
+
+    def _newest(self) -> list[Path]:
+        return heapq.nlargest(_RECENT + 1, self._times, key=self._times.__getitem__)

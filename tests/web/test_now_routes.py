@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -19,7 +21,7 @@ from websockets.sync.client import connect
 
 from offbragg.catalog import now as routes
 from offbragg.catalog.now import Now
-from offbragg.now import BeamlineNow
+from offbragg.now import BeamlineNow, NewestJournals
 
 
 class Runs:
@@ -172,7 +174,7 @@ def test_the_history_has_what_was_seen(beamline, http):
 
 @pytest.mark.parametrize(
     ("path", "status", "why"),
-    [("/now?x=1", 400, "takes none"), ("/now/history?minutes=0", 400, "at most 60"),
+    [("/now?x=1", 400, "x is unknown"), ("/now/history?minutes=0", 400, "at most 60"),
      ("/now/history?minute=3", 400, "minutes"), ("/now/history?minutes=nan", 400, "at most"),
      ("/now/socket", 426, "websocket")],
 )  # fmt: skip
@@ -206,3 +208,25 @@ def test_damaged_or_absent_files_are_no_trouble(tmp_path):
 
     assert first["frames"] is None
     assert second["engine"]["state"] == "gone"
+
+
+def test_a_journal_is_looked_at_once_however_many_there_are(tmp_path, monkeypatch):
+    beamline = ShownBeamline.create(tmp_path)
+    journal = beamline.config.paths.journal
+    for number in range(100):
+        path = journal / f"{number:03d}.jsonl"
+        path.touch()
+        os.utime(path, (number, number))
+    newest = NewestJournals(journal)
+    looked = []
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: looked.append(path) or stat(path, **how))
+
+    first = newest.look()
+    looked.clear()
+    (journal / "100.jsonl").touch()
+    second = newest.look()
+
+    assert [path.stem for path in first[:2]] == ["099", "098"]
+    assert [path.stem for path in second[:2]] == ["100", "099"]
+    assert len(looked) < 30

@@ -15,15 +15,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from sqlalchemy import func, select
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.parameters import read_parameters
 from offbragg.catalog.run_routes import only_reads, send_json
 from offbragg.catalog.run_search import RUNS
 from offbragg.catalog.sent import Refusal
-from offbragg.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -173,13 +172,13 @@ class Now:
             await refuse(send, refusal.status, str(refusal), refusal.headers)
 
     async def _now(self, query: str) -> dict[str, Any]:
-        _asked(query, ())
+        read_parameters(query, (), PATH)
         if time.time() - self._seen.get("time", 0.0) > 2 * EVERY:
             await self._look_once()  # the first one, or nobody has asked for a while
         return self._seen
 
     def _curves(self, query: str) -> dict[str, Any]:
-        text = _asked(query, ("minutes",)).get("minutes", "15")
+        text = read_parameters(query, ("minutes",), f"{PATH}/history").get("minutes", "15")
         try:
             minutes = float(text)
         except ValueError:
@@ -255,12 +254,3 @@ def _without_times(seen: dict[str, Any]) -> dict[str, Any]:
     """Return what has to change for it to be news."""
     engine = {k: v for k, v in seen.get("engine", {}).items() if k != "age"}
     return {**{k: v for k, v in seen.items() if k not in ("time", "host")}, "engine": engine}
-
-
-def _asked(query: str, names: tuple[str, ...]) -> dict[str, str]:
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    for name in given:
-        if name not in names:
-            there = f"it takes {', '.join(names)}" if names else "it takes none"
-            raise Refusal(400, f"{name[:40]!r} is unknown{did_you_mean(name, names)}: {there}.")
-    return given
