@@ -58,6 +58,18 @@ export class Picture {
     return tiles.raster(answer, grid, layer);
   }
 
+  /** Wait for a plane, and say so. */
+  async #get(path, version, text) {
+    const found = this.cache.peek(path, version);
+    if (found !== null) return found;
+    put(this.note, text);
+    try {
+      return await this.cache.get(path, version);
+    } finally {
+      put(this.note, "");
+    }
+  }
+
   /** Cells along the plane's axes at level 1; null: only the server knows. */
   #shape() {
     const {state: {kind}, volume: {grid}} = this.view;
@@ -75,9 +87,7 @@ export class Picture {
   async #loadWhole() {
     const {volume, state} = this.view;
     const path = tiles.planePath(volume, state, this.#firstLevel());
-    if (this.cache.peek(path, volume.written) === null) put(this.note, "loading …");
-    const raster = await this.cache.get(path, volume.written);
-    put(this.note, "");
+    const raster = await this.#get(path, volume.written, "loading …");
     // the wish may be another one by now: this picture is on the way to it
     if (this.view.volume === null || volume.key !== this.view.volume.key) return;
     this.frame(raster);
@@ -116,9 +126,7 @@ export class Picture {
       if (this.image.layers.length > 1) this.image.show([coarse]);
       return;
     }
-    if (this.cache.peek(fine.path, volume.written) === null) put(this.note, "loading finer cells …");
-    const raster = await this.cache.get(fine.path, volume.written);
-    put(this.note, "");
+    const raster = await this.#get(fine.path, volume.written, "loading finer cells …");
     // a coarser one was asked for by its number: nothing finer is to shine through
     if (volume === this.view.volume && this.#finePath()?.path === fine.path) this.image.show(fine.level > first ? [raster] : [coarse, raster]);
   }
