@@ -75,7 +75,9 @@ def test_geometry_in_the_browser_is_that_of_python(blank, catalog):
     two_theta = np.rad2deg(2 * np.arcsin(length * 0.71 / 2))
     np.testing.assert_allclose([each["twoTheta"] for each in seen["at"]], two_theta, rtol=1e-9)
     np.testing.assert_allclose([each["hkl"] for each in seen["at"]], q_to_hkl(q, UB), atol=1e-9)
-    np.testing.assert_allclose(seen["beam"], geometry.direct_beam()[:2], rtol=1e-9)
+    beam = geometry.direct_beam()
+    assert beam is not None
+    np.testing.assert_allclose(seen["beam"], beam[:2], rtol=1e-9)
     ring = np.array(seen["ring"], float)
     on_ring = np.linalg.norm(geometry.q(ring[:, 0], ring[:, 1], 0.0), axis=-1)
     np.testing.assert_allclose(1 / on_ring, 1.7, rtol=1e-9)

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from web.beamline import MISSING, REJECTED, N
+from web.beamline import MISSING, REJECTED, N, series_of
 
 pytestmark = pytest.mark.web
 
@@ -142,6 +142,24 @@ def test_the_keyboard_finds_the_faults(page, catalog, screenshot):
     assert f"Frame {REJECTED} of" in heading.inner_text()
     page.keyboard.press("x")
     assert page.locator(".sweep:visible").count() == 1
+
+
+def test_a_strip_grows_while_the_sweep_is_measured(open_page, growing):
+    series = series_of("strip", 0, (0, 1), "LSMO-140")
+    run = growing.run(temperature=100.0, began=time.time() - 30, series=series, sweep_of=(0, 1))
+    run.take(0, 1)
+    growing.publish([run])
+    page = open_page(growing)
+    page.goto("/live#/frames?series=strip")
+    row = page.locator(f'.sweep[data-uid="{run.uid}"]')
+    row.get_by_text(f"{N - 2} pending").wait_for()
+    run.take(2)
+    run.scan.mark(3, "missing", "x_00003.cbf was not there 5 s after it was due")
+
+    row.get_by_text("1 missing").wait_for()
+
+    assert f"{N - 4} pending" in row.inner_text()
+    assert row.locator(".strip-stored").inner_text() == f"3 / {N}"
 
 
 def test_backlog_disks_and_alarms_say_what_is_so(open_page, catalog):

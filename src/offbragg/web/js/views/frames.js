@@ -363,14 +363,13 @@ export const view = {
     if (seriesSeen && state !== seriesSeen) route.query.get("series") ? load() : loadSeries();
     seriesSeen = state;
     const entry = entries.get(now.frames?.run ?? now.engine?.run?.uid);
-    const stored = `${now.frames?.stored} ${now.frames?.missing} ${now.frames?.rejected}`;
-    if (entry && entry.last !== stored) {
-      entry.stale = true;
-      if (entry.seen && performance.now() - entry.read > FRESH) {
-        entry.last = stored;
-        want(entry);
-      }
-    }
+    const counted = `${now.frames?.stored} ${now.frames?.missing} ${now.frames?.rejected}`;
+    if (!entry || entry.counted === counted) return;
+    entry.counted = counted;
+    entry.stale = true;
+    clearTimeout(entry.timer);
+    const rest = Math.max(0, FRESH - (performance.now() - entry.read));
+    entry.timer = setTimeout(() => entry.seen && entry.stale && want(entry), rest);
   },
 
   hide() {
