@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from PIL import Image
 from runs import SHAPE, counts_of
 
 from offbragg.catalog.authentication import reading_key
+from offbragg.catalog.background import NICE, background_threads
 from offbragg.catalog.frame_pictures import draw_frame
 from offbragg.catalog.frame_questions import OneFrame
 from offbragg.catalog.kept import Kept
@@ -465,3 +467,15 @@ def test_a_file_with_any_damage_is_an_answer_and_not_a_failure(http, make_run):
             seen.add(answer.status_code)
             assert answer.status_code in (200, 403, 404, 503), (number, what, answer.text)
     assert {200, 403} <= seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_answers_are_made_by_threads_that_let_others_come_first():
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    with background_threads("test") as pool:
+        theirs = pool.submit(
+            lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        ).result()
+
+    assert theirs == max(mine, NICE)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == mine

@@ -8,19 +8,15 @@ made once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import hashlib
 import io
 import json
 import math
 import os
-import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import numpy as np
 from fastapi import HTTPException
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.background import background_threads
 from offbragg.catalog.cell_origin import Origins
 from offbragg.catalog.containers import VOLUMES
 from offbragg.catalog.pictures import draw
@@ -64,7 +61,6 @@ _PARAMETERS = {
 _SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
 _MOST_JSON = 100_000  # numbers
 _KEPT = 64_000_000  # bytes of answers that are kept
-_THREADS, _NICE = 2, 5
 _TRIES = 5  # of a volume that is replaced while it is opened
 _MOST_RUNNING = 100  # answers that are being made, or wait for it
 _PATH_HOLDS, _MOST_PATHS = 1.0, 10_000  # s; to ask the database takes as long as to draw
@@ -245,9 +241,7 @@ class Planes:
         self._tree = tree
         self._readable = readable
         self._origins = Origins(readable)
-        self._pool = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="planes", initializer=_come_last
-        )
+        self._pool = background_threads("planes")
         self._paths: dict[str, tuple[Path, float]] = {}
         self._kept: OrderedDict[Any, _Answer] = OrderedDict()
         self._running: dict[Any, asyncio.Task[_Answer]] = {}
@@ -356,13 +350,6 @@ class Planes:
         self._kept[which] = done.result()
         while sum(len(answer.body) for answer in self._kept.values()) > _KEPT:
             self._kept.popitem(last=False)
-
-
-def _come_last() -> None:
-    """Let everything else on this host come before the threads that cut, and those they start."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _make(file: OpenFile, asked: Asked) -> _Answer:
