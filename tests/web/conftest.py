@@ -87,7 +87,8 @@ def screenshot() -> Callable[[Any, str], None]:
         if os.environ.get("OFFBRAGG_SCREENSHOTS"):
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             # 256 colours: half the bytes, and no difference that is seen
-            picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            how = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 4, "dither": Image.Dither.NONE}
+            picture = picture.quantize(256, **how)
             picture.save(IMAGES / f"page-{name}.png", optimize=True)
 
     return write

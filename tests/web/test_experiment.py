@@ -203,7 +203,9 @@ def many_cells(volume, rows=6, columns=25):
         {"sample": sample, "temperature": kelvin, "state": "measured", "runs": ["abcdef"],
          "frames": {"stored": 1090, "missing": 5 * (n % 9 == 0), "rejected": 0, "pending": 0},
          "expected": 1095, "completeness": 1.0, "alarms": [], "volume": volume,
-         "volume_state": "finished", "lattice": None}
+         "volume_state": "finished",
+         "lattice": {"a": [5.4 + 1e-5 * kelvin, 0.0012], "b": [5.4 + 1e-5 * kelvin, 0.0012],
+                     "c": [20.1, 0.004], "alpha": [90.0, None]}}
         for sample in samples for n, kelvin in enumerate(temperatures)
     ]  # fmt: skip
     return {"uid": "many", "state": "ended", "time": 0.0, "samples": samples, "left": None,
@@ -237,6 +239,9 @@ def test_six_samples_at_25_temperatures_are_readable_and_quick(page, catalog):
 
     assert steps == 25
     assert (spent() - before) / steps < 0.050  # s of CPU time a step
+    lattice = page.locator("section[aria-label='Lattice parameters']")
+    assert lattice.locator("header button").all_inner_texts() == ["a = b", "c"]
+    expect(lattice.locator(".law span")).to_have_text("a = b = 5.4026(12), c = 20.100(4)\u202fÅ")
     assert page.locator(".cell").first.bounding_box()["width"] >= 40
     wide = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
     assert wide <= 0
@@ -260,7 +265,7 @@ def test_on_a_phone_the_board_scrolls_within_itself(open_page, catalog):
     assert 0 <= name["x"] < 40  # names stay
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_board_can_be_read_by_everybody(open_page, catalog, dark):
     page = open_page(catalog, dark=dark)
     page.goto(f"/live/#/experiment/{catalog.runs[0].series['uid']}?plane=hk0.5")

@@ -63,13 +63,12 @@ export class LatticeChart {
   /** @param {HTMLElement} host */
   constructor(host) {
     this.choice = el("span.controls", {role: "group", "aria-label": "Lattice parameter"});
-    this.note = el("p.muted.chart-note");
     this.save = el("button.small", {type: "button", title: "Lattice parameters as a table", onclick: () => this.#csv()}, "CSV");
     this.plot = el("div.chart-plot");
     this.value = el("span");
     this.root = el("section.card.chart", {"aria-label": "Lattice parameters"},
       el("header", {}, el("h3", {}, "Lattice"), this.choice),
-      el("p.law", {}, this.value, this.save), this.plot, this.note);
+      el("p.law", {}, this.value, this.save), this.plot);
     host.append(this.root);
     this.curves = new Map();
   }
@@ -78,6 +77,8 @@ export class LatticeChart {
   show(board, name) {
     this.#board = board;
     this.#name = name;
+    this.root.hidden = this.#cells().length === 0;  // nothing was refined: offbragg index does
+    if (this.root.hidden) return;
     const groups = groupsOf(this.#cells());
     if (!groups.some((group) => group.includes(this.#shown))) this.#shown = groups[0]?.[0] ?? "a";
     const key = JSON.stringify([groups, this.#shown]);
@@ -109,12 +110,10 @@ export class LatticeChart {
     const {host, curve} = this.curves.get(this.#shown);
     if (!host.isConnected) fill(this.plot, host);
     const cells = this.#cells();
-    this.save.disabled = cells.length === 0;
-    put(this.note, cells.length ? "" : "No lattice was refined yet: offbragg index SCAN finds that of a sweep.");
-    curve.set({series: cells.length ? bySample(this.#board.samples, cells, (cell) => {
+    curve.set({series: bySample(this.#board.samples, cells, (cell) => {
       const entry = cell.lattice[this.#shown];
       return [cell.temperature, valueOf(entry), errorOf(entry)];
-    }) : []});
+    })});
   }
 
   #csv() {
@@ -146,7 +145,7 @@ function curveOf(law, points) {
   if (!law?.scale || points.length < 2) return undefined;
   const all = points.map((p) => p.temperature);
   const [low, high] = [Math.min(...all), Math.max(...all)];
-  const below = Array.from({length: 60}, (_, n) => low + ((law.Tc - low) * n) / 59);
+  const below = Array.from({length: 60}, (_, n) => law.Tc - (law.Tc - low) * (1 - n / 59) ** 3);  // dense at Tc
   return {
     x: [...below, Math.max(high, law.Tc)],
     y: [...below.map((t) => law.scale * Math.max(1 - t / law.Tc, 0) ** (2 * law.beta)), 0],

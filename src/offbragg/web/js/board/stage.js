@@ -64,7 +64,7 @@ export class Stage {
     const root = el("figure.stage-panel", {}, el("figcaption", {}, title, state, away), window);
     this.root.append(root);
     const panel = new ImagePanel(window, {label: "Plane of S(Q)", unit: "counts / weight", bar: at === 0,
-      hint: at === 0 ? "Wheel zooms, a drag moves; the same point is read in all" : ""});
+      hint: at === 0 ? "Wheel: zoom · drag: move" : ""});
     const place = {panel, root, title, state, shown: null, cut: null};
     panel.onHover((x, y) => {
       this.#cross = {x, y};
