@@ -102,8 +102,9 @@ def run_demo(
         ready = out / "log" / "catalog.json"
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
         children.start("ioc", instruments)
+        page: dict[str, float] = {}
         announcing = threading.Thread(
-            target=_announce_page, args=(children, ready, config, console), daemon=True
+            target=_announce_page, args=(children, ready, config, console, page), daemon=True
         )
         announcing.start()
         served = children.wait_for(out / "log" / "ioc.json")
@@ -126,6 +127,10 @@ def run_demo(
             result["pictures"] += shown.pop("pictures")
             result |= shown
         result["seen"] = watch.seen
+        if "at" in page:
+            result["page"] = {
+                "address": f"{result['catalog']}/live", "seconds": round(page["at"] - began, 1)
+            }  # fmt: skip
         result["seconds"] = round(time.monotonic() - began, 1)
         _summarise(result, console)
         if keep:
@@ -137,10 +142,13 @@ def run_demo(
     return result
 
 
-def _announce_page(children: Children, ready: Path, config: Beamline, console: Console) -> None:
-    """Print where the page is as soon as the catalog answers."""
+def _announce_page(
+    children: Children, ready: Path, config: Beamline, console: Console, page: dict[str, float]
+) -> None:
+    """Print where the page is as soon as the catalog answers, and note when that was."""
     with contextlib.suppress(DeviceError):  # it ended: others report that
         url = children.wait_for(ready)["url"]
+        page["at"] = time.monotonic()
         where = describe_page(
             config.paths.catalog, url, beamline=config.file, terminal=console.is_terminal
         )
@@ -288,6 +296,8 @@ def _summarise(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"picture   {path}", soft_wrap=True)
     for run in result["runs"]:
         console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)", soft_wrap=True)
+    if page := result.get("page"):
+        console.print(f"page      {page['address']}", soft_wrap=True)
     console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}", soft_wrap=True)
     console.print(
         "\nIn Python, while the catalog runs (--keep; or offbragg serve --beamline "
