@@ -1,7 +1,7 @@
 // Planes of many volumes: asked for a few at a time, the wanted ones first, and kept.
 
 const PARALLEL = 3;  // requests at the same time: the server cuts two
-const MOST = 600;  // answers that are kept
+const MOST = 200e6;  // bytes of answers that are kept
 const GREY = 204;  // of what was not measured, in the server's pictures
 
 /**
@@ -16,7 +16,7 @@ export class Planes {
   #kept = new Map();
   #queue = [];
   #running = 0;
-  #generation = 0;
+  #bytes = 0;
 
   /** @param {import("../api.js").Api} api */
   constructor(api) {
@@ -25,7 +25,6 @@ export class Planes {
 
   /** Forget questions that were not yet asked, as when another plane is chosen. */
   restart() {
-    this.#generation++;
     for (const task of this.#queue.splice(0)) {
       this.#kept.delete(task.id);
       task.fail(new DOMException("another plane was chosen", "AbortError"));
@@ -71,17 +70,31 @@ export class Planes {
     if (kept) {
       const waiting = this.#queue.find((task) => task.id === id);
       if (waiting && urgency < waiting.urgency) waiting.urgency = urgency;
+      this.#kept.delete(id);  // the last one that was wanted is the last to be forgotten
+      this.#kept.set(id, kept);
       return kept.promise;
     }
-    const entry = {done: null, promise: null};
+    const entry = {done: null, promise: null, bytes: 0};
     entry.promise = new Promise((take, fail) => {
-      this.#queue.push({id, path, urgency, read, entry, take, fail, generation: this.#generation});
+      this.#queue.push({id, path, urgency, read, entry, take, fail});
     });
-    entry.promise.catch(() => this.#kept.delete(id));
+    entry.promise.catch(() => { if (this.#kept.get(id) === entry) this.#kept.delete(id); });
     this.#kept.set(id, entry);
-    if (this.#kept.size > MOST) this.#kept.delete(this.#kept.keys().next().value);
     this.#next();
     return entry.promise;
+  }
+
+  /** Keep an answer, and forget those that were not wanted for longest. */
+  #keep(entry, answer) {
+    entry.done = answer;
+    entry.bytes = answer.data?.byteLength ?? 4 * answer.image.width * answer.image.height;
+    this.#bytes += entry.bytes;
+    for (const [id, old] of this.#kept) {
+      if (this.#bytes <= MOST) break;
+      if (old === entry || old.done === null) continue;
+      this.#kept.delete(id);
+      this.#bytes -= old.bytes;
+    }
   }
 
   #next() {
@@ -90,7 +103,7 @@ export class Planes {
       this.#queue.splice(this.#queue.indexOf(first), 1);
       this.#running++;
       first.read(first.path).then((answer) => {
-        first.entry.done = answer;
+        this.#keep(first.entry, answer);
         first.take(answer);
       }, first.fail).finally(() => {
         this.#running--;
