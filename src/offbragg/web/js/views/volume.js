@@ -2,7 +2,7 @@
 
 import {ColourBar} from "../colourbar.js";
 import {el, fill, notice, put} from "../dom.js";
-import {clock, fixed} from "../format.js";
+import {fixed} from "../format.js";
 import {AxialPlanes} from "../volume/axial.js";
 import {PlaneCanvas} from "../volume/canvas.js";
 import {Head, Toolbar} from "../volume/controls.js";
@@ -67,7 +67,7 @@ class VolumeView {
     this.axial = new AxialPlanes(axials, {onMove: (at) => this.change({at}), onChoose: (axis) => this.#toFixed(axis)});
     this.picture = new Picture(this, {
       api: ctx.api, image: this.image, axial: this.axial, bar, note,
-      refused: (error) => this.#refused(error), changed: () => { this.message.hidden = true; this.#tell(); },
+      refused: (error) => this.#refused(error), changed: (arrived) => { if (arrived) this.message.hidden = true; this.#tell(); },
     });
     this.pointer = new Pointer(this, {ctx, image: this.image, readout});
     this.image.onView = () => { this.state.part = this.image.part; this.picture.settle(); this.write(); };
@@ -354,8 +354,9 @@ class VolumeView {
     if (error.name === "AbortError" || this.volume === null) return;
     if (error.status === 404 || error.status === 410) { this.#fault(error, this.volume.key); return; }
     this.message.hidden = false;
-    const before = this.image.layers.length ? `What is shown is from before ${clock(Date.now() / 1000)}; it` : "The plane";
-    put(this.message, error.status === 0 ? `The server is away. ${before} is asked for again when it is back.` : error.detail ?? error.message);
+    const [raster] = this.image.layers;
+    const before = raster ? ` Shown is ${raster.plane.split(" ")[0]}, from before.` : "";
+    put(this.message, error.status === 0 ? `The server is away: ${planes.planeName(this.state)} is fetched once it is back.${before}` : error.detail ?? error.message);
   }
 
   #fault(error, key = "") {

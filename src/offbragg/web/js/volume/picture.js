@@ -11,13 +11,16 @@ import {Latest} from "./wishes.js";
 const SETTLE = 140;  // ms without a change, after which the fine level is asked for
 const AHEAD = 60;  // volumes of a series that are fetched before they are wanted
 
+/** What a plane is, whatever the volume. @param {import("./plane.js").State} state */
+const planeOf = (state) => [planes.planeName(state), state.symmetry, state.thickness].join(" ");
+
 export class Picture {
   #auto = null;  // {name, low, high}: limits that the cells set
   #whole;
   #fine;
   #small;
 
-  /** @param {any} view what is shown: `volume`, `state`, `siblings`, `timers` @param {{api: any, image: any, axial: any, bar: any, note: Element, refused: (error: any) => void, changed: () => void}} parts */
+  /** @param {any} view what is shown: `volume`, `state`, `siblings`, `timers` @param {{api: any, image: any, axial: any, bar: any, note: Element, refused: (error: any) => void, changed: (arrived: boolean) => void}} parts */
   constructor(view, parts) {
     this.view = view;
     Object.assign(this, parts);
@@ -88,13 +91,14 @@ export class Picture {
     const {volume, state} = this.view;
     const path = tiles.planePath(volume, state, this.#firstLevel());
     const raster = await this.#get(path, volume.written, "loading …");
+    raster.plane = planeOf(state);
     // the wish may be another one by now: this picture is on the way to it
     if (this.view.volume === null || volume.key !== this.view.volume.key) return;
     this.frame(raster);
     this.image.show([raster]);
     this.#limits(raster);
     this.colours();
-    this.changed();
+    this.changed(true);
   }
 
   /** Level and route of what is drawn above the whole plane; null: that is fine enough. */
@@ -118,7 +122,7 @@ export class Picture {
     const {volume, state} = this.view;
     const fine = this.#finePath();
     this.fineLevel = fine?.level ?? null;
-    this.changed();
+    this.changed(false);
     const first = this.#firstLevel();
     const coarse = this.cache.peek(tiles.planePath(volume, state, first), volume.written);
     if (coarse === null) return;
@@ -173,8 +177,8 @@ export class Picture {
   /** Limits from the measured cells; they stay while the temperature changes, so that it compares. */
   #limits(raster) {
     const {state, timers} = this.view;
-    const name = [planes.planeName(state), state.scale, state.symmetry, state.thickness].join(" ");
-    if (this.#auto?.name === name) return;
+    const name = `${raster.plane} ${state.scale}`;
+    if (this.#auto?.name === name || raster.plane !== planeOf(state)) return;
     // while the plane moves the colours stay, too: they follow once it stands
     if (this.#auto !== null && timers.has("settle")) return;
     this.#auto = {name, ...limits(raster.values, {scale: state.scale})};
