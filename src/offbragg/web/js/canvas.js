@@ -45,10 +45,10 @@ export function drawAxes(context, panel, labels, left, top, size) {
     Math.min(bottom + 34, panel.wrap.clientHeight),
   );
   context.save();
-  context.translate(Math.max(side - 34, 0), top + size[1] / 2);
+  context.translate(Math.max(side - 46, 0), top + size[1] / 2);
   context.rotate(-Math.PI / 2);
   context.textBaseline = "top";
-  context.fillText(labels.y, 0, side - 34 < 0 ? 0 : -8);
+  context.fillText(labels.y, 0, 0);
   context.restore();
 }
 

@@ -45,8 +45,10 @@ export class Curve {
 
   /**
    * @param {Partial<Points> & {series?: Points[], marks?: {x: number, label?: string}[],
-   *   line?: {x: number[], y: number[]}, log?: boolean, set?: (number|null)[]|null, window?: number|null}} data
-   *   `line`: a fitted law, drawn through; `set` and `window`: the value asked for, and ±
+   *   line?: {x: number[], y: number[]}, log?: boolean, set?: (number|null)[]|null,
+   *   window?: number|null, focus?: [number, number]|null}} data
+   *   `line`: a fitted law, drawn through; `set` and `window`: the value asked for, and ±;
+   *   `focus`: the ends of y, whatever lies beyond them
    */
   set(data) {
     this.#data = {
@@ -199,7 +201,8 @@ export class Curve {
 
   #range(low, high) {
     let [a, b] = [low ?? Infinity, high ?? -Infinity];
-    const {series = [], set, window, line} = this.#data;
+    const {series = [], set, window, line, focus} = this.#data;
+    if (focus) return focus;
     for (const each of series) {
       each.sigma?.forEach((sigma, at) => {
         if (sigma === null || each.y[at] === null) return;

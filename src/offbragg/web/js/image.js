@@ -358,6 +358,7 @@ export class ImagePanel {
       this.#pointers.set(event.pointerId, this.#point(event));
       this.#moved = false;
       this.from = this.toData(...this.#point(event));
+      this.#move(event); // a finger points without moving
     });
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     const end = (event) => {

@@ -123,6 +123,7 @@ export class History {
         ],
         set: one.set,
         window: one.window,
+        focus: settling(last, one),
       });
       const behind = other?.y?.findLast((value) => value !== null);
       curve.say(
@@ -134,4 +135,11 @@ export class History {
       );
     }
   }
+}
+
+/** Near its set point a value is shown against its window, not against the way it came. */
+function settling(value, {set, window}) {
+  const asked = set?.findLast((each) => each !== null) ?? null;
+  if (asked === null || !window || Math.abs(value - asked) > 3 * window) return null;
+  return [asked - 4 * window, asked + 4 * window];
 }
