@@ -21,7 +21,6 @@ from offbragg.catalog.run_ledger import ledger_json, planned_ledger_json
 from offbragg.catalog.sent import Refusal
 from offbragg.errors import OffbraggError
 from offbragg.files.scan_file import ScanFile
-from offbragg.files.stored_sweep import StoredSweep
 
 MOST_JSON = 100_000  # numbers
 MOST_DECODED = 10_000_000_000  # pixels of the rows that one request decodes
@@ -167,7 +166,7 @@ def find_frames(scan: ScanFile, asked: ManyFrames, identity: tuple[int, ...]) ->
 
 
 def _summed(
-    scan: StoredSweep, stack: Any, numbers: range, there: Array, part: tuple[slice, slice]
+    scan: ScanFile, stack: Any, numbers: range, there: Array, part: tuple[slice, slice]
 ) -> bytes:
     """Return the counts of a part of each frame, pixels below 0 left out, as JSON."""
     counts: list[int | None] = []
@@ -202,19 +201,19 @@ def _index(scan: ScanFile, asked: int | None) -> int:
 
 def _as_bytes(counts: NDArray[np.int32], form: str) -> tuple[bytes, dict[str, Any]]:
     if form == "int32":
-        return counts.astype("<i4").tobytes(), {}
+        return counts.astype("<i4", copy=False).tobytes(), {}
     if form == "bytes":
         return _as_planes(counts)
     raw = io.BytesIO()
-    np.save(raw, np.ascontiguousarray(counts.astype(_narrowest(counts))), allow_pickle=False)
+    np.save(raw, counts.astype(_narrowest(counts), order="C", copy=False), allow_pickle=False)
     return raw.getvalue(), {}
 
 
 def _as_planes(counts: NDArray[np.int32]) -> tuple[bytes, dict[str, Any]]:
     """Return the lowest bytes of all counts, then the next ones; as many as they need."""
     width = _narrowest(counts).itemsize
-    octets = counts.astype(f"<i{width}").reshape(-1, 1).view(np.uint8)
-    return np.ascontiguousarray(octets.T).tobytes(), {"width": width}
+    octets = counts.astype(f"<i{width}", copy=False).reshape(-1, 1).view(np.uint8)
+    return octets.T.tobytes(), {"width": width}
 
 
 def _narrowest(counts: NDArray[np.int32]) -> np.dtype[Any]:
