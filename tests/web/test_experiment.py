@@ -212,6 +212,7 @@ def many_cells(volume, rows=6, columns=25):
             "temperatures": temperatures, "cells": cells}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_six_samples_at_25_temperatures_are_readable_and_quick(page, catalog):
     answer = many_cells(catalog.volumes[0])
     page.route("**/series/many", lambda route: route.fulfill(json=answer))

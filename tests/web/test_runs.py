@@ -223,7 +223,10 @@ def test_a_run_is_seen_to_grow(open_page, growing):
     assert page.locator("td.exit").inner_text() == "measuring"
 
 
-@pytest.mark.parametrize(("size", "dark"), [((1280, 800), False), ((390, 844), True)])
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [((1280, 800), False), pytest.param((390, 844), True, marks=pytest.mark.slow)],
+)
 def test_the_runs_can_be_read_by_everybody(open_page, catalog, size, dark):
     page = open_page(catalog, size=size, dark=dark)
     page.goto(f"/live/#/runs/{catalog.runs[1].uid}")
