@@ -146,12 +146,7 @@ class SeriesRoutes:
         """Return the uid of a series, the rows of its runs, oldest first, and the last start."""
         async with self._engine.connect() as connection:
             if uid == "latest":
-                newest = select(RUNS.c.series, RUNS.c.time).order_by(
-                    RUNS.c.time.desc(), RUNS.c.node_id.desc()
-                )
-                if (last := (await connection.execute(newest.limit(1))).first()) is None:
-                    raise Refusal(404, "The catalog has no runs yet.")
-                uid = last[0] or _day_of(float(last[1]))
+                uid = await self._latest(connection)
             wanted = (
                 select(RUNS)
                 .where(_of_series(uid))
@@ -171,6 +166,17 @@ class SeriesRoutes:
             counts = await self._runs.frame_counts(each["uid"]) if growing else None
             rows.append(run_row(each, counts))
         return uid, rows, metadata.get("start") or {}
+
+    async def _latest(self, connection: Any) -> str:
+        """Return the newest series; the day of the newest run, if that was a day or more later."""
+        newest = select(RUNS.c.time).order_by(RUNS.c.time.desc(), RUNS.c.node_id.desc()).limit(1)
+        last = await connection.scalar(newest)
+        if last is None:
+            raise Refusal(404, "The catalog has no runs yet.")
+        named = newest.with_only_columns(RUNS.c.series).where(
+            RUNS.c.series.is_not(None), RUNS.c.time > last - 86400.0
+        )
+        return await connection.scalar(named) or _day_of(float(last))
 
     # -- volumes -------------------------------------------------------------------------------
 
