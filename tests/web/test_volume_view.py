@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 
@@ -376,3 +377,64 @@ def test_of_a_part_that_is_zoomed_the_finest_cells_are_fetched(open_page, empty)
     assert drawn["nu"] * drawn["nv"] < 0.6 * 301 * 41
     np.testing.assert_array_equal(as_array(drawn), expected)
     check_pixels(drawn, expected)
+
+
+@pytest.mark.slow
+def test_the_plane_stays_while_the_server_is_away_and_the_next_one_comes_with_it(open_page, empty):
+    path = empty.config.paths.experiment / "live.h5"
+    key = publish(empty, replace(path, grown(1.0), {"inputs": []}))
+    page = open_page(empty)
+    page.watched.expect("ERR_", "WebSocket", "503")
+    go(page, key, f"plane=hk0&{RANGE}")
+
+    empty.end()
+    for _ in range(4):  # two of them were fetched before
+        page.keyboard.press("ArrowUp")
+    expect(page.locator(".plane-message")).to_contain_text("hk0.5 is fetched once it is back")
+    empty.restart()
+
+    expect(page.locator(".plane-message")).to_be_hidden(timeout=60_000)
+    page.wait_for_function(SETTLED, arg=1)
+    assert page.evaluate(DRAWN)["at"] == [0, 0, 0.5]
+
+
+PEROVSKITE = Grid((-60, -60, -60), (121, 121, 121), (20, 20, 20))
+
+
+def perovskite(temperature: float) -> Volume:
+    """Diffuse scattering around Bragg peaks, and superlattice peaks below 150 K."""
+    axis = PEROVSKITE.h
+    h, k, l = np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)  # noqa: E741
+    waves = sum(np.cos(2 * np.pi * x) for x in (h, k, l))
+    between = sum(np.cos(np.pi * x) ** 2 for x in (h, k, l))
+    squared = h**2 + k**2 + l**2
+    order = max(1 - temperature / 150.0, 0.0) ** 0.65
+    expected = 2 + squared * 0.02 * temperature / (3.1 - waves)
+    expected = expected + 4000 * order * np.exp(-between / 0.02)
+    weight = np.where((squared > 0.2) & (squared < 8.8) & (np.abs(h * k * l) < 3.2), 3.0, 0.0)
+    counts = np.random.default_rng(3).poisson(weight * expected).astype(float)
+    sample = Sample(
+        name="KMnF3", label="crystal1", space_group="P m -3 m",
+        lattice=(4.19, 4.19, 4.19, 90, 90, 90),
+    )  # fmt: skip
+    return Volume(counts, weight, PEROVSKITE, sample=sample)
+
+
+@pytest.mark.skipif(not os.environ.get("OFFBRAGG_SCREENSHOTS"), reason="makes a picture of the docs")
+def test_the_picture_of_the_docs(open_page, empty, screenshot):
+    keys = {
+        kelvin: publish(
+            empty,
+            replace(
+                empty.config.paths.experiment / f"{kelvin}K.h5", perovskite(kelvin),
+                {"inputs": [], "temperature": float(kelvin)},
+            ),
+        )
+        for kelvin in (90, 110, 130, 145, 170)
+    }  # fmt: skip
+    cut = "cut=-2,0.5,0.5:2,0.5,0.5"
+    page = open_page(empty)
+    go(page, keys[90], f"plane=hk0.5&at=0.5,0.5,0.5&{cut}")
+    expect(page.locator(".volume-marks span")).to_have_count(5)
+    page.wait_for_timeout(500)
+    screenshot(page, "volume")
