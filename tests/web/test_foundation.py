@@ -308,3 +308,22 @@ def test_the_page_says_since_when_the_server_is_away_and_goes_on(open_page, cata
     is_away = False
     page.wait_for_function("() => document.getElementById('banner').hidden")
     assert page.locator("body.stale").count() == 0
+
+
+def test_a_catalog_that_serves_no_beamline_says_so_and_shows_what_it_has(open_page, catalog):
+    page = open_page(catalog)
+    page.watched.expect("404")
+    why = "This catalog serves no beamline: offbragg serve --beamline does."
+    page.route(
+        f"{catalog.url}/now",
+        lambda route: route.fulfill(
+            status=404, content_type="application/json", body=json.dumps({"detail": why})
+        ),
+    )
+    page.goto("/live#/frames")
+
+    page.get_by_text(why).wait_for()
+    page.wait_for_selector(".strip[aria-valuetext]")
+    assert page.locator("body.stale").count() == 0
+    page.keyboard.press("2")
+    page.wait_for_function("() => document.querySelector('.image-panel')?.panel.shown !== null")

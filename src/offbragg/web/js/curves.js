@@ -170,7 +170,7 @@ export class Curve {
         {
           ...axis,
           size: compact ? 44 : 52,
-          space: compact ? 24 : 36,
+          space: compact ? 18 : 36,
           values: (self, values) =>
             values.map((value) => (value === null ? "" : number(value / 10 ** power, 6))),
           label: compact || !units ? undefined : units,

@@ -56,7 +56,7 @@ export class Health {
               "div.alarm",
               {},
               mark(
-                alarm.severity === "minor" || alarm.severity === "warning" ? "warn" : "bad",
+                alarm.severity === "minor" ? "warn" : "bad",
                 alarm.what,
               ),
               el(

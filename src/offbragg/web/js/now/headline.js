@@ -30,6 +30,10 @@ export class Headline {
     this.tiles.sweep.bar.setAttribute("aria-label", "Frames of this sweep");
     this.tiles.series.bar.setAttribute("aria-label", "Runs of this series");
     for (const name of ["state", "sample", "temperature"]) this.tiles[name].bar.remove();
+    for (const [name, {label, value}] of Object.entries(this.tiles)) {
+      put(label, name);
+      put(value, "–");
+    }
     this.waits = el("div.waits", {role: "status"});
     host.append(
       el("div.headline.card", {}, ...Object.values(this.tiles).map((each) => each.root)),
@@ -164,12 +168,13 @@ export class Headline {
       );
     const lines = alarms.map((alarm) =>
       line(
-        alarm.severity === "warning" ? "warn" : "bad",
+        alarm.severity === "minor" ? "warn" : "bad",
         `${alarm.what}: ${alarm.reason}`,
-        since(alarm.since),
+        known(alarm.since) ? since(alarm.since) : null,
       ),
     );
-    lines.push(...(engine.waits ?? []).map((text) => line("warn", text)));
+    const kind = engine.state === "measuring" ? "busy" : "warn"; // settling is no fault
+    lines.push(...(engine.waits ?? []).map((text) => line(kind, text)));
     if (lines.length === 0) lines.push(line(...this.#calm(engine, frames)));
     fill(
       this.waits,

@@ -67,7 +67,7 @@ export const view = {
     if (first) {
       frame.show(runOf(ctx.now()), route.query);
       history.start();
-      if (ctx.now() && !runOf(ctx.now())) newest();
+      if (!runOf(ctx.now())) newest();
     } else {
       frame.show(runOf(ctx.now()) || frame.run, route.query);
     }
