@@ -420,7 +420,9 @@ def perovskite(temperature: float) -> Volume:
     return Volume(counts, weight, PEROVSKITE, sample=sample)
 
 
-@pytest.mark.skipif(not os.environ.get("OFFBRAGG_SCREENSHOTS"), reason="makes a picture of the docs")
+@pytest.mark.skipif(
+    not os.environ.get("OFFBRAGG_SCREENSHOTS"), reason="makes a picture of the docs"
+)
 def test_the_picture_of_the_docs(open_page, empty, screenshot):
     keys = {
         kelvin: publish(
