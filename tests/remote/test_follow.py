@@ -14,6 +14,7 @@ from offbragg.remote import follow
 from offbragg.remote.follow import Follower
 from offbragg.remote.frames import Frame, Frames, FramesTogether
 from offbragg.remote.link import CatalogAway, Link
+from offbragg.remote.run import Run
 
 LETTERS = {"s": "stored", "m": "missing", "r": "rejected", ".": "pending"}
 
@@ -84,6 +85,13 @@ def test_frames_that_came_together_are_read_together():
         assert frame.sum(slice(0, 2)) == counts[frame.index, 0:2].sum()
 
     assert asked == [(2, 8), (2, 8)]  # once for each part of them
+
+
+def test_a_run_without_a_sweep_has_no_frame_to_wait_for():
+    row = {"uid": "a", "n_frames": None}
+    run = Run(Link("http://127.0.0.1:1", "key"), row, {"row": row, "start": {"uid": "a"}})
+
+    assert run.decided({}) == ([], True)
 
 
 def test_a_run_that_ended_with_frames_that_are_pending_is_not_waited_for_for_ever(follower):

@@ -99,14 +99,12 @@ class Frames:
             ``low``, ``high``: counts at the ends of the colours; ``scale``: ``log`` or ``linear``;
             ``palette``; ``size``: longest edge, pixels.
         """
-        (place, *_) = self._asked((index,))
-        path = f"/runs/{self._uid}/frames/{place.first}"
+        path = f"/runs/{self._uid}/frames/{self._place(index)}"
         return self._link.get(path, format="png", **parameters).content
 
     def header(self, index: int) -> dict[str, Any]:
         """Return angle, time, status and beam centre of a frame, as the server knows them."""
-        (place, *_) = self._asked((index,))
-        path = f"/runs/{self._uid}/frames/{place.first}"
+        path = f"/runs/{self._uid}/frames/{self._place(index)}"
         answer = self._link.get(path, format="png", size=16)
         return json.loads(answer.headers.get(_HEADER, "{}"))
 
@@ -172,6 +170,10 @@ class Frames:
         if not shape[0] and not isinstance(_first(key), slice | type(Ellipsis)):
             raise self._none_yet(self._ledger())
         return asked_along(key, shape)
+
+    def _place(self, index: int) -> int:
+        """Return the index of a frame from the first one on; what it is the server knows."""
+        return index if index >= 0 else self._asked((index,))[0].first
 
     def _none_yet(self, ledger: SentLedger) -> NoFrameYet:
         if ledger.complete:

@@ -213,6 +213,8 @@ class Run:
         frames, complete
             The frames, by their index, and whether all are decided.
         """
+        if self.row.get("n_frames") is None and "sweep" not in self.start:
+            return [], True  # such as an alignment: it has no frames
         ledger = self.ledger
         new = [
             index
