@@ -176,6 +176,7 @@ export class Curve {
           label: compact || !units ? undefined : units,
           labelSize: 14,
           labelFont: font,
+          ...(this.#data.log ? {splits: (self, at, low, high) => decades(low, high), filter: (self, splits) => splits} : {}),
         },
       ],
       series: [
@@ -334,6 +335,19 @@ export class Curve {
         : {x: this.#aligned[0][index], y: this.#aligned[1][index], sigma: this.#aligned[2][index]},
     );
   }
+}
+
+/** Powers of ten between two values; with 2 and 5 of each where there are few. */
+function decades(low, high) {
+  const factors = Math.log10(high / low) < 2 ? [1, 2, 5] : [1];
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (const factor of factors) {
+      const value = Number(`${factor}e${power}`);
+      if (value >= low && value <= high) found.push(value);
+    }
+  }
+  return found;
 }
 
 /** A point of its own shape for each series: colour is not the only difference. */

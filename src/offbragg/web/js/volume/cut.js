@@ -130,10 +130,10 @@ export class CutPanel {
     const single = direction.filter((x) => x !== 0).length === 1;
     const value = (row) => (single ? row[NAMES[axis]] : row.x);
     this.offset = this.rows.length ? value(this.rows[0]) - this.rows[0].x : 0;
-    const first = this.rows[0];
+    const ends = [this.rows[0], this.rows[this.rows.length - 1]];
     const name = single
-      ? `${NAMES.map((n, i) => (i === axis ? n : fixed(first?.[n] ?? 0, 3).replace(/\.?0+$/, ""))).join(" ")}`
-      : `from (${[first.h, first.k, first.l].map(short).join(" ").replaceAll("-", "−")}) along ${directionName(direction)}`;
+      ? `${NAMES.map((n, i) => (i === axis ? n : fixed(ends[0]?.[n] ?? 0, 3).replace(/\.?0+$/, ""))).join(" ")}`
+      : ends.map((row) => `(${[row.h, row.k, row.l].map(short).join(" ").replaceAll("-", "−")})`).join(" → ");
     put(this.title, `Cut ${name}`);
     this.hint.hidden = true;
     this.area.hidden = this.table.hidden = this.tools.hidden = false;

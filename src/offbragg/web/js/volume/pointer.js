@@ -30,8 +30,9 @@ export class Pointer {
     this.whyPanel = new WhyPanel(this.whyHost, {
       onClear: () => this.clearCell(),
       frameLink: (frame) => {
-        const runs = view.volume?.runs ?? [];
-        return runs.length === 1 ? `#/frames/${encodeURIComponent(runs[0])}?frame=${frame}` : null;
+        const {runs = [], series} = view.volume ?? {};
+        if (runs.length !== 1) return null;  // which run a file is of is not in the answer
+        return `#/frames?${new URLSearchParams({...(series?.uid ? {series: series.uid} : {}), run: runs[0], frame: String(frame)})}`;
       },
     });
     image.onHover = (place) => this.#hover(place);
