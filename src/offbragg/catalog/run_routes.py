@@ -6,14 +6,16 @@ import asyncio
 import gzip
 import hashlib
 import json
+import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 from tiled.catalog import orm
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
@@ -34,12 +36,15 @@ from offbragg.catalog.search_index import dialect_of
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, matches, state
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.scan_file import ScanFile
+from offbragg.printable import printable
 
 PATH = "/runs"
 _SHORTEST = 5  # characters of the beginning of a uid
 _MOST_GROWING = 5  # runs of a list whose scan files are opened; there is hardly ever more than one
 _COUNTS_HOLD = 0.5  # s
 _PACKED = 1000  # bytes; shorter answers are sent as they are
+
+_log = logging.getLogger(__name__)
 
 
 class RunRoutes:
@@ -68,13 +73,9 @@ class RunRoutes:
         if scope["type"] != "http" or not (path == PATH or (name != path and "/" not in name)):
             await self._app(scope, receive, send)
             return
-        try:
-            only_reads(scope)
-            query = scope["query_string"].decode("latin-1")
-            answer = await (self._list(query) if path == PATH else self._run(unquote(name), query))
-            await send_json(answer, scope, send)
-        except Refusal as refusal:
-            await refuse(send, refusal.status, str(refusal), refusal.headers)
+        query = scope["query_string"].decode("latin-1")
+        answer = self._list(query) if path == PATH else self._run(unquote(name), query)
+        await answer_json(answer, scope, send)
 
     async def _list(self, query: str) -> dict[str, Any]:
         search = RunSearch.parse(query)
@@ -212,6 +213,24 @@ def only_reads(scope: Scope) -> None:
     """Refuse a request that does not only read."""
     if scope["method"] not in ("GET", "HEAD"):
         raise Refusal(405, "This is read-only: GET or HEAD.", allow="GET, HEAD")
+
+
+async def answer_json(answer: Coroutine[Any, Any, object], scope: Scope, send: Send) -> None:
+    """Send what is asked for as JSON, or why it cannot be answered."""
+    try:
+        only_reads(scope)
+        await send_json(await answer, scope, send)
+    except Refusal as refusal:
+        await refuse(send, refusal.status, str(refusal), refusal.headers)
+    except (SQLAlchemyError, OSError) as error:
+        first = printable(str(getattr(error, "orig", None) or error).partition("\n")[0])
+        _log.warning("the catalog's database did not answer: %s", first)
+        await refuse(
+            send, 503, "The catalog's database does not answer; the server's log has the reason.",
+            {"retry-after": "5"},
+        )  # fmt: skip
+    finally:
+        answer.close()
 
 
 async def send_json(answer: object, scope: Scope, send: Send) -> None:

@@ -16,10 +16,10 @@ from urllib.parse import unquote
 from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, select
 from tiled.catalog import orm
 
-from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Receive, Scope, Send
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.refined_lattice import RefinedLattices
-from offbragg.catalog.run_routes import RunRoutes, only_reads, send_json
+from offbragg.catalog.run_routes import RunRoutes, answer_json
 from offbragg.catalog.run_search import (
     MEMBERS,
     RUNNING,
@@ -73,12 +73,8 @@ class SeriesRoutes:
         ):
             await self._app(scope, receive, send)
             return
-        try:
-            only_reads(scope)
-            query = scope["query_string"].decode("latin-1")
-            await send_json(await self._answer(path, query), scope, send)
-        except Refusal as refusal:
-            await refuse(send, refusal.status, str(refusal), refusal.headers)
+        query = scope["query_string"].decode("latin-1")
+        await answer_json(self._answer(path, query), scope, send)
 
     async def _answer(self, path: str, query: str) -> Any:
         if path == VOLUMES_PATH:
