@@ -1,8 +1,7 @@
 """Bytes and seconds of what is asked for from far away: 10 Mbit/s, 50 ms there and back, 1 % loss.
 
 ``pytest -m slow -s tests/benchmarks/test_far_away.py -n 0`` prints the table of the docs, once over
-a network namespace where the kernel has one that loses packets, and once over a proxy that is as
-slow.
+a network namespace, and once over a proxy that is as slow.
 """
 
 from __future__ import annotations
@@ -130,6 +129,7 @@ def over_a_proxy(base: Path) -> Iterator[tuple[str, str, list[str]]]:
 @contextlib.contextmanager
 def over_a_namespace(base: Path) -> Iterator[tuple[str, str, list[str]]]:
     with far_away() as there:
+        print(f"\n{there.link}")
         program = SERVE.format(host=HOST)
         server = Server.start(base / "catalog", base / "data", program=program)
         try:
