@@ -120,8 +120,8 @@ def test_runs_are_found_by_what_was_measured(home, catalog):
     assert catalog.latest(temperature=(None, 130)).uid == home.runs[1].uid
     with pytest.raises(NoSuchEntry, match="no run with purpose='dark'"):
         catalog.latest(purpose="dark")
-    with pytest.raises(CatalogError, match=r"sampel is unknown \(did you mean 'sample'\?\)"):
-        len(catalog.runs(sampel="LSMO"))
+    with pytest.raises(CatalogError, match=r"samples is unknown \(did you mean 'sample'\?\)"):
+        len(catalog.runs(samples="LSMO"))
 
 
 def test_a_long_list_is_asked_for_page_by_page_from_the_newest(catalog, asked, monkeypatch):
