@@ -188,13 +188,13 @@ class EngineReport:
                 if name in fresh and now - fresh[name]["time"] < _FRESH and name in self._read:
                     continue
                 try:
-                    found = read()
+                    found = {**(read() or {})}
                 except Exception:  # an instrument that does not answer, or is gone
-                    found = None
-                if found is None:
-                    again[name] = now + _SILENT
+                    found = {}
+                if found:
+                    self._read[name] = {**found, "time": time.time()}
                 else:
-                    self._read[name] = {**found, "time": now}
+                    again[name] = now + _SILENT
 
 
 def instruments_of(config: Beamline, devices: Mapping[str, Any]) -> dict[str, Read]:
@@ -222,7 +222,7 @@ def instruments_of(config: Beamline, devices: Mapping[str, Any]) -> dict[str, Re
     if (axis := devices.get(defaults.axis or "")) is not None:
         reads["phi"] = lambda: {"value": float(axis.position), "unit": "°", "label": axis.name}
     shutter = devices.get(defaults.shutter or "")
-    if hasattr(shutter, "is_open"):
+    if shutter is not None and hasattr(shutter, "is_open"):
         reads["shutter"] = lambda: {
             "value": "open" if shutter.is_open else "closed", "unit": "", "label": shutter.name
         }  # fmt: skip

@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -77,7 +78,7 @@ class HeldFile:
 
 def read_held(path: Path) -> dict[str, Any]:
     """Read what the process that holds a file says; empty if no process holds it, or none yet."""
-    for _ in range(2):  # it may have been read while it was written
+    for _ in range(5):
         try:
             if not is_open(path):  # as of a journal: its writer holds a lock
                 return {}
@@ -85,6 +86,6 @@ def read_held(path: Path) -> dict[str, Any]:
             return content if isinstance(content, dict) else {}
         except OSError:
             return {}
-        except ValueError:
-            continue
+        except ValueError:  # it was read while it was written
+            time.sleep(0.005)
     return {}
