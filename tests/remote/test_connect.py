@@ -226,6 +226,45 @@ def test_the_last_frame_is_the_newest_stored_and_has_a_picture(home, faulty):
     assert faulty._repr_png_().startswith(PNG)
 
 
+VERBS = {  # questions, and kB that cross the network at most
+    "latest()": (lambda catalog, run: catalog.latest(), 1, 2),
+    "runs()": (lambda catalog, run: list(catalog.runs()), 1, 4),
+    "runs[uid]": (lambda catalog, run: catalog.runs[run.uid], 1, 3),
+    "run.ledger": (lambda catalog, run: run.ledger, 1, 1),
+    "run.table()": (lambda catalog, run: run.table(), 1, 3),
+    "run.frames[-1]": (lambda catalog, run: run.frames[-1], 2, 45),
+    "run.frames.last, its picture": (lambda catalog, run: run.frames.last.picture(), 2, 75),
+    "run.frames[:500, 90:110, 200:220]": (
+        lambda catalog, run: run.frames[:500, 90:110, 200:220], 2, 4,
+    ),
+    "run.frames.sums[:500, 90:110, 200:220]": (
+        lambda catalog, run: run.frames.sums[:500, 90:110, 200:220], 2, 2,
+    ),
+    "run.volume.plane()": (lambda catalog, run: run.volume.plane("hk0.5"), 2, 9),
+    "run.volume.cut()": (lambda catalog, run: run.volume.cut((0, 0, 0), (1, 1, 0)), 2, 3),
+    "series.order_parameter()": (lambda catalog, run: catalog.series().order_parameter(), 2, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_asks_few_questions_of_few_bytes(home, catalog, monkeypatch, verb):
+    ask, questions, most = VERBS[verb]
+    run = catalog.runs[home.runs[1].uid]
+    sent: list[int] = []
+    get = catalog.link._http.get
+
+    def counted(*args: Any, **more: Any) -> Any:
+        answer = get(*args, **more)
+        sent.append(answer.num_bytes_downloaded)
+        return answer
+
+    monkeypatch.setattr(catalog.link._http, "get", counted)
+    ask(catalog, run)
+
+    assert len(sent) == questions
+    assert most / 8 < sum(sent) / 1000 < most
+
+
 # -- ledger and table -----------------------------------------------------------------------------
 
 
