@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Iterator
 
 _PIECE = 8192  # bytes
+_SEGMENT = 1448  # bytes of a TCP segment
 
 
 @contextlib.contextmanager
-def slow_network(port: int, *, mbit: float = 10.0, round_trip: float = 0.05) -> Iterator[int]:
+def slow_network(
+    port: int,
+    *,
+    mbit: float = 10.0,
+    round_trip: float = 0.05,
+    loss: float = 0.0,
+    sent: list[int] | None = None,
+) -> Iterator[int]:
     """Yield the port of a proxy to a server on this host.
 
     Parameters
@@ -22,10 +31,19 @@ def slow_network(port: int, *, mbit: float = 10.0, round_trip: float = 0.05) -> 
         Bandwidth towards the client, of all connections together, Mbit/s.
     round_trip
         s; a new connection takes one, too.
+    loss
+        Part of the segments that are lost: TCP then reaches 1.22 segments a round trip over the
+        square root of it (Mathis et al., Comput. Commun. Rev. 27, 67, 1997).
+    sent
+        Takes the bytes to the client, and to the server, as they are sent.
     """
+    if loss:
+        mbit = min(mbit, 8e-6 * 1.22 * _SEGMENT / (round_trip * math.sqrt(loss)))
     loop, ready, found = asyncio.new_event_loop(), threading.Event(), list[int]()
 
-    async def carry(reader, writer, rate, line):
+    counted = [0, 0] if sent is None else sent
+
+    async def carry(reader, writer, rate, line, way):
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
         async def deliver():
@@ -41,6 +59,7 @@ def slow_network(port: int, *, mbit: float = 10.0, round_trip: float = 0.05) -> 
         delivering = asyncio.create_task(deliver())
         with contextlib.suppress(OSError, asyncio.CancelledError):
             while piece := await reader.read(_PIECE):
+                counted[way] += len(piece)
                 line[0] = max(line[0], loop.time()) + len(piece) / rate  # the line is taken until
                 pieces.put_nowait((line[0] + round_trip / 2, piece))
             pieces.put_nowait((loop.time() + round_trip / 2, b""))
@@ -55,7 +74,8 @@ def slow_network(port: int, *, mbit: float = 10.0, round_trip: float = 0.05) -> 
             theirs = await asyncio.open_connection("127.0.0.1", port)
             writers.append(theirs[1])
             await asyncio.gather(
-                carry(reader, theirs[1], 1e9, up), carry(theirs[0], writer, mbit * 1e6 / 8, down)
+                carry(reader, theirs[1], 1e9, up, 1),
+                carry(theirs[0], writer, mbit * 1e6 / 8, down, 0),
             )
         except (OSError, asyncio.CancelledError):
             pass  # a client has left, or the network ends

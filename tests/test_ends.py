@@ -215,6 +215,6 @@ def test_what_cannot_be_inspected_is_an_error_of_its_own(path, monkeypatch):
         raise OSError("the disk is gone")
 
     with ScanFile.open(path) as scan:
-        monkeypatch.setattr(stored_sweep, "places_of_chunks", fails)
+        monkeypatch.setattr(stored_sweep, "count_chunks", fails)
         with pytest.raises(ScanFileError, match=r"f1\.h5 cannot be read: the disk is gone"):
             _ = scan.stack

@@ -43,19 +43,3 @@ for name, volume in volumes.search(Key("sample.name") == "LSMO-140").items():
 # [databroker]
 table = cat.v1[run.start["uid"]].table()
 found = list(cat.v1(**{"sample.name": "LSMO-140"}))
-# [download]
-import json
-from pathlib import Path
-from shutil import copyfileobj
-
-
-def ask(where, **headers):
-    return urlopen(Request(address + where, headers={"Authorization": f"Apikey {key}", **headers}))
-
-
-for file in json.load(ask(f"/files/{run.start['uid']}"))["files"]:
-    path = Path(file["name"])
-    have = path.stat().st_size if path.exists() else 0
-    if file["whole"] and have < file["size"]:
-        with ask(file["address"], Range=f"bytes={have}-") as answer, path.open("ab") as out:
-            copyfileobj(answer, out)

@@ -6,6 +6,11 @@ For notebooks, the steps from scan files to S(Q) are here, each imported at its 
 
     volume = offbragg.reduce("f1.h5", symmetry="auto")
     offbragg.plot(volume, "hk0.5")
+
+And so is the way to a catalog from anywhere::
+
+    catalog = offbragg.connect()  # OFFBRAGG_CATALOG, OFFBRAGG_KEY
+    catalog.latest().frames[-1]
 """
 
 from __future__ import annotations
@@ -17,14 +22,16 @@ if TYPE_CHECKING:
     from offbragg.files.volume_file import read_volume
     from offbragg.files.volume_writer import write_volume
     from offbragg.plots.planes import plot
+    from offbragg.remote.connection import connect
     from offbragg.workflows.reduce import merge_and_reduce as reduce
     from offbragg.workflows.why import why
 
     __version__: str
 
-__all__ = ["__version__", "plot", "read_volume", "reduce", "why", "write_volume"]
+__all__ = ["__version__", "connect", "plot", "read_volume", "reduce", "why", "write_volume"]
 
 _WHERE = {
+    "connect": ("offbragg.remote.connection", "connect"),
     "plot": ("offbragg.plots.planes", "plot"),
     "read_volume": ("offbragg.files.volume_file", "read_volume"),
     "reduce": ("offbragg.workflows.reduce", "merge_and_reduce"),

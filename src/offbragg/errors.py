@@ -108,6 +108,10 @@ class CatalogError(OffbraggError):
     status: int | None = None
     """The HTTP status with which it answered, if it did."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class PublishError(CatalogError):
     """The catalog cannot take a run: asking again soon is of no use."""
@@ -120,7 +124,7 @@ class NoSuchEntry(CatalogError, KeyError, ValueError):  # noqa: N818  as KeyErro
     """The catalog, a run or a stream has nothing under the key that was asked for.
 
     Programs catch the `KeyError`, or the `ValueError` that the start of a uid gives which is too
-    short or fits several runs. In a notebook it is shown without a traceback.
+    short or fits several runs.
 
     Parameters
     ----------
@@ -143,10 +147,6 @@ class NoSuchEntry(CatalogError, KeyError, ValueError):  # noqa: N818  as KeyErro
             except Exception:  # the catalog may be away by now, and the message is true without
                 return self._message
         return self._message
-
-    def _render_traceback_(self) -> list[str]:
-        """Return what IPython shows in place of a traceback."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 class DeviceError(OffbraggError):

@@ -446,6 +446,15 @@ class Settles(Protocol):
         ...
 
 
+class DescribesWait(Protocol):
+    """Knows in words what it still waits for, for those who look on."""
+
+    @property
+    def waits_for(self) -> str:
+        """What it waits for, with the numbers; an empty string if for nothing."""
+        ...
+
+
 class NoticesOthers(Protocol):
     """Notices when somebody else changes the set point."""
 

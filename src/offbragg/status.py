@@ -12,7 +12,7 @@ from typing import Any
 from offbragg.alarms.board_file import read_board
 from offbragg.alarms.disk import describe_space
 from offbragg.alarms.host import host_load
-from offbragg.alarms.looks import Disks
+from offbragg.alarms.looks import Disks, alarms_up
 from offbragg.beamline.build import build_devices, destroy_devices
 from offbragg.beamline.config import Beamline
 from offbragg.callbacks.progress import describe_run
@@ -66,7 +66,8 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         except (JournalError, OSError) as error:
             damaged.append(_damaged(path, error))
     ended = [run for run in runs if run["exit_status"] != "running"]
-    disks, alarms = _watched(config)
+    board = read_board(directory)
+    disks, alarms = alarms_up(Disks(dict(config.paths), config.thresholds), board)
     followers = read_backlog(directory)
     behind = [run for run in ended if run["pending"] or run["complete"] is False]
     return {
@@ -81,7 +82,7 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         "stacking": followers.get("stack", {}),
         "live": read_state(directory),
         "last": ended[-1] if ended else None,
-        "host": host_load(read_board(directory), followers.get("stack", {})),
+        "host": host_load(board, followers.get("stack", {})),
         "instruments": devices,
         "disks": disks,
         "alarms": [*alarms, *damaged, *(_alarms(config, timeout) if devices else ())],
@@ -154,22 +155,6 @@ def _catalog(config: Beamline, uids: list[str], publishing: Mapping[str, Any]) -
         waiting = publishing.get("runs")
         return {"up": False, "runs": None, "unpublished": waiting, "reason": reason,
                 "refused": refused}  # fmt: skip
-
-
-def _watched(config: Beamline) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return disks and alarms, as the running watchdogs report them and as they are found now."""
-    looked = Disks(dict(config.paths), config.thresholds)
-    found = [{**alarm.to_dict(), "since": None} for alarm in looked.look(0.0, time.time())]
-    alarms: dict[str, dict[str, Any]] = {alarm["what"]: alarm for alarm in found}
-    disks = looked.facts(time.time())
-    for board in read_board(config.paths.journal).values():
-        for alarm in board.get("alarms", ()):
-            known = alarms.get(alarm["what"], {}).get("since")
-            if known is None or alarm["since"] < known:
-                alarms[alarm["what"]] = alarm
-        rates = {tuple(disk["paths"]): disk for disk in board.get("disks", ()) if disk["rate"]}
-        disks = [rates.get(tuple(disk["paths"]), disk) for disk in disks]
-    return disks, list(alarms.values())
 
 
 def _alarms(config: Beamline, timeout: float) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""Ten viewers of planes do not slow the stacker: delay of the frames without and with them.
+"""Ten viewers do not slow the stacker: delay of the frames without and with them.
 
 ``offbragg stack``, ``offbragg serve`` and the viewers are processes of their own, on one host. Each
-viewer asks for one plane after the other, of a volume that is replaced every two seconds.
+viewer asks for one plane after the other, of a volume that is replaced every two seconds; or for
+the last frame, as a picture, whenever the page would.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ VIEWERS = 10
 GRID = Grid((-250, -250, -16), (501, 501, 33), (25, 25, 25))
 VIEW = """
 import sys, threading, time, httpx
-url, key, count, shown = sys.argv[1:]
+url, key, count, shown, run = sys.argv[1:]
 headers = {"Authorization": f"Apikey {key}"}
 
 def view(number):
@@ -47,7 +48,13 @@ def view(number):
         while True:
             n += 1
             place = f"plane=hk&value={(n % 31 - 15) / 25}&level={1 + n % 2}&low={1 + n % 97}"
-            answer = http.get(f"/volumes/{shown}/plane?{place}")
+            if not run:
+                answer = http.get(f"/volumes/{shown}/plane?{place}")
+            else:
+                answer = http.get(f"/runs/{run}/frames/last")
+                if answer.status_code == 404:  # no frame yet
+                    answer.status_code = 200
+                time.sleep(0.1)
             print(answer.status_code, flush=True)
 
 for number in range(int(count)):
@@ -76,8 +83,8 @@ def replace_now_and_then(path: Path, made: list[Path], over: threading.Event) ->
         over.wait(2.0)
 
 
-def delays(memory: Path, viewers: int, log: Any) -> tuple[np.ndarray, int]:
-    """Replay a run; return how late each frame was stored, s, and how many planes were seen."""
+def delays(memory: Path, viewers: int, log: Any, *, frames_seen: bool) -> tuple[np.ndarray, int]:
+    """Replay a run; return how late each frame was stored, s, and how many pictures were seen."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     run = WaitingRun(memory, n_frames=N_FRAMES, shape=SHAPE_2M, period=1 / RATE, port=port)
@@ -108,8 +115,9 @@ def delays(memory: Path, viewers: int, log: Any) -> tuple[np.ndarray, int]:
         wait_until(path.exists)
         shown = publish_volume(path, host="127.0.0.1", port=port, key=key, timeout=60)
         view = child(
-            "-c", VIEW, config.catalog_url, key, str(viewers), shown, stdout=subprocess.PIPE
-        )
+            "-c", VIEW, config.catalog_url, key, str(viewers), shown, run.uid * frames_seen,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
         if viewers:
             assert view.stdout is not None
             view.stdout.readline()  # the first plane is there
@@ -138,17 +146,19 @@ def delays(memory: Path, viewers: int, log: Any) -> tuple[np.ndarray, int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not kernels.compiled, reason="the kernels are not compiled")
-def test_ten_viewers_do_not_slow_the_stacker(tmp_path, capsys):
+@pytest.mark.parametrize("frames_seen", [False, True], ids=["planes", "frames"])
+def test_ten_viewers_do_not_slow_the_stacker(tmp_path, capsys, frames_seen):
     found: dict[int, tuple[np.ndarray, int]] = {}
     with (tmp_path / "log").open("wb") as log:
         for viewers in (0, VIEWERS):
-            found[viewers] = delays(tmp_path / str(viewers), viewers, log)
+            memory = tmp_path / str(viewers)
+            found[viewers] = delays(memory, viewers, log, frames_seen=frames_seen)
 
     with capsys.disabled():
         for viewers, (late, planes) in found.items():
             median, most, worst = np.quantile(late, [0.5, 0.95, 1.0])
             print(
-                f"\n{viewers} viewers, {planes * RATE / N_FRAMES:.0f} planes/s: stored after "
+                f"\n{viewers} viewers, {planes * RATE / N_FRAMES:.0f} pictures/s: stored after "
                 f"{median:.2f} s (median), {most:.2f} s (95 %), {worst:.2f} s (worst)"
             )
     (alone, _), (watched, planes) = found[0], found[VIEWERS]

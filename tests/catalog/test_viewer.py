@@ -15,7 +15,8 @@ import pytest
 from tiled.utils import BrokenLink
 
 from offbragg.catalog import viewer
-from offbragg.catalog.authentication import Authentication, reading_key
+from offbragg.catalog.authentication import Authentication, WrongKeys, reading_key
+from offbragg.catalog.page import Page
 from offbragg.catalog.viewer import Viewer, view_state
 from offbragg.grid import Grid
 
@@ -54,7 +55,9 @@ def ask(path: str, **headers: str) -> httpx.Response:
         raise AssertionError(scope["path"])
 
     async def answer() -> httpx.Response:
-        served: Any = Authentication(Viewer(app, Tree()), KEY)
+        wrong = WrongKeys()
+        keyed = Authentication(Viewer(app, Tree()), KEY, wrong)
+        served: Any = Page(keyed, key=KEY, directory=Path("nowhere"), wrong=wrong)
         transport = httpx.ASGITransport(app=served)
         async with httpx.AsyncClient(transport=transport, base_url="http://catalog:80") as client:
             return await client.get(path, headers=headers)
@@ -76,25 +79,37 @@ def state_of(answer: httpx.Response) -> Any:
     return json.loads(unquote(answer.headers["location"].partition("#!")[2]))
 
 
-def test_a_view_leads_to_the_client_with_the_key_in_a_cookie_only(client):
+def test_the_key_in_the_address_of_a_view_becomes_the_cookie(client):
     answer = ask(f"/view/v-1?api_key={READING}")
 
-    assert answer.status_code == 302
-    assert answer.headers["location"].startswith("/view/v/v-1/#!")
-    assert READING not in unquote(answer.headers["location"])
+    assert answer.status_code == 200
+    assert 'content="0; url=/view/v-1"' in answer.text
+    assert READING not in answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
     cookie = answer.headers["set-cookie"]
     assert cookie.startswith(f"tiled_api_key={READING};")
     assert "HttpOnly" in cookie
-    assert "SameSite=lax" in cookie
-    (layer,) = state_of(answer)["layers"]
-    assert layer["source"] == "http://catalog/zarr/v3/volumes/v-1/|zarr3:"
+    assert "SameSite=Strict" in cookie
+    assert KEY not in ask(f"/view/v-1?api_key={KEY}").headers["set-cookie"]
+    wrong = ask("/view/v-1?api_key=wrong")
+    assert (wrong.status_code, "set-cookie" in wrong.headers) == (401, False)
+
+
+def test_no_address_of_a_view_is_markup(client):
+    answer = ask(f"/view/%22%3E%3Cscript%3E?api_key={READING}")
+
+    assert "<script>" not in answer.text
 
 
 def test_the_cookie_opens_the_next_view(client):
     answer = ask("/view/v-1", cookie=f"tiled_api_key={READING}")
 
     assert answer.status_code == 302
+    assert answer.headers["location"].startswith("/view/v/v-1/#!")
     assert "set-cookie" not in answer.headers
+    (layer,) = state_of(answer)["layers"]
+    assert layer["source"] == "http://catalog/zarr/v3/volumes/v-1/|zarr3:"
     assert ask("/view/v-1").status_code == 401
 
 
@@ -109,7 +124,7 @@ def test_a_view_begins_in_the_middle_with_one_unit_for_each_index():
 
 @pytest.mark.parametrize(("key", "low", "high"), [("v-1", "1.8", "3.0"), ("dark-2", "0.0", "1.0")])
 def test_the_colours_are_those_of_what_was_measured(client, key, low, high):
-    shader = state_of(ask(f"/view/{key}?api_key={READING}"))["layers"][0]["shader"]
+    shader = state_of(ask(f"/view/{key}", cookie=f"tiled_api_key={READING}"))["layers"][0]["shader"]
 
     assert f"default={low})" in shader.split("\n")[0]
     assert f"default={high})" in shader.split("\n")[1]
@@ -160,6 +175,6 @@ def test_a_stream_of_events_stays_open_until_the_browser_leaves(client):
 def test_without_neuroglancer_the_way_to_it_is_named(monkeypatch):
     monkeypatch.setattr(viewer, "client_directory", lambda: None)
 
-    answer = ask(f"/view/v-1?api_key={READING}")
+    answer = ask("/view/v-1", cookie=f"tiled_api_key={READING}")
 
     assert (answer.status_code, "pip install neuroglancer" in answer.text) == (404, True)

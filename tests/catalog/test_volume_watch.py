@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
@@ -19,6 +20,7 @@ from runs import wait_until
 from tiled.queries import Contains, Key
 from typer.testing import CliRunner
 
+from offbragg.catalog import volume_watch
 from offbragg.catalog.containers import GROWING
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile
@@ -326,3 +328,24 @@ def test_what_cannot_be_published_is_named(path, beamline, tmp_path):
     assert done.exit_code == 1
     assert "none.h5: not published" in done.output
     assert "outside.h5: not published: the catalog refuses a volume" in done.output
+
+
+def test_after_a_start_the_newest_volumes_are_looked_at_first(monkeypatch, tmp_path):
+    keys = [f"v{i}" for i in range(100)]
+    asked: list[str] = []
+
+    async def lookup(tree: Any, segments: list[str]) -> Any:
+        async def keys_range(first: int, count: int | None) -> list[str]:
+            return keys
+
+        return SimpleNamespace(keys_range=keys_range)
+
+    async def asset_of(tree: Any, segments: list[str]) -> None:
+        asked.append(segments[1])
+
+    monkeypatch.setattr(volume_watch, "lookup", lookup)
+    monkeypatch.setattr(volume_watch, "asset_of", asset_of)
+
+    asyncio.run(volume_watch.VolumeWatch(None, Readable([tmp_path])).look())
+
+    assert asked == keys[-20:]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ReductionError
-from offbragg.files import cuts
+from offbragg.files import cut_source
 from offbragg.files.cells import StoredArray
-from offbragg.files.cuts import cut_box, cut_line, cut_plane
+from offbragg.files.cuts import cut_between, cut_box, cut_line, cut_plane
 from offbragg.files.planes import Plane
 from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import write_volume
@@ -250,6 +250,54 @@ def test_a_line_is_the_row_of_cells_on_it_and_thick_the_mean_of_its_neighbours(v
     np.testing.assert_allclose(thick.axes[0], GRID.h)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "cells"),
+    [
+        ((0, 0, 0.5), (2, 2, 0.5), [(30 + i, 25 + i, 50) for i in range(21)]),
+        ((1, 0.5, 1), (-1, 0.5, 1), [(40 - i, 30, 60) for i in range(21)]),
+        ((0, 0, 0), (1, 0, 1), [(30 + i, 25, 40 + 2 * i) for i in range(11)]),
+        ((2.5, 0, 0), (4.5, 0, 0), [(55 + i, 25, 40) for i in range(21)]),  # leaves the volume
+    ],
+)
+def test_a_line_between_two_points_has_the_cells_on_it(volume, path, start, end, cells):
+    with VolumeFile(path) as file:
+        found = cut_between(file, (start, end), sigma=True)
+
+    inside = [cell for cell in cells if cell[0] < 61]
+    expected = np.full(len(cells), np.nan)
+    index = tuple(np.array(inside).T)
+    with np.errstate(invalid="ignore"):
+        expected[: len(inside)] = volume.counts[index] / volume.weight[index]
+    np.testing.assert_allclose(found.intensity, expected, rtol=1e-6)
+    hkl = np.array(found.at) + found.axes[0][:, None] * np.array(found.directions[0])
+    np.testing.assert_allclose(hkl[[0, -1]], [start, end], atol=1e-12)
+    assert found.sigma is not None
+    np.testing.assert_array_equal(np.isnan(found.sigma), np.isnan(expected))
+
+
+def test_a_coarse_line_between_two_points_has_the_coarse_cells_that_hold_them(path):
+    with VolumeFile(path) as file:
+        found = cut_between(file, ((0, 0, 0), (2, 0, 0)), level=2)
+        coarse = cut_box(file, "-3:3,-3:3,-3:3", level=2).intensity
+
+    np.testing.assert_array_equal(found.intensity, coarse[15:26, 12, 20])
+
+
+@pytest.mark.parametrize(
+    ("points", "why"),
+    [
+        (((0, 0, 0), (1, 0.13, 0)), "directions have whole numbers up to 12"),
+        (((0, 0, 0), (0, 0, 0)), "they must differ"),
+        (((0, 0, 0), (float("nan"), 0, 0)), "three numbers below"),
+        (((0, 0, 0),), "through two points"),
+        (((0, 0, 0), (99_999, 0, 0)), "the line has 999,991 cells"),
+    ],
+)
+def test_a_line_that_cannot_be_is_refused(path, points, why):
+    with VolumeFile(path) as file, pytest.raises(ReductionError, match=why):
+        cut_between(file, points)
+
+
 def test_a_box_is_that_part_of_the_volume(volume, path):
     with VolumeFile(path) as file:
         found = cut_box(file, "-1:1,0:0.3,0.5:0.5", sigma=True)
@@ -269,7 +317,7 @@ def test_only_the_chunks_that_a_plane_touches_are_read(path, name, monkeypatch):
             read.append(part)
             return super().read(part)
 
-    monkeypatch.setattr(cuts, "StoredArray", Noting)
+    monkeypatch.setattr(cut_source, "StoredArray", Noting)
     with VolumeFile(path) as file:
         cut_plane(file, Plane.parse(name))
 
@@ -302,7 +350,7 @@ def test_a_cut_that_cannot_be_is_refused(path, ask, why):
 
 
 def test_a_cut_of_too_many_cells_is_refused_before_it_is_read(path, monkeypatch):
-    monkeypatch.setattr(cuts, "MOST_CELLS", 1000)
+    monkeypatch.setattr(cut_source, "MOST_CELLS", 1000)
 
     with VolumeFile(path) as file, pytest.raises(ReductionError, match="more than 1,000 cells"):
         cut_plane(file, Plane.parse("hk0"))

@@ -70,11 +70,12 @@ def test_a_scan_file_is_read_with_h5py_and_as_a_scan_file(
     assert "1 missing LSMO_00001.cbf was not there" in printed
 
 
-def publish_a_volume(server: Server, root: Path) -> str:
+def publish_a_volume(server: Server, root: Path, run: PublishedRun) -> str:
     grid = Grid((-10, -10, -10), (21, 21, 21), (5, 5, 5))
     ones = np.ones(grid.shape)
     sample = Sample("LSMO-140", "cut1", lattice=(3.9, 3.9, 3.9, 90.0, 90.0, 90.0))
-    path = write_volume(root / "volume-f1.h5", Volume(ones, ones, grid, sample=sample), {})
+    record = {"temperature": run.temperature, "inputs": [{"run": run.uid, "file": "f1.h5"}]}
+    path = write_volume(root / "volume-f1.h5", Volume(ones, ones, grid, sample=sample), record)
     host, _, port = server.url.removeprefix("http://").partition(":")
     return publish_volume(path, host=host, port=int(port), key=server.key)
 
@@ -99,15 +100,16 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert one.feed()
         monkeypatch.setenv("OFFBRAGG_CATALOG", server.url)
         monkeypatch.setenv("OFFBRAGG_KEY", server.key)
-        key = publish_a_volume(server, root)
+        key = publish_a_volume(server, root, one)
         monkeypatch.setenv("OFFBRAGG_VOLUME", key)
         (home := tmp_path / "home").mkdir()
         monkeypatch.chdir(home)
-        (home / "f1.h5").write_bytes(one.scan.path.read_bytes()[:1000])  # it broke off
+        (home / "data").mkdir()
 
         seen = run("from_home")
         clients.append(seen["cat"])
         opened = run("volume_as_zarr")
+        typed = run("connect_from_home")
 
         assert [uid for uid, _ in seen["cold"].items()] == [one.uid]
         assert list(seen["rows"]["status"]).count("stored") == 9
@@ -120,12 +122,23 @@ def test_a_run_is_found_read_and_sliced_from_home(
         assert seen["name"] == key
         assert seen["intensity"].shape == (11, 11)
         assert len(seen["table"]) == 10
+        assert [each.uid for each in typed["cold"]] == [one.uid]
+        assert typed["region"].shape == (3, 50, 100)
+        np.testing.assert_array_equal(typed["one"], seen["one"])
+        assert (len(typed["sums"]), len(typed["every_tenth"])) == (10, 1)
+        assert list(typed["rows"]["status"]).count("stored") == 9
+        assert (typed["plane"].intensity.shape, len(typed["cut"].intensity)) == ((11, 11), 6)
+        assert typed["box"].intensity.shape == (11, 11, 3)
+        assert len(typed["progress"]) == 1
+        assert typed["order"].law is None
+        assert len(typed["curve"].points["95"][0]) == 10
+        assert (home / "data" / "f1.h5").read_bytes() == one.scan.path.read_bytes()
+        typed["catalog"].close()
         assert (opened["plane"] == 1).all()
         assert opened["plane"].shape == (11, 11)
         assert (opened["scale"], opened["translation"]) == ([0.2] * 3, [-2.0] * 3)
         assert opened["height"] == pytest.approx(0.1)
         assert len(seen["found"]) == 1
-        assert (home / "f1.h5").read_bytes() == one.scan.path.read_bytes()
         found = {query: len(eval(query, names(seen["cat"]))) for query in queries_of_the_page()}
         assert len(found) >= 6
         assert found['cat.search(Key("sample.name") == "LSMO-140")'] == 1

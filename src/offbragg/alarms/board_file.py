@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from offbragg.files.journal_file import is_open
-
-log = logging.getLogger(__name__)
-
+from offbragg.files.held_file import read_held
 
 ACQUISITION, DATA = "acquisition", "data"
 """The two sides."""
 
 
-class BoardFile:
-    """What is up, in a file that is locked while its writer lives.
-
-    `offbragg status` reads it. The watchdog goes on if it cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
-
-    def write(self, content: Mapping[str, Any]) -> None:
-        """Write the content, if the file can be opened and locked."""
-        try:
-            file = self._opened()
-            if file is not None:
-                line = json.dumps(content).encode() + b"\n"
-                os.pwrite(file.fileno(), line, 0)
-                file.truncate(len(line))
-        except OSError as error:
-            log.debug("what is in alarm cannot be written: %s", error)
-
-    def _opened(self) -> IO[bytes] | None:
-        if self._file is not None:
-            try:
-                if os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
-                    return self._file
-            except FileNotFoundError:
-                if not self._path.parent.is_dir():
-                    return self._file  # its directory may come back
-            self.close()  # another directory has come in its place
-        made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        file = os.fdopen(made, "r+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()  # another process writes it
-            return None
-        self._file = file
-        return file
-
-    def close(self) -> None:
-        """Release the file: what it says is no longer true."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+def board_path(journal: Path, side: str) -> Path:
+    """Return the file of one side's watchdog, which holds it while it runs."""
+    return journal / f".watch.{side}.json"
 
 
 def read_board(journal: Path) -> dict[str, dict[str, Any]]:
@@ -79,10 +29,8 @@ def read_board(journal: Path) -> dict[str, dict[str, Any]]:
     """
     board: dict[str, dict[str, Any]] = {}
     for side in (ACQUISITION, DATA):
-        with contextlib.suppress(OSError, ValueError):
-            path = journal / f".watch.{side}.json"
-            if is_open(path):  # as of a journal: its writer holds a lock
-                board[side] = json.loads(path.read_bytes().partition(b"\n")[0])
+        if content := read_held(board_path(journal, side)):
+            board[side] = content
     return board
 
 

@@ -100,6 +100,31 @@ class Disks:
         ]
 
 
+def alarms_up(
+    disks: Disks, board: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return disks and alarms, as the running watchdogs report them and as they are found now.
+
+    Parameters
+    ----------
+    disks
+        The beamline's.
+    board
+        What `offbragg.alarms.board_file.read_board` has read.
+    """
+    found = [{**alarm.to_dict(), "since": None} for alarm in disks.look(0.0, time.time())]
+    alarms: dict[str, dict[str, Any]] = {alarm["what"]: alarm for alarm in found}
+    facts = disks.facts(time.time())
+    for side in board.values():
+        for alarm in side.get("alarms", ()):
+            known = alarms.get(alarm["what"], {}).get("since")
+            if known is None or alarm["since"] < known:
+                alarms[alarm["what"]] = alarm
+        rates = {tuple(disk["paths"]): disk for disk in side.get("disks", ()) if disk["rate"]}
+        facts = [rates.get(tuple(disk["paths"]), disk) for disk in facts]
+    return facts, list(alarms.values())
+
+
 def backlog_look(
     backlog: Callable[[], Mapping[str, float]], thresholds: Thresholds
 ) -> Callable[[], Alarm | None]:

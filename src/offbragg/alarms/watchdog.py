@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.alarms.board import Alarm, Board, Change, Thresholds, judge_stall
-from offbragg.alarms.board_file import ACQUISITION, DATA, BoardFile
+from offbragg.alarms.board_file import ACQUISITION, DATA, board_path
 from offbragg.alarms.clock import Clock, Skew
 from offbragg.alarms.host import Lateness
 from offbragg.alarms.looks import Disks, ExpectedFrames
 from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles
+from offbragg.files.held_file import HeldFile
 from offbragg.files.run_progress import RunProgress
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Watchdog:
         self._run_of: dict[str, str] = {}  # stream resource → run
         self._lock = threading.RLock()
         self._listeners: list[Callable[[Change], None]] = []
-        self._file = BoardFile(journal / f".watch.{side}.json") if journal is not None else None
+        self._file = HeldFile(board_path(journal, side)) if journal is not None else None
         self._next_write = 0.0
         self._users = 0
         self._ended = threading.Event()

@@ -118,6 +118,12 @@ class Catalog(_Table):
         description="origins, as http://127.0.0.1:9000, whose pages may read the catalog in a "
         "browser; they need a key like anybody",
     )
+    database: str = Field(
+        default="",
+        pattern=r"^(postgresql://\S+)?$",
+        description="PostgreSQL database of the catalog, as postgresql://offbragg@host/catalog; "
+        "without: SQLite. A password is read from ~/.pgpass",
+    )
 
 
 class Limits(_Table):

@@ -53,6 +53,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
 
     import offbragg
     from offbragg.alarms.board_file import ACQUISITION
+    from offbragg.beamline.engine_report import report_engine
     from offbragg.callbacks.journal import Journal
     from offbragg.callbacks.past_runs import PastRuns, speeds_left
     from offbragg.files.abandoned import close_all_abandoned
@@ -103,6 +104,7 @@ def make_run_engine(config: Beamline, devices: Mapping[str, Any], **options: Any
         SupplementalData(baseline=[find(devices, name, config=config) for name in config.baseline])
     )
     RE.preprocessors.append(watched(watchdog))
+    report_engine(RE, config, devices)
     return RE
 
 

@@ -110,13 +110,14 @@ class Authentication:
         The app that the key gives access to.
     key
         The catalog's key.
+    wrong
+        What counts wrong keys; shared with other ways in.
     """
 
-    def __init__(self, app: App, key: str) -> None:
+    def __init__(self, app: App, key: str, wrong: WrongKeys | None = None) -> None:
         self._app = app
         self._key = key
-        self._wrong: Counter[str] = Counter()
-        self._minute = time.monotonic()
+        self._wrong = wrong or WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
@@ -125,23 +126,42 @@ class Authentication:
             return
         given = _given(scope)
         right = right_of(given, self._key, now=time.time())
-        if right == "everything" or (right == "reading" and _only_reads(scope)):
+        if right != "none" and _is_of_another_page(scope):
+            await send({"type": "websocket.close", "code": 1008})
+        elif right == "everything" or (right == "reading" and _only_reads(scope)):
             await self._app(_with_key(scope, self._key), receive, send)
         elif scope["type"] == "websocket":
-            self._count(scope)
+            self._wrong.count(scope)
             await send({"type": "websocket.close", "code": 1008})
         elif right == "reading":
             await refuse(send, 403, "This key is read-only.")
-        elif wait := self._count(scope):
+        elif wait := self._wrong.count(scope):
             await refuse(send, 429, "Too many wrong keys.", {"retry-after": str(wait)})
         else:
-            why = _WRONG if given else _NEEDED
-            if right == "ended":
-                at = time.gmtime(int(given[4:14], 16))
-                why = _EXPIRED.format(time.strftime("%Y-%m-%d at %H:%M UTC", at))
-            await refuse(send, 401, why, {"www-authenticate": "Apikey"})
+            await refuse(send, 401, why_refused(given, right), {"www-authenticate": "Apikey"})
 
-    def _count(self, scope: Scope) -> int:
+
+def why_refused(given: str, right: Right) -> str:
+    """Return why a key gives no access, and what to do."""
+    if right == "ended":
+        at = time.gmtime(ending_of(given))
+        return _EXPIRED.format(time.strftime("%Y-%m-%d at %H:%M UTC", at))
+    return _WRONG if given else _NEEDED
+
+
+def ending_of(given: str) -> int:
+    """Return when a read-only key expires, POSIX s."""
+    return int(given[4:14], 16)
+
+
+class WrongKeys:
+    """Counts wrong keys, by address and minute."""
+
+    def __init__(self) -> None:
+        self._wrong: Counter[str] = Counter()
+        self._minute = time.monotonic()
+
+    def count(self, scope: Scope) -> int:
         """Count a wrong key; after too many, return how long to wait, s; otherwise 0."""
         passed = time.monotonic() - self._minute
         if passed >= _MINUTE:
@@ -182,6 +202,20 @@ def _given(scope: Scope) -> str:
     if kind.lower() == "apikey":
         return given.strip()
     return cookie_parser(headers.get(b"cookie", "")).get(COOKIE, "")
+
+
+def _is_of_another_page(scope: Scope) -> bool:
+    """Return whether a page of another origin opens a websocket with the cookie of our own pages.
+
+    Browsers let any page do so, and say which. Ports of one host share their cookies.
+    """
+    if scope["type"] != "websocket":
+        return False
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    origin = headers.get(b"origin", b"")
+    if not origin or b"authorization" in headers or b"api_key=" in scope["query_string"]:
+        return False
+    return origin.partition(b"://")[2] != headers.get(b"host", b"")
 
 
 def _only_reads(scope: Scope) -> bool:

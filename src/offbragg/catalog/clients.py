@@ -18,6 +18,7 @@ from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 from bluesky_tiled_plugins.clients.catalog_of_bluesky_runs import CatalogOfBlueskyRuns
 from tiled.queries import Contains
 
+from offbragg.catalog.broker import broker_of
 from offbragg.catalog.containers import DAMAGED, MISSING
 from offbragg.catalog.exact import restored
 from offbragg.catalog.volume_client import volumes_of
@@ -50,6 +51,13 @@ class RunCatalog(CatalogOfBlueskyRuns):
     def volumes(self) -> Any:
         """The volumes, which lie beside the runs; each can cut planes."""
         return volumes_of(self)
+
+    @property
+    def v1(self) -> Any:
+        """The runs as a Broker of databroker."""
+        if self._v1 is None:
+            self._v1 = broker_of(self, CatalogRun)
+        return self._v1
 
     def _near(self, key: object) -> str:
         runs: Any = self.values().tail(_NEWEST)

@@ -8,19 +8,15 @@ made once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import hashlib
 import io
 import json
 import math
 import os
-import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,45 +26,46 @@ import numpy as np
 from fastapi import HTTPException
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.background import background_threads
 from offbragg.catalog.cell_origin import Origins
 from offbragg.catalog.containers import VOLUMES
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
+from offbragg.catalog.sent_cuts import HEADER
 from offbragg.catalog.volume_files import opened_volume
 from offbragg.errors import CatalogError, ReductionError
-from offbragg.files.cuts import Cut, DamagedVolume, cut_box, cut_line, cut_plane
+from offbragg.files.cut_source import DamagedVolume
+from offbragg.files.cuts import Cut, cut_between, cut_box, cut_line, cut_plane
 from offbragg.files.planes import Plane
 from offbragg.files.volume_file import VolumeFile
 from offbragg.printable import printable
+from offbragg.reduction.symmetry import Laue
 from offbragg.spelling import did_you_mean
 
 PATH = f"/{VOLUMES}/"
-HEADER = "x-offbragg-cut"
-"""Header of an answer: JSON with axes, level and, of a picture, the ends of its colours."""
-
 _KINDS: dict[str, Callable[..., Cut]] = {"plane": cut_plane, "line": cut_line, "box": cut_box}
 _TYPES = {
     "png": "image/png", "float32": "application/octet-stream", "npy": "application/x-npy",
     "json": "application/json",
 }  # fmt: skip
-_COMMON = ("level", "format", "sigma")
+_COMMON = ("level", "format", "sigma", "symmetry")
+_SAMPLE = "sample"  # symmetry: the class is that of the space group of the sample
 _PARAMETERS = {
     "plane": ("plane", "value", "points", "thickness", "low", "high", *_COMMON),
-    "line": ("line", "thickness", *_COMMON),
+    "line": ("line", "points", "thickness", *_COMMON),
     "box": ("box", *_COMMON),
     "why": ("hkl",),
 }
 _SHORT = {"hk": "hk0", "hl": "h0l", "kl": "0kl"}
 _MOST_JSON = 100_000  # numbers
 _KEPT = 64_000_000  # bytes of answers that are kept
-_THREADS, _NICE = 2, 5
 _TRIES = 5  # of a volume that is replaced while it is opened
 _MOST_RUNNING = 100  # answers that are being made, or wait for it
 _PATH_HOLDS, _MOST_PATHS = 1.0, 10_000  # s; to ask the database takes as long as to draw
 _FURTHEST = 100_000  # r.l.u., of a point
-_EDITION = 1  # to be raised when the same question has another answer
+_EDITION = 2  # to be raised when the same question has another answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +78,7 @@ class Asked:
     level: int
     format: str
     sigma: bool
+    symmetry: str
     low: float | None
     high: float | None
 
@@ -123,7 +121,11 @@ class Asked:
         if any(end is not None and end <= 0 for end in ends):
             raise Refusal(400, "low and high must be above 0: the colours are logarithmic.")
         thickness = _number(given, "thickness") or 0.0
-        return cls(kind, _what(kind, given), thickness, int(level), form, with_sigma, *ends)
+        symmetry = given.get("symmetry", "")
+        if symmetry and symmetry != _SAMPLE:
+            symmetry = Laue.named(symmetry).name
+        what = _what(kind, given)
+        return cls(kind, what, thickness, int(level), form, with_sigma, symmetry, *ends)
 
     @property
     def is_written_out(self) -> bool:
@@ -132,15 +134,41 @@ class Asked:
 
     def cut(self, file: VolumeFile) -> Cut:
         """Cut it out of a volume."""
-        more = {} if self.kind == "box" else {"thickness": self.thickness}
-        return _KINDS[self.kind](
+        between = self.kind == "line" and not isinstance(self.what, str)
+        more: dict[str, Any] = (
+            {} if self.kind == "box" or between else {"thickness": self.thickness}
+        )
+        cut: Callable[..., Cut] = cut_between if between else _KINDS[self.kind]
+        if self.symmetry:
+            more["operations"] = _laue_of(file, self.symmetry).operations
+        return cut(
             file, self.what, level=self.level, sigma=self.sigma, reading=about_to_read, **more
         )
+
+
+def _laue_of(file: VolumeFile, symmetry: str) -> Laue:
+    """Return the class over which a volume is to be symmetrised; its cells go to cells."""
+    sample = file.sample
+    lattice = None if sample is None else sample.lattice
+    if symmetry != _SAMPLE:
+        laue = Laue.named(symmetry, lattice)
+    elif sample is None or not sample.space_group:
+        raise ReductionError(
+            f"{file.path.name} names no space group: give the Laue class, as symmetry=m-3m"
+        )
+    else:
+        laue = Laue.of(sample.space_group, lattice)
+    laue.check_grid(file.grid)
+    return laue
 
 
 def _what(kind: str, given: Mapping[str, str]) -> Any:
     if kind == "why":
         return _point(given.get("hkl", ""))
+    if kind == "line" and "points" in given:
+        if "line" in given or "thickness" in given:
+            raise Refusal(400, "Give points, or line with thickness, not both.")
+        return _points(given["points"], "two points with a semicolon between: 0,0,0;1,1,0")
     if kind != "plane":
         if kind not in given:
             raise Refusal(400, f"{kind} is missing: /{VOLUMES}/KEY/{kind}?{kind}=…")
@@ -148,17 +176,19 @@ def _what(kind: str, given: Mapping[str, str]) -> Any:
     if "points" in given:
         if "plane" in given or "value" in given:
             raise Refusal(400, "Give points, or plane with value, not both.")
-        try:
-            points = [[float(x) for x in p.split(",")] for p in given["points"].split(";")]
-        except ValueError:
-            raise Refusal(
-                400, "points must be three points with semicolons between: 0,0,0;1,1,0;0,0,1."
-            ) from None
-        return Plane.through(points)
+        form = "three points with semicolons between: 0,0,0;1,1,0;0,0,1"
+        return Plane.through(_points(given["points"], form))
     name = given.get("plane", "hk0").replace(" ", "").replace("·", "0")
     plane = Plane.parse(_SHORT.get(name, name))
     value = _number(given, "value")
     return plane if value is None else plane.moved_to(value)
+
+
+def _points(text: str, form: str) -> tuple[tuple[float, ...], ...]:
+    try:
+        return tuple(tuple(float(x) for x in point.split(",")) for point in text.split(";"))
+    except ValueError:
+        raise Refusal(400, f"points must be {form}.") from None
 
 
 def _point(text: str) -> tuple[float, ...]:
@@ -211,9 +241,7 @@ class Planes:
         self._tree = tree
         self._readable = readable
         self._origins = Origins(readable)
-        self._pool = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="planes", initializer=_come_last
-        )
+        self._pool = background_threads("planes")
         self._paths: dict[str, tuple[Path, float]] = {}
         self._kept: OrderedDict[Any, _Answer] = OrderedDict()
         self._running: dict[Any, asyncio.Task[_Answer]] = {}
@@ -324,19 +352,13 @@ class Planes:
             self._kept.popitem(last=False)
 
 
-def _come_last() -> None:
-    """Let everything else on this host come before the threads that cut, and those they start."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
 def _make(file: OpenFile, asked: Asked) -> _Answer:
     with opened_volume(file) as volume:
         cut = asked.cut(volume)
+        laue = _laue_of(volume, asked.symmetry).name if asked.symmetry else volume.symmetry
     described = {
         "axes": [_axis(cut, i) for i in range(len(cut.axes))], "at": list(cut.at),
-        "level": cut.level, "shape": list(cut.intensity.shape),
+        "level": cut.level, "shape": list(cut.intensity.shape), "symmetry": laue,
     }  # fmt: skip
     if asked.format == "png":
         picture = draw(cut, low=asked.low, high=asked.high)

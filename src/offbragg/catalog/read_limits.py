@@ -158,7 +158,7 @@ class CountedAdapter:
                 _refuse_outside(structure.shape, asked)
             asked = NDSlice(asked)
             about_to_read(_array_bytes(structure, _shape(structure.shape, asked)))
-            with _refusing_damaged():
+            with refusing_damaged():
                 return self._adapter.read(*args, **kwargs)
         if self._adapter.structure_family == StructureFamily.table:
             return self._read_table(self._adapter.read, *args, **kwargs)
@@ -172,7 +172,7 @@ class CountedAdapter:
         if not isinstance(self._adapter, FileSequenceAdapter):  # this one reads the whole block
             shape = _shape(shape, slice)
         about_to_read(_array_bytes(structure, shape))
-        with _refusing_damaged():
+        with refusing_damaged():
             return self._adapter.read_block(block, slice)
 
     def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> Any:
@@ -188,7 +188,8 @@ class CountedAdapter:
 
 
 @contextmanager
-def _refusing_damaged() -> Iterator[None]:
+def refusing_damaged() -> Iterator[None]:
+    """Answer with 503 and what to do if what is read within a ``with`` is damaged."""
     try:
         yield
     except DamagedFrame as error:

@@ -19,7 +19,7 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,9 @@ def catalog_key(directory: Path) -> str:
     return key
 
 
-def server_configuration(directory: Path, readable: Sequence[Path], *, key: str) -> dict[str, Any]:
+def server_configuration(
+    directory: Path, readable: Sequence[Path], *, key: str, database: str = ""
+) -> dict[str, Any]:
     """Generate the configuration of Tiled, with the field names of its documentation.
 
     Parameters
@@ -91,6 +93,8 @@ def server_configuration(directory: Path, readable: Sequence[Path], *, key: str)
         Roots below which frames and scan files may be read; anything else is refused.
     key
         Key of the catalog.
+    database
+        Address of a PostgreSQL database; empty for SQLite in the directory.
     """
     return {
         "trees": [
@@ -98,7 +102,7 @@ def server_configuration(directory: Path, readable: Sequence[Path], *, key: str)
                 "path": "/",
                 "tree": "catalog",
                 "args": {
-                    "uri": f"sqlite:///{directory / 'catalog.db'}",
+                    "uri": database or f"sqlite:///{directory / 'catalog.db'}",
                     "writable_storage": [
                         str(directory / "files"),
                         f"duckdb:///{directory / 'tables.duckdb'}",
@@ -126,6 +130,9 @@ def serve(
     ready: Path | None = None,
     parent: int | None = None,
     allow_origins: Sequence[str] = (),
+    database: str = "",
+    look: Callable[[], dict[str, Any]] | None = None,
+    started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Run the catalog server until a signal ends it (SIGTERM, SIGINT).
 
@@ -145,11 +152,18 @@ def serve(
         Process id of the parent; the server ends when its parent is another process.
     allow_origins
         Origins whose pages may read the catalog in a browser, such as ``http://127.0.0.1:9000``.
+    database
+        Address of a PostgreSQL database that holds the catalog's nodes; empty: SQLite.
+    look
+        Looks at the beamline, as `offbragg.now.BeamlineNow` does; None: the catalog serves none.
+    started
+        Called with the address once requests are answered.
 
     Raises
     ------
     CatalogError
-        If the directory cannot be used, another server uses it, or the port is taken.
+        If the directory or the database cannot be used, another server uses the directory, or the
+        port is taken.
     """
     directory = directory.resolve()
     readable = [root.resolve() for root in readable]
@@ -162,6 +176,7 @@ def serve(
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
     with _alone(directory):
         how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
+        how |= {"database": database, "look": look, "started": started}
         _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
@@ -175,6 +190,9 @@ def _serve(
     ready: Path | None,
     parent: int | None,
     allow_origins: Sequence[str],
+    database: str,
+    look: Callable[[], dict[str, Any]] | None,
+    started: Callable[[str], None],
 ) -> None:
     try:
         import uvicorn
@@ -182,12 +200,19 @@ def _serve(
 
         from offbragg.catalog import checked, images, read_limits, tiled_app, tiled_patches
         from offbragg.catalog import request_limits as limits
-        from offbragg.catalog.authentication import Authentication
+        from offbragg.catalog.authentication import Authentication, WrongKeys
         from offbragg.catalog.cross_origin import with_origins
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
+        from offbragg.catalog.frames import Frames
+        from offbragg.catalog.now import Now
+        from offbragg.catalog.page import Page
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.run_files import RunFiles
+        from offbragg.catalog.run_routes import RunRoutes
+        from offbragg.catalog.search_index import keep_search_tables
+        from offbragg.catalog.series_routes import SeriesRoutes
         from offbragg.catalog.viewer import Viewer
         from offbragg.catalog.volume_watch import watch_volumes
     except (Exception, SystemExit) as error:  # a broken package may raise anything
@@ -200,12 +225,14 @@ def _serve(
     for part in (*parts, *images.self_test(), tiled_app.self_test()):
         if not part.active:
             raise CatalogError(f"the catalog is not served: what it needs is not available\n{part}")
-    tiled_app.create_database(f"sqlite:///{directory / 'catalog.db'}")
+    tiled_app.create_database(database or f"sqlite:///{directory / 'catalog.db'}")
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
     tiled_patches.apply()
     register_formats()
-    app = build_app_from_config(server_configuration(directory, readable, key=key))
+    configuration = server_configuration(directory, readable, key=key, database=database)
+    app = build_app_from_config(configuration)
     tiled_app.keep_containers(app)
+    keep_search_tables(app)
     may_read = _confine(app, readable, directory / "files")
     watch_volumes(app, app.state.root_tree, may_read)
     _run_in_empty(directory / "nothing")
@@ -215,9 +242,16 @@ def _serve(
     app.add_middleware(_ExpectedLength)
     app.add_middleware(Questions)
     tree = app.state.root_tree
-    whole = Viewer(Planes(Downloads(app, tree, may_read), tree, may_read), tree)
+    planes = Planes(Downloads(app, tree, may_read), tree, may_read)
+    runs = RunRoutes(Viewer(planes, tree), tree, may_read)
+    frames = Frames(runs, RunFiles(tree, runs.find), may_read)
+    whole = Now(SeriesRoutes(frames, tree, may_read, runs), look, tree)
+    whole.watch_with(app)
+    wrong = WrongKeys()
+    keyed = Authentication(limits.RequestLimits(whole), key, wrong)
+    page = Page(keyed, key=key, directory=directory, wrong=wrong)
     config = uvicorn.Config(
-        with_origins(Authentication(limits.RequestLimits(whole), key), allow_origins),
+        with_origins(page, allow_origins),
         host=host,
         port=port,
         http=limits.Connection,
@@ -233,9 +267,11 @@ def _serve(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if ready is not None and self.servers:
-                at = self.servers[0].sockets[0].getsockname()
-                _write_ready(ready, url=f"http://{host}:{at[1]}")
+            if self.servers:
+                url = f"http://{host}:{self.servers[0].sockets[0].getsockname()[1]}"
+                if ready is not None:
+                    _write_ready(ready, url=url)
+                started(url)
 
     server = Server(config)
     if parent is not None:

@@ -11,11 +11,15 @@ import io
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from tiled.catalog.adapter import CatalogContainerAdapter, CatalogNodeAdapter
 from tiled.commandline._catalog import init
 from tiled.structures.core import Spec, StructureFamily
 
 from offbragg.catalog.containers import CONTAINER, VOLUMES
+from offbragg.errors import CatalogError
+from offbragg.printable import printable
 from offbragg.private_parts import PrivatePart, examine, require
 
 if TYPE_CHECKING:
@@ -45,9 +49,21 @@ def create_database(uri: str) -> None:
     """Create the tables of the catalog if they are missing.
 
     Tiled itself would start a second interpreter for it.
+
+    Raises
+    ------
+    CatalogError
+        If there is no such database, or it cannot be used.
     """
-    with contextlib.redirect_stderr(io.StringIO()):
-        init(uri, if_not_exists=True)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            init(uri, if_not_exists=True)
+    except (OSError, SQLAlchemyError) as error:
+        first = printable(str(getattr(error, "orig", None) or error).partition("\n")[0])
+        raise CatalogError(
+            f"the catalog's database {make_url(uri).render_as_string()} cannot be used: {first}\n"
+            "[catalog] database of beamline.toml names it; a database is created with: createdb"
+        ) from error
 
 
 def keep_containers(app: FastAPI) -> None:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from offbragg.catalog import counted_children, indexed_queries
 from offbragg.private_parts import PrivatePart, examine
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def self_test() -> list[PrivatePart]:
         examine("tiled", "models of answers kept", _keep_models),
         examine("tiled", "a node looked up at once", _look_up_at_once),
         examine("tiled", "the statement for a node kept", _keep_statements),
+        indexed_queries.self_test(),
+        counted_children.self_test(),
     ]
 
 

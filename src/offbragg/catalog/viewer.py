@@ -1,9 +1,10 @@
 """Show a volume in a browser: ``/view/KEY`` leads to neuroglancer, which the catalog serves, too.
 
 Neuroglancer sends a cookie only to the origin from which it came. So the catalog serves the client
-that the Python package ``neuroglancer`` contains, if that is installed, and the key in the address
-becomes the cookie of a browser. This client lies below ``v/TOKEN/``, and waits for what a Python
-program might send it from ``events/TOKEN``: here that is nothing. The token is the volume's key.
+that the Python package ``neuroglancer`` contains, if that is installed. The cookie is that of the
+page; `offbragg.catalog.page` makes it of a key in the address, too. This client lies below
+``v/TOKEN/``, and waits for what a Python program might send it from ``events/TOKEN``: here that is
+nothing. The token is the volume's key.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -24,7 +25,7 @@ from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 from tiled.utils import BrokenLink, ensure_awaitable
 
-from offbragg.catalog.authentication import COOKIE, App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.containers import VOLUMES
 from offbragg.catalog.sent import Refusal, begin, lookup
 from offbragg.errors import CatalogError
@@ -131,7 +132,7 @@ class Viewer:
             await refuse(send, 403, str(error))
 
     async def _lead(self, request: Request) -> RedirectResponse:
-        """Return the way to the client, with the state behind ``#`` and the key in a cookie."""
+        """Return the way to the client, with the state behind ``#``."""
         key = request.url.path.removeprefix(PATH)
         node = await lookup(self._tree, [VOLUMES, key]) if key and "/" not in key else None
         metadata: Any = {} if node is None else node.metadata()
@@ -140,11 +141,7 @@ class Viewer:
         low, high = await self._range([VOLUMES, key], max(metadata.get("levels") or [1]))
         address = f"{request.url.scheme}://{request.url.netloc}"
         state = view_state(key, Grid.from_dict(grid), address=address, low=low, high=high)
-        answer = RedirectResponse(f"{PATH}v/{quote(key)}/#!{quote(json.dumps(state))}", 302)
-        given = parse_qs(request.url.query).get("api_key")
-        if given:
-            answer.set_cookie(COOKIE, given[0], httponly=True, samesite="lax")
-        return answer
+        return RedirectResponse(f"{PATH}v/{quote(key)}/#!{quote(json.dumps(state))}", 302)
 
     async def _range(self, where: list[str], level: int) -> tuple[float, float]:
         """Return between which powers of 10 nearly all cells of the coarsest level lie."""

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tiled.client import from_context
 from tiled.client.container import Container
 
 from offbragg.catalog.containers import VOLUMES
+from offbragg.catalog.sent_cuts import HEADER, SentCut, as_array, plane_query, written
 from offbragg.errors import CatalogError, NoSuchEntry
 
-_HEADER = "x-offbragg-cut"
 _LONG = 120.0  # s; the server needs up to 60 s for a cell
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SentCut:
-    """A cut that the server made.
-
-    Parameters
-    ----------
-    intensity
-        float32, one dimension for each of ``axes``; NaN where nothing was measured.
-    axes
-        Positions along each of ``directions``, r.l.u.
-    directions
-        Whole numbers: (1, 1, 0) runs along h and k.
-    at
-        h, k, l where all axes are 0.
-    level
-        Cells of the volume along each edge of one cell of the cut.
-    sigma
-        Standard deviation of the intensity, where it was asked for.
-    """
-
-    intensity: NDArray[np.float32]
-    axes: tuple[NDArray[np.float64], ...]
-    directions: tuple[tuple[int, ...], ...]
-    at: tuple[float, ...]
-    level: int
-    sigma: NDArray[np.float32] | None = None
 
 
 class VolumeClient(Container):
@@ -84,13 +51,7 @@ class VolumeClient(Container):
         CatalogError
             If the server refuses it, with its reason.
         """
-        asked: dict[str, Any] = {"plane": plane}
-        if points is not None:
-            asked = {"points": ";".join(",".join(repr(float(x)) for x in each) for each in points)}
-        asked["thickness"] = thickness
-        if value is not None:
-            asked["value"] = value
-        return self._cut("plane", asked, level, sigma)
+        return self._cut("plane", plane_query(plane, points, value, thickness), level, sigma)
 
     def line(
         self, line: str, *, thickness: float = 0.0, level: int = 1, sigma: bool = False
@@ -122,8 +83,7 @@ class VolumeClient(Container):
         CatalogError
             If the server refuses it, with its reason.
         """
-        point = ",".join(repr(float(x)) for x in (h, k, l))
-        return self._ask("why", {"hkl": point}, timeout=_LONG).json()
+        return self._ask("why", {"hkl": written([(h, k, l)])}, timeout=_LONG).json()
 
     def picture(self, plane: str = "hk0", **parameters: Any) -> bytes:
         """Return a plane as PNG.
@@ -138,19 +98,8 @@ class VolumeClient(Container):
         return self._ask("plane", {"plane": plane, **parameters, "format": "png"}).content
 
     def _cut(self, kind: str, asked: Mapping[str, Any], level: int, sigma: bool) -> SentCut:
-        more = {"level": level, "format": "npy", "sigma": int(sigma)}
-        answer = self._ask(kind, {**asked, **more})
-        values = np.load(io.BytesIO(answer.content), allow_pickle=False)
-        described = json.loads(answer.headers[_HEADER])
-        axes = described["axes"]
-        return SentCut(
-            values[0] if sigma else values,
-            tuple(_positions(axis) for axis in axes),
-            tuple(tuple(axis["direction"]) for axis in axes),
-            tuple(described["at"]),
-            described["level"],
-            values[1] if sigma else None,
-        )
+        answer = self._ask(kind, as_array(asked, level, sigma))
+        return SentCut.read(answer.content, answer.headers[HEADER])
 
     def _ask(self, kind: str, asked: Mapping[str, Any], **more: Any) -> Any:
         server = str(self.context.api_uri).split("/api/")[0]
@@ -196,13 +145,6 @@ def volumes_of(client: Container) -> Any:
             f"the catalog has no container {VOLUMES!r}\nRestart offbragg serve: it is of an "
             "earlier version."
         ) from None
-
-
-def _positions(axis: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return equally spaced positions; a last cell that holds fewer is nearer."""
-    positions = axis["first"] + axis["step"] * np.arange(axis["count"])
-    positions[-1] = axis["last"]
-    return positions
 
 
 def _reason(answer: Any) -> str:

@@ -85,7 +85,8 @@ class VolumeWatch:
         keys: list[str] = await container.keys_range(0, None)
         for key in self._known.keys() - set(keys):
             del self._known[key]
-        for key in [key for key in keys if key not in self._known][:_NEW]:
+        # the newest first: those that grow, however many there are
+        for key in [key for key in keys if key not in self._known][-_NEW:]:
             if (path := await asset_of(self._tree, [VOLUMES, key, "intensity"])) is not None:
                 metadata = await self._metadata(key)
                 self._known[key] = _Watched(path, metadata)

@@ -44,6 +44,7 @@ def serve(
     """Serve the catalog over HTTP (Tiled); its API key is in the configured key file."""
     from offbragg.beamline.config import load
     from offbragg.catalog.server import serve as serve_catalog
+    from offbragg.now import BeamlineNow
 
     config = load(beamline)
     log_to_stderr()
@@ -54,7 +55,19 @@ def serve(
         port=config.catalog.port,
         ready=ready,
         allow_origins=config.catalog.allow_origins,
+        database=config.catalog.database,
+        look=BeamlineNow(config),
+        started=lambda url: _print_page(config, url),
     )
+
+
+def _print_page(config: Any, url: str) -> None:
+    from offbragg.catalog.one_time import describe_page
+
+    where = describe_page(
+        config.paths.catalog, url, beamline=config.file, terminal=sys.stderr.isatty()
+    )
+    say(where, file=sys.stderr)
 
 
 @app.command(rich_help_panel=DATA)
@@ -68,6 +81,13 @@ def key(
             parser=Number(0, 3650, above=True, unit="days"),
         ),
     ] = 30.0,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Print a link to the page instead: it lets one browser in, once, within 10 min.",
+        ),
+    ] = False,
     beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +103,13 @@ def key(
 
     config = load(beamline)
     ends = time.time() + 86400 * days
+    if link:
+        from offbragg.catalog.one_time import MINUTES, create_link
+
+        address = create_link(config.paths.catalog, config.catalog_url, days=days)
+        until = time.time() + 60 * MINUTES
+        print(json.dumps({"link": address, "ends": until}) if as_json else address)
+        return
     made = reading_key(config.read_key(), ends=ends)
     if as_json:
         print(json.dumps({"key": made, "ends": ends, "address": config.catalog_url}))
@@ -98,9 +125,9 @@ def key(
         )
     say(
         f"read-only, expires {until}; at {config.catalog_url}\n\nIn Python:\n\n"
-        "from tiled.client import from_uri\n"
-        f'cat = from_uri("{config.catalog_url}", api_key="{made}")["raw"]\n'
-        f"print(len(cat), 'runs'); run = cat.values().last(){tunnel}",
+        "import offbragg\n"
+        f'catalog = offbragg.connect("{config.catalog_url}", "{made}")\n'
+        f"catalog.latest(){tunnel}",
         file=sys.stderr,
     )
 

@@ -18,7 +18,9 @@ from offbragg.cli.terminal import say
 from offbragg.errors import ConfigError
 
 if TYPE_CHECKING:
+    from offbragg.beamline.config import Beamline as Config
     from offbragg.host.services import Service
+    from offbragg.host.supervisor import ChildState
 
 Only = Annotated[
     str | None,
@@ -75,6 +77,7 @@ def up(
         logs,
         progress=lambda name: progress[name](config),
         as_json=as_json,
+        more=lambda state: _page_of(config, state),
     ) as screen:
         code = Supervisor(commands, logs, changed=screen.changed).run(stop, at_once)
     if code:
@@ -125,6 +128,19 @@ def units(
         say(json.dumps({"files": files}))
     else:
         say("\n".join(f"# ===== {name}\n{text}" for name, text in files.items()))
+
+
+def _page_of(config: Config, state: ChildState) -> str:
+    """Return where the page is once the catalog answers; its log has the address without a link."""
+    from offbragg.catalog.one_time import describe_page
+    from offbragg.host.supervisor import ChildStatus
+
+    url = state.ready.get("url")
+    if state.name != "serve" or state.status is not ChildStatus.RUNNING or not url:
+        return ""
+    if not sys.stderr.isatty():
+        return ""
+    return describe_page(config.paths.catalog, url, beamline=config.file, terminal=True)
 
 
 def _user() -> str:

@@ -27,10 +27,11 @@ from offbragg.beamline.build import build_devices, destroy_devices
 from offbragg.beamline.config import Beamline, load, profile_directory
 from offbragg.beamline.limits import make_paths
 from offbragg.beamline.run_engine import make_run_engine, plan_defaults
+from offbragg.catalog.one_time import describe_page
 from offbragg.demo.look import Watch, look
 from offbragg.demo.scene import TEMPERATURES, Scene, replayed_scene, simulated_scene
 from offbragg.demo.volumes import Reduction, show_volumes
-from offbragg.errors import ConfigError
+from offbragg.errors import ConfigError, DeviceError
 from offbragg.host.children import Children
 from offbragg.printable import PrintableFormatter
 
@@ -94,18 +95,27 @@ def run_demo(
 
     with Children(out / "log") as children:
         console.print("starting simulated instruments, catalog and stacker …")
-        children.start("ioc", instruments)
-        served = children.wait_for(out / "log" / "ioc.json")
-        scene = scene or simulated_scene(served["truth"])
-        config = load(configure(out, served, scene, file_format=file_format))
+        # its start takes longest, and of the configuration it needs only what is known by now
+        config = load(configure(out))
         make_paths(config)
         with_file = ["--beamline", str(config.file), "--with-parent", str(os.getpid())]
         ready = out / "log" / "catalog.json"
         children.start("serve", ["offbragg", "serve", *with_file, "--ready", str(ready)])
+        children.start("ioc", instruments)
+        page: dict[str, float] = {}
+        announcing = threading.Thread(
+            target=_announce_page, args=(children, ready, config, console, page), daemon=True
+        )
+        announcing.start()
+        served = children.wait_for(out / "log" / "ioc.json")
+        scene = scene or simulated_scene(served["truth"])
+        config = load(
+            configure(out, served, scene, file_format=file_format, port=config.catalog.port)
+        )
         children.start("stack", ["offbragg", "stack", *with_file])
         reduction = None
         if not scene.replayed:  # which crystal it is, and where the beamstop, is known here only
-            reduction = Reduction.prepare(scene, out)
+            reduction = Reduction.prepare(scene, config.paths.experiment)
             children.start("live", ["offbragg", "live", *with_file, *reduction.options])
 
         children.wait_for(ready)  # its start uses both cores, which the first sweep needs
@@ -117,6 +127,10 @@ def run_demo(
             result["pictures"] += shown.pop("pictures")
             result |= shown
         result["seen"] = watch.seen
+        if "at" in page:
+            result["page"] = {
+                "address": f"{result['catalog']}/live", "seconds": round(page["at"] - began, 1)
+            }  # fmt: skip
         result["seconds"] = round(time.monotonic() - began, 1)
         _summarise(result, console)
         if keep:
@@ -126,6 +140,19 @@ def run_demo(
                     children.check()
                     time.sleep(0.5)
     return result
+
+
+def _announce_page(
+    children: Children, ready: Path, config: Beamline, console: Console, page: dict[str, float]
+) -> None:
+    """Print where the page is as soon as the catalog answers, and note when that was."""
+    with contextlib.suppress(DeviceError):  # it ended: others report that
+        url = children.wait_for(ready)["url"]
+        page["at"] = time.monotonic()
+        where = describe_page(
+            config.paths.catalog, url, beamline=config.file, terminal=console.is_terminal
+        )
+        console.print(where, soft_wrap=True, markup=False)
 
 
 def _measure(config: Beamline, scene: Scene, console: Console) -> tuple[str, ...]:
@@ -197,30 +224,41 @@ def _free_port() -> int:
 
 
 def configure(
-    out: Path, instruments: Mapping[str, Any], scene: Scene, *, file_format: str = "cbf"
+    out: Path,
+    instruments: Mapping[str, Any] | None = None,
+    scene: Scene | None = None,
+    *,
+    file_format: str = "cbf",
+    port: int | None = None,
 ) -> Path:
-    """Write the beamline.toml of this demo: the simulated one, with its ports and geometry."""
+    """Write the beamline.toml of this demo: the simulated one, with its ports and geometry.
+
+    Before the instruments run it has all that the catalog's server needs.
+    """
     content = tomllib.loads((profile_directory() / "beamline.toml").read_text())
-    port = int(instruments["port"])
-    content["channel_access"] = {
-        "address_list": "127.0.0.1",
-        "auto_address_list": False,
-        "server_port": port,
-        "repeater_port": port + 1,
-        "max_array_bytes": 20_000_000,
-    }
-    content["catalog"] = {"port": _free_port()}
-    content["devices"]["pilatus"] |= {
-        "format": file_format,
-        "trigger": "ext_trigger",  # by position compare: exact however busy this host is
-        "model": instruments["detector"]["model"],
-        **scene.detector,
-    }
-    content["devices"]["cryostream"]["settle"] |= SETTLE
-    content["defaults"]["axis"] = scene.geometry.scan_axis
-    content["geometry"] = scene.geometry.to_dict()
+    content["catalog"] = {"port": _free_port() if port is None else port}
+    if instruments is not None and scene is not None:
+        ioc = int(instruments["port"])
+        content["channel_access"] = {
+            "address_list": "127.0.0.1",
+            "auto_address_list": False,
+            "server_port": ioc,
+            "repeater_port": ioc + 1,
+            "max_array_bytes": 20_000_000,
+        }
+        content["devices"]["pilatus"] |= {
+            "format": file_format,
+            "trigger": "ext_trigger",  # by position compare: exact however busy this host is
+            "model": instruments["detector"]["model"],
+            **scene.detector,
+        }
+        content["devices"]["cryostream"]["settle"] |= SETTLE
+        content["defaults"]["axis"] = scene.geometry.scan_axis
+        content["geometry"] = scene.geometry.to_dict()
     path = out / "beamline.toml"
-    path.write_text(tomli_w.dumps(content))
+    part = out / ".beamline.toml"
+    part.write_text(tomli_w.dumps(content))
+    part.replace(path)  # the catalog's server may be reading it
     return path
 
 
@@ -258,6 +296,8 @@ def _summarise(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"picture   {path}", soft_wrap=True)
     for run in result["runs"]:
         console.print(f"scan file {run['scan_file']}  ({run['temperature']:g} K)", soft_wrap=True)
+    if page := result.get("page"):
+        console.print(f"page      {page['address']}", soft_wrap=True)
     console.print(f"catalog   {result['catalog']}\nits key   {result['key_file']}", soft_wrap=True)
     console.print(
         "\nIn Python, while the catalog runs (--keep; or offbragg serve --beamline "

@@ -40,7 +40,8 @@ class Reduction:
 
     @classmethod
     def prepare(cls, scene: Scene, folder: Path) -> Reduction:
-        """Write the mask, as a user does who has looked at a frame."""
+        """Write the mask, as a user does who has looked at a frame, where the catalog may read."""
+        folder.mkdir(parents=True, exist_ok=True)
         mask = folder / "beamstop.npy"
         np.save(mask, shadow(scene))
         return cls(mask)

@@ -210,16 +210,49 @@ class Settling:
         self._record: deque[tuple[float, float]] = deque()
         self._changed: float | None = None
         self._since: float | None = None
+        self._inside: float | None = None
+        self._verdict = SettleVerdict(False, "no temperatures yet")
+
+    def describe(self) -> str:
+        """Return where it stands, for those who wait.
+
+        Examples
+        --------
+        >>> settling = Settling(Settle(), 90.0, initial=120.0)
+        >>> settling.describe()
+        'settling at 90 K: no temperatures yet'
+        >>> for second in range(42):
+        ...     verdict = settling.add(second, 90.08 - 0.001 * (second % 2))
+        >>> settling.describe()
+        'settling: 0.08 K from 90 K, 41 s of 60 s inside ± 0.2 K'
+        """
+        rule, verdict = self.rule, self._verdict
+        if not self._record or verdict.state in (State.SILENT, State.STUCK):
+            return f"settling at {self.setpoint:g} K: {verdict.reason}"
+        if verdict.settled or verdict.state is State.DWELL:
+            return f"at {self.setpoint:g} K: {verdict.reason or 'settled'}"
+        time, kelvin = self._record[-1]
+        away = f"settling: {abs(kelvin - self.setpoint):.2f} K from {self.setpoint:g} K"
+        if self._inside is None:
+            return f"{away}, outside ± {rule.tolerance:g} K"
+        inside = f"{away}, {min(time - self._inside, rule.window):.0f} s of {rule.window:g} s"
+        moves = verdict.state is State.DRIFT or verdict.reason.startswith("varies")
+        why = f"; {verdict.reason}" if moves else ""
+        return f"{inside} inside ± {rule.tolerance:g} K{why}"
 
     def add(self, time: float, kelvin: float | None) -> SettleVerdict:
         """Take a reading at a time (s, growing), or None where there should have been one.
 
         The verdict is settled only once the dwell is over, and only at a reading that is new.
         """
+        self._verdict = self._judge(time, kelvin)
+        return self._verdict
+
+    def _judge(self, time: float, kelvin: float | None) -> SettleVerdict:
         if kelvin is None or not np.isfinite(kelvin):
             # what was before says nothing about what is after
             self._record.clear()
-            self._since = self._changed = None
+            self._since = self._changed = self._inside = None
             return SettleVerdict(False, "the sensor gives no reading", state=State.SILENT)
         new = not self._record or kelvin != self._record[-1][1]
         if new or self._changed is None:
@@ -230,6 +263,10 @@ class Settling:
             self._record.popleft()
         if (kelvin - self.setpoint) * self.heading >= 0:
             self.crossed = True
+        if abs(kelvin - self.setpoint) > self.rule.tolerance:
+            self._inside = None
+        elif self._inside is None:
+            self._inside = time
         times, temperatures = zip(*self._record, strict=True)
         verdict = self.rule.judge(
             times, temperatures, self.setpoint, heading=self.heading, crossed=self.crossed

@@ -101,6 +101,7 @@ class TemperatureController(Device):
         self.limits = (float(limits[0]), float(limits[1]))
         self.settled: dict[str, float] | None = None
         self.state: State | None = None
+        self._settling: Settling | None = None
         self._asked: float | None = None
         self._shown = False  # the controller has shown what was asked for
         self._status: Status | None = None
@@ -125,6 +126,13 @@ class TemperatureController(Device):
     def asked(self) -> float | None:
         """Which temperature this session has asked for, K; None if for none."""
         return self._asked
+
+    @property
+    def waits_for(self) -> str:
+        """What a `set` still waits for, with the numbers; an empty string if for nothing."""
+        if self._status is None or self._status.done or self._settling is None:
+            return ""
+        return self._settling.describe()
 
     def changed_by_others(self) -> str:
         """Return that somebody else has changed the set point, with both numbers; else nothing.
@@ -185,7 +193,7 @@ class TemperatureController(Device):
             self.cancel("another temperature was asked for")
         self._asked, self._shown = kelvin, False
         cancel = self._cancel = threading.Event()
-        self.settled = self.state = None
+        self.settled = self.state = self._settling = None
         limit = self.timeout if timeout is None else timeout
         status = self._status = Watched(self)
         return in_background(
@@ -214,7 +222,7 @@ class TemperatureController(Device):
                 return
             self.ask(kelvin)
         limit = abs(kelvin - initial) / self.ramp_rate * 3600.0 + timeout
-        settling = Settling(self.settle, kelvin, initial=initial)
+        settling = self._settling = Settling(self.settle, kelvin, initial=initial)
         began = bad_since = time.monotonic()
         while True:
             reading = self.read_temperature()

@@ -150,14 +150,12 @@ class CheckedCounts:
         for again in (False, True):  # it may have been stored since the rows, or it, were read
             if self._rows is None or again:
                 self._rows = self._read_rows()
-                self._chunks.forget()
             status, crc64 = self._rows
-            # else HDF5 reads what is not there without an error, as whatever was in the room
-            is_there = self._chunks.has(number)
-            if not is_there:
-                continue
             with self._chunks.room() as room:
-                mask, chunk = self._chunk(number, room)
+                read = self._chunk(number, room)
+                if read is None:
+                    continue
+                mask, chunk = read
                 if status[number] == b"stored" and (
                     crc64 is None or crc64[number] == b"%016x" % kernels.crc64(chunk)
                 ):
@@ -169,10 +167,10 @@ class CheckedCounts:
             out[...] = missing
             return out
         why = "does not have the checksum with which it was stored"
-        raise self._damaged(number, f"its chunk {why if is_there else 'is not there'}")
+        raise self._damaged(number, f"its chunk {'is not there' if read is None else why}")
 
-    def _chunk(self, number: int, room: NDArray[np.uint8]) -> tuple[int, Any]:
-        """Read a chunk as it is stored."""
+    def _chunk(self, number: int, room: NDArray[np.uint8]) -> tuple[int, Any] | None:
+        """Read a chunk as it is stored; None if it is not there."""
         try:
             return self._chunks.read(number, room)
         except (OSError, RuntimeError, ValueError) as error:

@@ -349,7 +349,10 @@ def _counts(data: h5py.Dataset, number: int) -> NDArray[Any]:
         check_part(data, (slice(number, number + 1), slice(None), slice(None)))
         return np.asarray(cast(Any, data)[number])
     with chunks.room() as room:
-        return chunks.decode(number, *chunks.read(number, room))
+        read = chunks.read(number, room)
+        if read is None:
+            raise ScanFileError(f"frame {number} has no chunk")
+        return chunks.decode(number, *read)
 
 
 def _angles(values: Mapping[str, NDArray[Any]], asked: NDArray[np.float64]) -> dict[str, Any]:

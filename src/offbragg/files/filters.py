@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import h5py
+import numpy as np
 
 from offbragg.errors import ScanFileError
+from offbragg.files.direct_chunks import read_chunk
 
 DEFLATE, SHUFFLE, FLETCHER32, BITSHUFFLE = 1, 2, 3, 32008
 _SUM = 4  # bytes that Fletcher32 appends
@@ -107,19 +109,19 @@ def check_part(dataset: h5py.Dataset, part: tuple[slice, ...] | None = None) -> 
         return
     found = check_filters(dataset)
     most = 2 * math.prod(dataset.chunks) * dataset.dtype.itemsize + _SLACK
+    file: Any = dataset.file.id
+    room = np.empty(min(most, file.get_filesize()), np.uint8)
     for place in _chunks(dataset, part):
         try:
-            info = dataset.id.get_chunk_info_by_coord(place)
-            if info.byte_offset is None:
-                continue
-            if info.size > most:
-                raise ScanFileError(
-                    f"{dataset.name} is not read: one of its chunks has {info.size:,} bytes"
-                )
-            mask, chunk = dataset.id.read_direct_chunk(place)
+            read = read_chunk(dataset, place, room)
+        except ValueError as error:
+            raise ScanFileError(
+                f"{dataset.name} is not read: one of its chunks has more than {room.size:,} bytes"
+            ) from error
         except (OSError, RuntimeError) as error:
             raise ScanFileError(f"{dataset.name} cannot be read: {error}") from error
-        check_chunk(dataset, found, mask, chunk)
+        if read is not None:
+            check_chunk(dataset, found, *read)
 
 
 def _chunks(dataset: h5py.Dataset, part: tuple[slice, ...] | None) -> Iterator[tuple[int, ...]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Container, Generator
+from collections.abc import Generator
 from typing import Any
 
 import h5py
@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from offbragg import kernels
 from offbragg.errors import ScanFileError
+from offbragg.files.direct_chunks import read_chunk
 from offbragg.files.filters import BITSHUFFLE, check_chunk, check_filters
 
 Array = NDArray[Any]
 
-# frames that are asked for one by one: for each, HDF5 goes through all chunks, in a tenth of the
-# time in which they are listed here
-_FEW = 10
 _WORDS, _LZ4 = 4, 2  # bytes of a pixel, and the compressor, as bitshuffle numbers it
 
 
@@ -48,24 +46,8 @@ class FrameChunks:
         self.are_ours = kernels.compiled and _are_ours(data, self._filters)
         """Whether our own kernel decodes them."""
         self._shape = data.shape[1:]
-        self._asked = 0
-        self._there: Container[int] | None = None
         self._room = kernels.chunk_bound(int(np.prod(data.shape[1:])))
         self._free: list[NDArray[np.uint8]] = []  # page faults of a new one cost as much as reading
-
-    def forget(self) -> None:
-        """Forget which frames have a chunk: there may be more."""
-        self._asked, self._there = 0, None
-
-    def has(self, number: int) -> bool:
-        """Return whether a frame has a chunk, as it was since the last `forget`."""
-        if self._there is None:
-            self._asked += 1
-            if self._asked <= _FEW:
-                info = self._data.id.get_chunk_info_by_coord((number, 0, 0))
-                return info.byte_offset is not None
-            self._there = places_of_chunks(self._data)
-        return number in self._there
 
     @contextlib.contextmanager
     def room(self) -> Generator[NDArray[np.uint8]]:
@@ -76,9 +58,9 @@ class FrameChunks:
         finally:
             self._free.append(lent)
 
-    def read(self, number: int, room: NDArray[np.uint8]) -> tuple[int, Any]:
-        """Read a chunk as it is stored: the mask of its filters, and its bytes in ``room``."""
-        return self._data.id.read_direct_chunk((number, 0, 0), out=room)
+    def read(self, number: int, room: NDArray[np.uint8]) -> tuple[int, Any] | None:
+        """Read a frame's chunk as it is stored, as `read_chunk`; None if it has none."""
+        return read_chunk(self._data, (number, 0, 0), room)
 
     def decode(
         self,
@@ -141,7 +123,7 @@ class FrameChunks:
 def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
     """Find each frame's chunk: its first byte in the file and its size, by the frame's number.
 
-    HDF5 finds one chunk by going through all of them; this goes through them once.
+    To find where one is, HDF5 goes through all of them; this goes through them once.
     """
     places: dict[int, tuple[int, int]] = {}
 

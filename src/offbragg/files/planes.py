@@ -162,6 +162,55 @@ class Plane:
         return f"({' '.join(parts)})"
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of cells, at + x · along, with whole numbers along, from x = 0 to ``length``.
+
+    Examples
+    --------
+    >>> Line.through([(0, 0, 0.5), (2, 2, 0.5)])
+    Line(along=(1, 1, 0), at=(0.0, 0.0, 0.5), length=2.0)
+    """
+
+    along: Three
+    at: tuple[float, float, float]
+    length: float
+
+    @classmethod
+    def through(cls, points: Sequence[Sequence[float]]) -> Line:
+        """Return the line from one point to another, r.l.u.; refused as `Plane.through` does."""
+        if len(points) != 2 or any(len(point) != 3 for point in points):
+            raise ReductionError("a line goes through two points, each of three numbers h,k,l")
+        if not all(abs(x) < _FURTHEST for point in points for x in point):  # nor NaN
+            raise ReductionError(
+                f"a point of a line is three numbers below {_FURTHEST:,} r.l.u.; these are "
+                f"{_written(points)}"
+            )
+        first, last = ([float(x) for x in point] for point in points)
+        along = _direction(first, last)
+        i = next(i for i in range(3) if along[i])
+        return cls(along, (first[0], first[1], first[2]), (last[i] - first[i]) / along[i])
+
+    def cells_on(self, grid: Grid) -> tuple[NDArray[np.int64], Array]:
+        """Return the cells of a grid on the line, in steps, shape (n, 3), and x of each.
+
+        Raises
+        ------
+        ReductionError
+            If they are too many.
+        """
+        vector = np.array(self.along) * np.array(grid.per_unit)
+        finest = math.gcd(*(int(x) for x in vector))
+        count = math.floor(self.length * finest + 1e-6) + 1
+        if count > _MOST_CELLS // 100:
+            raise ReductionError(
+                f"the line has {count:,} cells: at most {_MOST_CELLS // 100:,} are cut at once"
+            )
+        numbers = np.arange(count, dtype=np.int64)
+        origin = np.rint(np.array(self.at) * np.array(grid.per_unit)).astype(np.int64)
+        return origin + numbers[:, None] * (vector // finest), numbers / finest
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PlaneCells:
     """Where the cells of a plane are in a grid.
@@ -247,7 +296,7 @@ def _direction(first: Sequence[float], point: Sequence[float]) -> Three:
     whole = [int(each * common) for each in apart]
     divisor = math.gcd(*whole)
     if divisor == 0:
-        raise ReductionError(f"two of the three points are {_written([point])}: they must differ")
+        raise ReductionError(f"two of the points are {_written([point])}: they must differ")
     h, k, l = (n // divisor for n in whole)  # noqa: E741
     if max(abs(h), abs(k), abs(l)) > _MOST_FACTOR:
         raise ReductionError(

@@ -22,6 +22,7 @@ from offbragg.files import scan_layout
 from offbragg.files.accept_frame import check_belongs, check_same_counts, check_same_frame
 from offbragg.files.cbf import parse_minicbf_header
 from offbragg.files.digest import CLOSED, make_digest, write_digest
+from offbragg.files.direct_chunks import has_chunk
 from offbragg.files.durable import PeriodicSync, sync
 from offbragg.files.frame_columns import COLUMNS
 from offbragg.files.frame_rows import put_angle_source, put_known, put_stored, put_values
@@ -312,7 +313,7 @@ class ScanWriter(StoredSweep):
             raise ScanFileError(f"frame {number} is stored: it cannot be marked {status}")
         with self._writing(f"frame {number}"):
             data = self._data
-            if number < data.shape[0] and _has_chunk(data, number):
+            if number < data.shape[0] and has_chunk(data, (number, 0, 0)):
                 # left by a writer that died before it could say stored
                 data[number] = np.full(data.shape[1:], scan_layout.FILL, np.int32)
                 if self._has_crc64:
@@ -437,10 +438,6 @@ class ScanWriter(StoredSweep):
 
     def _stored(self) -> int:
         return int(np.count_nonzero(self._column("status")[()] == b"stored"))
-
-
-def _has_chunk(data: Any, number: int) -> bool:
-    return data.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
 
 def _crc64(frame: PackedFrame) -> int:

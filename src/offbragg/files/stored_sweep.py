@@ -17,6 +17,7 @@ from offbragg.errors import ScanFileError
 from offbragg.files import scan_layout
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import FilePart
+from offbragg.files.direct_chunks import count_chunks
 from offbragg.files.frame_chunks import places_of_chunks
 from offbragg.files.frame_columns import columns_of
 from offbragg.files.hdf5 import find_inside
@@ -227,6 +228,18 @@ class StoredSweep:
             )
         return values
 
+    def frame_row(self, number: int) -> dict[str, Any]:
+        """Read the row of one frame: the declared columns, by name; text as str."""
+        row: dict[str, Any] = {}
+        for name in self._declared:
+            value = self._fresh(f"{scan_layout.FRAMES}/{name}")[number]
+            row[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return row
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Read a per-frame column by its name in `columns`: numbers, or bytes of text."""
+        return self._fresh(f"{scan_layout.FRAMES}/{name}")[()]
+
     @property
     def values_size(self) -> int:
         """How many bytes `frame_values` reads."""
@@ -282,7 +295,7 @@ class StoredSweep:
 def is_index_torn(data: Callable[[], h5py.Dataset], path: Path) -> bool:
     """Return whether the frame index has a wrong checksum."""
     try:
-        places_of_chunks(data())
+        count_chunks(data())
     except KeyError:  # there is none
         return False
     except (OSError, RuntimeError) as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from pathlib import Path
 from typing import Any
+
+from offbragg.files.journal_file import is_open
 
 BACKLOG = ".follow.json"
 
@@ -13,13 +14,9 @@ BACKLOG = ".follow.json"
 def is_followed(journal: Path) -> bool:
     """Return whether some process follows this journal directory (``offbragg stack``)."""
     try:
-        with (journal / ".follow.lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return is_open(journal / ".follow.lock")  # as of a journal: it is held
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def read_backlog(journal: Path) -> dict[str, Any]:

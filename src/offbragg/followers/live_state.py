@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from offbragg.errors import JournalError
+from offbragg.files.held_file import HeldFile
+from offbragg.files.journal_file import is_open
 
 _LOCK, _STATE = ".live.lock", ".live.json"
 
@@ -24,18 +25,17 @@ def growing_volumes(journal: Path) -> Generator[None]:
         If another process makes them.
     """
     journal.mkdir(parents=True, exist_ok=True)
-    with (journal / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalError(
-                f"another offbragg live follows this journal already\n{journal}\n"
-                "One is enough. To run this one, end the other one first."
-            ) from error
-        try:
-            yield
-        finally:
-            (journal / _STATE).unlink(missing_ok=True)
+    lock = HeldFile(journal / _LOCK)
+    if not lock.hold():
+        raise JournalError(
+            f"another offbragg live follows this journal already\n{journal}\n"
+            "One is enough. To run this one, end the other one first."
+        )
+    try:
+        yield
+    finally:
+        (journal / _STATE).unlink(missing_ok=True)
+        lock.close()
 
 
 def write_state(journal: Path, state: Mapping[str, Any]) -> None:
@@ -52,15 +52,7 @@ def read_state(journal: Path) -> dict[str, Any]:
     ``after`` is how long after its last frame was stored the volume was complete, s, if that is
     known. Empty if there is none yet, or no process makes live volumes.
     """
-    try:
-        with (journal / _LOCK).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return {}
-    except BlockingIOError:
-        pass
-    except OSError:
-        return {}
-    try:
-        return json.loads((journal / _STATE).read_text())
-    except (OSError, ValueError):
-        return {}
+    with contextlib.suppress(OSError, ValueError):
+        if is_open(journal / _LOCK):  # as of a journal: its writer holds a lock
+            return json.loads((journal / _STATE).read_text())
+    return {}

@@ -67,7 +67,7 @@ class Children:
 
     def check(self) -> None:
         """Raise if a child has ended on its own, with the last lines of its log."""
-        for name, child in self.running.items():
+        for name, child in list(self.running.items()):  # another thread may start one
             if child.poll() is not None:
                 output = self.log(name).read_text(errors="replace").strip()
                 raise DeviceError(

@@ -41,6 +41,8 @@ class Screen(threading.Thread):
         Returns a few words about a child that runs.
     as_json
         Write each change to stdout as one line of JSON, in place of the status line.
+    more
+        Returns a line for people about a change, or an empty string.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Screen(threading.Thread):
         *,
         progress: Callable[[str], str] = lambda name: "",
         as_json: bool = False,
+        more: Callable[[ChildState], str] = lambda state: "",
     ) -> None:
         super().__init__(name="offbragg-screen", daemon=True)
         self._tails = {name: _Tail(logs / f"{name}.log") for name in names}
@@ -59,6 +62,7 @@ class Screen(threading.Thread):
         self._words: dict[str, str] = {}
         self._looked = 0.0
         self._as_json = as_json
+        self._more = more
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._closing = threading.Event()
 
@@ -99,6 +103,8 @@ class Screen(threading.Thread):
                 sys.stdout.flush()
             elif line is None or state.status in (ChildStatus.WAITING, ChildStatus.REFUSED):
                 self._print(state.name, f"{_clock(state.time)} {describe(state)}", style="bold")
+            if more := "" if self._as_json else self._more(state):
+                self._print(state.name, printable(more), style="bold")
         if line is not None:
             line.update(self._status_line(), refresh=True)
 

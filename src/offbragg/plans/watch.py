@@ -14,6 +14,7 @@ from bluesky.utils import Msg, MsgGenerator
 from offbragg.alarms.board import Change
 from offbragg.errors import ConfigError
 from offbragg.plans.messages import LACKING_ROOM, ask
+from offbragg.plans.noting import noting
 
 log = logging.getLogger(__name__)
 
@@ -118,31 +119,12 @@ def watched(watchdog: Any) -> Callable[[MsgGenerator[Any]], MsgGenerator[Any]]:
     def whole(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
         watchdog.start()
         try:
-            return (yield from _noting_errors(plan_mutator(plan, record), watchdog.expect_no_more))
+            recorded = plan_mutator(plan, record)
+            return (yield from noting(recorded, failed=watchdog.expect_no_more))
         finally:
             watchdog.stop()
 
     return whole
-
-
-def _noting_errors(plan: MsgGenerator[Any], note: Callable[[], None]) -> MsgGenerator[Any]:
-    """Run a plan, and take note of whatever is thrown into it."""
-    answer: Any = None
-    error: BaseException | None = None
-    while True:
-        try:
-            msg = plan.send(answer) if error is None else plan.throw(error)
-        except StopIteration as end:
-            return end.value
-        answer = error = None
-        try:
-            answer = yield msg
-        except GeneratorExit:
-            plan.close()
-            raise
-        except BaseException as thrown:
-            note()
-            error = thrown
 
 
 def need_room(

@@ -110,27 +110,71 @@ def fit_series(volumes: dict[float, Volume], at: tuple[float, float, float]) -> 
     """
     check_number(len(volumes))
     ordered = sorted(volumes.items())
-    boxes: list[tuple[float, _Box]] = []
     for kelvin, volume in ordered:
         try:
-            boxes.append((kelvin, box_around(volume, at)))
+            box_around(volume, at)
         except ReductionError as error:
             raise ReductionError(f"at {kelvin:g} K: {error}") from error
-    width, offset = _peak_shape(boxes[0][1])
-    fits = tuple(_fit(kelvin, box, width, offset) for kelvin, box in boxes)
-    T, peak, error = (
-        np.array([getattr(f, name) for f in fits]) for name in ("temperature", "peak", "peak_error")
-    )
-
-    # Debye and Waller: exp(−B s²/2), of which only the change with temperature matters
+    shape = peak_shape(ordered[0][1], at)
+    fits = [fit_peak(kelvin, volume, at, shape) for kelvin, volume in ordered]
     sample = ordered[0][1].sample
     assert sample is not None
     assert sample.lattice is not None
-    s = np.linalg.inv(direct_basis(sample.lattice)).T @ np.array(at)
+    return fit_transition(fits, at, shape, sample.lattice)
+
+
+@dataclass(frozen=True, slots=True)
+class PeakShape:
+    """The Bragg peak of the ordered crystal, as the instrument sees it."""
+
+    width: float
+    """Standard deviation of the Gaussian, Å⁻¹ without 2π."""
+    offset: tuple[float, ...]
+    """From the point to where it lies, Å⁻¹."""
+
+
+def peak_shape(volume: Volume, at: tuple[float, float, float]) -> PeakShape:
+    """Find the shape of the peak in the volume of the lowest temperature."""
+    width, offset = _peak_shape(box_around(volume, at))
+    return PeakShape(width, tuple(float(x) for x in offset))
+
+
+def fit_peak(
+    kelvin: float, volume: Volume, at: tuple[float, float, float], shape: PeakShape
+) -> Fit:
+    """Fit the point in the volume of one temperature, K, without a law."""
+    return _fit(kelvin, box_around(volume, at), shape.width, np.array(shape.offset))
+
+
+def fit_transition(
+    fits: Sequence[Fit],
+    at: tuple[float, float, float],
+    shape: PeakShape,
+    lattice: Sequence[float],
+) -> Transition:
+    """Fit the power law to the peaks of a series.
+
+    Parameters
+    ----------
+    fits
+        One for each temperature, ascending.
+    at
+        h, k, l of the point.
+    shape
+        Of the peaks.
+    lattice
+        a, b, c, Å, and the angles, degree: the point's distance enters the Debye-Waller factor.
+    """
+    check_number(len(fits))
+    T, peak, error = (
+        np.array([getattr(f, name) for f in fits]) for name in ("temperature", "peak", "peak_error")
+    )
+    # Debye and Waller: exp(−B s²/2), of which only the change with temperature matters
+    s = np.linalg.inv(direct_basis(lattice)).T @ np.array(at)
     law = fit_law(T, peak, error, falls=0.5 * float(s @ s) * _DISPLACEMENT)
     return Transition(
         at=at, Tc=law.Tc, Tc_error=law.Tc_error, beta=law.beta, beta_error=law.beta_error,
-        scale=law.scale, width=width, chi2=law.chi2, fits=fits,
+        scale=law.scale, width=shape.width, chi2=law.chi2, fits=tuple(fits),
     )  # fmt: skip
 
 

@@ -1,0 +1,124 @@
+// The two dialogues: the key for reading, and help with the keyboard.
+
+import {el, fill, put} from "./dom.js";
+
+/**
+ * Build the key form.
+ * @param {HTMLDialogElement} dialog
+ * @param {import("./api.js").Api} api
+ * @param {() => void} entered
+ * @returns {(again?: boolean) => Promise<void>} shows the form; done when a key was accepted.
+ *   Who asks while it is shown waits for the same one.
+ */
+export function keyForm(dialog, api, entered) {
+  const field = el("input", {
+    type: "password",
+    id: "key-field",
+    autocomplete: "current-password",
+    required: true,
+    spellcheck: "false",
+    "aria-describedby": "key-error",
+  });
+  const why = el("p.error", {id: "key-error", role: "alert"});
+  const enter = el("button.primary", {type: "submit"}, "Open");
+  const close = el("button", {type: "button", onclick: () => dialog.close()}, "Cancel");
+  const form = el(
+    "form",
+    {},
+    el("h2", {id: "key-title"}, "Key for reading"),
+    el(
+      "p",
+      {},
+      "The catalog answers those who have a key. At the beamline's host, this prints one:",
+    ),
+    el("pre", {}, "offbragg key"),
+    el("input", {
+      type: "text",
+      autocomplete: "username",
+      value: "offbragg",
+      hidden: true,
+      "aria-hidden": "true",
+    }),
+    el("label", {for: "key-field"}, "Key"),
+    field,
+    why,
+    el("p.muted", {}, "It is kept in a cookie that scripts cannot read, and stands in no address."),
+    el("div.buttons", {}, close, enter),
+  );
+  fill(dialog, form);
+  let waiting = null;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    enter.disabled = true;
+    put(why, "");
+    try {
+      await api.enter({key: field.value.trim()});
+      field.value = "";
+      dialog.close();
+      waiting?.done();
+      waiting = null;
+      entered();
+    } catch (error) {
+      put(why, error.detail ?? error.message);
+      field.select();
+    } finally {
+      enter.disabled = false;
+    }
+  });
+  dialog.addEventListener("cancel", (event) => {
+    if (waiting) event.preventDefault();
+  });
+  return (again = false) => {
+    close.hidden = !again || waiting !== null;
+    if (!dialog.open) dialog.showModal();
+    field.focus();
+    if (again) return Promise.resolve();
+    if (!waiting) {
+      waiting = {};
+      waiting.promise = new Promise((done) => {
+        waiting.done = done;
+      });
+    }
+    return waiting.promise;
+  };
+}
+
+/**
+ * Show what the keys do.
+ * @param {HTMLDialogElement} dialog
+ * @param {{key: string, title: string}[]} views
+ * @param {any} module the shown view; its `keys` are pairs [key, what it does]
+ */
+export function helpDialog(dialog, views, module) {
+  const row = ([key, text]) => el("tr", {}, el("td", {}, el("kbd", {}, key)), el("td", {}, text));
+  const table = (caption, rows) =>
+    el("table.keys", {}, el("caption", {}, caption), el("tbody", {}, ...rows.map(row)));
+  fill(
+    dialog,
+    el("h2", {id: "help-title"}, "Keyboard"),
+    el(
+      "div.columns",
+      {},
+      table("Everywhere", [
+        ...views.map((view) => [view.key, view.title]),
+        ["/", "search runs"],
+        ["t", "light or dark"],
+        ["?", "this help"],
+        ["Esc", "back"],
+      ]),
+      module?.keys?.length ? table(module.title, module.keys) : null,
+    ),
+    el(
+      "p.muted",
+      {},
+      "Everything on this page is read from the catalog's public routes; nothing here can move " +
+        "the beamline. The line at the bottom makes in Python what is shown.",
+    ),
+    el(
+      "div.buttons",
+      {},
+      el("button.primary", {type: "button", onclick: () => dialog.close()}, "Close"),
+    ),
+  );
+  if (!dialog.open) dialog.showModal();
+}

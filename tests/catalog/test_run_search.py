@@ -1,0 +1,120 @@
+"""Boards of a series and rows of runs, as they are computed; and a database that is away."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from offbragg.catalog.readable import Readable
+from offbragg.catalog.run_routes import RunRoutes
+from offbragg.catalog.run_search import run_row
+from offbragg.catalog.search_tables import RUN_COLUMNS
+from offbragg.catalog.series_board import series_board
+
+PLAN = {
+    "temperatures": [90.0, 60.0], "reference": 90.0,
+    "sweeps": [{"n_frames": 10}, {"n_frames": 10}],
+}  # fmt: skip
+
+
+def run(number: int, kelvin: float, *, point: int = 0, sweep: int = 0, **more: Any) -> Any:
+    found = dict.fromkeys(column.name for column in RUN_COLUMNS) | {
+        "uid": f"run-{number}", "scan_id": number, "time": 100.0 * number, "sample": "LSMO",
+        "stop_time": 100.0 * number + 90, "temperature": kelvin, "purpose": "data",
+        "status": "success", "n_frames": 10, "stored": 10, "missing": 0, "rejected": 0,
+        "point": point, "sweep": sweep,
+    }  # fmt: skip
+    return run_row(found | more)
+
+
+def volume(key: str, *runs: str, written: float = 1.0, state: str = "finished") -> Any:
+    return {"key": key, "runs": list(runs), "written": written, "state": state}
+
+
+def cells(board: Any) -> dict[float, Any]:
+    return {cell["temperature"]: cell for cell in board["cells"]}
+
+
+def test_a_cell_is_measured_once_all_its_sweeps_are():
+    rows = [run(1, 90.0), run(2, 90.0, sweep=1)]
+
+    board = series_board("s", rows, [], PLAN, now=200.0)
+
+    assert board["state"] == "running"
+    assert (cells(board)[90.0]["state"], cells(board)[90.0]["expected"]) == ("measuring", 40)
+    assert (cells(board)[60.0]["state"], cells(board)[60.0]["completeness"]) == ("planned", 0.0)
+    assert board["left"] == 400.0  # four sweeps of 100 s
+    rows += [run(3, 90.0, point=2), run(4, 90.0, point=2, sweep=1)]
+    rows += [run(5, 60.0, point=1), run(6, 60.0, point=1, sweep=1)]
+    ended = series_board("s", rows, [], PLAN, now=700.0)
+    assert (ended["state"], ended["left"]) == ("ended", None)
+    assert [cell["state"] for cell in ended["cells"]] == ["measured"] * 2
+
+
+def test_a_series_that_stopped_in_the_middle_has_ended():
+    board = series_board("s", [run(1, 90.0)], [], PLAN, now=100_000.0)
+
+    assert (board["state"], board["left"]) == ("ended", None)
+
+
+@pytest.mark.parametrize(
+    ("more", "state", "alarm"),
+    [
+        ({"status": None, "stored": None, "stop_time": None}, "measuring", None),
+        ({"status": "fail", "stored": 4, "missing": 6, "reason": "no beam\nmore"}, "failed",
+         "#1: fail: no beam"),
+        ({"stored": 0, "missing": 10}, "failed", "#1: 10 frames missing"),
+        ({"stored": 9, "rejected": 1}, "measured", "#1: 1 frame rejected"),
+    ],
+)  # fmt: skip
+def test_a_cell_says_what_is_wrong(more: dict[str, Any], state: str, alarm: str | None):
+    (cell,) = series_board("s", [run(1, 90.0, **more)], [], {}, now=0.0)["cells"]
+
+    assert cell["state"] == state
+    assert alarm in cell["alarms"] if alarm else cell["alarms"] == []
+
+
+def test_the_volume_of_a_cell_is_of_its_runs_only_and_of_most_of_them():
+    rows = [run(1, 90.0), run(2, 90.0, sweep=1), run(3, 60.0)]
+    volumes = [
+        volume("all", "run-1", "run-2", "run-3", written=9.0), volume("one", "run-1", written=8.0),
+        volume("both", "run-1", "run-2"), volume("gone", "run-1", "run-2", state="missing"),
+        volume("grows", "run-3", state="growing"),
+    ]  # fmt: skip
+
+    found = cells(series_board("s", rows, volumes, {}, now=0.0))
+
+    assert (found[90.0]["volume"], found[90.0]["volume_state"]) == ("both", "finished")
+    assert (found[60.0]["volume"], found[60.0]["volume_state"]) == ("grows", "growing")
+
+
+def test_two_crystals_of_one_name_are_two_rows():
+    rows = [run(1, 90.0, label="c1"), run(2, 90.0, label="c2"), run(3, 90.0, sample="other")]
+
+    board = series_board("s", rows, [], {}, now=0.0)
+
+    assert board["samples"] == ["LSMO c1", "LSMO c2", "other"]
+
+
+def test_a_database_that_does_not_answer_is_no_error_of_the_server(tmp_path: Path):
+    def connect() -> Any:
+        raise ConnectionRefusedError("nobody listens")
+
+    engine = SimpleNamespace(dialect=SimpleNamespace(name="sqlite"), connect=connect)
+    tree = SimpleNamespace(context=SimpleNamespace(engine=engine))
+    app: Any = RunRoutes(None, tree, Readable([tmp_path]))  # type: ignore[arg-type]  none follows
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://catalog") as client:
+            return await client.get("/runs")
+
+    answer = asyncio.run(ask())
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "database does not answer" in answer.json()["detail"]
