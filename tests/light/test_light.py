@@ -16,7 +16,8 @@ AT_HOME = Path(__file__).with_name("as_at_home.py")
 SOURCE = Path(offbragg.__file__).parent
 HEAVY = {
     "alarms", "beamline", "callbacks", "catalog", "demo", "devices", "doctor", "export",
-    "followers", "host", "metadata", "plans", "profile", "recovery", "shell", "status", "testing",
+    "followers", "host", "metadata", "nexpy", "now", "plans", "profile", "recovery", "shell",
+    "status", "testing",
     "__main__",
 }  # fmt: skip
 """What the extras are for; of two of them a part is light."""

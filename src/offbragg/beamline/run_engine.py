@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +14,7 @@ from offbragg.beamline.config import Beamline
 from offbragg.beamline.limits import check_start, lacking_room
 from offbragg.beamline.watchdog import make_watchdog
 from offbragg.errors import ConfigError
+from offbragg.files.lock import lock
 from offbragg.plans.messages import (
     ANNOUNCED_RUN,
     HANDLES_BEAM_LOSS,
@@ -199,7 +199,7 @@ def scan_ids(directory: Path) -> Callable[[Mapping[str, Any]], int]:
     def next_id(_: Mapping[str, Any]) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / "scan_id").open("a+", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file, wait=True)
             file.seek(0)
             text = file.read().strip()
             try:

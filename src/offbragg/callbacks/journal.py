@@ -12,7 +12,6 @@ abandoned, and :func:`close_abandoned` gives it its one stop document.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -23,6 +22,7 @@ from typing import IO
 from offbragg.errors import JournalError
 from offbragg.files.durable import make_directory, sync
 from offbragg.files.journal_file import Document, append, no_journal
+from offbragg.files.lock import lock
 from offbragg.files.root import Root
 from offbragg.sample import check_component
 
@@ -100,7 +100,7 @@ class Journal:
             try:
                 journal = undo.enter_context(hidden.open("xb", buffering=0))
                 undo.callback(hidden.unlink, missing_ok=True)
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(journal)
                 append(journal, "start", doc)
                 os.link(hidden, path)  # refuses to replace an existing journal
                 hidden.unlink()

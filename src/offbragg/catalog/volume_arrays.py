@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from offbragg.catalog.readable import Readable, shown
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files.cells import StoredArray
 from offbragg.files.hdf5 import find_inside
+from offbragg.files.lock import lock
 
 _TRIES, _PAUSE = 100, 0.01  # s
 
@@ -113,7 +113,7 @@ class VolumeArrayAdapter(Adapter[ArrayStructure]):
             except FileNotFoundError as error:
                 raise BrokenLink(f"the volume file is missing: {self._path.name}") from error
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock(descriptor, shared=True)
             except BlockingIOError:
                 os.close(descriptor)
                 time.sleep(_PAUSE)

@@ -8,7 +8,6 @@ can be distinguished.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,8 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from offbragg.files.lock import lock
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class DetectorClaim:
         with contextlib.suppress(OSError):  # for colleagues of the group, whatever the umask
             os.fchmod(file, 0o664)
         with contextlib.suppress(OSError):  # held by another: the IOC serves whom it wants to
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             os.ftruncate(file, 0)
             facts = {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
             os.pwrite(file, json.dumps(facts).encode(), 0)
@@ -84,7 +85,7 @@ class DetectorClaim:
         if file is None:
             return
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             os.ftruncate(file, 0)
         os.close(file)
 
@@ -100,7 +101,7 @@ class DetectorClaim:
                 return None
             alive = False
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock(file, shared=True)
             except OSError:
                 alive = True
             return Holder(str(facts["host"]), int(facts["process"]), float(facts["since"]), alive)

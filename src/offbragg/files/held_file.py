@@ -6,7 +6,6 @@ the file says, however it ended.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from offbragg.files.journal_file import is_open
+from offbragg.files.lock import lock
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class HeldFile:
         made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         file = os.fdopen(made, "r+b", buffering=0)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError:
             file.close()
             return False

@@ -9,7 +9,6 @@ files it makes; started again it reads a journal from the first line and goes on
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.abandoned import close_all_abandoned
 from offbragg.files.journal_file import JournalReader, journals, read_start
+from offbragg.files.lock import lock
 from offbragg.followers.backlog import BACKLOG
 
 log = logging.getLogger(__name__)
@@ -106,9 +106,9 @@ def following(journal: Path) -> Generator[JournalLock]:
         raise JournalError(
             f"the journal directory cannot be made: {error.strerror}\n{journal}"
         ) from error
-    with (journal / ".follow.lock").open("w") as lock:
+    with (journal / ".follow.lock").open("w") as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(held)
         except BlockingIOError as error:
             raise JournalError(
                 f"another offbragg stack follows this journal already\n"

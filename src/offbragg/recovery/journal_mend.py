@@ -7,7 +7,6 @@ its place, in one step. Frames need no line of it: they are found in the run's f
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from offbragg.files.abandoned import stop_run
 from offbragg.files.durable import sync
 from offbragg.files.journal_file import Contents, examine_journal
 from offbragg.files.journal_line import encode_line
+from offbragg.files.lock import lock
 
 _NAMES = 1000
 _REASON = "its journal was damaged and had no stop document; closed from what was intact in it"
@@ -66,7 +66,7 @@ def mend_journal(
     """
     with path.open("rb") as journal:
         try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(journal)
         except BlockingIOError:
             raise JournalError(
                 f"run {path.stem[:8]} has not ended: its journal is left unchanged"

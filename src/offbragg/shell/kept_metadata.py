@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import getpass
 import json
 import logging
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from offbragg.errors import ConfigError, MetadataError
+from offbragg.files.lock import lock
 from offbragg.json_values import plain
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,14 @@ class KeptMetadata(UserDict[str, Any]):
         if not self._changed():
             return
         try:
-            with self._locked() as lock:
+            with self._locked() as held:
                 theirs = self._read()
                 mine = self._changed()
                 self._take(theirs, but=mine)
                 kept = {key: text for key, text in theirs.items() if key not in mine}
                 kept |= {key: text for key, text in mine.items() if text is not None}
                 self._write(kept)
-                self._sign(lock)
+                self._sign(held)
         except OSError as error:
             raise ConfigError(
                 f"RE.md cannot be kept: {error.strerror}\n{self.path}\n"
@@ -157,11 +157,11 @@ class KeptMetadata(UserDict[str, Any]):
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str]]:
         # beside the file, which is replaced: a lock on it would be on the old one
-        with self._lock_path.open("a+", encoding="utf-8") as lock:
+        with self._lock_path.open("a+", encoding="utf-8") as held:
             deadline = time.monotonic() + _PATIENCE
             while True:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(held)
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
