@@ -14,6 +14,7 @@ import numpy as np
 
 from offbragg.errors import ReductionError
 from offbragg.grid import Array, Grid, Three
+from offbragg.kernels.brick import WholeSums
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 
@@ -66,18 +67,15 @@ class Bricks(Protocol):
 
 
 @runtime_checkable
-class LevelledBricks(Bricks, Protocol):
-    """Bricks that have the sums of coarser cells at hand, quicker than by adding those of cells."""
+class WholeBricks(Bricks, Protocol):
+    """Bricks whose sums are whole numbers, of which a kernel makes all that is stored."""
 
-    def levels(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
-        """Read counts above background and weight of a brick's coarser cells, by level 2, 4, 8.
+    def whole(self) -> WholeSums:
+        """Return the sums of all bricks; they go on changing where they are."""
+        ...
 
-        Returns
-        -------
-        levels
-            Arrays as of `brick`, of ``level`` × ``level`` × ``level`` cells each. None: nothing was
-            measured there.
-        """
+    def number(self, l: int, k: int, h: int) -> int | None:  # noqa: E741
+        """Return the number of a brick; None: nothing was measured there, all of it is 0."""
         ...
 
 
@@ -121,7 +119,7 @@ def above_background(sums: Mapping[str, Array]) -> Array:
 
 
 def levels_of(sums: Mapping[str, Array] | None) -> dict[int, tuple[Array, Array]] | None:
-    """Sum the cells of a brick to coarser ones, as `LevelledBricks` has them.
+    """Sum the cells of a brick to coarser ones: counts above background, and weight, by level.
 
     Each level is halved from the one before, along h, then k, then l. Sums of whole numbers are
     exact in any order. Of other weights, level 2 is the sum along h, then k, then l, and level 4

@@ -18,7 +18,7 @@ import fcntl
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from offbragg.files.volume_chunks import (
     Block,
     Chunk,
     ChunkMaker,
+    MadeBricks,
     Place,
+    at_once,
     in_order,
     offset_of,
     places_in,
@@ -182,13 +184,11 @@ class GrowingVolume:
             self._block(place)  # threads find it
         with ThreadPoolExecutor(self._threads, thread_name_prefix="volume") as pool:
 
-            def add(place: Place) -> None:
-                maker.coarse(place, self._block(place))
+            def add(places: Sequence[Place]) -> None:
+                maker.coarse(places, self._block)
 
-            def make(place: Place) -> tuple[Place, list[Chunk], Counted]:
-                before = self._counted.get(place)
-                chunks, counted = maker.brick(place, self._block(place), before=before)
-                return place, chunks, counted
+            def make(places: Sequence[Place]) -> MadeBricks:
+                return maker.make(places, self._block, self._counted)
 
             def level(at: tuple[int, Place]) -> Chunk:
                 n, place = at
@@ -197,14 +197,16 @@ class GrowingVolume:
                 return self._block(bricks).chunk((n, within))
 
             if fine:
-                for place, chunks, counted in in_order(pool, make, todo, self._threads):
-                    self._store(chunks, arrays, done)
-                    maker.shells.add(counted, instead=self._counted.get(place))
-                    self._counted[place] = counted
-                    self._one_more()
+                for made in in_order(pool, make, at_once(todo), self._threads):
+                    for place, chunks, counted in made.bricks:
+                        self._store(chunks, arrays, done)
+                        maker.shells.add(counted, instead=self._counted.get(place))
+                        self._counted[place] = counted
+                        self._one_more()
+                    maker.stored(made)
                 self._stale.clear()
             else:
-                for _ in in_order(pool, add, todo, self._threads):
+                for _ in in_order(pool, add, at_once(todo), self._threads):
                     self._one_more()
             self._unsummed.clear()
             which = sorted(at for at in self._stale_levels if fine or at[0] >= _COARSE)

@@ -10,19 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+from offbragg import kernels
 from offbragg.bricks import (
     BRICK,
     Bricks,
-    LevelledBricks,
+    WholeBricks,
     above_background,
     brick_counts,
     levels_of,
@@ -30,16 +31,21 @@ from offbragg.bricks import (
 from offbragg.files.cells import encode
 from offbragg.files.frame_pool import processors
 from offbragg.files.volume_shells import Counted, Shells
+from offbragg.kernels import brick as kernel
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 BLOCK = 8  # bricks along each edge: one chunk of the coarsest level
-_AHEAD = 4  # bricks of each thread that may wait for being stored
+AT_ONCE = 8
+"""Bricks that a thread makes in one go."""
+_AHEAD = 2  # goes of each thread that may wait for being stored
 _NAN = np.array(np.nan, np.float32).view(np.int32)
 Place = tuple[int, ...]  # along l, k, h
-Chunk = tuple[str, Place, bytes | None]
+Octets = NDArray[np.uint8]
+Chunk = tuple[str, Place, bytes | Octets | None]
 """Name of the array, or its level as text; place in chunks; None: nothing but the fill value."""
+_NOTHING: Mapping[Place, Counted] = {}
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
@@ -101,14 +107,17 @@ def write_arrays(
         for first in itertools.product(*(range(0, n, BLOCK) for n in along)):
             block = maker.block(first)
 
-            def work(place: Place, block: Block = block) -> tuple[list[Chunk], Counted]:
-                return maker.brick(place, block)
+            def work(places: Sequence[Place], block: Block = block) -> MadeBricks:
+                return maker.make(places, lambda place: block)
 
-            for chunks, counted in in_order(pool, work, places_in(along, first), threads):
-                store(chunks, by_name)
-                maker.shells.add(counted)
-                done += 1
-                progress(done, math.prod(along))
+            goes = at_once(places_in(along, first))
+            for made in in_order(pool, work, goes, threads):
+                for _, chunks, counted in made.bricks:
+                    store(chunks, by_name)
+                    maker.shells.add(counted)
+                    done += 1
+                    progress(done, math.prod(along))
+                maker.stored(made)
             for chunk in in_order(pool, block.chunk, block.places(), threads):
                 store([chunk], by_name)
     return maker.shells
@@ -119,6 +128,13 @@ def places_in(along: Place, first: Place) -> Iterator[Place]:
     return itertools.product(
         *(range(a, min(a + BLOCK, n)) for a, n in zip(first, along, strict=True))
     )
+
+
+def at_once(places: Iterable[Place]) -> Iterator[list[Place]]:
+    """Yield a few bricks at a time, for `ChunkMaker.make`."""
+    rest = iter(places)
+    while some := list(itertools.islice(rest, AT_ONCE)):
+        yield some
 
 
 def in_order(
@@ -168,6 +184,14 @@ class _Array:
         return encode(np.full(self.chunks, self.fill, self.kind))
 
 
+class MadeBricks(NamedTuple):
+    """Bricks to be stored: where each is, its chunks, and what was counted of it."""
+
+    bricks: list[tuple[Place, list[Chunk], Counted]]
+    room: Octets | None
+    """The buffer that the chunks are in."""
+
+
 class ChunkMaker:
     """Makes the chunks of a volume file from its sums.
 
@@ -186,7 +210,11 @@ class ChunkMaker:
         levels: Mapping[int, h5py.Dataset],
     ) -> None:
         self._bricks = bricks
-        self._levels_of = bricks.levels if isinstance(bricks, LevelledBricks) else self._summed
+        self._whole = (
+            bricks if isinstance(bricks, WholeBricks) and kernels.compiled else None
+        )  # fmt: skip
+        self._sums = None if self._whole is None else self._whole.whole()
+        self._rooms: list[Octets] = []
         self._arrays = [_Array(name, data) for name, data in arrays.items()]
         self._levels = {level: _Array(str(level), data) for level, data in levels.items()}
         self.shells = Shells(bricks.grid, bricks.sample)
@@ -198,13 +226,83 @@ class ChunkMaker:
         """Make the sums of the levels of a block, from its first brick on."""
         return Block(first, self._levels)
 
-    def brick(
-        self, place: Place, block: Block, *, before: Counted | None = None
-    ) -> tuple[list[Chunk], Counted]:
-        """Compress what one brick is in each array; count it in the shells, add it to the levels.
+    def make(
+        self,
+        places: Sequence[Place],
+        block: Callable[[Place], Block],
+        before: Mapping[Place, Counted] = _NOTHING,
+    ) -> MadeBricks:
+        """Make what is stored of a few bricks; several threads may do so at once.
 
-        Several threads may do so at once. ``before`` is what was counted of it, see `Shells.count`.
+        Parameters
+        ----------
+        places
+            Of the bricks, `AT_ONCE` at most.
+        block
+            Finds the sums of the levels that a brick is added to.
+        before
+            What was counted of them, see `Shells.count`.
+
+        Returns
+        -------
+        made
+            `stored` takes it back.
         """
+        by_kernel, room = self._by_kernel(places, stored=True)
+        found: list[tuple[Place, list[Chunk], Counted]] = []
+        for place, brick in zip(places, by_kernel, strict=True):
+            if brick is None or self._sums is None:
+                chunks, counted = self._by_arrays(place, block(place), before.get(place))
+            else:
+                block(place).add(place, brick.levels)
+                chunks: list[Chunk] = [
+                    (each.name, place, chunk)
+                    for each, chunk in zip(self._arrays, brick.chunks, strict=True)
+                ]
+                counted = self.shells.count_bits(
+                    place, brick.bits, self._sums.side, before.get(place)
+                )
+            found.append((place, chunks, counted))
+        return MadeBricks(found, room)
+
+    def stored(self, made: MadeBricks) -> None:
+        """Take back the buffer of chunks that are stored."""
+        if made.room is not None:
+            self._rooms.append(made.room)
+
+    def coarse(self, places: Sequence[Place], block: Callable[[Place], Block]) -> None:
+        """Add a few bricks to the levels only."""
+        by_kernel, _ = self._by_kernel(places, stored=False)
+        for place, brick in zip(places, by_kernel, strict=True):
+            sums = levels_of(self._bricks.brick(*place)) if brick is None else brick.levels
+            block(place).add(place, sums)
+
+    def _by_kernel(
+        self, places: Sequence[Place], *, stored: bool
+    ) -> tuple[list[kernel.MadeBrick | None], Octets | None]:
+        """Make bricks of whole numbers; None for each that is made from arrays: also empty ones."""
+        found: list[kernel.MadeBrick | None] = [None] * len(places)
+        if self._whole is None or self._sums is None:
+            return found, None
+        numbers = [self._whole.number(*place) for place in places]
+        there = [n for n, number in enumerate(numbers) if number is not None]
+        if not there:
+            return found, None
+        room = None
+        if stored:
+            try:
+                room = self._rooms.pop()
+            except IndexError:
+                room = self._sums.room(AT_ONCE)
+        made = kernel.make(self._sums, [numbers[n] for n in there], room)  # type: ignore[misc]
+        for n, brick in zip(there, made, strict=False):  # one with an error is left to arrays
+            found[n] = brick
+        return found, room
+
+    def _by_arrays(
+        self, place: Place, block: Block, before: Counted | None
+    ) -> tuple[list[Chunk], Counted]:
+        """Make what is stored of a brick from its sums as arrays: the reference of the kernel."""
         sums = self._bricks.brick(*place)
         if sums is None:
             block.add(place, None)
@@ -219,13 +317,6 @@ class ChunkMaker:
         block.add(place, levels_of(sums))
         chunks = [each.chunk(place, values[each.name]) for each in self._arrays]
         return chunks, self.shells.count(place, weight, before=before)
-
-    def coarse(self, place: Place, block: Block) -> None:
-        """Add one brick to the levels only."""
-        block.add(place, self._levels_of(*place))
-
-    def _summed(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
-        return levels_of(self._bricks.brick(l, k, h))
 
 
 def _divided(weight: Array, *values: Array) -> list[NDArray[np.float32]]:
@@ -281,7 +372,8 @@ class Block:
                 totals[:, *cells] = 0.0
                 continue
             for total, array in zip(totals, sums[level], strict=True):
-                total[cells] = array
+                part = total[cells]  # a chunk may reach beyond the grid
+                part[...] = array[tuple(slice(n) for n in part.shape)]
 
     def places(self) -> Iterator[tuple[int, Place]]:
         """Yield the level and the place within the block of each chunk."""
