@@ -20,6 +20,7 @@ Counts = NDArray[np.int32]
 LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be distinguished from reflections
 _FRAMES = 31  # that are compared
 _SLAB = 16  # rows
+_FEW = 10_000  # pixels whose surroundings are looked at sooner one by one than all
 _TIMES = 5.0  # its surroundings' counts, from which a pixel is hot
 _ABOVE = 10.0  # standard deviations
 _AROUND = 2  # pixels on each side of one: 5 × 5
@@ -132,9 +133,11 @@ def hot_pixels(
     if found is None:
         return hot
     least, median = found
-    # where even the lowest median around a pixel is too high for it, it cannot be hot
-    lowest = cast(Counts, minimum_filter(median, size=2 * _AROUND + 1))
-    maybe = np.flatnonzero(_above(least, lowest))
+    maybe = np.flatnonzero(least > _TIMES)
+    if maybe.size > _FEW:
+        # where even the lowest median around a pixel is too high for it, it cannot be hot
+        lowest = cast(Counts, minimum_filter(median, size=2 * _AROUND + 1))
+        maybe = np.flatnonzero(_above(least, lowest))
     if not maybe.size:
         return hot
     hot.flat[maybe] = _above(least.flat[maybe], _median_around(median, maybe))
@@ -167,10 +170,14 @@ def _ordered(seen: Sequence[Counts], few: int, middle: int) -> Counts:
     limit = max(_TIMES, min(int(counts.min()) for counts in seen) + _ABOVE)
     for counts in seen:
         low += counts <= limit
-    near = cast(Mask, maximum_filter(low <= few, size=2 * _AROUND + 1))
+    maybe = low <= few
     for begin in range(0, rows, _SLAB):  # a slab at a time: it stays in a processor's cache
-        part = slice(begin, begin + _SLAB)
-        which = np.flatnonzero(near[part].any(axis=0))
+        part, above = slice(begin, begin + _SLAB), min(begin, _AROUND)
+        around = maybe[begin - above : begin + _SLAB + _AROUND]
+        if not around.any():
+            continue
+        near = cast(Mask, maximum_filter(around, size=2 * _AROUND + 1))[above : above + _SLAB]
+        which = np.flatnonzero(near.any(axis=0))
         if not which.size:
             continue
         slab = np.stack([counts[part][:, which] for counts in seen])
