@@ -9,8 +9,9 @@ other one goes on in its place.
 The chunks of the levels beyond 2 are written whenever there is something new, those of the cells in
 passes: a pass writes all bricks that changed before it began, in several calls if it takes long, so
 that the levels do not wait for them. In between, bricks are as new as their last writing, and the
-record has the number of frames that are in all of them. When the sums are complete, so is the file; then all chunks are copied in the order in which a volume is written
-at once, and the file is the same to the last byte.
+record has the number of frames that are in all of them. When the sums are complete, so is the file;
+then all chunks are copied in the order in which a volume is written at once, and the file is the
+same to the last byte.
 """
 
 from __future__ import annotations
