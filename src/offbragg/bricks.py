@@ -14,15 +14,26 @@ import numpy as np
 
 from offbragg.errors import ReductionError
 from offbragg.grid import Array, Grid, Three
-from offbragg.kernels.brick import WholeSums
+from offbragg.kernels.brick import LEVELS, WholeSums
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 
+__all__ = [
+    "BRICK",
+    "LEVELS",
+    "SUMS",
+    "Bricks",
+    "WholeBricks",
+    "above_background",
+    "brick_counts",
+    "brick_places",
+    "brick_slices",
+    "levels_of",
+    "volume_bricks",
+]
+
 BRICK = 32
 """Cells along each edge of a brick."""
-
-LEVELS = (2, 4, 8)
-"""Cells along each edge of the coarser ones, each twice those of the one before."""
 
 SUMS = ("counts", "weight", "variance", "background", "background_variance")
 """The sums that there can be, as `Volume` has them; counts and weight are always there."""

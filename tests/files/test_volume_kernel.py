@@ -11,7 +11,7 @@ import pytest
 from volumes import LATTICES
 
 from offbragg import kernels
-from offbragg.bricks import BRICK, LEVELS, brick_places, brick_slices
+from offbragg.bricks import BRICK, LEVELS, brick_places, brick_slices, volume_bricks
 from offbragg.errors import ReductionError
 from offbragg.files import volume_shells
 from offbragg.files.volume_chunks import ChunkMaker
@@ -62,26 +62,34 @@ def maker_of(sums: Accumulator, directory: Path) -> ChunkMaker:
 
 @pytest.mark.parametrize("level", COMPILED)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("air", [False, True])
-def test_the_kernel_makes_what_is_made_of_arrays(tmp_path, monkeypatch, level, shape, parts, air):
+@pytest.mark.parametrize(
+    ("parts", "air", "cells"),
+    [(1, False, False), (3, False, True), (1, True, True), (3, True, False)],
+)
+def test_the_kernel_makes_what_is_made_of_arrays(
+    tmp_path, monkeypatch, level, shape, parts, air, cells
+):
     sums = whole(shape, parts=parts, air=air, lattice=sum(shape) % 4)
+    if cells:
+        sums = volume_bricks(sums.volume())
     maker = maker_of(sums, tmp_path)
-    monkeypatch.setattr(kernel, "make", partial(kernel.make, level=level))
+    for name in ("make", "make_of_cells"):
+        monkeypatch.setattr(kernel, name, partial(getattr(kernel, name), level=level))
     count = partial(kernel.count_beyond, level=level)
     monkeypatch.setattr(volume_shells, "count_beyond", count)
     blocks = [maker.block((0, 0, 0)) for _ in range(3)]
     places = list(brick_places(sums.grid))
 
     with monkeypatch.context() as patch:
-        patch.setattr(ChunkMaker, "_by_arrays", lambda self, place, *_: ([], place))
+        patch.setattr(ChunkMaker, "_by_arrays", lambda self, place, sums, *_: ([], sums))
         made = maker.make(places[:8], lambda place: blocks[0])
     maker.coarse(places[:8], lambda place: blocks[1])
 
     for place, chunks, counted in made.bricks:
-        expected, cells = maker._by_arrays(place, blocks[2], None)
-        if counted == place:  # an empty one is not for the kernel
-            assert sums.brick(*place) is None
+        brick = sums.brick(*place)
+        expected, cells = maker._by_arrays(place, brick, blocks[2], None)
+        if brick is None:  # an empty one is not for the kernel
+            assert counted is None
             continue
         assert [each[:2] for each in chunks] == [each[:2] for each in expected]
         for one, other in zip(chunks, expected, strict=True):
@@ -90,7 +98,7 @@ def test_the_kernel_makes_what_is_made_of_arrays(tmp_path, monkeypatch, level, s
         np.testing.assert_array_equal(counted.beyond, cells.beyond)
         assert counted.weighed == cells.weighed
         assert counted is maker.shells.count_bits(
-            place, np.frombuffer(counted.measured, np.uint8), sums.whole().side, counted
+            place, np.frombuffer(counted.measured, np.uint8), maker._stored.side, counted
         )
     for block in blocks[:2]:
         for coarse, found in block._sums.items():
@@ -140,4 +148,4 @@ def test_buffers_of_another_size_are_refused(change):
 
 
 def test_bricks_and_levels_are_those_of_the_kernel():
-    assert (BRICK, LEVELS) == (kernel.SIDE, kernel._LEVELS)
+    assert (BRICK, LEVELS) == (kernel.SIDE, kernel.LEVELS)

@@ -28,10 +28,10 @@ static plain by_hand(const ob_brick_sums *sums)
 {
     const size_t *side = sums->side, n = side[0] * side[1] * side[2];
     plain p = {.wrong = 0};
-    const int air = sums->pair[OB_WHAT_AIR].low != NULL;
-    const int spread = sums->pair[OB_WHAT_SPREAD].low != NULL ? OB_WHAT_SPREAD : OB_WHAT_COUNTS;
+    const int air = sums->pair[OB_WHAT_AIR].there;
+    const int spread = sums->pair[OB_WHAT_SPREAD].there ? OB_WHAT_SPREAD : OB_WHAT_COUNTS;
     for (int i = 0; i < OB_BRICK_PAIRS; i++)
-        for (int j = 0; sums->pair[i].low != NULL && j < 2; j++)
+        for (int j = 0; sums->pair[i].there && j < 2; j++)
             p.array[i][j] = exactly(8 * n, 0);
     p.above = exactly(8 * n, 0);
     p.variance = exactly(8 * n, 0);
@@ -210,7 +210,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             uint32_t *low = exactly(8 * OB_BRICK, 0), *high = exactly(8 * OB_BRICK, 0);
             fill(&s, low, 0);
             fill(&s, high, 1);
-            sums.pair[i] = (ob_brick_pair){low, high, {part(&s), ldexp(1.0, -(byte(&s) & 63))}};
+            sums.pair[i] = (ob_brick_pair){
+                low, high, {part(&s), ldexp(1.0, -(byte(&s) & 63))}, {NULL, NULL}, 1,
+            };
         }
     plain p = by_hand(&sums);
     const size_t coarse = ob_coarser_cells(side), bound = ob_brick_bound(&sums);
@@ -229,7 +231,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                     at = check_chunk(at, *length++, p.array[i][j], 8, n);
             at = check_chunk(at, *length++, p.intensity, 4, n);
             at = check_chunk(at, *length++, p.sigma, 4, n);
-            if (sums.pair[OB_WHAT_AIR].low != NULL)
+            if (sums.pair[OB_WHAT_AIR].there)
                 at = check_chunk(at, *length++, p.above, 8, n);
             while (length < lengths + OB_BRICK_ARRAYS)
                 CHECK(*length++ == 0);
@@ -245,6 +247,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             CHECK(ob_brick(level, &sums, scratch, NULL, NULL, NULL, only) == 0);
             CHECK(memcmp(only, levels, 16 * coarse) == 0);
             free(only);
+            ob_brick_sums as_cells = {.side = {side[0], side[1], side[2]}};
+            for (int i = 0; i < OB_BRICK_PAIRS; i++) {
+                as_cells.pair[i].there = sums.pair[i].there;
+                for (int j = 0; j < (i == OB_WHAT_SPREAD ? 1 : 2); j++)
+                    as_cells.pair[i].cells[j] = p.array[i][j];
+            }
+            CHECK(ob_brick(level, &as_cells, scratch, out, lengths, bits, levels) == 0);
+            CHECK(memcmp(first, out, (size_t)total) == 0);
         }
         free(scratch);
         free(levels);

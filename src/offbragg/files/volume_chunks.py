@@ -210,10 +210,14 @@ class ChunkMaker:
         levels: Mapping[int, h5py.Dataset],
     ) -> None:
         self._bricks = bricks
-        self._whole = (
-            bricks if isinstance(bricks, WholeBricks) and kernels.compiled else None
-        )  # fmt: skip
+        self._whole = bricks if isinstance(bricks, WholeBricks) else None
         self._sums = None if self._whole is None else self._whole.whole()
+        self._stored = None  # by a kernel
+        if kernels.compiled:
+            names = bricks.names
+            self._stored = kernel.Stored(
+                bricks.grid.shape, "variance" in names, "background" in names
+            )
         self._rooms: list[Octets] = []
         self._arrays = [_Array(name, data) for name, data in arrays.items()]
         self._levels = {level: _Array(str(level), data) for level, data in levels.items()}
@@ -248,21 +252,32 @@ class ChunkMaker:
         made
             `stored` takes it back.
         """
-        by_kernel, room = self._by_kernel(places, stored=True)
+        room = None
         found: list[tuple[Place, list[Chunk], Counted]] = []
-        for place, brick in zip(places, by_kernel, strict=True):
-            if brick is None or self._sums is None:
-                chunks, counted = self._by_arrays(place, block(place), before.get(place))
-            else:
-                block(place).add(place, brick.levels)
-                chunks: list[Chunk] = [
-                    (each.name, place, chunk)
-                    for each, chunk in zip(self._arrays, brick.chunks, strict=True)
-                ]
-                counted = self.shells.count_bits(
-                    place, brick.bits, self._sums.side, before.get(place)
-                )
-            found.append((place, chunks, counted))
+        whole: dict[Place, kernel.MadeBrick] = {}
+        at = 0
+        if self._stored is not None:
+            room = self._rooms.pop() if self._rooms else self._stored.room(AT_ONCE)
+            whole = self._of_whole(places, room)
+        for place in places:
+            brick = whole.get(place)
+            if brick is None:
+                sums = self._bricks.brick(*place)
+                if sums is None or self._stored is None or room is None or whole:
+                    found.append(
+                        (place, *self._by_arrays(place, sums, block(place), before.get(place)))
+                    )
+                    continue
+                brick = kernel.make_of_cells(sums, self._stored, room[at:])
+                at += sum(0 if chunk is None else chunk.size for chunk in brick.chunks)
+            block(place).add(place, brick.levels)
+            chunks: list[Chunk] = [
+                (each.name, place, chunk)
+                for each, chunk in zip(self._arrays, brick.chunks, strict=True)
+            ]
+            assert self._stored is not None
+            side, known = self._stored.side, before.get(place)
+            found.append((place, chunks, self.shells.count_bits(place, brick.bits, side, known)))
         return MadeBricks(found, room)
 
     def stored(self, made: MadeBricks) -> None:
@@ -272,38 +287,29 @@ class ChunkMaker:
 
     def coarse(self, places: Sequence[Place], block: Callable[[Place], Block]) -> None:
         """Add a few bricks to the levels only."""
-        by_kernel, _ = self._by_kernel(places, stored=False)
-        for place, brick in zip(places, by_kernel, strict=True):
+        whole = self._of_whole(places, None)
+        for place in places:
+            brick = whole.get(place)
             sums = levels_of(self._bricks.brick(*place)) if brick is None else brick.levels
             block(place).add(place, sums)
 
-    def _by_kernel(
-        self, places: Sequence[Place], *, stored: bool
-    ) -> tuple[list[kernel.MadeBrick | None], Octets | None]:
-        """Make bricks of whole numbers; None for each that is made from arrays: also empty ones."""
-        found: list[kernel.MadeBrick | None] = [None] * len(places)
-        if self._whole is None or self._sums is None:
-            return found, None
-        numbers = [self._whole.number(*place) for place in places]
-        there = [n for n, number in enumerate(numbers) if number is not None]
+    def _of_whole(
+        self, places: Sequence[Place], room: Octets | None
+    ) -> dict[Place, kernel.MadeBrick]:
+        """Make bricks of whole numbers, but for empty ones, and those from an error on."""
+        if self._whole is None or self._sums is None or self._stored is None:
+            return {}
+        numbers = {place: self._whole.number(*place) for place in places}
+        there = {place: number for place, number in numbers.items() if number is not None}
         if not there:
-            return found, None
-        room = None
-        if stored:
-            try:
-                room = self._rooms.pop()
-            except IndexError:
-                room = self._sums.room(AT_ONCE)
-        made = kernel.make(self._sums, [numbers[n] for n in there], room)  # type: ignore[misc]
-        for n, brick in zip(there, made, strict=False):  # one with an error is left to arrays
-            found[n] = brick
-        return found, room
+            return {}
+        made = kernel.make(self._sums, self._stored, list(there.values()), room)
+        return dict(zip(there, made, strict=False))
 
     def _by_arrays(
-        self, place: Place, block: Block, before: Counted | None
+        self, place: Place, sums: Mapping[str, Array] | None, block: Block, before: Counted | None
     ) -> tuple[list[Chunk], Counted]:
-        """Make what is stored of a brick from its sums as arrays: the reference of the kernel."""
-        sums = self._bricks.brick(*place)
+        """Make what is stored of a brick with NumPy: the reference of the kernel."""
         if sums is None:
             block.add(place, None)
             nothing: list[Chunk] = [(each.name, place, None) for each in self._arrays]

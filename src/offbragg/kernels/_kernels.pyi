@@ -97,6 +97,21 @@ def bricks(
     levels: WriteableBuffer,
     /,
 ) -> int: ...
+def brick_of_cells(
+    level: int,
+    counts: Buffer,
+    weight: Buffer,
+    variance: Buffer | None,
+    background: Buffer | None,
+    background_variance: Buffer | None,
+    side: Three,
+    scratch: WriteableBuffer,
+    out: WriteableBuffer,
+    lengths: WriteableBuffer,
+    bits: WriteableBuffer,
+    levels: WriteableBuffer,
+    /,
+) -> None: ...
 def brick_sizes(spread: bool, air: bool, side: Three, /) -> tuple[int, int]: ...
 def shells(
     level: int,

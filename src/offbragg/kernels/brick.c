@@ -1,4 +1,4 @@
-/* All that a volume file has of a brick, from its whole sums: cells, levels, shells.
+/* All that a volume file has of a brick, from its sums: cells, levels, shells.
  *
  * The arithmetic is that of files/volume_chunks.py and bricks.py, operation by operation, in
  * float64: a whole number below 2^53 times its unit, divisions rounded to float32, blocks of cells
@@ -170,22 +170,25 @@ ALWAYS void coarser(const double *cells, const size_t *side, double *out)
 }
 
 typedef struct {
-    double *pair[OB_BRICK_PAIRS][2], *above, *variance;
+    const double *pair[OB_BRICK_PAIRS][2], *above, *variance;
+    double *own;
     uint32_t *intensity, *sigma;
 } arrays;
 
-/* Find where everything lies in the scratch of a brick. */
+/* Find where everything lies: what is not given in the scratch of a brick. */
 static arrays lay_out(const ob_brick_sums *sums, double *scratch)
 {
     const ob_brick_pair *pair = sums->pair;
     const size_t n = sums->side[0] * sums->side[1] * sums->side[2];
-    arrays a = {.above = NULL};
+    arrays a = {.own = scratch};
     for (int i = 0; i < OB_BRICK_PAIRS; i++)
-        for (int j = 0; pair[i].low != NULL && j < 2; j++, scratch += n)
-            a.pair[i][j] = scratch;
+        for (int j = 0; pair[i].there && j < 2; j++) {
+            a.pair[i][j] = pair[i].low != NULL ? scratch : pair[i].cells[j];
+            scratch += n;
+        }
     a.above = a.pair[OB_WHAT_COUNTS][0];
-    a.variance = a.pair[pair[OB_WHAT_SPREAD].low ? OB_WHAT_SPREAD : OB_WHAT_COUNTS][0];
-    if (pair[OB_WHAT_AIR].low != NULL) {
+    a.variance = a.pair[pair[OB_WHAT_SPREAD].there ? OB_WHAT_SPREAD : OB_WHAT_COUNTS][0];
+    if (pair[OB_WHAT_AIR].there) {
         a.above = scratch;
         a.variance = scratch + n;
         scratch += 2 * n;
@@ -199,20 +202,24 @@ ALWAYS int make(const ob_brick_sums *sums, const arrays *a, int cells, uint8_t *
 {
     const size_t *side = sums->side;
     const size_t n = side[0] * side[1] * side[2];
+    const int air = sums->pair[OB_WHAT_AIR].there;
+    double *own = a->own;
 
-    for (int i = 0; i < OB_BRICK_PAIRS; i++)
+    for (int i = 0; i < OB_BRICK_PAIRS; i++) {
         if (sums->pair[i].low != NULL && (cells || i != OB_WHAT_SPREAD) &&
-            values(&sums->pair[i], side, a->pair[i][0], a->pair[i][1]))
+            values(&sums->pair[i], side, own, own + n))
             return 1;
+        own += sums->pair[i].there ? 2 * n : 0;
+    }
     const double *weight = a->pair[OB_WHAT_COUNTS][1];
-    if (sums->pair[OB_WHAT_AIR].low != NULL)
-        subtract(a->pair[OB_WHAT_COUNTS][0], a->pair[OB_WHAT_AIR][0], n, a->above);
+    if (air)
+        subtract(a->pair[OB_WHAT_COUNTS][0], a->pair[OB_WHAT_AIR][0], n, own);
     coarser(a->above, side, levels);
     coarser(weight, side, levels + ob_coarser_cells(side));
     if (cells) {
-        if (sums->pair[OB_WHAT_AIR].low != NULL)
-            add(a->pair[sums->pair[OB_WHAT_SPREAD].low ? OB_WHAT_SPREAD : OB_WHAT_COUNTS][0],
-                a->pair[OB_WHAT_AIR][1], n, a->variance);
+        if (air)
+            add(a->pair[sums->pair[OB_WHAT_SPREAD].there ? OB_WHAT_SPREAD : OB_WHAT_COUNTS][0],
+                a->pair[OB_WHAT_AIR][1], n, own + n);
         measured(weight, n, bits);
         divide(weight, a->above, a->variance, n, a->intensity, a->sigma);
     }
@@ -250,8 +257,8 @@ size_t ob_brick_scratch(const size_t *side)
 size_t ob_brick_bound(const ob_brick_sums *sums)
 {
     const size_t n = sums->side[0] * sums->side[1] * sums->side[2];
-    const size_t wide = 2 + (sums->pair[OB_WHAT_SPREAD].low != NULL) +
-                        3 * (sums->pair[OB_WHAT_AIR].low != NULL);
+    const size_t wide = 2 + (sums->pair[OB_WHAT_SPREAD].there != 0) +
+                        3 * (sums->pair[OB_WHAT_AIR].there != 0);
     return wide * (ob_chunk_bound(2 * n) + 4) + 2 * (ob_chunk_bound(n) + 4);
 }
 
@@ -299,9 +306,9 @@ int ob_brick(int level, const ob_brick_sums *sums, void *scratch, uint8_t *out, 
         wrong = make_portable(sums, &a, out != NULL, bits, levels);
     if (wrong || out == NULL)
         return wrong;
-    if (sums->pair[OB_WHAT_SPREAD].low != NULL)
+    if (sums->pair[OB_WHAT_SPREAD].there)
         wide[doubles++] = a.pair[OB_WHAT_SPREAD][0];
-    const int air = sums->pair[OB_WHAT_AIR].low != NULL;
+    const int air = sums->pair[OB_WHAT_AIR].there;
     for (int i = 0; air && i < 2; i++)
         wide[doubles++] = a.pair[OB_WHAT_AIR][i];
     memset(lengths, 0, OB_BRICK_ARRAYS * sizeof *lengths);

@@ -9,11 +9,13 @@ enum { OB_WHAT_COUNTS, OB_WHAT_SPREAD, OB_WHAT_AIR, OB_BRICK_PAIRS };
 #define OB_BRICK_ARRAYS 8 /* at most: five sums, counts above background, two ratios */
 #define OB_LEVELS 3       /* 2, 4 and 8 cells along an edge */
 
-/* Two sums of one brick, OB_BRICK pairs of lower and upper halves, and what one means. The halves
- * are aligned for words of 4 bytes. */
+/* Two sums of one brick: either OB_BRICK pairs of lower and upper halves, aligned for words of 4
+ * bytes, and what one means; or the cells of a chunk as they are. */
 typedef struct {
-    const uint32_t *low, *high; /* NULL: there are none */
+    const uint32_t *low, *high;
     double unit[2];
+    const double *cells[2]; /* the second one may be NULL where it means nothing */
+    int there;
 } ob_brick_pair;
 
 /* Sums of a brick: counts and weight, which must be there, the variance and nothing, the background

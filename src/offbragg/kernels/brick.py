@@ -1,17 +1,17 @@
-"""All that a volume file has of bricks, made of their whole sums in one go.
+"""All that a volume file has of bricks, made of their sums in one go.
 
-A brick's sums become float64 cells, their ratios, sums of coarser cells, and the chunks that are
-stored, compressed and with their checksum. The reference is what `offbragg.files.volume_chunks`
-does with the sums as arrays; both have the same bits.
+A brick's sums, whole numbers or cells, become float64 cells, their ratios, sums of coarser cells,
+and the chunks that are stored, compressed and with their checksum. The reference is what
+`offbragg.files.volume_chunks` does with NumPy; both have the same bits.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from offbragg.kernels import level, number_of
 from offbragg.kernels.numbering import SIDE, Shape
 from offbragg.kernels.transform import PairSums
 
+LEVELS = (2, 4, 8)
+"""Cells along each edge of the coarser ones."""
 _ARRAYS = 8  # at most, of a brick
-_LEVELS = (2, 4, 8)
 _LOCAL = threading.local()
 
 Octets = NDArray[np.uint8]
@@ -39,7 +40,7 @@ class Scaled:
         return self.sums.low, self.sums.high, *self.units
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class WholeSums:
     """The sums of a volume as whole numbers.
 
@@ -57,14 +58,36 @@ class WholeSums:
     spread: Scaled | None = None
     air: Scaled | None = None
 
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of each brick.
+
+    Parameters
+    ----------
+    shape
+        Cells of the grid along h, k, l.
+    spread, air
+        Whether there is a variance, and a background.
+    """
+
+    shape: Shape
+    spread: bool = False
+    air: bool = False
+
     @cached_property
     def side(self) -> Shape:
         """Cells of a chunk along l, k, h."""
-        h, k, l = (min(n, SIDE) for n in self.counts.sums.shape)  # noqa: E741
+        h, k, l = (min(n, SIDE) for n in self.shape)  # noqa: E741
         return l, k, h
 
+    @property
+    def arrays(self) -> int:
+        """Number of chunks of a brick."""
+        return 4 + self.spread + 3 * self.air
+
     def room(self, bricks: int) -> Octets:
-        """Make a buffer that the chunks of so many bricks fit into, whatever they hold."""
+        """Make a buffer that the chunks of some bricks fit into, whatever they hold."""
         return np.empty(bricks * self.sizes[1], np.uint8)
 
     @cached_property
@@ -72,7 +95,7 @@ class WholeSums:
         """Bytes of scratch, and of the chunks of a brick at most."""
         compiled = number_of(level)
         assert compiled is not None
-        return compiled[0].brick_sizes(self.spread is not None, self.air is not None, self.side)
+        return compiled[0].brick_sizes(self.spread, self.air, self.side)
 
 
 class MadeBrick(NamedTuple):
@@ -88,18 +111,25 @@ class MadeBrick(NamedTuple):
 
 
 def make(
-    sums: WholeSums, numbers: Sequence[int], room: Octets | None, *, level: str = level
+    sums: WholeSums,
+    stored: Stored,
+    numbers: Sequence[int],
+    room: Octets | None,
+    *,
+    level: str = level,
 ) -> list[MadeBrick]:
-    """Make all that is stored of bricks.
+    """Make all that is stored of bricks of whole numbers.
 
     Parameters
     ----------
     sums
         They must not change during the call.
+    stored
+        What is.
     numbers
         Of the bricks.
     room
-        Of `WholeSums.room`, for as many bricks at least; None: only the levels are made.
+        Of `Stored.room`, for as many bricks at least; None: only the levels are made.
     level
         One of `offbragg.kernels.available` but the reference.
 
@@ -108,52 +138,90 @@ def make(
     bricks
         Fewer than were asked for, if one has a sum that float64 cannot hold exactly.
     """
-    compiled = number_of(level)
-    if compiled is None:
-        raise ValueError("bricks are made from whole numbers by compiled kernels alone")
-    module, number = compiled
+    module, number = _compiled(level)
     asked = len(numbers)
-    work = _Work.of(sums, asked)
-    n = module.bricks(
+    work = _Work.of(stored, asked)
+    made = module.bricks(
         number, np.asarray(numbers, np.int64), sums.counts.arguments(),
         *(None if each is None else each.arguments() for each in (sums.spread, sums.air)),
-        sums.side, work.scratch, room, work.lengths[:asked], work.bits[:asked], work.levels[:asked],
+        stored.side, work.scratch, room, work.lengths[:asked], work.bits[:asked],
+        work.levels[:asked],
     )  # fmt: skip
-    made: list[MadeBrick] = []
-    arrays, at = 4 + (sums.spread is not None) + 3 * (sums.air is not None), 0
-    for lengths, bits, levels in zip(
-        work.lengths[:n].tolist(), work.bits, work.levels, strict=False
-    ):
-        chunks: list[Octets | None] = []
-        for length in lengths[:arrays] if room is not None else ():
-            chunks.append(room[at : at + length] if length and room is not None else None)
-            at += length
-        made.append(MadeBrick(work.levels_of(levels), chunks, bits))
-    return made
+    return work.bricks(made, stored, room)
+
+
+def make_of_cells(
+    sums: Mapping[str, NDArray[np.float64]], stored: Stored, room: Octets, *, level: str = level
+) -> MadeBrick:
+    """Make all that is stored of one brick of float64 cells.
+
+    Parameters
+    ----------
+    sums
+        ``counts``, ``weight`` and the others that there are, [l, k, h], in the grid alone.
+    stored, room, level
+        As for `make`.
+    """
+    module, number = _compiled(level)
+    work = _Work.of(stored, 1)
+    names = ("counts", "weight", "variance", "background", "background_variance")
+    cells = [_filled_up(sums[name], stored.side) if name in sums else None for name in names]
+    module.brick_of_cells(
+        number, *cells, stored.side, work.scratch, room, work.lengths[:1], work.bits[:1],
+        work.levels[:1],
+    )  # fmt: skip
+    return work.bricks(1, stored, room)[0]
+
+
+def _filled_up(cells: NDArray[np.float64], side: Shape) -> NDArray[np.float64]:
+    if cells.shape == side:
+        return np.ascontiguousarray(cells, np.float64)
+    whole = np.zeros(side)
+    whole[tuple(slice(n) for n in cells.shape)] = cells
+    return whole
+
+
+def _compiled(level: str) -> tuple[Any, int]:
+    found = number_of(level)
+    if found is None:
+        raise ValueError("bricks are made by compiled kernels; the reference is volume_chunks")
+    return found
 
 
 class _Work:
     """Buffers of one thread."""
 
-    def __init__(self, sums: WholeSums, bricks: int) -> None:
-        self.side = sums.side
+    def __init__(self, stored: Stored, bricks: int) -> None:
+        self.side = stored.side
         self._parts: list[tuple[int, slice, Shape]] = []
         at = 0
-        for coarse in _LEVELS:
-            l, k, h = (-(-n // coarse) for n in sums.side)  # noqa: E741
+        for coarse in LEVELS:
+            l, k, h = (-(-n // coarse) for n in stored.side)  # noqa: E741
             self._parts.append((coarse, slice(at, at := at + l * k * h), (l, k, h)))
-        self.scratch = np.empty(sums.sizes[0], np.uint8)
+        self.scratch = np.empty(stored.sizes[0], np.uint8)
         self.lengths = np.empty((bricks, _ARRAYS), np.int64)
-        self.bits = np.empty((bricks, -(-int(np.prod(sums.side)) // 8)), np.uint8)
+        self.bits = np.empty((bricks, -(-int(np.prod(stored.side)) // 8)), np.uint8)
         self.levels = np.empty((bricks, 2, at))
 
     @staticmethod
-    def of(sums: WholeSums, bricks: int) -> _Work:
+    def of(stored: Stored, bricks: int) -> _Work:
         """Find those of this thread, or make them."""
         kept: _Work | None = getattr(_LOCAL, "work", None)
-        if kept is None or kept.side != sums.side or len(kept.bits) < bricks:
-            kept = _LOCAL.work = _Work(sums, bricks)
+        if kept is None or kept.side != stored.side or len(kept.bits) < bricks:
+            kept = _LOCAL.work = _Work(stored, bricks)
         return kept
+
+    def bricks(self, made: int, stored: Stored, room: Octets | None) -> list[MadeBrick]:
+        """Return what was made of the first bricks."""
+        found: list[MadeBrick] = []
+        at = 0
+        for number, lengths in enumerate(self.lengths[:made].tolist()):
+            chunks: list[Octets | None] = []
+            for length in lengths[: stored.arrays] if room is not None else ():
+                chunks.append(room[at : at + length] if length and room is not None else None)
+                at += length
+            found.append(MadeBrick(self.levels_of(self.levels[number]), chunks, self.bits[number]))
+        return found
 
     def levels_of(
         self, levels: NDArray[np.float64]
@@ -204,10 +272,7 @@ def count_beyond(
     counts
         All, and those that have a weight, shape (2, thresholds).
     """
-    compiled = number_of(level)
-    if compiled is None:
-        raise ValueError("shells are counted from bits by compiled kernels alone")
-    module, number = compiled
+    module, number = _compiled(level)
     found = np.empty((2, cells.thresholds.size), np.int64)
     products = (
         (None, None, None)

@@ -452,6 +452,7 @@ static PyMethodDef methods[] = {
     {"symmetrise", symmetrise, METH_VARARGS,
      "(array or None, share or None, out, first, shape, operations, steps, part, parts)"},
     {"bricks", ob_py_bricks, METH_VARARGS, "Compress all that is stored of bricks."},
+    {"brick_of_cells", ob_py_brick_of_cells, METH_VARARGS, "The same of one, of cells as they are."},
     {"brick_sizes", ob_py_brick_sizes, METH_VARARGS, "Bytes of scratch, and of chunks, of a brick."},
     {"shells", ob_py_shells, METH_VARARGS, "Count the cells of a brick by distance."},
     {"tiles", tiles, METH_VARARGS, "(level, counts, rows, columns, number, middle, highest)"},

@@ -80,6 +80,7 @@ static int get_pair(PyObject *given, call *c, int which)
         }
     pair->low = half[0].buf;
     pair->high = half[1].buf;
+    pair->there = 1;
     return 1;
 }
 
@@ -183,18 +184,68 @@ PyObject *ob_py_bricks(PyObject *self, PyObject *args)
     return result;
 }
 
+/* One brick of cells as they are: counts, weight, variance, background and its variance. */
+PyObject *ob_py_brick_of_cells(PyObject *self, PyObject *args)
+{
+    static const int which[5][2] = {
+        {OB_WHAT_COUNTS, 0}, {OB_WHAT_COUNTS, 1}, {OB_WHAT_SPREAD, 0}, {OB_WHAT_AIR, 0},
+        {OB_WHAT_AIR, 1},
+    };
+    Py_buffer view[5], scratch = {0}, out = {0}, lengths = {0}, bits = {0}, levels = {0};
+    Py_ssize_t side[3];
+    ob_brick_sums sums = {.side = {0}};
+    PyObject *result = NULL;
+    int level, right;
+    (void)self;
+    memset(view, 0, sizeof view);
+    if (PyArg_ParseTuple(args, "iy*y*z*z*z*(nnn)w*w*w*w*w*", &level, &view[0], &view[1], &view[2],
+                         &view[3], &view[4], &side[0], &side[1], &side[2], &scratch, &out, &lengths,
+                         &bits, &levels) &&
+        check_level(level) && check_sides(side, OB_SIDE, sums.side)) {
+        const size_t n = sums.side[0] * sums.side[1] * sums.side[2];
+        right = (view[3].buf == NULL) == (view[4].buf == NULL);
+        if (!right)
+            PyErr_SetString(PyExc_ValueError, "a background and its variance, or neither");
+        for (int i = 0; right && i < 5; i++)
+            if (view[i].buf != NULL) {
+                right = has(&view[i], n, 8, "cells");
+                sums.pair[which[i][0]].cells[which[i][1]] = view[i].buf;
+                sums.pair[which[i][0]].there = 1;
+            }
+        right = right && has(&levels, 2 * ob_coarser_cells(sums.side), 8, "levels") &&
+                has(&scratch, ob_brick_scratch(sums.side) / 8, 8, "scratch") &&
+                has(&lengths, OB_BRICK_ARRAYS, 8, "lengths") && has(&bits, (n + 7) / 8, 1, "bits");
+        if (right && (size_t)out.len < ob_brick_bound(&sums)) {
+            PyErr_Format(PyExc_ValueError, "the chunks of a brick need %zu bytes, not %zd",
+                         ob_brick_bound(&sums), out.len);
+            right = 0;
+        }
+        if (right) {
+            Py_BEGIN_ALLOW_THREADS
+            ob_brick(level, &sums, scratch.buf, out.buf, lengths.buf, bits.buf, levels.buf);
+            Py_END_ALLOW_THREADS
+            result = Py_NewRef(Py_None);
+        }
+    }
+    Py_buffer *others[] = {&scratch, &out, &lengths, &bits, &levels};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        release(others[i]);
+    for (int i = 0; i < 5; i++)
+        release(&view[i]);
+    return result;
+}
+
 PyObject *ob_py_brick_sizes(PyObject *self, PyObject *args)
 {
     Py_ssize_t given[3];
     int spread, air;
     ob_brick_sums sums = {.side = {0}};
-    static const uint32_t there = 0;
     (void)self;
     if (!PyArg_ParseTuple(args, "pp(nnn)", &spread, &air, &given[0], &given[1], &given[2]) ||
         !check_sides(given, OB_SIDE, sums.side))
         return NULL;
-    sums.pair[OB_WHAT_SPREAD].low = spread ? &there : NULL;
-    sums.pair[OB_WHAT_AIR].low = air ? &there : NULL;
+    sums.pair[OB_WHAT_SPREAD].there = spread;
+    sums.pair[OB_WHAT_AIR].there = air;
     return Py_BuildValue("nn", (Py_ssize_t)ob_brick_scratch(sums.side),
                          (Py_ssize_t)ob_brick_bound(&sums));
 }

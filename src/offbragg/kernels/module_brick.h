@@ -3,6 +3,7 @@
 #define OFFBRAGG_MODULE_BRICK_H
 
 PyObject *ob_py_bricks(PyObject *self, PyObject *args);
+PyObject *ob_py_brick_of_cells(PyObject *self, PyObject *args);
 PyObject *ob_py_brick_sizes(PyObject *self, PyObject *args);
 PyObject *ob_py_shells(PyObject *self, PyObject *args);
 
