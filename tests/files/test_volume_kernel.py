@@ -88,8 +88,10 @@ def test_the_kernel_makes_what_is_made_of_arrays(
     for place, chunks, counted in made.bricks:
         brick = sums.brick(*place)
         expected, cells = maker._by_arrays(place, brick, blocks[2], None)
-        if brick is None:  # an empty one is not for the kernel
+        if brick is None:  # only its cells are counted
             assert counted is None
+            nothing = maker.shells.count(place, None)
+            np.testing.assert_array_equal(cells.beyond, nothing.beyond)
             continue
         assert [each[:2] for each in chunks] == [each[:2] for each in expected]
         for one, other in zip(chunks, expected, strict=True):

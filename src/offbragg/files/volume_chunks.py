@@ -313,6 +313,8 @@ class ChunkMaker:
         if sums is None:
             block.add(place, None)
             nothing: list[Chunk] = [(each.name, place, None) for each in self._arrays]
+            if self._stored is not None:
+                return nothing, self.shells.count_bits(place, None, self._stored.side, before)
             return nothing, self.shells.count(place, None, before=before)
         counts, weight, above = sums["counts"], sums["weight"], above_background(sums)
         variance = sums.get("variance", counts)

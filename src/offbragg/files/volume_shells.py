@@ -104,7 +104,11 @@ class Shells:
         return Counted(found, 0 if weight is None else int(np.count_nonzero(weight)), bits)
 
     def count_bits(
-        self, place: tuple[int, ...], bits: NDArray[np.uint8], side: Three, before: Counted | None
+        self,
+        place: tuple[int, ...],
+        bits: NDArray[np.uint8] | None,
+        side: Three,
+        before: Counted | None,
     ) -> Counted:
         """Count a brick's cells by a kernel; as `count`.
 
@@ -113,13 +117,15 @@ class Shells:
         place, before
             As for `count`.
         bits
-            Which cells of its chunk are measured, a bit each.
+            Which cells of its chunk are measured, a bit each; None: nothing was measured there.
         side
             Cells of its chunk along l, k, h.
         """
-        text = bits.tobytes()
+        text = b"" if bits is None else bits.tobytes()
         if before is not None and before.measured == text:
             return before
+        if bits is None:
+            bits = np.zeros(-(-math.prod(side) // 8), np.uint8)
         l, k, h = brick_slices(self._grid, *place)  # noqa: E741
         hk, hl, kl = self._products
         of_h, of_k, of_l = (s[part] for s, part in zip(self._squares, (h, k, l), strict=True))

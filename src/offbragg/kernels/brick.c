@@ -324,22 +324,32 @@ int ob_brick(int level, const ob_brick_sums *sums, void *scratch, uint8_t *out, 
 
 /* ---- shells ---- */
 
+/* bits of the cells of a row, the first one the uppermost, and 0 behind them */
+ALWAYS uint32_t row_of(const uint8_t *bits, size_t at, size_t n)
+{
+    uint32_t found = 0;
+    if (at % 8 == 0 && n == SIDE)
+        return __builtin_bswap32(ob_read32(bits + at / 8));
+    for (size_t h = 0; h < n; h++)
+        found |= (uint32_t)(bits[(at + h) / 8] >> (7 - (at + h) % 8) & 1) << (SIDE - 1 - h);
+    return found;
+}
+
 ALWAYS void shells(const ob_shells *s, const uint8_t *bits, int64_t *all, int64_t *seen)
 {
     const size_t *cut = s->cut, *side = s->side;
+
+    size_t inner = 0; /* thresholds that no cell of a row is below: about as many as of the last row */
 
     memset(all, 0, 8 * s->count);
     memset(seen, 0, 8 * s->count);
     for (size_t l = 0; l < cut[0]; l++)
         for (size_t k = 0; k < cut[1]; k++) {
             double square[SIDE], least = __builtin_inf(), most = -least;
-            uint64_t is[SIDE], there = 0;
-            const size_t at = (l * side[1] + k) * side[2];
-            for (size_t h = 0; h < cut[2]; h++) {
+            const uint32_t is = row_of(bits, (l * side[1] + k) * side[2], cut[2]);
+            uint64_t cells = cut[2], weighed = (uint64_t)__builtin_popcount(is);
+            for (size_t h = 0; h < cut[2]; h++)
                 square[h] = (s->h[h] + s->k[k]) + s->l[l];
-                is[h] = bits[(at + h) / 8] >> (7 - (at + h) % 8) & 1;
-                there += is[h];
-            }
             if (s->hk != NULL)
                 for (size_t h = 0; h < cut[2]; h++) {
                     double mixed = s->hk[h * cut[1] + k] + s->hl[h * cut[0] + l];
@@ -350,21 +360,35 @@ ALWAYS void shells(const ob_shells *s, const uint8_t *bits, int64_t *all, int64_
                 least = square[h] < least ? square[h] : least;
                 most = square[h] > most ? square[h] : most;
             }
-            for (size_t i = 0; i < s->count && most >= s->thresholds[i]; i++) {
-                const double from = s->thresholds[i];
-                uint64_t cells = cut[2], weighed = there;
-                if (least < from) {
-                    cells = weighed = 0;
-                    for (size_t h = 0; h < cut[2]; h++) {
-                        const uint64_t beyond = square[h] >= from;
-                        cells += beyond;
-                        weighed += beyond & is[h];
-                    }
+            while (inner < s->count && least >= s->thresholds[inner])
+                inner++;
+            while (inner > 0 && !(least >= s->thresholds[inner - 1]))
+                inner--;
+            /* each cell goes to the last threshold that it is not below */
+            size_t i = inner;
+            for (; i < s->count && most >= s->thresholds[i]; i++) {
+                uint64_t beyond = 0, and_seen = 0;
+                for (size_t h = 0; h < cut[2]; h++) {
+                    const uint64_t is_beyond = square[h] >= s->thresholds[i];
+                    beyond += is_beyond;
+                    and_seen += is_beyond & is >> (SIDE - 1 - h);
                 }
-                all[i] += (int64_t)cells;
-                seen[i] += (int64_t)weighed;
+                if (i > 0) {
+                    all[i - 1] += (int64_t)(cells - beyond);
+                    seen[i - 1] += (int64_t)(weighed - and_seen);
+                }
+                cells = beyond;
+                weighed = and_seen;
+            }
+            if (i > 0) {
+                all[i - 1] += (int64_t)cells;
+                seen[i - 1] += (int64_t)weighed;
             }
         }
+    for (size_t i = s->count; i-- > 1;) {
+        all[i - 1] += all[i];
+        seen[i - 1] += seen[i];
+    }
 }
 
 #if OB_X86
