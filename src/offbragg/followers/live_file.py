@@ -18,7 +18,7 @@ from offbragg.workflows.sums import finished, is_as_binned
 
 _COARSE = 0.3  # s between two writings of the coarse levels
 _SLICE = 0.3  # s for cells, before frames are added and the levels written again
-_WRITING = 2.5  # the cells are written at most in 2 of 5 parts of the time
+_WRITING = 1.25  # the cells are written at most in 4 of 5 parts of the time
 
 
 class LiveFile:
