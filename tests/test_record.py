@@ -174,3 +174,15 @@ def test_a_volume_with_a_malformed_record_is_not_reproduced(scan_path, tmp_path)
 
     with pytest.raises(ReductionError, match=r"w\.h5 cannot be reproduced: record\.hot is 'no'"):
         reproduce(tmp_path / "w.h5")
+
+
+def test_a_volume_whose_bytes_lie_elsewhere_is_reproduced_all_the_same(scan_path, tmp_path):
+    """As one of another version, which compressed its chunks in another way."""
+    path = tmp_path / "v.h5"
+    reduce_files([scan_path], CHOICES, out=path, say=lambda text: None)
+    with path.open("ab") as file:
+        file.write(b"\0")
+
+    again = reproduce(path)
+
+    assert (again.same, again.differences) == (True, ())

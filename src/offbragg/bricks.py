@@ -14,14 +14,26 @@ import numpy as np
 
 from offbragg.errors import ReductionError
 from offbragg.grid import Array, Grid, Three
+from offbragg.kernels.brick import LEVELS, WholeSums
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 
+__all__ = [
+    "BRICK",
+    "LEVELS",
+    "SUMS",
+    "Bricks",
+    "WholeBricks",
+    "above_background",
+    "brick_counts",
+    "brick_places",
+    "brick_slices",
+    "levels_of",
+    "volume_bricks",
+]
+
 BRICK = 32
 """Cells along each edge of a brick."""
-
-LEVELS = (2, 4, 8)
-"""Cells along each edge of the coarser ones, each twice those of the one before."""
 
 SUMS = ("counts", "weight", "variance", "background", "background_variance")
 """The sums that there can be, as `Volume` has them; counts and weight are always there."""
@@ -66,18 +78,15 @@ class Bricks(Protocol):
 
 
 @runtime_checkable
-class LevelledBricks(Bricks, Protocol):
-    """Bricks that have the sums of coarser cells at hand, quicker than by adding those of cells."""
+class WholeBricks(Bricks, Protocol):
+    """Bricks whose sums are whole numbers, of which a kernel makes all that is stored."""
 
-    def levels(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
-        """Read counts above background and weight of a brick's coarser cells, by level 2, 4, 8.
+    def whole(self) -> WholeSums:
+        """Return the sums of all bricks; they go on changing where they are."""
+        ...
 
-        Returns
-        -------
-        levels
-            Arrays as of `brick`, of ``level`` × ``level`` × ``level`` cells each. None: nothing was
-            measured there.
-        """
+    def number(self, l: int, k: int, h: int) -> int | None:  # noqa: E741
+        """Return the number of a brick; None: nothing was measured there, all of it is 0."""
         ...
 
 
@@ -121,7 +130,7 @@ def above_background(sums: Mapping[str, Array]) -> Array:
 
 
 def levels_of(sums: Mapping[str, Array] | None) -> dict[int, tuple[Array, Array]] | None:
-    """Sum the cells of a brick to coarser ones, as `LevelledBricks` has them.
+    """Sum the cells of a brick to coarser ones: counts above background, and weight, by level.
 
     Each level is halved from the one before, along h, then k, then l. Sums of whole numbers are
     exact in any order. Of other weights, level 2 is the sum along h, then k, then l, and level 4

@@ -91,7 +91,9 @@ def test_the_last_one_has_the_bytes_of_one_that_is_written_at_once(tmp_path, sum
     growing = GrowingVolume(path, sums.bricks)
     for _ in range(4):
         places = [tuple(int(sums.rng.integers(n)) for n in (10, 2, 3)) for _ in range(5)]
-        growing.update(sums.grow(*places), {"growing": {}}, fine=bool(sums.rng.integers(2)))
+        growing.update(
+            sums.grow(*places), {"growing": {}}, limit=sums.rng.choice([0.0, 1e-9, np.inf])
+        )
     growing.update(sums.grow((3, 0, 0), by=0), {"growing": {}})
 
     growing.update(sums.grow((9, 1, 2), (2, 0, 1)), {"a": 1})
@@ -110,7 +112,7 @@ def test_coarse_levels_are_ahead_of_the_cells(tmp_path, sums):
     growing.update(sums.grow((0, 0, 0)), {})
     before = arrays_of(path)
 
-    growing.update(sums.grow((0, 0, 0), (9, 1, 0)), {}, fine=False)
+    growing.update(sums.grow((0, 0, 0), (9, 1, 0)), {}, limit=0.0)
 
     coarse = arrays_of(path)
     np.testing.assert_array_equal(coarse["entry/volume/counts"], before["entry/volume/counts"])
@@ -231,3 +233,32 @@ def test_a_disk_without_room_is_an_error(tmp_path, sums, monkeypatch):
 def _failing(self, data) -> int:
     self.failure = OSError(28, "No space left on device")
     return len(memoryview(data).cast("B"))
+
+
+def test_levels_do_not_wait_for_cells_that_take_long(tmp_path, sums):
+    path = tmp_path / "v.h5"
+    growing = GrowingVolume(path, sums.bricks, threads=1)
+    growing.update(sums.grow(*np.ndindex(10, 2, 3)), {}, frames=1)
+    cells: list[int] = []
+
+    for frames in range(2, 9):
+        places = np.ndindex(10, 2, 3) if frames == 2 else [(9, 1, 2)]
+        growing.update(sums.grow(*places), {}, frames=frames, limit=1e-9)
+        with VolumeFile(path) as file:
+            cells.append(file.record["cells"])
+        wanted = tmp_path / "at_once.h5"
+        wanted.unlink(missing_ok=True)
+        write_volume(wanted, sums.volume, {})
+        found, now = arrays_of(path), arrays_of(wanted)
+        for level in (4, 8):
+            name = f"entry/levels/{level}/intensity"
+            np.testing.assert_array_equal(found[name], now[name])
+        if not growing.in_pass:
+            break
+
+    assert len(cells) > 1
+    assert cells[:-1] == [1] * (len(cells) - 1)
+    assert cells[-1] == 2  # the last brick has more: its change came before it was written
+    growing.update([], {}, frames=frames)
+    assert growing.has(frames)
+    check_same(path, sums)

@@ -167,12 +167,15 @@ static void try_counts(const uint8_t *data, size_t size, int down, size_t times)
         CHECK(ob_encode(level, pixels, n, chunk) == length);
         CHECK(memcmp(chunk, first, length) == 0);
     }
-    length = ob_encode_wide(OB_PORTABLE, (const uint8_t *)pixels, n / 2, first);
-    read_cells(first, length, (const uint8_t *)pixels, n / 2, 8);
-    try_cells(first, length, data, size, pixels, n / 2);
-    for (int level = 1; level <= ob_best_level(); level++) {
-        CHECK(ob_encode_wide(level, (const uint8_t *)pixels, n / 2, chunk) == length);
-        CHECK(memcmp(chunk, first, length) == 0);
+    for (size_t width = 8; width >= 4; width -= 4) {
+        length = ob_encode_cells(OB_PORTABLE, pixels, width, 4 * n / width, first);
+        read_cells(first, length, (const uint8_t *)pixels, 4 * n / width, width);
+        for (int level = 1; level <= ob_best_level(); level++) {
+            CHECK(ob_encode_cells(level, pixels, width, 4 * n / width, chunk) == length);
+            CHECK(memcmp(chunk, first, length) == 0);
+        }
+        if (width == 8)
+            try_cells(first, length, data, size, pixels, n / 2);
     }
     free(pixels);
     free(first);

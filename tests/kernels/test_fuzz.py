@@ -16,13 +16,13 @@ FLAGS = [
     "-g", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all",
 ]  # fmt: skip
 SANITIZERS = "address,undefined,float-cast-overflow"
-CELLS = (
-    "transform",
-    "variance",
-    "fold",
-    "symmetry",
-    "dispatch",
-)  # what fuzz_cells.c needs: few, soon compiled
+NEEDS = {  # what a program needs of the kernels: few, soon compiled; all others need all
+    "fuzz_cells": {"transform", "variance", "fold", "symmetry", "dispatch"},
+    "fuzz_brick": {
+        "brick", "chunk", "bitshuffle", "lz4_block", "lz4_runs", "fletcher32", "decode_chunk",
+        "byte_offset", "dispatch",
+    },
+}  # fmt: skip
 SECONDS = 660
 
 pytestmark = pytest.mark.skipif(
@@ -34,8 +34,8 @@ def build(directory: Path, main: str, seconds: int) -> list[str]:
     """Command that fuzzes for some time: libFuzzer where clang has it, else bytes at random."""
     program = directory / main
     sources = [p for p in SOURCES.glob("*.c") if not p.name.startswith("module")]
-    if main == "fuzz_cells":
-        sources = [p for p in sources if p.stem in CELLS]
+    if main in NEEDS:
+        sources = [p for p in sources if p.stem in NEEDS[main]]
     files = [HERE / f"{main}.c", *sources]
     for compiler, options in (
         ("clang", [f"-fsanitize=fuzzer,{SANITIZERS}"]),
@@ -71,12 +71,13 @@ def fuzz(directory: Path, main: str, seconds: int) -> None:
     assert ran.returncode == 0, output
 
 
-def test_two_seconds_of_hostile_numbers_for_cells(tmp_path):
-    fuzz(tmp_path, "fuzz_cells", 2)
+@pytest.mark.parametrize("main", list(NEEDS))
+def test_two_seconds_of_hostile_numbers(tmp_path, main):
+    fuzz(tmp_path, main, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
-@pytest.mark.parametrize("main", ["fuzz", "fuzz_cells"])
+@pytest.mark.parametrize("main", ["fuzz", *NEEDS])
 def test_eleven_minutes_of_hostile_bytes(tmp_path, main):
     fuzz(tmp_path, main, SECONDS)

@@ -265,31 +265,6 @@ def test_bricks_and_volume_hold_the_same_numbers(stack):
                 np.testing.assert_array_equal(brick[name], expected)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("background", [False, True])
-def test_coarser_cells_are_the_sums_of_their_cells(stack, parts, background):
-    made = setup(air=air() if background else None, oversample=Oversample(parts, 1))
-    sums = summed(stack, FLUX, made)
-    assert 0 in sums.touched()
-    sums.sums.high[0, ::7] = 5  # upper halves, too: this brick has all its cells in the grid
-    for place in brick_places(GRID):
-        levels = sums.levels(*place)
-        brick = sums.brick(*place)
-        if brick is None:
-            assert levels is None
-            continue
-        above = brick["counts"] - brick.get("background", 0.0)
-        assert levels is not None
-        for level, found in levels.items():
-            for array, cells in zip(found, (above, brick["weight"]), strict=True):
-                edges = [np.arange(0, n, level) for n in cells.shape]
-                expected = cells
-                for axis, at in enumerate(edges):
-                    expected = np.add.reduceat(expected, at, axis=axis)
-                np.testing.assert_allclose(array, expected, rtol=1e-12, atol=1e-9)
-                assert background or np.array_equal(array, expected)
-
-
 @pytest.mark.parametrize("vector", [(0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.6, 0.0, 0.8)])
 @pytest.mark.parametrize("step", [0.02, 0.1])
 def test_bands_that_are_done_at_the_same_time_never_meet(vector, step):

@@ -6,18 +6,23 @@ moment, and whoever kills its writer leaves one. A reader holds a shared lock on
 (`offbragg.files.volume_file`); a file that is still read is left to its readers, and a copy of the
 other one goes on in its place.
 
-The chunks of the levels beyond 2 may be written more often than those of the cells. When the sums
-are complete, so is the file; then all chunks are copied in the order in which a volume is written
-at once, and the file is the same to the last byte.
+The chunks of the levels beyond 2 are written whenever there is something new, those of the cells in
+passes: a pass writes all bricks that changed before it began, in several calls if it takes long, so
+that the levels do not wait for them. In between, bricks are as new as their last writing, and the
+record has the number of frames that are in all of them. When the sums are complete, so is the file;
+then all chunks are copied in the order in which a volume is written at once, and the file is the
+same to the last byte.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,11 +34,14 @@ from offbragg.files.draft import Draft, hdf5_in, new_hdf5
 from offbragg.files.frame_pool import processors
 from offbragg.files.lock import lock
 from offbragg.files.volume_chunks import (
+    AT_ONCE,
     BLOCK,
     Block,
     Chunk,
     ChunkMaker,
+    MadeBricks,
     Place,
+    at_once,
     in_order,
     offset_of,
     places_in,
@@ -95,6 +103,8 @@ class GrowingVolume:
         every = itertools.product(*(range(n) for n in self._along))
         self._stale: set[Place] = set(every)  # bricks whose chunks are not what their sums are
         self._unsummed = set(self._stale)  # those that the levels do not have
+        self._pass: list[Place] = []  # bricks that are still to be written in this pass, last first
+        self._begun = self._in_all = 0  # frames when it began, and those in all cells
         self._stale_levels: set[tuple[int, Place]] = set()
         self._there: set[_Key] = set()  # chunks that hold something
         self._behind: set[_Key] = set()  # those that the hidden file does not have yet
@@ -104,8 +114,22 @@ class GrowingVolume:
         """Whether nothing is written yet: the next update writes all of it."""
         return self._named is None
 
+    @property
+    def in_pass(self) -> bool:
+        """Whether cells are still to be written of those that were to be."""
+        return bool(self._pass)
+
+    def has(self, frames: int) -> bool:
+        """Return whether all cells have all of a number of frames."""
+        return self._in_all == frames and not self._stale
+
     def update(
-        self, changed: Iterable[Place], record: Mapping[str, Any], *, fine: bool = True
+        self,
+        changed: Iterable[Place],
+        record: Mapping[str, Any],
+        *,
+        frames: int | None = None,
+        limit: float = math.inf,
     ) -> None:
         """Bring the file to what the sums are.
 
@@ -115,8 +139,12 @@ class GrowingVolume:
             Bricks (along l, k, h) whose sums changed since the last call.
         record
             How the volume was made; plain JSON types.
-        fine
-            False: only levels from 4 on, unless nothing is written yet.
+        frames
+            Number of frames in the sums; if it is given, ``cells`` in the record becomes the number
+            of those that are in all cells. There may be more in some of them.
+        limit
+            Time for writing cells, s; the next call goes on with those that are left. 0: only
+            levels from 4 on are written. If nothing is written yet, all is.
 
         Raises
         ------
@@ -125,7 +153,8 @@ class GrowingVolume:
         """
         self._change(changed)
         with self._writing(record) as file:
-            self._write(file, fine=fine or self.is_new, record=record)
+            limit = math.inf if self.is_new else limit
+            self._write(file, record, frames=frames, limit=limit)
         self._take_turns()
 
     def finish(self, record: Mapping[str, Any]) -> None:
@@ -170,56 +199,86 @@ class GrowingVolume:
             self._blocks[first] = self._maker.block(first)
         return self._blocks[first]
 
-    def _write(self, file: h5py.File, *, fine: bool, record: Mapping[str, Any]) -> None:
+    def _write(
+        self, file: h5py.File, record: Mapping[str, Any], *, frames: int | None, limit: float
+    ) -> None:
         arrays, maker = _by_name(file), self._maker
         assert maker is not None
         done: set[_Key] = set()
         levels = [int(name) for name in arrays if name.isdigit()]
         for place in self._unsummed:  # else they are in the levels, or nothing is
             self._stale_levels.update((n, tuple(at // n for at in place)) for n in levels)
-        todo = sorted(self._stale if fine else self._unsummed)
-        for place in todo:
+        for place in self._stale:
             self._block(place)  # threads find it
         with ThreadPoolExecutor(self._threads, thread_name_prefix="volume") as pool:
-
-            def add(place: Place) -> None:
-                maker.coarse(place, self._block(place))
-
-            def make(place: Place) -> tuple[Place, list[Chunk], Counted]:
-                before = self._counted.get(place)
-                chunks, counted = maker.brick(place, self._block(place), before=before)
-                return place, chunks, counted
-
-            def level(at: tuple[int, Place]) -> Chunk:
-                n, place = at
-                bricks = tuple(n * each for each in place)
-                within = tuple(each % (BLOCK // n) for each in place)
-                return self._block(bricks).chunk((n, within))
-
-            if fine:
-                for place, chunks, counted in in_order(pool, make, todo, self._threads):
-                    self._store(chunks, arrays, done)
-                    maker.shells.add(counted, instead=self._counted.get(place))
-                    self._counted[place] = counted
-                    self._one_more()
-                self._stale.clear()
-            else:
-                for _ in in_order(pool, add, todo, self._threads):
-                    self._one_more()
+            if limit < math.inf:
+                self._sum(pool)
+            if limit > 0:
+                self._write_cells(pool, arrays, done, frames or 0, limit)
             self._unsummed.clear()
+            fine = limit > 0 and not self._pass
             which = sorted(at for at in self._stale_levels if fine or at[0] >= _COARSE)
-            for chunk in in_order(pool, level, which, self._threads):
+            for chunk in in_order(pool, self._make_level, which, self._threads):
                 self._store([chunk], arrays, done)
             self._stale_levels.difference_update(which)
         self._catch_up(arrays, self._behind - done)
         self._behind = done
+        if fine:
+            self._in_all = self._begun
         entry: Any = file["entry"]
         del entry["process"]
-        write_process(entry, record)
+        write_process(entry, record if frames is None else {**record, "cells": self._in_all})
         if fine:
             if "completeness" in entry:
                 del entry["completeness"]
             write_completeness(file, maker.shells)
+
+    def _sum(self, pool: ThreadPoolExecutor) -> None:
+        """Add the bricks that changed to the levels."""
+
+        def add(places: Sequence[Place]) -> None:
+            assert self._maker is not None
+            self._maker.coarse(places, self._block)
+
+        for _ in in_order(pool, add, at_once(sorted(self._unsummed)), self._threads):
+            self._one_more()
+
+    def _write_cells(
+        self,
+        pool: ThreadPoolExecutor,
+        arrays: _Arrays,
+        done: set[_Key],
+        frames: int,
+        limit: float,
+    ) -> None:
+        """Write bricks of this pass, or of a new one, until the time is over."""
+        maker, end = self._maker, time.monotonic() + limit
+        assert maker is not None
+        if not self._pass or limit == math.inf:
+            self._pass, self._begun = sorted(self._stale, reverse=True), frames
+
+        def goes() -> Iterator[list[Place]]:
+            while self._pass and (time.monotonic() < end or not done):
+                yield [self._pass.pop() for _ in range(min(AT_ONCE, len(self._pass)))]
+
+        def make(places: Sequence[Place]) -> MadeBricks:
+            return maker.make(places, self._block, self._counted)
+
+        for made in in_order(pool, make, goes(), self._threads):
+            for place, chunks, counted in made.bricks:
+                self._store(chunks, arrays, done)
+                maker.shells.add(counted, instead=self._counted.get(place))
+                self._counted[place] = counted
+                self._stale.discard(place)
+                self._one_more()
+            maker.stored(made)
+
+    def _make_level(self, at: tuple[int, Place]) -> Chunk:
+        """Compress a chunk of a level."""
+        n, place = at
+        bricks = tuple(n * each for each in place)
+        within = tuple(each % (BLOCK // n) for each in place)
+        return self._block(bricks).chunk((n, within))
 
     def _store(self, chunks: Iterable[Chunk], arrays: _Arrays, done: set[_Key]) -> None:
         """Store chunks; one that holds nothing any more becomes one of the fill value."""

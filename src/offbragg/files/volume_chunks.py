@@ -10,19 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+from offbragg import kernels
 from offbragg.bricks import (
     BRICK,
     Bricks,
-    LevelledBricks,
+    WholeBricks,
     above_background,
     brick_counts,
     levels_of,
@@ -30,16 +31,21 @@ from offbragg.bricks import (
 from offbragg.files.cells import encode
 from offbragg.files.frame_pool import processors
 from offbragg.files.volume_shells import Counted, Shells
+from offbragg.kernels import brick as kernel
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 BLOCK = 8  # bricks along each edge: one chunk of the coarsest level
-_AHEAD = 4  # bricks of each thread that may wait for being stored
+AT_ONCE = 8
+"""Bricks that a thread makes in one go."""
+_AHEAD = 2  # goes of each thread that may wait for being stored
 _NAN = np.array(np.nan, np.float32).view(np.int32)
 Place = tuple[int, ...]  # along l, k, h
-Chunk = tuple[str, Place, bytes | None]
+Octets = NDArray[np.uint8]
+Chunk = tuple[str, Place, bytes | Octets | None]
 """Name of the array, or its level as text; place in chunks; None: nothing but the fill value."""
+_NOTHING: Mapping[Place, Counted] = {}
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
@@ -101,14 +107,17 @@ def write_arrays(
         for first in itertools.product(*(range(0, n, BLOCK) for n in along)):
             block = maker.block(first)
 
-            def work(place: Place, block: Block = block) -> tuple[list[Chunk], Counted]:
-                return maker.brick(place, block)
+            def work(places: Sequence[Place], block: Block = block) -> MadeBricks:
+                return maker.make(places, lambda place: block)
 
-            for chunks, counted in in_order(pool, work, places_in(along, first), threads):
-                store(chunks, by_name)
-                maker.shells.add(counted)
-                done += 1
-                progress(done, math.prod(along))
+            goes = at_once(places_in(along, first))
+            for made in in_order(pool, work, goes, threads):
+                for _, chunks, counted in made.bricks:
+                    store(chunks, by_name)
+                    maker.shells.add(counted)
+                    done += 1
+                    progress(done, math.prod(along))
+                maker.stored(made)
             for chunk in in_order(pool, block.chunk, block.places(), threads):
                 store([chunk], by_name)
     return maker.shells
@@ -119,6 +128,13 @@ def places_in(along: Place, first: Place) -> Iterator[Place]:
     return itertools.product(
         *(range(a, min(a + BLOCK, n)) for a, n in zip(first, along, strict=True))
     )
+
+
+def at_once(places: Iterable[Place]) -> Iterator[list[Place]]:
+    """Yield a few bricks at a time, for `ChunkMaker.make`."""
+    rest = iter(places)
+    while some := list(itertools.islice(rest, AT_ONCE)):
+        yield some
 
 
 def in_order(
@@ -168,6 +184,14 @@ class _Array:
         return encode(np.full(self.chunks, self.fill, self.kind))
 
 
+class MadeBricks(NamedTuple):
+    """Bricks to be stored: where each is, its chunks, and what was counted of it."""
+
+    bricks: list[tuple[Place, list[Chunk], Counted]]
+    room: Octets | None
+    """The buffer that the chunks are in."""
+
+
 class ChunkMaker:
     """Makes the chunks of a volume file from its sums.
 
@@ -186,7 +210,15 @@ class ChunkMaker:
         levels: Mapping[int, h5py.Dataset],
     ) -> None:
         self._bricks = bricks
-        self._levels_of = bricks.levels if isinstance(bricks, LevelledBricks) else self._summed
+        self._whole = bricks if isinstance(bricks, WholeBricks) else None
+        self._sums = None if self._whole is None else self._whole.whole()
+        self._stored = None  # by a kernel
+        if kernels.compiled:
+            names = bricks.names
+            self._stored = kernel.Stored(
+                bricks.grid.shape, "variance" in names, "background" in names
+            )
+        self._rooms: list[Octets] = []
         self._arrays = [_Array(name, data) for name, data in arrays.items()]
         self._levels = {level: _Array(str(level), data) for level, data in levels.items()}
         self.shells = Shells(bricks.grid, bricks.sample)
@@ -198,17 +230,91 @@ class ChunkMaker:
         """Make the sums of the levels of a block, from its first brick on."""
         return Block(first, self._levels)
 
-    def brick(
-        self, place: Place, block: Block, *, before: Counted | None = None
-    ) -> tuple[list[Chunk], Counted]:
-        """Compress what one brick is in each array; count it in the shells, add it to the levels.
+    def make(
+        self,
+        places: Sequence[Place],
+        block: Callable[[Place], Block],
+        before: Mapping[Place, Counted] = _NOTHING,
+    ) -> MadeBricks:
+        """Make what is stored of a few bricks; several threads may do so at once.
 
-        Several threads may do so at once. ``before`` is what was counted of it, see `Shells.count`.
+        Parameters
+        ----------
+        places
+            Of the bricks, `AT_ONCE` at most.
+        block
+            Finds the sums of the levels that a brick is added to.
+        before
+            What was counted of them, see `Shells.count`.
+
+        Returns
+        -------
+        made
+            `stored` takes it back.
         """
-        sums = self._bricks.brick(*place)
+        room = None
+        found: list[tuple[Place, list[Chunk], Counted]] = []
+        whole: dict[Place, kernel.MadeBrick] = {}
+        at = 0
+        if self._stored is not None:
+            room = self._rooms.pop() if self._rooms else self._stored.room(AT_ONCE)
+            whole = self._of_whole(places, room)
+        for place in places:
+            brick = whole.get(place)
+            if brick is None:
+                sums = self._bricks.brick(*place)
+                if sums is None or self._stored is None or room is None or whole:
+                    found.append(
+                        (place, *self._by_arrays(place, sums, block(place), before.get(place)))
+                    )
+                    continue
+                brick = kernel.make_of_cells(sums, self._stored, room[at:])
+                at += sum(0 if chunk is None else chunk.size for chunk in brick.chunks)
+            block(place).add(place, brick.levels)
+            chunks: list[Chunk] = [
+                (each.name, place, chunk)
+                for each, chunk in zip(self._arrays, brick.chunks, strict=True)
+            ]
+            assert self._stored is not None
+            side, known = self._stored.side, before.get(place)
+            found.append((place, chunks, self.shells.count_bits(place, brick.bits, side, known)))
+        return MadeBricks(found, room)
+
+    def stored(self, made: MadeBricks) -> None:
+        """Take back the buffer of chunks that are stored."""
+        if made.room is not None:
+            self._rooms.append(made.room)
+
+    def coarse(self, places: Sequence[Place], block: Callable[[Place], Block]) -> None:
+        """Add a few bricks to the levels only."""
+        whole = self._of_whole(places, None)
+        for place in places:
+            brick = whole.get(place)
+            sums = levels_of(self._bricks.brick(*place)) if brick is None else brick.levels
+            block(place).add(place, sums)
+
+    def _of_whole(
+        self, places: Sequence[Place], room: Octets | None
+    ) -> dict[Place, kernel.MadeBrick]:
+        """Make bricks of whole numbers, but for empty ones, and those from an error on."""
+        if self._whole is None or self._sums is None or self._stored is None:
+            return {}
+        numbers = {place: self._whole.number(*place) for place in places}
+        there = {place: number for place, number in numbers.items() if number is not None}
+        if not there:
+            return {}
+        made = kernel.make(self._sums, self._stored, list(there.values()), room)
+        return dict(zip(there, made, strict=False))
+
+    def _by_arrays(
+        self, place: Place, sums: Mapping[str, Array] | None, block: Block, before: Counted | None
+    ) -> tuple[list[Chunk], Counted]:
+        """Make what is stored of a brick with NumPy: the reference of the kernel."""
         if sums is None:
             block.add(place, None)
             nothing: list[Chunk] = [(each.name, place, None) for each in self._arrays]
+            if self._stored is not None:
+                return nothing, self.shells.count_bits(place, None, self._stored.side, before)
             return nothing, self.shells.count(place, None, before=before)
         counts, weight, above = sums["counts"], sums["weight"], above_background(sums)
         variance = sums.get("variance", counts)
@@ -219,13 +325,6 @@ class ChunkMaker:
         block.add(place, levels_of(sums))
         chunks = [each.chunk(place, values[each.name]) for each in self._arrays]
         return chunks, self.shells.count(place, weight, before=before)
-
-    def coarse(self, place: Place, block: Block) -> None:
-        """Add one brick to the levels only."""
-        block.add(place, self._levels_of(*place))
-
-    def _summed(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
-        return levels_of(self._bricks.brick(l, k, h))
 
 
 def _divided(weight: Array, *values: Array) -> list[NDArray[np.float32]]:
@@ -281,7 +380,8 @@ class Block:
                 totals[:, *cells] = 0.0
                 continue
             for total, array in zip(totals, sums[level], strict=True):
-                total[cells] = array
+                part = total[cells]  # a chunk may reach beyond the grid
+                part[...] = array[tuple(slice(n) for n in part.shape)]
 
     def places(self) -> Iterator[tuple[int, Place]]:
         """Yield the level and the place within the block of each chunk."""

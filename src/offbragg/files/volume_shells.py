@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.bricks import brick_slices
-from offbragg.grid import Grid
+from offbragg.grid import Grid, Three
+from offbragg.kernels.brick import Distances, count_beyond
 from offbragg.lattice import direct_basis
 from offbragg.sample import Sample
 
@@ -101,6 +102,37 @@ class Shells:
             if measured is not None:
                 found[1, i] = np.count_nonzero(np.logical_and(beyond, measured, out=beyond))
         return Counted(found, 0 if weight is None else int(np.count_nonzero(weight)), bits)
+
+    def count_bits(
+        self,
+        place: tuple[int, ...],
+        bits: NDArray[np.uint8] | None,
+        side: Three,
+        before: Counted | None,
+    ) -> Counted:
+        """Count a brick's cells by a kernel; as `count`.
+
+        Parameters
+        ----------
+        place, before
+            As for `count`.
+        bits
+            Which cells of its chunk are measured, a bit each; None: nothing was measured there.
+        side
+            Cells of its chunk along l, k, h.
+        """
+        text = b"" if bits is None else bits.tobytes()
+        if before is not None and before.measured == text:
+            return before
+        if bits is None:
+            bits = np.zeros(-(-math.prod(side) // 8), np.uint8)
+        l, k, h = brick_slices(self._grid, *place)  # noqa: E741
+        hk, hl, kl = self._products
+        of_h, of_k, of_l = (s[part] for s, part in zip(self._squares, (h, k, l), strict=True))
+        products = (hk[h, k], hl[h, l], kl[k, l]) if self._oblique else None
+        where = Distances(of_h, of_k, of_l, products, self._thresholds)
+        weighed = int.from_bytes(text, "little").bit_count()
+        return Counted(count_beyond(where, side, bits), weighed, text)
 
     def add(self, counted: Counted, *, instead: Counted | None = None) -> None:
         """Add what `count` returned, instead of what it returned for the same brick before."""

@@ -17,7 +17,8 @@ from offbragg.workflows.record import ReductionRecord
 from offbragg.workflows.sums import finished, is_as_binned
 
 _COARSE = 0.3  # s between two writings of the coarse levels
-_WRITING = 2.5  # the cells are written at most in 2 of 5 parts of the time
+_SLICE = 0.3  # s for cells, before frames are added and the levels written again
+_WRITING = 1.25  # the cells are written at most in 4 of 5 parts of the time
 
 
 class LiveFile:
@@ -49,7 +50,12 @@ class LiveFile:
         self._every, self._one_more = every, one_more
         self._growing: tuple[Accumulator, Sample | None, GrowingVolume] | None = None
         self._next_fine = self._next_coarse = 0.0
-        self._cells = 0
+        self._began = self._spent = 0.0  # s, of the writing of all cells that is under way
+
+    @property
+    def in_pass(self) -> bool:
+        """Whether the writing of all cells is under way."""
+        return self._growing is not None and self._growing[2].in_pass
 
     def show(
         self,
@@ -66,7 +72,7 @@ class LiveFile:
             What the volume is made of.
         document
             The record that the file gets; with ``cells``, the number of frames that are in all
-            cells: in the coarse levels there may be more.
+            cells: in some of them, and in the coarse levels, there may be more.
         frames
             Number of frames in the sums.
 
@@ -76,23 +82,32 @@ class LiveFile:
             If nothing was measured in the grid, or it cannot be written.
         """
         began = time.monotonic()
-        fine = began >= self._next_fine
-        if not fine and began < self._next_coarse:
+        due = began >= self._next_fine
+        if not due and not self.in_pass and began < self._next_coarse:
             return
         growing = self._grow(sums) if is_as_binned(sums, record) else None
-        fine |= growing is not None and growing.is_new
-        self._cells = frames if fine else self._cells
-        document = {**document, "cells": self._cells}
-        if growing is not None:
-            growing.update(_changed(sums), document, fine=fine)
-        elif fine:
-            self._write(finished(record, sums), document)
+        if growing is None:
+            if due:
+                self._write(finished(record, sums), {**document, "cells": frames})
+                self._passed(began, time.monotonic() - began, behind=False)
+            return
+        if due and not growing.in_pass:
+            self._began, self._spent = began, 0.0
+        limit = _SLICE if due or growing.in_pass else 0.0
+        whole = growing.is_new
+        growing.update(_changed(sums), document, frames=frames, limit=limit)
         end = time.monotonic()
         self._next_coarse = end + min(_COARSE, self._every)
-        if fine:
-            self._next_fine = began + max(self._every, _WRITING * (end - began))
-            self.behind = False
-            self._written(self.path)
+        if limit or whole:
+            self._spent += end - began
+            if not growing.in_pass:
+                self._passed(self._began, self._spent, behind=not growing.has(frames))
+
+    def _passed(self, began: float, spent: float, *, behind: bool) -> None:
+        """Note that all cells were written: when that began, and how long writing took, s."""
+        self._next_fine = began + max(self._every, _WRITING * spent)
+        self.behind = behind
+        self._written(self.path)
 
     def complete(
         self, sums: Accumulator, record: ReductionRecord, document: Mapping[str, Any]

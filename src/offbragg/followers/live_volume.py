@@ -240,7 +240,7 @@ class LiveVolume:
             self._file.show(
                 self._sums.sums, self.record, self._growing(self.record), self._sums.frames
             )
-        return change.left > 0
+        return change.left > 0 or self._file.in_pass
 
     def _build(self, messages: list[str]) -> ReductionRecord:
         """Build the record of what is stored."""

@@ -156,8 +156,7 @@ def encode_cells(
     _check_chunk(chunk[:-4], cells.nbytes // 4)
     number = number_of(level)
     if number is None:
-        text = reference.encode(cells)
-        return _put(text + reference.fletcher32(text).to_bytes(4, "little"), chunk)
+        return _put(reference.encode_cells(cells), chunk)
     octets = cells.reshape(-1).view(np.uint8)
     return chunk[: number[0].encode_cells(number[1], cells.itemsize == 8, octets, chunk)]
 

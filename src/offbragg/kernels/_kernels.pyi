@@ -3,6 +3,7 @@ from _typeshed import WriteableBuffer
 
 Three = tuple[int, int, int]
 Fold = tuple[Three, Three, Buffer, Buffer, Three, Three]
+_Pair = tuple[Buffer, Buffer, float, float]
 
 def levels() -> list[str]: ...
 def chunk_bound(n: int, /) -> int: ...
@@ -80,5 +81,51 @@ def tiles(
     number: WriteableBuffer,
     middle: WriteableBuffer,
     highest: WriteableBuffer,
+    /,
+) -> None: ...
+def bricks(
+    level: int,
+    numbers: Buffer,
+    counts: _Pair,
+    spread: _Pair | None,
+    air: _Pair | None,
+    side: Three,
+    scratch: WriteableBuffer,
+    out: WriteableBuffer | None,
+    lengths: WriteableBuffer,
+    bits: WriteableBuffer,
+    levels: WriteableBuffer,
+    /,
+) -> int: ...
+def brick_of_cells(
+    level: int,
+    counts: Buffer,
+    weight: Buffer,
+    variance: Buffer | None,
+    background: Buffer | None,
+    background_variance: Buffer | None,
+    side: Three,
+    scratch: WriteableBuffer,
+    out: WriteableBuffer,
+    lengths: WriteableBuffer,
+    bits: WriteableBuffer,
+    levels: WriteableBuffer,
+    /,
+) -> None: ...
+def brick_sizes(spread: bool, air: bool, side: Three, /) -> tuple[int, int]: ...
+def shells(
+    level: int,
+    h: Buffer,
+    k: Buffer,
+    l: Buffer,
+    hk: Buffer | None,
+    hl: Buffer | None,
+    kl: Buffer | None,
+    cut: Three,
+    side: Three,
+    thresholds: Buffer,
+    bits: Buffer,
+    beyond: WriteableBuffer,
+    measured: WriteableBuffer,
     /,
 ) -> None: ...

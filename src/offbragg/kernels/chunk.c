@@ -74,48 +74,85 @@ size_t ob_encode(int level, const int32_t *pixels, size_t n, uint8_t *out)
     return (size_t)(o - out);
 }
 
+static inline void halve(const uint8_t *values, size_t n, int32_t *low, int32_t *high)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t v = ob_read64(values + 8 * i);
+        low[i] = (int32_t)(uint32_t)v;
+        high[i] = (int32_t)(uint32_t)(v >> 32);
+    }
+}
+
+#if OB_X86
+OB_AVX2 static void halve_avx2(const uint8_t *values, size_t n, int32_t *low, int32_t *high)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256 a = _mm256_loadu_ps((const float *)(values + 8 * i));
+        const __m256 b = _mm256_loadu_ps((const float *)(values + 8 * i + 32));
+        const __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88));
+        const __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
+        _mm256_storeu_si256((__m256i *)(low + i), _mm256_permute4x64_epi64(even, 0xd8));
+        _mm256_storeu_si256((__m256i *)(high + i), _mm256_permute4x64_epi64(odd, 0xd8));
+    }
+    halve(values + 8 * i, n - i, low + i, high + i);
+}
+#endif
+
+static inline void part(const uint8_t *both, int made, size_t plane, uint8_t *planes)
+{
+    for (int bit = 0; bit < 32; bit++) {
+        const uint8_t *from = both + 2 * plane * (size_t)(bit < made ? bit : made - 1);
+        memcpy(planes + plane * (size_t)bit, from, plane);
+        memcpy(planes + plane * (size_t)(32 + bit), from + plane, plane);
+    }
+}
+
 /* The lower and the upper halves of the values are transposed as pixels that follow each other, so
  * each plane holds a plane of the values' lower bits, and then one of their upper bits. */
-static uint8_t *put_wide_block(workspace *w, const uint8_t *values, size_t n, uint8_t *out)
+static int shuffle_wide(int level, const uint8_t *values, size_t n, uint8_t *planes)
 {
     int32_t halves[OB_BLOCK];
     uint8_t both[8192 + OB_SLACK];
     const size_t plane = n / 8;
     int written = 64;
 
-    for (size_t i = 0; i < n; i++) {
-        uint64_t v = ob_read64(values + 8 * i);
-        halves[i] = (int32_t)(uint32_t)v;
-        halves[n + i] = (int32_t)(uint32_t)(v >> 32);
-    }
-    int made = w->shuffle(halves, 2 * n, both);
-    for (int bit = 0; bit < 32; bit++) {
-        const uint8_t *from = both + 2 * plane * (size_t)(bit < made ? bit : made - 1);
-        memcpy(w->planes + plane * (size_t)bit, from, plane);
-        memcpy(w->planes + plane * (size_t)(32 + bit), from + plane, plane);
-    }
-    while (written > 1 && memcmp(w->planes + plane * (size_t)(written - 1),
-                                 w->planes + plane * (size_t)(written - 2), plane) == 0)
+#if OB_X86
+    if (level >= OB_LEVEL_AVX2)
+        halve_avx2(values, n, halves, halves + n);
+    else
+#endif
+        halve(values, n, halves, halves + n);
+    int made = ob_shuffler(level)(halves, 2 * n, both);
+    if (plane == OB_PLANE / 2) /* a size that is known makes it four times as fast */
+        part(both, made, OB_PLANE / 2, planes);
+    else
+        part(both, made, plane, planes);
+    while (written > 1 && memcmp(planes + plane * (size_t)(written - 1),
+                                 planes + plane * (size_t)(written - 2), plane) == 0)
         written--;
-    size_t length = w->compress(w->planes, plane, 64, written, out + 4, &w->memory);
-    put32(out, (uint32_t)length);
-    return out + 4 + length;
+    return written;
 }
 
-size_t ob_encode_wide(int level, const uint8_t *values, size_t n, uint8_t *out)
+size_t ob_encode_cells(int level, const void *values, size_t width, size_t n, uint8_t *out)
 {
-    enum { BLOCK = OB_BLOCK / 2 };
-    workspace w;
-    uint8_t *o = put_head(out, 8 * (uint64_t)n);
+    const ob_shuffle_fn shuffle = ob_shuffler(level);
+    const ob_runs_fn compress = ob_lz4_runs(level);
+    const size_t whole = n & ~(size_t)7, most = 4 * OB_BLOCK / width;
+    const uint8_t *from = values;
+    uint8_t planes[8192 + OB_SLACK], *o = put_head(out, width * (uint64_t)n);
 
-    begin(&w, level);
-    for (; n >= BLOCK; n -= BLOCK, values += 8 * BLOCK)
-        o = put_wide_block(&w, values, BLOCK, o);
-    size_t whole = n & ~(size_t)7;
-    if (whole)
-        o = put_wide_block(&w, values, whole, o);
-    memcpy(o, values + 8 * whole, 8 * (n - whole));
-    return (size_t)(o + 8 * (n - whole) - out);
+    memset(planes, 0, sizeof planes);
+    for (size_t at = 0, here; at < whole; at += here, from += width * here) {
+        here = whole - at < most ? whole - at : most;
+        const int written = width == 8 ? shuffle_wide(level, from, here, planes)
+                                       : shuffle((const int32_t *)from, here, planes);
+        const size_t length = compress(planes, here / 8, (int)(8 * width), written, o + 4);
+        put32(o, (uint32_t)length);
+        o += 4 + length;
+    }
+    memcpy(o, from, width * (n - whole));
+    return (size_t)(o + width * (n - whole) - out);
 }
 
 int ob_decode_encode(int level, const uint8_t *in, size_t size, int32_t *image, size_t n,

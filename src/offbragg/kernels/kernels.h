@@ -85,12 +85,16 @@ typedef size_t (*ob_lz4_fn)(uint8_t *planes, size_t plane, int count, int writte
                             ob_lz4_memory *memory);
 ob_lz4_fn ob_lz4(int level);
 
+/* The same for cells (lz4_runs.c), which looks for runs alone. */
+typedef size_t (*ob_runs_fn)(uint8_t *planes, size_t plane, int count, int written, uint8_t *out);
+ob_runs_fn ob_lz4_runs(int level);
+
 /* Compress n pixels (at most OB_MOST) to a chunk; out has ob_chunk_bound(n) bytes. */
 size_t ob_encode(int level, const int32_t *pixels, size_t n, uint8_t *out);
 
-/* The same for n values of 8 bytes (at most OB_MOST / 2), at any address; out has
- * ob_chunk_bound(2 * n) bytes. */
-size_t ob_encode_wide(int level, const uint8_t *values, size_t n, uint8_t *out);
+/* The same for cells of a volume: n values (at most OB_MOST / 2) of `width` bytes, 4 (aligned) or
+ * 8 (at any address); out has ob_chunk_bound(n * width / 4) bytes. */
+size_t ob_encode_cells(int level, const void *values, size_t width, size_t n, uint8_t *out);
 
 /* Fletcher's checksum as HDF5 appends it to a chunk (fletcher32.c). */
 uint32_t ob_fletcher32(const uint8_t *data, size_t size);

@@ -13,12 +13,9 @@
  * reference.py does the same, step for step, and every level gives the same bytes: lz4_planes.h
  * has the steps, and is compiled once for each level with that level's way to compare.
  */
-#include "kernels.h"
+#include "lz4_format.h"
 
-#define MATCH 4   /* the shortest that the format has */
 #define SIX 6     /* the shortest that is looked for: 4 and 5 cost time and save nothing */
-#define LAST 5    /* literals at the end of a block */
-#define MARGIN 12 /* no match begins this close to the end */
 #define NOISE 3   /* fewer than 1/3 of equal bytes: too little to find for the time it takes */
 
 enum kind { SEARCH, REPEAT, NOISY };
@@ -32,40 +29,6 @@ static inline uint64_t read_six(const uint8_t *p)
 static inline size_t hash(uint64_t six)
 {
     return (size_t)((six * 0x9E3779B185EBCA87u) >> (64 - OB_HASH_BITS));
-}
-
-static inline uint8_t *put_length(uint8_t *out, size_t more)
-{
-    for (; more >= 255; more -= 255)
-        *out++ = 255;
-    *out++ = (uint8_t)more;
-    return out;
-}
-
-/* Literals from..from + n, in strides: both sides have OB_SLACK bytes more. */
-static inline uint8_t *put_literals(uint8_t *out, const uint8_t *from, size_t n, uint8_t low)
-{
-    uint8_t *token = out++;
-    if (n < 15) {
-        *token = (uint8_t)((n << 4) | low);
-        memcpy(out, from, 16);
-        return out + n;
-    }
-    *token = (uint8_t)(0xf0 | low);
-    out = put_length(out, n - 15);
-    for (size_t i = 0; i < n; i += 32)
-        memcpy(out + i, from + i, 32);
-    return out + n;
-}
-
-static inline uint8_t *put_sequence(uint8_t *out, const uint8_t *from, size_t n, size_t distance,
-                                    size_t length)
-{
-    size_t more = length - MATCH;
-    uint16_t place = (uint16_t)distance;
-    out = put_literals(out, from, n, (uint8_t)(more < 15 ? more : 15));
-    memcpy(out, &place, 2);
-    return more < 15 ? out + 2 : put_length(out + 2, more - 15);
 }
 
 static inline enum kind kind_of(size_t near, size_t above, size_t n)

@@ -1,5 +1,5 @@
 /* The kernels for Python: buffers in, buffers out, the GIL released while it takes.
- * What belongs to the transform is in module_transform.c.
+ * What belongs to the transform is in module_transform.c, to the volume file in module_brick.c.
  *
  * The limited API of Python 3.11, so that one build serves all later ones. The wrappers in
  * __init__.py say what the arguments mean; here their sizes are checked once more.
@@ -11,6 +11,7 @@
 #include <Python.h>
 
 #include "kernels.h"
+#include "module_brick.h"
 #include "module_transform.h"
 #include "transform.h"
 
@@ -128,8 +129,7 @@ static PyObject *encode_cells(PyObject *self, PyObject *args)
             PyErr_Format(PyExc_ValueError, "%zd bytes of cells do not go into %zd", in.len, out.len);
         } else {
             Py_BEGIN_ALLOW_THREADS
-            length = wide ? ob_encode_wide(level, in.buf, words / 2, out.buf)
-                          : ob_encode(level, in.buf, words, out.buf);
+            length = ob_encode_cells(level, in.buf, wide ? 8 : 4, wide ? words / 2 : words, out.buf);
             uint32_t sum = ob_fletcher32(out.buf, length);
             memcpy((uint8_t *)out.buf + length, &sum, 4);
             Py_END_ALLOW_THREADS
@@ -451,6 +451,10 @@ static PyMethodDef methods[] = {
     {"fold", ob_py_fold, METH_VARARGS, "Bring places into the part that a group does not repeat."},
     {"symmetrise", symmetrise, METH_VARARGS,
      "(array or None, share or None, out, first, shape, operations, steps, part, parts)"},
+    {"bricks", ob_py_bricks, METH_VARARGS, "Compress all that is stored of bricks."},
+    {"brick_of_cells", ob_py_brick_of_cells, METH_VARARGS, "The same of one, of cells as they are."},
+    {"brick_sizes", ob_py_brick_sizes, METH_VARARGS, "Bytes of scratch, and of chunks, of a brick."},
+    {"shells", ob_py_shells, METH_VARARGS, "Count the cells of a brick by distance."},
     {"tiles", tiles, METH_VARARGS, "(level, counts, rows, columns, number, middle, highest)"},
     {NULL, NULL, 0, NULL},
 };

@@ -7,7 +7,7 @@ without it, use fabio, hashlib and HDF5's own filter, as `offbragg.files` does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OK, TRUNCATED, SURPLUS, OVERFLOW, BAD_SIZE, BAD_BLOCK, BAD_LZ4, BAD_SUM = range(8)
 
 _BLOCK = 8192  # bytes, as bitshuffle has it
+_ROW, _RUN = 4, 6  # bytes of a row of a brick, and of the shortest run
 _MOST_BLOCK = 16384  # pixels of a block that is read
 
 TILE = 16  # pixels along a tile
@@ -160,15 +161,55 @@ def compress_planes(planes: NDArray[np.uint8]) -> bytes:
     return bytes(out + _sequence(text[there - 5 : there]))
 
 
-def encode(values: NDArray[Any]) -> bytes:
+def compress_runs(planes: NDArray[np.uint8]) -> bytes:
+    """Make one LZ4 block of the bit planes of cells; lz4_runs.c has the reasons."""
+    count, plane = planes.shape
+    flat, size = planes.reshape(-1), planes.size
+    written = count
+    while written > 1 and np.array_equal(planes[written - 1], planes[written - 2]):
+        written -= 1
+    if plane < 16:
+        written = count
+    there = written * plane
+    end, last = (there, there) if written < count else (size - 5, size - 12)
+    distances, text = (plane, 2 * plane, 3 * plane, _ROW), flat.tobytes()
+    lengths = np.zeros((len(distances), size + 1), np.intp)  # how far each run goes on
+    for found, distance in zip(lengths, distances, strict=True):
+        for at in range(end - 1, distance - 1, -1):
+            found[at] = found[at + 1] + 1 if text[at] == text[at - distance] else 0
+    out, anchor = bytearray(), 0
+    begins = np.flatnonzero(lengths[:, :last].max(axis=0) >= _RUN)
+    while (place := np.searchsorted(begins, anchor)) < begins.size:
+        at = int(begins[place])
+        if written < count and at + lengths[0, at] == there:
+            out += _sequence(text[anchor:at], plane, size - 5 - at)
+            return bytes(out + _sequence(text[there - 5 : there]))
+        way = int(lengths[:, at].argmax())
+        out += _sequence(text[anchor:at], distances[way], int(lengths[way, at]))
+        anchor = at + int(lengths[way, at])
+    if written == count:
+        return bytes(out + _sequence(text[anchor:size]))
+    out += _sequence(text[anchor:there], plane, size - 5 - there)
+    return bytes(out + _sequence(text[there - 5 : there]))
+
+
+def encode(
+    values: NDArray[Any], compress: Callable[[NDArray[np.uint8]], bytes] = compress_planes
+) -> bytes:
     """Compress values of 4 or 8 bytes to a chunk of HDF5's bitshuffle filter, LZ4 inside."""
     flat = values.reshape(-1)
     out = bytearray(flat.nbytes.to_bytes(8, "big") + _BLOCK.to_bytes(4, "big"))
     whole, step = flat.size & ~7, _BLOCK // flat.itemsize
     for start in range(0, whole, step):
-        block = compress_planes(bitshuffle(flat[start : min(start + step, whole)]))
+        block = compress(bitshuffle(flat[start : min(start + step, whole)]))
         out += len(block).to_bytes(4, "big") + block
     return bytes(out) + flat[whole:].astype(flat.dtype.newbyteorder("<")).tobytes()
+
+
+def encode_cells(cells: NDArray[Any]) -> bytes:
+    """Compress cells, and put their checksum behind them."""
+    text = encode(cells, compress_runs)
+    return text + fletcher32(text).to_bytes(4, "little")
 
 
 def fletcher32(data: bytes) -> int:

@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.bricks import LEVELS, brick_slices, levels_of
+from offbragg.bricks import brick_slices
 from offbragg.errors import ReductionError
 from offbragg.grid import Grid
+from offbragg.kernels.brick import Scaled, WholeSums
 from offbragg.kernels.numbering import CELLS, NOWHERE, SIDE, bricks, cells_within
 from offbragg.kernels.transform import PairSums
 from offbragg.reduction.packed import PackedPair, PackedSums
@@ -198,8 +198,8 @@ class Accumulator:
 
     def brick(self, l: int, k: int, h: int) -> Mapping[str, Array] | None:  # noqa: E741
         """Read the sums of one brick, see `offbragg.bricks.Bricks`."""
-        number = (l * self._bricks[1] + k) * self._bricks[0] + h
-        if not self.sums.changed[number]:
+        number = self.number(l, k, h)
+        if number is None:
             return None
         cut = tuple(slice(0, s.stop - s.start) for s in brick_slices(self.grid, l, k, h))
         found: dict[str, Array] = {}
@@ -221,29 +221,20 @@ class Accumulator:
         ordered = np.ascontiguousarray(cells.transpose(_ORDER))
         return ordered.view(np.uint32).reshape(SIDE, SIDE, SIDE, 2)
 
-    def levels(self, l: int, k: int, h: int) -> Mapping[int, tuple[Array, Array]] | None:  # noqa: E741
-        """Read sums of coarser cells, see `offbragg.bricks.LevelledBricks`."""
-        if self.air is not None:
-            return levels_of(self.brick(l, k, h))
+    def whole(self) -> WholeSums:
+        """Return the sums as they are, see `offbragg.bricks.WholeBricks`."""
+        return WholeSums(
+            Scaled(self.sums, (self.unit("counts"), self.unit("weight"))),
+            None if self.spread is None else Scaled(self.spread, (self.unit("variance"), 0.0)),
+            None
+            if self.air is None
+            else Scaled(self.air, (self.unit("background"), self.unit("background_variance"))),
+        )
+
+    def number(self, l: int, k: int, h: int) -> int | None:  # noqa: E741
+        """Return the number of a brick, see `offbragg.bricks.WholeBricks`."""
         number = (l * self._bricks[1] + k) * self._bricks[0] + h
-        if not self.sums.changed[number]:
-            return None
-        whole = _eighths(self.sums.low[number])
-        if self.sums.high[number].any():
-            whole += _eighths(self.sums.high[number]) << np.uint64(32)
-        part = brick_slices(self.grid, l, k, h)
-        found: dict[int, tuple[Array, Array]] = {}
-        for level in LEVELS:
-            if level > LEVELS[0]:
-                whole = _eighths(whole)
-            side = SIDE // level
-            cut = tuple(slice(-(-(s.stop - s.start) // level)) for s in part)
-            cells = whole[cells_within(side)].reshape(side, side, side, 2)[cut]
-            found[level] = (
-                np.multiply(cells[..., _FIRST], self.unit("counts"), dtype=np.float64, order="C"),
-                np.multiply(cells[..., _SECOND], self.unit("weight"), dtype=np.float64, order="C"),
-            )
-        return found
+        return number if self.sums.changed[number] else None
 
     def at(self, places: NDArray[np.uint32]) -> Mapping[str, Array] | None:
         """Read the sums at places of cells, `NOWHERE` among them; None: nothing is there."""
@@ -332,15 +323,6 @@ class Accumulator:
         )  # fmt: skip
         self.add_to(volume)
         return volume
-
-
-def _eighths(half: NDArray[Any]) -> NDArray[np.uint64]:
-    """Sum each 2 × 2 × 2 cells of a brick, which follow each other, shape (8 n, 2) → (n, 2)."""
-    of_eight = half.reshape(-1, 8, 2)
-    total = of_eight[:, 0].astype(np.uint64)
-    for n in range(1, 8):
-        total += of_eight[:, n]
-    return total
 
 
 def _lazily(n: int) -> NDArray[np.uint32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -12,14 +12,14 @@ from scipy.ndimage import (  # pyright: ignore[reportMissingTypeStubs]
     minimum_filter,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from offbragg.stack import Stack
+from offbragg.stack import Stack, read_frame
 
 Mask = NDArray[np.bool_]
 Counts = NDArray[np.int32]
 
 LEAST_TURN = 5.0  # degree, of a sweep in which hot pixels can be distinguished from reflections
 _FRAMES = 31  # that are compared
-_SLAB = 16  # rows
+_FEW = 10_000  # pixels that are looked at one by one rather than all, or at a time
 _TIMES = 5.0  # its surroundings' counts, from which a pixel is hot
 _ABOVE = 10.0  # standard deviations
 _AROUND = 2  # pixels on each side of one: 5 × 5
@@ -76,17 +76,16 @@ class Comparison:
         return np.clip(last, below, few), np.clip(last, beneath, middle)
 
     def _compare(self, stack: Stack, frames: dict[int, str]) -> tuple[Counts, Counts] | None:
-        seen = [np.asarray(stack.counts[number]) for number in frames]
-        seen = [counts for counts in seen if counts.max() >= 0]  # the others are not stored
         self._kept, self._frames = None, {}
+        seen, low = _low(stack, frames)
         if len(seen) < 3:
             return None
         few, middle = _places(len(seen) + 1)
         if few == 0 or len(seen) < len(frames):  # what comes next may be below all
             few, middle = _places(len(seen))
-            _, least, _, median = _ordered(seen, few, middle)
+            _, least, _, median = _ordered(stack, seen, low, few, middle)
             return least, median
-        self._kept, self._frames = _ordered(seen, few, middle), dict(frames)
+        self._kept, self._frames = _ordered(stack, seen, low, few, middle), dict(frames)
         self._places = (few - 1, few, middle - 1, middle)
         few, middle = _places(len(seen))
         return self._kept[self._places.index(few)], self._kept[self._places.index(middle)]
@@ -132,9 +131,11 @@ def hot_pixels(
     if found is None:
         return hot
     least, median = found
-    # where even the lowest median around a pixel is too high for it, it cannot be hot
-    lowest = cast(Counts, minimum_filter(median, size=2 * _AROUND + 1))
-    maybe = np.flatnonzero(_above(least, lowest))
+    maybe = np.flatnonzero(least > _TIMES)
+    if maybe.size > _FEW:
+        # where even the lowest median around a pixel is too high for it, it cannot be hot
+        lowest = cast(Counts, minimum_filter(median, size=2 * _AROUND + 1))
+        maybe = np.flatnonzero(_above(least, lowest))
     if not maybe.size:
         return hot
     hot.flat[maybe] = _above(least.flat[maybe], _median_around(median, maybe))
@@ -151,8 +152,25 @@ def _places(n: int) -> tuple[int, int]:
     return n // 10, n // 2
 
 
-def _ordered(seen: Sequence[Counts], few: int, middle: int) -> Counts:
+def _low(stack: Stack, frames: Iterable[int]) -> tuple[list[int], NDArray[np.uint8]]:
+    """Find the frames that are stored, and in how many a pixel counts too little to be hot."""
+    shape = stack.counts.shape[1:]
+    seen, low, room = [], np.zeros(shape, np.uint8), np.empty(shape, np.int32)
+    for number in frames:
+        counts = read_frame(stack.counts, number, room)
+        if counts.max() >= 0:  # the others are not stored
+            seen.append(number)
+            low += counts <= _TIMES
+    return seen, low
+
+
+def _ordered(
+    stack: Stack, frames: Sequence[int], low: NDArray[np.uint8], few: int, middle: int
+) -> Counts:
     """Order the counts of each pixel that can be hot, and of those around it.
+
+    Frames are read once more for these pixels: all at once they would take 300 MB, and new memory
+    more time than decoding.
 
     Returns
     -------
@@ -160,27 +178,29 @@ def _ordered(seen: Sequence[Counts], few: int, middle: int) -> Counts:
         At the places few - 1, few, middle - 1 and middle, shape (4, slow, fast). 0 for all other
         pixels; at few - 1 also if there is none.
     """
-    rows, columns = seen[0].shape
-    found = np.zeros((4, rows, columns), np.int32)
-    low = np.zeros((rows, columns), np.uint8)
-    # no median is below the lowest count, and a hot pixel is ten standard deviations above
-    limit = max(_TIMES, min(int(counts.min()) for counts in seen) + _ABOVE)
-    for counts in seen:
-        low += counts <= limit
-    near = cast(Mask, maximum_filter(low <= few, size=2 * _AROUND + 1))
-    for begin in range(0, rows, _SLAB):  # a slab at a time: it stays in a processor's cache
-        part = slice(begin, begin + _SLAB)
-        which = np.flatnonzero(near[part].any(axis=0))
-        if not which.size:
-            continue
-        slab = np.stack([counts[part][:, which] for counts in seen])
-        slab.partition((few, middle), axis=0)
+    found = np.zeros((4, *low.shape), np.int32)
+    near = _around(low <= few)
+    if not near.size:
+        return found
+    seen, room = np.empty((len(frames), near.size), np.int32), np.empty(low.shape, np.int32)
+    for counts, number in zip(seen, frames, strict=True):
+        counts[:] = read_frame(stack.counts, number, room).take(near)
+    for begin in range(0, near.size, _FEW):  # some at a time: they stay in a processor's cache
+        part, some = near[begin : begin + _FEW], seen[:, begin : begin + _FEW].copy()
+        some.partition((few, middle), axis=0)
         if few:
-            found[0, part, which] = slab[:few].max(axis=0).T
-        found[1, part, which] = slab[few].T
-        found[2, part, which] = slab[:middle].max(axis=0).T
-        found[3, part, which] = slab[middle].T
+            found[0].flat[part] = some[:few].max(axis=0)
+        found[1].flat[part] = some[few]
+        found[2].flat[part] = some[:middle].max(axis=0)
+        found[3].flat[part] = some[middle]
     return found
+
+
+def _around(maybe: Mask) -> NDArray[np.intp]:
+    """Return the pixels within 2 rows and columns of some, as flat indices."""
+    if not maybe.any():
+        return np.zeros(0, np.intp)
+    return np.flatnonzero(cast(Mask, maximum_filter(maybe, size=2 * _AROUND + 1)))
 
 
 def _median_around(median: Counts, where: NDArray[np.intp]) -> Counts:

@@ -93,10 +93,11 @@ def _differences(one: Path, other: Path, *, rounded: bool) -> list[str]:
     """
     if sha256(one) == sha256(other):
         return []
-    with h5py.File(one, "r", locking=False) as a, h5py.File(other, "r", locking=False) as b:
-        mine, its = _contents(a), _contents(b)
+    # HDF5 looks for the real path of what it opens, and the new file may have none
+    with one.open("rb") as mine, other.open("rb") as its, h5py.File(mine) as a, h5py.File(its) as b:
+        left, right = _contents(a), _contents(b)
         differ = sorted(
-            name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name)
+            name for name in left.keys() | right.keys() if left.get(name) != right.get(name)
         )
         if rounded:
             differ = [name for name in differ if not _are_close(a, b, name)]
