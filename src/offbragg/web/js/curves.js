@@ -157,8 +157,10 @@ export class Curve {
           space: time ? 60 : 50,
           ...(time
             ? {
-                values: (self, values) =>
-                  values.map((value) => clock(value, {seconds: false}).slice(-5)),
+                values: (self, values) => {
+                  const seconds = values[values.length - 1] - values[0] < 240;
+                  return values.map((value) => clock(value, {seconds}).split(" ").pop());
+                },
               }
             : {
                 label: compact ? undefined : `${xLabel}${xUnit ? ` / ${xUnit}` : ""}`,
@@ -169,7 +171,7 @@ export class Curve {
         },
         {
           ...axis,
-          size: compact ? 44 : 52,
+          size: compact ? 54 : 56,
           space: compact ? 18 : 36,
           values: (self, values) =>
             values.map((value) => (value === null ? "" : number(value / 10 ** power, 6))),
