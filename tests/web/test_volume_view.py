@@ -183,6 +183,7 @@ def test_a_dragged_cut_has_the_cells_of_the_file(page, catalog):
     wait_for_address(page, "cut=", there=False)
 
 
+@pytest.mark.slow
 def test_a_cell_says_what_made_it(page, catalog):
     with VolumeFile(volume_path(catalog)) as file:
         weight = file.volume().weight
