@@ -147,7 +147,7 @@ export class Curve {
       cursor: {y: false, points: {size: 6}},
       // a point at the end of the axis is drawn whole
       scales: {
-        x: errors ? {time, range: (self, low, high) => widened(low, high)} : {time},
+        x: {time, ...this.#across(time)},
         y: {distr: this.#data.log ? 3 : 1, range: (self, low, high) => this.#range(low, high)},
       },
       axes: [
@@ -200,6 +200,12 @@ export class Curve {
         setCursor: [(plot) => this.#pointed(plot)],
       },
     };
+  }
+
+  /** The ends of x: a minute at least, and room for the points that have errors. */
+  #across(time) {
+    if (time) return {range: (self, low, high) => [Math.min(low ?? 0, (high ?? 60) - 60), high ?? 60]};
+    return this.options.errors ? {range: (self, low, high) => widened(low, high)} : {};
   }
 
   #range(low, high) {
