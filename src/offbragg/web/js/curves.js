@@ -204,7 +204,15 @@ export class Curve {
 
   /** The ends of x: a minute at least, and room for the points that have errors. */
   #across(time) {
-    if (time) return {range: (self, low, high) => [Math.min(low ?? 0, (high ?? 60) - 60), high ?? 60]};
+    if (time) {
+      // of the data: uPlot gives a single point a day
+      return {
+        range: ({data: [x]}) => {
+          const end = x[x.length - 1] ?? 60;
+          return [Math.min(x[0] ?? 0, end - 60), end];
+        },
+      };
+    }
     return this.options.errors ? {range: (self, low, high) => widened(low, high)} : {};
   }
 
