@@ -12,9 +12,11 @@ import pytest
 
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.run_routes import RunRoutes
-from offbragg.catalog.run_search import run_row
+from offbragg.catalog.run_search import RunSearch, run_row
 from offbragg.catalog.search_tables import RUN_COLUMNS
+from offbragg.catalog.sent import Refusal
 from offbragg.catalog.series_board import series_board
+from offbragg.catalog.series_routes import _of_series
 
 PLAN = {
     "temperatures": [90.0, 60.0], "reference": 90.0,
@@ -118,3 +120,15 @@ def test_a_database_that_does_not_answer_is_no_error_of_the_server(tmp_path: Pat
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "database does not answer" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("query", ["since=nan", "until=inf", "since=1e400"])
+def test_a_time_that_is_not_one_is_refused(query: str):
+    with pytest.raises(Refusal, match="POSIX seconds"):
+        RunSearch.parse(query)
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "2026-02-30"])
+def test_a_day_that_no_clock_has_is_not_found(day: str):
+    with pytest.raises(Refusal, match="is not a day"):
+        _of_series(f"day-{day}")

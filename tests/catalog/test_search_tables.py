@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from postgresql import PostgreSQL, postgresql, why_not
 from sqlalchemy import insert, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from tiled.catalog import orm
 from tiled.utils import ensure_specified_sql_driver
 
@@ -56,34 +55,25 @@ class Catalog:
 
     def __init__(self, uri: str) -> None:
         self.uri = ensure_specified_sql_driver(uri)
+        self._runner = asyncio.Runner()
+        self._engine = create_async_engine(self.uri, json_serializer=json.dumps)
         self.start()
         (self.root, self.raw, self.volumes) = (0, self.add(0, "raw"), self.add(0, "volumes"))
 
+    def close(self) -> None:
+        self._runner.run(self._engine.dispose())
+        self._runner.close()
+
     def within(self, do: Callable[[AsyncConnection], Coroutine[Any, Any, Any]]) -> Any:
         async def run() -> Any:
-            engine = self._engine()
-            try:
-                async with engine.begin() as connection:
-                    return await do(connection)
-            finally:
-                await engine.dispose()
+            async with self._engine.begin() as connection:
+                return await do(connection)
 
-        return asyncio.run(run())
-
-    def _engine(self) -> AsyncEngine:
-        return create_async_engine(self.uri, poolclass=NullPool, json_serializer=json.dumps)
+        return self._runner.run(run())
 
     def start(self) -> bool:
-        """Return whether the tables were made."""
-
-        async def run() -> bool:
-            engine = self._engine()
-            try:
-                return await ensure_search_tables(engine)
-            finally:
-                await engine.dispose()
-
-        return asyncio.run(run())
+        """Return whether the tables were made, as when a server starts."""
+        return self._runner.run(ensure_search_tables(self._engine))
 
     def add(self, parent: int, key: str, **metadata: Any) -> int:
         values = {
@@ -136,7 +126,7 @@ class Catalog:
             explain = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
             if connection.dialect.name == "postgresql":
                 for setting in {"enable_seqscan", off}:
-                    await connection.execute(text(f"SET {setting} = off"))
+                    await connection.execute(text(f"SET LOCAL {setting} = off"))
             statement = f"{explain} {compiled}".replace("%%", "%")
             lines = await connection.exec_driver_sql(statement)
             return "\n".join(str(tuple(row)) for row in lines)
@@ -165,8 +155,10 @@ def another(
 
 
 @pytest.fixture
-def catalog(another: Callable[[], Catalog]) -> Catalog:
-    return another()
+def catalog(another: Callable[[], Catalog]) -> Iterator[Catalog]:
+    made = another()
+    yield made
+    made.close()
 
 
 def test_rows_are_what_the_nodes_are_whoever_writes_them(catalog: Catalog):
@@ -274,10 +266,11 @@ def test_each_parameter_finds_what_it_says(shared: Catalog, query: str, found: b
 
 
 @pytest.fixture(scope="module")
-def shared(another: Callable[[], Catalog]) -> Catalog:
+def shared(another: Callable[[], Catalog]) -> Iterator[Catalog]:
     made = another()
     made.add(made.raw, UID, start=START, stop=STOP)
-    return made
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize(

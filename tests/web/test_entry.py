@@ -120,7 +120,8 @@ def test_a_wrong_key_is_refused_with_the_reason(catalog, http):
     [(b"{}", "application/json", 400), (b"[1]", "application/json", 400),
      (b'{"key": 1}', "application/json", 400), (b'{"key": "a"', "application/json", 400),
      (b'{"key": "a"}', "text/plain", 415), (b"[" * 5000, "application/json", 413),
-     (b'{"key": "a", "token": "b"}', "application/json", 400)],
+     (b'{"key": "a", "token": "b"}', "application/json", 400),
+     (rb'{"key": "\ud800"}', "application/json", 401)],
 )  # fmt: skip
 def test_another_body_is_refused(http, body, kind, status):
     answer = http.post("/live/enter", content=body, headers={"content-type": kind})
@@ -211,14 +212,27 @@ def test_no_token_leads_to_another_file(tmp_path, token):
     assert consume(tmp_path, token) is None
 
 
-def test_a_page_of_another_origin_opens_no_websocket_with_the_cookie(catalog):
-    address = catalog.url.replace("http", "ws") + "/now/socket"
-    cookie = {"Cookie": f"tiled_api_key={catalog.reading_key}"}
+@pytest.mark.parametrize(
+    ("query", "more"),
+    [("", {}), ("?api_key=", {}), ("?x=api_key=", {}), ("", {"Authorization": "Basic x"})],
+)
+def test_a_page_of_another_origin_opens_no_websocket_with_the_cookie(catalog, query, more):
+    address = catalog.url.replace("http", "ws") + f"/now/socket{query}"
+    headers = {"Cookie": f"tiled_api_key={catalog.reading_key}", **more}
 
-    with connect(address, additional_headers=cookie, origin=catalog.url) as socket:
+    with connect(address, additional_headers=headers, origin=catalog.url) as socket:
         assert socket.recv(timeout=10)
     with (
         pytest.raises(InvalidStatus),
-        connect(address, additional_headers=cookie, origin="http://127.0.0.1:1"),
+        connect(address, additional_headers=headers, origin="http://127.0.0.1:1"),
     ):
         pass
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:1", "null"])
+def test_a_page_of_another_origin_takes_no_key_away(catalog, http, origin):
+    answer = http.post("/live/leave", headers={"origin": origin})
+
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+    assert http.post("/live/leave", headers={"origin": catalog.url}).status_code == 204

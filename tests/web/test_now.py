@@ -214,10 +214,12 @@ def test_what_is_measured_is_seen_as_it_comes(open_page, growing, screenshot):
 
     assert values == [int(run.sweep.counts[2][2 * i, 3 * i]) for i in range(40)]
     assert took < 10.0  # 2 s where nothing else runs
+    page.keyboard.press("r")
+    page.wait_for_function("() => !location.hash.includes('rings')")
+    screenshot(page, "now")
     growing.says("suspended", waits=["beam: ring current 0.4 mA, below 10 mA"], **engine_of(run, 3))
     page.get_by_text("ring current 0.4 mA").wait_for()
     headline.get_by_text("Suspended").wait_for()
-    screenshot(page, "now")
     growing.is_gone()
     wait_until(lambda: "No session" in headline.inner_text())
 

@@ -230,3 +230,18 @@ def test_a_journal_is_looked_at_once_however_many_there_are(tmp_path, monkeypatc
     assert [path.stem for path in first[:2]] == ["099", "098"]
     assert [path.stem for path in second[:2]] == ["100", "099"]
     assert len(looked) < 30
+
+
+def test_a_clock_that_is_set_back_stops_nothing():
+    looks = [10_000.0, 10_001.0, 5_000.0, 5_001.0]
+    now = Now(FastAPI(), lambda: {"time": looks.pop(0), "engine": {}, "frames": None}, Runs())
+
+    async def look_often():
+        for _ in range(4):
+            await now._look_once()
+            await asyncio.sleep(routes.EVERY)
+
+    asyncio.run(look_often())
+
+    assert now._seen["time"] == 5_001.0
+    assert [point["t"] for point in now._history] == [5_000.0, 5_001.0]

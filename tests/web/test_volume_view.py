@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,14 @@ def test_the_pixels_are_the_cells_of_the_file(page, catalog, name):
     check_pixels(drawn, cut.intensity)
 
 
+def test_the_finest_cells_come_also_where_the_server_is_slow(page, catalog):
+    page.route("**/plane?*", lambda route: (time.sleep(0.3), route.continue_()))
+
+    go(page, catalog.volumes[0], "plane=hhl&level=1")
+
+    assert page.evaluate("view.image.layers.map(layer => layer.level)") == [8, 1]
+
+
 def test_a_symmetrised_plane_is_that_of_the_symmetrised_volume(page, catalog):
     go(page, catalog.volumes[0], f"plane=hk-0.5&{RANGE}&level=1")
 
@@ -174,6 +183,7 @@ def test_a_dragged_cut_has_the_cells_of_the_file(page, catalog):
     wait_for_address(page, "cut=", there=False)
 
 
+@pytest.mark.slow
 def test_a_cell_says_what_made_it(page, catalog):
     with VolumeFile(volume_path(catalog)) as file:
         weight = file.volume().weight

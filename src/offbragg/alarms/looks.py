@@ -112,7 +112,9 @@ def alarms_up(
     board
         What `offbragg.alarms.board_file.read_board` has read.
     """
-    found = [{**alarm.to_dict(), "since": None} for alarm in disks.look(0.0, time.time())]
+    found: list[dict[str, Any]] = [
+        {**alarm.to_dict(), "since": None} for alarm in disks.look(0.0, time.time())
+    ]
     alarms: dict[str, dict[str, Any]] = {alarm["what"]: alarm for alarm in found}
     facts = disks.facts(time.time())
     for side in board.values():

@@ -89,10 +89,11 @@ def right_of(given: str, key: str, *, now: float) -> Right:
     now
         The time, POSIX s.
     """
-    if hmac.compare_digest(given.encode(), key.encode()):
+    sent = given.encode("utf-8", "replace")  # half of a surrogate pair is in no key
+    if hmac.compare_digest(sent, key.encode()):
         return "everything"
-    until = given[4:14]
-    if not hmac.compare_digest(f"read{until}{_signature(key, until)}".encode(), given.encode()):
+    until = sent[4:14].decode("latin-1")
+    if not hmac.compare_digest(f"read{until}{_signature(key, until)}".encode(), sent):
         return "none"
     return "reading" if now < int(until, 16) else "ended"
 
@@ -124,13 +125,15 @@ class Authentication:
         if scope["type"] == "lifespan" or scope["path"] in _OPEN:
             await self._app(scope, receive, send)
             return
-        given = _given(scope)
+        given, by_cookie = _given(scope)
         right = right_of(given, self._key, now=time.time())
-        if right != "none" and _is_of_another_page(scope):
+        is_socket = scope["type"] == "websocket"
+        if is_socket and by_cookie and right != "none" and is_of_another_page(scope):
+            # browsers let any page open one, with the cookie of ours
             await send({"type": "websocket.close", "code": 1008})
         elif right == "everything" or (right == "reading" and _only_reads(scope)):
             await self._app(_with_key(scope, self._key), receive, send)
-        elif scope["type"] == "websocket":
+        elif is_socket:
             self._wrong.count(scope)
             await send({"type": "websocket.close", "code": 1008})
         elif right == "reading":
@@ -192,30 +195,26 @@ async def refuse(
     await send({"type": "http.response.body", "body": body})
 
 
-def _given(scope: Scope) -> str:
-    """Find the key where Tiled does, in its order; return an empty string if there is none."""
+def _given(scope: Scope) -> tuple[str, bool]:
+    """Find the key where Tiled does, in its order, and whether it is that of a cookie.
+
+    An empty string if there is none.
+    """
     for name, value in parse_qsl(scope["query_string"].decode("latin-1")):
         if name == "api_key":
-            return value
+            return value, False
     headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
     kind, _, given = headers.get(b"authorization", "").partition(" ")
     if kind.lower() == "apikey":
-        return given.strip()
-    return cookie_parser(headers.get(b"cookie", "")).get(COOKIE, "")
+        return given.strip(), False
+    return cookie_parser(headers.get(b"cookie", "")).get(COOKIE, ""), True
 
 
-def _is_of_another_page(scope: Scope) -> bool:
-    """Return whether a page of another origin opens a websocket with the cookie of our own pages.
-
-    Browsers let any page do so, and say which. Ports of one host share their cookies.
-    """
-    if scope["type"] != "websocket":
-        return False
+def is_of_another_page(scope: Scope) -> bool:
+    """Return whether a page of another origin asks; ports of one host share their cookies."""
     headers = {name.lower(): value for name, value in scope["headers"]}
     origin = headers.get(b"origin", b"")
-    if not origin or b"authorization" in headers or b"api_key=" in scope["query_string"]:
-        return False
-    return origin.partition(b"://")[2] != headers.get(b"host", b"")
+    return bool(origin) and origin.partition(b"://")[2] != headers.get(b"host", b"")
 
 
 def _only_reads(scope: Scope) -> bool:

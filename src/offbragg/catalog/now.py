@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
-from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.authentication import App, Receive, Scope, Send
 from offbragg.catalog.parameters import read_parameters
-from offbragg.catalog.run_routes import only_reads, send_json
+from offbragg.catalog.run_routes import answer_json
 from offbragg.catalog.run_search import RUNS
 from offbragg.catalog.sent import Refusal
 
@@ -76,6 +76,7 @@ class Now:
         self._number = 0  # of the text: grows with each change
         self._changed = asyncio.Condition()
         self._looking = asyncio.Lock()
+        self._looked = -math.inf  # the clock of the host may be set, this one may not
         self._asked = 0.0
         self._sockets = 0
         self._history: deque[dict[str, Any]] = deque(maxlen=_POINTS)
@@ -114,7 +115,7 @@ class Now:
         """Look at the beamline, unless somebody has just done so."""
         assert self._look is not None
         async with self._looking:
-            if time.time() - self._seen.get("time", 0.0) < EVERY / 2:
+            if time.monotonic() - self._looked < EVERY / 2:
                 return
             seen = finite(await asyncio.to_thread(self._look))
             async with self._tree.context.engine.connect() as connection:
@@ -122,6 +123,7 @@ class Now:
             seen["catalog"] = {"runs": runs}
             self._remember(seen)
             await self._publish(seen)
+            self._looked = time.monotonic()
 
     async def _publish(self, seen: dict[str, Any]) -> None:
         if _without_times(seen) == _without_times(self._seen):
@@ -134,6 +136,8 @@ class Now:
 
     def _remember(self, seen: dict[str, Any]) -> None:
         now = seen["time"]
+        while self._history and self._history[-1]["t"] > now:  # the clock was set back
+            self._history.pop()
         if self._history and now - self._history[-1]["t"] < 0.9 * _STEP:
             return
         values = seen["engine"].get("values") or {}
@@ -158,22 +162,19 @@ class Now:
         if scope["type"] != "http" or path not in (PATH, f"{PATH}/history", f"{PATH}/socket"):
             await self._app(scope, receive, send)
             return
-        try:
-            only_reads(scope)
-            if self._look is None:
-                raise Refusal(404, _NO_BEAMLINE)
-            if path.endswith("/socket"):
-                raise Refusal(426, "This is a websocket: ws://…/now/socket.", upgrade="websocket")
-            self._asked = time.monotonic()
-            query = scope["query_string"].decode("latin-1")
-            answer = self._curves(query) if path != PATH else await self._now(query)
-            await send_json(answer, scope, send)
-        except Refusal as refusal:
-            await refuse(send, refusal.status, str(refusal), refusal.headers)
+        await answer_json(self._answer(path, scope["query_string"].decode("latin-1")), scope, send)
+
+    async def _answer(self, path: str, query: str) -> dict[str, Any]:
+        if self._look is None:
+            raise Refusal(404, _NO_BEAMLINE)
+        if path.endswith("/socket"):
+            raise Refusal(426, "This is a websocket: ws://…/now/socket.", upgrade="websocket")
+        self._asked = time.monotonic()
+        return await self._now(query) if path == PATH else self._curves(query)
 
     async def _now(self, query: str) -> dict[str, Any]:
         read_parameters(query, (), PATH)
-        if time.time() - self._seen.get("time", 0.0) > 2 * EVERY:
+        if time.monotonic() - self._looked > 2 * EVERY:
             await self._look_once()  # the first one, or nobody has asked for a while
         return self._seen
 
@@ -221,7 +222,7 @@ class Now:
                 await sending
 
     async def _send_changes(self, send: Send) -> None:
-        if time.time() - self._seen.get("time", 0.0) > 2 * EVERY:
+        if time.monotonic() - self._looked > 2 * EVERY:
             await self._look_once()
         number = -1
         while True:

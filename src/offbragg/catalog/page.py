@@ -31,6 +31,7 @@ from offbragg.catalog.authentication import (
     Send,
     WrongKeys,
     ending_of,
+    is_of_another_page,
     reading_key,
     refuse,
     right_of,
@@ -113,6 +114,8 @@ class Page:
                 await self._enter(scope, receive, send)
             elif path == f"{PATH}/leave":
                 _only(scope, "POST")
+                if is_of_another_page(scope):  # a form may send this from anywhere
+                    raise Refusal(403, "A page of another origin may not take the key away.")
                 await _send(send, 204, {"set-cookie": cookie(scope, "", ends=0)})
             else:
                 _only(scope, "GET", "HEAD")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -173,10 +174,9 @@ def _number(name: str, value: str) -> float:
 
 
 def _time(name: str, value: str) -> float:
-    try:
-        return float(value) if math.isfinite(float(value)) else math.nan
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(value)):
+            return seconds
     try:
         return datetime.fromisoformat(value.replace(" ", "+")).timestamp()
     except (ValueError, OverflowError, OSError):

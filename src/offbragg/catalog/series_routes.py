@@ -264,7 +264,7 @@ def _of_series(uid: str) -> ColumnElement[bool]:
         return RUNS.c.series == uid
     try:
         begin = datetime.fromisoformat(day[1])
-    except ValueError:
+        ends = [each.timestamp() for each in (begin, begin + timedelta(days=1))]
+    except (ValueError, OverflowError, OSError):  # also of a year that has no time
         raise Refusal(404, f"{uid} is not a day: day-2026-11-29 would be.") from None
-    ends = [each.timestamp() for each in (begin, begin + timedelta(days=1))]
     return and_(RUNS.c.series.is_(None), RUNS.c.time >= ends[0], RUNS.c.time < ends[1])

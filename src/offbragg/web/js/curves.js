@@ -147,7 +147,7 @@ export class Curve {
       cursor: {y: false, points: {size: 6}},
       // a point at the end of the axis is drawn whole
       scales: {
-        x: errors ? {time, range: (self, low, high) => widened(low, high)} : {time},
+        x: {time, ...this.#across(time)},
         y: {distr: this.#data.log ? 3 : 1, range: (self, low, high) => this.#range(low, high)},
       },
       axes: [
@@ -157,8 +157,10 @@ export class Curve {
           space: time ? 60 : 50,
           ...(time
             ? {
-                values: (self, values) =>
-                  values.map((value) => clock(value, {seconds: false}).slice(-5)),
+                values: (self, values) => {
+                  const seconds = values[values.length - 1] - values[0] < 240;
+                  return values.map((value) => clock(value, {seconds}).split(" ").pop());
+                },
               }
             : {
                 label: compact ? undefined : `${xLabel}${xUnit ? ` / ${xUnit}` : ""}`,
@@ -169,7 +171,7 @@ export class Curve {
         },
         {
           ...axis,
-          size: compact ? 44 : 52,
+          size: compact ? 54 : 56,
           space: compact ? 18 : 36,
           values: (self, values) =>
             values.map((value) => (value === null ? "" : number(value / 10 ** power, 6))),
@@ -198,6 +200,20 @@ export class Curve {
         setCursor: [(plot) => this.#pointed(plot)],
       },
     };
+  }
+
+  /** The ends of x: a minute at least, and room for the points that have errors. */
+  #across(time) {
+    if (time) {
+      // of the data: uPlot gives a single point a day
+      return {
+        range: ({data: [x]}) => {
+          const end = x[x.length - 1] ?? 60;
+          return [Math.min(x[0] ?? 0, end - 60), end];
+        },
+      };
+    }
+    return this.options.errors ? {range: (self, low, high) => widened(low, high)} : {};
   }
 
   #range(low, high) {

@@ -1,7 +1,7 @@
 // The one line on every view: what is measured, how far it is, how long it will take.
 
 import {el, fill, put} from "./dom.js";
-import {clock, fixed, plural, since, span} from "./format.js";
+import {clock, fixed, plural, span} from "./format.js";
 
 const KINDS = {measuring: "busy", idle: "off", paused: "warn", suspended: "warn", gone: "off"};
 /** What the states of a RunEngine mean to people. */
@@ -53,7 +53,7 @@ export function drawStatus(now, link) {
     if (run.sweeps) parts.push(el("span.wide", {}, `sweep ${run.sweep}/${run.sweeps}`));
     parts.push(el("span", {}, `${run.done ?? 0}/${run.n ?? "–"}`));
   } else if (now.engine.since) {
-    parts.push(el("span.muted", {}, since(now.engine.since)));
+    parts.push(el("span.muted", {}, `since ${clock(now.engine.since, {seconds: false})}`));
   }
   fill(line, ...parts);
   const right = [];

@@ -42,8 +42,9 @@ export function drawStrip(context, ledger, width, height, chosen = null) {
     const [left, wide] = gap(from, to);
     context.clearRect(left, 0, wide, height);
     context.fillStyle = token("--bad");
-    const foot0 = Math.max(wide, 4);
-    context.fillRect(left + wide / 2 - foot0 / 2, height - 6, foot0, 5);
+    const size = Math.max(wide, 4);
+    if (step < 10) context.fillRect(left + (wide - size) / 2, height - 6, size, 5);
+    else for (let i = from; i < to; i++) context.fillRect((i + 0.5) * step - 4, height - 6, 8, 5);
   }
   for (const {status, from, to} of ledger.spans) {
     if (status !== "rejected") continue;

@@ -14,6 +14,7 @@ const AGAIN = 400; // ms between two live frames, at least
 export class FramePanel {
   /** @type {import("./frames_of.js").Frame|null} */ frame = null;
   /** @type {string|null} */ #run = null;
+  /** @type {string|null} uid of the run of `frame` */ #shown = null;
   #about = null;
   /** @type {number|"last"} */ #index = "last";
   #scale = "log";
@@ -128,21 +129,17 @@ export class FramePanel {
     this.load();
   }
 
-  /** @param {string} run uid */
+  /** Show another run; what is shown stays until a frame of it is here. @param {string} run uid */
   setRun(run) {
     if (run === this.#run) return;
     this.#run = run;
-    this.frame = null;
-    this.#about = null;
-    this.#geometry = null;
-    if (run) this.#readAbout(run);
-    else this.#say("No frame yet", "The first frame that is stored appears here.");
+    if (!run) this.#say("No frame yet", "The first frame that is stored appears here.");
   }
 
   get run() {
     return this.#run ?? "";
   }
-  /** The row of the run, as `/runs` has it; null until it is known. */
+  /** The row of the shown run, as `/runs` has it; null until it is known. */
   get row() {
     return this.#about?.row ?? null;
   }
@@ -153,22 +150,23 @@ export class FramePanel {
     return this.#index === "last";
   }
 
+  /** What is known of a run; null if the catalog does not have it yet. */
   async #readAbout(run) {
+    if (this.#about?.uid === run) return this.#about;
     try {
-      const about = await this.ctx.api.json(`/runs/${encodeURIComponent(run)}`);
-      if (run !== this.#run) return;
-      this.#about = about;
-      const geometry = about.geometry ?? about.start?.geometry;
-      if (geometry) {
-        this.#geometry = new Geometry(geometry, about.start?.sample?.UB ?? null);
-        this.#spacings = ringsFor(this.#geometry);
-      }
-      this.#words();
-      this.panel.overlay((context, toScreen) => this.#overlay(context, toScreen));
-      this.changed();
+      return {...(await this.ctx.api.json(`/runs/${encodeURIComponent(run)}`)), uid: run};
     } catch (error) {
       if (!error.away && error.status !== 404) this.ctx.say(error.detail ?? error.message, "error");
+      return null;
     }
+  }
+
+  #takeAbout(about) {
+    if (about !== null && about === this.#about) return;
+    this.#about = about;
+    const geometry = about?.geometry ?? about?.start?.geometry;
+    this.#geometry = geometry ? new Geometry(geometry, about.start?.sample?.UB ?? null) : null;
+    this.#spacings = this.#geometry ? ringsFor(this.#geometry) : [];
   }
 
   /** Go to a frame. @param {number|"last"} index */
@@ -219,16 +217,18 @@ export class FramePanel {
     const [run, index] = [this.#run, this.#index];
     if (!this.frame) this.#say("Loading", "The frame is on its way.");
     try {
-      const frame = await this.frames.read(run, index);
+      const [frame, about] = await Promise.all([this.frames.read(run, index), this.#readAbout(run)]);
       if (run === this.#run && (index === this.#index || (index === "last" && this.isLive))) {
-        const first = this.frame === null;
+        const first = this.#shown !== run;
+        this.#shown = run;
+        this.#takeAbout(about);
         this.frame = frame;
         put(this.notice, "");
         this.#draw(first);
         if (!this.isLive) this.#prefetch(run, frame.index);
       }
     } catch (error) {
-      if (run === this.#run) this.#failed(error, index);
+      if (run === this.#run) await this.#failed(error, run, index);
     } finally {
       this.#busy = false;
       if (this.#again) {
@@ -245,7 +245,7 @@ export class FramePanel {
     }
   }
 
-  #failed(error, index) {
+  async #failed(error, run, index) {
     if (error.name === "AbortError" || (error.away && this.frame)) return;
     if (error.status === 404 && index === "last") {
       this.#say(
@@ -253,6 +253,8 @@ export class FramePanel {
         "Nothing of this run is stored so far; the first frame appears here.",
       );
     } else if (error.status === 404) {
+      this.#takeAbout(await this.#readAbout(run));
+      this.#shown = run;
       this.#blank(index);
       this.#say(`Frame ${index} is not there`, error.detail);
     } else {
@@ -262,12 +264,12 @@ export class FramePanel {
 
   /** A frame that is not stored is hatched, not the picture of another one. */
   #blank(index) {
-    const shape = this.frame
-      ? [this.frame.height, this.frame.width]
-      : this.#about?.geometry?.panel?.shape;
+    const shape =
+      this.#about?.geometry?.panel?.shape ??
+      (this.frame && [this.frame.height, this.frame.width]);
     if (!shape) return;
     const [height, width] = shape;
-    const n = this.frame?.n ?? this.#about?.row?.n_frames ?? 0;
+    const n = this.#about?.row?.n_frames ?? this.frame?.n ?? 0;
     this.frame = {
       values: new Int32Array(width * height).fill(-1),
       width,

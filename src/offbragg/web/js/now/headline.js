@@ -5,6 +5,7 @@ import {clock, fixed, number, plural, quantity, since, span} from "../format.js"
 import {WORDS} from "../statusline.js";
 
 const KINDS = {measuring: "busy", idle: "off", paused: "warn", suspended: "warn", gone: "off"};
+const OLD = 15; // s: a value that is older says so, and is not judged
 const STALE = 30; // s: the RunEngine speaks more often while it measures
 
 const known = (x) => x !== null && x !== undefined;
@@ -22,6 +23,7 @@ function tile(name) {
 }
 
 export class Headline {
+  #time = 0; // of the server
   /** @param {HTMLElement} host */
   constructor(host) {
     this.tiles = Object.fromEntries(
@@ -45,6 +47,7 @@ export class Headline {
   update(now, shown = null) {
     const {engine, frames} = now;
     const {state, run, series, values = {}} = engine;
+    this.#time = now.time;
     const set = (name, label, value, more, kind = "") => {
       const it = this.tiles[name];
       put(it.label, label);
@@ -65,12 +68,13 @@ export class Headline {
       kind,
     );
     const last = run ? null : shown;
+    const ended = last && last.exit_status !== "running" ? `${last.exit_status}, ` : "";
     if (last)
       set(
         "sample",
         `last run, #${last.scan_id ?? "–"}`,
         last.sample ?? "–",
-        `${last.exit_status ?? ""}, ${since(last.stop_time ?? last.time)}`,
+        `${ended}${since(last.stop_time ?? last.time)}`,
       );
     else
       set(
@@ -94,7 +98,7 @@ export class Headline {
       run
         ? `${done} of ${plural(run.n ?? 0, "frame")}${this.#faults(frames)}`
         : last
-          ? `${last.frames?.stored ?? 0} of ${plural(last.n_frames ?? 0, "frame")} stored`
+          ? `${(frames?.run === last.uid ? frames : last.frames)?.stored ?? 0} of ${plural(last.n_frames ?? 0, "frame")} stored`
           : "",
     );
     this.#bar("sweep", run ? done : 0, run?.n);
@@ -135,17 +139,18 @@ export class Headline {
       );
       return;
     }
-    const {value, unit = "K", set: asked, window, label} = temperature;
+    const {value, unit = "K", set: asked, window, label, time} = temperature;
+    const age = known(time) ? this.#time - time : 0;
     const off = known(asked) ? value - asked : null;
     const inside = off === null || !known(window) || Math.abs(off) <= window;
     set(
       "temperature",
-      label ?? "temperature",
+      `${label ?? "temperature"}${age > OLD ? `, ${span(age)} old` : ""}`,
       `${fixed(value, 2)}\u202f${unit}`,
       known(asked)
         ? `set ${number(asked, 5)}\u202f${unit}, ${inside ? "" : "outside "}± ${known(window) ? number(window, 3) : "?"}`
         : "no set point",
-      inside ? "" : "warn",
+      age > OLD ? "old" : inside ? "" : "warn",
     );
   }
 

@@ -15,6 +15,8 @@ const CURVES = [
 ];
 /** Values that have no curve of their own, in this order; any other one follows. */
 const FIRST = ["phi", "shutter", "attenuator"];
+/** Values of the last frame, which are shown as such. */
+const PER_FRAME = ["angle", "weight"];
 
 export class History {
   #timer = 0;
@@ -67,7 +69,7 @@ export class History {
     }
     this.#draw();
     const more = Object.keys(values).filter(
-      (name) => !FIRST.includes(name) && !(name in this.plots),
+      (name) => ![...FIRST, ...PER_FRAME].includes(name) && !(name in this.plots),
     );
     fill(
       this.values,
@@ -75,7 +77,7 @@ export class History {
         const {value, unit, label} = values[name];
         const text =
           typeof value === "number"
-            ? unit === "°"
+            ? /^(°|deg(ree)?)$/.test(unit ?? "")
               ? `${fixed(value, 2)}°`
               : quantity(value, unit)
             : String(value ?? "–");

@@ -9,6 +9,7 @@ import {Strip} from "../frames/strip.js";
 
 const MOST = 500; // runs that are listed at once
 const AT_ONCE = 4; // ledgers that are read at the same time
+const LOOK = 2000; // ms between two looks for a run that is not listed yet
 const FRESH = 1000; // ms between two readings of a ledger that grows
 
 let ctx;
@@ -22,6 +23,7 @@ let route = {id: "", query: new URLSearchParams()};
 let isShown = false;
 let series = "";
 let seriesSeen = "";
+let lookedAt = 0;
 /** @type {Map<string, any>} uid → {row, strip, ledger, root, …} */
 const entries = new Map();
 const queue = [];
@@ -237,6 +239,7 @@ async function load() {
 }
 
 async function loadSeries() {
+  lookedAt = performance.now();
   try {
     const known = (await ctx.api.json("/series")).series;
     const asked = route.query.get("series");
@@ -362,6 +365,11 @@ export const view = {
     const state = `${now.engine?.series?.uid} ${now.engine?.run?.uid}`;
     if (seriesSeen && state !== seriesSeen) route.query.get("series") ? load() : loadSeries();
     seriesSeen = state;
+    const measured = now.engine?.run?.uid;
+    if (measured && !entries.has(measured) && !route.query.get("series")) {
+      // it is in the list a moment after it began
+      if (performance.now() - lookedAt > LOOK) loadSeries();
+    }
     const entry = entries.get(now.frames?.run ?? now.engine?.run?.uid);
     const counted = `${now.frames?.stored} ${now.frames?.missing} ${now.frames?.rejected}`;
     if (!entry || entry.counted === counted) return;

@@ -13,19 +13,22 @@ let route = {id: "", query: new URLSearchParams()};
 let isShown = false;
 let last = "";
 
-/** The run to look at: that of the address, or the one that is measured, or the newest. */
+/**
+ * The run to look at: that of the address, or the newest one that has a frame. Until a run has its
+ * first frame, the last one of the run before stays.
+ */
 function runOf(now) {
   if (route.id) return route.id;
-  return now?.engine?.run?.uid ?? now?.frames?.run ?? "";
+  return now?.frames?.run && now.frames.stored ? now.frames.run : frame.run;
 }
 
+/** Look at the newest run of the catalog, where the state of the beamline has none. */
 async function newest() {
   try {
-    const {runs = [], rows = runs} = await ctx.api.json("/runs?limit=1");
-    if (isShown && !runOf(ctx.now()) && !frame.run) {
-      frame.setRun(rows[0]?.uid ?? "");
-      frame.load();
-    }
+    const {runs} = await ctx.api.json("/runs?limit=20");
+    if (!isShown || frame.run || runOf(ctx.now())) return;
+    frame.setRun(runs.find((row) => row.frames?.stored)?.uid ?? "");
+    frame.load();
   } catch {
     /* the banner says it */
   }

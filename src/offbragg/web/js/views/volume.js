@@ -10,12 +10,12 @@ import {Picture} from "../volume/picture.js";
 import * as planes from "../volume/plane.js";
 import {Pointer} from "../volume/pointer.js";
 import {pythonLines} from "../volume/python.js";
-import {crystal, Source} from "../volume/source.js";
+import {BEING_MADE, crystal, Source} from "../volume/source.js";
 import {Timers} from "../volume/wishes.js";
 
 const GROWS = 2_000;  // ms between looks at a growing volume
 const LOOKS = 20_000;  // ms between looks at the list of volumes
-const WAITS = 3_000;  // ms between looks while there is none
+const WAITS = 2_000;  // ms between looks while there is none
 const KNOWS = 150;  // ms until the lattice of another temperature is asked for
 const WRITE = 250;  // ms until the address is written: browsers allow few changes a second
 const UNIT = "counts per weight";
@@ -133,7 +133,7 @@ class VolumeView {
     const newest = this.#all.find((row) => row.state === "growing") ?? this.#all[0];
     if (newest) { await this.#open(newest.key, state); return; }
     this.#blank(notice("No volume yet", "The first one appears here, and grows, as soon as offbragg live has reduced the first frames of a sweep; "
-      + "offbragg reduce makes one of a finished sweep. This page looks every 3 s."));
+      + "offbragg reduce makes one of a finished sweep. This page looks every 2 s."));
     this.timers.later("wait", WAITS, () => { if (this.volume === null) this.#newest(state); });
   }
 
@@ -366,8 +366,9 @@ class VolumeView {
     const box = notice(title, text, "error");
     if (gone) box.append(el("p", {}, el("a.button", {href: "#/volume"}, "Show the newest volume")));
     this.volume = null;
-    this.#blank(box);
+    this.#blank(error.status === BEING_MADE ? notice("Opening the volume", error.detail, "loading") : box);
     this.#failed = true;
+    if (error.status === BEING_MADE) this.timers.later("wait", WAITS, () => { if (this.volume === null) this.show(this.#route); });
   }
 
   #blank(content) {

@@ -99,6 +99,8 @@ export class Picture {
     this.#limits(raster);
     this.colours();
     this.changed(true);
+    // it came late: whoever waited for a quiet moment has found nothing to refine
+    if (!this.view.timers.has("settle")) this.#fine.ask();
   }
 
   /** Level and route of what is drawn above the whole plane; null: that is fine enough. */

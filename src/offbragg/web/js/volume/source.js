@@ -1,7 +1,10 @@
 // Volumes as the catalog has them: what each is, its neighbours in temperature, and its growth.
 
+import {ApiError} from "../api.js";
 import {metric, metricOf} from "./geometry.js";
 
+/** Status of what `about` raises while a volume is being published. */
+export const BEING_MADE = 409;
 const WANTED = ["state", "written", "frames", "sample", "temperature", "series", "runs", "completeness",
   "symmetry", "grid", "UB", "levels", "file"];
 const SELECT = `{${WANTED.map((name) => `${name}:${name}`).join(",")}}`;
@@ -26,6 +29,8 @@ export class Source {
     const query = new URLSearchParams({select_metadata: SELECT});
     const answer = await this.api.json(`/api/v1/metadata/volumes/${encodeURIComponent(key)}?${query}`, {signal});
     const found = answer.data.attributes.metadata?.selected ?? answer.data.attributes.metadata;
+    // a node that is being made has its grid last
+    if (!found?.grid) throw new ApiError(BEING_MADE, "This volume is being published; it is shown in a moment.");
     return {...found, key, G: metric(found.UB) ?? metricOf(found.sample?.lattice), levels: found.levels ?? [1], symmetry: found.symmetry ?? ""};
   }
 
@@ -44,12 +49,12 @@ export class Source {
     if (name) query.set("sample", name);
     if (series) query.set("series", series);
     const {volumes} = await this.api.json(`/volumes?${query}`, {signal});
-    return byTemperature(volumes.filter(same), volume);
+    return byTemperature(volumes.filter((row) => row.grid && same(row)), volume);
   }
 
   /** All volumes, the newest first. @returns {Promise<any[]>} */
   async all({signal} = {}) {
-    return (await this.api.json(`/volumes?limit=${MOST}`, {signal})).volumes;
+    return (await this.api.json(`/volumes?limit=${MOST}`, {signal})).volumes.filter((row) => row.grid);
   }
 }
 
