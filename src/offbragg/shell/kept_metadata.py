@@ -171,15 +171,15 @@ class KeptMetadata(UserDict[str, Any]):
                             f"{self.changed_by() or 'unknown'}. Was it suspended?"
                         ) from None
                     time.sleep(0.02)
-            yield lock
+            yield held
 
-    def _sign(self, lock: IO[str]) -> None:
+    def _sign(self, held: IO[str]) -> None:
         try:
             user = getpass.getuser()
         except (KeyError, OSError):
             user = str(os.getuid())
-        lock.truncate(0)
-        json.dump({"user": user, "host": socket.gethostname(), "pid": os.getpid()}, lock)
+        held.truncate(0)
+        json.dump({"user": user, "host": socket.gethostname(), "pid": os.getpid()}, held)
 
     def _stamp_now(self) -> object:
         try:
