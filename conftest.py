@@ -12,7 +12,7 @@ from _pytest.doctest import DoctestModule
 
 HERE = Path(__file__).parent
 ALONE = HERE / "tests" / "ioc"  # in a process of its own, see tests/test_ioc_alone.py
-PROCESSES = 3  # of the whole suite: two cores, and tests that wait
+PROCESSES = 4  # of the whole suite: two cores, and tests that wait two thirds of their time
 
 collect_ignore = ["src/offbragg/profile"]  # IPython runs it
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-# three test processes and what they start share two cores: threads of OpenBLAS would wait for each
+# four test processes and what they start share two cores: threads of OpenBLAS would wait for each
 # other in a loop, which takes a third of the processor (it looks once, when NumPy is imported)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
