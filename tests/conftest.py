@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-# three test processes and what they start share two cores: threads of OpenBLAS would wait for each
+# four test processes and what they start share two cores: threads of OpenBLAS would wait for each
 # other in a loop, which takes a third of the processor (it looks once, when NumPy is imported)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -28,11 +28,17 @@ from simulated import (  # noqa: F401
 # and run the other, which is a script
 collect_ignore = ["simulated.py", "kernels/smoke.py"]
 
+# by turns one that waits for instruments, and one that computes: processes that all wait leave the
+# processors idle, and those that all compute wait for them
 LONGEST_FIRST = (
-    "test_ioc_alone.py", "test_demo.py", "test_demo_replay.py", "test_main_path.py",
-    "test_beam_loss.py", "test_resume.py", "test_shell.py", "test_suspender.py",
-    "test_detector_trouble.py", "test_triggers.py", "test_rotation.py", "test_server.py",
-    "test_kill.py", "test_injection.py", "test_registering.py",
+    "test_demo.py", "test_indexing.py", "test_ioc_alone.py", "test_order.py",
+    "test_recovery.py", "test_rebuild.py", "test_rotation.py", "test_publisher.py",
+    "test_main_path.py", "test_stacker.py", "test_how_to.py", "test_along.py",
+    "test_beam_loss.py", "test_watchdogs.py", "test_resume.py", "test_frame_files.py",
+    "test_triggers.py", "test_live.py", "test_kit.py", "test_repair.py",
+    "test_watch.py", "test_recipe.py", "test_doctor.py", "test_costly_requests.py",
+    "test_temperature.py", "test_injection.py", "test_expose.py", "test_live_process.py",
+    "test_angles.py", "test_demo_replay.py", "test_suspender.py",
 )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_the_picture_shows_fit_errors_and_tc():
     assert errors.has_yerr
 
 
-@pytest.mark.parametrize("noise", [0.02, 0.003])
+@pytest.mark.parametrize("noise", [0.02, pytest.param(0.003, marks=pytest.mark.slow)])
 def test_the_law_knows_how_well_it_knows(noise):
     """Pulls of Tc and β over many series whose peaks are known by their errors."""
     rng = np.random.default_rng(7)

@@ -111,7 +111,13 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("where", PLACES)
+FEW = ("the superblock", "the ledger", "a chunk")  # the others: -m slow
+
+
+@pytest.mark.parametrize(
+    "where",
+    [pytest.param(where, marks=() if where in FEW else pytest.mark.slow) for where in PLACES],
+)
 def test_a_damaged_file_is_rebuilt_with_the_same_content(measured, where):
     run, path = measured
     before = content(path)

@@ -69,7 +69,13 @@ def test_no_temperature_leads_out(waiting, setpoint):
         scan_directory(Path("/experiment"), start)
 
 
-@pytest.mark.parametrize("below", ["LSMO-140", "LSMO-140/c1", "LSMO-140/c1/120K"])
+@pytest.mark.parametrize(
+    "below",
+    [
+        "LSMO-140/c1",
+        *(pytest.param(b, marks=pytest.mark.slow) for b in ("LSMO-140", "LSMO-140/c1/120K")),
+    ],
+)
 def test_a_link_out_of_the_experiment_is_not_followed(waiting, tmp_path, below):
     run = waiting(n_frames=2).whole()
     (outside := tmp_path / "outside").mkdir()
@@ -223,7 +229,11 @@ def test_an_error_in_a_log_keeps_its_lines_and_shows_its_escapes():
     assert PrintableFormatter().format(record) == "run: frame \\x1b[2J is bad\nmend it"
 
 
-@pytest.mark.parametrize("hostile", ["\x1b[2J", "\x1b]0;owned\x07", "\x9b31m", "\r", "\u202e"])
+@pytest.mark.parametrize(
+    "hostile",
+    ["\x1b[2J", "\u202e"]
+    + [pytest.param(h, marks=pytest.mark.slow) for h in ("\x1b]0;owned\x07", "\x9b31m", "\r")],
+)
 def test_nothing_of_a_header_a_reason_or_a_run_reaches_the_terminal(
     waiting, capsys, hostile, monkeypatch
 ):

@@ -140,7 +140,11 @@ def report(record_property, **figures: float) -> None:
 
 
 @needs_mount
-@pytest.mark.parametrize("how", ["full", "gone", "unmounted", "read_only", "immutable"])
+@pytest.mark.parametrize(
+    "how",
+    ["full", "gone", "read_only"]
+    + [pytest.param(how, marks=pytest.mark.slow) for how in ("unmounted", "immutable")],
+)
 def test_a_disk_that_fails_is_reported_within_a_second_and_the_stacker_goes_on(
     watched: Watched, disk: SmallDisk, how, record_property
 ):

@@ -535,7 +535,7 @@ def test_a_killed_writer_is_resumed_with_all_that_it_said(writer, start, held_by
     assert sorted(path.name for path in process.path.parent.iterdir()) == ["f1.h5", "f1.h5.digest"]
 
 
-@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_killed_at_any_moment_nothing_acknowledged_is_lost(writer, start, batch):
     start["sweep"]["n_frames"] = 5000
     rng = np.random.default_rng(7)

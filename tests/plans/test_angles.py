@@ -70,7 +70,10 @@ def values_of(config, uid):
         return stacker.path, scan.frame_values(), scan.summary
 
 
-@pytest.mark.parametrize(("speed", "encoder"), [(0.5, False), (-5.0, True), (20.0, False)])
+@pytest.mark.parametrize(
+    ("speed", "encoder"),
+    [(0.5, False), (-5.0, True), pytest.param(20.0, False, marks=pytest.mark.slow)],
+)
 def test_the_angles_are_those_at_which_the_frames_were_exposed(measure, speed, encoder):
     turn = sweep(speed)
 

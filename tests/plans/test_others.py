@@ -180,7 +180,7 @@ def test_what_a_stop_document_says_is_seen_at_the_prompt_in_runs_and_by_verify(r
 
 
 @pytest.mark.ioc
-@pytest.mark.parametrize("is_put_back", [False, True])
+@pytest.mark.parametrize("is_put_back", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_set_points_changed_during_a_sweep_are_in_its_stop_document(
     RE, devices, documents, is_put_back
 ):

@@ -87,7 +87,11 @@ def test_a_detector_that_hangs_is_reported_within_a_second_while_the_run_is_open
     assert devices  # and the sweep itself failed as it does without a watchdog
 
 
-@pytest.mark.parametrize("how", ["abort", "stop", "pause, then resume", "pause, then abort"])
+@pytest.mark.parametrize(
+    "how",
+    ["abort", "pause, then resume"]
+    + [pytest.param(how, marks=pytest.mark.slow) for how in ("stop", "pause, then abort")],
+)
 def test_a_sweep_that_people_end_is_no_stall_and_its_documents_are_valid(
     RE, devices, documents, how
 ):

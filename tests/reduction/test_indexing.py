@@ -240,7 +240,7 @@ def with_superlattice(seed: int, m: int, ratio: int, *, n: int = 300):
     return cell, UB, only(view, np.sort(np.concatenate(chosen)))
 
 
-@pytest.mark.parametrize(("m", "ratio"), [(2, 7), (3, 26)])
+@pytest.mark.parametrize(("m", "ratio"), [pytest.param(2, 7, marks=pytest.mark.slow), (3, 26)])
 def test_a_cell_is_found_however_many_superlattice_peaks_there_are(m, ratio):
     cell, UB, view = with_superlattice(1, m, ratio)
 
