@@ -302,13 +302,13 @@ def _summarise(result: Mapping[str, Any], console: Console) -> None:
     console.print(
         "\nIn Python, while the catalog runs (--keep; or offbragg serve --beamline "
         f"{result['beamline']}):\n\n"
+        "  import offbragg\n"
         "  from pathlib import Path\n"
-        "  from tiled.client import from_uri\n"
         f"  key = Path('{result['key_file']}').read_text().strip()\n"
-        f"  runs = from_uri('{result['catalog']}', api_key=key)['raw']\n"
-        "  run = runs.values().last()\n"
-        "  run['primary']['pilatus_image'][0]           # one frame\n"
-        "  runs.v1[-1].table()                           # one row per frame\n",
+        f"  run = offbragg.connect('{result['catalog']}', key).latest()\n"
+        "  run.frames[0]                  # one frame\n"
+        "  run.table()                    # one row per frame\n"
+        "  run.volume.plane('hk0.5')      # S(Q)\n",
         markup=False,
         soft_wrap=True,
     )
