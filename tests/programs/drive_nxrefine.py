@@ -1,6 +1,7 @@
 """Runs NXRefine, as it is, on a tree of offbragg: ``drive_nxrefine.py TREE SCAN_DIRECTORY``.
 
-Maximum, peaks, refinement of the orientation, and the settings of the transform; ``seen.json`` has what was seen.
+Maximum, peaks, refinement of the orientation, and the settings of the transform; ``seen.json`` in
+the tree has what was seen.
 """
 
 from __future__ import annotations
