@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
 LAST, THRESHOLD, POLAR_MAX, TOLERANCE = 60, 60, 60.0, 0.1
 
 
@@ -37,6 +39,9 @@ def main(tree: Path, directory: Path) -> None:
     seen["beamline"] = reduce.beamline.name
     seen["monitor"] = [float(x) for x in reduce.read_monitor()]
     seen["maximum"] = float(entry["data"].attrs["maximum"])
+    # it counts no pixel of the mask, nor outside the ring of Q in which it sums transmission
+    excluded = (reduce.pixel_mask != 0) | reduce.transmission_coordinates()
+    np.save(tree / "excluded.npy", excluded)
     radial = entry["radial_sum"]
     brightest = int(radial.nxsignal.nxdata.argmax())
     seen["radial_degree"] = float(radial["polar_angle"].nxdata[brightest])
