@@ -404,7 +404,7 @@ def test_nxrefine_itself_finds_refines_and_sets_a_transform_up(tmp_path):
     assert len(seen["monitor"]) == 60
     assert seen["peaks"] >= 10
     assert max(abs(angle) for angle in seen["angles"].values()) < 0.1
-    off = np.abs(np.array(seen["hkl"]) - np.round(seen["hkl"]))
-    assert np.median(off) < 0.02
+    hkl = 2 * np.array(seen["hkl"])  # at 90 K there are superlattice peaks at (½ ½ ½), too
+    assert np.abs(hkl - np.round(hkl)).max() < 0.05
     assert "parameters.ubMat" in seen["settings"]
     assert "outputData.dimensions = [121, 121, 121]" in seen["settings"]

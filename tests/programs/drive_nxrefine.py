@@ -62,7 +62,7 @@ def main(tree: Path, directory: Path) -> None:
     refine.h_start, refine.h_step, refine.h_stop = -3.0, 0.05, 3.0
     refine.k_start, refine.k_step, refine.k_stop = -3.0, 0.05, 3.0
     refine.l_start, refine.l_step, refine.l_stop = -3.0, 0.05, 3.0
-    refine.initialize_grid()
+    refine.define_grid()
     refine.write_settings(tree / "transform.pars")
     seen["settings"] = (tree / "transform.pars").read_text()
     (tree / "seen.json").write_text(json.dumps(seen))
