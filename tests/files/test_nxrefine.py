@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from measured import Measured
 
 from offbragg.errors import GeometryError, MetadataError, ScanFileError
 from offbragg.files import ScanFile
-from offbragg.files.nxrefine import translate, write_wrapper
+from offbragg.files.nxrefine import pyfai_parameters, translate, write_wrapper
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
@@ -323,3 +327,84 @@ def test_a_temperature_that_is_come_back_to_is_another_scan(tmp_path, start, mak
     assert measure("d", 300, 4.0) == "300K_2/f1.h5"
     assert measure("e", 300, 5.0) == "300K_2/f2.h5"
     assert measure("f", 300, 6.0, series="new") == "300K_3/f1.h5"
+
+
+def _pyfai_position(found: dict[str, float], slow: np.ndarray, fast: np.ndarray) -> np.ndarray:
+    """Where a pixel is by the definition in pyFAI's documentation, m, along its axes 1, 2, 3."""
+    (s1, c1), (s2, c2), (s3, c3) = (
+        (np.sin(found[name]), np.cos(found[name])) for name in ("Rot1", "Rot2", "Rot3")
+    )
+    one = np.array([[1, 0, 0], [0, c1, s1], [0, -s1, c1]])
+    two = np.array([[c2, 0, -s2], [0, 1, 0], [s2, 0, c2]])
+    three = np.array([[c3, -s3, 0], [s3, c3, 0], [0, 0, 1]])
+    on_panel = np.array([
+        slow * found["PixelSize1"] - found["Poni1"], fast * found["PixelSize2"] - found["Poni2"],
+        np.full(slow.shape, found["Distance"]),
+    ])  # fmt: skip
+    return three @ two @ one @ on_panel
+
+
+@pytest.mark.parametrize("turn", [(0, 0, 0), (5, -7, 3), (-3, 12, -20), (8, 2, 45)])
+@pytest.mark.parametrize("hand", [1, -1])
+def test_pyfai_sees_each_pixel_at_the_same_polar_angle(start, turn, hand):
+    geometry = Geometry.from_dict(start["geometry"])
+    turned = np.linalg.multi_dot([
+        rotation_about(axis, angle) for axis, angle in zip(np.eye(3), turn, strict=True)
+    ])  # fmt: skip
+    content = geometry.to_dict()
+    panel = content["panel"]
+    for name in ("origin", "fast", "slow"):
+        panel[name] = list(turned @ np.array(panel[name]))
+    panel["fast"] = [hand * x for x in panel["fast"]]
+    geometry = Geometry.from_dict(content)
+    slow, fast = np.random.default_rng(1).uniform(0, 400, (2, 50))
+
+    found = pyfai_parameters(geometry)
+
+    there = _pyfai_position(found, slow, fast)
+    panel = geometry.panel
+    ours = 1e-3 * (
+        np.array(panel.origin)[:, None]
+        + np.outer(panel.fast, fast * panel.pixel_size[0])
+        + np.outer(panel.slow, slow * panel.pixel_size[1])
+    )
+    assert found["Distance"] > 0
+    assert there[0] == pytest.approx(ours[1], abs=1e-12)  # up
+    assert there[2] == pytest.approx(ours[2], abs=1e-12)  # along the beam
+    assert np.abs(there[1]) == pytest.approx(np.abs(ours[0]), abs=1e-12)  # across, or its mirror
+    assert len({*np.sign(there[1] * ours[0])}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    "OFFBRAGG_NXREFINE" not in os.environ,
+    reason="OFFBRAGG_NXREFINE is not set: the Python of an environment with NXRefine and offbragg",
+)
+def test_nxrefine_itself_finds_refines_and_sets_a_transform_up(tmp_path):
+    """NXRefine as it is, on a tree as it is when a sweep has ended."""
+    swept = Measured(n_frames=60, temperature=90.0)
+    path = swept.write(scan_directory(tmp_path / "tree", swept.start))
+    write_wrapper(path)
+    driver = Path(__file__).parents[1] / "programs" / "drive_nxrefine.py"
+    done = subprocess.run(
+        [os.environ["OFFBRAGG_NXREFINE"], str(driver), str(tmp_path / "tree"), str(path.parent)],
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    seen = json.loads((tmp_path / "tree" / "seen.json").read_text())
+
+    counts = swept.counts
+    assert seen["beamline"] == "offbragg"
+    excluded = np.load(tmp_path / "tree" / "excluded.npy")
+    assert excluded[counts.min(axis=0) < 0].all()  # gaps and bad pixels
+    assert seen["maximum"] == counts[:, ~excluded].max() > 10_000
+    assert seen["radial_least"] >= 0.0
+    assert "start_document" in seen["logs"]
+    assert len(seen["monitor"]) == 60
+    assert seen["peaks"] >= 10
+    assert max(abs(angle) for angle in seen["angles"].values()) < 0.1
+    hkl = 2 * np.array(seen["hkl"])  # at 90 K there are superlattice peaks at (½ ½ ½), too
+    assert np.abs(hkl - np.round(hkl)).max() < 0.05
+    assert "parameters.ubMat" in seen["settings"]
+    assert "outputData.dimensions = [121, 121, 121]" in seen["settings"]

@@ -364,6 +364,7 @@ def _write_instrument(entry: h5py.Group, scan: ScanFile, setting: Setting) -> No
         basis = _basis_of(setting.UB) if lattice is None else direct_basis(lattice)
         nexus.add_field(detector, "orientation_matrix", setting.UB @ basis)
 
+    _write_calibration(instrument, scan)
     goniometer = nexus.add_group(instrument, "goniometer", "NXgoniometer")
     end = setting.phi + setting.step * scan.n_frames
     nexus.add_field(goniometer, "phi", setting.phi, units="deg", step=setting.step, end=end)
@@ -377,6 +378,46 @@ def _write_instrument(entry: h5py.Group, scan: ScanFile, setting: Setting) -> No
     if scan.start.get("beamline_id"):
         nexus.add_field(source, "name", str(scan.start["beamline_id"]))
     nexus.add_field(source, "probe", "x-ray")
+
+
+def _write_calibration(instrument: h5py.Group, scan: ScanFile) -> None:
+    """Write the panel as pyFAI has it, where NXRefine looks for a calibration with a powder."""
+    calibration = nexus.add_group(instrument, "calibration", "NXcollection")
+    refinement = nexus.add_group(calibration, "refinement", "NXprocess")
+    nexus.add_field(refinement, "program", "offbragg")
+    nexus.add_field(refinement, "description", "of the scan file's geometry, not of a powder")
+    found = nexus.add_group(refinement, "parameters", "NXcollection")
+    facts: dict[str, Any] = scan.start.get("detector") or {}
+    nexus.add_field(found, "Detector", _pyfai_name(str(facts.get("model") or "detector")))
+    for name, value in pyfai_parameters(scan.geometry).items():
+        nexus.add_field(found, name, value)
+
+
+def pyfai_parameters(geometry: Geometry) -> dict[str, float]:
+    """Return a panel as pyFAI has it: lengths in m, angles in rad.
+
+    pyFAI's axes are 1 up, 2 across, 3 along the beam, and a pixel is at R (d₁ − Poni1, d₂ − Poni2,
+    Distance) with R = R₃(Rot3) R₂(−Rot2) R₁(−Rot1). Its panels are seen from the crystal with rows
+    that run up where columns run along axis 2. One of the other hand, as most are, is described in
+    a mirror that turns axis 2 round: polar angles, polarization and solid angles are the same.
+    """
+    panel = geometry.panel
+    slow, fast = np.array(panel.slow), np.array(panel.fast)
+    origin = 1e-3 * np.array(panel.origin)
+    normal = np.cross(slow, fast)
+    hand = 1.0 if origin @ normal > 0 else -1.0
+    normal = hand * normal
+    return {
+        "Distance": float(origin @ normal),
+        "PixelSize1": 1e-3 * panel.pixel_size[1],
+        "PixelSize2": 1e-3 * panel.pixel_size[0],
+        "Poni1": float(-origin @ slow),
+        "Poni2": float(-origin @ fast),
+        "Rot1": math.atan2(-fast[2], normal[2]),
+        "Rot2": math.asin(max(-1.0, min(1.0, slow[2]))),
+        "Rot3": math.atan2(-hand * slow[0], slow[1]),  # axis 2 is z × y
+        "Wavelength": 1e-10 * geometry.wavelength,
+    }
 
 
 def _basis_of(UB: Array) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
 from offbragg.files import nexus
@@ -47,6 +48,7 @@ def write_pdf(
         for name, axis, length in zip("xyz", axes, lattice[:3], strict=True):
             nexus.add_field(data, name, axis, long_name=f"{name} (lattice vectors)")
             data[name].attrs["scaling_factor"] = length
+        file["data"] = h5py.SoftLink("/entry/pdf/pdf")  # where diffpy.fourigui looks
         nexus.add_field(entry, "unit_cell", np.array(lattice))
         write_process(entry, record)
     return path

@@ -4,7 +4,8 @@
 
     /entry            NXentry        opens on data
         data          NXdata         intensity (NaN where nothing was measured), its errors
-        transform     NXdata         v = counts above background, n = weight; v / n is the intensity
+        transform     NXdata         v = counts above background, n = weight; v / n is the
+                                     intensity, `data` links to it
         volume        NXcollection   the sums as they were made, what `Volume` holds
         levels/2 4 8  NXdata         intensity of 2 × 2 × 2 … cells, for a first look
         completeness  NXdata         measured part of the cells, by distance from the origin
@@ -179,6 +180,7 @@ def lay_out(
     else:
         transform["v"] = h5py.SoftLink("/entry/volume/counts")
     transform["n"] = h5py.SoftLink("/entry/volume/weight")
+    transform["data"] = h5py.SoftLink("/entry/data/intensity")  # for nxs-analysis-tools
     sums["counts"].attrs["weights"] = np.bytes_("n")
 
     group = nexus.add_group(entry, "levels", "NXcollection")
