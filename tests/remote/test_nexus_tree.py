@@ -51,8 +51,14 @@ def test_cells_are_those_of_the_volume(coldest):
     assert np.array_equal(data["v"][7].nxdata, whole[7], equal_nan=True)
     assert np.array_equal(data["v"][3:9:2, -4:, 5].nxdata, whole[3:9:2, -4:, 5], equal_nan=True)
     assert np.allclose(data["Qh"].nxdata, GRID.h)
-    by_position = data[0.5, -1.0:1.0, 0.0:1.0]  # as NeXpy slices a plot
-    assert np.array_equal(by_position["v"].nxdata, whole[15, 0:21, 10:21], equal_nan=True)
+    by_position = data[0.5, -0.5:1.0, 0.0:1.0]  # as NeXpy slices a plot
+    found = [np.flatnonzero(np.isclose(GRID.l, 0.5))[0]]
+    found += [
+        np.flatnonzero((axis > low - 1e-9) & (axis < 1 + 1e-9))
+        for axis, low in ((GRID.k, -0.5), (GRID.h, 0.0))
+    ]
+    expected = whole[found[0]][np.ix_(found[1], found[2])]
+    assert np.array_equal(by_position["v"].nxdata, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("level", [2, 4])
@@ -61,7 +67,7 @@ def test_the_last_coarse_cell_is_found_although_it_holds_fewer(home, coldest, ca
     data = coldest[f"entry/transform_{level}"]["v"]
     box = volume.box((-9, 9), (-9, 9), (-9, 9), level=level).intensity.transpose(2, 1, 0)
 
-    assert data.shape == box.shape == (-(-31 // level),) * 3
+    assert data.shape == box.shape == tuple(-(-n // level) for n in GRID.shape)
     assert np.array_equal(data[-1].nxdata, box[-1], equal_nan=True)
     assert len(positions(volume.row["grid"], 0, level)) == data.shape[2]
 
@@ -105,7 +111,7 @@ def test_a_scan_is_the_mean_of_the_region_at_each_temperature(catalog):
     for kelvin in TEMPERATURES[:3]:
         root = as_root([run for run in catalog.runs() if run.temperature == kelvin])
         tree[root.nxname] = root
-    part = (slice(14, 17), slice(14, 17), slice(14, 17))
+    part = (slice(19, 22), slice(19, 22), slice(19, 22))
 
     found = scan(tree, "/entry/transform/v", part)
 

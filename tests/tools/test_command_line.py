@@ -88,7 +88,7 @@ def test_a_key_comes_with_the_address_and_what_to_type(beamline):
     assert right_of(key, "0123", now=time.time() + 86400) == "ended"
     assert "http://127.0.0.1:54321" in done.stderr
     assert "ssh -L 54321:127.0.0.1:54321" in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "from_uri(" in line]
+    (line,) = [line for line in done.stderr.splitlines() if "connect(" in line]
     compile(line, "pasted", "exec")
     assert key in line
     assert json.loads(document.stdout)["address"] == "http://127.0.0.1:54321"
