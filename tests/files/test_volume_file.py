@@ -57,6 +57,7 @@ def test_nexpy_plots_it_and_nxrefine_reads_the_transform(tmp_path, volume):
     assert transform.nxsignal.nxname == "v"
     np.testing.assert_array_equal(transform.nxsignal.nxdata, volume.counts.T)
     np.testing.assert_array_equal(transform["n"].nxdata, volume.weight.T)
+    np.testing.assert_array_equal(transform["data"].nxdata, data.nxsignal.nxdata)
     np.testing.assert_allclose(transform["Qh"].nxvalue, volume.grid.h)
     scale = transform["Qh"].attrs["scaling_factor"]
     assert float(scale) == pytest.approx(2 * np.pi / (4.0 * np.sin(np.radians(120.0))))
