@@ -105,7 +105,7 @@ def array_behind(field: NXfield) -> RemoteArray | None:
 
 
 def grown(field: NXfield, shape: Sequence[int]) -> bool:
-    """Give a field the shape that its array has by now; return whether it has grown."""
+    """Return whether an array has another shape by now; its field has it afterwards."""
     array = array_behind(field)
     if array is None or array.shape == tuple(shape):
         return False

@@ -76,13 +76,13 @@ class CatalogDialog(NXDialog):
         self.listed.setHeaderLabels(["Sample, temperature, run", "Frames", "State"])
         self.listed.setColumnWidth(0, 330)
         self.listed.setMinimumSize(560, 320)
-        self._said = QtWidgets.QLabel("Not connected.")
+        self._message = QtWidgets.QLabel("Not connected.")
         self.follows = QtWidgets.QCheckBox("Follow: what is being measured grows in the tree")
         self.set_layout(
             form,
             self.action_buttons(("Connect", self.connect_catalog)),
             self.listed,
-            self._said,
+            self._message,
             self.follows,
             self.action_buttons(("Open", self.open_chosen)),
             self.close_layout(close=True),
@@ -120,7 +120,7 @@ class CatalogDialog(NXDialog):
             top.setExpanded(True)
         self.listed.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.ExtendedSelection)
         shown = "" if total <= len(runs) else f", the newest {len(runs)} are listed"
-        self._said.setText(f"{total} runs{shown}. Choose samples, temperatures or runs.")
+        self._message.setText(f"{total} runs{shown}. Choose samples, temperatures or runs.")
 
     def chosen(self) -> list[Run]:
         """Return the runs that are selected, or lie below what is selected."""
@@ -134,7 +134,7 @@ class CatalogDialog(NXDialog):
         """Put what is selected into NeXpy's tree, and follow it if that is wanted."""
         runs = [run for run in self.chosen() if run.row.get("n_frames")]
         if not runs:
-            self._said.setText("Choose runs that have frames.")
+            self._message.setText("Choose runs that have frames.")
             return
         opened = 0
         try:
@@ -144,7 +144,7 @@ class CatalogDialog(NXDialog):
                 opened += len(group)
         except OffbraggError as error:
             report_error("Opening from a catalog", error)
-        self._said.setText(f"{opened} of {len(runs)} runs are in the tree.")
+        self._message.setText(f"{opened} of {len(runs)} runs are in the tree.")
         if self.follows.isChecked() and self.catalog is not None:
             _following.append(Following(self.catalog, get_mainwindow().treeview.tree, self))
 
