@@ -322,14 +322,15 @@ def test_a_file_that_is_replaced_gone_or_leads_out_is_never_mistaken(http, make_
     beside.replace(path)
 
     replaced = http.get(where, headers={"If-None-Match": before.headers["etag"]})
+    ledger = http.get(f"/runs/{one.uid}/ledger")
     path.unlink()
     gone = http.get(where)
     shutil.copy(other.scan.path, outside := tmp_path / "f1.h5")
     path.symlink_to(outside)
     out = http.get(where)
 
-    assert replaced.status_code == 200
-    np.testing.assert_array_equal(np.load(io.BytesIO(replaced.content)), counts_of(3))
+    assert replaced.status_code == ledger.status_code == 410
+    assert f"is the scan file of run {other.uid}" in replaced.json()["detail"]
     assert gone.status_code == 410
     assert out.status_code == 403
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from offbragg.catalog import series_order
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.run_routes import RunRoutes
 from offbragg.catalog.run_search import RunSearch, run_row
 from offbragg.catalog.search_tables import RUN_COLUMNS
 from offbragg.catalog.sent import Refusal
 from offbragg.catalog.series_board import series_board
+from offbragg.catalog.series_order import SeriesOrder
 from offbragg.catalog.series_routes import _of_series
+from offbragg.reduction.order_parameter import _solve
 
 PLAN = {
     "temperatures": [90.0, 60.0], "reference": 90.0,
@@ -132,3 +138,41 @@ def test_a_time_that_is_not_one_is_refused(query: str):
 def test_a_day_that_no_clock_has_is_not_found(day: str):
     with pytest.raises(Refusal, match="is not a day"):
         _of_series(f"day-{day}")
+
+
+def test_no_more_order_parameters_wait_than_can_be_fitted_soon(tmp_path: Path):
+    order, go_on = SeriesOrder(Readable([tmp_path])), threading.Event()
+    order._answer = lambda *_: go_on.wait() and b"{}"  # type: ignore[method-assign]
+
+    async def ask() -> list[Any]:
+        board = {"cells": [], "samples": []}
+        asked = [asyncio.create_task(order.find(board, {}, (0, 0, n), "")) for n in range(30)]
+        await asyncio.sleep(0.1)
+        asked[0].cancel()  # the client has gone: the work has not
+        await asyncio.sleep(0.1)
+        with pytest.raises(Refusal):
+            await order.find(board, {}, (1, 0, 0), "")
+        go_on.set()
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert await order.find(board, {}, (1, 0, 0), "") == {}
+        return done
+
+    done = asyncio.run(ask())
+
+    refused = [each for each in done if isinstance(each, Refusal)]
+    assert [each.status for each in refused] == [429] * 10
+    assert sum(each == {} for each in done) == 19
+
+
+def test_a_peak_that_cannot_be_fitted_is_said_not_raised(tmp_path: Path, monkeypatch: Any):
+    order: Any = SeriesOrder(Readable([tmp_path]))
+    monkeypatch.setattr(order, "_box", lambda *_: None)
+    monkeypatch.setattr(series_order, "box_around", lambda *_: None)
+    box = SimpleNamespace(above=np.ones(8), weight=np.ones(8), extra=np.full(8, np.nan))
+    monkeypatch.setattr(series_order, "peak_shape", lambda *_: _solve(box, np.ones((8, 3))))
+    cell = {"temperature": 90.0, "sample": "LSMO", "volume": "v", "volume_state": "finished"}
+
+    answer = json.loads(order._made([(cell, SimpleNamespace(identity=(1,)))], (0.5, 0.5, 0.5), ""))
+
+    assert answer["points"] == []
+    assert "is not fitted" in answer["why"]

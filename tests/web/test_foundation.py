@@ -327,3 +327,21 @@ def test_a_catalog_that_serves_no_beamline_says_so_and_shows_what_it_has(open_pa
     assert page.locator("body.stale").count() == 0
     page.keyboard.press("2")
     page.wait_for_function("() => document.querySelector('.image-panel')?.panel.shown !== null")
+
+
+def test_an_address_that_was_cut_off_opens_its_view(page):
+    page.watched.expect("404")
+    page.goto("/live#/frames/%E0%A4%A")
+
+    page.wait_for_selector(".view-frames:not([hidden])")
+
+
+def test_a_name_neither_is_markup_nor_turns_a_number_around(blank):
+    shown = blank.evaluate(
+        """async () => {
+            const {el} = await import("/live/js/dom.js");
+            return el("p", {}, "<b>\\u202eName\\u0007", "90 K").innerHTML;
+        }"""
+    )
+
+    assert shown == "&lt;b&gt;\ufffdName\ufffd90 K"

@@ -124,7 +124,7 @@ class Frames:
         def work() -> _Answer:
             if run.path is None:
                 return _answer_of(find_planned(run, asked), asked, tags, squeeze, self._kept)
-            return _made(self._readable, run.path, asked, tags, squeeze, self._kept)
+            return _made(self._readable, run.path, run.uid, asked, tags, squeeze, self._kept)
 
         answer = await self._in_background(work, asked)
         form = "json" if asked is None else asked.format
@@ -170,13 +170,22 @@ def _question(ledger: bool, index: str | None, query: str) -> Question:
 
 
 def _made(
-    readable: Readable, path: Path, asked: Question, tags: str, squeeze: bool, kept: Kept
+    readable: Readable,
+    path: Path,
+    uid: str,
+    asked: Question,
+    tags: str,
+    squeeze: bool,
+    kept: Kept,
 ) -> _Answer:
-    """Make an answer from the file that the path leads to now."""
+    """Make an answer from the file that the path leads to now, if it is of this run."""
     for left in reversed(range(_TRIES)):
         with OpenFile.below(readable, path) as file:
             try:
                 with _opened(file) as scan, refusing_damaged():
+                    if scan.run != uid:
+                        why = f"{shown(path.name)} is the scan file of run {shown(scan.run)} now."
+                        raise Refusal(410, why)
                     return _answer_of(_found(scan, file, asked), asked, tags, squeeze, kept)
             except (CatalogError, HTTPException):
                 if not left or not file.is_replaced:

@@ -34,6 +34,7 @@ Point = tuple[float, float, float]
 
 _REACH = 0.2  # r.l.u., of the box around the point
 _FURTHEST = 100.0  # r.l.u., of a point
+_MOST_RUNNING = 20  # answers that are being made, or wait for it; one takes seconds
 _KEPT, _BOXES, _FITS = 2_000_000, 500, 5000  # bytes of answers, boxes of volumes, fits
 
 
@@ -52,6 +53,7 @@ class SeriesOrder:
         self._kept = Kept(_KEPT)
         self._boxes: OrderedDict[Any, Volume] = OrderedDict()
         self._fits: OrderedDict[Any, Any] = OrderedDict()
+        self._running = 0
 
     async def find(
         self, board: Mapping[str, Any], volumes: Mapping[str, Path], at: Point, sample: str
@@ -73,9 +75,19 @@ class SeriesOrder:
         if sample and sample not in board["samples"]:
             there = ", ".join(board["samples"])
             raise Refusal(400, f"sample is {printable(sample)}: it must be one of {there}.")
+        if self._running >= _MOST_RUNNING:
+            why = f"{_MOST_RUNNING} order parameters are being fitted or wait. Ask again later."
+            raise Refusal(429, why, **{"retry-after": "5"})
         loop = asyncio.get_running_loop()
-        body = await loop.run_in_executor(self._pool, self._answer, cells, volumes, at, sample)
-        return json.loads(body)
+        made = loop.run_in_executor(self._pool, self._answer, cells, volumes, at, sample)
+        self._running += 1
+        made.add_done_callback(self._ended)  # also if the client has gone and it goes on
+        return json.loads(await asyncio.shield(made))
+
+    def _ended(self, made: asyncio.Future[bytes]) -> None:
+        self._running -= 1
+        if not made.cancelled():
+            made.exception()  # seen, if nobody waits for it any more
 
     def _answer(
         self,
@@ -115,11 +127,15 @@ class SeriesOrder:
         for name, boxes in found.items():
             boxes.sort(key=lambda each: each[0])
             _, lowest, _, first = boxes[0]
-            shape = self._remembered((first, at), functools.partial(peak_shape, lowest, at))
             fits: list[Fit] = []
-            for kelvin, box, _, identity in boxes:
-                fit = functools.partial(fit_peak, kelvin, box, at, shape)
-                fits.append(self._remembered((first, identity, kelvin, at), fit))
+            try:
+                shape = self._remembered((first, at), functools.partial(peak_shape, lowest, at))
+                for kelvin, box, _, identity in boxes:
+                    fit = functools.partial(fit_peak, kelvin, box, at, shape)
+                    fits.append(self._remembered((first, identity, kelvin, at), fit))
+            except ReductionError as error:
+                why.append(f"{name}: {_first(error)}")
+                continue
             points += [
                 _point(fit, name, cell) for fit, (_, _, cell, _) in zip(fits, boxes, strict=True)
             ]

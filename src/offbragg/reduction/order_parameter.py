@@ -44,6 +44,7 @@ _GRID = (241, 81)  # Tc, β
 _DISPLACEMENT = np.linspace(0.0, 0.006, 5)  # Å² K⁻¹: how B of a solid grows with temperature
 
 
+_FAR = 1e300  # costs of a peak that no equations describe
 _CHANCE = 0.05  # a larger χ² than this often comes by chance says that the errors are too small
 
 
@@ -396,7 +397,10 @@ def _solve(
         design = columns * root[:, None]
         normal = design.T @ design
         scale = 1.0 / np.sqrt(np.maximum(np.diag(normal), 1e-300))
-        covariance = np.linalg.pinv(normal * np.outer(scale, scale)) * np.outer(scale, scale)
+        try:
+            covariance = np.linalg.pinv(normal * np.outer(scale, scale)) * np.outer(scale, scale)
+        except np.linalg.LinAlgError:
+            raise ReductionError("the peak is not fitted: its equations are not finite") from None
         factors = covariance @ (design.T @ (box.above / np.sqrt(variance)))
         model = np.maximum(columns @ factors, 1e-12)
     variance = np.maximum(model * box.weight, 0.05) + box.extra
@@ -410,8 +414,11 @@ def _peak_shape(box: _Box) -> tuple[float, Array]:
     cell = float(np.max(np.linalg.norm(box.parts, axis=1)))
 
     def cost(p: Array) -> float:
-        width = math.exp(p[0])
-        return _solve(box, _columns(box, _squared(box, p[1:] * width), width, 5.0 * width))[2]
+        try:
+            width = math.exp(p[0])
+            return _solve(box, _columns(box, _squared(box, p[1:] * width), width, 5.0 * width))[2]
+        except (ReductionError, OverflowError):
+            return _FAR
 
     start = np.array([math.log(max(cell * 0.7, 1e-4)), 0.0, 0.0, 0.0])
     found = minimize(cost, start, method="Nelder-Mead", options={"maxiter": 250, "xatol": 1e-3})

@@ -1,5 +1,9 @@
 // Elements of the page, built without markup strings: data only ever become text.
 
+// control characters, and those that turn the direction of reading
+const UNSEEN =
+  /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
 /**
  * Make an element.
  * @param {string} tag "div", or "div.class.class"
@@ -26,8 +30,19 @@ export function el(tag, properties = {}, ...children) {
  * @param {...(Node|string|null|undefined)} children
  */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
+  const there = children.filter((child) => child !== null && child !== undefined);
+  element.replaceChildren(
+    ...there.map((child) => (child instanceof Node ? child : legible(String(child)))),
+  );
   return element;
+}
+
+/**
+ * Show characters of a name that cannot be seen, or would turn the numbers behind it around.
+ * @param {string} text
+ */
+function legible(text) {
+  return text.replace(UNSEEN, "\ufffd");
 }
 
 /**
@@ -35,7 +50,8 @@ export function fill(element, ...children) {
  * @param {Element} element @param {string} text
  */
 export function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = legible(text);
+  if (element.textContent !== shown) element.textContent = shown;
   return element;
 }
 

@@ -51,7 +51,16 @@ function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [view, ...id] = path.split("/");
   const here = VIEWS.some((each) => each.name === view) ? view : "now";
-  return {view: here, id: decodeURIComponent(id.join("/")), query: new URLSearchParams(query)};
+  return {view: here, id: decoded(id.join("/")), query: new URLSearchParams(query)};
+}
+
+/** @param {string} part of an address, perhaps cut off in the middle of a character */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 // ---- views ---------------------------------------------------------------------------
@@ -258,7 +267,7 @@ async function begin() {
   if (token) {
     history.replaceState(null, "", location.pathname); // a used token stays in no address
     try {
-      await api.enter({token: decodeURIComponent(token[1])});
+      await api.enter({token: decoded(token[1])});
     } catch (error) {
       say(error.detail, "error");
     }
