@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from offbragg.catalog import series_order
+from offbragg.catalog.parameters import read_parameters
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.run_routes import RunRoutes
 from offbragg.catalog.run_search import RunSearch, run_row
@@ -176,3 +177,9 @@ def test_a_peak_that_cannot_be_fitted_is_said_not_raised(tmp_path: Path, monkeyp
 
     assert answer["points"] == []
     assert "is not fitted" in answer["why"]
+
+
+def test_a_value_that_is_too_long_is_refused_and_not_cut():
+    assert read_parameters(f"text={'x' * 200}", ("text",), "runs") == {"text": "x" * 200}
+    with pytest.raises(Refusal, match="text has 201 characters; 200 are the limit"):
+        read_parameters(f"text={'x' * 201}", ("text",), "runs")

@@ -10,6 +10,8 @@ from offbragg.catalog.sent import Refusal
 from offbragg.printable import printable
 from offbragg.spelling import did_you_mean
 
+_LONGEST = 200  # characters of a value
+
 
 def read_parameters(query: str, known: Sequence[str], what: str) -> dict[str, str]:
     """Read the parameters of a request.
@@ -26,7 +28,7 @@ def read_parameters(query: str, known: Sequence[str], what: str) -> dict[str, st
     Raises
     ------
     Refusal
-        Naming one that is unknown, with those that exist, or given twice.
+        Naming one that is unknown, with those that exist, given twice, or too long.
     """
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -38,7 +40,9 @@ def read_parameters(query: str, known: Sequence[str], what: str) -> dict[str, st
             raise Refusal(400, f"{printable(name[:40])} is unknown{near}; {what} takes {there}.")
         if name in given:
             raise Refusal(400, f"{name} is given twice.")
-        given[name] = value[:200]
+        if len(value) > _LONGEST:
+            raise Refusal(400, f"{name} has {len(value)} characters; {_LONGEST} are the limit.")
+        given[name] = value
     return given
 
 

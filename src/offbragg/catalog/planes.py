@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 from fastapi import HTTPException
@@ -29,6 +28,7 @@ from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.background import background_threads
 from offbragg.catalog.cell_origin import Origins
 from offbragg.catalog.containers import VOLUMES
+from offbragg.catalog.parameters import read_parameters
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable
@@ -42,7 +42,6 @@ from offbragg.files.planes import Plane
 from offbragg.files.volume_file import VolumeFile
 from offbragg.printable import printable
 from offbragg.reduction.symmetry import Laue
-from offbragg.spelling import did_you_mean
 
 PATH = f"/{VOLUMES}/"
 _KINDS: dict[str, Callable[..., Cut]] = {"plane": cut_plane, "line": cut_line, "box": cut_box}
@@ -91,17 +90,7 @@ class Asked:
         Refusal, ReductionError
             Naming the one that is wrong.
         """
-        given: dict[str, str] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name not in _PARAMETERS[kind]:
-                there = ", ".join(_PARAMETERS[kind])
-                near = did_you_mean(name, _PARAMETERS[kind])
-                raise Refusal(
-                    400, f"{printable(name[:40])} is unknown{near}; {kind} takes {there}."
-                )
-            if name in given:
-                raise Refusal(400, f"{name} is given twice.")
-            given[name] = value[:200]
+        given = read_parameters(query, _PARAMETERS[kind], kind)
         form = given.get("format", "png" if kind == "plane" else "json")
         if form not in _TYPES or (form == "png" and kind != "plane"):
             forms = [name for name in _TYPES if name != "png" or kind == "plane"]
