@@ -14,7 +14,11 @@ HERE = Path(__file__).parent
 ALONE = HERE / "tests" / "ioc"  # in a process of its own, see tests/test_ioc_alone.py
 PROCESSES = 4  # of the whole suite: two cores, and tests that wait two thirds of their time
 
-collect_ignore = ["src/offbragg/profile"]  # IPython runs it
+collect_ignore = [
+    "src/offbragg/profile",  # IPython runs it
+    *(f"src/offbragg/nexpy/{name}.py" for name in ("beamline", "dialogs", "follow")),
+]
+"""What imports programs that are not installed here."""
 
 
 def _named(config: pytest.Config) -> list[Path]:
