@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Install each extra in an environment of its own, and import what it is for.
+"""Install the small one and then each extra in a new environment, and import what it is for.
 
-Exit code: 0 each extra suffices for its layer of the house, 1 one lacks something.
+Each extra contains those before it, so one environment grows. Exit code: 0 each suffices for its
+layer of the house, 1 one lacks something.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 UV = str(Path(sys.executable).with_name("uv"))
 
-LAYERS = {
+LAYERS = {  # in the order in which they contain each other; Dask's needs the small one alone
     "": "errors json_values frame geometry stack volume bricks kernels files reduction workflows "
     "plots cli recovery.verify catalog.client",
+    "dask": "workflows.dask",
     "tiled": "catalog.client catalog.clients catalog.pieces",
     "catalog": "catalog followers recovery alarms host status export beamline.config",
     "beamline": "plans devices callbacks beamline shell demo doctor",
-    "dask": "workflows.dask",
 }
 """Extra → modules of offbragg, with all below them; each also has what those before it import."""
 
@@ -48,14 +49,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         run(UV, "build", "--quiet", "--wheel", "-o", work, str(ROOT))
         (wheel,) = Path(work).glob("*.whl")
+        python = f"{work}/new/bin/python"
+        run(UV, "venv", "--quiet", "--python", sys.executable, str(Path(python).parents[1]))
         for extra, modules in LAYERS.items():
             began = time.monotonic()
-            python = f"{work}/{extra or 'small'}/bin/python"
-            run(UV, "venv", "--quiet", "--python", sys.executable, str(Path(python).parents[1]))
             what = f"offbragg{f'[{extra}]' if extra else ''} @ {wheel.as_uri()}"
             run(UV, "pip", "install", "--quiet", "--python", python, "-c", constraints, what)
             installed = time.monotonic() - began
-            run(python, "-B", "-c", IMPORT, *modules.split())
+            run(python, "-c", IMPORT, *modules.split())
             print(
                 f"{what.partition(' ')[0]:20} installed in {installed:.1f} s, imported", flush=True
             )

@@ -46,6 +46,7 @@ class MeasuredRun:
     per_frame: dict[str, Any] = field(default_factory=dict)  # more columns
     first: int = 0  # number of its first frame in the sweep that it is a piece of
     series: dict[str, Any] = field(default_factory=dict)  # more of `series`
+    scan_id: int = 1
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
     began: float = field(default_factory=time.time)
 
@@ -64,7 +65,7 @@ class MeasuredRun:
         return {
             "uid": self.uid,
             "time": self.began,
-            "scan_id": 1,
+            "scan_id": self.scan_id,
             "purpose": "data",
             "beamline_id": "test",
             "plan_name": "rotation_scan",

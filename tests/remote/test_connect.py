@@ -412,6 +412,7 @@ def measure(home: Home, run: Any, *, pause: float = 0.0, restart: bool = False) 
     home.beamline.publish([run])
 
 
+@pytest.mark.slow
 def test_each_frame_comes_once_although_the_connection_breaks(home, catalog, monkeypatch):
     run = home.open(4)
     home.beamline.publish([run])

@@ -40,9 +40,9 @@ def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShownBeamline]
     beamline.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium with nothing remembered."""
+    """Chromium with nothing remembered; of one file, as playwright's loop runs while it lives."""
     if PROGRAM is None:
         pytest.skip("there is no chromium: apt-get install chromium")
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")

@@ -102,6 +102,7 @@ def test_the_keyboard_moves_through_the_cells_and_opens_one(board, catalog):
     expect(board).to_have_url(re.compile(f"#/volume/{catalog.volumes[1]}"))
 
 
+@pytest.mark.slow
 def test_cells_are_compared_side_by_side_and_the_address_keeps_it(board, open_page, catalog):
     board.keyboard.press("c")
     cell(board, 90).click()
@@ -150,6 +151,7 @@ def test_the_order_parameter_is_written_as_it_was_answered(page, catalog):
     assert page.locator("th.after-transition").inner_text() == "200"
 
 
+@pytest.mark.slow
 def test_a_point_that_was_not_measured_is_explained(board, catalog):
     uid = catalog.runs[0].series["uid"]
     answered = board.request.get(f"/series/{uid}/order?at=0.5,0.5,0.5").json()
@@ -158,6 +160,7 @@ def test_a_point_that_was_not_measured_is_explained(board, catalog):
         expect(board.locator(".chart-note").first).to_have_text(answered["why"])
 
 
+@pytest.mark.slow
 def test_a_wrong_plane_is_refused_where_it_was_typed(board):
     board.watched.expect("400")
     field = board.get_by_label("Plane of S(Q)")
@@ -169,6 +172,7 @@ def test_a_wrong_plane_is_refused_where_it_was_typed(board):
     assert board.locator(".cell.pictured").count() == 0
 
 
+@pytest.mark.slow
 def test_the_board_fills_while_a_run_grows(open_page, growing):
     page = open_page(growing)
     page.watched.expect("404")
@@ -248,6 +252,7 @@ def test_six_samples_at_25_temperatures_are_readable_and_quick(page, catalog):
     assert wide <= 0
 
 
+@pytest.mark.slow
 def test_on_a_phone_the_board_scrolls_within_itself(open_page, catalog):
     page = open_page(catalog, size=(390, 844), dark=True)
     answer = many_cells(catalog.volumes[0])
@@ -282,6 +287,7 @@ def test_the_python_line_makes_what_is_shown(board, catalog):
     expect(lines).to_contain_text(f'series("{catalog.runs[0].series["uid"]}")')
 
 
+@pytest.mark.slow
 def test_all_series_are_the_rows_of_one_board(page, catalog):
     page.goto("/live/#/experiment/all?plane=hk0")
 
@@ -289,6 +295,7 @@ def test_all_series_are_the_rows_of_one_board(page, catalog):
     expect(page.locator(".cell.pictured")).to_have_count(3)
 
 
+@pytest.mark.slow
 def test_of_two_cells_at_one_place_the_newer_one_is_shown(page):
     page.goto("/live/#/runs")
     board = page.evaluate("""async () => {

@@ -157,6 +157,7 @@ def test_counts_are_put_together_from_their_bytes(blank, width):
     assert found == counts.tolist()
 
 
+@pytest.mark.slow
 def test_limits_are_not_set_by_bragg_peaks(blank):
     rng = np.random.default_rng(3)
     values = rng.uniform(1.0, 100.0, 20_000).astype(np.float32)
@@ -221,6 +222,7 @@ def test_a_one_time_link_lets_in_and_leaves_the_address(open_page, catalog):
 # ---- keys and themes -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_keys_change_views_and_help_says_them(page):
     page.goto("/live#/now")
     page.wait_for_selector(".now-frame")
@@ -238,6 +240,7 @@ def test_keys_change_views_and_help_says_them(page):
     dialog.wait_for(state="hidden")
 
 
+@pytest.mark.slow
 def test_dark_and_light_are_remembered(page):
     page.goto("/live#/now")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -250,6 +253,7 @@ def test_dark_and_light_are_remembered(page):
     assert page.evaluate(ground) == dark
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("view", "size"), [("now", (1280, 800)), ("frames", (390, 844))])
 def test_nothing_overflows_and_nothing_shifts(open_page, catalog, view, size):
     page = open_page(catalog, size=size)

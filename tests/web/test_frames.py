@@ -121,6 +121,7 @@ def test_a_click_says_reason_file_and_time(page, catalog):
     assert page.url.endswith(f"#/now/{run.uid}?frame=0")
 
 
+@pytest.mark.slow
 def test_the_keyboard_finds_the_faults(page, catalog, screenshot):
     run = catalog.runs[1]
     strips(page, run.series["uid"])
@@ -144,6 +145,7 @@ def test_the_keyboard_finds_the_faults(page, catalog, screenshot):
     assert page.locator(".sweep:visible").count() == 1
 
 
+@pytest.mark.slow
 def test_a_strip_grows_while_the_sweep_is_measured(open_page, growing):
     series = series_of("strip", 0, (0, 1), "LSMO-140")
     run = growing.run(temperature=100.0, began=time.time() - 30, series=series, sweep_of=(0, 1))
@@ -192,6 +194,7 @@ def test_backlog_disks_and_alarms_say_what_is_so(open_page, catalog):
     assert "1 alarm" in page.locator("#status-alarms").inner_text()
 
 
+@pytest.mark.slow
 def test_many_sweeps_of_many_frames_stay_fast(open_page, catalog):
     """75 strips of 3650 frames are drawn in a fraction of what one was allowed, 50 ms."""
     page = open_page(catalog)

@@ -128,6 +128,7 @@ def test_the_pointer_reads_counts_q_and_hkl(page, catalog):
     np.testing.assert_allclose(found, hkl, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_keys_step_through_frames_and_the_address_follows(page, catalog):
     run = catalog.runs[0]
     look(page, run, 2)
@@ -162,6 +163,7 @@ def test_a_frame_that_is_missing_says_why_and_shows_no_other_one(page, catalog):
     assert page.locator(".frame-notice").inner_text() == ""
 
 
+@pytest.mark.slow
 def test_typed_limits_hold_and_are_in_the_address(page, catalog):
     look(page, catalog.runs[0], 2)
     field = page.get_by_label("Upper end of the colours")
@@ -224,6 +226,7 @@ def test_what_is_measured_is_seen_as_it_comes(open_page, growing, screenshot):
     wait_until(lambda: "No session" in headline.inner_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
 def test_a_beamline_without_runs_says_what_will_happen(open_page, catalog, size):
     page = open_page(catalog, size=size)

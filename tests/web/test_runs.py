@@ -136,6 +136,7 @@ def test_a_run_that_is_not_there_is_named(page):
     expect(page.locator(".runs tbody tr")).to_have_count(4)
 
 
+@pytest.mark.slow
 def test_arrows_go_from_run_to_run_and_escape_closes(table, catalog):
     table.locator(".runs tbody tr").first.click()
     expect(table.locator("aside.run header h2")).to_contain_text("#4")
@@ -178,6 +179,7 @@ def rows_of(first, count):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pages_come_without_a_jump(page):
     newest = [1200]
 
@@ -208,6 +210,7 @@ def test_pages_come_without_a_jump(page):
     assert numbers(page)[:2] == ["#1203", "#1202"]
 
 
+@pytest.mark.slow
 def test_a_run_is_seen_to_grow(open_page, growing):
     page = open_page(growing)
     run = growing.run(temperature=111.0, series=series_of("grows", 0, (0, 0), "LSMO-140"))

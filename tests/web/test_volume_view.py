@@ -117,6 +117,7 @@ def test_the_pixels_are_the_cells_of_the_file(page, catalog, name):
     check_pixels(drawn, cut.intensity)
 
 
+@pytest.mark.slow
 def test_the_finest_cells_come_also_where_the_server_is_slow(page, catalog):
     page.route("**/plane?*", lambda route: (time.sleep(0.3), route.continue_()))
 
@@ -229,6 +230,7 @@ def test_an_address_is_the_whole_view(page, catalog):
     expect(page.locator("#python")).to_contain_text('plane("h0.7l", thickness=0.3, level=1)')
 
 
+@pytest.mark.slow
 def test_the_keys_move_the_plane_and_the_temperature(page, catalog):
     go(page, catalog.volumes[0], "plane=hk0&level=1")
     expect(page.locator(".volume-marks span")).to_have_count(3)
@@ -272,6 +274,7 @@ def test_scrolling_through_temperature_blocks_the_page_for_no_frame(page, catalo
     assert (script() - before) / steps < 0.05
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shown_is_said(page, catalog):
     page.watched.expect("404", "400")
     page.goto("/live/#/volume/no-such-volume")
@@ -332,6 +335,7 @@ def replace(path: Path, volume: Volume, record: dict) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_volume_is_seen_from_its_first_frames_on_and_grows(open_page, empty):
     page = open_page(empty)
     open_view(page, f"?{RANGE}")
@@ -369,6 +373,7 @@ def test_a_volume_is_seen_from_its_first_frames_on_and_grows(open_page, empty):
     assert angle == pytest.approx(60.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_of_a_part_that_is_zoomed_the_finest_cells_are_fetched(open_page, empty):
     path = empty.config.paths.experiment / "live.h5"
     key = publish(empty, replace(path, grown(1.0), {"inputs": []}))

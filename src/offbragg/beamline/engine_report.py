@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from offbragg.beamline.config import Beamline
 from offbragg.callbacks.engine_state import EngineState
+from offbragg.errors import ConfigError
 from offbragg.files.engine_file import engine_file
 from offbragg.files.held_file import HeldFile
 from offbragg.plans.in_flight import InFlight
@@ -207,15 +208,24 @@ def instruments_of(config: Beamline, devices: Mapping[str, Any]) -> dict[str, Re
     """
     from offbragg.beamline.build import find
 
+    def found(path: str) -> Any:
+        try:
+            return find(devices, path, config=config)
+        except ConfigError:  # whoever needs it says so
+            return None
+
     reads: dict[str, Read] = {}
     defaults = config.defaults
     for name in ("temperature", "ring", "monitor"):
-        if (column := config.per_frame.get(name)) is not None:
-            signal = find(devices, column.signal, config=config)
+        column = config.per_frame.get(name)
+        if column is not None and (signal := found(column.signal)) is not None:
             label = column.signal.partition(".")[0]
             reads[name] = _reading(signal, label, column.units)
-    if "ring" not in reads and config.suspend is not None:
-        signal = find(devices, config.suspend.signal, config=config)
+    if (
+        "ring" not in reads
+        and config.suspend is not None
+        and (signal := found(config.suspend.signal)) is not None
+    ):
         reads["ring"] = _reading(signal, config.suspend.signal.partition(".")[0], "")
     if (cooler := devices.get(defaults.temperature or "")) is not None:
         reads["temperature"] = _of_cooler(cooler, reads.get("temperature"))
