@@ -81,6 +81,7 @@ def test_a_symmetry_that_fits_worse_holds_where_the_free_cell_has_it(monkeypatch
     assert index([view]).name == "cP"
 
 
+@pytest.mark.slow
 def test_of_two_lattices_the_stronger_is_found_and_the_other_reported():
     rng, UB = crystal(2)
     view = seen(UB, "P", rng, also=[(random_turn(rng) @ UB, "P", 0.5)])
@@ -152,6 +153,7 @@ def test_a_beam_centre_that_is_off_is_reported_and_can_be_refined():
     assert misorientation(refined.UB, UB, ORTHO)[1] < 5e-4
 
 
+@pytest.mark.slow
 def test_distance_and_tilts_are_refined():
     rng, UB = crystal(6, (8.2, 8.2, 8.2, 90, 90, 90))
     true = geometry()

@@ -15,7 +15,7 @@ from offbragg.files.cuts import cut_plane
 from offbragg.files.planes import Plane
 from offbragg.files.volume_file import VolumeFile
 
-pytestmark = pytest.mark.web
+pytestmark = [pytest.mark.web, pytest.mark.slow]  # some of them: test_views.py
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 expect = sync_api.expect
 expect.set_options(timeout=20_000)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from web.beamline import MISSING, REJECTED, N, series_of
 
-pytestmark = pytest.mark.web
+pytestmark = [pytest.mark.web, pytest.mark.slow]  # some of them: test_views.py
 
 TICKS = """([uid, indices, n]) => {
   const canvas = document.querySelector(`.sweep[data-uid="${uid}"] canvas`);

@@ -12,7 +12,7 @@ from web.browser import violations
 
 import offbragg
 
-pytestmark = pytest.mark.web
+pytestmark = [pytest.mark.web, pytest.mark.slow]  # some of them: test_views.py
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 expect = sync_api.expect
 expect.set_options(timeout=20_000)

@@ -25,7 +25,7 @@ from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 
-pytestmark = pytest.mark.web
+pytestmark = [pytest.mark.web, pytest.mark.slow]  # some of them: test_views.py
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 expect = sync_api.expect
 
