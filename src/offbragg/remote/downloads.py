@@ -37,7 +37,7 @@ def download(link: Link, uid: str, directory: Path, progress: Progress | None) -
     directory
         Where to; it is made if it does not exist.
     progress
-        Told how far it is.
+        Called with how far it is.
 
     Returns
     -------
