@@ -12,7 +12,6 @@ import contextvars
 import hashlib
 import io
 import json
-import math
 import os
 import time
 from collections import OrderedDict
@@ -28,7 +27,7 @@ from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.background import background_threads
 from offbragg.catalog.cell_origin import Origins
 from offbragg.catalog.containers import VOLUMES
-from offbragg.catalog.parameters import read_parameters
+from offbragg.catalog.parameters import number, read_parameters
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable
@@ -106,10 +105,10 @@ class Asked:
         level = given.get("level", "1")
         if level not in ("1", "2", "4", "8"):
             raise Refusal(400, f"level is {printable(level)}: it must be 1, 2, 4 or 8.")
-        ends = [_number(given, name) for name in ("low", "high")]
+        ends = [number(given, name) for name in ("low", "high")]
         if any(end is not None and end <= 0 for end in ends):
             raise Refusal(400, "low and high must be above 0: the colours are logarithmic.")
-        thickness = _number(given, "thickness") or 0.0
+        thickness = number(given, "thickness") or 0.0
         symmetry = given.get("symmetry", "")
         if symmetry and symmetry != _SAMPLE:
             symmetry = Laue.named(symmetry).name
@@ -169,7 +168,7 @@ def _what(kind: str, given: Mapping[str, str]) -> Any:
         return Plane.through(_points(given["points"], form))
     name = given.get("plane", "hk0").replace(" ", "").replace("·", "0")
     plane = Plane.parse(_SHORT.get(name, name))
-    value = _number(given, "value")
+    value = number(given, "value")
     return plane if value is None else plane.moved_to(value)
 
 
@@ -190,18 +189,6 @@ def _point(text: str) -> tuple[float, ...]:
             400, f"hkl is {printable(text)}: it must be a point in the cell, r.l.u., as 0.5,0.5,-1."
         )
     return point
-
-
-def _number(given: Mapping[str, str], name: str) -> float | None:
-    if name not in given:
-        return None
-    try:
-        number = float(given[name])
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise Refusal(400, f"{name} is {printable(given[name])}: it must be a finite number.")
-    return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,12 +98,7 @@ def compress_planes(planes: NDArray[np.uint8]) -> bytes:
     """Make one LZ4 block of bit planes; lz4_block.c has the reasons."""
     count, plane = planes.shape
     text, size = planes.tobytes(), planes.size
-    # the planes from `written` on repeat the last one before
-    written = count
-    while written > 1 and np.array_equal(planes[written - 1], planes[written - 2]):
-        written -= 1
-    if plane < 16:
-        written = count
+    written = _written(planes)
     there = written * plane
     last_end = there if written < count else size - 5
     last_start = there - 5 if written < count else size - 12
@@ -161,15 +156,20 @@ def compress_planes(planes: NDArray[np.uint8]) -> bytes:
     return bytes(out + _sequence(text[there - 5 : there]))
 
 
+def _written(planes: NDArray[np.uint8]) -> int:
+    """Return the number of planes that are written; those after them repeat the last one."""
+    written, plane = planes.shape
+    if plane >= 16:
+        while written > 1 and np.array_equal(planes[written - 1], planes[written - 2]):
+            written -= 1
+    return written
+
+
 def compress_runs(planes: NDArray[np.uint8]) -> bytes:
     """Make one LZ4 block of the bit planes of cells; lz4_runs.c has the reasons."""
     count, plane = planes.shape
     flat, size = planes.reshape(-1), planes.size
-    written = count
-    while written > 1 and np.array_equal(planes[written - 1], planes[written - 2]):
-        written -= 1
-    if plane < 16:
-        written = count
+    written = _written(planes)
     there = written * plane
     end, last = (there, there) if written < count else (size - 5, size - 12)
     distances, text = (plane, 2 * plane, 3 * plane, _ROW), flat.tobytes()
