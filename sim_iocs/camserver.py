@@ -130,6 +130,19 @@ class Series:
     armed_at: float | None = None
     """When the driver is through with starting it, monotonic s."""
 
+    async def finishes_within(self, seconds: float) -> bool:
+        """Wait until camserver says that it has finished; whether it did in time.
+
+        Not with ``asyncio.wait_for``: before Python 3.12 that forgets a cancellation which comes
+        as camserver finishes, and whoever aborts waits for ever.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self.finished.wait()
+        except TimeoutError:
+            return False
+        return True
+
 
 class Camserver:
     """Exposes, and has the frames written by its process."""

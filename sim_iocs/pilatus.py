@@ -259,9 +259,7 @@ class Pilatus(Driver):
         await records.post(StatusMessage_RBV="Waiting for 7OK response")
         more = (value("NumExposures_RBV") - 1) * value("AcquirePeriod_RBV")
         patience = value("AcquireTime_RBV") + more + 10.0
-        try:
-            await asyncio.wait_for(series.finished.wait(), patience)
-        except TimeoutError:
+        if not await series.finishes_within(patience):
             await self._kill()
             return False
         if value("ArrayCallbacks") == "Enable":
@@ -274,9 +272,7 @@ class Pilatus(Driver):
         return True
 
     async def _wait_for_7ok(self, series: Series, patience: float) -> None:
-        try:
-            await asyncio.wait_for(series.finished.wait(), patience)
-        except TimeoutError:
+        if not await series.finishes_within(patience):
             await self._kill()
             return
         await self._end("Idle", "Waiting for acquire command")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -218,7 +219,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(engine_report, "_POLL", 0.02)
 
 
-def test_a_run_engine_says_what_it_does_until_it_is_gone(beamline, quick):
+def test_a_run_engine_says_what_it_does_until_it_is_gone(beamline, quick, caplog):
+    caplog.set_level(logging.WARNING, "bluesky")  # what is logged of it would keep it
     journal = beamline.config.paths.journal
     axis = SynAxis(name="phi", delay=0.0)
     RE = make_run_engine(beamline.config, {})

@@ -125,3 +125,25 @@ def test_a_restarted_camserver_has_forgotten_all_settings():
 
     assert camserver.settings == Settings()
     assert camserver.header == {}
+
+
+def test_an_abort_that_comes_as_camserver_finishes_is_not_forgotten():
+    async def driver() -> str:
+        series = Series(name="s", mode="Internal", header=lambda *_: [])
+
+        async def waits() -> None:
+            while await series.finishes_within(10.0):  # as an alignment does, until aborted
+                series.finished.clear()
+
+        driving = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it waits now
+        series.finished.set()
+        await asyncio.sleep(0)
+        driving.cancel()
+        _, forgotten = await asyncio.wait([driving], timeout=1.0)
+        if forgotten:
+            driving.cancel()
+        return "forgotten" if forgotten else "aborted"
+
+    assert asyncio.run(driver()) == "aborted"
