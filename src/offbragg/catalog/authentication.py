@@ -33,7 +33,7 @@ _MINUTE = 60.0
 _ADDRESSES = 10_000  # in a minute; all further addresses are counted as one
 _OPEN = frozenset({"/healthz", "/api/v1", "/api/v1/"})  # whether it is up, and which version
 COOKIE = "tiled_api_key"  # where a browser keeps the key
-_PAGES = ("/ui", "/static", "/view/")  # for browsers, with "/"; there the key becomes the cookie
+PAGES = ("/ui", "/static", "/view/")  # for browsers, with "/"; there the key becomes the cookie
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONG = tuple(f"/api/v1/{kind}/" for kind in ("table", "container", "awkward"))
 """Paths where a POST only reads: the address would be too long for a GET."""
@@ -232,7 +232,7 @@ def _with_key(scope: Scope, key: str) -> Scope:
     A cookie stays: where there is one, Tiled asks for its token against forged requests.
     """
     path = scope["path"]
-    if path == "/" or path.startswith(_PAGES):
+    if path == "/" or path.startswith(PAGES):
         return scope
     pairs = scope["query_string"].split(b"&")
     kept = [pair for pair in pairs if not _is_key(pair)]

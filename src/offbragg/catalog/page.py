@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, quote
 from offbragg.catalog import one_time
 from offbragg.catalog.authentication import (
     COOKIE,
+    PAGES,
     App,
     Receive,
     Scope,
@@ -41,7 +42,6 @@ from offbragg.catalog.sent import Refusal, begin, matches
 from offbragg.printable import printable
 
 PATH = "/live"
-VIEW = "/view/"
 _TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8", ".json": "application/json",
@@ -102,7 +102,7 @@ class Page:
         """Answer one request."""
         path = scope.get("path", "")
         is_page = path == PATH or path.startswith(f"{PATH}/")
-        given = _key_in_address(scope) if path.startswith(VIEW) else ""
+        given = _key_in_address(scope) if path == "/" or path.startswith(PAGES) else ""
         if scope["type"] != "http" or not (is_page or given):
             await self._app(scope, receive, send)
             return
