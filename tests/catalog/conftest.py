@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from catalog.served import PublishedRun, Server
 
+from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.client import connect
 
 
@@ -27,6 +30,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def cat(server: Server) -> Any:
     """The runs, over HTTP."""
     return connect(server.url, server.key)
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    """What asks the server with a key for reading."""
+    key = reading_key(server.key, ends=time.time() + 3600)
+    headers = {"Authorization": f"Apikey {key}"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture

@@ -77,3 +77,21 @@ def test_a_damaged_frame_is_named_and_the_others_are_served(make_run, server, ca
             assert "Frame 6 is damaged" in bad.json()["detail"]
         angles = http.get(f"{where}/frames/angle")
     assert angles.status_code == 200, angles.text
+
+
+def test_a_scan_file_that_does_not_open_is_not_listed_as_whole(make_run, http):
+    run = make_run(n_frames=3).begin().create_scan_file()
+    run.store(0, 1, 2)
+    run.announce(3)
+    run.finish()
+    run.open()
+    run.feed()
+    path = run.scan.path
+    (before,) = http.get(f"/runs/{run.uid}").json()["files"]
+    damaged = path.with_suffix(".part")
+    damaged.write_bytes(path.read_bytes()[:2000])
+
+    damaged.replace(path)
+
+    (after,) = http.get(f"/runs/{run.uid}").json()["files"]
+    assert (before["whole"], after["whole"]) == (True, False)

@@ -19,7 +19,6 @@ import pytest
 from PIL import Image
 from runs import SHAPE, counts_of
 
-from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.background import NICE, background_threads
 from offbragg.catalog.frame_pictures import draw_frame
 from offbragg.catalog.frame_questions import OneFrame
@@ -29,14 +28,6 @@ from offbragg.files.digest import digest_path
 from offbragg.files.frame_chunks import places_of_chunks
 from offbragg.files.scan_file import ScanFile
 from offbragg.frame import Frame
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    key = reading_key(server.key, ends=time.time() + 3600)
-    headers = {"Authorization": f"Apikey {key}"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
-        yield client
 
 
 def described(answer: httpx.Response) -> Any:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,6 @@ import pytest
 from PIL import Image
 from tiled.queries import Contains, Key
 
-from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.volumes import publish_volume, volume_key
 from offbragg.cli.publish import publish_made
 from offbragg.errors import CatalogError
@@ -50,14 +48,6 @@ def written(path: Path, volume: Volume | None = None, *, temperature: float = 95
 def published(server: Any, path: Path) -> str:
     host, _, port = server.url.removeprefix("http://").partition(":")
     return publish_volume(path, host=host, port=int(port), key=server.key)
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    key = reading_key(server.key, ends=time.time() + 3600)
-    headers = {"Authorization": f"Apikey {key}"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -191,12 +191,17 @@ class RunRoutes:
     def _files(
         self, uid: str, scan: Path | None, ended: bool, volumes: list[tuple[Path, str]]
     ) -> list[dict[str, Any]]:
-        """List the files of a run that can be fetched: its scan file, and volumes beside it."""
+        """List the files of a run that can be fetched: its scan file, and volumes beside it.
+
+        A scan file is whole if its run has ended and its ledger can be read; what its frames hold
+        is looked at when they are sent.
+        """
         if scan is None:
             return []
         near = [(path, how == FINISHED) for path, how in volumes if path.parent == scan.parent]
         listed: list[dict[str, Any]] = []
-        for path, whole in ((scan, ended), *near):
+        opens = ended and bool(self._counted(scan))
+        for path, whole in ((scan, opens), *near):
             try:
                 size, modified, _ = state(self._readable.real(path))
             except (CatalogError, OSError):
