@@ -219,6 +219,20 @@ def test_a_one_time_link_lets_in_and_leaves_the_address(open_page, catalog):
     assert "enter" not in page.evaluate("JSON.stringify(history.state) + location.href")
 
 
+def test_who_leaves_takes_the_key_along(open_page, catalog):
+    page = open_page(catalog, key=False)
+    page.goto(catalog.link())
+    page.wait_for_selector(".now-frame .image-panel canvas")
+    page.watched.expect("401")  # what a page without a key is answered
+
+    page.locator("#keys").click()
+    page.get_by_role("button", name="Forget the key").click()
+
+    page.locator("#key-dialog[open]").wait_for()
+    assert page.context.cookies() == []
+    assert page.get_by_role("button", name="Forget the key").is_hidden()
+
+
 # ---- keys and themes -------------------------------------------------------------------------
 
 

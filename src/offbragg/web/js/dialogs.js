@@ -22,6 +22,16 @@ export function keyForm(dialog, api, entered) {
   const why = el("p.error", {id: "key-error", role: "alert"});
   const enter = el("button.primary", {type: "submit"}, "Open");
   const close = el("button", {type: "button", onclick: () => dialog.close()}, "Cancel");
+  const leave = el("button", {type: "button", hidden: true, onclick: forget}, "Forget the key");
+  async function forget() {
+    try {
+      await api.leave();
+    } catch {
+      put(why, "The server does not answer; the key was not forgotten. Try again.");
+      return;
+    }
+    location.reload(); // nothing that was read with it stays on the screen
+  }
   const form = el(
     "form",
     {},
@@ -43,7 +53,7 @@ export function keyForm(dialog, api, entered) {
     field,
     why,
     el("p.muted", {}, "It is kept in a cookie that scripts cannot read, and stands in no address."),
-    el("div.buttons", {}, close, enter),
+    el("div.buttons", {}, leave, close, enter),
   );
   fill(dialog, form);
   let waiting = null;
@@ -69,7 +79,7 @@ export function keyForm(dialog, api, entered) {
     if (waiting) event.preventDefault();
   });
   return (again = false) => {
-    close.hidden = !again || waiting !== null;
+    leave.hidden = close.hidden = !again || waiting !== null;
     if (!dialog.open) dialog.showModal();
     field.focus();
     if (again) return Promise.resolve();
