@@ -53,10 +53,16 @@ def read_other_volume(path: Path | str) -> tuple[str, Volume] | None:
         return None
     if not h5py.is_hdf5(path):
         return ("hkl list", read_hkl_list(path)) if is_hkl_list(path) else None
-    with Fields(path) as fields:
-        if fields.has(_OURS):
+    try:
+        fields = Fields(path)
+    except ReductionError:
+        return None  # of a live volume that is just being written; VolumeFile waits for it
+    with fields:
+        try:
+            ours = fields.has(_OURS)
+        except (OSError, RuntimeError):
             return None
-        for kind, is_it, read in _READERS:
+        for kind, is_it, read in () if ours else _READERS:
             if is_it(fields):
                 return kind, read(fields)
     return None
