@@ -1,4 +1,4 @@
-"""The verbs that show what is in a volume: plot, pdf, why; see :mod:`offbragg.cli`."""
+"""The verbs for volumes: plot, pdf, why, convert; see :mod:`offbragg.cli`."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def pdf_command(
 
     Bragg peaks are removed and filled from their surroundings. Use a symmetrised volume.
     """
-    from offbragg.files.volume_file import read_volume
+    from offbragg.files.other_volumes import read_any_volume
     from offbragg.reduction.pair_distribution import pair_distribution
     from offbragg.workflows.pair_distribution import save
     from offbragg.workflows.sweeps import next_free
 
     target = out or next_free(volume.parent, f"{volume.stem}-pdf")
     check_free(target)
-    pdf = pair_distribution(read_volume(volume), punch=punch, centring=centring, q_max=q_max)
+    pdf = pair_distribution(read_any_volume(volume), punch=punch, centring=centring, q_max=q_max)
     save(target, pdf, {"volume": volume.name, "punch": punch, "centring": centring})
     found = pdf.strongest()
     if as_json:
@@ -132,6 +132,42 @@ def pdf_command(
     for peak in found:
         x, y, z = peak["vector"]
         say(f"  {x:6.2f} {y:6.2f} {z:6.2f}  {peak['length']:7.2f} Å  {peak['value']:12.4g}")
+
+
+@app.command(name="convert", rich_help_panel=REDUCTION)
+def convert_command(
+    volume: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VOLUME",
+            help="Volume of offbragg, Mantid, meerkat, Yell, DISCUS (HDF5), NXRefine, or a list "
+            "h k l I of Scatty.",
+        ),
+    ],
+    to: Annotated[
+        str, typer.Option("--to", help="Format: offbragg, mantid, yell or nxrefine.")
+    ] = "offbragg",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="File.", show_default="beside the volume"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a volume of any program that is known here, and write it for another one.
+
+    A file of another program is found by what is in it. As a volume of offbragg it can be put into
+    the catalog (`offbragg publish`). What a format has no place for is lost: Yell has no standard
+    deviations.
+    """
+    from offbragg.workflows.convert import FORMATS, convert
+
+    if to not in FORMATS:
+        raise typer.BadParameter(f"--to is {to!r}: one of {', '.join(FORMATS)}")
+    made, kind, converted = convert(volume, to, out=out, free=check_free)
+    if as_json:
+        say(json.dumps({"file": str(made), "from": kind, "to": to}))
+    else:
+        say(f"{made}\nfrom {kind}: {converted!r}")
 
 
 # -1,0,2 is a point

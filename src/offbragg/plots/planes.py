@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
 from offbragg.files.cuts import cut_plane
+from offbragg.files.other_volumes import read_other_volume
 from offbragg.files.planes import Plane, PlaneCells, cells_on
 from offbragg.files.volume_file import VolumeFile
 from offbragg.grid import Array, Grid
@@ -122,6 +123,8 @@ class _Shown:
             If the volume has no grid, or nothing above 0 on that plane.
         """
         which = Plane.parse(plane)
+        if not isinstance(volume, Volume) and (other := read_other_volume(volume)) is not None:
+            volume = other[1]
         if isinstance(volume, Volume):
             if volume.grid is None:
                 raise ReductionError("a volume without a grid cannot be drawn")
