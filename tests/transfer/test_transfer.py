@@ -22,7 +22,9 @@ from offbragg.files.abandoned import close_all_abandoned
 from offbragg.files.scan_file import ScanFile
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
+from offbragg.transfer import WINDOW
 from offbragg.transfer.keys import Senders, make_key, read_key
+from offbragg.transfer.messages import pack
 
 
 def measured(root: Path, n_frames: int = 6) -> MeasuredRun:
@@ -186,6 +188,36 @@ def test_a_damaged_piece_is_asked_for_again(far: Far):
     assert receiver.received.damaged == 2
     assert (far.folder / "frames/a/x_1.cbf").read_bytes() == content
     assert not (far.folder / "frames/a/x_2.cbf").exists()
+
+
+def test_no_more_is_asked_for_than_the_window(far: Far):
+    with far.receiving():
+        puppet = Puppet(far)
+        try:
+            for n in range(3):
+                sha256 = f"{n:064x}"
+                puppet.socket.send_multipart(
+                    pack("offer", name=f"a/x_{n}.cbf", size=20 << 20, sha256=sha256)
+                )
+            wanted = 0
+            answer = puppet.ask("ping")
+            while answer.do == "want":
+                wanted += answer.number("stop") - answer.number("start")
+                answer = puppet.answer()
+            assert answer.do == "pong"
+        finally:
+            puppet.close()
+    assert wanted == WINDOW
+
+
+def test_the_rate_is_kept(far: Far, tmp_path: Path):
+    run = measured(tmp_path / "near")
+    size = run.path(0).stat().st_size
+    began = time.monotonic()
+    with far.receiving():
+        sent = far.sender(tmp_path / "near", rate=5.0 * size).run(threading.Event(), once=True)
+    assert sent.files == 6
+    assert time.monotonic() - began >= 5 / 5.0  # the first one goes at once
 
 
 def test_names_do_not_lead_out(far: Far, tmp_path: Path):

@@ -148,7 +148,7 @@ def receive(
     sender. No file is ever overwritten, and none is written outside of FOLDER.
 
     Several senders may send at a time, if their public keys are in --senders; a line that is added
-    is heeded at once. Memory stays below about 100 MB however fast they are.
+    is heeded at once. At most 34 MB of frames are on their way at a time, however fast they are.
 
     It can be killed at any moment and restarted; the senders go on with what is on this disk.
 

@@ -206,7 +206,7 @@ class ArrivingFile:
         self._hash, self.position = hashlib.sha256(), 0
 
     def place(self) -> None:
-        """Place it under its name, its content being on the disk; `sync_name` is still to be called.
+        """Place it under its name, its content being on the disk; then call `sync_name`.
 
         Raises
         ------

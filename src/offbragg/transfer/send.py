@@ -235,7 +235,6 @@ class Sender:
     def _take(self, message: Message) -> bool:
         if message.do == "welcome":
             self._welcome = self.sent.connected = True
-            self._reported.clear()
         elif message.do == "restart":
             if why := message.text("why"):
                 self._report(f"the receiver: {why}")
@@ -259,6 +258,7 @@ class Sender:
                 run.to_offer.appendleft(name)
         elif message.do == "have":
             self.sent.files += self._settle(message.text("name"))
+            self._reported.clear()  # it works again: the next trouble is a new one
         elif message.do == "refused":
             self._refused(message)
         return True
