@@ -22,6 +22,7 @@ LAYERS = {  # in the order in which they contain each other; Dask's needs the sm
     "dask": "workflows.dask",
     "tiled": "catalog.client catalog.clients catalog.pieces",
     "catalog": "catalog followers recovery alarms host status export beamline.config",
+    "transfer": "transfer",
     "beamline": "plans devices callbacks beamline shell demo doctor",
 }
 """Extra → modules of offbragg, with all below them; each also has what those before it import."""

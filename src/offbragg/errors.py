@@ -18,7 +18,8 @@
     │   └── NoSuchEntry        it, or a run in it, has nothing of this name (a KeyError, too)
     ├── DeviceError          a device did not do what was asked in time
     ├── ReductionError       frames cannot become a volume, or volumes one
-    └── OrientationError     no lattice can be found, or an orientation cannot be used
+    ├── OrientationError     no lattice can be found, or an orientation cannot be used
+    └── TransferError        what was measured cannot be sent to or taken by another host
 
 The message says what, where, the numbers and what to do; its first line alone is
 enough for a log. The command line turns each into one message and ``exit_code``.
@@ -165,3 +166,9 @@ class OrientationError(OffbraggError):
     """No lattice can be found in the frames, or an orientation cannot be used."""
 
     exit_code = 11
+
+
+class TransferError(OffbraggError):
+    """What was measured cannot be sent to another host, or is not taken there."""
+
+    exit_code = 12

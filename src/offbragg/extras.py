@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-_ORDER = ("tiled", "catalog", "beamline", "dask")  # the first one that has a package is advised
+# the first one that has a package is advised
+_ORDER = ("tiled", "catalog", "transfer", "beamline", "dask")
 _POSIX = frozenset({"fcntl", "grp", "pwd", "resource", "termios"})
-_OTHER_NAME = {"epics": "pyepics"}  # modules that are not called as their distribution
+# modules that are not called as their distribution
+_OTHER_NAME = {"epics": "pyepics", "zmq": "pyzmq"}
 
 
 def extra_with(module: str) -> str:

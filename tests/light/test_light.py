@@ -17,7 +17,7 @@ SOURCE = Path(offbragg.__file__).parent
 HEAVY = {
     "alarms", "beamline", "callbacks", "catalog", "demo", "devices", "doctor", "export",
     "followers", "host", "metadata", "nexpy", "now", "plans", "profile", "recovery", "shell",
-    "status", "testing",
+    "status", "testing", "transfer",
     "__main__",
 }  # fmt: skip
 """What the extras are for; of two of them a part is light."""
@@ -84,6 +84,7 @@ def test_which_extra():
     assert extra_with("bluesky_tiled_plugins.clients") == "tiled"
     assert extra_with("starlette.requests") == "catalog"
     assert extra_with("IPython") == "beamline"
+    assert extra_with("zmq.auth") == "transfer"
     assert extra_with("distributed") == "dask"
     assert extra_with("no_such_thing") == ""
     assert describe_absent(ModuleNotFoundError(name="numpy")) == ""

@@ -29,6 +29,14 @@ log = logging.getLogger(__name__)
 _NEVER = 1000  # tries of what cannot succeed
 
 
+def arriving_mark(path: Path) -> Path:
+    """Return the file that is beside a journal while it is received from another host.
+
+    Its RunEngine is on that host, and more lines come even if the receiver ends meanwhile.
+    """
+    return path.with_name(f"{path.name}.arriving")
+
+
 def close_abandoned(path: Path) -> bool:
     """Write the stop document of an abandoned journal; leave every other journal alone.
 
@@ -49,6 +57,8 @@ def close_abandoned(path: Path) -> bool:
     JournalError
         If a line of it is damaged: who knows how it ended.
     """
+    if arriving_mark(path).exists():
+        return False
     with path.open("r+b", buffering=0) as journal:
         try:
             lock(journal)
@@ -130,12 +140,12 @@ def close_all_abandoned(directory: Path, before: Closings | None = None) -> Clos
         if path in ended:
             continue
         try:
-            if _ends_with_stop(path):
+            if ends_with_stop(path):
                 ended.add(path)
                 continue
             if close_abandoned(path):
                 runs.append(path.stem)
-            if not is_open(path):
+            if not is_open(path) and not arriving_mark(path).exists():
                 ended.add(path)
         except (JournalError, OSError) as error:
             if path not in failures:
@@ -147,7 +157,7 @@ def close_all_abandoned(directory: Path, before: Closings | None = None) -> Clos
     return Closings(tuple(runs), frozenset(ended), failures)
 
 
-def _ends_with_stop(path: Path) -> bool:
+def ends_with_stop(path: Path) -> bool:
     """Return whether the last line is a stop document, read from the end."""
     with path.open("rb") as journal:
         size = journal.seek(0, os.SEEK_END)

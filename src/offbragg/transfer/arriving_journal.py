@@ -1,0 +1,168 @@
+"""A journal that arrives line by line, so that followers here read it as if a RunEngine wrote it.
+
+While it arrives it is locked as a RunEngine locks it, and a file is beside it, ``.arriving``: if
+the receiver ends meanwhile, `offbragg.files.abandoned` does not close the run as failed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote, urlparse
+
+from offbragg.errors import MetadataError, TransferError
+from offbragg.files.abandoned import arriving_mark, ends_with_stop
+from offbragg.files.durable import sync
+from offbragg.files.journal_line import LineError, decode_line, encode_line
+from offbragg.files.lock import lock
+from offbragg.sample import check_component
+
+
+class ArrivingJournal:
+    """The journal of one run.
+
+    Parameters
+    ----------
+    directory
+        The journal directory.
+    uid
+        The run's.
+
+    Raises
+    ------
+    TransferError
+        If the uid cannot name a file, or there is a journal of it that did not arrive from
+        elsewhere.
+    OSError
+        If it cannot be read or written.
+    """
+
+    def __init__(self, directory: Path, uid: str) -> None:
+        try:
+            check_component(uid, "the uid of a run")
+        except MetadataError as error:
+            raise TransferError(str(error)) from None
+        self.path = directory / f"{uid}.jsonl"
+        self.lines = 0
+        """Complete lines that are on the disk."""
+        self.ended = False
+        """Whether the last one is the stop document."""
+        self._file = None
+        self._mark = arriving_mark(self.path)
+        if self.path.is_symlink() or self._mark.is_symlink():
+            raise TransferError(f"{self.path} is a link: it is not written")
+        if not self._mark.exists():
+            if self.path.exists():
+                if not ends_with_stop(self.path):
+                    raise TransferError(
+                        f"{self.path} is there, and did not come from a sender: it is kept"
+                    )
+                self.ended = True
+                return
+            self._mark.touch(exist_ok=False)
+            sync(directory)
+        descriptor = os.open(
+            self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666
+        )
+        self._file = os.fdopen(descriptor, "r+b", buffering=0)
+        lock(self._file, wait=True)  # somebody looks whether it is locked, for a moment
+        whole = 0
+        with self.path.open("rb") as written:
+            for line in written:
+                if line.endswith(b"\n"):
+                    self.lines += 1
+                    whole += len(line)
+        self._file.truncate(whole)  # what a killed receiver has not written to its end
+        os.fsync(descriptor)
+        sync(directory)
+        self._finish_if_ended()
+
+    def add(self, lines: bytes, roots: Sequence[str], frames: Path) -> None:
+        """Write lines; they are on the disk when this returns.
+
+        Parameters
+        ----------
+        lines
+            Each with its end.
+        roots
+            Spellings of the sender's frames directory.
+        frames
+            What takes its place.
+
+        Raises
+        ------
+        TransferError
+            If a line is not a document, or does not have its checksum: none of them is written.
+        OSError
+            If they cannot be written; nothing of them is left then.
+        """
+        if self._file is None:
+            return
+        if not lines.endswith(b"\n"):
+            raise TransferError(f"lines for {self.path.name} came without their end")
+        mapped: list[bytes] = []
+        for line in lines.split(b"\n")[:-1]:
+            try:
+                name, document = decode_line(line)
+            except LineError as error:
+                raise TransferError(f"a line for {self.path.name} was not taken: {error}") from None
+            uid = document["uid"] if name == "start" else self.path.stem
+            first = not self.lines and not mapped
+            if (name == "start") is not first or uid != self.path.stem:
+                raise TransferError(
+                    f"a line for {self.path.name} was not taken: it is a {name} document of "
+                    f"{str(uid)[:40]!r}, line {self.lines + len(mapped) + 1}"
+                )
+            changed = _move_frames(name, document, roots, frames)
+            mapped.append(line + b"\n" if changed is None else encode_line(name, changed))
+        begin = self._file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(b"".join(mapped))
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(begin)
+            raise
+        self.lines += len(mapped)
+        self._finish_if_ended()
+
+    def _finish_if_ended(self) -> None:
+        if self.lines and ends_with_stop(self.path):
+            self.ended = True
+            self._mark.unlink()
+            sync(self.path.parent)
+            self.close()
+
+    def close(self) -> None:
+        """Release it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _move_frames(
+    name: str, document: dict[str, Any], roots: Sequence[str], frames: Path
+) -> dict[str, Any] | None:
+    """Return a document with the place of its frames on this host; None if it needs no change."""
+    if name == "stream_resource":
+        moved = _moved(unquote(urlparse(str(document["uri"])).path), roots, frames)
+        if moved is not None:
+            slash = "/" if document["uri"].endswith("/") else ""
+            return {**document, "uri": f"file://localhost{quote(str(moved))}{slash}"}
+    files: Any = document.get("files") if name == "start" else None
+    if isinstance(files, dict) and isinstance(files.get("directory"), str):  # pyright: ignore[reportUnknownMemberType]
+        moved = _moved(str(files["directory"]), roots, frames)  # pyright: ignore[reportUnknownArgumentType]
+        if moved is not None:
+            return {**document, "files": {**files, "directory": str(moved)}}
+    return None
+
+
+def _moved(place: str, roots: Sequence[str], frames: Path) -> Path | None:
+    path = PurePosixPath(place)
+    for root in roots:
+        if path.is_relative_to(root) and ".." not in path.parts:
+            return frames.joinpath(*path.relative_to(root).parts)
+    return None

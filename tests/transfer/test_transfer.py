@@ -1,0 +1,330 @@
+"""Runs sent to another folder over the loopback, whole, whatever dies on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from far_host import Far, Puppet
+from runs import MeasuredRun, wait_until
+
+from offbragg.errors import OffbraggError, TransferError
+from offbragg.files.abandoned import close_all_abandoned
+from offbragg.files.scan_file import ScanFile
+from offbragg.followers.follow import follow
+from offbragg.followers.stacker import Stacker
+from offbragg.transfer import WINDOW
+from offbragg.transfer.keys import Senders, make_key, read_key
+from offbragg.transfer.messages import pack
+
+
+def measured(root: Path, n_frames: int = 6) -> MeasuredRun:
+    run = MeasuredRun(root, n_frames=n_frames).begin()
+    run.write(*range(n_frames))
+    run.announce(n_frames)
+    run.end()
+    return run
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Far:
+    return Far(tmp_path)
+
+
+def test_a_run_arrives_whole(far: Far, tmp_path: Path):
+    run = measured(tmp_path / "near")
+
+    with far.receiving() as receiver:
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    far.check(run, *range(6))
+    assert (sent.files, sent.runs, sent.refused) == (6, 1, 0)
+    assert (receiver.received.files, receiver.received.runs) == (6, 1)
+    assert sent.bytes >= sum(run.path(n).stat().st_size for n in range(6))
+
+
+def test_a_far_stacker_works_while_a_run_is_measured(far: Far, tmp_path: Path):
+    run = MeasuredRun(tmp_path / "near", n_frames=6).begin()
+    stop = threading.Event()
+    stacker = Stacker(tmp_path / "far/experiment", late=30.0, frames=far.folder / "frames")
+    threads = [threading.Thread(target=follow, args=(far.folder / "journal", [stacker]),
+                                kwargs={"stop": stop})]  # fmt: skip
+
+    with far.receiving():
+        threads.append(threading.Thread(target=far.sender(tmp_path / "near").run, args=(stop,)))
+        for thread in threads:
+            thread.start()
+        try:
+            run.write(0, 1, 2)
+            run.announce(3)
+            scan = wait_until(lambda: list((tmp_path / "far/experiment").rglob("f*.h5")))[0]
+            run.write(3, 4, 5)
+            run.announce(6)
+            run.end()
+            wait_until(lambda: _stored(scan) == 6)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    far.check(run, *range(6))
+
+
+def _stored(scan: Path) -> int:
+    try:
+        with ScanFile.open(scan) as file:
+            return file.ledger.counts()["stored"]
+    except (OffbraggError, OSError):  # it is being written
+        return 0
+
+
+def test_lines_wait_for_their_frames_and_not_for_ever(far: Far, tmp_path: Path):
+    run = MeasuredRun(tmp_path / "near", n_frames=3).begin()
+    run.write(0, 2)
+    run.announce(3)
+    run.end()
+
+    with far.receiving():
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    far.check(run, 0, 2)
+    assert sent.runs == 1
+
+
+def test_a_frame_that_is_being_written_waits(far: Far, tmp_path: Path):
+    run = MeasuredRun(tmp_path / "near", n_frames=1).begin()
+    run.write(0)
+    whole = run.path(0).read_bytes()
+    run.path(0).write_bytes(whole[:-5000])
+    run.announce(1)
+    run.end()
+    threading.Timer(0.8, run.path(0).write_bytes, [whole]).start()
+
+    with far.receiving():
+        far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    far.check(run, 0)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_both_ends_are_killed(far: Far, tmp_path: Path, kills: int):
+    runs = [measured(tmp_path / "near", n_frames=10 * kills) for _ in range(2)]
+    far.address = "tcp://127.0.0.1:" + str(_free_port())
+    chance = random.Random(26)
+    program = [sys.executable, "-m", "offbragg"]
+    receive = [*program, "receive", str(far.folder), "--listen", far.address, "--key",
+               str(far.root / "receiver.key"), "--senders", str(far.root / "senders")]  # fmt: skip
+    send = [*program, "send", far.address, "--key", str(far.root / "near.key"), "--receiver",
+            far.key.public, "--journal", str(tmp_path / "near/journal"), "--frames",
+            str(tmp_path / "near/frames"), "--once", "--json"]  # fmt: skip
+    slow = [*send, "--rate", "2"]  # MB/s: killed in the middle of it
+    frames = far.folder / "frames"
+    receiver = subprocess.Popen(receive, stderr=subprocess.DEVNULL)
+    sender = subprocess.Popen(slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for kill in range(kills):
+            n = sum(1 for _ in frames.rglob("*.cbf"))
+            wait_until(lambda n=n: sum(1 for _ in frames.rglob("*.cbf")) > n + 2)
+            time.sleep(0.05 * chance.random())
+            if kill % 2:
+                receiver.kill()
+                receiver.wait()
+                assert close_all_abandoned(far.folder / "journal").runs == ()
+                receiver = subprocess.Popen(receive, stderr=subprocess.DEVNULL)
+            else:
+                sender.kill()
+                sender.wait()
+                sender = subprocess.Popen(slow, stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.DEVNULL)  # fmt: skip
+        sender.kill()
+        sender.wait()
+        done = subprocess.run(send, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["refused"] == 0
+    finally:
+        for process in (sender, receiver):
+            process.kill()
+            process.wait()
+    for run in runs:
+        far.check(run, *range(10 * kills))
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_a_damaged_piece_is_asked_for_again(far: Far):
+    content = os.urandom(5000)
+    sha256 = hashlib.sha256(content).hexdigest()
+    with far.receiving() as receiver:
+        puppet = Puppet(far)
+        try:
+            want = puppet.ask("offer", name="a/x_1.cbf", size=5000, sha256=sha256)
+            assert (want.do, want.fields) == ("want", {"name": "a/x_1.cbf", "start": 0,
+                                                       "stop": 5000})  # fmt: skip
+            piece = {"name": "a/x_1.cbf", "start": 0, "crc32": zlib.crc32(content)}
+            again = puppet.ask("piece", b"\0" + content[1:], **piece)
+            assert (again.do, again.fields) == ("want", want.fields)
+            assert puppet.ask("piece", content, **piece).do == "have"
+            # whole with a piece's checksum that is right, and not what was offered
+            puppet.ask("offer", name="a/x_2.cbf", size=5000, sha256=sha256)
+            other = content[::-1]
+            piece = {"name": "a/x_2.cbf", "start": 0, "crc32": zlib.crc32(other)}
+            assert puppet.ask("piece", other, **piece).do == "again"
+        finally:
+            puppet.close()
+    assert receiver.received.damaged == 2
+    assert (far.folder / "frames/a/x_1.cbf").read_bytes() == content
+    assert not (far.folder / "frames/a/x_2.cbf").exists()
+
+
+def test_no_more_is_asked_for_than_the_window(far: Far):
+    with far.receiving():
+        puppet = Puppet(far)
+        try:
+            for n in range(3):
+                sha256 = f"{n:064x}"
+                puppet.socket.send_multipart(
+                    pack("offer", name=f"a/x_{n}.cbf", size=20 << 20, sha256=sha256)
+                )
+            wanted = 0
+            answer = puppet.ask("ping")
+            while answer.do == "want":
+                wanted += answer.number("stop") - answer.number("start")
+                answer = puppet.answer()
+            assert answer.do == "pong"
+        finally:
+            puppet.close()
+    assert wanted == WINDOW
+
+
+def test_the_rate_is_kept(far: Far, tmp_path: Path):
+    run = measured(tmp_path / "near")
+    size = run.path(0).stat().st_size
+    began = time.monotonic()
+    with far.receiving():
+        sent = far.sender(tmp_path / "near", rate=5.0 * size).run(threading.Event(), once=True)
+    assert sent.files == 6
+    assert time.monotonic() - began >= 5 / 5.0  # the first one goes at once
+
+
+def test_names_do_not_lead_out(far: Far, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.cbf").write_bytes(b"abc")
+    (far.folder / "frames").mkdir(parents=True)
+    (far.folder / "frames/link").symlink_to(outside)
+    (far.folder / "frames/x.cbf").symlink_to(outside / "mine.cbf")
+    offer = {"size": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+    names = ["../x.cbf", "a/../../x.cbf", "/tmp/x.cbf", "a//x.cbf", "", ".", "..", "link/new.cbf",
+             "link/mine.cbf", "x.cbf", ".hidden", "a\\b.cbf", "a\0b", "x" * 300,
+             "/".join("a" * 50)]  # fmt: skip
+    with far.receiving() as receiver:
+        puppet = Puppet(far)
+        try:
+            for name in names:
+                assert puppet.ask("offer", name=name, **offer).do == "refused", name
+            for uid in ("../../x", "/tmp/x", "..", ""):
+                assert puppet.ask("run", uid=uid).do == "refused", uid
+            assert puppet.ask("offer", name=3, **offer).do == "refused"
+            assert puppet.ask("nonsense").do == "refused"
+            assert puppet.ask("ping").do == "pong"
+        finally:
+            puppet.close()
+    assert receiver.received.refused == len(names) + 4
+    assert sorted(path.name for path in outside.iterdir()) == ["mine.cbf"]
+    assert sorted(path.name for path in (far.folder / "frames").iterdir()) == ["link", "x.cbf"]
+
+
+def test_lines_are_checked(far: Far):
+    with far.receiving():
+        puppet = Puppet(far)
+        try:
+            assert puppet.ask("run", uid="abc").fields == {"uid": "abc", "have": 0, "ended": False}
+            for lines in (b"nonsense\n", b'["stop",{"exit_status":"success"}]\n',
+                          b'["start",{"uid":"other"}]\n', b'["start",{"uid":"abc"}]'):  # fmt: skip
+                assert puppet.ask("lines", lines, uid="abc", first=0).do == "refused"
+            taken = puppet.ask("lines", b'["start",{"uid":"abc"}]\n', uid="abc", first=0)
+            assert taken.fields["have"] == 1
+            repeated = puppet.ask("lines", b'["start",{"uid":"abc"}]\n', uid="abc", first=0)
+            assert repeated.fields["have"] == 1
+        finally:
+            puppet.close()
+    assert (far.folder / "journal/abc.jsonl").read_text() == '["start",{"uid":"abc"}]\n'
+    assert close_all_abandoned(far.folder / "journal").runs == ()  # its RunEngine is elsewhere
+
+
+def test_two_senders_at_a_time(tmp_path: Path):
+    far = Far(tmp_path, "one", "two")
+    runs = {name: measured(tmp_path / name) for name in far.keys}
+    with far.receiving() as receiver:
+        threads = [
+            threading.Thread(
+                target=far.sender(tmp_path / name, far.keys[name]).run,
+                args=(threading.Event(),), kwargs={"once": True},
+            )
+            for name in runs
+        ]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert receiver.received.runs == 2
+    for run in runs.values():
+        far.check(run, *range(6))
+
+
+def test_another_file_of_the_name_is_kept(far: Far, tmp_path: Path):
+    run = measured(tmp_path / "near", n_frames=2)
+    there = far.folder / "frames" / run.uid[:8] / run.path(0).name
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"mine")
+
+    with far.receiving():
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    assert (sent.files, sent.refused) == (1, 1)
+    assert there.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("wrong", ["sender", "receiver"])
+def test_a_wrong_key(far: Far, tmp_path: Path, wrong: str):
+    measured(tmp_path / "near")
+    other = make_key(tmp_path / "other.key")
+    stop = threading.Event()
+    threading.Timer(0.8, stop.set).start()
+    with far.receiving() as receiver:
+        sender = far.sender(tmp_path / "near", other if wrong == "sender" else None)
+        if wrong == "receiver":
+            sender._receiver = other.public
+        sent = sender.run(stop, once=True)
+    assert (sent.files, sent.connected, receiver.received.files) == (0, False, 0)
+    assert list((far.folder / "journal").iterdir()) == []
+
+
+def test_keys_are_of_their_owner(tmp_path: Path):
+    path = tmp_path / "near.key"
+    key = make_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_key(path) == key
+    assert key.secret not in repr(key)
+    with pytest.raises(TransferError, match="is not overwritten"):
+        make_key(path)
+    path.chmod(0o640)
+    with pytest.raises(TransferError, match="others than its owner"):
+        read_key(path)
+    (tmp_path / "senders").write_text("# nobody yet\n")
+    with pytest.raises(TransferError, match="lists no sender"):
+        Senders(tmp_path / "senders")
