@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offbragg.files.model import Model
+from offbragg.files import read_head
+from offbragg.files.model import Model, compare_with_headers
 from offbragg.lattice import q_to_hkl
 
 PYTHON = "/usr/bin/python3"  # the Debian package's
@@ -134,3 +135,40 @@ def test_each_pixel_has_the_hkl_that_dials_gives_it(written, file, answer, close
     named = ["phi", "chi", "omega"] if answer != "single" and file != "XPARM.XDS" else ["axis0"]
     assert [axis.name for axis in geometry.axes] == named
     np.testing.assert_allclose(crystal["lattice"][0], 5.4, atol=1e-3)
+
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "l-cysteine"
+ON_REAL = """
+import json, sys
+from dxtbx.model import Crystal
+from dxtbx.model.experiment_list import ExperimentListFactory
+from scitbx import matrix
+
+target, *frames = sys.argv[1:]
+model = json.load(open(target.replace(".expt", ".json")))
+found = ExperimentListFactory.from_filenames(frames)
+found[0].detector[0].set_frame(model["fast"], model["slow"], model["panel_origin_mm"])
+found[0].beam.set_unit_s0(matrix.col(model["s0"]).normalize())
+basis = matrix.sqr(model["UB_no_2pi"]).inverse()
+found[0].crystal = Crystal(basis[:3], basis[3:6], basis[6:], "P1")
+found.as_file(target)
+"""
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="../shared/data/l-cysteine is not there")
+def test_a_refined_model_of_real_frames_has_their_spots_and_agrees_with_their_headers(tmp_path):
+    target, frames = tmp_path / "real.expt", sorted(REAL.glob("*.cbf"))
+    target.with_suffix(".json").write_text((REAL / "model.json").read_text())
+    subprocess.run([PYTHON, "-c", ON_REAL, target, *frames], check=True, timeout=120)
+    model, head = Model.read(target), read_head(frames[0])
+
+    geometry, sweep, crystal = model.geometry(shape=head.shape, header=head.header, n_frames=15)
+    differences = compare_with_headers(model, geometry, head.header, trusted=False)
+
+    spots = json.loads((REAL / "spots.json").read_text())["spots"]
+    x, y, z = (np.array([spot[key] for spot in spots]) for key in "xyz")
+    found = q_to_hkl(geometry.q(x, y, sweep.start + sweep.step * z), crystal["UB"])
+    np.testing.assert_allclose(found, [spot["hkl"] for spot in spots], atol=2e-3)
+    assert [axis.name for axis in geometry.axes] == ["phi", "omega"]
+    assert differences  # refined, and not refused
+    assert all(each.endswith(": the model counts") for each in differences)
