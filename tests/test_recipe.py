@@ -25,11 +25,11 @@ from offbragg.files.scan_writer import ScanWriter
 from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
+from offbragg.lattice import lattice_of
 from offbragg.reduction import binning
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 from offbragg.workflows.choices import Choices
-from offbragg.workflows.orientation import lattice_of
 from offbragg.workflows.reduce import reduce_files
 from offbragg.workflows.reproduce import reproduce
 from offbragg.workflows.sweeps import repeats

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 from offbragg.errors import GeometryError
 from offbragg.instrument import Array
 
+Cell = tuple[float, float, float, float, float, float]
+
 
 def q_to_hkl(q: ArrayLike, UB: ArrayLike) -> Array:
     """Express scattering vectors in reciprocal-lattice units.
@@ -70,3 +72,14 @@ def direct_basis(lattice: Sequence[float]) -> Array:
             [0.0, 0.0, c * math.sqrt(1.0 - cb * cb - third * third)],
         ]
     )
+
+
+def lattice_of(UB: Array) -> Cell:
+    """Return the lattice of an orientation matrix, Å and degree."""
+    axes = np.linalg.inv(UB)
+    a, b, c = (float(x) for x in np.linalg.norm(axes, axis=1))
+
+    def between(i: int, j: int, product: float) -> float:
+        return math.degrees(math.acos(float(axes[i] @ axes[j]) / product))
+
+    return a, b, c, between(1, 2, b * c), between(0, 2, a * c), between(0, 1, a * b)

@@ -622,7 +622,7 @@ def test_an_exposure_time_alone_is_a_model(folder, tmp_path):
     ("text", "words"),
     [
         ('{"exposure_time": 0.5, "fast": [1, 0, 0], "goniometer": {"axes": []}}',
-         "it lacks wavelength_angstrom, s0, panel_origin_mm, slow, pixel_mm, UB_no_2pi, cell, "
+         "it lacks wavelength_angstrom, s0, panel_origin_mm, slow, pixel_mm, "
          "goniometer.angles_deg, goniometer.scan_axis, goniometer.start_deg, goniometer.step_deg"),
         ('{"exposure_period": 0.5}', "neither exposure_time nor a geometry (wavelength_angstrom"),
         ('{"exposure_time": "0.5"}', "exposure_time '0.5': it must be s, above 0"),

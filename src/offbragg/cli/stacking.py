@@ -183,9 +183,9 @@ def stack_files(
         typer.Option(
             "--model",
             metavar="FILE",
-            help="Geometry and axes of the frames, JSON; or only exposure_time and "
-            "exposure_period, s. start_deg, degree, belongs to the lowest number, and is used only "
-            "if the headers have no angles.",
+            help="Geometry and axes of the frames: JSON, DIALS .expt or XDS XPARM.XDS; or only "
+            "exposure_time and exposure_period, s. start_deg, degree, belongs to the lowest "
+            "number, and is used only if the headers have no angles.",
         ),
     ] = None,
     trust_model: Annotated[

@@ -1,4 +1,4 @@
-"""Geometry, angles and crystal of frames that were measured elsewhere, from a JSON file.
+"""Geometry, angles and crystal of frames that were measured elsewhere, from a model file.
 
 Headers round what they say of the instrument, and a model was refined: it counts. Where they are
 too far apart for that, one of them is of other frames, and nothing is stacked.
@@ -6,7 +6,6 @@ too far apart for that, one of them is of other frames, and nothing is stacked.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from offbragg.files.headers import (
     alike,
     axis_name,
 )
+from offbragg.files.model_formats import read_document
 from offbragg.geometry import Geometry
 from offbragg.sweep import Sweep
 
@@ -42,9 +42,8 @@ _TOP = (
     "fast",
     "slow",
     "pixel_mm",
-    "UB_no_2pi",
-    "cell",
 )
+_CRYSTAL = ("UB_no_2pi", "cell")  # both or neither: a calibration is made before a crystal is known
 _GONIOMETER = ("axes", "angles_deg", "scan_axis", "start_deg", "step_deg")
 _HINT = (
     "Give the model of these frames; if it is, and the headers are wrong, say so: --trust-model."
@@ -61,15 +60,15 @@ class Model:
 
     @classmethod
     def read(cls, path: Path) -> Model:
-        """Read a model file.
+        """Read a model file, of offbragg or another program (`offbragg.files.model_formats`).
 
         Raises
         ------
         ConfigError
-            If it is missing, is not a JSON object, or has neither a whole geometry nor an exposure
-            time: what it lacks is named.
+            If it is missing, is not a model or a JSON object, or has neither a whole geometry nor
+            an exposure time: what it lacks is named.
         """
-        text, document = _read_json(path)
+        text, document = read_document(path)
         if not isinstance(document, dict):
             raise ConfigError(f"{path} is not a model of a sweep: it is not a JSON object")
         model = cls(path, text, cast(dict[str, Any], document))
@@ -92,14 +91,15 @@ class Model:
     @property
     def has_geometry(self) -> bool:
         """Whether it says anything of beam, panel, axes or crystal."""
-        return any(key in self.document for key in (*_TOP, "goniometer"))
+        return any(key in self.document for key in (*_TOP, *_CRYSTAL, "goniometer"))
 
     def missing(self) -> list[str]:
         """Return which keys of a geometry are not there."""
         goniometer = self.document.get("goniometer")
         inner = cast(dict[str, Any], goniometer if isinstance(goniometer, dict) else {})
+        crystal = _CRYSTAL if any(key in self.document for key in _CRYSTAL) else ()
         return [
-            *(key for key in _TOP if key not in self.document),
+            *(key for key in (*_TOP, *crystal) if key not in self.document),
             *(f"goniometer.{key}" for key in _GONIOMETER if key not in inner),
         ]
 
@@ -149,7 +149,7 @@ class Model:
         n_frames: int,
         names: Callable[[int, int], Sequence[str]] | None = None,
     ) -> tuple[Geometry, Sweep, dict[str, Any]]:
-        """Read geometry, sweep and crystal (see `Geometry.from_model`).
+        """Read geometry, sweep and, if it has one, crystal (see `Geometry.from_model`).
 
         Parameters
         ----------
@@ -173,10 +173,13 @@ class Model:
                 f"{self.path} is not a model of a sweep: it lacks {', '.join(missing)}"
             )
         goniometer = self.document["goniometer"]
+        self._check_shape(shape)
+        known = "cell" in self.document
         try:
             n, scan = len(goniometer["axes"]), goniometer["scan_axis"]
             called = self._names(n, scan, header) if names is None else names(n, scan)
-            geometry, UB = Geometry.from_model(self.document, shape=shape, names=called)
+            document = {"UB_no_2pi": np.eye(3).ravel(), **self.document}
+            geometry, UB = Geometry.from_model(document, shape=shape, names=called)
             exposure, period = self.times(header)
             sweep = Sweep(
                 axis=geometry.scan_axis,
@@ -186,11 +189,20 @@ class Model:
                 exposure=exposure,
                 period=period,
             )
-            return geometry, sweep, {"lattice": self.document["cell"], "UB": UB.tolist()}
+            crystal = {"lattice": self.document["cell"], "UB": UB.tolist()} if known else {}
+            return geometry, sweep, crystal
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ConfigError(
                 f"{self.path} is not a model of a sweep: {_short(repr(error))}"
             ) from error
+
+    def _check_shape(self, shape: tuple[int, int]) -> None:
+        own = self.document.get("shape")
+        if own is not None and list(own) != list(shape):
+            raise ConfigError(
+                f"the frames have {shape[0]} × {shape[1]} pixels, and the panel of {self.path} "
+                f"{' × '.join(map(str, own))}: give the model of these frames"
+            )
 
     def own_names(self) -> list[str] | None:
         """Return what the model calls its axes, innermost first; None if it does not."""
@@ -238,19 +250,6 @@ def times(header: Mapping[str, Any]) -> tuple[float, float]:
             "(--model FILE)."
         )
     return exposure, max(header.get("exposure_period", exposure), exposure)
-
-
-def _read_json(path: Path) -> tuple[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        return text, json.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:  # it has the whole file within
-        why = f"byte {error.start} is not text"
-    except (ValueError, RecursionError) as error:
-        why = _short(str(error))
-    raise ConfigError(f"{path} is not a model of a sweep: it is not JSON ({why})")
 
 
 def _short(text: str, limit: int = 200) -> str:

@@ -20,6 +20,7 @@ from offbragg.errors import OrientationError, ReductionError
 from offbragg.files.checked import REPAIR, Damage
 from offbragg.files.orientation import NAME, Orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
+from offbragg.lattice import Cell
 from offbragg.ledger import FrameStatus
 from offbragg.plots.peaks import draw
 from offbragg.reduction.bravais import CENTRINGS
@@ -30,7 +31,6 @@ from offbragg.reduction.refinement import SweepPeaks
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.workflows.choices import Progress
-from offbragg.workflows.orientation import Cell
 from offbragg.workflows.record import sha256
 from offbragg.workflows.sweeps import header_contradictions, repeats
 

@@ -14,27 +14,15 @@ from offbragg.errors import ReductionError
 from offbragg.files.orientation import NAME, Orientation, read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.geometry import Geometry
+from offbragg.lattice import Cell, lattice_of
 from offbragg.reduction.bravais import SAME_ANGLE, SAME_CELL, angle_of, same_lattice, turn_of
 from offbragg.sample import Sample
 from offbragg.workflows.choices import START, Array, Choices, Say
 from offbragg.workflows.record import SweepInput
 
-Cell = tuple[float, float, float, float, float, float]
-
 _REFINED = 3.0  # mm: a refinement moves a panel less than this, a detector position moves it more
 _SAME_TURN = 0.2  # degree: a crystal does not turn on its mount; all axes are in the geometry
 _SAME_LENGTH = 0.005  # of the axes of its cell, at one temperature
-
-
-def lattice_of(UB: Array) -> Cell:
-    """Return the lattice of an orientation matrix, Å and degree."""
-    axes = np.linalg.inv(UB)
-    a, b, c = (float(x) for x in np.linalg.norm(axes, axis=1))
-
-    def between(i: int, j: int, product: float) -> float:
-        return math.degrees(math.acos(float(axes[i] @ axes[j]) / product))
-
-    return a, b, c, between(1, 2, b * c), between(0, 2, a * c), between(0, 1, a * b)
 
 
 def orientation_of(

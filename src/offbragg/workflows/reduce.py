@@ -27,6 +27,7 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
+from offbragg.lattice import lattice_of
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import check_memory
 from offbragg.reduction.folding import Unfolded
@@ -40,7 +41,6 @@ from offbragg.workflows.choices import START, Choices, Progress, Say
 from offbragg.workflows.orientation import (
     check_same_lattice,
     check_same_orientation,
-    lattice_of,
     orientation_of,
 )
 from offbragg.workflows.record import (
