@@ -16,6 +16,7 @@ from tiled.utils import BrokenLink
 
 from offbragg.catalog import viewer
 from offbragg.catalog.authentication import Authentication, WrongKeys, reading_key
+from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.page import Page
 from offbragg.catalog.viewer import Viewer, view_state
 from offbragg.grid import Grid
@@ -57,7 +58,9 @@ def ask(path: str, **headers: str) -> httpx.Response:
     async def answer() -> httpx.Response:
         wrong = WrongKeys()
         keyed = Authentication(Viewer(app, Tree()), KEY, wrong)
-        served: Any = Page(keyed, key=KEY, directory=Path("nowhere"), wrong=wrong)
+        served: Any = Page(
+            keyed, key=KEY, directory=(at := Path("nowhere")), wrong=wrong, named=NamedKeys(at, KEY)
+        )
         transport = httpx.ASGITransport(app=served)
         async with httpx.AsyncClient(transport=transport, base_url="http://catalog:80") as client:
             return await client.get(path, headers=headers)

@@ -251,3 +251,28 @@ def test_nothing_answers_without_a_key(fresh, key, given):
     with pytest.raises(InvalidStatus) as refused:
         connect_websocket(f"ws{url[4:]}/api/v1/stream/single/raw", additional_headers=headers)
     assert refused.value.response.status_code == 403
+
+
+def test_a_named_key_changes_nothing_through_any_route_and_opens_none_once_revoked(fresh, key):
+    root, _, url = fresh
+    command = [sys.executable, "-m", "offbragg", "token", "Ada"]
+    at = ["--beamline", str(root / "beamline.toml")]
+    made = subprocess.run([*command, *at], capture_output=True, text=True, check=True, timeout=60)
+    given = made.stdout.strip()
+    walked = routes(url, key)
+    changing = [
+        (m, p)
+        for m, p in walked
+        if m not in ("GET", "HEAD")
+        and not (m == "POST" and re.match("/api/v1/(table|container|awkward)/", p))
+    ]
+
+    with httpx.Client(base_url=url, headers=bearing(given)) as ada:
+        assert ada.get("/api/v1/metadata/raw").status_code == 200
+        answers = {(m, p): ada.request(m, p, content=b"{}").status_code for m, p in changing}
+        subprocess.run([*command, "--revoke", *at], check=True, timeout=60)
+        after = {(m, p): ada.request(m, p, content=b"{}").status_code for m, p in walked}
+
+    assert answers == dict.fromkeys(changing, 403)
+    assert set(after.values()) <= {401, 429}, after  # wrong keys were tried out before
+    assert given not in (root / "output").read_text()

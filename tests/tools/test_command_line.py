@@ -12,11 +12,14 @@ from runs import MeasuredRun
 from typer.testing import CliRunner
 
 from offbragg.catalog.authentication import right_of
+from offbragg.catalog.named_keys import NamedKeys
 from offbragg.cli import numbers as cli_numbers
 from offbragg.cli.app import app
 
 WRONG = [
     ("key", "--days", ("0", "-1", "3651", "nan", "inf", "x", "")),
+    ("token Ada", "--days", ("0", "-1", "3651", "nan")),
+    ("token Ada", "--scope", ("write", "")),
     ("stack", "--late", ("-1", "nan", "1e9")),
     ("init", "--timeout", ("0", "nan", "1e6")),
     ("reduce f1.h5", "--background-scale", ("0", "-2", "nan", "inf")),
@@ -92,6 +95,31 @@ def test_a_key_comes_with_the_address_and_what_to_type(beamline):
     compile(line, "pasted", "exec")
     assert key in line
     assert json.loads(document.stdout)["address"] == "http://127.0.0.1:54321"
+
+
+def test_a_named_key_is_shown_once_listed_and_revoked(beamline):
+    def typed(*words: str) -> str:
+        done = CliRunner().invoke(app, ["token", *words, "--beamline", str(beamline)])
+        assert done.exit_code == 0, done.output
+        return done.stdout.strip()
+
+    named = NamedKeys(beamline.parent / "catalog", "0123")
+    key = typed("Ada, at home", "--days", "2")
+    staff = json.loads(typed("the queue", "--scope", "staff", "--json"))
+    listed = typed()
+
+    assert right_of(key, "0123", now=time.time(), named=named) == "reading"
+    assert right_of(key, "0123", now=time.time() + 3 * 86400, named=named) == "ended"
+    assert right_of(staff["key"], "0123", now=time.time(), named=named) == "everything"
+    assert [line.split("  ")[:2] for line in listed.splitlines()] == [
+        ["Ada, at home", "read"], ["the queue", "staff"],
+    ]  # fmt: skip
+    assert key not in listed
+    assert len(json.loads(typed("--json"))["keys"]) == 2
+    assert typed("Ada, at home", "--revoke") == "Ada, at home: revoked"
+    assert right_of(key, "0123", now=time.time(), named=named) == "none"
+    done = CliRunner().invoke(app, ["token", "--revoke", "--beamline", str(beamline)])
+    assert done.exit_code == 2
 
 
 def test_the_status_imports_nothing_that_takes_seconds():

@@ -1,4 +1,4 @@
-"""Authentication: one key that opens everything, and read-only keys that expire.
+"""Authentication: one key that opens everything, read-only keys that expire, and named keys.
 
 Tiled with a single user has one key, and does not ask for it everywhere: ``/zarr`` and
 ``/api/graphql`` answer anyone. So every request is checked here, before Tiled sees it. However the
@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote_plus
 
 from starlette.requests import cookie_parser
 
+from offbragg.catalog.named_keys import NamedKeys
 from offbragg.printable import printable
 
 Scope = MutableMapping[str, Any]
@@ -40,8 +41,8 @@ _LONG = tuple(f"/api/v1/{kind}/" for kind in ("table", "container", "awkward"))
 
 _NEEDED = "A key is needed: Authorization: Apikey KEY"
 _WRONG = (
-    "This key is wrong: it was not copied completely, belongs to another catalog, or was revoked "
-    "with this catalog's own key. Ask whoever gave it to you: offbragg key creates another one."
+    "This key is wrong: it was not copied completely, belongs to another catalog, or was "
+    "revoked. Ask whoever gave it to you: offbragg key creates another one."
 )
 _EXPIRED = (
     "This key has expired: it ended on {}. Ask whoever gave it to you for another one: "
@@ -77,7 +78,7 @@ def reading_key(key: str, *, ends: float) -> str:
     return f"read{until}{_signature(key, until)}"
 
 
-def right_of(given: str, key: str, *, now: float) -> Right:
+def right_of(given: str, key: str, *, now: float, named: NamedKeys | None = None) -> Right:
     """Return what a key permits.
 
     Parameters
@@ -88,7 +89,13 @@ def right_of(given: str, key: str, *, now: float) -> Right:
         The catalog's key.
     now
         The time, POSIX s.
+    named
+        The catalog's named keys.
     """
+    if named is not None and (found := named.find(given)) is not None:
+        if now >= found.key.ends:
+            return "ended"
+        return "reading" if found.only_reads else "everything"
     sent = given.encode("utf-8", "replace")  # half of a surrogate pair is in no key
     if hmac.compare_digest(sent, key.encode()):
         return "everything"
@@ -113,12 +120,21 @@ class Authentication:
         The catalog's key.
     wrong
         What counts wrong keys; shared with other ways in.
+    named
+        The catalog's named keys.
     """
 
-    def __init__(self, app: App, key: str, wrong: WrongKeys | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        key: str,
+        wrong: WrongKeys | None = None,
+        named: NamedKeys | None = None,
+    ) -> None:
         self._app = app
         self._key = key
         self._wrong = wrong or WrongKeys()
+        self._named = named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
@@ -126,13 +142,14 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         given, by_cookie = _given(scope)
-        right = right_of(given, self._key, now=time.time())
+        right = self._right(given)
         is_socket = scope["type"] == "websocket"
         if is_socket and by_cookie and right != "none" and is_of_another_page(scope):
             # browsers let any page open one, with the cookie of ours
             await send({"type": "websocket.close", "code": 1008})
         elif right == "everything" or (right == "reading" and _only_reads(scope)):
-            await self._app(_with_key(scope, self._key), receive, send)
+            passed = self._while_valid(given, send) if is_socket else send
+            await self._app(_with_key(scope, self._key), receive, passed)
         elif is_socket:
             self._wrong.count(scope)
             await send({"type": "websocket.close", "code": 1008})
@@ -141,19 +158,39 @@ class Authentication:
         elif wait := self._wrong.count(scope):
             await refuse(send, 429, "Too many wrong keys.", {"retry-after": str(wait)})
         else:
-            await refuse(send, 401, why_refused(given, right), {"www-authenticate": "Apikey"})
+            await refuse(
+                send, 401, why_refused(given, right, self._named), {"www-authenticate": "Apikey"}
+            )
+
+    def _right(self, given: str) -> Right:
+        return right_of(given, self._key, now=time.time(), named=self._named)
+
+    def _while_valid(self, given: str, send: Send) -> Send:
+        """Return what sends messages until the key has expired or is revoked, and then closes."""
+        closed = False
+
+        async def checked(message: Message) -> None:
+            nonlocal closed
+            if closed:
+                return
+            closed = self._right(given) not in ("everything", "reading")
+            await send({"type": "websocket.close", "code": 1008} if closed else message)
+
+        return checked
 
 
-def why_refused(given: str, right: Right) -> str:
+def why_refused(given: str, right: Right, named: NamedKeys | None = None) -> str:
     """Return why a key gives no access, and what to do."""
     if right == "ended":
-        at = time.gmtime(ending_of(given))
+        at = time.gmtime(ending_of(given, named))
         return _EXPIRED.format(time.strftime("%Y-%m-%d at %H:%M UTC", at))
     return _WRONG if given else _NEEDED
 
 
-def ending_of(given: str) -> int:
-    """Return when a read-only key expires, POSIX s."""
+def ending_of(given: str, named: NamedKeys | None = None) -> int:
+    """Return when a read-only or named key expires, POSIX s."""
+    if named is not None and (found := named.find(given)) is not None:
+        return int(found.key.ends)
     return int(given[4:14], 16)
 
 

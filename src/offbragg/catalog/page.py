@@ -38,6 +38,7 @@ from offbragg.catalog.authentication import (
     right_of,
     why_refused,
 )
+from offbragg.catalog.named_keys import NamedKeys, for_browser
 from offbragg.catalog.sent import Refusal, begin, matches
 from offbragg.printable import printable
 
@@ -88,13 +89,18 @@ class Page:
         The catalog's directory, which has the one-time tokens.
     wrong
         Counts wrong keys.
+    named
+        The catalog's named keys.
     """
 
-    def __init__(self, app: App, *, key: str, directory: Path, wrong: WrongKeys) -> None:
+    def __init__(
+        self, app: App, *, key: str, directory: Path, wrong: WrongKeys, named: NamedKeys
+    ) -> None:
         self._app = app
         self._key = key
         self._directory = directory
         self._wrong = wrong
+        self._named = named
         self._folder = Path(str(files("offbragg") / "web"))
         self._files: dict[str, _File] = {}
 
@@ -147,25 +153,32 @@ class Page:
                    "content-length": str(len(body))}  # fmt: skip
         await _send(send, 200, headers, body if scope["method"] == "GET" else b"")
 
-    def _cookie(self, found: float | str, scope: Scope) -> str:
-        """Return the header with a cookie that ends then, or refuse with the reason."""
+    def _cookie(self, found: tuple[str, float] | str, scope: Scope) -> str:
+        """Return the header with a cookie, or refuse with the reason."""
         if isinstance(found, str):
             if wait := self._wrong.count(scope):
                 raise Refusal(429, "Too many wrong keys.", **{"retry-after": str(wait)})
             raise Refusal(401, found)
-        return cookie(scope, reading_key(self._key, ends=found), ends=found)
+        key, ends = found
+        return cookie(scope, key, ends=ends)
 
-    def _by_token(self, token: str) -> float | str:
+    def _by_token(self, token: str) -> tuple[str, float] | str:
         ends = one_time.consume(self._directory, token)
-        return _USED if ends is None else ends
+        return _USED if ends is None else (reading_key(self._key, ends=ends), ends)
 
-    def _by_key(self, key: str) -> float | str:
-        """Return until when a key lets a browser read, POSIX s, or why not at all."""
+    def _by_key(self, key: str) -> tuple[str, float] | str:
+        """Return what a browser gets for a key, and when that expires, POSIX s; or why nothing.
+
+        It only reads, whoever sits there, and is revoked with the key.
+        """
         now = time.time()
-        right = right_of(key, self._key, now=now)
-        if right == "everything":  # a browser only reads, whoever sits there
-            return now + 86400 * one_time.DAYS
-        return ending_of(key) if right == "reading" else why_refused(key, right)
+        right = right_of(key, self._key, now=now, named=self._named)
+        if right in ("ended", "none"):
+            return why_refused(key, right, self._named)
+        if (found := self._named.find(key)) is not None:
+            return for_browser(key), found.key.ends
+        ends = now + 86400 * one_time.DAYS if right == "everything" else ending_of(key)
+        return reading_key(self._key, ends=ends), ends
 
     async def _send_file(self, name: str, scope: Scope, send: Send) -> None:
         name = "/index.html" if name in ("", "/") else name

@@ -205,6 +205,7 @@ def _serve(
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.frames import Frames
+        from offbragg.catalog.named_keys import NamedKeys
         from offbragg.catalog.now import Now
         from offbragg.catalog.page import Page
         from offbragg.catalog.planes import Planes
@@ -248,8 +249,9 @@ def _serve(
     whole = Now(SeriesRoutes(frames, tree, may_read, runs), look, tree)
     whole.watch_with(app)
     wrong = WrongKeys()
-    keyed = Authentication(limits.RequestLimits(whole), key, wrong)
-    page = Page(keyed, key=key, directory=directory, wrong=wrong)
+    named = NamedKeys(directory, key)
+    keyed = Authentication(limits.RequestLimits(whole), key, wrong, named)
+    page = Page(keyed, key=key, directory=directory, wrong=wrong, named=named)
     config = uvicorn.Config(
         with_origins(page, allow_origins),
         host=host,

@@ -21,8 +21,9 @@ from offbragg.extras import describe_absent
 
 # isort: split
 # each adds its commands, in the order in which the help lists them
-from offbragg.cli import instruments, up, stacking, data, publish, live, reduction, volumes  # noqa: F401, I001
-from offbragg.cli import transfer  # noqa: F401
+from offbragg.cli import (  # noqa: F401, I001
+    instruments, up, stacking, data, tokens, publish, live, reduction, volumes, transfer,
+)  # fmt: skip
 
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
