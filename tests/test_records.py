@@ -62,11 +62,12 @@ def offbragg(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
-def stack(run: MeasuredRun) -> Path:
-    run.begin()
-    run.write(*range(run.n_frames))
-    run.announce(run.n_frames)
-    run.end()
+def stack(run: MeasuredRun, *more: MeasuredRun) -> Path:
+    for each in (run, *more):
+        each.begin()
+        each.write(*range(each.n_frames))
+        each.announce(each.n_frames)
+        each.end()
     follow(run.journal_directory, [Stacker(run.experiment, late=run.late)], once=True)
     return next(run.experiment.rglob("f*.h5"))
 
@@ -278,9 +279,8 @@ def test_scicat_gets_raw_and_derived_datasets_with_their_files(experiment):
 
 def test_a_series_is_one_record(run, tmp_path):
     second = MeasuredRun(tmp_path, n_frames=2, scan_id=2, temperature=130.0)
-    for each in (run, second):
-        each.n_frames = 2
-        stack(each)
+    run.n_frames = 2
+    stack(run, second)
     (tmp_path / "beamline.toml").write_text(BEAMLINE)
 
     uid, paths = find_runs(tmp_path / "journal", "a-ser")
@@ -293,26 +293,25 @@ def test_a_series_is_one_record(run, tmp_path):
     assert record.summary() == "2 runs of LSMO-140, measured at x"
 
 
-@pytest.mark.parametrize(
-    ("kind", "named"),
-    [
-        ("ro-crate", "title, creators, license"),
-        ("datacite", "creators, title, publisher, publication_year"),
-        ("scicat", "owner, owner_group, contact_email, principal_investigator, location"),
-    ],
-)
-def test_what_no_file_holds_is_asked_for_by_name(run, kind, named):
-    stack(run)
-    (run.root / "beamline.toml").write_text(BEAMLINE.partition("[records]")[0])
+NEEDED = [
+    ("ro-crate", "title, creators, license"),
+    ("datacite", "creators, title, publisher, publication_year"),
+    ("scicat", "owner, owner_group, contact_email, principal_investigator, location"),
+]
+
+
+@pytest.mark.parametrize(("kind", "named"), NEEDED)
+def test_what_no_file_holds_is_asked_for_by_name(experiment, kind, named):
+    file = experiment.root / "beamline.toml"
+    file.write_text(BEAMLINE.partition("[records]")[0])
 
     done = offbragg(
-        "export", "-1", "--format", kind, "--out", run.root, "--beamline",
-        run.root / "beamline.toml",
+        "export", "-1", "--format", kind, "--out", experiment.root, "--beamline", file
     )  # fmt: skip
 
     assert isinstance(done.exception, ConfigError)
     assert named in str(done.exception)
-    assert not [*run.root.glob("*.json")]
+    assert not [*experiment.root.glob("*.json")]
 
 
 def test_a_wrong_name_is_refused_with_the_right_one():

@@ -37,9 +37,9 @@ def scicat(record: ExperimentRecord) -> dict[str, Any]:
 
 
 def _raw(record: ExperimentRecord, run: RecordedRun, pids: dict[Path, str]) -> dict[str, Any]:
-    files = [each for each in (run.scan_file, run.journal) if each is not None]
-    for each in files:
-        pids[each.path] = run.uid
+    # one file, so that its folder and no other is what an archive takes
+    files = [run.scan_file or run.journal]
+    pids[files[0].path] = run.uid
     start, sample = run.start, run.sample
     of = " ".join(str(sample[key]) for key in ("name", "label") if sample.get(key))
     number = f"run {start.get('scan_id', run.uid[:8])}"
@@ -57,6 +57,7 @@ def _raw(record: ExperimentRecord, run: RecordedRun, pids: dict[Path, str]) -> d
             "start": dict(start),
             "exit_status": run.stop.get("exit_status"),
             "frames": dict(run.counts),
+            "journal": {"path": str(run.journal.path), "sha256": run.journal.sha256.value},
             "frame_files": None if run.frames is None else run.frames.uri,
         },
     }
@@ -101,12 +102,9 @@ def _common(
 
 
 def _with_files(dataset: Mapping[str, Any], files: list[RecordedFile]) -> dict[str, Any]:
-    folder = Path(dataset["sourceFolder"])
     listed = [
         {
-            "path": (
-                each.path.relative_to(folder) if each.path.is_relative_to(folder) else each.path
-            ).as_posix(),
+            "path": each.path.name,
             "size": each.size,
             "time": iso(each.modified),
             "chk": each.sha256.value,
