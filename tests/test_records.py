@@ -7,7 +7,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rocrate.rocrate import ROCrate
@@ -191,11 +191,14 @@ def test_an_ro_crate_is_read_by_rocrate(experiment):
     relative = scan.relative_to(experiment.root.resolve()).as_posix()
     assert files[relative]["sha256"] == sha256(scan)
     assert files[relative]["contentSize"] == str(scan.stat().st_size)
-    made = {each.id.split("-")[0]: each for each in crate.get_by_type("CreateAction")}
+    made: dict[str, Any] = {
+        each.id.split("-")[0]: each for each in crate.get_by_type("CreateAction")
+    }
     assert set(made) == {"#measure", "#stack", "#make"}
     assert made["#stack"]["result"].id == relative
     assert made["#measure"]["startTime"] < made["#measure"]["endTime"]
-    assert crate.root_dataset["creator"][0].id == "https://orcid.org/0000-0002-1825-0097"
+    (creator,) = cast(Any, crate.root_dataset["creator"])
+    assert creator.id == "https://orcid.org/0000-0002-1825-0097"
 
 
 def test_every_reference_in_an_ro_crate_has_its_entity(experiment):

@@ -17,7 +17,7 @@ SCICAT = os.environ["SCICAT_URL"]  # as https://scicat.example.org/api/v3
 KEY = Path(os.environ["SCICAT_TOKEN_FILE"])  # readable by this user only
 
 
-def write_record(run: str) -> dict:
+def exported(run: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
@@ -55,4 +55,4 @@ def ingest(record: dict, client: httpx.Client) -> None:
 stored = json.load(sys.stdin)
 headers = {"Authorization": f"Bearer {KEY.read_text().strip()}"}
 with httpx.Client(base_url=SCICAT, headers=headers, timeout=30.0) as client:
-    ingest(write_record(stored["run"]), client)
+    ingest(exported(stored["run"]), client)

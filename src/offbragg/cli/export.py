@@ -81,16 +81,16 @@ def export(
     if file_format in (Format.NXSAS, Format.CSV):
         if values:
             raise typer.BadParameter(f"--set is for records: {file_format} does not take it")
-        uid, files = _write_run(config, run, file_format, out, prefix)
+        uid, files = _export_run(config, run, file_format, out, prefix)
     else:
-        uid, files = _write_record(config, run, file_format, out, values or [])
+        uid, files = _export_record(config, run, file_format, out, values or [])
     if as_json:
         print(json.dumps({"run": uid, "files": [str(path) for path in files]}))
     else:
         say("\n".join(printable(file) for file in files))
 
 
-def _write_run(
+def _export_run(
     config: Config, run: str, file_format: Format, out: Path, prefix: str
 ) -> tuple[str, list[Any]]:
     from offbragg.export import csv, nxsas
@@ -113,7 +113,7 @@ def _write_run(
     return start["uid"], write(documents, out, prefix, scan_file=scan_file)["stream_data"]
 
 
-def _write_record(
+def _export_record(
     config: Config, run: str, file_format: Format, out: Path, values: list[str]
 ) -> tuple[str, list[Any]]:
     from offbragg.export.artifacts import Directory
