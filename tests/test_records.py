@@ -318,8 +318,8 @@ def test_what_no_file_holds_is_asked_for_by_name(experiment, kind, named):
 
 
 def test_a_wrong_name_is_refused_with_the_right_one():
-    with pytest.raises(ConfigError, match=r"'titel' \(did you mean 'title'\?\)"):
-        About().changed({"titel": "x"})
+    with pytest.raises(ConfigError, match=r"'my_title' \(did you mean 'title'\?\)"):
+        About().changed({"my_title": "x"})
 
 
 def test_a_record_is_not_overwritten_and_needs_the_end_of_the_run(experiment):
