@@ -41,13 +41,15 @@ def names(cat: Any) -> dict[str, Any]:
 
 def test_every_snippet_is_run_here():
     here = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    kit = (DOCS.parent / "tests" / "testing" / "test_kit.py").read_text()
+    tests = DOCS.parent / "tests"
+    kit = (tests / "testing" / "test_kit.py").read_text()
+    hook = (tests / "followers" / "test_on_stored.py").read_text()
 
     names = [path.stem for path in SNIPPETS.glob("*.py")]
 
     assert names
     for name in names:
-        assert f'run("{name}")' in here or name in kit
+        assert f'run("{name}")' in here or name in kit or f"{name}.py" in hook
 
 
 def test_a_sweep_has_the_edges_and_midpoints_that_the_page_says():

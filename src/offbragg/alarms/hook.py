@@ -93,36 +93,64 @@ class Hook:
 
     def _run_command(self, change: Mapping[str, Any]) -> None:
         variables = {
-            f"OFFBRAGG_ALARM_{key.upper()}": str(change[key]).replace("\0", "")[:_LONGEST]
-            for key in _VARIABLES
-            if key in change
+            f"OFFBRAGG_ALARM_{key.upper()}": change[key] for key in _VARIABLES if key in change
         }
-        try:
-            process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **variables},
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            log.error("the alarm command %s cannot be run: %s", self.command[0], error)
-            return
-        try:
-            process.communicate(json.dumps(change).encode() + b"\n", timeout=self.timeout)
-        except subprocess.TimeoutExpired:
-            log.error(
-                "the alarm command %s took longer than %g s and is ended",
-                self.command[0], self.timeout,
-            )  # fmt: skip
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-                process.communicate(timeout=1.0)
-            return
-        except OSError as error:  # it read nothing and is gone
-            log.debug("the alarm command did not read: %s", error)
-            process.wait(self.timeout)
-        if process.returncode:
-            log.error("the alarm command %s ended with %d", self.command[0], process.returncode)
+        run_command(self.command, change, variables, timeout=self.timeout, name="the alarm command")
+
+
+def run_command(
+    command: Sequence[str],
+    document: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    *,
+    timeout: float,
+    name: str,
+) -> bool:
+    """Run a command of the beamline's own, and wait for its end; failures are logged.
+
+    Parameters
+    ----------
+    command
+        Program and arguments; no shell is involved.
+    document
+        What it finds on its standard input, as one line of JSON.
+    variables
+        What its environment has, too; the beginning of long texts.
+    timeout
+        Time limit, s; then it is killed with all that it started.
+    name
+        What the log calls it.
+
+    Returns
+    -------
+    done
+        Whether it ended with 0.
+    """
+    environment = {key: str(value).replace("\0", "")[:_LONGEST] for key, value in variables.items()}
+    try:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        log.error("%s %s cannot be run: %s", name, command[0], error)
+        return False
+    try:
+        process.communicate(json.dumps(document).encode() + b"\n", timeout=timeout)
+    except subprocess.TimeoutExpired:
+        log.error("%s %s took longer than %g s and is ended", name, command[0], timeout)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            process.communicate(timeout=1.0)
+        return False
+    except OSError as error:  # it read nothing and is gone
+        log.debug("%s did not read: %s", name, error)
+        process.wait(timeout)
+    if process.returncode:
+        log.error("%s %s ended with %d", name, command[0], process.returncode)
+    return process.returncode == 0

@@ -166,6 +166,47 @@ class Alarms(_Table):
     )
 
 
+class Creator(_Table):
+    """Somebody who made the data, as a record names people."""
+
+    name: str = Field(min_length=1, description='"Family, Given"')
+    orcid: str = Field(
+        default="",
+        pattern=r"^(\d{4}-\d{4}-\d{4}-\d{3}[\dX])?$",
+        description="16 digits, as 0000-0002-1825-0097",
+    )
+    affiliation: str = ""
+
+
+class Records(_Table):
+    """What exported records hold and no file does (see how-to/hand-over-records)."""
+
+    title: str = Field(default="", description="of the data")
+    creators: list[Creator] = Field(default_factory=list, description="of the data, in order")
+    publisher: str = Field(default="", description="who publishes the data")
+    publication_year: str = Field(default="", pattern=r"^(\d{4})?$")
+    license: str = Field(default="", description="SPDX identifier or URL")
+    doi: str = Field(default="", pattern=r"^(10\.\d{4,9}/\S+)?$", description="if it has one")
+    description: str = Field(default="", description="without: sample, runs and beamline")
+    owner: str = Field(default="", description="of a SciCat dataset")
+    owner_group: str = Field(default="", description="whose members may read it in SciCat")
+    contact_email: str = Field(default="", description="for questions about a SciCat dataset")
+    principal_investigator: str = Field(default="", description="of a SciCat dataset")
+    location: str = Field(default="", description='"/site/facility/instrument", for SciCat')
+
+
+class Hooks(_Table):
+    """Commands of the beamline's own (see how-to/hand-over-records)."""
+
+    on_stored: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="program and arguments, without a shell: run by offbragg stack when a run is "
+        "whole on disk, with JSON on its standard input; none without",
+    )
+    timeout: float = Field(default=300.0, gt=0, description="time limit of the command, s")
+    tries: int = Field(default=3, ge=1, le=20, description="how often a failing command is run")
+
+
 class PlanDefaults(_Table):
     """Which devices plans use unless they are given others: names of devices.
 
@@ -210,6 +251,8 @@ class Beamline(_Table):
     catalog: Catalog = Catalog()
     limits: Limits = Limits()
     alarms: Alarms = Alarms()
+    records: Records = Records()
+    hooks: Hooks = Hooks()
     metadata: dict[str, Any] = Field(default_factory=dict, description="for every start document")
     file: LoosePath = Path("beamline.toml")
 

@@ -1,4 +1,4 @@
-"""Commands about measured data: serve, key, verify, rebuild, export."""
+"""Commands about measured data: serve, key, verify, rebuild."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +26,7 @@ from offbragg.cli.app import (
 from offbragg.cli.numbers import Number
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.cli.terminal import say
-from offbragg.errors import JournalError, OffbraggError, ScanFileError
+from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.ledger import describe_problems
 from offbragg.printable import printable
 
@@ -314,62 +313,3 @@ def rebuild(
             say(f"run {uid} could not be published; see above", file=sys.stderr)
     if rebuilt["failed"]:
         raise typer.Exit(1)
-
-
-class Format(StrEnum):
-    """What a run can be exported to."""
-
-    NXSAS = "nxsas"
-    CSV = "csv"
-
-
-# -1 is a run
-@app.command(rich_help_panel=DATA, context_settings={"ignore_unknown_options": True})
-def export(
-    run: Annotated[
-        str, typer.Argument(metavar="UID", help="Run: its uid or the beginning of it, #42, or -1.")
-    ],
-    file_format: Annotated[
-        Format, typer.Option("--format", help="One NeXus file, or one CSV table per stream.")
-    ] = Format.NXSAS,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")
-    ] = Path(),
-    prefix: Annotated[
-        str,
-        typer.Option(
-            "--prefix", help="Beginning of the file names, filled from the start document."
-        ),
-    ] = "{uid}-",
-    beamline: Beamline = None,
-    as_json: AsJson = False,
-) -> None:
-    """Export a run as a NeXus file with the layout of suitcase-nxsas, or as CSV tables.
-
-    The documents come from the journal. Frames are not copied: the NeXus file links to them in
-    the scan file. Existing files are never overwritten.
-    """
-    from offbragg.beamline.config import load
-    from offbragg.export import csv, nxsas
-    from offbragg.files.journal_file import find_run, read_journal
-    from offbragg.recovery.verify import scan_file_of_run
-
-    config = load(beamline)
-    documents, _ = read_journal(find_run(config.paths.journal, run))
-    start = documents[0][1]
-    if documents[-1][0] != "stop":
-        raise JournalError(
-            f"run {start['uid']} has not ended: it has no stop document\n"
-            "Wait for its end; if its RunEngine died, run: offbragg stack --once"
-        )
-    scan_file = None
-    if "sweep" in start:
-        scan_file = scan_file_of_run(
-            start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
-        )
-    write = {Format.NXSAS: nxsas.export, Format.CSV: csv.export}[file_format]
-    files = write(documents, out, prefix, scan_file=scan_file)["stream_data"]
-    if as_json:
-        print(json.dumps({"run": start["uid"], "files": [str(path) for path in files]}))
-    else:
-        say("\n".join(printable(file) for file in files))

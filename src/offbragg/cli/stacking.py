@@ -103,6 +103,7 @@ def stack(
     from offbragg.beamline.config import load
     from offbragg.followers.alarm_follower import watch_data
     from offbragg.followers.follow import Follower, follow, following
+    from offbragg.followers.on_stored import OnStored
     from offbragg.followers.stacker import Stacker
 
     config = load(beamline)
@@ -115,6 +116,14 @@ def stack(
 
         publisher, off = make_publisher(config.connect_catalog, config.paths.experiment)
         followers.append(publisher)
+    if config.hooks.on_stored:
+        followers.append(
+            OnStored(
+                config.hooks.on_stored, journal=config.paths.journal,
+                experiment=config.paths.experiment, beamline=config.beamline_id,
+                timeout=config.hooks.timeout, tries=config.hooks.tries,
+            )
+        )  # fmt: skip
     watchdog: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if not once:
         watchdog, watching = watch_data(config, stacker, catalog=catalog)

@@ -108,6 +108,7 @@ def pdf_command(
 
     Bragg peaks are removed and filled from their surroundings. Use a symmetrised volume.
     """
+    from offbragg.files.digest import sha256
     from offbragg.files.other_volumes import read_any_volume
     from offbragg.reduction.pair_distribution import pair_distribution
     from offbragg.workflows.pair_distribution import save
@@ -116,7 +117,8 @@ def pdf_command(
     target = out or next_free(volume.parent, f"{volume.stem}-pdf")
     check_free(target)
     pdf = pair_distribution(read_any_volume(volume), punch=punch, centring=centring, q_max=q_max)
-    save(target, pdf, {"volume": volume.name, "punch": punch, "centring": centring})
+    made_from = {"volume": volume.name, "volume_sha256": sha256(volume)}
+    save(target, pdf, {**made_from, "punch": punch, "centring": centring})
     found = pdf.strongest()
     if as_json:
         facts = {name: getattr(pdf, name) for name in ("residual", "filled", "unmeasured", "q_max")}

@@ -10,6 +10,7 @@ never a stale one.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import threading
@@ -53,6 +54,12 @@ class Digest:
     """`CLOSED`, or `LATER` where the digest was lost: it then tells nothing of the time before."""
     time: float = 0.0
     """When it was made, POSIX s."""
+
+
+def sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_path(path: Path) -> Path:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import OrientationError, ReductionError
 from offbragg.files.checked import REPAIR, Damage
+from offbragg.files.digest import sha256
 from offbragg.files.orientation import NAME, Orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.lattice import Cell
@@ -31,7 +32,6 @@ from offbragg.reduction.refinement import SweepPeaks
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
 from offbragg.workflows.choices import Progress
-from offbragg.workflows.record import sha256
 from offbragg.workflows.sweeps import header_contradictions, repeats
 
 

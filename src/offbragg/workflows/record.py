@@ -6,7 +6,6 @@ volume file it is JSON, with the files relative to the volume.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -369,12 +368,6 @@ def _from(folder: Path, file: Path) -> str:
     if there.exists() and there.samefile(file):
         return name
     return os.path.relpath(file.parent.resolve() / file.name, really)
-
-
-def sha256(path: Path | str) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:

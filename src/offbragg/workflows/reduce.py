@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import ReductionError
 from offbragg.files.checked import REPAIR
+from offbragg.files.digest import sha256
 from offbragg.files.mask import read_mask, split_name
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
@@ -48,7 +49,6 @@ from offbragg.workflows.record import (
     MaskInput,
     ReductionRecord,
     SweepInput,
-    sha256,
 )
 from offbragg.workflows.sums import background_exponents, sum_record, weight_exponent
 from offbragg.workflows.sweeps import header_contradictions, opened, select, temperature_of

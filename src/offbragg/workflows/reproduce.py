@@ -11,10 +11,11 @@ import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
 from offbragg.errors import ReductionError
+from offbragg.files.digest import sha256
 from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import passing_volume, write_volume
 from offbragg.workflows.choices import Progress
-from offbragg.workflows.record import GROWING, ReductionRecord, sha256
+from offbragg.workflows.record import GROWING, ReductionRecord
 from offbragg.workflows.sums import sum_record
 
 _ROUNDING = 2.0**-18  # of a weight, and of what is divided by it

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offbragg.errors import ReductionError
+from offbragg.files.digest import sha256
 from offbragg.files.volume_file import VolumeFile
 from offbragg.grid import NAMES, Grid, Three
 from offbragg.kernels.transform import weights
@@ -25,7 +26,7 @@ from offbragg.reduction.binning import FrameToAdd
 from offbragg.reduction.symmetry import Laue
 from offbragg.reduction.trace import Visit, visits
 from offbragg.workflows.choices import Progress
-from offbragg.workflows.record import ReductionRecord, SweepInput, sha256
+from offbragg.workflows.record import ReductionRecord, SweepInput
 from offbragg.workflows.sums import PreparedSweep, exponent, prepared
 
 COUNTED = "counted"

@@ -1,0 +1,151 @@
+"""The command export: runs in the files of other programs, and records of runs and series."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from offbragg.cli.app import DATA, AsJson, Beamline, app
+from offbragg.cli.terminal import say
+from offbragg.errors import ConfigError, JournalError
+from offbragg.printable import printable
+
+if TYPE_CHECKING:
+    from offbragg.beamline.config import Beamline as Config
+
+
+class Format(StrEnum):
+    """What a run can be exported to."""
+
+    NXSAS = "nxsas"
+    CSV = "csv"
+    RO_CRATE = "ro-crate"
+    SCICAT = "scicat"
+    DATACITE = "datacite"
+
+
+# -1 is a run
+@app.command(rich_help_panel=DATA, context_settings={"ignore_unknown_options": True})
+def export(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="UID|SERIES",
+            help="Run: its uid or the beginning of it, #42, or -1. A record can also be of a "
+            "series: its uid or the beginning of it.",
+        ),
+    ],
+    file_format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="One NeXus file; one CSV table per stream; or a record: an RO-Crate, SciCat's "
+            "datasets, or DataCite's metadata.",
+        ),
+    ] = Format.NXSAS,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the files.")
+    ] = Path(),
+    prefix: Annotated[
+        str,
+        typer.Option(
+            "--prefix", help="Beginning of the file names, filled from the start document."
+        ),
+    ] = "{uid}-",
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="What a record holds and no file does, in place of what the table records of "
+            "beamline.toml has: title, creators (separated by semicolons), publisher, …",
+        ),
+    ] = None,
+    beamline: Beamline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export a run to other programs, or write a record of a run or series with its provenance.
+
+    The documents come from the journal. Frames are not copied: the NeXus file links to them in
+    the scan file. A record names the files, what each was made from, and their checksums; for the
+    SHA-256 every file is read once. Existing files are never overwritten.
+    """
+    from offbragg.beamline.config import load
+
+    config = load(beamline)
+    if file_format in (Format.NXSAS, Format.CSV):
+        if values:
+            raise typer.BadParameter(f"--set is for records: {file_format} does not take it")
+        uid, files = _export_run(config, run, file_format, out, prefix)
+    else:
+        uid, files = _export_record(config, run, file_format, out, values or [])
+    if as_json:
+        print(json.dumps({"run": uid, "files": [str(path) for path in files]}))
+    else:
+        say("\n".join(printable(file) for file in files))
+
+
+def _export_run(
+    config: Config, run: str, file_format: Format, out: Path, prefix: str
+) -> tuple[str, list[Any]]:
+    from offbragg.export import csv, nxsas
+    from offbragg.files.journal_file import find_run, read_journal
+    from offbragg.recovery.verify import scan_file_of_run
+
+    documents, _ = read_journal(find_run(config.paths.journal, run))
+    start = documents[0][1]
+    if documents[-1][0] != "stop":
+        raise JournalError(
+            f"run {start['uid']} has not ended: it has no stop document\n"
+            "Wait for its end; if its RunEngine died, run: offbragg stack --once"
+        )
+    scan_file = None
+    if "sweep" in start:
+        scan_file = scan_file_of_run(
+            start["uid"], journal=config.paths.journal, experiment=config.paths.experiment
+        )
+    write = csv.export if file_format is Format.CSV else nxsas.export
+    return start["uid"], write(documents, out, prefix, scan_file=scan_file)["stream_data"]
+
+
+def _export_record(
+    config: Config, run: str, file_format: Format, out: Path, values: list[str]
+) -> tuple[str, list[Any]]:
+    from offbragg.export.artifacts import Directory
+    from offbragg.export.datacite import datacite
+    from offbragg.export.gather import find_runs, gather
+    from offbragg.export.record import About
+    from offbragg.export.ro_crate import NAME, ro_crate
+    from offbragg.export.scicat import scicat
+
+    texts: dict[str, str] = {}
+    for each in values:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise typer.BadParameter("--set takes NAME=VALUE, as --set title='Diffuse scattering'")
+        texts[name] = value
+    about = About.from_dict(config.records.model_dump()).changed(texts)
+    uid, journals = find_runs(config.paths.journal, run)
+    name = NAME if file_format is Format.RO_CRATE else f"{uid}-{file_format}.json"
+    path = Directory(out).reserve_name("record", name)
+    record = gather(
+        uid, journals, experiment=config.paths.experiment, beamline=config.beamline_id, about=about
+    )
+    if file_format is Format.RO_CRATE:
+        document = ro_crate(record, path.parent)
+    else:
+        document = {Format.SCICAT: scicat, Format.DATACITE: datacite}[file_format](record)
+    for note in record.notes:
+        say(f"offbragg: {printable(note)}", file=sys.stderr)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    return uid, [path]

@@ -1,0 +1,245 @@
+"""Gather the neutral record of a run or a series from journals and the files on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from offbragg.errors import JournalError
+from offbragg.export.record import (
+    JOURNAL,
+    PDF,
+    SCAN,
+    VOLUME,
+    About,
+    Checksum,
+    Derived,
+    ExperimentRecord,
+    FrameFiles,
+    RecordedFile,
+    RecordedRun,
+)
+from offbragg.files.digest import read_digest, sha256
+from offbragg.files.find import find_scan_file
+from offbragg.files.frame_files import FRAME_SEQUENCES
+from offbragg.files.journal_file import find_run, journals, read_journal, readable_starts
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_folders import scan_directory
+
+_FRAME_MD5 = "MD5 of each frame file's data: /entry/frames/md5 in the scan file"
+
+
+def find_runs(journal: Path, which: str) -> tuple[str, list[Path]]:
+    """Find the journals of a run or of a series.
+
+    Parameters
+    ----------
+    journal
+        The journal directory.
+    which
+        As for `find_run`; or the uid of a series, or the beginning of it.
+
+    Returns
+    -------
+    identifier, paths
+        The uid of the run or the series, and its journals, oldest first.
+
+    Raises
+    ------
+    JournalError
+        If there is none, or more than one.
+    """
+    try:
+        path = find_run(journal, which)
+    except JournalError:
+        found: dict[str, list[tuple[float, Path]]] = {}
+        for path, start in readable_starts(journals(journal)):
+            uid = str((start.get("series") or {}).get("uid") or "")
+            if which and uid.startswith(which):
+                found.setdefault(uid, []).append((float(start.get("time", 0.0)), path))
+        if len(found) != 1:
+            raise
+        ((uid, runs),) = found.items()
+        return uid, [path for _, path in sorted(runs)]
+    return path.stem, [path]
+
+
+def gather(
+    identifier: str,
+    paths: list[Path],
+    *,
+    experiment: Path,
+    beamline: str,
+    about: About,
+    clock: Callable[[], float] = time.time,
+) -> ExperimentRecord:
+    """Read what is known of runs and of what was made from them.
+
+    A SHA-256 that a volume holds of its scan file is taken over if the scan file has not been
+    changed since the volume was made; all others are computed, for which each file is read once.
+
+    Parameters
+    ----------
+    identifier, paths
+        As `find_runs` returns them.
+    experiment
+        Root of the scan files; volumes and pair distributions are looked for below it.
+    beamline
+        Its id.
+    about
+        What the beamline has set.
+
+    Raises
+    ------
+    JournalError
+        If a run has not ended, or its journal is damaged.
+    ScanFileError
+        If a file cannot be read.
+    """
+    documents = [read_journal(path)[0] for path in paths]
+    for run in documents:
+        if run[-1][0] != "stop":
+            raise JournalError(
+                f"run {run[0][1]['uid']} has not ended: it has no stop document\n"
+                "Wait for its end; if its RunEngine died, run: offbragg stack --once"
+            )
+    uids = {str(run[0][1]["uid"]) for run in documents}
+    made = list(_made(experiment))
+    volumes = {
+        path: record
+        for path, record in made
+        if any(each["run"] in uids for each in _inputs(record))
+    }
+    known = _known_sums(volumes)
+    runs = tuple(
+        _run(path, run, experiment, known) for path, run in zip(paths, documents, strict=True)
+    )
+    notes: list[str] = []
+    derived = [_volume(path, record, runs, notes) for path, record in volumes.items()]
+    by_sum = {each.file.sha256.value: each.file.path for each in derived}
+    for path, record in made:
+        source = _volume_of(path, record, by_sum)
+        if source is not None:
+            file = _file(path, PDF)
+            derived.append(Derived(file, (source,), record, dict(record.get("versions") or {})))
+    return ExperimentRecord(
+        identifier, about, beamline, runs, tuple(derived), clock(), tuple(notes)
+    )  # fmt: skip
+
+
+def _run(
+    journal: Path,
+    documents: list[tuple[str, dict[str, Any]]],
+    experiment: Path,
+    known: Mapping[Path, tuple[str, Path]],
+) -> RecordedRun:
+    start, stop = documents[0][1], documents[-1][1]
+    path = None
+    if "sweep" in start:
+        path = find_scan_file(scan_directory(experiment, start), start["uid"])
+    scan_file, counts = None, {}
+    md5 = False
+    if path is not None:
+        with ScanFile.open(path) as scan:
+            counts = scan.ledger.counts()
+            md5 = "md5" in scan.columns
+        digest = read_digest(path)
+        others: tuple[Checksum, ...] = ()
+        if digest is not None and digest.size == path.stat().st_size:
+            origin = f"{path.name}.digest, made {digest.made}"
+            others = (Checksum("crc64-xz", f"{digest.crc64:016x}", origin),)
+        scan_file = _file(path, SCAN, others, known.get(path.resolve()))
+    frames = None
+    for name, doc in documents:
+        if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
+            frames = FrameFiles(
+                str(doc["uri"]), counts.get("stored", 0), doc["mimetype"].partition("type=")[2],
+                _FRAME_MD5 if md5 else "",
+            )  # fmt: skip
+    return RecordedRun(start, stop, _file(journal, JOURNAL), frames, scan_file, counts)
+
+
+def _file(
+    path: Path,
+    role: str,
+    others: tuple[Checksum, ...] = (),
+    known: tuple[str, Path] | None = None,
+) -> RecordedFile:
+    status = path.stat()
+    if known is not None and status.st_mtime_ns < known[1].stat().st_mtime_ns:
+        checksum = Checksum("sha256", known[0], f"in the record of {known[1].name}")
+    else:
+        checksum = Checksum("sha256", sha256(path))
+    return RecordedFile(
+        path.resolve(), status.st_size, status.st_mtime, role, checksum, others
+    )  # fmt: skip
+
+
+def _made(experiment: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the files below a folder that hold how they were made, and what they hold of it."""
+    for path in sorted(experiment.rglob("*.h5")):
+        if path.name.startswith("."):
+            continue  # it is being written
+        try:
+            with h5py.File(path) as file:
+                kept: Any = file.get("entry/process/record")
+                record = None if kept is None else json.loads(kept[()])
+        except (OSError, RuntimeError, ValueError, TypeError, AttributeError):
+            continue  # another HDF5 file, or one that is being written
+        if isinstance(record, dict):
+            yield path, record
+
+
+def _inputs(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the scan files of a volume's record: none of another record, or while it grows."""
+    inputs = record.get("inputs")
+    if "format" not in record or not isinstance(inputs, list):
+        return []
+    return [each for each in inputs if isinstance(each, Mapping) and {"run", "file"} <= set(each)]
+
+
+def _at(volume: Path, name: str) -> Path:
+    return Path(os.path.normpath(volume.absolute().parent / name)).resolve()
+
+
+def _known_sums(volumes: Mapping[Path, Mapping[str, Any]]) -> dict[Path, tuple[str, Path]]:
+    """Return the SHA-256 that volumes hold of their scan files, and the newest that does."""
+    known: dict[Path, tuple[str, Path]] = {}
+    for path in sorted(volumes, key=lambda path: path.stat().st_mtime):
+        for each in _inputs(volumes[path]):
+            known[_at(path, each["file"])] = str(each["sha256"]), path
+    return known
+
+
+def _volume(
+    path: Path, record: Mapping[str, Any], runs: tuple[RecordedRun, ...], notes: list[str]
+) -> Derived:
+    scans = {run.uid: run.scan_file for run in runs}
+    inputs: list[Path] = []
+    for each in _inputs(record):
+        scan = scans.get(each["run"])
+        if scan is None:
+            notes.append(f"{path.name} was made from run {each['run'][:8]}, too")
+        elif scan.sha256.value != each["sha256"]:
+            notes.append(f"{scan.path.name} was changed after {path.name} had been made from it")
+        else:
+            inputs.append(scan.path)
+    return Derived(
+        _file(path, VOLUME), tuple(inputs), record, dict(record.get("versions") or {})
+    )  # fmt: skip
+
+
+def _volume_of(path: Path, record: Mapping[str, Any], by_sum: Mapping[str, Path]) -> Path | None:
+    """Return the volume that a pair distribution was made from, if it is one of these."""
+    if "punch" not in record or "volume" not in record:
+        return None
+    if record.get("volume_sha256"):
+        return by_sum.get(str(record["volume_sha256"]))
+    beside = (path.parent / str(record["volume"])).resolve()  # of an earlier version
+    return beside if beside in by_sum.values() else None
