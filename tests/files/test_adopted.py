@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import h5py
@@ -80,7 +79,7 @@ def test_a_missing_file_makes_its_frames_missing(tmp_path):
 def test_no_piece_leaves_its_folder(tmp_path, how):
     x = bare(tmp_path / "secret.h5", SWEEP.counts)
     (tmp_path / "others").mkdir()
-    os.symlink(x, tmp_path / "others" / "link.h5")
+    (tmp_path / "others" / "link.h5").symlink_to(x)
     name = {"parent": "../secret.h5", "absolute": str(x), "symlink": "link.h5"}[how]
     with pytest.raises(ScanFileError, match="leads out of the adopted folder"):
         open_piece(tmp_path / "others", name, "/a/b")
