@@ -21,17 +21,8 @@ from offbragg.extras import describe_absent
 
 # isort: split
 # each adds its commands, in the order in which the help lists them
-from offbragg.cli import (
-    instruments,
-    up,
-    stacking,
-    adopting,
-    data,
-    publish,
-    live,
-    reduction,
-    volumes,
-)  # noqa: F401, I001
+from offbragg.cli import instruments, up, stacking, adopting, data  # noqa: F401, I001
+from offbragg.cli import publish, live, reduction, volumes  # noqa: F401
 
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
