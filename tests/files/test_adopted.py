@@ -13,6 +13,7 @@ from offbragg.errors import DamagedFrame, ScanFileError
 from offbragg.files.adopted import Piece, as_counts, open_piece
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.thin_scan_file import write_thin_scan_file
+from offbragg.recovery.verify import verify
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_to_file
 
@@ -57,12 +58,14 @@ def test_an_adopted_sweep_is_reduced_to_the_same_bits(tmp_path):
 def test_a_changed_frame_is_damaged(tmp_path):
     x = bare(tmp_path / "others" / "x.h5", SWEEP.counts)
     thin = adopted(tmp_path)
+    assert not verify(thin).problems
     with h5py.File(x, "r+") as file:
         file["/a/b"][3, 7, 7] += 1
     with ScanFile.open(thin) as scan:
         assert scan.damage().frames == (3,)
         with pytest.raises(DamagedFrame, match="frame 3 has changed"):
             scan.stack.counts[3]
+    assert verify(thin).problems == ["adopted frame 3 has changed, or is gone"]
 
 
 def test_a_missing_file_makes_its_frames_missing(tmp_path):
