@@ -75,7 +75,7 @@ class _CheckedDataset:
                 with ScanFile.open(path, descriptor=descriptor) as scan:
                     yield scan
             else:  # a file that this process has open is opened by HDF5 only in the same way
-                yield ScanFile(root.file, path)
+                yield ScanFile(root.file, path, alone=True)
 
 
 def _are_frames(found: h5py.Dataset) -> bool:

@@ -16,6 +16,7 @@ import h5py  # pyright: ignore[reportMissingTypeStubs]
 from offbragg import kernels
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import scan_layout
+from offbragg.files.adopted import AdoptedCounts
 from offbragg.files.checked import Damage
 from offbragg.files.digest import between, crc64_of_parts, read_digest
 from offbragg.files.filters import check_part
@@ -51,10 +52,18 @@ class ScanFile(StoredSweep):
     same process already holds open for reading.
     """
 
-    def __init__(self, file: h5py.File, path: Path, reader: SharedReader | None = None) -> None:
+    def __init__(
+        self,
+        file: h5py.File,
+        path: Path,
+        reader: SharedReader | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
         self._reader = reader
         self._seen = stamp_of(path) if reader is None else reader.seen
         self._looked = False  # for a corrupt frame index
+        self._alone = alone
         super().__init__(file, path, None if reader is None else reader.kept)
 
     @classmethod
@@ -66,7 +75,8 @@ class ScanFile(StoredSweep):
         path
             The file.
         descriptor
-            Of the file, if it is open: then that file is read, whatever the path leads to now.
+            Of the file, if it is open: then that file is read, whatever the path leads to now,
+            and no other one: adopted frames are refused.
 
         Raises
         ------
@@ -90,7 +100,8 @@ class ScanFile(StoredSweep):
                 clock.sleep(0.01)
         reader = share(file)
         try:
-            return cls(reader.file, path, reader=reader)
+            # who holds it open, as the catalog does, serves it to others: no file that it names
+            return cls(reader.file, path, reader=reader, alone=descriptor is not None)
         except _NOT_OURS as error:
             let_go(reader)
             raise ScanFileError(f"{path} is not a scan file: {error}") from error
@@ -113,6 +124,14 @@ class ScanFile(StoredSweep):
                 file.close()
         except (OSError, RuntimeError, ValueError) as error:
             raise ScanFileError(f"{self._path} cannot be closed: {error}") from error
+
+    def _adopted(self) -> AdoptedCounts | None:
+        adopted = super()._adopted()
+        if adopted is not None and self._alone:
+            raise ScanFileError(
+                f"{self._path} names frames in other files, which the catalog does not read"
+            )
+        return adopted
 
     def damage(self) -> Damage:
         """Read all bytes of the file, once and in order, and compare them with their checksums.
@@ -143,6 +162,8 @@ class ScanFile(StoredSweep):
         if not self._has_crc64:
             there = set(places_of_chunks(self._get(scan_layout.DATA)))
         stored = [n for n, word in enumerate(words) if word == "stored"]
+        if (adopted := self._adopted()) is not None:
+            there = set(stored) - set(adopted.damaged())
         changed = digest is not None and (digest.size, digest.crc64) != (before[1], whole)
         return Damage(
             len(stored),

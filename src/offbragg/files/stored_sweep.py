@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import ScanFileError
 from offbragg.files import scan_layout
+from offbragg.files.adopted import ADOPTED, AdoptedCounts
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import FilePart
 from offbragg.files.direct_chunks import count_chunks
@@ -197,8 +198,15 @@ class StoredSweep:
         monitor: NDArray[np.float64] | None = None
         if "monitor" in self.columns:
             monitor = self._fresh(f"{scan_layout.FRAMES}/monitor")[:length]
-        counts = CheckedCounts(data, self._read_rows, self._path)
+        counts = self._adopted() or CheckedCounts(data, self._read_rows, self._path)
         return Stack(FrameRange(counts, 0, length), self._sweep, monitor)
+
+    def _adopted(self) -> AdoptedCounts | None:
+        """Return the frames of a thin scan file, which lie in the files of others; else None."""
+        if ADOPTED not in self._start:
+            return None
+        data = self._fresh(scan_layout.DATA)
+        return AdoptedCounts(self._start, data.shape, self._read_rows())
 
     def _read_rows(self) -> Rows:
         self._fresh(scan_layout.DATA)  # where the chunks are that the rows are compared with

@@ -14,6 +14,7 @@ from typing import Any
 
 from offbragg import kernels
 from offbragg.errors import CatalogError, OffbraggError, ScanFileError
+from offbragg.files.adopted import ADOPTED
 from offbragg.files.digest import (
     LATER,
     Digest,
@@ -28,6 +29,7 @@ from offbragg.files.find import find_scan_file
 from offbragg.files.frame_pool import processors
 from offbragg.files.journal_file import journals, read_start
 from offbragg.files.quarantine import quarantine_directory, quarantined
+from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.writer_lock import is_being_written
 from offbragg.recovery.verdict import Verdict
@@ -225,7 +227,15 @@ class _Checking:
         size = verdict.size = self.path.stat().st_size
         numbers: dict[int, int] = {}  # offset → frame
         chunks: list[FilePart] = []
-        for number in seen.stored():
+        stored = list(seen.stored())
+        if ADOPTED in seen.start:  # no chunk of theirs is in this file
+            with ScanFile.open(self.path) as scan:
+                changed = scan.damage().frames
+            verdict.checked += len(stored)
+            verdict.differ += changed
+            verdict.problems += [f"adopted frame {n} has changed, or is gone" for n in changed]
+            stored = []
+        for number in stored:
             chunk = seen.chunk(number)
             if chunk is None:
                 verdict.problems.append(f"frame {number} is listed as stored but is not there")

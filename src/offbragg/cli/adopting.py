@@ -1,0 +1,106 @@
+"""The command that adopts frames of others where they lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from offbragg.cli.app import DATA, AsJson, app
+from offbragg.cli.numbers import Number
+from offbragg.cli.terminal import progress as progress_bar
+from offbragg.cli.terminal import say
+from offbragg.ledger import describe_problems
+from offbragg.printable import printable
+
+
+def _number(name: str, text: str, parser: Number) -> Any:
+    return typer.Option(name, metavar="N", help=text, parser=parser)
+
+
+@app.command(rich_help_panel=DATA)
+def adopt(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="HDF5 file with frames, or a master file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Scan file to make.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="/A/B", help="Frames in the file (frame, slow, fast)."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FILE", help="Geometry and axes, as for stack-files."),
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="NAME", help="Name of the sample.")
+    ] = None,
+    axis: Annotated[
+        str | None, typer.Option("--axis", metavar="NAME", help="Axis that turned.")
+    ] = None,
+    start: Annotated[
+        float | None, _number("--start", "Angle where frame 0 began, degree.", Number())
+    ] = None,
+    step: Annotated[float | None, _number("--step", "Turned per frame, degree.", Number())] = None,
+    exposure: Annotated[
+        float | None, _number("--exposure", "Exposure time, s.", Number(0, above=True, unit="s"))
+    ] = None,
+    period: Annotated[
+        float | None,
+        _number("--period", "From frame to frame, s.", Number(0, above=True, unit="s")),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option("--frames", metavar="N", min=1, help="How many, if the last file is missing."),
+    ] = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option("--monitor", metavar="/A/B", help="Incident monitor, one number per frame."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Adopt frames in HDF5 files of others where they lie: nothing is copied.
+
+    The scan file that is made has angles, geometry, ledger and checksums, and names the files and
+    datasets; index, reduce and plot take it as any other. What is not known is asked for by name.
+    External links of a master file are followed within its folder only.
+
+    Exit code 5: frames are missing or could not be read.
+    """
+    from offbragg.errors import FrameError
+    from offbragg.files.scan_file import ScanFile
+    from offbragg.workflows.adopt import adopt as adopt_these
+
+    given = {
+        "oscillation_axis": axis,
+        "start_angle": start,
+        "angle_increment": step,
+        "exposure_time": exposure,
+        "exposure_period": period,
+    }
+    with progress_bar("adopting", quiet=as_json) as progress:
+        adopt_these(
+            path,
+            out,
+            dataset=dataset,
+            model=model,
+            sample=sample,
+            n_frames=frames,
+            monitor=monitor,
+            given=given,
+            progress=progress,
+        )
+    with ScanFile.open(out) as scan:
+        ledger = scan.ledger
+    counts, problems = ledger.counts(), describe_problems(ledger.problems())
+    if as_json:
+        print(json.dumps({"file": str(out), **counts, "problems": list(problems)}))
+    else:
+        parts = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+        say(f"{out}\n{ledger.n_frames} frames: {parts}")
+        for problem in problems:
+            say(f"  {printable(problem)}")
+    if counts["stored"] < ledger.n_frames:
+        raise typer.Exit(FrameError.exit_code)

@@ -1,0 +1,226 @@
+"""Find the frames in an HDF5 file of others, and what that file says about them.
+
+An Eiger master (NXmx), areaDetector's and NXRefine's files, or a dataset that is named. External
+links are resolved here, not by HDF5: each becomes the name of a file in the same folder.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import h5py  # pyright: ignore[reportMissingTypeStubs]
+import numpy as np
+from numpy.typing import NDArray
+
+from offbragg.errors import ConfigError, ScanFileError
+from offbragg.files.adopted import Piece, open_piece
+from offbragg.files.filters import check_part
+from offbragg.files.hdf5 import find_inside, link_of, open_to_read
+
+_GROUP = "/entry/data"
+_USUAL = (f"{_GROUP}/data", "/entry/instrument/detector/data")
+_NUMBERED = re.compile(r"data_\d{6}")  # as Dectris names the links to data files
+_DETECTOR = "/entry/instrument/detector"
+_TURN = ("omega", "phi", "chi", "kappa")
+_MOST = 1 << 24  # values of what is read beside the frames
+
+
+@dataclass(frozen=True, slots=True)
+class OthersFrames:
+    """Where frames of others are, and what their file says of them."""
+
+    folder: Path
+    pieces: tuple[Piece, ...]
+    shape: tuple[int, int]
+    header: dict[str, Any] = field(default_factory=dict[str, Any])
+    """As those of frame files: ``exposure_time``, s, ``start_angle``, degree, and so on."""
+    detector: dict[str, Any] = field(default_factory=dict[str, Any])
+    """For a start document."""
+    mask: NDArray[np.uint32] | None = None
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames there should be."""
+        return self.pieces[-1].stop
+
+
+def find_frames(
+    path: Path, dataset: str | None = None, n_frames: int | None = None
+) -> OthersFrames:
+    """Find the frames that a file holds, or that its external links lead to.
+
+    Parameters
+    ----------
+    path
+        The file; all others are in its folder.
+    dataset
+        Of shape (frame, slow, fast), or a link to it; found by the usual names if None.
+    n_frames
+        How many there should be, where a data file is missing and the file does not say.
+
+    Raises
+    ------
+    ConfigError
+        If it is not known which dataset, or how many frames.
+    ScanFileError
+        If something cannot be read, or leads out of the folder.
+    """
+    if not path.is_file():
+        raise ScanFileError(f"{path} is not a file: give an HDF5 file that holds or links frames")
+    try:
+        file = open_to_read(path, swmr=False)
+    except (OSError, RuntimeError) as error:
+        raise ScanFileError(f"{path} cannot be opened: {error}") from error
+    with file:
+        places = [_place(file, path, name) for name in _names(file, path, dataset)]
+        images = _number(file, f"{_DETECTOR}/detectorSpecific/nimages")
+        triggers = _number(file, f"{_DETECTOR}/detectorSpecific/ntrigger") or 1
+        expected = n_frames or (None if images is None else int(images * triggers))
+        pieces, shape = _pieces(path, places, expected)
+        header, mask = _header(file), _mask(file, shape)
+        detector = _facts(file)
+    return OthersFrames(path.parent, pieces, shape, header, detector, mask)
+
+
+def read_values(path: Path, dataset: str, n_frames: int) -> NDArray[np.float64]:
+    """Read one number for each frame.
+
+    Raises
+    ------
+    ScanFileError
+        If it is not there, or has another length.
+    """
+    with open_to_read(path, swmr=False) as file:
+        found = _read(file, dataset)
+    if found is None or found.shape != (n_frames,) or found.dtype.kind not in "iuf":
+        what = "not there" if found is None else f"{found.dtype} of shape {found.shape}"
+        raise ScanFileError(f"{path}: {dataset} is {what}: {n_frames} numbers are needed")
+    return found.astype(np.float64)
+
+
+def _names(file: h5py.File, path: Path, dataset: str | None) -> list[str]:
+    if dataset is not None:
+        return [dataset]
+    group: Any = None
+    try:
+        group = find_inside(file, _GROUP, path)
+        numbered = sorted(name for name in group if _NUMBERED.fullmatch(name))
+    except (KeyError, TypeError):
+        numbered = []
+    if numbered:
+        return [f"{_GROUP}/{name}" for name in numbered]
+    for name in _USUAL:
+        try:
+            find_inside(file, name, path)
+        except KeyError:
+            continue
+        return [name]
+    raise ConfigError(
+        f"{path} has no frames under {_GROUP}/data_000001 or {' or '.join(_USUAL)}\n"
+        "Name the dataset: --dataset /a/b"
+    )
+
+
+def _place(file: h5py.File, path: Path, name: str) -> tuple[str, str]:
+    """Return the file, by its name in the folder, and the dataset that a name leads to."""
+    parent, _, last = name.rpartition("/")
+    try:
+        group = find_inside(file, parent or "/", path)
+    except KeyError as error:
+        raise ConfigError(f"{path} has no {name}: name another --dataset") from error
+    link = link_of(group, last) if isinstance(group, h5py.Group) else None
+    if link is None:
+        raise ConfigError(f"{path} has no {name}: name another --dataset")
+    if isinstance(link, h5py.ExternalLink):
+        return str(link.filename), str(link.path)
+    return path.name, name
+
+
+def _pieces(
+    path: Path, places: list[tuple[str, str]], expected: int | None
+) -> tuple[tuple[Piece, ...], tuple[int, int]]:
+    """Return where which frames are; of files that are not there by the length of the others."""
+    shapes: list[tuple[int, ...] | None] = []
+    for file, dataset in places:
+        try:
+            shapes.append(open_piece(path.parent, file, dataset).shape)
+        except FileNotFoundError:
+            shapes.append(None)
+    there = [shape for shape in shapes if shape is not None]
+    if not there:
+        raise ScanFileError(f"none of the data files of {path} is there: {places[0][0]} and so on")
+    if len({shape[1:] for shape in there}) > 1:
+        raise ScanFileError(f"the frames of {path} have several shapes: {sorted(set(there))}")
+    pieces: list[Piece] = []
+    first = 0
+    for i, ((file, dataset), shape) in enumerate(zip(places, shapes, strict=True)):
+        n = shape[0] if shape is not None else max(one[0] for one in there)
+        if shape is None and i == len(places) - 1:
+            if expected is None:
+                raise ConfigError(
+                    f"{file}, the last data file of {path}, is not there, and nothing says how "
+                    "many frames it had\nGive how many there are in all: --frames N"
+                )
+            n = max(expected - first, 0)
+        if n:
+            pieces.append(Piece(file, dataset, first, first + n))
+        first += n
+    if not pieces:
+        raise ScanFileError(f"{path} has no frames")
+    return tuple(pieces), (there[0][1], there[0][2])
+
+
+def _read(file: h5py.File, name: str) -> NDArray[Any] | None:
+    """Read what is beside the frames; None if it is not there, or not in the file itself."""
+    try:
+        found: Any = find_inside(file, name)
+        if not isinstance(found, h5py.Dataset) or (found.size or 0) > _MOST:
+            return None
+        check_part(found)
+        return np.asarray(cast(Any, found)[()])
+    except (KeyError, OSError, RuntimeError, ScanFileError):
+        return None
+
+
+def _number(file: h5py.File, name: str) -> float | None:
+    found = _read(file, name)
+    if found is None or found.size != 1 or found.dtype.kind not in "iuf":
+        return None
+    return float(found.reshape(()))
+
+
+def _header(file: h5py.File) -> dict[str, Any]:
+    """Return what an NXmx file says about exposure, beam and rotation."""
+    header: dict[str, Any] = {
+        "exposure_time": _number(file, f"{_DETECTOR}/count_time"),
+        "exposure_period": _number(file, f"{_DETECTOR}/frame_time"),
+        "wavelength": _number(file, "/entry/instrument/beam/incident_wavelength"),
+    }
+    for name in _TURN:
+        angles = _read(file, f"/entry/sample/goniometer/{name}")
+        if angles is None or angles.dtype.kind not in "iuf" or angles.ndim != 1 or angles.size < 2:
+            continue
+        step = float(angles[-1] - angles[0]) / (angles.size - 1)
+        if step:
+            header |= {"oscillation_axis": name, "start_angle": float(angles[0])}
+            header["angle_increment"] = step
+            break
+    return {key: value for key, value in header.items() if value is not None}
+
+
+def _mask(file: h5py.File, shape: tuple[int, int]) -> NDArray[np.uint32] | None:
+    """Return gaps as bit 0, and as bit 1 every other reason not to believe a pixel."""
+    for name in (f"{_DETECTOR}/pixel_mask", f"{_DETECTOR}/detectorSpecific/pixel_mask"):
+        found = _read(file, name)
+        if found is not None and found.shape == shape and found.dtype.kind in "iu":
+            bits = found.astype(np.uint32)
+            return (bits & 1) | (np.uint32(2) * ((bits & ~np.uint32(1)) != 0)).astype(np.uint32)
+    return None
+
+
+def _facts(file: h5py.File) -> dict[str, Any]:
+    saturation = _number(file, f"{_DETECTOR}/saturation_value")
+    return {} if saturation is None else {"saturation": saturation}

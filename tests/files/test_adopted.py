@@ -1,0 +1,112 @@
+"""Frames that stay in the HDF5 files of others, read as those of a scan file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from measured import AS_SIMULATED, Measured
+
+from offbragg.errors import DamagedFrame, ScanFileError
+from offbragg.files.adopted import Piece, as_counts, open_piece
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.thin_scan_file import write_thin_scan_file
+from offbragg.recovery.verify import verify
+from offbragg.workflows.choices import Choices
+from offbragg.workflows.reduce import reduce_to_file
+
+SWEEP = Measured(n_frames=6, step=2.0)
+
+
+def bare(path: Path, counts: np.ndarray, dataset: str = "/a/b") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_dataset(dataset, data=counts, chunks=(1, *counts.shape[1:]), compression=1)
+    return path
+
+
+def adopted(tmp_path: Path, *pieces: Piece) -> Path:
+    out = tmp_path / "thin" / "f1.h5"
+    pieces = pieces or (Piece("x.h5", "/a/b", 0, 6),)
+    values = {"monitor": SWEEP.flux}
+    write_thin_scan_file(out, SWEEP.start, tmp_path / "others", pieces, values=values)
+    return out
+
+
+def test_an_adopted_sweep_is_reduced_to_the_same_bits(tmp_path):
+    raw = SWEEP.counts.astype(np.uint32)  # as an Eiger has them: −1 is 2³² − 1
+    bare(tmp_path / "others" / "x.h5", raw)
+    own, thin = SWEEP.write(tmp_path / "own"), adopted(tmp_path)
+    volumes = []
+    for path in (own, thin):
+        out = tmp_path / f"{path.parent.name}-volume.h5"
+        choices = Choices(step=0.1, corrections=AS_SIMULATED)
+        reduce_to_file([path], choices, out, say=lambda text: None)
+        with h5py.File(out) as file:
+            volumes.append({n: file[f"entry/data/{n}"][()] for n in file["entry/data"]})
+    assert volumes[0].keys() == volumes[1].keys()
+    for name, values in volumes[0].items():
+        np.testing.assert_array_equal(values, volumes[1][name], err_msg=name)
+    with ScanFile.open(thin) as scan:
+        assert scan.complete
+        np.testing.assert_array_equal(scan.stack.counts[1:3, 5:9], SWEEP.counts[1:3, 5:9])
+    assert thin.stat().st_size < own.stat().st_size
+
+
+def test_a_changed_frame_is_damaged(tmp_path):
+    x = bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    assert not verify(thin).problems
+    with h5py.File(x, "r+") as file:
+        file["/a/b"][3, 7, 7] += 1
+    with ScanFile.open(thin) as scan:
+        assert scan.damage().frames == (3,)
+        with pytest.raises(DamagedFrame, match="frame 3 has changed"):
+            scan.stack.counts[3]
+    assert verify(thin).problems == ["adopted frame 3 has changed, or is gone"]
+
+
+def test_a_missing_file_makes_its_frames_missing(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts[:3])
+    thin = adopted(tmp_path, Piece("x.h5", "/a/b", 0, 3), Piece("y.h5", "/a/b", 3, 6))
+    with ScanFile.open(thin) as scan:
+        counts, problems = scan.ledger.counts(), scan.ledger.problems()
+        assert (scan.stack.counts[4] == -1).all()
+    assert (counts["stored"], counts["missing"]) == (3, 3)
+    assert "y.h5 was not there" in str(problems)
+
+
+@pytest.mark.parametrize("how", ["parent", "absolute", "symlink"])
+def test_no_piece_leaves_its_folder(tmp_path, how):
+    x = bare(tmp_path / "secret.h5", SWEEP.counts)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "link.h5").symlink_to(x)
+    name = {"parent": "../secret.h5", "absolute": str(x), "symlink": "link.h5"}[how]
+    with pytest.raises(ScanFileError, match="leads out of the adopted folder"):
+        open_piece(tmp_path / "others", name, "/a/b")
+
+
+def test_a_link_in_a_piece_is_refused(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    with h5py.File(tmp_path / "others" / "y.h5", "w") as file:
+        file["link"] = h5py.ExternalLink("x.h5", "/a/b")
+    with pytest.raises(ScanFileError, match="link to another file"):
+        open_piece(tmp_path / "others", "y.h5", "link")
+
+
+def test_what_is_served_reads_no_file_that_it_names(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    with (
+        thin.open("rb") as held,
+        ScanFile.open(thin, descriptor=held.fileno()) as scan,
+        pytest.raises(ScanFileError, match="which the catalog does not read"),
+    ):
+        _ = scan.stack
+
+
+def test_counts_beyond_int32_are_refused():
+    with pytest.raises(ScanFileError, match="1 pixels have counts beyond int32"):
+        as_counts(np.array([2**31, 1], np.uint32))

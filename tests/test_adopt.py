@@ -1,0 +1,131 @@
+"""Masters and files of others are adopted by the command line, and reduced where they lie."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from measured import Measured
+
+from offbragg.errors import ConfigError, ScanFileError
+from offbragg.files.others import find_frames
+from offbragg.files.scan_file import ScanFile
+from offbragg.workflows.adopt import adopt
+from sim_iocs import crystal
+
+GUIDE = Path(__file__).parents[1] / "docs" / "how-to" / "adopt-existing-data.md"
+GIVEN = {
+    "oscillation_axis": "phi",
+    "start_angle": 0.0,
+    "angle_increment": 0.5,
+    "exposure_time": 0.1,
+}
+
+
+def master(folder: Path, counts: np.ndarray, *, per_file: int, target: str = "x_data_{:06d}.h5"):
+    """Write an Eiger master and its data files."""
+    folder.mkdir(exist_ok=True)
+    with h5py.File(folder / "x_master.h5", "w") as file:
+        data = file.create_group("/entry/data")
+        for i, first in enumerate(range(0, len(counts), per_file), 1):
+            name = target.format(i)
+            data[f"data_{i:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
+            with h5py.File(folder / Path(name).name, "w") as part:
+                raw = counts[first : first + per_file].astype(np.uint32)
+                part.create_dataset("/entry/data/data", data=raw, chunks=(1, *raw.shape[1:]))
+        detector = file.create_group("/entry/instrument/detector")
+        detector["detectorSpecific/nimages"] = len(counts)
+        detector["count_time"] = detector["frame_time"] = 0.1
+        file["/entry/instrument/beam/incident_wavelength"] = crystal.WAVELENGTH
+    return folder / "x_master.h5"
+
+
+def model_of(sweep: Measured, path: Path, **more) -> Path:
+    turn = np.diag([-1.0, 1.0, -1.0])  # from NeXus to imgCIF
+    geometry = sweep.geometry
+    panel, axes = geometry.panel, geometry.axes
+    document = {
+        "wavelength_angstrom": geometry.wavelength,
+        "s0": [0.0, 0.0, -1.0 / geometry.wavelength],
+        "panel_origin_mm": (turn @ panel.origin).tolist(),
+        "fast": (turn @ panel.fast).tolist(),
+        "slow": (turn @ panel.slow).tolist(),
+        "pixel_mm": panel.pixel_size[0],
+        "UB_no_2pi": (turn @ sweep.UB).ravel().tolist(),
+        "cell": sweep.start["sample"]["lattice"],
+        "goniometer": {
+            "axes": [(turn @ axis.vector).tolist() for axis in axes],
+            "angles_deg": [axis.angle for axis in axes],
+            "names": [axis.name for axis in axes],
+            "scan_axis": [axis.name for axis in axes].index("phi"),
+            "start_deg": sweep.first,
+            "step_deg": sweep.step,
+        },
+        **more,
+    }
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_the_guide_is_typed(tmp_path):
+    sweep = Measured(n_frames=60, step=1.0)
+    master(tmp_path / "others", sweep.counts, per_file=25)
+    model_of(sweep, tmp_path / "model.json")
+    lines = re.findall(r"^\$ offbragg (.*)$", GUIDE.read_text(), re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["adopt", "index", "reduce", "plot"]
+    for line in lines:
+        done = subprocess.run(
+            [sys.executable, "-m", "offbragg", *shlex.split(line)],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert list((tmp_path / "adopted").glob("*.png"))
+    with ScanFile.open(tmp_path / "adopted" / "f1.h5") as scan:
+        np.testing.assert_allclose(scan.geometry.panel.origin, sweep.geometry.panel.origin)
+        np.testing.assert_array_equal(scan.stack.counts[49:51], sweep.counts[49:51])
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["/a/b"] = np.zeros((3, 4, 5), np.uint16)
+    with pytest.raises(ConfigError, match="--axis, --start, --step, --exposure, --sample"):
+        adopt(path, tmp_path / "f1.h5", dataset="/a/b")
+    with pytest.raises(ConfigError, match="--dataset /a/b"):
+        adopt(path, tmp_path / "f1.h5")
+    adopt(path, tmp_path / "f1.h5", dataset="/a/b", sample="x", given=GIVEN)
+    with ScanFile.open(tmp_path / "f1.h5") as scan:
+        assert scan.stack.angles.tolist() == [0.25, 0.75, 1.25]
+        assert scan.damage().frames == ()
+
+
+def test_a_missing_data_file_is_missing_frames(tmp_path):
+    path = master(tmp_path, np.ones((7, 4, 5)), per_file=3)
+    (tmp_path / "x_data_000002.h5").unlink()
+    (tmp_path / "x_data_000003.h5").unlink()
+    adopt(path, tmp_path / "f1.h5", sample="x", given=GIVEN)
+    with ScanFile.open(tmp_path / "f1.h5") as scan:
+        assert scan.ledger.counts()["missing"] == 4
+        assert scan.ledger.reasons[6].startswith("x_data_000003.h5 was not there")
+
+
+@pytest.mark.parametrize("target", ["../x_{}.h5", "/tmp/x_{}.h5"])
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path, target):
+    path = master(tmp_path, np.ones((2, 4, 5)), per_file=2, target=target)
+    with pytest.raises(ScanFileError, match="leads out of the adopted folder"):
+        find_frames(path)
+
+
+def test_a_model_of_another_step_is_refused_with_both_numbers(tmp_path):
+    sweep = Measured(n_frames=2, step=1.0)
+    path = master(tmp_path / "others", np.ones((2, 195, 487)), per_file=2)
+    model = model_of(sweep, tmp_path / "model.json")
+    with pytest.raises(ConfigError, match=r"by 1 degree.* 0\.5 degree"):
+        adopt(path, tmp_path / "f1.h5", model=model, sample="x", given=GIVEN)
