@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from offbragg.files.digest import sha256
 from offbragg.files.other_volumes import SUFFIXES, WRITERS, read_other_volume, write_other_volume
 from offbragg.files.volume_file import read_volume
 from offbragg.files.volume_writer import write_volume
 from offbragg.volume import Volume
-from offbragg.workflows.record import sha256
 
 _OURS = "offbragg"
 FORMATS = (_OURS, *WRITERS)
