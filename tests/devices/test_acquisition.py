@@ -191,6 +191,8 @@ WATCH = textwrap.dedent("""
     log_messages()
     signal = ophyd.EpicsSignal("SIM:cam1:AcquireTime", name="time")
     signal.wait_for_connection(timeout=30)
+    signal.get()
+    time.sleep(1.0)  # ophyd asks for limits meanwhile: a kill then resets the circuit
     print("connected", flush=True)
     while signal.connected:
         time.sleep(0.05)
