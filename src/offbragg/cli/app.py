@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from offbragg.cli.numbers import Number
 from offbragg.parent import follow_parent
 from offbragg.printable import PrintableFormatter
 
@@ -68,6 +69,15 @@ Beamline = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Days = Annotated[
+    float,
+    typer.Option(
+        "--days",
+        metavar="N",
+        help="Days until the key expires.",
+        parser=Number(0, 3650, above=True, unit="days"),
+    ),
+]
 Ready = Annotated[
     Path | None,
     typer.Option("--ready", metavar="FILE", help="JSON file to write once the server answers."),

@@ -17,13 +17,13 @@ from offbragg.cli.app import (
     DATA,
     AsJson,
     Beamline,
+    Days,
     Ready,
     WithParent,
     app,
     log_to_stderr,
     until_stopped,
 )
-from offbragg.cli.numbers import Number
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.cli.terminal import say
 from offbragg.errors import OffbraggError, ScanFileError
@@ -71,15 +71,7 @@ def _print_page(config: Any, url: str) -> None:
 
 @app.command(rich_help_panel=DATA)
 def key(
-    days: Annotated[
-        float,
-        typer.Option(
-            "--days",
-            metavar="N",
-            help="Days until the key expires.",
-            parser=Number(0, 3650, above=True, unit="days"),
-        ),
-    ] = 30.0,
+    days: Days = 30.0,
     link: Annotated[
         bool,
         typer.Option(

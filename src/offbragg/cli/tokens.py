@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offbragg.cli.app import DATA, AsJson, Beamline, app
-from offbragg.cli.numbers import Number
+from offbragg.cli.app import DATA, AsJson, Beamline, Days, app
 from offbragg.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -39,15 +38,7 @@ def token(
             "--scope", help="read: whatever only reads; staff: also writing and deleting."
         ),
     ] = Scope.READ,
-    days: Annotated[
-        float,
-        typer.Option(
-            "--days",
-            metavar="N",
-            help="Days until the key expires.",
-            parser=Number(0, 3650, above=True, unit="days"),
-        ),
-    ] = 30.0,
+    days: Days = 30.0,
     revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the key LABEL.")] = False,
     beamline: Beamline = None,
     as_json: AsJson = False,

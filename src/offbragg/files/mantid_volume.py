@@ -29,6 +29,7 @@ from offbragg.files.other_fields import (
     Fields,
     even_axis,
     grid_of,
+    grid_to_write,
     keep_ours,
     sample_of,
     variance_of,
@@ -190,9 +191,7 @@ def write_mantid(path: Path, volume: Volume) -> Path:
     ReductionError
         If it has no grid, there is a file of this name, or it cannot be written.
     """
-    grid = volume.grid
-    if grid is None:
-        raise ReductionError(f"{path} cannot be written: the volume has no grid")
+    grid = grid_to_write(path, volume)
     measured = volume.measured.T
     arrays = {
         "signal": volume.intensity.T,

@@ -203,6 +203,19 @@ def grid_of(
     return Grid(cast(Three, (*labels,)), cast(Three, tuple(shape)), cast(Three, (*per_unit,)))
 
 
+def grid_to_write(path: Path, volume: Volume) -> Grid:
+    """Return the grid of a volume that is to be written.
+
+    Raises
+    ------
+    ReductionError
+        If it has none.
+    """
+    if volume.grid is None:
+        raise ReductionError(f"{path} cannot be written: the volume has no grid")
+    return volume.grid
+
+
 def even_axis(values: Array, cells: int, where: str) -> tuple[float, float]:
     """Return centre of the first cell and step of an axis of centres, or of edges.
 

@@ -25,6 +25,7 @@ from offbragg.files.other_fields import (
     Fields,
     even_axis,
     grid_of,
+    grid_to_write,
     keep_ours,
     sample_of,
     volume_of,
@@ -136,9 +137,7 @@ def write_transform(path: Path, volume: Volume) -> Path:
     ReductionError
         If it has no grid, there is a file of this name, or it cannot be written.
     """
-    grid = volume.grid
-    if grid is None:
-        raise ReductionError(f"{path} cannot be written: the volume has no grid")
+    grid = grid_to_write(path, volume)
     above = volume.counts if volume.background is None else volume.counts - volume.background
     arrays = {
         "v": above, "n": volume.weight, "data": volume.intensity, "variance": volume.total_variance
