@@ -18,7 +18,7 @@ from volumes import sparse_volume
 from offbragg.cli.app import app
 from offbragg.errors import ConfigError, OffbraggError
 from offbragg.export.gather import find_runs, gather
-from offbragg.export.record import PDF, VOLUME, About, ExperimentRecord
+from offbragg.export.record import PDF, VOLUME, About, ExperimentRecord, Person
 from offbragg.export.ro_crate import ro_crate
 from offbragg.export.scicat import scicat
 from offbragg.files.digest import read_digest
@@ -28,6 +28,8 @@ from offbragg.followers.stacker import Stacker
 from offbragg.grid import Grid
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_files
+
+ENOUGH = About(title="Hills", creators=(Person("Maxwell"),), license="CC0-1.0")
 
 BEAMLINE = """
 beamline_id = "13-ID-X"
@@ -140,16 +142,64 @@ def test_a_record_follows_the_data_from_frames_to_the_pair_distribution(experime
         assert file.sha256.value == sha256(file.path)
 
 
-def test_checksums_that_stand_in_files_are_reused_and_named(experiment):
+def test_a_checksum_that_stands_in_a_file_is_named_beside_the_one_that_is_computed(experiment):
     (run,) = record_of(experiment).runs
 
     assert run.scan_file is not None
-    assert run.scan_file.sha256.origin == "in the record of v.h5"
+    assert run.scan_file.sha256.value == sha256(run.scan_file.path)
     (crc,) = run.scan_file.others
     digest = read_digest(run.scan_file.path)
     assert digest is not None
     assert (crc.algorithm, int(crc.value, 16)) == ("crc64-xz", digest.crc64)
     assert crc.origin == f"{run.scan_file.path.name}.digest, made when the file was closed"
+
+
+def test_a_copy_of_a_volume_says_nothing_of_a_scan_file_that_was_changed(experiment):
+    scan = next(experiment.experiment.rglob("f*.h5"))
+    volume = next(experiment.experiment.rglob("v.h5"))
+    with scan.open("ab") as file:
+        file.write(b"more")
+    shutil.copy(volume, volume.with_name("w.h5"))  # younger than the change
+
+    record = record_of(experiment)
+
+    assert record.runs[0].scan_file is not None
+    assert record.runs[0].scan_file.sha256.value == sha256(scan)
+    assert [each.inputs for each in record.derived if each.file.path == volume] == [()]
+    assert "w.h5 is a copy of v.h5, and not listed" in record.notes
+
+
+def test_names_that_are_alike_stay_two_in_a_crate(experiment):
+    volume = next(experiment.experiment.rglob("v.h5"))
+    other = sparse_volume((4, 4, 4))
+    scan = next(experiment.experiment.rglob("f*.h5"))
+    for name, n in (("a_1.h5", 1), ("a-1.h5", 2), ("a 1.h5", 3)):
+        made = {
+            "format": 1,
+            "n": n,
+            "inputs": [{"run": experiment.uid, "file": scan.name, "sha256": sha256(scan)}],
+        }
+        write_volume(volume.with_name(name), other, made)
+
+    crate = ro_crate(record_of(experiment, ENOUGH), experiment.experiment)
+
+    found = {each["@id"]: each for each in crate["@graph"]}
+    files = [each for each in found.values() if each["@type"] == "File" and each["name"][:1] == "a"]
+    assert {each["name"] for each in files} == {"a_1.h5", "a-1.h5", "a 1.h5"}
+    for each in files:
+        assert found[each["identifier"][0]["@id"]]["value"] == each["sha256"]
+        assert " " not in each["@id"]
+    assert len([key for key in found if key.startswith("#make-")]) == 5
+
+
+def test_what_no_file_says_is_not_invented(experiment):
+    next(experiment.experiment.rglob("f*.h5")).unlink()
+
+    record = record_of(experiment, ENOUGH)
+
+    assert record.runs[0].frames is not None
+    assert record.runs[0].frames.number is None
+    assert "0 stored" not in json.dumps(ro_crate(record, experiment.experiment))
 
 
 def test_a_scan_file_that_was_changed_after_its_volume_is_not_its_source(experiment):
@@ -343,3 +393,19 @@ def test_the_proposal_of_a_run_is_that_of_its_dataset(experiment):
     object.__setattr__(record.runs[0], "start", {**record.runs[0].start, "proposal": 1234})
 
     assert scicat(record)["datasets"][0]["dataset"]["proposalId"] == "1234"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("publication_year=soon", "publication_year"), ("doi=x", "doi")],
+)
+def test_a_value_that_beamline_toml_would_refuse_is_refused_on_the_command_line(
+    experiment, text, named
+):
+    done = offbragg(
+        "export", experiment.uid[:8], "--format", "datacite", "--out", experiment.root,
+        "--beamline", experiment.root / "beamline.toml", "--set", text,
+    )  # fmt: skip
+
+    assert done.exit_code != 0
+    assert f"{named} of a record cannot be" in str(done.exception) + done.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +13,12 @@ import typer
 
 from offbragg.cli.app import DATA, AsJson, Beamline, app
 from offbragg.cli.terminal import say
-from offbragg.errors import ConfigError, JournalError
+from offbragg.errors import ConfigError
 from offbragg.printable import printable
 
 if TYPE_CHECKING:
     from offbragg.beamline.config import Beamline as Config
+    from offbragg.export.record import About
 
 
 class Format(StrEnum):
@@ -94,16 +96,11 @@ def _export_run(
     config: Config, run: str, file_format: Format, out: Path, prefix: str
 ) -> tuple[str, list[Any]]:
     from offbragg.export import csv, nxsas
-    from offbragg.files.journal_file import find_run, read_journal
+    from offbragg.files.journal_file import find_run, read_ended
     from offbragg.recovery.verify import scan_file_of_run
 
-    documents, _ = read_journal(find_run(config.paths.journal, run))
+    documents = read_ended(find_run(config.paths.journal, run))
     start = documents[0][1]
-    if documents[-1][0] != "stop":
-        raise JournalError(
-            f"run {start['uid']} has not ended: it has no stop document\n"
-            "Wait for its end; if its RunEngine died, run: offbragg stack --once"
-        )
     scan_file = None
     if "sweep" in start:
         scan_file = scan_file_of_run(
@@ -116,12 +113,10 @@ def _export_run(
 def _export_record(
     config: Config, run: str, file_format: Format, out: Path, values: list[str]
 ) -> tuple[str, list[Any]]:
+    from offbragg.export import datacite, ro_crate, scicat
     from offbragg.export.artifacts import Directory
-    from offbragg.export.datacite import datacite
     from offbragg.export.gather import find_runs, gather
     from offbragg.export.record import About
-    from offbragg.export.ro_crate import NAME, ro_crate
-    from offbragg.export.scicat import scicat
 
     texts: dict[str, str] = {}
     for each in values:
@@ -129,17 +124,25 @@ def _export_record(
         if not equals:
             raise typer.BadParameter("--set takes NAME=VALUE, as --set title='Diffuse scattering'")
         texts[name] = value
-    about = About.from_dict(config.records.model_dump()).changed(texts)
+    about = _checked(About.from_dict(config.records.model_dump()).changed(texts))
+    needs = {
+        Format.RO_CRATE: ro_crate.NEEDS,
+        Format.SCICAT: scicat.NEEDS,
+        Format.DATACITE: datacite.NEEDS,
+    }[file_format]
+    about.require(*needs)  # before files are read, which may take long
     uid, journals = find_runs(config.paths.journal, run)
-    name = NAME if file_format is Format.RO_CRATE else f"{uid}-{file_format}.json"
+    name = ro_crate.NAME if file_format is Format.RO_CRATE else f"{uid}-{file_format}.json"
     path = Directory(out).reserve_name("record", name)
     record = gather(
         uid, journals, experiment=config.paths.experiment, beamline=config.beamline_id, about=about
     )
     if file_format is Format.RO_CRATE:
-        document = ro_crate(record, path.parent)
+        document = ro_crate.ro_crate(record, path.parent)
+    elif file_format is Format.SCICAT:
+        document = scicat.scicat(record)
     else:
-        document = {Format.SCICAT: scicat, Format.DATACITE: datacite}[file_format](record)
+        document = datacite.datacite(record)
     for note in record.notes:
         say(f"offbragg: {printable(note)}", file=sys.stderr)
     try:
@@ -149,3 +152,22 @@ def _export_record(
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     return uid, [path]
+
+
+def _checked(about: About) -> About:
+    """Return it if each value is as beamline.toml may have it."""
+    from pydantic import ValidationError
+
+    from offbragg.beamline.config import Records
+
+    values = asdict(about)
+    try:
+        Records.model_validate({**values, "creators": list(values["creators"])})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{name} of a record cannot be {first.get('input')!r}: {first['msg']}\n"
+            "The page hand-over-records lists what each may be."
+        ) from error
+    return about

@@ -7,6 +7,8 @@ from typing import Any
 from offbragg.export.record import About, ExperimentRecord, Person, iso
 
 SCHEMA = "http://datacite.org/schema/kernel-4"
+NEEDS = ("a DataCite record", "creators", "title", "publisher", "publication_year")
+"""What needs what, for `About.require`."""
 
 
 def datacite(record: ExperimentRecord) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def datacite(record: ExperimentRecord) -> dict[str, Any]:
         If creators, title, publisher or publication_year are not set.
     """
     about = record.about
-    about.require("a DataCite record", "creators", "title", "publisher", "publication_year")
+    about.require(*NEEDS)
     descriptions = [_described(about.description or record.summary(), "Abstract")]
     descriptions.append(_described("\n".join(provenance(record)), "TechnicalInfo"))
     files = record.files()
@@ -58,7 +60,8 @@ def provenance(record: ExperimentRecord) -> list[str]:
         begin, end = iso(run.start["time"]), iso(run.stop["time"])
         lines.append(f"run {run.uid}: {begin} to {end}, {run.stop.get('exit_status', '')}")
         if run.frames is not None:
-            lines.append(f"{run.frames.number} frames of {run.frames.uri}; {run.frames.checksums}")
+            number = "" if run.frames.number is None else f"{run.frames.number} "
+            lines.append(f"{number}frames of {run.frames.uri}; {run.frames.checksums}")
         made_from = "frames and journal"
         for file, of in ((run.journal, ""), (run.scan_file, made_from)):
             if file is not None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import h5py
 
 from offbragg.errors import JournalError
 from offbragg.export.record import (
@@ -28,7 +25,8 @@ from offbragg.export.record import (
 from offbragg.files.digest import read_digest, sha256
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_files import FRAME_SEQUENCES
-from offbragg.files.journal_file import find_run, journals, read_journal, readable_starts
+from offbragg.files.hdf5 import open_to_read
+from offbragg.files.journal_file import find_run, journals, read_ended, readable_starts
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 
@@ -81,8 +79,8 @@ def gather(
 ) -> ExperimentRecord:
     """Read what is known of runs and of what was made from them.
 
-    A SHA-256 that a volume holds of its scan file is taken over if the scan file has not been
-    changed since the volume was made; all others are computed, for which each file is read once.
+    Each SHA-256 is computed, for which each file is read once: what a volume holds of its scan file
+    says which bytes it was made from, and not whether they are still there.
 
     Parameters
     ----------
@@ -102,13 +100,7 @@ def gather(
     ScanFileError
         If a file cannot be read.
     """
-    documents = [read_journal(path)[0] for path in paths]
-    for run in documents:
-        if run[-1][0] != "stop":
-            raise JournalError(
-                f"run {run[0][1]['uid']} has not ended: it has no stop document\n"
-                "Wait for its end; if its RunEngine died, run: offbragg stack --once"
-            )
+    documents = [read_ended(path) for path in paths]
     uids = {str(run[0][1]["uid"]) for run in documents}
     made = list(_made(experiment))
     volumes = {
@@ -116,13 +108,17 @@ def gather(
         for path, record in made
         if any(each["run"] in uids for each in _inputs(record))
     }
-    known = _known_sums(volumes)
-    runs = tuple(
-        _run(path, run, experiment, known) for path, run in zip(paths, documents, strict=True)
-    )
+    runs = tuple(_run(path, run, experiment) for path, run in zip(paths, documents, strict=True))
     notes: list[str] = []
-    derived = [_volume(path, record, runs, notes) for path, record in volumes.items()]
-    by_sum = {each.file.sha256.value: each.file.path for each in derived}
+    derived: list[Derived] = []
+    by_sum: dict[str, Path] = {}
+    for path, record in volumes.items():
+        each = _volume(path, record, runs, notes)
+        first = by_sum.setdefault(each.file.sha256.value, each.file.path)
+        if first == each.file.path:
+            derived.append(each)
+        else:
+            notes.append(f"{path.name} is a copy of {first.name}, and not listed")
     for path, record in made:
         source = _volume_of(path, record, by_sum)
         if source is not None:
@@ -137,7 +133,6 @@ def _run(
     journal: Path,
     documents: list[tuple[str, dict[str, Any]]],
     experiment: Path,
-    known: Mapping[Path, tuple[str, Path]],
 ) -> RecordedRun:
     start, stop = documents[0][1], documents[-1][1]
     path = None
@@ -154,28 +149,20 @@ def _run(
         if digest is not None and digest.size == path.stat().st_size:
             origin = f"{path.name}.digest, made {digest.made}"
             others = (Checksum("crc64-xz", f"{digest.crc64:016x}", origin),)
-        scan_file = _file(path, SCAN, others, known.get(path.resolve()))
+        scan_file = _file(path, SCAN, others)
     frames = None
     for name, doc in documents:
         if name == "stream_resource" and doc["mimetype"] in FRAME_SEQUENCES:
             frames = FrameFiles(
-                str(doc["uri"]), counts.get("stored", 0), doc["mimetype"].partition("type=")[2],
+                str(doc["uri"]), counts.get("stored"), doc["mimetype"].partition("type=")[2],
                 _FRAME_MD5 if md5 else "",
             )  # fmt: skip
     return RecordedRun(start, stop, _file(journal, JOURNAL), frames, scan_file, counts)
 
 
-def _file(
-    path: Path,
-    role: str,
-    others: tuple[Checksum, ...] = (),
-    known: tuple[str, Path] | None = None,
-) -> RecordedFile:
+def _file(path: Path, role: str, others: tuple[Checksum, ...] = ()) -> RecordedFile:
     status = path.stat()
-    if known is not None and status.st_mtime_ns < known[1].stat().st_mtime_ns:
-        checksum = Checksum("sha256", known[0], f"in the record of {known[1].name}")
-    else:
-        checksum = Checksum("sha256", sha256(path))
+    checksum = Checksum("sha256", sha256(path))
     return RecordedFile(
         path.resolve(), status.st_size, status.st_mtime, role, checksum, others
     )  # fmt: skip
@@ -187,10 +174,10 @@ def _made(experiment: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         if path.name.startswith("."):
             continue  # it is being written
         try:
-            with h5py.File(path) as file:
+            with open_to_read(path, swmr=False, libver=None) as file:
                 kept: Any = file.get("entry/process/record")
                 record = None if kept is None else json.loads(kept[()])
-        except (OSError, RuntimeError, ValueError, TypeError, AttributeError):
+        except (OSError, RuntimeError, ValueError, TypeError, AttributeError, RecursionError):
             continue  # another HDF5 file, or one that is being written
         if isinstance(record, dict):
             yield path, record
@@ -202,19 +189,6 @@ def _inputs(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if "format" not in record or not isinstance(inputs, list):
         return []
     return [each for each in inputs if isinstance(each, Mapping) and {"run", "file"} <= set(each)]
-
-
-def _at(volume: Path, name: str) -> Path:
-    return Path(os.path.normpath(volume.absolute().parent / name)).resolve()
-
-
-def _known_sums(volumes: Mapping[Path, Mapping[str, Any]]) -> dict[Path, tuple[str, Path]]:
-    """Return the SHA-256 that volumes hold of their scan files, and the newest that does."""
-    known: dict[Path, tuple[str, Path]] = {}
-    for path in sorted(volumes, key=lambda path: path.stat().st_mtime):
-        for each in _inputs(volumes[path]):
-            known[_at(path, each["file"])] = str(each["sha256"]), path
-    return known
 
 
 def _volume(

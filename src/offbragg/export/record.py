@@ -145,7 +145,7 @@ class FrameFiles:
     uri
         Their folder, as the detector's documents name it.
     number
-        Of stored frames.
+        Of stored frames; None if there is no scan file that says it.
     media_type
         Of one of them.
     checksums
@@ -153,7 +153,7 @@ class FrameFiles:
     """
 
     uri: str
-    number: int
+    number: int | None
     media_type: str
     checksums: str = ""
 

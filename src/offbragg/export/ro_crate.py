@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from offbragg.export.record import (
     Checksum,
@@ -18,6 +19,8 @@ from offbragg.export.record import (
 )
 
 NAME = "ro-crate-metadata.json"
+NEEDS = ("an RO-Crate", "title", "creators", "license")
+"""What needs what, for `About.require`."""
 
 _CONTEXT = ["https://w3id.org/ro/crate/1.1/context", {"sha256": "https://schema.org/sha256"}]
 _PROFILE = "https://w3id.org/ro/crate/1.1"
@@ -39,7 +42,7 @@ def ro_crate(record: ExperimentRecord, root: Path) -> dict[str, Any]:
         If title, creators or license are not set.
     """
     about = record.about
-    about.require("an RO-Crate", "title", "creators", "license")
+    about.require(*NEEDS)
     crate = _Crate(root.resolve())
     for run in record.runs:
         crate.add_run(run, record.beamline)
@@ -100,8 +103,7 @@ class _Crate:
         return self.add(f"#organization-{_fragment(name)}", "Organization", name=name)
 
     def file(self, file: RecordedFile) -> dict[str, str]:
-        below = file.path.is_relative_to(self._root)
-        key = file.path.relative_to(self._root).as_posix() if below else file.path.as_uri()
+        key = self._key(file.path)
         if key not in self.entities:
             self.parts.append(key)
             self.add(
@@ -120,6 +122,12 @@ class _Crate:
             )
         return {"@id": key}
 
+    def _key(self, path: Path) -> str:
+        """Return the address of a file: relative, if it is below the crate's root."""
+        if path.is_relative_to(self._root):
+            return quote(path.relative_to(self._root).as_posix())
+        return path.as_uri()
+
     def _checksum(self, key: str, n: int, checksum: Checksum) -> dict[str, str]:
         return self.add(
             f"#checksum-{n}-{_fragment(key)}", "PropertyValue", propertyID=checksum.algorithm,
@@ -128,12 +136,13 @@ class _Crate:
 
     def frames(self, frames: FrameFiles) -> dict[str, str]:
         key = frames.uri.rstrip("/") + "/"
+        stored = "" if frames.number is None else f"{frames.number} stored frames"
         if key not in self.entities:
             self.parts.append(key)
             self.add(
                 key, "Dataset", name="frame files",
                 description="; ".join(
-                    each for each in (f"{frames.number} stored frames", frames.checksums) if each
+                    each for each in (stored, frames.checksums) if each
                 ),
                 encodingFormat=frames.media_type,
             )  # fmt: skip
@@ -153,7 +162,7 @@ class _Crate:
         subject = None
         if sample.get("name"):
             subject = self.add(
-                f"#sample-{_fragment(sample['name'])}-{_fragment(sample.get('label', ''))}",
+                f"#sample-{_fragment(sample['name'])}/{_fragment(sample.get('label', ''))}",
                 "Thing", name=str(sample["name"]), alternateName=sample.get("label"),
                 description=sample.get("formula"),
             )  # fmt: skip
@@ -179,12 +188,7 @@ class _Crate:
     def add_derived(self, derived: Derived) -> None:
         known = {each["@id"] for each in self.entities.values() if each["@type"] == "File"}
         made = self.file(derived.file)
-        paths = {
-            path.relative_to(self._root).as_posix()
-            if path.is_relative_to(self._root)
-            else path.as_uri()
-            for path in derived.inputs
-        }
+        paths = {self._key(path) for path in derived.inputs}
         self._act(
             f"#make-{_fragment(made['@id'])}",
             name=f"make: {derived.file.role}",
@@ -207,5 +211,5 @@ def _status(stop: Mapping[str, Any]) -> str:
 
 
 def _fragment(text: object) -> str:
-    """Return a text as a part of an address: letters, digits and dashes."""
-    return "".join(letter if letter.isalnum() else "-" for letter in str(text))
+    """Return a text as a part of an address; no two texts have the same."""
+    return quote(str(text), safe="")

@@ -9,6 +9,12 @@ from typing import Any
 
 from offbragg.export.record import Derived, ExperimentRecord, RecordedFile, RecordedRun, iso
 
+NEEDS = (
+    "a SciCat dataset",
+    "owner", "owner_group", "contact_email", "principal_investigator", "location",
+)  # fmt: skip
+"""What needs what, for `About.require`."""
+
 
 def scicat(record: ExperimentRecord) -> dict[str, Any]:
     """Return a record as SciCat's datasets, raw ones first, each after what it was made from.
@@ -26,10 +32,7 @@ def scicat(record: ExperimentRecord) -> dict[str, Any]:
     ConfigError
         If owner, owner_group, contact_email, principal_investigator or location are not set.
     """
-    record.about.require(
-        "a SciCat dataset",
-        "owner", "owner_group", "contact_email", "principal_investigator", "location",
-    )  # fmt: skip
+    record.about.require(*NEEDS)
     pids: dict[Path, str] = {}
     datasets = [_raw(record, run, pids) for run in record.runs]
     datasets += [_derived(record, each, pids) for each in record.derived]
@@ -51,7 +54,7 @@ def _raw(record: ExperimentRecord, run: RecordedRun, pids: dict[Path, str]) -> d
         "creationTime": iso(run.stop["time"]),
         "startTime": iso(start["time"]),
         "endTime": iso(run.stop["time"]),
-        "dataFormat": "NeXus",
+        "dataFormat": "NeXus" if run.scan_file else "JSON Lines",
         "instrumentId": record.beamline,
         "scientificMetadata": {
             "start": dict(start),

@@ -120,6 +120,23 @@ def read_journal(path: Path, position: int = 0) -> tuple[list[tuple[str, dict[st
     return documents, reader.position
 
 
+def read_ended(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the ``(name, document)`` pairs of a run that has ended.
+
+    Raises
+    ------
+    JournalError
+        As `read_journal`; also if the run has no stop document.
+    """
+    documents, _ = read_journal(path)
+    if documents[-1][0] != "stop":
+        raise JournalError(
+            f"run {documents[0][1]['uid']} has not ended: it has no stop document\n"
+            "Wait for its end; if its RunEngine died, run: offbragg stack --once"
+        )
+    return documents
+
+
 @dataclass(slots=True)
 class Contents:
     """What is in a journal, damaged or not."""
