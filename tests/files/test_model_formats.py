@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ConfigError
+from offbragg.files import model_pyfai
 from offbragg.files.model import Model, compare_with_headers
 from offbragg.files.nxrefine import pyfai_parameters
 from offbragg.geometry import Geometry, rotation_about
@@ -153,6 +154,12 @@ def test_the_last_calibration_of_a_file_counts(tmp_path):
         model.document["fast"], model.document["slow"]
     )  # fmt: skip
     assert origin @ normal == pytest.approx(200.0)
+
+
+def test_a_line_without_a_value_takes_none_from_the_next_line():
+    assert model_pyfai.is_pyfai("Distance:\nPoni1: 1\nPoni2: 2\n" + " " * 20_000)
+    found = model_pyfai._values("Detector_config:\nDistance: 0.1\n" + " " * 20_000 + "\n")
+    assert found == {"detector_config": "", "distance": "0.1"}
 
 
 def test_a_calibration_alone_is_refused_with_what_it_lacks(tmp_path):

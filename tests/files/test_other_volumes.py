@@ -239,10 +239,11 @@ def test_what_yell_lacks_is_named(tmp_path, other, message):
         read_any_volume(write_meerkat(tmp_path / "m.h5", **other))
 
 
-def test_oblique_steps_of_discus_are_refused(tmp_path):
+@pytest.mark.parametrize("vector", [[0.1, 0.1, 0.0], [-0.1, 0.0, 0.0]])
+def test_oblique_and_mirrored_steps_of_discus_are_refused(tmp_path, vector):
     path = write_meerkat(tmp_path / "d.h5")
     with h5py.File(path, "a") as file:
-        file["step_sizes_abs"] = np.array([0.1, 0.1, 0.0])
+        file["step_sizes_abs"] = np.array(vector)
 
     with pytest.raises(ReductionError, match="only axes along h, k and l"):
         read_any_volume(path)
@@ -324,6 +325,17 @@ def test_ours_is_written_and_read_exactly(tmp_path, volume, kind):
         np.testing.assert_array_equal(again.sigma, volume.sigma)
     if kind == "mantid":
         np.testing.assert_allclose(again.sigma, volume.sigma, rtol=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["yell", "mantid", "nxrefine"])
+def test_one_layer_is_written_and_read_exactly(tmp_path, volume, kind):
+    grid = Grid((-20, -8, 3), (31, 14, 1), (10, 10, 5))
+    layer = Volume(
+        volume.counts[..., :1], volume.weight[..., :1], grid,
+        sample=volume.sample, symmetry=volume.symmetry,
+    )  # fmt: skip
+
+    _exactly(read_any_volume(write_other_volume(tmp_path / "o", layer, kind)), layer)
 
 
 @pytest.mark.parametrize("kind", ["yell", "mantid", "nxrefine"])

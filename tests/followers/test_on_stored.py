@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -207,3 +207,46 @@ def test_the_example_of_the_how_to_puts_a_run_into_scicat(short, scicat, monkeyp
     assert block["datasetId"] == f"20.500/{short.uid}"
     (file,) = block["dataFileList"]
     assert Path(dataset["sourceFolder"], file["path"]).stat().st_size == file["size"]
+
+
+def test_of_all_runs_that_wait_two_are_handed_over_at_a_time(tmp_path):
+    counted = (
+        "import os, sys, time\n"
+        "mine = sys.argv[1] + '.' + os.environ['OFFBRAGG_RUN']\n"
+        "open(mine, 'w').close()\n"
+        "time.sleep(0.6)\n"
+        "here = os.path.dirname(mine)\n"
+        "alive = len([n for n in os.listdir(here) if n.startswith('taken.')])\n"
+        "open(sys.argv[1], 'a').write(f'{alive}\\n')\n"
+        "os.remove(mine)\n"
+    )
+    runs = [MeasuredRun(tmp_path, n_frames=1) for _ in range(6)]
+    for run in runs:
+        finish(run, 0)
+
+    failed = once(runs[0], hook_of(runs[0], counted))
+
+    alive = [int(line) for line in (tmp_path / "taken").read_text().split()]
+    assert failed == {"stack": [], "on_stored": []}
+    assert len(alive) == 6
+    assert max(alive) == 2
+
+
+def test_a_catalog_that_takes_nothing_keeps_no_command_waiting(short):
+    class Away:
+        name = "publish"
+
+        def done(self, start: Mapping[str, Any]) -> bool:
+            return False
+
+        def open(self, start: Mapping[str, Any]) -> Any:
+            raise ConnectionError("the catalog is away")
+
+    finish(short, 0, 1)
+    stacker = Stacker(short.experiment, late=short.late)
+    slow = hook_of(short, "import time\ntime.sleep(3)\n" + TAKE)  # the catalog is given up first
+
+    failed = follow(short.journal_directory, [stacker, Away(), slow], once=True)
+
+    assert failed == {"stack": [], "publish": [short.uid], "on_stored": []}
+    assert len(taken(short)) == 1

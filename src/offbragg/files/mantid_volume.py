@@ -37,7 +37,7 @@ from offbragg.files.other_fields import (
 )
 from offbragg.files.volume_writer import LIBVER, errors_of
 from offbragg.grid import Array
-from offbragg.lattice import direct_basis
+from offbragg.lattice import direct_basis, lattice_of
 from offbragg.sample import Sample
 from offbragg.volume import Volume
 
@@ -162,22 +162,13 @@ def _sample(fields: Fields) -> Sample | None:
     UB = np.array(fields.numbers(f"{_LATTICE}/orientation_matrix", 9)).reshape(3, 3)
     if not np.linalg.det(UB) > 0:
         raise ReductionError(f"{fields.path}: its orientation_matrix is not right-handed: {UB}")
-    lattice = _lattice(UB)
+    lattice = list(lattice_of(UB))
     if all(fields.has(f"{_LATTICE}/unit_cell_{name}") for name in _CELL):
         given = [fields.numbers(f"{_LATTICE}/unit_cell_{name}", 1)[0] for name in _CELL]
         # LoadMD goes by the matrix; where both agree, the cell is not rounded twice
         lattice = given if np.allclose(given, lattice, rtol=1e-6) else lattice
     name = str(fields.attribute(f"{_ENTRY}/experiment0/sample", "name") or "").strip()
     return sample_of(fields, lattice, kind="mantid", name=name, UB=UB.tolist())
-
-
-def _lattice(UB: Array) -> list[float]:
-    """Return the lattice of an orientation matrix: Å, degree."""
-    direct = np.linalg.inv(UB)  # its rows are a, b, c
-    lengths = np.linalg.norm(direct, axis=1)
-    cosines = (direct @ direct.T) / np.outer(lengths, lengths)
-    angles = np.degrees(np.arccos([cosines[1, 2], cosines[0, 2], cosines[0, 1]]))
-    return [*lengths.tolist(), *angles.tolist()]
 
 
 # -- writing -----------------------------------------------------------------------------------
@@ -245,7 +236,7 @@ def _write_experiment(entry: Any, sample: Sample | None) -> None:
         UB = np.linalg.inv(direct_basis(sample.lattice)).T.astype(np.float64)
     lattice = _group(group, "oriented_lattice", "NXcrystal")
     lattice["orientation_matrix"] = UB
-    for name, value in zip(_CELL, sample.lattice or _lattice(UB), strict=True):
+    for name, value in zip(_CELL, sample.lattice or lattice_of(UB), strict=True):
         lattice[f"unit_cell_{name}"] = np.array([value])
 
 

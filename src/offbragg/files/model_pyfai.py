@@ -22,7 +22,7 @@ from offbragg.instrument import vector_of
 MOUNT = ("fast", "slow")
 """What a model has to add, besides its goniometer."""
 _FURTHEST = 45.0  # degree
-_LINE = re.compile(r"^\s*([A-Za-z]\w*)\s*:\s*(.*?)\s*$", re.MULTILINE)
+_LINE = re.compile(r"^[ \t]*([A-Za-z]\w*)[ \t]*:[ \t]*([^\r\n]*)$", re.MULTILINE)
 _BEAM = np.array([0.0, 0.0, -1.0])  # of a model
 _NEEDED = ("distance", "poni1", "poni2", "rot1", "rot2", "wavelength")
 _ORIENTATIONS = {1: (True, True), 2: (True, False), 3: (False, False), 4: (False, True)}
@@ -107,7 +107,7 @@ def read_pyfai(text: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _values(text: str) -> dict[str, str]:
-    return {key.lower(): value for key, value in _LINE.findall(text)}
+    return {key.lower(): value.strip() for key, value in _LINE.findall(text)}
 
 
 def _config(values: Mapping[str, str]) -> dict[str, Any]:

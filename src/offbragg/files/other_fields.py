@@ -66,10 +66,6 @@ class Fields:
             return False
         return isinstance(group, h5py.Group) and link_of(group, last) is not None
 
-    def names(self, group: str = "/") -> list[str]:
-        """Return the names in a group."""
-        return sorted(self._get(group)) if group == "/" or self.has(group) else []
-
     def elsewhere(self, name: str) -> tuple[str, str] | None:
         """Return file and path to which an external link leads; None if it is not one."""
         parent, _, last = name.rpartition("/")
@@ -228,6 +224,8 @@ def even_axis(values: Array, cells: int, where: str) -> tuple[float, float]:
     where
         For messages.
     """
+    if cells == len(values) == 1:
+        raise ReductionError(f"{where} has one layer, which does not say its step")
     if values.ndim != 1 or len(values) not in (cells, cells + 1) or len(values) < 2:
         raise ReductionError(f"{where} has {values.size} values for {cells} cells")
     step = float(values[-1] - values[0]) / (len(values) - 1)

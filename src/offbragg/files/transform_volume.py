@@ -147,7 +147,12 @@ def write_transform(path: Path, volume: Volume) -> Path:
         entry = nexus.add_group(file, "entry", "NXentry", default="transform")
         group = nexus.add_group(entry, "transform", "NXdata", signal="v", weights="n")
         group.attrs["axes"] = np.array([b"Ql", b"Qk", b"Qh"])
-        for place, (name, values) in enumerate((("Ql", grid.l), ("Qk", grid.k), ("Qh", grid.h))):
+        centres = zip(
+            ("Ql", "Qk", "Qh"), (grid.l, grid.k, grid.h), grid.per_unit[::-1], strict=True
+        )
+        for place, (name, values, per_unit) in enumerate(centres):
+            if len(values) == 1:  # its edges: one centre would not say the step
+                values = values[0] + np.array([-0.5, 0.5]) / per_unit
             nexus.add_field(group, name, values, long_name=f"{name[1]} (r.l.u.)", units="r.l.u.")
             group.attrs[f"{name}_indices"] = np.int32(place)
         for name, values in arrays.items():

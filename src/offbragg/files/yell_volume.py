@@ -52,7 +52,7 @@ def read_yell(fields: Fields) -> Volume:
     for place, name in enumerate(_VECTORS):
         if fields.has(name):
             vector = fields.numbers(name, 3)
-            if np.count_nonzero(np.abs(vector) > 1e-6) > 1 or abs(vector[place]) < 1e-6:
+            if np.count_nonzero(np.abs(vector) > 1e-6) > 1 or vector[place] < 1e-6:
                 raise ReductionError(
                     f"{path}: {name} is {vector}: only axes along h, k and l, in this order, are "
                     "read"

@@ -64,7 +64,11 @@ class _HasBacklog(Protocol):
 
 
 class Follower(Protocol):
-    """Something that is derived from runs."""
+    """Something that is derived from runs.
+
+    It waits for what those before it make, and gives up what they gave up. One that needs only
+    some of them has their names in an attribute ``after``.
+    """
 
     name: str
 
@@ -173,8 +177,8 @@ def follow(
         for follower in followers:
             tails.append(
                 _Tail(
-                    journal, follower, once=once, stop=stop, before=tuple(tails), at_once=at_once,
-                    failed_closings=failed_closings,
+                    journal, follower, once=once, stop=stop, before=_needed(follower, tails),
+                    at_once=at_once, failed_closings=failed_closings,
                 )
             )  # fmt: skip
         for tail in tails:
@@ -201,6 +205,12 @@ def follow(
     if once and (damaged := sorted({uid for tail in tails for uid in tail.damaged()})):
         failed["journal"] = damaged
     return failed
+
+
+def _needed(follower: Follower, tails: Sequence[_Tail]) -> tuple[_Tail, ...]:
+    """Return those that a follower waits for, of those before it."""
+    after: frozenset[str] | None = getattr(follower, "after", None)
+    return tuple(tail for tail in tails if after is None or tail.follower.name in after)
 
 
 def _write_backlogs(

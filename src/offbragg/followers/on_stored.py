@@ -21,6 +21,7 @@ from offbragg.files.digest import Digest, read_digest
 from offbragg.files.find import find_scan_file
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.followers.stacker import Stacker
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ FOLDER = "on_stored"
 """Folder below the journal directory: a file for each run that the command has taken."""
 
 _EARLIER = 86400.0  # runs that began longer before the hook was first configured are left out, s
+_AT_ONCE = 2  # commands: after a start there may be hundreds of runs to hand over
 _WAITS = (1.0, 10.0, 60.0)  # before the next try, s; the last one repeats
 
 
@@ -52,6 +54,7 @@ class OnStored:
     """
 
     name = "on_stored"
+    after = frozenset({Stacker.name})  # a catalog that is away keeps no command waiting
 
     def __init__(
         self,
@@ -72,6 +75,8 @@ class OnStored:
         self.tries = tries
         self.waits = tuple(waits)
         self.folder = journal / FOLDER
+        self.slots = threading.BoundedSemaphore(_AT_ONCE)
+        """One for each command that runs."""
         self._since: float | None = None
         self._settled: dict[str, str] = {}  # given up, or taken and not noted, by uid
 
@@ -146,15 +151,21 @@ class _StoredRun:
             return not self._call.is_alive() and self._ended()
         if self._stop is None or self._clock() < self._next_try:
             return False
-        found = self._document()
-        if found is None:
-            return False  # the stacker is not done with it
-        document, self._digest = found
-        self._tries += 1
-        self._call = threading.Thread(
-            target=self._run, args=(document,), name="on_stored", daemon=True
-        )
-        self._call.start()
+        slots = self._hook.slots
+        if not slots.acquire(blocking=False):
+            return False
+        try:
+            found = self._document()
+            if found is not None:
+                document, self._digest = found
+                self._tries += 1
+                self._call = threading.Thread(
+                    target=self._run, args=(document,), name="on_stored", daemon=True
+                )
+                self._call.start()
+        finally:
+            if self._call is None:  # the stacker is not done with it
+                slots.release()
         return False
 
     def close(self) -> None:
@@ -166,10 +177,13 @@ class _StoredRun:
             "OFFBRAGG_SCAN_FILE": document["scan_file"],
             "OFFBRAGG_BEAMLINE_ID": document["beamline"],
         }
-        self._succeeded = run_command(
-            self._hook.command, document, variables,
-            timeout=self._hook.timeout, name="the command on_stored",
-        )  # fmt: skip
+        try:
+            self._succeeded = run_command(
+                self._hook.command, document, variables,
+                timeout=self._hook.timeout, name="the command on_stored",
+            )  # fmt: skip
+        finally:
+            self._hook.slots.release()
 
     def _ended(self) -> bool:
         self._call = None
