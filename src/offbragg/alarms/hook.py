@@ -140,7 +140,11 @@ def run_command(
         log.error("%s %s cannot be run: %s", name, command[0], error)
         return False
     try:
-        process.communicate(json.dumps(document).encode() + b"\n", timeout=timeout)
+        try:
+            process.communicate(json.dumps(document).encode() + b"\n", timeout=timeout)
+        except OSError as error:  # it read nothing and is gone
+            log.debug("%s did not read: %s", name, error)
+            process.wait(timeout)
     except subprocess.TimeoutExpired:
         log.error("%s %s took longer than %g s and is ended", name, command[0], timeout)
         with contextlib.suppress(ProcessLookupError):
@@ -148,9 +152,6 @@ def run_command(
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             process.communicate(timeout=1.0)
         return False
-    except OSError as error:  # it read nothing and is gone
-        log.debug("%s did not read: %s", name, error)
-        process.wait(timeout)
     if process.returncode:
         log.error("%s %s ended with %d", name, command[0], process.returncode)
     return process.returncode == 0
