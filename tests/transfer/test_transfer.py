@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import random
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from far_host import Far, Puppet
-from runs import MeasuredRun, wait_until
+from runs import MIMETYPES, MeasuredRun, wait_until
 
 from offbragg.errors import OffbraggError, TransferError
 from offbragg.files.abandoned import close_all_abandoned
@@ -328,3 +332,123 @@ def test_keys_are_of_their_owner(tmp_path: Path):
     (tmp_path / "senders").write_text("# nobody yet\n")
     with pytest.raises(TransferError, match="lists no sender"):
         Senders(tmp_path / "senders")
+
+
+class Link:
+    """A proxy whose connections can be cut."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self._far = host, int(port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(self._far)
+                self._ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := one.recv(4096):
+                time.sleep(0.004)  # so that something is on its way
+                other.sendall(content)
+        for end in (one, other):
+            end.close()
+
+    def cut(self) -> None:
+        """Reset all connections."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def close(self) -> None:
+        self._listening.close()
+        self.cut()
+
+
+def test_what_a_connection_that_was_cut_has_lost_is_sent_again(far: Far, tmp_path: Path):
+    run = measured(tmp_path / "near", n_frames=8)
+    with far.receiving() as receiver:
+        link = Link(far.address)
+        far.address = link.address
+        stop = threading.Event()
+        sender = far.sender(tmp_path / "near")
+        sending = threading.Thread(target=sender.run, args=(stop,), kwargs={"once": True})
+        sending.start()
+        try:
+            for n_files in (1, 3):
+                wait_until(lambda n=n_files: receiver.received.files >= n)
+                link.cut()
+            sending.join(40)
+            assert not sending.is_alive(), f"{receiver.received.files} of 8 files are there"
+        finally:
+            stop.set()
+            sending.join()
+            link.close()
+
+    far.check(run, *range(8))
+
+
+def test_a_disk_that_is_full_loses_no_frame(far: Far, tmp_path: Path, monkeypatch):
+    run = measured(tmp_path / "near", n_frames=2)
+    full, mkdir = [3], os.mkdir
+
+    def failing(path, *args, **more):
+        if full[0] and "dir_fd" in more and path == run.uid[:8]:
+            full[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        mkdir(path, *args, **more)
+
+    with far.receiving():
+        monkeypatch.setattr(os, "mkdir", failing)
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    assert (full[0], sent.refused) == (0, 0)
+    far.check(run, 0, 1)
+
+
+def test_a_directory_of_a_frames_name_is_refused_and_leaves_nothing_open(far: Far, tmp_path: Path):
+    run = measured(tmp_path / "near", n_frames=2)
+    (far.folder / "frames" / run.uid[:8] / run.path(0).name).mkdir(parents=True)
+
+    with far.receiving():
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+    assert (sent.refused, sent.files) == (1, 1)
+
+
+def test_a_document_that_names_no_place_ends_neither_side(far: Far, tmp_path: Path):
+    run = MeasuredRun(tmp_path / "near", n_frames=1)
+    run.begin()
+    odd = {"uid": "odd", "run_start": run.uid, "mimetype": MIMETYPES["cbf"], "uri": "file://[x/",
+           "data_key": "pilatus_image", "parameters": {}}  # fmt: skip
+    run.journal("stream_resource", odd)
+    run.end()
+
+    with far.receiving() as receiver:
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+        assert receiver.received.refused == sent.refused
+
+    assert (sent.runs, sent.refused) == (0, 1)
+
+
+def test_a_journal_that_is_damaged_is_counted(far: Far, tmp_path: Path):
+    measured(tmp_path / "near", n_frames=1)
+    (tmp_path / "near/journal/x.jsonl").write_text("{}\n")
+
+    with far.receiving():
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    assert (sent.runs, sent.damaged) == (1, 1)

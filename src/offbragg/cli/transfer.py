@@ -114,9 +114,10 @@ def send(
     _print(
         sent, as_json,
         f"{sent.files} files are on the far disk ({sent.bytes / 1e6:.1f} MB sent), "
-        f"{sent.runs} whole runs, {sent.waiting} frames are not there, {sent.refused} refused",
+        f"{sent.runs} whole runs, {sent.waiting} frames are not there, {sent.refused} refused, "
+        f"{sent.damaged} damaged journals are not sent",
     )  # fmt: skip
-    if sent.refused:
+    if sent.refused or sent.damaged:
         raise typer.Exit(1)
 
 

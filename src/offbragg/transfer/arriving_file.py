@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 from pathlib import Path
 
 from offbragg.errors import MetadataError, TransferError
@@ -17,6 +19,7 @@ _DEEPEST = 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)  # EMLINK: a link, for FreeBSD
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -64,6 +67,8 @@ class Tree:
             If one on the way is a link or a file.
         FileNotFoundError
             If one is missing and is not to be made.
+        OSError
+            If it cannot be opened or made now.
         """
         here = os.open(self.root, _DIRECTORY)
         try:
@@ -81,6 +86,8 @@ class Tree:
             if isinstance(error, FileNotFoundError):
                 self._synced.clear()  # somebody removed it
                 raise
+            if error.errno not in _IN_THE_WAY:
+                raise  # a disk that is full, and its kind: not for ever
             place = "/".join(parts)
             raise TransferError(f"{place!r} cannot be opened below {self.root}: {error.strerror}: "
                                 "it is a link or a file") from error  # fmt: skip
@@ -104,10 +111,18 @@ class Tree:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
             raise TransferError(f"{name!r} is a link below {self.root}") from error
+        else:
+            os.fsync(directory)  # whoever gave it its name may have died before this
         finally:
             os.close(directory)
-        return descriptor, os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise TransferError(f"{name!r} is not a file below {self.root}: it is kept")
+        return descriptor, status.st_size
 
     def has(self, name: str, size: int, sha256: str) -> bool:
         """Return whether a file is there.
@@ -216,13 +231,14 @@ class ArrivingFile:
             If it cannot be written.
         """
         os.fsync(self._descriptor)
-        try:
-            os.stat(self._last, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            os.rename(self._draft, self._last,
-                      src_dir_fd=self._directory, dst_dir_fd=self._directory)  # fmt: skip
-        else:
-            raise TransferError(f"a file called {self.name!r} has appeared meanwhile: it is kept")
+        try:  # not renamed, which would replace what has the name by now
+            os.link(self._draft, self._last, src_dir_fd=self._directory,
+                    dst_dir_fd=self._directory, follow_symlinks=False)  # fmt: skip
+        except FileExistsError:
+            raise TransferError(
+                f"a file called {self.name!r} has appeared meanwhile: it is kept"
+            ) from None
+        os.unlink(self._draft, dir_fd=self._directory)
 
     def sync_name(self) -> None:
         """Wait until the names in its directory are on the disk."""

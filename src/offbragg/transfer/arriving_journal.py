@@ -94,7 +94,8 @@ class ArrivingJournal:
         Raises
         ------
         TransferError
-            If a line is not a document, or does not have its checksum: none of them is written.
+            If a line is not a document, does not have its checksum, or names frames in a way that
+            cannot be read: none of them is written.
         OSError
             If they cannot be written; nothing of them is left then.
         """
@@ -115,7 +116,13 @@ class ArrivingJournal:
                     f"a line for {self.path.name} was not taken: it is a {name} document of "
                     f"{str(uid)[:40]!r}, line {self.lines + len(mapped) + 1}"
                 )
-            changed = _move_frames(name, document, roots, frames)
+            try:
+                changed = _move_frames(name, document, roots, frames)
+            except (KeyError, ValueError) as error:
+                raise TransferError(
+                    f"a line for {self.path.name} was not taken: its {name} document has no place "
+                    f"of frames that can be read: {error!r}"
+                ) from None
             mapped.append(line + b"\n" if changed is None else encode_line(name, changed))
         begin = self._file.seek(0, os.SEEK_END)
         try:

@@ -326,6 +326,8 @@ class Receiver:
         offer = peer.offers.get(name)
         if offer is None or offer.file is None or not offer.pieces:
             return  # it was dropped meanwhile
+        if all(message.number("start") != first for first, _ in offer.pieces):
+            return  # of an offer that is over
         start, stop = offer.pieces.popleft()
         self._out -= stop - start
         if start != offer.file.position:

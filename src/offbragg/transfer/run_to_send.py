@@ -12,9 +12,11 @@ from typing import Any
 from offbragg.errors import JournalError, RejectedFrame
 from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles, find_run_folder, frame_files
 from offbragg.files.journal_line import LineError, decode_line
+from offbragg.transfer.messages import LARGEST
 
 _READ = 1 << 20  # bytes of a journal that are read at a time
 _MOST_LINES = 2000  # that wait to be sent
+_LONGEST = LARGEST - 4096  # bytes of a line: a message has its fields, too
 _BATCH = 256 << 10  # bytes of lines in one message, but for a line that is longer
 
 
@@ -102,6 +104,11 @@ class RunToSend:
                 f"journal {self.path.name} cannot be read: {error.strerror}\n{self.path}"
             ) from error
         for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
+            if len(line) > _LONGEST:
+                raise JournalError(
+                    f"line {self._number + 1} of journal {self.path.name} cannot be sent: it has "
+                    f"{len(line)} bytes, and a message holds {_LONGEST}\n{self.path}"
+                )
             try:
                 name, document = decode_line(line[:-1])
             except LineError as error:
@@ -197,8 +204,9 @@ class RunToSend:
                     return self._name(sequence, range(first, stop))
             elif name == "stop":
                 return self._rest()
-        except RejectedFrame as error:
-            self._report(f"run {self.uid[:8]}: {error}: its frames are not sent")
+        except (RejectedFrame, KeyError, TypeError, ValueError, AttributeError) as error:
+            why = str(error) if isinstance(error, RejectedFrame) else repr(error)
+            self._report(f"run {self.uid[:8]}: {name}: {why}: its frames are not sent")
         return []
 
     def _rest(self) -> list[str]:

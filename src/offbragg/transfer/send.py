@@ -56,6 +56,8 @@ class Sent:
     absent: int = 0
     """Of them, those whose files are not here either."""
     refused: int = 0
+    damaged: int = 0
+    """Runs whose journals cannot be read: they are not sent."""
     connected: bool = False
 
 
@@ -94,6 +96,7 @@ class Sender:
         self._rate, self._patience = rate, patience
         self.sent = Sent()
         self._over: set[str] = set()  # runs that are whole on the far disk, or refused
+        self._monitor: Any = None
         self._damaged: dict[str, float] = {}  # run → when to read its journal again
         self._began: dict[str, float] = {}  # when each run began
         self._closings: Closings | None = None
@@ -152,6 +155,8 @@ class Sender:
     def _connected(self) -> Generator[Any]:
         context = zmq.Context()
         socket: Any = context.socket(zmq.DEALER)
+        monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor = monitor
         try:
             socket.curve_serverkey = encoded(self._receiver)
             socket.curve_publickey = encoded(self._key.public)
@@ -169,12 +174,16 @@ class Sender:
                 ) from error
             yield socket
         finally:
+            socket.disable_monitor()
+            monitor.close(0)
             socket.close()
             context.term()
 
     def _step(self, socket: Any) -> bool:
         """Do what there is to do; return False if it must connect again."""
         now = time.monotonic()
+        if self._welcome and self._monitor.poll(0):
+            return False  # ZeroMQ connects again, but what was on its way is lost
         self._push(socket, now)
         if socket.poll(_POLL):
             for _ in range(100):
@@ -304,6 +313,8 @@ class Sender:
     def _put_off(self, name: str) -> None:
         """Look at a file again a little later."""
         run = self._runs.get(self._offered.pop(name, ""))
+        # what was wanted of it is of an offer that is over
+        self._wanted = deque(each for each in self._wanted if each[0] != name)
         if run is not None:
             self._later[name] = time.monotonic() + _AGAIN
             run.to_offer.append(name)
@@ -320,6 +331,7 @@ class Sender:
                 continue
             try:
                 self._began[uid] = float(read_start(path).get("time", 0.0))
+                self._damaged.pop(uid, None)
             except JournalError as error:  # perhaps it is being written
                 self._report(str(error))
                 self._damaged[uid] = now + _LOOK_DAMAGED
@@ -354,8 +366,8 @@ class Sender:
     def _offer(self, run: RunToSend, now: float) -> None:
         """Offer frames whose files are complete."""
         for _ in range(min(len(run.to_offer), _OFFERS)):
-            if len(self._offered) >= _OFFERS:
-                return
+            if len(self._offered) >= _OFFERS or time.monotonic() - now > _PING:
+                return  # a slow disk: the receiver has to hear of us meanwhile
             name = run.to_offer.popleft()
             if self._later.get(name, 0.0) > now:
                 run.to_offer.append(name)
@@ -402,6 +414,7 @@ class Sender:
 
     def _count(self) -> Sent:
         self.sent.waiting = sum(len(run.open) for run in self._runs.values())
+        self.sent.damaged = len(self._damaged.keys() - self._over)
         self.sent.absent = sum(len(run.absent) for run in self._runs.values())
         return self.sent
 
