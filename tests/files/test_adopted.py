@@ -12,6 +12,7 @@ from measured import AS_SIMULATED, Measured
 from offbragg.errors import DamagedFrame, ScanFileError
 from offbragg.files.adopted import ADOPTED, AdoptedCounts, Piece, as_counts, open_piece
 from offbragg.files.checked import Rows
+from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.thin_scan_file import write_thin_scan_file
 from offbragg.recovery.verify import verify
@@ -67,6 +68,30 @@ def test_a_changed_frame_is_damaged(tmp_path):
         with pytest.raises(DamagedFrame, match="frame 3 has changed"):
             scan.stack.counts[3]
     assert verify(thin).problems == ["adopted frame 3 has changed, or is gone"]
+
+
+def test_verify_reads_a_thin_file_once(tmp_path, monkeypatch):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    monkeypatch.setattr(ScanFile, "damage", None)
+    verdict = verify(thin)
+    assert (verdict.problems, verdict.checked, verdict.digest) == ([], 6, "agrees")
+
+
+def test_verify_says_that_a_list_of_pieces_is_malformed(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    sweep = Measured(n_frames=2, step=2.0, start_more={ADOPTED: "2024"})
+    verdict = verify(sweep.write(tmp_path / "own"))
+    assert "names no adopted frames" in "".join(verdict.problems)
+    assert verdict.differ == [0, 1]
+
+
+def test_nxrefine_gets_no_wrapper_of_frames_that_lie_elsewhere(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    with pytest.raises(ScanFileError, match="frames lie in files of others"):
+        write_wrapper(thin)
+    assert not list(tmp_path.rglob("*.nxs"))
 
 
 def test_a_missing_file_makes_its_frames_missing(tmp_path):
