@@ -116,6 +116,85 @@ def test_a_missing_data_file_is_missing_frames(tmp_path):
         assert scan.ledger.reasons[6].startswith("x_data_000003.h5 was not there")
 
 
+@pytest.mark.parametrize(
+    ("gone", "declared", "frames"),
+    [
+        ((1, 2), True, None),  # the last one, of 1 frame, is all that is there
+        ((3,), False, None),
+        ((1, 2), False, None),
+        ((1,), False, None),  # one is full, or none
+        ((3,), True, 11),
+        ((), True, 9),
+    ],
+)
+def test_frames_are_not_numbered_by_a_guess(tmp_path, gone, declared, frames):
+    path = master(tmp_path, np.ones((7, 4, 5)), per_file=3)
+    for number in gone:
+        (tmp_path / f"x_data_{number:06d}.h5").unlink()
+    if not declared:
+        with h5py.File(path, "r+") as file:
+            del file["/entry/instrument/detector/detectorSpecific"]
+    with pytest.raises(ConfigError, match=r"hold . frames.*\n.*--frames"):
+        find_frames(path, n_frames=frames)
+
+
+def test_missing_files_that_add_up_have_their_numbers(tmp_path):
+    path = master(tmp_path, np.ones((7, 4, 5)), per_file=3)
+    (tmp_path / "x_data_000001.h5").unlink()
+    assert [(p.first, p.stop) for p in find_frames(path).pieces] == [(0, 3), (3, 6), (6, 7)]
+
+
+def test_a_link_at_the_usual_place_is_followed(tmp_path):
+    master(tmp_path, np.ones((2, 4, 5)), per_file=2)
+    with h5py.File(tmp_path / "wrapper.nxs", "w") as file:
+        file["/entry/data/data"] = h5py.ExternalLink("x_data_000001.h5", "/entry/data/data")
+    assert find_frames(tmp_path / "wrapper.nxs").pieces[0].file == "x_data_000001.h5"
+
+
+@pytest.mark.parametrize("dataset", ["/", "/entry/data/data/", "/entry/."])
+def test_a_name_without_an_end_is_refused(tmp_path, dataset):
+    path = master(tmp_path, np.ones((2, 4, 5)), per_file=2)
+    with pytest.raises(ConfigError, match="names no dataset"):
+        find_frames(path, dataset)
+
+
+def with_fields(folder: Path, angles, /, **units) -> Path:
+    path = master(folder, np.ones((4, 4, 5)), per_file=4)
+    where = {
+        "omega": "/entry/sample/goniometer/omega",
+        "wavelength": "/entry/instrument/beam/incident_wavelength",
+        "count": "/entry/instrument/detector/count_time",
+        "frame": "/entry/instrument/detector/frame_time",
+    }
+    with h5py.File(path, "r+") as file:
+        file[where["omega"]] = angles
+        for name, unit in units.items():
+            file[where[name]].attrs["units"] = unit
+    return path
+
+
+@pytest.mark.parametrize(
+    "omega", [[0, 1, 2, 90.0], [0, 1, 2.0], [0, 1, 2, 3, 4], [0, np.nan, 2, 3]]
+)
+def test_angles_that_are_not_even_are_asked_for(tmp_path, omega):
+    path = with_fields(tmp_path, omega)
+    with pytest.raises(ConfigError, match=r"--axis, --start, --step\."):
+        adopt(path, tmp_path / "f1.h5", sample="x")
+
+
+def test_a_value_in_other_units_is_asked_for(tmp_path):
+    fine = np.array([3, 2, 1, 0], np.uint8)
+    usual = {"omega": "degrees", "count": b"s", "frame": "sec", "wavelength": "Angstrom"}
+    found = find_frames(with_fields(tmp_path / "usual", fine, **usual))
+    assert (found.header["start_angle"], found.header["angle_increment"]) == (3.0, -1.0)
+    assert found.header.keys() >= {"wavelength", "exposure_time", "exposure_period"}
+    other = {"omega": "rad", "count": "ms", "frame": "ms", "wavelength": "nm"}
+    path = with_fields(tmp_path / "other", fine, **other)
+    assert not find_frames(path).header
+    with pytest.raises(ConfigError, match="--axis, --start, --step, --exposure, --period"):
+        adopt(path, tmp_path / "f1.h5", sample="x")
+
+
 @pytest.mark.parametrize("target", ["../x_{}.h5", "/tmp/x_{}.h5"])
 def test_a_link_that_leaves_the_folder_is_refused(tmp_path, target):
     path = master(tmp_path, np.ones((2, 4, 5)), per_file=2, target=target)

@@ -10,7 +10,9 @@ import pytest
 from measured import AS_SIMULATED, Measured
 
 from offbragg.errors import DamagedFrame, ScanFileError
-from offbragg.files.adopted import Piece, as_counts, open_piece
+from offbragg.files.adopted import ADOPTED, AdoptedCounts, Piece, as_counts, open_piece
+from offbragg.files.checked import Rows
+from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.thin_scan_file import write_thin_scan_file
 from offbragg.recovery.verify import verify
@@ -68,6 +70,30 @@ def test_a_changed_frame_is_damaged(tmp_path):
     assert verify(thin).problems == ["adopted frame 3 has changed, or is gone"]
 
 
+def test_verify_reads_a_thin_file_once(tmp_path, monkeypatch):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    monkeypatch.setattr(ScanFile, "damage", None)
+    verdict = verify(thin)
+    assert (verdict.problems, verdict.checked, verdict.digest) == ([], 6, "agrees")
+
+
+def test_verify_says_that_a_list_of_pieces_is_malformed(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    sweep = Measured(n_frames=2, step=2.0, start_more={ADOPTED: "2024"})
+    verdict = verify(sweep.write(tmp_path / "own"))
+    assert "names no adopted frames" in "".join(verdict.problems)
+    assert verdict.differ == [0, 1]
+
+
+def test_nxrefine_gets_no_wrapper_of_frames_that_lie_elsewhere(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    with pytest.raises(ScanFileError, match="frames lie in files of others"):
+        write_wrapper(thin)
+    assert not list(tmp_path.rglob("*.nxs"))
+
+
 def test_a_missing_file_makes_its_frames_missing(tmp_path):
     bare(tmp_path / "others" / "x.h5", SWEEP.counts[:3])
     thin = adopted(tmp_path, Piece("x.h5", "/a/b", 0, 3), Piece("y.h5", "/a/b", 3, 6))
@@ -107,6 +133,28 @@ def test_what_is_served_reads_no_file_that_it_names(tmp_path):
         _ = scan.stack
 
 
-def test_counts_beyond_int32_are_refused():
+@pytest.mark.parametrize("kind", ["<u4", ">u4", "<u8", ">i8"])
+def test_counts_beyond_int32_are_refused(kind):
     with pytest.raises(ScanFileError, match="1 pixels have counts beyond int32"):
-        as_counts(np.array([2**31, 1], np.uint32))
+        as_counts(np.array([2**31, 1], kind))
+
+
+def test_a_key_of_a_user_adopts_nothing(tmp_path):
+    sweep = Measured(n_frames=2, step=2.0, start_more={"adopted": "2024"})
+    with ScanFile.open(sweep.write(tmp_path)) as scan:
+        assert scan.start["adopted"] == "2024"
+        np.testing.assert_array_equal(scan.stack.counts[:], sweep.counts)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2024", None, {"folder": "."}, {"folder": 1, "pieces": []}, {"folder": ".", "pieces": ["x"]}],
+)
+def test_a_malformed_list_of_pieces_is_an_error_in_words(value):
+    with pytest.raises(ScanFileError, match="names no adopted frames"):
+        AdoptedCounts({ADOPTED: value}, (1, 2, 2), Rows(np.array([b"stored"]), None))
+
+
+def test_a_nul_in_a_name_is_an_error_in_words(tmp_path):
+    with pytest.raises(ScanFileError, match=r"x\\x00.h5.* names no file"):
+        open_piece(tmp_path, "x\0.h5", "/a/b")

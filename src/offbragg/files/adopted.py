@@ -24,8 +24,11 @@ from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside, open_to_read
 from offbragg.files.scan_layout import FILL
 
-ADOPTED = "adopted"
-"""The key of a start document that names the folder and the pieces of adopted frames."""
+ADOPTED = "offbragg_adopted"
+"""The key of a start document that names the folder and the pieces of adopted frames.
+
+Users put keys of their own there: it is one that they do not type.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Piece:
                 int(document["first"]),
                 int(document["stop"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ScanFileError(f"{document!r} names no adopted frames: {error!r}") from error
 
 
@@ -72,7 +75,10 @@ def path_in(folder: Path, name: str) -> Path:
     ScanFileError
         If its name or a symbolic link leads out of the folder.
     """
-    home, path = folder.resolve(), (folder / name).resolve()
+    try:
+        home, path = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a NUL, or links that lead in circles
+        raise ScanFileError(f"{name!r} in {str(folder)!r} names no file: {error}") from error
     if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_relative_to(home):
         raise ScanFileError(
             f"{name} is not read: it leads out of the adopted folder {folder}\n"
@@ -130,7 +136,8 @@ def as_counts(raw: NDArray[Any]) -> NDArray[np.int32]:
         top = np.iinfo(raw.dtype).max
         masked = [(raw == raw.dtype.type(top - back), -1 - back) for back in (0, 1)]
         valid = ~(masked[0][0] | masked[1][0])
-    if raw.dtype.itemsize > 4 or raw.dtype == np.uint32:
+    bits = 8 * raw.dtype.itemsize - (raw.dtype.kind == "i")  # in either order of bytes
+    if bits > 31:
         limits = np.iinfo(np.int32)
         beyond = valid & (raw > limits.max)
         if raw.dtype.kind == "i":
@@ -214,12 +221,23 @@ class AdoptedCounts:
         Frames, rows and columns.
     rows
         Of the thin scan file.
+
+    Raises
+    ------
+    ScanFileError
+        If the start document names no folder and pieces.
     """
 
     def __init__(self, start: Mapping[str, Any], shape: tuple[int, int, int], rows: Rows) -> None:
-        adopted = start[ADOPTED]
-        pieces = [Piece.from_dict(one) for one in adopted["pieces"]]
-        self._pieces = Pieces(Path(adopted["folder"]), pieces, shape[1:])
+        try:
+            adopted = start[ADOPTED]
+            folder, pieces = Path(adopted["folder"]), list(adopted["pieces"])
+        except (KeyError, TypeError) as error:
+            raise ScanFileError(
+                f"{ADOPTED} of the start document names no adopted frames: {error!r}\n"
+                "Adopt them again."
+            ) from error
+        self._pieces = Pieces(folder, [Piece.from_dict(one) for one in pieces], shape[1:])
         self._shape, self._rows = shape, rows
 
     @property

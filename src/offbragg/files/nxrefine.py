@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import GeometryError, ScanFileError
 from offbragg.files import nexus, scan_layout
+from offbragg.files.adopted import ADOPTED
 from offbragg.files.durable import sync
 from offbragg.files.scan_file import ScanFile
 from offbragg.geometry import Geometry, rotation_about
@@ -223,7 +224,7 @@ def write_wrapper(path: Path | str) -> Path:
     Parameters
     ----------
     path
-        The scan file, where `scan_directory` put it, or of any other name.
+        The scan file, where `scan_directory` put it, or of any other name; none of adopted frames.
 
     Returns
     -------
@@ -233,6 +234,11 @@ def write_wrapper(path: Path | str) -> Path:
     """
     path = Path(path)
     with ScanFile.open(path) as scan:
+        if ADOPTED in scan.start:  # HDF5 finds no chunk there, and reads the fill value
+            raise ScanFileError(
+                f"{path} gets no wrapper: its frames lie in files of others, and NXRefine would "
+                "read -1 for each pixel\nReduce it with offbragg reduce."
+            )
         sample, scan_dir = scan.sample, path.resolve().parent
         setting = translate(
             scan.geometry, scan.sweep, None if sample.UB is None else np.array(sample.UB)

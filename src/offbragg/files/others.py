@@ -6,6 +6,7 @@ links are resolved here, not by HDF5: each becomes the name of a file in the sam
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,13 @@ _USUAL = (f"{_GROUP}/data", "/entry/instrument/detector/data")
 _NUMBERED = re.compile(r"data_\d{6}")  # as Dectris names the links to data files
 _DETECTOR = "/entry/instrument/detector"
 _TURN = ("omega", "phi", "chi", "kappa")
+_UNITS = {
+    "exposure_time": ("s", "sec", "second", "seconds"),
+    "exposure_period": ("s", "sec", "second", "seconds"),
+    "wavelength": ("angstrom", "angstroms", "a", "å"),
+    "angle": ("deg", "degree", "degrees", "°"),
+}
+"""Of what is read; what has others is asked for, and not converted."""
 _MOST = 1 << 24  # values of what is read beside the frames
 
 
@@ -37,6 +45,8 @@ class OthersFrames:
     shape: tuple[int, int]
     header: dict[str, Any] = field(default_factory=dict[str, Any])
     """As those of frame files: ``exposure_time``, s, ``start_angle``, degree, and so on."""
+    unclear: frozenset[str] = frozenset()
+    """Keys of a header that the file has in units that are not known."""
     detector: dict[str, Any] = field(default_factory=dict[str, Any])
     """For a start document."""
     mask: NDArray[np.uint32] | None = None
@@ -59,12 +69,12 @@ def find_frames(
     dataset
         Of shape (frame, slow, fast), or a link to it; found by the usual names if None.
     n_frames
-        How many there should be, where a data file is missing and the file does not say.
+        How many there should be, instead of what the file says.
 
     Raises
     ------
     ConfigError
-        If it is not known which dataset, or how many frames.
+        If it is not known which dataset, how many frames, or which of them are missing.
     ScanFileError
         If something cannot be read, or leads out of the folder.
     """
@@ -78,11 +88,11 @@ def find_frames(
         places = [_place(file, path, name) for name in _names(file, path, dataset)]
         images = _number(file, f"{_DETECTOR}/detectorSpecific/nimages")
         triggers = _number(file, f"{_DETECTOR}/detectorSpecific/ntrigger") or 1
-        expected = n_frames or (None if images is None else int(images * triggers))
-        pieces, shape = _pieces(path, places, expected)
-        header, mask = _header(file), _mask(file, shape)
+        declared = None if images is None else int(images * triggers)
+        pieces, shape = _pieces(path, places, declared, n_frames)
+        (header, unclear), mask = _header(file, pieces[-1].stop), _mask(file, shape)
         detector = _facts(file)
-    return OthersFrames(path.parent, pieces, shape, header, detector, mask)
+    return OthersFrames(path.parent, pieces, shape, header, unclear, detector, mask)
 
 
 def read_values(path: Path, dataset: str, n_frames: int) -> NDArray[np.float64]:
@@ -113,11 +123,9 @@ def _names(file: h5py.File, path: Path, dataset: str | None) -> list[str]:
     if numbered:
         return [f"{_GROUP}/{name}" for name in numbered]
     for name in _USUAL:
-        try:
-            find_inside(file, name, path)
-        except KeyError:
-            continue
-        return [name]
+        with contextlib.suppress(ConfigError):  # as of a name that is given: it may be a link
+            _place(file, path, name)
+            return [name]
     raise ConfigError(
         f"{path} has no frames under {_GROUP}/data_000001 or {' or '.join(_USUAL)}\n"
         "Name the dataset: --dataset /a/b"
@@ -127,6 +135,8 @@ def _names(file: h5py.File, path: Path, dataset: str | None) -> list[str]:
 def _place(file: h5py.File, path: Path, name: str) -> tuple[str, str]:
     """Return the file, by its name in the folder, and the dataset that a name leads to."""
     parent, _, last = name.rpartition("/")
+    if last in ("", "."):
+        raise ConfigError(f"{path}: {name} names no dataset: name one, as --dataset /a/b")
     try:
         group = find_inside(file, parent or "/", path)
     except KeyError as error:
@@ -140,7 +150,7 @@ def _place(file: h5py.File, path: Path, name: str) -> tuple[str, str]:
 
 
 def _pieces(
-    path: Path, places: list[tuple[str, str]], expected: int | None
+    path: Path, places: list[tuple[str, str]], declared: int | None, given: int | None
 ) -> tuple[tuple[Piece, ...], tuple[int, int]]:
     """Return where which frames are; of files that are not there by the length of the others."""
     shapes: list[tuple[int, ...] | None] = []
@@ -154,23 +164,43 @@ def _pieces(
         raise ScanFileError(f"none of the data files of {path} is there: {places[0][0]} and so on")
     if len({shape[1:] for shape in there}) > 1:
         raise ScanFileError(f"the frames of {path} have several shapes: {sorted(set(there))}")
+    lengths = [None if shape is None else shape[0] for shape in shapes]
+    lengths = _lengths(path, lengths, declared if given is None else given, given is not None)
     pieces: list[Piece] = []
     first = 0
-    for i, ((file, dataset), shape) in enumerate(zip(places, shapes, strict=True)):
-        n = shape[0] if shape is not None else max(one[0] for one in there)
-        if shape is None and i == len(places) - 1:
-            if expected is None:
-                raise ConfigError(
-                    f"{file}, the last data file of {path}, is not there, and nothing says how "
-                    "many frames it had\nGive how many there are in all: --frames N"
-                )
-            n = max(expected - first, 0)
+    for (file, dataset), n in zip(places, lengths, strict=True):
         if n:
             pieces.append(Piece(file, dataset, first, first + n))
         first += n
     if not pieces:
         raise ScanFileError(f"{path} has no frames")
     return tuple(pieces), (there[0][1], there[0][2])
+
+
+def _lengths(path: Path, lengths: list[int | None], expected: int | None, given: bool) -> list[int]:
+    """Return how many frames each data file has or had: all but the last one have as many.
+
+    The last one may be shorter: where it is the only one that is there, that does not add up.
+    """
+    there = [n for n in lengths if n is not None]
+    full = max(there)
+    what = f"the data files of {path} hold {sum(there)} frames"
+    how = "\nPut the missing files back, or give how many frames there are in all: --frames N"
+    if len(there) == len(lengths) and (not given or sum(there) == expected):
+        return there
+    if expected is None:
+        if lengths[-1] is None:
+            raise ConfigError(f"{what}, the last one is missing, and nothing says its length{how}")
+        if there.count(full) < 2:
+            raise ConfigError(f"{what}, and nothing says how many were in those missing{how}")
+    found = [full if n is None else n for n in lengths]
+    if lengths[-1] is None and expected is not None:
+        found[-1] = expected - sum(found[:-1])
+    if not 0 <= found[-1] <= full or (expected is not None and sum(found) != expected):
+        raise ConfigError(
+            f"{what}, and there should be {expected}: which are missing is not known{how}"
+        )
+    return found
 
 
 def _read(file: h5py.File, name: str) -> NDArray[Any] | None:
@@ -189,26 +219,57 @@ def _number(file: h5py.File, name: str) -> float | None:
     found = _read(file, name)
     if found is None or found.size != 1 or found.dtype.kind not in "iuf":
         return None
-    return float(found.reshape(()))
+    number = float(found.reshape(()))
+    return number if np.isfinite(number) else None
 
 
-def _header(file: h5py.File) -> dict[str, Any]:
-    """Return what an NXmx file says about exposure, beam and rotation."""
-    header: dict[str, Any] = {
-        "exposure_time": _number(file, f"{_DETECTOR}/count_time"),
-        "exposure_period": _number(file, f"{_DETECTOR}/frame_time"),
-        "wavelength": _number(file, "/entry/instrument/beam/incident_wavelength"),
-    }
+def _has_units(file: h5py.File, name: str, known: tuple[str, ...]) -> bool:
+    """Return whether a field that was read has one of these units, or says none."""
+    try:
+        units = find_inside(file, name).attrs.get("units")
+    except (OSError, RuntimeError, ValueError, TypeError):
+        return False
+    if isinstance(units, np.ndarray) and units.size == 1:
+        units = units.reshape(-1)[0]
+    if isinstance(units, bytes):
+        units = units.decode("utf-8", "replace")
+    return units is None or str(units).strip().lower() in ("", *known)
+
+
+def _header(file: h5py.File, n_frames: int) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return what an NXmx file says about exposure, beam and rotation, and what is unclear."""
+    header: dict[str, Any] = {}
+    unclear: set[str] = set()
+    for key, name in (
+        ("exposure_time", f"{_DETECTOR}/count_time"),
+        ("exposure_period", f"{_DETECTOR}/frame_time"),
+        ("wavelength", "/entry/instrument/beam/incident_wavelength"),
+    ):
+        value = _number(file, name)
+        if value is not None and _has_units(file, name, _UNITS[key]):
+            header[key] = value
+        elif value is not None:
+            unclear.add(key)
     for name in _TURN:
-        angles = _read(file, f"/entry/sample/goniometer/{name}")
-        if angles is None or angles.dtype.kind not in "iuf" or angles.ndim != 1 or angles.size < 2:
+        where = f"/entry/sample/goniometer/{name}"
+        angles = _read(file, where)
+        if angles is None or angles.dtype.kind not in "iuf" or angles.shape != (n_frames,):
             continue
-        step = float(angles[-1] - angles[0]) / (angles.size - 1)
-        if step:
+        step = _even_step(angles.astype(np.float64))
+        if step and _has_units(file, where, _UNITS["angle"]):
             header |= {"oscillation_axis": name, "start_angle": float(angles[0])}
             header["angle_increment"] = step
             break
-    return {key: value for key, value in header.items() if value is not None}
+    return header, frozenset(unclear)
+
+
+def _even_step(angles: NDArray[np.float64]) -> float | None:
+    """Return the step of angles, degree; None if they are not even, or fewer than two."""
+    if angles.size < 2 or not np.isfinite(angles).all():
+        return None
+    step = float(angles[-1] - angles[0]) / (angles.size - 1)
+    even = angles[0] + step * np.arange(angles.size)
+    return step if np.abs(angles - even).max() <= 1e-3 * abs(step) + 1e-4 else None
 
 
 def _mask(file: h5py.File, shape: tuple[int, int]) -> NDArray[np.uint32] | None:

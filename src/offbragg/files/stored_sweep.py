@@ -201,6 +201,17 @@ class StoredSweep:
         counts = self._adopted() or CheckedCounts(data, self._read_rows, self._path)
         return Stack(FrameRange(counts, 0, length), self._sweep, monitor)
 
+    def changed_adopted(self) -> tuple[int, ...]:
+        """Read every adopted frame, and nothing else; return the numbers of those that changed.
+
+        Raises
+        ------
+        ScanFileError
+            If the start document does not say where they are.
+        """
+        adopted = self._adopted()
+        return () if adopted is None else adopted.damaged()
+
     def _adopted(self) -> AdoptedCounts | None:
         """Return the frames of a thin scan file, which lie in the files of others; else None."""
         if ADOPTED not in self._start:

@@ -229,9 +229,7 @@ class _Checking:
         chunks: list[FilePart] = []
         stored = list(seen.stored())
         if ADOPTED in seen.start:  # no chunk of theirs is in this file
-            with ScanFile.open(self.path) as scan:
-                changed = scan.damage().frames
-            verdict.checked += len(stored)
+            changed = self._find_changed(stored, verdict)
             verdict.differ += changed
             verdict.problems += [f"adopted frame {n} has changed, or is gone" for n in changed]
             stored = []
@@ -284,6 +282,17 @@ class _Checking:
         self._check_pixels(seen, bad, ask, verdict)
         self._check_digest(seen, digest, (size, whole, declared), verdict)
         verdict.differ = sorted({*verdict.differ, *bad})
+
+    def _find_changed(self, stored: list[int], verdict: Verdict) -> Sequence[int]:
+        """Read adopted frames where they lie; the bytes of the file itself are read elsewhere."""
+        try:
+            with ScanFile.open(self.path) as scan:
+                changed = scan.changed_adopted()
+        except ScanFileError as error:
+            verdict.problems.append(str(error))
+            return stored
+        verdict.checked += len(stored)
+        return changed
 
     def _check_pixels(
         self, seen: FileContents, bad: list[int], ask: list[int], verdict: Verdict

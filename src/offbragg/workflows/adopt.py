@@ -67,7 +67,7 @@ def adopt(
     found = find_frames(path, dataset, n_frames)
     read = None if model is None else Model.read(model)
     header = {**found.header, **{k: v for k, v in (given or {}).items() if v is not None}}
-    _check_nothing_is_missing(path, header, read, sample)
+    _check_nothing_is_missing(path, header, found.unclear, read, sample)
     check_component(str(sample), "sample.name")
     geometry, sweep, known = _sweep(found, read, header)
     values = {} if monitor is None else {"monitor": read_values(path, monitor, found.n_frames)}
@@ -93,13 +93,19 @@ def adopt(
 
 
 def _check_nothing_is_missing(
-    path: Path, header: Mapping[str, Any], model: Model | None, sample: str | None
+    path: Path,
+    header: Mapping[str, Any],
+    unclear: frozenset[str],
+    model: Model | None,
+    sample: str | None,
 ) -> None:
     has = {name for name, key in _OPTIONS.items() if key in header}
     if model is not None:
         has |= {"--axis", "--start", "--step"} if model.has_geometry else set[str]()
         has |= {"--exposure"} if "exposure_time" in model.document else set[str]()
     missing = [name for name in _OPTIONS if name not in has]
+    # it is that of the exposure where nothing is said of it, and not where its units are not known
+    missing += ["--period"] if "exposure_period" in unclear - header.keys() else []
     missing += ["--sample"] if sample is None else []
     if missing:
         raise ConfigError(f"{path} does not say all that is needed\nGive {', '.join(missing)}.")
