@@ -12,13 +12,16 @@ enum {
     PIECE = 2048, /* pixels of a row that are worked on at a time */
 };
 
+/* Runs: where, and what is added there: counts, and the weight in the upper 32 bits. Vectors are
+ * written whole, and AHEAD places are looked at behind the last. */
 typedef struct {
-    uint32_t place[PIECE + 16], counts[PIECE + 16], weight[PIECE + 16];
+    uint32_t place[PIECE + 16 + AHEAD];
+    uint64_t sums[PIECE + 16];
 } runs;
 
 /* A row of a frame, and what is the same in all of it */
 typedef struct {
-    const int32_t *counts;
+    const int32_t *counts, *next; /* next: those of the row that follows, to be fetched ahead */
     const double *inverse;
     const float *factor, *rate; /* a rate takes the place of the counts; or NULL */
     float flux, rate_flux;
@@ -75,28 +78,24 @@ static inline int is_large(const row_of_frame *in, size_t begin, size_t end)
     return any >= OB_MOST_COUNTS;
 }
 
+/* Both sums of a cell are one number: a carry out of either is seen, and only then are they two. */
 static inline void add_runs(const runs *w, size_t n, ob_sums *sums, int subtract)
 {
-    const uint32_t *place = w->place, *counts = w->counts, *weight = w->weight;
-    uint32_t *low = sums->low, *high = sums->high;
+    ob_pair *low = (ob_pair *)sums->low;
     uint8_t *changed = sums->changed;
 
     for (size_t i = 0; i < n; i++) {
-        size_t at = 2 * (size_t)place[i];
-        if (i + AHEAD < n)
-            __builtin_prefetch(low + 2 * (size_t)place[i + AHEAD], 1);
-        changed[place[i] >> 15] = 1;
-        uint32_t a = low[at], b = low[at + 1], c = counts[i], d = weight[i];
-        uint32_t p = subtract ? a - c : a + c, q = subtract ? b - d : b + d;
-        low[at] = p;
-        low[at + 1] = q;
-        int over = subtract ? (p > a) | (q > b) : (p < a) | (q < b);
+        uint64_t before = low[w->place[i]], more = w->sums[i];
+        uint64_t after = subtract ? before - more : before + more;
+        __builtin_prefetch(low + w->place[i + AHEAD], 1);
+        changed[w->place[i] >> 15] = 1;
+        int over = subtract ? (after > before) | ((uint32_t)after > (uint32_t)before)
+                            : (after < before) | ((uint32_t)after < (uint32_t)before);
         if (__builtin_expect(over, 0)) {
-            uint32_t step = subtract ? 0u - 1u : 1u;
-            if (subtract ? p > a : p < a)
-                high[at] += step;
-            if (subtract ? q > b : q < b)
-                high[at + 1] += step;
+            uint64_t first = (uint32_t)more, second = more >> 32;
+            ob_add(sums, w->place[i], subtract ? 0 - first : first, subtract ? 0 - second : second);
+        } else {
+            low[w->place[i]] = after;
         }
     }
 }
@@ -105,9 +104,8 @@ static inline void add_runs(const runs *w, size_t n, ob_sums *sums, int subtract
 static void add_runs_shared(const runs *w, size_t n, ob_sums *sums, int subtract)
 {
     for (size_t i = 0; i < n; i++) {
-        uint64_t first = w->counts[i], second = w->weight[i];
-        if (i + AHEAD < n)
-            __builtin_prefetch(sums->low + 2 * (size_t)w->place[i + AHEAD], 1);
+        uint64_t first = (uint32_t)w->sums[i], second = w->sums[i] >> 32;
+        __builtin_prefetch((ob_pair *)sums->low + w->place[i + AHEAD], 1);
         ob_add_shared(sums, w->place[i], subtract ? 0 - first : first,
                       subtract ? 0 - second : second);
     }
@@ -120,8 +118,7 @@ static size_t fold_runs(int level, const ob_fold *fold, runs *w, size_t n)
     ob_fold_places(level, fold, w->place, n);
     for (size_t i = 0; i < n; i++) {
         w->place[kept] = w->place[i];
-        w->counts[kept] = w->counts[i];
-        w->weight[kept] = w->weight[i];
+        w->sums[kept] = w->sums[i];
         kept += w->place[i] != OB_NOWHERE;
     }
     return kept;
@@ -172,8 +169,7 @@ static size_t find_runs_portable(const row_of_frame *in, const ob_row *r, size_t
                          : (uint32_t)counts[first + j]) & good;
             time += (uint32_t)weight[j] & good;
             w->place[n] = place[j];
-            w->counts[n] = sum;
-            w->weight[n] = time;
+            w->sums[n] = sum | (uint64_t)time << 32;
             n += ends & good & 1;
             sum &= ends - 1;
             time &= ends - 1;
@@ -241,6 +237,8 @@ OB_AVX2 static size_t find_runs_avx2(const row_of_frame *in, const ob_row *r, si
     for (size_t j = begin; j < end; j += 8) {
         __m256i count, good;
         __m256 part;
+        if (!(j & 8))
+            __builtin_prefetch(in->next + j);
         __m256d w0, w1;
         if (end - j >= 8) {
             count = _mm256_loadu_si256((const __m256i *)(counts + j));
@@ -305,8 +303,11 @@ OB_AVX2 static size_t find_runs_avx2(const row_of_frame *in, const ob_row *r, si
         count = differences(_mm256_permutevar8x32_epi32(count, front));
         weight = differences(_mm256_permutevar8x32_epi32(weight, front));
         _mm256_storeu_si256((__m256i *)(w->place + n), place);
-        _mm256_storeu_si256((__m256i *)(w->counts + n), count);
-        _mm256_storeu_si256((__m256i *)(w->weight + n), weight);
+        const __m256i even = _mm256_unpacklo_epi32(count, weight);
+        const __m256i odd = _mm256_unpackhi_epi32(count, weight);
+        _mm256_storeu_si256((__m256i *)(w->sums + n), _mm256_permute2x128_si256(even, odd, 0x20));
+        _mm256_storeu_si256((__m256i *)(w->sums + n + 4),
+                            _mm256_permute2x128_si256(even, odd, 0x31));
         n += (size_t)__builtin_popcount(mask);
     }
     return n;
@@ -320,14 +321,21 @@ OB_AVX512 static size_t find_runs_avx512(const row_of_frame *in, const ob_row *r
     const float *factor = in->factor, *rate = in->rate;
     const __m512i spread_low =
         _mm512_setr_epi32(0, 1, 8, 9, 64, 65, 72, 73, 512, 513, 520, 521, 576, 577, 584, 585);
-    const __m512i spread_high = _mm512_add_epi32(spread_low, _mm512_set1_epi32(4096));
+    const __m512i numbers =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i lower =
+        _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
     const __m512i zero = _mm512_setzero_si512(), nowhere = _mm512_set1_epi32(-1);
     const __m512i most = _mm512_set1_epi32(in->most);
     const __m512 times = _mm512_set1_ps(in->flux), rate_times = _mm512_set1_ps(in->rate_flux);
     const __m512 heaviest = _mm512_set1_ps(OB_MOST_WEIGHT);
-    const __m512d ladder = _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512d ladder = _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7), step = _mm512_set1_pd(16.0);
+    const __m512d within = _mm512_set1_pd(r->x);
     __m512d along[3], across[3], shift[3];
-    __m512i shape[3], stride[3];
+    __m512i shape[3], stride[3], near[3], far[3];
+    __m512d x0 = _mm512_add_pd(_mm512_set1_pd((double)begin), ladder);
+    __m512d x1 = _mm512_add_pd(x0, _mm512_set1_pd(8.0));
     size_t n = 0;
 
     for (int i = 0; i < 3; i++) {
@@ -335,26 +343,32 @@ OB_AVX512 static size_t find_runs_avx512(const row_of_frame *in, const ob_row *r
         across[i] = _mm512_set1_pd(r->across[i]);
         shift[i] = _mm512_set1_pd(r->shift[i]);
         shape[i] = _mm512_set1_epi32(r->shape[i]);
-        stride[i] = _mm512_set1_epi32((int32_t)(r->stride[i]));
+        /* (cell >> 5) * stride = cell * stride / 32 - (cell & 31) * stride / 32: the second comes out
+         * of the tables in which the lowest bits are spread */
+        stride[i] = _mm512_set1_epi32((int32_t)(r->stride[i] / OB_SIDE));
+        near[i] = _mm512_sub_epi32(_mm512_slli_epi32(spread_low, (unsigned)i),
+                                   _mm512_mullo_epi32(numbers, stride[i]));
+        far[i] = _mm512_add_epi32(
+            near[i], _mm512_sub_epi32(_mm512_set1_epi32(4096 << i), _mm512_slli_epi32(stride[i], 4)));
     }
     for (size_t j = begin; j < end; j += 16) {
-        __mmask16 here = end - j < 16 ? (__mmask16)((1u << (end - j)) - 1) : (__mmask16)0xFFFF;
+        const __mmask16 here = end - j < 16 ? (__mmask16)((1u << (end - j)) - 1) : (__mmask16)0xFFFF;
+        const __m512d at0 = _mm512_add_pd(x0, within), at1 = _mm512_add_pd(x1, within);
+        x0 = _mm512_add_pd(x0, step);
+        x1 = _mm512_add_pd(x1, step);
+        __builtin_prefetch(in->next + j);
         __m512i count = _mm512_maskz_loadu_epi32(here, counts + j);
         __m512 part = _mm512_maskz_loadu_ps(here, factor + j);
         __mmask16 good = _mm512_mask_cmple_epu32_mask(here, count, most);
         good = _mm512_mask_cmp_ps_mask(good, part, _mm512_setzero_ps(), _CMP_GT_OQ);
         if (!good)
             continue;
-        __m512d x0 = _mm512_add_pd(
-            _mm512_add_pd(_mm512_set1_pd((double)j), ladder), _mm512_set1_pd(r->x));
-        __m512d x1 = _mm512_add_pd(
-            _mm512_add_pd(_mm512_set1_pd((double)(j + 8)), ladder), _mm512_set1_pd(r->x));
         __m512d w0 = _mm512_maskz_loadu_pd((__mmask8)here, inverse + j);
         __m512d w1 = _mm512_maskz_loadu_pd((__mmask8)(here >> 8), inverse + j + 8);
         __m512i place = zero;
         for (int i = 0; i < 3; i++) {
-            __m512d a0 = _mm512_add_pd(along[i], _mm512_mul_pd(x0, across[i]));
-            __m512d a1 = _mm512_add_pd(along[i], _mm512_mul_pd(x1, across[i]));
+            __m512d a0 = _mm512_add_pd(along[i], _mm512_mul_pd(at0, across[i]));
+            __m512d a1 = _mm512_add_pd(along[i], _mm512_mul_pd(at1, across[i]));
             a0 = _mm512_add_pd(_mm512_mul_pd(a0, w0), shift[i]);
             a1 = _mm512_add_pd(_mm512_mul_pd(a1, w1), shift[i]);
             /* what does not fit becomes 0x80000000, which is in no grid */
@@ -362,10 +376,9 @@ OB_AVX512 static size_t find_runs_avx512(const row_of_frame *in, const ob_row *r
             __m256i c1 = _mm512_cvt_roundpd_epi32(a1, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
             __m512i cell = _mm512_inserti64x4(_mm512_castsi256_si512(c0), c1, 1);
             good = _mm512_mask_cmplt_epu32_mask(good, cell, shape[i]);
-            __m512i inner = _mm512_permutex2var_epi32(spread_low, cell, spread_high);
-            inner = _mm512_slli_epi32(inner, (unsigned)i);
-            __m512i brick = _mm512_mullo_epi32(_mm512_srli_epi32(cell, 5), stride[i]);
-            place = _mm512_add_epi32(place, _mm512_add_epi32(brick, inner));
+            place = _mm512_add_epi32(
+                place, _mm512_add_epi32(_mm512_mullo_epi32(cell, stride[i]),
+                                        _mm512_permutex2var_epi32(near[i], cell, far[i])));
         }
         place = _mm512_mask_mov_epi32(nowhere, good, place);
         __m512i next = _mm512_alignr_epi32(nowhere, place, 1);
@@ -392,8 +405,8 @@ OB_AVX512 static size_t find_runs_avx512(const row_of_frame *in, const ob_row *r
         count = _mm512_sub_epi32(count, _mm512_alignr_epi32(count, zero, 15));
         weight = _mm512_sub_epi32(weight, _mm512_alignr_epi32(weight, zero, 15));
         _mm512_storeu_si512(w->place + n, place);
-        _mm512_storeu_si512(w->counts + n, count);
-        _mm512_storeu_si512(w->weight + n, weight);
+        _mm512_storeu_si512(w->sums + n, _mm512_permutex2var_epi32(count, lower, weight));
+        _mm512_storeu_si512(w->sums + n + 8, _mm512_permutex2var_epi32(count, upper, weight));
         n += (size_t)__builtin_popcount(ends);
     }
     return n;
@@ -431,6 +444,7 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, cons
             for (size_t frame = 0; frame < what->frames; frame++) {
                 in.counts = what->counts + frame * pixels + row * what->columns;
                 in.flux = what->flux[frame];
+                in.next = frame + 1 < what->frames ? in.counts + pixels : in.counts;
                 in.rate_flux = what->rate ? what->rate_flux[frame] : 0.0f;
                 ob_begin_row(&r, what, what->turns + frame, row, grid);
                 if (is_large(&in, begin, end)) {
@@ -438,6 +452,7 @@ void ob_transform(int level, const ob_exposures *what, const ob_band *band, cons
                     continue;
                 }
                 size_t n = find_runs(&in, &r, begin, end, &w);
+                memset(w.place + n, 0, AHEAD * sizeof *w.place);
                 if (fold)
                     add_runs_shared(&w, fold_runs(level, fold, &w, n), sums, subtract);
                 else if (subtract)
