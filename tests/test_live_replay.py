@@ -67,12 +67,17 @@ def memory(tmp_path) -> Iterator[Path]:
         yield Path(made)
 
 
-def test_a_whole_rotation_through_channel_access_is_seen_as_it_grows(memory, tmp_path, capsys):
-    """360 frames of a 2M at 10 Hz, and a client who asks for planes all the time."""
-    n = 360
-    prepare_frames(memory / "prepared", n, SHAPE_2M)
+@pytest.mark.parametrize(("n", "step"), [(360, 1.0), (1800, 0.2)], ids=["1 deg", "0.2 deg"])
+def test_a_whole_rotation_through_channel_access_is_seen_as_it_grows(
+    memory, tmp_path, capsys, n, step
+):
+    """Frames of a 2M at 10 Hz, and a client who asks for planes all the time."""
+    root = memory if n <= 360 else tmp_path  # memory does not hold all of them
+    distinct = prepare_frames(root / "prepared", 360, SHAPE_2M)
+    for number in range(360, n):
+        distinct[number % 360].with_name(f"x_{number:05d}.cbf").hardlink_to(distinct[number % 360])
     log = (tmp_path / "ioc.log").open("wb")
-    with log, simulated(memory, log) as config, processes(config.file, tmp_path) as beamline:
+    with log, simulated(root, log) as config, processes(config.file, tmp_path) as beamline:
         beamline.serve()
         beamline.start("stack")
         beamline.start("live", "--grid", BOX)
@@ -81,7 +86,8 @@ def test_a_whole_rotation_through_channel_access_is_seen_as_it_grows(memory, tmp
             StoredFrames(experiment) as stored,
             Viewer(config, experiment, stored) as viewer,
             subprocess.Popen(
-                [sys.executable, MEASURE, str(config.file), str(n), "1.0", PEROVSKITE], stdout=log
+                [sys.executable, MEASURE, str(config.file), str(n), str(step), PEROVSKITE],
+                stdout=log,
             ) as measuring,
         ):
             assert measuring.wait(PATIENCE) == 0
@@ -92,7 +98,8 @@ def test_a_whole_rotation_through_channel_access_is_seen_as_it_grows(memory, tmp
     whole = sorted(path.stat().st_mtime for path in config.paths.frames.rglob("*.cbf"))
     delayed = stored.delayed(whole)
     with capsys.disabled():
-        print(f"\n{(n - 1) / (whole[-1] - whole[0]):.2f} frames/s came; {delayed}; CPU, s: {cpu}; "
+        print(f"\n{(n - 1) / (whole[-1] - whole[0]):.2f} frames/s came, {step:g}° each; "
+              f"{delayed}; CPU, s: {cpu}; "
               f"the first plane {viewer.first - stored.times[0]:.1f} s after the first frame; "
               f"complete {closed - stored.times[-1]:.1f} s after the last")  # fmt: skip
         for level, name in ((4, "coarse"), (1, "full")):
