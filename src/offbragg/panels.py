@@ -141,7 +141,7 @@ def panel_named(name: str) -> PanelType:
 
 
 def size_named(family: str, shape: tuple[int, int]) -> str:
-    """Return what the size of a panel with so many pixels is called, as ``2M``; else nothing."""
+    """Return the size of the panel with this shape, as ``2M``; empty if there is none."""
     found = (size for size in _FAMILIES[family].sizes if _panel(family, size, False).shape == shape)
     return next(found, "")
 

@@ -183,8 +183,8 @@ def answers(folder, model, scan_file, adopted, frames) -> list[dict]:
         start = _start(model, frames[0].header, "copied")
         start |= {"geometry": scan.geometry.to_dict(), "sweep": scan.sweep.to_dict()}
         copied = _stacked(folder / "copied", start, scan.stack.counts)
-    said = _dials(folder, FIND, model, scan_file, copied)
-    return json.loads(said.splitlines()[-1])
+    answered = _dials(folder, FIND, model, scan_file, copied)
+    return json.loads(answered.splitlines()[-1])
 
 
 @pytest.mark.parametrize("which", [1, 2], ids=["stacked", "adopted"])

@@ -9,7 +9,13 @@ from pathlib import Path
 import h5py
 
 from offbragg.errors import ReductionError
-from offbragg.files.hkl_list import is_hkl_list, read_hkl_list
+from offbragg.files.discus_volume import is_discus, read_discus
+from offbragg.files.hkl_list import (
+    is_bare_plane,
+    is_hkl_list,
+    read_bare_plane,
+    read_hkl_list,
+)
 from offbragg.files.mantid_volume import is_mantid, read_mantid, write_mantid
 from offbragg.files.other_fields import Fields
 from offbragg.files.transform_volume import is_transform, read_transform, write_transform
@@ -25,10 +31,13 @@ _READERS: dict[str, tuple[Callable[[Fields], bool], Callable[[Fields], Volume]]]
 }
 _TEXTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Volume]]] = {
     "hkl list": (is_hkl_list, read_hkl_list),
+    "discus": (is_discus, read_discus),
+    "scatty plane": (is_bare_plane, read_bare_plane),
 }
 KINDS = {
     "mantid": "Mantid", "yell": "meerkat, Yell or DISCUS", "nxrefine": "NXRefine or CCTW",
-    "hkl list": "Scatty (a list of h k l I)",
+    "hkl list": "Scatty (a list of h k l I)", "discus": "DISCUS (layers as text)",
+    "scatty plane": "Scatty (a plane without its indices)",
 }  # fmt: skip
 """Which programs write a format."""
 WRITERS: dict[str, Callable[[Path, Volume], Path]] = {
