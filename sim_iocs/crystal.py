@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 SHAPES = {"100K": (195, 487), "300K": (619, 487), "1M": (1043, 981), "2M": (1679, 1475)}
-"""Rows and columns of each size."""
+"""Rows and columns of each size of a Pilatus."""
 
-PIXEL = 0.172  # mm
+PIXEL = 0.172  # mm, of a Pilatus
 MODULE_ROWS, GAP_ROWS = 195, 17
 MODULE_COLUMNS, GAP_COLUMNS = 487, 7
 GAP, BAD, CUTOFF = -1, -2, 1048500
@@ -41,6 +41,37 @@ BEAM_CENTRE = {
     "1M": (490.2, 517.8),
     "2M": (737.4, 832.1),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Another kind of detector: modules and gaps (rows, columns), as Dectris draws them.
+
+    ``seam`` is from where to where, in columns from a module's middle, two pieces of CdTe meet;
+    ``centre`` is where the beam meets the panel, pixels (fast, slow).
+    """
+
+    shape: tuple[int, int]
+    pixel: float  # mm
+    module: tuple[int, int]
+    gap: tuple[int, int]
+    centre: tuple[float, float]
+    seam: tuple[int, int] = (0, 0)
+
+
+KINDS = {
+    **{
+        name: Kind(shape, PIXEL, (MODULE_ROWS, MODULE_COLUMNS), (GAP_ROWS, GAP_COLUMNS), centre)
+        for (name, shape), centre in zip(SHAPES.items(), BEAM_CENTRE.values(), strict=True)
+    },
+    "300K-W": Kind((195, 1475), PIXEL, (195, 487), (17, 7), (231.7, 97.2)),
+    "Pilatus4 260K": Kind((530, 513), 0.150, (255, 513), (20, 7), (61.4, 270.8)),
+    "Eiger 1M": Kind((1065, 1030), 0.075, (514, 1030), (37, 10), (120.6, 533.1)),
+    "Eiger2 CdTe 500K": Kind((512, 1028), 0.075, (512, 1028), (38, 12), (140.3, 250.9), (-1, 1)),
+    "Eiger2 1M-W": Kind((512, 2068), 0.075, (512, 1028), (38, 12), (281.2, 260.4)),
+}  # fmt: skip
+"""Every detector that the crystal can be seen with; IOCs offer the sizes of a Pilatus."""
+
 FAST, SLOW = (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)
 AXES = {"phi": (0.0, 1.0, 0.0), "chi": (0.0, 0.0, 1.0), "omega": (0.0, 1.0, 0.0)}
 """Goniometer axes at zero, innermost first."""
@@ -111,10 +142,14 @@ def inverse_correlation_length(temperature: float) -> float:
     return 0.012 + 0.35 * abs(temperature / TC - 1.0) ** NU
 
 
-def module_mask(shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Mark the gaps between modules."""
-    rows = np.arange(shape[0]) % (MODULE_ROWS + GAP_ROWS) >= MODULE_ROWS
-    columns = np.arange(shape[1]) % (MODULE_COLUMNS + GAP_COLUMNS) >= MODULE_COLUMNS
+def module_mask(shape: tuple[int, int], kind: Kind = KINDS["100K"]) -> NDArray[np.bool_]:
+    """Mark the gaps between modules, of a Pilatus or another kind."""
+    (module_rows, module_columns), (gap_rows, gap_columns) = kind.module, kind.gap
+    rows = np.arange(shape[0]) % (module_rows + gap_rows) >= module_rows
+    columns = np.arange(shape[1]) % (module_columns + gap_columns) >= module_columns
+    first = module_columns // 2 + kind.seam[0]
+    for seam in range(first, shape[1], module_columns + gap_columns):
+        columns[seam : seam + kind.seam[1] - kind.seam[0]] = True
     return rows[:, None] | columns[None, :]
 
 
@@ -123,9 +158,10 @@ class Crystal:
 
     def __init__(self, detector: str, *, seed: int = 0) -> None:
         self.detector, self.seed = detector, seed
-        self.shape = SHAPES[detector]
+        self.kind = KINDS[detector]
+        self.shape, self.pixel = self.kind.shape, self.kind.pixel
         self.UB = orientation()
-        self.centre = BEAM_CENTRE[detector]
+        self.centre = self.kind.centre
         self.origin = panel_origin(detector)
         self._shift = (0.0, 0.0)
         self._look(np.array(FAST), np.array(SLOW))
@@ -137,8 +173,11 @@ class Crystal:
         if place == self._shift:
             return
         self._shift = place
-        column, row = BEAM_CENTRE[self.detector]
-        self.centre = (column - place[0] * FAST[0] / PIXEL, row - place[1] * SLOW[1] / PIXEL)
+        column, row = self.kind.centre
+        self.centre = (
+            column - place[0] * FAST[0] / self.pixel,
+            row - place[1] * SLOW[1] / self.pixel,
+        )
         self.origin = panel_origin(self.detector) + np.array([*place, 0.0])
         self._look(np.array(FAST), np.array(SLOW))
         self._list_peaks()
@@ -146,8 +185,8 @@ class Crystal:
     def _look(self, fast: NDArray[np.float64], slow: NDArray[np.float64]) -> None:
         """Work out, once, what every pixel sees."""
         n_slow, n_fast = self.shape
-        across = ((np.arange(n_fast) + 0.5) * PIXEL).astype(np.float32)[None, :]
-        down = ((np.arange(n_slow) + 0.5) * PIXEL).astype(np.float32)[:, None]
+        across = ((np.arange(n_fast) + 0.5) * self.pixel).astype(np.float32)[None, :]
+        down = ((np.arange(n_slow) + 0.5) * self.pixel).astype(np.float32)[:, None]
         x, y, z = (
             np.float32(self.origin[i]) + down * np.float32(slow[i]) + across * np.float32(fast[i])
             for i in range(3)
@@ -167,7 +206,7 @@ class Crystal:
         length = np.sqrt(self.q_squared)
         air = np.float32(AIR) * np.exp(length / np.float32(-AIR_RANGE)) + np.float32(FLAT)
         self.air = np.where(shadow, np.float32(0.0), air)
-        self.gaps = module_mask(self.shape)
+        self.gaps = module_mask(self.shape, self.kind)
         bad = np.random.default_rng([self.seed, 5]).random(self.shape, np.float32) < 1e-4
         self.bad = bad & ~self.gaps
         self._q_max = float(length.max())
@@ -275,13 +314,13 @@ class Crystal:
         strength = self.strength * debye_waller(np.sum(lab**2, axis=1), temperature)
         strength[self.is_super] *= order_parameter_squared(temperature)
         near = (miss < 5.0 * MOSAIC + 0.5 * path) & (scattered[:, 2] > 0.1) & (strength > 0.0)
-        scale = DISTANCE / PIXEL
+        scale = DISTANCE / self.pixel
         n_slow, n_fast = self.shape
         width = math.sqrt(2.0) * MOSAIC
         for i in np.flatnonzero(near):
             s = scattered[i] * (DISTANCE / scattered[i, 2])
-            column = self.centre[0] + s[0] * FAST[0] / PIXEL
-            row = self.centre[1] + s[1] * SLOW[1] / PIXEL
+            column = self.centre[0] + s[0] * FAST[0] / self.pixel
+            row = self.centre[1] + s[1] * SLOW[1] / self.pixel
             # in pixels, generously: oblique pixels see reciprocal space compressed
             reach = math.ceil((6.0 * MOSAIC + path[i]) * WAVELENGTH * scale * 2.0) + 2
             c0, c1 = max(int(column) - reach, 0), min(int(column) + reach + 1, n_fast)
@@ -319,9 +358,9 @@ def structure(hkl: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def panel_origin(detector: str) -> NDArray[np.float64]:
     """Outer corner of pixel (0, 0), mm."""
-    column, row = BEAM_CENTRE[detector]
-    centre = np.array([0.0, 0.0, DISTANCE])
-    return centre - column * PIXEL * np.array(FAST) - row * PIXEL * np.array(SLOW)
+    kind = KINDS[detector]
+    column, row = kind.pixel * kind.centre[0], kind.pixel * kind.centre[1]
+    return np.array([0.0, 0.0, DISTANCE]) - column * np.array(FAST) - row * np.array(SLOW)
 
 
 def truth(detector: str) -> dict[str, Any]:
@@ -342,12 +381,12 @@ def truth(detector: str) -> dict[str, Any]:
             "origin_mm": panel_origin(detector).tolist(),
             "fast": list(FAST),
             "slow": list(SLOW),
-            "pixel_mm": PIXEL,
-            "shape": list(SHAPES[detector]),
+            "pixel_mm": KINDS[detector].pixel,
+            "shape": list(KINDS[detector].shape),
         },
         "axes": [{"name": name, "vector": list(vector)} for name, vector in AXES.items()],
         "distance_mm": DISTANCE,
-        "beam_centre_px": list(BEAM_CENTRE[detector]),
+        "beam_centre_px": list(KINDS[detector].centre),
         "beamstop_mm": BEAMSTOP,
         "saturation": CUTOFF,
         "gap": GAP,

@@ -23,7 +23,6 @@ AS_SIMULATED = Corrections(efficiency=False, air=False, polarization=crystal.POL
 """The simulated sensor absorbs everything, and the simulated air absorbs nothing."""
 
 MONITOR = 1000.0  # counts for a beam of 1 and a second
-PER_SR = crystal.PIXEL**2 / crystal.DISTANCE**2  # of a pixel where the beam meets the panel
 
 
 @dataclass
@@ -160,7 +159,7 @@ class Measured:
                 "name": "pilatus",
                 "model": f"PILATUS3 {self.detector}",
                 "format": "cbf",
-                "shape": list(crystal.SHAPES[self.detector]),
+                "shape": list(crystal.KINDS[self.detector].shape),
                 "sensor_material": "Si",
                 "sensor_thickness": 0.45,
                 "saturation": crystal.CUTOFF,
@@ -210,16 +209,18 @@ class Truth:
         self.expected = np.zeros(self.grid.size)
         self.air = np.zeros(self.grid.size)
         self.weight = np.zeros(self.grid.size)
+        self.per_sr = 0.0  # of a pixel where the beam meets the panel: one for all sweeps
 
     def add(self, sweep: Measured, without: Sequence[int] = ()) -> Truth:
         seen = sweep.crystal
         seen.shift(*sweep.shift)
+        self.per_sr = seen.pixel**2 / crystal.DISTANCE**2
         good = ~(seen.gaps | seen.bad) & (seen.correction > 0)
         down, across = np.nonzero(good)
         ray = (
             seen.origin
-            + (across[:, None] + 0.5) * crystal.PIXEL * np.array(crystal.FAST)
-            + (down[:, None] + 0.5) * crystal.PIXEL * np.array(crystal.SLOW)
+            + (across[:, None] + 0.5) * seen.pixel * np.array(crystal.FAST)
+            + (down[:, None] + 0.5) * seen.pixel * np.array(crystal.SLOW)
         )
         ray /= np.linalg.norm(ray, axis=1, keepdims=True)
         q = (ray - [0.0, 0.0, 1.0]) / crystal.WAVELENGTH
@@ -243,15 +244,16 @@ class Truth:
                 np.add.at(total, flat, value[inside].astype(float))
         return self
 
-    def pulls(self, volume: Any) -> np.ndarray:
+    def pulls(self, volume: Any, *, unit: float = MONITOR) -> np.ndarray:
         """(v/n − truth) / σ of every measured cell; σ is that of the truth.
 
-        The truth is the mean over the cell, weighted as the cell was looked at.
+        The truth is the mean over the cell, weighted as the cell was looked at. ``unit`` is what a
+        second of a beam of 1 weighs in the volume.
         """
         seen = (self.weight > 0) & (volume.weight.reshape(-1) > 0)
         expected = self.expected[seen]
         # from the simulator's solid angle and beam to steradian and monitor counts
-        unit = MONITOR * PER_SR
+        unit = unit * self.per_sr
         mean, weight = expected / (self.weight[seen] * unit), volume.weight.reshape(-1)[seen]
         variance = expected / weight**2
         if volume.background is not None:

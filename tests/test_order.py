@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from measured import AS_SIMULATED, MONITOR, PER_SR, Measured, Truth
+from measured import AS_SIMULATED, MONITOR, Measured, Truth
 from typer.testing import CliRunner
 
 from offbragg.cli.app import app
@@ -185,7 +185,7 @@ def test_pulls_of_series_of_the_simulator():
     expected = {}
     for kelvin in TEMPERATURES:
         truth = Truth(box).add(sweep_at(kelvin))
-        expected[float(kelvin)] = truth.expected, truth.weight * MONITOR * PER_SR
+        expected[float(kelvin)] = truth.expected, truth.weight * MONITOR * truth.per_sr
     rng = np.random.default_rng(11)
     found = []
     for _ in range(20):

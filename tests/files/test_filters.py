@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 
@@ -51,15 +52,16 @@ def put(file: h5py.File, name: str, how: str) -> h5py.Dataset:
     elif how == "deflate":
         data = file.create_dataset(name, SHAPE, "<i4", chunks=chunks, compression="gzip")
         data.id.write_direct_chunk((1, 0, 0), deflated(BOMB))
-    elif how == "bitshuffle":
-        data = file.create_dataset(name, SHAPE, "<i4", chunks=chunks, **nexus.COMPRESSED)
+    elif how in ("bitshuffle", "lz4"):
+        options = nexus.COMPRESSED if how == "bitshuffle" else hdf5plugin.LZ4()
+        data = file.create_dataset(name, SHAPE, "<i4", chunks=chunks, **options)
         data[1] = 7
         _, chunk = data.id.read_direct_chunk((1, 0, 0))
         data.id.write_direct_chunk((1, 0, 0), BOMB.to_bytes(8, "big") + chunk[8:])
     return data
 
 
-@pytest.mark.parametrize("how", ["twice", "deflate", "bitshuffle"])
+@pytest.mark.parametrize("how", ["twice", "deflate", "bitshuffle", "lz4"])
 def test_a_bomb_is_refused_with_its_size(tmp_path, how):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         data = put(file, "data", how)
@@ -77,6 +79,7 @@ def test_a_bomb_is_refused_with_its_size(tmp_path, how):
     [
         {}, {"compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True},
         {"fletcher32": True, **nexus.COMPRESSED}, dict(nexus.COMPRESSED),
+        dict(hdf5plugin.LZ4()),  # of many Eigers
     ],
 )  # fmt: skip
 def test_what_was_written_in_usual_ways_is_read(tmp_path, options):

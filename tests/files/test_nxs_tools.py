@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from offbragg.files.cuts import cut_line
+from offbragg.files.other_volumes import write_other_volume
 from offbragg.files.volume_file import VolumeFile
 from offbragg.files.volume_writer import write_volume
 from offbragg.grid import Grid
@@ -30,13 +31,16 @@ def test_its_planes_cuts_and_symmetry_are_ours(tmp_path):
     volume = Volume(counts, np.full(grid.shape, 2.0), grid, sample=sample)
     path = write_volume(tmp_path / "v.h5", volume, {"inputs": []})
     driver = Path(__file__).parents[1] / "programs" / "drive_nxs_tools.py"
+    other = write_other_volume(tmp_path / "v.nxs", volume, "nxrefine")
 
-    command = [os.environ["OFFBRAGG_NXS_TOOLS"], driver, path, tmp_path / "seen.npz"]
+    command = [os.environ["OFFBRAGG_NXS_TOOLS"], driver, path, other, tmp_path / "seen.npz"]
     subprocess.run(command, timeout=300, check=True)
 
     seen = np.load(tmp_path / "seen.npz")
     assert seen["axes"].tolist() == ["Qh", "Qk", "Ql"]
     np.testing.assert_array_equal(seen["transform"], volume.intensity.astype(np.float32))
+    np.testing.assert_array_equal(seen["converted"], volume.intensity)  # as double
+    np.testing.assert_array_equal(seen["along"], np.concatenate([grid.h, grid.k, grid.l]))
     np.testing.assert_array_equal(seen["plane"], seen["transform"][:, :, 20])
     np.testing.assert_array_equal(seen["drawn"], seen["plane"].T)
     with VolumeFile(path) as file:

@@ -146,6 +146,35 @@ def write_scatty(path, *, missing=(), twice=False):
     return path
 
 
+def write_discus(path, *, axes="hk", change=lambda text: text):
+    """As DISCUS writes its format standard: the layer across the third index through the peak."""
+    across = next(name for name in "hkl" if name not in axes)
+    ends = {"h": (-2.0, 2.0, 41), "k": (-1.0, 1.0, 21), "l": (-1.5, 1.5, 13)}
+    corner = {name: ends[name][0] for name in axes} | {across: PEAK["hkl".index(across)]}
+    corners = [corner] + [corner | {name: ends[name][1]} for name in axes]
+    columns, rows = (np.linspace(*ends[name]) for name in axes)
+    lines = ["# HEADER  : lines, sec  ;2I::       22,        2",
+             "# CRYSTAL : no. atoms   ;3I::            8,            1,            8",
+             "# FOURIER : radiation   ;1C:: xray"]  # fmt: skip
+    for name, at in zip(("lower left", "lower right", "upper left"), corners, strict=True):
+        h, k, l = (at[each] for each in "hkl")  # noqa: E741
+        lines.append(f"# FOURIER : {name:11} ;3R::{h:12.5f}, {k:12.5f}, {l:12.5f}")
+    lines.append(f"# FOURIER : no. points  ;3I::{len(columns):12d}, {len(rows):12d}, {1:12d}")
+    lines.append(f" {len(columns):8d} {len(rows):8d}")
+    limits = (columns[0], columns[-1], rows[0], rows[-1])
+    lines.append("".join(f" {value:12.5E}" for value in limits))
+    for ordinate in rows:
+        at = corner | {axes[1]: ordinate}
+        row = [
+            7.0 if np.allclose([(at | {axes[0]: x})[name] for name in "hkl"], PEAK) else 0.25
+            for x in columns
+        ]
+        for first in range(0, len(row), 5):
+            lines.append("".join(f" {value:12.5E}" for value in row[first : first + 5]))
+    path.write_text(change("\n".join(lines) + "\n\n"))
+    return path
+
+
 # -- reading -----------------------------------------------------------------------------------
 
 
@@ -216,6 +245,61 @@ def test_a_list_of_scatty_is_read_and_holes_are_unmeasured(tmp_path):
     assert volume.grid == Grid((-20, -10, -6), (41, 21, 13), (10, 10, 4))
     assert np.argwhere(~volume.measured).tolist() == [list(volume.grid.index(hole))]
     assert np.isnan(volume.sigma[volume.measured]).all()
+
+
+@pytest.mark.parametrize(
+    ("axes", "first", "shape"),
+    [
+        ("hk", (-20, -10, 3), (41, 21, 1)),
+        ("kh", (-20, -10, 3), (41, 21, 1)),
+        ("lh", (-20, -1, -6), (41, 1, 13)),
+        ("kl", (1, -10, -6), (1, 21, 13)),
+    ],
+)
+def test_a_layer_of_discus_lies_where_its_header_says(tmp_path, axes, first, shape):
+    kind, volume = read_other_volume(write_discus(tmp_path / "x.inte", axes=axes))
+
+    assert kind == "discus"
+    assert _peak(volume) == PEAK
+    assert (volume.grid.first, volume.grid.shape) == (first, shape)
+    assert volume.measured.all()
+    assert np.isnan(volume.sigma).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("lower right", "lower wrong"), "no line FOURIER : lower right"),
+        (lambda text: text.replace("# FOURIER", "# PATTERSON"), "write them in its format hdf5"),
+        (lambda text: text.replace("2.50000E-01", "***********", 1), "something between"),
+        (lambda text: text[:-40], "numbers after its header"),
+        (lambda text: text.replace("       41,", " 99999999,"), "too short"),
+        (lambda text: text.replace("21,            1", "21,            5"), "a layer is read"),
+        (lambda text: text.replace("left  ;3R::    -2.00000", "left  ;3R::    nan"), "lower left"),
+        (
+            lambda text: text.replace(" 2.00000,     -1.00000", " 2.00000,     -0.50000"),
+            "only axes along",
+        ),
+        (
+            lambda text: text.replace("-2.00000,      1.00000", " 2.00000,     -1.00000"),
+            "two axes along h",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_layer_of_discus_is_named(tmp_path, change, message):
+    with pytest.raises(ReductionError, match=message):
+        read_any_volume(write_discus(tmp_path / "x.inte", change=change))
+
+
+def test_a_plane_of_scatty_says_that_its_list_is_to_be_read(tmp_path):
+    path = tmp_path / "x_sc.txt"
+    np.savetxt(path, np.ones((7, 9)))
+
+    with pytest.raises(ReductionError, match=r"Read x_sc_list\.txt.*: it is not there"):
+        read_any_volume(path)
+    write_scatty(tmp_path / "x_sc_list.txt")
+    with pytest.raises(ReductionError, match="it is there"):
+        read_any_volume(path)
 
 
 # -- what is refused ---------------------------------------------------------------------------

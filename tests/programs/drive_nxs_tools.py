@@ -1,6 +1,7 @@
-"""Runs nxs-analysis-tools, as it is, on a volume file: ``drive_nxs_tools.py VOLUME OUT.npz``.
+"""Runs nxs-analysis-tools, as it is: ``drive_nxs_tools.py VOLUME CONVERTED OUT.npz``.
 
-The transform, a plane, a line cut and the volume symmetrised with 4/mmm go into the second file.
+The transform of a volume file, a plane, a line cut and the volume symmetrised with 4/mmm go into
+the last file, and the transform of what `offbragg convert --to nxrefine` wrote.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from nxs_analysis_tools import Scissors, load_transform, plot_slice
 from nxs_analysis_tools.pairdistribution import Symmetrizer
 
 
-def main(volume: str, out: str) -> None:
+def main(volume: str, converted: str, out: str) -> None:
     data = load_transform(volume, print_tree=False)
+    again = load_transform(converted, print_tree=False)
     plane = data[:, :, 0.0]
     drawn = plot_slice(plane)
     line = Scissors(data=data).cut_data(
@@ -31,6 +33,8 @@ def main(volume: str, out: str) -> None:
         out,
         axes=[axis.nxname for axis in data.nxaxes],
         transform=data.nxsignal.nxdata,
+        converted=again.nxsignal.nxdata,
+        along=np.concatenate([axis.nxdata for axis in again.nxaxes]),
         plane=plane.nxsignal.nxdata,
         drawn=np.ma.filled(drawn.get_array(), np.nan).reshape(plane.nxsignal.shape[::-1]),
         at=line.nxaxes[0].nxdata,

@@ -19,13 +19,10 @@ from typing import Any
 from offbragg.beamline.build import set_channel_access
 from offbragg.beamline.config import ChannelAccess
 from offbragg.errors import ConfigError, DeviceError
+from offbragg.panels import size_named
 from offbragg.printable import printable
 
 PIXEL = 0.172  # mm, of every Pilatus
-_SIZES = {
-    (195, 487): "100K", (407, 487): "200K", (619, 487): "300K", (195, 1475): "300K-W",
-    (1043, 981): "1M", (1679, 1475): "2M", (2527, 2463): "6M",
-}  # fmt: skip
 _PLUGINS = (
     "image1", "Pva1", "HDF1", "TIFF1", "JPEG1", "Stats1", "ROI1", "ROIStat1", "Proc1", "Over1",
     "Trans1", "CC1", "CB1", "Codec1", "Attr1", "BadPix1",
@@ -337,7 +334,7 @@ def _where(values: Mapping[str, Any]) -> str:
 
 def _detector(toml: _Toml, wanted: Wanted, values: Mapping[str, Any], notes: list[str]) -> None:
     shape = (int(values["MaxSizeY_RBV"]), int(values["MaxSizeX_RBV"]))
-    size = _SIZES.get(shape, "")
+    size = size_named("Pilatus", shape)
     plugins = [plugin for plugin in _PLUGINS if plugin in values]
     model = str(values.get("Model_RBV", ""))
     toml.add()

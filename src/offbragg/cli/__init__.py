@@ -23,7 +23,7 @@ from offbragg.extras import describe_absent
 # each adds its commands, in the order in which the help lists them
 from offbragg.cli import (  # noqa: F401, I001
     instruments, up, stacking, adopting, data, tokens, export, publish, live, reduction, volumes,
-    transfer,
+    panels, transfer,
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import typer
 
 from offbragg.cli.app import DATA, AsJson, Beamline, app
 from offbragg.cli.terminal import say
-from offbragg.errors import OffbraggError
+from offbragg.errors import OffbraggError, ReductionError
 from offbragg.printable import printable
 
 
@@ -97,7 +97,12 @@ def volume_publisher(config: Any) -> Callable[[Path], str]:
 
     def publish(volume: Path) -> str:
         from offbragg.catalog.volumes import publish_volume
+        from offbragg.files.other_volumes import KINDS, other_kind
 
+        if (kind := other_kind(volume)) is not None:
+            raise ReductionError(
+                f"it is a volume of {KINDS[kind]}: convert it first, offbragg convert {volume.name}"
+            )
         return publish_volume(
             volume, host=config.catalog.host, port=config.catalog.port, key=config.read_key()
         )

@@ -20,7 +20,7 @@ import numpy as np
 from offbragg.errors import ScanFileError
 from offbragg.files.direct_chunks import read_chunk
 
-DEFLATE, SHUFFLE, FLETCHER32, BITSHUFFLE = 1, 2, 3, 32008
+DEFLATE, SHUFFLE, FLETCHER32, LZ4, BITSHUFFLE = 1, 2, 3, 32004, 32008
 _SUM = 4  # bytes that Fletcher32 appends
 _PIECE = 1 << 20  # bytes that are inflated at a time
 _SLACK = 1 << 16  # bytes that a chunk may be larger than what it holds
@@ -41,8 +41,8 @@ def check_filters(dataset: h5py.Dataset) -> tuple[int, ...]:
         If there is one that is not known here, or more than one that compresses.
     """
     found = filters_of(dataset)
-    unknown = set(found) - {DEFLATE, SHUFFLE, FLETCHER32, BITSHUFFLE}
-    compressors = [code for code in found if code in (DEFLATE, BITSHUFFLE)]
+    unknown = set(found) - {DEFLATE, SHUFFLE, FLETCHER32, LZ4, BITSHUFFLE}
+    compressors = [code for code in found if code in (DEFLATE, LZ4, BITSHUFFLE)]
     if unknown or len(compressors) > 1 or len(set(found)) < len(found):
         raise ScanFileError(
             f"{dataset.name} is not read: its chunks go through the filters {list(found)}, and "
@@ -78,7 +78,7 @@ def check_chunk(dataset: h5py.Dataset, found: tuple[int, ...], mask: int, chunk:
         view = view[:-_SUM]  # always the last one here
     if DEFLATE in applied:
         size = _inflated(view, expected)
-    elif BITSHUFFLE in applied and _has_header(dataset, found):
+    elif LZ4 in applied or (BITSHUFFLE in applied and _has_header(dataset, found)):
         size = struct.unpack(">Q", view[:8])[0] if len(view) >= 12 else -1
     else:
         size = len(view)

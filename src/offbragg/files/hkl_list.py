@@ -19,6 +19,7 @@ from offbragg.volume import Volume
 _FIRST = 4096  # bytes that decide
 _NEAR = 6  # decimals to which two numbers of one column are the same
 _BESIDE = 0.02  # of a cell
+_PLANE = "_sc.txt"
 _MOST_EMPTY = 100  # cells of the box for each line
 
 
@@ -31,6 +32,34 @@ def is_hkl_list(path: Path) -> bool:
         return False
     rows = [line.split() for line in lines if line.strip() and line.strip()[0] not in "#!"]
     return bool(rows) and all(len(row) in (4, 5) and all(map(_is_number, row)) for row in rows)
+
+
+def is_bare_plane(path: Path) -> bool:
+    """Return whether a file is named as Scatty names a plane: ``NAME_sc.txt``, of numbers."""
+    if not path.name.endswith(_PLANE):
+        return False
+    try:
+        with path.open("rb") as file:
+            words = file.read(_FIRST).decode("ascii").split()[:-1]
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(words) and all(map(_is_number, words))
+
+
+def read_bare_plane(path: Path) -> Volume:
+    """Refuse a plane of Scatty: its numbers come without hkl, which the list beside it has.
+
+    Raises
+    ------
+    ReductionError
+        Always, naming the list.
+    """
+    beside = path.with_name(path.name.removesuffix(_PLANE) + "_sc_list.txt")
+    where = "is there" if beside.is_file() else "is not there"
+    raise ReductionError(
+        f"{path} is a plane of Scatty, which does not say where its points are\nRead "
+        f"{beside.name}, which Scatty writes beside it and which has them: it {where}."
+    )
 
 
 def _is_number(text: str) -> bool:

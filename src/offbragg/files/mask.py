@@ -76,6 +76,23 @@ def read_mask(name: Path | str, *, inverted: bool = False) -> Mask:
     return ~masked if inverted else masked
 
 
+def write_mask(path: Path, mask: Mask) -> None:
+    """Write a mask as an array of NumPy, true where a pixel must not count.
+
+    Raises
+    ------
+    ReductionError
+        If the name does not end in ``.npy``, or the file cannot be written.
+    """
+    if path.suffix != ".npy":
+        raise ReductionError(f"{path} is not a name for a mask: it must end in .npy")
+    try:
+        with path.open("xb") as file:
+            np.save(file, mask)
+    except OSError as error:
+        raise ReductionError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def _masked(values: NDArray[Any], name: Path | str) -> Mask:
     if values.dtype.kind != "f":
         return values != 0

@@ -18,6 +18,7 @@ import numpy as np
 from offbragg.errors import GeometryError
 from offbragg.geometry import rotation_about
 from offbragg.instrument import vector_of
+from offbragg.panels import PanelType, panel_named
 
 MOUNT = ("fast", "slow")
 """What a model has to add, besides its goniometer."""
@@ -66,10 +67,11 @@ def read_pyfai(text: str, own: Mapping[str, Any]) -> dict[str, Any]:
     along_slow, along_fast = math.sin(rot2), -math.cos(rot2) * math.sin(rot1)
     along_normal = math.cos(rot2) * math.cos(rot1)
     config = _config(values)
+    panel = _known_panel(values, config, own)
+    pixel = _pixel(values, config) or (panel and panel.pixel)
     rows_back, columns_back = _orientation(config)
     if rows_back or columns_back:
-        n_rows, n_columns = _shape(config, own)
-        pixel = _pixel(values, config)
+        n_rows, n_columns = _shape(config, own, panel)
         if pixel is None:
             raise GeometryError("it does not say the pixel size, so not where its first pixel is")
         if rows_back:
@@ -94,7 +96,7 @@ def read_pyfai(text: str, own: Mapping[str, Any]) -> dict[str, Any]:
         )
     turn = np.eye(3) if sine < 1e-15 else rotation_about(axis / sine, angle)
     origin = 1e3 * (distance * normal - poni2 * fast - poni1 * slow)
-    pixel = _pixel(values, config)
+    whole = panel is not None and panel.pixel == pixel and "shape" not in own  # it is not binned
     return {
         "format": "pyFAI",
         "wavelength_angstrom": 1e10 * wavelength,
@@ -103,6 +105,7 @@ def read_pyfai(text: str, own: Mapping[str, Any]) -> dict[str, Any]:
         "fast": (turn @ fast).tolist(),
         "slow": (turn @ slow).tolist(),
         **({} if pixel is None else {"pixel_mm": pixel}),
+        **({"shape": list(panel.shape)} if panel is not None and whole else {}),
     }
 
 
@@ -122,8 +125,23 @@ def _orientation(config: Mapping[str, Any]) -> tuple[bool, bool]:
     return _ORIENTATIONS[number]
 
 
-def _shape(config: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[int, int]:
-    shape = config.get("max_shape") or own.get("shape")
+def _known_panel(
+    values: Mapping[str, str], config: Mapping[str, Any], own: Mapping[str, Any]
+) -> PanelType | None:
+    """Return the panel that the calibration names; None if it need not be a known one."""
+    name = values.get("detector", "")
+    try:
+        return panel_named(name)
+    except GeometryError:
+        if not name or _pixel(values, config) is not None or "pixel_mm" in own:
+            return None  # it says what is needed of it
+        raise
+
+
+def _shape(
+    config: Mapping[str, Any], own: Mapping[str, Any], panel: PanelType | None
+) -> tuple[int, int]:
+    shape = config.get("max_shape") or own.get("shape") or (panel and list(panel.shape))
     if not isinstance(shape, list) or len(cast(list[Any], shape)) != 2:
         raise GeometryError(
             f"it has orientation {config['orientation']}, which counts from the far end, and no "
@@ -137,8 +155,7 @@ def _pixel(values: Mapping[str, str], config: Mapping[str, Any]) -> float | None
     """Return the size of a pixel, mm; None if the calibration leaves it to the detector's name."""
     one, two = (config.get(f"pixel{n}") or values.get(f"pixelsize{n}") for n in (1, 2))
     if one is None or two is None:
-        name = values.get("detector", "").lower()
-        return 0.172 if name.startswith("pilatus") else None
+        return None
     height, width = 1e3 * float(one), 1e3 * float(two)
     if abs(width - height) > 1e-6 * width:
         raise GeometryError(f"its pixels of {width:g} × {height:g} mm are not square")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 
 from offbragg.errors import ReductionError
-from offbragg.files.hkl_list import is_hkl_list, read_hkl_list
+from offbragg.files.discus_volume import is_discus, read_discus
+from offbragg.files.hkl_list import (
+    is_bare_plane,
+    is_hkl_list,
+    read_bare_plane,
+    read_hkl_list,
+)
 from offbragg.files.mantid_volume import is_mantid, read_mantid, write_mantid
 from offbragg.files.other_fields import Fields
 from offbragg.files.transform_volume import is_transform, read_transform, write_transform
@@ -17,11 +24,22 @@ from offbragg.files.yell_volume import is_yell, read_yell, write_yell
 from offbragg.volume import Volume
 
 _OURS = "entry/volume/counts"
-_READERS: tuple[tuple[str, Callable[[Fields], bool], Callable[[Fields], Volume]], ...] = (
-    ("mantid", is_mantid, read_mantid),
-    ("yell", is_yell, read_yell),
-    ("nxrefine", is_transform, read_transform),
-)
+_READERS: dict[str, tuple[Callable[[Fields], bool], Callable[[Fields], Volume]]] = {
+    "mantid": (is_mantid, read_mantid),
+    "yell": (is_yell, read_yell),
+    "nxrefine": (is_transform, read_transform),
+}
+_TEXTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Volume]]] = {
+    "hkl list": (is_hkl_list, read_hkl_list),
+    "discus": (is_discus, read_discus),
+    "scatty plane": (is_bare_plane, read_bare_plane),
+}
+KINDS = {
+    "mantid": "Mantid", "yell": "meerkat, Yell or DISCUS", "nxrefine": "NXRefine or CCTW",
+    "hkl list": "Scatty (a list of h k l I)", "discus": "DISCUS (layers as text)",
+    "scatty plane": "Scatty (a plane without its indices)",
+}  # fmt: skip
+"""Which programs write a format."""
 WRITERS: dict[str, Callable[[Path, Volume], Path]] = {
     "yell": write_yell, "mantid": write_mantid, "nxrefine": write_transform
 }  # fmt: skip
@@ -40,8 +58,8 @@ def read_other_volume(path: Path | str) -> tuple[str, Volume] | None:
     Returns
     -------
     kind, volume
-        ``mantid``, ``yell``, ``nxrefine`` or ``hkl list``, and what is in it. None: it is not of
-        another program; it is ours, missing, or nothing that is known here.
+        A key of `KINDS`, and what is in it. None: it is not of another program; it is ours,
+        missing, or nothing that is known here.
 
     Raises
     ------
@@ -49,23 +67,42 @@ def read_other_volume(path: Path | str) -> tuple[str, Volume] | None:
         If the format is known, and something in the file is not: named.
     """
     path = Path(path)
-    if not path.is_file():
-        return None
-    if not h5py.is_hdf5(path):
-        return ("hkl list", read_hkl_list(path)) if is_hkl_list(path) else None
-    try:
-        fields = Fields(path)
-    except ReductionError:
-        return None  # of a live volume that is just being written; VolumeFile waits for it
-    with fields:
-        try:
-            ours = fields.has(_OURS)
-        except (OSError, RuntimeError):
+    with _recognised(path) as (kind, fields):
+        if kind is None:
             return None
-        for kind, is_it, read in () if ours else _READERS:
-            if is_it(fields):
-                return kind, read(fields)
-    return None
+        return kind, _TEXTS[kind][1](path) if fields is None else _READERS[kind][1](fields)
+
+
+def other_kind(path: Path | str) -> str | None:
+    """Return of which other program a volume is, a key of `KINDS`, by what its file begins with."""
+    with _recognised(Path(path)) as (kind, _):
+        return kind
+
+
+@contextlib.contextmanager
+def _recognised(path: Path) -> Iterator[tuple[str | None, Fields | None]]:
+    """Yield which format a file has, and the file if it is HDF5."""
+    if not path.is_file():
+        yield None, None
+    elif not h5py.is_hdf5(path):
+        yield next((kind for kind, (is_it, _) in _TEXTS.items() if is_it(path)), None), None
+    else:
+        try:
+            opened = Fields(path)
+        except ReductionError:  # of a live volume that is just being written; VolumeFile waits
+            yield None, None
+            return
+        with opened as fields:
+            yield _kind_of(fields), fields
+
+
+def _kind_of(fields: Fields) -> str | None:
+    try:
+        if fields.has(_OURS):
+            return None
+    except (OSError, RuntimeError):
+        return None
+    return next((kind for kind, (is_it, _) in _READERS.items() if is_it(fields)), None)
 
 
 def read_any_volume(path: Path | str) -> Volume:

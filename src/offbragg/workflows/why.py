@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offbragg.errors import ReductionError
 from offbragg.files.digest import sha256
+from offbragg.files.other_volumes import KINDS, other_kind
 from offbragg.files.volume_file import VolumeFile
 from offbragg.grid import NAMES, Grid, Three
 from offbragg.kernels.transform import weights
@@ -201,7 +202,13 @@ def why_cells(
         One in each of the cells, r.l.u., shape (n, 3).
     """
     path = Path(path)
+    if (kind := other_kind(path)) is not None:
+        raise ReductionError(
+            f"{path} cannot be traced: it is a volume of {KINDS[kind]}, whose frames are not known "
+            "here\nAsk the program that made it."
+        )
     with VolumeFile(path) as file:
+        _check_not_converted(path, file.record)
         try:
             record = ReductionRecord.from_dict(file.record).absolute_from(path)
         except ReductionError as error:
@@ -243,6 +250,18 @@ def why_cells(
     if not all(each.exact for each in made):
         _check_unchanged(record, path)
     return made
+
+
+def _check_not_converted(path: Path, record: Mapping[str, Any]) -> None:
+    if not isinstance(made := record.get("converted"), dict):
+        return
+    source, kind = (str(cast(dict[str, Any], made).get(key)) for key in ("file", "format"))
+    if kind not in KINDS:
+        raise ReductionError(f"{path} cannot be traced: it is a copy of {source}\nAsk of that one.")
+    raise ReductionError(
+        f"{path} cannot be traced: it was converted from {source}, a volume of {KINDS[kind]}, "
+        "whose frames are not known here\nAsk the program that made it."
+    )
 
 
 class _Frames:
