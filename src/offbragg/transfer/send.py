@@ -25,12 +25,13 @@ from offbragg.files.journal_file import journals, read_start
 from offbragg.printable import printable
 from offbragg.transfer.keys import Key, encoded
 from offbragg.transfer.messages import LARGEST, PIECE, VERSION, Message, pack, unpack
+from offbragg.transfer.packing import Packer
 from offbragg.transfer.run_to_send import RunToSend
 
 log = logging.getLogger(__name__)
 
 _POLL = 20  # ms
-_LOOK = 0.2  # how often journals are looked at, s
+_LOOK = 0.5  # how often new journals are looked for, s
 _PING = 2.0  # s
 _SILENT = 15.0  # time without an answer after which it connects again, s
 _AGAIN = 1.0  # wait before a file is looked at or offered again, s
@@ -49,6 +50,9 @@ class Sent:
     files: int = 0
     """That are on the far disk."""
     bytes: int = 0
+    """Of frame files that were sent, with what was sent again."""
+    link_bytes: int = 0
+    """What they took of the link: pieces go compressed."""
     runs: int = 0
     """That are whole there, with those that were there before."""
     waiting: int = 0
@@ -75,7 +79,7 @@ class Sender:
     journal, frames
         The directories; frames elsewhere are not sent.
     rate
-        Most bytes of frames per second; None for no limit.
+        Most bytes of frames on the link per second; None for no limit.
     patience
         How long a line of a journal waits for a frame file that is not there, s.
     """
@@ -101,6 +105,7 @@ class Sender:
         self._began: dict[str, float] = {}  # when each run began
         self._closings: Closings | None = None
         self._next_piece = 0.0
+        self._packer = Packer()
         self._reported: set[str] = set()
         self._begin_again()
 
@@ -224,7 +229,7 @@ class Sender:
             except zmq.Again:
                 return
             size = len(self._outbox.popleft()[1])
-            self.sent.bytes += size
+            self.sent.link_bytes += size
             if self._rate is not None and size:
                 self._next_piece = max(now, self._next_piece) + size / self._rate
                 now = time.monotonic()
@@ -239,7 +244,12 @@ class Sender:
         if run is None or len(content) != stop - start:
             self._put_off(name)
             return pack("gone", name=name)
-        return pack("piece", content, name=name, start=start, crc32=zlib.crc32(content))
+        self.sent.bytes += len(content)
+        packed = self._packer.pack(content)
+        return pack(
+            "piece", content if packed is None else packed, name=name, start=start,
+            packed=packed is not None, crc32=zlib.crc32(content),
+        )  # fmt: skip
 
     def _take(self, message: Message) -> bool:
         if message.do == "welcome":
