@@ -23,6 +23,7 @@ from offbragg.printable import printable
 from offbragg.transfer import WINDOW
 from offbragg.transfer.arriving_file import ArrivingFile, Tree
 from offbragg.transfer.arriving_journal import ArrivingJournal
+from offbragg.transfer.backlog import DiskLook
 from offbragg.transfer.keys import Key, Senders, encoded
 from offbragg.transfer.messages import LARGEST, PIECE, VERSION, Message, pack, unpack
 from offbragg.transfer.packing import Unpacker
@@ -112,6 +113,7 @@ class Receiver:
         self._whole: list[tuple[bytes, str]] = []
         self._socket: Any = None
         self._unpacker = Unpacker()
+        self._disk = DiskLook({"frames": self.folder / "frames", "journal": self._journal})
 
     def run(
         self,
@@ -140,6 +142,7 @@ class Receiver:
                     if time.monotonic() - shown > 1.0:
                         shown = time.monotonic()
                         progress(self.received)
+                        self._disk.look(shown)
                         self._forget_silent(shown)
                 self._commit()
             finally:

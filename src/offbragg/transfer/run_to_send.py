@@ -76,6 +76,8 @@ class RunToSend:
         """Names of frames that are not on the far disk."""
         self.absent: set[str] = set()
         """Of them, those for which no line waits any longer."""
+        self.n_settled = 0
+        """Number of frames that are on the far disk, or never will be."""
         self._root, self._patience, self._report = frames, patience, report
         self._position = self._number = 0
         self._start: dict[str, Any] = {}
@@ -169,6 +171,7 @@ class RunToSend:
 
     def settled(self, name: str) -> None:
         """Note that a frame is on the far disk, or never will be."""
+        self.n_settled += name in self.open
         self.open.discard(name)
         self.absent.discard(name)
         self.there_before.discard(name)
