@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import zmq
+from lossy_link import FAR, LossyLink
 from runs import MeasuredRun
 
 from offbragg.files.journal_file import read_journal
@@ -63,6 +68,46 @@ class Far:
         for number in numbers:
             assert (frames / run.path(number).name).read_bytes() == run.path(number).read_bytes()
         assert [path.suffix for path in (self.folder / "journal").iterdir()].count(".arriving") == 0
+
+
+class Ends:
+    """Both ends as commands, each in a network of its own if there is a link."""
+
+    def __init__(self, far: Far, near: Path, link: LossyLink | None = None) -> None:
+        self._far, self._near, self._link = far, near, link
+        host = FAR if link else "127.0.0.1"
+        self.address = f"tcp://{host}:{5599 if link else free_port()}"
+
+    def receive(self, **more: Any) -> subprocess.Popen[str]:
+        """Start a receiver."""
+        far = self._far
+        return self._start(
+            "far", "receive", str(far.folder), "--listen", self.address, "--key",
+            str(far.root / "receiver.key"), "--senders", str(far.root / "senders"), **more,
+        )  # fmt: skip
+
+    def send(self, *options: str, near: Path | None = None, **more: Any) -> subprocess.Popen[str]:
+        """Start a sender."""
+        near = near or self._near
+        name = near.name if near.name in self._far.keys else next(iter(self._far.keys))
+        return self._start(
+            "near", "send", self.address, "--key", str(self._far.root / f"{name}.key"),
+            "--receiver", self._far.key.public, "--journal", str(near / "journal"), "--frames",
+            str(near / "frames"), "--json", *options, **more,
+        )  # fmt: skip
+
+    def _start(self, end: str, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "offbragg", *arguments]
+        if self._link:
+            command = self._link.command(getattr(self._link, end), *command)
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, text=True, **{**silent, **more})
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 class Puppet:

@@ -26,6 +26,7 @@ from offbragg.files.scan_folders import scan_directory
 from offbragg.followers.backlog import is_followed, read_backlog
 from offbragg.followers.live_state import read_state
 from offbragg.printable import printable
+from offbragg.transfer.backlog import describe_sending, read_sending
 
 _RECENT = 50  # runs whose files and entries in the catalog are checked
 _SEVERITIES = ("", "minor", "major", "invalid")
@@ -52,6 +53,8 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         ``running`` (open runs), ``backlog`` (``frames`` and ``runs`` that are not stacked),
         ``stacking`` (the queues of the stacker, see `Stacker.backlog`; empty if none runs),
         ``live`` (the newest live volume, see `read_state`; empty if no `offbragg live` runs),
+        ``sending`` (a list, see `offbragg.transfer.backlog.read_sending`; empty if no `offbragg
+        send` runs),
         ``last`` (run), ``host`` (see `offbragg.alarms.host.host_load`), ``instruments`` (whether
         they were checked), ``disks`` (with ``rate`` and ``full``, POSIX s, if a watchdog measures
         them) and ``alarms``: ``what``, ``severity``, ``reason`` and, if a watchdog raised it,
@@ -69,6 +72,9 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
     board = read_board(directory)
     disks, alarms = alarms_up(Disks(dict(config.paths), config.thresholds), board)
     followers = read_backlog(directory)
+    sending = read_sending(directory)
+    known = {alarm["what"] for alarm in alarms}
+    alarms += [alarm for each in sending for alarm in each["alarms"] if alarm["what"] not in known]
     behind = [run for run in ended if run["pending"] or run["complete"] is False]
     return {
         "beamline": config.beamline_id,
@@ -81,6 +87,7 @@ def status(config: Beamline, *, devices: bool = True, timeout: float = 1.5) -> d
         },
         "stacking": followers.get("stack", {}),
         "live": read_state(directory),
+        "sending": sending,
         "last": ended[-1] if ended else None,
         "host": host_load(board, followers.get("stack", {})),
         "instruments": devices,
@@ -233,6 +240,9 @@ def describe(state: Mapping[str, Any]) -> str:
     if state.get("live"):
         heads.insert(5, "live")
         lines.insert(5, _describe_live(state["live"]))
+    if state.get("sending"):
+        heads.insert(4, "sending")
+        lines.insert(4, "\n          ".join(map(describe_sending, state["sending"])))
     return "\n".join(f"{head:9} {line}" for head, line in zip(heads, lines, strict=True))
 
 

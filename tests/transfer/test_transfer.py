@@ -23,6 +23,7 @@ from runs import MIMETYPES, MeasuredRun, wait_until
 
 from offbragg.errors import OffbraggError, TransferError
 from offbragg.files.abandoned import close_all_abandoned
+from offbragg.files.journal_file import is_open
 from offbragg.files.scan_file import ScanFile
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
@@ -37,11 +38,6 @@ def measured(root: Path, n_frames: int = 6) -> MeasuredRun:
     run.announce(n_frames)
     run.end()
     return run
-
-
-@pytest.fixture
-def far(tmp_path: Path) -> Far:
-    return Far(tmp_path)
 
 
 def test_a_run_arrives_whole(far: Far, tmp_path: Path):
@@ -216,11 +212,12 @@ def test_no_more_is_asked_for_than_the_window(far: Far):
 
 def test_the_rate_is_kept(far: Far, tmp_path: Path):
     run = measured(tmp_path / "near")
-    size = run.path(0).stat().st_size
+    for number in range(6):
+        run.path(number).write_bytes(os.urandom(50_000))  # it goes as it is
     began = time.monotonic()
     with far.receiving():
-        sent = far.sender(tmp_path / "near", rate=5.0 * size).run(threading.Event(), once=True)
-    assert sent.files == 6
+        sent = far.sender(tmp_path / "near", rate=250_000.0).run(threading.Event(), once=True)
+    assert (sent.files, sent.link_bytes - sent.bytes < 10_000) == (6, True)
     assert time.monotonic() - began >= 5 / 5.0  # the first one goes at once
 
 
@@ -268,6 +265,23 @@ def test_lines_are_checked(far: Far):
             puppet.close()
     assert (far.folder / "journal/abc.jsonl").read_text() == '["start",{"uid":"abc"}]\n'
     assert close_all_abandoned(far.folder / "journal").runs == ()  # its RunEngine is elsewhere
+
+
+def test_a_journal_is_shown_with_its_first_line(far: Far):
+    """A follower that finds an empty one holds it damaged, and does not stack the run."""
+    journal = far.folder / "journal/abc.jsonl"
+    with far.receiving():
+        puppet = Puppet(far)
+        try:
+            assert puppet.ask("run", uid="abc").fields["have"] == 0
+            assert not journal.exists()
+            puppet.ask("lines", b'["start",{"uid":"abc"}]\n', uid="abc", first=0)
+            assert is_open(journal)
+        finally:
+            puppet.close()
+    assert sorted(path.name for path in journal.parent.iterdir()) == [
+        "abc.jsonl", "abc.jsonl.arriving"
+    ]  # fmt: skip
 
 
 def test_two_senders_at_a_time(tmp_path: Path):

@@ -48,7 +48,7 @@ def send(
         typer.Option(
             "--rate",
             metavar="MB/S",
-            help="Limit for frames, MB/s (10⁶ bytes).",
+            help="Limit for frames on the link, MB/s (10⁶ bytes).",
             parser=Number(0, 1e6, above=True, unit="MB/s"),
             show_default="no limit",
         ),
@@ -113,7 +113,8 @@ def send(
         sent = sender.run(stop, once=once, progress=show)
     _print(
         sent, as_json,
-        f"{sent.files} files are on the far disk ({sent.bytes / 1e6:.1f} MB sent), "
+        f"{sent.files} files are on the far disk ({sent.bytes / 1e6:.1f} MB, "
+        f"{sent.link_bytes / 1e6:.1f} MB on the link), "
         f"{sent.runs} whole runs, {sent.waiting} frames are not there, {sent.refused} refused, "
         f"{sent.damaged} damaged journals are not sent",
     )  # fmt: skip
@@ -176,8 +177,9 @@ def receive(
         received = receiver.run(stop, ready=ready, progress=show)
     _print(
         received, as_json,
-        f"{received.files} files ({received.bytes / 1e6:.1f} MB), {received.lines} lines of "
-        f"journals, {received.runs} whole runs; {received.damaged} came damaged and were sent "
+        f"{received.files} files ({received.bytes / 1e6:.1f} MB, "
+        f"{received.link_bytes / 1e6:.1f} MB on the link), {received.lines} lines of journals, "
+        f"{received.runs} whole runs; {received.damaged} came damaged and were sent "
         f"again, {received.refused} refused",
     )  # fmt: skip
 

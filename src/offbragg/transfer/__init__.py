@@ -14,8 +14,8 @@ sender → receiver                       the receiver answers
                                         stop; ``later`` name: another sender is sending it;
                                         ``unknown`` name: it is not there and the offer had an
                                         empty sha256; ``refused`` name, why
-``piece`` name, start, crc32; bytes     ``want``, ``again`` name: its SHA-256 differs, look at the
-                                        file again; or ``have``
+``piece`` name, start, packed, crc32;   ``want``, ``again`` name: its SHA-256 differs, look at the
+bytes                                   file again; or ``have``
 ``gone`` name                           nothing: the file that it asked for is not there any more
 ``ping``                                ``pong``
 ======================================  ==========================================================
@@ -35,6 +35,9 @@ after all frames of its run. So a journal that ends there is a run that is whole
 
 *Memory.* Frames move only when the receiver asks for them, at most `WINDOW` bytes at a time over
 all senders; a sender reads a piece when it sends it.
+
+*Bytes.* A piece goes compressed where that makes it smaller (``packed``, Zstandard); ``crc32`` and
+``sha256`` are of what is in the file.
 
 *Resuming.* Both ends keep nothing but their files. The receiver counts the lines of its journals
 and finds a half-received file by its draft, ``.NAME.SHA256.part``.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlparse
@@ -49,7 +50,7 @@ class ArrivingJournal:
         """Complete lines that are on the disk."""
         self.ended = False
         """Whether the last one is the stop document."""
-        self._file = None
+        self._file: FileIO | None = None
         self._mark = arriving_mark(self.path)
         if self.path.is_symlink() or self._mark.is_symlink():
             raise TransferError(f"{self.path} is a link: it is not written")
@@ -63,11 +64,9 @@ class ArrivingJournal:
                 return
             self._mark.touch(exist_ok=False)
             sync(directory)
-        descriptor = os.open(
-            self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666
-        )
-        self._file = os.fdopen(descriptor, "r+b", buffering=0)
-        lock(self._file, wait=True)  # somebody looks whether it is locked, for a moment
+        if not self.path.exists():
+            return  # followers would find an empty one damaged: it is shown with its first lines
+        self._file = self._open(self.path)
         whole = 0
         with self.path.open("rb") as written:
             for line in written:
@@ -75,7 +74,7 @@ class ArrivingJournal:
                     self.lines += 1
                     whole += len(line)
         self._file.truncate(whole)  # what a killed receiver has not written to its end
-        os.fsync(descriptor)
+        os.fsync(self._file.fileno())
         sync(directory)
         self._finish_if_ended()
 
@@ -99,7 +98,7 @@ class ArrivingJournal:
         OSError
             If they cannot be written; nothing of them is left then.
         """
-        if self._file is None:
+        if self.ended:
             return
         if not lines.endswith(b"\n"):
             raise TransferError(f"lines for {self.path.name} came without their end")
@@ -124,17 +123,39 @@ class ArrivingJournal:
                     f"of frames that can be read: {error!r}"
                 ) from None
             mapped.append(line + b"\n" if changed is None else encode_line(name, changed))
-        begin = self._file.seek(0, os.SEEK_END)
-        try:
-            rest = memoryview(b"".join(mapped))
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(begin)
-            raise
+        content = b"".join(mapped)
+        if self._file is None:
+            self._file = self._begin(content)
+        else:
+            begin = self._file.seek(0, os.SEEK_END)
+            try:
+                _write(self._file, content)
+            except OSError:
+                self._file.truncate(begin)
+                raise
         self.lines += len(mapped)
         self._finish_if_ended()
+
+    def _begin(self, content: bytes) -> FileIO:
+        """Write the first lines under another name, and only then show the journal."""
+        hidden = self.path.with_name(f".{self.path.stem}.starting")
+        hidden.unlink(missing_ok=True)  # of a receiver that was killed
+        file = self._open(hidden)
+        try:
+            _write(file, content)
+            os.link(hidden, self.path)
+            hidden.unlink()
+            sync(self.path.parent)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def _open(self, path: Path) -> FileIO:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+        lock(file, wait=True)  # somebody looks whether it is locked, for a moment
+        return file
 
     def _finish_if_ended(self) -> None:
         if self.lines and ends_with_stop(self.path):
@@ -148,6 +169,14 @@ class ArrivingJournal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    """Append; it is on the disk when this returns."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+    os.fsync(file.fileno())
 
 
 def _move_frames(

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from offbragg.errors import TransferError
 
-VERSION = 1
+VERSION = 2
 PIECE = 1 << 20
 """Most bytes of a file in one message."""
 LARGEST = 8 << 20

@@ -23,8 +23,10 @@ from offbragg.printable import printable
 from offbragg.transfer import WINDOW
 from offbragg.transfer.arriving_file import ArrivingFile, Tree
 from offbragg.transfer.arriving_journal import ArrivingJournal
+from offbragg.transfer.backlog import DiskLook
 from offbragg.transfer.keys import Key, Senders, encoded
 from offbragg.transfer.messages import LARGEST, PIECE, VERSION, Message, pack, unpack
+from offbragg.transfer.packing import Unpacker
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,9 @@ class Received:
 
     files: int = 0
     bytes: int = 0
+    """Of frame files."""
+    link_bytes: int = 0
+    """What they took of the link."""
     lines: int = 0
     runs: int = 0
     """Whose stop document is here."""
@@ -107,6 +112,8 @@ class Receiver:
         self._out = 0  # bytes that were asked for and have not come
         self._whole: list[tuple[bytes, str]] = []
         self._socket: Any = None
+        self._unpacker = Unpacker()
+        self._disk = DiskLook({"frames": self.folder / "frames", "journal": self._journal})
 
     def run(
         self,
@@ -135,6 +142,7 @@ class Receiver:
                     if time.monotonic() - shown > 1.0:
                         shown = time.monotonic()
                         progress(self.received)
+                        self._disk.look(shown)
                         self._forget_silent(shown)
                 self._commit()
             finally:
@@ -332,7 +340,7 @@ class Receiver:
         self._out -= stop - start
         if start != offer.file.position:
             return  # it follows one that was damaged, and is asked for again
-        content = message.payload
+        content = self._content(message, stop - start)
         right = message.number("start") == start and len(content) == stop - start
         if not right or zlib.crc32(content) != message.number("crc32"):
             self.received.damaged += 1
@@ -345,6 +353,16 @@ class Receiver:
         self.received.bytes += len(content)
         if offer.file.is_whole:
             self._check(who, peer, name, offer)
+
+    def _content(self, message: Message, size: int) -> bytes:
+        self.received.link_bytes += len(message.payload)
+        if message.fields.get("packed") is not True:
+            return message.payload
+        try:
+            return self._unpacker.unpack(message.payload, size)
+        except TransferError as error:  # as any other damage: it is asked for again
+            log.warning("%s", printable(str(error)))
+            return b""
 
     def _check(self, who: bytes, peer: _Peer, name: str, offer: _Offer) -> None:
         assert offer.file is not None

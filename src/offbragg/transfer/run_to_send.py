@@ -14,6 +14,7 @@ from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles, find_run_fol
 from offbragg.files.journal_line import LineError, decode_line
 from offbragg.transfer.messages import LARGEST
 
+_EVERY = 0.1  # how often a journal that was read to its end is looked at, s
 _READ = 1 << 20  # bytes of a journal that are read at a time
 _MOST_LINES = 2000  # that wait to be sent
 _LONGEST = LARGEST - 4096  # bytes of a line: a message has its fields, too
@@ -75,6 +76,8 @@ class RunToSend:
         """Names of frames that are not on the far disk."""
         self.absent: set[str] = set()
         """Of them, those for which no line waits any longer."""
+        self.n_settled = 0
+        """Number of frames that are on the far disk, or never will be."""
         self._root, self._patience, self._report = frames, patience, report
         self._position = self._number = 0
         self._start: dict[str, Any] = {}
@@ -82,6 +85,7 @@ class RunToSend:
         self._sequences: dict[str, _Sequence] = {}
         self._lines: deque[_Line] = deque()
         self._ended = False
+        self._next_read = 0.0
 
     def read(self) -> None:
         """Read what is new in the journal, as far as there is room.
@@ -91,14 +95,20 @@ class RunToSend:
         JournalError
             If it cannot be read, or a line of it is damaged.
         """
-        if self._ended or len(self._lines) >= _MOST_LINES:
+        now = time.monotonic()
+        if self._ended or len(self._lines) >= _MOST_LINES or now < self._next_read:
             return
         try:
+            if self.path.stat().st_size == self._position:
+                self._next_read = now + _EVERY
+                return
             with self.path.open("rb") as journal:
                 journal.seek(self._position)
                 text = journal.read(_READ)
                 if b"\n" not in text:
                     text += journal.readline()  # a line that is longer
+            if len(text) < _READ:
+                self._next_read = now + _EVERY
         except OSError as error:
             raise JournalError(
                 f"journal {self.path.name} cannot be read: {error.strerror}\n{self.path}"
@@ -161,6 +171,7 @@ class RunToSend:
 
     def settled(self, name: str) -> None:
         """Note that a frame is on the far disk, or never will be."""
+        self.n_settled += name in self.open
         self.open.discard(name)
         self.absent.discard(name)
         self.there_before.discard(name)

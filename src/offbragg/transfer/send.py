@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import socket as network
 import threading
 import time
 import uuid
-import zlib
 from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from offbragg.errors import FrameError, IncompleteFrame, JournalError, TransferError
-from offbragg.files import read_frame
+from offbragg.alarms.board import Thresholds
+from offbragg.errors import JournalError, TransferError
 from offbragg.files.abandoned import Closings, close_all_abandoned
 from offbragg.files.journal_file import journals, read_start
 from offbragg.printable import printable
+from offbragg.transfer.ahead import Ahead, Look, ahead
+from offbragg.transfer.backlog import SendingReport
 from offbragg.transfer.keys import Key, encoded
-from offbragg.transfer.messages import LARGEST, PIECE, VERSION, Message, pack, unpack
+from offbragg.transfer.messages import LARGEST, VERSION, Message, pack, unpack
 from offbragg.transfer.run_to_send import RunToSend
 
 log = logging.getLogger(__name__)
 
 _POLL = 20  # ms
-_LOOK = 0.2  # how often journals are looked at, s
+_SOON_READY = 2  # wait for a piece that is being made, ms
+_LOOK = 0.5  # how often new journals are looked for, s
 _PING = 2.0  # s
 _SILENT = 15.0  # time without an answer after which it connects again, s
 _AGAIN = 1.0  # wait before a file is looked at or offered again, s
@@ -40,6 +43,7 @@ _LOOK_DAMAGED = 10.0  # s
 _STEADY = 5.0  # how long a file that is not complete must be unchanged to be sent all the same, s
 _RUNS = 4  # that are sent at a time
 _OFFERS = 64  # that are open at a time
+_AHEAD = 4  # pieces that are made ahead of the link
 
 
 @dataclass(slots=True)
@@ -49,6 +53,9 @@ class Sent:
     files: int = 0
     """That are on the far disk."""
     bytes: int = 0
+    """Of frame files that were sent, with what was sent again."""
+    link_bytes: int = 0
+    """What they took of the link: pieces go compressed."""
     runs: int = 0
     """That are whole there, with those that were there before."""
     waiting: int = 0
@@ -75,9 +82,11 @@ class Sender:
     journal, frames
         The directories; frames elsewhere are not sent.
     rate
-        Most bytes of frames per second; None for no limit.
+        Most bytes of frames on the link per second; None for no limit.
     patience
         How long a line of a journal waits for a frame file that is not there, s.
+    thresholds
+        From where on a disk of this side is an alarm.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class Sender:
         frames: Path,
         rate: float | None = None,
         patience: float = 10.0,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self._address, self._key, self._receiver = address, key, receiver
         self._journal, self._frames = journal.absolute(), frames.absolute()
@@ -99,8 +109,11 @@ class Sender:
         self._monitor: Any = None
         self._damaged: dict[str, float] = {}  # run → when to read its journal again
         self._began: dict[str, float] = {}  # when each run began
+        self._settled: dict[str, int] = {}  # frames of each run that are on the far disk
+        self.backlog = SendingReport(self._journal, self._frames, receiver, address, thresholds)
         self._closings: Closings | None = None
         self._next_piece = 0.0
+        self._ahead: Ahead | None = None
         self._reported: set[str] = set()
         self._begin_again()
 
@@ -110,8 +123,10 @@ class Sender:
         self._asked: set[str] = set()  # runs whose number of lines was asked for
         self._offered: dict[str, str] = {}  # name → run
         self._later: dict[str, float] = {}  # name → when to look at it again
-        self._looks: dict[str, tuple[tuple[int, int], float]] = {}
+        self._looks: dict[str, tuple[Look, float]] = {}
         self._wanted: deque[tuple[str, int, int]] = deque()
+        self._looking: dict[str, tuple[str, Future[Look]]] = {}  # name → run, what it is like
+        self._making: deque[tuple[str, Future[list[bytes] | None]]] = deque()
         self._outbox: deque[list[bytes]] = deque()
         self._welcome = False
         self._heard = self._pinged = time.monotonic()
@@ -131,10 +146,16 @@ class Sender:
         TransferError
             If the receiver speaks another version.
         """
+        try:
+            return self._run(stop, once, progress)
+        finally:
+            self.backlog.close()
+
+    def _run(self, stop: threading.Event, once: bool, progress: Callable[[Sent], None]) -> Sent:
         shown = 0.0
         while not stop.is_set():
             self._begin_again()
-            with self._connected() as socket:
+            with self._connected() as socket, ahead() as self._ahead:
                 self._say(
                     "hello",
                     version=VERSION,
@@ -145,6 +166,7 @@ class Sender:
                     if time.monotonic() - shown > 1.0:
                         shown = time.monotonic()
                         progress(self._count())
+                        self._write_report(shown)
                     if once and self._is_done():
                         return self._count()
             self.sent.connected = False
@@ -185,7 +207,7 @@ class Sender:
         if self._welcome and self._monitor.poll(0):
             return False  # ZeroMQ connects again, but what was on its way is lost
         self._push(socket, now)
-        if socket.poll(_POLL):
+        if socket.poll(*self._until()) & zmq.POLLIN:
             for _ in range(100):
                 try:
                     parts = socket.recv_multipart(zmq.DONTWAIT)
@@ -207,39 +229,60 @@ class Sender:
                 self._say("ping")
             if now - self._looked > _LOOK:
                 self._looked = now
-                self._look()
+                self._look(now)
+            self._ask_for_runs(now)
             self._advance(now)
         return True
+
+    def _until(self) -> tuple[int, int]:
+        """Return how long to wait, ms, and for what."""
+        if self._outbox:
+            return _POLL, zmq.POLLIN | zmq.POLLOUT
+        return _SOON_READY if self._making and self._rate is None else _POLL, zmq.POLLIN
 
     def _say(self, do: str, payload: bytes = b"", **fields: Any) -> None:
         self._outbox.append(pack(do, payload, **fields))
 
     def _push(self, socket: Any, now: float) -> None:
         """Send what there is, as far as the socket and the rate let it."""
-        while self._outbox or (self._wanted and now >= self._next_piece):
-            if not self._outbox:
-                self._outbox.append(self._piece(*self._wanted.popleft()))
+        while True:
+            self._make_pieces()
+            if not self._outbox and not self._next_is_made(now):
+                return
             try:
                 socket.send_multipart(self._outbox[0], zmq.DONTWAIT)
             except zmq.Again:
                 return
             size = len(self._outbox.popleft()[1])
-            self.sent.bytes += size
+            self.sent.link_bytes += size
             if self._rate is not None and size:
                 self._next_piece = max(now, self._next_piece) + size / self._rate
                 now = time.monotonic()
 
-    def _piece(self, name: str, start: int, stop: int) -> list[bytes]:
-        run = self._runs.get(self._offered.get(name, ""))
-        content = b""
-        if run is not None:
-            with contextlib.suppress(OSError), run.path_of(name).open("rb") as file:
-                file.seek(start)
-                content = file.read(min(stop - start, PIECE))
-        if run is None or len(content) != stop - start:
+    def _make_pieces(self) -> None:
+        """Have pieces that are wanted made, a few ahead."""
+        while self._wanted and len(self._making) < _AHEAD:
+            name, start, stop = self._wanted.popleft()
+            run = self._runs.get(self._offered.get(name, ""))
+            if run is None or self._ahead is None:
+                self._put_off(name)
+                self._say("gone", name=name)
+                continue
+            self._making.append((name, self._ahead.piece(run.path_of(name), name, start, stop)))
+
+    def _next_is_made(self, now: float) -> bool:
+        """Put the next piece into the outbox, if it may go now."""
+        if not self._making or now < self._next_piece or not self._making[0][1].done():
+            return False
+        name, made = self._making.popleft()
+        message = made.result()
+        if message is None:
             self._put_off(name)
-            return pack("gone", name=name)
-        return pack("piece", content, name=name, start=start, crc32=zlib.crc32(content))
+            self._say("gone", name=name)
+        else:
+            self.sent.bytes += unpack(message).number("size")
+            self._outbox.append(message)
+        return True
 
     def _take(self, message: Message) -> bool:
         if message.do == "welcome":
@@ -319,12 +362,12 @@ class Sender:
             self._later[name] = time.monotonic() + _AGAIN
             run.to_offer.append(name)
 
-    def _look(self) -> None:
-        """Look for journals, oldest runs first, and ask what the far disk has of a few."""
+    def _look(self, now: float) -> None:
+        """Look for journals, and close those that were abandoned."""
         self._closings = close_all_abandoned(self._journal, self._closings)
-        if len(self._runs) + len(self._asked) >= _RUNS:
-            return
-        now = time.monotonic()
+        self._find_runs(now)
+
+    def _find_runs(self, now: float) -> None:
         for path in journals(self._journal):
             uid = path.stem
             if uid in self._began or self._damaged.get(uid, 0.0) > now:
@@ -335,16 +378,21 @@ class Sender:
             except JournalError as error:  # perhaps it is being written
                 self._report(str(error))
                 self._damaged[uid] = now + _LOOK_DAMAGED
-        known = self._over | self._runs.keys() | self._asked
-        for uid in sorted(self._began.keys() - known, key=self._began.__getitem__):
-            if self._damaged.get(uid, 0.0) > now:
-                continue
-            if len(self._runs) + len(self._asked) >= _RUNS:
-                return
-            self._asked.add(uid)
-            self._say("run", uid=uid)
+
+    def _ask_for_runs(self, now: float) -> None:
+        """Ask what the far disk has of a few runs, oldest first."""
+        room = _RUNS - len(self._runs) - len(self._asked)
+        waiting = self._began.keys() - self._over - self._runs.keys() - self._asked
+        if room <= 0 or not waiting:
+            return
+        for uid in nsmallest(room + len(self._damaged), waiting, key=self._began.__getitem__):
+            if room > 0 and self._damaged.get(uid, 0.0) <= now:
+                room -= 1
+                self._asked.add(uid)
+                self._say("run", uid=uid)
 
     def _advance(self, now: float) -> None:
+        self._offer_complete(now)
         for run in list(self._runs.values()):
             try:
                 run.read()
@@ -364,47 +412,51 @@ class Sender:
                     self._say("lines", lines, uid=run.uid, first=first)
 
     def _offer(self, run: RunToSend, now: float) -> None:
-        """Offer frames whose files are complete."""
+        """Have frame files looked at, to be offered once they are complete."""
         for _ in range(min(len(run.to_offer), _OFFERS)):
-            if len(self._offered) >= _OFFERS or time.monotonic() - now > _PING:
-                return  # a slow disk: the receiver has to hear of us meanwhile
+            if len(self._offered) + len(self._looking) >= _OFFERS or self._ahead is None:
+                return
             name = run.to_offer.popleft()
             if self._later.get(name, 0.0) > now:
                 run.to_offer.append(name)
                 continue
             self._later.pop(name, None)
             path = run.path_of(name)
+            if name not in run.there_before:
+                self._looking[name] = run.uid, self._ahead.look(path)
+                continue
             try:
-                if name in run.there_before:
-                    size, sha256 = path.stat().st_size, ""
-                elif not self._is_complete(name, path, now):
-                    raise IncompleteFrame(name)
-                else:
-                    with path.open("rb") as file:
-                        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                        size = file.tell()
-            except (OSError, IncompleteFrame):
+                size = path.stat().st_size
+            except OSError:
                 self._later[name] = now + _SOON
                 run.to_offer.append(name)
                 continue
             self._offered[name] = run.uid
-            self._say("offer", name=name, size=size, sha256=sha256)
+            self._say("offer", name=name, size=size, sha256="")
 
-    def _is_complete(self, name: str, path: Path, now: float) -> bool:
-        """Return whether a frame file is complete, or has not changed for a while."""
-        status = path.stat()
-        look = status.st_size, status.st_mtime_ns
-        try:
-            read_frame(path, number=0)
-        except IncompleteFrame:
-            before, since = self._looks.setdefault(name, (look, now))
-            if before != look:
-                self._looks[name] = look, now
-                return False
-            return now - since > _STEADY
-        except FrameError:
-            pass  # the far stacker says so as the one here does
-        return True
+    def _offer_complete(self, now: float) -> None:
+        """Offer the files that were looked at and are complete."""
+        for name in [name for name, (_, look) in self._looking.items() if look.done()]:
+            uid, looked = self._looking.pop(name)
+            if (run := self._runs.get(uid)) is None:
+                continue
+            look = None
+            with contextlib.suppress(OSError):
+                look = looked.result()
+            if look is None or not (look.complete or self._is_steady(name, look, now)):
+                self._later[name] = now + _SOON
+                run.to_offer.append(name)
+                continue
+            self._offered[name] = uid
+            self._say("offer", name=name, size=look.size, sha256=look.sha256)
+
+    def _is_steady(self, name: str, look: Look, now: float) -> bool:
+        """Return whether a file that is not complete has not changed for a while."""
+        before, since = self._looks.setdefault(name, (look, now))
+        if before != look:
+            self._looks[name] = look, now
+            return False
+        return now - since > _STEADY
 
     def _is_done(self) -> bool:
         if not self._welcome or self._runs or self._asked:
@@ -417,6 +469,18 @@ class Sender:
         self.sent.damaged = len(self._damaged.keys() - self._over)
         self.sent.absent = sum(len(run.absent) for run in self._runs.values())
         return self.sent
+
+    def _write_report(self, now: float) -> None:
+        if not self._welcome:
+            self._find_runs(now)
+        for run in self._runs.values():
+            self._settled[run.uid] = max(self._settled.get(run.uid, 0), run.n_settled)
+        waiting = self._began.keys() - self._over
+        self._settled = {uid: n for uid, n in self._settled.items() if uid in waiting}
+        self.backlog.write(
+            now, runs=waiting, settled=self._settled, files=self.sent.files,
+            bytes_of_files=self.sent.bytes, connected=self._welcome,
+        )  # fmt: skip
 
     def _report(self, text: str) -> None:
         if text not in self._reported:
