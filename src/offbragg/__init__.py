@@ -23,15 +23,26 @@ if TYPE_CHECKING:
     from offbragg.files.volume_writer import write_volume
     from offbragg.plots.planes import plot
     from offbragg.remote.connection import connect
+    from offbragg.remote.login import login
     from offbragg.workflows.reduce import merge_and_reduce as reduce
     from offbragg.workflows.why import why
 
     __version__: str
 
-__all__ = ["__version__", "connect", "plot", "read_volume", "reduce", "why", "write_volume"]
+__all__ = [
+    "__version__",
+    "connect",
+    "login",
+    "plot",
+    "read_volume",
+    "reduce",
+    "why",
+    "write_volume",
+]
 
 _WHERE = {
     "connect": ("offbragg.remote.connection", "connect"),
+    "login": ("offbragg.remote.login", "login"),
     "plot": ("offbragg.plots.planes", "plot"),
     "read_volume": ("offbragg.files.volume_file", "read_volume"),
     "reduce": ("offbragg.workflows.reduce", "merge_and_reduce"),

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from offbragg.catalog.authentication import Authentication
 from offbragg.catalog.cross_origin import with_origins
+from offbragg.catalog.door import Authentication
 
 KEY = "0123"
 VIEWER = "http://127.0.0.1:9000"

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from offbragg.catalog.authentication import Authentication, reading_key, right_of
+from offbragg.catalog.authentication import reading_key, right_of
+from offbragg.catalog.door import Authentication
 from offbragg.catalog.named_keys import FOLDER, NamedKeys, for_browser
 from offbragg.errors import CatalogError
 

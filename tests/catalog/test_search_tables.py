@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from tiled.catalog import orm
 from tiled.utils import ensure_specified_sql_driver
 
-from offbragg.catalog.run_search import RUNS, RunSearch, run_row
+from offbragg.catalog.run_search import RunSearch, run_row
 from offbragg.catalog.search_index import dialect_of, ensure_search_tables
 from offbragg.catalog.search_tables import RUNS_TABLE, Tables
+from offbragg.catalog.searched import RUNS
 from offbragg.catalog.tiled_app import create_database
 from offbragg.errors import CatalogError
 

@@ -15,7 +15,8 @@ import pytest
 from tiled.utils import BrokenLink
 
 from offbragg.catalog import viewer
-from offbragg.catalog.authentication import Authentication, WrongKeys, reading_key
+from offbragg.catalog.authentication import WrongKeys, reading_key
+from offbragg.catalog.door import Authentication
 from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.page import Page
 from offbragg.catalog.viewer import Viewer, view_state

@@ -124,6 +124,11 @@ class Catalog(_Table):
         description="PostgreSQL database of the catalog, as postgresql://offbragg@host/catalog; "
         "without: SQLite. A password is read from ~/.pgpass",
     )
+    people: LoosePath | None = Field(
+        default=None,
+        description="file of the people who may log in and of their proposals "
+        "(see how-to/people-and-proposals); without: whoever has a key for reading sees all runs",
+    )
 
 
 class Limits(_Table):
@@ -381,7 +386,10 @@ def load(path: str | Path | None = None) -> Beamline:
         raise ConfigError(_explain(error, file)) from None
     paths = {name: _from(file, value) for name, value in config.paths}
     config.make_geometry()  # refuse a wrong one now, not when a sweep begins
-    return config.model_copy(update={"paths": Paths(**paths)})
+    catalog = config.catalog
+    if catalog.people is not None:
+        catalog = catalog.model_copy(update={"people": _from(file, catalog.people)})
+    return config.model_copy(update={"paths": Paths(**paths), "catalog": catalog})
 
 
 def _from(file: Path, path: Path) -> Path:

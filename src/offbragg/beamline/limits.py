@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.beamline.config import Beamline
-from offbragg.errors import ConfigError
+from offbragg.errors import ConfigError, MetadataError
 from offbragg.metadata import validate_start
+
+_PROPOSAL = 100  # characters; longer ones are in no file of people
 
 
 def check_start(config: Beamline, md: Mapping[str, Any]) -> None:
@@ -22,6 +24,15 @@ def check_start(config: Beamline, md: Mapping[str, Any]) -> None:
         With the field or the path, and what to do.
     """
     validate_start(md)
+    if config.catalog.people is not None and ("sweep" in md or "purpose" in md):
+        proposal = md.get("proposal")
+        if not isinstance(proposal, str) or not 0 < len(proposal) <= _PROPOSAL:
+            raise MetadataError(
+                f"proposal is {proposal!r}: it must be a text of 1 to {_PROPOSAL} characters\n"
+                "The catalog shows each person the runs of their proposals: "
+                'experiment(proposal="…"). '
+                f"[catalog] people in {config.file} asks for it."
+            )
     if "sweep" not in md:
         return
     low, high = config.limits.temperature

@@ -22,9 +22,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
+from sqlalchemy import func, select
+
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.readable import Readable, shown
+from offbragg.catalog.searched import RUNS
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
+from offbragg.catalog.viewers import seen_runs, viewer
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.digest import digest_path
 from offbragg.files.scan_file import ScanFile
@@ -89,7 +93,7 @@ class Downloads:
     async def _answer(self, asked: str, scope: Scope, receive: Receive, send: Send) -> None:
         uid, _, name = asked.strip("/").partition("/")
         scan = await self._scan_file(uid)
-        names = await asyncio.to_thread(self._names, scan, uid)
+        names = await self._names(scan, uid)
         if not name:
             await self._list(uid, scan, names, send)
             return
@@ -126,26 +130,49 @@ class Downloads:
             raise Refusal(404, "This node does not exist, or it has no file with this id.")
         return path
 
-    def _names(self, scan: Path, uid: str) -> list[str]:
-        """List the files of a run: its scan file, its digest, and the volumes made of it."""
+    async def _names(self, scan: Path, uid: str) -> list[str]:
+        """List the files of a run: its scan file, its digest, and the volumes made of it.
+
+        A volume is also of other runs: who does not see all of them does not see it.
+        """
+        names, volumes = await asyncio.to_thread(self._beside, scan, uid)
+        for name, runs in volumes.items():
+            if await self._are_seen(runs):
+                names.append(name)
+        return names
+
+    def _beside(self, scan: Path, uid: str) -> tuple[list[str], dict[str, set[str]]]:
+        """Return the names of a run's own files, and of its volumes with the runs of each."""
         names = [scan.name]
+        volumes: dict[str, set[str]] = {}
         with contextlib.suppress(CatalogError, OSError):
             os.close(self._readable.open(digest_path(scan)))
             names.append(digest_path(scan).name)
         with contextlib.suppress(OSError):
             here = self._readable.real(scan).parent
             others = sorted(p.name for p in here.glob("*.h5") if p.name not in names)
-            names += [name for name in others[:_MOST] if self._is_volume(scan, name, uid)]
-        return names
+            for name in others[:_MOST]:
+                if uid in (runs := self._runs_of(scan, name)):
+                    volumes[name] = runs
+        return names, volumes
 
-    def _is_volume(self, scan: Path, name: str, uid: str) -> bool:
+    async def _are_seen(self, runs: set[str]) -> bool:
+        """Return whether who asks sees all of these runs."""
+        if viewer().sees_everything:
+            return True
+        some = select(func.count()).select_from(RUNS).where(seen_runs(), RUNS.c.uid.in_(runs))
+        async with self._tree.context.engine.connect() as connection:
+            return await connection.scalar(some) == len(runs)
+
+    def _runs_of(self, scan: Path, name: str) -> set[str]:
+        """Return the runs of a volume; none if it is not a volume."""
         with (
             contextlib.suppress(OffbraggError, Refusal, OSError, KeyError, TypeError),
             self._opened(scan.with_name(name)) as file,
             _opened_volume(file) as volume,
         ):
-            return any(source["run"] == uid for source in volume.record["inputs"])
-        return False
+            return {str(source["run"]) for source in volume.record["inputs"]}
+        return set()
 
     async def _list(self, uid: str, scan: Path, names: list[str], send: Send) -> None:
         files: list[dict[str, Any]] = []

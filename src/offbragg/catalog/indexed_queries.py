@@ -19,9 +19,9 @@ from tiled.catalog.adapter import CatalogNodeAdapter
 from tiled.queries import Comparison, Contains, Eq, FullText, In, Like, Operator
 
 from offbragg.catalog.containers import CONTAINER, VOLUMES
-from offbragg.catalog.run_search import MEMBERS, RUNS
-from offbragg.catalog.run_search import VOLUMES as VOLUME_ROWS
 from offbragg.catalog.search_tables import LONGEST, RUN_COLUMNS, VOLUME_COLUMNS, Column
+from offbragg.catalog.searched import MEMBERS, RUNS
+from offbragg.catalog.searched import VOLUMES as VOLUME_ROWS
 from offbragg.private_parts import PrivatePart, examine, require
 
 _EXACT = 2**53  # larger integers are not exact in a column of numbers

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,8 +26,10 @@ from offbragg.printable import printable
 
 FOLDER = "keys"
 LABEL = 60  # characters
-Opens = Literal["read", "staff"]
+Opens = Literal["read", "annotate", "beamline", "staff", "operator"]
+_OWNED = ("read", "annotate")  # scopes of keys that may be a person's, or some proposals'
 
+_ALWAYS = ("label", "scope", "made", "ends")
 _KEY = re.compile(r"named[0-9a-f]{48}")
 _BROWSER = re.compile(r"shown[0-9a-f]{64}")
 _LARGEST = 4096  # bytes of a file
@@ -42,6 +45,10 @@ class NamedKey:
     """POSIX s."""
     ends: float
     """When it expires, POSIX s."""
+    person: str = ""
+    """Whose it is: it opens what this person may see; empty: nobody's."""
+    proposals: tuple[str, ...] = ()
+    """Those of which it opens the runs; empty: all that its person may see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +77,16 @@ class NamedKeys:
         self._folder = catalog / FOLDER
         self._key = key.encode()
 
-    def create(self, label: str, *, scope: Opens, ends: float) -> str:
-        """Create a named key, and return it.
+    def create(
+        self,
+        label: str,
+        *,
+        scope: Opens,
+        ends: float,
+        person: str = "",
+        proposals: Sequence[str] = (),
+    ) -> str:
+        """Create a named key, and return it; parameters as those of `NamedKey`.
 
         Raises
         ------
@@ -88,6 +103,13 @@ class NamedKeys:
             raise CatalogError(f"a label of a key holds control characters: {printable(label)}")
         if scope not in get_args(Opens):
             raise CatalogError(f"a key has no scope {scope}: choose {' or '.join(get_args(Opens))}")
+        if (person or proposals) and scope not in _OWNED:
+            raise CatalogError(
+                f"a key with the scope {scope} is nobody's, and of no proposal\n"
+                f"Leave the person and the proposals out, or choose {' or '.join(_OWNED)}."
+            )
+        if not all(proposals):
+            raise CatalogError("a proposal of a key is an empty text")
         if any(each.label == label for each in self.known()):
             raise CatalogError(
                 f"a key has the label {label} already\n"
@@ -95,13 +117,18 @@ class NamedKeys:
             )
         given = f"named{secrets.token_hex(24)}"
         name = _hashed(for_browser(given))
-        content = asdict(NamedKey(label, scope, float(int(time.time())), float(int(ends))))
+        made = NamedKey(
+            label, scope, float(int(time.time())), float(int(ends)), person, tuple(proposals)
+        )
+        # what is empty is left out, as in files from before there were people
+        content = {k: v for k, v in asdict(made).items() if k in _ALWAYS or v}
+        content = json.loads(json.dumps(content))
         text = json.dumps({**content, "signature": self._signature(name, content)})
         part = self._folder / f".{name}.part"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            made = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(made, "w") as file:
+            created = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(created, "w") as file:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -176,7 +203,8 @@ class NamedKeys:
             signature = content.pop("signature")
             if not hmac.compare_digest(signature, self._signature(name, content)):
                 return None
-            return NamedKey(**content)
+            proposals = content.pop("proposals", [])
+            return NamedKey(**content, proposals=tuple(proposals))
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
             return None
 

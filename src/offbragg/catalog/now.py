@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send
+from offbragg.catalog.now_seen import now_seen, points_seen, whose
 from offbragg.catalog.parameters import read_parameters
 from offbragg.catalog.run_routes import answer_json
-from offbragg.catalog.run_search import RUNS
+from offbragg.catalog.searched import RUNS
 from offbragg.catalog.sent import Refusal
+from offbragg.catalog.viewers import viewer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -141,7 +143,7 @@ class Now:
         if self._history and now - self._history[-1]["t"] < 0.9 * _STEP:
             return
         values = seen["engine"].get("values") or {}
-        point: dict[str, Any] = {"t": now}
+        point: dict[str, Any] = {"t": now, "of": whose(seen)}
         for name in ("temperature", "monitor", "ring"):
             if (value := values.get(name)) and abs(now - value.get("time", now)) < 30.0:
                 point[name] = value["value"]
@@ -170,15 +172,15 @@ class Now:
         if path.endswith("/socket"):
             raise Refusal(426, "This is a websocket: ws://…/now/socket.", upgrade="websocket")
         self._asked = time.monotonic()
-        return await self._now(query) if path == PATH else self._curves(query)
+        return await self._now(query) if path == PATH else await self._curves(query)
 
     async def _now(self, query: str) -> dict[str, Any]:
         read_parameters(query, (), PATH)
         if time.monotonic() - self._looked > 2 * EVERY:
             await self._look_once()  # the first one, or nobody has asked for a while
-        return self._seen
+        return await now_seen(self._tree.context.engine, self._seen)
 
-    def _curves(self, query: str) -> dict[str, Any]:
+    async def _curves(self, query: str) -> dict[str, Any]:
         text = read_parameters(query, ("minutes",), f"{PATH}/history").get("minutes", "15")
         try:
             minutes = float(text)
@@ -187,7 +189,8 @@ class Now:
         if not 0 < minutes <= _MINUTES:
             raise Refusal(400, f"minutes must be above 0 and at most {_MINUTES:g}.")
         since = time.time() - 60 * minutes
-        points = [point for point in self._history if point["t"] >= since]
+        recent = [point for point in self._history if point["t"] >= since]
+        points = await points_seen(self._tree.context.engine, recent)
         curves: dict[str, Any] = {}
         for name, (label, unit) in _CURVES.items():
             mine = [point for point in points if name in point]
@@ -224,16 +227,24 @@ class Now:
     async def _send_changes(self, send: Send) -> None:
         if time.monotonic() - self._looked > 2 * EVERY:
             await self._look_once()
-        number = -1
+        number, sent = -1, {}
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _ALIVE
         while True:
             try:
-                async with asyncio.timeout(_ALIVE), self._changed:
+                async with asyncio.timeout_at(until), self._changed:
                     while self._number == number:
                         await self._changed.wait()
-                number, text = self._number, self._text
+                    number, seen, text = self._number, self._seen, self._text
+                if not viewer().sees_everything:
+                    seen = await now_seen(self._tree.context.engine, seen)
+                    if (mine := _without_times(seen)) == sent:
+                        continue  # what has changed is not theirs
+                    sent, text = mine, json.dumps(seen, allow_nan=False)
             except TimeoutError:
                 text = json.dumps({"alive": time.time()})
             await send({"type": "websocket.send", "text": text})
+            until = loop.time() + _ALIVE
 
 
 def finite(value: Any) -> Any:

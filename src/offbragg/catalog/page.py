@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from offbragg.catalog import one_time
+from offbragg.catalog.admission import Admissions
 from offbragg.catalog.authentication import (
     COOKIE,
     PAGES,
@@ -31,14 +32,12 @@ from offbragg.catalog.authentication import (
     Scope,
     Send,
     WrongKeys,
-    ending_of,
     is_of_another_page,
     reading_key,
     refuse,
-    right_of,
-    why_refused,
 )
 from offbragg.catalog.named_keys import NamedKeys, for_browser
+from offbragg.catalog.people import PeopleFile
 from offbragg.catalog.sent import Refusal, begin, matches
 from offbragg.printable import printable
 
@@ -50,11 +49,11 @@ _TYPES = {
 }  # fmt: skip
 _NAME = re.compile(r"/((?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*)")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
-_STRICT = {
+STRICT = {
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin", "cross-origin-resource-policy": "same-origin",
 }  # fmt: skip
-_LEAD = (
+LEAD = (
     '<!doctype html><meta charset="utf-8"><title>offbragg</title>'
     '<meta http-equiv="refresh" content="0; url={}">'
 )
@@ -64,6 +63,11 @@ _USED = (
     "This link was used already, or its time is over: it lets one browser in, once. "
     "offbragg key --link creates another one."
 )
+_OWN = (
+    "The catalog's own key is not for browsers where it has people: log in, or use a key that "
+    "offbragg token creates."
+)
+_NO_LINKS = "Links let nobody in where the catalog has people: log in."
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +95,27 @@ class Page:
         Counts wrong keys.
     named
         The catalog's named keys.
+    people
+        Its people, if it has any.
     """
 
     def __init__(
-        self, app: App, *, key: str, directory: Path, wrong: WrongKeys, named: NamedKeys
+        self,
+        app: App,
+        *,
+        key: str,
+        directory: Path,
+        wrong: WrongKeys,
+        named: NamedKeys,
+        people: PeopleFile | None = None,
     ) -> None:
         self._app = app
         self._key = key
         self._directory = directory
         self._wrong = wrong
         self._named = named
+        self._people = people
+        self._admissions = Admissions(key, named, people)
         self._folder = Path(str(files("offbragg") / "web"))
         self._files: dict[str, _File] = {}
 
@@ -130,7 +145,7 @@ class Page:
             await refuse(send, refusal.status, str(refusal), refusal.headers)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = await _json_body(scope, receive)
+        given = await read_body(scope, receive)
         if len(given) != 1 or not given.keys() <= {"key", "token"}:
             raise Refusal(400, 'The body is {"key": …} or {"token": …}, with text.')
         ((kind, text),) = given.items()
@@ -147,9 +162,9 @@ class Page:
         """
         _only(scope, "GET", "HEAD")
         header = self._cookie(self._by_key(given), scope)
-        body = _LEAD.format(html.escape(quote(scope["path"]))).encode()
-        headers = {"set-cookie": header, "content-type": _TYPES[".html"], **_STRICT,
-                   "content-security-policy": _policy(""), "cache-control": "no-store",
+        body = LEAD.format(html.escape(quote(scope["path"]))).encode()
+        headers = {"set-cookie": header, "content-type": _TYPES[".html"], **STRICT,
+                   "content-security-policy": page_policy(""), "cache-control": "no-store",
                    "content-length": str(len(body))}  # fmt: skip
         await _send(send, 200, headers, body if scope["method"] == "GET" else b"")
 
@@ -163,6 +178,8 @@ class Page:
         return cookie(scope, key, ends=ends)
 
     def _by_token(self, token: str) -> tuple[str, float] | str:
+        if self._people is not None:
+            return _NO_LINKS
         ends = one_time.consume(self._directory, token)
         return _USED if ends is None else (reading_key(self._key, ends=ends), ends)
 
@@ -171,14 +188,16 @@ class Page:
 
         It only reads, whoever sits there, and is revoked with the key.
         """
-        now = time.time()
-        right = right_of(key, self._key, now=now, named=self._named)
-        if right in ("ended", "none"):
-            return why_refused(key, right, self._named)
-        if (found := self._named.find(key)) is not None:
-            return for_browser(key), found.key.ends
-        ends = now + 86400 * one_time.DAYS if right == "everything" else ending_of(key)
-        return reading_key(self._key, ends=ends), ends
+        admission = self._admissions.of(key)
+        if admission.right in ("ended", "none"):
+            return admission.why
+        if admission.ends is None:  # the catalog's own
+            if self._people is not None:
+                return _OWN
+            ends = time.time() + 86400 * one_time.DAYS
+            return reading_key(self._key, ends=ends), ends
+        named = self._named.find(key) is not None
+        return for_browser(key) if named else key, admission.ends
 
     async def _send_file(self, name: str, scope: Scope, send: Send) -> None:
         name = "/index.html" if name in ("", "/") else name
@@ -192,8 +211,8 @@ class Page:
             "etag": etag,
             "cache-control": "no-cache",
             "vary": "accept-encoding",
-            "content-security-policy": _policy(sent.get("host", "")),
-            **_STRICT,
+            "content-security-policy": page_policy(sent.get("host", "")),
+            **STRICT,
         }
         if matches(sent.get("if-none-match", ""), etag):
             await _send(send, 304, headers)
@@ -238,7 +257,7 @@ def _key_in_address(scope: Scope) -> str:
     return next((value for name, value in parse_qsl(query) if name == "api_key"), "")
 
 
-def _policy(host: str) -> str:
+def page_policy(host: str) -> str:
     """Return what the page may do: nothing but with its own origin."""
     sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""
     return (
@@ -252,7 +271,7 @@ def _only(scope: Scope, *methods: str) -> None:
         raise Refusal(405, f"Here: {' or '.join(methods)}.", allow=", ".join(methods))
 
 
-async def _json_body(scope: Scope, receive: Receive) -> dict[str, Any]:
+async def read_body(scope: Scope, receive: Receive) -> dict[str, Any]:
     """Read a small JSON object; a page of another origin may not send that type."""
     kind = next((v for k, v in scope["headers"] if k.lower() == b"content-type"), b"")
     if kind.partition(b";")[0].strip().lower() != b"application/json":

@@ -33,6 +33,7 @@ from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
 from offbragg.catalog.sent_cuts import HEADER
+from offbragg.catalog.viewers import Viewer, viewer
 from offbragg.catalog.volume_files import opened_volume
 from offbragg.errors import CatalogError, ReductionError
 from offbragg.files.cut_source import DamagedVolume
@@ -218,7 +219,7 @@ class Planes:
         self._readable = readable
         self._origins = Origins(readable)
         self._pool = background_threads("planes")
-        self._paths: dict[str, tuple[Path, float]] = {}
+        self._paths: dict[tuple[Viewer, str], tuple[Path, float]] = {}
         self._kept: OrderedDict[Any, _Answer] = OrderedDict()
         self._running: dict[Any, asyncio.Task[_Answer]] = {}
 
@@ -277,7 +278,8 @@ class Planes:
 
     async def _path(self, key: str) -> Path:
         now = time.monotonic()
-        known, until = self._paths.get(key, (None, 0.0))
+        who = viewer()
+        known, until = self._paths.get((who, key), (None, 0.0))
         if known is not None and now < until:
             return known
         path = await asset_of(self._tree, [VOLUMES, key, "intensity"])
@@ -287,7 +289,7 @@ class Planes:
             raise Refusal(404, f"This volume {why}. The container {VOLUMES} lists them.")
         if len(self._paths) >= _MOST_PATHS:
             self._paths.clear()
-        self._paths[key] = path, now + _PATH_HOLDS
+        self._paths[who, key] = path, now + _PATH_HOLDS
         return path
 
     async def _made(self, which: Any, file: OpenFile, asked: Asked) -> _Answer:

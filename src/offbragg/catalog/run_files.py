@@ -10,6 +10,7 @@ from typing import Any
 
 from offbragg.catalog.containers import CONTAINER
 from offbragg.catalog.sent import Refusal, asset_of, lookup
+from offbragg.catalog.viewers import Viewer, viewer
 
 _PRIMARY, _ROWS = "primary", "internal"
 _HOLDS, _MOST = 1.0, 10_000  # s; to ask the database takes longer than to read a frame
@@ -43,7 +44,7 @@ class RunFiles:
     def __init__(self, tree: Any, find_run: FindRun) -> None:
         self._tree = tree
         self._find_run = find_run
-        self._known: dict[str, tuple[RunFile, float]] = {}
+        self._known: dict[tuple[Viewer, str], tuple[RunFile, float]] = {}
 
     async def find(self, name: str) -> RunFile:
         """Return where a run is stored.
@@ -59,7 +60,8 @@ class RunFiles:
             404 if there is no such run.
         """
         now = time.monotonic()
-        known, until = self._known.get(name, (None, 0.0))
+        who = viewer()  # the same number is another run for somebody else
+        known, until = self._known.get((who, name), (None, 0.0))
         if known is not None and now < until:
             return known
         uid = str((await self._find_run(name))["uid"])
@@ -68,7 +70,7 @@ class RunFiles:
         if path is not None:  # else it may come at any moment
             if len(self._known) >= _MOST:
                 self._known.clear()
-            self._known[name] = found, now + _HOLDS
+            self._known[who, name] = found, now + _HOLDS
         return found
 
     async def _start(self, uid: str) -> Mapping[str, Any]:

@@ -23,17 +23,16 @@ from offbragg.catalog.containers import CONTAINER, FINISHED
 from offbragg.catalog.downloads import FILES
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.run_search import (
-    MEMBERS,
     RUNNING,
-    RUNS,
-    VOLUMES,
     RunSearch,
     asked,
     begins_so,
     run_row,
 )
 from offbragg.catalog.search_index import dialect_of
+from offbragg.catalog.searched import MEMBERS, RUNS, VOLUMES
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, matches, state
+from offbragg.catalog.viewers import seen_runs, seen_volumes
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.scan_file import ScanFile
 from offbragg.printable import printable
@@ -83,7 +82,9 @@ class RunRoutes:
         async with self._tree.context.engine.connect() as connection:
             after = None
             if search.before:
-                where = select(RUNS.c.time, RUNS.c.node_id).where(RUNS.c.uid == search.before)
+                where = select(RUNS.c.time, RUNS.c.node_id).where(
+                    RUNS.c.uid == search.before, seen_runs()
+                )
                 if (last := (await connection.execute(where)).first()) is None:
                     raise Refusal(400, "before is not the uid of a run: it must be that of a row.")
                 after = float(last[0]), int(last[1])
@@ -101,7 +102,7 @@ class RunRoutes:
         volumes = (
             select(VOLUMES.c.uid, VOLUMES.c.file, VOLUMES.c.state)
             .join(MEMBERS, MEMBERS.c.node_id == VOLUMES.c.node_id)
-            .where(MEMBERS.c.run == uid)
+            .where(MEMBERS.c.run == uid, seen_volumes())
             .order_by(VOLUMES.c.written.desc())
         )
         children = select(orm.Node.key).where(orm.Node.parent == node).order_by(orm.Node.id)
@@ -137,12 +138,10 @@ class RunRoutes:
         Refusal
             404 if there is none, 400 if several uids begin so.
         """
-        newest = select(RUNS).order_by(RUNS.c.time.desc(), RUNS.c.node_id.desc())
+        newest = select(RUNS).where(seen_runs()).order_by(RUNS.c.time.desc(), RUNS.c.node_id.desc())
         async with self._tree.context.engine.connect() as connection:
             if len(name) >= _SHORTEST and re.fullmatch(r"[ -~]{1,200}", name):
-                exact = (
-                    await connection.execute(select(RUNS).where(RUNS.c.uid == name))
-                ).mappings()
+                exact = (await connection.execute(newest.where(RUNS.c.uid == name))).mappings()
                 if (run := exact.first()) is not None:
                     return run
                 begin_so = newest.where(begins_so(name)).limit(2)
@@ -156,7 +155,9 @@ class RunRoutes:
                 numbered = newest.where(RUNS.c.scan_id == float(name)).limit(1)
                 if (run := (await connection.execute(numbered)).mappings().first()) is not None:
                     return run
-            count = await connection.scalar(select(func.count()).select_from(RUNS))
+            count = await connection.scalar(
+                select(func.count()).select_from(RUNS).where(seen_runs())
+            )
         raise Refusal(
             404,
             f"None of {count} runs is this one. The address is {PATH}/UID with a uid, its first "

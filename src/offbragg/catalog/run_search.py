@@ -19,21 +19,14 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
-    table,
     tuple_,
 )
 
 from offbragg.catalog.parameters import read_parameters
-from offbragg.catalog.search_tables import (
-    MEMBERS_TABLE,
-    RUN_COLUMNS,
-    RUNS_TABLE,
-    VOLUME_COLUMNS,
-    VOLUMES_TABLE,
-    WORDS_TABLE,
-    Dialect,
-)
+from offbragg.catalog.search_tables import Dialect
+from offbragg.catalog.searched import RUNS, WORDS
 from offbragg.catalog.sent import Refusal
+from offbragg.catalog.viewers import seen_runs
 from offbragg.printable import printable
 
 RUNNING = "running"
@@ -44,18 +37,9 @@ _MOST_WORDS = 20
 _WORD = re.compile(r"[^\W_]+")
 
 
-def _described(name: str, columns: Sequence[Any]) -> Any:
-    return table(name, column("node_id"), column("uid"), *(column(c.name) for c in columns))
-
-
-RUNS: Any = _described(RUNS_TABLE, RUN_COLUMNS)
-VOLUMES: Any = _described(VOLUMES_TABLE, VOLUME_COLUMNS)
-MEMBERS: Any = table(MEMBERS_TABLE, column("run"), column("node_id"))
-WORDS: Any = table(WORDS_TABLE, column("rowid"), column("words"))
-
 _PARAMETERS = (
     "sample", "temperature", "since", "until", "purpose", "scan_id", "series", "plan", "status",
-    "text", "limit", "before",
+    "text", "proposal", "limit", "before",
 )  # fmt: skip
 
 
@@ -95,9 +79,9 @@ class RunSearch:
         return cls(found, limit_of(given), given.get("before", ""))
 
     def condition(self, dialect: Dialect) -> ColumnElement[bool]:
-        """Return the condition that the runs meet."""
+        """Return the condition that the runs meet; who asks must see them, too."""
         return and_(
-            True, *(_CONDITIONS[name](value, dialect) for name, value in self.given.items())
+            seen_runs(), *(_CONDITIONS[name](value, dialect) for name, value in self.given.items())
         )
 
     def rows(self, dialect: Dialect, after: tuple[float, int] | None) -> Select[Any]:
@@ -223,6 +207,7 @@ _CONDITIONS: dict[str, Any] = {
     "plan": lambda value, _: exact_or_pattern(RUNS.c.plan, value),
     "status": _has_status,
     "text": _has_words,
+    "proposal": lambda value, _: RUNS.c.proposal == value,
 }
 
 
@@ -257,6 +242,7 @@ def run_row(found: Mapping[str, Any], counts: Mapping[str, int] | None = None) -
         "reason": found["reason"] or "",
         "sample": found["sample"],
         "label": found["label"],
+        "proposal": found["proposal"],
         "formula": found["formula"],
         "temperature": found["temperature"],
         "temperature_measured": found["measured"],

@@ -65,6 +65,7 @@ RUN_COLUMNS = (
     Column("sample", "start.sample.name", other="start.sample"),
     Column("label", "start.sample.label"),
     Column("formula", "start.sample.formula"),
+    Column("proposal", "start.proposal"),
     Column("temperature", "start.temperature.setpoint", "number"),
     Column("measured", "start.temperature.settled.mean", "number"),
     Column("purpose", "start.purpose"),
@@ -89,7 +90,16 @@ VOLUME_COLUMNS = (
     Column("file", "file"),
 )
 _SEARCHED = {
-    RUNS_TABLE: ("sample", "temperature", "purpose", "plan", "series", "status", "scan_id"),
+    RUNS_TABLE: (
+        "sample",
+        "temperature",
+        "purpose",
+        "plan",
+        "series",
+        "status",
+        "scan_id",
+        "proposal",
+    ),
     VOLUMES_TABLE: ("sample", "temperature", "series"),
 }
 """Each has an index, together with the time: what is found is listed newest first."""

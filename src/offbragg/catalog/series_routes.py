@@ -21,10 +21,7 @@ from offbragg.catalog.readable import Readable
 from offbragg.catalog.refined_lattice import RefinedLattices
 from offbragg.catalog.run_routes import RunRoutes, answer_json
 from offbragg.catalog.run_search import (
-    MEMBERS,
     RUNNING,
-    RUNS,
-    VOLUMES,
     asked,
     between,
     exact_or_pattern,
@@ -32,9 +29,11 @@ from offbragg.catalog.run_search import (
     run_row,
     temperature_range,
 )
+from offbragg.catalog.searched import MEMBERS, RUNS, VOLUMES
 from offbragg.catalog.sent import Refusal
 from offbragg.catalog.series_board import series_board
 from offbragg.catalog.series_order import SeriesOrder, point_of
+from offbragg.catalog.viewers import seen_runs, seen_volumes
 
 PATH, VOLUMES_PATH = "/series", "/volumes"
 _DAY = re.compile(r"day-(\d{4}-\d{2}-\d{2})")
@@ -103,7 +102,7 @@ class SeriesRoutes:
         async with self._engine.connect() as connection:
             found: list[tuple[float, str | int]] = []
             for group, named in ((RUNS.c.series, True), (day, False)):
-                kind = RUNS.c.series.is_not(None) if named else dated
+                kind = and_(seen_runs(), RUNS.c.series.is_not(None) if named else dated)
                 newest = select(group, begun).where(kind).group_by(group).order_by(begun.desc())
                 groups = (await connection.execute(newest.limit(limit))).all()
                 found += [(float(time), key) for key, time in groups]
@@ -115,7 +114,7 @@ class SeriesRoutes:
                     select(group, RUNS.c.sample, RUNS.c.temperature)
                     .add_columns(func.count(), func.max(RUNS.c.time))
                     .add_columns(func.count().filter(RUNS.c.status.is_(None)))
-                    .where(group.in_(keys) if named else and_(dated, group.in_(keys)))
+                    .where(seen_runs(), group.in_(keys) if named else and_(dated, group.in_(keys)))
                     .group_by(group, RUNS.c.sample, RUNS.c.temperature)
                 )
                 for key, *kind in (await connection.execute(counted)).tuples() if keys else ():
@@ -145,7 +144,7 @@ class SeriesRoutes:
                 uid = await self._latest(connection)
             wanted = (
                 select(RUNS)
-                .where(_of_series(uid))
+                .where(seen_runs(), _of_series(uid))
                 .order_by(RUNS.c.time.desc(), RUNS.c.node_id.desc())
                 .limit(_MOST_RUNS)
             )
@@ -165,7 +164,12 @@ class SeriesRoutes:
 
     async def _latest(self, connection: Any) -> str:
         """Return the newest series; the day of the newest run, if that was a day or more later."""
-        newest = select(RUNS.c.time).order_by(RUNS.c.time.desc(), RUNS.c.node_id.desc()).limit(1)
+        newest = (
+            select(RUNS.c.time)
+            .where(seen_runs())
+            .order_by(RUNS.c.time.desc(), RUNS.c.node_id.desc())
+            .limit(1)
+        )
         last = await connection.scalar(newest)
         if last is None:
             raise Refusal(404, "The catalog has no runs yet.")
@@ -204,7 +208,7 @@ class SeriesRoutes:
         wanted = (
             select(VOLUMES, *(metadata[key].label(key) for key in _SHOWN))
             .join(orm.Node, orm.Node.id == VOLUMES.c.node_id)
-            .where(condition)
+            .where(seen_volumes(), condition)
             .order_by(VOLUMES.c.written.desc(), VOLUMES.c.node_id.desc())
             .limit(limit)
         )

@@ -132,6 +132,7 @@ def serve(
     allow_origins: Sequence[str] = (),
     database: str = "",
     look: Callable[[], dict[str, Any]] | None = None,
+    people: Path | None = None,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Run the catalog server until a signal ends it (SIGTERM, SIGINT).
@@ -156,6 +157,9 @@ def serve(
         Address of a PostgreSQL database that holds the catalog's nodes; empty: SQLite.
     look
         Looks at the beamline, as `offbragg.now.BeamlineNow` does; None: the catalog serves none.
+    people
+        File of the people who may log in, and of their proposals; None: whoever has a key for
+        reading sees everything.
     started
         Called with the address once requests are answered.
 
@@ -176,7 +180,7 @@ def serve(
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
     with _alone(directory):
         how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
-        how |= {"database": database, "look": look, "started": started}
+        how |= {"database": database, "look": look, "people": people, "started": started}
         _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
@@ -192,29 +196,43 @@ def _serve(
     allow_origins: Sequence[str],
     database: str,
     look: Callable[[], dict[str, Any]] | None,
+    people: Path | None,
     started: Callable[[str], None],
 ) -> None:
     try:
         import uvicorn
         from tiled.server.app import build_app_from_config
 
-        from offbragg.catalog import checked, images, read_limits, tiled_app, tiled_patches
+        from offbragg.catalog import (
+            checked,
+            images,
+            read_limits,
+            separation,
+            tiled_app,
+            tiled_patches,
+        )
         from offbragg.catalog import request_limits as limits
-        from offbragg.catalog.authentication import Authentication, WrongKeys
+        from offbragg.catalog.authentication import WrongKeys
         from offbragg.catalog.cross_origin import with_origins
+        from offbragg.catalog.door import Authentication
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.frames import Frames
+        from offbragg.catalog.login import Login
         from offbragg.catalog.named_keys import NamedKeys
+        from offbragg.catalog.notes import Notes
         from offbragg.catalog.now import Now
         from offbragg.catalog.page import Page
+        from offbragg.catalog.people import PeopleFile, read_people
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.route_rules import RouteRules
         from offbragg.catalog.run_files import RunFiles
         from offbragg.catalog.run_routes import RunRoutes
         from offbragg.catalog.search_index import keep_search_tables
         from offbragg.catalog.series_routes import SeriesRoutes
         from offbragg.catalog.viewer import Viewer
+        from offbragg.catalog.viewers import hide_from_nobody
         from offbragg.catalog.volume_watch import watch_volumes
     except (Exception, SystemExit) as error:  # a broken package may raise anything
         first = str(error).partition("\n")[0]
@@ -223,7 +241,9 @@ def _serve(
             "A package that it needs is absent or broken: pip install --upgrade 'offbragg[catalog]'"
         ) from error
     parts = [limits.self_test(), checked.self_test(), read_limits.self_test()]
-    for part in (*parts, *images.self_test(), tiled_app.self_test()):
+    if people is not None:
+        read_people(people)  # refuse a wrong one now
+    for part in (*parts, *images.self_test(), tiled_app.self_test(), separation.self_test()):
         if not part.active:
             raise CatalogError(f"the catalog is not served: what it needs is not available\n{part}")
     tiled_app.create_database(database or f"sqlite:///{directory / 'catalog.db'}")
@@ -246,14 +266,17 @@ def _serve(
     planes = Planes(Downloads(app, tree, may_read), tree, may_read)
     runs = RunRoutes(Viewer(planes, tree), tree, may_read)
     frames = Frames(runs, RunFiles(tree, runs.find), may_read)
-    whole = Now(SeriesRoutes(frames, tree, may_read, runs), look, tree)
+    notes = Notes(frames, directory, runs, tree)
+    whole = Now(SeriesRoutes(notes, tree, may_read, runs), look, tree)
     whole.watch_with(app)
     wrong = WrongKeys()
-    named = NamedKeys(directory, key)
-    keyed = Authentication(limits.RequestLimits(whole), key, wrong, named)
-    page = Page(keyed, key=key, directory=directory, wrong=wrong, named=named)
+    named, who = NamedKeys(directory, key), None if people is None else PeopleFile(people)
+    hide_from_nobody()
+    keyed = Authentication(RouteRules(limits.RequestLimits(whole)), key, wrong, named, who)
+    page = Page(keyed, key=key, directory=directory, wrong=wrong, named=named, people=who)
+    enter = Login(page, key=key, people=who, wrong=wrong)
     config = uvicorn.Config(
-        with_origins(page, allow_origins),
+        with_origins(enter, allow_origins),
         host=host,
         port=port,
         http=limits.Connection,

@@ -26,7 +26,7 @@ from offbragg.cli.app import (
 )
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.cli.terminal import say
-from offbragg.errors import OffbraggError, ScanFileError
+from offbragg.errors import CatalogError, OffbraggError, ScanFileError
 from offbragg.ledger import describe_problems
 from offbragg.printable import printable
 
@@ -56,6 +56,7 @@ def serve(
         allow_origins=config.catalog.allow_origins,
         database=config.catalog.database,
         look=BeamlineNow(config),
+        people=config.catalog.people,
         started=lambda url: _print_page(config, url),
     )
 
@@ -63,6 +64,9 @@ def serve(
 def _print_page(config: Any, url: str) -> None:
     from offbragg.catalog.one_time import describe_page
 
+    if config.catalog.people is not None:
+        say(f"page      {url}/live  (people log in)", file=sys.stderr)
+        return
     where = describe_page(
         config.paths.catalog, url, beamline=config.file, terminal=sys.stderr.isatty()
     )
@@ -93,6 +97,12 @@ def key(
     from offbragg.catalog.authentication import reading_key
 
     config = load(beamline)
+    if config.catalog.people is not None:
+        raise CatalogError(
+            "a key without a name opens nothing where the catalog has people\n"
+            "offbragg token LABEL --person NAME creates one for a person; --scope beamline one "
+            "that reads all runs."
+        )
     ends = time.time() + 86400 * days
     if link:
         from offbragg.catalog.one_time import MINUTES, create_link

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,10 @@ class Scope(StrEnum):
     """What a named key opens."""
 
     READ = "read"
+    ANNOTATE = "annotate"
+    BEAMLINE = "beamline"
     STAFF = "staff"
+    OPERATOR = "operator"
 
 
 @app.command(rich_help_panel=DATA)
@@ -35,15 +39,32 @@ def token(
     scope: Annotated[
         Scope,
         typer.Option(
-            "--scope", help="read: whatever only reads; staff: also writing and deleting."
+            "--scope",
+            help="read: what its person or proposals have; annotate: also notes; beamline: "
+            "reading all; staff: also writing and deleting; operator: only whether services work.",
         ),
     ] = Scope.READ,
+    person: Annotated[
+        str,
+        typer.Option(
+            "--person", metavar="NAME", help="Whose key it is, as the file of people has them."
+        ),
+    ] = "",
+    proposal: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--proposal", metavar="P", help="Only runs of this proposal; may be repeated."
+        ),
+    ] = None,
     days: Days = 30.0,
     revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the key LABEL.")] = False,
     beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a named key that expires, or revoke one; without a label, list them.
+
+    Where the catalog has people ([catalog] people), a key that reads or annotates needs --person or
+    --proposal. One of a person opens what this person may see at that moment.
 
     Give each person and each program a key of its own. The key is printed once and kept nowhere:
     the catalog keeps its hash. A key that is revoked opens nothing from then on, nor does the
@@ -63,8 +84,10 @@ def token(
         say(json.dumps({"revoked": label}) if as_json else f"{label}: revoked")
     else:
         ends = time.time() + 86400 * days
-        made = named.create(label, scope=scope.value, ends=ends)
-        document = {"key": made, "label": label, "scope": scope.value, "ends": ends}
+        _check_owner(config.catalog.people, scope, person, proposal or [])
+        owner = {"person": person, "proposals": proposal or []}
+        made = named.create(label, scope=scope.value, ends=ends, **owner)
+        document = {"key": made, "label": label, "scope": scope.value, "ends": ends, **owner}
         say(json.dumps({**document, "address": config.catalog_url}) if as_json else made)
 
 
@@ -78,4 +101,31 @@ def _list(named: NamedKeys, *, as_json: bool) -> None:
     for key in keys:
         until = time.strftime("%Y-%m-%d %H:%M", time.localtime(key.ends))
         state = "expired" if key.ends <= time.time() else "expires"
-        say(f"{key.label}  {key.scope}  {state} {until}")
+        whose = f"  {key.person}" * bool(key.person) + "".join(f"  {p}" for p in key.proposals)
+        say(f"{key.label}  {key.scope}{whose}  {state} {until}")
+
+
+def _check_owner(file: Path | None, scope: Scope, person: str, proposals: list[str]) -> None:
+    """Refuse a key that would open nothing."""
+    from offbragg.catalog.people import read_people
+    from offbragg.errors import CatalogError
+
+    if file is None:
+        if person:
+            raise CatalogError(
+                f"there is no person {person}: the catalog has no people\n"
+                "[catalog] people in beamline.toml names their file."
+            )
+        return
+    people = read_people(file)
+    if person and person not in people.people:
+        raise CatalogError(f"there is no person {person}\nThe file of people is {file}.")
+    if unknown := [one for one in proposals if one not in people.proposals]:
+        raise CatalogError(
+            f"there is no proposal {', '.join(unknown)}\nThe file of people is {file}."
+        )
+    if scope in (Scope.READ, Scope.ANNOTATE) and not (person or proposals):
+        raise CatalogError(
+            f"a key that may only {scope} needs an owner where the catalog has people\n"
+            "Give --person NAME, or --proposal P; --scope beamline reads all runs."
+        )

@@ -21,6 +21,7 @@ HOLDS = {
     "offbragg.catalog.images": "tifffile",
     "offbragg.catalog.read_limits": "tiled",
     "offbragg.catalog.request_limits": "uvicorn",
+    "offbragg.catalog.separation": "tiled",
     "offbragg.catalog.tiled_app": "tiled",
     "offbragg.catalog.tiled_patches": "tiled",
 }

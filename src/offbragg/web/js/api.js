@@ -97,6 +97,36 @@ export class Api extends EventTarget {
     if (!answer.ok) throw new ApiError(answer.status, await detail(answer));
   }
 
+  /** @returns {Promise<{people: boolean, password: boolean, oidc: boolean}>} how people log in */
+  async ways() {
+    try {
+      const answer = await fetch(address("/login/ways"), {credentials: "same-origin"});
+      if (answer.ok) return await answer.json();
+    } catch {
+      // the form for a key says what is wrong
+    }
+    return {people: false, password: false, oidc: false};
+  }
+
+  /**
+   * Log a person in.
+   * @param {string} name @param {string} password
+   */
+  async login(name, password) {
+    let answer;
+    try {
+      answer = await fetch(address("/login"), {
+        method: "POST",
+        credentials: "same-origin",
+        headers: {"content-type": "application/json"},
+        body: JSON.stringify({name, password}),
+      });
+    } catch {
+      throw new ApiError(0, "The server does not answer; nobody was logged in. Try again.");
+    }
+    if (!answer.ok) throw new ApiError(answer.status, await detail(answer));
+  }
+
   /** Remove the cookie. */
   async leave() {
     await fetch(address("/live/leave"), {method: "POST", credentials: "same-origin"});

@@ -1,5 +1,6 @@
 // The two dialogues: the key for reading, and help with the keyboard.
 
+import {address} from "./api.js";
 import {el, fill, put} from "./dom.js";
 
 /**
@@ -32,24 +33,51 @@ export function keyForm(dialog, api, entered) {
     }
     location.reload(); // nothing that was read with it stays on the screen
   }
+  const title = el("h2", {id: "key-title"}, "Key for reading");
+  const how = el(
+    "p",
+    {},
+    "The catalog answers those who have a key. At the beamline's host, this prints one:",
+  );
+  const command = el("pre", {}, "offbragg key");
+  const name = el("input", {
+    type: "text",
+    id: "name-field",
+    autocomplete: "username",
+    value: "offbragg",
+    hidden: true,
+    "aria-hidden": "true",
+  });
+  const nameLabel = el("label", {for: "name-field", hidden: true}, "Name");
+  const label = el("label", {for: "key-field"}, "Key");
+  const provider = el(
+    "p",
+    {hidden: true},
+    el("a", {href: address("/login/oidc").href}, "Log in with your facility's account"),
+  );
+  let byName = false;
+  api.ways().then((ways) => {
+    if (!ways.people) return;
+    byName = true;
+    put(title, "Log in");
+    put(how, "Name and password. Who has a key gives the key, and no name.");
+    put(label, "Password, or key");
+    command.hidden = true;
+    name.value = "";
+    name.hidden = nameLabel.hidden = false;
+    name.removeAttribute("aria-hidden");
+    provider.hidden = !ways.oidc;
+  });
   const form = el(
     "form",
     {},
-    el("h2", {id: "key-title"}, "Key for reading"),
-    el(
-      "p",
-      {},
-      "The catalog answers those who have a key. At the beamline's host, this prints one:",
-    ),
-    el("pre", {}, "offbragg key"),
-    el("input", {
-      type: "text",
-      autocomplete: "username",
-      value: "offbragg",
-      hidden: true,
-      "aria-hidden": "true",
-    }),
-    el("label", {for: "key-field"}, "Key"),
+    title,
+    how,
+    command,
+    provider,
+    nameLabel,
+    name,
+    label,
     field,
     why,
     el("p.muted", {}, "It is kept in a cookie that scripts cannot read, and stands in no address."),
@@ -62,7 +90,8 @@ export function keyForm(dialog, api, entered) {
     enter.disabled = true;
     put(why, "");
     try {
-      await api.enter({key: field.value.trim()});
+      if (byName && name.value.trim()) await api.login(name.value.trim(), field.value);
+      else await api.enter({key: field.value.trim()});
       field.value = "";
       dialog.close();
       waiting?.done();

@@ -11,6 +11,7 @@ export const WORDS = {
   paused: "paused",
   suspended: "suspended",
   gone: "no session",
+  others: "other people measure",
 };
 
 /**
