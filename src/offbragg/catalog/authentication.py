@@ -147,7 +147,7 @@ class Authentication:
         if is_socket and by_cookie and right != "none" and is_of_another_page(scope):
             # browsers let any page open one, with the cookie of ours
             await send({"type": "websocket.close", "code": 1008})
-        elif right == "everything" or (right == "reading" and _only_reads(scope)):
+        elif right == "everything" or (right == "reading" and only_reads(scope)):
             passed = self._while_valid(given, send) if is_socket else send
             await self._app(_with_key(scope, self._key), receive, passed)
         elif is_socket:
@@ -254,7 +254,8 @@ def is_of_another_page(scope: Scope) -> bool:
     return bool(origin) and origin.partition(b"://")[2] != headers.get(b"host", b"")
 
 
-def _only_reads(scope: Scope) -> bool:
+def only_reads(scope: Scope) -> bool:
+    """Return whether a request only reads."""
     path = scope["path"]
     if scope["type"] == "websocket":
         return True
@@ -280,3 +281,8 @@ def _with_key(scope: Scope, key: str) -> Scope:
 
 def _is_key(pair: bytes) -> bool:
     return unquote_plus(pair.partition(b"=")[0].decode("latin-1")) == "api_key"
+
+
+def key_of(scope: Scope) -> str:
+    """Return the key with which a request comes, whatever it is worth; empty without one."""
+    return _given(scope)[0]

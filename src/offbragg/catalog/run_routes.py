@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -46,6 +46,8 @@ _PACKED = 1000  # bytes; shorter answers are sent as they are
 
 _log = logging.getLogger(__name__)
 
+Begun = Callable[[str], bool]
+
 
 class RunRoutes:
     """Answers requests for runs, and passes on all others.
@@ -58,12 +60,17 @@ class RunRoutes:
         The root of Tiled's catalog.
     readable
         Where files may be read.
+    begun
+        Returns whether a run with this uid is being measured, though the catalog lacks it yet.
     """
 
-    def __init__(self, app: App, tree: Any, readable: Readable) -> None:
+    def __init__(
+        self, app: App, tree: Any, readable: Readable, begun: Begun = lambda uid: False
+    ) -> None:
         self._app = app
         self._tree = tree
         self._readable = readable
+        self._begun = begun
         self._counts: dict[str, tuple[float, dict[str, int]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,6 +164,9 @@ class RunRoutes:
                 if (run := (await connection.execute(numbered)).mappings().first()) is not None:
                     return run
             count = await connection.scalar(select(func.count()).select_from(RUNS))
+        if await asyncio.to_thread(self._begun, name):
+            why = f"Run {name} has no frame yet: it has just begun. Ask again."
+            raise Refusal(404, why, **{"retry-after": "1"})
         raise Refusal(
             404,
             f"None of {count} runs is this one. The address is {PATH}/UID with a uid, its first "

@@ -65,7 +65,7 @@ def token(
         ends = time.time() + 86400 * days
         made = named.create(label, scope=scope.value, ends=ends)
         document = {"key": made, "label": label, "scope": scope.value, "ends": ends}
-        say(json.dumps({**document, "address": config.catalog_url}) if as_json else made)
+        say(json.dumps({**document, "address": config.public_url}) if as_json else made)
 
 
 def _list(named: NamedKeys, *, as_json: bool) -> None:
