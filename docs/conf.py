@@ -38,6 +38,7 @@ offbragg_reference = {
     "file-layout": "offbragg.files.scan_writer",
     "start-document": "offbragg.metadata",
     "errors": "offbragg.errors",
+    "limits": "offbragg.catalog",
     "simulator": "sim_iocs",
 }
 

@@ -22,6 +22,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+from limits import limits
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -626,6 +627,7 @@ PAGES: dict[str, Callable[[str], list[str]]] = {
     "simulator": simulator,
     "start-document": start_document,
     "errors": errors,
+    "limits": lambda source: limits(source, table),
 }
 
 

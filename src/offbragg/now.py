@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _NEW = 2.0  # s between two looks for new journals
 _SLOW = 5.0  # s between two looks at disks and at ended runs
 _RECENT = 20  # runs whose scan files are looked at
+_UID = re.compile(r"[0-9A-Za-z-]{1,100}")
 
 
 class BeamlineNow:
@@ -81,6 +83,15 @@ class BeamlineNow:
             "backlog": backlog,
             **{key: self._slow[key] for key in ("disks", "alarms", "host")},
         }
+
+    def has_begun(self, uid: str) -> bool:
+        """Return whether a RunEngine is in the run with this uid."""
+        if not _UID.fullmatch(uid):
+            return False
+        try:
+            return is_open(self._config.paths.journal / f"{uid}.jsonl")
+        except OSError:
+            return False
 
     def _engine(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the RunEngine says of itself, or that there is none."""

@@ -110,6 +110,39 @@ def test_two_crystals_of_one_name_are_two_rows():
     assert board["samples"] == ["LSMO c1", "LSMO c2", "other"]
 
 
+def test_a_run_that_has_just_begun_has_no_frame_yet(tmp_path: Path):
+    class Empty:
+        """A database without runs."""
+
+        dialect = SimpleNamespace(name="sqlite")
+
+        def connect(self) -> Any:
+            return self
+
+        async def __aenter__(self) -> Any:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            return None
+
+        async def execute(self, _: object) -> Any:
+            return SimpleNamespace(mappings=lambda: SimpleNamespace(first=lambda: None, all=list))
+
+        async def scalar(self, _: object) -> int:
+            return 0
+
+    tree = SimpleNamespace(context=SimpleNamespace(engine=Empty()))
+    app: Any = RunRoutes(None, tree, Readable([tmp_path]), lambda uid: uid == "begun-1")  # type: ignore[arg-type]
+
+    with pytest.raises(Refusal, match="Run begun-1 has no frame yet: it has just begun") as begun:
+        asyncio.run(app.find("begun-1"))
+    with pytest.raises(Refusal, match="None of 0 runs") as unknown:
+        asyncio.run(app.find("begun-2"))
+
+    assert (begun.value.status, begun.value.headers) == (404, {"retry-after": "1"})
+    assert (unknown.value.status, unknown.value.headers) == (404, {})
+
+
 def test_a_database_that_does_not_answer_is_no_error_of_the_server(tmp_path: Path):
     def connect() -> Any:
         raise ConnectionRefusedError("nobody listens")
@@ -129,7 +162,9 @@ def test_a_database_that_does_not_answer_is_no_error_of_the_server(tmp_path: Pat
     assert "database does not answer" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("query", ["since=nan", "until=inf", "since=1e400"])
+@pytest.mark.parametrize(
+    "query", ["since=nan", "until=inf", "since=1e400", "since=١٢", "since=1_0"]
+)
 def test_a_time_that_is_not_one_is_refused(query: str):
     with pytest.raises(Refusal, match="POSIX seconds"):
         RunSearch.parse(query)

@@ -105,6 +105,18 @@ def test_frames_are_those_of_the_scan_file(beamline, http):
     wait_until(lambda: http.get("/now").json()["engine"]["run"] is None)
 
 
+def test_a_run_has_begun_while_a_run_engine_is_in_it(beamline):
+    now = BeamlineNow(beamline.config)
+    run = beamline.run(series=series_of("s", 0, (0, 0), "LSMO-140"))
+
+    assert now.has_begun(run.uid)
+    assert not now.has_begun(f"../journal/{run.uid}")
+    assert not now.has_begun(run.uid[:8])
+    run.take(0)
+    run.finish()
+    assert not now.has_begun(run.uid)
+
+
 def test_a_websocket_sends_what_has_changed_at_once(beamline, http):
     beamline.says("idle")
     wait_until(lambda: http.get("/now").json()["engine"]["state"] == "idle")
@@ -244,4 +256,4 @@ def test_a_clock_that_is_set_back_stops_nothing():
     asyncio.run(look_often())
 
     assert now._seen["time"] == 5_001.0
-    assert [point["t"] for point in now._history] == [5_000.0, 5_001.0]
+    assert [point["t"] for point in now._history.since(0.0)] == [5_000.0, 5_001.0]

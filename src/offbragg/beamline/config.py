@@ -6,6 +6,7 @@ catalog and the stacker read it too; devices and RunEngine are imported where th
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import tomllib
@@ -129,6 +130,29 @@ class Catalog(_Table):
         description="file of the people who may log in and of their proposals "
         "(see how-to/people-and-proposals); without: whoever has a key for reading sees all runs",
     )
+    address: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s/?#@]+)?$",
+        description="where people reach the catalog, as https://diffuse.example.org, if a proxy is "
+        "before it: links and the lines for Python have it; without: host and port",
+    )
+    trusted_proxies: list[str] = Field(
+        default_factory=list,
+        description="addresses of proxies, as 127.0.0.1, that say for whom they ask and whether by "
+        "TLS (X-Forwarded-For, X-Forwarded-Proto); from others these headers are ignored",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for each in value:
+            try:
+                ipaddress.ip_network(each)
+            except ValueError:
+                raise ValueError(
+                    f"{each} is not an address, as 127.0.0.1, nor a network, as 10.1.2.0/24"
+                ) from None
+        return value
 
 
 class Limits(_Table):
@@ -281,6 +305,11 @@ class Beamline(_Table):
     def catalog_url(self) -> str:
         """Where clients on this host find the catalog."""
         return f"http://{self.catalog.host}:{self.catalog.port}"
+
+    @property
+    def public_url(self) -> str:
+        """Where people find the catalog."""
+        return self.catalog.address or self.catalog_url
 
     def connect_catalog(self, *, timeout: float = 5.0) -> Any:
         """Connect to the catalog; returns the Tiled client of its runs.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from offbragg.catalog.containers import CONTAINER
+from offbragg.certificates import trusted
 from offbragg.errors import CatalogError
 from offbragg.extras import describe_absent
 
@@ -53,10 +54,11 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
         raise CatalogError(_broken(error)) from error
 
     trust_env = httpx.URL(url).host not in _LOOPBACK  # no proxy on the way to our own host
+    verify: Any = trusted(url)  # Tiled's annotation lacks what httpx takes
     deadline = time.monotonic() + timeout
     while True:
         try:
-            with httpx.Client(trust_env=trust_env, timeout=5.0) as http:
+            with httpx.Client(trust_env=trust_env, verify=verify, timeout=5.0) as http:
                 http.get(f"{url.rstrip('/')}/healthz").raise_for_status()
                 answer = http.get(
                     f"{url.rstrip('/')}/api/v1/metadata/{CONTAINER}",
@@ -86,6 +88,7 @@ def connect(url: str, key: str, *, timeout: float = 60.0) -> CatalogOfBlueskyRun
         structure_clients=own_clients(),
         api_key=key,
         trust_env=trust_env,
+        verify=verify,
     )
     fail_fast(root.context.http_client)
     weakref.finalize(root.context, root.context.http_client.close)

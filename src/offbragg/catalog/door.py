@@ -82,7 +82,7 @@ class Authentication:
         if is_socket and by_cookie and right != "none" and is_of_another_page(scope):
             # browsers let any page open one, with the cookie of ours
             await send({"type": "websocket.close", "code": 1008})
-        elif right == "everything" or (right == "reading" and _only_reads(scope)):
+        elif right == "everything" or (right == "reading" and only_reads(scope)):
             passed = self._while_valid(given, admission, send) if is_socket else send
             with seen_by(admission.viewer):
                 await self._app(_with_key(scope, self._admissions.key), receive, passed)
@@ -126,7 +126,8 @@ def _given(scope: Scope) -> tuple[str, bool]:
     return cookie_parser(headers.get(b"cookie", "")).get(COOKIE, ""), True
 
 
-def _only_reads(scope: Scope) -> bool:
+def only_reads(scope: Scope) -> bool:
+    """Return whether a request only reads."""
     path = scope["path"]
     if scope["type"] == "websocket":
         return True
@@ -154,3 +155,8 @@ def _with_key(scope: Scope, key: str) -> Scope:
 
 def _is_key(pair: bytes) -> bool:
     return unquote_plus(pair.partition(b"=")[0].decode("latin-1")) == "api_key"
+
+
+def key_of(scope: Scope) -> str:
+    """Return the key with which a request comes, whatever it is worth; empty without one."""
+    return _given(scope)[0]

@@ -42,7 +42,7 @@ _PIECE = 256 * 1024  # bytes that are in memory at a time for each client
 _HASHED = 1 << 20  # bytes that are hashed at a time
 _PATIENCE = 5.0  # s that an answer waits for its digest
 _REMEMBERED = 10_000  # digests that are kept
-_RANGE = re.compile(r"bytes=\s*(\d{0,30})\s*-\s*(\d{0,30})\s*")
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,30})\s*-\s*([0-9]{0,30})\s*")
 _MOST = 1000  # files beside a scan file that are examined
 _MOST_RECORD = 4_000_000  # bytes of a volume's record; it takes up to 30 times as much memory
 _ONE_RECORD = threading.Lock()  # so that only one is in memory, whatever the number of requests

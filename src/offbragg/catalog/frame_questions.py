@@ -10,7 +10,7 @@ from offbragg.catalog.parameters import choice, number, read_parameters
 from offbragg.catalog.sent import Refusal
 from offbragg.printable import printable
 
-_RANGE = re.compile(r"(\d{1,9})?:(\d{1,9})?(?::(\d{1,9}))?|(\d{1,9})")
+_RANGE = re.compile(r"([0-9]{1,9})?:([0-9]{1,9})?(?::([0-9]{1,9}))?|([0-9]{1,9})")
 _MOST_SIZE = 4096  # pixels of a picture
 _PICTURE = ("low", "high", "scale", "palette", "size", "bin")
 
@@ -45,7 +45,7 @@ class OneFrame:
         Refusal
             Naming what is wrong.
         """
-        if index != "last" and not re.fullmatch(r"-?\d{1,9}", index):
+        if index != "last" and not re.fullmatch(r"-?[0-9]{1,9}", index):
             raise Refusal(
                 400, f"The frame is {printable(index[:40])}: it must be an index, or last."
             )
@@ -64,7 +64,8 @@ def _picture(given: dict[str, str]) -> PictureQuestion:
         raise Refusal(400, "low and high must be above 0 on a logarithmic scale.")
     if low is not None and high is not None and low >= high:
         raise Refusal(400, f"low is {low:g} and high is {high:g}: low must be below high.")
-    size = number(given, "size") or 800
+    size = number(given, "size") if "size" in given else 800
+    assert size is not None
     if not 16 <= size <= _MOST_SIZE or size != int(size):
         raise Refusal(400, f"size is {size:g}: it must be 16 to {_MOST_SIZE} pixels.")
     palette, how = choice(given, "palette", PALETTES), choice(given, "bin", ("mean", "max"))

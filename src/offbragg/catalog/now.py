@@ -12,15 +12,15 @@ import json
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send
+from offbragg.catalog.now_history import NowHistory
 from offbragg.catalog.now_seen import now_seen, points_seen, whose
-from offbragg.catalog.parameters import read_parameters
+from offbragg.catalog.parameters import decimal, read_parameters
 from offbragg.catalog.run_routes import answer_json
 from offbragg.catalog.searched import RUNS
 from offbragg.catalog.sent import Refusal
@@ -37,7 +37,7 @@ _SELDOM = 2.0  # s between two looks while nobody does
 _ASKED = 30.0  # s after a question
 _ALIVE = 10.0  # s without a change after which a websocket shows that it lives
 _SOCKETS = 200
-_POINTS, _STEP = 3700, 1.0  # of a history: more than an hour
+_STEP = 1.0  # s between two points of a history
 _MINUTES = 60.0
 _OVERLOADED = 1013  # why a websocket is closed, RFC 6455's registry
 _CURVES = {
@@ -67,9 +67,13 @@ class Now:
         no beamline.
     tree
         The root of Tiled's catalog, to count its runs.
+    history
+        Where what is seen is kept; without: in memory alone.
     """
 
-    def __init__(self, app: App, look: Look | None, tree: Any) -> None:
+    def __init__(
+        self, app: App, look: Look | None, tree: Any, history: NowHistory | None = None
+    ) -> None:
         self._app = app
         self._look = look
         self._tree = tree
@@ -81,7 +85,7 @@ class Now:
         self._looked = -math.inf  # the clock of the host may be set, this one may not
         self._asked = 0.0
         self._sockets = 0
-        self._history: deque[dict[str, Any]] = deque(maxlen=_POINTS)
+        self._history = history or NowHistory()
 
     # -- looking ---------------------------------------------------------------------------
 
@@ -138,10 +142,6 @@ class Now:
 
     def _remember(self, seen: dict[str, Any]) -> None:
         now = seen["time"]
-        while self._history and self._history[-1]["t"] > now:  # the clock was set back
-            self._history.pop()
-        if self._history and now - self._history[-1]["t"] < 0.9 * _STEP:
-            return
         values = seen["engine"].get("values") or {}
         point: dict[str, Any] = {"t": now, "of": whose(seen)}
         for name in ("temperature", "monitor", "ring"):
@@ -151,7 +151,7 @@ class Now:
             point |= {key: values["temperature"].get(key) for key in ("set", "window")}
         if frames := seen.get("frames"):
             point |= {"stored": frames["stored"], "behind": frames["behind"]}
-        self._history.append(point)
+        self._history.add(point, step=0.9 * _STEP)
 
     # -- answers ---------------------------------------------------------------------------
 
@@ -183,13 +183,13 @@ class Now:
     async def _curves(self, query: str) -> dict[str, Any]:
         text = read_parameters(query, ("minutes",), f"{PATH}/history").get("minutes", "15")
         try:
-            minutes = float(text)
+            minutes = decimal(text)
         except ValueError:
             minutes = 0.0
         if not 0 < minutes <= _MINUTES:
             raise Refusal(400, f"minutes must be above 0 and at most {_MINUTES:g}.")
         since = time.time() - 60 * minutes
-        recent = [point for point in self._history if point["t"] >= since]
+        recent = self._history.since(since)
         points = await points_seen(self._tree.context.engine, recent)
         curves: dict[str, Any] = {}
         for name, (label, unit) in _CURVES.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
@@ -11,6 +12,7 @@ from offbragg.printable import printable
 from offbragg.spelling import did_you_mean
 
 _LONGEST = 200  # characters of a value
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def read_parameters(query: str, known: Sequence[str], what: str) -> dict[str, str]:
@@ -51,12 +53,33 @@ def number(given: Mapping[str, str], name: str) -> float | None:
     if name not in given:
         return None
     try:
-        value = float(given[name])
+        value = decimal(given[name])
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise Refusal(400, f"{name} is {printable(given[name])}: it must be a finite number.")
     return value
+
+
+def decimal(text: str) -> float:
+    """Return a number that is written with the digits 0 to 9.
+
+    Raises
+    ------
+    ValueError
+        If it is something else; Python's float takes the digits of all alphabets, and ``1_0``.
+
+    Examples
+    --------
+    >>> decimal("-1.5e2")
+    -150.0
+    >>> decimal("٣")
+    Traceback (most recent call last):
+    ValueError: not a decimal number: ٣
+    """
+    if not _DECIMAL.fullmatch(text.strip(" ")):
+        raise ValueError(f"not a decimal number: {printable(text)}")
+    return float(text)
 
 
 def choice(given: Mapping[str, str], name: str, choices: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.background import background_threads
 from offbragg.catalog.cell_origin import Origins
 from offbragg.catalog.containers import VOLUMES
-from offbragg.catalog.parameters import number, read_parameters
+from offbragg.catalog.parameters import decimal, number, read_parameters
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
 from offbragg.catalog.readable import Readable
@@ -161,28 +161,35 @@ def _what(kind: str, given: Mapping[str, str]) -> Any:
     if kind != "plane":
         if kind not in given:
             raise Refusal(400, f"{kind} is missing: /{VOLUMES}/KEY/{kind}?{kind}=…")
-        return given[kind]
+        return _plain(kind, given[kind])
     if "points" in given:
         if "plane" in given or "value" in given:
             raise Refusal(400, "Give points, or plane with value, not both.")
         form = "three points with semicolons between: 0,0,0;1,1,0;0,0,1"
         return Plane.through(_points(given["points"], form))
-    name = given.get("plane", "hk0").replace(" ", "").replace("·", "0")
+    name = _plain("plane", given.get("plane", "hk0")).replace(" ", "").replace("·", "0")
     plane = Plane.parse(_SHORT.get(name, name))
     value = number(given, "value")
     return plane if value is None else plane.moved_to(value)
 
 
+def _plain(name: str, text: str) -> str:
+    """Return a text, if its digits are 0 to 9; Python's float takes those of all alphabets."""
+    if any(letter.isdigit() and not letter.isascii() for letter in text):
+        raise Refusal(400, f"{name} is {printable(text)}: numbers are written with 0 to 9.")
+    return text
+
+
 def _points(text: str, form: str) -> tuple[tuple[float, ...], ...]:
     try:
-        return tuple(tuple(float(x) for x in point.split(",")) for point in text.split(";"))
+        return tuple(tuple(decimal(x) for x in point.split(",")) for point in text.split(";"))
     except ValueError:
         raise Refusal(400, f"points must be {form}.") from None
 
 
 def _point(text: str) -> tuple[float, ...]:
     try:
-        point = tuple(float(x) for x in text.split(","))
+        point = tuple(decimal(x) for x in text.split(","))
     except ValueError:
         point = ()
     if len(point) != 3 or not all(abs(x) < _FURTHEST for x in point):  # nor NaN

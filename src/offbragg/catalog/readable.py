@@ -58,7 +58,7 @@ class Readable:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise CatalogError(f"{shown(path)} is not read: {error.strerror}") from error
+            raise CatalogError(f"{shown(path.name)} is not read: {error.strerror}") from error
 
     def read(self, path: Path, *, most: int) -> bytes:
         """Read a whole file.
@@ -76,11 +76,12 @@ class Readable:
         try:
             real = path.resolve()
         except (OSError, ValueError, RuntimeError) as error:  # a loop, a null byte
-            raise CatalogError(f"{shown(path)} is not read: {error}") from error
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise CatalogError(f"{shown(path.name)} is not read: {reason}") from error
         for root in self._roots:
             if real.is_relative_to(root):
                 return root, real
-        raise CatalogError(f"{shown(path)} is not read: it leads out of what may be served")
+        raise CatalogError(f"{shown(path.name)} is not read: it leads out of what may be served")
 
 
 def check_size(path: Path, size: int, most: int) -> None:
@@ -93,7 +94,7 @@ def check_size(path: Path, size: int, most: int) -> None:
     """
     if size > most:
         raise CatalogError(
-            f"{shown(path)} is not read: it has {size:,} bytes, and one request may read "
+            f"{shown(path.name)} is not read: it has {size:,} bytes, and one request may read "
             f"{most:,} bytes"
         )
 

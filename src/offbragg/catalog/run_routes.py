@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -32,7 +32,7 @@ from offbragg.catalog.run_search import (
 from offbragg.catalog.search_index import dialect_of
 from offbragg.catalog.searched import MEMBERS, RUNS, VOLUMES
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, matches, state
-from offbragg.catalog.viewers import seen_runs, seen_volumes
+from offbragg.catalog.viewers import seen_runs, seen_volumes, viewer
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.scan_file import ScanFile
 from offbragg.printable import printable
@@ -44,6 +44,8 @@ _COUNTS_HOLD = 0.5  # s
 _PACKED = 1000  # bytes; shorter answers are sent as they are
 
 _log = logging.getLogger(__name__)
+
+Begun = Callable[[str], bool]
 
 
 class RunRoutes:
@@ -57,12 +59,17 @@ class RunRoutes:
         The root of Tiled's catalog.
     readable
         Where files may be read.
+    begun
+        Returns whether a run with this uid is being measured, though the catalog lacks it yet.
     """
 
-    def __init__(self, app: App, tree: Any, readable: Readable) -> None:
+    def __init__(
+        self, app: App, tree: Any, readable: Readable, begun: Begun = lambda uid: False
+    ) -> None:
         self._app = app
         self._tree = tree
         self._readable = readable
+        self._begun = begun
         self._counts: dict[str, tuple[float, dict[str, int]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,6 +165,9 @@ class RunRoutes:
             count = await connection.scalar(
                 select(func.count()).select_from(RUNS).where(seen_runs())
             )
+        if viewer().sees_everything and await asyncio.to_thread(self._begun, name):
+            why = f"Run {name} has no frame yet: it has just begun. Ask again."
+            raise Refusal(404, why, **{"retry-after": "1"})
         raise Refusal(
             404,
             f"None of {count} runs is this one. The address is {PATH}/UID with a uid, its first "

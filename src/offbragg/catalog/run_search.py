@@ -22,7 +22,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from offbragg.catalog.parameters import read_parameters
+from offbragg.catalog.parameters import decimal, read_parameters
 from offbragg.catalog.search_tables import Dialect
 from offbragg.catalog.searched import RUNS, WORDS
 from offbragg.catalog.sent import Refusal
@@ -149,7 +149,7 @@ def between(column: Any, ends: tuple[float, float]) -> ColumnElement[bool]:
 
 def _number(name: str, value: str) -> float:
     try:
-        number = float(value)
+        number = decimal(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
@@ -159,7 +159,7 @@ def _number(name: str, value: str) -> float:
 
 def _time(name: str, value: str) -> float:
     with contextlib.suppress(ValueError):
-        if math.isfinite(seconds := float(value)):
+        if math.isfinite(seconds := decimal(value)):
             return seconds
     try:
         return datetime.fromisoformat(value.replace(" ", "+")).timestamp()

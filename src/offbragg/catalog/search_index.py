@@ -48,7 +48,7 @@ async def ensure_search_tables(engine: AsyncEngine) -> bool:
     """
     tables = Tables.of(dialect_of(engine))
     async with engine.connect() as connection:
-        if await _are_kept(connection, tables):
+        if await are_kept(connection, tables):
             return False
     began = time.monotonic()
     async with engine.begin() as connection:
@@ -78,7 +78,7 @@ def dialect_of(engine: AsyncEngine) -> Dialect:
     return cast("Dialect", name)
 
 
-async def _are_kept(connection: AsyncConnection, tables: Tables) -> bool:
+async def are_kept(connection: AsyncConnection, tables: Tables) -> bool:
     """Return whether the tables are there, of this version, and their triggers with them."""
     if connection.dialect.name == "sqlite":
         there = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'nodes'"

@@ -66,7 +66,7 @@ class OpenFile:
         if self.is_replaced:  # its last time is that of the deletion
             identity = (*identity[:-1], self.identity[-1])
         if identity != self.identity:
-            raise CatalogError(f"{shown(self.path)} was changed while it was sent")
+            raise CatalogError(f"{shown(self.path.name)} was changed while it was sent")
 
 
 def state(file: int | Path) -> tuple[int, int, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from typing import Any
 from offbragg.catalog.background import background_threads
 from offbragg.catalog.containers import GROWING
 from offbragg.catalog.kept import Kept
+from offbragg.catalog.parameters import decimal
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile, Refusal
 from offbragg.catalog.volume_files import opened_volume
@@ -177,7 +178,7 @@ class SeriesOrder:
 def point_of(text: str) -> Point:
     """Read the point that is asked for."""
     try:
-        h, k, l = (float(x) for x in text.split(","))  # noqa: E741
+        h, k, l = (decimal(x) for x in text.split(","))  # noqa: E741
     except ValueError:
         h = k = l = math.nan  # noqa: E741
     if not all(abs(x) < _FURTHEST for x in (h, k, l)):  # nor NaN

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, and_, case, cast, func, literal_column, select
 from tiled.catalog import orm
 
 from offbragg.catalog.authentication import App, Receive, Scope, Send
+from offbragg.catalog.local_days import changes_of_clock
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.refined_lattice import RefinedLattices
 from offbragg.catalog.run_routes import RunRoutes, answer_json
@@ -36,7 +37,7 @@ from offbragg.catalog.series_order import SeriesOrder, point_of
 from offbragg.catalog.viewers import seen_runs, seen_volumes
 
 PATH, VOLUMES_PATH = "/series", "/volumes"
-_DAY = re.compile(r"day-(\d{4}-\d{2}-\d{2})")
+_DAY = re.compile(r"day-([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _MOST_RUNS = 5000  # of one series
 _LATEST = 1e11  # POSIX s; what is later is not a time
 _VOLUME_PARAMETERS = ("sample", "temperature", "series", "run", "state", "limit")
@@ -97,7 +98,7 @@ class SeriesRoutes:
     async def _list(self, limit: int) -> list[dict[str, Any]]:
         """List the newest series, and the newest days of runs without one."""
         begun = func.min(RUNS.c.time).label("begun")
-        day = cast(RUNS.c.time + _offset(), BigInteger) // 86400
+        day = day_of_runs()
         dated = and_(RUNS.c.series.is_(None), RUNS.c.time.between(0.0, _LATEST))
         async with self._engine.connect() as connection:
             found: list[tuple[float, str | int]] = []
@@ -253,9 +254,15 @@ def _entry(key: str | int, begun: float, kinds: Sequence[Sequence[Any]]) -> dict
     }
 
 
-def _offset() -> float:
-    """Return how far the beamline's clock is ahead of UTC now, s."""
-    return (datetime.now().astimezone().utcoffset() or timedelta()).total_seconds()
+def day_of_runs() -> ColumnElement[int]:
+    """Return the number of the day on which a run began, as the beamline's clock counts."""
+    # as text: PostgreSQL does not see that two expressions with parameters are the same
+    changes = (
+        (RUNS.c.time >= literal_column(str(since)), literal_column(str(ahead)))
+        for since, ahead in changes_of_clock()
+    )
+    ahead = case(*changes, else_=literal_column("0.0"))
+    return cast(RUNS.c.time + ahead, BigInteger) // 86400
 
 
 def _day_of(time: float) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
+from fastapi import HTTPException
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.hdf5 import SWMR_DEFAULT
 from tiled.catalog.adapter import CatalogNodeAdapter
@@ -41,6 +42,10 @@ HDF5 = frozenset({"application/x-hdf5", "application/x-offbragg-frames"})
 _TABLES = "application/x-tiled-sql-table"  # in a database, which must be the catalog's own
 OWN = frozenset({"application/x-zarr", "application/x-parquet", _TABLES})
 """Stored by Tiled itself, in many files each: these are read from its own storage only."""
+_NOT_HERE = (
+    "The rows of this stream are in tables.duckdb, which only the process that writes can open. "
+    "Ask that one, or move the run to PostgreSQL: offbragg rebuild UID."
+)
 _IN_PIECES = frozenset({"application/x-hdf5", "application/x-zarr"})
 _SEQUENCES = {f"multipart/related;type={kind}" for kind in IMAGES}
 SERVED = HDF5 | OWN | {VOLUME_ARRAY} | IMAGES.keys() | _SEQUENCES
@@ -85,6 +90,10 @@ class ConfinedAdapter:
                 raise CatalogError(f"{shown(uri)} is not read: it is not a file")
         try:
             adapter = self._adapter.from_catalog(data_source, node, **parameters)
+        except KeyError as error:  # a storage that this process does not have
+            if self._mimetype != _TABLES:
+                raise
+            raise HTTPException(503, _NOT_HERE) from error
         except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             if self._mimetype in OWN:
                 raise

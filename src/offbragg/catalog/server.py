@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from offbragg.errors import CatalogError
 from offbragg.files.lock import lock
@@ -57,8 +57,13 @@ def catalog_key(directory: Path) -> str:
         If others can read the key, or it is not a key.
     """
     path = directory / "key"
+    key = secrets.token_hex(32)
+    part = directory / f".key.{os.getpid()}"
+    part.unlink(missing_ok=True)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key + "\n")
+        os.link(part, path)  # whole at once: another process may be starting, too
     except FileExistsError:
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
@@ -73,15 +78,18 @@ def catalog_key(directory: Path) -> str:
                 f"the catalog's key {path} holds other characters than letters and digits\n"
                 f"Remove the file; a new key is created at the next start."
             ) from None
-        return key
-    key = secrets.token_hex(32)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key + "\n")
+    finally:
+        part.unlink(missing_ok=True)
     return key
 
 
 def server_configuration(
-    directory: Path, readable: Sequence[Path], *, key: str, database: str = ""
+    directory: Path,
+    readable: Sequence[Path],
+    *,
+    key: str,
+    database: str = "",
+    reader: bool = False,
 ) -> dict[str, Any]:
     """Generate the configuration of Tiled, with the field names of its documentation.
 
@@ -95,7 +103,13 @@ def server_configuration(
         Key of the catalog.
     database
         Address of a PostgreSQL database; empty for SQLite in the directory.
+    reader
+        Whether the server only reads, beside another one.
     """
+    duckdb = directory / "tables.duckdb"  # one process alone can open it
+    tables = [tables_address(database)] if database else []
+    if not database or (duckdb.exists() and not reader):  # of an older version
+        tables.append(f"duckdb:///{duckdb}")
     return {
         "trees": [
             {
@@ -103,10 +117,7 @@ def server_configuration(
                 "tree": "catalog",
                 "args": {
                     "uri": database or f"sqlite:///{directory / 'catalog.db'}",
-                    "writable_storage": [
-                        str(directory / "files"),
-                        f"duckdb:///{directory / 'tables.duckdb'}",
-                    ],
+                    "writable_storage": [str(directory / "files"), *tables],
                     "readable_storage": [str(root.resolve()) for root in readable],
                 },
             }
@@ -121,6 +132,26 @@ def server_configuration(
     }
 
 
+def tables_address(database: str) -> str:
+    """Return the address of a PostgreSQL database in the form in which Tiled keeps tables there.
+
+    Tiled reads a host only before the path, and takes a user without a password for one with the
+    password ``None``; so the user stands behind the question mark, where libpq reads it, too.
+
+    Examples
+    --------
+    >>> tables_address("postgresql://offbragg@/catalog?host=/run/postgresql")
+    'postgresql://localhost/catalog?host=/run/postgresql&user=offbragg'
+    """
+    parts = urlsplit(database)
+    user, at, host = parts.netloc.rpartition("@")
+    host = host or "localhost"  # libpq prefers the one behind the question mark
+    if ":" in user:
+        return urlunsplit(parts._replace(netloc=f"{user}@{host}"))
+    query = "&".join(filter(None, (parts.query, f"user={quote(unquote(user))}" if at else "")))
+    return urlunsplit(parts._replace(netloc=host, query=query))
+
+
 def serve(
     directory: Path,
     readable: Sequence[Path],
@@ -131,8 +162,11 @@ def serve(
     parent: int | None = None,
     allow_origins: Sequence[str] = (),
     database: str = "",
+    reader: bool = False,
+    trusted_proxies: Sequence[str] = (),
     look: Callable[[], dict[str, Any]] | None = None,
     people: Path | None = None,
+    begun: Callable[[str], bool] = lambda uid: False,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Run the catalog server until a signal ends it (SIGTERM, SIGINT).
@@ -155,19 +189,25 @@ def serve(
         Origins whose pages may read the catalog in a browser, such as ``http://127.0.0.1:9000``.
     database
         Address of a PostgreSQL database that holds the catalog's nodes; empty: SQLite.
+    reader
+        Only read, beside the process that writes; needs PostgreSQL.
+    trusted_proxies
+        Addresses of proxies that say for whom they ask, and whether by TLS (``X-Forwarded-*``).
     look
         Looks at the beamline, as `offbragg.now.BeamlineNow` does; None: the catalog serves none.
     people
         File of the people who may log in, and of their proposals; None: whoever has a key for
         reading sees everything.
+    begun
+        Returns whether a run with this uid is being measured.
     started
         Called with the address once requests are answered.
 
     Raises
     ------
     CatalogError
-        If the directory or the database cannot be used, another server uses the directory, or the
-        port is taken.
+        If the directory or the database cannot be used, another server uses the directory or
+        writes to the database, or the port is taken.
     """
     directory = directory.resolve()
     readable = [root.resolve() for root in readable]
@@ -178,9 +218,12 @@ def serve(
         key = catalog_key(directory)
     except OSError as error:
         raise CatalogError(f"the catalog directory {directory} cannot be used: {error}") from error
-    with _alone(directory):
+    with contextlib.ExitStack() as held:
+        if not reader:
+            held.enter_context(_alone(directory))
         how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
         how |= {"database": database, "look": look, "people": people, "started": started}
+        how |= {"reader": reader, "trusted_proxies": trusted_proxies, "held": held, "begun": begun}
         _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
@@ -195,8 +238,12 @@ def _serve(
     parent: int | None,
     allow_origins: Sequence[str],
     database: str,
+    reader: bool,
+    trusted_proxies: Sequence[str],
+    held: contextlib.ExitStack,
     look: Callable[[], dict[str, Any]] | None,
     people: Path | None,
+    begun: Callable[[str], bool],
     started: Callable[[str], None],
 ) -> None:
     try:
@@ -206,6 +253,7 @@ def _serve(
         from offbragg.catalog import (
             checked,
             images,
+            now_history,
             read_limits,
             separation,
             tiled_app,
@@ -218,10 +266,12 @@ def _serve(
         from offbragg.catalog.downloads import Downloads
         from offbragg.catalog.formats import register_formats
         from offbragg.catalog.frames import Frames
+        from offbragg.catalog.hidden_paths import HiddenPaths
         from offbragg.catalog.login import Login
         from offbragg.catalog.named_keys import NamedKeys
         from offbragg.catalog.notes import Notes
         from offbragg.catalog.now import Now
+        from offbragg.catalog.now_history import NowHistory
         from offbragg.catalog.page import Page
         from offbragg.catalog.people import PeopleFile, read_people
         from offbragg.catalog.planes import Planes
@@ -231,6 +281,8 @@ def _serve(
         from offbragg.catalog.run_routes import RunRoutes
         from offbragg.catalog.search_index import keep_search_tables
         from offbragg.catalog.series_routes import SeriesRoutes
+        from offbragg.catalog.several_processes import Reader, await_tables, writing
+        from offbragg.catalog.socket_shares import SocketShares
         from offbragg.catalog.viewer import Viewer
         from offbragg.catalog.viewers import hide_from_nobody
         from offbragg.catalog.volume_watch import watch_volumes
@@ -246,16 +298,25 @@ def _serve(
     for part in (*parts, *images.self_test(), tiled_app.self_test(), separation.self_test()):
         if not part.active:
             raise CatalogError(f"the catalog is not served: what it needs is not available\n{part}")
-    tiled_app.create_database(database or f"sqlite:///{directory / 'catalog.db'}")
+    if reader:
+        await_tables(database)
+    else:
+        if database:
+            held.enter_context(writing(database))
+        tiled_app.create_database(database or f"sqlite:///{directory / 'catalog.db'}")
     logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import sets INFO
     tiled_patches.apply()
+    # of a table only the database's name is kept with it: host and user may change
+    os.environ["TILED_STRIP_STORAGE_URI_QUERY_ON_WRITE"] = "1"
     register_formats()
-    configuration = server_configuration(directory, readable, key=key, database=database)
+    how = {"key": key, "database": database, "reader": reader}
+    configuration = server_configuration(directory, readable, **how)
     app = build_app_from_config(configuration)
-    tiled_app.keep_containers(app)
-    keep_search_tables(app)
     may_read = _confine(app, readable, directory / "files")
-    watch_volumes(app, app.state.root_tree, may_read)
+    if not reader:
+        tiled_app.keep_containers(app)
+        keep_search_tables(app)
+        watch_volumes(app, app.state.root_tree, may_read)
     _run_in_empty(directory / "nothing")
     _share_threads()
     _release_memory()
@@ -264,19 +325,23 @@ def _serve(
     app.add_middleware(Questions)
     tree = app.state.root_tree
     planes = Planes(Downloads(app, tree, may_read), tree, may_read)
-    runs = RunRoutes(Viewer(planes, tree), tree, may_read)
+    runs = RunRoutes(Viewer(planes, tree), tree, may_read, begun)
     frames = Frames(runs, RunFiles(tree, runs.find), may_read)
+    kept = None if look is None else NowHistory(directory / now_history.FILE, writes=not reader)
     notes = Notes(frames, directory, runs, tree)
-    whole = Now(SeriesRoutes(notes, tree, may_read, runs), look, tree)
+    whole = Now(SeriesRoutes(notes, tree, may_read, runs), look, tree, kept)
     whole.watch_with(app)
     wrong = WrongKeys()
     named, who = NamedKeys(directory, key), None if people is None else PeopleFile(people)
     hide_from_nobody()
-    keyed = Authentication(RouteRules(limits.RequestLimits(whole)), key, wrong, named, who)
-    page = Page(keyed, key=key, directory=directory, wrong=wrong, named=named, people=who)
+    limited = RouteRules(limits.RequestLimits(whole))
+    keyed = Authentication(Reader(limited) if reader else limited, key, wrong, named, who)
+    shared = SocketShares(keyed)
+    page = Page(shared, key=key, directory=directory, wrong=wrong, named=named, people=who)
     enter = Login(page, key=key, people=who, wrong=wrong)
+    hiding = HiddenPaths(enter, [*readable, directory])
     config = uvicorn.Config(
-        with_origins(enter, allow_origins),
+        with_origins(hiding, allow_origins),
         host=host,
         port=port,
         http=limits.Connection,
@@ -285,6 +350,8 @@ def _serve(
         log_config=None,
         log_level="warning",
         access_log=False,  # a key given as ?api_key= must not reach a log
+        proxy_headers=bool(trusted_proxies),  # whoever sends them could count as anybody
+        forwarded_allow_ips=list(trusted_proxies),
         server_header=False,
         timeout_graceful_shutdown=_GRACE,
     )

@@ -59,11 +59,16 @@ def create_database(uri: str) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             init(uri, if_not_exists=True)
     except (OSError, SQLAlchemyError) as error:
-        first = printable(str(getattr(error, "orig", None) or error).partition("\n")[0])
-        raise CatalogError(
-            f"the catalog's database {make_url(uri).render_as_string()} cannot be used: {first}\n"
-            "[catalog] database of beamline.toml names it; a database is created with: createdb"
-        ) from error
+        raise unusable(uri, error) from error
+
+
+def unusable(uri: str, error: Exception) -> CatalogError:
+    """Return the error that says why a database cannot be used."""
+    first = printable(str(getattr(error, "orig", None) or error).partition("\n")[0])
+    return CatalogError(
+        f"the catalog's database {make_url(uri).render_as_string()} cannot be used: {first}\n"
+        "[catalog] database of beamline.toml names it; a database is created with: createdb"
+    )
 
 
 def keep_containers(app: FastAPI) -> None:

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=DATA)
 def serve(
     beamline: Beamline = None,
+    reader: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Only answer readers, at this port, beside the process that writes; needs "
+            "PostgreSQL.",
+        ),
+    ] = None,
     ready: Ready = None,
     with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
@@ -47,17 +57,21 @@ def serve(
 
     config = load(beamline)
     log_to_stderr()
+    now = BeamlineNow(config)
     serve_catalog(
         config.paths.catalog,
         [config.paths.experiment, config.paths.frames],
         host=config.catalog.host,
-        port=config.catalog.port,
+        port=config.catalog.port if reader is None else reader,
         ready=ready,
         allow_origins=config.catalog.allow_origins,
         database=config.catalog.database,
-        look=BeamlineNow(config),
+        reader=reader is not None,
+        trusted_proxies=config.catalog.trusted_proxies,
+        look=now,
         people=config.catalog.people,
-        started=lambda url: _print_page(config, url),
+        begun=now.has_begun,
+        started=lambda url: _print_page(config, config.catalog.address or url),
     )
 
 
@@ -107,27 +121,27 @@ def key(
     if link:
         from offbragg.catalog.one_time import MINUTES, create_link
 
-        address = create_link(config.paths.catalog, config.catalog_url, days=days)
+        address = create_link(config.paths.catalog, config.public_url, days=days)
         until = time.time() + 60 * MINUTES
         print(json.dumps({"link": address, "ends": until}) if as_json else address)
         return
     made = reading_key(config.read_key(), ends=ends)
     if as_json:
-        print(json.dumps({"key": made, "ends": ends, "address": config.catalog_url}))
+        print(json.dumps({"key": made, "ends": ends, "address": config.public_url}))
         return
     say(made)
     where = config.catalog
     until = time.strftime("%a %d %b %Y %H:%M", time.localtime(ends))
     tunnel = ""
-    if where.host in ("127.0.0.1", "localhost", "::1"):
+    if not where.address and where.host in ("127.0.0.1", "localhost", "::1"):
         tunnel = (
             f"\n\nFrom another host, first: ssh -L {where.port}:127.0.0.1:{where.port} "
             f"{socket.gethostname()}"
         )
     say(
-        f"read-only, expires {until}; at {config.catalog_url}\n\nIn Python:\n\n"
+        f"read-only, expires {until}; at {config.public_url}\n\nIn Python:\n\n"
         "import offbragg\n"
-        f'catalog = offbragg.connect("{config.catalog_url}", "{made}")\n'
+        f'catalog = offbragg.connect("{config.public_url}", "{made}")\n'
         f"catalog.latest(){tunnel}",
         file=sys.stderr,
     )

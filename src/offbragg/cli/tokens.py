@@ -88,7 +88,7 @@ def token(
         owner = {"person": person, "proposals": proposal or []}
         made = named.create(label, scope=scope.value, ends=ends, **owner)
         document = {"key": made, "label": label, "scope": scope.value, "ends": ends, **owner}
-        say(json.dumps({**document, "address": config.catalog_url}) if as_json else made)
+        say(json.dumps({**document, "address": config.public_url}) if as_json else made)
 
 
 def _list(named: NamedKeys, *, as_json: bool) -> None:

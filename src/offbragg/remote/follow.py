@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, Self, TypeVar
 
+from offbragg.certificates import trusted
 from offbragg.errors import CatalogError
 from offbragg.ledger import FrameStatus
 from offbragg.remote.frames import Frame
@@ -193,11 +194,12 @@ class _News:
         except ImportError:  # it is not needed
             return None
         proxy = None if self._link.is_local else True
+        found = trusted(self._link.address)
         try:
             self._socket = connect(
                 self._link.address.replace("http", "ws", 1) + "/now/socket",
                 additional_headers=self._link.authorization, proxy=proxy, open_timeout=5.0,
-                close_timeout=1.0,
+                close_timeout=1.0, ssl=None if isinstance(found, bool) else found,
             )  # fmt: skip
         except Exception as error:
             _log.info("no websocket: %r", error)

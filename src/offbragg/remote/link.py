@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from offbragg.certificates import trusted
 from offbragg.errors import CatalogError, NoSuchEntry
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -57,7 +58,7 @@ class Link:
             header = {"Authorization": f"Apikey {key}"}
             self._http = httpx.Client(
                 base_url=self.address, headers=header, timeout=httpx.Timeout(timeout, connect=10.0),
-                trust_env=not self.is_local,
+                trust_env=not self.is_local, verify=trusted(self.address),
             )  # fmt: skip
         except UnicodeEncodeError:
             raise CatalogError("the key has a letter that no key has: copy it again") from None
