@@ -118,6 +118,11 @@ class Catalog(_Table):
         description="origins, as http://127.0.0.1:9000, whose pages may read the catalog in a "
         "browser; they need a key like anybody",
     )
+    adopted: list[LoosePath] = Field(
+        default_factory=list,
+        description="folders of others' data, whose adopted frames the catalog reads where they "
+        "lie; nothing else of them is served",
+    )
     database: str = Field(
         default="",
         pattern=r"^(postgresql://\S+)?$",
@@ -381,7 +386,9 @@ def load(path: str | Path | None = None) -> Beamline:
         raise ConfigError(_explain(error, file)) from None
     paths = {name: _from(file, value) for name, value in config.paths}
     config.make_geometry()  # refuse a wrong one now, not when a sweep begins
-    return config.model_copy(update={"paths": Paths(**paths)})
+    adopted = [_from(file, folder) for folder in config.catalog.adopted]
+    catalog = config.catalog.model_copy(update={"adopted": adopted})
+    return config.model_copy(update={"paths": Paths(**paths), "catalog": catalog})
 
 
 def _from(file: Path, path: Path) -> Path:

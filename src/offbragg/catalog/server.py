@@ -131,6 +131,7 @@ def serve(
     parent: int | None = None,
     allow_origins: Sequence[str] = (),
     database: str = "",
+    adopted: Sequence[Path] = (),
     look: Callable[[], dict[str, Any]] | None = None,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -154,6 +155,8 @@ def serve(
         Origins whose pages may read the catalog in a browser, such as ``http://127.0.0.1:9000``.
     database
         Address of a PostgreSQL database that holds the catalog's nodes; empty: SQLite.
+    adopted
+        Folders of others' data: adopted frames in them are read, and nothing else.
     look
         Looks at the beamline, as `offbragg.now.BeamlineNow` does; None: the catalog serves none.
     started
@@ -177,6 +180,7 @@ def serve(
     with _alone(directory):
         how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
         how |= {"database": database, "look": look, "started": started}
+        how |= {"adopted": [folder.resolve() for folder in adopted]}
         _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
@@ -191,6 +195,7 @@ def _serve(
     parent: int | None,
     allow_origins: Sequence[str],
     database: str,
+    adopted: Sequence[Path],
     look: Callable[[], dict[str, Any]] | None,
     started: Callable[[str], None],
 ) -> None:
@@ -210,6 +215,7 @@ def _serve(
         from offbragg.catalog.page import Page
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.readable import Readable
         from offbragg.catalog.run_files import RunFiles
         from offbragg.catalog.run_routes import RunRoutes
         from offbragg.catalog.search_index import keep_search_tables
@@ -245,7 +251,9 @@ def _serve(
     tree = app.state.root_tree
     planes = Planes(Downloads(app, tree, may_read), tree, may_read)
     runs = RunRoutes(Viewer(planes, tree), tree, may_read)
-    frames = Frames(runs, RunFiles(tree, runs.find), may_read)
+    sources = Readable([*readable, *adopted])
+    checked.serve_adopted(sources.open)
+    frames = Frames(runs, RunFiles(tree, runs.find), may_read, sources)
     whole = Now(SeriesRoutes(frames, tree, may_read, runs), look, tree)
     whole.watch_with(app)
     wrong = WrongKeys()

@@ -55,6 +55,7 @@ def serve(
         ready=ready,
         allow_origins=config.catalog.allow_origins,
         database=config.catalog.database,
+        adopted=config.catalog.adopted,
         look=BeamlineNow(config),
         started=lambda url: _print_page(config, url),
     )
