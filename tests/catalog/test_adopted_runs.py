@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import offbragg
 from offbragg.catalog.client import connect
+from offbragg.catalog.containers import CONTAINER
 from offbragg.cli import app
 from offbragg.errors import OffbraggError
 from offbragg.files.scan_layout import RUN
@@ -210,7 +211,7 @@ def test_a_source_that_is_not_what_was_adopted_is_an_answer(place, http, how, tm
         time.sleep(0.01)
         answers = [
             http.get(f"/runs/{uid}/frames/9?format=int32"),
-            http.get(f"/api/v1/array/full/runs/{uid}/primary/adopted_image?slice=9"),
+            http.get(f"/api/v1/array/full/{CONTAINER}/{uid}/primary/adopted_image?slice=9"),
         ]
         for answer in answers:
             assert answer.status_code == 410, answer.text
@@ -253,13 +254,13 @@ def test_a_lost_catalog_is_rebuilt_with_adopted_runs(place):
     np.testing.assert_array_equal(image[9], COUNTS[9])
 
 
-def test_a_run_whose_scan_file_is_lost_is_named(place):
+def test_a_run_whose_scan_file_is_lost_is_named(place, caplog):
     thin = next((place.file.parent / "experiment").rglob("120K/f1.h5"))
     kept = thin.rename(thin.with_name("kept"))
     try:
         done = typed(place.file, "stack", "--once")
         assert done.returncode == 1
-        assert "Adopt them again" in done.stderr
+        assert "Adopt them again" in caplog.text + done.stderr
         assert not list(thin.parent.glob("f*.h5"))
     finally:
         kept.rename(thin)

@@ -228,7 +228,7 @@ def adopt_as_run(
         path = write(what, folder, next_free=True, progress=progress)
     if not its_journal.exists():
         with ScanFile.open(path) as scan:
-            start = {key: value for key, value in scan.start.items() if value is not None}
+            start = scan.start
         ended = start["time"] + Sweep.from_dict(start["sweep"]).duration
         stop: dict[str, Any] = {
             "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{uid}/stop")),
