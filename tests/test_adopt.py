@@ -78,7 +78,8 @@ def test_the_guide_is_typed(tmp_path):
     sweep = Measured(n_frames=60, step=1.0)
     master(tmp_path / "others", sweep.counts, per_file=25)
     model_of(sweep, tmp_path / "model.json")
-    lines = re.findall(r"^\$ offbragg (.*)$", GUIDE.read_text(), re.MULTILINE)
+    alone = GUIDE.read_text().partition("## In the catalog")[0]
+    lines = re.findall(r"^\$ offbragg (.*)$", alone, re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["adopt", "index", "reduce", "plot"]
     for line in lines:
         done = subprocess.run(
@@ -208,3 +209,45 @@ def test_a_model_of_another_step_is_refused_with_both_numbers(tmp_path):
     model = model_of(sweep, tmp_path / "model.json")
     with pytest.raises(ConfigError, match=r"by 1 degree.* 0\.5 degree"):
         adopt(path, tmp_path / "f1.h5", model=model, sample="x", given=GIVEN)
+
+
+def test_a_rotation_of_an_nxrefine_tree_is_named(tmp_path):
+    """Its wrapper links the frames of each rotation below its own folder."""
+    (tmp_path / "300K").mkdir()
+    with h5py.File(tmp_path / "STO_300K.nxs", "w") as file:
+        for i in (1, 2):
+            raw = np.full((3, 4, 5), i, np.int32)
+            with h5py.File(tmp_path / "300K" / f"f{i}.h5", "w") as part:
+                part["/entry/data/data"] = raw
+            file[f"/f{i}/data/data"] = h5py.ExternalLink(f"300K/f{i}.h5", "/entry/data/data")
+    path = tmp_path / "STO_300K.nxs"
+    adopt(path, tmp_path / "f2.h5", dataset="/f2/data/data", sample="x", given=GIVEN)
+    with ScanFile.open(tmp_path / "f2.h5") as scan:
+        assert scan.stack.counts[1].tolist() == np.full((4, 5), 2).tolist()
+
+
+def area_detector(folder: Path) -> Path:
+    """Write what areaDetector's file plug-in writes: frames, and attributes of each."""
+    path = folder / "f1.h5"
+    with h5py.File(path, "w") as file:
+        file["/entry/data/data"] = np.ones((4, 4, 5), np.int32)
+        attributes = file.create_group("/entry/instrument/NDAttributes")
+        attributes["phi"] = [1.0, 1.1, 1.2, 1.3]
+        attributes["uneven"] = [1.0, 1.1, 1.2, 1.5]
+        attributes["ring"] = [100.0, 100.1, 100.2, 100.3]
+    return path
+
+
+def test_angles_and_monitor_are_read_where_they_are_named(tmp_path):
+    path, out = area_detector(tmp_path), tmp_path / "thin.h5"
+    names = "/entry/instrument/NDAttributes"
+    with pytest.raises(ConfigError, match="--axis, --start, --step, --exposure, --sample"):
+        adopt(path, out)
+    given = {"oscillation_axis": "phi", "exposure_time": 0.1}
+    how = {"sample": "x", "given": given, "monitor": f"{names}/ring"}
+    with pytest.raises(ScanFileError, match=r"uneven does not say how the axis turned"):
+        adopt(path, out, angles=f"{names}/uneven", **how)
+    adopt(path, out, angles=f"{names}/phi", **how)
+    with ScanFile.open(out) as scan:
+        assert (scan.sweep.start, round(scan.sweep.step, 9)) == (1.0, 0.1)
+        assert scan.column("monitor").tolist() == [100.0, 100.1, 100.2, 100.3]

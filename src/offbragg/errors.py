@@ -89,11 +89,14 @@ class DamagedFrame(ScanFileError):  # noqa: N818
         What, where, and what to do.
     number
         The frame's.
+    adopted
+        Whether it lies in a file of others, and not in the scan file.
     """
 
-    def __init__(self, message: str, number: int) -> None:
+    def __init__(self, message: str, number: int, *, adopted: bool = False) -> None:
         super().__init__(message)
         self.number = number
+        self.adopted = adopted
 
 
 class JournalError(OffbraggError):

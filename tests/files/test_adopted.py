@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from measured import AS_SIMULATED, Measured
 
 from offbragg.errors import DamagedFrame, ScanFileError
-from offbragg.files.adopted import ADOPTED, AdoptedCounts, Piece, as_counts, open_piece
+from offbragg.files.adopted import AdoptedCounts, Piece, path_in
+from offbragg.files.adopted_datasets import DatasetFrames, as_counts, open_dataset
 from offbragg.files.checked import Rows
+from offbragg.files.frame_chunks import FrameChunks
 from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_layout import ADOPTED
 from offbragg.files.thin_scan_file import write_thin_scan_file
 from offbragg.recovery.verify import verify
 from offbragg.workflows.choices import Choices
@@ -111,7 +115,7 @@ def test_no_piece_leaves_its_folder(tmp_path, how):
     (tmp_path / "others" / "link.h5").symlink_to(x)
     name = {"parent": "../secret.h5", "absolute": str(x), "symlink": "link.h5"}[how]
     with pytest.raises(ScanFileError, match="leads out of the adopted folder"):
-        open_piece(tmp_path / "others", name, "/a/b")
+        path_in(tmp_path / "others", name)
 
 
 def test_a_link_in_a_piece_is_refused(tmp_path):
@@ -119,7 +123,37 @@ def test_a_link_in_a_piece_is_refused(tmp_path):
     with h5py.File(tmp_path / "others" / "y.h5", "w") as file:
         file["link"] = h5py.ExternalLink("x.h5", "/a/b")
     with pytest.raises(ScanFileError, match="link to another file"):
-        open_piece(tmp_path / "others", "y.h5", "link")
+        open_dataset(tmp_path / "others" / "y.h5", "link")
+
+
+def test_a_thin_file_is_not_adopted_again(tmp_path):
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    with pytest.raises(ScanFileError, match="is a thin scan file"):
+        open_dataset(thin, "/entry/data/data")
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 195, 487), (4, 195, 487), (5, 50, 100)])
+@pytest.mark.parametrize("kind", ["<i4", "<u4", ">u4", "<u2", "<u8"])
+def test_frames_are_the_same_however_they_are_stored(tmp_path, chunks, kind):
+    (tmp_path / "others").mkdir()
+    with h5py.File(tmp_path / "others" / "x.h5", "w") as file:
+        packed = {} if chunks is None else {"chunks": chunks, **hdf5plugin.Bitshuffle()}
+        raw = SWEEP.counts.astype(kind)
+        file.create_dataset("/a/b", data=raw, **packed)
+    thin = adopted(tmp_path)
+    with ScanFile.open(thin) as scan:
+        np.testing.assert_array_equal(scan.stack.counts[:], SWEEP.counts)
+
+
+def test_damage_is_found_without_decoding(tmp_path, monkeypatch):
+    """So a reduction, which looks for damage first, decodes each frame once."""
+    bare(tmp_path / "others" / "x.h5", SWEEP.counts)
+    thin = adopted(tmp_path)
+    monkeypatch.setattr(DatasetFrames, "read", None)
+    monkeypatch.setattr(FrameChunks, "decode", None)
+    with ScanFile.open(thin) as scan:
+        assert scan.damage().frames == ()
 
 
 def test_what_is_served_reads_no_file_that_it_names(tmp_path):
@@ -157,4 +191,4 @@ def test_a_malformed_list_of_pieces_is_an_error_in_words(value):
 
 def test_a_nul_in_a_name_is_an_error_in_words(tmp_path):
     with pytest.raises(ScanFileError, match=r"x\\x00.h5.* names no file"):
-        open_piece(tmp_path, "x\0.h5", "/a/b")
+        path_in(tmp_path, "x\0.h5")

@@ -119,6 +119,11 @@ class Catalog(_Table):
         description="origins, as http://127.0.0.1:9000, whose pages may read the catalog in a "
         "browser; they need a key like anybody",
     )
+    adopted: list[LoosePath] = Field(
+        default_factory=list,
+        description="folders of others' data, whose adopted frames the catalog reads where they "
+        "lie; nothing else of them is served",
+    )
     database: str = Field(
         default="",
         pattern=r"^(postgresql://\S+)?$",
@@ -416,8 +421,10 @@ def load(path: str | Path | None = None) -> Beamline:
     paths = {name: _from(file, value) for name, value in config.paths}
     config.make_geometry()  # refuse a wrong one now, not when a sweep begins
     catalog = config.catalog
+    given = {"adopted": [_from(file, folder) for folder in catalog.adopted]}
     if catalog.people is not None:
-        catalog = catalog.model_copy(update={"people": _from(file, catalog.people)})
+        given["people"] = _from(file, catalog.people)
+    catalog = catalog.model_copy(update=given)
     return config.model_copy(update={"paths": Paths(**paths), "catalog": catalog})
 
 

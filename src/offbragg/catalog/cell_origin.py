@@ -21,8 +21,10 @@ from offbragg.catalog.read_limits import about_to_read
 from offbragg.catalog.readable import Readable, shown
 from offbragg.catalog.sent import OpenFile, Refusal
 from offbragg.catalog.volume_files import opened_volume
-from offbragg.errors import CatalogError
+from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.root import path_of
+from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_layout import ADOPTED
 from offbragg.printable import printable
 
 _LONGEST = 60  # s
@@ -98,6 +100,7 @@ class Origins:
                 path = _place(file.path, name)
                 if path not in opened:
                     opened[path] = stack.enter_context(_opened(self._readable, path))
+                    await asyncio.to_thread(_refuse_adopted, opened[path])
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="offbragg-")))
             folder = folder.resolve()
             for path, each in opened.items():
@@ -168,6 +171,20 @@ def _place(volume: Path, name: str) -> Path:
 def _opened(readable: Readable, path: Path) -> Iterator[OpenFile]:
     with OpenFile.below(readable, path) as file:
         yield file
+
+
+def _refuse_adopted(file: OpenFile) -> None:
+    """Refuse a thin scan file: whoever computes a cell would read any file that it names."""
+    with (
+        contextlib.suppress(OffbraggError, OSError),  # a mask, or what offbragg why refuses
+        ScanFile.open(file.path, descriptor=file.descriptor) as scan,
+    ):
+        if ADOPTED in scan.start:
+            raise Refusal(
+                409,
+                f"The frames of {shown(file.path.name)} lie in files of others. Ask offbragg why "
+                "on a host that sees them.",
+            )
 
 
 async def _ask_child(

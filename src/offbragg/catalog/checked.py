@@ -25,11 +25,21 @@ from tiled.structures.data_source import Asset, DataSource, Management
 from offbragg.catalog.readable import shown
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files import scan_layout
+from offbragg.files.adopted import OpenFile
 from offbragg.files.filters import check_part
 from offbragg.files.hdf5 import find_inside
 from offbragg.files.root import path_behind
 from offbragg.files.scan_file import ScanFile
 from offbragg.private_parts import PrivatePart, examine
+
+_allowed: OpenFile | None = None
+"""Opens files that hold adopted frames; see `serve_adopted`."""
+
+
+def serve_adopted(allowed: OpenFile) -> None:
+    """Let this process read adopted frames in the files that a function opens."""
+    global _allowed  # as Tiled makes adapters by their class alone
+    _allowed = allowed
 
 
 def _opened(path: Path, dataset: str | None, how: Mapping[str, Any]) -> Any:
@@ -72,10 +82,10 @@ class _CheckedDataset:
         with _opened(path, None, self._how) as root:
             if self._how["swmr"]:
                 descriptor = root.file.id.get_vfd_handle()
-                with ScanFile.open(path, descriptor=descriptor) as scan:
+                with ScanFile.open(path, descriptor=descriptor, allowed=_allowed) as scan:
                     yield scan
             else:  # a file that this process has open is opened by HDF5 only in the same way
-                yield ScanFile(root.file, path, alone=True)
+                yield ScanFile(root.file, path, alone=_allowed is None, allowed=_allowed)
 
 
 def _are_frames(found: h5py.Dataset) -> bool:

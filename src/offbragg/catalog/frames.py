@@ -82,12 +82,15 @@ class Frames:
         Finds the scan file of a run.
     readable
         Where files may be read.
+    sources
+        Where files that hold adopted frames may be read.
     """
 
-    def __init__(self, app: App, files: RunFiles, readable: Readable) -> None:
+    def __init__(self, app: App, files: RunFiles, readable: Readable, sources: Readable) -> None:
         self._app = app
         self._files = files
         self._readable = readable
+        self._sources = sources
         # parts may take many seconds, and the page waits for one frame
         self._pools = {
             kind: background_threads(name)
@@ -124,7 +127,8 @@ class Frames:
         def work() -> _Answer:
             if run.path is None:
                 return _answer_of(find_planned(run, asked), asked, tags, squeeze, self._kept)
-            return _made(self._readable, run.path, run.uid, asked, tags, squeeze, self._kept)
+            where = self._readable, self._sources
+            return _made(where, run.path, run.uid, asked, tags, squeeze, self._kept)
 
         answer = await self._in_background(work, asked)
         form = "json" if asked is None else asked.format
@@ -170,7 +174,7 @@ def _question(ledger: bool, index: str | None, query: str) -> Question:
 
 
 def _made(
-    readable: Readable,
+    where: tuple[Readable, Readable],
     path: Path,
     uid: str,
     asked: Question,
@@ -179,10 +183,11 @@ def _made(
     kept: Kept,
 ) -> _Answer:
     """Make an answer from the file that the path leads to now, if it is of this run."""
+    readable, sources = where
     for left in reversed(range(_TRIES)):
         with OpenFile.below(readable, path) as file:
             try:
-                with _opened(file) as scan, refusing_damaged():
+                with _opened(file, sources) as scan, refusing_damaged():
                     if scan.run != uid:
                         why = f"{shown(path.name)} is the scan file of run {shown(scan.run)} now."
                         raise Refusal(410, why)
@@ -197,9 +202,9 @@ def _made(
     raise AssertionError
 
 
-def _opened(file: OpenFile) -> ScanFile:
+def _opened(file: OpenFile, sources: Readable) -> ScanFile:
     try:
-        return ScanFile.open(file.path, descriptor=file.descriptor)
+        return ScanFile.open(file.path, descriptor=file.descriptor, allowed=sources.open)
     except FileNotFoundError:
         raise Refusal(410, f"{file.path.name} does not exist any more.") from None
     except ScanFileError as error:

@@ -116,10 +116,12 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if not isinstance(point, dict):
             continue
-        if not all(
-            _is_name(each) if key == "of" else _is_value(each) for key, each in point.items()
-        ):
+        of = point.pop("of", None)
+        if not all(_is_value(each) for each in point.values()):
             continue
+        if of is not None and not _names_a_run(of):
+            continue
+        point["of"] = of or ["", ""]
         at = point.get("t")
         if isinstance(at, int | float) and now - _HOUR <= at <= now:
             yield point

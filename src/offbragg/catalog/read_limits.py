@@ -193,6 +193,13 @@ def refusing_damaged() -> Iterator[None]:
     try:
         yield
     except DamagedFrame as error:
+        if error.adopted:
+            raise HTTPException(
+                410,
+                f"Frame {error.number} lies in a file of others, which is not there any more, may "
+                "not be read here, or has changed since it was adopted. The other frames can be "
+                "read without it. Put the file back, or adopt it again.",
+            ) from error
         raise HTTPException(
             503,
             f"Frame {error.number} is damaged in its scan file: its chunk does not have the "

@@ -164,6 +164,7 @@ def serve(
     database: str = "",
     reader: bool = False,
     trusted_proxies: Sequence[str] = (),
+    adopted: Sequence[Path] = (),
     look: Callable[[], dict[str, Any]] | None = None,
     people: Path | None = None,
     begun: Callable[[str], bool] = lambda uid: False,
@@ -193,6 +194,8 @@ def serve(
         Only read, beside the process that writes; needs PostgreSQL.
     trusted_proxies
         Addresses of proxies that say for whom they ask, and whether by TLS (``X-Forwarded-*``).
+    adopted
+        Folders of others' data: adopted frames in them are read, and nothing else.
     look
         Looks at the beamline, as `offbragg.now.BeamlineNow` does; None: the catalog serves none.
     people
@@ -224,6 +227,7 @@ def serve(
         how: dict[str, Any] = {"ready": ready, "parent": parent, "allow_origins": allow_origins}
         how |= {"database": database, "look": look, "people": people, "started": started}
         how |= {"reader": reader, "trusted_proxies": trusted_proxies, "held": held, "begun": begun}
+        how |= {"adopted": [folder.resolve() for folder in adopted]}
         _serve(directory, readable, key=key, host=host, port=port, **how)
 
 
@@ -241,6 +245,7 @@ def _serve(
     reader: bool,
     trusted_proxies: Sequence[str],
     held: contextlib.ExitStack,
+    adopted: Sequence[Path],
     look: Callable[[], dict[str, Any]] | None,
     people: Path | None,
     begun: Callable[[str], bool],
@@ -276,6 +281,7 @@ def _serve(
         from offbragg.catalog.people import PeopleFile, read_people
         from offbragg.catalog.planes import Planes
         from offbragg.catalog.questions import Questions
+        from offbragg.catalog.readable import Readable
         from offbragg.catalog.route_rules import RouteRules
         from offbragg.catalog.run_files import RunFiles
         from offbragg.catalog.run_routes import RunRoutes
@@ -326,7 +332,9 @@ def _serve(
     tree = app.state.root_tree
     planes = Planes(Downloads(app, tree, may_read), tree, may_read)
     runs = RunRoutes(Viewer(planes, tree), tree, may_read, begun)
-    frames = Frames(runs, RunFiles(tree, runs.find), may_read)
+    sources = Readable([*readable, *adopted])
+    checked.serve_adopted(sources.open)
+    frames = Frames(runs, RunFiles(tree, runs.find), may_read, sources)
     kept = None if look is None else NowHistory(directory / now_history.FILE, writes=not reader)
     notes = Notes(frames, directory, runs, tree)
     whole = Now(SeriesRoutes(notes, tree, may_read, runs), look, tree, kept)
@@ -339,7 +347,7 @@ def _serve(
     shared = SocketShares(keyed)
     page = Page(shared, key=key, directory=directory, wrong=wrong, named=named, people=who)
     enter = Login(page, key=key, people=who, wrong=wrong)
-    hiding = HiddenPaths(enter, [*readable, directory])
+    hiding = HiddenPaths(enter, [*readable, *adopted, directory])
     config = uvicorn.Config(
         with_origins(hiding, allow_origins),
         host=host,

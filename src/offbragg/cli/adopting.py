@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offbragg.cli.app import DATA, AsJson, app
+from offbragg.cli.app import DATA, AsJson, Beamline, app
 from offbragg.cli.numbers import Number
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.cli.terminal import say
@@ -23,9 +23,18 @@ def _number(name: str, text: str, parser: Number) -> Any:
 @app.command(rich_help_panel=DATA)
 def adopt(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="HDF5 file with frames, or a master file.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="HDF5 file with frames or links to them, TIFF file, or folder.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Scan file to make.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Scan file to make; without: a run of the beamline."
+        ),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", metavar="/A/B", help="Frames in the file (frame, slow, fast)."),
@@ -55,23 +64,39 @@ def adopt(
         int | None,
         typer.Option("--frames", metavar="N", min=1, help="How many, if the last file is missing."),
     ] = None,
+    angles: Annotated[
+        str | None,
+        typer.Option("--angles", metavar="/A/B", help="Angles where frames begin, degree."),
+    ] = None,
     monitor: Annotated[
         str | None,
         typer.Option("--monitor", metavar="/A/B", help="Incident monitor, one number per frame."),
     ] = None,
+    temperature: Annotated[
+        float | None, _number("--temperature", "Temperature of the sample, K.", Number(0, unit="K"))
+    ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option("--series", metavar="NAME", help="Series of the run, for several sweeps."),
+    ] = None,
+    beamline: Beamline = None,
     as_json: AsJson = False,
 ) -> None:
-    """Adopt frames in HDF5 files of others where they lie: nothing is copied.
+    """Adopt frames in files of others where they lie: nothing is copied.
 
     The scan file that is made has angles, geometry, ledger and checksums, and names the files and
     datasets; index, reduce and plot take it as any other. What is not known is asked for by name.
     External links of a master file are followed within its folder only.
 
+    With --out it is a file by itself. Without, the sweep becomes a run of the beamline: its scan
+    file and its journal go where those of other runs are, and offbragg stack, or offbragg stack
+    --once, publishes it in the catalog.
+
     Exit code 5: frames are missing or could not be read.
     """
     from offbragg.errors import FrameError
     from offbragg.files.scan_file import ScanFile
-    from offbragg.workflows.adopt import adopt as adopt_these
+    from offbragg.workflows.adopt import adopt_as_run, describe, write
 
     given = {
         "oscillation_axis": axis,
@@ -81,22 +106,38 @@ def adopt(
         "exposure_period": period,
     }
     with progress_bar("adopting", quiet=as_json) as progress:
-        adopt_these(
+        what = describe(
             path,
-            out,
             dataset=dataset,
             model=model,
             sample=sample,
             n_frames=frames,
             monitor=monitor,
             given=given,
-            progress=progress,
+            angles=angles,
+            temperature=temperature,
+            series=series,
         )
+        if out is None:
+            from offbragg.beamline.config import load
+
+            config = load(beamline)
+            paths = config.paths
+            out = adopt_as_run(
+                what,
+                experiment=paths.experiment,
+                journal=paths.journal,
+                readable=[paths.experiment, paths.frames, *config.catalog.adopted],
+                progress=progress,
+            )
+        else:
+            write(what, out, progress=progress)
     with ScanFile.open(out) as scan:
         ledger = scan.ledger
     counts, problems = ledger.counts(), describe_problems(ledger.problems())
     if as_json:
-        print(json.dumps({"file": str(out), **counts, "problems": list(problems)}))
+        run = what.start["uid"]
+        print(json.dumps({"file": str(out), "run": run, **counts, "problems": list(problems)}))
     else:
         parts = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
         say(f"{out}\n{ledger.n_frames} frames: {parts}")

@@ -66,6 +66,7 @@ def serve(
         ready=ready,
         allow_origins=config.catalog.allow_origins,
         database=config.catalog.database,
+        adopted=config.catalog.adopted,
         reader=reader is not None,
         trusted_proxies=config.catalog.trusted_proxies,
         look=now,

@@ -57,7 +57,7 @@ def demo(
         typer.Option(
             "--model",
             metavar="FILE",
-            help="Geometry and axes of the replayed frames, JSON.",
+            help="Geometry and axes of the replayed frames: JSON, or of DIALS or XDS.",
         ),
     ] = None,
     detector: Annotated[

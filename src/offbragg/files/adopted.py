@@ -1,4 +1,4 @@
-"""Frames that stay in the HDF5 files of others: which files, which datasets, and the counts.
+"""Frames that stay in the files of others: which files, which datasets, and the counts.
 
 A thin scan file has all that a scan file has, but the frames: its start document lists, under
 `ADOPTED`, the folder and the pieces in it. They are names, not HDF5 links, and each is proven to
@@ -8,44 +8,50 @@ stay in the folder whenever it is opened.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-import h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg import kernels
-from offbragg.errors import DamagedFrame, ScanFileError
+from offbragg.errors import CatalogError, DamagedFrame, FrameError, ScanFileError
+from offbragg.files.adopted_datasets import DatasetFrames
+from offbragg.files.adopted_images import FrameFilesInFolder, PagesOfTiff, name_of
 from offbragg.files.checked import Rows
-from offbragg.files.filters import check_part
-from offbragg.files.hdf5 import find_inside, open_to_read
-from offbragg.files.scan_layout import FILL
+from offbragg.files.scan_layout import ADOPTED, FILL
 
-ADOPTED = "offbragg_adopted"
-"""The key of a start document that names the folder and the pieces of adopted frames.
-
-Users put keys of their own there: it is one that they do not type.
-"""
+OpenFile = Callable[[Path], int]
+"""Opens a file for reading, if it may be read, and returns a descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Frames of the sweep that lie in one dataset, from its first on."""
+    """Frames of the sweep that lie in one dataset, one file of images, or files of one template."""
 
     file: str
-    """Its path from the adopted folder."""
+    """Its path from the adopted folder; of frame files a template, as ``x_{:05d}.cbf``."""
     dataset: str
     first: int
     """Number of its first frame in the sweep, from 0."""
     stop: int
     """One past its last."""
+    offset: int = 0
+    """Where its first frame is in the dataset or file; of frame files the number in the name."""
+    kind: str = "hdf5"
+    """``hdf5``, ``pages`` of a TIFF file, or ``files`` of one frame each."""
+
+    def source(self, number: int) -> str:
+        """Return the name of the file that holds a frame, by its number in the sweep."""
+        if self.kind != "files":
+            return self.file
+        return name_of(self.file, number - self.first + self.offset)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types."""
-        return asdict(self)
+        """Return it as plain JSON types, without what is as usual."""
+        usual = {"offset": 0, "kind": "hdf5"}
+        return {key: value for key, value in asdict(self).items() if usual.get(key) != value}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Piece:
@@ -57,14 +63,41 @@ class Piece:
             If it is none.
         """
         try:
-            return cls(
+            piece = cls(
                 str(document["file"]),
                 str(document["dataset"]),
                 int(document["first"]),
                 int(document["stop"]),
+                int(document.get("offset", 0)),
+                str(document.get("kind", "hdf5")),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise ScanFileError(f"{document!r} names no adopted frames: {error!r}") from error
+        if piece.kind not in _KINDS:
+            raise ScanFileError(
+                f"{document!r} names adopted frames of another kind than {', '.join(_KINDS)}\n"
+                "A newer version of offbragg may read them."
+            )
+        return piece
+
+
+class _Source(Protocol):
+    """A piece that is open."""
+
+    shape: tuple[int, int]
+    length: int
+
+    def checksum(self, at: int, /) -> int: ...
+
+    def read(self, at: int, out: NDArray[np.int32], /) -> int: ...
+
+    def close(self) -> None: ...
+
+
+NOWHERE = "no file"
+"""Of a piece whose frames no file holds."""
+
+_KINDS = ("hdf5", "pages", "files")
 
 
 def path_in(folder: Path, name: str) -> Path:
@@ -87,74 +120,6 @@ def path_in(folder: Path, name: str) -> Path:
     return path
 
 
-def open_piece(folder: Path, file: str, dataset: str) -> h5py.Dataset:
-    """Open a dataset of frames; its file is open as long as it is.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file is not there.
-    ScanFileError
-        If the file leads out of the folder, or the dataset is not one of frames of integers.
-    """
-    path = path_in(folder, file)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there")
-    try:
-        opened = open_to_read(path, swmr=False)
-        found = find_inside(opened, dataset, path)
-    except (KeyError, OSError, RuntimeError) as error:
-        raise ScanFileError(f"{path} has no {dataset} that can be read: {error}") from error
-    if not isinstance(found, h5py.Dataset):
-        raise ScanFileError(f"{path}: {dataset} is a group: name a dataset of frames in it")
-    if found.ndim != 3 or found.dtype.kind not in "iu":
-        raise ScanFileError(
-            f"{path}: {dataset} is {found.dtype} of shape {found.shape}: frames are integers of "
-            "shape (frame, slow, fast)"
-        )
-    return found
-
-
-def as_counts(raw: NDArray[Any]) -> NDArray[np.int32]:
-    """Return counts as int32; of unsigned ones the highest number is a gap, the next one is dead.
-
-    So the detectors of Dectris mark pixels without a count, whatever their number of bits.
-
-    Raises
-    ------
-    ScanFileError
-        If one is beyond int32.
-
-    Examples
-    --------
-    >>> as_counts(np.array([7, 2**32 - 1, 2**32 - 2], np.uint32))
-    array([ 7, -1, -2], dtype=int32)
-    """
-    masked: list[tuple[NDArray[np.bool_], int]] = []
-    valid = np.ones(raw.shape, bool)
-    if raw.dtype.kind == "u":
-        top = np.iinfo(raw.dtype).max
-        masked = [(raw == raw.dtype.type(top - back), -1 - back) for back in (0, 1)]
-        valid = ~(masked[0][0] | masked[1][0])
-    bits = 8 * raw.dtype.itemsize - (raw.dtype.kind == "i")  # in either order of bytes
-    if bits > 31:
-        limits = np.iinfo(np.int32)
-        beyond = valid & (raw > limits.max)
-        if raw.dtype.kind == "i":
-            beyond |= raw < limits.min
-        if beyond.any():
-            raise ScanFileError(f"{np.count_nonzero(beyond)} pixels have counts beyond int32")
-    counts = np.ascontiguousarray(raw, dtype=np.int32)
-    for where, value in masked:
-        counts[where] = value
-    return counts
-
-
-def crc64_of(counts: NDArray[np.int32]) -> int:
-    """Return the CRC-64 of the counts of a frame, little-endian int32, row by row."""
-    return kernels.crc64(np.ascontiguousarray(counts, dtype="<i4").view(np.uint8).reshape(-1))
-
-
 class Pieces:
     """Read frames where they lie; any number of threads may.
 
@@ -166,15 +131,24 @@ class Pieces:
         In any order.
     shape
         Rows and columns of a frame.
+    allowed
+        Opens a file if it may be read; None: whatever this process may.
     """
 
-    def __init__(self, folder: Path, pieces: Sequence[Piece], shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pieces: Sequence[Piece],
+        shape: tuple[int, int],
+        allowed: OpenFile | None = None,
+    ) -> None:
         self._folder, self._pieces, self._shape = folder, pieces, shape
-        self._open: tuple[Piece, h5py.Dataset] | None = None  # one: a sweep may have thousands
+        self._allowed = allowed
+        self._open: tuple[Piece, _Source] | None = None  # one: a sweep may have thousands
         self._lock = threading.Lock()
 
-    def read(self, number: int) -> NDArray[np.int32]:
-        """Read a frame by its number in the sweep.
+    def checksum(self, number: int) -> int:
+        """Return the CRC-64 of what is stored of a frame, by its number in the sweep.
 
         Raises
         ------
@@ -183,29 +157,61 @@ class Pieces:
         ScanFileError
             If it cannot be read.
         """
+        return self._use(number, lambda source, at: source.checksum(at))
+
+    def read(self, number: int, out: NDArray[np.int32]) -> int:
+        """Read a frame into a buffer of its shape, and return the checksum of what was read.
+
+        Raises
+        ------
+        FileNotFoundError, ScanFileError
+            As `checksum`.
+        """
+        return self._use(number, lambda source, at: source.read(at, out))
+
+    def _use(self, number: int, use: Callable[[_Source, int], int]) -> int:
         piece = next((one for one in self._pieces if one.first <= number < one.stop), None)
         if piece is None:
             raise ScanFileError(f"no adopted file holds frame {number}")
-        where = f"frame {number} ({piece.file}: {piece.dataset})"
-        with self._lock:
-            if self._open is None or self._open[0] != piece:
-                self._open = piece, open_piece(self._folder, piece.file, piece.dataset)
-            data, at = self._open[1], number - piece.first
-            if data.shape[1:] != self._shape or at >= data.shape[0]:
-                raise ScanFileError(
-                    f"{where} is not there: the dataset has the shape {data.shape}, and frames of "
-                    f"{self._shape} were adopted"
-                )
-            whole = tuple(slice(0, n) for n in self._shape)
-            check_part(data, (slice(at, at + 1), *whole))
-            try:
-                raw = data[at]
-            except (OSError, RuntimeError) as error:
-                raise ScanFileError(f"{where} cannot be read: {error}") from error
+        where = f"frame {number} ({piece.file}{': ' * bool(piece.dataset)}{piece.dataset})"
+        source, at = self._source(piece), number - piece.first + piece.offset
+        if source.shape != self._shape or not 0 <= at < source.length:
+            raise ScanFileError(
+                f"{where} is not there: the file has frames of {source.shape} up to "
+                f"{source.length - 1}, and frames of {self._shape} were adopted"
+            )
         try:
-            return as_counts(raw)
+            return use(source, at)
+        except FileNotFoundError:
+            raise
+        except (OSError, RuntimeError, FrameError) as error:
+            raise ScanFileError(f"{where} cannot be read: {error}") from error
         except ScanFileError as error:
             raise ScanFileError(f"{where}: {error}") from error
+
+    def _source(self, piece: Piece) -> _Source:
+        with self._lock:
+            if self._open is None or self._open[0] != piece:
+                self._open = None
+                opened = self._opened(piece)
+                self._open = piece, opened
+            return self._open[1]
+
+    def _opened(self, piece: Piece) -> _Source:
+        if piece.kind == "files":
+            return FrameFilesInFolder(self._find, piece.file, self._allowed, self._shape)
+        path = self._find(piece.file)
+        if piece.kind == "pages":
+            try:
+                return PagesOfTiff(path, self._allowed)
+            except FrameError as error:
+                raise ScanFileError(f"{path} cannot be read: {error}") from error
+        return DatasetFrames.open(path, piece.dataset, self._allowed)
+
+    def _find(self, name: str) -> Path:
+        if name == NOWHERE:
+            raise FileNotFoundError("no file holds it")
+        return path_in(self._folder, name)
 
 
 class AdoptedCounts:
@@ -221,6 +227,8 @@ class AdoptedCounts:
         Frames, rows and columns.
     rows
         Of the thin scan file.
+    allowed
+        As for `Pieces`.
 
     Raises
     ------
@@ -228,7 +236,13 @@ class AdoptedCounts:
         If the start document names no folder and pieces.
     """
 
-    def __init__(self, start: Mapping[str, Any], shape: tuple[int, int, int], rows: Rows) -> None:
+    def __init__(
+        self,
+        start: Mapping[str, Any],
+        shape: tuple[int, int, int],
+        rows: Rows,
+        allowed: OpenFile | None = None,
+    ) -> None:
         try:
             adopted = start[ADOPTED]
             folder, pieces = Path(adopted["folder"]), list(adopted["pieces"])
@@ -237,7 +251,8 @@ class AdoptedCounts:
                 f"{ADOPTED} of the start document names no adopted frames: {error!r}\n"
                 "Adopt them again."
             ) from error
-        self._pieces = Pieces(folder, [Piece.from_dict(one) for one in pieces], shape[1:])
+        named = [Piece.from_dict(one) for one in pieces]
+        self._pieces = Pieces(folder, named, shape[1:], allowed)
         self._shape, self._rows = shape, rows
 
     @property
@@ -257,38 +272,43 @@ class AdoptedCounts:
         if not keys or keys[0] is Ellipsis:
             keys = (slice(None), *keys)
         rest = keys[1:] or (...,)
+        room = np.empty(self._shape[1:], np.int32)
         if not isinstance(keys[0], slice):
-            return self._frame(int(keys[0]))[rest]
+            return self.read_into(int(keys[0]), room)[rest]
         numbers = range(self._shape[0])[keys[0]]
         if not numbers:
             return np.empty((0, *self._shape[1:]), np.int32)[(slice(None), *rest)]
-        return np.stack([self._frame(number)[rest] for number in numbers])
+        return np.stack([self.read_into(number, room)[rest].copy() for number in numbers])
 
     def read_into(self, number: int, out: NDArray[np.int32]) -> NDArray[np.int32]:
         """Read a frame into a buffer of its shape and return it, as `__getitem__`."""
-        out[...] = self._frame(number)
+        number = range(self._shape[0])[number]
+        if self._rows.status[number] != b"stored":
+            out[...] = FILL
+            return out
+        self._compare(number, lambda: self._pieces.read(number, out))
         return out
 
     def damaged(self) -> tuple[int, ...]:
-        """Read every stored frame, and return the numbers of those that are not as adopted."""
+        """Read what is stored of every frame, and return the numbers of those not as adopted."""
         found: list[int] = []
         for number in np.flatnonzero(self._rows.status == b"stored").tolist():
             try:
-                self._frame(number)
+                self._compare(number, lambda number=number: self._pieces.checksum(number))
             except DamagedFrame:
                 found.append(number)
         return tuple(found)
 
-    def _frame(self, number: int) -> NDArray[np.int32]:
-        number = range(self._shape[0])[number]
-        if self._rows.status[number] != b"stored":
-            return np.full(self._shape[1:], FILL, np.int32)
+    def _compare(self, number: int, read: Callable[[], int]) -> None:
         try:
-            counts = self._pieces.read(number)
-        except (OSError, ScanFileError) as error:
-            raise DamagedFrame(f"adopted frame {number} cannot be read: {error}", number) from error
-        if self._rows.crc64 is None or self._rows.crc64[number] != b"%016x" % crc64_of(counts):
+            checksum = read()
+        except (OSError, ScanFileError, CatalogError) as error:
             raise DamagedFrame(
-                f"adopted frame {number} has changed since it was adopted\nAdopt it again.", number
+                f"adopted frame {number} cannot be read: {error}", number, adopted=True
+            ) from error
+        if self._rows.crc64 is None or self._rows.crc64[number] != b"%016x" % checksum:
+            raise DamagedFrame(
+                f"adopted frame {number} has changed since it was adopted\nAdopt it again.",
+                number,
+                adopted=True,
             )
-        return counts

@@ -50,8 +50,16 @@ _TAIL = bytes(range(1, 15))
 def read_cbf(path: Path | str, *, number: int, shape: tuple[int, int] | None = None) -> Frame:
     """Read one CBF file; see `offbragg.files.read_frame`."""
     path = Path(path)
+    with path.open("rb") as raw:
+        return read_cbf_from(raw, path, number=number, shape=shape)
+
+
+def read_cbf_from(
+    raw: IO[bytes], path: Path, *, number: int, shape: tuple[int, int] | None = None
+) -> Frame:
+    """Read a CBF file that is open; its path says how it is packed."""
     where = f"frame {number}: {path.name}"
-    with path.open("rb") as raw, unpacked(raw, path, where=where) as file:
+    with unpacked(raw, path, where=where) as file:
         before, rest = _header(file, where)
         text, section = _split(before)
         rows, columns, size = _promised(section, where, shape)

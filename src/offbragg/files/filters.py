@@ -111,7 +111,7 @@ def check_part(dataset: h5py.Dataset, part: tuple[slice, ...] | None = None) -> 
     most = 2 * math.prod(dataset.chunks) * dataset.dtype.itemsize + _SLACK
     file: Any = dataset.file.id
     room = np.empty(min(most, file.get_filesize()), np.uint8)
-    for place in _chunks(dataset, part):
+    for place in chunks_of(dataset, part):
         try:
             read = read_chunk(dataset, place, room)
         except ValueError as error:
@@ -124,7 +124,7 @@ def check_part(dataset: h5py.Dataset, part: tuple[slice, ...] | None = None) -> 
             check_chunk(dataset, found, *read)
 
 
-def _chunks(dataset: h5py.Dataset, part: tuple[slice, ...] | None) -> Iterator[tuple[int, ...]]:
+def chunks_of(dataset: h5py.Dataset, part: tuple[slice, ...] | None) -> Iterator[tuple[int, ...]]:
     """First element of each chunk that a part touches."""
     slices = part or (slice(None),) * dataset.ndim
     along: list[list[int]] = []

@@ -23,6 +23,7 @@ from offbragg.files.filters import BITSHUFFLE, check_chunk, check_filters
 
 Array = NDArray[Any]
 
+_KERNEL = (np.dtype("<i4"), np.dtype("<u4"))
 _WORDS, _LZ4 = 4, 2  # bytes of a pixel, and the compressor, as bitshuffle numbers it
 
 
@@ -32,7 +33,8 @@ class FrameChunks:
     Parameters
     ----------
     data
-        int32, shape (frame, slow, fast).
+        Integers, shape (frame, slow, fast). Our own kernel makes int32 of those with 32 bits, also
+        of unsigned ones: the same bits.
 
     Raises
     ------
@@ -46,7 +48,8 @@ class FrameChunks:
         self.are_ours = kernels.compiled and _are_ours(data, self._filters)
         """Whether our own kernel decodes them."""
         self._shape = data.shape[1:]
-        self._room = kernels.chunk_bound(int(np.prod(data.shape[1:])))
+        pixels = int(np.prod(data.shape[1:]))
+        self._room = kernels.chunk_bound(pixels * max(1, data.dtype.itemsize // _WORDS))
         self._free: list[NDArray[np.uint8]] = []  # page faults of a new one cost as much as reading
 
     @contextlib.contextmanager
@@ -136,7 +139,7 @@ def places_of_chunks(data: h5py.Dataset) -> dict[int, tuple[int, int]]:
 
 def _are_ours(data: h5py.Dataset, filters: tuple[int, ...]) -> bool:
     """Return whether chunks are stored as scan files have them."""
-    if filters != (BITSHUFFLE,) or data.dtype != np.dtype("<i4") or data.ndim != 3:
+    if filters != (BITSHUFFLE,) or data.dtype not in _KERNEL or data.ndim != 3:
         return False
     if data.chunks != (1, *data.shape[1:]):
         return False

@@ -16,10 +16,12 @@ import numpy as np
 
 from offbragg.errors import ConfigError, GeometryError
 from offbragg.files.model_dials import is_dials, read_dials
+from offbragg.files.model_nxrefine import ROTATION, read_nxrefine
 from offbragg.files.model_pyfai import MOUNT, is_pyfai, read_pyfai
 from offbragg.files.model_ub import with_UB
 from offbragg.files.model_xds import is_xds, read_xds
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _MOST = 64 * 1024 * 1024  # bytes; a refined .expt of a long sweep has a crystal for each frame
 
 
@@ -50,6 +52,7 @@ def read_document(path: Path) -> tuple[str, Any]:
         more, rest = _read(source, own)
         if not isinstance(rest, dict) or "from" in rest:
             raise ConfigError(f"{source} is not a model from which {path} can take the rest")
+        own.pop(ROTATION, None)
         text, own = text + more, _merged(own, cast(dict[str, Any], rest), path, source)
     if "UB" in own:
         with _named(path):
@@ -78,6 +81,10 @@ def _read(path: Path, own: Mapping[str, Any]) -> tuple[str, Any]:
             raise ConfigError(
                 f"{path} is not a model of a sweep: it has {path.stat().st_size / 1e6:.0f} MB"
             )
+        if _is_hdf5(path):
+            with _named(path):
+                document = read_nxrefine(path, own)
+            return json.dumps(document), document
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
@@ -95,10 +102,15 @@ def _read(path: Path, own: Mapping[str, Any]) -> tuple[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not a model of a sweep: it is not JSON ({str(error)[:100]}), and not of "
-            "pyFAI or XDS"
+            "pyFAI, XDS or NXRefine"
         ) from error
     with _named(path):
         return text, read_dials(document) if is_dials(document) else document
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
 
 
 def _merged(own: dict[str, Any], rest: dict[str, Any], path: Path, source: Path) -> dict[str, Any]:

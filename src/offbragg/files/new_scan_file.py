@@ -61,7 +61,7 @@ def make_scan_file(
         with draft(directory / (name or "f1.h5")) as made:
             made.write(skeleton.getbuffer())
             if name is None:
-                _place_next(made, directory)
+                place_next(made, directory)
             else:
                 made.place()
             return made.target
@@ -88,7 +88,14 @@ def _frame_shape(start: Mapping[str, Any], data_shape: tuple[int, int] | None) -
     return shape[0], shape[1]
 
 
-def _place_next(made: Draft, directory: Path) -> None:
+def place_next(made: Draft, directory: Path) -> None:
+    """Place a draft as the next free ``fN.h5`` of a directory.
+
+    Raises
+    ------
+    OSError
+        If it cannot be placed.
+    """
     number = 1
     while True:
         made.target = directory / f"f{number}.h5"

@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 
 from offbragg.errors import GeometryError, ScanFileError
 from offbragg.files import nexus, scan_layout
-from offbragg.files.adopted import ADOPTED
 from offbragg.files.durable import sync
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.scan_layout import ADOPTED
 from offbragg.geometry import Geometry, rotation_about
 from offbragg.lattice import direct_basis
 from offbragg.sweep import Sweep

@@ -1,13 +1,14 @@
 """Find the frames in an HDF5 file of others, and what that file says about them.
 
-An Eiger master (NXmx), areaDetector's and NXRefine's files, or a dataset that is named. External
-links are resolved here, not by HDF5: each becomes the name of a file in the same folder.
+An Eiger master (NXmx), files of areaDetector, nexgen, LImA and NXRefine, or a named dataset.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import ConfigError, ScanFileError
-from offbragg.files.adopted import Piece, open_piece
+from offbragg.files.adopted import NOWHERE, Piece, path_in
+from offbragg.files.adopted_datasets import open_dataset
 from offbragg.files.filters import check_part
-from offbragg.files.hdf5 import find_inside, link_of, open_to_read
+from offbragg.files.hdf5 import find_inside, open_to_read
+from offbragg.files.others_places import find_places
 
 _GROUP = "/entry/data"
-_USUAL = (f"{_GROUP}/data", "/entry/instrument/detector/data")
+_USUAL = (
+    f"{_GROUP}/data",
+    "/entry/instrument/detector/data",
+    "/entry_0000/measurement/data",  # as LImA writes it at the ESRF
+    "/entry_0000/instrument/detector/data",
+)
 _NUMBERED = re.compile(r"data_\d{6}")  # as Dectris names the links to data files
 _DETECTOR = "/entry/instrument/detector"
 _TURN = ("omega", "phi", "chi", "kappa")
@@ -85,11 +93,11 @@ def find_frames(
     except (OSError, RuntimeError) as error:
         raise ScanFileError(f"{path} cannot be opened: {error}") from error
     with file:
-        places = [_place(file, path, name) for name in _names(file, path, dataset)]
+        names = _names(file, path, dataset)
         images = _number(file, f"{_DETECTOR}/detectorSpecific/nimages")
         triggers = _number(file, f"{_DETECTOR}/detectorSpecific/ntrigger") or 1
         declared = None if images is None else int(images * triggers)
-        pieces, shape = _pieces(path, places, declared, n_frames)
+        pieces, shape = _pieces(path, names, declared, n_frames)
         (header, unclear), mask = _header(file, pieces[-1].stop), _mask(file, shape)
         detector = _facts(file)
     return OthersFrames(path.parent, pieces, shape, header, unclear, detector, mask)
@@ -124,7 +132,7 @@ def _names(file: h5py.File, path: Path, dataset: str | None) -> list[str]:
         return [f"{_GROUP}/{name}" for name in numbered]
     for name in _USUAL:
         with contextlib.suppress(ConfigError):  # as of a name that is given: it may be a link
-            _place(file, path, name)
+            find_places(path.parent, path.name, name)
             return [name]
     raise ConfigError(
         f"{path} has no frames under {_GROUP}/data_000001 or {' or '.join(_USUAL)}\n"
@@ -132,31 +140,27 @@ def _names(file: h5py.File, path: Path, dataset: str | None) -> list[str]:
     )
 
 
-def _place(file: h5py.File, path: Path, name: str) -> tuple[str, str]:
-    """Return the file, by its name in the folder, and the dataset that a name leads to."""
-    parent, _, last = name.rpartition("/")
-    if last in ("", "."):
-        raise ConfigError(f"{path}: {name} names no dataset: name one, as --dataset /a/b")
-    try:
-        group = find_inside(file, parent or "/", path)
-    except KeyError as error:
-        raise ConfigError(f"{path} has no {name}: name another --dataset") from error
-    link = link_of(group, last) if isinstance(group, h5py.Group) else None
-    if link is None:
-        raise ConfigError(f"{path} has no {name}: name another --dataset")
-    if isinstance(link, h5py.ExternalLink):
-        return str(link.filename), str(link.path)
-    return path.name, name
-
-
 def _pieces(
-    path: Path, places: list[tuple[str, str]], declared: int | None, given: int | None
+    path: Path, names: list[str], declared: int | None, given: int | None
 ) -> tuple[tuple[Piece, ...], tuple[int, int]]:
     """Return where which frames are; of files that are not there by the length of the others."""
+    found = [find_places(path.parent, path.name, name) for name in names]
+    if len(names) == 1 and (virtual := found[0][1]) is not None:
+        n = virtual[0] if given is None else given
+        pieces = [
+            Piece(one.file, one.dataset, one.first, min(one.first + (one.n or 0), n), one.offset)
+            for one in sorted(found[0][0], key=lambda one: one.first)
+            if one.first < n
+        ]
+        _check_apart(path, pieces)
+        return _whole(path, pieces, n), (virtual[1], virtual[2])
+    places = [(one[0][0].file, one[0][0].dataset) for one in found]
+    if any(virtual is not None for _, virtual in found):
+        raise ConfigError(f"{path} has virtual datasets among {names[0]} …: name one --dataset")
     shapes: list[tuple[int, ...] | None] = []
     for file, dataset in places:
         try:
-            shapes.append(open_piece(path.parent, file, dataset).shape)
+            shapes.append(open_dataset(path_in(path.parent, file), dataset).shape)
         except FileNotFoundError:
             shapes.append(None)
     there = [shape for shape in shapes if shape is not None]
@@ -175,6 +179,23 @@ def _pieces(
     if not pieces:
         raise ScanFileError(f"{path} has no frames")
     return tuple(pieces), (there[0][1], there[0][2])
+
+
+def _check_apart(path: Path, pieces: list[Piece]) -> None:
+    for before, piece in itertools.pairwise(pieces):
+        if piece.first < before.stop:
+            raise ScanFileError(
+                f"{path} has frame {piece.first} twice: in {before.file} and in {piece.file}"
+            )
+
+
+def _whole(path: Path, pieces: list[Piece], n: int) -> tuple[Piece, ...]:
+    """Return the pieces, the last of which says how many frames there should be."""
+    if not pieces:
+        raise ScanFileError(f"{path} has no frames")
+    if pieces[-1].stop < n:  # the virtual dataset has nothing there
+        pieces = [*pieces, Piece(NOWHERE, "", pieces[-1].stop, n)]
+    return tuple(pieces)
 
 
 def _lengths(path: Path, lengths: list[int | None], expected: int | None, given: bool) -> list[int]:
@@ -250,17 +271,63 @@ def _header(file: h5py.File, n_frames: int) -> tuple[dict[str, Any], frozenset[s
             header[key] = value
         elif value is not None:
             unclear.add(key)
-    for name in _TURN:
-        where = f"/entry/sample/goniometer/{name}"
-        angles = _read(file, where)
-        if angles is None or angles.dtype.kind not in "iuf" or angles.shape != (n_frames,):
-            continue
-        step = _even_step(angles.astype(np.float64))
-        if step and _has_units(file, where, _UNITS["angle"]):
-            header |= {"oscillation_axis": name, "start_angle": float(angles[0])}
-            header["angle_increment"] = step
-            break
+    turning = {
+        name: found
+        for name, where in _axes(file)
+        if (found := _turn(file, where, n_frames)) is not None
+    }
+    if len(turning) == 1:  # of two, nobody says which is the sweep's
+        ((name, found),) = turning.items()
+        header |= {"oscillation_axis": name, **found}
     return header, frozenset(unclear)
+
+
+def _axes(file: h5py.File) -> Iterator[tuple[str, str]]:
+    """Yield names of rotation axes, and where NXmx files have their angles."""
+    for name in _TURN:
+        yield name, f"/entry/sample/goniometer/{name}"
+    for group in ("/entry/sample/transformations", "/entry/data"):
+        try:
+            members: Any = find_inside(file, group)
+            names = sorted(members) if isinstance(members, h5py.Group) else []
+        except (KeyError, OSError, RuntimeError, ScanFileError):
+            continue
+        for name in names:
+            where = f"{group}/{name}"
+            with contextlib.suppress(KeyError, OSError, RuntimeError, ScanFileError):
+                kind = find_inside(file, where).attrs.get("transformation_type")
+                if kind in ("rotation", b"rotation"):
+                    yield name, where
+
+
+def _turn(file: h5py.File, where: str, n_frames: int) -> dict[str, float] | None:
+    """Return start and step of an axis, degree, if it turns evenly by known units."""
+    angles = _read(file, where)
+    if angles is None or angles.dtype.kind not in "iuf" or angles.shape != (n_frames,):
+        return None
+    step = _even_step(angles.astype(np.float64))
+    if not step or not _has_units(file, where, _UNITS["angle"]):
+        return None
+    return {"start_angle": float(angles[0]), "angle_increment": step}
+
+
+def read_turn(path: Path, dataset: str, n_frames: int) -> dict[str, float]:
+    """Read start and step of the axis that turned from its angles where frames begin.
+
+    Raises
+    ------
+    ScanFileError
+        If they are not there, are not as many as frames, are in other units than degrees, or do
+        not grow evenly.
+    """
+    with open_to_read(path, swmr=False) as file:
+        found = _turn(file, dataset, n_frames)
+    if found is None:
+        raise ScanFileError(
+            f"{path}: {dataset} does not say how the axis turned: {n_frames} angles in degrees are "
+            "needed, one step apart\nGive --start and --step."
+        )
+    return found
 
 
 def _even_step(angles: NDArray[np.float64]) -> float | None:

@@ -16,7 +16,7 @@ import h5py  # pyright: ignore[reportMissingTypeStubs]
 from offbragg import kernels
 from offbragg.errors import OffbraggError, ScanFileError
 from offbragg.files import scan_layout
-from offbragg.files.adopted import AdoptedCounts
+from offbragg.files.adopted import AdoptedCounts, OpenFile
 from offbragg.files.checked import Damage
 from offbragg.files.digest import between, crc64_of_parts, read_digest
 from offbragg.files.filters import check_part
@@ -59,15 +59,19 @@ class ScanFile(StoredSweep):
         reader: SharedReader | None = None,
         *,
         alone: bool = False,
+        allowed: OpenFile | None = None,
     ) -> None:
         self._reader = reader
         self._seen = stamp_of(path) if reader is None else reader.seen
         self._looked = False  # for a corrupt frame index
         self._alone = alone
+        self._allowed = allowed
         super().__init__(file, path, None if reader is None else reader.kept)
 
     @classmethod
-    def open(cls, path: Path | str, *, descriptor: int | None = None) -> ScanFile:
+    def open(
+        cls, path: Path | str, *, descriptor: int | None = None, allowed: OpenFile | None = None
+    ) -> ScanFile:
         """Open a scan file for reading, finished or growing.
 
         Parameters
@@ -76,7 +80,9 @@ class ScanFile(StoredSweep):
             The file.
         descriptor
             Of the file, if it is open: then that file is read, whatever the path leads to now,
-            and no other one: adopted frames are refused.
+            and no other one: adopted frames are refused, but for those that ``allowed`` opens.
+        allowed
+            Opens a file that holds adopted frames, if it may be read, and returns a descriptor.
 
         Raises
         ------
@@ -101,7 +107,8 @@ class ScanFile(StoredSweep):
         reader = share(file)
         try:
             # who holds it open, as the catalog does, serves it to others: no file that it names
-            return cls(reader.file, path, reader=reader, alone=descriptor is not None)
+            alone = descriptor is not None and allowed is None
+            return cls(reader.file, path, reader=reader, alone=alone, allowed=allowed)
         except _NOT_OURS as error:
             let_go(reader)
             raise ScanFileError(f"{path} is not a scan file: {error}") from error
@@ -125,8 +132,8 @@ class ScanFile(StoredSweep):
         except (OSError, RuntimeError, ValueError) as error:
             raise ScanFileError(f"{self._path} cannot be closed: {error}") from error
 
-    def _adopted(self) -> AdoptedCounts | None:
-        adopted = super()._adopted()
+    def _adopted(self, allowed: OpenFile | None = None) -> AdoptedCounts | None:
+        adopted = super()._adopted(allowed or self._allowed)
         if adopted is not None and self._alone:
             raise ScanFileError(
                 f"{self._path} names frames in other files, which the catalog does not read"

@@ -26,6 +26,12 @@ from offbragg.sweep import Sweep
 
 FRAMES, RUN, DATA = "/entry/frames", "/entry/run", "/entry/data/data"
 MASK = "/entry/instrument/detector/pixel_mask"
+ADOPTED = "offbragg_adopted"
+"""The key of a start document that names the folder and the pieces of adopted frames.
+
+Users put keys of their own there: it is one that they do not type.
+"""
+
 FILL = -1
 NOT_RECORDED = "not recorded"
 """Name of a beamline or a source that the run did not name."""

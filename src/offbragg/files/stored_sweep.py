@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import ScanFileError
 from offbragg.files import scan_layout
-from offbragg.files.adopted import ADOPTED, AdoptedCounts
+from offbragg.files.adopted import AdoptedCounts, OpenFile
 from offbragg.files.checked import CheckedCounts, Rows
 from offbragg.files.digest import FilePart
 from offbragg.files.direct_chunks import count_chunks
@@ -212,12 +212,12 @@ class StoredSweep:
         adopted = self._adopted()
         return () if adopted is None else adopted.damaged()
 
-    def _adopted(self) -> AdoptedCounts | None:
+    def _adopted(self, allowed: OpenFile | None = None) -> AdoptedCounts | None:
         """Return the frames of a thin scan file, which lie in the files of others; else None."""
-        if ADOPTED not in self._start:
+        if scan_layout.ADOPTED not in self._start:
             return None
         data = self._fresh(scan_layout.DATA)
-        return AdoptedCounts(self._start, data.shape, self._read_rows())
+        return AdoptedCounts(self._start, data.shape, self._read_rows(), allowed)
 
     def _read_rows(self) -> Rows:
         self._fresh(scan_layout.DATA)  # where the chunks are that the rows are compared with

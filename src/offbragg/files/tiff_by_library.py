@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,79 @@ def _by_library(file: IO[bytes], where: str, shape: tuple[int, int] | None, read
         raise RejectedFrame(f"{where} cannot be read by tifffile: {error}") from error
     except Exception as error:  # a damaged directory leads tifffile anywhere
         raise RejectedFrame(f"{where} cannot be read by tifffile: {error!r:.200}") from error
+
+
+class Pages:
+    """The images of a TIFF file that is open, all of one shape; one thread at a time reads them.
+
+    Parameters
+    ----------
+    file
+        The file, which can be sought in.
+    where
+        What messages begin with.
+
+    Raises
+    ------
+    RejectedFrame
+        If it is not a TIFF file, or its first image is not one of integers as `read_counts` has it.
+    """
+
+    def __init__(self, file: IO[bytes], *, where: str) -> None:
+        import tifffile
+
+        self._file, self._where = file, where
+        try:
+            # neither files that this one names nor an index file beside it
+            self._tiff = tifffile.TiffFile(
+                cast(Any, file), name="frames.tif", _multifile=False, is_ndtiff=False
+            )
+            self.first = _described(self._tiff.pages.first, where, None)
+            self.length = len(self._tiff.pages)
+        except (FrameError, MemoryError):
+            raise
+        except Exception as error:  # a damaged directory leads tifffile anywhere
+            raise RejectedFrame(f"{where} cannot be read by tifffile: {error!r:.200}") from error
+
+    def stored(self, at: int) -> Iterator[bytes]:
+        """Read the pieces of an image as they are stored.
+
+        Raises
+        ------
+        FrameError
+            If it is not there, or not of the first one's shape.
+        """
+        page = self._page(at)
+        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+            self._file.seek(offset)
+            yield self._file.read(size)
+
+    def counts(self, at: int) -> NDArray[np.int32]:
+        """Read an image as counts, as `read_counts` does.
+
+        Raises
+        ------
+        FrameError
+            As `stored`, or if its pieces do not unpack to what it says.
+        """
+        page = self._page(at)
+        where = f"{self._where}, image {at}"
+        try:
+            return _counts(page, self._file, where)
+        except (FrameError, MemoryError):
+            raise
+        except Exception as error:
+            raise RejectedFrame(f"{where} cannot be read by tifffile: {error!r:.200}") from error
+
+    def _page(self, at: int) -> Any:
+        where = f"{self._where}, image {at}"
+        try:
+            page: Any = self._tiff.pages[at]
+            page = page if isinstance(page, type(self._tiff.pages.first)) else page.aspage()
+        except Exception as error:
+            raise RejectedFrame(f"{where} cannot be read by tifffile: {error!r:.200}") from error
+        _described(page, where, self.first.shape)
+        return page
 
 
 def _described(page: Any, where: str, shape: tuple[int, int] | None) -> Description:

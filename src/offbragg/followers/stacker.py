@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from offbragg.errors import ScanFileError
 from offbragg.files.digest import has_digest
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_files import FRAME_SEQUENCES
@@ -20,6 +21,7 @@ from offbragg.files.nxrefine import has_wrapper, remove_left_locks
 from offbragg.files.root import Root
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_layout import ADOPTED
 from offbragg.followers.frame_source import RunSource
 from offbragg.followers.sweep_stacker import Ending, SweepStacker
 from offbragg.ledger import FrameStatus
@@ -57,6 +59,13 @@ class Stacker:
         if "sweep" not in start:
             return True
         path = self._find(start)
+        if ADOPTED in start:
+            if path is None:
+                raise ScanFileError(
+                    f"the scan file of run {start['uid'][:8]}, which adopted frames of others, is "
+                    f"not below {self.experiment}\nAdopt them again: offbragg adopt."
+                )
+            return True
         if path is None:
             return False
         release_if_left(path)

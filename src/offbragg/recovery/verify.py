@@ -14,7 +14,6 @@ from typing import Any
 
 from offbragg import kernels
 from offbragg.errors import CatalogError, OffbraggError, ScanFileError
-from offbragg.files.adopted import ADOPTED
 from offbragg.files.digest import (
     LATER,
     Digest,
@@ -31,6 +30,7 @@ from offbragg.files.journal_file import journals, read_start
 from offbragg.files.quarantine import quarantine_directory, quarantined
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.scan_layout import ADOPTED
 from offbragg.files.writer_lock import is_being_written
 from offbragg.recovery.verdict import Verdict
 from offbragg.recovery.verify_sources import (
