@@ -33,10 +33,10 @@ from websockets.sync.client import connect as websocket
 
 from offbragg.catalog import tiled_app
 from offbragg.catalog.authentication import reading_key
+from offbragg.catalog.configuration import server_configuration
 from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.one_time import create_token
 from offbragg.catalog.route_rules import is_for_all
-from offbragg.catalog.server import server_configuration
 from offbragg.catalog.volumes import volume_key
 
 SOME = 400

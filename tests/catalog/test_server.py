@@ -18,8 +18,9 @@ from runs import wait_until
 
 from offbragg.catalog.authentication import reading_key
 from offbragg.catalog.client import connect
+from offbragg.catalog.configuration import catalog_key
 from offbragg.catalog.request_limits import RequestLimits
-from offbragg.catalog.server import _end_on_signals, catalog_key, serve
+from offbragg.catalog.server import _end_on_signals, serve
 from offbragg.errors import CatalogError
 
 
