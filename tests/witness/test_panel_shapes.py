@@ -78,7 +78,7 @@ def test_the_simulator_has_the_panel_that_is_known(name):
 
 @pytest.mark.parametrize("name", ["300K-W", "Pilatus4 260K", "Eiger2 CdTe 500K"])
 def test_a_short_sweep_becomes_what_is_true(tmp_path, name):
-    sweep = Measured(n_frames=8, step=1.5, detector=name)
+    sweep = Measured(n_frames=4, step=1.5, detector=name)
 
     path = _stored(sweep, tmp_path / "x")
 

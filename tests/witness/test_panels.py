@@ -112,7 +112,7 @@ def _model(folder: Path, **more) -> Model:
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", ["Pilatus4_4M", "Eiger2CdTe_1MW", "Eiger1M", "Pilatus300kw"])
+@pytest.mark.parametrize("name", ["Pilatus4_260k", "Eiger2CdTe_500k", "Eiger1M", "Pilatus300kw"])
 def test_a_calibration_that_names_the_panel_only_has_the_angles_of_pyfai(
     tmp_path, name, orientation
 ):

@@ -142,8 +142,8 @@ def convert_command(
         Path,
         typer.Argument(
             metavar="VOLUME",
-            help="Volume of offbragg, Mantid, meerkat, Yell, DISCUS (HDF5), NXRefine, or a list "
-            "h k l I of Scatty.",
+            help="Volume of offbragg, Mantid, meerkat, Yell, DISCUS (HDF5, or a layer as text), "
+            "NXRefine, or a list h k l I of Scatty.",
         ),
     ],
     to: Annotated[
