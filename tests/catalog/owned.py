@@ -26,14 +26,15 @@ from offbragg.sample import Sample
 from offbragg.volume import Volume
 
 SERVE = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from offbragg.catalog import volume_watch
 from offbragg.catalog.server import serve
 volume_watch.EVERY = 0.2
 directory, root, ready, parent, port = sys.argv[1:]
 base = Path(directory).parent
-look = lambda: json.loads((base / "look.json").read_text())
+def look():
+    return json.loads((base / "look.json").read_text().replace("1700000000.0", str(time.time())))
 serve(Path(directory), [Path(root)], ready=Path(ready), parent=int(parent), port=int(port),
       look=look, people=base / "people.toml")
 """
@@ -332,5 +333,5 @@ def heard(answer: httpx.Response, *names: str) -> tuple[int, dict[str, str], str
     if names and answer.status_code >= 400:
         headers.pop("etag", "")  # that of a body which repeats the question
     if answer.url.path in ("/api/v1", "/api/v1/"):
-        body = ""  # grows with the kinds of nodes that anybody has asked for
+        body, headers = "", {}  # grows with the kinds of nodes that anybody has asked for
     return answer.status_code, headers, _PASSING.sub("", body)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from postgresql import PostgreSQL, postgresql, why_not
-from sqlalchemy import insert, select, text
+from sqlalchemy import and_, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from tiled.catalog import orm
 from tiled.utils import ensure_specified_sql_driver
@@ -20,8 +20,9 @@ from tiled.utils import ensure_specified_sql_driver
 from offbragg.catalog.run_search import RunSearch, run_row
 from offbragg.catalog.search_index import dialect_of, ensure_search_tables
 from offbragg.catalog.search_tables import RUNS_TABLE, Tables
-from offbragg.catalog.searched import RUNS
+from offbragg.catalog.searched import RUNS, VOLUMES
 from offbragg.catalog.tiled_app import create_database
+from offbragg.catalog.viewers import Viewer, seen_by, seen_nodes, seen_runs, seen_volumes
 from offbragg.errors import CatalogError
 
 # of Alembic, about the configuration that Tiled gives it
@@ -309,6 +310,41 @@ def test_a_database_that_is_not_there_is_named_without_its_password(tmp_path: Pa
 
     assert "secret" not in str(refused.value)
     assert "createdb" in str(refused.value)
+
+
+def test_runs_and_volumes_are_seen_by_those_of_their_proposals(catalog):
+    uids = {name: f"{n}1111111-2222-4333-8444-555555555555" for n, name in enumerate("abcn")}
+    of = {"a": {"proposal": "A"}, "b": {"proposal": "B"}, "c": {"proposal": 117}, "n": {}}
+    for name, uid in uids.items():
+        run = catalog.add(catalog.raw, uid, start={**START, "uid": uid, **of[name]})
+        catalog.add(run, f"stream-{name}")
+    for key in ("a", "b", "ab", "ac", "an", "", "ax"):
+        runs = [uids.get(name, "of no run") for name in key]
+        catalog.add(catalog.volumes, f"volume-{key}", runs=runs)
+    catalog.add(0, "elsewhere")
+    containers = and_(orm.Node.parent == 0, orm.Node.key.in_(("raw", "volumes")))
+    closure = orm.NodesClosure.__table__
+
+    def seen(*proposals: str) -> tuple[str, str, set[str]]:
+        async def ask(connection: AsyncConnection) -> Any:
+            with seen_by(Viewer("somebody", frozenset(proposals))):
+                runs, volumes = select(RUNS.c.uid), select(VOLUMES.c.uid)
+                nodes = select(orm.Node.key).where(seen_nodes(orm.Node, closure, containers))
+                asked = (runs.where(seen_runs()), volumes.where(seen_volumes()), nodes)
+                return [set(await connection.scalars(each)) for each in asked]
+
+        runs, volumes, nodes = catalog.within(ask)
+        return (
+            "".join(sorted(name for name in uids if uids[name] in runs)),
+            " ".join(sorted(key.removeprefix("volume-") for key in volumes)),
+            nodes - set(uids.values()) - {f"volume-{key}" for key in ("a", "b", "ab")},
+        )
+
+    assert seen() == ("", "", {"raw", "volumes"})
+    assert seen("A") == ("a", "a", {"raw", "volumes", "stream-a"})
+    assert seen("B", "C") == ("b", "b", {"raw", "volumes", "stream-b"})
+    assert seen("A", "B") == ("ab", "a ab b", {"raw", "volumes", "stream-a", "stream-b"})
+    assert seen("117", "None", "null", "") == ("", "", {"raw", "volumes"})
 
 
 def test_the_rows_of_a_table_are_those_that_are_listed():

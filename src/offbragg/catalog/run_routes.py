@@ -266,4 +266,4 @@ async def send_json(answer: object, scope: Scope, send: Send) -> None:
         headers["content-encoding"] = "gzip"
     headers["content-length"] = str(len(body))
     await begin(send, 200, headers)
-    await send({"type": "http.response.body", "body": body if scope["method"] == "GET" else b""})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -52,10 +52,10 @@ def login(url: str, name: str, password: str | None = None, *, timeout: float = 
         )
     except httpx.TransportError as error:
         raise CatalogAway(f"the catalog at {link.address} does not answer: {error}") from None
-    said: Any = {}
+    document: Any = {}
     with contextlib.suppress(ValueError):
-        said = answer.json()
-    if answer.status_code != 200 or "key" not in said:
-        why = printable(str(said.get("detail") or f"it answered {answer.status_code}"))
+        document = answer.json()
+    if answer.status_code != 200 or "key" not in document:
+        why = printable(str(document.get("detail") or f"it answered {answer.status_code}"))
         raise CatalogError(f"{link.address} lets nobody in as {printable(name)}: {why}")
-    return connect(link.address, said["key"], timeout=timeout)
+    return connect(link.address, document["key"], timeout=timeout)
