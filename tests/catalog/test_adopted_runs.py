@@ -28,6 +28,8 @@ from offbragg.errors import OffbraggError
 from offbragg.files.scan_layout import RUN
 from offbragg.workflows.order_parameter import find_sweeps
 
+pytestmark = pytest.mark.timeout(600)  # its first test has the start of the server, too
+
 N, PER_FILE = 10, 4
 GIVEN = [
     "--axis",
