@@ -221,6 +221,8 @@ def test_a_rotation_of_an_nxrefine_tree_is_named(tmp_path):
                 part["/entry/data/data"] = raw
             file[f"/f{i}/data/data"] = h5py.ExternalLink(f"300K/f{i}.h5", "/entry/data/data")
     path = tmp_path / "STO_300K.nxs"
+    with pytest.raises(ConfigError, match=r"--dataset /f1/data/data or /f2/data/data"):
+        adopt(path, tmp_path / "f2.h5", sample="x", given=GIVEN)
     adopt(path, tmp_path / "f2.h5", dataset="/f2/data/data", sample="x", given=GIVEN)
     with ScanFile.open(tmp_path / "f2.h5") as scan:
         assert scan.stack.counts[1].tolist() == np.full((4, 5), 2).tolist()

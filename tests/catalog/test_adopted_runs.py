@@ -26,6 +26,9 @@ from offbragg.catalog.containers import CONTAINER
 from offbragg.cli import app
 from offbragg.errors import OffbraggError
 from offbragg.files.scan_layout import RUN
+from offbragg.workflows.order_parameter import find_sweeps
+
+pytestmark = pytest.mark.timeout(600)  # its first test has the start of the server, too
 
 N, PER_FILE = 10, 4
 GIVEN = [
@@ -210,7 +213,8 @@ def test_a_source_that_is_not_what_was_adopted_is_an_answer(place, http, how, tm
             part.symlink_to(kept)
         time.sleep(0.01)
         answers = [
-            http.get(f"/runs/{uid}/frames/9?format=int32"),
+            # another one each time: what was answered once is kept, and is what was adopted
+            http.get(f"/runs/{uid}/frames?index=9:10&roi=0:{len(how)},0:9&format=npy"),
             http.get(f"/api/v1/array/full/{CONTAINER}/{uid}/primary/adopted_image?slice=9"),
         ]
         for answer in answers:
@@ -237,7 +241,7 @@ def test_what_lies_in_the_folder_of_others_is_not_served_otherwise(place, http, 
             name = start.name
             del file[name]
             file[name] = np.bytes_(json.dumps(document).encode())
-        answer = http.get(f"/runs/{place.runs[100]}/frames/9?format=int32")
+        answer = http.get(f"/runs/{place.runs[100]}/frames?index=9:10&roi=0:2,0:3&format=npy")
         assert answer.status_code == 410, answer.text
     finally:
         thin.write_bytes(kept)
@@ -264,6 +268,11 @@ def test_a_run_whose_scan_file_is_lost_is_named(place, caplog):
         assert not list(thin.parent.glob("f*.h5"))
     finally:
         kept.rename(thin)
+
+
+def test_a_series_is_found_by_its_name(place):
+    found = find_sweeps([place.file.parent / "experiment"], "cool")
+    assert [(kelvin, len(paths)) for kelvin, paths in found.items()] == [(100.0, 1), (120.0, 1)]
 
 
 def test_verify_takes_adopted_runs(place):

@@ -9,8 +9,12 @@ import pytest
 import tifffile
 from runs import counts_of
 
-from offbragg.errors import ConfigError, DamagedFrame
+from offbragg.catalog.readable import Readable
+from offbragg.errors import CatalogError, ConfigError, DamagedFrame, ScanFileError
+from offbragg.files.adopted import Piece, Pieces
+from offbragg.files.adopted_images import name_of
 from offbragg.files.scan_file import ScanFile
+from offbragg.recovery.verify import verify
 from offbragg.workflows.adopt import adopt
 from sim_iocs.cbf import encode_cbf
 
@@ -48,6 +52,7 @@ def test_a_folder_of_cbf_is_adopted_with_what_its_headers_say(tmp_path):
         assert scan.frame_row(4)["source"] == "x_0004.cbf"
         np.testing.assert_array_equal(scan.stack.counts[4:], COUNTS[4:])
         assert scan.damage().frames == ()
+    assert verify(out).problems == []
     (folder / "x_0005.cbf").write_bytes((folder / "x_0004.cbf").read_bytes())
     (folder / "x_0001.cbf").unlink()
     with ScanFile.open(out) as scan:
@@ -81,6 +86,30 @@ def test_the_pages_of_a_tiff_are_frames(tmp_path, how, kind):
         np.testing.assert_array_equal(scan.stack.counts[:], counts)
         assert scan.damage().frames == ()
         assert scan.start["detector"].get("saturation") == (65535 if kind is np.uint16 else None)
+
+
+@pytest.mark.parametrize("kind", ["files", "pages"])
+def test_a_server_reads_images_below_its_roots_only(tmp_path, kind):
+    folder = tmp_path / "others" / "a"
+    if kind == "files":
+        stack_of_qm2(folder)
+        piece = Piece("x_{:04d}.cbf", "", 0, 6, 0, "files")
+    else:
+        folder.mkdir(parents=True)
+        tifffile.imwrite(folder / "x.tif", COUNTS, photometric="minisblack")
+        piece = Piece("x.tif", "", 0, 6, 0, "pages")
+    room = np.empty(SHAPE, np.int32)
+    Pieces(folder, [piece], SHAPE, Readable([tmp_path / "others"]).open).read(4, room)
+    np.testing.assert_array_equal(room, COUNTS[4])
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(CatalogError, match="leads out of what may be served"):
+        Pieces(folder, [piece], SHAPE, Readable([tmp_path / "elsewhere"]).open).read(4, room)
+
+
+@pytest.mark.parametrize("template", ["x.cbf", "{}", "x_{:04d}_{:04d}.cbf", "{0.__class__}{:04d}"])
+def test_a_template_is_a_name_with_one_number(template):
+    with pytest.raises(ScanFileError, match="has not one number"):
+        name_of(template, 1)
 
 
 def test_a_folder_has_no_datasets(tmp_path):

@@ -137,6 +137,44 @@ def test_each_pixel_has_the_hkl_that_dials_gives_it(written, file, answer, close
     np.testing.assert_allclose(crystal["lattice"][0], 5.4, atol=1e-3)
 
 
+IMGCIF = """
+import json, sys, pycbf
+from dxtbx.model.beam import BeamFactory
+from dxtbx.model.detector import DetectorFactory
+from dxtbx.model.goniometer import GoniometerFactory
+handle = pycbf.cbf_handle_struct()
+handle.read_widefile(sys.argv[1].encode(), pycbf.MSG_DIGEST)
+panel = DetectorFactory.imgCIF_H(handle, "PAD")[0]
+gonio = GoniometerFactory.imgCIF_H(handle)
+print(json.dumps({
+    "panel_origin_mm": panel.get_origin(), "fast": panel.get_fast_axis(),
+    "slow": panel.get_slow_axis(), "pixel_mm": panel.get_pixel_size()[0],
+    "shape": panel.get_image_size()[::-1], "s0": BeamFactory.imgCIF_H(handle).get_s0(),
+    "axes": [list(axis) for axis in gonio.get_axes()], "angles": list(gonio.get_angles()),
+    "names": list(gonio.get_names()), "scan_axis": gonio.get_scan_axis(),
+}))
+"""
+
+
+def test_an_imgcif_header_is_what_dials_reads_in_it():
+    path = Path(__file__).parents[1] / "data" / "imgcif_header.cbf"
+    done = subprocess.run(
+        [PYTHON, "-c", IMGCIF, str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    dials = json.loads(done.stdout.splitlines()[-1])
+
+    document = Model.read(path).document
+
+    for key in ("panel_origin_mm", "fast", "slow", "pixel_mm", "shape", "s0"):
+        np.testing.assert_allclose(document[key], dials[key], atol=1e-11, err_msg=key)
+    turns = document["goniometer"]
+    np.testing.assert_allclose(turns["axes"], dials["axes"], atol=1e-5)  # as written: 5 digits
+    assert turns["angles_deg"] == dials["angles"]
+    assert turns["scan_axis"] == dials["scan_axis"]
+    assert [f"GONIOMETER_{name.upper()}" for name in turns["names"]] == dials["names"]
+
+
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "l-cysteine"
 ON_REAL = """
 import json, sys

@@ -24,6 +24,17 @@ def is_dials(document: object) -> bool:
     )
 
 
+def without_prefix(name: str) -> str:
+    """Return the name of an axis as headers have it.
+
+    Examples
+    --------
+    >>> without_prefix("GON_OMEGA"), without_prefix("GONIOMETER_PHI")
+    ('omega', 'phi')
+    """
+    return _PREFIX.sub("", name).lower()
+
+
 def read_dials(document: Mapping[str, Any]) -> dict[str, Any]:
     """Read an experiment list as a model's document; DIALS' frame is the model's.
 
@@ -108,7 +119,7 @@ def _panel(detector: Mapping[str, Any]) -> dict[str, Any]:
 def _goniometer(turns: Mapping[str, Any], start: float) -> tuple[dict[str, Any], Array]:
     """Return axes and angles, and what a fixed rotation does to UB."""
     if "axes" in turns:
-        names = [_PREFIX.sub("", str(name)).lower() for name in turns["names"]]
+        names = [without_prefix(str(name)) for name in turns["names"]]
         return {
             "axes": turns["axes"],
             "angles_deg": turns["angles"],

@@ -16,12 +16,14 @@ import numpy as np
 
 from offbragg.errors import ConfigError, GeometryError
 from offbragg.files.model_dials import is_dials, read_dials
+from offbragg.files.model_imgcif import MAGIC, read_imgcif
 from offbragg.files.model_nxrefine import ROTATION, read_nxrefine
 from offbragg.files.model_pyfai import MOUNT, is_pyfai, read_pyfai
 from offbragg.files.model_ub import with_UB
 from offbragg.files.model_xds import is_xds, read_xds
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_MOST_HEADER = 1 << 20  # bytes before the pixels of a CBF file
 _MOST = 64 * 1024 * 1024  # bytes; a refined .expt of a long sweep has a crystal for each frame
 
 
@@ -81,7 +83,11 @@ def _read(path: Path, own: Mapping[str, Any]) -> tuple[str, Any]:
             raise ConfigError(
                 f"{path} is not a model of a sweep: it has {path.stat().st_size / 1e6:.0f} MB"
             )
-        if _is_hdf5(path):
+        if _begins(path, MAGIC):
+            with _named(path), path.open("rb") as file:
+                document = read_imgcif(file.read(_MOST_HEADER))
+            return json.dumps(document), document
+        if _begins(path, _HDF5):
             with _named(path):
                 document = read_nxrefine(path, own)
             return json.dumps(document), document
@@ -102,15 +108,15 @@ def _read(path: Path, own: Mapping[str, Any]) -> tuple[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not a model of a sweep: it is not JSON ({str(error)[:100]}), and not of "
-            "pyFAI, XDS or NXRefine"
+            "pyFAI, XDS, NXRefine or imgCIF"
         ) from error
     with _named(path):
         return text, read_dials(document) if is_dials(document) else document
 
 
-def _is_hdf5(path: Path) -> bool:
+def _begins(path: Path, magic: bytes) -> bool:
     with path.open("rb") as file:
-        return file.read(len(_HDF5)) == _HDF5
+        return file.read(len(magic)) == magic
 
 
 def _merged(own: dict[str, Any], rest: dict[str, Any], path: Path, source: Path) -> dict[str, Any]:

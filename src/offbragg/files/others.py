@@ -21,7 +21,7 @@ from offbragg.errors import ConfigError, ScanFileError
 from offbragg.files.adopted import NOWHERE, Piece, path_in
 from offbragg.files.adopted_datasets import open_dataset
 from offbragg.files.filters import check_part
-from offbragg.files.hdf5 import find_inside, open_to_read
+from offbragg.files.hdf5 import find_inside, link_of, open_to_read
 from offbragg.files.others_places import find_places
 
 _GROUP = "/entry/data"
@@ -136,8 +136,19 @@ def _names(file: h5py.File, path: Path, dataset: str | None) -> list[str]:
             return [name]
     raise ConfigError(
         f"{path} has no frames under {_GROUP}/data_000001 or {' or '.join(_USUAL)}\n"
-        "Name the dataset: --dataset /a/b"
+        f"Name the dataset: --dataset {' or '.join(_rotations(file)) or '/a/b'}"
     )
+
+
+def _rotations(file: h5py.File) -> list[str]:
+    """Return where a wrapper of NXRefine has, or links, the frames of each rotation."""
+    found: list[str] = []
+    for name in file:
+        with contextlib.suppress(KeyError, OSError, RuntimeError, ScanFileError):
+            group = find_inside(file, f"/{name}/data")
+            if isinstance(group, h5py.Group) and link_of(group, "data") is not None:
+                found.append(f"/{name}/data/data")
+    return found
 
 
 def _pieces(
