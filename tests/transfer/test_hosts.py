@@ -14,12 +14,13 @@ import h5py
 import numpy as np
 import pytest
 from far_host import Far, free_port
-from runs import MeasuredRun, wait_until
+from runs import MeasuredRun, counts_of, wait_until
 from typer.testing import CliRunner
 
 from offbragg.beamline.config import load
 from offbragg.cli.app import app
 from offbragg.errors import ConfigError
+from offbragg.files.volume_file import VolumeFile, read_volume
 from offbragg.host.services import chosen, configured
 from offbragg.recovery.verify import verify
 
@@ -156,3 +157,48 @@ def test_the_status_says_what_waits(hosts, tmp_path: Path):
 
 def _report(journal: Path) -> bytes:
     return b"".join(path.read_bytes() for path in journal.glob(".send.*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_stack_live_and_catalog_work_on_the_far_host(hosts, tmp_path: Path):
+    """Volume and frames of the far host are those of the near one; the frames by HTTP."""
+    near, far = hosts
+    run = MeasuredRun(tmp_path / "near", n_frames=40).begin()
+    processes = [up(far, "receive,stack,serve,live"), up(near, "stack,live,send")]
+    try:
+        for n in range(40):
+            run.write(n)
+            run.announce(n + 1)
+        run.monitor_counted(list(range(40)))
+        run.end()
+        volumes = {side: _closed(tmp_path / side / "experiment") for side in ("near", "far")}
+        catalog = load(far).connect_catalog(timeout=120)
+        wait_until(lambda: run.uid in catalog, 120, "the run is in the far catalog")
+        frames = catalog[run.uid]["primary"]["pilatus_image"]
+        wait_until(lambda: len(frames.read(slice=np.s_[:, 0, 0])) == 40, 60)
+        shown = np.asarray(frames.read(slice=np.s_[17, 3:9]))
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(60)
+
+    np.testing.assert_array_equal(shown, counts_of(17)[3:9])
+    ours, theirs = (read_volume(volumes[side]) for side in ("near", "far"))
+    assert ours.grid == theirs.grid
+    assert np.count_nonzero(ours.weight) > 0
+    np.testing.assert_array_equal(ours.counts, theirs.counts)
+    np.testing.assert_array_equal(ours.weight, theirs.weight)
+
+
+def _closed(experiment: Path) -> Path:
+    def closed() -> list[Path]:
+        found = list(experiment.rglob("live-f1.h5"))
+        for path in found:
+            with VolumeFile(path) as file:
+                if "inputs" not in file.record:  # it still grows
+                    return []
+        return found
+
+    return wait_until(closed, 180, f"a volume below {experiment}")[0]

@@ -301,6 +301,7 @@ class Receiver:
             who = waiting.popleft()
             if self._ask_one(who):
                 waiting.append(who)
+                self._peers[who] = self._peers.pop(who)  # the others come first next time
 
     def _ask_one(self, who: bytes) -> bool:
         """Ask a sender for one piece; return whether there may be more."""
