@@ -113,16 +113,16 @@ def free_port() -> int:
 class Puppet:
     """A sender that says what a test wants it to say."""
 
-    def __init__(self, far: Far, roots: tuple[str, ...] = ()) -> None:
+    def __init__(self, far: Far, roots: tuple[str, ...] = (), name: str = "") -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
-        key = next(iter(far.keys.values()))
+        key = far.keys[name or next(iter(far.keys))]
         self.socket.curve_serverkey = encoded(far.key.public)
         self.socket.curve_publickey = encoded(key.public)
         self.socket.curve_secretkey = encoded(key.secret)
         self.socket.linger, self.socket.rcvtimeo = 0, 10_000
         self.socket.connect(far.address)
-        answer = self.ask("hello", version=VERSION, source="puppet", roots=roots)
+        answer = self.ask("hello", version=VERSION, source=f"puppet {name}", roots=roots)
         assert answer.do == "welcome"
 
     def ask(self, do: str, payload: bytes = b"", **fields) -> Message:

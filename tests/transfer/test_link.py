@@ -43,10 +43,16 @@ def measured(near: Path, n_frames: int, *, large: bool = False) -> MeasuredRun:
     run = MeasuredRun(near, n_frames=n_frames).begin()
     if large:
         frame = generated()
-        header = ["Exposure_time 0.1 s"]
+        header = ["Exposure_time 0.1 s", "Start_angle 0000.0 deg."]
+        contents = [
+            encode_cbf(np.where(frame < 0, frame, np.roll(np.maximum(frame, 0), 7 * n, axis=1)),
+                       name="x", header=header)
+            for n in range(8)
+        ]  # fmt: skip
         for number in range(n_frames):
-            counts = np.where(frame < 0, frame, np.roll(np.maximum(frame, 0), 7 * number, axis=1))
-            run.path(number).write_bytes(encode_cbf(counts, name="x", header=header))
+            angle = f"Start_angle {number:06.1f}".encode()
+            content = contents[number % 8].replace(b"Start_angle 0000.0", angle)
+            run.path(number).write_bytes(content)
     else:
         run.write(*range(n_frames))
     run.announce(n_frames)
@@ -64,18 +70,22 @@ def test_nothing_is_lost_when_link_and_ends_are_cut(far: Far, tmp_path: Path, cu
     large = cuts > 10
     near = tmp_path / "near"
     # so much that it is never all there before the last cut
-    runs = [measured(near, 3 * cuts // 4 if large else 30, large=large) for _ in range(2)]
+    runs = [measured(near, cuts if large else 30, large=large) for _ in range(2)]
     frames = far.folder / "frames"
     within = 0
-    with lossy_link(mbit=40 if large else 4, round_trip=0.02, loss=0.01) as link:
+    with lossy_link(mbit=10 if large else 4, round_trip=0.02, loss=0.01) as link:
         ends = Ends(far, near, link)
-        receiver, sender = ends.receive(), ends.send()
+        logs = [(tmp_path / f"{end}.log").open("a") for end in ("receive", "send")]
+        receiver, sender = ends.receive(stderr=logs[0]), ends.send(stderr=logs[1])
         try:
             for cut in range(cuts):
                 n = _files(frames)
                 wait_until(lambda n=n: _files(frames) > n, timeout=120)
                 time.sleep(0.1 * chance.random())
                 within += any(frames.rglob("*.part"))
+                if cut % 20 == 0:
+                    with capsys.disabled():
+                        print(f"\n{cut} cuts, {_files(frames)} files", flush=True)
                 if cut % 3 == 0:
                     link.tell("cut")
                     long = large and cut % 30 == 0  # beyond the patience of both ends
@@ -84,12 +94,12 @@ def test_nothing_is_lost_when_link_and_ends_are_cut(far: Far, tmp_path: Path, cu
                 elif cut % 3 == 1:
                     sender.kill()
                     sender.wait()
-                    sender = ends.send()
+                    sender = ends.send(stderr=logs[1])
                 else:
                     receiver.kill()
                     receiver.wait()
                     assert close_all_abandoned(far.folder / "journal").runs == ()
-                    receiver = ends.receive()
+                    receiver = ends.receive(stderr=logs[0])
             assert sum(1 for _ in frames.rglob("*.cbf")) < sum(run.n_frames for run in runs)
             sender.kill()
             sender.wait()
@@ -101,6 +111,8 @@ def test_nothing_is_lost_when_link_and_ends_are_cut(far: Far, tmp_path: Path, cu
             for process in (sender, receiver):
                 process.kill()
                 process.wait()
+            for log in logs:
+                log.close()
         counts = link.counts()
     with capsys.disabled():
         print(f"\n{cuts} cuts, {within} with a file half there; the link: {counts}")

@@ -210,6 +210,53 @@ def test_no_more_is_asked_for_than_the_window(far: Far):
     assert wanted == WINDOW
 
 
+def test_files_come_one_after_the_other(far: Far):
+    """Else no frame is whole before all of those that were offered nearly are."""
+    content = os.urandom(20 << 20)
+    with far.receiving():
+        puppet = Puppet(far)
+        try:
+            for n in range(3):
+                sha256 = hashlib.sha256(content).hexdigest()
+                puppet.socket.send_multipart(
+                    pack("offer", name=f"a/x_{n}.cbf", size=len(content), sha256=sha256)
+                )
+            answer = puppet.ask("ping")
+            first = answer
+            while answer.do == "want":
+                answer = puppet.answer()
+            piece = content[: first.number("stop")]
+            want = puppet.ask("piece", piece, name="a/x_0.cbf", start=0, crc32=zlib.crc32(piece))
+        finally:
+            puppet.close()
+    assert (first.do, first.text("name"), first.number("start")) == ("want", "a/x_0.cbf", 0)
+    assert (want.do, want.text("name"), want.number("start")) == ("want", "a/x_1.cbf", 12 << 20)
+
+
+def test_senders_are_asked_in_turns(tmp_path: Path):
+    far = Far(tmp_path, "one", "two")
+    sha256 = "0" * 64
+    with far.receiving() as receiver:
+        puppets = [Puppet(far, name=name) for name in far.keys]
+        try:
+            for n, puppet in enumerate(puppets):
+                puppet.socket.send_multipart(
+                    pack("offer", name=f"a/{n}.cbf", size=64 << 20, sha256=sha256)
+                )
+            # the first takes the whole window; what it gives back is shared
+            wait_until(lambda: receiver._out == WINDOW)
+            for n in range(8):
+                piece = os.urandom(1 << 20)
+                puppets[0].socket.send_multipart(pack(
+                    "piece", piece, name="a/0.cbf", start=n << 20, crc32=zlib.crc32(piece)
+                ))  # fmt: skip
+            answer = puppets[1].answer()
+        finally:
+            for puppet in puppets:
+                puppet.close()
+    assert (answer.do, answer.text("name")) == ("want", "a/1.cbf")
+
+
 def test_the_rate_is_kept(far: Far, tmp_path: Path):
     run = measured(tmp_path / "near")
     for number in range(6):

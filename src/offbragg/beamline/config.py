@@ -241,6 +241,33 @@ class Hooks(_Table):
     tries: int = Field(default=3, ge=1, le=20, description="how often a failing command is run")
 
 
+class Send(_Table):
+    """Where `offbragg send` sends runs and frames (see how-to/send-to-another-host)."""
+
+    to: str = Field(
+        pattern=r"^\S+:[0-9]{1,5}$", description="where offbragg receive listens, host:port"
+    )
+    key: LoosePath = Field(description="key of this side, as offbragg send --make-key wrote it")
+    receiver: str = Field(
+        pattern=r"^[0-9a-fA-F]{64}$", description="public key of the receiver, 64 digits"
+    )
+    rate: float | None = Field(
+        default=None, gt=0, description="limit for frames on the link, MB/s; none without"
+    )
+
+
+class Receive(_Table):
+    """How `offbragg receive` fills `paths.frames` and `paths.journal`, which lie in one folder."""
+
+    listen: str = Field(
+        default="127.0.0.1:5599",
+        pattern=r"^\S+:[0-9]{1,5}$",
+        description="address:port; *:5599 listens on all",
+    )
+    key: LoosePath = Field(description="key of this side, as offbragg receive --make-key wrote it")
+    senders: LoosePath = Field(description="list of who may send")
+
+
 class PlanDefaults(_Table):
     """Which devices plans use unless they are given others: names of devices.
 
@@ -287,6 +314,8 @@ class Beamline(_Table):
     alarms: Alarms = Alarms()
     records: Records = Records()
     hooks: Hooks = Hooks()
+    send: Send | None = None
+    receive: Receive | None = None
     metadata: dict[str, Any] = Field(default_factory=dict, description="for every start document")
     file: LoosePath = Path("beamline.toml")
 
@@ -348,6 +377,22 @@ class Beamline(_Table):
                 f"the catalog's key cannot be read: {error.strerror}\n{self.key_file}\n"
                 "The server makes it when it first starts: offbragg serve"
             ) from error
+
+    def receiving_folder(self) -> Path:
+        """Return the folder that `offbragg receive` fills: it holds ``frames`` and ``journal``.
+
+        Raises
+        ------
+        ConfigError
+            If the two are not in one folder, or have other names.
+        """
+        frames, journal = self.paths.frames, self.paths.journal
+        if (frames.name, journal.name) != ("frames", "journal") or frames.parent != journal.parent:
+            raise ConfigError(
+                "with [receive], paths.frames and paths.journal must be the folders frames and "
+                f"journal of one folder; they are {frames} and {journal}\nin {self.file}"
+            )
+        return frames.parent
 
     def make_geometry(self) -> Geometry | None:
         """Read the [geometry] table.
@@ -420,12 +465,23 @@ def load(path: str | Path | None = None) -> Beamline:
         raise ConfigError(_explain(error, file)) from None
     paths = {name: _from(file, value) for name, value in config.paths}
     config.make_geometry()  # refuse a wrong one now, not when a sweep begins
-    catalog = config.catalog
-    given = {"adopted": [_from(file, folder) for folder in catalog.adopted]}
-    if catalog.people is not None:
-        given["people"] = _from(file, catalog.people)
-    catalog = catalog.model_copy(update=given)
-    return config.model_copy(update={"paths": Paths(**paths), "catalog": catalog})
+    more: dict[str, Any] = {"paths": Paths(**paths)}
+    in_catalog: dict[str, Any] = {
+        "adopted": [_from(file, folder) for folder in config.catalog.adopted]
+    }
+    if config.catalog.people is not None:
+        in_catalog["people"] = _from(file, config.catalog.people)
+    more["catalog"] = config.catalog.model_copy(update=in_catalog)
+    if config.send is not None:
+        more["send"] = config.send.model_copy(update={"key": _from(file, config.send.key)})
+    if config.receive is not None:
+        there = config.receive
+        files = {"key": _from(file, there.key), "senders": _from(file, there.senders)}
+        more["receive"] = there.model_copy(update=files)
+    config = config.model_copy(update=more)
+    if config.receive is not None:
+        config.receiving_folder()  # refuse it now
+    return config
 
 
 def _from(file: Path, path: Path) -> Path:

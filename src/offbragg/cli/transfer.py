@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,12 +17,15 @@ from offbragg.cli.terminal import progress as progress_bar
 from offbragg.cli.terminal import say
 
 if TYPE_CHECKING:
+    from offbragg.beamline.config import Beamline as Config
     from offbragg.transfer.receive import Received
     from offbragg.transfer.send import Sent
 
 _MAKE_KEY = typer.Option(
     "--make-key", metavar="FILE", help="Write a new key into this file, print its public half, end."
 )
+_NEEDED_TO_SEND = "HOST:PORT, --key and --receiver are needed, or a table [send] in beamline.toml"
+_NEEDED_TO_RECEIVE = "FOLDER, --key and --senders are needed, or a table [receive] in beamline.toml"
 _KEY = typer.Option("--key", metavar="FILE", help="Key of this side, as --make-key wrote it.")
 
 
@@ -82,6 +86,8 @@ def send(
 
     offbragg send far.example.org:5599 --key near.key --receiver 0123…
 
+    What is not given comes from the table [send] of beamline.toml.
+
     With --once it ends when every run in the journal is on the far disk; a run that is being
     measured is followed to its end.
 
@@ -90,19 +96,22 @@ def send(
     if make_key is not None:
         _print_new_key(make_key)
         return
-    if address is None or key is None or receiver is None:
-        raise typer.BadParameter("HOST:PORT, --key and --receiver are needed")
-    if journal is None or frames is None:
-        from offbragg.beamline.config import load  # an extra, see pyproject.toml
-
-        paths = load(beamline).paths
-        journal, frames = journal or paths.journal, frames or paths.frames
+    thresholds = None
+    if None in (address, key, receiver, journal, frames):
+        config = _config(beamline, _NEEDED_TO_SEND if None in (address, key, receiver) else "")
+        journal, frames = journal or config.paths.journal, frames or config.paths.frames
+        thresholds = config.thresholds
+        if (table := config.send) is not None:
+            address, key = address or table.to, key or table.key
+            receiver, rate = receiver or table.receiver, rate or table.rate
+    if address is None or key is None or receiver is None or journal is None or frames is None:
+        raise typer.BadParameter(_NEEDED_TO_SEND)
     from offbragg.transfer.keys import read_key, read_public
     from offbragg.transfer.send import Sender
 
     sender = Sender(
         _address(address), read_key(key), read_public(receiver), journal=journal, frames=frames,
-        rate=None if rate is None else rate * 1e6, patience=patience,
+        rate=None if rate is None else rate * 1e6, patience=patience, thresholds=thresholds,
     )  # fmt: skip
     with until_stopped() as stop, progress_bar("frames", quiet=as_json) as bar:
         log_to_stderr()
@@ -128,9 +137,14 @@ def receive(
         Path | None, typer.Argument(metavar="[FOLDER]", help="Where frames/ and journal/ go.")
     ] = None,
     listen: Annotated[
-        str,
-        typer.Option("--listen", metavar="ADDRESS:PORT", help="Where to listen; *:5599 for all."),
-    ] = "127.0.0.1:5599",
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="ADDRESS:PORT",
+            help="Where to listen; *:5599 for all.",
+            show_default="127.0.0.1:5599",
+        ),
+    ] = None,
     key: Annotated[Path | None, _KEY] = None,
     senders: Annotated[
         Path | None,
@@ -139,6 +153,7 @@ def receive(
         ),
     ] = None,
     make_key: Annotated[Path | None, _MAKE_KEY] = None,
+    beamline: Beamline = None,
     as_json: AsJson = False,
     with_parent: WithParent = None,  # its callback has done what it asks for
 ) -> None:
@@ -152,6 +167,9 @@ def receive(
     Several senders may send at a time, if their public keys are in --senders; a line that is added
     is heeded at once. At most 34 MB of frames are on their way at a time, however fast they are.
 
+    What is not given comes from the table [receive] of beamline.toml: FOLDER is then the one that
+    paths.frames and paths.journal are in.
+
     It can be killed at any moment and restarted; the senders go on with what is on this disk.
 
     Exit code 12: another one writes into FOLDER, or the address cannot be used.
@@ -160,11 +178,17 @@ def receive(
         _print_new_key(make_key)
         return
     if folder is None or key is None or senders is None:
-        raise typer.BadParameter("FOLDER, --key and --senders are needed")
+        config = _config(beamline, _NEEDED_TO_RECEIVE)
+        if (table := config.receive) is None:
+            raise typer.BadParameter(_NEEDED_TO_RECEIVE)
+        folder, listen = folder or config.receiving_folder(), listen or table.listen
+        key, senders = key or table.key, senders or table.senders
     from offbragg.transfer.keys import Senders, read_key
     from offbragg.transfer.receive import Receiver
 
-    receiver = Receiver(folder, _address(listen), read_key(key), Senders(senders))
+    receiver = Receiver(
+        folder, _address(listen or "127.0.0.1:5599"), read_key(key), Senders(senders)
+    )
     with until_stopped() as stop, progress_bar("received files", quiet=as_json) as bar:
         log_to_stderr()
 
@@ -182,6 +206,15 @@ def receive(
         f"{received.runs} whole runs; {received.damaged} came damaged and were sent "
         f"again, {received.refused} refused",
     )  # fmt: skip
+
+
+def _config(beamline: Path | None, needed: str) -> Config:
+    """Read the beamline's file; ``needed`` is what else would do, if there is none."""
+    from offbragg.beamline.config import VARIABLE, load  # an extra, see pyproject.toml
+
+    if needed and beamline is None and not os.environ.get(VARIABLE):
+        raise typer.BadParameter(needed)
+    return load(beamline)
 
 
 def _address(text: str) -> str:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 Only = Annotated[
     str | None,
     typer.Option(
-        "--only", metavar="NAMES", help="Services to run: stack,serve,live.", show_default="all"
+        "--only",
+        metavar="NAMES",
+        help="Services to run: stack,serve,live,receive,send.",
+        show_default="all that the beamline has",
     ),
 ]
 
@@ -39,7 +42,9 @@ def up(
         typer.Option("--json", help="Print each change as one line of JSON, for machines."),
     ] = False,
 ) -> None:
-    """Run the services of a beamline's host, stack, serve and live, under one command.
+    """Run the services of a beamline's host under one command.
+
+    These are stack, serve and live; receive and send, too, if beamline.toml has their tables.
 
     A service that crashes or is ended from outside is restarted, after 1 s, then 2 s, 4 s, … up to
     60 s; after a minute without a crash the delay is 1 s again. It continues where its files end,
@@ -57,10 +62,12 @@ def up(
     """
     from offbragg.beamline.config import load
     from offbragg.host.screen import Screen
+    from offbragg.host.services import configured
     from offbragg.host.supervisor import Supervisor
 
     services = _chosen(only)
     config = load(beamline)
+    services = configured(services, config, named=only is not None)
     logs = config.paths.log
     try:
         logs.mkdir(parents=True, exist_ok=True)
@@ -112,9 +119,11 @@ def units(
     """
     from offbragg.beamline.config import load
     from offbragg.host import units as made
+    from offbragg.host.services import configured
 
     services = _chosen(only)
     config = load(beamline)
+    services = configured(services, config, named=only is not None)
     files = made.units(config, services, user=user or _user())
     files["Containerfile"] = made.containerfile(config, services)
     if output is not None:

@@ -16,12 +16,17 @@ from offbragg.followers.backlog import read_backlog
 from offbragg.followers.live_state import read_state
 from offbragg.host.supervisor import Command
 from offbragg.spelling import did_you_mean
+from offbragg.transfer.backlog import describe_sending, read_sending
 
 
 def _to_be_stacked(config: Beamline) -> str:
     backlog = read_backlog(config.paths.journal).get("stack", {})
     frames = int(backlog.get("frames", 0))
     return f"{int(backlog['decided'])} of {frames} frames" if frames else ""
+
+
+def _to_be_sent(config: Beamline) -> str:
+    return "; ".join(describe_sending(state) for state in read_sending(config.paths.journal))
 
 
 def _in_volume(config: Beamline) -> str:
@@ -43,6 +48,8 @@ class Service:
     """Returns a few words for the status line; called once a second."""
     unit: tuple[str, ...] = ()
     """More lines of the section [Service] of its systemd unit."""
+    table: str = ""
+    """Of ``beamline.toml``, without which it does not run; always if empty."""
 
     def arguments(self, config: Beamline) -> list[str]:
         """Return what follows ``python -m`` on any host.
@@ -85,6 +92,19 @@ SERVICES = {
             # a memory that runs short must not end the stacker instead
             unit=("Nice=10", "OOMScoreAdjust=500"),
         ),
+        Service(
+            "receive",
+            "receives runs and frames of other hosts",
+            unit=("NoNewPrivileges=yes", "ProtectSystem=full"),
+            table="receive",
+        ),
+        Service(
+            "send",
+            "sends runs and frames to another host",
+            progress=_to_be_sent,
+            unit=("Nice=5",),
+            table="send",
+        ),
     )
 }
 """In the order in which they are started: frames first."""
@@ -109,3 +129,30 @@ def chosen(names: Sequence[str] | None) -> list[Service]:
     if not names:
         raise ConfigError(f"no service is named\nThe services are {', '.join(SERVICES)}.")
     return [service for service in SERVICES.values() if service.name in names]
+
+
+def configured(services: Sequence[Service], config: Beamline, *, named: bool) -> list[Service]:
+    """Return those of the services that a beamline has.
+
+    Parameters
+    ----------
+    services
+        As `chosen` returned them.
+    config
+        The beamline.
+    named
+        Whether somebody asked for just these.
+
+    Raises
+    ------
+    ConfigError
+        If one that was named has no table in the beamline's file.
+    """
+    found = [each for each in services if not each.table or getattr(config, each.table) is not None]
+    for each in services if named else ():
+        if each not in found:
+            raise ConfigError(
+                f"the service {each.name} is not configured: there is no [{each.table}] in "
+                f"{config.file}"
+            )
+    return found

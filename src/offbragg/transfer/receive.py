@@ -53,6 +53,8 @@ class _Peer:
     roots: list[str]
     heard: float
     offers: dict[str, _Offer] = field(default_factory=dict[str, _Offer])
+    queue: deque[str] = field(default_factory=deque[str])
+    """Names of files of which more is to be asked for, in order."""
 
 
 @dataclass(slots=True)
@@ -107,7 +109,6 @@ class Receiver:
         """Where it listens, once it runs."""
         self._peers: dict[bytes, _Peer] = {}
         self._journals: dict[str, ArrivingJournal] = {}
-        self._queue: deque[tuple[bytes, str]] = deque()
         self._names: dict[str, bytes] = {}  # who is sending a file
         self._out = 0  # bytes that were asked for and have not come
         self._whole: list[tuple[bytes, str]] = []
@@ -284,7 +285,7 @@ class Receiver:
             else:
                 peer.offers[name] = _Offer(size, sha256)
                 self._names[name] = who
-                self._queue.append((who, name))
+                peer.queue.append(name)
         except TransferError as error:
             self._refuse(who, name, error)
 
@@ -294,40 +295,50 @@ class Receiver:
         self._answer(who, "refused", name=name, why=str(error))
 
     def _ask(self) -> None:
-        """Ask for pieces, of all files in turns, as far as the window goes."""
-        for _ in range(len(self._queue)):
-            if self._out >= self._window:
-                return
-            who, name = self._queue.popleft()
-            peer = self._peers.get(who)
-            offer = peer.offers.get(name) if peer is not None else None
-            if peer is None or offer is None:
-                continue
-            if offer.file is None:
-                if sum(o.file is not None for p in self._peers.values() for o in p.offers.values()
-                       ) >= _MOST_OPEN:  # fmt: skip
-                    self._queue.append((who, name))
-                    continue
-                try:
-                    offer.file = ArrivingFile(self._frames, name, offer.size, offer.sha256)
-                except TransferError as error:
-                    self._drop(peer, name)
-                    self._refuse(who, name, error)
-                    continue
-                except OSError as error:
-                    self._restart(who, f"it cannot be written: {error.strerror}")
-                    continue
-                offer.asked = offer.file.position
-            while offer.asked < offer.size and self._out < self._window:
-                stop = min(offer.asked + PIECE, offer.size)
-                self._answer(who, "want", name=name, start=offer.asked, stop=stop)
-                offer.pieces.append((offer.asked, stop))
-                self._out += stop - offer.asked
-                offer.asked = stop
-            if offer.asked < offer.size:
-                self._queue.append((who, name))
-            elif offer.file.is_whole:
+        """Ask for pieces, of all senders in turns, of each in the order of its offers."""
+        waiting = deque(who for who, peer in self._peers.items() if peer.queue)
+        while waiting and self._out < self._window:
+            who = waiting.popleft()
+            if self._ask_one(who):
+                waiting.append(who)
+                self._peers[who] = self._peers.pop(who)  # the others come first next time
+
+    def _ask_one(self, who: bytes) -> bool:
+        """Ask a sender for one piece; return whether there may be more."""
+        peer = self._peers.get(who)
+        if peer is None or not peer.queue:
+            return False
+        name = peer.queue[0]
+        offer = peer.offers.get(name)
+        if offer is None:
+            peer.queue.popleft()
+            return True
+        if offer.file is None:
+            open_files = (o.file is not None for p in self._peers.values()
+                          for o in p.offers.values())  # fmt: skip
+            if sum(open_files) >= _MOST_OPEN:
+                return False
+            try:
+                offer.file = ArrivingFile(self._frames, name, offer.size, offer.sha256)
+            except TransferError as error:
+                self._drop(peer, name)
+                self._refuse(who, name, error)
+                return True
+            except OSError as error:
+                self._restart(who, f"it cannot be written: {error.strerror}")
+                return False
+            offer.asked = offer.file.position
+        if offer.asked < offer.size:
+            stop = min(offer.asked + PIECE, offer.size)
+            self._answer(who, "want", name=name, start=offer.asked, stop=stop)
+            offer.pieces.append((offer.asked, stop))
+            self._out += stop - offer.asked
+            offer.asked = stop
+        if offer.asked >= offer.size:
+            peer.queue.popleft()
+            if offer.file.is_whole:
                 self._check(who, peer, name, offer)
+        return True
 
     def _piece(self, who: bytes, peer: _Peer, message: Message) -> None:
         name = message.text("name")
@@ -346,7 +357,7 @@ class Receiver:
             self.received.damaged += 1
             log.warning("a piece of %s came damaged: it is sent again", printable(name))
             if offer.asked >= offer.size:
-                self._queue.append((who, name))
+                peer.queue.appendleft(name)
             offer.asked = start
             return
         offer.file.add(content)
