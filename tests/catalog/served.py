@@ -68,7 +68,7 @@ class Server:
             )
         server = cls(directory, root, process, ready)
         wait_until(
-            lambda: ready.exists() or process.poll() is not None, 90.0, "the catalog to start"
+            lambda: ready.exists() or process.poll() is not None, 240.0, "the catalog to start"
         )
         assert process.poll() is None, log.read_text()
         return server

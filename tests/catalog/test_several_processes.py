@@ -33,7 +33,10 @@ from offbragg.catalog.several_processes import await_tables, writing
 from offbragg.errors import CatalogError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning"),
+    pytest.mark.timeout(900),  # four processes start, each with all that the catalog imports
+]
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,8 @@ class ShownBeamline:
         content = {
             "beamline_id": "simulated", "baseline": [],
             "paths": {**{k: str(v) for k, v in folders.items()}, "catalog": str(root / "catalog")},
-            "catalog": {"port": 0}, "devices": {}, "per_frame": {},
+            "catalog": {"port": 0, "trusted_proxies": ["127.0.0.1"]},
+            "devices": {}, "per_frame": {},
         }  # fmt: skip
         file = root / "beamline.toml"
         file.write_text(tomli_w.dumps(content))

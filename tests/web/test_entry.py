@@ -96,7 +96,7 @@ def test_a_read_only_key_is_kept_as_long_as_it_is_valid(catalog, http):
     assert 400 < age <= 500
 
 
-def test_behind_https_the_cookie_is_secure(catalog, http):
+def test_behind_a_proxy_with_https_the_cookie_is_secure(catalog, http):
     asked = {"x-forwarded-proto": "https"}
     cookie = http.post("/live/enter", json={"key": catalog.key}, headers=asked)
 

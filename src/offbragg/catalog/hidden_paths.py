@@ -27,7 +27,7 @@ class HiddenPaths:
         # the longest first: one may lie below another
         ordered = sorted(map(str, roots), key=len, reverse=True)
         places = "|".join(re.escape(f"{root}/") for root in ordered if len(root) > 1)
-        # at the beginning of a path: /data is no part of /entry/data
+        # only where a path begins: /entry/data does not begin with /data
         self._roots = re.compile(rf"(?:file://(?:localhost)?|(?<![\w./-]))(?:{places})".encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
