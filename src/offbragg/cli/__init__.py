@@ -22,8 +22,8 @@ from offbragg.extras import describe_absent
 # isort: split
 # each adds its commands, in the order in which the help lists them
 from offbragg.cli import (  # noqa: F401, I001
-    instruments, up, stacking, adopting, data, tokens, export, publish, live, reduction, volumes,
-    transfer,
+    instruments, up, stacking, adopting, data, archiving, tokens, export, publish, live, reduction,
+    volumes, transfer,
 )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from offbragg.files.digest import read_digest, sha256
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_files import FRAME_SEQUENCES
 from offbragg.files.hdf5 import open_to_read
-from offbragg.files.journal_file import find_run, journals, read_ended, readable_starts
+from offbragg.files.journal_file import read_ended
+from offbragg.files.journal_folder import all_journals, find_run, readable_starts
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 
@@ -57,7 +58,7 @@ def find_runs(journal: Path, which: str) -> tuple[str, list[Path]]:
         path = find_run(journal, which)
     except JournalError:
         found: dict[str, list[tuple[float, Path]]] = {}
-        for path, start in readable_starts(journals(journal)):
+        for path, start in readable_starts(all_journals(journal)):
             uid = str((start.get("series") or {}).get("uid") or "")
             if which and uid.startswith(which):
                 found.setdefault(uid, []).append((float(start.get("time", 0.0)), path))

@@ -11,6 +11,7 @@ from typing import Any
 
 from offbragg.errors import JournalError, RejectedFrame
 from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles, find_run_folder, frame_files
+from offbragg.files.journal_file import open_journal
 from offbragg.files.journal_line import LineError, decode_line
 from offbragg.transfer.messages import LARGEST
 
@@ -93,16 +94,11 @@ class RunToSend:
         """
         if self._ended or len(self._lines) >= _MOST_LINES:
             return
-        try:
-            with self.path.open("rb") as journal:
-                journal.seek(self._position)
-                text = journal.read(_READ)
-                if b"\n" not in text:
-                    text += journal.readline()  # a line that is longer
-        except OSError as error:
-            raise JournalError(
-                f"journal {self.path.name} cannot be read: {error.strerror}\n{self.path}"
-            ) from error
+        with open_journal(self.path) as journal:
+            journal.seek(self._position)
+            text = journal.read(_READ)
+            if b"\n" not in text:
+                text += journal.readline()  # a line that is longer
         for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
             if len(line) > _LONGEST:
                 raise JournalError(

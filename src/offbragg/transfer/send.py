@@ -21,7 +21,9 @@ import zmq
 from offbragg.errors import FrameError, IncompleteFrame, JournalError, TransferError
 from offbragg.files import read_frame
 from offbragg.files.abandoned import Closings, close_all_abandoned
-from offbragg.files.journal_file import journals, read_start
+from offbragg.files.journal_archive import archived_journals
+from offbragg.files.journal_file import read_start
+from offbragg.files.journal_folder import JournalFolder, all_journals
 from offbragg.printable import printable
 from offbragg.transfer.keys import Key, encoded
 from offbragg.transfer.messages import LARGEST, PIECE, VERSION, Message, pack, unpack
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _POLL = 20  # ms
 _LOOK = 0.2  # how often journals are looked at, s
+_LOOK_FOR_ABANDONED = 1.0  # how often for those that lost their RunEngine, s
 _PING = 2.0  # s
 _SILENT = 15.0  # time without an answer after which it connects again, s
 _AGAIN = 1.0  # wait before a file is looked at or offered again, s
@@ -98,7 +101,10 @@ class Sender:
         self._over: set[str] = set()  # runs that are whole on the far disk, or refused
         self._monitor: Any = None
         self._damaged: dict[str, float] = {}  # run → when to read its journal again
-        self._began: dict[str, float] = {}  # when each run began
+        self._began: dict[str, float] = {}  # when each run that is not over began
+        self._folder = JournalFolder(self._journal)
+        self._unread = archived_journals(self._journal)
+        self._next_closing = 0.0
         self._closings: Closings | None = None
         self._next_piece = 0.0
         self._reported: set[str] = set()
@@ -277,7 +283,7 @@ class Sender:
         self._asked.discard(uid)
         if message.fields.get("ended") is True:
             self._runs.pop(uid, None)
-            self._over.add(uid)
+            self._has_ended(uid)
             self.sent.runs += 1
         elif uid in self._runs:
             if not self._runs[uid].acknowledged(have):
@@ -290,6 +296,10 @@ class Sender:
             )  # fmt: skip
         return True
 
+    def _has_ended(self, uid: str) -> None:
+        self._over.add(uid)
+        self._began.pop(uid, None)
+
     def _refused(self, message: Message) -> None:
         self.sent.refused += 1
         uid, name, why = message.fields.get("uid"), message.text("name"), message.text("why")
@@ -299,7 +309,7 @@ class Sender:
         elif isinstance(uid, str):
             self._asked.discard(uid)
             self._runs.pop(uid, None)
-            self._over.add(uid)
+            self._has_ended(uid)
         else:
             raise TransferError(f"the receiver refused: {why}")
 
@@ -321,20 +331,13 @@ class Sender:
 
     def _look(self) -> None:
         """Look for journals, oldest runs first, and ask what the far disk has of a few."""
-        self._closings = close_all_abandoned(self._journal, self._closings)
+        now = time.monotonic()
+        if now >= self._next_closing:
+            self._closings = close_all_abandoned(self._journal, self._closings)
+            self._next_closing = now + _LOOK_FOR_ABANDONED
         if len(self._runs) + len(self._asked) >= _RUNS:
             return
-        now = time.monotonic()
-        for path in journals(self._journal):
-            uid = path.stem
-            if uid in self._began or self._damaged.get(uid, 0.0) > now:
-                continue
-            try:
-                self._began[uid] = float(read_start(path).get("time", 0.0))
-                self._damaged.pop(uid, None)
-            except JournalError as error:  # perhaps it is being written
-                self._report(str(error))
-                self._damaged[uid] = now + _LOOK_DAMAGED
+        self._read_starts(now)
         known = self._over | self._runs.keys() | self._asked
         for uid in sorted(self._began.keys() - known, key=self._began.__getitem__):
             if self._damaged.get(uid, 0.0) > now:
@@ -343,6 +346,25 @@ class Sender:
                 return
             self._asked.add(uid)
             self._say("run", uid=uid)
+
+    def _read_starts(self, now: float) -> None:
+        """Note when the runs began whose journals are new."""
+        unread: list[Path] = []
+        for path in [*self._unread, *self._folder.look()[0]]:
+            uid = path.stem
+            if uid in self._over:
+                continue
+            if self._damaged.get(uid, 0.0) > now:
+                unread.append(path)
+                continue
+            try:
+                self._began[uid] = float(read_start(path).get("time", 0.0))
+                self._damaged.pop(uid, None)
+            except JournalError as error:  # perhaps it is being written
+                self._report(str(error))
+                self._damaged[uid] = now + _LOOK_DAMAGED
+                unread.append(path)
+        self._unread = unread
 
     def _advance(self, now: float) -> None:
         for run in list(self._runs.values()):
@@ -409,7 +431,7 @@ class Sender:
     def _is_done(self) -> bool:
         if not self._welcome or self._runs or self._asked:
             return False
-        known = {path.stem for path in journals(self._journal)}
+        known = {path.stem for path in all_journals(self._journal)}
         return known <= self._over | set(self._damaged)
 
     def _count(self) -> Sent:
