@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import statistics
@@ -100,15 +101,57 @@ class Look:
 
 
 def growth(x: list[float], y: list[float]) -> float:
-    """Return the slope of a line through points, robust against a few of them (Theil and Sen).
+    """Return the slope of a line through points, which a few of them cannot change (Theil, Sen).
 
     Examples
     --------
-    >>> growth([0, 1, 2, 3], [5, 7, 9, 100])
+    >>> growth([0, 1, 2, 3, 4], [5, 7, 9, 11, 100])
     2.0
     """
     pairs = [(y[j] - y[i]) / (x[j] - x[i]) for i in range(len(x)) for j in range(i + 1, len(x))]
-    return statistics.median(sorted(pairs)[: len(pairs)]) if pairs else 0.0
+    return statistics.median(pairs) if pairs else 0.0
+
+
+def rows(looks: list[Look]) -> list[dict[str, Any]]:
+    """Return a row for each span between two looks: CPU of a frame, ms, and what is held then."""
+    made = []
+    for before, now in itertools.pairwise(looks):
+        frames = now.frames - before.frames
+        row: dict[str, Any] = {"frames": now.frames, "runs": now.runs, "seconds": now.seconds}
+        for role in ROLES:
+            if (one := now.processes.get(role)) and (was := before.processes.get(role)):
+                row |= {
+                    f"{role}, CPU": 1e3 * (one.cpu - was.cpu) / frames,
+                    f"{role}, MB": one.memory, f"{role}, descriptors": one.descriptors,
+                    f"{role}, threads": one.threads,
+                }  # fmt: skip
+        made.append(row | {f"{k}, MB": v for k, v in now.sizes.items()} | dict(now.searches))
+    return made
+
+
+def verdict(looks: list[Look]) -> dict[str, tuple[float, float, bool]]:
+    """Return what each process costs and holds from the third part of the soak on.
+
+    Returns
+    -------
+    found
+        Name of a column of `rows` → its mean, its growth in 10 000 frames, and whether it is flat:
+        memory that grows by less than 2 MB, descriptors and threads by less than a half, CPU by
+        less than a 20th of its mean.
+    """
+    some = rows(looks)
+    some = some[len(some) // 3 :]
+    found = {}
+    for name in some[0]:
+        kind = name.rpartition(", ")[2]
+        if name.partition(",")[0] not in ROLES or not all(name in row for row in some):
+            continue
+        values = [row[name] for row in some]
+        mean = statistics.fmean(values)
+        slope = 1e4 * growth([row["frames"] for row in some], values)
+        most = {"MB": 2.0, "descriptors": 0.5, "threads": 0.5, "CPU": mean / 20}[kind]
+        found[name] = (mean, slope, slope < most)
+    return found
 
 
 @dataclass

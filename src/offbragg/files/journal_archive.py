@@ -118,6 +118,18 @@ def is_archived(path: Path) -> bool:
     return _find(path) is not None
 
 
+def find_archive(path: Path) -> Path | None:
+    """Return the archive that has the journal of this path; None if none has it.
+
+    Raises
+    ------
+    JournalError
+        If an archive cannot be read.
+    """
+    archive = _find(path)
+    return None if archive is None else archive.path
+
+
 def archived_journals(directory: Path) -> list[Path]:
     """Return the paths that the journals in the archives of a directory had.
 
