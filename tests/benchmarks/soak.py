@@ -1,7 +1,7 @@
 """A long measurement fast-forwarded: a whole beamline with small frames, as fast as it goes.
 
 The simulated instruments, ``offbragg up`` (stack, serve, live) and the RunEngine are processes of
-their own, as on a beamline's host. Every so many frames each of them is looked at from outside.
+their own, as on a beamline's host. Every 10 000 frames each of them is looked at from outside.
 """
 
 from __future__ import annotations

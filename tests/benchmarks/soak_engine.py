@@ -1,6 +1,6 @@
 """The RunEngine of a soak: sweep after sweep of a simulated beamline, in a process of its own.
 
-``python soak_engine.py BEAMLINE FRAMES REPORT``: it ends once it has measured so many frames, and
+``python soak_engine.py BEAMLINE FRAMES REPORT``: it ends once it has measured FRAMES frames, and
 adds a line to the report after each run.
 """
 
