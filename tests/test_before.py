@@ -15,7 +15,8 @@ from catalog.served import Server
 from offbragg.beamline.config import load
 from offbragg.catalog.client import connect
 from offbragg.files.digest import digest_path
-from offbragg.files.journal_file import is_open, journals, read_journal, read_start
+from offbragg.files.journal_file import is_open, read_journal, read_start
+from offbragg.files.journal_folder import journals
 from offbragg.files.orientation import read_orientation
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile, read_volume

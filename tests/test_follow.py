@@ -166,8 +166,8 @@ def test_a_run_with_a_damaged_line_is_skipped_and_the_others_are_finished(
 
 
 def test_a_damaged_journal_is_read_again_once_it_has_changed(journal, run, caplog, monkeypatch):
-    monkeypatch.setattr("offbragg.followers.follow._BACK_OFF", (0.0,))
-    monkeypatch.setattr("offbragg.followers.follow._LOOK_DAMAGED", 0.05)
+    monkeypatch.setattr("offbragg.followers.followed_run._BACK_OFF", (0.0,))
+    monkeypatch.setattr("offbragg.followers.followed_run._LOOK_DAMAGED", 0.05)
     path = journal / f"{run.uid}.jsonl"
     whole = path.read_bytes()
     path.write_bytes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from volumes import sparse_volume
 
 from offbragg.cli.app import app
 from offbragg.errors import ConfigError, OffbraggError
+from offbragg.export import gather as gathering
 from offbragg.export.gather import find_runs, gather
 from offbragg.export.record import PDF, VOLUME, About, ExperimentRecord, Person
 from offbragg.export.ro_crate import ro_crate
 from offbragg.export.scicat import scicat
 from offbragg.files.digest import read_digest
+from offbragg.files.journal_archive import archiving, pack
 from offbragg.files.volume_writer import write_volume
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
@@ -215,6 +218,33 @@ def test_a_scan_file_that_was_changed_after_its_volume_is_not_its_source(experim
     assert run.scan_file.others == (), "the digest is of another size"
     assert record.derived[0].inputs == ()
     assert record.notes == (f"{scan.name} was changed after v.h5 had been made from it",)
+
+
+def test_files_of_other_crystals_are_not_opened_and_an_archive_is_named(experiment, monkeypatch):
+    volume = next(experiment.experiment.rglob("v.h5"))
+    other = experiment.experiment / "other" / "crystal" / "100K" / "v.h5"
+    other.parent.mkdir(parents=True)
+    shutil.copy(volume, other)
+    opened: list[Path] = []
+    original = gathering.open_to_read
+    monkeypatch.setattr(
+        gathering,
+        "open_to_read",
+        lambda path, **more: opened.append(path) or original(path, **more),
+    )
+    journal = experiment.journal_directory / f"{experiment.uid}.jsonl"
+    with archiving(journal.parent):
+        archive = pack(journal.parent, "2026-11", {journal: journal.read_bytes()})
+
+    uid, paths = find_runs(experiment.journal_directory, experiment.uid[:8])
+    record = gather(uid, paths, experiment=experiment.experiment, beamline="x", about=About())
+
+    assert volume in opened
+    assert other not in opened
+    assert not [path for path in opened if re.fullmatch(r"f\d+\.h5", path.name)]
+    assert record.runs[0].journal.path == archive.resolve()
+    assert record.runs[0].journal.media_type == "application/zip"
+    assert next(each.file.path for each in record.derived) == volume.resolve()
 
 
 def test_what_another_run_or_a_growing_volume_made_is_not_listed(experiment):

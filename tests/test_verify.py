@@ -22,7 +22,7 @@ from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files import ScanFile, examine, find_scan_file
 from offbragg.files.digest import digest_path, read_digest
 from offbragg.files.examine import Examiner
-from offbragg.files.journal_file import journals
+from offbragg.files.journal_folder import journals
 from offbragg.files.journal_line import decode_line, encode_line
 from offbragg.files.scan_folders import scan_directory
 from offbragg.files.scan_writer import ScanWriter

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 
+PREFIX = os.environ.get("SCICAT_PREFIX", "")  # that the server puts before a pid, with its /
 SCICAT = os.environ["SCICAT_URL"]  # as https://scicat.example.org/api/v3
 KEY = Path(os.environ["SCICAT_TOKEN_FILE"])  # readable by this user only
 
@@ -44,12 +46,15 @@ def ingest(record: dict, client: httpx.Client) -> None:
         if "inputDatasets" in dataset:
             dataset["inputDatasets"] = [pids[pid] for pid in dataset["inputDatasets"]]
         answer = client.post("/datasets", json=dataset)
-        if answer.status_code == 409:  # an earlier try came as far as this
-            pids[dataset["pid"]] = dataset["pid"]
-            continue
-        pid = answer.raise_for_status().json()["pid"]
+        if answer.status_code == 409:  # an earlier try came as far as this, and perhaps no farther
+            pid = PREFIX + dataset["pid"]
+            known = client.get(f"/datasets/{quote(pid, safe='')}/origdatablocks").raise_for_status()
+        else:
+            pid = answer.raise_for_status().json()["pid"]
+            known = None
         pids[dataset["pid"]] = block["datasetId"] = pid
-        client.post("/origdatablocks", json=block).raise_for_status()
+        if known is None or not known.json():
+            client.post("/origdatablocks", json=block).raise_for_status()
 
 
 stored = json.load(sys.stdin)

@@ -19,7 +19,8 @@ from offbragg.callbacks.progress import describe_run
 from offbragg.catalog.ask import unpublished
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.find import find_scan_file
-from offbragg.files.journal_file import is_open, journals, read_journal, read_start
+from offbragg.files.journal_file import is_open, read_journal, read_start
+from offbragg.files.journal_folder import journals
 from offbragg.files.run_progress import RunProgress
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory

@@ -28,11 +28,10 @@ from offbragg.errors import JournalError
 from offbragg.files.abandoned import close_abandoned, close_all_abandoned
 from offbragg.files.journal_file import (
     examine_journal,
-    find_run,
-    journals,
     read_journal,
     read_start,
 )
+from offbragg.files.journal_folder import find_run, journals
 from offbragg.files.journal_line import LineError, decode_line, encode_line
 from offbragg.recovery.journal_mend import mend_journal
 

@@ -411,7 +411,7 @@ def test_stacker_and_publisher_go_through_a_journal_side_by_side(make_run):
 
 
 def test_a_frame_that_comes_after_its_run_is_published_without_a_restart(make_run, monkeypatch):
-    monkeypatch.setattr("offbragg.followers.follow._LOOK_LATER", 0.1)
+    monkeypatch.setattr("offbragg.followers.followed_run._LOOK_LATER", 0.1)
     run = make_run()
     run.begin()
     run.write(*(n for n in range(10) if n != 4))

@@ -132,7 +132,7 @@ def test_a_lost_catalog_comes_back_as_it_was(lost, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(RunPublisher, "_publish", fail)
-        patch.setattr("offbragg.followers.follow._BACK_OFF", (0.01,))
+        patch.setattr("offbragg.followers.followed_run._BACK_OFF", (0.01,))
         halfway = rebuild(root / "journal", root / "experiment", lambda: client)
     assert sorted(halfway["failed"]) == ["11111111-sweep", "44444444-failed"]
     assert len(client) == 5  # two of them without an end

@@ -305,7 +305,7 @@ def outage(served: Served, seconds: float, rate: float) -> None:
     config = load(run.toml)
     lags: list[int] = []
     used: list[tuple[int, float, int]] = []
-    patch = {"offbragg.followers.follow._BACK_OFF": [0.3]} if seconds < 60 else {}
+    patch = {"offbragg.followers.followed_run._BACK_OFF": [0.3]} if seconds < 60 else {}
     with Readers.of(run) as readers, served.stacking(patch) as pid:
         run.begin()
         path = found(run)

@@ -56,7 +56,7 @@ class After:
 @pytest.fixture
 def opened(monkeypatch):
     """Note when a run is begun, and let finished ones be looked at often."""
-    monkeypatch.setattr("offbragg.followers.follow._LOOK_LATER", 0.1)
+    monkeypatch.setattr("offbragg.followers.followed_run._LOOK_LATER", 0.1)
     monkeypatch.setattr("offbragg.followers.follow._LOOK_FOR_ABANDONED", 0.05)
     begun: list[str] = []
     open_run = Stacker.open
@@ -144,7 +144,7 @@ def test_a_folder_that_comes_after_its_run_is_found(run, after):
 
 
 def test_a_run_that_ended_long_ago_is_left_to_the_next_start(run, after, opened, monkeypatch):
-    monkeypatch.setattr("offbragg.followers.follow._LATER", -1.0)
+    monkeypatch.setattr("offbragg.followers.followed_run._LATER", -1.0)
     measured_without(run, 4)
     wait_until(lambda: after.seen == [9], 30, "the run to be finished")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from runs import MeasuredRun
@@ -142,13 +144,29 @@ def test_a_run_without_a_sweep_is_left_out(short):
 
 
 class SciCat(BaseHTTPRequestHandler):
-    """Two routes of SciCat; it puts its prefix before each pid."""
+    """Three routes of SciCat; it puts its prefix before each pid, and takes each once."""
 
     def do_POST(self) -> None:
         document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.taken.append((self.path, self.headers["Authorization"], document))  # pyright: ignore[reportAttributeAccessIssue]
-        answer = json.dumps({"pid": f"20.500/{document.get('pid', '')}"}).encode()
-        self.send_response(201)
+        taken: list[Any] = self.server.taken  # pyright: ignore[reportAttributeAccessIssue]
+        pids = [each[2].get("pid") for each in taken]
+        if "pid" in document and document["pid"] in pids:
+            self._answer(409, {"message": "Dataset already exists"})
+            return
+        taken.append((self.path, self.headers["Authorization"], document))
+        self._answer(201, {"pid": f"20.500/{document.get('pid', '')}"})
+
+    def do_GET(self) -> None:
+        pid = unquote(self.path.split("/")[-2])
+        taken: list[Any] = self.server.taken  # pyright: ignore[reportAttributeAccessIssue]
+        if pid not in [f"20.500/{each[2].get('pid')}" for each in taken]:
+            self._answer(404, {})
+            return
+        self._answer(200, [each[2] for each in taken if each[2].get("datasetId") == pid])
+
+    def _answer(self, code: int, content: object) -> None:
+        answer = json.dumps(content).encode()
+        self.send_response(code)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -207,6 +225,28 @@ def test_the_example_of_the_how_to_puts_a_run_into_scicat(short, scicat, monkeyp
     assert block["datasetId"] == f"20.500/{short.uid}"
     (file,) = block["dataFileList"]
     assert Path(dataset["sourceFolder"], file["path"]).stat().st_size == file["size"]
+
+
+def test_the_example_goes_on_where_an_earlier_one_was_killed(short, scicat, monkeypatch):
+    finish(short, 0, 1)
+    follow(short.journal_directory, [Stacker(short.experiment, late=short.late)], once=True)
+    (short.root / "beamline.toml").write_text(BEAMLINE)
+    (short.root / "token").write_text("secret\n")
+    monkeypatch.setenv("OFFBRAGG_BEAMLINE", str(short.root / "beamline.toml"))
+    monkeypatch.setenv("SCICAT_URL", f"http://127.0.0.1:{scicat.server_port}/api/v3")
+    monkeypatch.setenv("SCICAT_TOKEN_FILE", str(short.root / "token"))
+    monkeypatch.setenv("SCICAT_PREFIX", "20.500/")
+    scicat.taken.append(("/api/v3/datasets", "", {"pid": short.uid}))  # and no files of it
+
+    for _ in range(2):
+        subprocess.run(
+            [sys.executable, str(SNIPPET)], input=json.dumps({"run": short.uid}), text=True,
+            check=True,
+        )  # fmt: skip
+
+    _, (path, _, block) = scicat.taken
+    assert path == "/api/v3/origdatablocks"
+    assert block["datasetId"] == f"20.500/{short.uid}"
 
 
 def test_of_all_runs_that_wait_two_are_handed_over_at_a_time(tmp_path):

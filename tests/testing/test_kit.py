@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from offbragg.beamline import config as beamline
-from offbragg.files.journal_file import journals
+from offbragg.files.journal_folder import journals
 from offbragg.files.scan_file import ScanFile
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker

@@ -15,7 +15,7 @@ from runs import MeasuredRun, wait_until
 
 from offbragg.catalog.lazy import LaterCatalog
 from offbragg.errors import CatalogError, ConfigError, JournalError, MetadataError, ScanFileError
-from offbragg.files.journal_file import find_run
+from offbragg.files.journal_folder import find_run
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
 from offbragg.plans.defaults import Defaults

@@ -12,7 +12,8 @@ from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.abandoned import close_abandoned
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_files import frame_files
-from offbragg.files.journal_file import is_open, journals, read_journal, read_start, readable_starts
+from offbragg.files.journal_file import is_open, read_journal, read_start
+from offbragg.files.journal_folder import all_journals, journals, readable_starts
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 from offbragg.ledger import FrameStatus
@@ -104,7 +105,7 @@ class PastRuns:
 
     def _of_series(self, series: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         # another run's damage must not keep a series from going on
-        for path, start in readable_starts(journals(self.journal)):
+        for path, start in readable_starts(all_journals(self.journal)):
             about = start.get("series")
             if isinstance(about, Mapping) and str(about.get("uid", "")).startswith(series):
                 yield path, start

@@ -22,7 +22,7 @@ from offbragg.extras import describe_absent
 # isort: split
 # each adds its commands, in the order in which the help lists them
 from offbragg.cli import (  # noqa: F401, I001
-    instruments, up, stacking, adopting, data, tokens, people, export, publish, live,
+    instruments, up, stacking, adopting, data, archiving, tokens, people, export, publish, live,
     reduction, volumes, panels, transfer,
 )  # fmt: skip
 

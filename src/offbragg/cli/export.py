@@ -96,7 +96,8 @@ def _export_run(
     config: Config, run: str, file_format: Format, out: Path, prefix: str
 ) -> tuple[str, list[Any]]:
     from offbragg.export import csv, nxsas
-    from offbragg.files.journal_file import find_run, read_ended
+    from offbragg.files.journal_file import read_ended
+    from offbragg.files.journal_folder import find_run
     from offbragg.recovery.verify import scan_file_of_run
 
     documents = read_ended(find_run(config.paths.journal, run))

@@ -102,7 +102,8 @@ def stack(
         raise typer.BadParameter("--repair needs --once")
     from offbragg.beamline.config import load
     from offbragg.followers.alarm_follower import watch_data
-    from offbragg.followers.follow import Follower, follow, following
+    from offbragg.followers.follow import follow, following
+    from offbragg.followers.followed_run import Follower
     from offbragg.followers.on_stored import OnStored
     from offbragg.followers.stacker import Stacker
 

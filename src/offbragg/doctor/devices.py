@@ -20,7 +20,8 @@ from offbragg.doctor.findings import Finding, judge_clock, trouble
 from offbragg.doctor.servers import find_servers
 from offbragg.errors import OffbraggError
 from offbragg.files import read_frame
-from offbragg.files.journal_file import is_open, journals
+from offbragg.files.journal_file import is_open
+from offbragg.files.journal_folder import journals
 from offbragg.protocols import Detector, HasGeometry, meets
 from offbragg.sweep import Sweep
 

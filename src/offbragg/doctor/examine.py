@@ -28,7 +28,8 @@ from offbragg.doctor.devices import examine_devices
 from offbragg.doctor.findings import SKEW_FAILURE, Finding, trouble
 from offbragg.doctor.private import examine_private_parts
 from offbragg.errors import OffbraggError
-from offbragg.files.journal_file import is_open, journals, read_journal, read_start
+from offbragg.files.journal_file import is_open, read_journal, read_start
+from offbragg.files.journal_folder import journals
 from offbragg.followers.backlog import is_followed
 
 CONNECT_TIMEOUT = 3.0  # for the records of one device, s

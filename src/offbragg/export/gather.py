@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from offbragg.errors import JournalError
+from offbragg.errors import JournalError, OffbraggError
 from offbragg.export.record import (
     JOURNAL,
     PDF,
@@ -22,11 +23,13 @@ from offbragg.export.record import (
     RecordedFile,
     RecordedRun,
 )
-from offbragg.files.digest import read_digest, sha256
+from offbragg.files.digest import has_digest, read_digest, sha256
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_files import FRAME_SEQUENCES
 from offbragg.files.hdf5 import open_to_read
-from offbragg.files.journal_file import find_run, journals, read_ended, readable_starts
+from offbragg.files.journal_archive import find_archive
+from offbragg.files.journal_file import read_ended
+from offbragg.files.journal_folder import all_journals, find_run, readable_starts
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
 
@@ -57,7 +60,7 @@ def find_runs(journal: Path, which: str) -> tuple[str, list[Path]]:
         path = find_run(journal, which)
     except JournalError:
         found: dict[str, list[tuple[float, Path]]] = {}
-        for path, start in readable_starts(journals(journal)):
+        for path, start in readable_starts(all_journals(journal)):
             uid = str((start.get("series") or {}).get("uid") or "")
             if which and uid.startswith(which):
                 found.setdefault(uid, []).append((float(start.get("time", 0.0)), path))
@@ -87,7 +90,8 @@ def gather(
     identifier, paths
         As `find_runs` returns them.
     experiment
-        Root of the scan files; volumes and pair distributions are looked for below it.
+        Root of the scan files; volumes and pair distributions are looked for in the folders of
+        the crystals that these runs measured, and in those above them.
     beamline
         Its id.
     about
@@ -102,7 +106,7 @@ def gather(
     """
     documents = [read_ended(path) for path in paths]
     uids = {str(run[0][1]["uid"]) for run in documents}
-    made = list(_made(experiment))
+    made = list(_made(_crystals(experiment, [run[0][1] for run in documents])))
     volumes = {
         path: record
         for path, record in made
@@ -157,7 +161,7 @@ def _run(
                 str(doc["uri"]), counts.get("stored"), doc["mimetype"].partition("type=")[2],
                 _FRAME_MD5 if md5 else "",
             )  # fmt: skip
-    return RecordedRun(start, stop, _file(journal, JOURNAL), frames, scan_file, counts)
+    return RecordedRun(start, stop, _journal(journal), frames, scan_file, counts)
 
 
 def _file(path: Path, role: str, others: tuple[Checksum, ...] = ()) -> RecordedFile:
@@ -168,11 +172,30 @@ def _file(path: Path, role: str, others: tuple[Checksum, ...] = ()) -> RecordedF
     )  # fmt: skip
 
 
-def _made(experiment: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the files below a folder that hold how they were made, and what they hold of it."""
-    for path in sorted(experiment.rglob("*.h5")):
-        if path.name.startswith("."):
-            continue  # it is being written
+def _journal(path: Path) -> RecordedFile:
+    """Return the file that holds a journal: its own, or the archive that it was put into."""
+    packed = None if path.exists() else find_archive(path)
+    return _file(path if packed is None else packed, JOURNAL)
+
+
+def _crystals(experiment: Path, starts: Iterable[Mapping[str, Any]]) -> Iterator[Path]:
+    """Yield the HDF5 files in the folders of the crystals of some runs, and on the way there."""
+    folders: set[Path] = set()
+    for start in starts:
+        with contextlib.suppress(OffbraggError, KeyError):
+            folders.add(scan_directory(experiment, start).parent)
+    for folder in folders:
+        yield from folder.rglob("*.h5")
+    for above in {parent for folder in folders for parent in folder.parents}:
+        if above.is_relative_to(experiment):
+            yield from above.glob("*.h5")
+
+
+def _made(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the files that hold how they were made, and what they hold of it."""
+    for path in sorted(set(paths)):
+        if path.name.startswith(".") or has_digest(path):
+            continue  # it is being written, or a scan file
         try:
             with open_to_read(path, swmr=False, libver=None) as file:
                 kept: Any = file.get("entry/process/record")

@@ -133,6 +133,8 @@ class RecordedFile:
     @property
     def media_type(self) -> str:
         """As IANA or its developers name it."""
+        if self.path.suffix == ".zip":
+            return "application/zip"  # an archive of journals
         return "application/jsonl" if self.role == JOURNAL else "application/x-hdf5"
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from offbragg.errors import JournalError
+from offbragg.files.journal_archive import is_archived
 from offbragg.files.journal_file import (
     WAY_ON,
     append,
     damaged_error,
     examine_journal,
     is_open,
-    journals,
 )
+from offbragg.files.journal_folder import journal_names
 from offbragg.files.journal_line import LineError, decode_line
 from offbragg.files.lock import lock
 
@@ -59,6 +60,8 @@ def close_abandoned(path: Path) -> bool:
     """
     if arriving_mark(path).exists():
         return False
+    if not path.exists() and is_archived(path):
+        return False  # only what has ended is
     with path.open("r+b", buffering=0) as journal:
         try:
             lock(journal)
@@ -109,8 +112,8 @@ class Closings:
 
     runs: tuple[str, ...] = ()
     """Runs whose journals this call closed, by uid."""
-    ended: frozenset[Path] = frozenset()
-    """Journals that need not be read again: they have their stop document, or are damaged."""
+    ended: frozenset[str] = frozenset()
+    """Names of journals not to be read again: they have their stop document, or are damaged."""
     failures: Mapping[Path, int] = field(default_factory=dict[Path, int])
     """How often a journal could not be closed, a large number if it is damaged."""
 
@@ -130,31 +133,34 @@ def close_all_abandoned(directory: Path, before: Closings | None = None) -> Clos
     """
     before = before or Closings()
     runs: list[str] = []
-    ended, failures = set(before.ended), dict(before.failures)
+    failures = dict(before.failures)
     try:
-        found = journals(directory)
+        found = set(journal_names(directory))
+        ended = before.ended & found  # what is in an archive by now is forgotten
     except JournalError as error:
         log.error("%s", error)
-        found = []
-    for path in found:
-        if path in ended:
-            continue
+        found, ended = set[str](), before.ended
+    over: set[str] = set()
+    for name in found - ended:
+        path = directory / name
         try:
             if ends_with_stop(path):
-                ended.add(path)
+                over.add(name)
                 continue
             if close_abandoned(path):
                 runs.append(path.stem)
             if not is_open(path) and not arriving_mark(path).exists():
-                ended.add(path)
+                over.add(name)
+        except FileNotFoundError:
+            continue  # it was put into an archive meanwhile, or moved away
         except (JournalError, OSError) as error:
             if path not in failures:
                 log.error("%s", error)
             failures[path] = failures.get(path, 0) + 1
             if isinstance(error, JournalError) and not isinstance(error.__cause__, OSError):
-                ended.add(path)
+                over.add(name)
                 failures[path] = _NEVER
-    return Closings(tuple(runs), frozenset(ended), failures)
+    return Closings(tuple(runs), ended | over, failures)
 
 
 def ends_with_stop(path: Path) -> bool:

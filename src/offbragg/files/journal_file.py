@@ -1,17 +1,16 @@
-"""Journals as files: read, found, checked, and closed when their RunEngine died."""
+"""Journals as files, or in an archive: read, checked, and written to."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from offbragg.errors import JournalError
+from offbragg.files.journal_archive import is_archived, open_archived
 from offbragg.files.journal_line import (
     LineError,
     complete_line,
@@ -21,9 +20,6 @@ from offbragg.files.journal_line import (
     is_whole,
 )
 from offbragg.files.lock import is_locked
-
-log = logging.getLogger(__name__)
-
 
 Document = Mapping[str, Any]
 
@@ -241,14 +237,9 @@ class _Lines:
 
 
 def _read_from(path: Path, position: int) -> bytes:
-    try:
-        with path.open("rb") as journal:
-            journal.seek(position)
-            return journal.read()
-    except OSError as error:
-        raise JournalError(
-            f"journal {path.name} cannot be read: {error.strerror}\n{path}"
-        ) from error
+    with open_journal(path) as journal:
+        journal.seek(position)
+        return journal.read()
 
 
 WAY_ON = (
@@ -274,13 +265,8 @@ def read_start(path: Path) -> dict[str, Any]:
     JournalError
         If there is none; or if it cannot be read, perhaps only just now: from an `OSError` then.
     """
-    try:
-        with path.open("rb") as journal:
-            line = journal.readline()
-    except OSError as error:
-        raise JournalError(
-            f"journal {path.name} cannot be read: {error.strerror}\n{path}"
-        ) from error
+    with open_journal(path) as journal:
+        line = journal.readline()
     try:
         return _Lines(path.stem).take(line.removesuffix(b"\n"))[1]
     except LineError as error:
@@ -290,81 +276,45 @@ def read_start(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def journals(directory: Path) -> list[Path]:
-    """All journals of a directory (``<uid>.jsonl``), in no particular order; none if there is none.
-
-    Raises
-    ------
-    JournalError
-        If it cannot be looked at. (``Path.glob`` would find nothing then, and say nothing.)
-    """
-    try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith(".jsonl")]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise JournalError(
-            f"the journal directory cannot be looked at: {error.strerror}\n{directory}"
-        ) from error
-    return [path for name in names if (path := directory / name).is_file()]
-
-
 def is_open(path: Path) -> bool:
     """Return whether the RunEngine that writes a journal is alive and in this run."""
-    with path.open("rb") as journal:
-        return is_locked(journal)
+    try:
+        with path.open("rb") as journal:
+            return is_locked(journal)
+    except FileNotFoundError:
+        if is_archived(path):
+            return False
+        raise
 
 
-def readable_starts(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Return journals with their start documents; one that has none is logged and passed by."""
-    for path in paths:
-        try:
-            yield path, read_start(path)
-        except JournalError as error:
-            log.warning("%s", str(error).partition("\n")[0])
+def has_journal(path: Path) -> bool:
+    """Return whether there is a journal of this path, as a file or in an archive."""
+    return path.exists() or is_archived(path)
 
 
-def find_run(directory: Path, which: str = "-1") -> Path:
-    """Find the journal of a run by what people call it.
-
-    Parameters
-    ----------
-    directory
-        The journal directory.
-    which
-        The beginning of its uid; its scan number ("42" or "#42"; the newest run that has it); or,
-        counted from the newest, "-1", "-2" …
+@contextlib.contextmanager
+def open_journal(path: Path) -> Generator[IO[bytes]]:
+    """Open a journal to read it, from an archive if its file is not there any more.
 
     Raises
     ------
     JournalError
-        If there is none, or more than one whose uid begins so.
+        If it cannot be read, perhaps only just now: from an `OSError` then.
     """
-    paths = journals(directory)
-    if re.fullmatch(r"-[1-9]\d{0,5}|#?\d{1,7}", which):
-        starts = dict(readable_starts(paths))
-        ordered = sorted(starts, key=lambda path: starts[path].get("time", 0.0))
-        if which.startswith("-"):
-            if int(which) >= -len(ordered):
-                return ordered[int(which)]
-            raise JournalError(
-                f"run {which} does not exist: runs in {directory}: {len(ordered)}\n"
-                "-1 is the newest one."
-            )
-        number = int(which.removeprefix("#"))
-        numbered = [path for path in ordered if starts[path].get("scan_id") == number]
-        if numbered:
-            return numbered[-1]
-    found = [path for path in paths if path.stem.startswith(which)]
-    if len(found) == 1 and which:
-        return found[0]
-    what = f"{len(found)} runs have" if found else "no run has"
-    raise JournalError(
-        f"{what} a uid that begins with {which!r}, or that scan number\n"
-        f"Looked in {directory}. A run is named by its uid or the beginning of it, by its scan "
-        "number (#42), or counted from the newest (-1)."
-    )
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                journal: IO[bytes] = stack.enter_context(path.open("rb"))
+            except FileNotFoundError:
+                packed = stack.enter_context(open_archived(path))
+                if packed is None:
+                    raise
+                journal = packed
+            yield journal
+    except OSError as error:
+        raise JournalError(
+            f"journal {path.name} cannot be read: {error.strerror}\n{path}"
+        ) from error
 
 
 def append(journal: IO[bytes], name: str, doc: Document) -> None:

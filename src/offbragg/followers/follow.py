@@ -14,71 +14,29 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from offbragg.errors import JournalError, OffbraggError
+from offbragg.errors import JournalError
 from offbragg.files.abandoned import close_all_abandoned
-from offbragg.files.journal_file import JournalReader, journals, read_start
+from offbragg.files.journal_folder import JournalFolder
 from offbragg.files.lock import lock
 from offbragg.followers.backlog import BACKLOG
+from offbragg.followers.followed_run import FollowedRun, Follower
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 2  # runs with more to do at once that are worked at: each has its threads and buffers
 _LOOK = 0.05  # how often journals are looked at for new documents, s
 _LOOK_FOR_ABANDONED = 1.0  # how often for journals that lost their RunEngine, s
-_BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits after a failure, s; the last one repeats
 _TRIES_ONCE = 3  # how often a failing run is tried when asked to go through it once
-_TRIES_DAMAGED = 3  # how often a damaged journal is read before its run waits for a change
-_LOOK_DAMAGED = 10.0  # how often a damaged journal is looked at for a change, s
-_LATER = 86400.0  # how long after its end a finished run may still get more, s
-_LOOK_LATER = 5.0  # how often that is looked at, s, and
-_LESS_OFTEN = 20  # the older the run the less often: once in a 20th part of its age
-
-
-class RunFollower(Protocol):
-    """What a follower makes of one run."""
-
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take the next document of the run's journal, beginning with the first."""
-
-    def poll(self) -> bool:
-        """Do what there is to do; return True once the run is finished for this follower.
-
-        A follower that lacks something then may have an attribute ``later``: a function that
-        returns, cheaply, whether it has come. It is asked for a day after the run's end, and the
-        run is opened again once it returns True.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the run; its files say how far it came."""
 
 
 @runtime_checkable
 class _HasBacklog(Protocol):
     def backlog(self) -> dict[str, Any]: ...
-
-
-class Follower(Protocol):
-    """Something that is derived from runs.
-
-    It waits for what those before it make, and gives up what they gave up. One that needs only
-    some of them has their names in an attribute ``after``.
-    """
-
-    name: str
-
-    def done(self, start: Mapping[str, Any]) -> bool:
-        """Return whether the run of this start document is finished already."""
-        ...
-
-    def open(self, start: Mapping[str, Any]) -> RunFollower:
-        """Open a run, to begin it or to go on with it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +89,7 @@ def follow(
     progress: Callable[[int, int], None] = lambda done, total: None,
     at_once: int = _AT_ONCE,
     held: JournalLock | None = None,
+    archived: Sequence[Path] = (),
 ) -> dict[str, list[str]]:
     """Feed every run of a journal directory to every follower.
 
@@ -153,6 +112,8 @@ def follow(
         finished in the order in which they were measured.
     held
         The lock of this journal directory, if the caller holds it already (see `following`).
+    archived
+        Journals in an archive that are followed, too: what is there has been followed to its end.
 
     Returns
     -------
@@ -178,7 +139,7 @@ def follow(
             tails.append(
                 _Tail(
                     journal, follower, once=once, stop=stop, before=_needed(follower, tails),
-                    at_once=at_once, failed_closings=failed_closings,
+                    at_once=at_once, failed_closings=failed_closings, archived=archived,
                 )
             )  # fmt: skip
         for tail in tails:
@@ -239,23 +200,30 @@ class _Tail(threading.Thread):
         before: tuple[_Tail, ...],
         at_once: int,
         failed_closings: Callable[[Path], int],
+        archived: Sequence[Path],
     ) -> None:
         super().__init__(name=f"offbragg-{follower.name}", daemon=True)
         self.follower = follower
         self.failed: list[str] = []
         self.broken: Exception | None = None
-        self._journal = journal
+        self.finishes = 0
+        """How often any run was finished."""
+        self._folder = JournalFolder(journal)
+        self._new = list(archived)
         self._once = once
         self._stop_asked = stop
         self._at_once = at_once
         self._before = before  # a run that they failed may never be finished by this one
         self._failed_closings = failed_closings  # of a journal: its run never ends
-        self._runs: dict[Path, _Run] = {}
+        self._runs: dict[Path, FollowedRun] = {}
+        self._open: dict[Path, FollowedRun] = {}  # of them, those that are not finished
+        self._lacking: list[FollowedRun] = []  # finished ones that may get more
+        self._looked_back = 0  # how often those before had finished a run at the last look
         self._blind = False  # whether the journals cannot be looked at just now
 
     def damaged(self) -> list[str]:
         """List the runs whose journals do not begin with a start document."""
-        return [run.path.stem for run in self._runs.values() if not run.start]
+        return [run.path.stem for run in self._runs.values() if not run.has_start]
 
     def run(self) -> None:
         """Look, feed, poll, until asked to stop or, once, until nothing is left."""
@@ -278,32 +246,39 @@ class _Tail(threading.Thread):
                     if not self._once and time.monotonic() - looked > _LOOK:
                         # after a start thousands of old runs may be looked at one by one
                         for live in self._unfinished()[-1:]:
-                            live.advance()
+                            self._advance(live)
                         looked = time.monotonic()
                     if run.finished:
                         continue  # by now
                     newest = run is unfinished[-1] and not self._once  # may be measured just now
                     if busy >= self._at_once and not newest:
                         continue  # its turn comes
-                    run.advance()
+                    self._advance(run)
                     busy += run.busy
                     if self._once and not run.finished and self._is_hopeless(run):
                         run.finished, run.given_up = True, True
                         self.failed.append(run.path.stem)
-                if self._once and alone and all(run.finished for run in self._runs.values()):
+                if self._once and alone and all(run.finished for run in self._open.values()):
                     return
                 if not any(run.busy for run in unfinished):
                     self._stop_asked.wait(_LOOK)
         finally:
-            for run in self._runs.values():
+            for run in self._open.values():
                 run.close()
+
+    def _advance(self, run: FollowedRun) -> None:
+        before = run.finishes
+        run.advance()
+        self.finishes += run.finishes - before  # after its own: who sees this sees that
+        if run.may_get_more:
+            self._lacking.append(run)
 
     def _finished_before(self, path: Path) -> int:
         """Count how often a run was finished by the followers before this one."""
         runs = (tail._runs.get(path) for tail in self._before)
         return sum(run.finishes for run in runs if run is not None)
 
-    def _is_hopeless(self, run: _Run) -> bool:
+    def _is_hopeless(self, run: FollowedRun) -> bool:
         """Return whether a run can be given up, when asked to go through it once."""
         if any(run.path.stem in tail.failed for tail in self._before):
             return True
@@ -311,187 +286,39 @@ class _Tail(threading.Thread):
             return True
         return run.put_off or (run.failures > 0 and run.tries >= _TRIES_ONCE)
 
-    def _unfinished(self) -> list[_Run]:
+    def _unfinished(self) -> list[FollowedRun]:
         """Look for new journals; return the runs with something to do, the newest last."""
         try:
-            found = journals(self._journal)
+            new, gone = self._folder.look()
         except JournalError as error:
             if self._once:
                 raise
             if not self._blind:
                 log.error("%s: %s", self.follower.name, error)
-            self._blind, found = True, []
+            self._blind, new, gone = True, [], []
         else:
             self._blind = False
-        for path in found:
+        for path in gone:
+            if path in self._runs and path not in self._open:
+                del self._runs[path]  # it is in an archive, or was moved away
+        for path in [*self._new, *new]:
             if path not in self._runs:
-                self._runs[path] = _Run(path, self.follower, self._finished_before)
-        for run in self._runs.values():
+                self._runs[path] = self._open[path] = FollowedRun(
+                    path, self.follower, self._finished_before
+                )
+        self._new = []
+        for run in self._finished_to_look_at():
             if run.finished and run.has_more(once=self._once):
                 run.reopen()
-        unfinished = [run for run in self._runs.values() if not run.finished]
-        return sorted(unfinished, key=lambda run: run.start.get("time", 0.0))
+                self._open[run.path] = run
+        self._open = {path: run for path, run in self._open.items() if not run.finished}
+        return sorted(self._open.values(), key=lambda run: run.began)
 
-
-class _Run:
-    """One run as one follower sees it, with its own position in the journal."""
-
-    def __init__(
-        self, path: Path, follower: Follower, finished_before: Callable[[Path], int]
-    ) -> None:
-        self.path = path
-        self.finished = False
-        self.finishes = 0  # how often the follower had something to do, and finished it
-        self.given_up = False
-        self.tries = 0  # how often it was begun
-        self.failures = 0  # one after the other
-        self.is_damaged = False
-        """Whether its journal is damaged; it is looked at again once that has changed."""
-        self._looked: tuple[int, int] | None = None  # size and time of the damaged journal
-        self.put_off = False  # whether trying again soon is useless
-        self._logged = ""  # the last failure
-        self._follower = follower
-        self._run: RunFollower | None = None
-        self._reader = JournalReader(path)
-        self._next_try = 0.0
-        self._finished_before = finished_before
-        self._seen_before = 0  # how often it was finished by others when it was begun
-        self._over: float | None = None  # when the run ended, POSIX s
-        self._later: Callable[[], bool] | None = None
-        self._next_look = self._finished_at = 0.0
-        self.start: dict[str, Any] = {}
-        try:
-            self.start = read_start(path)
-        except JournalError as error:
-            log.error("%s", error)
-            # without a start document nothing can be made of it; what cannot be read is tried again
-            self.finished = not isinstance(error.__cause__, OSError)
-
-    def advance(self) -> None:
-        """Feed what is new and let the follower work; a failure is logged and tried again."""
-        if time.monotonic() < self._next_try or self._is_still_damaged():
-            return
-        try:
-            if self._run is None:
-                self.tries += 1
-                self._seen_before = self._finished_before(self.path)
-                self.start = self.start or read_start(self.path)
-                if self._follower.done(self.start):
-                    self.finished = True
-                    return
-                self._run = self._follower.open(self.start)
-            for name, doc in self._reader.read():
-                self._feed(self._run, name, doc)
-            self.finished = self._run.poll()
-            if self.finished:
-                self._later = getattr(self._run, "later", None)
-                self._finished_at = time.monotonic()
-                self._wait_to_look()
-                self.close()
-                self.finishes += 1
-        except Exception as error:  # any follower, any run: the others go on
-            self._note(error)
-            self.close()
-            self._reader = JournalReader(self.path)
-        else:
-            self.failures, self.put_off, self._logged = 0, False, ""
-
-    def has_more(self, *, once: bool) -> bool:
-        """Return whether a finished run has something to do again.
-
-        Because a follower before this one had, or what this one lacked has come.
-        """
-        if self.given_up:
-            return False
-        if self._finished_before(self.path) != self._seen_before:
-            return True
-        if once or self._later is None or time.monotonic() < self._next_look:
-            return False
-        self._wait_to_look()
-        try:
-            return self._later is not None and self._later()
-        except Exception as error:  # any follower, any run: the others go on
-            log.warning("%s, run %s: %s", self._follower.name, self.path.stem[:8], error)
-            self._later = None
-            return False
-
-    def _wait_to_look(self) -> None:
-        """Set when to look for what is lacking; no more if the run ended long ago."""
-        if self._later is None:
-            return
-        # a clock may have been set back since
-        age = max(time.time() - (self._over or 0.0), time.monotonic() - self._finished_at)
-        if age > _LATER:
-            self._later = None
-        self._next_look = time.monotonic() + max(_LOOK_LATER, age / _LESS_OFTEN)
-
-    def reopen(self) -> None:
-        """Begin again with a run that was finished."""
-        self.finished, self._later = False, None
-        self._reader = JournalReader(self.path)
-
-    def _feed(self, run: RunFollower, name: str, doc: Mapping[str, Any]) -> None:
-        if name == "stop":
-            self._over = doc.get("time")
-        try:
-            run(name, doc)
-        except OffbraggError:
-            raise
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise JournalError(
-                f"journal {self.path.name} has a {name} document that {self._follower.name} cannot "
-                f"use: {error!r}\n{self.path}: uid {doc.get('uid')!r}"
-            ) from error
-
-    def _note(self, error: Exception) -> None:
-        """Log a failure and set when to try again; a damaged journal must change first."""
-        wait = _BACK_OFF[min(self.failures, len(_BACK_OFF) - 1)]
-        wait = getattr(error, "retry_after", wait)
-        self.put_off = hasattr(error, "retry_after")
-        self.failures += 1
-        run = self.path.stem[:8]
-        before, self._logged = self._logged, f"{type(error).__name__}: {error}"
-        damaged = isinstance(error, JournalError) and not isinstance(error.__cause__, OSError)
-        if damaged and self.failures >= _TRIES_DAMAGED:
-            self.is_damaged, self._looked, wait = True, self._look(), _LOOK_DAMAGED
-            log.error("%s, run %s is skipped: %s", self._follower.name, run, error)
-        elif damaged:  # a network disk may show half of a line for a moment
-            log.info("%s, run %s: %s", self._follower.name, run, error)
-        elif self._logged == before:
-            pass  # once is enough, it is tried again for hours
-        elif isinstance(error, OffbraggError | OSError):
-            log.warning("%s, run %s: %s", self._follower.name, run, error)
-        else:
-            log.exception("%s, run %s: unexpected", self._follower.name, run)
-        self._next_try = time.monotonic() + wait
-
-    def _is_still_damaged(self) -> bool:
-        """Return whether a damaged journal is as it was when it was found to be damaged."""
-        if not self.is_damaged:
-            return False
-        if self._look() == self._looked:
-            self._next_try = time.monotonic() + _LOOK_DAMAGED
-            return True
-        self.is_damaged, self.failures = False, 0
-        return False
-
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_size, status.st_mtime_ns
-
-    @property
-    def busy(self) -> bool:
-        """Whether the follower has more to do at once; it says so by an attribute ``busy``."""
-        return bool(getattr(self._run, "busy", False))
-
-    def close(self) -> None:
-        """Release the run."""
-        run, self._run = self._run, None
-        if run is not None:
-            try:
-                run.close()
-            except Exception as error:  # it is released all the same
-                log.warning("%s, run %s: %s", self._follower.name, self.path.stem[:8], error)
+    def _finished_to_look_at(self) -> list[FollowedRun]:
+        """Return the finished runs that may have something to do again; mostly there are few."""
+        before = sum(tail.finishes for tail in self._before)
+        if before != self._looked_back:
+            self._looked_back = before
+            return list(self._runs.values())
+        self._lacking = [run for run in self._lacking if run.may_get_more]
+        return self._lacking

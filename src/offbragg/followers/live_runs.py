@@ -10,12 +10,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offbragg.errors import JournalError, OffbraggError
 from offbragg.files.find import find_scan_file
-from offbragg.files.journal_file import journals, read_start
+from offbragg.files.journal_archive import archived_journals
+from offbragg.files.journal_file import read_start
+from offbragg.files.journal_folder import JournalFolder
 from offbragg.files.scan_folders import scan_directory, scan_name
 from offbragg.followers.live_state import write_state
 from offbragg.followers.live_volume import LiveSweep, LiveVolume, read_record
@@ -31,6 +34,39 @@ _TRY_AGAIN = 5.0  # s, for a sweep that cannot be placed yet
 
 class Stopped(Exception):  # noqa: N818  not an error
     """It was asked to end."""
+
+
+_Kind = tuple[str, str, str]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A sweep that is in no volume yet."""
+
+    uid: str
+    time: float
+    folder: Path | None
+    """Where its scan file is, or will be."""
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, start: Mapping[str, Any], experiment: Path) -> _Waiting:
+        """Keep of a start document what is needed: there may be very many of them."""
+        try:
+            folder = scan_directory(experiment, start)
+        except (OffbraggError, OSError):
+            folder = None
+        return cls(start["uid"], float(start.get("time", 0.0)), folder)
+
+    def find(self) -> Path | None:
+        """Return its scan file, once there is one."""
+        if self.path is None and self.folder is not None:
+            try:
+                found = find_scan_file(self.folder, self.uid)
+            except (OffbraggError, OSError):
+                return None
+            self.path = None if found is None else found.absolute()
+        return self.path
 
 
 class LiveRuns:
@@ -67,8 +103,10 @@ class LiveRuns:
         self._every, self._since = every, since
         self._stop = stop or threading.Event()
         self._written = written
-        self._starts: dict[Path, dict[str, Any] | None] = {}
-        self._found: dict[str, Path] = {}  # by uid
+        self._folder = JournalFolder(journal)
+        self._unread = archived_journals(journal)
+        self._newest: dict[_Kind, float] = {}  # when the newest run of each kind began
+        self._waiting: dict[_Kind, dict[str, _Waiting]] = {}  # sweeps in no volume yet, by uid
         self._volumes: dict[Path, list[LiveVolume]] = {}  # by folder
         self._placed: set[str] = set()  # uids
         self._next_place: dict[str, float] = {}
@@ -110,45 +148,44 @@ class LiveRuns:
     def _look(self) -> None:
         """Look for new runs, and for scan files that have come."""
         try:
-            paths = journals(self._journal)
+            new = self._read_starts()
         except JournalError as error:
             log.warning("%s", error)
             return
-        new = [path for path in paths if path not in self._starts]
-        for path in new:
-            try:
-                start = read_start(path)
-            except JournalError:
-                continue  # just begun; or damaged, which the stacker reports
-            is_sweep = bool(start.get("sweep")) and start.get("purpose", "data") == "data"
-            self._starts[path] = start if is_sweep else None
         if not new and time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK_FOR_FILES
-        starts = [start for start in self._starts.values() if start is not None]
-        wanted = {_kind(s) for s in starts if time.time() - s.get("time", 0.0) < self._since}
+        now = time.time()
+        wanted = [kind for kind, began in self._newest.items() if now - began < self._since]
+        runs = [run for kind in wanted for run in self._waiting.get(kind, {}).values()]
         folders: dict[Path, list[LiveSweep]] = {}
-        for start in sorted(starts, key=lambda s: (s.get("time", 0.0), s["uid"])):
-            uid = start["uid"]
-            if uid in self._placed or _kind(start) not in wanted:
-                continue
-            if (path := self._path(start)) is not None:
-                sweep = LiveSweep(path, uid, float(start.get("time", 0.0)))
-                folders.setdefault(path.parent, []).append(sweep)
+        for run in sorted(runs, key=lambda run: (run.time, run.uid)):
+            if (path := run.find()) is not None:
+                folders.setdefault(path.parent, []).append(LiveSweep(path, run.uid, run.time))
         for folder, sweeps in folders.items():
             self._place_all(folder, sweeps)
+        for kind in wanted:
+            here = self._waiting.get(kind, {})
+            for uid in here.keys() & self._placed:
+                del here[uid]
 
-    def _path(self, start: Mapping[str, Any]) -> Path | None:
-        uid = start["uid"]
-        if uid not in self._found:
+    def _read_starts(self) -> bool:
+        """Read the start documents of journals that are new; return whether there are any."""
+        paths = [*self._unread, *self._folder.look()[0]]
+        self._unread: list[Path] = []
+        for path in paths:
             try:
-                path = find_scan_file(scan_directory(self._experiment, start), uid)
-            except (OffbraggError, OSError):
-                return None
-            if path is None:
-                return None
-            self._found[uid] = path.absolute()
-        return self._found[uid]
+                start = read_start(path)
+            except JournalError:
+                self._unread.append(path)  # just begun; or damaged, which the stacker reports
+                continue
+            if not start.get("sweep") or start.get("purpose", "data") != "data":
+                continue
+            kind, began = _kind(start), float(start.get("time", 0.0))
+            self._newest[kind] = max(began, self._newest.get(kind, began))
+            run = _Waiting.of(start, self._experiment)
+            self._waiting.setdefault(kind, {})[run.uid] = run
+        return len(self._unread) < len(paths)
 
     def _place_all(self, folder: Path, sweeps: list[LiveSweep]) -> None:
         """Find the volume to which each new sweep of a folder belongs."""
@@ -226,7 +263,7 @@ class LiveRuns:
             self._state = state
 
 
-def _kind(start: Mapping[str, Any]) -> tuple[str, str, str]:
+def _kind(start: Mapping[str, Any]) -> _Kind:
     """Return what runs of one folder have in common."""
     sample: Mapping[str, Any] = start.get("sample") or {}
     try:

@@ -1,4 +1,4 @@
-"""Rebuild the catalog from journals and scan files."""
+"""Rebuild the catalog from journals, archived or not, and scan files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from offbragg.files.journal_file import find_run, journals
+from offbragg.files.journal_archive import archived_journals
+from offbragg.files.journal_folder import all_journals, find_run
 from offbragg.followers.follow import follow, following
 from offbragg.followers.publishing import load_publisher
 from offbragg.followers.stacker import Stacker
@@ -64,11 +65,12 @@ def rebuild(
             client.delete_contents(uid, recursive=True, external_only=False)
         # in their order, as the catalog lists them: also after a rebuild that was killed
         failed = follow(
-            journal, followers, once=True, stop=stop, progress=progress, at_once=1, held=lock
-        )
+            journal, followers, once=True, stop=stop, progress=progress, at_once=1, held=lock,
+            archived=archived_journals(journal),
+        )  # fmt: skip
     there = set(connect())
     return {
-        "runs": len(journals(journal)),
+        "runs": len(all_journals(journal)),
         "published": sorted((there - before) | (again & there)),
         "failed": sorted({uid for uids in failed.values() for uid in uids}),
     }

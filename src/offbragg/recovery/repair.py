@@ -20,7 +20,8 @@ from offbragg.errors import GeometryError, JournalError, OffbraggError, ScanFile
 from offbragg.files.abandoned import close_all_abandoned
 from offbragg.files.digest import digest_path
 from offbragg.files.examine import Examiner
-from offbragg.files.journal_file import is_open, journals, read_journal
+from offbragg.files.journal_file import is_open, read_journal
+from offbragg.files.journal_folder import all_journals, journals
 from offbragg.files.nxrefine import write_wrapper
 from offbragg.files.salvage import clear, copy_intact, hidden_name, keep_damaged, put_in_place
 from offbragg.files.scan_file import ScanFile
@@ -92,7 +93,7 @@ def repair(
     """
     close_all_abandoned(journal)
     repairs = _mend_journals(journal, experiment)
-    known = {path.stem: path for path in journals(journal)}
+    known = {path.stem: path for path in all_journals(journal)}
     with Examiner() as examiner:
         for path in sorted(experiment.glob("*/*/*/f*.h5")):
             try:

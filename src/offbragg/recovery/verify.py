@@ -26,7 +26,8 @@ from offbragg.files.digest import (
 from offbragg.files.examine import Examiner, FileContents
 from offbragg.files.find import find_scan_file
 from offbragg.files.frame_pool import processors
-from offbragg.files.journal_file import journals, read_start
+from offbragg.files.journal_file import read_start
+from offbragg.files.journal_folder import all_journals
 from offbragg.files.quarantine import quarantine_directory, quarantined
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
@@ -440,7 +441,7 @@ def scan_file_of_run(uid: str, *, journal: Path, experiment: Path) -> Path:
     ScanFileError
         If no run, more than one, or no file fits.
     """
-    found = [path for path in journals(journal) if path.stem.startswith(uid)]
+    found = [path for path in all_journals(journal) if path.stem.startswith(uid)]
     if len(found) != 1:
         what = "no run" if not found else f"{len(found)} runs"
         raise ScanFileError(
@@ -463,7 +464,7 @@ def scan_file_of_run(uid: str, *, journal: Path, experiment: Path) -> Path:
 def all_scan_files(journal: Path, experiment: Path) -> list[Path]:
     """Find the scan files of all runs in the journals; a run without one is skipped."""
     found: list[tuple[float, Path]] = []
-    for path in sorted(journals(journal)):
+    for path in sorted(all_journals(journal)):
         try:
             start = read_start(path)
             scan = find_scan_file(scan_directory(experiment, start), start["uid"])

@@ -14,7 +14,7 @@ from offbragg.files.cbf import content_md5, declared_md5
 from offbragg.files.examine import FileContents
 from offbragg.files.frame_files import describe_others, frame_files
 from offbragg.files.headers import agree
-from offbragg.files.journal_file import examine_journal, is_open
+from offbragg.files.journal_file import examine_journal, has_journal, is_open
 from offbragg.ledger import ranges
 from offbragg.recovery.verdict import Verdict
 from offbragg.sample import check_component
@@ -31,10 +31,10 @@ def check_journal(
     except MetadataError as error:
         verdict.problems.append(str(error))
         return []
-    if not path.exists():
-        verdict.problems.append(f"run {seen.run} has no journal in {journal}")
-        return []
     try:
+        if not has_journal(path):
+            verdict.problems.append(f"run {seen.run} has no journal in {journal}")
+            return []
         found = examine_journal(path)
         over = not is_open(path)
     except (OffbraggError, OSError) as error:

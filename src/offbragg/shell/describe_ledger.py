@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from offbragg.beamline.config import Beamline
 from offbragg.errors import ScanFileError
-from offbragg.files.journal_file import find_run, read_journal
+from offbragg.files.journal_file import read_journal
+from offbragg.files.journal_folder import find_run
 from offbragg.files.scan_file import ScanFile
 from offbragg.followers.backlog import is_followed
 from offbragg.ledger import FrameStatus, describe_problems

@@ -8,7 +8,8 @@ from typing import Any
 
 from offbragg.beamline.config import Beamline
 from offbragg.errors import OffbraggError
-from offbragg.files.journal_file import is_open, journals, read_journal
+from offbragg.files.journal_file import is_open, read_journal
+from offbragg.files.journal_folder import journals
 from offbragg.files.scan_file import ScanFile
 from offbragg.ledger import FrameStatus
 from offbragg.printable import printable

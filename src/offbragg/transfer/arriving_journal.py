@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlparse
 from offbragg.errors import MetadataError, TransferError
 from offbragg.files.abandoned import arriving_mark, ends_with_stop
 from offbragg.files.durable import sync
+from offbragg.files.journal_archive import is_archived
 from offbragg.files.journal_line import LineError, decode_line, encode_line
 from offbragg.files.lock import lock
 from offbragg.sample import check_component
@@ -55,6 +56,9 @@ class ArrivingJournal:
         if self.path.is_symlink() or self._mark.is_symlink():
             raise TransferError(f"{self.path} is a link: it is not written")
         if not self._mark.exists():
+            if not self.path.exists() and is_archived(self.path):
+                self.ended = True
+                return
             if self.path.exists():
                 if not ends_with_stop(self.path):
                     raise TransferError(

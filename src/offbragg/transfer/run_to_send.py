@@ -11,6 +11,7 @@ from typing import Any
 
 from offbragg.errors import JournalError, RejectedFrame
 from offbragg.files.frame_files import FRAME_SEQUENCES, FrameFiles, find_run_folder, frame_files
+from offbragg.files.journal_file import open_journal
 from offbragg.files.journal_line import LineError, decode_line
 from offbragg.transfer.messages import LARGEST
 
@@ -99,20 +100,19 @@ class RunToSend:
         if self._ended or len(self._lines) >= _MOST_LINES or now < self._next_read:
             return
         try:
-            if self.path.stat().st_size == self._position:
-                self._next_read = now + _EVERY
-                return
-            with self.path.open("rb") as journal:
-                journal.seek(self._position)
-                text = journal.read(_READ)
-                if b"\n" not in text:
-                    text += journal.readline()  # a line that is longer
-            if len(text) < _READ:
-                self._next_read = now + _EVERY
-        except OSError as error:
-            raise JournalError(
-                f"journal {self.path.name} cannot be read: {error.strerror}\n{self.path}"
-            ) from error
+            is_longer = self.path.stat().st_size != self._position
+        except OSError:  # in an archive, perhaps: reading it says what is wrong
+            is_longer = True
+        if not is_longer:
+            self._next_read = now + _EVERY
+            return
+        with open_journal(self.path) as journal:
+            journal.seek(self._position)
+            text = journal.read(_READ)
+            if b"\n" not in text:
+                text += journal.readline()  # a line that is longer
+        if len(text) < _READ:
+            self._next_read = now + _EVERY
         for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
             if len(line) > _LONGEST:
                 raise JournalError(

@@ -21,7 +21,9 @@ import zmq
 from offbragg.alarms.board import Thresholds
 from offbragg.errors import JournalError, TransferError
 from offbragg.files.abandoned import Closings, close_all_abandoned
-from offbragg.files.journal_file import journals, read_start
+from offbragg.files.journal_archive import archived_journals
+from offbragg.files.journal_file import read_start
+from offbragg.files.journal_folder import JournalFolder, all_journals
 from offbragg.printable import printable
 from offbragg.transfer.ahead import Ahead, Look, ahead
 from offbragg.transfer.backlog import SendingReport
@@ -108,7 +110,9 @@ class Sender:
         self._over: set[str] = set()  # runs that are whole on the far disk, or refused
         self._monitor: Any = None
         self._damaged: dict[str, float] = {}  # run → when to read its journal again
-        self._began: dict[str, float] = {}  # when each run began
+        self._began: dict[str, float] = {}  # when each run that is not over began
+        self._folder = JournalFolder(self._journal)
+        self._unread = archived_journals(self._journal)
         self._settled: dict[str, int] = {}  # frames of each run that are on the far disk
         self.backlog = SendingReport(self._journal, self._frames, receiver, address, thresholds)
         self._closings: Closings | None = None
@@ -320,7 +324,7 @@ class Sender:
         self._asked.discard(uid)
         if message.fields.get("ended") is True:
             self._runs.pop(uid, None)
-            self._over.add(uid)
+            self._has_ended(uid)
             self.sent.runs += 1
         elif uid in self._runs:
             if not self._runs[uid].acknowledged(have):
@@ -333,6 +337,10 @@ class Sender:
             )  # fmt: skip
         return True
 
+    def _has_ended(self, uid: str) -> None:
+        self._over.add(uid)
+        self._began.pop(uid, None)
+
     def _refused(self, message: Message) -> None:
         self.sent.refused += 1
         uid, name, why = message.fields.get("uid"), message.text("name"), message.text("why")
@@ -342,7 +350,7 @@ class Sender:
         elif isinstance(uid, str):
             self._asked.discard(uid)
             self._runs.pop(uid, None)
-            self._over.add(uid)
+            self._has_ended(uid)
         else:
             raise TransferError(f"the receiver refused: {why}")
 
@@ -367,18 +375,6 @@ class Sender:
         self._closings = close_all_abandoned(self._journal, self._closings)
         self._find_runs(now)
 
-    def _find_runs(self, now: float) -> None:
-        for path in journals(self._journal):
-            uid = path.stem
-            if uid in self._began or self._damaged.get(uid, 0.0) > now:
-                continue
-            try:
-                self._began[uid] = float(read_start(path).get("time", 0.0))
-                self._damaged.pop(uid, None)
-            except JournalError as error:  # perhaps it is being written
-                self._report(str(error))
-                self._damaged[uid] = now + _LOOK_DAMAGED
-
     def _ask_for_runs(self, now: float) -> None:
         """Ask what the far disk has of a few runs, oldest first."""
         room = _RUNS - len(self._runs) - len(self._asked)
@@ -390,6 +386,25 @@ class Sender:
                 room -= 1
                 self._asked.add(uid)
                 self._say("run", uid=uid)
+
+    def _find_runs(self, now: float) -> None:
+        """Note when the runs began whose journals are new."""
+        unread: list[Path] = []
+        for path in [*self._unread, *self._folder.look()[0]]:
+            uid = path.stem
+            if uid in self._over:
+                continue
+            if self._damaged.get(uid, 0.0) > now:
+                unread.append(path)
+                continue
+            try:
+                self._began[uid] = float(read_start(path).get("time", 0.0))
+                self._damaged.pop(uid, None)
+            except JournalError as error:  # perhaps it is being written
+                self._report(str(error))
+                self._damaged[uid] = now + _LOOK_DAMAGED
+                unread.append(path)
+        self._unread = unread
 
     def _advance(self, now: float) -> None:
         self._offer_complete(now)
@@ -461,7 +476,7 @@ class Sender:
     def _is_done(self) -> bool:
         if not self._welcome or self._runs or self._asked:
             return False
-        known = {path.stem for path in journals(self._journal)}
+        known = {path.stem for path in all_journals(self._journal)}
         return known <= self._over | set(self._damaged)
 
     def _count(self) -> Sent:
