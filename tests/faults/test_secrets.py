@@ -20,7 +20,8 @@ from runs import wait_until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
-from offbragg.beamline.config import Catalog, load, profile_directory
+from offbragg.beamline.config import load, profile_directory
+from offbragg.beamline.tables import Catalog
 from offbragg.catalog.authentication import TRIES, reading_key
 from offbragg.errors import CatalogError
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from offbragg.beamline.agreements import check_device
-from offbragg.beamline.config import Beamline, ChannelAccess, DeviceConfig
+from offbragg.beamline.config import Beamline
+from offbragg.beamline.tables import ChannelAccess, DeviceConfig
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.protocols import (
     Attenuator,

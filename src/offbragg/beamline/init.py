@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from offbragg.beamline.build import set_channel_access
-from offbragg.beamline.config import ChannelAccess
+from offbragg.beamline.tables import ChannelAccess
 from offbragg.errors import ConfigError, DeviceError
 from offbragg.panels import size_named
 from offbragg.printable import printable

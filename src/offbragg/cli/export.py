@@ -159,7 +159,7 @@ def _checked(about: About) -> About:
     """Return it if each value is as beamline.toml may have it."""
     from pydantic import ValidationError
 
-    from offbragg.beamline.config import Records
+    from offbragg.beamline.tables import Records
 
     values = asdict(about)
     try:

@@ -246,8 +246,8 @@ def init(
     Reads the detector's size, driver and plugins, and the motors' units, limits and speeds. What
     no IOC knows (wavelength, distance, sensor) becomes a TODO line. No record is written.
     """
-    from offbragg.beamline.config import ChannelAccess
     from offbragg.beamline.init import Wanted, named_prefixes, write_beamline
+    from offbragg.beamline.tables import ChannelAccess
 
     if sys.stdin.isatty() and not as_json:
         detector = detector or typer.prompt("Prefix of the detector, as 13PIL1:cam1:")

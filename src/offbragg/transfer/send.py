@@ -7,9 +7,8 @@ import logging
 import socket as network
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -27,8 +26,9 @@ from offbragg.files.journal_folder import JournalFolder, all_journals
 from offbragg.printable import printable
 from offbragg.transfer.ahead import Ahead, Look, ahead
 from offbragg.transfer.backlog import SendingReport
-from offbragg.transfer.keys import Key, encoded
-from offbragg.transfer.messages import LARGEST, VERSION, Message, pack, unpack
+from offbragg.transfer.connection import connected
+from offbragg.transfer.keys import Key
+from offbragg.transfer.messages import VERSION, Message, pack, unpack
 from offbragg.transfer.run_to_send import RunToSend
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,10 @@ class Sender:
         shown = 0.0
         while not stop.is_set():
             self._begin_again()
-            with self._connected() as socket, ahead() as self._ahead:
+            with (
+                connected(self._address, self._key, self._receiver) as (socket, self._monitor),
+                ahead() as self._ahead,
+            ):
                 self._say(
                     "hello",
                     version=VERSION,
@@ -176,34 +179,6 @@ class Sender:
             self.sent.connected = False
             stop.wait(_BACK_OFF)
         return self._count()
-
-    @contextlib.contextmanager
-    def _connected(self) -> Generator[Any]:
-        context = zmq.Context()
-        socket: Any = context.socket(zmq.DEALER)
-        monitor: Any = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._monitor = monitor
-        try:
-            socket.curve_serverkey = encoded(self._receiver)
-            socket.curve_publickey = encoded(self._key.public)
-            socket.curve_secretkey = encoded(self._key.secret)
-            socket.routing_id = uuid.uuid4().bytes
-            socket.maxmsgsize, socket.linger = LARGEST, 0
-            socket.sndhwm, socket.rcvhwm = 8, 1000
-            socket.heartbeat_ivl, socket.heartbeat_timeout = 2000, 10_000
-            try:
-                socket.connect(self._address)
-            except zmq.ZMQError as error:
-                raise TransferError(
-                    f"{self._address!r} is not an address: {error.strerror}\n"
-                    "Give the receiver's host and port, as far.example.org:5599."
-                ) from error
-            yield socket
-        finally:
-            socket.disable_monitor()
-            monitor.close(0)
-            socket.close()
-            context.term()
 
     def _step(self, socket: Any) -> bool:
         """Do what there is to do; return False if it must connect again."""
