@@ -87,9 +87,10 @@ def header(key: str) -> dict[str, str]:
 
 
 def test_every_process_answers_the_same(facility: Facility, run: PublishedRun, key: str):
-    table = f"/api/v1/table/full/raw/{run.uid}/cryostream_temperature/internal"
+    stream = f"/api/v1/table/full/raw/{run.uid}/cryostream_temperature"
+    table = f"{stream}/internal?format=application/json"
     paths = ("/runs", f"/runs/{run.uid}", f"/runs/{run.uid}/ledger", f"/runs/{run.uid}/frames/3",
-             "/series", f"/api/v1/metadata/raw/{run.uid}", f"{table}?format=json-seq")  # fmt: skip
+             "/series", f"/api/v1/metadata/raw/{run.uid}", table)  # fmt: skip
 
     answers = [
         [httpx.get(f"{url}{path}", headers=header(key), timeout=60) for path in paths]

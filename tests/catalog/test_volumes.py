@@ -275,7 +275,7 @@ def test_a_plane_that_a_client_has_is_not_sent_again(http, address):
         ("plane?points=0,0,0;1,0,0", "three points"),
         ("plane?points=a", "three points"),
         ("plane?points=0,0,0;1,0,0;0,1,0&plane=hk0", "not both"),
-        ("plane?points=nan,0,0;1,0,0;0,1,0", "three numbers below"),
+        ("plane?points=nan,0,0;1,0,0;0,1,0", "points must be three points"),
         ("plane?points=1e308,0,0;-1e308,0,0;0,1,0", "three numbers below"),
         ("plane?plane=" + "9" * 5000, "plane has 5000 characters; 200 are the limit"),
         ("plane?plane=%00%1b[2J", "is not a plane"),
