@@ -42,7 +42,7 @@ _ALLOWED: dict[str, dict[str, Any]] = {
     "event_page": {"time": list, "timestamps": dict},
     "stop": {"time": _NUMBER, "reason": str, "num_events": dict},
 }  # fmt: skip
-_OF_A_SWEEP: dict[str, Any] = {"sample": dict, "temperature": dict, "geometry": dict | None}
+_OF_A_SWEEP: dict[str, Any] = {"sample": dict, "temperature": dict, "geometry": (dict, type(None))}
 
 
 class LineError(ValueError):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gemmi
 import numpy as np
-from gemmi import cif
 
 from offbragg.errors import GeometryError
 from offbragg.files.model_dials import without_prefix
@@ -39,7 +39,7 @@ def read_imgcif(raw: bytes) -> dict[str, Any]:
     text = raw.decode("latin-1").partition(_BINARY)
     whole = text[0] + ("\n;\n" if text[1] else "")
     try:
-        block = cif.read_string(whole).sole_block()
+        block = gemmi.cif.read_string(whole).sole_block()
     except (RuntimeError, ValueError) as error:
         raise GeometryError(f"its header is not CIF: {str(error)[:150]}") from error
     axes = {row["id"]: row for row in _rows(block, "axis")}
@@ -61,17 +61,17 @@ def read_imgcif(raw: bytes) -> dict[str, Any]:
     }
 
 
-def _rows(block: cif.Block, category: str) -> list[_Row]:
+def _rows(block: gemmi.cif.Block, category: str) -> list[_Row]:
     """Return the rows of a category, a loop or not, by what follows its name."""
     table: Any = block.find_mmcif_category(f"_{category}.")
     names = [str(tag).partition(".")[2].lower() for tag in table.tags]
     return [
-        {name: cif.as_string(str(value)) for name, value in zip(names, row, strict=True)}
+        {name: gemmi.cif.as_string(str(value)) for name, value in zip(names, row, strict=True)}
         for row in table
     ]
 
 
-def _one(block: cif.Block, category: str) -> _Row:
+def _one(block: gemmi.cif.Block, category: str) -> _Row:
     rows = _rows(block, category)
     if len(rows) != 1:
         raise GeometryError(f"its header has {len(rows)} rows of _{category}, not 1")
@@ -79,7 +79,7 @@ def _one(block: cif.Block, category: str) -> _Row:
 
 
 def _number(row: _Row, key: str, otherwise: float | None = None) -> float:
-    value = cif.as_number(row[key]) if key in row else float("nan")
+    value = gemmi.cif.as_number(row[key]) if key in row else float("nan")
     if np.isfinite(value):
         return float(value)
     if otherwise is None:
@@ -122,7 +122,9 @@ def _place(
     return at
 
 
-def _panel(block: cif.Block, axes: Mapping[str, _Row], scan: Mapping[str, _Row]) -> dict[str, Any]:
+def _panel(
+    block: gemmi.cif.Block, axes: Mapping[str, _Row], scan: Mapping[str, _Row]
+) -> dict[str, Any]:
     steps = {row["axis_set_id"]: row for row in _rows(block, "array_structure_list_axis")}
     along: dict[int, tuple[_Row, _Row]] = {}
     for row in _rows(block, "array_structure_list"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,8 @@ def read_nxrefine(path: Path, own: Mapping[str, Any]) -> dict[str, Any]:
 def _read(file: h5py.File, wanted: Any) -> dict[str, Any]:
     names = sorted(
         name
-        for name in file
-        if re.search(r"\d$", name) and _value(file, f"{name}/instrument/goniometer/phi") is not None
+        for name in map(str, file)
+        if name[-1:].isdigit() and _value(file, f"{name}/instrument/goniometer/phi") is not None
     )
     if not names:
         raise GeometryError("it is HDF5, and not a wrapper of NXRefine: no rotation has a phi")
