@@ -83,7 +83,10 @@ def questions_of(world: World, paths: dict[str, Any], count: int | None) -> list
     found += asked_of(paths, theirs, later_key(world), theirs.uids[0], theirs.word)
     found += asked_of(paths, theirs, later_key(world), theirs.uids[1], theirs.word)
     found += asked_of(paths, mine, mine.keys[0], mine.uids[0], mine.word)
-    return some(list(dict.fromkeys(found)), count)
+    found = list(dict.fromkeys(found))
+    ours = [each for each in found if not each.startswith(("/api/", "/zarr/"))]
+    rest = [each for each in found if each not in ours]
+    return ours + some(rest, None if count is None else count - len(ours))
 
 
 def ask_all(client: httpx.Client, questions: list[str]) -> dict[str, Any]:
