@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from offbragg.errors import ConfigError, GeometryError
-from offbragg.files.adopted import as_counts
+from offbragg.files.adopted_datasets import as_counts
 from offbragg.files.mask import read_mask
 from offbragg.files.model import Model
 from offbragg.panels import known_panels, panel_named, size_named
