@@ -18,7 +18,10 @@ from offbragg.errors import TransferError
 from offbragg.transfer.packing import Packer, Unpacker
 
 
-@pytest.mark.parametrize("content", [b"\0" * (1 << 20), b"abc" * 1000, os.urandom(50) * 2, b"x"])
+@pytest.mark.parametrize(
+    "content", [b"\0" * (1 << 20), b"abc" * 1000, bytes(range(50)) * 2, b"x"],
+    ids=["zeros", "short", "bytes", "one"],
+)  # fmt: skip
 def test_what_is_packed_unpacks_to_the_same(content: bytes):
     packed = Packer().pack(content)
 
