@@ -254,7 +254,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_taken_for_whole(tmp_path, m
     (path := tmp_path / "f1.h5").write_bytes(bytes(3 * downloads._PIECE))
     app = Downloads(None, None, Readable([tmp_path]))  # type: ignore[arg-type]
     sent: list[Any] = []
-    monkeypatch.setattr(downloads, "_check_whole", lambda file: None)
+    monkeypatch.setattr(downloads, "_check_whole", lambda file: {"a run"})
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -268,7 +268,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_taken_for_whole(tmp_path, m
 
     scope = {"type": "http", "method": "GET", "headers": [], "query_string": b""}
     with pytest.raises(Exception, match="changed while it was sent"):
-        asyncio.run(app._send_file(path, scope, receive, send))
+        asyncio.run(app._send_file(path, "a run", scope, receive, send))
 
     assert sum(len(message.get("body", b"")) for message in sent) < 3 * downloads._PIECE
 

@@ -321,6 +321,11 @@ def test_a_file_that_is_replaced_gone_or_leads_out_is_never_mistaken(http, make_
 
     replaced = http.get(where, headers={"If-None-Match": before.headers["etag"]})
     ledger = http.get(f"/runs/{one.uid}/ledger")
+    node = f"raw/{one.uid}/primary"
+    others = [http.get(f"/files/{one.uid}{name}") for name in ("", f"/{path.name}")]
+    others += [http.get(f"/api/v1/{what}/{node}/{key}?{more}") for what, key, more in (
+        ("table/full", "internal", ""), ("array/full", "pilatus_image", "slice=0:1"),
+        ("asset/bytes", "internal", f"id={asset_of(http, f'{node}/internal')}"))]  # fmt: skip
     path.unlink()
     gone = http.get(where)
     shutil.copy(other.scan.path, outside := tmp_path / "f1.h5")
@@ -328,9 +333,17 @@ def test_a_file_that_is_replaced_gone_or_leads_out_is_never_mistaken(http, make_
     out = http.get(where)
 
     assert replaced.status_code == ledger.status_code == 410
-    assert f"is the scan file of run {other.uid}" in replaced.json()["detail"]
+    assert "is the scan file of another run" in replaced.json()["detail"]
+    assert other.uid not in replaced.text
+    assert [each.status_code for each in others] == [410] * 5, [each.text for each in others]
+    assert not any(other.uid in each.text for each in others)
     assert gone.status_code == 410
     assert out.status_code == 403
+
+
+def asset_of(http: Any, node: str) -> int:
+    asked = http.get(f"/api/v1/metadata/{node}?include_data_sources=true").json()
+    return asked["data"]["attributes"]["data_sources"][0]["assets"][0]["id"]
 
 
 def stored_run(make_run: Any, first: int = 0) -> Any:

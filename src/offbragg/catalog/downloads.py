@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-from sqlalchemy import func, select
-
 from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
+from offbragg.catalog.opened_runs import are_seen, of_another
 from offbragg.catalog.readable import Readable, shown
-from offbragg.catalog.searched import RUNS
 from offbragg.catalog.sent import OpenFile, Refusal, asset_of, begin, lookup, matches
-from offbragg.catalog.viewers import seen_runs, viewer
+from offbragg.catalog.volumes import inputs_of
 from offbragg.errors import CatalogError, OffbraggError
 from offbragg.files.digest import digest_path
 from offbragg.files.scan_file import ScanFile
@@ -46,6 +44,7 @@ _RANGE = re.compile(r"bytes=\s*([0-9]{0,30})\s*-\s*([0-9]{0,30})\s*")
 _MOST = 1000  # files beside a scan file that are examined
 _MOST_RECORD = 4_000_000  # bytes of a volume's record; it takes up to 30 times as much memory
 _ONE_RECORD = threading.Lock()  # so that only one is in memory, whatever the number of requests
+_NO_ASSET = "This node does not exist, or it has no file with this id."
 _TYPES = {".h5": "application/x-hdf5", ".digest": "application/json"}
 
 
@@ -81,8 +80,8 @@ class Downloads:
             if scope["method"] not in ("GET", "HEAD"):
                 raise Refusal(405, "Files are read-only: GET or HEAD.", allow="GET, HEAD")
             if path.startswith(_ASSETS):
-                found = await self._asset(path.removeprefix(_ASSETS), scope)
-                await self._send_file(found, scope, receive, send)
+                found, uid = await self._asset(path.removeprefix(_ASSETS), scope)
+                await self._send_file(found, uid, scope, receive, send)
             else:
                 await self._answer(path.removeprefix(FILES), scope, receive, send)
         except Refusal as refusal:
@@ -93,18 +92,21 @@ class Downloads:
     async def _answer(self, asked: str, scope: Scope, receive: Receive, send: Send) -> None:
         uid, _, name = asked.strip("/").partition("/")
         scan = await self._scan_file(uid)
+        stem = name.removesuffix(".sha256")
+        if not stem.endswith(".h5"):  # their list and digest; what is sent itself is looked at then
+            with self._opened(scan) as file:
+                await asyncio.to_thread(_check_run, file, uid)
         names = await self._names(scan, uid)
         if not name:
             await self._list(uid, scan, names, send)
             return
-        stem = name.removesuffix(".sha256")
         if stem not in names:
             raise Refusal(404, f"Run {uid} has no file of this name. /files/{uid} lists them.")
         if stem == name:
-            await self._send_file(scan.with_name(name), scope, receive, send)
+            await self._send_file(scan.with_name(name), uid, scope, receive, send)
             return
         with self._opened(scan.with_name(stem)) as file:
-            await self._check_whole(file)
+            await self._check_whole(file, uid)
             digest = await asyncio.shield(self._digest(file))
         await _send_text(send, f"{digest}  {stem}\n".encode(), "text/plain; charset=utf-8")
 
@@ -120,15 +122,16 @@ class Downloads:
             )
         return path
 
-    async def _asset(self, node: str, scope: Scope) -> Path:
+    async def _asset(self, node: str, scope: Scope) -> tuple[Path, str]:
+        """Return the file that is asked for, and its run; of a volume, none."""
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("id", [""])[0]
         if not re.fullmatch(r"[0-9]{1,12}", asked):
             raise Refusal(400, "id must be the number of an asset.")
         segments = [unquote(part) for part in node.split("/") if part]
         path = await asset_of(self._tree, segments, int(asked))
         if path is None:
-            raise Refusal(404, "This node does not exist, or it has no file with this id.")
-        return path
+            raise Refusal(404, _NO_ASSET)
+        return path, segments[1] if segments[0] == _CONTAINER else ""
 
     async def _names(self, scan: Path, uid: str) -> list[str]:
         """List the files of a run: its scan file, its digest, and the volumes made of it.
@@ -137,7 +140,7 @@ class Downloads:
         """
         names, volumes = await asyncio.to_thread(self._beside, scan, uid)
         for name, runs in volumes.items():
-            if await self._are_seen(runs):
+            if await are_seen(self._tree, runs):
                 names.append(name)
         return names
 
@@ -155,14 +158,6 @@ class Downloads:
                 if uid in (runs := self._runs_of(scan, name)):
                     volumes[name] = runs
         return names, volumes
-
-    async def _are_seen(self, runs: set[str]) -> bool:
-        """Return whether who asks sees all of these runs."""
-        if viewer().sees_everything:
-            return True
-        some = select(func.count()).select_from(RUNS).where(seen_runs(), RUNS.c.uid.in_(runs))
-        async with self._tree.context.engine.connect() as connection:
-            return await connection.scalar(some) == len(runs)
 
     def _runs_of(self, scan: Path, name: str) -> set[str]:
         """Return the runs of a volume; none if it is not a volume."""
@@ -188,7 +183,7 @@ class Downloads:
                     "whole": True,
                 }
                 try:
-                    await self._check_whole(file)
+                    await self._check_whole(file, uid)
                 except Refusal as refusal:
                     entry |= {"whole": False, "why": str(refusal)}
                 files.append(entry)
@@ -199,15 +194,23 @@ class Downloads:
     def _opened(self, path: Path) -> contextlib.AbstractContextManager[OpenFile]:
         return OpenFile.below(self._readable, path)
 
-    async def _check_whole(self, file: OpenFile) -> None:
-        if file.path.suffix == ".h5":
-            await asyncio.to_thread(_check_whole, file)
+    async def _check_whole(self, file: OpenFile, uid: str) -> None:
+        """Refuse a file that is not whole, or not of the run, or whose runs are not all seen."""
+        if file.path.suffix != ".h5":
+            return
+        runs = await asyncio.to_thread(_check_whole, file)
+        if uid and uid not in runs:
+            raise Refusal(410, of_another(file.path.name))
+        if not await are_seen(self._tree, runs):
+            raise Refusal(404, _NO_ASSET)
 
     # -- their bytes ---------------------------------------------------------------------------
 
-    async def _send_file(self, path: Path, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _send_file(
+        self, path: Path, uid: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         with self._opened(path) as file:
-            await self._check_whole(file)
+            await self._check_whole(file, uid)
             headers = {
                 "accept-ranges": "bytes",
                 "etag": file.etag,
@@ -280,8 +283,18 @@ def _opened_volume(file: OpenFile) -> Iterator[VolumeFile]:
         yield volume
 
 
-def _check_whole(file: OpenFile) -> None:
-    """Refuse a file that is neither a complete scan file nor a volume.
+def _check_run(file: OpenFile, uid: str) -> None:
+    """Refuse a scan file of another run; what cannot be opened is looked at when it is sent."""
+    with (
+        contextlib.suppress(OffbraggError),
+        ScanFile.open(file.path, descriptor=file.descriptor) as scan,
+    ):
+        if scan.run != uid:
+            raise Refusal(410, of_another(file.path.name))
+
+
+def _check_whole(file: OpenFile) -> set[str]:
+    """Return the runs of a file; refuse one that is neither a complete scan file nor a volume.
 
     Raises
     ------
@@ -298,10 +311,10 @@ def _check_whole(file: OpenFile) -> None:
             )
         try:
             with ScanFile.open(file.path, descriptor=file.descriptor) as scan:
-                counts, complete = scan.ledger.counts(), scan.complete
+                counts, complete, run = scan.ledger.counts(), scan.complete, scan.run
         except OffbraggError:
-            with _opened_volume(file):
-                return
+            with _opened_volume(file) as volume:
+                return {str(each.get("run")) for each in inputs_of(volume.record)}
     except OffbraggError as error:
         raise Refusal(403, f"Only scan files and volumes are sent: {shown(error)}") from error
     if not complete:
@@ -310,6 +323,7 @@ def _check_whole(file: OpenFile) -> None:
             f"{file.path.name} is not finished: {counts['pending']} of {sum(counts.values())} "
             f"frames are pending. offbragg stack finishes it; ask again then.",
         )
+    return {run}
 
 
 def _part(

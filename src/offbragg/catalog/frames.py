@@ -31,6 +31,7 @@ from offbragg.catalog.frame_answers import (
 )
 from offbragg.catalog.frame_questions import ManyFrames, OneFrame
 from offbragg.catalog.kept import Kept
+from offbragg.catalog.opened_runs import of_another
 from offbragg.catalog.parameters import read_parameters
 from offbragg.catalog.read_limits import answering, refusing_damaged
 from offbragg.catalog.readable import Readable, shown
@@ -189,8 +190,7 @@ def _made(
             try:
                 with _opened(file, sources) as scan, refusing_damaged():
                     if scan.run != uid:
-                        why = f"{shown(path.name)} is the scan file of run {shown(scan.run)} now."
-                        raise Refusal(410, why)
+                        raise Refusal(410, of_another(path.name))
                     return _answer_of(_found(scan, file, asked), asked, tags, squeeze, kept)
             except (CatalogError, HTTPException):
                 if not left or not file.is_replaced:

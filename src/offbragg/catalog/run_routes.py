@@ -183,19 +183,21 @@ class RunRoutes:
         path = await asset_of(self._tree, [CONTAINER, uid, "primary", "internal"])
         counts: dict[str, int] = {}
         if path is not None:
-            counts = await asyncio.to_thread(self._counted, path) or (known[1] if known else {})
+            counts = await asyncio.to_thread(self._counted, path, uid) or (
+                known[1] if known else {}
+            )
         if len(self._counts) > 100:
             self._counts.clear()
         self._counts[uid] = now, counts
         return counts
 
-    def _counted(self, path: Path) -> dict[str, int]:
+    def _counted(self, path: Path, uid: str) -> dict[str, int]:
         try:
             with (
                 OpenFile.below(self._readable, path) as file,
                 ScanFile.open(file.path, descriptor=file.descriptor) as scan,
             ):
-                return scan.ledger.counts()
+                return scan.ledger.counts() if scan.run == uid else {}
         except (OffbraggError, Refusal, OSError):  # it is being written, or gone: asked again soon
             return {}
 
@@ -211,7 +213,7 @@ class RunRoutes:
             return []
         near = [(path, how == FINISHED) for path, how in volumes if path.parent == scan.parent]
         listed: list[dict[str, Any]] = []
-        opens = ended and bool(self._counted(scan))
+        opens = ended and bool(self._counted(scan, uid))
         for path, whole in ((scan, opens), *near):
             try:
                 size, modified, _ = state(self._readable.real(path))

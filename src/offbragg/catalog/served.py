@@ -32,6 +32,7 @@ from offbragg.catalog.checked import CheckedHDF5Adapter
 from offbragg.catalog.containers import VOLUME_ARRAY
 from offbragg.catalog.images import IMAGES, ImageSequenceAdapter, OneImageAdapter
 from offbragg.catalog.inside import check_pieces, check_readable, open_readable
+from offbragg.catalog.opened_runs import NodeRuns, of_another, run_of_file
 from offbragg.catalog.read_limits import ANSWER, CountedAdapter, is_countable
 from offbragg.catalog.readable import Readable, check_size, shown
 from offbragg.catalog.volume_arrays import VolumeArrayAdapter
@@ -62,10 +63,15 @@ class ConfinedAdapter:
         Type of the files that it reads.
     readable
         Where these may lie.
+    runs
+        Finds the run of a node, whose scan file must be of it.
     """
 
-    def __init__(self, adapter: Any, mimetype: str, readable: Readable) -> None:
+    def __init__(
+        self, adapter: Any, mimetype: str, readable: Readable, runs: NodeRuns | None = None
+    ) -> None:
         self._adapter = adapter
+        self._runs = runs
         self._mimetype = mimetype
         self._readable = readable
 
@@ -85,7 +91,7 @@ class ConfinedAdapter:
         uris += [uri for uri in parameters.get("data_uris") or () if uri is not None]
         for uri in dict.fromkeys(uris):
             if urlparse(uri).scheme == "file":  # as Tiled reads it: FILE: is a file, too
-                self._check(path_from_uri(uri), parameters, kept)
+                self._check(path_from_uri(uri), node, parameters, kept)
             elif self._mimetype != _TABLES:
                 raise CatalogError(f"{shown(uri)} is not read: it is not a file")
         try:
@@ -108,7 +114,7 @@ class ConfinedAdapter:
             check_pieces(_array_of(adapter), uris[0] if uris else "an array")
         return CountedAdapter(adapter, kept=kept)
 
-    def _check(self, path: Path, parameters: Mapping[str, Any], kept: _Kept) -> None:
+    def _check(self, path: Path, node: Any, parameters: Mapping[str, Any], kept: _Kept) -> None:
         real = self._readable.real(path)
         if self._mimetype in HDF5:
             dataset = parameters.get("dataset", "/")
@@ -120,10 +126,16 @@ class ConfinedAdapter:
             with contextlib.suppress(BrokenLink):
                 # while it is open no reader waits for a page that a killed writer left half written
                 how = {"swmr": swmr, "locking": locking, "libver": "latest"}
-                open_readable(self._readable, path, kept.files, **how)
+                file = open_readable(self._readable, path, kept.files, **how)
+                self._check_run(path, file, node)
                 check_readable(self._readable, path, names=names, swmr=swmr, locking=locking)
         elif self._mimetype != VOLUME_ARRAY and real.is_file():  # of a volume, only parts are read
             check_size(path, real.stat().st_size, ANSWER)
+
+    def _check_run(self, path: Path, file: Any, node: Any) -> None:
+        held = None if self._runs is None else run_of_file(file)
+        if self._runs is not None and held is not None and held != (self._runs.of(node) or held):
+            raise HTTPException(410, of_another(path.name))
 
 
 def _array_of(adapter: object) -> Any:
@@ -161,7 +173,9 @@ def confine_adapters(context: Any, readable: Readable, own: Readable) -> None:
         raise CatalogError(
             f"the catalog is not served: its adapters could read outside its roots\n{part}"
         )
-    context.adapters_by_mimetype = confined_adapters(context.adapters_by_mimetype, readable, own)
+    context.adapters_by_mimetype = confined_adapters(
+        context.adapters_by_mimetype, readable, own, NodeRuns(context)
+    )
 
 
 def self_test() -> PrivatePart:
@@ -201,7 +215,7 @@ def _make_one() -> None:
 
 
 def confined_adapters(
-    adapters: Mapping[str, Any], readable: Readable, own: Readable
+    adapters: Mapping[str, Any], readable: Readable, own: Readable, runs: NodeRuns | None = None
 ) -> dict[str, Any]:
     """Return the adapters that a catalog is served with.
 
@@ -213,6 +227,8 @@ def confined_adapters(
         Where files may be read.
     own
         The catalog's own storage, to which only the server writes.
+    runs
+        Finds the run of a node.
     """
     made: dict[str, Any] = {}
     for mimetype in SERVED:
@@ -230,5 +246,5 @@ def confined_adapters(
             adapter = ImageSequenceAdapter.of(IMAGES[kind], readable)
         else:
             adapter = OneImageAdapter.of(IMAGES[kind], readable)
-        made[mimetype] = ConfinedAdapter(adapter, mimetype, readable)
+        made[mimetype] = ConfinedAdapter(adapter, mimetype, readable, runs)
     return made
