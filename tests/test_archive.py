@@ -22,7 +22,7 @@ from offbragg.errors import JournalError
 from offbragg.export.gather import find_runs
 from offbragg.files import journal_archive
 from offbragg.files.abandoned import close_all_abandoned
-from offbragg.files.journal_archive import archived_journals, archiving, month_of, pack
+from offbragg.files.journal_archive import archived_journals, archiving, is_archived, month_of, pack
 from offbragg.files.journal_file import is_open, open_journal, read_ended, read_journal, read_start
 from offbragg.files.journal_folder import JournalFolder, all_journals, find_run, journals
 from offbragg.files.journal_line import encode_line
@@ -178,17 +178,28 @@ def test_a_journal_that_is_in_an_archive_with_other_lines_is_kept(tmp_path, runs
 
 def test_a_damaged_archive_is_named(tmp_path, runs):
     packed(tmp_path)
-    (one, other) = sorted((tmp_path / "journal" / "archive").glob("*.zip"))
+    one = min((tmp_path / "journal" / "archive").glob("*.zip"))
     text = bytearray(one.read_bytes())
     text[200] ^= 0xFF  # in the journal that is its first
     one.write_bytes(text)
-    other.write_bytes(b"no archive")
 
-    with pytest.raises(JournalError, match=r"the archive 2023-12\.zip is damaged"):
-        all_journals(tmp_path / "journal")
-    other.unlink()
     with pytest.raises(JournalError, match=r"the archive 2023-11\.zip is damaged"):
         read_journal(tmp_path / "journal" / f"{runs[0].uid}.jsonl")
+
+
+def test_a_damaged_archive_is_logged_once_and_the_others_are_read(tmp_path, runs, caplog):
+    packed(tmp_path)
+    journal = tmp_path / "journal"
+    (journal / "archive" / "2022-01.zip").write_bytes(b"half-copied")
+
+    all_journals(journal)
+    found = all_journals(journal)
+
+    assert {path.stem for path in found} == {run.uid for run in runs}
+    assert is_archived(found[0])
+    assert caplog.text.count("2022-01.zip is damaged") == 1
+    with pytest.raises(JournalError, match=r"cannot tell whether .* is archived: .*2022-01\.zip"):
+        is_archived(journal / "new.jsonl")
 
 
 KILLED = """
