@@ -126,7 +126,9 @@ def test_an_archive_grows_by_later_runs(tmp_path, runs):
         assert read_start(tmp_path / "journal" / f"{run.uid}.jsonl") == run.start
 
 
-@pytest.mark.parametrize("case", ["open", "new", "unpublished", "torn", "scan file", "unstacked"])
+@pytest.mark.parametrize(
+    "case", ["open", "new", "written", "unpublished", "torn", "scan file", "unstacked"]
+)
 def test_a_run_that_is_not_done_with_keeps_its_journal(tmp_path, runs, case):
     path = tmp_path / "journal" / f"{runs[0].uid}.jsonl"
     scan = scan_file_of_run(runs[0].uid, journal=path.parent, experiment=tmp_path / "experiment")
@@ -136,6 +138,11 @@ def test_a_run_that_is_not_done_with_keeps_its_journal(tmp_path, runs, case):
         journal_archive.lock(held)
     elif case == "new":
         options = {"clock": lambda: 1.7e9 + 86400, "older": 86400}
+    elif case == "written":  # restored a minute ago
+        for each in path.parent.glob("*.jsonl"):
+            os.utime(each, (1.7e9, 1.7e9))
+        os.utime(path, (1.71e9, 1.71e9))
+        options = {"clock": lambda: 1.71e9 + 60, "older": 86400}
     elif case == "unpublished":
         options = {"unpublished": lambda uids: [runs[0].uid]}
     elif case == "torn":
@@ -159,6 +166,21 @@ def test_a_run_that_is_not_done_with_keeps_its_journal(tmp_path, runs, case):
     assert left is None if reason is None else left.startswith(reason)
     if case == "open":
         held.close()
+
+
+def test_a_run_that_lacks_a_frame_keeps_its_journal(tmp_path):
+    run = MeasuredRun(tmp_path, n_frames=5, began=1.7e9).begin()
+    run.write(0, 1, 2, 4)
+    run.announce(5)
+    run.monitor_counted(list(range(5)))
+    run.end()
+    run.journal.close()
+    experiment = tmp_path / "experiment"
+    follow(tmp_path / "journal", [Stacker(experiment, late=0.1)], once=True)
+
+    done = archive(tmp_path / "journal", experiment, older=0.0)
+
+    assert done.left == {run.uid: "f1.h5: frames are missing (1): their files may still come"}
 
 
 def test_a_journal_that_is_in_an_archive_with_other_lines_is_kept(tmp_path, runs):
