@@ -22,7 +22,7 @@ from offbragg.errors import JournalError
 from offbragg.export.gather import find_runs
 from offbragg.files import journal_archive
 from offbragg.files.abandoned import close_all_abandoned
-from offbragg.files.journal_archive import archived_journals, archiving, month_of, pack
+from offbragg.files.journal_archive import archived_journals, archiving, is_archived, month_of, pack
 from offbragg.files.journal_file import is_open, open_journal, read_ended, read_journal, read_start
 from offbragg.files.journal_folder import JournalFolder, all_journals, find_run, journals
 from offbragg.files.journal_line import encode_line
@@ -126,7 +126,9 @@ def test_an_archive_grows_by_later_runs(tmp_path, runs):
         assert read_start(tmp_path / "journal" / f"{run.uid}.jsonl") == run.start
 
 
-@pytest.mark.parametrize("case", ["open", "new", "unpublished", "torn", "scan file", "unstacked"])
+@pytest.mark.parametrize(
+    "case", ["open", "new", "written", "unpublished", "torn", "scan file", "unstacked"]
+)
 def test_a_run_that_is_not_done_with_keeps_its_journal(tmp_path, runs, case):
     path = tmp_path / "journal" / f"{runs[0].uid}.jsonl"
     scan = scan_file_of_run(runs[0].uid, journal=path.parent, experiment=tmp_path / "experiment")
@@ -136,6 +138,11 @@ def test_a_run_that_is_not_done_with_keeps_its_journal(tmp_path, runs, case):
         journal_archive.lock(held)
     elif case == "new":
         options = {"clock": lambda: 1.7e9 + 86400, "older": 86400}
+    elif case == "written":  # restored a minute ago
+        for each in path.parent.glob("*.jsonl"):
+            os.utime(each, (1.7e9, 1.7e9))
+        os.utime(path, (1.71e9, 1.71e9))
+        options = {"clock": lambda: 1.71e9 + 60, "older": 86400}
     elif case == "unpublished":
         options = {"unpublished": lambda uids: [runs[0].uid]}
     elif case == "torn":
@@ -161,6 +168,21 @@ def test_a_run_that_is_not_done_with_keeps_its_journal(tmp_path, runs, case):
         held.close()
 
 
+def test_a_run_that_lacks_a_frame_keeps_its_journal(tmp_path):
+    run = MeasuredRun(tmp_path, n_frames=5, began=1.7e9).begin()
+    run.write(0, 1, 2, 4)
+    run.announce(5)
+    run.monitor_counted(list(range(5)))
+    run.end()
+    run.journal.close()
+    experiment = tmp_path / "experiment"
+    follow(tmp_path / "journal", [Stacker(experiment, late=0.1)], once=True)
+
+    done = archive(tmp_path / "journal", experiment, older=0.0)
+
+    assert done.left == {run.uid: "f1.h5: frames are missing (1): their files may still come"}
+
+
 def test_a_journal_that_is_in_an_archive_with_other_lines_is_kept(tmp_path, runs):
     path = tmp_path / "journal" / f"{runs[0].uid}.jsonl"
     text = path.read_bytes()
@@ -178,17 +200,28 @@ def test_a_journal_that_is_in_an_archive_with_other_lines_is_kept(tmp_path, runs
 
 def test_a_damaged_archive_is_named(tmp_path, runs):
     packed(tmp_path)
-    (one, other) = sorted((tmp_path / "journal" / "archive").glob("*.zip"))
+    one = min((tmp_path / "journal" / "archive").glob("*.zip"))
     text = bytearray(one.read_bytes())
     text[200] ^= 0xFF  # in the journal that is its first
     one.write_bytes(text)
-    other.write_bytes(b"no archive")
 
-    with pytest.raises(JournalError, match=r"the archive 2023-12\.zip is damaged"):
-        all_journals(tmp_path / "journal")
-    other.unlink()
     with pytest.raises(JournalError, match=r"the archive 2023-11\.zip is damaged"):
         read_journal(tmp_path / "journal" / f"{runs[0].uid}.jsonl")
+
+
+def test_a_damaged_archive_is_logged_once_and_the_others_are_read(tmp_path, runs, caplog):
+    packed(tmp_path)
+    journal = tmp_path / "journal"
+    (journal / "archive" / "2022-01.zip").write_bytes(b"half-copied")
+
+    all_journals(journal)
+    found = all_journals(journal)
+
+    assert {path.stem for path in found} == {run.uid for run in runs}
+    assert is_archived(found[0])
+    assert caplog.text.count("2022-01.zip is damaged") == 1
+    with pytest.raises(JournalError, match=r"cannot tell whether .* is archived: .*2022-01\.zip"):
+        is_archived(journal / "new.jsonl")
 
 
 KILLED = """

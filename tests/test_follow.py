@@ -143,6 +143,30 @@ def test_a_journal_without_a_start_is_named_and_the_others_are_finished(journal,
     assert "journal bad.jsonl does not begin with a start document" in caplog.text
 
 
+def test_a_journal_that_is_empty_at_first_is_followed_once_it_is_not(journal, run, monkeypatch):
+    monkeypatch.setattr("offbragg.followers.followed_run._LOOK_DAMAGED", 0.05)
+    path = journal / f"{run.uid}.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    stop = threading.Event()
+
+    class Done(Noting):
+        def poll(self):
+            if self.ended:
+                stop.set()
+            return self.ended
+
+    for seconds, act in ((1.0, lambda: path.write_bytes(whole)), (8.0, stop.set)):
+        timer = threading.Timer(seconds, act)
+        timer.daemon = True
+        timer.start()
+    fine = Done("fine")
+
+    follow(journal, [fine], stop=stop)
+
+    assert fine.ended
+
+
 @pytest.mark.parametrize("place", [b'"cryostream_temperature":120.0', b"\n"])
 def test_a_run_with_a_damaged_line_is_skipped_and_the_others_are_finished(
     journal, run, place, caplog

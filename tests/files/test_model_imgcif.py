@@ -59,6 +59,17 @@ def test_what_a_header_does_not_say_is_named(tmp_path, old, new, why):
         Model.read(changed(tmp_path, old, new))
 
 
+@pytest.mark.parametrize("row", ["", "SCAN1 DETECTOR_Z 0.0 0.0 0.0 ? 0.0 0.0\n"])
+def test_an_axis_may_be_set_in_the_frame_alone(tmp_path, row):
+    path = changed(tmp_path, "SCAN1 DETECTOR_Z 0.0 0.0 0.0 159.3 0.0 0.0\n", row)
+
+    assert Model.read(path).document == Model.read(HEADER).document
+
+    path.write_text(path.read_text().replace("FRAME1 DETECTOR_Z 0.0 159.3\n", ""))
+    with pytest.raises(ConfigError, match="axis DETECTOR_Z has no number for displacement_start"):
+        Model.read(path)
+
+
 def test_a_minicbf_file_is_not_a_model(tmp_path):
     path = tmp_path / "x.cbf"
     header = ["Wavelength 0.6889 A", "Phi 1.0 deg."]

@@ -123,6 +123,32 @@ def test_what_a_wrapper_lacks_is_named(tmp_path, what):
         Model.read(path)
 
 
+@pytest.mark.parametrize("value", [np.nan, [1.0, 2.0], "much"])
+def test_an_angle_that_is_not_a_number_is_refused_and_one_that_is_absent_is_0(tmp_path, value):
+    path = wrapper(tmp_path / "x.nxs", "f1")
+    with h5py.File(path, "r+") as file:
+        del file["f1/instrument/goniometer/chi"]
+    assert Model.read(path).document["goniometer"]["angles_deg"][1] == 0.0
+
+    with h5py.File(path, "r+") as file:
+        file["f1/instrument/goniometer/chi"] = value
+    with pytest.raises(ConfigError, match="goniometer/chi is not one finite number"):
+        Model.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("goniometer/omega", "rad"), ("detector/distance", "m"), ("monochromator/wavelength", "nm")],
+)
+def test_another_unit_is_refused(tmp_path, name, unit):
+    path = wrapper(tmp_path / "x.nxs", "f1")
+    with h5py.File(path, "r+") as file:
+        file[f"f1/instrument/{name}"].attrs["units"] = unit
+
+    with pytest.raises(ConfigError, match=f"{name} is in '{unit}'"):
+        Model.read(path)
+
+
 def test_an_orientation_without_a_cell_is_refused(tmp_path):
     path = wrapper(tmp_path / "x.nxs", "f1")
     with h5py.File(path, "r+") as file:

@@ -52,6 +52,27 @@ def test_a_run_arrives_whole(far: Far, tmp_path: Path):
     assert sent.bytes >= sum(run.path(n).stat().st_size for n in range(6))
 
 
+def test_a_run_that_may_be_in_a_damaged_archive_is_sent_once_that_is_readable(
+    far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("offbragg.transfer.send._LOOK_DAMAGED", 0.1)
+    run = measured(tmp_path / "near")
+    (tmp_path / "near/journal/archive").mkdir()
+    (tmp_path / "near/journal/archive/2026-01.zip").write_bytes(b"half-copied")
+    damaged = far.folder / "journal/archive/2026-01.zip"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"half-copied")
+
+    with far.receiving():
+        refused = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+        damaged.unlink()
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    assert (refused.runs, refused.refused) == (0, 1)
+    assert (sent.runs, sent.refused) == (1, 0)
+    far.check(run, *range(6))
+
+
 def test_a_far_stacker_works_while_a_run_is_measured(far: Far, tmp_path: Path):
     run = MeasuredRun(tmp_path / "near", n_frames=6).begin()
     stop = threading.Event()

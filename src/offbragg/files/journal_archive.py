@@ -12,6 +12,7 @@ journals, and put in place in one step. Only then are the journals removed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -25,6 +26,8 @@ from typing import IO
 from offbragg.errors import JournalError
 from offbragg.files.durable import sync
 from offbragg.files.lock import lock
+
+log = logging.getLogger(__name__)
 
 ARCHIVE = "archive"
 """Folder of the archives, in the journal directory."""
@@ -73,12 +76,18 @@ class _Archive:
 
 
 _opened: dict[Path, _Archive] = {}
+_unreadable: dict[Path, tuple[_Signature | None, JournalError]] = {}
 _lock = threading.Lock()
 
 
-def _archives(directory: Path) -> list[_Archive]:
-    """Return the archives of a journal directory; one that has not changed is not read again."""
+def _archives(directory: Path) -> tuple[list[_Archive], list[JournalError]]:
+    """Return the archives of a journal directory, and why others cannot be read.
+
+    One that has not changed is not read again, and what is wrong with it is logged once.
+    """
     folder = directory / ARCHIVE
+    archives: list[_Archive] = []
+    errors: list[JournalError] = []
     try:
         with os.scandir(folder) as entries:
             found = {
@@ -87,24 +96,55 @@ def _archives(directory: Path) -> list[_Archive]:
                 if entry.name.endswith(_SUFFIX) and not entry.name.startswith(".")
             }
     except FileNotFoundError:
-        return []
+        return [], []
     except OSError as error:
-        raise JournalError(
-            f"the archives of journals cannot be looked at: {error.strerror}\n{folder}"
-        ) from error
-    archives: list[_Archive] = []
+        errors.append(
+            _log_once(
+                folder,
+                None,
+                JournalError(
+                    f"the archives of journals cannot be looked at: {error.strerror}\n{folder}"
+                ),
+            )
+        )
+        return [], errors
     with _lock:
         for path, status in sorted(found.items()):
             signature = (status.st_ino, status.st_size, status.st_mtime_ns)
             known = _opened.get(path)
             if known is None or known.signature != signature:
-                known = _opened[path] = _Archive(path)
+                before = _unreadable.get(path)
+                if before is not None and before[0] == signature:
+                    errors.append(before[1])
+                    continue
+                try:
+                    known = _opened[path] = _Archive(path)
+                except JournalError as error:
+                    # what could not be opened at all is tried again, as a disk may come back
+                    kept = None if isinstance(error.__cause__, OSError) else signature
+                    errors.append(_log_once(path, kept, error))
+                    continue
+                _unreadable.pop(path, None)
             archives.append(known)
-    return archives
+    return archives, errors
+
+
+def _log_once(path: Path, signature: _Signature | None, error: JournalError) -> JournalError:
+    before = _unreadable.get(path)
+    if before is None or before[0] != signature or str(before[1]) != str(error):
+        log.error("%s", error)
+    _unreadable[path] = signature, error
+    return error
 
 
 def _find(path: Path) -> _Archive | None:
-    return next((each for each in _archives(path.parent) if path.name in each.names), None)
+    archives, errors = _archives(path.parent)
+    found = next((each for each in archives if path.name in each.names), None)
+    if found is None and errors:
+        raise JournalError(
+            f"cannot tell whether the journal {path.name} is archived: {errors[0]}"
+        ) from errors[0].__cause__
+    return found
 
 
 def is_archived(path: Path) -> bool:
@@ -113,7 +153,7 @@ def is_archived(path: Path) -> bool:
     Raises
     ------
     JournalError
-        If an archive cannot be read.
+        If no archive that can be read has it, and there is one that cannot be read.
     """
     return _find(path) is not None
 
@@ -124,7 +164,7 @@ def find_archive(path: Path) -> Path | None:
     Raises
     ------
     JournalError
-        If an archive cannot be read.
+        If no archive that can be read has it, and there is one that cannot be read.
     """
     archive = _find(path)
     return None if archive is None else archive.path
@@ -133,12 +173,9 @@ def find_archive(path: Path) -> Path | None:
 def archived_journals(directory: Path) -> list[Path]:
     """Return the paths that the journals in the archives of a directory had.
 
-    Raises
-    ------
-    JournalError
-        If an archive cannot be read.
+    An archive that cannot be read is logged and skipped.
     """
-    names = sorted({name for archive in _archives(directory) for name in archive.names})
+    names = sorted({name for archive in _archives(directory)[0] for name in archive.names})
     return [directory / name for name in names]
 
 
@@ -149,7 +186,8 @@ def open_archived(path: Path) -> Generator[IO[bytes] | None]:
     Raises
     ------
     JournalError
-        If an archive cannot be read, or the journal in it is damaged.
+        If the journal in an archive is damaged; or no archive that can be read has it, and there is
+        one that cannot be read.
     """
     archive = _find(path)
     if archive is None:

@@ -39,7 +39,7 @@ def all_journals(directory: Path) -> list[Path]:
     Raises
     ------
     JournalError
-        If it cannot be looked at, or an archive cannot be read.
+        If it cannot be looked at. An archive that cannot be read is logged and skipped.
     """
     return list(dict.fromkeys([*journals(directory), *archived_journals(directory)]))
 

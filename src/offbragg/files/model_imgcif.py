@@ -1,8 +1,8 @@
 """The header of an imgCIF/CBF file, or a template of one, as a model: its axes and the panel.
 
-Categories ``_axis``, ``_diffrn_scan_axis``, ``_array_structure_list`` and
-``_array_structure_list_axis`` of the imgCIF dictionary (International Tables G, 4.6). Only the text
-is read, not the pixels.
+Categories ``_axis``, ``_diffrn_scan_axis``, ``_diffrn_scan_frame_axis``, ``_array_structure_list``
+and ``_array_structure_list_axis`` of the imgCIF dictionary (International Tables G, 4.6). Only the
+text is read, not the pixels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_imgcif(raw: bytes) -> dict[str, Any]:
         raise GeometryError(
             "its header has no _axis: a miniCBF file does not say where panel and axes were"
         )
-    scan = {row["axis_id"]: row for row in _rows(block, "diffrn_scan_axis")}
+    scan = _settings(block)
     wavelength = _number(_one(block, "diffrn_radiation_wavelength"), "wavelength")
     times = _rows(block, "diffrn_scan_frame")
     exposure = _number(times[0], "integration_time", 0.0) if times else 0.0
@@ -62,11 +62,15 @@ def read_imgcif(raw: bytes) -> dict[str, Any]:
 
 
 def _rows(block: gemmi.cif.Block, category: str) -> list[_Row]:
-    """Return the rows of a category, a loop or not, by what follows its name."""
+    """Return the rows of a category, a loop or not, by what follows its name; ``?`` is empty."""
     table: Any = block.find_mmcif_category(f"_{category}.")
     names = [str(tag).partition(".")[2].lower() for tag in table.tags]
     return [
-        {name: gemmi.cif.as_string(str(value)) for name, value in zip(names, row, strict=True)}
+        {
+            name: gemmi.cif.as_string(str(value))
+            for name, value in zip(names, row, strict=True)
+            if str(value) != "."  # the default of the dictionary
+        }
         for row in table
     ]
 
@@ -88,7 +92,32 @@ def _number(row: _Row, key: str, otherwise: float | None = None) -> float:
 
 
 def _vector(row: _Row, key: str) -> Array:
-    return np.array([_number(row, f"{key}[{i}]", 0.0) for i in (1, 2, 3)])
+    keys = (f"{key}[{i}]" for i in (1, 2, 3))
+    return np.array([_number(row, one) if one in row else 0.0 for one in keys])
+
+
+def _settings(block: gemmi.cif.Block) -> dict[str, dict[str, str]]:
+    """Return where each axis begins; one that does not turn may be set in the first frame only."""
+    found = {row["axis_id"]: dict(row) for row in _rows(block, "diffrn_scan_axis")}
+    for row in _rows(block, "diffrn_scan_frame_axis"):
+        axis = found.setdefault(row["axis_id"], {})
+        for kind in ("angle", "displacement"):
+            is_set = np.isfinite(_number(axis, f"{kind}_start", np.nan))
+            if not is_set and not _number(axis, f"{kind}_increment", 0.0) and kind in row:
+                axis[f"{kind}_start"] = row[kind]
+    return found
+
+
+def _setting(scan: Mapping[str, _Row], name: str, key: str) -> float:
+    if name in scan and key not in scan[name]:
+        return 0.0  # the default of the dictionary
+    value = _number(scan.get(name, {}), key, np.nan)
+    if not np.isfinite(value):
+        raise GeometryError(
+            f"its axis {name} has no number for {key}, neither in _diffrn_scan_axis nor in "
+            "_diffrn_scan_frame_axis"
+        )
+    return value
 
 
 def _chain(axes: Mapping[str, _Row], name: str) -> list[str]:
@@ -111,13 +140,16 @@ def _place(
     """Return where the origin of an axis is, mm, with displacements instead of those of a scan."""
     at = np.zeros(3)
     for name in chain:
-        row, moved = axes[name], scan.get(name, {})
+        row = axes[name]
         vector = _vector(row, "vector")
         if row.get("type") == "rotation":
             unit = vector / (np.linalg.norm(vector) or 1.0)
-            at = rotation_about(unit, _number(moved, "angle_start", 0.0)) @ at
+            at = rotation_about(unit, _setting(scan, name, "angle_start")) @ at
         elif row.get("type") == "translation":
-            at = at + vector * settings.get(name, _number(moved, "displacement_start", 0.0))
+            moved = settings.get(name)
+            if moved is None:
+                moved = _setting(scan, name, "displacement_start")
+            at = at + vector * moved
         at = at + _vector(row, "offset")
     return at
 
@@ -142,7 +174,7 @@ def _panel(
     if chain is None:
         raise GeometryError(f"its axes {names[0]} and {names[1]} do not depend on each other")
     first = {
-        name: _number(row, "displacement", 0.0)
+        name: _number(row, "displacement") if "displacement" in row else 0.0
         for name, row in zip(names, (fast, slow), strict=True)
     }
     origin = _place(axes, chain, first, scan)
@@ -186,7 +218,7 @@ def _goniometer(axes: Mapping[str, _Row], scan: Mapping[str, _Row]) -> dict[str,
     vectors = [_vector(axes[name], "vector") for name in order]
     return {
         "axes": [(vector / (np.linalg.norm(vector) or 1.0)).tolist() for vector in vectors],
-        "angles_deg": [_number(scan.get(name, {}), "angle_start", 0.0) for name in order],
+        "angles_deg": [_setting(scan, name, "angle_start") for name in order],
         "names": [without_prefix(name) for name in order],
         "scan_axis": order.index(moving[0]),
         "start_deg": _number(row, "angle_start"),

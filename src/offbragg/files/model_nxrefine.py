@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,20 @@ _AXES = {"phi": (0.0, 0.0, 1.0), "chi": (1.0, 0.0, 0.0), "omega": (0.0, 0.0, 1.0
 """From the crystal outwards, at zero angles."""
 _ORIENTATION = "-y +z -x"
 _CELL = ("a", "b", "c", "alpha", "beta", "gamma")
+_UNITS = {
+    "angstrom": ("angstrom", "angstroms", "å", "a"),
+    "mm": ("mm", "millimeter", "millimeters", "millimetre", "millimetres"),
+    "degree": ("deg", "degree", "degrees", "°"),
+}
+_UNIT_OF = {
+    **dict.fromkeys(("wavelength", "unitcell_a", "unitcell_b", "unitcell_c"), "angstrom"),
+    **dict.fromkeys(("distance", "pixel_size"), "mm"),
+    **dict.fromkeys(
+        ("yaw", "pitch", "roll", *_AXES, "unitcell_alpha", "unitcell_beta", "unitcell_gamma"),
+        "degree",
+    ),
+}
+"""A field that does not say its unit is in this one, as NXRefine takes it."""
 
 
 def read_nxrefine(path: Path, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +112,7 @@ def _read(file: h5py.File, wanted: Any) -> dict[str, Any]:
     origin = np.array([at["distance"], 0.0, 0.0]) - at["pixel_size"] * (
         at["beam_center_x"] * fast + at["beam_center_y"] * slow
     )
-    angles = {key: _value(file, f"{turns}/{key}") or 0.0 for key in ("chi", "omega", "theta")}
+    angles = {key: _value_or_0(file, f"{turns}/{key}") for key in ("chi", "omega", "theta")}
     period = _value(file, f"{detector}/frame_time")
     return {
         "format": "NXRefine",
@@ -151,7 +166,25 @@ def _array(file: h5py.File, name: str, shape: tuple[int, ...]) -> Array | None:
 
 def _value(file: h5py.File, name: str) -> float | None:
     found = _array(file, name, ())
-    return None if found is None else float(found)
+    if found is None:
+        return None
+    unit = _UNIT_OF.get(name.rpartition("/")[2])
+    given: Any = find_inside(file, name).attrs.get("units", unit)
+    text = given.decode("utf-8", "replace") if isinstance(given, bytes) else str(given)
+    if unit is not None and text.strip().lower() not in ("", *_UNITS[unit]):
+        raise GeometryError(f"its {name} is in {text!r:.50}: only {unit} is read")
+    return float(found)
+
+
+def _value_or_0(file: h5py.File, name: str) -> float:
+    """Return a number that is 0 where there is no such field."""
+    value = _value(file, name)
+    if value is not None:
+        return value
+    with contextlib.suppress(KeyError):
+        find_inside(file, name)
+        raise GeometryError(f"its {name} is not one finite number")
+    return 0.0
 
 
 def _text(file: h5py.File, name: str) -> str:

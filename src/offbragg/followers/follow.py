@@ -257,7 +257,8 @@ class _Tail(threading.Thread):
                     busy += run.busy
                     if self._once and not run.finished and self._is_hopeless(run):
                         run.finished, run.given_up = True, True
-                        self.failed.append(run.path.stem)
+                        if run.has_start or not run.is_damaged:  # else `damaged` lists it
+                            self.failed.append(run.path.stem)
                 if self._once and alone and all(run.finished for run in self._open.values()):
                     return
                 if not any(run.busy for run in unfinished):

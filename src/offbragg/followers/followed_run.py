@@ -97,12 +97,15 @@ class FollowedRun:
         self.began = 0.0
         self.has_start = False
         """Whether its journal begins with a start document."""
+        looked = self._look()
         try:
             self._read_start()
         except JournalError as error:
             log.error("%s", error)
-            # without a start document nothing can be made of it; what cannot be read is tried again
-            self.finished = not isinstance(error.__cause__, OSError)
+            # without a start document nothing can be made of it until it changes, as a file does
+            # that was just created; what cannot be read is tried again
+            if not isinstance(error.__cause__, OSError):
+                self.is_damaged, self._looked = True, looked
 
     def _read_start(self) -> dict[str, Any]:
         start = read_start(self.path)

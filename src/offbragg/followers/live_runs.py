@@ -104,7 +104,7 @@ class LiveRuns:
         self._stop = stop or threading.Event()
         self._written = written
         self._folder = JournalFolder(journal)
-        self._unread = archived_journals(journal)
+        self._unread: list[Path] | None = None  # None: neither files nor archives were read
         self._newest: dict[_Kind, float] = {}  # when the newest run of each kind began
         self._waiting: dict[_Kind, dict[str, _Waiting]] = {}  # sweeps in no volume yet, by uid
         self._volumes: dict[Path, list[LiveVolume]] = {}  # by folder
@@ -171,13 +171,17 @@ class LiveRuns:
 
     def _read_starts(self) -> bool:
         """Read the start documents of journals that are new; return whether there are any."""
-        paths = [*self._unread, *self._folder.look()[0]]
-        self._unread: list[Path] = []
+        found = self._folder.look()[0]
+        # archives after the files: what is packed meanwhile is in both lists, not in neither
+        before = archived_journals(self._journal) if self._unread is None else self._unread
+        paths = list(dict.fromkeys([*before, *found]))
+        unread: list[Path] = []
+        self._unread = unread
         for path in paths:
             try:
                 start = read_start(path)
             except JournalError:
-                self._unread.append(path)  # just begun; or damaged, which the stacker reports
+                unread.append(path)  # just begun; or damaged, which the stacker reports
                 continue
             if not start.get("sweep") or start.get("purpose", "data") != "data":
                 continue
@@ -185,7 +189,7 @@ class LiveRuns:
             self._newest[kind] = max(began, self._newest.get(kind, began))
             run = _Waiting.of(start, self._experiment)
             self._waiting.setdefault(kind, {})[run.uid] = run
-        return len(self._unread) < len(paths)
+        return len(unread) < len(paths)
 
     def _place_all(self, folder: Path, sweeps: list[LiveSweep]) -> None:
         """Find the volume to which each new sweep of a folder belongs."""

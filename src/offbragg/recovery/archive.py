@@ -58,7 +58,7 @@ def archive(
     journal, experiment
         Directories.
     older
-        Least time since the end of a run, s.
+        Least time since the end of a run, and since its journal was written, s.
     frames
         As in `verify`.
     unpublished
@@ -138,8 +138,8 @@ def _check(
     found = examine_journal(path)
     if found.stop is None or found.bad:
         return "it has no stop document" if not found.bad else "its journal is damaged"
-    if float(found.stop.get("time", 0.0)) > before:
-        return _TOO_NEW
+    if max(float(found.stop.get("time", 0.0)), path.stat().st_mtime) > before:
+        return _TOO_NEW  # a journal that was restored or received just now is in use, too
     start = found.documents[0][1]
     if not start.get("sweep"):
         return ""
@@ -156,6 +156,8 @@ def _check(
         return f"{scan.name}: {verdict.problems[0]}"
     if not verdict.complete:
         return f"{scan.name} is not finished"
+    if missing := verdict.frames.get("missing", 0):
+        return f"{scan.name}: frames are missing ({missing}): their files may still come"
     return "" if path.read_bytes() == text else _TOO_NEW
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from offbragg.errors import TransferError
+from offbragg.errors import JournalError, TransferError
 from offbragg.files.durable import make_directory
 from offbragg.files.lock import lock
 from offbragg.printable import printable
@@ -267,6 +267,9 @@ class Receiver:
             self.received.refused += 1
             log.warning("%s", printable(str(error)))
             self._answer(who, "refused", uid=uid, name="", why=str(error))
+            return
+        except JournalError as error:  # it may be in an archive that is damaged, which was logged
+            self._answer(who, "refused", uid=uid, name="", why=str(error), again=True)
             return
         self.received.lines += journal.lines - before
         if journal.ended and self._journals.pop(uid, None) is not None:

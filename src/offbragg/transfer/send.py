@@ -110,9 +110,10 @@ class Sender:
         self._over: set[str] = set()  # runs that are whole on the far disk, or refused
         self._monitor: Any = None
         self._damaged: dict[str, float] = {}  # run → when to read its journal again
+        self._again: dict[str, float] = {}  # run that was refused for now → when to ask again
         self._began: dict[str, float] = {}  # when each run that is not over began
         self._folder = JournalFolder(self._journal)
-        self._unread = archived_journals(self._journal)
+        self._unread: list[Path] | None = None  # None: neither files nor archives were read
         self._settled: dict[str, int] = {}  # frames of each run that are on the far disk
         self.backlog = SendingReport(self._journal, self._frames, receiver, address, thresholds)
         self._closings: Closings | None = None
@@ -317,8 +318,14 @@ class Sender:
         self._began.pop(uid, None)
 
     def _refused(self, message: Message) -> None:
-        self.sent.refused += 1
         uid, name, why = message.fields.get("uid"), message.text("name"), message.text("why")
+        if isinstance(uid, str) and message.fields.get("again") is True:
+            self.sent.refused += uid not in self._again
+            self._report(f"the receiver: {why}")
+            self._asked.discard(uid)
+            self._again[uid] = time.monotonic() + _LOOK_DAMAGED
+            return
+        self.sent.refused += 1
         log.error("the receiver refused: %s", printable(why))
         if name:
             self._settle(name)
@@ -356,8 +363,9 @@ class Sender:
         waiting = self._began.keys() - self._over - self._runs.keys() - self._asked
         if room <= 0 or not waiting:
             return
-        for uid in nsmallest(room + len(self._damaged), waiting, key=self._began.__getitem__):
-            if room > 0 and self._damaged.get(uid, 0.0) <= now:
+        later = {**self._damaged, **self._again}
+        for uid in nsmallest(room + len(later), waiting, key=self._began.__getitem__):
+            if room > 0 and later.get(uid, 0.0) <= now:
                 room -= 1
                 self._asked.add(uid)
                 self._say("run", uid=uid)
@@ -365,7 +373,10 @@ class Sender:
     def _find_runs(self, now: float) -> None:
         """Note when the runs began whose journals are new."""
         unread: list[Path] = []
-        for path in [*self._unread, *self._folder.look()[0]]:
+        found = self._folder.look()[0]
+        # archives after the files: what is packed meanwhile is in both lists, not in neither
+        before = archived_journals(self._journal) if self._unread is None else self._unread
+        for path in dict.fromkeys([*before, *found]):
             uid = path.stem
             if uid in self._over:
                 continue
@@ -452,7 +463,7 @@ class Sender:
         if not self._welcome or self._runs or self._asked:
             return False
         known = {path.stem for path in all_journals(self._journal)}
-        return known <= self._over | set(self._damaged)
+        return known <= self._over | set(self._damaged) | set(self._again)
 
     def _count(self) -> Sent:
         self.sent.waiting = sum(len(run.open) for run in self._runs.values())
