@@ -194,6 +194,22 @@ def test_a_sweep_that_does_not_merge_has_its_own_volume(tmp_path):
     check_equal(one.path.with_name("live-f2.h5"), [other.path])
 
 
+def test_sweeps_of_two_proposals_share_no_volume(tmp_path):
+    runs, following = [], live(tmp_path)
+    for number, (chi, proposal) in enumerate(((0.0, "A"), (30.0, "B"), (60.0, "A"))):
+        run = Growing(tmp_path, measured(number, chi=chi, start_more={"proposal": proposal}))
+        runs.append(run.path)
+        run.store(*range(N))
+        run.end()
+        following._next_look = 0.0
+        following.run(once=True)
+
+    for each in (following, live(tmp_path)):  # also one that takes both over
+        each.run(once=True)
+        check_equal(runs[0].with_name("live-f1.h5"), [runs[0], runs[2]])
+        check_equal(runs[0].with_name("live-f2.h5"), [runs[1]])
+
+
 def test_another_orientation_makes_it_again(run, tmp_path):
     following = live(tmp_path)
     run.store(*range(N))

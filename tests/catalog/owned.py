@@ -142,7 +142,7 @@ class Owned:
     def publish_volume(self, path: Path, runs: Sequence[str]) -> str:
         host, port = self.server.url.removeprefix("http://").split(":")
         record = {"inputs": [{"run": run, "file": "f1.h5"} for run in runs]}
-        made = write_volume(path, _volume(self.word), record)
+        made = write_volume(path, made_volume(self.word), record)
         return publish_volume(made, host=host, port=int(port), key=self.server.key, timeout=30)
 
     @property
@@ -158,7 +158,7 @@ def _renamed(one: Documents, uid: str) -> Documents:
     return made
 
 
-def _volume(word: str) -> Volume:
+def made_volume(word: str) -> Volume:
     grid = Grid((0, 0, 0), (9, 9, 9), (2, 2, 2))
     counts = np.random.default_rng(len(word)).poisson(9.0, grid.shape).astype(float)
     sample = Sample(word, "c1", lattice=(4.0, 4.0, 4.0, 90.0, 90.0, 90.0))

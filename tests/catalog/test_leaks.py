@@ -26,6 +26,7 @@ from catalog.owned import (
     asked_of_all,
     heard,
     look,
+    made_volume,
 )
 from tiled.server.app import build_app_from_config
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -38,6 +39,7 @@ from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.one_time import create_token
 from offbragg.catalog.route_rules import is_for_all
 from offbragg.catalog.volumes import volume_key
+from offbragg.files.volume_writer import write_volume
 
 SOME = 400
 """Questions of each kind in the test that runs every time; the slow one asks all."""
@@ -413,3 +415,30 @@ def test_scientists_annotate_while_their_proposal_is_measured(world, both):
         ("stan", "by staff"),
         ("eve", "by eve"),
     ]
+
+
+def test_a_volume_written_again_of_other_runs_is_seen_no_more(world):
+    mine, theirs = world.mine, world.theirs
+    path = mine.runs[0].scan.path.with_name(f"{mine.word}.h5")
+    key, series = mine.keys[0], f"/series/series-{mine.word}/order?at=1,1,1"
+    plane = f"/volumes/{key}/plane?plane=hk0.5"
+    questions = [plane, f"{plane}&format=json",
+                 f"/api/v1/array/full/volumes/{key}/intensity?slice=0:1"]  # fmt: skip
+
+    def ask(name: str) -> list[int]:
+        with world.client(name) as client:
+            return [client.get(each).status_code for each in questions]
+
+    before = ask("bob")
+    record = {"inputs": [{"run": theirs.uids[0], "file": "f1.h5"}]}
+    path.rename(kept := path.with_name("kept"))
+    write_volume(path.with_name("new.h5"), made_volume(mine.word), record).rename(path)
+    after, staff = ask("bob"), ask("stan")
+    with world.client("bob") as client:
+        order = client.get(series)
+    kept.replace(path)
+
+    assert before == [200, 200, 200]
+    assert after == [404, 404, 404]
+    assert staff == [200, 200, 200]
+    assert order.status_code != 200 or not order.json()["points"]

@@ -27,6 +27,7 @@ from offbragg.catalog.authentication import App, Receive, Scope, Send, refuse
 from offbragg.catalog.background import background_threads
 from offbragg.catalog.cell_origin import Origins
 from offbragg.catalog.containers import VOLUMES
+from offbragg.catalog.opened_runs import check_volume_seen
 from offbragg.catalog.parameters import decimal, number, read_parameters
 from offbragg.catalog.pictures import draw
 from offbragg.catalog.read_limits import about_to_read, answering
@@ -266,6 +267,7 @@ class Planes:
                         raise  # else a newer one has taken its place: it grows
 
     async def _answer_from(self, file: OpenFile, asked: Asked, scope: Scope, send: Send) -> None:
+        await check_volume_seen(self._tree, file)
         sent = {k.decode().lower(): v.decode("latin-1") for k, v in scope["headers"]}
         tag = f"{_EDITION}:{file.identity}:{asked}"
         etag = f'"{hashlib.sha256(tag.encode()).hexdigest()[:32]}"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 from offbragg.catalog.background import background_threads
 from offbragg.catalog.containers import GROWING
 from offbragg.catalog.kept import Kept
+from offbragg.catalog.opened_runs import check_volume_seen
 from offbragg.catalog.parameters import decimal
 from offbragg.catalog.readable import Readable
 from offbragg.catalog.sent import OpenFile, Refusal
@@ -44,11 +46,14 @@ class SeriesOrder:
 
     Parameters
     ----------
+    tree
+        The root of Tiled's catalog, to ask who sees the runs of a volume.
     readable
         Where files may be read.
     """
 
-    def __init__(self, readable: Readable) -> None:
+    def __init__(self, tree: Any, readable: Readable) -> None:
+        self._tree = tree
         self._readable = readable
         self._pool = background_threads("order")
         self._kept = Kept(_KEPT)
@@ -79,8 +84,20 @@ class SeriesOrder:
         if self._running >= _MOST_RUNNING:
             why = f"{_MOST_RUNNING} order parameters are being fitted or wait. Ask again later."
             raise Refusal(429, why, **{"retry-after": "5"})
-        loop = asyncio.get_running_loop()
-        made = loop.run_in_executor(self._pool, self._answer, cells, volumes, at, sample)
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+
+        def is_seen(file: OpenFile) -> bool:
+            asked = check_volume_seen(self._tree, file)
+            try:
+                asyncio.run_coroutine_threadsafe(asked, loop).result()
+            except (Refusal, CatalogError):
+                return False
+            return True
+
+        made = loop.run_in_executor(
+            self._pool,
+            lambda: context.run(self._answer, cells, volumes, is_seen, at, sample),
+        )
         self._running += 1
         made.add_done_callback(self._ended)  # also if the client has gone and it goes on
         return json.loads(await asyncio.shield(made))
@@ -94,6 +111,7 @@ class SeriesOrder:
         self,
         cells: Sequence[Mapping[str, Any]],
         volumes: Mapping[str, Path],
+        is_seen: Callable[[OpenFile], bool],
         at: Point,
         sample: str,
     ) -> bytes:
@@ -102,9 +120,11 @@ class SeriesOrder:
             for cell in cells:
                 try:
                     file = OpenFile.below(self._readable, volumes[cell["volume"]])
-                    opened.append((cell, stack.enter_context(file)))
+                    held = stack.enter_context(file)
                 except (Refusal, CatalogError):
                     continue  # it is gone, or a growing one is just being replaced
+                if is_seen(held):
+                    opened.append((cell, held))
             what = tuple((cell["temperature"], *file.identity) for cell, file in opened)
             return self._kept.get((at, sample, what), lambda: self._made(opened, at, sample))
 

@@ -62,7 +62,7 @@ class SeriesRoutes:
         self._app = app
         self._engine = tree.context.engine
         self._runs = runs
-        self._order = SeriesOrder(readable)
+        self._order = SeriesOrder(tree, readable)
         self._lattices = RefinedLattices(readable)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -241,7 +241,7 @@ def confined_adapters(
         elif mimetype in HDF5:
             adapter = FramesAdapter.of(readable)
         elif mimetype == VOLUME_ARRAY:
-            adapter = VolumeArrayAdapter.of(readable)
+            adapter = VolumeArrayAdapter.of(readable, runs)
         elif kind != mimetype:
             adapter = ImageSequenceAdapter.of(IMAGES[kind], readable)
         else:

@@ -28,6 +28,7 @@ from tiled.type_aliases import JSON
 from tiled.utils import BrokenLink, path_from_uri
 
 from offbragg.catalog.inside import check_pieces
+from offbragg.catalog.opened_runs import NodeRuns
 from offbragg.catalog.readable import Readable, shown
 from offbragg.errors import CatalogError, ScanFileError
 from offbragg.files.cells import StoredArray
@@ -52,11 +53,16 @@ class VolumeArrayAdapter(Adapter[ArrayStructure]):
 
     structure_family = StructureFamily.array
     readable: ClassVar[Readable]
+    runs: ClassVar[NodeRuns | None] = None
 
     @classmethod
-    def of(cls, readable: Readable) -> type[Self]:
-        """Return an adapter class for files that lie where they may be read."""
-        return cast("type[Self]", type(cls.__name__, (cls,), {"readable": readable}))
+    def of(cls, readable: Readable, runs: NodeRuns | None = None) -> type[Self]:
+        """Return an adapter class for files that lie where they may be read.
+
+        With ``runs``, a file is read for those only who see all runs of its record.
+        """
+        bound = {"readable": readable, "runs": runs}
+        return cast("type[Self]", type(cls.__name__, (cls,), bound))
 
     def __init__(
         self,
@@ -95,6 +101,8 @@ class VolumeArrayAdapter(Adapter[ArrayStructure]):
         descriptor = self._locked()
         # HDF5 opens a file by its name, and one that was replaced since then has none
         with os.fdopen(descriptor, "rb", buffering=0) as raw:
+            if self.runs is not None:
+                self.runs.check_volume_seen(self._path, descriptor)
             try:
                 file = h5py.File(raw, "r")
             except (OSError, RuntimeError) as error:

@@ -36,7 +36,7 @@ class Stopped(Exception):  # noqa: N818  not an error
     """It was asked to end."""
 
 
-_Kind = tuple[str, str, str]
+_Kind = tuple[str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -47,6 +47,7 @@ class _Waiting:
     time: float
     folder: Path | None
     """Where its scan file is, or will be."""
+    proposal: str
     path: Path | None = None
 
     @classmethod
@@ -56,7 +57,7 @@ class _Waiting:
             folder = scan_directory(experiment, start)
         except (OffbraggError, OSError):
             folder = None
-        return cls(start["uid"], float(start.get("time", 0.0)), folder)
+        return cls(start["uid"], float(start.get("time", 0.0)), folder, _proposal(start))
 
     def find(self) -> Path | None:
         """Return its scan file, once there is one."""
@@ -161,7 +162,8 @@ class LiveRuns:
         folders: dict[Path, list[LiveSweep]] = {}
         for run in sorted(runs, key=lambda run: (run.time, run.uid)):
             if (path := run.find()) is not None:
-                folders.setdefault(path.parent, []).append(LiveSweep(path, run.uid, run.time))
+                sweep = LiveSweep(path, run.uid, run.time, run.proposal)
+                folders.setdefault(path.parent, []).append(sweep)
         for folder, sweeps in folders.items():
             self._place_all(folder, sweeps)
         for kind in wanted:
@@ -208,7 +210,7 @@ class LiveRuns:
         for path in sorted(folder.glob("live-*.h5")):
             kept = read_record(path)
             mine = [runs[e.run] for e in kept.inputs if e.run in runs] if kept else []
-            if not mine:
+            if len({sweep.proposal for sweep in mine}) != 1:
                 continue
             volume = self._new(path, mine)
             if volume.adopt():
@@ -219,7 +221,8 @@ class LiveRuns:
 
     def _place(self, folder: Path, sweep: LiveSweep) -> None:
         """Let a sweep join the last volume of its folder, or begin its own if it cannot."""
-        volumes = self._volumes[folder]
+        there = self._volumes[folder]
+        volumes = [each for each in there if each.sweeps[0].proposal == sweep.proposal]
         if volumes:
             paths = [each.path for each in volumes[-1].sweeps]
             try:
@@ -238,7 +241,7 @@ class LiveRuns:
                 volumes[-1].add(sweep)
                 self._placed.add(sweep.uid)
                 return
-        volumes.append(self._new(folder / f"live-{sweep.path.stem}.h5", [sweep]))
+        there.append(self._new(folder / f"live-{sweep.path.stem}.h5", [sweep]))
         self._placed.add(sweep.uid)
 
     def _new(self, path: Path, sweeps: list[LiveSweep]) -> LiveVolume:
@@ -271,9 +274,14 @@ def _kind(start: Mapping[str, Any]) -> _Kind:
     """Return what runs of one folder have in common."""
     sample: Mapping[str, Any] = start.get("sample") or {}
     try:
-        return str(sample.get("name")), str(sample.get("label")), scan_name(start)
+        named = str(sample.get("name")), str(sample.get("label")), scan_name(start)
     except OffbraggError:
-        return "", "", ""
+        named = "", "", ""
+    return *named, _proposal(start)
+
+
+def _proposal(start: Mapping[str, Any]) -> str:
+    return str(start.get("proposal") or "")
 
 
 def _quiet(text: str) -> None:

@@ -49,6 +49,8 @@ class LiveSweep:
     path: Path
     uid: str
     time: float
+    proposal: str = ""
+    """Volumes are of one: who sees some of their runs sees all."""
     stamp: tuple[int, int] = _NEVER
     complete: bool = False
     frames: int = 0
