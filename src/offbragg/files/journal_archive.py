@@ -232,7 +232,8 @@ def archiving(directory: Path) -> Generator[None]:
             lock(held)
         except BlockingIOError as error:
             raise JournalError(
-                f"another offbragg archive packs these journals already\n{folder}"
+                f"another offbragg archive or rebuild uses these archives already\n{folder}\n"
+                "Wait until it has ended."
             ) from error
         yield
 
