@@ -204,6 +204,23 @@ def test_a_journal_that_is_in_an_archive_with_other_lines_is_kept(tmp_path, runs
     assert not new.exists()
 
 
+def test_a_damaged_archive_is_not_replaced_by_its_copy(tmp_path):
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    one.write_bytes(os.urandom(1000))
+    other.write_bytes(b"a line\n")
+    with archiving(tmp_path):
+        made, _ = pack(tmp_path, "2026-11", {one: one.read_bytes()})
+        text = bytearray(made.read_bytes())
+        text[500] ^= 0xFF
+        made.write_bytes(text)
+
+        with pytest.raises(JournalError, match=r"2026-11\.zip is damaged, or was not copied right"):
+            pack(tmp_path, "2026-11", {other: other.read_bytes()})
+
+    assert made.read_bytes() == text
+    assert other.exists()
+
+
 def test_a_damaged_archive_is_named(tmp_path, runs):
     packed(tmp_path)
     one = min((tmp_path / "journal" / "archive").glob("*.zip"))

@@ -310,8 +310,25 @@ def _make(hidden: Path, before: Path | None, new: Mapping[Path, bytes]) -> None:
             entry.compress_type = zipfile.ZIP_DEFLATED
             made.writestr(entry, text)
     sync(hidden)
+    if before is not None:
+        _check_copy(hidden, before)
     written = _Archive(hidden)
     for path, text in new.items():
         with written.open(path.name) as journal:
             if journal.read() != text:
                 raise OSError(5, "it does not read back as it was written")
+
+
+def _check_copy(hidden: Path, before: Path) -> None:
+    """Raise if a journal in a copy of an archive is damaged: the copy is to replace it."""
+    try:
+        with zipfile.ZipFile(hidden) as made:
+            bad = made.testzip()
+    except _DAMAGED as error:
+        bad = str(error)
+    if bad is not None:
+        raise JournalError(
+            f"the archive {before.name} is damaged, or was not copied right: {bad}\n{before}\n"
+            "It is left as it is, and so are the journals that were to be added. If it is damaged "
+            "(unzip -t), restore it from a backup."
+        )
