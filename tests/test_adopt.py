@@ -15,9 +15,10 @@ import pytest
 from measured import Measured
 
 from offbragg.errors import ConfigError, ScanFileError
+from offbragg.files.journal_archive import archiving, pack
 from offbragg.files.others import find_frames
 from offbragg.files.scan_file import ScanFile
-from offbragg.workflows.adopt import adopt
+from offbragg.workflows.adopt import adopt, adopt_as_run, describe
 from sim_iocs import crystal
 
 GUIDE = Path(__file__).parents[1] / "docs" / "how-to" / "adopt-existing-data.md"
@@ -105,6 +106,28 @@ def test_all_that_is_missing_is_named_at_once(tmp_path):
     with ScanFile.open(tmp_path / "f1.h5") as scan:
         assert scan.stack.angles.tolist() == [0.25, 0.75, 1.25]
         assert scan.damage().frames == ()
+
+
+def test_a_run_whose_journal_is_archived_is_adopted_already(tmp_path):
+    path = tmp_path / "others" / "x.h5"
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        file["/a/b"] = np.zeros((3, 4, 5), np.uint16)
+    what = describe(path, dataset="/a/b", sample="x", given=GIVEN)
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    places = {
+        "experiment": tmp_path / "experiment", "journal": journal, "readable": [path.parent],
+    }  # fmt: skip
+    adopt_as_run(what, **places)
+    file = next(journal.glob("*.jsonl"))
+    with archiving(journal):
+        pack(journal, "2026-11", {file: file.read_bytes()})
+
+    with pytest.raises(ConfigError, match="is adopted already"):
+        adopt_as_run(what, **places)
+
+    assert not file.exists()
 
 
 def test_a_missing_data_file_is_missing_frames(tmp_path):

@@ -190,12 +190,35 @@ def test_a_journal_that_is_in_an_archive_with_other_lines_is_kept(tmp_path, runs
     stop = encode_line("stop", {"exit_status": "abort", "time": 1.7e9})
     other = b"".join([*text.splitlines(keepends=True)[:-1], stop])
     path.write_bytes(other)
+    new = path.with_name("new.jsonl")
+    new.write_bytes(text)
+    os.utime(new, (0, 0))  # before ZIP files begin
 
-    with archiving(path.parent), pytest.raises(JournalError, match="has another journal of run"):
-        pack(path.parent, month_of(1.7e9), {path: other})
+    with archiving(path.parent):
+        _, others = pack(path.parent, month_of(1.7e9), {path: other, new: text})
 
+    assert others == {path}
     assert path.read_bytes() == other
     assert all_journals(path.parent).count(path) == 1
+    assert is_archived(new)
+    assert not new.exists()
+
+
+def test_a_damaged_archive_is_not_replaced_by_its_copy(tmp_path):
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    one.write_bytes(os.urandom(1000))
+    other.write_bytes(b"a line\n")
+    with archiving(tmp_path):
+        made, _ = pack(tmp_path, "2026-11", {one: one.read_bytes()})
+        text = bytearray(made.read_bytes())
+        text[500] ^= 0xFF
+        made.write_bytes(text)
+
+        with pytest.raises(JournalError, match=r"2026-11\.zip is damaged, or was not copied right"):
+            pack(tmp_path, "2026-11", {other: other.read_bytes()})
+
+    assert made.read_bytes() == text
+    assert other.exists()
 
 
 def test_a_damaged_archive_is_named(tmp_path, runs):

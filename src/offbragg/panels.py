@@ -123,12 +123,15 @@ def panel_named(name: str) -> PanelType:
     >>> panel_named("eiger2_cdte_1m-w").name
     'Eiger2 CdTe 1M-W'
     """
-    text = re.sub(r"[\s_-]+", "", name.partition(",")[0].lower()).removeprefix("dectris")
+    text = re.sub(r"[\s_-]+", " ", name.partition(",")[0].lower()).strip().removeprefix("dectris")
     for maker, generations in _GENERATIONS.items():
         for generation, family in generations.items():
-            if not text.startswith(maker + generation):
+            begin = re.match(f" ?{maker}( ?){generation}", text)
+            if begin is None:
                 continue
-            rest = _REST.fullmatch(text.removeprefix(maker + generation))
+            if generation and text[begin.end() :][:1].isdigit() and (begin[1] or generation == "1"):
+                continue  # it is of the size, as in 12M; pyFAI's eiger21m is an Eiger2
+            rest = _REST.fullmatch(text[begin.end() :].replace(" ", ""))
             size = rest[2].upper() + "-W" * bool(rest[3]) if rest else ""
             cdte = bool(rest and ("cdte" in rest[1] or rest[4]))
             if size and _there_is(family, size, cdte):

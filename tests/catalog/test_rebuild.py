@@ -12,8 +12,9 @@ from catalog.served import PublishedRun, Server, seen_by_a_client
 from runs import MeasuredRun
 
 from offbragg.catalog.client import connect
-from offbragg.errors import CatalogError
+from offbragg.errors import CatalogError, JournalError
 from offbragg.files import find_scan_file
+from offbragg.files.journal_archive import archiving
 from offbragg.followers.follow import follow
 from offbragg.followers.publisher import Publisher, RunPublisher
 from offbragg.followers.stacker import Stacker
@@ -176,3 +177,11 @@ def test_a_catalog_that_is_away_is_reported_at_once(tmp_path):
 
     with pytest.raises(CatalogError, match="away"):
         rebuild(tmp_path / "journal", tmp_path, away)
+
+
+def test_nothing_is_archived_while_a_catalog_is_rebuilt(tmp_path):
+    journal = tmp_path / "journal"
+    journal.mkdir()
+
+    with archiving(journal), pytest.raises(JournalError, match="archive or rebuild uses these"):
+        rebuild(journal, tmp_path, dict)

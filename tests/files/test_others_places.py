@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -131,6 +132,22 @@ def test_a_virtual_dataset_of_parts_of_frames_is_refused(tmp_path):
         file.create_virtual_dataset("/entry/data/data", layout)
     with pytest.raises(ScanFileError, match="not made of whole frames"):
         find_frames(tmp_path / "x.h5")
+
+
+def test_a_virtual_dataset_of_very_many_frames_is_refused_before_they_are_listed(tmp_path):
+    n = 3_000_000
+    layout = h5py.VirtualLayout((n, *SHAPE), np.uint32)
+    layout[:] = h5py.VirtualSource("a.h5", "data", shape=(n, *SHAPE))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_virtual_dataset("/entry/data/data", layout)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ScanFileError, match=r"3,000,000 frames or more: at most 1,000,000"):
+            find_frames(tmp_path / "x.h5")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_axes_that_turn_are_asked_for(tmp_path):

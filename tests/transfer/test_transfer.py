@@ -25,6 +25,7 @@ from offbragg.errors import OffbraggError, TransferError
 from offbragg.files.abandoned import close_all_abandoned
 from offbragg.files.journal_file import is_open
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.whole_journal import write_whole_journal
 from offbragg.followers.follow import follow
 from offbragg.followers.stacker import Stacker
 from offbragg.transfer import WINDOW
@@ -71,6 +72,22 @@ def test_a_run_that_may_be_in_a_damaged_archive_is_sent_once_that_is_readable(
     assert (refused.runs, refused.refused) == (0, 1)
     assert (sent.runs, sent.refused) == (1, 0)
     far.check(run, *range(6))
+
+
+def test_a_run_of_adopted_frames_is_not_sent_and_is_named(far: Far, tmp_path: Path, caplog):
+    caplog.set_level("INFO", "offbragg")
+    run = measured(tmp_path / "near")
+    start = {"uid": "adopted", "time": 1.7e9, "offbragg_adopted": {"folder": "/others"}}
+    stop = {"uid": "s", "run_start": "adopted", "time": 1.7e9, "exit_status": "success"}
+    write_whole_journal(tmp_path / "near/journal/adopted.jsonl", [("start", start), ("stop", stop)])
+
+    with far.receiving():
+        sent = far.sender(tmp_path / "near").run(threading.Event(), once=True)
+
+    assert (sent.runs, sent.refused) == (1, 0)
+    assert caplog.text.count("run adopted is not sent") == 1
+    far.check(run, *range(6))
+    assert not (far.folder / "journal/adopted.jsonl").exists()
 
 
 def test_a_far_stacker_works_while_a_run_is_measured(far: Far, tmp_path: Path):

@@ -68,6 +68,8 @@ def test_what_marks_a_pixel_without_a_count_is_what_pyfai_takes_for_it(kind):
         ("DECTRIS PILATUS4 XE CdTe 1M", "Pilatus4 CdTe 1M"),
         ("pilatus 300k-w", "Pilatus 300K-W"),
         ("PILATUS41M", "Pilatus4 1M"),
+        ("Eiger 2 4M", "Eiger2 4M"),
+        ("Pilatus 2 M", "Pilatus 2M"),
     ],
 )
 def test_a_panel_is_known_as_headers_call_it(called, name):
@@ -79,6 +81,10 @@ def test_a_panel_is_known_as_headers_call_it(called, name):
     [
         ("Eiger3 4M", "did you mean 'Eiger 4M'"),
         ("PILATUS 5M", "did you mean 'Pilatus 6M'"),
+        ("PILATUS 12M", "did you mean 'Pilatus"),  # not the first generation's 2M
+        ("Pilatus12M", "did you mean 'Pilatus"),
+        ("Eiger 21M, E-32", "did you mean 'Eiger"),
+        ("Pilatus 42M", "did you mean 'Pilatus"),
         ("Pilatus CdTe 6M", r"did you mean 'Pilatus CdTe"),  # there is none
         ("Pilatus 900K-W", r"did you mean 'Pilatus"),  # of CdTe only
         ("Rayonix MX300", "not a panel that is known\noffbragg panels"),

@@ -33,6 +33,8 @@ ARCHIVE = "archive"
 """Folder of the archives, in the journal directory."""
 
 _SUFFIX = ".zip"
+_EARLIEST = datetime(1980, 1, 2, tzinfo=UTC).timestamp()  # that a ZIP file can name anywhere
+_LATEST = datetime(2107, 12, 30, tzinfo=UTC).timestamp()
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 _Signature = tuple[int, int, int]
@@ -230,13 +232,16 @@ def archiving(directory: Path) -> Generator[None]:
             lock(held)
         except BlockingIOError as error:
             raise JournalError(
-                f"another offbragg archive packs these journals already\n{folder}"
+                f"another offbragg archive or rebuild uses these archives already\n{folder}\n"
+                "Wait until it has ended."
             ) from error
         yield
 
 
-def pack(directory: Path, month: str, contents: Mapping[Path, bytes]) -> Path:
-    """Put journals into the archive of a month, and remove their files; return the archive.
+def pack(
+    directory: Path, month: str, contents: Mapping[Path, bytes]
+) -> tuple[Path, frozenset[Path]]:
+    """Put journals into the archive of a month, and remove their files.
 
     A kill at any moment loses nothing: until the archive is in place the files are there. The
     caller holds `archiving`.
@@ -250,10 +255,15 @@ def pack(directory: Path, month: str, contents: Mapping[Path, bytes]) -> Path:
     contents
         What each journal holds. One that has changed since is left where it is.
 
+    Returns
+    -------
+    archive, others
+        The archive, and those journals of whose runs it has another one: they are left, too.
+
     Raises
     ------
     JournalError
-        If the archive cannot be written, or has another journal of one of these runs.
+        If the archive cannot be written.
     """
     archive = directory / ARCHIVE / f"{month}{_SUFFIX}"
     hidden = archive.with_name(f".{archive.name}.new")
@@ -261,14 +271,12 @@ def pack(directory: Path, month: str, contents: Mapping[Path, bytes]) -> Path:
     new = {
         path: text for path, text in contents.items() if not there or path.name not in there.names
     }
+    others: set[Path] = set()
     for path in contents.keys() - new.keys():
         assert there is not None
         with there.open(path.name) as journal:
             if journal.read() != contents[path]:
-                raise JournalError(
-                    f"{archive.name} has another journal of run {path.stem}\n{path}\n"
-                    "Both are kept. Compare them, and move away the one that is wrong."
-                )
+                others.add(path)
     try:
         if new:
             _make(hidden, archive if there else None, new)
@@ -276,7 +284,7 @@ def pack(directory: Path, month: str, contents: Mapping[Path, bytes]) -> Path:
             sync(archive.parent)
             sync(directory)  # it may have been made just now
         for path, text in contents.items():
-            if path.read_bytes() == text:
+            if path not in others and path.read_bytes() == text:
                 path.unlink()
         sync(directory)
     except OSError as error:
@@ -286,7 +294,7 @@ def pack(directory: Path, month: str, contents: Mapping[Path, bytes]) -> Path:
         ) from error
     finally:
         hidden.unlink(missing_ok=True)
-    return archive
+    return archive, frozenset(others)
 
 
 def _make(hidden: Path, before: Path | None, new: Mapping[Path, bytes]) -> None:
@@ -296,13 +304,31 @@ def _make(hidden: Path, before: Path | None, new: Mapping[Path, bytes]) -> None:
         shutil.copyfile(before, hidden)
     with zipfile.ZipFile(hidden, "a", zipfile.ZIP_DEFLATED) as made:
         for path, text in new.items():
-            when = datetime.fromtimestamp(path.stat().st_mtime).timetuple()
+            written_at = min(max(path.stat().st_mtime, _EARLIEST), _LATEST)
+            when = datetime.fromtimestamp(written_at).timetuple()
             entry = zipfile.ZipInfo(path.name, when[:6])
             entry.compress_type = zipfile.ZIP_DEFLATED
             made.writestr(entry, text)
     sync(hidden)
+    if before is not None:
+        _check_copy(hidden, before)
     written = _Archive(hidden)
     for path, text in new.items():
         with written.open(path.name) as journal:
             if journal.read() != text:
                 raise OSError(5, "it does not read back as it was written")
+
+
+def _check_copy(hidden: Path, before: Path) -> None:
+    """Raise if a journal in a copy of an archive is damaged: the copy is to replace it."""
+    try:
+        with zipfile.ZipFile(hidden) as made:
+            bad = made.testzip()
+    except _DAMAGED as error:
+        bad = str(error)
+    if bad is not None:
+        raise JournalError(
+            f"the archive {before.name} is damaged, or was not copied right: {bad}\n{before}\n"
+            "It is left as it is, and so are the journals that were to be added. If it is damaged "
+            "(unzip -t), restore it from a backup."
+        )

@@ -20,6 +20,7 @@ from offbragg.files.hdf5 import find_inside, link_of, open_linked, open_to_read
 
 _DEEPEST = 8  # links and virtual datasets on the way to one frame
 _MOST = 100_000  # parts of a virtual dataset
+_MOST_FRAMES = 1_000_000  # of a virtual dataset: the number that a file claims costs it nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ def _parts(
             f"{where} is a virtual dataset of shape {shape} in {n} parts: frames have the shape "
             f"(frame, slow, fast), and at most {_MOST} parts are read"
         )
+    total = 0
     for i in range(n):
         here = _frames(plist.get_virtual_vspace(i), shape[1:], where)
         there = _frames(plist.get_virtual_srcspace(i), shape[1:], where)
@@ -135,6 +137,12 @@ def _parts(
         if there is None:
             there = [(0, sum(count for _, count in here or [(0, shape[0])]))]
         here = here or [(0, shape[0])]
+        total += max(sum(count for _, count in one) for one in (here, there))
+        if total > _MOST_FRAMES:
+            raise ScanFileError(
+                f"{where} is a virtual dataset of {total:,} frames or more: at most "
+                f"{_MOST_FRAMES:,} are read. Name the datasets behind it, --dataset /a/b"
+            )
         # both list the same frames in their order, perhaps in other pieces
         left, right = _each(here), _each(there)
         runs: list[list[int]] = []

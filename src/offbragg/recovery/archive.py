@@ -117,7 +117,8 @@ def _oldest_first(journal: Path, older: float, now: float) -> list[tuple[Path, f
     for path in journals(journal):
         try:
             began = float(read_start(path).get("time", 0.0))
-        except JournalError:
+            month_of(began)
+        except (JournalError, TypeError, ValueError, OverflowError, OSError):
             continue  # `offbragg stack` and `status` report it
         if now - began >= older:
             found.append((began, path))
@@ -162,8 +163,13 @@ def _check(
 
 
 def _pack(journal: Path, month: str, batch: dict[Path, bytes], done: Archived) -> None:
-    made = str(pack(journal, month, batch))
-    if made not in done.archives:
-        done.archives.append(made)
-    done.runs += [path.stem for path in batch]
-    done.bytes += sum(map(len, batch.values()))
+    made, others = pack(journal, month, batch)
+    for path in others:
+        done.left[path.stem] = (
+            f"{made.name} has another journal of this run: compare them, move away the wrong one"
+        )
+    packed = {path: text for path, text in batch.items() if path not in others}
+    if packed and str(made) not in done.archives:
+        done.archives.append(str(made))
+    done.runs += [path.stem for path in packed]
+    done.bytes += sum(map(len, packed.values()))

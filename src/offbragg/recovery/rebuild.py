@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from offbragg.files.journal_archive import archived_journals
+from offbragg.files.journal_archive import archived_journals, archiving
 from offbragg.files.journal_folder import all_journals, find_run
 from offbragg.followers.follow import follow, following
 from offbragg.followers.publishing import load_publisher
@@ -51,7 +51,7 @@ def rebuild(
     CatalogError
         If the catalog does not answer.
     JournalError
-        If a run is not known, or another process follows the journal.
+        If a run is not known, or another process follows or packs the journal.
     """
     again = {find_run(journal, which).stem for which in runs}
     Publisher = load_publisher()
@@ -60,7 +60,8 @@ def rebuild(
 
     publisher = Publisher(connect, experiment)
     followers = [Stacker(experiment, frames=frames), publisher]
-    with following(journal) as lock:
+    # nothing is packed between the looks at the archives and at the files
+    with following(journal) as lock, archiving(journal):
         for uid in again & before:
             client.delete_contents(uid, recursive=True, external_only=False)
         # in their order, as the catalog lists them: also after a rebuild that was killed

@@ -23,6 +23,7 @@ from offbragg.files.abandoned import Closings, close_all_abandoned
 from offbragg.files.journal_archive import archived_journals
 from offbragg.files.journal_file import read_start
 from offbragg.files.journal_folder import JournalFolder, all_journals
+from offbragg.files.scan_layout import ADOPTED
 from offbragg.printable import printable
 from offbragg.transfer.ahead import Ahead, Look, ahead
 from offbragg.transfer.backlog import SendingReport
@@ -107,7 +108,7 @@ class Sender:
         self._journal, self._frames = journal.absolute(), frames.absolute()
         self._rate, self._patience = rate, patience
         self.sent = Sent()
-        self._over: set[str] = set()  # runs that are whole on the far disk, or refused
+        self._over: set[str] = set()  # runs that are whole on the far disk, or never will be
         self._monitor: Any = None
         self._damaged: dict[str, float] = {}  # run → when to read its journal again
         self._again: dict[str, float] = {}  # run that was refused for now → when to ask again
@@ -384,8 +385,13 @@ class Sender:
                 unread.append(path)
                 continue
             try:
-                self._began[uid] = float(read_start(path).get("time", 0.0))
+                start = read_start(path)
                 self._damaged.pop(uid, None)
+                if ADOPTED in start:
+                    log.info("run %s is not sent: its frames lie in files of others", uid[:8])
+                    self._over.add(uid)
+                    continue
+                self._began[uid] = float(start.get("time", 0.0))
             except JournalError as error:  # perhaps it is being written
                 self._report(str(error))
                 self._damaged[uid] = now + _LOOK_DAMAGED

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from offbragg.errors import ConfigError
 from offbragg.files.compressed import frame_kind
 from offbragg.files.find import find_scan_file
+from offbragg.files.journal_file import has_journal
 from offbragg.files.model import Model, compare_with_headers, times
 from offbragg.files.others import OthersFrames, find_frames, read_turn, read_values
 from offbragg.files.others_images import are_images, find_images
@@ -218,7 +219,7 @@ def adopt_as_run(
     folder = scan_directory(experiment, start)
     path = find_scan_file(folder, uid)
     its_journal = journal / f"{uid}.jsonl"
-    if path is not None and its_journal.exists():
+    if path is not None and has_journal(its_journal):
         raise ConfigError(
             f"{home} is adopted already: run {uid[:8]}, {path}\n"
             "If its frames have changed, remove both that scan file and its journal, and adopt "
@@ -226,7 +227,7 @@ def adopt_as_run(
         )
     if path is None:
         path = write(what, folder, next_free=True, progress=progress)
-    if not its_journal.exists():
+    if not has_journal(its_journal):
         with ScanFile.open(path) as scan:
             start = scan.start
         ended = start["time"] + Sweep.from_dict(start["sweep"]).duration
