@@ -389,6 +389,21 @@ def test_two_senders_at_a_time(tmp_path: Path):
         far.check(run, *range(6))
 
 
+def test_senders_with_other_keys_may_have_the_same_source(tmp_path: Path):
+    far = Far(tmp_path, "one", "two")
+    hello = {"version": VERSION, "source": "beamline:/data/journal", "roots": []}
+    with far.receiving():
+        one, two, again = (Puppet(far, name=name) for name in ("one", "two", "one"))
+        try:
+            answers = [puppet.ask("hello", **hello).do for puppet in (one, two)]
+            answers.append(one.ask("ping").do)
+            answers += [again.ask("hello", **hello).do, one.ask("ping").do, two.ask("ping").do]
+        finally:
+            for puppet in (one, two, again):
+                puppet.close()
+    assert answers == ["welcome", "welcome", "pong", "welcome", "restart", "pong"]
+
+
 def test_another_file_of_the_name_is_kept(far: Far, tmp_path: Path):
     run = measured(tmp_path / "near", n_frames=2)
     there = far.folder / "frames" / run.uid[:8] / run.path(0).name

@@ -29,8 +29,8 @@ frame file relative to the sender's frames directory. ``roots`` are the spelling
 directory; in the lines of a journal that say where frames are, the receiver replaces it with its
 own ``frames/``. ``pause`` is the longest time between two pieces at the sender's rate, s, and 0
 without a rate. ``source`` is the same for one journal directory of one host: a sender that comes
-again takes the place of its former connection. All other lines are written as they came, each
-checked by its own checksum.
+again, with the same key, takes the place of its former connection. All other lines are written as
+they came, each checked by its own checksum.
 
 *Order.* A line that announces frames is sent once these are on the far disk, and the stop document
 after all frames of its run. So a journal that ends there is a run that is whole there.

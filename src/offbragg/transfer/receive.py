@@ -50,6 +50,8 @@ class _Offer:
 
 @dataclass(slots=True)
 class _Peer:
+    key: str
+    """The public key that it proved to have."""
     source: str
     roots: list[str]
     heard: float
@@ -219,9 +221,10 @@ class Receiver:
         if not self._socket.poll(0 if self._whole else _POLL):
             self._commit()
             return
-        who, *parts = self._socket.recv_multipart()
+        frames = self._socket.recv_multipart(copy=False)
+        who, *parts = (frame.bytes for frame in frames)
         try:
-            self._take(who, unpack(parts))
+            self._take(who, frames[-1].get("User-Id"), unpack(parts))
         except TransferError as error:  # a message that cannot be used
             log.warning("%s", printable(str(error)))
             self._answer(who, "refused", name="", why=str(error))
@@ -231,9 +234,9 @@ class Receiver:
             self._commit()
         self._ask()
 
-    def _take(self, who: bytes, message: Message) -> None:
+    def _take(self, who: bytes, key: str, message: Message) -> None:
         if message.do == "hello":
-            self._hello(who, message)
+            self._hello(who, key, message)
             return
         peer = self._peers.get(who)
         if peer is None:
@@ -261,7 +264,7 @@ class Receiver:
         else:
             raise TransferError(f"a message {message.do[:20]!r} came, which is not known")
 
-    def _hello(self, who: bytes, message: Message) -> None:
+    def _hello(self, who: bytes, key: str, message: Message) -> None:
         if message.number("version") != VERSION:
             why = f"it speaks version {message.number('version')} and the receiver {VERSION}"
             self._answer(who, "refused", name="", why=why)
@@ -269,10 +272,11 @@ class Receiver:
         given: Any = message.fields.get("roots")
         roots = [str(root) for root in cast(list[Any], given)] if isinstance(given, list) else []
         source = message.text("source")
-        for other in [other for other, peer in self._peers.items() if peer.source == source]:
-            self._forget(other)  # it was started again, or connected again
+        for other, peer in list(self._peers.items()):
+            if (peer.key, peer.source) == (key, source):
+                self._forget(other)  # it was started again, or connected again
         pause = message.number("pause") if "pause" in message.fields else 0
-        self._peers[who] = _Peer(source, roots, time.monotonic(), pause=pause)
+        self._peers[who] = _Peer(key, source, roots, time.monotonic(), pause=pause)
         self._answer(who, "welcome", version=VERSION)
 
     def _lines(self, who: bytes, uid: str, change: Callable[[ArrivingJournal], None]) -> None:
