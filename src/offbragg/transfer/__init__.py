@@ -7,7 +7,8 @@ whose ``do`` names the message, and bytes, which only ``lines`` and ``piece`` ha
 ======================================  ==========================================================
 sender → receiver                       the receiver answers
 ======================================  ==========================================================
-``hello`` version, source, roots        ``welcome``, or ``refused`` for another version
+``hello`` version, source, roots,       ``welcome``, or ``refused`` for another version
+pause
 ``run`` uid                             ``lines`` uid, have (complete lines on its disk), ended
 ``lines`` uid, first; bytes             ``lines`` uid, have, ended, once they are on its disk
 ``offer`` name, size, sha256            ``have`` name: it is on its disk; ``want`` name, start,
@@ -26,15 +27,18 @@ started again) or could not write. The sender then begins with ``hello`` on a ne
 *What is where.* The receiver's folder holds ``frames/`` and ``journal/``. A name is the path of a
 frame file relative to the sender's frames directory. ``roots`` are the spellings of that
 directory; in the lines of a journal that say where frames are, the receiver replaces it with its
-own ``frames/``. ``source`` is the same for one journal directory of one host: a sender that comes
-again takes the place of its former connection. All other lines are written as they came, each
-checked by its own checksum.
+own ``frames/``. ``pause`` is the longest time between two pieces at the sender's rate, s, and 0
+without a rate. ``source`` is the same for one journal directory of one host: a sender that comes
+again, with the same key, takes the place of its former connection. All other lines are written as
+they came, each checked by its own checksum.
 
 *Order.* A line that announces frames is sent once these are on the far disk, and the stop document
 after all frames of its run. So a journal that ends there is a run that is whole there.
 
 *Memory.* Frames move only when the receiver asks for them, at most `WINDOW` bytes at a time over
-all senders; a sender reads a piece when it sends it.
+all senders, in equal shares of those that offer files, each at least a piece; a sender reads a
+piece when it sends it. What a sender offers is dropped when it sends no piece for a minute beyond
+its ``pause``; it offers it again.
 
 *Bytes.* A piece goes compressed where that makes it smaller (``packed``, Zstandard); ``crc32`` and
 ``sha256`` are of what is in the file.

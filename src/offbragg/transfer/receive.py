@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _POLL = 100  # ms
 _SILENT = 20.0  # time after which a sender that sends nothing is forgotten, s
+_STUCK = 60.0  # time without a piece after which what a sender offered is dropped, s
 _AT_ONCE = 32  # files that are synced before they are acknowledged together
 _MOST_OFFERS = 256  # of one sender that are open at a time
 _MOST_OPEN = 32  # drafts that are being written at a time
@@ -49,12 +50,25 @@ class _Offer:
 
 @dataclass(slots=True)
 class _Peer:
+    key: str
+    """The public key that it proved to have."""
     source: str
     roots: list[str]
     heard: float
     offers: dict[str, _Offer] = field(default_factory=dict[str, _Offer])
     queue: deque[str] = field(default_factory=deque[str])
     """Names of files of which more is to be asked for, in order."""
+    pause: float = 0.0
+    """Longest time between two pieces at its own rate, s."""
+    out: int = 0
+    """Bytes that were asked for and have not come."""
+    moved: float = 0.0
+    """When a piece that was asked for came, or the first was asked for, monotonic s."""
+
+    @property
+    def n_open(self) -> int:
+        """Number of its drafts that are being written."""
+        return sum(offer.file is not None for offer in self.offers.values())
 
 
 @dataclass(slots=True)
@@ -108,9 +122,9 @@ class Receiver:
         self.address = ""
         """Where it listens, once it runs."""
         self._peers: dict[bytes, _Peer] = {}
+        self._share_open = _MOST_OPEN
         self._journals: dict[str, ArrivingJournal] = {}
         self._names: dict[str, bytes] = {}  # who is sending a file
-        self._out = 0  # bytes that were asked for and have not come
         self._whole: list[tuple[bytes, str]] = []
         self._socket: Any = None
         self._unpacker = Unpacker()
@@ -145,6 +159,7 @@ class Receiver:
                         progress(self.received)
                         self._disk.look(shown)
                         self._forget_silent(shown)
+                        self._drop_stuck(shown)
                 self._commit()
             finally:
                 for who in list(self._peers):
@@ -157,6 +172,11 @@ class Receiver:
     def open_files(self) -> int:
         """Number of files that were offered and are not here."""
         return len(self._names)
+
+    @property
+    def _out(self) -> int:
+        """Bytes that were asked for and have not come."""
+        return sum(peer.out for peer in self._peers.values())
 
     @contextlib.contextmanager
     def _held(self) -> Generator[None]:
@@ -201,9 +221,10 @@ class Receiver:
         if not self._socket.poll(0 if self._whole else _POLL):
             self._commit()
             return
-        who, *parts = self._socket.recv_multipart()
+        frames = self._socket.recv_multipart(copy=False)
+        who, *parts = (frame.bytes for frame in frames)
         try:
-            self._take(who, unpack(parts))
+            self._take(who, frames[-1].get("User-Id"), unpack(parts))
         except TransferError as error:  # a message that cannot be used
             log.warning("%s", printable(str(error)))
             self._answer(who, "refused", name="", why=str(error))
@@ -213,9 +234,9 @@ class Receiver:
             self._commit()
         self._ask()
 
-    def _take(self, who: bytes, message: Message) -> None:
+    def _take(self, who: bytes, key: str, message: Message) -> None:
         if message.do == "hello":
-            self._hello(who, message)
+            self._hello(who, key, message)
             return
         peer = self._peers.get(who)
         if peer is None:
@@ -243,7 +264,7 @@ class Receiver:
         else:
             raise TransferError(f"a message {message.do[:20]!r} came, which is not known")
 
-    def _hello(self, who: bytes, message: Message) -> None:
+    def _hello(self, who: bytes, key: str, message: Message) -> None:
         if message.number("version") != VERSION:
             why = f"it speaks version {message.number('version')} and the receiver {VERSION}"
             self._answer(who, "refused", name="", why=why)
@@ -251,9 +272,11 @@ class Receiver:
         given: Any = message.fields.get("roots")
         roots = [str(root) for root in cast(list[Any], given)] if isinstance(given, list) else []
         source = message.text("source")
-        for other in [other for other, peer in self._peers.items() if peer.source == source]:
-            self._forget(other)  # it was started again, or connected again
-        self._peers[who] = _Peer(source, roots, time.monotonic())
+        for other, peer in list(self._peers.items()):
+            if (peer.key, peer.source) == (key, source):
+                self._forget(other)  # it was started again, or connected again
+        pause = message.number("pause") if "pause" in message.fields else 0
+        self._peers[who] = _Peer(key, source, roots, time.monotonic(), pause=pause)
         self._answer(who, "welcome", version=VERSION)
 
     def _lines(self, who: bytes, uid: str, change: Callable[[ArrivingJournal], None]) -> None:
@@ -298,11 +321,19 @@ class Receiver:
         self._answer(who, "refused", name=name, why=str(error))
 
     def _ask(self) -> None:
-        """Ask for pieces, of all senders in turns, of each in the order of its offers."""
+        """Ask for pieces, of all senders in turns, of each in the order of its offers.
+
+        Each has its share of the window and of the open files, and always one piece of one file:
+        one that is slow or stuck holds up no other.
+        """
         waiting = deque(who for who, peer in self._peers.items() if peer.queue)
-        while waiting and self._out < self._window:
+        n_sharing = max(1, sum(bool(peer.offers) for peer in self._peers.values()))
+        share, self._share_open = self._window // n_sharing, _MOST_OPEN // n_sharing
+        while waiting:
             who = waiting.popleft()
-            if self._ask_one(who):
+            out = self._peers[who].out
+            has_room = out == 0 or (out < share and self._out < self._window)
+            if has_room and self._ask_one(who):
                 waiting.append(who)
                 self._peers[who] = self._peers.pop(who)  # the others come first next time
 
@@ -317,9 +348,8 @@ class Receiver:
             peer.queue.popleft()
             return True
         if offer.file is None:
-            open_files = (o.file is not None for p in self._peers.values()
-                          for o in p.offers.values())  # fmt: skip
-            if sum(open_files) >= _MOST_OPEN:
+            is_full = sum(each.n_open for each in self._peers.values()) >= _MOST_OPEN
+            if (n_open := peer.n_open) and (is_full or n_open >= self._share_open):
                 return False
             try:
                 offer.file = ArrivingFile(self._frames, name, offer.size, offer.sha256)
@@ -335,7 +365,8 @@ class Receiver:
             stop = min(offer.asked + PIECE, offer.size)
             self._answer(who, "want", name=name, start=offer.asked, stop=stop)
             offer.pieces.append((offer.asked, stop))
-            self._out += stop - offer.asked
+            peer.moved = peer.moved if peer.out else time.monotonic()
+            peer.out += stop - offer.asked
             offer.asked = stop
         if offer.asked >= offer.size:
             peer.queue.popleft()
@@ -351,7 +382,8 @@ class Receiver:
         if all(message.number("start") != first for first, _ in offer.pieces):
             return  # of an offer that is over
         start, stop = offer.pieces.popleft()
-        self._out -= stop - start
+        peer.out -= stop - start
+        peer.moved = time.monotonic()
         if start != offer.file.position:
             return  # it follows one that was damaged, and is asked for again
         content = self._content(message, stop - start)
@@ -427,7 +459,7 @@ class Receiver:
         if offer is None:
             return
         self._names.pop(name, None)
-        self._out -= sum(stop - start for start, stop in offer.pieces)
+        peer.out -= sum(stop - start for start, stop in offer.pieces)
         if offer.file is not None:
             offer.file.close()
 
@@ -440,6 +472,19 @@ class Receiver:
     def _forget_silent(self, now: float) -> None:
         for who in [who for who, peer in self._peers.items() if now - peer.heard > _SILENT]:
             self._forget(who)
+
+    def _drop_stuck(self, now: float) -> None:
+        """Drop the offers of senders that answer and send no piece; they offer them again."""
+        for who, peer in self._peers.items():
+            limit = _STUCK + peer.pause
+            if peer.out and now - peer.moved > limit:
+                log.warning(
+                    "%s sent no piece in %.0f s: %d files that it offered are dropped, and taken "
+                    "once it offers them again", printable(peer.source), limit, len(peer.offers),
+                )  # fmt: skip
+                for name in list(peer.offers):
+                    self._drop(peer, name)
+                    self._answer(who, "later", name=name)
 
     def _restart(self, who: bytes, why: str) -> None:
         log.error("%s\n%s", why, self.folder)

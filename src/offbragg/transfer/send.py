@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from heapq import nsmallest
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from offbragg.transfer.ahead import Ahead, Look, ahead
 from offbragg.transfer.backlog import SendingReport
 from offbragg.transfer.connection import connected
 from offbragg.transfer.keys import Key
-from offbragg.transfer.messages import VERSION, Message, pack, unpack
+from offbragg.transfer.messages import PIECE, VERSION, Message, pack, unpack
 from offbragg.transfer.run_to_send import RunToSend
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ class Sender:
                     version=VERSION,
                     source=f"{network.gethostname()}:{self._journal}",
                     roots=[str(self._frames), str(self._frames.resolve())],
+                    pause=ceil(PIECE / self._rate) if self._rate else 0,
                 )
                 while not stop.is_set() and self._step(socket):
                     if time.monotonic() - shown > 1.0:
