@@ -183,6 +183,21 @@ def test_a_run_that_lacks_a_frame_keeps_its_journal(tmp_path):
     assert done.left == {run.uid: "f1.h5: frames are missing (1): their files may still come"}
 
 
+def test_a_sweep_that_ended_early_is_archived(tmp_path):
+    run = MeasuredRun(tmp_path, n_frames=5, began=1.7e9).begin()
+    run.write(0, 1)
+    run.announce(2)
+    run.monitor_counted([0, 1])
+    run.end("abort")
+    run.journal.close()
+    experiment = tmp_path / "experiment"
+    follow(tmp_path / "journal", [Stacker(experiment, late=0.1)], once=True)
+
+    done = archive(tmp_path / "journal", experiment, older=0.0)
+
+    assert (done.runs, done.left) == ([run.uid], {})
+
+
 def test_a_journal_that_is_in_an_archive_with_other_lines_is_kept(tmp_path, runs):
     path = tmp_path / "journal" / f"{runs[0].uid}.jsonl"
     text = path.read_bytes()

@@ -16,6 +16,7 @@ from offbragg.files.find import find_scan_file
 from offbragg.files.journal_archive import archiving, month_of, pack
 from offbragg.files.journal_file import examine_journal, is_open, read_start
 from offbragg.files.journal_folder import journals
+from offbragg.files.run_progress import RunProgress
 from offbragg.files.scan_folders import scan_directory
 from offbragg.recovery.verify import verify
 
@@ -157,7 +158,10 @@ def _check(
         return f"{scan.name}: {verdict.problems[0]}"
     if not verdict.complete:
         return f"{scan.name} is not finished"
-    if missing := verdict.frames.get("missing", 0):
+    # those of a sweep that ended early were never measured
+    measured = RunProgress.of_documents(0, found.documents).announced
+    missing = measured - verdict.frames.get("stored", 0) - verdict.frames.get("rejected", 0)
+    if missing > 0:
         return f"{scan.name}: frames are missing ({missing}): their files may still come"
     return "" if path.read_bytes() == text else _TOO_NEW
 
