@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 
+import httpx
 import pytest
 from catalog.owned import PEOPLE
 from click.testing import Result
@@ -14,6 +16,9 @@ from typer.testing import CliRunner
 from offbragg.beamline.config import load
 from offbragg.beamline.limits import check_start
 from offbragg.catalog.admission import Admissions
+from offbragg.catalog.authentication import TRIES as KEYS
+from offbragg.catalog.authentication import WrongKeys
+from offbragg.catalog.login import TRIES, Login
 from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.passwords import NOBODYS, hash_password, is_hash, is_password
 from offbragg.catalog.people import PeopleFile, read_people
@@ -213,3 +218,25 @@ def test_a_key_for_some_proposals_stays_so_without_people(file):
     assert admissions.of(part).viewer.sees == {"2026-A"}
     assert admissions.of(person).right == "none"
     assert admissions.of(plain).viewer.sees == EVERYTHING
+
+
+def test_passwords_that_are_tried_at_once_are_counted_before_they_are_compared(file):
+    login = Login(None, key=KEY, people=PeopleFile(file), wrong=WrongKeys())  # type: ignore[arg-type]
+    there = httpx.ASGITransport(login)
+
+    async def send(name: str, password: str) -> int:
+        async with httpx.AsyncClient(transport=there, base_url="http://catalog") as client:
+            body = {"name": name, "password": password}
+            return (await client.post("/login", json=body)).status_code
+
+    async def send_all() -> tuple[list[int], list[int], list[int]]:
+        right = [await send("ada", "correct horse battery") for _ in range(TRIES + 1)]
+        at_once = await asyncio.gather(*(send("ada", "wrong") for _ in range(TRIES + 5)))
+        more = [await send(f"n{i}", "wrong") for i in range(KEYS - TRIES)]
+        return right, at_once, [*more[:-1], await send("stan", "correct horse battery")]
+
+    right, at_once, more = asyncio.run(send_all())
+
+    assert right == [204] * (TRIES + 1), "these do not count"
+    assert sorted(at_once) == [401] * TRIES + [429] * 5
+    assert more == [401] * (KEYS - TRIES - 1) + [429], "the address has used up its tries"

@@ -234,11 +234,11 @@ def _serve(
     named, who = NamedKeys(directory, key), None if people is None else PeopleFile(people)
     hide_from_nobody()
     limited = RouteRules(limits.RequestLimits(whole))
-    keyed = Authentication(Reader(limited) if reader else limited, key, wrong, named, who)
+    keyed = Authentication(limited, key, wrong, named, who)
     shared = SocketShares(keyed)
     page = Page(shared, key=key, directory=directory, wrong=wrong, named=named, people=who)
     enter = Login(page, key=key, people=who, wrong=wrong)
-    hiding = HiddenPaths(enter, [*readable, *adopted, directory])
+    hiding = HiddenPaths(Reader(enter) if reader else enter, [*readable, *adopted, directory])
     config = uvicorn.Config(
         with_origins(hiding, allow_origins),
         host=host,
