@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -23,6 +24,7 @@ from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.passwords import NOBODYS, hash_password, is_hash, is_password
 from offbragg.catalog.people import PeopleFile, read_people
 from offbragg.catalog.sessions import read_session, session_key
+from offbragg.catalog.socket_shares import SHARE, SocketShares
 from offbragg.catalog.viewers import EVERYTHING
 from offbragg.cli.app import app
 from offbragg.errors import CatalogError, ConfigError, MetadataError
@@ -240,3 +242,29 @@ def test_passwords_that_are_tried_at_once_are_counted_before_they_are_compared(f
     assert right == [204] * (TRIES + 1), "these do not count"
     assert sorted(at_once) == [401] * TRIES + [429] * 5
     assert more == [401] * (KEYS - TRIES - 1) + [429], "the address has used up its tries"
+
+
+def test_a_person_has_one_share_of_websockets_with_all_of_their_keys(file):
+    named, opened = NamedKeys(file.parent, KEY), []
+    keys = [named.create(f"k{i}", scope="read", ends=4e9, person="ada") for i in range(2)]
+    other = named.create("other", scope="read", ends=4e9, person="bob")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        opened.append(scope["headers"])
+        await asyncio.Event().wait()
+
+    async def closed(message: Any) -> None:
+        assert message["type"] == "websocket.close"
+
+    async def talk() -> None:
+        shares = SocketShares(app, Admissions(KEY, named, PeopleFile(file)))
+        for key in [*keys * SHARE, other]:
+            scope = {"type": "websocket", "path": "/now/socket", "query_string": b"",
+                     "headers": [(b"authorization", f"Apikey {key}".encode())]}  # fmt: skip
+            kept.append(asyncio.create_task(shares(scope, closed, closed)))
+        await asyncio.sleep(0.1)
+
+    kept: list[asyncio.Task[None]] = []
+    asyncio.run(talk())
+
+    assert len(opened) == SHARE + 1

@@ -156,6 +156,7 @@ def _serve(
             tiled_patches,
         )
         from offbragg.catalog import request_limits as limits
+        from offbragg.catalog.admission import Admissions
         from offbragg.catalog.authentication import WrongKeys
         from offbragg.catalog.cross_origin import with_origins
         from offbragg.catalog.door import Authentication
@@ -235,7 +236,7 @@ def _serve(
     hide_from_nobody()
     limited = RouteRules(limits.RequestLimits(whole))
     keyed = Authentication(limited, key, wrong, named, who)
-    shared = SocketShares(keyed)
+    shared = SocketShares(keyed, Admissions(key, named, who))
     page = Page(shared, key=key, directory=directory, wrong=wrong, named=named, people=who)
     enter = Login(page, key=key, people=who, wrong=wrong)
     hiding = HiddenPaths(Reader(enter) if reader else enter, [*readable, *adopted, directory])
