@@ -72,6 +72,7 @@ def test_people_see_the_proposals_that_name_them_or_their_groups(file):
     assert (seen["stan"].sees, seen["stan"].annotates) == (EVERYTHING, EVERYTHING)
     assert (seen["olga"].sees, seen["olga"].host) == (frozenset(), True)
     assert people.viewer("nobody") is None
+    assert people.viewer("carol") is seen["carol"], "it is found once: each request asks"
     assert people.by_oidc("ada-at-the-provider") == "ada"
     assert people.by_oidc("") is None
 
