@@ -221,6 +221,10 @@ def test_a_key_for_some_proposals_stays_so_without_people(file):
     assert admissions.of(part).viewer.sees == {"2026-A"}
     assert admissions.of(person).right == "none"
     assert admissions.of(plain).viewer.sees == EVERYTHING
+    with_people = Admissions(KEY, named, PeopleFile(file))
+    assert with_people.of(part).viewer.sees == {"2026-A"}
+    file.write_text(file.read_text() + "[")
+    assert with_people.of(part).right == "none", "while the file cannot be read"
 
 
 def test_passwords_that_are_tried_at_once_are_counted_before_they_are_compared(file):
