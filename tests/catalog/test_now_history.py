@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from offbragg.catalog import now_history
 from offbragg.catalog.now_history import NowHistory
+from offbragg.catalog.now_seen import points_seen
+from offbragg.catalog.searched import RUNS
+from offbragg.catalog.viewers import Viewer, seen_by
 
 
 def times(history: NowHistory) -> list[float]:
@@ -86,3 +94,33 @@ def test_a_disk_that_takes_nothing_is_said_once(tmp_path: Path, caplog: pytest.L
 
     assert len(history.since(0.0)) == 3
     assert len(caplog.records) == 1
+
+
+def test_whose_frames_a_point_counts_is_kept_too(tmp_path):
+    path, now = tmp_path / now_history.FILE, time.time()
+    point = {"t": now - 5.0, "of": ["a", ""], "stored": 4, "behind": 1, "frames_of": "b"}
+    NowHistory(path).add(point, step=1)
+    NowHistory(path).add({"t": now - 3.0, "of": ["a", ""], "stored": 4}, step=1)
+
+    assert NowHistory(path).since(0) == [point, {"t": now - 3.0, "of": ["a", ""], "stored": 4,
+                                                 "frames_of": ""}]  # fmt: skip
+
+
+def test_frames_of_another_run_are_counted_for_those_who_see_it(tmp_path):
+    """The stacker is behind: it still stores the run before, of another proposal."""
+    point = {"t": 1.0, "of": ["a", ""], "ring": 9.0, "stored": 4, "behind": 1, "frames_of": "b"}
+    mine = {**point, "frames_of": "a"}
+
+    async def seen() -> list[Mapping[str, Any]]:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'runs.db'}")
+        async with engine.begin() as connection:
+            names = ", ".join(column.name for column in RUNS.c)
+            await connection.execute(text(f"CREATE TABLE {RUNS.name} ({names})"))
+            rows = [{"uid": "a", "proposal": "A"}, {"uid": "b", "proposal": "B"}]
+            await connection.execute(insert(RUNS), rows)
+        with seen_by(Viewer("ada", frozenset({"A"}))):
+            found = await points_seen(engine, [point, mine])
+        await engine.dispose()
+        return found
+
+    assert asyncio.run(seen()) == [{"t": 1.0, "of": ["a", ""], "ring": 9.0}, mine]

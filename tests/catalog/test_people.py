@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+from typing import Any
 
+import httpx
 import pytest
 from catalog.owned import PEOPLE
 from click.testing import Result
@@ -14,10 +17,14 @@ from typer.testing import CliRunner
 from offbragg.beamline.config import load
 from offbragg.beamline.limits import check_start
 from offbragg.catalog.admission import Admissions
+from offbragg.catalog.authentication import TRIES as KEYS
+from offbragg.catalog.authentication import WrongKeys
+from offbragg.catalog.login import TRIES, Login
 from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.passwords import NOBODYS, hash_password, is_hash, is_password
 from offbragg.catalog.people import PeopleFile, read_people
 from offbragg.catalog.sessions import read_session, session_key
+from offbragg.catalog.socket_shares import SHARE, SocketShares
 from offbragg.catalog.viewers import EVERYTHING
 from offbragg.cli.app import app
 from offbragg.errors import CatalogError, ConfigError, MetadataError
@@ -65,6 +72,7 @@ def test_people_see_the_proposals_that_name_them_or_their_groups(file):
     assert (seen["stan"].sees, seen["stan"].annotates) == (EVERYTHING, EVERYTHING)
     assert (seen["olga"].sees, seen["olga"].host) == (frozenset(), True)
     assert people.viewer("nobody") is None
+    assert people.viewer("carol") is seen["carol"], "it is found once: each request asks"
     assert people.by_oidc("ada-at-the-provider") == "ada"
     assert people.by_oidc("") is None
 
@@ -213,3 +221,55 @@ def test_a_key_for_some_proposals_stays_so_without_people(file):
     assert admissions.of(part).viewer.sees == {"2026-A"}
     assert admissions.of(person).right == "none"
     assert admissions.of(plain).viewer.sees == EVERYTHING
+    with_people = Admissions(KEY, named, PeopleFile(file))
+    assert with_people.of(part).viewer.sees == {"2026-A"}
+    file.write_text(file.read_text() + "[")
+    assert with_people.of(part).right == "none", "while the file cannot be read"
+
+
+def test_passwords_that_are_tried_at_once_are_counted_before_they_are_compared(file):
+    login = Login(None, key=KEY, people=PeopleFile(file), wrong=WrongKeys())  # type: ignore[arg-type]
+    there = httpx.ASGITransport(login)
+
+    async def send(name: str, password: str) -> int:
+        async with httpx.AsyncClient(transport=there, base_url="http://catalog") as client:
+            body = {"name": name, "password": password}
+            return (await client.post("/login", json=body)).status_code
+
+    async def send_all() -> tuple[list[int], list[int], list[int]]:
+        right = [await send("ada", "correct horse battery") for _ in range(TRIES + 1)]
+        at_once = await asyncio.gather(*(send("ada", "wrong") for _ in range(TRIES + 5)))
+        more = [await send(f"n{i}", "wrong") for i in range(KEYS - TRIES)]
+        return right, at_once, [*more[:-1], await send("stan", "correct horse battery")]
+
+    right, at_once, more = asyncio.run(send_all())
+
+    assert right == [204] * (TRIES + 1), "these do not count"
+    assert sorted(at_once) == [401] * TRIES + [429] * 5
+    assert more == [401] * (KEYS - TRIES - 1) + [429], "the address has used up its tries"
+
+
+def test_a_person_has_one_share_of_websockets_with_all_of_their_keys(file):
+    named, opened = NamedKeys(file.parent, KEY), []
+    keys = [named.create(f"k{i}", scope="read", ends=4e9, person="ada") for i in range(2)]
+    other = named.create("other", scope="read", ends=4e9, person="bob")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        opened.append(scope["headers"])
+        await asyncio.Event().wait()
+
+    async def closed(message: Any) -> None:
+        assert message["type"] == "websocket.close"
+
+    async def talk() -> None:
+        shares = SocketShares(app, Admissions(KEY, named, PeopleFile(file)))
+        for key in [*keys * SHARE, other]:
+            scope = {"type": "websocket", "path": "/now/socket", "query_string": b"",
+                     "headers": [(b"authorization", f"Apikey {key}".encode())]}  # fmt: skip
+            kept.append(asyncio.create_task(shares(scope, closed, closed)))
+        await asyncio.sleep(0.1)
+
+    kept: list[asyncio.Task[None]] = []
+    asyncio.run(talk())
+
+    assert len(opened) == SHARE + 1

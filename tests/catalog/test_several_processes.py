@@ -108,7 +108,12 @@ def test_a_reader_does_not_write(facility: Facility, run: PublishedRun):
     for url in facility.direct[1:]:
         refused = httpx.delete(f"{url}/api/v1/nodes/raw/{run.uid}", headers=header(facility.key))
 
+        forms = [
+            httpx.post(f"{url}{path}", json={"key": "x"}) for path in ("/login", "/live/enter")
+        ]
+
         assert refused.status_code == 421
+        assert [each.status_code for each in forms] == [421, 421]
         assert "Send this to the one that writes" in refused.text
         with (
             pytest.raises(Exception, match=r"1013|received 1013|HTTP 403"),

@@ -98,7 +98,7 @@ class Admissions:
             annotates = _of(person.annotates, key.proposals)
             host = person.host and not key.proposals
             name = key.person
-        elif key.proposals:
+        elif key.proposals and not (self.people and people is None):  # the file can be used
             sees = annotates = _of(EVERYTHING, key.proposals)
             name, host = key.label, False
         else:

@@ -121,8 +121,13 @@ class WrongKeys:
         self._wrong: Counter[str] = Counter()
         self._minute = time.monotonic()
 
-    def count(self, scope: Scope) -> int:
-        """Count a wrong key; after too many, return how long to wait, s; otherwise 0."""
+    def wait(self, scope: Scope) -> int:
+        """Return how long an address that tried too many has to wait, s; otherwise 0."""
+        address, passed = self._counted(scope)
+        return int(_MINUTE - passed) + 1 if self._wrong[address] >= TRIES else 0
+
+    def _counted(self, scope: Scope) -> tuple[str, float]:
+        """Return as which address one is counted, and how much of the minute has passed, s."""
         passed = time.monotonic() - self._minute
         if passed >= _MINUTE:
             self._wrong.clear()
@@ -131,6 +136,11 @@ class WrongKeys:
         address = client[0] if client else ""
         if address not in self._wrong and len(self._wrong) >= _ADDRESSES:
             address = ""
+        return address, passed
+
+    def count(self, scope: Scope) -> int:
+        """Count a wrong key; after too many, return how long to wait, s; otherwise 0."""
+        address, passed = self._counted(scope)
         self._wrong[address] += 1
         if self._wrong[address] == TRIES + 1:
             _log.warning(

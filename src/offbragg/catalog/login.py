@@ -115,16 +115,27 @@ class Login:
         name, password = given["name"], given["password"]
         if not isinstance(name, str) or not isinstance(password, str):
             raise Refusal(400, "name and password must be text.")
+        self._refuse_early(scope)
         if wait := self._too_many(name):
             raise Refusal(429, "Too many wrong passwords.", **{"retry-after": str(wait)})
         person = people.people.get(name)
         kept = person.password if person is not None and person.password else NOBODYS
-        if not await self._compare(password, kept):
-            self._tries[self._counted(name)] = self._tries.get(self._counted(name), 0) + 1
+        counted, minute = self._counted(name), self._minute
+        # before it is compared: others may be sent meanwhile
+        self._tries[counted] = self._tries.get(counted, 0) + 1
+        is_right = await self._compare(password, kept)
+        if is_right and minute == self._minute:
+            self._tries[counted] -= 1
+        if not is_right:
             if wait := self._wrong.count(scope):
                 raise Refusal(429, "Too many wrong keys.", **{"retry-after": str(wait)})
             raise Refusal(401, _WRONG)
         await self._let_in(people, name, scope, send, program=bool(given.get("program")))
+
+    def _refuse_early(self, scope: Scope) -> None:
+        """Refuse an address that has tried too often, before anything is compared or asked."""
+        if wait := self._wrong.wait(scope):
+            raise Refusal(429, "Too many wrong keys.", **{"retry-after": str(wait)})
 
     async def _compare(self, password: str, kept: str) -> bool:
         if self._waiting >= _WAITING:
@@ -174,6 +185,7 @@ class Login:
     async def _from_provider(self, scope: Scope, receive: Receive, send: Send) -> None:
         people = self._there()
         settings = self._provider_of(people)
+        self._refuse_early(scope)
         try:
             subject = await self._provider.finish(settings, self._folder, scope)
         except LoginFailed as error:

@@ -151,6 +151,7 @@ class Now:
             point |= {key: values["temperature"].get(key) for key in ("set", "window")}
         if frames := seen.get("frames"):
             point |= {"stored": frames["stored"], "behind": frames["behind"]}
+            point["frames_of"] = str(frames.get("run") or "")  # the stacker may lag behind a run
         self._history.add(point, step=0.9 * _STEP)
 
     # -- answers ---------------------------------------------------------------------------

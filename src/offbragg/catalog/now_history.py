@@ -116,12 +116,12 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if not isinstance(point, dict):
             continue
-        of = point.pop("of", None)
+        of, frames_of = point.pop("of", None), point.pop("frames_of", "")
         if not all(_is_value(each) for each in point.values()):
             continue
-        if of is not None and not _names_a_run(of):
+        if not _names_a_run(of or ["", ""]) or not _names_a_run([frames_of, ""]):
             continue
-        point["of"] = of or ["", ""]
+        point |= {"of": of or ["", ""], "frames_of": frames_of}
         at = point.get("t")
         if isinstance(at, int | float) and now - _HOUR <= at <= now:
             yield point

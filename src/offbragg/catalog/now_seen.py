@@ -17,6 +17,7 @@ _HIDDEN: Mapping[str, Any] = {
     "state": OTHERS, "since": None, "age": None, "plan": "", "run": None, "series": None,
     "waits": [], "values": {},
 }  # fmt: skip
+_FRAMES = ("stored", "behind", "frames_of")
 _ALARM = ("what", "severity", "since")
 
 
@@ -63,15 +64,31 @@ async def now_seen(engine: Any, seen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def points_seen(engine: Any, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the points of a history that were measured in runs and series of who asks."""
+    """Return the points of a history that were measured in runs and series of who asks.
+
+    What they have of frames is that of another run, if the stacker is behind.
+    """
     if viewer().sees_everything:
         return list(points)
     async with engine.connect() as connection:
         known = {
             of: await _are_seen(connection, [of[0]], [of[1]])
-            for of in {tuple(point.get("of") or ("", "")) for point in points}
+            for of in {each for point in points for each in (_of(point), _of_frames(point))}
         }
-    return [point for point in points if known[tuple(point.get("of") or ("", ""))]]
+    return [
+        point if known[_of_frames(point)] else {k: v for k, v in point.items() if k not in _FRAMES}
+        for point in points
+        if known[_of(point)]
+    ]
+
+
+def _of(point: Mapping[str, Any]) -> tuple[str, str]:
+    run, series = point.get("of") or ("", "")
+    return run, series
+
+
+def _of_frames(point: Mapping[str, Any]) -> tuple[str, str]:
+    return point.get("frames_of") or "", ""
 
 
 async def _are_seen(connection: Any, runs: Iterable[str], series: Iterable[str]) -> bool:

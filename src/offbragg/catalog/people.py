@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from offbragg.catalog.passwords import is_hash
 from offbragg.catalog.viewers import EVERYTHING, Viewer
@@ -94,12 +94,17 @@ class People(_Table):
     groups: dict[Name, list[Name]] = Field(default_factory=dict)
     proposals: dict[Proposal, ProposalMembers] = Field(default_factory=dict)
     oidc: Provider | None = None
+    _viewers: dict[str, Viewer] = PrivateAttr(default_factory=dict)
 
     def viewer(self, name: str) -> Viewer | None:
         """Return what a person sees; None if there is no such person."""
-        person = self.people.get(name)
-        if person is None:
+        if name not in self.people:
             return None
+        if name not in self._viewers:  # each request asks
+            self._viewers[name] = self._found(name, self.people[name])
+        return self._viewers[name]
+
+    def _found(self, name: str, person: Person) -> Viewer:
         if person.role == "staff":
             return Viewer(name, EVERYTHING, EVERYTHING, host=True)
         if person.role == "operator":

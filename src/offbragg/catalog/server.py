@@ -156,6 +156,7 @@ def _serve(
             tiled_patches,
         )
         from offbragg.catalog import request_limits as limits
+        from offbragg.catalog.admission import Admissions
         from offbragg.catalog.authentication import WrongKeys
         from offbragg.catalog.cross_origin import with_origins
         from offbragg.catalog.door import Authentication
@@ -234,11 +235,11 @@ def _serve(
     named, who = NamedKeys(directory, key), None if people is None else PeopleFile(people)
     hide_from_nobody()
     limited = RouteRules(limits.RequestLimits(whole))
-    keyed = Authentication(Reader(limited) if reader else limited, key, wrong, named, who)
-    shared = SocketShares(keyed)
+    keyed = Authentication(limited, key, wrong, named, who)
+    shared = SocketShares(keyed, Admissions(key, named, who))
     page = Page(shared, key=key, directory=directory, wrong=wrong, named=named, people=who)
     enter = Login(page, key=key, people=who, wrong=wrong)
-    hiding = HiddenPaths(enter, [*readable, *adopted, directory])
+    hiding = HiddenPaths(Reader(enter) if reader else enter, [*readable, *adopted, directory])
     config = uvicorn.Config(
         with_origins(hiding, allow_origins),
         host=host,
