@@ -442,6 +442,35 @@ def test_senders_with_other_keys_may_have_the_same_source(tmp_path: Path):
     assert answers == ["welcome", "welcome", "pong", "welcome", "restart", "pong"]
 
 
+def test_frames_that_cannot_be_read_hold_up_no_other_run(
+    far: Far, tmp_path: Path, monkeypatch, caplog
+):
+    monkeypatch.setattr("offbragg.transfer.run_to_send._STALLED", 0.5)
+    runs = [measured(tmp_path / "near", n_frames=2) for _ in range(6)]
+    kept: dict[Path, bytes] = {}
+    for run in runs[:4]:  # as many as are sent at a time
+        kept[run.path(1)] = run.path(1).read_bytes()
+        run.path(1).unlink()
+        run.path(1).mkdir()
+    with far.receiving() as receiver:
+        sender = far.sender(tmp_path / "near", patience=60.0)
+        thread = threading.Thread(
+            target=sender.run, args=(threading.Event(),), kwargs={"once": True}, daemon=True
+        )
+        thread.start()
+        wait_until(lambda: receiver.received.runs == 2, 20)
+        wait_until(lambda: sender.backlog.state.get("unreadable") == 4, 5)
+        for path, content in kept.items():
+            path.rmdir()
+            path.write_bytes(content)
+        thread.join(20)
+
+    assert sum("cannot be read: Is a directory" in message for message in caplog.messages) == 4
+    assert (sender.sent.runs, sender.sent.unreadable) == (6, 0)
+    for run in runs:
+        far.check(run, 0, 1)
+
+
 def test_another_file_of_the_name_is_kept(far: Far, tmp_path: Path):
     run = measured(tmp_path / "near", n_frames=2)
     there = far.folder / "frames" / run.uid[:8] / run.path(0).name

@@ -136,7 +136,7 @@ class SendingReport:
 
     def write(
         self, now: float, *, runs: set[str], settled: Mapping[str, int], files: int,
-        bytes_of_files: int, connected: bool,
+        bytes_of_files: int, connected: bool, unreadable: int = 0,
     ) -> None:  # fmt: skip
         """Count what waits and write it.
 
@@ -152,6 +152,8 @@ class SendingReport:
             What was sent since the start.
         connected
             Whether the receiver answers.
+        unreadable
+            Frames whose files are here and cannot be read.
         """
         announced = self._announced.count(runs)
         frames = sum(max(0, n - settled.get(uid, 0)) for uid, n in announced.items())
@@ -163,6 +165,7 @@ class SendingReport:
             "connected": connected,
             "runs": len(runs),
             "frames": frames,
+            "unreadable": unreadable,
             "bytes": frames * bytes_of_files // files if files else None,
             "rate": rate,
             "clear": frames / rate if rate > 0 and frames else None,
@@ -182,8 +185,9 @@ def read_sending(journal: Path) -> list[dict[str, Any]]:
     -------
     senders
         ``receiver`` (address), ``connected``, ``runs`` (not whole there), ``frames`` (announced
-        and not there), ``bytes`` (about; None before the first was sent), ``rate`` (frames/s in the
-        last minute), ``clear`` (s until all are there at this rate; None if it cannot be said)
+        and not there), ``unreadable`` (of them, those whose files cannot be read), ``bytes``
+        (about; None before the first was sent), ``rate`` (frames/s in the last minute), ``clear``
+        (s until all are there at this rate; None if it cannot be said)
         and ``alarms``.
     """
     try:
@@ -216,6 +220,8 @@ def describe_sending(state: Mapping[str, Any]) -> str:
         frames = f"{state['frames']} frame{'' if state['frames'] == 1 else 's'}{size}"
         runs = f"{state['runs']} run{'' if state['runs'] == 1 else 's'}"
         text = f"{frames} of {runs} wait"
+    if n_unreadable := state.get("unreadable"):
+        text += f", {n_unreadable} cannot be read"
     if not state["connected"]:
         text += "; the receiver does not answer"
     elif state["clear"] is not None:

@@ -15,6 +15,7 @@ from offbragg.files.journal_file import open_journal
 from offbragg.files.journal_line import LineError, decode_line
 from offbragg.transfer.messages import LARGEST
 
+_STALLED = 10.0  # time without progress after which a run takes no turn of another, s
 _EVERY = 0.1  # how often a journal that was read to its end is looked at, s
 _READ = 1 << 20  # bytes of a journal that are read at a time
 _MOST_LINES = 2000  # that wait to be sent
@@ -77,6 +78,9 @@ class RunToSend:
         """Names of frames that are not on the far disk."""
         self.absent: set[str] = set()
         """Of them, those for which no line waits any longer."""
+        self.unreadable: set[str] = set()
+        """Names of frames whose files are there and cannot be read."""
+        self._moved = time.monotonic()
         self.n_settled = 0
         """Number of frames that are on the far disk, or never will be."""
         self._root, self._patience, self._report = frames, patience, report
@@ -130,6 +134,7 @@ class RunToSend:
             names = self._frames_of(name, document)
             number, self._number = self._number, self._number + 1
             self._position += len(line)
+            self._moved = now
             fresh = [each for each in names if each not in self.open]
             self.open.update(fresh)
             self.to_offer.extend(fresh)
@@ -160,6 +165,8 @@ class RunToSend:
         self.in_flight = False
         if have < self.have or have > self._number:
             return False
+        if have > self.have:
+            self._moved = time.monotonic()
         self.have = have
         while self._lines and self._lines[0].number < have:
             self._lines.popleft()
@@ -171,10 +178,25 @@ class RunToSend:
 
     def settled(self, name: str) -> None:
         """Note that a frame is on the far disk, or never will be."""
+        self._moved = time.monotonic()
         self.n_settled += name in self.open
+        self.unreadable.discard(name)
         self.open.discard(name)
         self.absent.discard(name)
         self.there_before.discard(name)
+
+    def cannot_read(self, name: str, error: OSError) -> None:
+        """Note that a frame file is there and cannot be read; report the first of the run."""
+        if not self.unreadable:
+            self._report(
+                f"run {self.uid[:8]}: {self.path_of(name)} cannot be read: {error.strerror}: the "
+                "run waits for it on this side, and it is tried again every second"
+            )
+        self.unreadable.add(name)
+
+    def is_stalled(self, now: float) -> bool:
+        """Return whether files that cannot be read have held it up for a while."""
+        return bool(self.unreadable) and now - self._moved > _STALLED
 
     def _may_go(self, line: _Line, now: float, *, is_next: bool) -> bool:
         waiting = [name for name in line.frames if name in self.open]
@@ -188,7 +210,7 @@ class RunToSend:
         line.since = line.since or now
         if now - line.since < self._patience:
             return False
-        gone = [name for name in waiting if not self.path_of(name).exists()]
+        gone = [name for name in waiting if not _exists(self.path_of(name))]
         if len(gone) < len(waiting):
             return False
         self.absent.update(gone)
@@ -232,7 +254,7 @@ class RunToSend:
         names: list[str] = []
         for sequence in self._sequences.values():
             rest = (n for n in range(n_frames) if n not in sequence.named)
-            names += self._name(sequence, [n for n in rest if sequence.files.path(n).exists()])
+            names += self._name(sequence, [n for n in rest if _exists(sequence.files.path(n))])
         return names
 
     def _name(self, sequence: _Sequence, numbers: range | list[int]) -> list[str]:
@@ -243,3 +265,14 @@ class RunToSend:
             return [sequence.files.path(n).relative_to(root).as_posix() for n in numbers]
         except ValueError:
             raise RejectedFrame(f"frames in {str(directory)!r} are not below {root}") from None
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a file is there, or may be: its folder may be closed to this process."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True

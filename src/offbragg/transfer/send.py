@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket as network
 import threading
@@ -45,7 +44,8 @@ _SOON = 0.1  # wait before a file that is not complete is looked at again, s
 _BACK_OFF = 0.5  # wait before it connects again, s
 _LOOK_DAMAGED = 10.0  # s
 _STEADY = 5.0  # how long a file that is not complete must be unchanged to be sent all the same, s
-_RUNS = 4  # that are sent at a time
+_RUNS = 4  # that are sent at a time, beside those that are stalled
+_MOST_RUNS = 64  # with those
 _OFFERS = 64  # that are open at a time
 _AHEAD = 4  # pieces that are made ahead of the link
 
@@ -67,6 +67,8 @@ class Sent:
     absent: int = 0
     """Of them, those whose files are not here either."""
     refused: int = 0
+    unreadable: int = 0
+    """Frames whose files are here and cannot be read."""
     damaged: int = 0
     """Runs whose journals cannot be read: they are not sent."""
     connected: bool = False
@@ -362,7 +364,8 @@ class Sender:
 
     def _ask_for_runs(self, now: float) -> None:
         """Ask what the far disk has of a few runs, oldest first."""
-        room = _RUNS - len(self._runs) - len(self._asked)
+        n_stalled = min(sum(run.is_stalled(now) for run in self._runs.values()), _MOST_RUNS - _RUNS)
+        room = _RUNS + n_stalled - len(self._runs) - len(self._asked)
         waiting = self._began.keys() - self._over - self._runs.keys() - self._asked
         if room <= 0 or not waiting:
             return
@@ -436,9 +439,8 @@ class Sender:
                 continue
             try:
                 size = path.stat().st_size
-            except OSError:
-                self._later[name] = now + _SOON
-                run.to_offer.append(name)
+            except OSError as error:
+                self._look_again(run, name, now, error)
                 continue
             self._offered[name] = run.uid
             self._say("offer", name=name, size=size, sha256="")
@@ -449,15 +451,27 @@ class Sender:
             uid, looked = self._looking.pop(name)
             if (run := self._runs.get(uid)) is None:
                 continue
-            look = None
-            with contextlib.suppress(OSError):
+            try:
                 look = looked.result()
-            if look is None or not (look.complete or self._is_steady(name, look, now)):
-                self._later[name] = now + _SOON
-                run.to_offer.append(name)
+            except OSError as error:
+                self._look_again(run, name, now, error)
+                continue
+            run.unreadable.discard(name)
+            if not (look.complete or self._is_steady(name, look, now)):
+                self._look_again(run, name, now)
                 continue
             self._offered[name] = uid
             self._say("offer", name=name, size=look.size, sha256=look.sha256)
+
+    def _look_again(
+        self, run: RunToSend, name: str, now: float, error: OSError | None = None
+    ) -> None:
+        wait = _SOON
+        if error is not None and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            run.cannot_read(name, error)
+            wait = _AGAIN
+        self._later[name] = now + wait
+        run.to_offer.append(name)
 
     def _is_steady(self, name: str, look: Look, now: float) -> bool:
         """Return whether a file that is not complete has not changed for a while."""
@@ -477,6 +491,7 @@ class Sender:
         self.sent.waiting = sum(len(run.open) for run in self._runs.values())
         self.sent.damaged = len(self._damaged.keys() - self._over)
         self.sent.absent = sum(len(run.absent) for run in self._runs.values())
+        self.sent.unreadable = sum(len(run.unreadable) for run in self._runs.values())
         return self.sent
 
     def _write_report(self, now: float) -> None:
@@ -489,6 +504,7 @@ class Sender:
         self.backlog.write(
             now, runs=waiting, settled=self._settled, files=self.sent.files,
             bytes_of_files=self.sent.bytes, connected=self._welcome,
+            unreadable=self._count().unreadable,
         )  # fmt: skip
 
     def _report(self, text: str) -> None:
