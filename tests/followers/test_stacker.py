@@ -480,7 +480,7 @@ def test_a_follower_that_cannot_go_on_ends_all_and_says_why(run, monkeypatch):
     def gone(_):
         raise OSError("the journal is gone")
 
-    monkeypatch.setattr("offbragg.followers.follow.journals", gone)
+    monkeypatch.setattr("offbragg.followers.follow.JournalFolder.look", gone)
 
     with pytest.raises(OSError, match="the journal is gone"):
         follow(run.journal_directory, [Stacker(run.experiment)])

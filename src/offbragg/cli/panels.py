@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from offbragg.cli.app import REDUCTION, AsJson, app
 from offbragg.cli.terminal import check_free, say
-from offbragg.panels import PanelType
+
+if TYPE_CHECKING:
+    from offbragg.panels import PanelType  # NumPy, which a help text does not need
 
 
 @app.command(rich_help_panel=REDUCTION)

@@ -19,7 +19,7 @@ from offbragg.cli.terminal import say
 if TYPE_CHECKING:
     from offbragg.beamline.config import Beamline as Config
     from offbragg.transfer.receive import Received
-    from offbragg.transfer.send import Sent
+    from offbragg.transfer.sent import Sent
 
 _MAKE_KEY = typer.Option(
     "--make-key", metavar="FILE", help="Write a new key into this file, print its public half, end."

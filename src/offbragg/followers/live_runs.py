@@ -273,11 +273,11 @@ class LiveRuns:
 def _kind(start: Mapping[str, Any]) -> _Kind:
     """Return what runs of one folder have in common."""
     sample: Mapping[str, Any] = start.get("sample") or {}
+    proposal = _proposal(start)
     try:
-        named = str(sample.get("name")), str(sample.get("label")), scan_name(start)
+        return str(sample.get("name")), str(sample.get("label")), scan_name(start), proposal
     except OffbraggError:
-        named = "", "", ""
-    return *named, _proposal(start)
+        return "", "", "", proposal
 
 
 def _proposal(start: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from heapq import nsmallest
 from math import ceil
 from pathlib import Path
@@ -31,6 +30,7 @@ from offbragg.transfer.connection import connected
 from offbragg.transfer.keys import Key
 from offbragg.transfer.messages import PIECE, VERSION, Message, pack, unpack
 from offbragg.transfer.run_to_send import RunToSend
+from offbragg.transfer.sent import Sent
 
 log = logging.getLogger(__name__)
 
@@ -48,30 +48,6 @@ _RUNS = 4  # that are sent at a time, beside those that are stalled
 _MOST_RUNS = 64  # with those
 _OFFERS = 64  # that are open at a time
 _AHEAD = 4  # pieces that are made ahead of the link
-
-
-@dataclass(slots=True)
-class Sent:
-    """What a sender has sent since it was started."""
-
-    files: int = 0
-    """That are on the far disk."""
-    bytes: int = 0
-    """Of frame files that were sent, with what was sent again."""
-    link_bytes: int = 0
-    """What they took of the link: pieces go compressed."""
-    runs: int = 0
-    """That are whole there, with those that were there before."""
-    waiting: int = 0
-    """Frames that are known and not there."""
-    absent: int = 0
-    """Of them, those whose files are not here either."""
-    refused: int = 0
-    unreadable: int = 0
-    """Frames whose files are here and cannot be read."""
-    damaged: int = 0
-    """Runs whose journals cannot be read: they are not sent."""
-    connected: bool = False
 
 
 class Sender:
