@@ -234,7 +234,7 @@ def test_files_of_other_crystals_are_not_opened_and_an_archive_is_named(experime
     )
     journal = experiment.journal_directory / f"{experiment.uid}.jsonl"
     with archiving(journal.parent):
-        archive = pack(journal.parent, "2026-11", {journal: journal.read_bytes()})
+        archive, _ = pack(journal.parent, "2026-11", {journal: journal.read_bytes()})
 
     uid, paths = find_runs(experiment.journal_directory, experiment.uid[:8])
     record = gather(uid, paths, experiment=experiment.experiment, beamline="x", about=About())

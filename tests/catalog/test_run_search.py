@@ -177,7 +177,7 @@ def test_a_day_that_no_clock_has_is_not_found(day: str):
 
 
 def test_no_more_order_parameters_wait_than_can_be_fitted_soon(tmp_path: Path):
-    order, go_on = SeriesOrder(Readable([tmp_path])), threading.Event()
+    order, go_on = SeriesOrder(None, Readable([tmp_path])), threading.Event()
     order._answer = lambda *_: go_on.wait() and b"{}"  # type: ignore[method-assign]
 
     async def ask() -> list[Any]:
@@ -201,7 +201,7 @@ def test_no_more_order_parameters_wait_than_can_be_fitted_soon(tmp_path: Path):
 
 
 def test_a_peak_that_cannot_be_fitted_is_said_not_raised(tmp_path: Path, monkeypatch: Any):
-    order: Any = SeriesOrder(Readable([tmp_path]))
+    order: Any = SeriesOrder(None, Readable([tmp_path]))
     monkeypatch.setattr(order, "_box", lambda *_: None)
     monkeypatch.setattr(series_order, "box_around", lambda *_: None)
     box = SimpleNamespace(above=np.ones(8), weight=np.ones(8), extra=np.full(8, np.nan))
