@@ -86,7 +86,7 @@ class JournalFolder:
         """Return the journals that are new since the last look, and those that are gone.
 
         The names are read only if the directory has changed, or a second has passed: two changes
-        within one tick of the file system's clock cannot be told apart.
+        within one tick of the file system's clock look the same.
 
         Raises
         ------
