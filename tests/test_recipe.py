@@ -29,6 +29,7 @@ from offbragg.lattice import lattice_of
 from offbragg.reduction import binning
 from offbragg.sample import Sample
 from offbragg.volume import Volume
+from offbragg.workflows import sweeps
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.reduce import reduce_files
 from offbragg.workflows.reproduce import reproduce
@@ -395,6 +396,17 @@ def test_a_frame_that_is_there_twice_counts_once(tmp_path, sweep):
     ]
     with ScanFile.open(stuck) as scan:
         assert repeats(scan) == {4: 3}
+
+
+def test_frames_that_were_compared_are_not_read_again(tmp_path, sweep, monkeypatch):
+    """A detector that is stuck repeats thousands of frames, and a live volume looks each second."""
+    stuck, alike = sweep.write(tmp_path, repeated={4: 3}), dict[tuple[str, int, int], bool]()
+    with ScanFile.open(stuck) as scan:
+        assert repeats(scan, alike=alike) == {4: 3}
+
+    monkeypatch.setattr(sweeps, "_hold_the_same", None)  # what reads them
+    with ScanFile.open(stuck) as scan:
+        assert repeats(scan, alike=alike) == {4: 3}
 
 
 def test_empty_frames_are_alike_and_no_repeats(tmp_path):

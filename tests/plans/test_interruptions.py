@@ -70,9 +70,6 @@ def measure(RE, devices, how: str, after: float) -> str:
     if RE.state == "paused":
         assert devices["shutter"].command.get() == 0, "the shutter is open while no one measures"
         assert not devices["pilatus"].flying
-        # bluesky forgets an abort that comes before the statuses that the pause has failed: they
-        # take its place (`RunEngine._status_object_completed`); people take longer than they do
-        time.sleep(0.5)
         try:
             ENDS[how](RE)
             ended = "ended after a pause"

@@ -43,7 +43,7 @@ def live_command(
             help="Least time between two writings of all cells of a growing volume, s.",
             parser=Number(0, 86400, unit="s"),
         ),
-    ] = 2.0,
+    ] = 1.8,
     since: Annotated[
         float,
         typer.Option(

@@ -6,10 +6,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from numbers import Real
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import ophyd
 from ophyd.status import Status, StatusBase
@@ -20,6 +21,12 @@ from offbragg.errors import ConfigError, DeviceError
 log = logging.getLogger(__name__)
 
 GIVEN_UP = 65.0  # s; a Channel Access server gives up a put that does not complete after 60 s
+
+
+_TELLING = 2.0  # s that a pause waits, at most, until its end is known to all who wait for it
+
+_under_way: WeakKeyDictionary[Any, WeakSet[StatusBase]] = WeakKeyDictionary()
+_under_way_lock = threading.Lock()
 
 
 class Watched(Status):
@@ -66,6 +73,8 @@ def in_background(
         else:
             finish(status)
 
+    with _under_way_lock:
+        _under_way.setdefault(device, WeakSet()).add(status)
     thread = ophyd.get_cl().thread_class(target=run, name=f"{device.name}-{work.__name__}")
     thread.daemon = True
     thread.start()
@@ -82,6 +91,34 @@ def fail(status: StatusBase, error: Exception) -> None:
     """Mark a status failed, unless it is decided already."""
     if not status.done:
         status.set_exception(error)
+
+
+@contextmanager
+def until_delivered(device: Any, *flights: StatusBase | None) -> Generator[None]:
+    """Leave only once all who wait for what a device does have heard of its end.
+
+    A RunEngine must know what a pause has ended before it says that it is paused: a failure that it
+    hears of later takes the place of an abort that was asked for meanwhile, and the plan goes on
+    (bluesky 1.15, ``RunEngine._status_object_completed``).
+
+    Parameters
+    ----------
+    device
+        What it does in the background is waited for, `_TELLING` at most.
+    flights
+        Other statuses of it.
+    """
+    with _under_way_lock:
+        waited = [*_under_way.get(device, ()), *flights]
+    heard: list[threading.Event] = []
+    for status in waited:
+        if status is not None and not status.done:
+            heard.append(event := threading.Event())
+            status.add_callback(lambda _, event=event: event.set())  # after those of the others
+    yield
+    deadline = time.monotonic() + _TELLING
+    for event in heard:
+        event.wait(max(deadline - time.monotonic(), 0.0))
 
 
 class _Pending:

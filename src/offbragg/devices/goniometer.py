@@ -18,7 +18,14 @@ from ophyd.status import Status
 from ophyd.utils.errors import DisconnectedError
 
 from offbragg.devices.axis_flight import AxisFlight, plan_flight
-from offbragg.devices.background import fail, finish, in_background, put, verify
+from offbragg.devices.background import (
+    fail,
+    finish,
+    in_background,
+    put,
+    until_delivered,
+    verify,
+)
 from offbragg.devices.clock import IocClock, measure
 from offbragg.devices.motor import Motor, StoppedError
 from offbragg.devices.polled_motor import PolledMotor
@@ -376,7 +383,8 @@ class RotationAxis(PolledMotor):
         """Stop if flying: half a sweep cannot be resumed."""
         if self.flying or self._usual_speed is not None:
             self.was_paused = True
-            self.stop()
+            with until_delivered(self, self._landing):
+                self.stop()
 
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both
         """Leave the axis at its usual speed; done when it stands."""

@@ -30,6 +30,7 @@ from offbragg.devices.background import (
     in_background,
     put,
     put_all,
+    until_delivered,
     verify,
 )
 from offbragg.devices.clock import IocClock, measure
@@ -627,7 +628,8 @@ class Pilatus(PilatusFiles):
     def pause(self) -> None:
         """Stop: half a sweep cannot be resumed."""
         self.was_paused = self.was_paused or self.flying  # a second pause finds it standing
-        self.stop()
+        with until_delivered(self, self._flight.status if self._flight else None):
+            self.stop()
 
     def unstage(self) -> Status:  # type: ignore[override]  # Bluesky takes both
         """Leave the detector disarmed, whatever happened; done when it is."""

@@ -110,11 +110,6 @@ class GrowingVolume:
         self._behind: set[_Key] = set()  # those that the hidden file does not have yet
 
     @property
-    def is_new(self) -> bool:
-        """Whether nothing is written yet: the next update writes all of it."""
-        return self._named is None
-
-    @property
     def in_pass(self) -> bool:
         """Whether cells are still to be written of those that were to be."""
         return bool(self._pass)
@@ -144,7 +139,7 @@ class GrowingVolume:
             of those that are in all cells. There may be more in some of them.
         limit
             Time for writing cells, s; the next call goes on with those that are left. 0: only
-            levels from 4 on are written. If nothing is written yet, all is.
+            levels from 4 on are written.
 
         Raises
         ------
@@ -153,7 +148,6 @@ class GrowingVolume:
         """
         self._change(changed)
         with self._writing(record) as file:
-            limit = math.inf if self.is_new else limit
             self._write(file, record, frames=frames, limit=limit)
         self._take_turns()
 
@@ -228,9 +222,9 @@ class GrowingVolume:
         entry: Any = file["entry"]
         del entry["process"]
         write_process(entry, record if frames is None else {**record, "cells": self._in_all})
-        if fine:
-            if "completeness" in entry:
-                del entry["completeness"]
+        if fine and "completeness" in entry:
+            del entry["completeness"]
+        if "completeness" not in entry:
             write_completeness(file, maker.shells)
 
     def _sum(self, pool: ThreadPoolExecutor) -> None:

@@ -16,7 +16,7 @@ from offbragg.volume import Volume
 from offbragg.workflows.record import ReductionRecord
 from offbragg.workflows.sums import finished, is_as_binned
 
-_COARSE = 0.3  # s between two writings of the coarse levels
+_COARSE = 0.25  # s between two writings of the coarse levels
 _SLICE = 0.3  # s for cells, before frames are added and the levels written again
 _WRITING = 1.25  # the cells are written at most in 4 of 5 parts of the time
 
@@ -85,6 +85,7 @@ class LiveFile:
         due = began >= self._next_fine
         if not due and not self.in_pass and began < self._next_coarse:
             return
+        first = self._growing is None
         growing = self._grow(sums) if is_as_binned(sums, record) else None
         if growing is None:
             if due:
@@ -94,11 +95,12 @@ class LiveFile:
         if due and not growing.in_pass:
             self._began, self._spent = began, 0.0
         limit = _SLICE if due or growing.in_pass else 0.0
-        whole = growing.is_new
         growing.update(_changed(sums), document, frames=frames, limit=limit)
         end = time.monotonic()
         self._next_coarse = end + min(_COARSE, self._every)
-        if limit or whole:
+        if first:
+            self._written(self.path)  # it can be looked at from now on
+        if limit:
             self._spent += end - began
             if not growing.in_pass:
                 self._passed(self._began, self._spent, behind=not growing.has(frames))

@@ -95,7 +95,7 @@ class LiveRuns:
         experiment: Path,
         choices: Choices,
         *,
-        every: float = 2.0,
+        every: float = 1.8,
         since: float = 86400.0,
         stop: threading.Event | None = None,
         written: Callable[[Path], None] = lambda path: None,

@@ -26,19 +26,20 @@ from offbragg.files.volume_file import VolumeFile
 from offbragg.followers.live_file import LiveFile
 from offbragg.followers.live_orientation import LiveOrientation
 from offbragg.followers.live_sums import Change, LiveSums
-from offbragg.reduction.hot_pixels import Comparison, sampled
+from offbragg.reduction.hot_pixels import sampled
 from offbragg.workflows.choices import Choices
 from offbragg.workflows.record import GROWING, ReductionRecord, SweepInput
 from offbragg.workflows.reduce import build_record
 from offbragg.workflows.sums import background_exponents, weight_exponent
-from offbragg.workflows.sweeps import opened, select
+from offbragg.workflows.sweeps import Compared, opened, select
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 128  # frames that are added between two looks
 _HELD = 3.0  # s that a frame waits for its measured angle
 _MORE = 1.5  # times as many of the frames that are compared before hot pixels are looked for again
-_TRY_AGAIN = 1.0  # s, at least, after something was missing
+_TRY_AGAIN = 0.2  # s, at least, after something was missing
+_TRYING = 4.0  # times as long as trying took, it waits
 _NEVER = (0, 0)  # stamp of a file that was not looked at
 
 
@@ -98,7 +99,7 @@ class LiveVolume:
         sweeps: Sequence[LiveSweep],
         choices: Choices,
         *,
-        every: float = 2.0,
+        every: float = 1.8,
         one_more: Callable[[], None] = lambda: None,
         written: Callable[[Path], None] = lambda path: None,
     ) -> None:
@@ -186,7 +187,8 @@ class LiveVolume:
             return self._grow()
         except (OffbraggError, OSError) as error:
             self._note(error)
-            pause = math.inf if self._failed else max(_TRY_AGAIN, time.monotonic() - now)
+            took = time.monotonic() - now
+            pause = math.inf if self._failed else max(_TRY_AGAIN, _TRYING * took)
             self._next_try = time.monotonic() + pause
             return False
 
@@ -326,7 +328,7 @@ class HotLook:
 
     frames: int = 0
     """How many of the frames that are compared were stored."""
-    compared: Comparison = field(default_factory=Comparison)
+    compared: Compared = field(default_factory=Compared)
 
     def is_due(self, stored: NDArray[np.bool_]) -> bool:
         """Return whether they are to be looked for: often at first, and before the last frame."""

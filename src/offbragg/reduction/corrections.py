@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from offbragg.errors import ReductionError
 from offbragg.geometry import Geometry
 
 Array = NDArray[np.float64]
+Rays = tuple[Array, Array]
 
 HC = 12.398419843320026  # keV Å
 
@@ -81,7 +83,7 @@ class Corrections:
         return asdict(self)
 
     def factor(self, geometry: Geometry, detector: Mapping[str, Any]) -> Array:
-        """Return the product of all that are applied.
+        """Return the product of all that are applied; the array cannot be written to.
 
         Parameters
         ----------
@@ -95,46 +97,56 @@ class Corrections:
         ReductionError
             If something that is needed is not known.
         """
-        total = np.ones(geometry.panel.shape)
-        if self.solid_angle:
-            total *= solid_angle(geometry)
-        if self.polarization is not None:
-            total *= polarization(geometry, self.polarization)
-        if self.efficiency:
-            material, thickness = (
-                detector.get("sensor_material"), detector.get("sensor_thickness"),
-            )  # fmt: skip
-            if not material or not thickness:
-                raise ReductionError(
-                    "the scan file does not say material and thickness of the sensor\n"
-                    "Without them its efficiency is not known: --no-efficiency"
-                )
-            total *= efficiency(geometry, str(material), float(thickness))
-        if self.air:
-            total *= air_transmission(geometry)
-        return total
+        material, thickness = detector.get("sensor_material"), detector.get("sensor_thickness")
+        if not self.efficiency:
+            return _product(self, geometry, "", 0.0)
+        if not material or not thickness:
+            raise ReductionError(
+                "the scan file does not say material and thickness of the sensor\n"
+                "Without them its efficiency is not known: --no-efficiency"
+            )
+        return _product(self, geometry, str(material), float(thickness))
 
 
-def directions(geometry: Geometry) -> tuple[Array, Array]:
+@lru_cache(maxsize=2)  # half a second for a Pilatus 2M, and asked for again while a sweep grows
+def _product(
+    corrections: Corrections, geometry: Geometry, material: str, thickness: float
+) -> Array:
+    total = np.ones(geometry.panel.shape)
+    rays = directions(geometry)
+    if corrections.solid_angle:
+        total *= solid_angle(geometry, rays)
+    if corrections.polarization is not None:
+        total *= polarization(geometry, corrections.polarization, rays)
+    if corrections.efficiency:
+        total *= efficiency(geometry, material, thickness, rays)
+    if corrections.air:
+        total *= air_transmission(geometry, rays)
+    total.flags.writeable = False
+    return total
+
+
+def directions(geometry: Geometry) -> Rays:
     """Return unit vectors to the pixels' centres and their distances, (slow, fast, 3) and mm."""
     rows, columns = geometry.panel.shape
     position = geometry.lab(np.arange(columns) + 0.5, (np.arange(rows) + 0.5)[:, None])
-    distance = np.linalg.norm(position, axis=-1)
+    x, y, z = np.moveaxis(position, -1, 0)
+    distance = np.sqrt(x * x + y * y + z * z)
     return position / distance[..., None], distance
 
 
-def solid_angle(geometry: Geometry) -> Array:
+def solid_angle(geometry: Geometry, rays: Rays | None = None) -> Array:
     """Return the solid angle of each pixel: Ω = A |ŝ·n̂| / r², sr.
 
     A is the pixel's area, n̂ the panel's normal, r the distance (Boesecke & Diat, J. Appl. Cryst.
     30, 867, 1997, eq. 2). For a pixel of 0.172 mm at 100 mm it is exact to 3e-6.
     """
-    s, r = directions(geometry)
+    s, r = rays or directions(geometry)
     across, down = geometry.panel.pixel_size
     return across * down * np.abs(s @ geometry.panel.normal) / r**2
 
 
-def polarization(geometry: Geometry, degree: float) -> Array:
+def polarization(geometry: Geometry, degree: float, rays: Rays | None = None) -> Array:
     """Return the Thomson factor of a polarised beam: ½ [1 + cos²2θ − P cos 2η sin²2θ].
 
     η is the azimuth about the beam, from the horizontal (Kahn et al., J. Appl. Cryst. 15, 330,
@@ -147,13 +159,17 @@ def polarization(geometry: Geometry, degree: float) -> Array:
     degree
         P: 1 if the electric field is horizontal (along x), −1 if it is vertical, 0 without
         polarisation.
+    rays
+        Of `directions`, if they were found before.
     """
-    s, _ = directions(geometry)
+    s, _ = rays or directions(geometry)
     x, y, z = np.moveaxis(s, -1, 0)
     return 0.5 * (1.0 + z**2 - degree * (x**2 - y**2))
 
 
-def efficiency(geometry: Geometry, material: str, thickness: float) -> Array:
+def efficiency(
+    geometry: Geometry, material: str, thickness: float, rays: Rays | None = None
+) -> Array:
     """Return the part of the photons that the sensor absorbs: 1 − exp(−μ t / |ŝ·n̂|).
 
     A ray at an angle crosses more of it (Hülsen, Brönnimann & Eikenberry, Nucl. Instrum. Methods
@@ -167,15 +183,17 @@ def efficiency(geometry: Geometry, material: str, thickness: float) -> Array:
         ``Si`` or ``CdTe``.
     thickness
         t, mm.
+    rays
+        Of `directions`, if they were found before.
     """
-    s, _ = directions(geometry)
+    s, _ = rays or directions(geometry)
     mu = attenuation(material, HC / geometry.wavelength)
     return -np.expm1(-mu * thickness / np.abs(s @ geometry.panel.normal))
 
 
-def air_transmission(geometry: Geometry) -> Array:
+def air_transmission(geometry: Geometry, rays: Rays | None = None) -> Array:
     """Return the part of the photons that air transmits from crystal to pixel: exp(−μ r)."""
-    _, r = directions(geometry)
+    _, r = rays or directions(geometry)
     return np.exp(-attenuation("air", HC / geometry.wavelength) * r)
 
 

@@ -119,9 +119,7 @@ class ReductionSetup:
     def factor(self) -> Array:
         """Return the weight of each pixel for a flux of one, shape (slow, fast)."""
         factor = self.corrections.factor(self.geometry, self.detector)
-        if self.mask is not None:
-            factor[self.mask] = 0.0
-        return factor
+        return factor if self.mask is None else np.where(self.mask, 0.0, factor)
 
     def exponent(self, flux: float) -> int:
         """Choose the unit 2⁻ⁿ of the weights for the largest flux during a frame.

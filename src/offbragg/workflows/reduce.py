@@ -32,7 +32,7 @@ from offbragg.lattice import lattice_of
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.binning import check_memory
 from offbragg.reduction.folding import Unfolded
-from offbragg.reduction.hot_pixels import LEAST_TURN, Comparison
+from offbragg.reduction.hot_pixels import LEAST_TURN
 from offbragg.reduction.reduce import check_overlap, check_UB, check_units
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
@@ -44,14 +44,15 @@ from offbragg.workflows.orientation import (
     check_same_orientation,
     orientation_of,
 )
-from offbragg.workflows.record import (
-    BackgroundInput,
-    MaskInput,
-    ReductionRecord,
-    SweepInput,
-)
+from offbragg.workflows.record import BackgroundInput, MaskInput, ReductionRecord, SweepInput
 from offbragg.workflows.sums import background_exponents, sum_record, weight_exponent
-from offbragg.workflows.sweeps import header_contradictions, opened, select, temperature_of
+from offbragg.workflows.sweeps import (
+    Compared,
+    header_contradictions,
+    opened,
+    select,
+    temperature_of,
+)
 
 _SAME_TEMPERATURE = 2.0  # K: what is further apart is another measurement
 _MOST_MASKED = 0.5  # of the pixels that count
@@ -201,7 +202,7 @@ def build_record(
     choices: Choices,
     *,
     say: Say,
-    compared: Mapping[str, Comparison] | None = None,
+    compared: Mapping[str, Compared] | None = None,
 ) -> ReductionRecord:
     """Find how a volume is made: from which files, with what, and which frames and pixels count.
 
@@ -210,7 +211,7 @@ def build_record(
     paths, choices, say
         As for `reduce_files`.
     compared
-        What was kept when hot pixels were looked for before, by run; the record is the same.
+        What was found by comparing frames before, by run; the record is the same.
 
     Returns
     -------
@@ -302,7 +303,7 @@ def build_record(
 
 
 def _look_at(
-    path: Path, scan: ScanFile, choices: Choices, say: Say, compared: Comparison | None
+    path: Path, scan: ScanFile, choices: Choices, say: Say, compared: Compared | None
 ) -> tuple[SweepInput, Sample, Grid]:
     """Find everything about one sweep but its checksum, and the grid that covers it."""
     stored = scan.ledger.counts()["stored"]

@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from offbragg.errors import ReductionError
 from offbragg.files.mask import read_mask
 from offbragg.files.scan_file import ScanFile
-from offbragg.geometry import Geometry
 from offbragg.grid import Grid
 from offbragg.reduction.accumulator import BY_STAYS, Accumulator
 from offbragg.reduction.accumulator import weight_exponent as exponent_of
 from offbragg.reduction.air import AirRate
 from offbragg.reduction.binning import Binner
-from offbragg.reduction.corrections import Corrections
 from offbragg.reduction.folding import Folding, Unfolded
 from offbragg.reduction.reduce import ReductionSetup, add_frames, air_rate
 from offbragg.reduction.symmetry import Laue, symmetrise
@@ -39,22 +37,10 @@ def weight_exponent(inputs: Sequence[SweepInput], choices: Choices | ReductionRe
     for each in inputs:
         with opened(Path(each.file)) as scan:
             detector: Mapping[str, Any] = scan.start.get("detector") or {}
-        most = _largest_factor(
-            choices.corrections, each.geometry, detector.get("sensor_material"),
-            detector.get("sensor_thickness"),
-        )  # fmt: skip
+        most = float(choices.corrections.factor(each.geometry, detector).max())
         assert each.selection is not None
         found.append(exponent_of(most / choices.oversample.parts, float(each.selection.flux.max())))
     return min(found)
-
-
-@lru_cache(maxsize=32)  # it takes a second of a Pilatus 2M, and is asked for whenever a sweep grows
-def _largest_factor(
-    corrections: Corrections, geometry: Geometry, material: str | None, thickness: float | None
-) -> float:
-    """Return the largest weight of a pixel for a flux of one."""
-    sensor = {"sensor_material": material, "sensor_thickness": thickness}
-    return float(corrections.factor(geometry, sensor).max())
 
 
 def background_exponents(record: ReductionRecord) -> tuple[int, int] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from offbragg.files.scan_file import ScanFile
 from offbragg.reduction.corrections import frame_weights
 from offbragg.reduction.hot_pixels import LEAST_TURN, Comparison, hot_pixels
 from offbragg.workflows.choices import Array
+
+Alike = dict[tuple[str, int, int], bool]
 
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
 _SHOWN = 3  # contradictions in an error
@@ -102,6 +104,24 @@ class Selection:
         return mask
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """What was found by comparing frames of a sweep, kept while it grows: few are read again.
+
+    Parameters
+    ----------
+    hot
+        The frames that were compared to find hot pixels.
+    alike
+        Whether frames hold the same pixels, by their checksum and both numbers.
+    """
+
+    hot: Comparison = field(default_factory=Comparison)
+    alike: dict[tuple[str, int, int], bool] = field(
+        default_factory=dict[tuple[str, int, int], bool]
+    )
+
+
 def select(
     scan: ScanFile,
     *,
@@ -109,7 +129,7 @@ def select(
     hot: bool,
     damaged: Collection[int] = (),
     least_turn: float = LEAST_TURN,
-    compared: Comparison | None = None,
+    compared: Compared | None = None,
 ) -> Selection:
     """Find which frames and pixels of a sweep count.
 
@@ -126,7 +146,7 @@ def select(
     least_turn
         As for `hot_pixels`, degree.
     compared
-        The frames of this sweep that were compared when hot pixels were looked for before.
+        What was found by comparing frames of this sweep before; it is added to.
 
     Raises
     ------
@@ -134,7 +154,8 @@ def select(
         If the sweep has no monitor and the flux is not taken as constant.
     """
     values = scan.frame_values()
-    repeated = repeats(scan, damaged)
+    compared = compared or Compared()
+    repeated = repeats(scan, damaged, compared.alike)
     flux = frame_weights(
         scan.n_frames,
         values.get("monitor"),
@@ -151,7 +172,11 @@ def select(
         digests = [str(each) for each in values["crc64"]] if "crc64" in values else None
         pixels = np.flatnonzero(
             hot_pixels(
-                scan.stack, least_turn=least_turn, without=damaged, before=compared, digests=digests
+                scan.stack,
+                least_turn=least_turn,
+                without=damaged,
+                before=compared.hot,
+                digests=digests,
             )
         )
     return Selection(flux, repeated, pixels)
@@ -164,7 +189,11 @@ def temperature_of(start: Mapping[str, Any]) -> float | None:
     return settled.get("mean", temperature.get("setpoint"))
 
 
-def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
+def repeats(
+    scan: ScanFile,
+    damaged: Collection[int] = (),
+    alike: Alike | None = None,
+) -> dict[int, int]:
     """Find frames that hold the pixels of an earlier one, under a number of their own.
 
     A detector that repeats itself sends what it counted at another angle. Two exposures never
@@ -177,6 +206,8 @@ def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
         The sweep.
     damaged
         Frames that cannot be compared; what has the checksum of one of them repeats it.
+    alike
+        Which frames were found alike before (see `Compared`); only others are read.
 
     Returns
     -------
@@ -184,21 +215,29 @@ def repeats(scan: ScanFile, damaged: Collection[int] = ()) -> dict[int, int]:
         For each such frame, the first with these pixels.
     """
     values = scan.frame_values()
-    alike: dict[tuple[str, str], list[int]] = {}
+    by_digest: dict[tuple[str, str], list[int]] = {}
     for column in ("md5", "crc64"):
         for n in np.flatnonzero(values["status"] == "stored") if column in values else ():
             if digest := str(values[column][n]):
-                alike.setdefault((column, digest), []).append(int(n))
+                by_digest.setdefault((column, digest), []).append(int(n))
+    known = {} if alike is None else alike
     found: dict[int, int] = {}
-    counts = scan.stack.counts
-    for first, *others in alike.values():
+    for (_, digest), (first, *others) in by_digest.items():
         if not others or all(n in found for n in others):
             continue
         intact = [n for n in (first, *others) if n not in damaged]
-        pixels = np.asarray(counts[intact[0]]) if intact else np.zeros(0, np.int32)
-        if pixels[pixels > 0].sum() < _BY_CHANCE:
-            continue
-        for n in intact:
-            if n != first and np.array_equal(np.asarray(counts[n]), pixels):
-                found[n] = first
+        new = [n for n in intact if n != first and (digest, intact[0], n) not in known]
+        if new:
+            for n, same in zip(new, _hold_the_same(scan, intact[0], new), strict=True):
+                known[digest, intact[0], n] = same
+        found |= {n: first for n in intact if n != first and known[digest, intact[0], n]}
     return found
+
+
+def _hold_the_same(scan: ScanFile, first: int, others: Iterable[int]) -> Iterator[bool]:
+    """Yield whether frames hold the pixels of the first, and enough that it is not by chance."""
+    counts = scan.stack.counts
+    pixels = np.asarray(counts[first])
+    enough = pixels[pixels > 0].sum() >= _BY_CHANCE
+    for n in others:
+        yield bool(enough and np.array_equal(np.asarray(counts[n]), pixels))
