@@ -18,6 +18,7 @@ from offbragg.errors import ConfigError, ScanFileError
 from offbragg.files.journal_archive import archiving, pack
 from offbragg.files.others import find_frames
 from offbragg.files.scan_file import ScanFile
+from offbragg.files.text_logs import read_text_logs
 from offbragg.workflows.adopt import adopt, adopt_as_run, describe
 from sim_iocs import crystal
 
@@ -75,6 +76,14 @@ def model_of(sweep: Measured, path: Path, **more) -> Path:
     return path
 
 
+def offbragg(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Type a command."""
+    return subprocess.run(
+        [sys.executable, "-m", "offbragg", *words],
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 def test_the_guide_is_typed(tmp_path):
     sweep = Measured(n_frames=60, step=1.0)
     master(tmp_path / "others", sweep.counts, per_file=25)
@@ -83,10 +92,7 @@ def test_the_guide_is_typed(tmp_path):
     lines = re.findall(r"^\$ offbragg (.*)$", alone, re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["adopt", "index", "reduce", "plot"]
     for line in lines:
-        done = subprocess.run(
-            [sys.executable, "-m", "offbragg", *shlex.split(line)],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = offbragg(*shlex.split(line), cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     assert list((tmp_path / "adopted").glob("*.png"))
     with ScanFile.open(tmp_path / "adopted" / "f1.h5") as scan:
@@ -276,3 +282,88 @@ def test_angles_and_monitor_are_read_where_they_are_named(tmp_path):
     with ScanFile.open(out) as scan:
         assert (scan.sweep.start, round(scan.sweep.step, 9)) == (1.0, 0.1)
         assert scan.column("monitor").tolist() == [100.0, 100.1, 100.2, 100.3]
+
+
+def test_text_files_beside_a_stack_are_read(tmp_path):
+    """As at 6-ID-D: a head, and a row for each frame, of which there may be one too many."""
+    sweep = Measured(n_frames=6, step=2.0)
+    path = master(tmp_path / "others", sweep.counts, per_file=6).with_name("f1.h5")
+    with h5py.File(path, "w") as file:
+        file["/entry/data/data"] = sweep.counts.astype(np.int32)
+    path.with_name("f1_head.txt").write_text(
+        "Storage_Ring_Current, 102.3\nSample, SrTiO3, twinned\nSCU_Current, nan\n"
+    )
+    path.with_name("f1_meta.txt").write_text(
+        "# MCS1, MCS2, Shutter\n" + "".join(f"{100 + n}, {n}.5, 0\n" for n in range(7))
+    )
+    model = model_of(sweep, tmp_path / "model.json")
+    out = tmp_path / "f1.h5"
+    command = ["adopt", str(path), "--model", str(model), "--sample", "SrTiO3",
+               "--exposure", "0.1"]  # fmt: skip
+
+    done = offbragg(*command, "--out", str(tmp_path / "without.h5"))
+    refused = offbragg(*command, "--out", str(tmp_path / "no.h5"), "--monitor", "MCS3")
+    offbragg(*command, "--out", str(out), "--monitor", "MCS1")
+
+    assert "no monitor is taken; beside it are MCS1, MCS2, Shutter" in done.stdout + done.stderr
+    assert "f1_meta.txt has no column MCS3: MCS1, MCS2, Shutter" in refused.stderr
+    with ScanFile.open(out) as scan:
+        assert scan.frame_values()["monitor"].tolist() == [100.0 + n for n in range(6)]
+        assert scan.start["logs"] == {
+            "files": ["f1_head.txt", "f1_meta.txt"],
+            "head": {"Storage_Ring_Current": 102.3, "Sample": "SrTiO3, twinned",
+                     "SCU_Current": "nan"},
+            "columns": ["MCS1", "MCS2", "Shutter"],
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MCS1, MCS2\n1, 2\n3\n", "line 3 has 1 values for 2 names"),
+        ("MCS1, MCS1\n", "line 1 does not name each column once"),
+        ("MCS1\n1\n2\n", "has 2 rows for 6 frames"),
+        ("MCS1\n1\n2\nstuck\n4\n5\n6\n", "row 3 has no number under MCS1"),
+    ],
+)
+def test_a_text_file_that_is_wrong_is_refused(tmp_path, text, message):
+    (tmp_path / "f1_meta.txt").write_text(text)
+
+    def first_six():
+        logs = read_text_logs(tmp_path / "f1.h5")
+        assert logs is not None
+        return logs.column("MCS1", 6)
+
+    with pytest.raises(ScanFileError, match=message):
+        first_six()
+
+
+def test_the_stacks_of_a_temperature_are_adopted_at_once(tmp_path):
+    """As three folders of QM2, into a beamline; and never into one file."""
+    folders = {name: tmp_path / name for name in ("experiment", "frames", "journal", "log")}
+    others = tmp_path / "others"
+    stacks = [others / f"x{n}.h5" for n in range(3)]
+    for folder in (*folders.values(), others):
+        folder.mkdir()
+    for n, path in enumerate(stacks):
+        with h5py.File(path, "w") as file:
+            file["/a/b"] = np.full((3, 4, 5), n, np.uint16)
+    paths = "\n".join(f'{name} = "{folder}"' for name, folder in folders.items())
+    (tmp_path / "beamline.toml").write_text(
+        f'beamline_id = "x"\nbaseline = []\n[paths]\n{paths}\ncatalog = "{tmp_path}/catalog"\n'
+        f'[catalog]\nadopted = ["{others}"]\n[devices]\n[per_frame]\n'
+    )
+    options = "--dataset /a/b --sample x --axis phi --start 0 --step 0.5 --exposure 0.1"
+    command = ["adopt", *map(str, stacks), *options.split(), "--temperature", "100"]
+
+    refused = offbragg(*command, "--out", str(tmp_path / "f1.h5"))
+    done = offbragg(*command, "--beamline", str(tmp_path / "beamline.toml"), "--json")
+
+    assert "--out is one file, and 3 sweeps are to be adopted" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(each["file"]).name for each in made] == ["f1.h5", "f2.h5", "f3.h5"]
+    for n, each in enumerate(made):
+        with ScanFile.open(Path(each["file"])) as scan:
+            assert np.all(scan.stack.counts[2] == n)
+            assert (folders["journal"] / f"{scan.run}.jsonl").exists()

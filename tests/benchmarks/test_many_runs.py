@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlparse
@@ -122,19 +122,19 @@ def milliseconds(ask: Callable[[], object], server: Server) -> tuple[float, floa
 @pytest.mark.timeout(3600)
 def test_searches_over_http(server, cat):
     del cat  # the newest run is there
-    connection = http.client.HTTPConnection(urlparse(server.url).netloc)
     headers = {"Authorization": f"Apikey {server.key}"}
+    with closing(http.client.HTTPConnection(urlparse(server.url).netloc)) as connection:
 
-    def ask(address: str) -> None:
-        connection.request("GET", address, headers=headers)
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 200
+        def ask(address: str) -> None:
+            connection.request("GET", address, headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
 
-    for name, address in ADDRESSES.items():
-        took, computed = milliseconds(lambda address=address: ask(address), server)
-        print(f"  {name:28s} {took:8.1f} ms, {computed:6.1f} ms CPU")
-        assert took < (1000 if RUNS > 10_000 else 150 if "text" in name else 50)
+        for name, address in ADDRESSES.items():
+            took, computed = milliseconds(lambda address=address: ask(address), server)
+            print(f"  {name:28s} {took:8.1f} ms, {computed:6.1f} ms CPU")
+            assert took < (1000 if RUNS > 10_000 else 150 if "text" in name else 50)
 
 
 @pytest.mark.slow
@@ -168,13 +168,13 @@ def test_twenty_clients_at_once(server, cat):
     answers = [0] * CLIENTS
 
     def ask(number: int, address: str) -> None:
-        connection = http.client.HTTPConnection(netloc)
         end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            connection.request("GET", address, headers={"Authorization": f"Apikey {key}"})
-            answer = connection.getresponse()
-            answer.read()
-            answers[number] += answer.status == 200
+        with closing(http.client.HTTPConnection(netloc)) as connection:
+            while time.monotonic() < end:
+                connection.request("GET", address, headers={"Authorization": f"Apikey {key}"})
+                answer = connection.getresponse()
+                answer.read()
+                answers[number] += answer.status == 200
 
     addresses = {name: ADDRESSES[name] for name in ("ten newest", "sample", "temperature")}
     for name, address in (addresses | TILED).items():

@@ -381,6 +381,33 @@ def test_a_person_logs_in_with_a_password(world, both):
     assert PASSWORD not in world.server.log
 
 
+def test_a_login_ends_by_a_line_in_the_file_of_people(world, both):
+    file = world.server.directory.parent / "people.toml"
+    whole = file.read_text()
+    ada = {"name": "ada", "password": PASSWORD}
+    with httpx.Client(base_url=world.server.url, timeout=60) as browser:
+        browser.post("/login", json=ada).raise_for_status()
+        before = browser.get("/runs").status_code
+        try:
+            file.write_text(whole.replace("[people.ada]\n", '[people.ada]\nlogins = "lost"\n'))
+            ended = browser.get("/runs").status_code
+            browser.post("/login", json=ada).raise_for_status()
+            again = browser.get("/runs").status_code
+        finally:
+            file.write_text(whole)
+
+    assert (before, ended, again) == (200, 401, 200)
+
+
+@pytest.mark.parametrize("path", ["/", "/ui", "/view/v-1"])
+def test_a_link_with_a_key_takes_no_login_away(world, path):
+    answer = httpx.get(f"{world.server.url}{path}?api_key={world.keys['mallory']}", timeout=60)
+
+    assert answer.status_code == 403
+    assert "no key is taken from an address" in answer.json()["detail"]
+    assert "set-cookie" not in answer.headers
+
+
 # -- notes -----------------------------------------------------------------------------------------
 
 

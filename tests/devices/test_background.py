@@ -46,7 +46,7 @@ class Slow:
 
 @pytest.mark.parametrize("which", ["flight", "work"])
 def test_an_abort_right_after_a_pause_is_not_forgotten(which):
-    """bluesky puts a failure that it is told of later in the place of the abort."""
+    """bluesky puts a failure that it hears of later in the place of the abort."""
     RE, device, met = RunEngine(), Slow(), list[BaseException]()
 
     def plan():

@@ -56,6 +56,7 @@ class ShownRun(PublishedRun):
     series: dict[str, Any] = field(default_factory=dict)
     sweep_of: tuple[int, int] = (0, 0)
     plan: str = "temperature_series"
+    proposal: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +72,8 @@ class ShownRun(PublishedRun):
             "temperature": {"setpoint": self.temperature, "direction": "warming"},
             "per_frame": super().start["per_frame"],
         }  # fmt: skip
+        if self.proposal:
+            start["proposal"] = self.proposal
         return start if self.series else {k: v for k, v in start.items() if k != "series"}
 
     def store(self, *numbers: int) -> None:

@@ -68,6 +68,10 @@ _OWN = (
     "offbragg token creates."
 )
 _NO_LINKS = "Links let nobody in where the catalog has people: log in."
+_NO_ADDRESS = (
+    "Where the catalog has people, no key is taken from an address: it could be another person's, "
+    "and take the place of yours. Log in, or give the key at /live."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,8 @@ class Page:
         letter, a browser sends no strict cookie.
         """
         _only(scope, "GET", "HEAD")
+        if self._people is not None:
+            raise Refusal(403, _NO_ADDRESS)
         header = self._cookie(self._by_key(given), scope)
         body = LEAD.format(html.escape(quote(scope["path"]))).encode()
         headers = {"set-cookie": header, "content-type": _TYPES[".html"], **STRICT,

@@ -50,6 +50,12 @@ class Person(_Table):
         "whether the services work",
     )
 
+    logins: str = Field(
+        default="",
+        max_length=60,
+        description="any text, such as the date; whenever it is changed, all their logins end",
+    )
+
     @field_validator("password")
     @classmethod
     def _hashed(cls, value: str) -> str:
@@ -125,9 +131,10 @@ class People(_Table):
         return found[0] if subject and len(found) == 1 else None
 
     def fingerprint(self, name: str) -> str:
-        """Return what changes when a person is another one, or has another password."""
+        """Return what changes when all logins of a person are to end."""
         person = self.people[name]
         text = f"{name}\0{person.password}\0{person.oidc}\0{person.role}"
+        text += f"\0{person.logins}" if person.logins else ""  # as it was before there was this
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _named(self, members: Sequence[str]) -> set[str]:

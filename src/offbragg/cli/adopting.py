@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from offbragg.cli.app import DATA, AsJson, Beamline, app
 from offbragg.cli.numbers import Number
 from offbragg.cli.terminal import progress as progress_bar
 from offbragg.cli.terminal import say
-from offbragg.ledger import describe_problems
+from offbragg.ledger import Ledger, describe_problems
 from offbragg.printable import printable
 
 
@@ -22,11 +23,11 @@ def _number(name: str, text: str, parser: Number) -> Any:
 
 @app.command(rich_help_panel=DATA)
 def adopt(
-    path: Annotated[
-        Path,
+    paths: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="FILE",
-            help="HDF5 file with frames or links to them, TIFF file, or folder.",
+            metavar="FILE...",
+            help="HDF5 file with frames or links to them, TIFF file, or folder; of each sweep.",
         ),
     ],
     out: Annotated[
@@ -70,7 +71,11 @@ def adopt(
     ] = None,
     monitor: Annotated[
         str | None,
-        typer.Option("--monitor", metavar="/A/B", help="Incident monitor, one number per frame."),
+        typer.Option(
+            "--monitor",
+            metavar="/A/B",
+            help="Incident monitor, one number per frame; or a column of FILE_meta.txt.",
+        ),
     ] = None,
     temperature: Annotated[
         float | None, _number("--temperature", "Temperature of the sample, K.", Number(0, unit="K"))
@@ -90,14 +95,17 @@ def adopt(
 
     With --out it is a file by itself. Without, the sweep becomes a run of the beamline: its scan
     file and its journal go where those of other runs are, and offbragg stack, or offbragg stack
-    --once, publishes it in the catalog.
+    --once, publishes it in the catalog. Several sweeps of one sample, as the stacks of a
+    temperature, may be named at once; all options are those of each.
 
     Exit code 5: frames are missing or could not be read.
     """
-    from offbragg.errors import FrameError
+    from offbragg.errors import ConfigError, FrameError
     from offbragg.files.scan_file import ScanFile
     from offbragg.workflows.adopt import adopt_as_run, describe, write
 
+    if out is not None and len(paths) > 1:
+        raise ConfigError(f"--out is one file, and {len(paths)} sweeps are to be adopted")
     given = {
         "oscillation_axis": axis,
         "start_angle": start,
@@ -105,43 +113,58 @@ def adopt(
         "exposure_time": exposure,
         "exposure_period": period,
     }
-    with progress_bar("adopting", quiet=as_json) as progress:
-        what = describe(
-            path,
-            dataset=dataset,
-            model=model,
-            sample=sample,
-            n_frames=frames,
-            monitor=monitor,
-            given=given,
-            angles=angles,
-            temperature=temperature,
-            series=series,
-        )
-        if out is None:
-            from offbragg.beamline.config import load
+    config = None
+    if out is None:
+        from offbragg.beamline.config import load
 
-            config = load(beamline)
-            paths = config.paths
-            out = adopt_as_run(
-                what,
-                experiment=paths.experiment,
-                journal=paths.journal,
-                readable=[paths.experiment, paths.frames, *config.catalog.adopted],
-                progress=progress,
+        config = load(beamline)
+    whole = True
+    for path in paths:
+        with progress_bar(f"adopting {path.name}", quiet=as_json) as progress:
+            what = describe(
+                path,
+                dataset=dataset,
+                model=model,
+                sample=sample,
+                n_frames=frames,
+                monitor=monitor,
+                given=given,
+                angles=angles,
+                temperature=temperature,
+                series=series,
             )
-        else:
-            write(what, out, progress=progress)
-    with ScanFile.open(out) as scan:
-        ledger = scan.ledger
+            if config is None:
+                assert out is not None
+                made = write(what, out, progress=progress)
+            else:
+                places = config.paths
+                made = adopt_as_run(
+                    what,
+                    experiment=places.experiment,
+                    journal=places.journal,
+                    readable=[places.experiment, places.frames, *config.catalog.adopted],
+                    progress=progress,
+                )
+        with ScanFile.open(made) as scan:
+            ledger = scan.ledger
+        _report(made, what.start, ledger, as_json=as_json, monitor=monitor)
+        whole &= ledger.counts()["stored"] == ledger.n_frames
+    if not whole:
+        raise typer.Exit(FrameError.exit_code)
+
+
+def _report(
+    made: Path, start: Mapping[str, Any], ledger: Ledger, *, as_json: bool, monitor: str | None
+) -> None:
     counts, problems = ledger.counts(), describe_problems(ledger.problems())
     if as_json:
-        run = what.start["uid"]
-        print(json.dumps({"file": str(out), "run": run, **counts, "problems": list(problems)}))
-    else:
-        parts = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-        say(f"{out}\n{ledger.n_frames} frames: {parts}")
-        for problem in problems:
-            say(f"  {printable(problem)}")
-    if counts["stored"] < ledger.n_frames:
-        raise typer.Exit(FrameError.exit_code)
+        run = start["uid"]
+        print(json.dumps({"file": str(made), "run": run, **counts, "problems": list(problems)}))
+        return
+    parts = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+    say(f"{made}\n{ledger.n_frames} frames: {parts}")
+    for problem in problems:
+        say(f"  {printable(problem)}")
+    columns = start.get("logs", {}).get("columns", [])
+    if columns and monitor is None:
+        say(f"no monitor is taken; beside it are {printable(', '.join(columns))}: --monitor NAME")

@@ -133,6 +133,17 @@ class Link:
             return self.checked(path, answer)
         raise AssertionError("unreachable")
 
+    def post(self, path: str, content: Mapping[str, Any]) -> Any:
+        """Send JSON and return the answer's; errors as of `json`.
+
+        It is sent once: nobody knows whether what was broken off has arrived.
+        """
+        try:
+            answer = self._http.post(path, json=content)
+        except httpx.TransportError as error:
+            raise self._away(path, error, "POST") from None
+        return self.checked(path, answer).json()
+
     @contextlib.contextmanager
     def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
         """Ask for what is too large for memory; errors as of `json`, also while it is read."""
@@ -149,7 +160,8 @@ class Link:
         """Return an answer, or raise what it says."""
         if answer.is_success:
             return answer
-        where, detail = f"GET {self.address}{path}: {answer.status_code}", _detail(answer)
+        method, detail = answer.request.method, _detail(answer)
+        where = f"{method} {self.address}{path}: {answer.status_code}"
         error: CatalogError
         if answer.status_code in (401, 403):
             error = CatalogError(
@@ -163,10 +175,10 @@ class Link:
         error.status = answer.status_code
         raise error
 
-    def _away(self, path: str, error: Exception) -> CatalogAway:
+    def _away(self, path: str, error: Exception, method: str = "GET") -> CatalogAway:
         why = f"{type(error).__name__}: {error}".removesuffix(": ")
         return CatalogAway(
-            f"the catalog at {self.address} is away: GET {path} failed ({why})\n"
+            f"the catalog at {self.address} is away: {method} {path} failed ({why})\n"
             "Is the tunnel open, and does offbragg serve run? Nothing is lost meanwhile."
         )
 

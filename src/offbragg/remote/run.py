@@ -164,6 +164,26 @@ class Run:
         """All volumes that were reduced from this run, alone or with others."""
         return volumes_where(self._link, run=self.uid)
 
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        """What people wrote about this run, oldest first: ``time`` (POSIX s), ``by``, ``text``."""
+        return self._link.json(f"/runs/{segment(self.uid)}/notes")["notes"]
+
+    def annotate(self, text: str) -> dict[str, Any]:
+        """Add a note, which stays as it is.
+
+        Returns
+        -------
+        note
+            ``time``, ``by`` and ``text``.
+
+        Raises
+        ------
+        CatalogError
+            If who asks may not write about this run, or not now.
+        """
+        return self._link.post(f"/runs/{segment(self.uid)}/notes", {"text": text})
+
     def download(
         self, directory: str | Path = ".", *, progress: Progress | None = show_progress
     ) -> list[Path]:

@@ -20,6 +20,7 @@ from offbragg.files.others import OthersFrames, find_frames, read_turn, read_val
 from offbragg.files.others_images import are_images, find_images
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_folders import scan_directory
+from offbragg.files.text_logs import TextLogs, read_text_logs
 from offbragg.files.thin_scan_file import write_thin_scan_file
 from offbragg.files.whole_journal import write_whole_journal
 from offbragg.geometry import Geometry
@@ -62,7 +63,8 @@ def adopt(
     sample
         Name of the sample.
     monitor
-        Path in the file of the incident monitor, one number for each frame.
+        Path in the file of the incident monitor, one number for each frame; or the name of a column
+        of the text file beside it.
     given
         What the file does not say, or says wrong, by the keys of a header: ``oscillation_axis``,
         ``start_angle`` and ``angle_increment``, degree, ``exposure_time`` and
@@ -113,22 +115,30 @@ def describe(
 ) -> Adoption:
     """Find the frames, and what is known of them; parameters and errors are those of `adopt`.
 
+    Text files beside it (`offbragg.files.text_logs`) become part of the start document, ``logs``.
     ``series`` groups runs, of several temperatures perhaps. ``angles`` is the path in the file of
     the angles at which frames begin, degree.
     """
+    logs: TextLogs | None = None
     if are_images(path):
         if dataset is not None or monitor is not None or angles is not None:
             raise ConfigError(f"{path} is not an HDF5 file: it has no datasets to name")
         found = find_images(path, n_frames)
     else:
-        found = find_frames(path, dataset, n_frames)
+        found, logs = find_frames(path, dataset, n_frames), read_text_logs(path)
     read = None if model is None else Model.read(model)
     turn = {} if angles is None else read_turn(path, angles, found.n_frames)
     header = {**found.header, **turn, **{k: v for k, v in (given or {}).items() if v is not None}}
     _check_nothing_is_missing(path, header, found.unclear, read, sample)
     check_component(str(sample), "sample.name")
     geometry, sweep, known = _sweep(found, read, header)
-    values = {} if monitor is None else {"monitor": read_values(path, monitor, found.n_frames)}
+    values: dict[str, NDArray[np.float64]] = {}
+    if monitor is not None:
+        values["monitor"] = (
+            read_values(path, monitor, found.n_frames)
+            if logs is None or monitor.startswith("/")
+            else logs.column(monitor, found.n_frames)
+        )
     identity = f"{path.resolve()}/{dataset}/{sweep}/{'' if read is None else read.text}"
     start = {
         "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"offbragg:adopted:{identity}")),
@@ -144,6 +154,7 @@ def describe(
             **found.detector,
         },
         "per_frame": {name: {"key": monitor} for name in values},
+        **({} if logs is None else {"logs": logs.to_dict()}),
         **({} if temperature is None else {"temperature": {"setpoint": float(temperature)}}),
         **({} if series is None else {"series": {"uid": series, "kind": "temperature"}}),
     }  # fmt: skip

@@ -79,6 +79,25 @@ export class Api extends EventTarget {
   }
 
   /**
+   * Send JSON once. @param {string} path @param {any} body @returns {Promise<any>}
+   */
+  async post(path, body) {
+    let answer;
+    try {
+      answer = await fetch(address(path), {
+        method: "POST",
+        credentials: "same-origin",
+        headers: {"content-type": "application/json"},
+        body: JSON.stringify(body),
+      });
+    } catch {
+      throw new ApiError(0, "The server does not answer; it may have been kept. Look before you send it again.");
+    }
+    if (!answer.ok) throw new ApiError(answer.status, await detail(answer));
+    return answer.json();
+  }
+
+  /**
    * Exchange a key or a one-time token for the cookie.
    * @param {{key: string}|{token: string}} body
    */

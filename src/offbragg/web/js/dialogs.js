@@ -67,6 +67,7 @@ export function keyForm(dialog, api, entered) {
     name.hidden = nameLabel.hidden = false;
     name.removeAttribute("aria-hidden");
     provider.hidden = !ways.oidc;
+    if (dialog.open && !field.value) name.focus();
   });
   const form = el(
     "form",
@@ -110,7 +111,7 @@ export function keyForm(dialog, api, entered) {
   return (again = false) => {
     leave.hidden = close.hidden = !again || waiting !== null;
     if (!dialog.open) dialog.showModal();
-    field.focus();
+    (name.hidden ? field : name).focus();
     if (again) return Promise.resolve();
     if (!waiting) {
       waiting = {};

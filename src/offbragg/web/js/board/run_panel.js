@@ -3,6 +3,7 @@
 import {copy, el, fill, mark, notice, put} from "../dom.js";
 import {bytes, clock, moment, number, plural, span, withError} from "../format.js";
 import {drawLedger} from "./ledger_strip.js";
+import {Notes} from "./notes.js";
 import {unmeasuredCleared} from "./planes.js";
 import {EXITS} from "./runs_table.js";
 
@@ -83,10 +84,12 @@ export class RunPanel {
     this.frames = el("div.thumbs");
     this.planes = el("div.thumbs");
     this.files = el("ul.files");
+    this.notes = new Notes(this.does);
     const code = el("pre.lines", {tabindex: 0}, this.python());
     fill(this.root, this.headHost, this.facts,
       el("h3", {}, "Frames"), this.strip, this.counts, this.reasons, this.frames,
       el("h3", {}, "S(Q)"), this.planes,
+      el("h3", {}, "Notes"), this.notes.root,
       el("h3", {}, "In Python", el("button.small.copy-lines", {type: "button", onclick: async () => {
         this.does.say(await copy(this.python()) ? "Python lines copied" : "The browser does not allow copying");
       }}, "Copy")), code,
@@ -104,6 +107,7 @@ export class RunPanel {
     fill(this.facts, ...factsOf(this.run).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
     this.#drawLedger();
     this.#drawFiles();
+    this.notes.show(this.run.row.uid, this.run.row.proposal ?? null);
     const {frames, n_frames: n} = this.run.row;
     const key = `${Math.floor((10 * (frames?.stored ?? 0)) / (n || 1))} ${this.run.volumes.join()} ${this.run.row.complete}`;
     if (key !== this.#pictures) {
