@@ -10,17 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from bluesky.preprocessors import SupplementalData
 
 from offbragg.errors import OrientationError
+from offbragg.files.dials_spots import read_spots
 from offbragg.files.orientation import read_orientation
+from offbragg.files.scan_file import ScanFile
 from offbragg.files.scan_writer import ScanWriter
 from offbragg.frame import Frame
 from offbragg.geometry import Geometry
 from offbragg.instrument import Axis, Panel
 from offbragg.plans.defaults import Defaults
+from offbragg.reduction.peaks import Peaks, find_peaks
 from offbragg.shell.session import _names, with_orientation
 from offbragg.sweep import Sweep
 from offbragg.workflows.index import find_orientation
@@ -199,3 +203,73 @@ def test_what_is_no_file_or_no_place_is_refused(tmp_path, measured):
         find_orientation([measured], out=tmp_path / "no" / "orientation.json")
     with pytest.raises(OrientationError, match="centring 'X' is unknown"):
         find_orientation([measured], centring="X", out=tmp_path / "o.json")
+
+
+# -- spots of DIALS --------------------------------------------------------------------------------
+
+
+def reflection_table(path: Path, peaks: Peaks, **more: Any) -> Path:
+    """Write peaks as DIALS writes its spots."""
+    n = len(peaks)
+    at = np.stack([peaks.x, peaks.y, peaks.z], axis=1)
+    box = np.stack([np.floor(at) - 1, np.floor(at) + 2], axis=2).reshape(n, 6)
+    columns = {
+        "xyzobs.px.value": ["vec3<double>", [n, at.astype("<f8").tobytes()]],
+        "bbox": ["int6", [n, box.astype("<i4").tobytes()]],
+        "intensity.sum.value": ["double", [n, peaks.intensity.astype("<f8").tobytes()]],
+        "id": ["int", [n, np.zeros(n, "<i4").tobytes()]],
+        "panel": ["std::size_t", [n, np.zeros(n, "<u8").tobytes()]],
+        "shoebox": ["Shoebox<>", [n, b"what is not read"]],
+    } | more
+    table = ["dials::af::reflection_table", 1,
+             {"identifiers": {0: "x"}, "nrows": n, "data": columns}]  # fmt: skip
+    path.write_bytes(msgpack.packb(table))
+    return path
+
+
+def test_spots_of_dials_instead_of_our_own(tmp_path):
+    path = scan_file(tmp_path)
+    own = find_orientation([path], out=tmp_path / "own.json", picture=False)
+    with ScanFile.open(path) as scan:
+        stored = np.array([str(each) == "stored" for each in scan.ledger.statuses])
+        peaks = find_peaks(
+            scan.stack, stored=stored, mask=scan.pixel_mask() != 0, saturation=sim.CUTOFF
+        )
+    spots = reflection_table(tmp_path / "strong.refl", peaks)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "offbragg", "index", str(path), "--spots", str(spots), "--out",
+         str(tmp_path / "theirs.json"), "--no-picture"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    theirs = read_orientation(tmp_path / "theirs.json")
+    np.testing.assert_allclose(theirs.UB, own.orientation.UB, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"panel": ["std::size_t", [2, np.array([0, 1], "<u8").tobytes()]]}, "several panels"),
+        ({"id": ["int", [2, np.array([0, 1], "<i4").tobytes()]]}, "several sweeps"),
+        ({"bbox": ["int6", [2, b"short"]]}, "no column bbox"),
+        ({"xyzobs.px.value": ["vec3<double>", [2, np.full(6, 61.0, "<f8").tobytes()]]},
+         "frame 61.0, and the sweep has 487 columns, 195 rows and 60 frames"),
+    ],
+)  # fmt: skip
+def test_spots_that_are_not_of_the_sweep_are_refused(tmp_path, more, message):
+    two = np.array([1.5, 2.5])
+    peaks = Peaks(two, two, two, two, two, np.ones(2, np.bool_), {})
+    spots = reflection_table(tmp_path / "strong.refl", peaks, **more)
+
+    with pytest.raises(OrientationError, match=message):
+        read_spots(spots, n_frames=60, panel=(195, 487))
+
+
+def test_a_file_that_is_no_reflection_table_is_refused(tmp_path):
+    path = tmp_path / "x.refl"
+    for content in (b"", b"not MessagePack", msgpack.packb(["a", 1, {}]), msgpack.packb(7)):
+        path.write_bytes(content)
+        with pytest.raises(OrientationError, match="no reflection table of DIALS"):
+            read_spots(path, n_frames=60, panel=(195, 487))

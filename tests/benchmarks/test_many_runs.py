@@ -149,7 +149,7 @@ def test_searches_by_tiled(server, cat):
         ),
         "ten newest": (lambda: [run.start for run in cat.values().tail(10)], 50),
         "scan id": (lambda: cat.search(Key("start.scan_id") == 4321).keys()[:10], 50),
-        "sorted by time": (lambda: cat.sort(("start.time", -1)).keys()[:10], 50),
+        "sorted by time": (lambda: cat.sort(("start.time", -1)).keys()[:10], 100),
         "full text, rare": (lambda: len(cat.search(FullText("needle777"))), 150),
         "full text, of all runs": (lambda: len(cat.search(FullText("crystal1"))), 150),
         "v1[-1].table()": (lambda: cat.v1[-1].table(), 150),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from offbragg.files import ScanFile, read_frame
+from offbragg.files.dials_spots import read_spots
 from offbragg.files.model import Model
 from offbragg.files.nxrefine import pyfai_parameters
 from offbragg.files.scan_writer import ScanWriter
@@ -208,6 +209,15 @@ def test_dials_finds_the_same_spots(answers, which):
     assert len(ours["spots"]) == len(frames["spots"]) > 20
     np.testing.assert_allclose(ours["spots"], frames["spots"], rtol=0, atol=1e-9)
     np.testing.assert_array_equal(ours["intensities"], frames["intensities"])
+
+
+def test_its_spots_are_read_as_it_has_them(answers, folder):
+    found = read_spots(folder / "1.refl", n_frames=N_FRAMES, panel=SHAPE)
+
+    np.testing.assert_array_equal(found.at, answers[1]["spots"])
+    np.testing.assert_array_equal(found.intensity, answers[1]["intensities"])
+    low, high = found.box[:, ::2], found.box[:, 1::2]
+    assert np.all((low <= found.at) & (found.at <= high))
 
 
 def test_pyfai_integrates_the_same_powder(answers, scan_file, adopted):

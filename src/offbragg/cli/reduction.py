@@ -157,6 +157,10 @@ def index_command(
             show_default="orientation.json beside the first FILE",
         ),
     ] = None,
+    spots: Annotated[
+        list[Path] | None,
+        typer.Option("--spots", metavar="FILE", help="DIALS's spots (.refl), one for each FILE."),
+    ] = None,
     picture: Annotated[
         bool,
         typer.Option("--picture/--no-picture", help="Draw peaks and residuals, PNG."),
@@ -183,6 +187,7 @@ def index_command(
             picture=picture,
             refuse_damaged=refuse_damaged,
             despite_headers=despite_headers,
+            spots=spots or (),
             progress=progress,
         )
     say(json.dumps(found.to_dict()) if as_json else describe(found))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from offbragg.errors import OrientationError, ReductionError
 from offbragg.files.checked import REPAIR, Damage
+from offbragg.files.dials_spots import read_spots
 from offbragg.files.digest import sha256
 from offbragg.files.orientation import NAME, Orientation, write_orientation
 from offbragg.files.scan_file import ScanFile
@@ -27,7 +28,7 @@ from offbragg.plots.peaks import draw
 from offbragg.reduction.bravais import CENTRINGS
 from offbragg.reduction.indexed import Indexed
 from offbragg.reduction.indexing import index
-from offbragg.reduction.peaks import find_peaks
+from offbragg.reduction.peaks import Peaks, find_peaks
 from offbragg.reduction.refinement import SweepPeaks
 from offbragg.reduction.symmetry import Laue
 from offbragg.sample import Sample
@@ -68,6 +69,7 @@ def find_orientation(
     picture: bool = True,
     refuse_damaged: bool = False,
     despite_headers: bool = False,
+    spots: Sequence[Path] = (),
     progress: Progress = lambda done, total: None,
 ) -> IndexingResult:
     """Find how the crystal of some sweeps lies, and write it beside the first scan file.
@@ -94,6 +96,8 @@ def find_orientation(
     despite_headers
         Index also what the headers of frames contradict in what changes scattering vectors: the run
         is right, with a warning in the result.
+    spots
+        What DIALS has found in each of the sweeps (``.refl``), instead of looking for peaks.
     progress
         Called with the number of frames that are done, and of all.
 
@@ -105,6 +109,8 @@ def find_orientation(
     began = time.monotonic()
     if not paths:
         raise OrientationError("no scan file was given")
+    if spots and len(spots) != len(paths):
+        raise OrientationError(f"{len(spots)} files of spots were given for {len(paths)} sweeps")
     target = Path(out) if out is not None else Path(paths[0]).resolve().parent / NAME
     if target.suffix != ".json":
         raise OrientationError(f"{target} cannot be written: an orientation's name ends with .json")
@@ -120,7 +126,7 @@ def find_orientation(
             for scan in scans
         ]
         damages = [_damage(scan, refuse_damaged) for scan in scans]
-        views = _views(scans, damages, progress)
+        views = _views(scans, damages, spots, progress)
     if lattice is None and not unknown_cell:
         lattice = sample.lattice
     if lattice is not None:
@@ -184,12 +190,16 @@ def _damage(scan: ScanFile, refuse: bool) -> Damage:
 
 
 def _views(
-    scans: Sequence[ScanFile], damages: Sequence[Damage], progress: Progress
+    scans: Sequence[ScanFile],
+    damages: Sequence[Damage],
+    spots: Sequence[Path],
+    progress: Progress,
 ) -> list[SweepPeaks]:
     views: list[SweepPeaks] = []
     total = sum(scan.length for scan in scans)
     done = 0
-    for scan, damage in zip(scans, damages, strict=True):
+    files = spots or [None] * len(scans)
+    for scan, damage, file in zip(scans, damages, files, strict=True):
         geometry = scan.geometry
         sweep = scan.sweep
         if sweep.step == 0:
@@ -197,6 +207,9 @@ def _views(
                 f"{scan.path} has step 0: a crystal that stands still cannot be indexed"
             )
         mask = scan.pixel_mask() != 0
+        if file is not None:
+            views.append(SweepPeaks(geometry, sweep, _peaks_of_dials(file, sweep.n_frames, mask)))
+            continue
         there = np.array([status is FrameStatus.STORED for status in scan.ledger.statuses])
         there[[*damage.frames, *repeats(scan, damage.frames)]] = False
         detector: Mapping[str, Any] = scan.start.get("detector") or {}
@@ -216,6 +229,22 @@ def _views(
         progress(done, total)
         views.append(SweepPeaks(geometry, sweep, peaks))
     return views
+
+
+def _peaks_of_dials(path: Path, n_frames: int, mask: NDArray[np.bool_]) -> Peaks:
+    """Read the spots of DIALS as peaks: as wide as all that fills their boxes evenly would be."""
+    shape = mask.shape
+    found = read_spots(path, n_frames=n_frames, panel=(shape[0], shape[1]))
+    x, y, z = found.at.T
+    box = np.clip(found.box, 0, np.repeat([shape[1], shape[0], n_frames], 2))
+    left, right, top, bottom, first, last = box.T
+    # pixels that are masked in each box, from sums over all above and left of a corner
+    sums = np.pad(np.cumsum(np.cumsum(mask, axis=0, dtype=np.int64), axis=1), ((1, 0), (1, 0)))
+    masked = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    clean = (masked == 0) & (first > 0) & (last < n_frames)
+    width = (last - first) / math.sqrt(12.0)
+    order = np.argsort(-found.intensity, kind="stable")
+    return Peaks(x, y, z, found.intensity, width, clean, {})[order]
 
 
 def _centring(asked: str | None, sample: Sample, lattice: Sequence[float] | None) -> str:
