@@ -175,13 +175,16 @@ class World:
     keys: dict[str, str]
 
     @classmethod
-    def make(cls, base: Path) -> World:
+    def make(cls, base: Path, database: str | None = None) -> World:
         (base / "data").mkdir(parents=True)
         people = base / "people.toml"
         people.write_text(PEOPLE.format(hash=hash_password(PASSWORD)))
         people.chmod(0o600)
         (base / "look.json").write_text(json.dumps(look("", "")))
-        server = Server.start(base / "catalog", base / "data", program=SERVE)
+        program = SERVE
+        if database is not None:
+            program = SERVE.replace("look=look,", f"look=look, database={database!r},")
+        server = Server.start(base / "catalog", base / "data", program=program)
         cat = connect(server.url, server.key)
         named = NamedKeys(server.directory, server.key)
         keys = {

@@ -12,6 +12,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from catalog.owned import (
     look,
     made_volume,
 )
+from postgresql import postgresql, why_not
 from tiled.server.app import build_app_from_config
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as websocket
@@ -38,6 +40,7 @@ from offbragg.catalog.configuration import server_configuration
 from offbragg.catalog.named_keys import NamedKeys
 from offbragg.catalog.one_time import create_token
 from offbragg.catalog.route_rules import is_for_all
+from offbragg.catalog.tiled_app import create_database
 from offbragg.catalog.volumes import volume_key
 from offbragg.files.volume_writer import write_volume
 
@@ -45,12 +48,26 @@ SOME = 400
 """Questions of each kind in the test that runs every time; the slow one asks all."""
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World.make(tmp_path_factory.mktemp("owned"))
-    made.mine.publish()
-    yield made
-    made.server.end()
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
+
+
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+)
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    with ExitStack() as stack:
+        database = None
+        if request.param == "postgresql":
+            if why := why_not():
+                pytest.skip(why)
+            database = stack.enter_context(postgresql()).create("catalog")
+            create_database(database)
+        made = World.make(tmp_path_factory.mktemp("owned"), database)
+        stack.callback(made.server.end)
+        made.mine.publish()
+        yield made
 
 
 @pytest.fixture(scope="module")
