@@ -19,6 +19,7 @@ import facility as facilities
 import httpx
 import numpy as np
 import pytest
+from adbc_driver_postgresql import dbapi
 from catalog.served import PublishedRun, Server
 from facility import Facility
 from postgresql import postgresql, why_not
@@ -26,6 +27,7 @@ from runs import SHAPE, counts_of, wait_until
 from websockets.sync.client import connect as open_socket
 
 import offbragg
+from offbragg.catalog import several_processes
 from offbragg.catalog.authentication import TRIES, reading_key
 from offbragg.catalog.client import connect
 from offbragg.catalog.one_time import create_token
@@ -294,6 +296,38 @@ def test_a_second_one_that_writes_is_refused(facility: Facility):
         writing(facility.database),
     ):
         pass
+
+
+def test_the_one_that_writes_takes_its_lock_again(facility: Facility, https: httpx.Client):
+    """As after a restart of the database, which ends all connections."""
+    holder = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    with dbapi.connect(facility.database, autocommit=True) as connection:
+
+        def ask(text: str) -> list[int]:
+            with connection.cursor() as cursor:
+                cursor.execute(text)
+                return [row[0] for row in cursor.fetchall()]
+
+        (before,) = ask(holder)
+        ask(f"SELECT pg_terminate_backend({before})")
+        wait_until(lambda: ask(holder) not in ([], [before]), 30.0, "the lock is held again")
+
+    with pytest.raises(CatalogError, match="another process"), writing(facility.database):
+        pass
+    assert https.get("/runs").status_code == 200
+
+
+def test_one_whose_lock_another_has_taken_ends(facility: Facility, monkeypatch):
+    """Its connection breaks, and another process is faster."""
+    ended = threading.Event()
+    monkeypatch.setattr(several_processes, "_LOOK", 0.05)
+    monkeypatch.setattr(several_processes.os, "kill", lambda *_: ended.set())
+    broken = dbapi.connect(facility.database, autocommit=True)
+    broken.close()
+
+    several_processes._keep(facility.database, broken, threading.Event())
+
+    assert ended.is_set()  # the process of `facility` has the lock
 
 
 def test_a_reader_that_dies_is_not_missed(

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,11 +30,18 @@ from offbragg.catalog.search_tables import Tables
 from offbragg.catalog.tiled_app import unusable
 from offbragg.errors import CatalogError
 
+_log = logging.getLogger(__name__)
+
 STARTING = 60.0
 """Time limit for a reader to wait for the process that writes, s."""
 
 _WRITER = 0x6F666662  # of an advisory lock: "offb"
 _PAUSE = 0.5  # s
+_LOOK = 2.0  # s between two looks whether the lock is still held
+_TAKEN = (
+    "another process serves this database and writes to it\n"
+    "End it first, or start this one beside it to read only: offbragg serve --reader PORT"
+)
 _TRY_AGAIN_LATER = 1013  # why a websocket is closed, RFC 6455's registry
 _WRITES = (
     "This process of the catalog only reads. Send this to the one that writes: its address is host "
@@ -64,7 +76,8 @@ class Reader:
 def writing(database: str) -> Iterator[None]:
     """Be the only process that writes to a PostgreSQL database, within a ``with``.
 
-    The lock is held by a connection: it is free when this process has ended, however it ended.
+    The lock is held by a connection: it is free when this process has ended, however it ended. If
+    the database was away meanwhile it is taken again; if another process was faster, this one ends.
 
     Parameters
     ----------
@@ -76,21 +89,77 @@ def writing(database: str) -> Iterator[None]:
     CatalogError
         If another process writes to it, or it cannot be used.
     """
+    held, over = _lock(database), threading.Event()
+    if held is None:
+        raise CatalogError(_TAKEN)
+    keeper = threading.Thread(
+        target=_keep, args=(database, held, over), name="writer-lock", daemon=True
+    )
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _lock(database: str) -> Any:
+    """Return a connection that holds the writer's lock; None if another process has it."""
     from adbc_driver_postgresql import dbapi
 
+    connection: Any = None
     try:
         connection = dbapi.connect(database, autocommit=True)
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT pg_try_advisory_lock({_WRITER})")
+            if cursor.fetchone() == (True,):
+                held, connection = connection, None
+                return held
+        return None
     except dbapi.Error as error:
         raise unusable(database, error) from error
-    with connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT pg_try_advisory_lock({_WRITER})")
-        if cursor.fetchone() != (True,):
-            raise CatalogError(
-                "another process serves this database and writes to it\n"
-                "End it first, or start this one beside it to read only: offbragg serve --reader "
-                "PORT"
-            )
-        yield
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _keep(database: str, held: Any, over: threading.Event) -> None:
+    """Take the lock again when the database was restarted; end where another process has it."""
+    from adbc_driver_postgresql import dbapi
+
+    while held is not None and not over.wait(_LOOK):
+        try:
+            with held.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                cursor.fetchone()
+        except dbapi.Error:
+            _log.warning("the database is away, and with it the lock of this process")
+            _close(held)
+            held = _lock_again(database, over)
+    _close(held)
+
+
+def _lock_again(database: str, over: threading.Event) -> Any:
+    """Return a connection that holds the lock once the database is back; None: at the end."""
+    while not over.is_set():
+        try:
+            held = _lock(database)
+        except CatalogError:
+            over.wait(_LOOK)
+            continue
+        if held is None:
+            _log.error("%s", _TAKEN)
+            os.kill(os.getpid(), signal.SIGTERM)  # two that write would spoil what they keep
+        else:
+            _log.warning("the database is back: this process writes to it as before")
+        return held
+    return None
+
+
+def _close(connection: Any) -> None:
+    if connection is not None:
+        with contextlib.suppress(Exception):  # it may be broken
+            connection.close()
 
 
 def await_tables(database: str, *, timeout: float = STARTING) -> None:

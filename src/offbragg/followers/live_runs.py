@@ -125,7 +125,7 @@ class LiveRuns:
         try:
             while not self._stop.is_set():
                 more = self.advance()
-                if once and not more and not any(v.unwritten for v in self.volumes):
+                if once and not more and not any(v.unwritten or v.untried for v in self.volumes):
                     return
                 if not more:
                     self._stop.wait(_LOOK)

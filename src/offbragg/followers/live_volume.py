@@ -116,6 +116,7 @@ class LiveVolume:
         self._file = LiveFile(path, every=every, one_more=one_more, written=written)
         self._seen: tuple[object, ...] = ()
         self._next_try = self._closed_at = 0.0
+        self._untried = False
         self._failed = False
         self._finder = LiveOrientation()
         self._looks: dict[str, HotLook] = {}
@@ -131,6 +132,11 @@ class LiveVolume:
     def unwritten(self) -> bool:
         """Whether there are frames in it that its file does not have."""
         return self._file.behind
+
+    @property
+    def untried(self) -> bool:
+        """Whether its sweeps have changed, and it waits until it is tried again."""
+        return self._untried
 
     @property
     def complete(self) -> bool:
@@ -178,8 +184,12 @@ class LiveVolume:
             self._next_try = now
         self._seen = seen
         self.closed &= not changed
-        if not (changed or self.unwritten or self.why) or now < self._next_try:
+        if not (changed or self.unwritten or self.why):
             return False
+        if now < self._next_try:
+            self._untried |= changed and not self._failed
+            return False
+        self._untried = False
         try:
             if self.complete:
                 self._close()
