@@ -165,6 +165,10 @@ class ReductionError(OffbraggError):
     exit_code = 10
 
 
+class VolumeWriteError(ReductionError):
+    """A volume file cannot be written, such as on a full disk: later it may be."""
+
+
 class OrientationError(OffbraggError):
     """No lattice can be found in the frames, or an orientation cannot be used."""
 

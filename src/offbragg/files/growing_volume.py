@@ -88,8 +88,7 @@ class GrowingVolume:
     ) -> None:
         self.path, self._bricks = path, bricks
         self._one_more, self._threads = one_more, threads or processors()
-        self._hidden = path.with_name(f".{path.name}.next")
-        self._other = path.with_name(f".{path.name}.old")  # for a moment
+        self._hidden, self._other = _hidden(path)
         self._along = brick_counts(bricks.grid)
         self._begin()
 
@@ -175,8 +174,7 @@ class GrowingVolume:
 
     def close(self) -> None:
         """Remove the hidden file, and what was left by a writer that was killed."""
-        for path in (self._hidden, self._other):
-            path.unlink(missing_ok=True)
+        remove_hidden(self.path)
 
     # -- what is stale ---------------------------------------------------------------------------
 
@@ -376,6 +374,17 @@ class GrowingVolume:
             self._named = _identity(self.path)
             if kept:
                 self._other.replace(self._hidden)
+
+
+def remove_hidden(path: Path) -> None:
+    """Remove what a writer of a growing volume that was killed has left beside it."""
+    for hidden in _hidden(path):
+        hidden.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> tuple[Path, Path]:
+    """Return the file that takes turns with a volume, and the name that it has for a moment."""
+    return path.with_name(f".{path.name}.next"), path.with_name(f".{path.name}.old")
 
 
 def _copy(source: _Arrays, into: _Arrays, keys: Iterable[_Key]) -> None:

@@ -32,7 +32,7 @@ import h5py
 import numpy as np
 
 from offbragg.bricks import LEVELS, Bricks, volume_bricks
-from offbragg.errors import ReductionError
+from offbragg.errors import ReductionError, VolumeWriteError
 from offbragg.files import nexus
 from offbragg.files.draft import draft, hdf5_in, new_hdf5
 from offbragg.files.volume_chunks import Progress, new_array, write_arrays
@@ -112,7 +112,7 @@ def errors_of(path: Path) -> Iterator[None]:
         raise ReductionError(f"{path} is there already: it is not overwritten") from None
     except (OSError, RuntimeError) as error:
         what = getattr(error, "strerror", None) or error
-        raise ReductionError(
+        raise VolumeWriteError(
             f"{path} cannot be written: {what}\nLook at the disk's space and permissions."
         ) from error
 

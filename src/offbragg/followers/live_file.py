@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from offbragg.files.growing_volume import GrowingVolume
+from offbragg.files.growing_volume import GrowingVolume, remove_hidden
 from offbragg.files.volume_writer import write_volume
 from offbragg.reduction.accumulator import Accumulator
 from offbragg.reduction.folding import Unfolded
@@ -160,6 +160,7 @@ class LiveFile:
         hidden.unlink(missing_ok=True)  # left by one that was killed
         write_volume(hidden, volume, document)
         hidden.replace(self.path)
+        remove_hidden(self.path)
 
 
 def _changed(sums: Accumulator) -> Iterable[tuple[int, int, int]]:

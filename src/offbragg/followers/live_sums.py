@@ -114,6 +114,11 @@ class LiveSums:
         """Number of frames in the sums."""
         return sum(int(np.count_nonzero(each.flux)) for each in self._binned.values())
 
+    def frames_of(self, run: str) -> int:
+        """Return how many frames of a run are in the sums."""
+        known = self._binned.get(run)
+        return 0 if known is None else int(np.count_nonzero(known.flux))
+
     def drop(self) -> None:
         """Free their memory; they are summed again when a record is followed."""
         self.sums, self._record = None, None

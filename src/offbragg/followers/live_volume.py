@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbragg.errors import DamagedFrame, OffbraggError, ReductionError
+from offbragg.errors import DamagedFrame, OffbraggError, ReductionError, VolumeWriteError
 from offbragg.files.orientation import NAME
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile
@@ -117,6 +117,7 @@ class LiveVolume:
         self._seen: tuple[object, ...] = ()
         self._next_try = self._closed_at = 0.0
         self._untried = False
+        self._left = 0  # frames that are stored, and in no sum yet
         self._failed = False
         self._finder = LiveOrientation()
         self._looks: dict[str, HotLook] = {}
@@ -160,8 +161,11 @@ class LiveVolume:
             return False
         if not is_by(kept, self._choices):
             return False
-        for sweep in self.sweeps:
-            sweep.look()
+        try:
+            for sweep in self.sweeps:
+                sweep.look()
+        except (OffbraggError, OSError):  # `advance` says why
+            return False
         if not self.complete or self.path.stat().st_mtime_ns != self._newest():
             return False
         self.record, self.closed, self._seen = kept, True, self._look()
@@ -174,27 +178,33 @@ class LiveVolume:
 
     def advance(self) -> bool:
         """Do what there is to do now; return whether there is more to be done at once."""
-        now, seen = time.monotonic(), self._look()
+        now = time.monotonic()
+        try:
+            seen = self._look()
+        except (OffbraggError, OSError) as error:  # of one sweep: other volumes go on
+            self._note(error)
+            return False
         changed = seen != self._seen
         if changed and self.closed:
             log.info("%s: what it was made of has changed: it is made again", self.path)
+        elif self.closed and not self.path.exists():
+            log.info("%s is gone: it is made again", self.path)
+            changed, self.record = True, None
         if changed and self._seen and seen[0] != self._seen[0]:
             self.record = None  # the orientation
         if changed and self._failed:
             self._next_try = now
         self._seen = seen
         self.closed &= not changed
-        if not (changed or self.unwritten or self.why):
+        idle = not (self.unwritten or self.why or self._left) and self.record is not None
+        if idle and not changed:
             return False
         if now < self._next_try:
             self._untried |= changed and not self._failed
             return False
         self._untried = False
         try:
-            if self.complete:
-                self._close()
-                return False
-            return self._grow()
+            return self._close() if self.complete else self._grow()
         except (OffbraggError, OSError) as error:
             self._note(error)
             took = time.monotonic() - now
@@ -239,8 +249,8 @@ class LiveVolume:
             self.record = self._build(messages)
             for line in messages:
                 log.info("%s", line)
-        self.record = grown(self.record, self._looks)
         try:
+            self.record = grown(self.record, self._looks)
             change = self._sums.follow(self.record, most=_AT_ONCE, one_more=self._one_more)
         except DamagedFrame as error:
             self.record = None  # it finds which are damaged
@@ -248,7 +258,7 @@ class LiveVolume:
             return True
         if change.again:
             log.info("%s: %s", self.path, change)
-        self.why = ""
+        self.why, self._left = "", change.left
         self._file.behind |= bool(change)
         if self.unwritten and self._sums.sums is not None:
             self._file.show(
@@ -263,11 +273,17 @@ class LiveVolume:
             self._paths(), self._choices, say=messages.append, compared=compared
         )  # fmt: skip
 
-    def _close(self) -> None:
-        """Make the volume that ``offbragg reduce`` makes of the finished sweeps."""
+    def _close(self) -> bool:
+        """Make the volume that ``offbragg reduce`` makes of the finished sweeps.
+
+        Returns
+        -------
+        more
+            Whether it is to be tried again at once, without a sweep that was refused.
+        """
         began, newest, seen = time.monotonic(), self._newest(), self._seen
         messages: list[str] = []
-        self._failed = False
+        self._failed, self._left = False, 0
         try:
             self._orient()
             record = self._build(messages)
@@ -279,7 +295,11 @@ class LiveVolume:
             self._file.complete(sums, record, document)
             self._completed()
             self._file.finish(document)
-        except ReductionError:  # as `offbragg reduce` would: until a file changes
+        except VolumeWriteError:  # it may be in a moment
+            raise
+        except ReductionError as error:  # as `offbragg reduce` would: until a file changes
+            if self._leave_out(error):
+                return True
             self._forget_growing()
             self._failed = True
             raise
@@ -293,6 +313,27 @@ class LiveVolume:
             self.path, self.frames, len(self.sweeps), "" if len(self.sweeps) == 1 else "s",
             before, change, time.monotonic() - began,
         )  # fmt: skip
+        return False
+
+    def _leave_out(self, error: ReductionError) -> bool:
+        """Leave out sweeps that are refused alone, or else the newest, if others stay."""
+        if len(self.sweeps) == 1:
+            return False
+        refused = [sweep for sweep in self.sweeps if self._is_refused(sweep)]
+        if len(refused) in (0, len(self.sweeps)):
+            refused = [max(self.sweeps, key=lambda sweep: sweep.time)]
+        names = ", ".join(sweep.path.name for sweep in refused)
+        log.warning("%s: without %s: %s", self.path, names, str(error).partition("\n")[0])
+        self.sweeps = [sweep for sweep in self.sweeps if sweep not in refused]
+        self.record, self._seen = None, ()
+        return True
+
+    def _is_refused(self, sweep: LiveSweep) -> bool:
+        try:
+            build_record([sweep.path], self._choices, say=lambda text: None)
+        except (OffbraggError, OSError):
+            return True
+        return False
 
     def _completed(self) -> None:
         """Note how long after the last frame was stored the file has all of the volume."""
@@ -315,7 +356,8 @@ class LiveVolume:
         """Return the record of a volume that still grows: it cannot be reproduced."""
         frames = {
             Path(each.file).name: {
-                "run": each.run, "frames": each.frames, "orientation": each.orientation,
+                "run": each.run, "frames": self._sums.frames_of(each.run),
+                "orientation": each.orientation,
             }
             for each in record.inputs
         }  # fmt: skip
