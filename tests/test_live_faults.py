@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from growing import Growing, N, check_equal, live, measured
+import tomli_w
+from growing import CHOICES, Growing, N, check_equal, live, measured
 
-from offbragg.errors import VolumeWriteError
+from offbragg.errors import ReductionError, VolumeWriteError
 from offbragg.files.growing_volume import GrowingVolume
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile
-from offbragg.followers import live_volume
+from offbragg.followers import live_file, live_volume
+from offbragg.plots.planes import plot
 from offbragg.workflows.record import GROWING
+from offbragg.workflows.why import why
 
 
 def damage(path: Path, number: int) -> None:
@@ -158,3 +165,63 @@ def test_a_killed_writer_leaves_nothing_behind(tmp_path):
 
     check_equal(path.with_name("live-f1.h5"), [path])
     assert not list(path.parent.glob(".live-*"))
+
+
+def test_another_mask_makes_another_volume(tmp_path):
+    """Started again with other options, it does not keep the volume of the ones before."""
+    run, masks = Growing(tmp_path, measured()), []
+    for number in range(2):
+        mask = np.zeros(run.scan.shape, np.uint8)
+        mask[60 * number : 60 * number + 60] = 1
+        masks.append(tmp_path / f"m{number}.npy")
+        np.save(masks[-1], mask)
+    run.store(*range(N))
+    path = run.end()
+
+    for mask in masks:
+        choices = replace(CHOICES, mask=mask)
+        live(tmp_path, choices).run(once=True)
+        check_equal(path.with_name("live-f1.h5"), [path], choices)
+
+
+def test_what_grows_says_so(tmp_path, monkeypatch):
+    """When it is looked at before its first cells are written."""
+    monkeypatch.setattr(live_file, "_SLICE", 0.0)
+    run, following = Growing(tmp_path, measured()), live(tmp_path)
+    run.store(*range(N))
+    following.advance()
+    volume = run.path.with_name("live-f1.h5")
+
+    with pytest.raises(ReductionError, match="not written yet: the volume has just begun to grow"):
+        plot(volume, "hk0", out=tmp_path / "hk0.png")
+    with pytest.raises(ReductionError, match="the volume still grows"):
+        why(volume, (0, 0, 0))
+    run.end()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--symmetry", "nonsense"], "nonsense"),
+        (["--mask", "nothere.npy"], "nothere.npy"),
+        (["--symmetry", "none", "--fold"], "--symmetry is none"),
+    ],
+)
+def test_wrong_options_are_refused_at_the_start(tmp_path, options, message):
+    paths = {
+        name: str(tmp_path / name) for name in ("experiment", "frames", "journal", "log", "catalog")
+    }
+    for folder in paths.values():
+        Path(folder).mkdir()
+    file = tmp_path / "beamline.toml"
+    content = {"beamline_id": "x", "baseline": [], "paths": paths, "devices": {}, "per_frame": {}}
+    file.write_text(tomli_w.dumps(content))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "offbragg", "live", "--once", "--beamline", str(file), *options],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -398,6 +398,21 @@ def test_a_frame_that_is_there_twice_counts_once(tmp_path, sweep):
         assert repeats(scan) == {4: 3}
 
 
+def test_a_monitor_that_jumps_is_reported(tmp_path):
+    """The unit of all weights is chosen by the largest flux."""
+    usual, jumped = [1.0] * 8, [1.0] * 8
+    jumped[5] = 1e6
+    lines: dict[str, list[str]] = {"usual": [], "jumped": []}
+
+    for name, beam in (("usual", usual), ("jumped", jumped)):
+        path = Measured(n_frames=8, step=2.0, beam=beam).write(tmp_path / name)
+        reduce_files(path, CHOICES, say=lines[name].append)
+
+    assert not [line for line in lines["usual"] if "WARNING" in line]
+    (line,) = [line for line in lines["jumped"] if "WARNING" in line]
+    assert line.startswith("WARNING: f1.h5: frame 5 has 1e+06 times the flux of most frames; the")
+
+
 def test_frames_that_were_compared_are_not_read_again(tmp_path, sweep, monkeypatch):
     """A detector that is stuck repeats thousands of frames, and a live volume looks each second."""
     stuck, alike = sweep.write(tmp_path, repeated={4: 3}), dict[tuple[str, int, int], bool]()

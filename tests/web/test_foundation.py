@@ -228,12 +228,66 @@ def test_who_leaves_takes_the_key_along(open_page, catalog):
     page.locator("#keys").click()
     page.get_by_role("button", name="Forget the key").click()
 
+    # the page was loaded again: before that the same form is open
+    page.get_by_role("button", name="Forget the key").wait_for(state="hidden")
     page.locator("#key-dialog[open]").wait_for()
     assert page.context.cookies() == []
     assert page.get_by_role("button", name="Forget the key").is_hidden()
 
 
 # ---- keys and themes -------------------------------------------------------------------------
+
+
+VIEWS = ("experiment", "now", "volume", "frames", "runs")
+
+
+def opened(page, view):
+    """Open a view without an id, as it follows the beamline, and wait for its lines."""
+    page.goto("about:blank")
+    page.goto(f"/live#/{view}")
+    page.wait_for_function("() => document.getElementById('python').textContent !== ''")
+
+
+def test_the_copied_lines_of_each_view_run(open_page, catalog, monkeypatch):
+    page = open_page(catalog, permissions=["clipboard-read", "clipboard-write"])
+    monkeypatch.setenv("OFFBRAGG_KEY", catalog.reading_key)
+
+    for view in VIEWS:
+        opened(page, view)
+        page.get_by_role("button", name="Copy Python").click()
+        exec(page.evaluate("navigator.clipboard.readText()"), {})  # as a person who pastes them
+
+
+def test_a_copied_link_opens_what_is_shown_whatever_is_measured_next(open_page, catalog):
+    page = open_page(catalog, permissions=["clipboard-read", "clipboard-write"])
+    run = catalog.runs[-1]
+    pinned = {
+        "now": f"#/now/{run.uid}?frame=6",
+        "experiment": f"#/experiment/{run.series['uid']}?plane=hk0",
+        "frames": f"#/frames?series={run.series['uid']}",
+        "volume": "#/volume/",
+    }
+    for view, link in pinned.items():
+        opened(page, view)
+        if view == "now":
+            page.wait_for_function(FRAME, arg=7)
+            page.keyboard.press("ArrowLeft")
+            page.wait_for_function(FRAME, arg=6)
+        if view == "volume":
+            page.wait_for_function("() => location.hash.includes('plane=')")
+        page.get_by_role("button", name="Copy link").click()
+
+        copied = page.evaluate("navigator.clipboard.readText()")
+
+        assert copied.startswith(f"{catalog.url}/live{link}")
+        assert view == "volume" or run.uid not in page.url
+        page.goto("about:blank")
+        page.goto(copied)
+        page.wait_for_function("() => document.getElementById('python').textContent !== ''")
+
+
+FRAME = """(index) => document.querySelector(".now-frame .image-canvas")
+  ?.getAttribute("aria-label").startsWith(`Frame ${index} of`)"""
 
 
 @pytest.mark.slow
@@ -326,6 +380,21 @@ def test_the_page_says_since_when_the_server_is_away_and_goes_on(open_page, cata
     is_away = False
     page.wait_for_function("() => document.getElementById('banner').hidden")
     assert page.locator("body.stale").count() == 0
+
+
+def test_a_view_that_was_not_opened_comes_when_the_server_is_back(open_page, catalog):
+    page = open_page(catalog)
+    page.watched.expect("ERR_", "WebSocket", "dynamically imported")
+    page.goto("/live#/experiment")
+    page.wait_for_selector(".view-experiment .board-host")
+    page.route(f"{catalog.url}/**", lambda route: route.abort())
+
+    page.keyboard.press("5")
+    page.locator(".view-runs").get_by_text("The server is away").wait_for()
+    page.unroute(f"{catalog.url}/**")
+
+    page.wait_for_selector(".view-runs .runs tbody tr")
+    assert page.locator(".view-runs").count() == 1
 
 
 def test_a_catalog_that_serves_no_beamline_says_so_and_shows_what_it_has(open_page, catalog):

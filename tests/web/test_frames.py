@@ -171,7 +171,7 @@ def test_backlog_disks_and_alarms_say_what_is_so(open_page, catalog):
         "backlog": {"runs": 2, "frames": 31}, "catalog": {"runs": 4},
         "engine": {"state": "idle", "run": None, "series": None, "waits": [], "values": {}},
         "disks": [{"paths": ["frames"], "free": 2.1e11, "rate": 2.9e7, "span": 60.0,
-                   "full": time.time() + 7230}],
+                   "full": time.time() + 7215}],
         "alarms": [{"what": "stacker", "severity": "major", "reason": "31 frames wait",
                     "since": time.time() - 300}],
     }  # fmt: skip

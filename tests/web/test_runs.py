@@ -128,6 +128,26 @@ def test_the_copied_lines_read_the_run(open_page, catalog, monkeypatch):
     assert offbragg.__version__
 
 
+def test_a_run_that_lacks_frames_is_not_complete(table, catalog):
+    row = table.locator(f'tr[data-uid="{catalog.runs[1].uid}"]')
+
+    expect(row.locator(".exit")).to_have_text("1 missing, 1 rejected")
+    expect(row.locator(".exit .mark-warn")).to_be_visible()
+    expect(table.locator(".exit .mark-ok")).to_have_count(3)
+    row.click()
+    expect(table.locator("aside.run header .mark-warn")).to_be_visible()
+
+
+def test_each_column_has_a_head_above_it(table):
+    edges = table.evaluate(
+        """() => ["thead tr", "tbody tr"].map(line => [...document.querySelector(
+          `.runs ${line}`).children].map(cell => Math.round(cell.getBoundingClientRect().right)))"""
+    )
+
+    assert edges[0] == edges[1]
+    assert table.locator("thead th").all_inner_texts()[5] == "Sweep"
+
+
 def test_a_run_that_is_not_there_is_named(page):
     page.watched.expect("404")
     page.goto("/live/#/runs/nosuchrun")

@@ -254,6 +254,64 @@ def test_the_keys_move_the_plane_and_the_temperature(page, catalog):
     np.testing.assert_array_equal(as_array(drawn), cut.intensity)
 
 
+def test_of_an_oblique_plane_nothing_is_shown_beyond_the_grid(page, catalog):
+    go(page, catalog.volumes[0], f"plane=hhl&{RANGE}&level=8", level=8)
+
+    shown = page.evaluate(
+        """async () => {
+          await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+          const {image, volume: {grid}} = view;
+          const {first, shape, per_unit: per} = grid;
+          const {canvas, layers: [{cut}]} = image;
+          const context = canvas.getContext("2d");
+          const found = [];
+          for (let x = 60; x < canvas.clientWidth - 70; x += 3)
+            for (let y = 46; y < canvas.clientHeight - 50; y += 3) {
+              const [u, v] = image.toPlane(x, y);
+              // how far a point is inside the grid, cells; below 0: outside
+              const depth = Math.min(...[0, 1, 2].flatMap(i => {
+                const at = cut.at[i] + u * cut.axes[0].direction[i] + v * cut.axes[1].direction[i];
+                const cell = at * per[i] - first[i];
+                return [cell + 0.5, shape[i] - 0.5 - cell]; }));
+              if (Math.abs(depth) < 0.5) continue;
+              const ratio = canvas.width / canvas.clientWidth;
+              const [, , , alpha] = context.getImageData(x * ratio, y * ratio, 1, 1).data;
+              found.push([depth > 0, alpha > 0, image.cell(u, v) !== null]);
+            }
+          return found; }"""
+    )
+
+    inside, drawn, read = np.array(shown).T
+    assert inside.any()
+    assert not inside.all()
+    assert not (drawn & ~inside).any()
+    assert not (read & ~inside).any()
+    assert read[inside].mean() > 0.9
+
+
+def test_the_field_has_the_plane_that_is_shown(page, catalog):
+    go(page, catalog.volumes[0], f"plane=hk0&{RANGE}&level=1")
+    field = page.locator("#volume-value")
+    toast = page.locator("#toast")
+
+    for text, shown, words in (
+        ("-1/2", "−0.5", None), ("0.512", "0.5", None), ("−½", "−0.5", None), ("0,2", "0.2", None),
+        ("abc", "0.2", "“abc” is not a number"), ("1/0", "0.2", "“1/0” is not a number"),
+        ("99", "0.2", "outside the volume"),
+    ):  # fmt: skip
+        field.fill(text)
+        field.press("Enter")
+        expect(field).to_have_value(shown)
+        if words:
+            expect(toast).to_contain_text(words)
+        wait_for_address(page, f"plane=hk{shown.replace('−', '-')}&")
+    field.press("ArrowUp")
+    expect(field).to_have_value("0.3")
+    field.fill("7")
+    field.press("Escape")
+    expect(field).to_have_value("0.3")
+
+
 @pytest.mark.slow
 def test_scrolling_through_temperature_blocks_the_page_for_no_frame(page, catalog):
     go(page, catalog.volumes[0], "plane=hk-0.5")
@@ -411,6 +469,22 @@ def test_the_plane_stays_while_the_server_is_away_and_the_next_one_comes_with_it
     expect(page.locator(".plane-message")).to_be_hidden(timeout=60_000)
     page.wait_for_function(SETTLED, arg=1)
     assert page.evaluate(DRAWN)["at"] == [0, 0, 0.5]
+
+
+@pytest.mark.slow
+def test_a_volume_that_is_deleted_while_it_is_shown_is_said_to_be(open_page, empty):
+    path = empty.config.paths.experiment / "deleted.h5"
+    key = publish(empty, replace(path, grown(1.0), {"inputs": []}))
+    page = open_page(empty)
+    page.watched.expect("410", "404")
+    go(page, key, f"plane=hk0&{RANGE}")
+    expect(page.locator(".volume-state .mark-ok")).to_be_visible()
+
+    path.unlink()
+    page.keyboard.press("x")
+
+    expect(page.locator(".plane-message")).to_contain_text("was deleted", timeout=30_000)
+    expect(page.locator(".volume-state .mark-bad")).to_be_visible()
 
 
 PEROVSKITE = Grid((-60, -60, -60), (121, 121, 121), (20, 20, 20))

@@ -92,10 +92,13 @@ def live_command(
     from offbragg.beamline.config import load
     from offbragg.catalog.volume_offers import VolumeOffers
     from offbragg.cli.publish import volume_publisher
+    from offbragg.errors import ReductionError
+    from offbragg.files.mask import read_mask
     from offbragg.followers.live_runs import LiveRuns
     from offbragg.followers.live_state import growing_volumes
     from offbragg.grid import Grid
     from offbragg.reduction import Corrections
+    from offbragg.reduction.symmetry import Laue
     from offbragg.workflows.choices import Choices
 
     config = load(beamline)
@@ -111,6 +114,12 @@ def live_command(
         hot=hot,
         corrections=Corrections(polarization=polarization, efficiency=efficiency, air=air),
     )
+    if choices.mask is not None:
+        read_mask(choices.mask, inverted=invert_mask)  # refuse a wrong one now
+    if symmetry not in ("auto", "none"):
+        Laue.named(symmetry)
+    if fold and symmetry == "none":
+        raise ReductionError("--fold folds by a symmetry, and --symmetry is none")
     os.nice(_NICE)
     with until_stopped() as stop, growing_volumes(config.paths.journal):
         log_to_stderr()

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbragg.errors import DamagedFrame, OffbraggError, ReductionError, VolumeWriteError
+from offbragg.files.digest import sha256
+from offbragg.files.mask import split_name
 from offbragg.files.orientation import NAME
 from offbragg.files.scan_file import ScanFile
 from offbragg.files.volume_file import VolumeFile
@@ -463,9 +465,21 @@ def is_by(record: ReductionRecord, choices: Choices) -> bool:
         all(getattr(record, name) == getattr(choices, name) for name in named)
         and choices.grid in (None, record.grid)
         and choices.symmetry in ("auto", record.symmetry or "none")
-        and (choices.mask is None) == (record.mask is None)
+        and _is_mask(choices, record)
         and (choices.background != "none" or all(e.background is None for e in record.inputs))
     )
+
+
+def _is_mask(choices: Choices, record: ReductionRecord) -> bool:
+    if choices.mask is None or record.mask is None:
+        return choices.mask is None and record.mask is None
+    file, dataset = split_name(choices.mask)
+    try:
+        return (sha256(file), dataset, choices.invert_mask) == (
+            record.mask.sha256, record.mask.dataset, record.mask.inverted
+        )  # fmt: skip
+    except OSError:  # who makes it again says what is wrong with it
+        return False
 
 
 def read_record(path: Path) -> ReductionRecord | None:

@@ -140,6 +140,10 @@ class _Shown:
                 cells = cells_on(grid, which, thickness)
                 intensity = cut_plane(file, which, thickness=thickness).intensity
         if not np.any(intensity > 0):
+            if record.get("cells") == 0:
+                raise ReductionError(
+                    f"the cells on {plane} are not written yet: the volume has just begun to grow"
+                )
             raise ReductionError(f"there is nothing on {plane}: no measured cell is above 0")
         return cls(plane, which, cells, intensity, grid, sample, symmetry, record)
 

@@ -173,6 +173,11 @@ class Connection:
         timeout
             Time after which to end if nothing comes, s; None waits for ever.
         """
+        if what not in ("frames", "sweeps"):
+            raise CatalogError(f"follow takes 'frames' or 'sweeps', and not {what!r}")
+        return self._follow(what, timeout)
+
+    def _follow(self, what: str, timeout: float | None) -> Iterator[Any]:
         with Follower(self.link, timeout=timeout) as follower:
             before = follower.ask(lambda: [run.uid for run in self.runs()[-1:]])
             while (first := follower.ask(lambda: self._first_of_interest(before))) is None:

@@ -51,6 +51,8 @@ class RunList(Sequence[Run]):
         """Return the run at a place, or a list of runs for a slice."""
         if isinstance(which, slice):
             return [self[place] for place in range(len(self))[which]]
+        if not isinstance(which, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a list of runs is indexed by a number, and not {which!r}")
         count = len(self)
         if not -count <= which < count:
             raise IndexError(f"run {which} is outside: {count} are found")
@@ -134,8 +136,15 @@ class Runs:
         text
             Words that are anywhere in the start document.
         more
-            ``scan_id``, ``series``, ``plan``, ``status``.
+            ``scan_id``, ``series``, ``plan``, ``status``, ``proposal``.
         """
+        if wrong := more.keys() & {
+            "limit",
+            "before",
+        }:  # words of the route, which we send ourselves
+            raise CatalogError(
+                f"{', '.join(wrong)} is not asked for: the newest ten are runs()[-10:]"
+            )
         asked = {
             "sample": sample, "temperature": kelvin(temperature), "since": _time(since),
             "until": _time(until), "purpose": purpose, "text": text, **more,
@@ -216,6 +225,9 @@ def kelvin(given: float | Sequence[float | None] | None) -> str | None:
         return f"{given:g}"
     if len(given) != 2 or isinstance(given, str):
         raise CatalogError(f"temperature is {given!r}: it is a number, or (lowest, highest), in K")
+    low, high = given
+    if low is not None and high is not None and low > high:
+        raise CatalogError(f"temperature is {given!r}: the lowest comes first, as ({high}, {low})")
     return ":".join("" if end is None else f"{float(end)!r}" for end in given)
 
 

@@ -277,6 +277,10 @@ class ReductionRecord:
         ReductionError
             If a key is unknown or missing, or a value is wrong: naming the key and what it must be.
         """
+        if GROWING in _mapping(value, where):
+            raise ReductionError(
+                "the volume still grows: what it is made of is known once its sweeps have ended"
+            )
         version = _mapping(value, where).get("format")
         if version != FORMAT:  # before all: a later format may have other keys
             raise ReductionError(f"{where}.format is {version!r}: it must be {FORMAT}")

@@ -48,6 +48,7 @@ from offbragg.workflows.record import BackgroundInput, MaskInput, ReductionRecor
 from offbragg.workflows.sums import background_exponents, sum_record, weight_exponent
 from offbragg.workflows.sweeps import (
     Compared,
+    describe_glitch,
     header_contradictions,
     opened,
     select,
@@ -222,9 +223,8 @@ def build_record(
         raise ReductionError("no scan file is given")
     if choices.mask is None and (choices.invert_mask or choices.mask_over_half):
         raise ReductionError("no mask is given to invert or to accept: give one (--mask FILE)")
-    user_mask = None
-    if choices.mask is not None:
-        user_mask = read_mask(choices.mask, inverted=choices.invert_mask)
+    mask_file = choices.mask
+    user_mask = None if mask_file is None else read_mask(mask_file, inverted=choices.invert_mask)
     inputs: list[SweepInput] = []
     samples: list[Sample] = []
     covering: Grid | None = None
@@ -280,11 +280,11 @@ def build_record(
             str(file.absolute()), sha256(file), dataset, choices.invert_mask,
             int(np.count_nonzero(user_mask)),
         )  # fmt: skip
-    temperatures = [each.temperature for each in inputs if each.temperature is not None]
+    kelvin = [each.temperature for each in inputs if each.temperature is not None]
     record = ReductionRecord(
         inputs=tuple(inputs),
         sample=sample,
-        temperature=float(np.mean(temperatures)) if temperatures else None,
+        temperature=float(np.mean(kelvin)) if kelvin else None,
         grid=grid,
         binned=binned,
         symmetry="" if laue is None else laue.name,
@@ -326,6 +326,8 @@ def _look_at(
         raise ReductionError(f"{path}: {error}") from None
     if not chosen.frames:
         raise ReductionError(f"{path}: none of {stored} stored frames has flux")
+    if glitch := describe_glitch(path.name, chosen):
+        say(glitch)
     if chosen.frames < stored:
         say(
             f"{path.name}: {stored - chosen.frames} of {stored} stored frames are excluded (no "

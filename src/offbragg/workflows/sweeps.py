@@ -20,6 +20,7 @@ from offbragg.workflows.choices import Array
 Alike = dict[tuple[str, int, int], bool]
 
 _BY_CHANCE = 30  # counts: frames with fewer may be the same by chance
+_GLITCH = 32.0  # times the usual flux: from there on the documented rounding does not hold
 _SHOWN = 3  # contradictions in an error
 
 
@@ -180,6 +181,18 @@ def select(
             )
         )
     return Selection(flux, repeated, pixels)
+
+
+def describe_glitch(name: str, chosen: Selection) -> str:
+    """Return which frame has a flux by which the weights of others are rounded coarsely, if any."""
+    there = chosen.flux[chosen.flux > 0]
+    if not there.size or (times := float(there.max() / np.median(there))) <= _GLITCH:
+        return ""
+    return (
+        f"WARNING: {name}: frame {np.argmax(chosen.flux)} has {times:.3g} times the flux of most "
+        f"frames; the weights of the others are rounded to {times * 2.0**-26:.1g} of each\n"
+        "Is its monitor right? If not: correct it, or exclude the frame (its weight is 0)."
+    )
 
 
 def temperature_of(start: Mapping[str, Any]) -> float | None:

@@ -15,6 +15,7 @@ const VIEWS = [
   {name: "frames", title: "Frames", key: "4", glyph: "▥"},
   {name: "runs", title: "Runs", key: "5", glyph: "☰"},
 ];
+const LOOK = 1000; // ms between looks whether the server is back, for a view that did not come
 const $ = (id) => document.getElementById(id);
 
 const api = new Api();
@@ -30,21 +31,33 @@ const ctx = {
   },
   /** Change the query of the shown view; the way back is not filled with it. */
   replace(query, id = route().id) {
-    const text = new URLSearchParams(query)
-      .toString()
-      .replaceAll("%2C", ",")
-      .replaceAll("%3A", ":")
-      .replaceAll("%3B", ";");
-    const {view} = route();
-    const hash = `#/${view}${id ? `/${encodeURIComponent(id)}` : ""}${text ? `?${text}` : ""}`;
+    const hash = hashOf(route().view, id, query);
     if (hash !== location.hash) history.replaceState(null, "", hash);
     pythonLine();
   },
   say,
+  /** The Python lines are others, and the address is not. */
+  lines: () => pythonLine(),
   now: () => store.now,
 };
 
 /** @typedef {{view: string, id: string, query: URLSearchParams}} Route */
+
+/** Write an address. @param {string} view @param {string} id @param {any} query */
+function hashOf(view, id, query) {
+  const text = new URLSearchParams(query)
+    .toString()
+    .replaceAll("%2C", ",")
+    .replaceAll("%3A", ":")
+    .replaceAll("%3B", ";");
+  return `#/${view}${id ? `/${encodeURIComponent(id)}` : ""}${text ? `?${text}` : ""}`;
+}
+
+/** What is shown, also when the beamline has gone on; the address of a view may follow it. */
+function pinned() {
+  const link = mounted.get(shown)?.module?.link?.();
+  return link ? new URL(hashOf(shown, link.id, link.query), location.href).href : location.href;
+}
 
 /** Read the address: #/view/id?query. @returns {Route} */
 function route() {
@@ -68,21 +81,52 @@ function decoded(part) {
 /** @type {Map<string, {module: any, host: HTMLElement}>} */
 const mounted = new Map();
 let shown = "";
+/** Views that did not open, and how often that was tried. @type {Map<string, number>} */
+const awaited = new Map();
+
+/** Whether it is the server that is away, and not the module that is wrong. */
+async function isAway(name) {
+  try {
+    const answer = await fetch(new URL(`./views/${name}.js`, import.meta.url), {cache: "no-store"});
+    return new ApiError(answer.status, "").away;
+  } catch {
+    return true;
+  }
+}
+
+/** Open a view by itself, unless somebody goes elsewhere meanwhile. */
+async function openOnceBack(name) {
+  do await new Promise((done) => setTimeout(done, LOOK));
+  while (shown === name && !mounted.has(name) && (await isAway(name)));
+  if (shown === name && !mounted.has(name)) follow();
+}
 
 async function open(name) {
   if (mounted.has(name)) return mounted.get(name);
   const about = VIEWS.find((each) => each.name === name);
+  const times = awaited.get(name) ?? 0;
+  if (times) document.querySelector(`.view-${name}`)?.remove();
   const host = el(`section.view.view-${name}`, {"aria-label": about.title});
   const entry = {module: null, host};
   mounted.set(name, entry);
   $("content").append(host);
   try {
-    entry.module = (await import(`./views/${name}.js`)).view;
+    // a browser may remember that a module did not come
+    entry.module = (await import(`./views/${name}.js${times ? `?again=${times}` : ""}`)).view;
+    awaited.delete(name);
     fill(host);
     entry.module.mount(host, ctx);
   } catch (error) {
     entry.module = null;
+    const away = await isAway(name);
     mounted.delete(name);
+    awaited.set(name, times + 1);
+    if (away) {
+      const words = `${about.title} opens when it is back; nothing needs to be done here.`;
+      fill(host, notice("The server is away", words, "loading"));
+      openOnceBack(name);
+      return entry;
+    }
     fill(
       host,
       notice(
@@ -108,7 +152,10 @@ async function follow() {
   const entry = await open(here.view);
   if (shown !== here.view) return;
   for (const host of $("content").children) host.hidden = host !== entry.host;
-  if (!entry.module) return;
+  if (!entry.module) {
+    pythonLine();
+    return;
+  }
   attempt(() => entry.module.show(here));
   if (store.now) attempt(() => entry.module.update?.(store.now));
   pythonLine();
@@ -283,7 +330,8 @@ async function begin() {
     say((await copy(lines)) ? "Python lines copied" : "The browser does not allow copying");
   });
   $("copy-link").addEventListener("click", async () => {
-    say((await copy(location.href)) ? "Link copied" : location.href);
+    const link = pinned();
+    say((await copy(link)) ? "Link copied" : link);
   });
   addEventListener("hashchange", () => {
     steps++;

@@ -5,7 +5,7 @@ import {bytes, clock, moment, number, plural, span, withError} from "../format.j
 import {drawLedger} from "./ledger_strip.js";
 import {Notes} from "./notes.js";
 import {unmeasuredCleared} from "./planes.js";
-import {EXITS} from "./runs_table.js";
+import {exitOf} from "./runs_table.js";
 
 const KEV_ANGSTROM = 12.398419843;  // h c
 const THUMB = 168;  // px along the longest edge of a frame
@@ -67,7 +67,7 @@ export class RunPanel {
   get isGrowing() { return this.run?.row.exit_status === "running" || (this.run && !this.run.row.complete); }
 
   #head(row) {
-    const [kind, word] = EXITS[row?.exit_status] ?? ["off", row?.exit_status ?? ""];
+    const [kind, word] = exitOf(row ?? {});
     return el("header", {},
       el("h2", {}, row ? `${row.scan_id == null ? "" : `#${row.scan_id} `}${row.sample ?? ""}${row.temperature == null ? "" : ` · ${row.temperature}\u202fK`}` : "Run"),
       row ? mark(kind, word) : null,

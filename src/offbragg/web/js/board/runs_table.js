@@ -4,10 +4,17 @@ import {el, fill, mark} from "../dom.js";
 import {clock, day, moment, plural, zone} from "../format.js";
 
 /** Exit states in words, each with its mark. */
-export const EXITS = {
+const EXITS = {
   running: ["busy", "measuring"], success: ["ok", "complete"], abort: ["warn", "aborted"],
   fail: ["bad", "failed"], abandoned: ["bad", "abandoned"],
 };
+
+/** How a run ended, as mark and words: a run that lacks frames is not complete. @param {any} row */
+export function exitOf({exit_status: exit, frames}) {
+  const faults = ["missing", "rejected"].filter((name) => frames?.[name]).map((name) => `${frames[name]} ${name}`);
+  if (exit === "success" && faults.length) return ["warn", faults.join(", ")];
+  return EXITS[exit] ?? ["off", exit ?? "?"];
+}
 
 /** @typedef {Record<string, any>} Row as `/runs` gives it */
 
@@ -26,7 +33,7 @@ export class RunsTable {
   constructor(host, does) {
     this.does = does;
     const heads = [["#", "id number"], ["Begun", "when"], ["Sample", "sample"], ["T\u202f/\u202fK", "kelvin number"],
-      ["Purpose", "purpose spare"], ["Sweep", "sweep spare number"], ["Frames", "tally"], ["State", "exit"], ["uid", "uid spare"]];
+      ["Purpose", "purpose spare"], ["Sweep", "turn spare number"], ["Frames", "tally"], ["State", "exit"], ["uid", "uid spare"]];
     this.body = el("tbody");
     this.table = el("table.runs", {}, el("thead", {}, el("tr", {}, ...heads.map(([text, kind = ""]) => (
       el("th", {scope: "col", class: kind}, text, kind === "when" ? el("span.wide", {}, `, ${zone()}`) : null))))), this.body);
@@ -122,7 +129,7 @@ export class RunsTable {
     line.key = key;
     const at = this.rows.findIndex((one) => one.uid === row.uid);
     if (at >= 0) this.rows[at] = row;
-    const [kind, word] = EXITS[row.exit_status] ?? ["off", row.exit_status ?? "?"];
+    const [kind, word] = exitOf(row);
     line.tr.title = row.what ?? "";
     fill(line.tr,
       el("th.number", {scope: "row"}, el("a", {href: this.does.address(row.uid), title: moment(row.time)}, row.scan_id == null ? "–" : `#${row.scan_id}`)),
@@ -132,7 +139,7 @@ export class RunsTable {
       el("td.spare", {}, row.purpose ?? "–"),
       el("td.number.spare", {}, row.sweep == null ? "–" : `${row.sweep}${row.sweeps ? `/${row.sweeps}` : ""}`),
       el("td.tally", {}, framesBar(row)),
-      el("td.exit", {}, mark(kind, word)),
+      el("td.exit", {title: word}, mark(kind, word)),
       el("td.uid.spare", {}, row.uid.slice(0, 8)));
   }
 }

@@ -90,6 +90,11 @@ export const view = {
     return true;
   },
 
+  link() {
+    if (!state.series) return null;
+    return {id: state.series.uid, query: {...queryOf(), ...(state.current ? {cell: state.current} : {})}};
+  },
+
   python() {
     if (!state.series) return "";
     const cell = current();
@@ -99,8 +104,8 @@ export const view = {
       `series = offbragg.connect("${location.origin}").series("${uid}")`,
       `series.order_parameter((${state.at.split(",").join(", ")}))`,
     ];
-    if (cell?.runs?.length) {
-      lines.push(`offbragg.connect("${location.origin}").runs["${cell.runs.at(-1).slice(0, 8)}"].volume.plane("${state.plane}")`);
+    if (cell?.volume) {
+      lines.push(`offbragg.connect("${location.origin}").volume("${cell.volume}").plane("${state.plane}")`);
     }
     return lines.join("\n");
   },

@@ -24,6 +24,7 @@ let isShown = false;
 let series = "";
 let seriesSeen = "";
 let lookedAt = 0;
+let sought = ""; // run of the address that was scrolled to
 /** @type {Map<string, any>} uid → {row, strip, ledger, root, …} */
 const entries = new Map();
 const queue = [];
@@ -107,13 +108,15 @@ function choose(entry, index) {
   remember();
 }
 
-function remember() {
+function queryOf() {
   const query = {};
   if (route.query.get("series")) query.series = series;
   if (chosen.uid) Object.assign(query, {run: chosen.uid, frame: String(chosen.index)});
   if (onlyFaults.checked) query.faults = "1";
-  ctx.replace(query);
+  return query;
 }
+
+const remember = () => ctx.replace(queryOf());
 
 // ---- reading -------------------------------------------------------------------------
 
@@ -228,6 +231,11 @@ async function load() {
     )
       fill(list, ...order);
     list.setAttribute("aria-busy", "false");
+    ctx.lines();
+    if (route.id && sought !== route.id) {
+      sought = route.id;
+      entries.get(sought)?.root.scrollIntoView({block: "nearest"});
+    }
     if (total > rows.length && rows.length === MOST)
       list.append(el("p.muted", {}, `The newest ${MOST} of ${total}; the others are in Runs.`));
     for (const entry of entries.values()) if (entry.seen && entry.stale) want(entry);
@@ -238,11 +246,22 @@ async function load() {
   }
 }
 
+/** The series of the run that an address names; null: the catalog does not have it. */
+async function seriesOf(uid) {
+  try {
+    return (await ctx.api.json(`/runs/${encodeURIComponent(uid)}`)).row.series;
+  } catch (error) {
+    if (error.away) throw error;
+    ctx.say(error.detail ?? error.message, "error");
+    return null;
+  }
+}
+
 async function loadSeries() {
   lookedAt = performance.now();
   try {
     const known = (await ctx.api.json("/series")).series;
-    const asked = route.query.get("series");
+    const asked = route.query.get("series") ?? (route.id ? await seriesOf(route.id) : null);
     series = asked && asked !== "latest" ? asked : (known[0]?.uid ?? "");
     fill(
       picker,
@@ -357,7 +376,7 @@ export const view = {
       first ||
       entries.size === 0 ||
       [...entries.values()].some((entry) => entry.stale && entry.seen);
-    if (again || before.query.get("series") !== route.query.get("series")) loadSeries();
+    if (again || before.id !== route.id || before.query.get("series") !== route.query.get("series")) loadSeries();
   },
 
   update(now) {
@@ -366,7 +385,7 @@ export const view = {
     if (seriesSeen && state !== seriesSeen) route.query.get("series") ? load() : loadSeries();
     seriesSeen = state;
     const measured = now.engine?.run?.uid;
-    if (measured && !entries.has(measured) && !route.query.get("series")) {
+    if (measured && !entries.has(measured) && !route.query.get("series") && !route.id) {
       // it is in the list a moment after it began
       if (performance.now() - lookedAt > LOOK) loadSeries();
     }
@@ -415,10 +434,12 @@ export const view = {
     return true;
   },
 
+  link: () => ({id: "", query: {...queryOf(), ...(series ? {series} : {})}}),
+
   python() {
-    const uid = chosen.uid || [...entries.keys()][0];
+    const uid = chosen.uid || (entries.has(route.id) ? route.id : [...entries.keys()][0]);
     return uid
-      ? `beamline = offbragg.connect("${location.origin}")\nrun = beamline.runs["${uid.slice(0, 8)}"]\nledger = run.ledger`
+      ? `import offbragg\nbeamline = offbragg.connect("${location.origin}")\nrun = beamline.runs["${uid.slice(0, 8)}"]\nledger = run.ledger`
       : "";
   },
 };

@@ -99,11 +99,17 @@ export const view = {
     return frame.onKey(event);
   },
 
+  link() {
+    if (!frame?.run) return null;
+    const index = frame.isLive ? frame.frame?.index : frame.index;
+    return {id: frame.run, query: {...frame.query, ...(index === undefined ? {} : {frame: index})}};
+  },
+
   python() {
     if (!frame?.run) return "";
     const index = frame.frame?.index ?? 0;
     const run =
       frame.isLive && !route.id ? "beamline.latest()" : `beamline.runs["${frame.run.slice(0, 8)}"]`;
-    return `beamline = offbragg.connect("${location.origin}")\nrun = ${run}\nimage = run.frames[${frame.isLive ? -1 : index}]`;
+    return `import offbragg\nbeamline = offbragg.connect("${location.origin}")\nrun = ${run}\nimage = run.frames[${frame.isLive ? -1 : index}]`;
   },
 };

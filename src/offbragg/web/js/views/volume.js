@@ -19,6 +19,7 @@ const WAITS = 2_000;  // ms between looks while there is none
 const KNOWS = 150;  // ms until the lattice of another temperature is asked for
 const WRITE = 250;  // ms until the address is written: browsers allow few changes a second
 const UNIT = "counts per weight";
+const LOST = {missing: "The file of this volume was deleted.", damaged: "The file of this volume is damaged."};
 
 class VolumeView {
   name = "volume";
@@ -37,6 +38,7 @@ class VolumeView {
   #route = null;
   #shown = false;
   #failed = false;
+  #lost = false;  // its file was deleted, or is damaged
 
   mount(host, ctx) {
     this.ctx = ctx;
@@ -50,6 +52,7 @@ class VolumeView {
       onZoom: (factor) => this.image.zoom(factor),
       onFit: () => this.#fit(),
       onValue: (value, steps) => this.#toValue(value, steps),
+      onRefused: (text) => ctx.say(text, "error"),
       onOblique: (kind) => { this.pointer.clearCut(); this.change({kind, part: null}); },
       onFixed: (fixedAxis) => this.#toFixed(fixedAxis),
     });
@@ -67,7 +70,7 @@ class VolumeView {
     this.axial = new AxialPlanes(axials, {onMove: (at) => this.change({at}), onChoose: (axis) => this.#toFixed(axis)});
     this.picture = new Picture(this, {
       api: ctx.api, image: this.image, axial: this.axial, bar, note,
-      refused: (error) => this.#refused(error), changed: (arrived) => { if (arrived) this.message.hidden = true; this.#tell(); },
+      refused: (error) => this.#refused(error), changed: (arrived) => { if (arrived && !this.#lost) this.message.hidden = true; this.#tell(); },
     });
     this.pointer = new Pointer(this, {ctx, image: this.image, readout});
     this.image.onView = () => { this.state.part = this.image.part; this.picture.settle(); this.write(); };
@@ -146,6 +149,9 @@ class VolumeView {
     }
     if (this.volume === null) return;
     this.head.volumes(this.#all, this.volume.key);
+    const row = this.#all.find((each) => each.key === this.volume.key);
+    if (row && row.state in LOST) this.#judge(row.state);
+    else if (row && this.#lost) this.#grow();  // there is a file again
     await this.#findSiblings();
   }
 
@@ -178,10 +184,20 @@ class VolumeView {
 
   #take(volume) {
     this.volume = volume;
-    this.head.about(volume);
+    this.#judge(volume.state);
     this.head.siblings(this.siblings.some((row) => row.key === volume.key) ? this.siblings : [volume], volume.key);
     this.axial.frame(volume);
     this.#follow(volume);
+  }
+
+  /** Say whether its file is still there. @param {string} state @param {string} [why] */
+  #judge(state, why = "") {
+    const words = LOST[state];
+    if (this.volume.state !== state) this.volume = {...this.volume, state};
+    this.head.about(this.volume);
+    if (this.#lost || words) this.message.hidden = !words;
+    this.#lost = words !== undefined;
+    if (words) put(this.message, [words, why, this.image.layers.length ? "What is shown was read before." : ""].filter(Boolean).join(" "));
   }
 
   #follow({state}) {
@@ -212,7 +228,7 @@ class VolumeView {
       this.picture.load();
       if (this.state.cut) this.pointer.loadCut();
     } catch (error) {
-      if (error.status === 404 || error.status === 410) this.#fault(error, volume.key);
+      if (volume === this.volume && (error.status === 404 || error.status === 410)) this.#refused(error);
     }
   }
 
@@ -289,8 +305,8 @@ class VolumeView {
   }
 
   #toValue(value, steps = 0) {
-    this.pointer.clearCut();
     if (value === null) {
+      this.pointer.clearCut();
       const {at, kind} = planes.moved(this.state, this.volume.grid, steps, this.image.layers[0]?.cut ?? null);
       const {part} = this.state;
       this.state = {...this.state, at, kind, part};
@@ -302,7 +318,9 @@ class VolumeView {
     const half = 0.5 / this.volume.grid.per_unit[axis];
     if (value < low - half || value > high + half) {
       this.ctx.say(`${planes.NAMES[axis]} = ${planes.short(value)} is outside the volume, which reaches from ${planes.short(low)} to ${planes.short(high)} r.l.u.`, "error");
+      return;
     }
+    this.pointer.clearCut();
     this.change({at: this.state.at.map((x, i) => (i === axis ? value : x))});
   }
 
@@ -352,7 +370,11 @@ class VolumeView {
 
   #refused(error) {
     if (error.name === "AbortError" || this.volume === null) return;
-    if (error.status === 404 || error.status === 410) { this.#fault(error, this.volume.key); return; }
+    if (error.status === 404 || error.status === 410) {
+      this.timers.stop("grow");
+      this.#judge("missing", error.detail);
+      return;
+    }
     this.message.hidden = false;
     const [raster] = this.image.layers;
     const before = raster ? ` Shown is ${raster.plane.split(" ")[0]}, from before.` : "";

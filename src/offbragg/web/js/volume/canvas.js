@@ -33,6 +33,7 @@ export class PlaneCanvas {
 
   #basis = flat(null, [1, 0, 0], [0, 1, 0]);
   #extent = [-1, 1, -1, 1];
+  #corners = rectangle([-1, 1, -1, 1]);  // beyond them the volume has no cells
   #layers = [];
   #colours = {low: 1, high: 10, scale: "log", palette: "viridis"};
   #names = ["h", "k"];
@@ -61,10 +62,12 @@ export class PlaneCanvas {
    * Say what the axes are.
    * @param {import("./geometry.js").Basis} basis @param {number[]} extent u0, u1, v0, v1, r.l.u.
    * @param {string[]} names of u and v
+   * @param {[number, number][]|null} corners of the part that has cells; null: all of the extent
    */
-  frame(basis, extent, names) {
+  frame(basis, extent, names, corners = null) {
     this.#basis = basis;
     this.#extent = extent;
+    this.#corners = corners ?? rectangle(extent);
     this.#names = names;
     this.paint();
   }
@@ -151,6 +154,7 @@ export class PlaneCanvas {
    * The finest cell at a place. @returns {{value: number, u: number, v: number, raster: any}|null}
    */
   cell(u, v) {
+    if (!holds(this.#corners, u, v)) return null;
     for (let n = this.#layers.length - 1; n >= 0; n--) {
       const raster = this.#layers[n];
       const index = cellAt(raster, u, v);
@@ -213,6 +217,8 @@ export class PlaneCanvas {
     context.beginPath();
     context.rect(x0, y0, width, height);
     context.clip();
+    this.#outline(context, this.#corners);
+    context.clip();
     if (this.#layers.length) this.#hatch(context, this.#extent);
     for (const raster of this.#layers) this.#cells(context, raster);
     context.restore();
@@ -234,9 +240,9 @@ export class PlaneCanvas {
     context.restore();
   }
 
-  #outline(context, [u0, u1, v0, v1]) {
+  #outline(context, corners) {
     context.beginPath();
-    [[u0, v0], [u1, v0], [u1, v1], [u0, v1]].forEach(([u, v], n) => {
+    corners.forEach(([u, v], n) => {
       const [x, y] = this.toScreen(u, v);
       if (n) context.lineTo(x, y);
       else context.moveTo(x, y);
@@ -245,7 +251,7 @@ export class PlaneCanvas {
   }
 
   #hatch(context, box) {
-    this.#outline(context, box);
+    this.#outline(context, rectangle(box));
     context.fillStyle = hatching(context);
     context.fill();
   }
@@ -260,7 +266,7 @@ export class PlaneCanvas {
     const [x, y] = this.toScreen(u0, v0);
     const scale = devicePixelRatio;
     context.save();
-    this.#outline(context, box);
+    this.#outline(context, rectangle(box));
     context.clip();
     context.setTransform(scale * k * du * ux, 0, scale * k * dv * vx, -scale * k * dv * vy, scale * x, scale * y);
     context.imageSmoothingEnabled = k * Math.min(du * ux, dv * vy) * scale < NEAREST;
@@ -414,6 +420,17 @@ export class PlaneCanvas {
     const [[a, b], [c, d]] = [...this.#pointers.values()];
     return {length: Math.max(Math.hypot(a - c, b - d), 1), middle: [(a + c) / 2, (b + d) / 2]};
   }
+}
+
+const rectangle = ([u0, u1, v0, v1]) => [[u0, v0], [u1, v0], [u1, v1], [u0, v1]];
+
+/** Whether a place lies within a convex outline. @param {[number, number][]} corners */
+function holds(corners, u, v) {
+  const sides = corners.map(([a, b], n) => {
+    const [c, d] = corners[(n + 1) % corners.length];
+    return (c - a) * (v - b) - (d - b) * (u - a);
+  });
+  return sides.every((side) => side >= -1e-9) || sides.every((side) => side <= 1e-9);
 }
 
 /** The values row by row as a picture has them: u to the right. Kept beside the raster. */

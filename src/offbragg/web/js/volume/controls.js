@@ -3,7 +3,7 @@
 import {el, fill, put} from "../dom.js";
 import {fixed} from "../format.js";
 import {crystal} from "./source.js";
-import {NAMES, numbers, running, short, threePoints} from "./plane.js";
+import {fraction, NAMES, running, short, threePoints} from "./plane.js";
 
 const PALETTES = ["viridis", "magma", "cividis", "grey"];
 const signed = (text) => text.replace("-", "−");
@@ -60,7 +60,7 @@ export class Head {
 
   /** @param {import("./source.js").Volume} volume */
   about({state, completeness, frames, symmetry}) {
-    const words = {growing: ["busy", "growing"], finished: ["ok", "finished"], missing: ["bad", "its file is gone"], damaged: ["bad", "its file is damaged"]};
+    const words = {growing: ["busy", "growing"], finished: ["ok", "finished"], missing: ["bad", "its file was deleted"], damaged: ["bad", "its file is damaged"]};
     const [kind, word] = words[state] ?? ["off", state];
     const parts = [word, typeof completeness === "number" ? `${(100 * completeness).toPrecision(2)} % measured` : null, symmetry || null];
     fill(this.state, el(`span.mark.mark-${kind}`, {"aria-hidden": "true"}), parts.filter(Boolean).join(" · "));
@@ -71,7 +71,22 @@ export class Head {
 /** How the plane lies and is drawn. */
 export class Toolbar {
   /** @param {(change: Partial<import("./plane.js").State>, how?: {refit?: boolean}) => void} onChange @param {any} more */
-  constructor(onChange, {onCut, onZoom, onFit, onValue, onOblique, onFixed}) {
+  constructor(onChange, {onCut, onZoom, onFit, onValue, onOblique, onFixed, onRefused}) {
+    // what is typed is taken or refused in words; then the field has what is shown
+    const taken = (field, take) => {
+      const text = field.value.trim();
+      const value = fraction(text);
+      delete field.dataset.typed;
+      if (value !== null) take(value);
+      else if (text) onRefused(`“${text}” is not a number. Write it as 0.5 or 1/2, in r.l.u.`);
+      field.value = field.dataset.shown;
+    };
+    const typed = (field) => { field.dataset.typed = ""; };
+    const left = (field, event) => {
+      if (event.key !== "Escape") return;
+      delete field.dataset.typed;
+      field.value = field.dataset.shown;
+    };
     const button = (text, title, onclick, more = {}) => el("button.small", {type: "button", title, onclick, ...more}, text);
     this.planes = [2, 1, 0].map((fixed) => {
       const [a, b] = running(fixed).map((i) => NAMES[i]);
@@ -81,15 +96,14 @@ export class Toolbar {
     this.name = el("label.value-name", {for: "volume-value"}, "l =");
     this.value = el("input.value", {id: "volume-value", type: "text", inputmode: "decimal", autocomplete: "off",
       title: "Where the plane is cut, r.l.u. (↑ ↓: one cell)",
-      onchange: () => {
-        const found = numbers(this.value.value, 1);
-        if (found) onValue(found[0]);
-        else this.value.classList.add("wrong");
-      },
+      oninput: () => typed(this.value),
+      onchange: () => taken(this.value, onValue),
       onkeydown: (event) => {
+        left(this.value, event);
         const step = {ArrowUp: 1, ArrowDown: -1}[event.key];
         if (!step) return;
         event.preventDefault();
+        delete this.value.dataset.typed;
         onValue(null, step);
       }});
     this.points = el("input.points", {type: "text", autocomplete: "off", "aria-label": "Oblique plane: three points, or as hhl",
@@ -101,10 +115,11 @@ export class Toolbar {
       }});
     this.thickness = el("input.value", {id: "volume-thickness", type: "text", inputmode: "decimal", autocomplete: "off",
       title: "Thickness over which the plane is averaged, r.l.u.; 0: one layer of cells",
+      oninput: () => typed(this.thickness),
+      onkeydown: (event) => left(this.thickness, event),
       onchange: () => {
-        const found = numbers(this.thickness.value || "0", 1);
-        if (found && found[0] >= 0) onChange({thickness: found[0]});
-        else this.thickness.classList.add("wrong");
+        this.thickness.value ||= "0";
+        taken(this.thickness, (value) => (value >= 0 ? onChange({thickness: value}) : onRefused("A thickness is not below 0.")));
       }});
     this.level = el("select", {id: "volume-level", title: "Cells of the volume along each edge of one that is drawn",
       onchange: () => onChange({level: Number(this.level.value)})});
@@ -132,6 +147,12 @@ export class Toolbar {
     this.points.select();
   }
 
+  /** Write what is shown into a field, unless something is being typed there. */
+  #put(field, text) {
+    field.dataset.shown = text;
+    if (!("typed" in field.dataset)) field.value = text;
+  }
+
   /**
    * @param {import("./plane.js").State} state @param {import("./source.js").Volume} volume
    * @param {{level: number, cutting: boolean}} now
@@ -144,13 +165,11 @@ export class Toolbar {
     this.points.hidden = fixed !== null && document.activeElement !== this.points;
     if (fixed !== null) {
       put(this.name, `${NAMES[fixed]} =`);
-      if (document.activeElement !== this.value) this.value.value = signed(short(state.at[fixed]));
-      this.value.classList.remove("wrong");
+      this.#put(this.value, signed(short(state.at[fixed])));
     } else if (document.activeElement !== this.points) {
       this.points.value = "text" in state.kind ? state.kind.text : state.kind.points.map((point) => point.map(short).join(",")).join(";");
     }
-    if (document.activeElement !== this.thickness) this.thickness.value = short(state.thickness);
-    this.thickness.classList.remove("wrong");
+    this.#put(this.thickness, short(state.thickness));
     const wanted = `${volume.levels.join()} ${state.level} ${level}`;
     if (this.level.dataset.shown !== wanted) {
       this.level.dataset.shown = wanted;

@@ -165,14 +165,21 @@ export class Picture {
     const [u, v] = raster.cut.axes.map((axis) => axis.direction);
     this.basis = basis(G, u, v);
     let extent = [raster.u0, raster.u0 + raster.nu * raster.du, raster.v0, raster.v0 + raster.nv * raster.dv];
+    let outline = null;
     // of a coarse level the last cell may hold fewer: the plane ends where the volume does
     if ("fixed" in state.kind) {
       extent = planes.running(state.kind.fixed).flatMap((axis) => {
         const [low, high] = planes.ends(grid, axis);
         return [low - 0.5 / grid.per_unit[axis], high + 0.5 / grid.per_unit[axis]];
       });
+    } else {
+      const corners = planes.outlineOn(grid, raster.cut);
+      if (corners.length) {
+        outline = corners;
+        extent = [0, 1].flatMap((i) => [Math.min(...corners.map((c) => c[i])), Math.max(...corners.map((c) => c[i]))]);
+      }
     }
-    this.image.frame(this.basis, extent, raster.cut.axes.map((axis) => planes.directionName(axis.direction)));
+    this.image.frame(this.basis, extent, raster.cut.axes.map((axis) => planes.directionName(axis.direction)), outline);
     if (state.part && this.image.part === null) this.image.look(state.part);
   }
 

@@ -35,6 +35,16 @@ export function numbers(text, count, separator = ",") {
   return found.length === count && found.every(Number.isFinite) ? found : null;
 }
 
+const PARTS = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4"};
+
+/** Read one number: 0.5, 0,5, 1/2, −½. @param {string} text @returns {number|null} */
+export function fraction(text) {
+  const plain = text.trim().replace(/[½⅓⅔¼¾]/g, (sign) => PARTS[sign]).replace("−", "-").replace(",", ".");
+  const found = /^([+-]?(?:\d+\.?\d*|\.\d+))(?:\s*\/\s*(\d+\.?\d*))?$/.exec(plain);
+  const value = found ? Number(found[1]) / Number(found[2] ?? 1) : NaN;
+  return Number.isFinite(value) ? value : null;
+}
+
 /** @param {string} text `0,0,0;1,1,0;0,0,1` @returns {number[][]|null} */
 export function threePoints(text) {
   const points = text.split(";").map((part) => numbers(part, 3));
@@ -158,6 +168,31 @@ export const contains = (grid, point) => point.every((x, axis) => {
   const index = Math.floor(x * grid.per_unit[axis] + 0.5) - grid.first[axis];
   return index >= 0 && index < grid.shape[axis];
 });
+
+/**
+ * The part of a plane that lies in the grid: a convex outline. A coarse raster reaches past it.
+ * @param {Grid} grid @param {{axes: {direction: number[]}[], at: number[]}} cut
+ * @returns {[number, number][]} corners u, v; none: the plane does not meet the grid
+ */
+export function outlineOn(grid, cut) {
+  const far = 1e4;
+  let corners = [[-far, -far], [far, -far], [far, far], [-far, far]];
+  const [u, v] = cut.axes.map((axis) => axis.direction);
+  for (const axis of [0, 1, 2]) {
+    const half = 0.5 / grid.per_unit[axis];
+    const [low, high] = ends(grid, axis);
+    for (const [sign, limit] of [[1, low - half], [-1, high + half]]) {
+      const depth = ([a, b]) => sign * (cut.at[axis] + a * u[axis] + b * v[axis] - limit);
+      corners = corners.flatMap((corner, n) => {
+        const before = corners.at(n - 1);
+        const [d, e] = [depth(before), depth(corner)];
+        const edge = d < 0 === e < 0 ? [] : [before.map((x, i) => x + ((corner[i] - x) * d) / (d - e))];
+        return e < 0 ? edge : [...edge, corner];
+      });
+    }
+  }
+  return corners;
+}
 
 /** Put a state on the cells of a grid: what it names exists. @param {State} state @param {Grid} grid @returns {State} */
 export const onGrid = (state, grid) => ({...state, at: state.at.map((x, i) => nearest(grid, i, x))});
