@@ -167,6 +167,40 @@ def test_a_killed_writer_leaves_nothing_behind(tmp_path):
     assert not list(path.parent.glob(".live-*"))
 
 
+def test_sweeps_whose_frames_come_in_any_order_are_one_volume(tmp_path):
+    """The second one of a temperature has frames before the first one has any."""
+    first, second = Growing(tmp_path, measured(0)), Growing(tmp_path, measured(1, chi=30.0))
+    following = live(tmp_path)
+    second.store(0, 1, 2)
+    following.run(once=True)
+    first.store(*range(N))
+    following._next_look, following._next_place = 0.0, {}
+    following.run(once=True)
+    second.store(*range(3, N))
+    paths = [first.end(), second.end()]
+
+    following.run(once=True)
+
+    assert [each.path.name for each in following.volumes] == ["live-f1.h5"]
+    check_equal(paths[0].with_name("live-f1.h5"), paths)
+
+
+def test_a_sweep_without_frames_does_not_hold_up_the_next(tmp_path):
+    """It has ended, and there is nothing of it that another one could be merged with."""
+    first, second = Growing(tmp_path, measured(0)), Growing(tmp_path, measured(1, chi=30.0))
+    following = live(tmp_path)
+    following.run(once=True)
+    first.end(missing=range(N))
+    second.store(*range(N))
+    path = second.end()
+
+    for _ in range(2):  # first it is seen that the other one has ended
+        following._next_look, following._next_place = 0.0, {}
+        following.run(once=True)
+
+    check_equal(path.with_name("live-f2.h5"), [path])
+
+
 def test_another_mask_makes_another_volume(tmp_path):
     """Started again with other options, it does not keep the volume of the ones before."""
     run, masks = Growing(tmp_path, measured()), []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _LOOK = 0.2  # s
 _LOOK_FOR_FILES = 1.0  # s, of runs whose scan file is not there yet
-_TRY_AGAIN = 5.0  # s, for a sweep that cannot be placed yet
+_TRY_AGAIN = 1.0  # s, after a sweep could not be placed yet
 
 
 class Stopped(Exception):  # noqa: N818  not an error
@@ -224,25 +224,31 @@ class LiveRuns:
         there = self._volumes[folder]
         volumes = [each for each in there if each.sweeps[0].proposal == sweep.proposal]
         if volumes:
-            paths = [each.path for each in volumes[-1].sweeps]
-            try:
-                build_record([*paths, sweep.path], self._choices, say=_quiet)
-            except (OffbraggError, OSError) as error:
-                try:
-                    build_record([sweep.path], self._choices, say=_quiet)
-                except (OffbraggError, OSError):
-                    # it may join once it has frames, an orientation, a monitor
-                    self._next_place[sweep.uid] = time.monotonic() + _TRY_AGAIN
-                    return
-                why = str(error).partition("\n")[0]
-                log.warning("%s does not join %s: %s", sweep.path, volumes[-1].path.name, why)
-            else:
-                log.info("%s joins %s", sweep.path, volumes[-1].path.name)
-                volumes[-1].add(sweep)
+            last = volumes[-1]
+            paths = [each.path for each in last.sweeps]
+            # it alone first: all of the files of the others would be read each time
+            if self._why_not([sweep.path]):  # until it has frames, an orientation, a monitor
+                self._next_place[sweep.uid] = time.monotonic() + _TRY_AGAIN
+                return
+            if not (why := self._why_not([*paths, sweep.path])):
+                log.info("%s joins %s", sweep.path, last.path.name)
+                last.add(sweep)
                 self._placed.add(sweep.uid)
                 return
+            if not last.complete and self._why_not(paths):  # until the others have
+                self._next_place[sweep.uid] = time.monotonic() + _TRY_AGAIN
+                return
+            log.warning("%s does not join %s: %s", sweep.path, last.path.name, why)
         there.append(self._new(folder / f"live-{sweep.path.stem}.h5", [sweep]))
         self._placed.add(sweep.uid)
+
+    def _why_not(self, paths: Sequence[Path]) -> str:
+        """Return why there can be no volume of these now; empty if there can be."""
+        try:
+            build_record(paths, self._choices, say=_quiet)
+        except (OffbraggError, OSError) as error:
+            return str(error).partition("\n")[0]
+        return ""
 
     def _new(self, path: Path, sweeps: list[LiveSweep]) -> LiveVolume:
         return LiveVolume(
