@@ -173,11 +173,11 @@ class SeriesOrder:
 
     def _remembered(self, which: Any, fit: Callable[[], Any]) -> Any:
         """Return what was found of the same volumes before, or find it."""
-        if which not in self._fits:
-            self._fits[which] = fit()
+        if (kept := self._fits.get(which)) is None:  # other threads may remove it meanwhile
+            kept = self._fits[which] = fit()
             while len(self._fits) > _FITS:
                 self._fits.popitem(last=False)
-        return self._fits[which]
+        return kept
 
     def _box(self, file: OpenFile, at: Point) -> Volume:
         """Return the cells of a volume around a point."""

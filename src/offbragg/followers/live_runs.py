@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from offbragg.files.journal_file import read_start
 from offbragg.files.journal_folder import JournalFolder
 from offbragg.files.scan_folders import scan_directory, scan_name
 from offbragg.followers.live_state import write_state
-from offbragg.followers.live_volume import LiveSweep, LiveVolume, read_record
+from offbragg.followers.live_volume import LiveSweep, LiveVolume, read_record, why_refused
 from offbragg.workflows.choices import Choices
-from offbragg.workflows.reduce import build_record
 
 log = logging.getLogger(__name__)
 
@@ -227,28 +226,22 @@ class LiveRuns:
             last = volumes[-1]
             paths = [each.path for each in last.sweeps]
             # it alone first: all of the files of the others would be read each time
-            if self._why_not([sweep.path]):  # until it has frames, an orientation, a monitor
+            if why_refused(
+                [sweep.path], self._choices
+            ):  # until it has frames, an orientation, a monitor
                 self._next_place[sweep.uid] = time.monotonic() + _TRY_AGAIN
                 return
-            if not (why := self._why_not([*paths, sweep.path])):
+            if not (why := why_refused([*paths, sweep.path], self._choices)):
                 log.info("%s joins %s", sweep.path, last.path.name)
                 last.add(sweep)
                 self._placed.add(sweep.uid)
                 return
-            if not last.complete and self._why_not(paths):  # until the others have
+            if not last.complete and why_refused(paths, self._choices):  # until the others have
                 self._next_place[sweep.uid] = time.monotonic() + _TRY_AGAIN
                 return
             log.warning("%s does not join %s: %s", sweep.path, last.path.name, why)
         there.append(self._new(folder / f"live-{sweep.path.stem}.h5", [sweep]))
         self._placed.add(sweep.uid)
-
-    def _why_not(self, paths: Sequence[Path]) -> str:
-        """Return why there can be no volume of these now; empty if there can be."""
-        try:
-            build_record(paths, self._choices, say=_quiet)
-        except (OffbraggError, OSError) as error:
-            return str(error).partition("\n")[0]
-        return ""
 
     def _new(self, path: Path, sweeps: list[LiveSweep]) -> LiveVolume:
         return LiveVolume(
@@ -288,7 +281,3 @@ def _kind(start: Mapping[str, Any]) -> _Kind:
 
 def _proposal(start: Mapping[str, Any]) -> str:
     return str(start.get("proposal") or "")
-
-
-def _quiet(text: str) -> None:
-    """Pass over what is reported again when the volume is made."""

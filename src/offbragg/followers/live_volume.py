@@ -118,7 +118,8 @@ class LiveVolume:
         self._file = LiveFile(path, every=every, one_more=one_more, written=written)
         self._seen: tuple[object, ...] = ()
         self._next_try = self._closed_at = 0.0
-        self._untried = False
+        self.untried = False
+        """Whether its sweeps have changed, and it waits until it is tried again."""
         self._left = 0  # frames that are stored, and in no sum yet
         self._failed = False
         self._finder = LiveOrientation()
@@ -135,11 +136,6 @@ class LiveVolume:
     def unwritten(self) -> bool:
         """Whether there are frames in it that its file does not have."""
         return self._file.behind
-
-    @property
-    def untried(self) -> bool:
-        """Whether its sweeps have changed, and it waits until it is tried again."""
-        return self._untried
 
     @property
     def complete(self) -> bool:
@@ -202,9 +198,9 @@ class LiveVolume:
         if idle and not changed:
             return False
         if now < self._next_try:
-            self._untried |= changed and not self._failed
+            self.untried |= changed and not self._failed
             return False
-        self._untried = False
+        self.untried = False
         try:
             return self._close() if self.complete else self._grow()
         except (OffbraggError, OSError) as error:
@@ -321,7 +317,7 @@ class LiveVolume:
         """Leave out sweeps that are refused alone, or else the newest, if others stay."""
         if len(self.sweeps) == 1:
             return False
-        refused = [sweep for sweep in self.sweeps if self._is_refused(sweep)]
+        refused = [each for each in self.sweeps if why_refused([each.path], self._choices)]
         if len(refused) in (0, len(self.sweeps)):
             refused = [max(self.sweeps, key=lambda sweep: sweep.time)]
         names = ", ".join(sweep.path.name for sweep in refused)
@@ -329,13 +325,6 @@ class LiveVolume:
         self.sweeps = [sweep for sweep in self.sweeps if sweep not in refused]
         self.record, self._seen = None, ()
         return True
-
-    def _is_refused(self, sweep: LiveSweep) -> bool:
-        try:
-            build_record([sweep.path], self._choices, say=lambda text: None)
-        except (OffbraggError, OSError):
-            return True
-        return False
 
     def _completed(self) -> None:
         """Note how long after the last frame was stored the file has all of the volume."""
@@ -456,6 +445,15 @@ def _waits_for_angle(scan: ScanFile) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if stored.size:
         waits[: max(int(stored[-1]) - round(_HELD / scan.sweep.period), 0)] = False
     return waits
+
+
+def why_refused(paths: Sequence[Path], choices: Choices) -> str:
+    """Return why there can be no volume of these sweeps now; empty if there can be."""
+    try:
+        build_record(paths, choices, say=lambda text: None)
+    except (OffbraggError, OSError) as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def is_by(record: ReductionRecord, choices: Choices) -> bool:

@@ -79,9 +79,11 @@ export class Api extends EventTarget {
   }
 
   /**
-   * Send JSON once. @param {string} path @param {any} body @returns {Promise<any>}
+   * Send JSON once. @param {string} path @param {any} body
+   * @param {string} [unsure] what is so when no answer comes
+   * @returns {Promise<Response>}
    */
-  async post(path, body) {
+  async post(path, body, unsure = "it may have been kept. Look before you send it again.") {
     let answer;
     try {
       answer = await fetch(address(path), {
@@ -91,10 +93,10 @@ export class Api extends EventTarget {
         body: JSON.stringify(body),
       });
     } catch {
-      throw new ApiError(0, "The server does not answer; it may have been kept. Look before you send it again.");
+      throw new ApiError(0, `The server does not answer; ${unsure}`);
     }
     if (!answer.ok) throw new ApiError(answer.status, await detail(answer));
-    return answer.json();
+    return answer;
   }
 
   /**
@@ -102,18 +104,7 @@ export class Api extends EventTarget {
    * @param {{key: string}|{token: string}} body
    */
   async enter(body) {
-    let answer;
-    try {
-      answer = await fetch(address("/live/enter"), {
-        method: "POST",
-        credentials: "same-origin",
-        headers: {"content-type": "application/json"},
-        body: JSON.stringify(body),
-      });
-    } catch {
-      throw new ApiError(0, "The server does not answer; the key was not checked. Try again.");
-    }
-    if (!answer.ok) throw new ApiError(answer.status, await detail(answer));
+    await this.post("/live/enter", body, "the key was not checked. Try again.");
   }
 
   /** @returns {Promise<{people: boolean, password: boolean, oidc: boolean}>} how people log in */
@@ -132,18 +123,7 @@ export class Api extends EventTarget {
    * @param {string} name @param {string} password
    */
   async login(name, password) {
-    let answer;
-    try {
-      answer = await fetch(address("/login"), {
-        method: "POST",
-        credentials: "same-origin",
-        headers: {"content-type": "application/json"},
-        body: JSON.stringify({name, password}),
-      });
-    } catch {
-      throw new ApiError(0, "The server does not answer; nobody was logged in. Try again.");
-    }
-    if (!answer.ok) throw new ApiError(answer.status, await detail(answer));
+    await this.post("/login", {name, password}, "nobody was logged in. Try again.");
   }
 
   /** Remove the cookie. */
